@@ -1,0 +1,80 @@
+# Every target is one command a newcomer can run. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt ci/copy_third_party_protos.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python ci/copy_third_party_protos.py
+	@touch $@
+
+.PHONY: deps
+deps: $(STAMP) ## Create .venv and install the pinned dependencies
+
+.PHONY: demo
+demo: $(STAMP) ## Start both services with a tiny model, run jobs, show what happens, stop
+	$(BIN)/python demo/demo.py
+
+.PHONY: up
+up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf for a real model)
+	$(BIN)/python demo/up.py $(if $(MODEL),--model '$(MODEL)')
+
+.PHONY: test
+test: $(STAMP) ## Run the whole test suite
+	$(BIN)/pytest -q $(ARGS)
+
+.PHONY: check
+check: lint types imports proto-check ## Everything static that CI checks
+
+.PHONY: lint
+lint: $(STAMP) ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(STAMP) ## Format Python and protos
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/buf format -w proto
+
+.PHONY: types
+types: $(STAMP) ## mypy --strict
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: $(STAMP) ## The architecture, as import rules
+	$(BIN)/lint-imports
+
+.PHONY: proto-check
+proto-check: $(STAMP) ## buf lint, buf format, and stubs equal to what the protos generate
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code proto
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python ci/generate_stubs.py --check
+
+.PHONY: breaking
+breaking: $(STAMP) ## buf breaking against AGAINST (default: the main branch)
+	$(BIN)/buf breaking proto --against '.git#branch=$(or $(AGAINST),main),subdir=proto'
+
+.PHONY: generate
+generate: $(STAMP) ## Write the stubs from the protos
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python ci/generate_stubs.py
+
+.PHONY: constraints
+constraints: ## Resolve all dependencies anew and write constraints.txt
+	rm -rf .build/resolve && $(PYTHON) -m venv .build/resolve
+	.build/resolve/bin/pip install --quiet -e '.[dev]'
+	( head -1 constraints.txt; .build/resolve/bin/pip freeze --exclude-editable ) > .build/constraints.txt
+	mv .build/constraints.txt constraints.txt
+
+.PHONY: clean
+clean: ## Remove everything that make created
+	rm -rf $(VENV) .build .demo
