@@ -61,7 +61,9 @@ def main() -> None:
     committed = stubs(PROTO)
     if arguments.check:
         stale = sorted(
-            name for name in fresh.keys() | committed.keys() if fresh.get(name) != committed.get(name)
+            name
+            for name in fresh.keys() | committed.keys()
+            if fresh.get(name) != committed.get(name)
         )
         if stale:
             sys.exit("stubs differ from the protos, run `make generate`: " + ", ".join(stale))

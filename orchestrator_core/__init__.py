@@ -1,0 +1,1 @@
+"""orchestratord: admits, queues, places, cancels, retries and relays the tokens of LLM jobs."""

@@ -1,0 +1,1 @@
+"""Device adapters behind one port (`pool_managerd.devices.port`)."""

@@ -1,0 +1,1 @@
+"""Engine adapters behind one port (`pool_managerd.engines.port`)."""

@@ -1,0 +1,192 @@
+"""The port between the pool manager and an inference engine.
+
+An `Engine` is one incarnation of one engine process (or one attachment to a foreign one) that serves one
+model with a fixed number of slots. The pool manager owns the slots: it never has more than
+`EngineInfo.slots_total` generations open, because engines queue silently beyond that.
+
+Life: `start()` once, any number of `generate()`, `stop()` once (idempotent). A dead engine is not revived:
+the supervisor makes a new one. ORCH-3001, ORCH-3002.
+"""
+
+import enum
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class EngineError(Exception):
+    """Base of what an engine adapter raises.
+
+    EngineError
+    ├── PreloadError        start() cannot succeed; names every shortfall
+    └── CancelUnconfirmedError   a closed generation still holds its slot
+    """
+
+
+class PreloadError(EngineError):
+    """The engine cannot be made ready. `shortfalls` names each thing that is missing, for people."""
+
+    def __init__(self, shortfalls: Sequence[str]) -> None:
+        """Joins the shortfalls into the message."""
+        super().__init__("; ".join(shortfalls))
+        self.shortfalls = tuple(shortfalls)
+
+
+class CancelUnconfirmedError(EngineError):
+    """The engine did not free the slot of a closed generation in time."""
+
+
+class Finish(enum.Enum):
+    """Why a generation stopped regularly."""
+
+    EOS = "eos"
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+
+
+class Failure(enum.Enum):
+    """How a generation failed."""
+
+    ENGINE_DIED = "engine_died"
+    ENGINE_ERROR = "engine_error"
+    INVALID_REQUEST = "invalid_request"
+    CONTEXT_OVERFLOW = "context_overflow"
+    DEVICE_OUT_OF_MEMORY = "device_out_of_memory"
+    HOST_OUT_OF_MEMORY = "host_out_of_memory"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a started engine serves. `ctx_max` is tokens per slot."""
+
+    engine: str
+    engine_version: str
+    model_id: str
+    model_digest: str
+    sampler_profile_version: str
+    slots_total: int
+    ctx_max: int
+    deterministic: bool = False
+    quantizations: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message of a conversation; the engine applies its own template."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Parameters of generation; None leaves the engine's default. `seed` is always set."""
+
+    seed: int
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    json_schema: str | None = None
+    grammar: str | None = None
+    engine_options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One generation. `prompt` is raw text, or a conversation to which the engine applies its template.
+
+    `continue_token_ids` follow the prompt (failover policy CONTINUE). `traceparent` is passed on to the
+    engine as an HTTP header.
+    """
+
+    request_id: str
+    prompt: str | tuple[ChatMessage, ...]
+    sampling: SamplingParams
+    continue_token_ids: tuple[int, ...] = ()
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a generation took, as the engine counted it; None where it does not say. Times in milliseconds."""
+
+    tokens_in: int | None = None
+    tokens_cached: int | None = None
+    tokens_out: int | None = None
+    prefill_time_ms: int | None = None
+    decode_time_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Generated text: whole characters only. `token_ids` is empty when the engine does not report them."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The generation ended regularly. Nothing follows."""
+
+    finish: Finish
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The generation failed. Nothing follows. `message` holds no prompt, output or secret."""
+
+    failure: Failure
+    message: str
+    usage: Usage = Usage()
+
+
+GenerationEvent = Piece | Finished | Failed
+
+
+class Engine(Protocol):
+    """One incarnation of an engine."""
+
+    async def start(self) -> EngineInfo:
+        """Starts the process or attaches to it, and returns once the model is loaded and answers.
+
+        Raises:
+            PreloadError: naming every shortfall.
+        """
+        ...
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+        """Yields pieces as the engine emits them, then exactly one `Finished` or `Failed`.
+
+        Problems during generation are `Failed` events, never exceptions. A stream that stops without a
+        proper end is `Failed(ENGINE_DIED)`. `aclose()` cancels; after it returns, call `confirm_idle`.
+        """
+        ...
+
+    async def confirm_idle(self, request_id: str, timeout_ms: int) -> None:
+        """Returns once the engine no longer works on the closed generation `request_id`.
+
+        Raises:
+            CancelUnconfirmedError: when the engine still works on it after `timeout_ms`.
+        """
+        ...
+
+    async def healthy(self) -> bool:
+        """Tells whether the engine answers its health check within a second; never raises."""
+        ...
+
+    async def wait_exit(self) -> str:
+        """Returns a sentence for people once the engine process has ended (never, for foreign engines)."""
+        ...
+
+    async def stop(self) -> None:
+        """Ends the process and everything it started, or detaches. Idempotent; waits until it is gone."""
+        ...
