@@ -1,0 +1,79 @@
+"""The record of one placement. LO-207 builds on it."""
+
+import enum
+from dataclasses import dataclass
+
+RULES_VERSION = 1
+CANDIDATES_KEPT = 5
+EXCLUSIONS_KEPT = 16
+
+
+class ExclusionReason(enum.Enum):
+    """Why a pool could not take a job. The first nine never change for one incarnation."""
+
+    MODEL = "model"
+    ENGINE = "engine"
+    DEVICE_MASK = "device_mask"
+    VRAM_TOTAL = "vram_total"
+    QUANTIZATION = "quantization"
+    COMPUTE_CAP = "compute_cap"
+    EXTENSION = "extension"
+    CONTEXT = "context"
+    DETERMINISM = "determinism"
+    NOT_READY = "not_ready"
+    STALE = "stale"
+    NO_SLOT = "no_slot"
+    KV_ROOM = "kv_room"
+    RESERVED = "reserved"
+    TRIED = "tried"
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """One thing that a pool lacks, with both sides as text."""
+
+    reason: ExclusionReason
+    required: str
+    offered: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A pool that could not take the job, with every shortfall."""
+
+    pool_id: str
+    shortfalls: tuple[Shortfall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A pool that could take the job. Times in milliseconds, memory in bytes."""
+
+    pool_id: str
+    replica_id: str
+    predicted_end_ms: int
+    first_token_ms: int
+    decode_ms: int
+    kv_warm: bool
+    slots_free: int
+    vram_headroom_bytes: int | None
+    tokens_per_s: float
+    snapshot_version: int
+    snapshot_age_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One placement: the winner first among the best candidates, and counts of all considered."""
+
+    job_id: str
+    attempt: int
+    decided_ms: int
+    pool_id: str
+    decided_by: str
+    candidates: tuple[Candidate, ...]
+    candidates_total: int
+    exclusions: tuple[Exclusion, ...]
+    exclusions_total: int
+    waited_ms: int
+    rules_version: int = RULES_VERSION

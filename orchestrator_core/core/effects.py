@@ -1,0 +1,197 @@
+"""Outputs of the core.
+
+*Records* go to the journal. *Gated* effects leave only after every record of the same or an
+earlier step is durable (output commit). *Immediate* effects leave at once.
+"""
+
+import enum
+from dataclasses import dataclass
+
+from orchestrator_core.core.decision import Decision
+from orchestrator_core.core.job import JobSpec
+from orchestrator_core.core.outcome import Outcome, Refusal, Usage
+from orchestrator_core.core.states import JobState
+
+# --- records
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptRecord:
+    """A job was accepted; `displaced` names the job that was dropped for it in the same commit."""
+
+    spec: JobSpec
+    seq: int
+    accepted_ms: int
+    position: int
+    predicted_start_ms: int | None
+    predicted_end_ms: int | None
+    displaced: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchRecord:
+    """An attempt was bound to one incarnation of a pool."""
+
+    job_id: str
+    attempt: int
+    pool_id: str
+    replica_id: str
+    host_id: str
+    sent_ms: int
+    decision: Decision
+    replica_set: tuple[str, str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalRecord:
+    """A job reached its terminal state."""
+
+    job_id: str
+    state: JobState
+    outcome: Outcome
+    usage: Usage
+    ended_ms: int
+
+
+Record = AcceptRecord | DispatchRecord | TerminalRecord
+
+# --- gated effects
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the client is told at admission. Times in milliseconds from accept."""
+
+    job_id: str
+    position: int
+    predicted_start_ms: int | None
+    predicted_end_ms: int | None
+    on_time_probability: float | None
+    backoff_ms: int
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyAccepted:
+    """Answers an enqueue."""
+
+    reply_to: int
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRefused:
+    """Answers an enqueue or cancel with an error. Nothing was journaled for it."""
+
+    reply_to: int
+    refusal: Refusal
+    engine: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyState:
+    """Answers a cancel: the job's state is final and durable, look it up."""
+
+    reply_to: int
+    job_id: str
+
+
+class StartMode(enum.Enum):
+    """How an attempt relates to the output of earlier ones."""
+
+    FRESH = "fresh"
+    VERIFIED_REPLAY = "verified_replay"
+
+
+@dataclass(frozen=True, slots=True)
+class SendStart:
+    """Starts an attempt at its pool. `remaining_ms` is left until the job's deadline."""
+
+    host_id: str
+    pool_id: str
+    replica_id: str
+    attempt: int
+    spec: JobSpec
+    mode: StartMode
+    remaining_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SendCancel:
+    """Stops an attempt at its pool."""
+
+    host_id: str
+    job_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """The outcome, for subscribers, metrics and traces."""
+
+    job_id: str
+    state: JobState
+    outcome: Outcome
+    usage: Usage
+    why: str = ""
+
+
+# --- immediate effects
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    """An attempt runs: `started` (or `resumed`, by mode) for subscribers."""
+
+    job_id: str
+    attempt: int
+    mode: StartMode
+    kv_warmth: bool
+
+
+class Verdict(enum.Enum):
+    """What becomes of an attempt that a host still holds."""
+
+    ADOPT = "adopt"
+    ABORT = "abort"
+    RELEASE = "release"
+
+
+@dataclass(frozen=True, slots=True)
+class SendVerdicts:
+    """Answers a host's registration: one verdict per held attempt, in its order."""
+
+    host_id: str
+    link_id: int
+    verdicts: tuple[tuple[str, int, Verdict], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendRelease:
+    """Lets a host forget an attempt."""
+
+    host_id: str
+    job_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptClosed:
+    """An attempt no longer counts: its frames are dropped from now on."""
+
+    job_id: str
+    attempt: int
+    why: str
+    retried: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobForgotten:
+    """Retention ended: nothing is kept of the job any more."""
+
+    job_id: str
+
+
+Gated = ReplyAccepted | ReplyState | SendStart | SendCancel | JobEnded
+Immediate = ReplyRefused | JobStarted | SendVerdicts | SendRelease | AttemptClosed | JobForgotten
+Effect = Record | Gated | Immediate

@@ -1,0 +1,180 @@
+"""Inputs of the core. Everything that happens outside arrives as one of these."""
+
+import enum
+from dataclasses import dataclass
+
+from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, TerminalRecord
+from orchestrator_core.core.job import JobSpec
+from orchestrator_core.core.outcome import NO_USAGE, Finish, Usage
+from orchestrator_core.core.pool import PoolSnapshot
+
+
+class AttemptErrorKind(enum.Enum):
+    """How an attempt failed, as the pool reports it."""
+
+    ENGINE_DIED = "engine_died"
+    ENGINE_ERROR = "engine_error"
+    INVALID_REQUEST = "invalid_request"
+    CONTEXT_OVERFLOW = "context_overflow"
+    TIMEOUT = "timeout"
+    REPLAY_MISMATCH = "replay_mismatch"
+    DEVICE_OUT_OF_MEMORY = "device_out_of_memory"
+    HOST_OUT_OF_MEMORY = "host_out_of_memory"
+    OUTPUT_TOO_LARGE = "output_too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptError:
+    """Why an attempt failed; `message` holds no prompt, output or secret."""
+
+    kind: AttemptErrorKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnqueueRequested:
+    """A validated job arrived. `reply_to` names the caller in the replies."""
+
+    spec: JobSpec
+    reply_to: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Somebody cancels a job. `why` labels the metric: client or disconnect."""
+
+    job_id: str
+    reply_to: int
+    why: str = "client"
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribersChanged:
+    """The number of non-observing subscribers of a job changed. LO-303."""
+
+    job_id: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAttempt:
+    """An attempt that a re-registering host still holds."""
+
+    job_id: str
+    attempt: int
+    pool_id: str
+    replica_id: str
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostRegistered:
+    """A host opened its Dispatch stream, named `link_id`."""
+
+    host_id: str
+    link_id: int
+    snapshots: tuple[PoolSnapshot, ...]
+    held: tuple[HeldAttempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostLost:
+    """The Dispatch stream `link_id` of a host ended."""
+
+    host_id: str
+    link_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsReported:
+    """Snapshots of one host, true at `as_of_ms` of the core's clock or later."""
+
+    host_id: str
+    snapshots: tuple[PoolSnapshot, ...]
+    as_of_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    """The engine took an attempt up."""
+
+    job_id: str
+    attempt: int
+    kv_warmth: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutputProgressed:
+    """Output of an attempt was relayed: the first time at once, later coarsely."""
+
+    job_id: str
+    attempt: int
+    pieces: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """A pool confirmed the end of an attempt; its slot is idle. `finish` or `error` is set."""
+
+    job_id: str
+    attempt: int
+    frame_seq: int
+    finish: Finish | None = None
+    error: AttemptError | None = None
+    usage: Usage = NO_USAGE
+    text_bytes: int = 0
+    text_digest: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRefused:
+    """A pool did not start an attempt."""
+
+    job_id: str
+    attempt: int
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptsFailed:
+    """The journal refused a batch: these accepts never happened."""
+
+    job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """The orchestrator shuts down: no more jobs are accepted or placed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The journal's content at start, in the order of writing."""
+
+    accepts: tuple[AcceptRecord, ...] = ()
+    dispatches: tuple[DispatchRecord, ...] = ()
+    terminals: tuple[TerminalRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A deadline of `next_deadline_ms` has come."""
+
+
+Event = (
+    EnqueueRequested
+    | CancelRequested
+    | SubscribersChanged
+    | HostRegistered
+    | HostLost
+    | SnapshotsReported
+    | AttemptStarted
+    | OutputProgressed
+    | AttemptEnded
+    | AttemptRefused
+    | AcceptsFailed
+    | DrainRequested
+    | Recovered
+    | Tick
+)

@@ -1,0 +1,96 @@
+"""Whether a pool could ever serve a job: every shortfall, as data. LO-201, ORCH-3011."""
+
+from collections.abc import Iterable
+
+from orchestrator_core.core.decision import Exclusion, ExclusionReason, Shortfall
+from orchestrator_core.core.job import Needs
+from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.pool import PoolSnapshot
+
+_FAMILY = {
+    ExclusionReason.MODEL: Reason.INCOMPATIBLE_MODEL,
+    ExclusionReason.QUANTIZATION: Reason.INCOMPATIBLE_MODEL,
+    ExclusionReason.CONTEXT: Reason.INCOMPATIBLE_MODEL,
+    ExclusionReason.ENGINE: Reason.INCOMPATIBLE_ENGINE,
+    ExclusionReason.EXTENSION: Reason.INCOMPATIBLE_ENGINE,
+    ExclusionReason.DETERMINISM: Reason.INCOMPATIBLE_ENGINE,
+    ExclusionReason.DEVICE_MASK: Reason.INCOMPATIBLE_DEVICE_MASK,
+    ExclusionReason.VRAM_TOTAL: Reason.INCOMPATIBLE_DEVICE_MASK,
+    ExclusionReason.COMPUTE_CAP: Reason.INCOMPATIBLE_DEVICE_MASK,
+}
+
+
+def static_shortfalls(needs: Needs, pool: PoolSnapshot) -> tuple[Shortfall, ...]:
+    """Returns everything that this incarnation lacks for good; empty means feasible."""
+    found = [
+        *_identity_shortfalls(needs, pool),
+        *_support_shortfalls(needs, pool),
+        *_device_shortfalls(needs, pool),
+    ]
+    return tuple(found)
+
+
+def incompatibility(exclusions: Iterable[Exclusion]) -> Reason:
+    """Names the family of what is missing at the pools that come closest to serving the job.
+
+    With no pool at all the answer is INCOMPATIBLE_MODEL. Ties go to the first family in the order
+    Model, Engine, DeviceMask.
+    """
+    families = [{_FAMILY[s.reason] for s in e.shortfalls} for e in exclusions]
+    if not families:
+        return Reason.INCOMPATIBLE_MODEL
+    # A pool that runs another model is further away than one that lacks anything else.
+    closest = min(
+        families,
+        key=lambda f: (Reason.INCOMPATIBLE_MODEL in f, Reason.INCOMPATIBLE_ENGINE in f, len(f)),
+    )
+    order = (
+        Reason.INCOMPATIBLE_MODEL,
+        Reason.INCOMPATIBLE_ENGINE,
+        Reason.INCOMPATIBLE_DEVICE_MASK,
+    )
+    return next(reason for reason in order if reason in closest)
+
+
+def _identity_shortfalls(needs: Needs, pool: PoolSnapshot) -> Iterable[Shortfall]:
+    pairs = (
+        (ExclusionReason.MODEL, needs.model_id, pool.model_id),
+        (ExclusionReason.MODEL, needs.model_digest, pool.model_digest),
+        (ExclusionReason.ENGINE, needs.engine, pool.engine),
+        (ExclusionReason.ENGINE, needs.engine_version, pool.engine_version),
+        (ExclusionReason.ENGINE, needs.sampler_profile_version, pool.sampler_profile_version),
+    )
+    for reason, required, offered in pairs:
+        if required and required != offered:
+            yield Shortfall(reason, required, offered)
+
+
+def _support_shortfalls(needs: Needs, pool: PoolSnapshot) -> Iterable[Shortfall]:
+    if needs.quantization and needs.quantization not in pool.quantizations:
+        yield Shortfall(
+            ExclusionReason.QUANTIZATION, needs.quantization, " ".join(pool.quantizations)
+        )
+    for extension in needs.required_extensions:
+        if extension not in pool.extensions:
+            yield Shortfall(ExclusionReason.EXTENSION, extension, " ".join(pool.extensions))
+    if needs.required_ctx is not None and needs.required_ctx > pool.ctx_max:
+        yield Shortfall(ExclusionReason.CONTEXT, str(needs.required_ctx), str(pool.ctx_max))
+    if needs.deterministic and not pool.deterministic:
+        yield Shortfall(ExclusionReason.DETERMINISM, "deterministic", "best effort")
+
+
+def _device_shortfalls(needs: Needs, pool: PoolSnapshot) -> Iterable[Shortfall]:
+    if needs.device_mask and not set(pool.device_ids) <= set(needs.device_mask):
+        yield Shortfall(
+            ExclusionReason.DEVICE_MASK, " ".join(needs.device_mask), " ".join(pool.device_ids)
+        )
+    if needs.min_vram_bytes is not None and needs.min_vram_bytes > (pool.vram_total_bytes or 0):
+        offered = "unknown" if pool.vram_total_bytes is None else str(pool.vram_total_bytes)
+        yield Shortfall(ExclusionReason.VRAM_TOTAL, str(needs.min_vram_bytes), offered)
+    required_cap, offered_cap = needs.min_compute_cap, pool.compute_capability
+    if required_cap is not None and (offered_cap is None or offered_cap < required_cap):
+        yield Shortfall(ExclusionReason.COMPUTE_CAP, _dotted(required_cap), _dotted(offered_cap))
+
+
+def _dotted(capability: tuple[int, int] | None) -> str:
+    return "unknown" if capability is None else f"{capability[0]}.{capability[1]}"

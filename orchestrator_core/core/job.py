@@ -1,0 +1,135 @@
+"""Jobs and attempts: what was asked for, and where it stands."""
+
+import enum
+from dataclasses import dataclass, field
+
+from orchestrator_core.core.decision import Decision
+from orchestrator_core.core.outcome import Outcome, Usage
+from orchestrator_core.core.states import AttemptState, JobState
+
+
+class Priority(enum.IntEnum):
+    """Class in which a job queues; the lower value is offered slots first. ORCH-3004."""
+
+    INTERACTIVE = 1
+    BATCH = 2
+
+
+class Failover(enum.Enum):
+    """What happens when an engine dies after output was delivered. LO-304."""
+
+    VERIFIED_REPLAY = "verified_replay"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a pool must statically offer; empty or None does not restrict. Equal needs share a lane.
+
+    `min_compute_cap` is (major, minor), compared as numbers: (8, 10) is newer than (8, 9).
+    """
+
+    model_id: str
+    engine: str = ""
+    engine_version: str = ""
+    model_digest: str = ""
+    sampler_profile_version: str = ""
+    deterministic: bool = False
+    min_vram_bytes: int | None = None
+    quantization: str = ""
+    min_compute_cap: tuple[int, int] | None = None
+    required_extensions: tuple[str, ...] = ()
+    device_mask: tuple[str, ...] = ()
+    required_ctx: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A validated request. `payload` is what the pool needs and the core never looks into.
+
+    `deadline_ms` is an instant of the core's clock, `queue_timeout_ms` a span. `digest` covers every
+    field that a repeated request must have in common with the first.
+    """
+
+    job_id: str
+    needs: Needs
+    priority: Priority = Priority.INTERACTIVE
+    identity: str = ""
+    request_id: str = ""
+    session_id: str = ""
+    digest: str = ""
+    payload: bytes = b""
+    prompt_bytes: int = 0
+    max_tokens: int | None = None
+    expected_tokens: int | None = None
+    est_kv_bytes: int | None = None
+    deadline_ms: int | None = None
+    queue_timeout_ms: int | None = None
+    kv_reuse: bool = False
+    failover: Failover = Failover.FAIL
+    cancel_on_disconnect: bool = False
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try of a job on one incarnation of a pool. Holds a slot there until ENDED."""
+
+    job_id: str
+    number: int
+    pool_id: str
+    replica_id: str
+    host_id: str
+    sent_ms: int
+    est_kv_bytes: int = 0
+    concurrency: int = 1
+    predicted_end_ms: int = 0
+    state: AttemptState = AttemptState.SENT
+    started_ms: int | None = None
+    first_output_ms: int | None = None
+    last_progress_ms: int = 0
+    detached: bool = False
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """(job_id, number), unique for ever."""
+        return self.job_id, self.number
+
+
+@dataclass(slots=True)
+class Job:
+    """A live or recently ended job.
+
+    `seq` is the arrival number, kept through retries. `delivered` is True when output of an earlier
+    attempt may have reached a client.
+    """
+
+    spec: JobSpec
+    seq: int
+    accepted_ms: int
+    state: JobState = JobState.QUEUED
+    position_at_admission: int = 1
+    predicted_start_ms: int | None = None
+    predicted_end_ms: int | None = None
+    attempts_made: int = 0
+    attempt: Attempt | None = None
+    delivered: bool = False
+    tried_replicas: set[str] = field(default_factory=set)
+    decisions: list[Decision] = field(default_factory=list)
+    first_dispatch_ms: int | None = None
+    started_ms: int | None = None
+    first_output_ms: int | None = None
+    ended_ms: int | None = None
+    outcome: Outcome | None = None
+    usage: Usage = field(default_factory=Usage)
+    subscribers: int = 0
+    replica_set: tuple[str, str, str, str] | None = None
+
+    @property
+    def job_id(self) -> str:
+        """Id of the job."""
+        return self.spec.job_id
+
+    @property
+    def live(self) -> bool:
+        """True until a terminal state is reached."""
+        return not self.state.terminal

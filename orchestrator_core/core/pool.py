@@ -1,0 +1,121 @@
+"""Pools as the core sees them: the reported snapshot and the orchestrator's own account."""
+
+import enum
+from dataclasses import dataclass, field
+
+from orchestrator_core.core.job import Attempt
+
+
+class PoolState(enum.Enum):
+    """Whether a pool can take work, as its host reports it."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    UNREADY = "unready"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSnapshot:
+    """What a host says about a pool. None where the hardware does not report it.
+
+    Memory in bytes, `first_token_ms` in milliseconds, rates in tokens per second, `ctx_max` in
+    tokens per slot, `compute_capability` as (major, minor). `emitted_frame_seq` is the last frame
+    that the host had emitted when it took the snapshot.
+    """
+
+    pool_id: str
+    replica_id: str
+    host_id: str
+    version: int
+    model_id: str
+    engine: str
+    engine_version: str = ""
+    model_digest: str = ""
+    sampler_profile_version: str = ""
+    deterministic: bool = False
+    state: PoolState = PoolState.READY
+    state_reason: str = ""
+    state_detail: str = ""
+    slots_total: int = 1
+    slots_free: int = 1
+    ctx_max: int = 2048
+    device_ids: tuple[str, ...] = ()
+    compute_capability: tuple[int, int] | None = None
+    vram_total_bytes: int | None = None
+    vram_free_bytes: int | None = None
+    kv_free_bytes: int | None = None
+    perf_tokens_per_s: float | None = None
+    first_token_ms: int | None = None
+    prefill_tokens_per_s: float | None = None
+    quantizations: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
+    warm_session_ids: tuple[str, ...] = ()
+    running: tuple[tuple[str, int], ...] = ()
+    emitted_frame_seq: int = 0
+
+    @property
+    def replica_set(self) -> tuple[str, str, str, str]:
+        """Pools with equal values may stand in for one another."""
+        return self.engine, self.engine_version, self.model_digest, self.sampler_profile_version
+
+
+@dataclass(slots=True)
+class Pool:
+    """A registered pool.
+
+    `as_of_ms` is the latest instant of the core's clock at which the snapshot is known to have been
+    true. `own` holds the orchestrator's attempts by key, `reported` what the host says it runs.
+    """
+
+    snapshot: PoolSnapshot
+    as_of_ms: int
+    connected: bool = True
+    own: dict[tuple[str, int], Attempt] = field(default_factory=dict)
+    reported: set[tuple[str, int]] = field(default_factory=set)
+    ended_at_frame: dict[tuple[str, int], int] = field(default_factory=dict)
+    refusals: int = 0
+    closed_until_ms: int = 0
+
+    def occupied(self) -> int:
+        """Slots in use: the union of own and reported attempts, plus what others use. LO-203."""
+        snapshot = self.snapshot
+        foreign = snapshot.slots_total - snapshot.slots_free - len(snapshot.running)
+        return len(self.own.keys() | self.reported) + max(0, foreign)
+
+    def slots_free(self) -> int:
+        """Slots that a new attempt may take; never negative."""
+        return max(0, self.snapshot.slots_total - self.occupied())
+
+    def kv_room_bytes(self) -> int | None:
+        """Memory for keys and values: reported, less attempts that the report does not know yet."""
+        snapshot = self.snapshot
+        room = snapshot.kv_free_bytes
+        if room is None:
+            room = snapshot.vram_free_bytes
+        if room is None:
+            return None
+        unseen = sum(
+            attempt.est_kv_bytes for key, attempt in self.own.items() if key not in self.reported
+        )
+        return max(0, room - unseen)
+
+    def fresh(self, now_ms: int, stale_after_ms: int) -> bool:
+        """True while the host is connected and the snapshot is young enough. ORCH-3010."""
+        return self.connected and now_ms - self.as_of_ms <= stale_after_ms
+
+    def apply(self, snapshot: PoolSnapshot, as_of_ms: int) -> None:
+        """Takes a newer snapshot over; an attempt whose end was read later than it stays ended."""
+        self.snapshot = snapshot
+        self.as_of_ms = as_of_ms
+        self.ended_at_frame = {
+            key: seq for key, seq in self.ended_at_frame.items() if seq > snapshot.emitted_frame_seq
+        }
+        self.reported = {key for key in snapshot.running if key not in self.ended_at_frame}
+
+    def forget(self, key: tuple[str, int], frame_seq: int) -> None:
+        """Frees the slot of an attempt whose end was read in frame `frame_seq` (0: no frame)."""
+        self.own.pop(key, None)
+        self.reported.discard(key)
+        if frame_seq > self.snapshot.emitted_frame_seq:
+            self.ended_at_frame[key] = frame_seq

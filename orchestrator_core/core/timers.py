@@ -1,0 +1,59 @@
+"""Deadlines of the core: a heap whose stale entries are skipped."""
+
+import enum
+import heapq
+
+
+class TimerKind(enum.IntEnum):
+    """What a deadline is about; the key is a job id, host id or pool id."""
+
+    JOB_DEADLINE = 1
+    QUEUE_TIMEOUT = 2
+    WALL = 3
+    IDLE = 4
+    DISCONNECT = 5
+    REATTACH = 6
+    POOL_REOPENS = 7
+    FORGET = 8
+    POOL_STALE = 9
+
+
+class Timers:
+    """One deadline per (kind, key). set, clear: O(log n); due deadlines come in order of time."""
+
+    __slots__ = ("_due", "_heap")
+
+    def __init__(self) -> None:
+        self._due: dict[tuple[TimerKind, str], int] = {}
+        self._heap: list[tuple[int, TimerKind, str]] = []
+
+    def set(self, kind: TimerKind, key: str, at_ms: int) -> None:
+        """Sets or moves a deadline."""
+        if self._due.get((kind, key)) != at_ms:
+            self._due[(kind, key)] = at_ms
+            heapq.heappush(self._heap, (at_ms, kind, key))
+            if len(self._heap) > 4 * len(self._due) + 64:
+                self._heap = [(at, kind, key) for (kind, key), at in self._due.items()]
+                heapq.heapify(self._heap)
+
+    def clear(self, kind: TimerKind, key: str) -> None:
+        """Forgets a deadline, if there is one."""
+        self._due.pop((kind, key), None)
+
+    def next_ms(self) -> int | None:
+        """Returns the earliest deadline, or None."""
+        while self._heap:
+            at_ms, kind, key = self._heap[0]
+            if self._due.get((kind, key)) == at_ms:
+                return at_ms
+            heapq.heappop(self._heap)
+        return None
+
+    def pop_due(self, now_ms: int) -> tuple[TimerKind, str] | None:
+        """Takes the earliest deadline that has come, or returns None."""
+        at_ms = self.next_ms()
+        if at_ms is None or at_ms > now_ms:
+            return None
+        _, kind, key = heapq.heappop(self._heap)
+        del self._due[(kind, key)]
+        return kind, key

@@ -1,0 +1,74 @@
+"""The port between the orchestrator and its journal.
+
+A journal holds accepts, dispatches and terminals; never tokens. It has one writer. A batch is all or
+nothing: after `commit` returns, every record of it survives a crash. LO-305.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator_core.core.effects import Record
+from orchestrator_core.core.events import Recovered
+
+
+class StoreError(Exception):
+    """Base of what a store raises.
+
+    StoreError
+    ├── StoreUnavailableError      the batch was certainly not written
+    ├── StoreOutcomeUnknownError   the batch may or may not have been written: ask `holds`
+    └── StoreCorruptError          the journal cannot be opened; names the file and what to do
+    """
+
+
+class StoreUnavailableError(StoreError):
+    """The batch was certainly not written."""
+
+
+class StoreOutcomeUnknownError(StoreError):
+    """The batch may or may not have been written: ask `holds` before answering anybody."""
+
+
+class StoreCorruptError(StoreError):
+    """The journal cannot be opened. The message names the file and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the journal held when it was opened.
+
+    `epoch` is one more than at the last opening, durable before this is returned. `last_ms` is the
+    latest instant found in any record, 0 when there is none: the core's clock never goes below it.
+    """
+
+    epoch: int
+    last_ms: int
+    recovered: Recovered
+
+
+class Store(Protocol):
+    """A journal. All methods run on the event loop and never block it."""
+
+    async def open(self) -> Opened:
+        """Opens or creates the journal. Raises `StoreCorruptError`."""
+        ...
+
+    async def commit(self, batch: Sequence[Record]) -> None:
+        """Writes a batch durably, all or nothing; writing records again that are held changes nothing.
+
+        One call at a time. Raises `StoreUnavailableError` or `StoreOutcomeUnknownError`.
+        """
+        ...
+
+    async def holds(self, batch: Sequence[Record]) -> bool:
+        """Tells whether a batch with unknown outcome was written. Raises `StoreUnavailableError`."""
+        ...
+
+    async def prune(self, ended_before_ms: int) -> int:
+        """Deletes jobs that ended before that instant, with their dispatches; returns how many."""
+        ...
+
+    async def close(self) -> None:
+        """Releases files and threads. Idempotent."""
+        ...

@@ -1,0 +1,1 @@
+"""Translation between protos and the core, and the one table of errors. No decisions here."""
