@@ -1,4 +1,4 @@
-"""Copies the google.rpc protos from the installed googleapis-common-protos into .build/third_party."""
+"""Copies the google.rpc protos of googleapis-common-protos into .build/third_party."""
 
 import shutil
 from pathlib import Path

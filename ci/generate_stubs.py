@@ -1,7 +1,7 @@
 """Generates the Python stubs beside the protos; with --check, fails when the committed ones differ.
 
-The proto path equals the Python package (`llamaorch.orchestrator.v1`), so the generated imports work
-as they are once `proto/` is on the path.
+The proto path equals the Python package (`llamaorch.orchestrator.v1`), so the generated imports
+work as they are once `proto/` is on the path.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
 THIRD_PARTY = ROOT / ".build" / "third_party"
-# Only files that define a service get a gRPC stub; the generator would write empty ones for the rest.
+# Only files that define a service get a gRPC stub; the generator would write empty ones for the
+# rest.
 STUB_SUFFIXES = ("_pb2.py", "_pb2.pyi", "_service_pb2_grpc.py", "_service_pb2_grpc.pyi")
 
 

@@ -1,1 +1,1 @@
-"""pool-managerd: runs engines on one GPU host, reports snapshots, executes dispatches. Decides nothing."""
+"""pool-managerd: runs engines on one GPU host, reports snapshots, executes dispatches."""

@@ -47,8 +47,8 @@ class Needs:
 class JobSpec:
     """A validated request. `payload` is what the pool needs and the core never looks into.
 
-    `deadline_ms` is an instant of the core's clock, `queue_timeout_ms` a span. `digest` covers every
-    field that a repeated request must have in common with the first.
+    `deadline_ms` is an instant of the core's clock, `queue_timeout_ms` a span. `digest` covers
+    every field that a repeated request must have in common with the first.
     """
 
     job_id: str
@@ -59,6 +59,8 @@ class JobSpec:
     session_id: str = ""
     digest: str = ""
     payload: bytes = b""
+    traceparent: str = ""
+    correlation_id: str = ""
     prompt_bytes: int = 0
     max_tokens: int | None = None
     expected_tokens: int | None = None

@@ -1,8 +1,8 @@
 """Placement: filter, score, pick. One pass over the feasible pools. LO-202, ORCH-3012.
 
-The score is the predicted end in integer milliseconds. Ties go, in order, to: warm keys and values for the
-session; more free slots; more memory left; higher decode rate; the lexicographically least pool id. With
-performance scoring off the score is 0 and the decode rate does not count.
+The score is the predicted end in integer milliseconds. Ties go, in order, to: warm keys and values
+for the session; more free slots; more memory left; higher decode rate; the lexicographically least
+pool id. With performance scoring off the score is 0 and the decode rate does not count.
 """
 
 import enum
@@ -29,8 +29,9 @@ from orchestrator_core.core.prediction import Predictor
 class PlacementInput:
     """Everything that one placement looks at.
 
-    `pools` are the pools to consider; with `check_static` the static filter runs on them too, without it
-    they are known to be feasible. `reserved` maps pools that are kept for an older job to that job.
+    `pools` are the pools to consider; with `check_static` the static filter runs on them too,
+    without it they are known to be feasible. `reserved` maps pools that are kept for an older job
+    to that job.
     """
 
     spec: JobSpec

@@ -1,8 +1,8 @@
 """When a job will start and end, learned from what jobs took. LO-206.
 
 Decode rate falls with concurrency; what has not been measured yet comes from the snapshot, and what
-the snapshot does not say from a stated prior, so a missing number never excludes a pool and is never
-NaN.
+the snapshot does not say from a stated prior, so a missing number never excludes a pool and is
+never NaN.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -85,7 +85,7 @@ class Predictor:
         return spec.prompt_bytes / per_token
 
     def output_tokens(self, spec: JobSpec) -> float:
-        """Expected output: the job's hint, else what this model's jobs made; at most `max_tokens`."""
+        """Expected output: the job's hint, else the model's mean; at most `max_tokens`."""
         expected = float(
             spec.expected_tokens or self._output.get(spec.needs.model_id, PRIOR_OUTPUT_TOKENS)
         )

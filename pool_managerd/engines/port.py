@@ -1,11 +1,11 @@
 """The port between the pool manager and an inference engine.
 
-An `Engine` is one incarnation of one engine process (or one attachment to a foreign one) that serves one
-model with a fixed number of slots. The pool manager owns the slots: it never has more than
-`EngineInfo.slots_total` generations open, because engines queue silently beyond that.
+An `Engine` is one incarnation of one engine process (or one attachment to a foreign one) that
+serves one model with a fixed number of slots. The pool manager owns the slots: it never has more
+than `EngineInfo.slots_total` generations open, because engines queue silently beyond that.
 
-Life: `start()` once, any number of `generate()`, `stop()` once (idempotent). A dead engine is not revived:
-the supervisor makes a new one. ORCH-3001, ORCH-3002.
+Life: `start()` once, any number of `generate()`, `stop()` once (idempotent). A dead engine is not
+revived: the supervisor makes a new one. ORCH-3001, ORCH-3002.
 """
 
 import enum
@@ -24,7 +24,7 @@ class EngineError(Exception):
 
 
 class PreloadError(EngineError):
-    """The engine cannot be made ready. `shortfalls` names each thing that is missing, for people."""
+    """The engine cannot be made ready. `shortfalls` names each missing thing, for people."""
 
     def __init__(self, shortfalls: Sequence[str]) -> None:
         """Joins the shortfalls into the message."""
@@ -100,10 +100,11 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One generation. `prompt` is raw text, or a conversation to which the engine applies its template.
+    """One generation.
 
-    `continue_token_ids` follow the prompt (failover policy CONTINUE). `traceparent` is passed on to the
-    engine as an HTTP header.
+    `prompt` is raw text, or a conversation to which the engine applies its template.
+    `continue_token_ids` follow the prompt (failover policy CONTINUE). `traceparent` is passed on to
+    the engine as an HTTP header.
     """
 
     request_id: str
@@ -115,7 +116,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a generation took, as the engine counted it; None where it does not say. Times in milliseconds."""
+    """What a generation took by the engine's count; None where it does not say. Times in ms."""
 
     tokens_in: int | None = None
     tokens_cached: int | None = None
@@ -126,7 +127,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Generated text: whole characters only. `token_ids` is empty when the engine does not report them."""
+    """Generated text, whole characters only. `token_ids` is empty when the engine reports none."""
 
     text: str
     token_ids: tuple[int, ...] = ()
@@ -166,8 +167,9 @@ class Engine(Protocol):
     def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """Yields pieces as the engine emits them, then exactly one `Finished` or `Failed`.
 
-        Problems during generation are `Failed` events, never exceptions. A stream that stops without a
-        proper end is `Failed(ENGINE_DIED)`. `aclose()` cancels; after it returns, call `confirm_idle`.
+        Problems during generation are `Failed` events, never exceptions. A stream that stops
+        without a proper end is `Failed(ENGINE_DIED)`. `aclose()` cancels; after it returns, call
+        `confirm_idle`.
         """
         ...
 
@@ -184,9 +186,9 @@ class Engine(Protocol):
         ...
 
     async def wait_exit(self) -> str:
-        """Returns a sentence for people once the engine process has ended (never, for foreign engines)."""
+        """Returns a sentence for people once the engine process has ended; foreign ones never do."""
         ...
 
     async def stop(self) -> None:
-        """Ends the process and everything it started, or detaches. Idempotent; waits until it is gone."""
+        """Ends the process and all it started, or detaches. Idempotent; waits until it is gone."""
         ...

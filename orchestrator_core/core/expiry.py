@@ -1,0 +1,75 @@
+"""What happens when a deadline comes."""
+
+from typing import assert_never
+
+from orchestrator_core.core import fleet
+from orchestrator_core.core.effects import JobForgotten, SendRelease
+from orchestrator_core.core.lifecycle import CANCELLED, end_job, expire_job
+from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.scheduler import schedule
+from orchestrator_core.core.state import State
+from orchestrator_core.core.states import JobState, JobTrigger
+from orchestrator_core.core.timers import TimerKind
+
+
+def expire_due(state: State, now_ms: int) -> None:
+    """Handles every deadline that has come, in order of time."""
+    while (due := state.timers.pop_due(now_ms)) is not None:
+        kind, key = due
+        match kind:
+            case TimerKind.REATTACH:
+                fleet.grace_ended(state, key, now_ms)
+            case TimerKind.POOL_REOPENS | TimerKind.POOL_STALE:
+                _refresh_pool(state, key, now_ms)
+            case TimerKind.FORGET:
+                _forget(state, key)
+            case (
+                TimerKind.JOB_DEADLINE
+                | TimerKind.QUEUE_TIMEOUT
+                | TimerKind.WALL
+                | TimerKind.IDLE
+                | TimerKind.DISCONNECT
+            ):
+                _job_due(state, kind, key, now_ms)
+            case _:
+                assert_never(kind)
+
+
+def _refresh_pool(state: State, pool_id: str, now_ms: int) -> None:
+    pool = state.pools.get(pool_id)
+    if pool is not None:
+        state.refresh(pool, now_ms)
+        schedule(state, now_ms)
+
+
+def _job_due(state: State, kind: TimerKind, job_id: str, now_ms: int) -> None:
+    job = state.jobs.get(job_id)
+    if job is None or not job.live:
+        return
+    if kind is TimerKind.DISCONNECT:
+        end_job(state, job, JobTrigger.CANCEL, CANCELLED, now_ms, why="disconnect")
+    elif kind is TimerKind.JOB_DEADLINE:
+        expire_job(state, job, Reason.DEADLINE, "the deadline came before the end", now_ms)
+    elif kind is TimerKind.QUEUE_TIMEOUT:
+        if job.state is not JobState.QUEUED:
+            return
+        expire_job(state, job, Reason.DEADLINE, "the queue timeout came before a slot", now_ms)
+    else:
+        what = "wall time" if kind is TimerKind.WALL else "time without output"
+        message = f"the watchdog for {what} fired"
+        expire_job(state, job, Reason.DECODE_TIMEOUT, message, now_ms)
+    schedule(state, now_ms)
+
+
+def _forget(state: State, job_id: str) -> None:
+    """Ends the retention of a job, here and at the pool that holds its output."""
+    job = state.jobs.get(job_id)
+    if job is None or job.live:
+        return
+    del state.jobs[job_id]
+    state.ended.pop(job_id, None)
+    state.timers.clear(TimerKind.FORGET, job_id)
+    state.displaced.pop(job_id, None)
+    if job.attempt is not None:
+        state.emit(SendRelease(job.attempt.host_id, job_id, job.attempt.number))
+    state.emit(JobForgotten(job_id))

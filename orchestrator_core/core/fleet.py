@@ -1,0 +1,159 @@
+"""Hosts and their pools: registration, snapshots, loss, and what becomes of held attempts."""
+
+from orchestrator_core.core.effects import SendCancel, SendVerdicts, Verdict
+from orchestrator_core.core.events import HeldAttempt, HostLost, HostRegistered, SnapshotsReported
+from orchestrator_core.core.job import Attempt
+from orchestrator_core.core.lifecycle import close_attempt, retry_or_fail
+from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.pool import Pool, PoolSnapshot
+from orchestrator_core.core.scheduler import schedule
+from orchestrator_core.core.state import Host, State
+from orchestrator_core.core.states import AttemptState
+from orchestrator_core.core.timers import TimerKind
+
+
+def host_registered(state: State, event: HostRegistered, now_ms: int) -> None:
+    """A host opened its Dispatch stream: its pools and held attempts are the truth from here on."""
+    host = state.hosts.setdefault(event.host_id, Host(event.host_id, None))
+    host.link_id = event.link_id
+    state.timers.clear(TimerKind.REATTACH, event.host_id)
+    present = {snapshot.pool_id for snapshot in event.snapshots}
+    for pool_id in [p for p in host.pool_ids if p not in present]:
+        _remove_pool(state, host, pool_id)
+    for snapshot in event.snapshots:
+        _put_pool(state, host, snapshot, now_ms)
+    verdicts = tuple((held.job_id, held.attempt, _verdict(state, held)) for held in event.held)
+    state.emit(SendVerdicts(event.host_id, event.link_id, verdicts))
+    _settle_attempts(state, event, verdicts, now_ms)
+    for pool_id in host.pool_ids:
+        state.refresh(state.pools[pool_id], now_ms)
+    schedule(state, now_ms)
+
+
+def host_lost(state: State, event: HostLost, now_ms: int) -> None:
+    """A Dispatch stream ended: nothing more is placed there, its attempts get a grace to return."""
+    host = state.hosts.get(event.host_id)
+    if host is None or host.link_id != event.link_id:
+        return
+    host.link_id = None
+    for pool_id in host.pool_ids:
+        pool = state.pools[pool_id]
+        pool.connected = False
+        state.refresh(pool, now_ms)
+    if any(attempt.host_id == event.host_id for attempt in state.attempts.values()):
+        due_ms = now_ms + state.config.reattach_grace_ms
+        state.timers.set(TimerKind.REATTACH, event.host_id, due_ms)
+
+
+def snapshots_reported(state: State, event: SnapshotsReported, now_ms: int) -> None:
+    """Takes newer snapshots over; those of pools that the host never registered are ignored."""
+    host = state.hosts.get(event.host_id)
+    if host is None or host.link_id is None:
+        return
+    for snapshot in event.snapshots:
+        pool = state.pools.get(snapshot.pool_id)
+        if pool is None or pool.snapshot.host_id != event.host_id:
+            continue
+        same = pool.snapshot.replica_id == snapshot.replica_id
+        if same and snapshot.version < pool.snapshot.version:
+            continue
+        if _static_part(pool.snapshot) != _static_part(snapshot):
+            state.feasible_cache.clear()
+        pool.apply(snapshot, event.as_of_ms)
+        state.refresh(pool, now_ms)
+    schedule(state, now_ms)
+
+
+def grace_ended(state: State, host_id: str, now_ms: int) -> None:
+    """A host did not come back in time: its attempts are lost."""
+    for attempt in [a for a in state.attempts.values() if a.host_id == host_id]:
+        _lose(state, attempt, f"host {host_id} did not come back", now_ms)
+    schedule(state, now_ms)
+
+
+def _static_part(snapshot: PoolSnapshot) -> tuple[object, ...]:
+    """What static feasibility depends on."""
+    return (
+        snapshot.replica_id,
+        snapshot.replica_set,
+        snapshot.model_id,
+        snapshot.deterministic,
+        snapshot.slots_total,
+        snapshot.ctx_max,
+        snapshot.device_ids,
+        snapshot.compute_capability,
+        snapshot.vram_total_bytes,
+        snapshot.quantizations,
+        snapshot.extensions,
+    )
+
+
+def _put_pool(state: State, host: Host, snapshot: PoolSnapshot, now_ms: int) -> None:
+    """Registers a pool, or takes it over from wherever it was registered before."""
+    pool = state.pools.get(snapshot.pool_id)
+    if pool is None:
+        if len(state.pools) >= state.config.pools_max:
+            return
+        pool = state.pools[snapshot.pool_id] = Pool(snapshot, now_ms)
+    else:
+        former = state.hosts.get(pool.snapshot.host_id)
+        if former is not None and former is not host:
+            former.pool_ids.pop(snapshot.pool_id, None)
+    pool.ended_at_frame.clear()
+    pool.apply(snapshot, now_ms)
+    pool.connected = True
+    host.pool_ids[snapshot.pool_id] = None
+    state.feasible_cache.clear()
+
+
+def _remove_pool(state: State, host: Host, pool_id: str) -> None:
+    del host.pool_ids[pool_id]
+    state.pools.pop(pool_id, None)
+    state.available.pop(pool_id, None)
+    state.predictor.forget_pool(pool_id)
+    state.timers.clear(TimerKind.POOL_STALE, pool_id)
+    state.timers.clear(TimerKind.POOL_REOPENS, pool_id)
+    state.feasible_cache.clear()
+
+
+def _verdict(state: State, held: HeldAttempt) -> Verdict:
+    """ADOPT what counts, also an ended job's output while it may be asked for; forget the rest."""
+    job = state.jobs.get(held.job_id)
+    attempt = state.attempts.get((held.job_id, held.attempt))
+    if job is None:
+        return Verdict.RELEASE if held.ended else Verdict.ABORT
+    if attempt is not None and attempt.replica_id == held.replica_id:
+        return Verdict.ADOPT
+    if not job.live and held.attempt == job.attempts_made and held.ended:
+        return Verdict.ADOPT
+    return Verdict.RELEASE if held.ended else Verdict.ABORT
+
+
+def _settle_attempts(
+    state: State,
+    event: HostRegistered,
+    verdicts: tuple[tuple[str, int, Verdict], ...],
+    now_ms: int,
+) -> None:
+    """Re-attaches adopted attempts; what the host no longer holds is lost for certain."""
+    adopted = {(job_id, number) for job_id, number, verdict in verdicts if verdict is Verdict.ADOPT}
+    for attempt in [a for a in state.attempts.values() if a.host_id == event.host_id]:
+        if attempt.key in adopted:
+            attempt.detached = False
+            pool = state.pools.get(attempt.pool_id)
+            if pool is not None:
+                pool.own[attempt.key] = attempt
+            if attempt.state is AttemptState.CANCELLING:
+                state.emit(SendCancel(attempt.host_id, attempt.job_id, attempt.number))
+        else:
+            _lose(state, attempt, f"host {event.host_id} no longer holds the attempt", now_ms)
+
+
+def _lose(state: State, attempt: Attempt, why: str, now_ms: int) -> None:
+    """An attempt is gone without an end: its incarnation died or forgot it."""
+    close_attempt(state, attempt, 0, now_ms)
+    job = state.jobs.get(attempt.job_id)
+    if job is None or job.attempt is not attempt or not job.live:
+        return
+    refusal = Refusal(Reason.WORKER_RESET, why, pool_id=attempt.pool_id)
+    retry_or_fail(state, job, refusal, now_ms, replica_gone=True)

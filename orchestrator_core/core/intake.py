@@ -1,0 +1,288 @@
+"""Enqueue, cancel, and what a failed commit takes back."""
+
+from orchestrator_core.core.admission import QueueState, Reject, admission_policy
+from orchestrator_core.core.config import QueuePolicy
+from orchestrator_core.core.decision import Exclusion
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    AttemptClosed,
+    JobForgotten,
+    Receipt,
+    ReplyAccepted,
+    ReplyRefused,
+    ReplyState,
+)
+from orchestrator_core.core.events import (
+    AcceptsFailed,
+    CancelRequested,
+    EnqueueRequested,
+    SubscribersChanged,
+)
+from orchestrator_core.core.feasibility import incompatibility, static_shortfalls
+from orchestrator_core.core.forecast import forecast, on_time_probability, retry_after_ms
+from orchestrator_core.core.job import Job, JobSpec, Priority
+from orchestrator_core.core.lifecycle import CANCELLED, close_attempt, end_job, enter_queue
+from orchestrator_core.core.outcome import Outcome, Reason, Refusal
+from orchestrator_core.core.scheduler import schedule
+from orchestrator_core.core.state import Remembered, State
+from orchestrator_core.core.states import JobState, JobTrigger
+from orchestrator_core.core.timers import TimerKind
+
+
+def enqueue(state: State, event: EnqueueRequested, now_ms: int) -> None:
+    """Accepts or refuses one job. ORCH-3005, ORCH-3024."""
+    answer = _repeated(state, event.spec, now_ms) or _refusal(state, event.spec, now_ms)
+    if isinstance(answer, Receipt):
+        state.emit(ReplyAccepted(event.reply_to, answer))
+        return
+    if answer is None:
+        answer = _admit(state, event, now_ms)
+    if answer is not None:
+        state.emit(ReplyRefused(event.reply_to, answer, event.spec.needs.engine))
+
+
+def cancel(state: State, event: CancelRequested, now_ms: int) -> None:
+    """Cancels a job, or tells the state in which it ended before. ORCH-3026."""
+    job = state.jobs.get(event.job_id)
+    if job is None:
+        state.emit(ReplyRefused(event.reply_to, unknown_job(event.job_id)))
+        return
+    if job.live:
+        end_job(state, job, JobTrigger.CANCEL, CANCELLED, now_ms, why=event.why)
+        schedule(state, now_ms)
+    state.emit(ReplyState(event.reply_to, event.job_id))
+
+
+def subscribers_changed(state: State, event: SubscribersChanged, now_ms: int) -> None:
+    """Arms or disarms the cancel of a job to which nobody listens. LO-303."""
+    job = state.jobs.get(event.job_id)
+    if job is None:
+        return
+    job.subscribers = event.count
+    if job.live:
+        watch_audience(state, job, now_ms)
+
+
+def watch_audience(state: State, job: Job, now_ms: int) -> None:
+    """Sets the grace period where a job is to be cancelled without an audience."""
+    if job.spec.cancel_on_disconnect and job.subscribers == 0:
+        due_ms = now_ms + state.config.disconnect_grace_ms
+        state.timers.set(TimerKind.DISCONNECT, job.job_id, due_ms)
+    else:
+        state.timers.clear(TimerKind.DISCONNECT, job.job_id)
+
+
+def accepts_failed(state: State, event: AcceptsFailed, now_ms: int) -> None:
+    """Takes accepts back that were never durable; their victims return to their old places."""
+    for job_id in reversed(event.job_ids):
+        job = state.jobs.pop(job_id, None)
+        if job is None:
+            continue
+        _retract(state, job, now_ms)
+        victim = state.displaced.pop(job_id, None)
+        if victim is not None:
+            victim.state, victim.outcome, victim.ended_ms = JobState.QUEUED, None, None
+            state.ended.pop(victim.job_id, None)
+            state.timers.clear(TimerKind.FORGET, victim.job_id)
+            enter_queue(state, victim, now_ms)
+    schedule(state, now_ms)
+
+
+def unknown_job(job_id: str) -> Refusal:
+    """The answer for a job that is not known, or no longer."""
+    message = f"no job {job_id!r} is known; it may have ended longer ago than the retention"
+    return Refusal(Reason.NOT_FOUND, message, resource=job_id)
+
+
+def _retract(state: State, job: Job, now_ms: int) -> None:
+    """Removes every trace of a job that was never accepted."""
+    if job.state is JobState.QUEUED:
+        state.queue.remove(job)
+    if job.attempt is not None and job.attempt.key in state.attempts:
+        close_attempt(state, job.attempt, 0, now_ms)
+        state.emit(AttemptClosed(job.job_id, job.attempt.number, "not accepted", retried=False))
+    state.ended.pop(job.job_id, None)
+    for kind in TimerKind:
+        state.timers.clear(kind, job.job_id)
+    state.remembered.pop((job.spec.identity, job.spec.request_id), None)
+    state.emit(JobForgotten(job.job_id))
+
+
+def _repeated(state: State, spec: JobSpec, now_ms: int) -> Receipt | Refusal | None:
+    """Answers a request that was given before. The same key and body get the first answer again."""
+    earlier = state.remembered.get((spec.identity, spec.request_id)) if spec.request_id else None
+    if earlier is not None and earlier.expires_ms > now_ms:
+        if earlier.digest == spec.digest:
+            return _again(earlier.receipt)
+        return _duplicate(f"request_id {spec.request_id!r}", earlier.job_id)
+    same_id = state.jobs.get(spec.job_id)
+    if same_id is None:
+        return None
+    if same_id.spec.digest == spec.digest and same_id.spec.identity == spec.identity:
+        return _again(_receipt(state, same_id, now_ms))
+    return _duplicate(f"job_id {spec.job_id!r}", spec.job_id)
+
+
+def _again(receipt: Receipt) -> Receipt:
+    return Receipt(
+        receipt.job_id,
+        receipt.position,
+        receipt.predicted_start_ms,
+        receipt.predicted_end_ms,
+        receipt.on_time_probability,
+        receipt.backoff_ms,
+        duplicate=True,
+    )
+
+
+def _duplicate(what: str, job_id: str) -> Refusal:
+    message = f"{what} was used for another job; choose a new one or repeat the same body"
+    return Refusal(Reason.DUPLICATE, message, resource=job_id)
+
+
+def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
+    """Refuses what no queue could help: draining, no pool, no feasible pool, a deadline gone by."""
+    engine = spec.needs.engine
+    wait_ms = retry_after_ms(state, now_ms)
+    if state.draining:
+        message = "the orchestrator shuts down; try again when it is back"
+        return Refusal(Reason.POOL_UNAVAILABLE, message, wait_ms, engine=engine)
+    if not state.pools:
+        message = "no pool is registered; start a pool-managerd that points at this orchestrator"
+        return Refusal(Reason.POOL_UNAVAILABLE, message, wait_ms, engine=engine)
+    feasible = state.feasible(spec.needs)
+    if not feasible.pool_ids:
+        return _incompatible(state, spec)
+    if spec.deadline_ms is not None and spec.deadline_ms <= now_ms:
+        return Refusal(Reason.DEADLINE, "the deadline has passed already", engine=engine)
+    if state.config.queue_policy is QueuePolicy.FAIL_FAST and not any(
+        state.pools[pool_id].fresh(now_ms, state.config.stale_after_ms)
+        for pool_id in feasible.pool_ids
+    ):
+        message = "no pool that could serve the job is ready"
+        return Refusal(Reason.POOL_UNREADY, message, wait_ms, "fail-fast", engine)
+    return None
+
+
+def _incompatible(state: State, spec: JobSpec) -> Refusal:
+    exclusions = tuple(
+        Exclusion(pool_id, static_shortfalls(spec.needs, state.pools[pool_id].snapshot))
+        for pool_id in sorted(state.pools)
+    )
+    lacking = "; ".join(
+        f"{e.pool_id}: "
+        + ", ".join(
+            f"{s.reason.value} needs {s.required}, offers {s.offered or 'none'}"
+            for s in e.shortfalls
+        )
+        for e in exclusions[:4]
+    )
+    message = f"none of the {len(exclusions)} registered pools can ever serve the job ({lacking})"
+    return Refusal(
+        incompatibility(exclusions), message, engine=spec.needs.engine, shortfalls=exclusions
+    )
+
+
+def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:
+    """Applies the queue's policy; accepts into the queue, or says why not."""
+    spec, queue, config = event.spec, state.queue, state.config
+    wait_ms = retry_after_ms(state, now_ms, forecast(state, spec, len(queue) + 1).start_ms)
+    if not queue.has_lane(spec.priority, spec.needs) and len(queue.lanes) >= config.lanes_max:
+        message = f"{config.lanes_max} kinds of jobs wait already"
+        return Refusal(Reason.ADMISSION_REJECT, message, wait_ms, "lanes", spec.needs.engine)
+    feasible = state.feasible(spec.needs).pool_ids
+    verdict = admission_policy(
+        QueueState(
+            policy=config.queue_policy,
+            depth=len(queue),
+            newcomer=spec.priority,
+            oldest_batch=_id(queue.oldest(Priority.BATCH)),
+            oldest_interactive=_id(queue.oldest(Priority.INTERACTIVE)),
+            newest_batch=_id(queue.newest(Priority.BATCH)),
+            slot_free_now=any(pool_id in feasible for pool_id in state.available),
+            retry_after_ms=wait_ms,
+        ),
+        config.queue_capacity,
+    )
+    if isinstance(verdict, Reject):
+        message = f"{len(queue)} of {config.queue_capacity} places in the queue are taken"
+        if config.queue_policy is QueuePolicy.FAIL_FAST:
+            message = "no slot is free now"
+        label = verdict.policy_label
+        return Refusal(
+            Reason.ADMISSION_REJECT, message, verdict.retry_after_ms, label, spec.needs.engine
+        )
+    _accept(state, event, verdict.displaces, now_ms)
+    return None
+
+
+def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms: int) -> None:
+    spec = event.spec
+    job = Job(spec=spec, seq=state.next_seq, accepted_ms=now_ms)
+    state.next_seq += 1
+    state.jobs[spec.job_id] = job
+    if displaces is not None:
+        _drop(state, state.jobs[displaces], job, now_ms)
+    enter_queue(state, job, now_ms)
+    watch_audience(state, job, now_ms)
+    job.position_at_admission = state.queue.position(job)
+    shape = forecast(state, spec, job.position_at_admission)
+    job.predicted_start_ms, job.predicted_end_ms = shape.start_ms, shape.end_ms
+    state.emit(
+        AcceptRecord(
+            spec,
+            job.seq,
+            now_ms,
+            job.position_at_admission,
+            shape.start_ms,
+            shape.end_ms,
+            displaces,
+        )
+    )
+    receipt = _receipt(state, job, now_ms)
+    _remember(state, spec, receipt, now_ms)
+    state.emit(ReplyAccepted(event.reply_to, receipt))
+    schedule(state, now_ms)
+
+
+def _drop(state: State, victim: Job, newcomer: Job, now_ms: int) -> None:
+    """Displaces a waiting job; it is told in the same commit. LO-102."""
+    state.displaced[newcomer.job_id] = victim
+    wait_ms = retry_after_ms(state, now_ms)
+    refusal = Refusal(
+        Reason.QUEUE_FULL_DROP_LRU,
+        "the queue was full and the job gave its place to a newer one",
+        wait_ms,
+        state.config.queue_policy.value,
+        victim.spec.needs.engine,
+    )
+    end_job(state, victim, JobTrigger.DROP, Outcome(error=refusal), now_ms, why="dropped")
+
+
+def _receipt(state: State, job: Job, now_ms: int) -> Receipt:
+    shape = forecast(state, job.spec, job.position_at_admission)
+    full = len(state.queue) >= state.config.queue_capacity
+    return Receipt(
+        job_id=job.job_id,
+        position=job.position_at_admission,
+        predicted_start_ms=job.predicted_start_ms,
+        predicted_end_ms=job.predicted_end_ms,
+        on_time_probability=on_time_probability(state, job.spec, shape, now_ms),
+        backoff_ms=retry_after_ms(state, now_ms, shape.start_ms) if full else 0,
+    )
+
+
+def _remember(state: State, spec: JobSpec, receipt: Receipt, now_ms: int) -> None:
+    """Keeps the first answer to a request id for a day; the oldest goes beyond the bound."""
+    if not spec.request_id:
+        return
+    if len(state.remembered) >= state.config.idempotency_max:
+        del state.remembered[next(iter(state.remembered))]
+    expires_ms = now_ms + state.config.idempotency_ttl_ms
+    state.remembered[(spec.identity, spec.request_id)] = Remembered(
+        spec.job_id, spec.digest, receipt, expires_ms
+    )
+
+
+def _id(job: Job | None) -> str | None:
+    return job.job_id if job else None

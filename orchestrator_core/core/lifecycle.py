@@ -1,0 +1,196 @@
+"""Moving jobs and attempts through their state tables, with everything that goes with it."""
+
+from orchestrator_core.core.effects import (
+    AttemptClosed,
+    JobEnded,
+    SendCancel,
+    SendRelease,
+    TerminalRecord,
+)
+from orchestrator_core.core.forecast import learn_service
+from orchestrator_core.core.job import Attempt, Failover, Job
+from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal, Usage
+from orchestrator_core.core.state import State
+from orchestrator_core.core.states import (
+    AttemptState,
+    AttemptTrigger,
+    JobState,
+    JobTrigger,
+    next_attempt_state,
+    next_job_state,
+)
+from orchestrator_core.core.timers import TimerKind
+
+_LIVE_TIMERS = (
+    TimerKind.JOB_DEADLINE,
+    TimerKind.QUEUE_TIMEOUT,
+    TimerKind.WALL,
+    TimerKind.IDLE,
+    TimerKind.DISCONNECT,
+)
+
+
+def enter_queue(state: State, job: Job, now_ms: int) -> None:
+    """Puts a job into the queue and starts its queue timeout. OC-CORE-1022."""
+    state.queue.add(job)
+    span_ms = job.spec.queue_timeout_ms or state.config.queue_timeout_ms
+    state.timers.set(TimerKind.QUEUE_TIMEOUT, job.job_id, now_ms + span_ms)
+    if job.spec.deadline_ms is not None:
+        state.timers.set(TimerKind.JOB_DEADLINE, job.job_id, job.spec.deadline_ms)
+
+
+def leave_queue(state: State, job: Job, now_ms: int) -> None:
+    """Takes a waiting job out and counts the departure for the drain rate."""
+    state.queue.remove(job)
+    state.timers.clear(TimerKind.QUEUE_TIMEOUT, job.job_id)
+    state.departures_ms.append(now_ms)
+
+
+def end_job(
+    state: State,
+    job: Job,
+    trigger: JobTrigger,
+    outcome: Outcome,
+    now_ms: int,
+    why: str = "",
+) -> None:
+    """Brings a job to its one terminal state. ORCH-3026.
+
+    A running attempt is told to stop; its slot stays taken until the pool confirms.
+    """
+    if job.state is JobState.QUEUED:
+        leave_queue(state, job, now_ms)
+    job.state = next_job_state(job.state, trigger)
+    job.outcome = outcome
+    job.ended_ms = now_ms
+    job.usage = _final_usage(job, now_ms)
+    for kind in _LIVE_TIMERS:
+        state.timers.clear(kind, job.job_id)
+    attempt = job.attempt
+    if attempt is not None and attempt.state in (AttemptState.SENT, AttemptState.RUNNING):
+        attempt.state = next_attempt_state(attempt.state, AttemptTrigger.STOP)
+        state.emit(SendCancel(attempt.host_id, job.job_id, attempt.number))
+    if job.state is JobState.FINISHED:
+        learn_service(state, job)
+        if job.predicted_end_ms is not None:
+            actual_ms = now_ms - job.accepted_ms
+            state.predictor.observe_residual(job.predicted_end_ms, actual_ms)
+    state.emit(TerminalRecord(job.job_id, job.state, outcome, job.usage, now_ms))
+    state.emit(JobEnded(job.job_id, job.state, outcome, job.usage, why))
+    retain(state, job, now_ms)
+
+
+def retain(state: State, job: Job, now_ms: int) -> None:
+    """Keeps an ended job until retention ends; beyond the bound the oldest is forgotten first."""
+    state.ended[job.job_id] = None
+    if len(state.ended) > state.config.finished_jobs_max:
+        state.timers.set(TimerKind.FORGET, next(iter(state.ended)), now_ms)
+    due_ms = (job.ended_ms or now_ms) + state.config.retention_ms
+    state.timers.set(TimerKind.FORGET, job.job_id, due_ms)
+
+
+def fail_job(state: State, job: Job, refusal: Refusal, now_ms: int) -> None:
+    """Ends a job that cannot be completed."""
+    end_job(state, job, JobTrigger.FAIL, Outcome(error=refusal), now_ms)
+
+
+def expire_job(state: State, job: Job, reason: Reason, message: str, now_ms: int) -> None:
+    """Ends a job whose deadline, queue timeout or watchdog fired. OC-CORE-1022."""
+    engine = job.spec.needs.engine
+    refusal = Refusal(reason, message, engine=engine, pool_id=_pool_of(job))
+    end_job(state, job, JobTrigger.EXPIRE, Outcome(error=refusal), now_ms, why="expired")
+
+
+def close_attempt(state: State, attempt: Attempt, frame_seq: int, now_ms: int) -> None:
+    """Ends an attempt: the slot is free by the orchestrator's account."""
+    attempt.state = next_attempt_state(attempt.state, AttemptTrigger.END)
+    state.attempts.pop(attempt.key, None)
+    pool = state.pools.get(attempt.pool_id)
+    if pool is not None:
+        pool.forget(attempt.key, frame_seq)
+        state.refresh(pool, now_ms)
+
+
+def retry_or_fail(
+    state: State, job: Job, refusal: Refusal, now_ms: int, *, replica_gone: bool
+) -> None:
+    """After a lost attempt: back into the queue where that is allowed, else the end. LO-304.
+
+    Nothing delivered: a silent restart. Something delivered: only a verified replay may go on. The
+    attempt must be closed already. `replica_gone` says that its incarnation ended with it, so that
+    the pool itself may be tried again when it is back.
+    """
+    attempt = job.attempt
+    assert attempt is not None, "only a job with an attempt can lose one"
+    replayable = job.spec.failover is Failover.VERIFIED_REPLAY
+    if job.delivered and not replayable:
+        refusal = Refusal(
+            Reason.WORKER_RESET,
+            f"the engine of pool {attempt.pool_id} was lost after output had been delivered: "
+            f"{refusal.message}; enqueue the job again, or set failover to VERIFIED_REPLAY",
+            engine=refusal.engine,
+            pool_id=attempt.pool_id,
+        )
+        _close(state, job, attempt, "failed", retried=False)
+        fail_job(state, job, refusal, now_ms)
+        return
+    job.tried_replicas.add(attempt.replica_id)
+    if _exhausted(state, job, replica_gone=replica_gone):
+        exhausted = Refusal(
+            Reason.REPLICA_EXHAUSTED,
+            f"{job.attempts_made} attempts failed, the last on pool {attempt.pool_id}: "
+            f"{refusal.message}",
+            engine=refusal.engine,
+            pool_id=attempt.pool_id,
+            metadata={"last_reason": refusal.reason.value},
+        )
+        _close(state, job, attempt, "failed", retried=False)
+        fail_job(state, job, exhausted, now_ms)
+        return
+    _close(state, job, attempt, "lost", retried=True)
+    state.emit(SendRelease(attempt.host_id, job.job_id, attempt.number))
+    requeue(state, job, now_ms)
+
+
+def requeue(state: State, job: Job, now_ms: int) -> None:
+    """Puts a job back at its old place; exempt from capacity (design 5.1)."""
+    job.state = next_job_state(job.state, JobTrigger.RETRY)
+    job.attempt = None
+    state.timers.clear(TimerKind.IDLE, job.job_id)
+    state.timers.clear(TimerKind.WALL, job.job_id)
+    enter_queue(state, job, now_ms)
+
+
+def _close(state: State, job: Job, attempt: Attempt, why: str, *, retried: bool) -> None:
+    state.emit(AttemptClosed(job.job_id, attempt.number, why, retried))
+
+
+def _exhausted(state: State, job: Job, *, replica_gone: bool) -> bool:
+    """True when no further replica may be tried; one that is gone makes room for the next."""
+    if job.attempts_made >= state.config.attempts_max:
+        return True
+    feasible = state.feasible(job.spec.needs).pool_ids
+    return not replica_gone and all(
+        state.pools[pool_id].snapshot.replica_id in job.tried_replicas for pool_id in feasible
+    )
+
+
+def _final_usage(job: Job, now_ms: int) -> Usage:
+    """Combines the engine's counts with the orchestrator's times."""
+    usage = job.usage
+    first_ms, dispatched_ms = job.first_output_ms, job.first_dispatch_ms
+    waited_until_ms = now_ms if dispatched_ms is None else dispatched_ms
+    return Usage(
+        tokens_in=usage.tokens_in,
+        tokens_out=usage.tokens_out,
+        queue_time_ms=waited_until_ms - job.accepted_ms,
+        first_token_ms=None if first_ms is None else first_ms - job.accepted_ms,
+        decode_time_ms=None if first_ms is None else now_ms - first_ms,
+    )
+
+
+def _pool_of(job: Job) -> str:
+    return job.attempt.pool_id if job.attempt else ""
+
+
+CANCELLED = Outcome(finish=Finish.CANCELLED)

@@ -1,0 +1,160 @@
+"""The state machine: `step(event, now_ms) -> effects`. Everything that is decided is decided here.
+
+One owner calls it from one thread, so `step` is the critical section: no locks, no waits.
+"""
+
+from collections.abc import Mapping
+from typing import assert_never
+
+from orchestrator_core.core import expiry, fleet, intake, recovery, running
+from orchestrator_core.core.config import CoreConfig
+from orchestrator_core.core.decision import Exclusion
+from orchestrator_core.core.effects import Effect
+from orchestrator_core.core.events import (
+    AcceptsFailed,
+    AttemptEnded,
+    AttemptRefused,
+    AttemptStarted,
+    CancelRequested,
+    DrainRequested,
+    EnqueueRequested,
+    Event,
+    HostLost,
+    HostRegistered,
+    OutputProgressed,
+    Recovered,
+    SnapshotsReported,
+    SubscribersChanged,
+    Tick,
+)
+from orchestrator_core.core.forecast import Forecast, forecast, on_time_probability
+from orchestrator_core.core.job import Job, Priority
+from orchestrator_core.core.placement import NoCapacity, place
+from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.scheduler import placement_input
+from orchestrator_core.core.state import State
+from orchestrator_core.core.states import JobState
+
+
+class Core:
+    """The orchestrator's state machine.
+
+    `step` is the only way in. The views below it are for answering questions; what they return
+    belongs to the core and must not be changed.
+    """
+
+    def __init__(self, config: CoreConfig) -> None:
+        self._state = State(config)
+        self._last_ms = 0
+
+    def step(self, event: Event, now_ms: int) -> list[Effect]:
+        """Applies one event and returns what must happen, in order.
+
+        `now_ms` is the core's clock. Time that goes backwards counts as standing still.
+        """
+        state = self._state
+        now_ms = self._last_ms = max(now_ms, self._last_ms)
+        state.effects = []
+        self._apply(event, now_ms)
+        expiry.expire_due(state, now_ms)
+        return state.effects
+
+    def next_deadline_ms(self) -> int | None:
+        """Instant at which `step(Tick())` is due, or None."""
+        return self._state.timers.next_ms()
+
+    # --- views
+
+    @property
+    def config(self) -> CoreConfig:
+        """The bounds in force."""
+        return self._state.config
+
+    @property
+    def jobs(self) -> Mapping[str, Job]:
+        """All jobs that are live or retained, in order of arrival."""
+        return self._state.jobs
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        """All registered pools."""
+        return self._state.pools
+
+    @property
+    def draining(self) -> bool:
+        """True after a drain was requested."""
+        return self._state.draining
+
+    @property
+    def live_attempts(self) -> int:
+        """Attempts that hold a slot."""
+        return len(self._state.attempts)
+
+    def queue_depth(self, priority: Priority | None = None) -> int:
+        """Jobs that wait, in one class or in both."""
+        return len(self._state.queue) if priority is None else self._state.queue.depth(priority)
+
+    def queue_order(self, priority: Priority) -> tuple[str, ...]:
+        """Job ids of one class in offer order. O(n)."""
+        return self._state.queue.snapshot(priority)
+
+    def position(self, job: Job) -> int | None:
+        """Present rank of a waiting job, 1 is next; None when it does not wait."""
+        return self._state.queue.position(job) if job.state is JobState.QUEUED else None
+
+    def forecast(self, job: Job) -> Forecast:
+        """Present prediction for a waiting job, milliseconds from now."""
+        position = self.position(job)
+        assert position is not None, "only a waiting job has a forecast"
+        return forecast(self._state, job.spec, position)
+
+    def on_time_probability(self, job: Job, now_ms: int) -> float | None:
+        """Probability that a live job ends before its deadline; None without one."""
+        if job.attempt is None:
+            return on_time_probability(self._state, job.spec, self.forecast(job), now_ms)
+        left_ms = max(0, job.attempt.sent_ms + job.attempt.predicted_end_ms - now_ms)
+        return on_time_probability(self._state, job.spec, Forecast(0, left_ms), now_ms)
+
+    def waiting_for(self, job: Job, now_ms: int) -> tuple[Exclusion, ...]:
+        """Why each registered pool cannot take a waiting job now. O(pools)."""
+        pools = list(self._state.pools.values())
+        answer = place(placement_input(self._state, job, pools, now_ms, check_static=True))
+        return answer.exclusions if isinstance(answer, NoCapacity) else answer.decision.exclusions
+
+    def tokens_per_s(self, pool: Pool) -> float:
+        """Believed decode rate of a single stream of a pool."""
+        return self._state.predictor.tokens_per_s(pool.snapshot, 1)
+
+    def _apply(self, event: Event, now_ms: int) -> None:  # noqa: C901, PLR0912 - one arm per event
+        state = self._state
+        match event:
+            case EnqueueRequested():
+                intake.enqueue(state, event, now_ms)
+            case CancelRequested():
+                intake.cancel(state, event, now_ms)
+            case SubscribersChanged():
+                intake.subscribers_changed(state, event, now_ms)
+            case HostRegistered():
+                fleet.host_registered(state, event, now_ms)
+            case HostLost():
+                fleet.host_lost(state, event, now_ms)
+            case SnapshotsReported():
+                fleet.snapshots_reported(state, event, now_ms)
+            case AttemptStarted():
+                running.attempt_started(state, event, now_ms)
+            case OutputProgressed():
+                running.output_progressed(state, event, now_ms)
+            case AttemptEnded():
+                running.attempt_ended(state, event, now_ms)
+            case AttemptRefused():
+                running.attempt_refused(state, event, now_ms)
+            case AcceptsFailed():
+                intake.accepts_failed(state, event, now_ms)
+            case DrainRequested():
+                state.draining = True
+            case Recovered():
+                recovery.recover(state, event, now_ms)
+            case Tick():
+                pass
+            case _:
+                assert_never(event)

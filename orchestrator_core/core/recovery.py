@@ -1,0 +1,97 @@
+"""Rebuilding the tables from the journal at start. LO-305."""
+
+from orchestrator_core.core.effects import AcceptRecord, Receipt
+from orchestrator_core.core.events import Recovered
+from orchestrator_core.core.intake import watch_audience
+from orchestrator_core.core.job import Attempt, Job
+from orchestrator_core.core.lifecycle import enter_queue, retain
+from orchestrator_core.core.scheduler import watch_attempt
+from orchestrator_core.core.state import Remembered, State
+from orchestrator_core.core.states import JobState
+from orchestrator_core.core.timers import TimerKind
+
+
+def recover(state: State, event: Recovered, now_ms: int) -> None:
+    """Restores every job: ended as it was, dispatched awaiting its host, else queued.
+
+    Whether a dispatched job's output reached a client is not known, so it counts as delivered.
+    """
+    for accept in event.accepts:
+        state.jobs[accept.spec.job_id] = _job(accept)
+        state.next_seq = max(state.next_seq, accept.seq + 1)
+        _remember(state, accept)
+    for dispatch in event.dispatches:
+        job = state.jobs.get(dispatch.job_id)
+        if job is None:
+            continue
+        job.attempts_made = max(job.attempts_made, dispatch.attempt)
+        job.decisions.append(dispatch.decision)
+        job.replica_set = dispatch.replica_set
+        if job.first_dispatch_ms is None:
+            job.first_dispatch_ms = dispatch.sent_ms
+        job.attempt = Attempt(
+            job_id=dispatch.job_id,
+            number=dispatch.attempt,
+            pool_id=dispatch.pool_id,
+            replica_id=dispatch.replica_id,
+            host_id=dispatch.host_id,
+            sent_ms=dispatch.sent_ms,
+            est_kv_bytes=job.spec.est_kv_bytes or 0,
+            last_progress_ms=now_ms,
+            detached=True,
+        )
+    for terminal in event.terminals:
+        job = state.jobs.get(terminal.job_id)
+        if job is None:
+            continue
+        job.state, job.outcome = terminal.state, terminal.outcome
+        job.usage, job.ended_ms = terminal.usage, terminal.ended_ms
+    for job in state.jobs.values():
+        _resume(state, job, now_ms)
+
+
+def _job(accept: AcceptRecord) -> Job:
+    return Job(
+        spec=accept.spec,
+        seq=accept.seq,
+        accepted_ms=accept.accepted_ms,
+        position_at_admission=accept.position,
+        predicted_start_ms=accept.predicted_start_ms,
+        predicted_end_ms=accept.predicted_end_ms,
+    )
+
+
+def _remember(state: State, accept: AcceptRecord) -> None:
+    spec = accept.spec
+    if not spec.request_id:
+        return
+    receipt = Receipt(
+        job_id=spec.job_id,
+        position=accept.position,
+        predicted_start_ms=accept.predicted_start_ms,
+        predicted_end_ms=accept.predicted_end_ms,
+        on_time_probability=None,
+        backoff_ms=0,
+    )
+    expires_ms = accept.accepted_ms + state.config.idempotency_ttl_ms
+    state.remembered[(spec.identity, spec.request_id)] = Remembered(
+        spec.job_id, spec.digest, receipt, expires_ms
+    )
+
+
+def _resume(state: State, job: Job, now_ms: int) -> None:
+    if not job.live:
+        retain(state, job, now_ms)
+        return
+    if job.attempt is None:
+        enter_queue(state, job, now_ms)
+    else:
+        attempt = job.attempt
+        job.state, job.delivered = JobState.DISPATCHED, True
+        state.attempts[attempt.key] = attempt
+        due_ms = now_ms + state.config.reattach_grace_ms
+        state.timers.set(TimerKind.REATTACH, attempt.host_id, due_ms)
+        watch_attempt(state, job, now_ms)
+        if job.spec.deadline_ms is not None:
+            state.timers.set(TimerKind.JOB_DEADLINE, job.job_id, job.spec.deadline_ms)
+    watch_audience(state, job, now_ms)

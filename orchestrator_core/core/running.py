@@ -1,0 +1,188 @@
+"""What pools report about attempts: started, output, ended, refused."""
+
+from orchestrator_core.core.effects import JobStarted, SendRelease, StartMode
+from orchestrator_core.core.events import (
+    AttemptEnded,
+    AttemptError,
+    AttemptErrorKind,
+    AttemptRefused,
+    AttemptStarted,
+    OutputProgressed,
+)
+from orchestrator_core.core.job import Attempt, Failover, Job
+from orchestrator_core.core.lifecycle import (
+    close_attempt,
+    end_job,
+    expire_job,
+    fail_job,
+    requeue,
+    retry_or_fail,
+)
+from orchestrator_core.core.outcome import Outcome, Reason, Refusal
+from orchestrator_core.core.prediction import Observation
+from orchestrator_core.core.scheduler import schedule
+from orchestrator_core.core.state import State
+from orchestrator_core.core.states import (
+    AttemptState,
+    AttemptTrigger,
+    JobState,
+    JobTrigger,
+    next_attempt_state,
+    next_job_state,
+)
+from orchestrator_core.core.timers import TimerKind
+
+# Another replica would answer the same, so these end the job at once.
+_FINAL = frozenset(
+    {
+        AttemptErrorKind.INVALID_REQUEST,
+        AttemptErrorKind.CONTEXT_OVERFLOW,
+        AttemptErrorKind.OUTPUT_TOO_LARGE,
+    }
+)
+
+
+def attempt_started(state: State, event: AttemptStarted, now_ms: int) -> None:
+    """The engine took an attempt up; `started` goes out unless the job ended meanwhile."""
+    attempt = state.attempts.get((event.job_id, event.attempt))
+    if attempt is None or attempt.state is AttemptState.RUNNING:
+        return
+    attempt.state = next_attempt_state(attempt.state, AttemptTrigger.START)
+    attempt.started_ms = now_ms
+    job = state.jobs.get(event.job_id)
+    if job is None or job.attempt is not attempt or not job.live:
+        return
+    job.state = next_job_state(job.state, JobTrigger.START)
+    if job.started_ms is None:
+        job.started_ms = now_ms
+    pool = state.pools.get(attempt.pool_id)
+    if pool is not None:
+        pool.refusals = 0
+    state.displaced.pop(job.job_id, None)
+    _note_progress(state, job, attempt, now_ms)
+    replay = job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY
+    mode = StartMode.VERIFIED_REPLAY if replay else StartMode.FRESH
+    state.emit(JobStarted(job.job_id, attempt.number, mode, event.kv_warmth))
+
+
+def output_progressed(state: State, event: OutputProgressed, now_ms: int) -> None:
+    """Output was relayed: the idle watchdog starts anew."""
+    attempt = state.attempts.get((event.job_id, event.attempt))
+    job = state.jobs.get(event.job_id)
+    if attempt is None or job is None or job.attempt is not attempt or not job.live:
+        return
+    if attempt.first_output_ms is None:
+        attempt.first_output_ms = now_ms
+    if job.first_output_ms is None:
+        job.first_output_ms = now_ms
+    job.delivered = True
+    _note_progress(state, job, attempt, now_ms)
+
+
+def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
+    """A pool confirmed the end of an attempt: the slot is free, the job may be over."""
+    key = (event.job_id, event.attempt)
+    attempt = state.attempts.get(key)
+    if attempt is None:
+        return
+    close_attempt(state, attempt, event.frame_seq, now_ms)
+    job = state.jobs.get(event.job_id)
+    if job is not None and job.attempt is attempt and job.live:
+        _settle(state, job, attempt, event, now_ms)
+    schedule(state, now_ms)
+
+
+def attempt_refused(state: State, event: AttemptRefused, now_ms: int) -> None:
+    """A pool did not start an attempt: the job goes back, the pool rests. Not a failed try."""
+    attempt = state.attempts.get((event.job_id, event.attempt))
+    if attempt is None:
+        return
+    close_attempt(state, attempt, 0, now_ms)
+    _rest_pool(state, attempt, now_ms)
+    state.emit(SendRelease(attempt.host_id, event.job_id, event.attempt))
+    job = state.jobs.get(event.job_id)
+    if job is not None and job.attempt is attempt and job.live:
+        if job.state is JobState.RUNNING:
+            gone = Refusal(Reason.WORKER_RESET, event.message, pool_id=attempt.pool_id)
+            retry_or_fail(state, job, gone, now_ms, replica_gone=True)
+        else:
+            requeue(state, job, now_ms)
+    schedule(state, now_ms)
+
+
+def _rest_pool(state: State, attempt: Attempt, now_ms: int) -> None:
+    """Closes a pool that refused for a while, longer each time in a row."""
+    pool = state.pools.get(attempt.pool_id)
+    if pool is None:
+        return
+    config = state.config
+    rest_ms = min(
+        config.refusal_backoff_ms << min(pool.refusals, 16), config.refusal_backoff_max_ms
+    )
+    pool.refusals += 1
+    pool.closed_until_ms = now_ms + rest_ms
+    state.timers.set(TimerKind.POOL_REOPENS, attempt.pool_id, pool.closed_until_ms)
+    state.refresh(pool, now_ms)
+
+
+def _settle(state: State, job: Job, attempt: Attempt, event: AttemptEnded, now_ms: int) -> None:
+    """Draws the job's consequence from the end of its present attempt."""
+    if event.error is not None:
+        _settle_error(state, job, attempt, event.error, now_ms)
+        return
+    job.usage = event.usage
+    _learn(state, job, attempt, event, now_ms)
+    state.touch_session(job.spec.session_id, attempt.pool_id, now_ms)
+    outcome = Outcome(
+        finish=event.finish, text_bytes=event.text_bytes, text_digest=event.text_digest
+    )
+    end_job(state, job, JobTrigger.FINISH, outcome, now_ms)
+
+
+def _settle_error(
+    state: State, job: Job, attempt: Attempt, error: AttemptError, now_ms: int
+) -> None:
+    engine = job.replica_set[0] if job.replica_set else job.spec.needs.engine
+    refusal = Refusal(
+        Reason.WORKER_RESET if error.kind is AttemptErrorKind.ENGINE_DIED else Reason.ENGINE_ERROR,
+        error.message,
+        engine=engine,
+        pool_id=attempt.pool_id,
+        metadata={"kind": error.kind.value},
+    )
+    if error.kind is AttemptErrorKind.TIMEOUT:
+        expire_job(
+            state, job, Reason.DEADLINE, "the pool's backstop for the deadline fired", now_ms
+        )
+    elif error.kind is AttemptErrorKind.REPLAY_MISMATCH:
+        message = "a replay on another replica produced other output than was delivered"
+        reset = Refusal(Reason.WORKER_RESET, message, engine=engine, pool_id=attempt.pool_id)
+        fail_job(state, job, reset, now_ms)
+    elif error.kind in _FINAL:
+        fail_job(state, job, refusal, now_ms)
+    else:
+        died = error.kind is AttemptErrorKind.ENGINE_DIED
+        retry_or_fail(state, job, refusal, now_ms, replica_gone=died)
+
+
+def _note_progress(state: State, job: Job, attempt: Attempt, now_ms: int) -> None:
+    attempt.last_progress_ms = now_ms
+    state.timers.set(TimerKind.IDLE, job.job_id, now_ms + state.config.idle_timeout_ms)
+
+
+def _learn(state: State, job: Job, attempt: Attempt, event: AttemptEnded, now_ms: int) -> None:
+    """Feeds the predictor with what the attempt really took. LO-206."""
+    first_ms = attempt.first_output_ms
+    prompt_bytes = job.spec.prompt_bytes
+    state.predictor.observe(
+        Observation(
+            pool_id=attempt.pool_id,
+            model_id=job.spec.needs.model_id,
+            concurrency=attempt.concurrency,
+            prompt_bytes=prompt_bytes,
+            tokens_in=event.usage.tokens_in,
+            tokens_out=event.usage.tokens_out,
+            first_token_ms=None if first_ms is None else first_ms - attempt.sent_ms,
+            decode_ms=None if first_ms is None else now_ms - first_ms,
+        )
+    )

@@ -1,0 +1,121 @@
+"""The tables of the core. Mutable on purpose: one owner, one step at a time."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from orchestrator_core.core.config import CoreConfig
+from orchestrator_core.core.effects import Effect, Receipt
+from orchestrator_core.core.feasibility import static_shortfalls
+from orchestrator_core.core.job import Attempt, Job, Needs
+from orchestrator_core.core.pool import Pool, PoolState
+from orchestrator_core.core.prediction import Predictor
+from orchestrator_core.core.queue import Queue
+from orchestrator_core.core.timers import TimerKind, Timers
+
+DEPARTURES_KEPT = 64
+
+
+@dataclass(slots=True)
+class Host:
+    """A GPU host. `link_id` names its open Dispatch stream, None while there is none."""
+
+    host_id: str
+    link_id: int | None
+    pool_ids: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The first answer to a request id. LO-101."""
+
+    job_id: str
+    digest: str
+    receipt: Receipt
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Feasible:
+    """Pools that could ever serve some needs, in order of id, and their slots together."""
+
+    pool_ids: dict[str, None]
+    slots_total: int
+
+
+@dataclass(slots=True)
+class State:
+    """Everything that the core remembers.
+
+    `available` holds the pools that could take an attempt at this moment. Dicts stand in for sets
+    where the order of iteration could reach an effect: string sets iterate differently from run to
+    run.
+    """
+
+    config: CoreConfig
+    queue: Queue = field(default_factory=Queue)
+    timers: Timers = field(default_factory=Timers)
+    predictor: Predictor = field(default_factory=Predictor)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    ended: dict[str, None] = field(default_factory=dict)
+    pools: dict[str, Pool] = field(default_factory=dict)
+    hosts: dict[str, Host] = field(default_factory=dict)
+    attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
+    available: dict[str, None] = field(default_factory=dict)
+    remembered: dict[tuple[str, str], Remembered] = field(default_factory=dict)
+    sessions: dict[str, tuple[str, int]] = field(default_factory=dict)
+    displaced: dict[str, Job] = field(default_factory=dict)
+    service_ms: dict[str, float] = field(default_factory=dict)
+    departures_ms: deque[int] = field(default_factory=lambda: deque(maxlen=DEPARTURES_KEPT))
+    feasible_cache: dict[Needs, Feasible] = field(default_factory=dict)
+    next_seq: int = 1
+    interactive_since_batch: int = 0
+    draining: bool = False
+    effects: list[Effect] = field(default_factory=list)
+
+    def emit(self, effect: Effect) -> None:
+        """Adds an effect to the present step's answer."""
+        self.effects.append(effect)
+
+    def feasible(self, needs: Needs) -> Feasible:
+        """Pools that could ever serve `needs`; cached until the fleet changes. ORCH-3010."""
+        known = self.feasible_cache.get(needs)
+        if known is None:
+            if len(self.feasible_cache) >= self.config.lanes_max:
+                self.feasible_cache.clear()
+            fitting = {
+                pool_id: None
+                for pool_id in sorted(self.pools)
+                if not static_shortfalls(needs, self.pools[pool_id].snapshot)
+            }
+            slots = sum(self.pools[pool_id].snapshot.slots_total for pool_id in fitting)
+            known = self.feasible_cache[needs] = Feasible(fitting, slots)
+        return known
+
+    def refresh(self, pool: Pool, now_ms: int) -> None:
+        """Notes whether a pool can take an attempt now. Call after every change of it."""
+        snapshot = pool.snapshot
+        if (
+            snapshot.state is PoolState.READY
+            and pool.closed_until_ms <= now_ms
+            and pool.fresh(now_ms, self.config.stale_after_ms)
+            and pool.slots_free() > 0
+        ):
+            self.available[snapshot.pool_id] = None
+            stale_ms = pool.as_of_ms + self.config.stale_after_ms + 1
+            self.timers.set(TimerKind.POOL_STALE, snapshot.pool_id, stale_ms)
+        else:
+            self.available.pop(snapshot.pool_id, None)
+
+    def warm_pool_id(self, session_id: str, now_ms: int) -> str:
+        """Pool that served a session last, while the session lives; else empty. ORCH-3009."""
+        pool_id, expires_ms = self.sessions.get(session_id, ("", 0))
+        return pool_id if expires_ms > now_ms else ""
+
+    def touch_session(self, session_id: str, pool_id: str, now_ms: int) -> None:
+        """Remembers where a session was served; the least recently used goes first. ORCH-3021."""
+        if not session_id:
+            return
+        self.sessions.pop(session_id, None)
+        if len(self.sessions) >= self.config.sessions_max:
+            del self.sessions[next(iter(self.sessions))]
+        self.sessions[session_id] = (pool_id, now_ms + self.config.session_ttl_ms)
