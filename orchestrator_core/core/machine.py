@@ -90,6 +90,10 @@ class Core:
         """Attempts that hold a slot."""
         return len(self._state.attempts)
 
+    def holds_slot(self, job_id: str, attempt: int) -> bool:
+        """True while that attempt counts and holds a slot."""
+        return (job_id, attempt) in self._state.attempts
+
     def queue_depth(self, priority: Priority | None = None) -> int:
         """Jobs that wait, in one class or in both."""
         return len(self._state.queue) if priority is None else self._state.queue.depth(priority)

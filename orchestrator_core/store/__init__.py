@@ -1,1 +1,1 @@
-"""The journal behind one port (`orchestrator_core.store.port`): memory for tests, SQLite by default."""
+"""The journal behind one port (`store.port`): memory for tests, SQLite by default."""

@@ -1,7 +1,7 @@
 """The port between the orchestrator and its journal.
 
-A journal holds accepts, dispatches and terminals; never tokens. It has one writer. A batch is all or
-nothing: after `commit` returns, every record of it survives a crash. LO-305.
+A journal holds accepts, dispatches and terminals; never tokens. It has one writer. A batch is all
+or nothing: after `commit` returns, every record of it survives a crash. LO-305.
 """
 
 from collections.abc import Sequence
@@ -55,14 +55,14 @@ class Store(Protocol):
         ...
 
     async def commit(self, batch: Sequence[Record]) -> None:
-        """Writes a batch durably, all or nothing; writing records again that are held changes nothing.
+        """Writes a batch durably, all or nothing. Records that are held already change nothing.
 
         One call at a time. Raises `StoreUnavailableError` or `StoreOutcomeUnknownError`.
         """
         ...
 
     async def holds(self, batch: Sequence[Record]) -> bool:
-        """Tells whether a batch with unknown outcome was written. Raises `StoreUnavailableError`."""
+        """Tells whether a batch of unknown outcome was written. Raises `StoreUnavailableError`."""
         ...
 
     async def prune(self, ended_before_ms: int) -> int:

@@ -325,7 +325,7 @@ class End(_message.Message):
     text_bytes: _builtins.int
     """UTF-8 bytes of output in all."""
     text_digest: _builtins.int
-    """Digest of all output, as in TokenBatch.prefix_digest."""
+    """Digest of all output, as in TokenBatch.prefix_digest; absent where it is not known, as may be after a cancel."""
     @_builtins.property
     def usage(self) -> _job_pb2.Usage:
         """What it took."""
@@ -337,13 +337,15 @@ class End(_message.Message):
         finish_reason: _job_pb2.FinishReason.ValueType = ...,
         usage: _job_pb2.Usage | None = ...,
         text_bytes: _builtins.int = ...,
-        text_digest: _builtins.int = ...,
+        text_digest: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_text_digest", b"_text_digest", "text_digest", b"text_digest", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "state", b"state", "text_bytes", b"text_bytes", "text_digest", b"text_digest", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text_digest", b"_text_digest", "finish_reason", b"finish_reason", "state", b"state", "text_bytes", b"text_bytes", "text_digest", b"text_digest", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__text_digest: _TypeAlias = _typing.Literal["text_digest"]  # noqa: Y015
+    _WhichOneofArgType__text_digest: _TypeAlias = _typing.Literal["_text_digest", b"_text_digest"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text_digest) -> _WhichOneofReturnType__text_digest | None: ...
 
 Global___End: _TypeAlias = End  # noqa: Y015
 

@@ -1,0 +1,180 @@
+"""Output commit: nothing leaves before the records it rests on are durable. LO-305.
+
+One batch is in flight; what is decided meanwhile gathers in the next (group commit). A batch that
+failed takes its accepts back and is otherwise tried again, with a growing, bounded pause.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    Gated,
+    JobEnded,
+    Record,
+    ReplyAccepted,
+    ReplyState,
+    SendCancel,
+    SendStart,
+    TerminalRecord,
+)
+from orchestrator_core.store.port import (
+    Store,
+    StoreError,
+    StoreOutcomeUnknownError,
+    StoreUnavailableError,
+)
+
+PAUSE_MIN_S = 0.05
+PAUSE_MAX_S = 5.0
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records to be made durable and the effects that wait for them."""
+
+    records: list[Record] = field(default_factory=list)
+    gated: list[Gated] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.records or self.gated)
+
+    def without(self, job_ids: set[str]) -> "Batch":
+        """The batch without everything that concerns some jobs."""
+        return Batch(
+            [record for record in self.records if record_job_id(record) not in job_ids],
+            [effect for effect in self.gated if gated_job_id(effect) not in job_ids],
+        )
+
+
+def record_job_id(record: Record) -> str:
+    """Job that a record is about."""
+    match record:
+        case AcceptRecord():
+            return record.spec.job_id
+        case DispatchRecord() | TerminalRecord():
+            return record.job_id
+        case _:
+            assert_never(record)
+
+
+def gated_job_id(effect: Gated) -> str:
+    """Job that a gated effect is about."""
+    match effect:
+        case ReplyAccepted():
+            return effect.receipt.job_id
+        case SendStart():
+            return effect.spec.job_id
+        case ReplyState() | SendCancel() | JobEnded():
+            return effect.job_id
+        case _:
+            assert_never(effect)
+
+
+class CommitGate:
+    """Holds gated effects back until their batch is durable.
+
+    `release` gets each effect, in order. `revert` gets the ids of accepts that never happened and
+    the replies that waited for them; it may add to the gate.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        release: Callable[[Gated], None],
+        revert: Callable[[tuple[str, ...], Sequence[Gated]], None],
+        on_error: Callable[[StoreError], None],
+    ) -> None:
+        self._store = store
+        self._release = release
+        self._revert = revert
+        self._on_error = on_error
+        self._pending = Batch()
+        self._busy = False
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._pause_s = PAUSE_MIN_S
+        self.degraded = False
+
+    def add(self, records: Sequence[Record], gated: Sequence[Gated]) -> None:
+        """Takes one step's records and gated effects; with nothing to wait for, they leave at once."""
+        if not records and not self._busy and not self._pending:
+            for effect in gated:
+                self._release(effect)
+            return
+        self._pending.records.extend(records)
+        self._pending.gated.extend(gated)
+        if self._pending:
+            self._idle.clear()
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Writes batches until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pending:
+                batch, self._pending = self._pending, Batch()
+                self._busy = True
+                await self._write(batch)
+                self._busy = False
+            self._idle.set()
+
+    async def flush(self) -> None:
+        """Returns once nothing waits any more."""
+        await self._idle.wait()
+
+    async def _write(self, batch: Batch) -> None:
+        try:
+            if batch.records:
+                await self._store.commit(batch.records)
+        except StoreOutcomeUnknownError as error:
+            self._on_error(error)
+            written = await self._read_back(batch)
+        except StoreUnavailableError as error:
+            self._on_error(error)
+            written = False
+        else:
+            written = True
+        if not written:
+            await self._failed(batch)
+            return
+        self.degraded = False
+        self._pause_s = PAUSE_MIN_S
+        for effect in batch.gated:
+            self._release(effect)
+
+    async def _read_back(self, batch: Batch) -> bool:
+        """Asks until the store tells whether an uncertain batch was written."""
+        self.degraded = True
+        while True:
+            try:
+                return await self._store.holds(batch.records)
+            except StoreUnavailableError as error:
+                self._on_error(error)
+                await self._pause()
+
+    async def _failed(self, batch: Batch) -> None:
+        """Takes the batch's accepts back, puts the rest in front of the next batch, and waits."""
+        self.degraded = True
+        accepts = [record for record in batch.records if isinstance(record, AcceptRecord)]
+        gone = {record.spec.job_id for record in accepts}
+        victims = {record.displaced for record in accepts if record.displaced is not None}
+        replies = [
+            effect
+            for effect in (*batch.gated, *self._pending.gated)
+            if isinstance(effect, ReplyAccepted | ReplyState) and gated_job_id(effect) in gone
+        ]
+        rest, later = batch.without(gone | victims), self._pending.without(gone | victims)
+        self._pending = Batch(rest.records + later.records, rest.gated + later.gated)
+        if gone:
+            self._revert(tuple(record.spec.job_id for record in accepts), replies)
+        await self._pause()
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._pause_s)
+        self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)

@@ -1,0 +1,271 @@
+"""Configuration of orchestratord: defaults, one TOML file, `--set`, and OpenTelemetry's variables.
+
+Only here the command line and the environment are read. `load` returns one frozen object or raises
+`ConfigError` with every problem. HME-003, ORCH-3030.
+"""
+
+import argparse
+import difflib
+import sys
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from orchestrator_core.config_schema import ENVIRONMENT_KEYS, Config, Table
+from orchestrator_core.core.config import CoreConfig, QueuePolicy
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "core_config",
+    "load",
+    "load_config",
+    "reference",
+    "to_toml",
+]
+
+DEFAULT_FILE = Path("orchestratord.toml")
+PROGRAM = "orchestratord"
+
+_POLICIES = {**{policy.value: policy for policy in QueuePolicy}, "reject-new": QueuePolicy.REJECT}
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. `problems` names every key that is wrong, and why."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+def core_config(config: Config) -> CoreConfig:
+    """The bounds of the core that a configuration asks for."""
+    queue, jobs, placement = config.queue, config.jobs, config.placement
+    return CoreConfig(
+        queue_capacity=queue.capacity,
+        queue_policy=_POLICIES[queue.policy],
+        lanes_max=queue.lanes_max,
+        pools_max=config.pools.max,
+        finished_jobs_max=jobs.finished_max,
+        retention_ms=jobs.retention_ms,
+        attempts_max=jobs.attempts_max,
+        stale_after_ms=placement.stale_after_ms,
+        reattach_grace_ms=config.pools.reattach_grace_ms,
+        queue_timeout_ms=queue.timeout_ms,
+        wall_timeout_ms=jobs.wall_timeout_ms,
+        idle_timeout_ms=jobs.idle_timeout_ms,
+        disconnect_grace_ms=jobs.disconnect_grace_ms,
+        refusal_backoff_ms=placement.refusal_backoff_ms,
+        refusal_backoff_max_ms=placement.refusal_backoff_max_ms,
+        retry_after_min_ms=queue.retry_after_min_ms,
+        retry_after_max_ms=queue.retry_after_max_ms,
+        idempotency_ttl_ms=jobs.idempotency_ttl_ms,
+        idempotency_max=jobs.idempotency_max,
+        session_ttl_ms=config.sessions.ttl_ms,
+        sessions_max=config.sessions.max,
+        batch_every=queue.batch_every,
+        performance_scoring=placement.performance_scoring,
+    )
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
+    """Reads the command line (without the program's name), the file it names and the environment.
+
+    `--help` and `--print-config` write to stdout and raise `SystemExit(0)`; a wrong command line
+    raises `SystemExit(2)`.
+
+    Raises:
+        ConfigError: naming every problem.
+    """
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Admits, places and relays LLM jobs on the GPUs of a fleet."
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"configuration (TOML); default: {DEFAULT_FILE} if it exists, else the defaults",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set one key over the file, e.g. --set queue.capacity=500; may be repeated",
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the effective configuration and exit"
+    )
+    args = parser.parse_args(argv)
+    path = args.config or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
+    config = load_config(path, environ, args.set)
+    if args.print_config:
+        sys.stdout.write(to_toml(config))
+        raise SystemExit(0)
+    return config
+
+
+def load_config(
+    path: Path | None, environ: Mapping[str, str], overrides: Sequence[str] = ()
+) -> Config:
+    """Reads and checks a file (None: only defaults), then `KEY=VALUE` overrides, then OTEL_*.
+
+    Raises:
+        ConfigError: naming every problem.
+    """
+    raw = {} if path is None else _read(path)
+    problems: list[str] = []
+    for override in overrides:
+        _override(raw, override, problems)
+    for key in sorted(ENVIRONMENT_KEYS & raw.keys()):
+        raw.pop(key)
+        problems.append(f"{key}: set OTEL_EXPORTER_OTLP_ENDPOINT in the environment instead")
+    endpoints = _endpoints(environ, problems)
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            problems.extend(_problems(tuple(item["loc"]), str(item["type"]), str(item["msg"])))
+        raise ConfigError(problems) from error
+    if problems:
+        raise ConfigError(problems)
+    base = path.resolve().parent if path is not None else Path.cwd()
+    store = config.store.model_copy(update={"path": str(base / config.store.path)})
+    return config.model_copy(update={"store": store, **endpoints})
+
+
+def to_toml(config: Config) -> str:
+    """The effective configuration as a file that `load_config` reads back to the same values."""
+    lines: list[str] = []
+    tables: list[str] = []
+    for key, value in config.model_dump().items():
+        if isinstance(value, dict):
+            tables += ["", f"[{key}]", *(f"{k} = {_toml(v)}" for k, v in value.items())]
+        else:
+            lines.append(f"{key} = {_toml(value)}")
+    return "\n".join([*lines, *tables, ""])
+
+
+def reference() -> str:
+    """The table of all keys for docs/configuration.md, as Markdown."""
+    lines = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
+    for name, info in _keys(Config, ""):
+        default = _toml(info.get_default(call_default_factory=True))
+        lines.append(f"| `{name}` | `{default}` | {_allowed(info)} | {info.description} |")
+    return "\n".join(lines) + "\n"
+
+
+# --- reading
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror or error}"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
+
+
+def _override(raw: dict[str, object], override: str, problems: list[str]) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        problems.append(f"--set {override}: write KEY=VALUE, e.g. queue.capacity=500")
+        return
+    try:
+        value: object = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        inner = raw.setdefault(table, {})
+        if not isinstance(inner, dict):
+            problems.append(f"--set {override}: {table} is not a table")
+            return
+        raw = inner
+    raw[last] = value
+
+
+def _endpoints(environ: Mapping[str, str], problems: list[str]) -> dict[str, str]:
+    """Where spans and metrics go; empty: nowhere. Source: OpenTelemetry's OTLP exporter spec."""
+    endpoints = {}
+    for signal, key in (("TRACES", "otlp_traces_endpoint"), ("METRICS", "otlp_metrics_endpoint")):
+        general, own = "OTEL_EXPORTER_OTLP_", f"OTEL_EXPORTER_OTLP_{signal}_"
+        endpoint = environ.get(f"{own}ENDPOINT") or environ.get(f"{general}ENDPOINT") or ""
+        disabled = (
+            environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+            or environ.get(f"OTEL_{signal}_EXPORTER", "").lower() == "none"
+        )
+        if disabled or not endpoint:
+            endpoints[key] = ""
+            continue
+        name = f"{own}PROTOCOL" if environ.get(f"{own}PROTOCOL") else f"{general}PROTOCOL"
+        if environ.get(name, "grpc") not in ("", "grpc"):
+            problems.append(f"{name}: {environ[name]} is not supported; use grpc")
+        endpoints[key] = endpoint
+    return endpoints
+
+
+# --- problems
+
+
+def _problems(location: tuple[int | str, ...], kind: str, message: str) -> list[str]:
+    name = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        return [f"{name}: unknown key; did you mean {_nearest(location)}?"]
+    if not name:
+        return message.removeprefix("Value error, ").split("\n")
+    if kind == "string_pattern_mismatch":
+        return [f"{name}: write HOST:PORT, e.g. 127.0.0.1:7070"]
+    return [f"{name}: {message[0].lower()}{message[1:]}"]
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    """The same key in another table, else the key of its own table that looks most like it."""
+    table, key = "".join(f"{part}." for part in location[:-1]), str(location[-1])
+    known = [name for name, _ in _keys(Config, "")]
+    for name in known:
+        if name.rpartition(".")[2] == key:
+            return name
+    beside = {
+        table + name.removeprefix(table).partition(".")[0]: None
+        for name in known
+        if name.startswith(table)
+    }
+    return max(beside, key=lambda name: difflib.SequenceMatcher(a=table + key, b=name).ratio())
+
+
+# --- writing
+
+
+def _keys(table: type[Table], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    for name, info in table.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, Table):
+            yield from _keys(inner, f"{prefix}{name}.")
+        elif name not in ENVIRONMENT_KEYS:
+            yield prefix + name, info
+
+
+def _allowed(info: FieldInfo) -> str:
+    if typing.get_origin(info.annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in typing.get_args(info.annotation))
+    if info.annotation is bool:
+        return "`true`, `false`"
+    low = next((item.ge for item in info.metadata if hasattr(item, "ge")), None)
+    high = next((item.le for item in info.metadata if hasattr(item, "le")), None)
+    return "text" if low is None else f"{low} to {high}"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return str(value)

@@ -1,0 +1,228 @@
+"""What can be configured: keys, bounds, defaults, and which values go together.
+
+HME-003, ORCH-3030, ORCH-3035, HME-002.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):[0-9]{1,5}$"
+_PORT_MAX = 65_535
+_DAY_MS = 86_400_000
+
+Milliseconds = Annotated[int, Field(ge=1, le=_DAY_MS)]
+Policy = Literal["reject", "reject-new", "drop-lru", "shed-low-priority", "fail-fast"]
+
+
+class Table(BaseModel):
+    """A table of keys: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class StoreTable(Table):
+    """The journal. LO-305."""
+
+    kind: Literal["sqlite", "memory"] = Field(
+        default="sqlite", description="Where accepted jobs are kept; memory: lost with the process."
+    )
+    path: str = Field(
+        default="orchestratord.db",
+        min_length=1,
+        max_length=4096,
+        description="SQLite file; relative to the configuration file, or to the working directory.",
+    )
+
+
+class QueueTable(Table):
+    """Admission and queue. ORCH-3004, ORCH-3005, LO-103."""
+
+    capacity: int = Field(
+        default=100, ge=1, le=1_000_000, description="Jobs that may wait, both classes."
+    )
+    policy: Policy = Field(
+        default="reject",
+        description="What happens when it is full; reject-new is an alias of reject.",
+    )
+    batch_every: int = Field(
+        default=8,
+        ge=1,
+        le=10_000,
+        description="Interactive placements before a waiting batch job's turn.",
+    )
+    timeout_ms: Milliseconds = Field(
+        default=3_600_000, description="Longest wait, if the job sets none."
+    )
+    lanes_max: int = Field(
+        default=256, ge=1, le=65_536, description="Kinds of jobs that wait at a time."
+    )
+    retry_after_min_ms: Milliseconds = Field(
+        default=100, description="Least advised wait of a rejection."
+    )
+    retry_after_max_ms: Milliseconds = Field(default=60_000, description="Longest advised wait.")
+
+
+class PlacementTable(Table):
+    """Choice of a pool. ORCH-3010, ORCH-3012, LO-202."""
+
+    performance_scoring: bool = Field(
+        default=True, description="Predicted end decides; false: only load and memory do."
+    )
+    stale_after_ms: Milliseconds = Field(
+        default=5_000, description="Age at which a snapshot no longer counts."
+    )
+    refusal_backoff_ms: Milliseconds = Field(
+        default=250, description="First rest of a pool that refused."
+    )
+    refusal_backoff_max_ms: Milliseconds = Field(default=10_000, description="Longest rest.")
+
+
+class JobsTable(Table):
+    """Limits of one job and of all of them. OC-CORE-1022, LO-302."""
+
+    wall_timeout_ms: Milliseconds = Field(default=3_600_000, description="Longest time on a pool.")
+    idle_timeout_ms: Milliseconds = Field(
+        default=120_000, description="Longest time without output."
+    )
+    disconnect_grace_ms: Milliseconds = Field(
+        default=10_000, description="Wait before a job is cancelled to which nobody listens."
+    )
+    retention_ms: Milliseconds = Field(
+        default=600_000, description="How long an ended job is kept."
+    )
+    finished_max: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Ended jobs that are kept."
+    )
+    attempts_max: int = Field(default=3, ge=1, le=100, description="Attempts of one job.")
+    input_bytes_max: int = Field(
+        default=3 << 20,
+        ge=1_024,
+        le=3_670_016,
+        description="Largest request; a message holds 4 MiB.",
+    )
+    output_bytes_per_job: int = Field(
+        default=1 << 20, ge=4_096, le=1 << 30, description="Output buffered for one job."
+    )
+    output_bytes_total: int = Field(
+        default=256 << 20, ge=4_096, le=1 << 40, description="Output buffered in all."
+    )
+    idempotency_ttl_ms: int = Field(
+        default=_DAY_MS, ge=1, le=30 * _DAY_MS, description="How long a request_id is remembered."
+    )
+    idempotency_max: int = Field(
+        default=100_000, ge=1, le=10_000_000, description="Remembered requests."
+    )
+
+
+class SessionsTable(Table):
+    """Affinity of sessions to pools. ORCH-3021."""
+
+    ttl_ms: Milliseconds = Field(
+        default=600_000, description="How long a silent session is remembered."
+    )
+    max: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Sessions that are remembered."
+    )
+
+
+class PoolsTable(Table):
+    """What hosts are told, and how long they are waited for. LO-203."""
+
+    report_interval_ms: Milliseconds = Field(
+        default=1_000, description="Longest time between two snapshots of a host."
+    )
+    heartbeat_timeout_ms: Milliseconds = Field(
+        default=5_000, description="Silence after which a connection counts as lost."
+    )
+    send_window_bytes: int = Field(
+        default=256 << 10, ge=1_024, le=1 << 26, description="Unacknowledged output of a host."
+    )
+    reattach_grace_ms: Milliseconds = Field(
+        default=10_000, description="Wait for a lost host before its attempts count as lost."
+    )
+    max: int = Field(default=10_000, ge=1, le=100_000, description="Pools that may register.")
+
+
+class Config(Table):
+    """Everything that orchestratord is told. After `load`, `store.path` is absolute."""
+
+    listen: str = Field(
+        default="127.0.0.1:7070",
+        pattern=_ADDRESS,
+        description="gRPC address; port 0: any free port.",
+    )
+    metrics_listen: str = Field(
+        default="",
+        pattern=rf"^$|{_ADDRESS}",
+        description="Address of the Prometheus endpoint, e.g. 127.0.0.1:7072; empty: off.",
+    )
+    shutdown_grace_ms: int = Field(
+        default=30_000, ge=0, le=_DAY_MS, description="Wait for running jobs on SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severity of log lines."
+    )
+    log_format: Literal["auto", "json", "pretty"] = Field(
+        default="auto", description="Form of log lines; auto: pretty on a terminal, else json."
+    )
+    store: StoreTable = Field(default=StoreTable(), description="The journal.")
+    queue: QueueTable = Field(default=QueueTable(), description="Admission and queue.")
+    placement: PlacementTable = Field(default=PlacementTable(), description="Choice of a pool.")
+    jobs: JobsTable = Field(default=JobsTable(), description="Limits of jobs.")
+    sessions: SessionsTable = Field(default=SessionsTable(), description="Affinity of sessions.")
+    pools: PoolsTable = Field(default=PoolsTable(), description="Connections of hosts.")
+    otlp_traces_endpoint: str = Field(default="", exclude=True, description="(environment)")
+    otlp_metrics_endpoint: str = Field(default="", exclude=True, description="(environment)")
+
+    @model_validator(mode="after")
+    def _checked(self) -> "Config":
+        problems = list(_cross_problems(self))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+ENVIRONMENT_KEYS = frozenset({"otlp_traces_endpoint", "otlp_metrics_endpoint"})
+
+
+def _cross_problems(config: Config) -> Iterator[str]:
+    for key, address in (("listen", config.listen), ("metrics_listen", config.metrics_listen)):
+        if address:
+            yield from _address_problems(key, address)
+    pools, placement, queue, jobs = config.pools, config.placement, config.queue, config.jobs
+    for key, value_ms in (
+        ("placement.stale_after_ms", placement.stale_after_ms),
+        ("pools.heartbeat_timeout_ms", pools.heartbeat_timeout_ms),
+    ):
+        if value_ms < 2 * pools.report_interval_ms:
+            yield (
+                f"{key}: {value_ms} is less than twice pools.report_interval_ms "
+                f"({pools.report_interval_ms}): one late report would count as an outage"
+            )
+    for table, name, low_key, high_key in (
+        (queue, "queue", "retry_after_min_ms", "retry_after_max_ms"),
+        (placement, "placement", "refusal_backoff_ms", "refusal_backoff_max_ms"),
+        (jobs, "jobs", "output_bytes_per_job", "output_bytes_total"),
+    ):
+        low, high = getattr(table, low_key), getattr(table, high_key)
+        if low > high:
+            yield f"{name}.{low_key}: {low} is more than {name}.{high_key} ({high})"
+
+
+def _address_problems(key: str, address: str) -> Iterator[str]:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if int(port) > _PORT_MAX:
+        yield f"{key}: {port} is not a port"
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
+        yield (
+            f"{key}: {host} is not a loopback address, and this version has neither tokens nor "
+            "TLS: listen on 127.0.0.1 and use an SSH tunnel from elsewhere"
+        )

@@ -1,0 +1,199 @@
+"""One open Dispatch stream: commands to a host, bindings of handles, bounds."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from llamaorch.orchestrator.v1 import events_pb2
+from llamaorch.pool.v1 import dispatch_pb2, pool_registry_service_pb2
+from orchestrator_core.core.effects import SendStart, SendVerdicts, Verdict
+from orchestrator_core.core.events import SnapshotsReported
+from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.relay.log import OutputLog
+from orchestrator_core.relay.relay import Relay
+from orchestrator_core.wire import dispatch as wire_dispatch
+
+AttemptKey = tuple[str, int]
+OUTBOX_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTerms:
+    """What a host is told when it registers. Times in milliseconds."""
+
+    epoch: int
+    report_interval_ms: int
+    heartbeat_timeout_ms: int
+    send_window_bytes: int
+
+
+@dataclass(slots=True)
+class Binding:
+    """A handle's attempt, and how far its output was read and acknowledged."""
+
+    key: AttemptKey
+    acked_offset: int = 0
+    seek_index: int = -1
+
+
+@dataclass(slots=True)
+class HostLink:
+    """The state of one stream. Not safe for threads: it lives on the event loop.
+
+    `closed` is set when the link is superseded or broken; its tasks then end.
+    """
+
+    host_id: str
+    boot_id: str
+    link_id: int
+    terms: LinkTerms
+    frame_seq: int = 0
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    _outbox: deque[pool_registry_service_pb2.DispatchResponse] = field(default_factory=deque)
+    _filled: asyncio.Event = field(default_factory=asyncio.Event)
+    _bindings: dict[int, Binding] = field(default_factory=dict)
+    _handles: dict[AttemptKey, int] = field(default_factory=dict)
+    _waiting: dict[str, tuple[PoolSnapshot, int]] = field(default_factory=dict)
+    _next_handle: int = 1
+    _next_seq: int = 1
+
+    # --- commands
+
+    def send(self, command: pool_registry_service_pb2.DispatchResponse) -> None:
+        """Queues a command. A host that lets commands pile up beyond the bound is given up."""
+        command.dispatch_seq = self._next_seq
+        self._next_seq += 1
+        if len(self._outbox) >= OUTBOX_MAX:
+            self.closed.set()
+            return
+        self._outbox.append(command)
+        self._filled.set()
+
+    async def next_command(self) -> pool_registry_service_pb2.DispatchResponse:
+        """Next command to write; an empty one when nothing was sent for a third of the timeout."""
+        if not self._outbox:
+            self._filled.clear()
+            try:
+                async with asyncio.timeout(self.terms.heartbeat_timeout_ms / 3000):
+                    await self._filled.wait()
+            except TimeoutError:
+                return pool_registry_service_pb2.DispatchResponse(dispatch_seq=self._next_seq - 1)
+        return self._outbox.popleft()
+
+    def registered(self, effect: SendVerdicts, relay: Relay) -> None:
+        """Answers the registration: the first command on the stream."""
+        adoptions: dict[AttemptKey, wire_dispatch.Adoption] = {}
+        for job_id, attempt, verdict in effect.verdicts:
+            if verdict is Verdict.ADOPT:
+                log = relay.log(job_id)
+                log.begin_attempt(attempt)
+                handle = self._bind((job_id, attempt))
+                adoptions[(job_id, attempt)] = wire_dispatch.Adoption(handle, log.next_index)
+        terms = self.terms
+        self.send(
+            pool_registry_service_pb2.DispatchResponse(
+                registered=dispatch_pb2.Registered(
+                    epoch=terms.epoch,
+                    verdicts=wire_dispatch.verdicts_to_proto(effect, adoptions),
+                    report_interval_ms=terms.report_interval_ms,
+                    send_window_bytes=terms.send_window_bytes,
+                    heartbeat_timeout_ms=terms.heartbeat_timeout_ms,
+                )
+            )
+        )
+
+    def start(
+        self,
+        effect: SendStart,
+        log: OutputLog,
+        resume: events_pb2.ResumePoint | None,
+        traceparent: str,
+    ) -> None:
+        """Sends an attempt; from now on only its output is taken for the job."""
+        handle = self._bind((effect.spec.job_id, effect.attempt))
+        log.begin_attempt(effect.attempt)
+        message = wire_dispatch.start_to_proto(effect, handle, resume, traceparent)
+        self.send(pool_registry_service_pb2.DispatchResponse(start=message))
+
+    def cancel(self, key: AttemptKey) -> None:
+        """Stops an attempt, if it is bound on this stream."""
+        handle = self._handles.get(key)
+        if handle is not None:
+            cancel = dispatch_pb2.CancelAttempt(handle=handle)
+            self.send(pool_registry_service_pb2.DispatchResponse(cancel=cancel))
+
+    def release(self, key: AttemptKey) -> None:
+        """Lets the host forget an attempt, if it is bound on this stream."""
+        handle = self._handles.pop(key, None)
+        if handle is not None:
+            self._bindings.pop(handle, None)
+            release = dispatch_pb2.ReleaseAttempts(handles=[handle])
+            self.send(pool_registry_service_pb2.DispatchResponse(release=release))
+
+    def unbind(self, key: AttemptKey) -> None:
+        """Drops the frames of an attempt from now on; cancel and release still find its handle."""
+        handle = self._handles.get(key)
+        if handle is not None:
+            self._bindings.pop(handle, None)
+
+    def seek(self, handle: int, first_index: int) -> None:
+        """Asks for output again after a gap; once per place, so that a broken host cannot loop."""
+        binding = self._bindings.get(handle)
+        if binding is not None and binding.seek_index != first_index:
+            binding.seek_index = first_index
+            seek = dispatch_pb2.SeekTokens(handle=handle, first_index=first_index)
+            self.send(pool_registry_service_pb2.DispatchResponse(seek=seek))
+
+    def acknowledge(self, offsets: Mapping[int, int]) -> None:
+        """Opens the send window of attempts that have used a quarter of it or more."""
+        handles, texts = [], []
+        for handle, offset in offsets.items():
+            binding = self._bindings.get(handle)
+            if binding and offset - binding.acked_offset >= self.terms.send_window_bytes // 4:
+                binding.acked_offset = offset
+                handles.append(handle)
+                texts.append(offset)
+        if handles:
+            ack = dispatch_pb2.AckTokens(handles=handles, text_offsets=texts)
+            self.send(pool_registry_service_pb2.DispatchResponse(ack=ack))
+
+    # --- bindings and snapshots
+
+    def key(self, handle: int) -> AttemptKey | None:
+        """Attempt to which a handle is bound; None when its frames no longer count."""
+        binding = self._bindings.get(handle)
+        return binding.key if binding else None
+
+    def handle_gone(self, handle: int) -> None:
+        """Forgets a handle whose attempt the host no longer holds."""
+        binding = self._bindings.pop(handle, None)
+        if binding is not None:
+            self._handles.pop(binding.key, None)
+
+    def hold_snapshots(self, snapshots: tuple[PoolSnapshot, ...], as_of_ms: int) -> None:
+        """Keeps the latest snapshot per pool until its frames were read."""
+        for snapshot in snapshots:
+            self._waiting[snapshot.pool_id] = (snapshot, as_of_ms)
+
+    def ripe_snapshots(self) -> list[SnapshotsReported]:
+        """Takes the snapshots whose frames were read. Cheap when none waits."""
+        if not self._waiting:
+            return []
+        ripe = [
+            pool_id
+            for pool_id, (snapshot, _) in self._waiting.items()
+            if snapshot.emitted_frame_seq <= self.frame_seq
+        ]
+        events = []
+        for pool_id in ripe:
+            snapshot, as_of_ms = self._waiting.pop(pool_id)
+            events.append(SnapshotsReported(self.host_id, (snapshot,), as_of_ms))
+        return events
+
+    def _bind(self, key: AttemptKey) -> int:
+        handle = self._next_handle
+        self._next_handle += 1
+        self._bindings[handle] = Binding(key)
+        self._handles[key] = handle
+        return handle

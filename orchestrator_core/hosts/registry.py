@@ -1,0 +1,78 @@
+"""All hosts that are connected, and the last raw snapshots of their pools."""
+
+from typing import TYPE_CHECKING
+
+from llamaorch.orchestrator.v1 import events_pb2
+from orchestrator_core.core.effects import (
+    SendCancel,
+    SendRelease,
+    SendStart,
+    SendVerdicts,
+    StartMode,
+)
+from orchestrator_core.hosts.link import HostLink
+from orchestrator_core.relay.log import OutputLog
+from orchestrator_core.relay.relay import Relay
+
+if TYPE_CHECKING:
+    from llamaorch.pool.v1 import snapshot_pb2
+
+
+class Hosts:
+    """Routes commands to the link of a host.
+
+    A command for a host without one is dropped: the core learns of it by the host's absence or its
+    next registration.
+    """
+
+    def __init__(self) -> None:
+        self.links: dict[str, HostLink] = {}
+        self.reported: dict[str, snapshot_pb2.PoolSnapshot] = {}
+
+    def connect(self, link: HostLink) -> None:
+        """Makes a link the one of its host; an earlier one ends."""
+        earlier = self.links.get(link.host_id)
+        if earlier is not None:
+            earlier.closed.set()
+        self.links[link.host_id] = link
+
+    def disconnect(self, link: HostLink) -> None:
+        """Forgets a link, unless another took its place."""
+        if self.links.get(link.host_id) is link:
+            del self.links[link.host_id]
+
+    def send_verdicts(self, effect: SendVerdicts, relay: Relay) -> None:
+        """Answers a registration."""
+        link = self.links.get(effect.host_id)
+        if link is not None and link.link_id == effect.link_id:
+            link.registered(effect, relay)
+
+    def start(self, effect: SendStart, log: OutputLog, traceparent: str) -> None:
+        """Sends an attempt. A replay is told what is held; if that is not known, readers check."""
+        link = self.links.get(effect.host_id)
+        if link is None:
+            return
+        resume = None
+        digest = log.digest() if effect.mode is StartMode.VERIFIED_REPLAY else None
+        if digest is not None and log.next_offset:
+            resume = events_pb2.ResumePoint(
+                attempt=log.attempt, text_offset=log.next_offset, prefix_digest=digest
+            )
+        link.start(effect, log, resume, traceparent)
+
+    def cancel(self, effect: SendCancel) -> None:
+        """Stops an attempt."""
+        link = self.links.get(effect.host_id)
+        if link is not None:
+            link.cancel((effect.job_id, effect.attempt))
+
+    def release(self, effect: SendRelease) -> None:
+        """Lets a host forget an attempt."""
+        link = self.links.get(effect.host_id)
+        if link is not None:
+            link.release((effect.job_id, effect.attempt))
+
+    def unbind(self, job_id: str, attempt: int) -> None:
+        """Drops the frames of an attempt wherever it runs."""
+        for link in self.links.values():
+            link.unbind((job_id, attempt))

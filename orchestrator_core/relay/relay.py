@@ -1,0 +1,67 @@
+"""The output logs of all jobs, within one bound."""
+
+from dataclasses import dataclass
+
+from orchestrator_core.relay.log import Frame, OutputLog
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLimits:
+    """Bytes of output kept per job and in all."""
+
+    job_bytes: int = 1024 * 1024
+    total_bytes: int = 256 * 1024 * 1024
+
+
+class Relay:
+    """One `OutputLog` per job. Beyond the total, ended jobs lose their output first, oldest first."""
+
+    def __init__(self, limits: RelayLimits) -> None:
+        self._limits = limits
+        self._logs: dict[str, OutputLog] = {}
+        self._ended: dict[str, None] = {}
+        self._bytes = 0
+
+    def log(self, job_id: str) -> OutputLog:
+        """The log of a job, made when there is none yet."""
+        log = self._logs.get(job_id)
+        if log is None:
+            log = self._logs[job_id] = OutputLog(self._limits.job_bytes)
+        return log
+
+    def append_text(self, job_id: str, frame: Frame) -> bool | None:
+        """Adds text; see `OutputLog.append_text`."""
+        log = self.log(job_id)
+        before = log.bytes_held
+        taken = log.append_text(frame)
+        self._bytes += log.bytes_held - before
+        if self._bytes > self._limits.total_bytes:
+            self._make_room(job_id)
+        return taken
+
+    def append_event(self, job_id: str, entry: bytes) -> None:
+        """Adds an event other than text."""
+        log = self.log(job_id)
+        before = log.bytes_held
+        log.append_event(entry)
+        self._bytes += log.bytes_held - before
+
+    def finish(self, job_id: str, entry: bytes, text_bytes: int | None) -> None:
+        """Sets the outcome of a job."""
+        self.log(job_id).finish(entry, text_bytes)
+        self._ended[job_id] = None
+
+    def forget(self, job_id: str) -> None:
+        """Drops everything about a job. Readers that are still there are told RESUME_WINDOW."""
+        log = self._logs.pop(job_id, None)
+        self._ended.pop(job_id, None)
+        if log is not None:
+            self._bytes -= log.evict_all()
+
+    def _make_room(self, spare: str) -> None:
+        """Drops the output of ended jobs, then of others, until the total is met again."""
+        for job_id in [*self._ended, *self._logs]:
+            if self._bytes <= self._limits.total_bytes:
+                return
+            if job_id != spare:
+                self._bytes -= self._logs[job_id].evict_all()

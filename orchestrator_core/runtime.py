@@ -1,0 +1,302 @@
+"""The owner of the core: turns what happens into events, and effects into what is done about it.
+
+Everything runs on one event loop and `submit` never waits, so a step is never interrupted. It
+sleeps until the core's next deadline; nothing is polled.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol, assert_never
+
+import structlog
+
+from orchestrator_core.clock import Clock
+from orchestrator_core.commit import CommitGate
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    AttemptClosed,
+    DispatchRecord,
+    Effect,
+    Gated,
+    Immediate,
+    JobEnded,
+    JobForgotten,
+    JobStarted,
+    Receipt,
+    Record,
+    ReplyAccepted,
+    ReplyRefused,
+    ReplyState,
+    SendCancel,
+    SendRelease,
+    SendStart,
+    SendVerdicts,
+    TerminalRecord,
+)
+from orchestrator_core.core.events import (
+    AcceptsFailed,
+    CancelRequested,
+    EnqueueRequested,
+    Event,
+    OutputProgressed,
+    Tick,
+)
+from orchestrator_core.core.job import Job, JobSpec
+from orchestrator_core.core.machine import Core
+from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.states import JobState
+from orchestrator_core.errors import RefusalError
+from orchestrator_core.hosts.registry import Hosts
+from orchestrator_core.relay.relay import Relay
+from orchestrator_core.store.port import Store, StoreError
+from orchestrator_core.wire import events as wire_events
+from orchestrator_core.wire.frames import encode_event
+
+STORE_RETRY_MS = 1_000
+
+_log = structlog.get_logger("orchestratord")
+
+
+class Observer(Protocol):
+    """Sees every step; makes spans, metrics and log lines of it."""
+
+    def observe(self, effects: Sequence[Effect], core: Core, now_ms: int) -> None:
+        """Called right after each step."""
+        ...
+
+    def dispatch_traceparent(self, job_id: str, attempt: int) -> str:
+        """W3C trace context for an attempt; empty when there is none."""
+        ...
+
+
+class Runtime:
+    """Runs one core. `submit` must be called from the thread that made the runtime."""
+
+    def __init__(
+        self, core: Core, store: Store, clock: Clock, relay: Relay, observer: Observer
+    ) -> None:
+        self.core = core
+        self.clock = clock
+        self.relay = relay
+        self.hosts = Hosts()
+        self._observer = observer
+        self._gate = CommitGate(store, self._release, self._revert, self._store_failed)
+        self._replies: dict[int, asyncio.Future[Receipt | str]] = {}
+        self._next_reply = 1
+        self._thread = threading.get_ident()
+        self._stepping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms: int | None = None
+        self.idle = asyncio.Event()
+
+    # --- in
+
+    def submit(self, event: Event) -> None:
+        """Applies one event.
+
+        Raises:
+            RuntimeError: when called from another thread or from within a step.
+        """
+        if threading.get_ident() != self._thread or self._stepping:
+            raise RuntimeError("submit belongs to the event loop's thread and is not reentrant")
+        now_ms = self.clock.now_ms()
+        self._stepping = True
+        try:
+            effects = self.core.step(event, now_ms)
+        finally:
+            self._stepping = False
+        self._observer.observe(effects, self.core, now_ms)
+        self._carry_out(effects)
+        self._arm_timer(now_ms)
+        if self.core.live_attempts:
+            self.idle.clear()
+        else:
+            self.idle.set()
+
+    async def enqueue(self, spec: JobSpec) -> Receipt:
+        """Gives a job; returns once it is durable. Raises `RefusalError`."""
+        if self._gate.degraded:
+            raise RefusalError(_store_unavailable())
+        receipt = await self._ask(lambda reply_to: EnqueueRequested(spec, reply_to))
+        assert isinstance(receipt, Receipt)
+        return receipt
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancels a job; returns it once its state is durable. Raises `RefusalError`."""
+        await self._ask(lambda reply_to: CancelRequested(job_id, reply_to))
+        return self.job(job_id)
+
+    def job(self, job_id: str) -> Job:
+        """Looks a job up. Raises `RefusalError` NOT_FOUND."""
+        job = self.core.jobs.get(job_id)
+        if job is None:
+            message = f"no job {job_id!r} is known; it may have ended longer ago than the retention"
+            raise RefusalError(Refusal(Reason.NOT_FOUND, message, resource=job_id))
+        return job
+
+    def text_arrived(self, job: Job, attempt: int) -> None:
+        """Output of a job was relayed: tells the core, and followers how the job is doing."""
+        log = self.relay.log(job.job_id)
+        self.submit(OutputProgressed(job.job_id, attempt, log.next_index))
+        now_ms = self.clock.now_ms()
+        candidates = job.decisions[-1].candidates if job.decisions else ()
+        event = wire_events.metrics(
+            self.core.queue_depth(),
+            self.core.on_time_probability(job, now_ms) if job.live else None,
+            kv_warmth=bool(candidates and candidates[0].kv_warm),
+        )
+        log.set_metrics(encode_event(event))
+
+    async def run(self) -> None:
+        """Commits what is decided, until cancelled."""
+        await self._gate.run()
+
+    async def flush(self) -> None:
+        """Returns once everything decided is durable and sent."""
+        await self._gate.flush()
+
+    def close(self) -> None:
+        """Stops the timer and refuses who still waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for future in self._replies.values():
+            if not future.done():
+                future.set_exception(RefusalError(_store_unavailable()))
+        self._replies.clear()
+
+    # --- out
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        records: list[Record] = []
+        gated: list[Gated] = []
+        for effect in effects:
+            match effect:
+                case AcceptRecord() | DispatchRecord() | TerminalRecord():
+                    records.append(effect)
+                case ReplyAccepted() | ReplyState() | SendStart() | SendCancel() | JobEnded():
+                    gated.append(effect)
+                case _:
+                    self._immediate(effect)
+        if records or gated:
+            self._gate.add(records, gated)
+
+    def _immediate(self, effect: Immediate) -> None:
+        match effect:
+            case ReplyRefused():
+                self._refuse(effect.reply_to, effect.refusal)
+            case JobStarted():
+                self._started(effect)
+            case SendVerdicts():
+                self.hosts.send_verdicts(effect, self.relay)
+            case SendRelease():
+                self.hosts.release(effect)
+            case AttemptClosed():
+                self.hosts.unbind(effect.job_id, effect.attempt)
+            case JobForgotten():
+                self.relay.forget(effect.job_id)
+            case _:
+                assert_never(effect)
+
+    def _release(self, effect: Gated) -> None:
+        match effect:
+            case ReplyAccepted():
+                self._answer(effect.reply_to, effect.receipt)
+            case ReplyState():
+                self._answer(effect.reply_to, effect.job_id)
+            case SendStart():
+                self._start(effect)
+            case SendCancel():
+                self.hosts.cancel(effect)
+            case JobEnded():
+                self._ended(effect)
+            case _:
+                assert_never(effect)
+
+    def _start(self, effect: SendStart) -> None:
+        """Sends an attempt, unless it stopped counting while its record was written."""
+        job_id, attempt = effect.spec.job_id, effect.attempt
+        if self.core.holds_slot(job_id, attempt):
+            traceparent = self._observer.dispatch_traceparent(job_id, attempt)
+            self.hosts.start(effect, self.relay.log(job_id), traceparent)
+
+    def _started(self, effect: JobStarted) -> None:
+        job = self.core.jobs.get(effect.job_id)
+        if job is None or job.attempt is None:
+            return
+        attempt, replica_set = job.attempt, job.replica_set or ("", "", "", "")
+        where = wire_events.Where(
+            attempt.pool_id, attempt.replica_id, replica_set[0], replica_set[1]
+        )
+        offset = self.relay.log(effect.job_id).next_offset
+        event = wire_events.started_or_resumed(job, effect, where, offset)
+        self.relay.append_event(effect.job_id, encode_event(event))
+
+    def _ended(self, effect: JobEnded) -> None:
+        log = self.relay.log(effect.job_id)
+        expected = effect.outcome.text_bytes if effect.state is JobState.FINISHED else None
+        if effect.state is JobState.CANCELLED:
+            # The engine's own count comes too late for a cancelled job; pieces delivered are known.
+            effect = replace(effect, usage=replace(effect.usage, tokens_out=log.next_index))
+        output = wire_events.Output(log.next_offset, log.digest() if expected is None else None)
+        entry = encode_event(wire_events.ended(effect, output))
+        self.relay.finish(effect.job_id, entry, expected)
+
+    def _revert(self, job_ids: tuple[str, ...], replies: Sequence[Gated]) -> None:
+        """Takes back accepts that could not be written, and tells who waited for them."""
+        self.submit(AcceptsFailed(job_ids))
+        for effect in replies:
+            if isinstance(effect, ReplyAccepted | ReplyState):
+                self._refuse(effect.reply_to, _store_unavailable())
+
+    def _store_failed(self, error: StoreError) -> None:
+        _log.error(
+            "store_failed",
+            error=str(error),
+            human="The journal cannot be written; no job is accepted until it can.",
+        )
+
+    # --- replies and time
+
+    async def _ask(self, event: Callable[[int], Event]) -> Receipt | str:
+        reply_to = self._next_reply
+        self._next_reply += 1
+        future = self._replies[reply_to] = asyncio.get_running_loop().create_future()
+        try:
+            self.submit(event(reply_to))
+            answer: Receipt | str = await future
+            return answer
+        finally:
+            self._replies.pop(reply_to, None)
+
+    def _answer(self, reply_to: int, value: Receipt | str) -> None:
+        future = self._replies.get(reply_to)
+        if future is not None and not future.done():
+            future.set_result(value)
+
+    def _refuse(self, reply_to: int, refusal: Refusal) -> None:
+        future = self._replies.get(reply_to)
+        if future is not None and not future.done():
+            future.set_exception(RefusalError(refusal))
+
+    def _arm_timer(self, now_ms: int) -> None:
+        due_ms = self.core.next_deadline_ms()
+        if due_ms == self._timer_ms:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_ms = due_ms
+        self._timer = None
+        if due_ms is not None:
+            delay_s = max(0, due_ms - now_ms) / 1000
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = self._timer_ms = None
+        self.submit(Tick())
+
+
+def _store_unavailable() -> Refusal:
+    message = "the journal cannot be written, so no job can be accepted; see the server's log"
+    return Refusal(Reason.STORE_UNAVAILABLE, message, STORE_RETRY_MS)

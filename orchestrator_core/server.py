@@ -1,0 +1,232 @@
+"""Composition root of orchestratord: builds the parts, runs them, drains them. ORCH-3035."""
+
+import asyncio
+import importlib.metadata
+import signal
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from orchestrator_core.clock import Clock, SystemClock
+from orchestrator_core.config import Config, core_config
+from orchestrator_core.core.events import DrainRequested
+from orchestrator_core.core.machine import Core
+from orchestrator_core.hosts.link import LinkTerms
+from orchestrator_core.relay.relay import Relay, RelayLimits
+from orchestrator_core.runtime import Runtime
+from orchestrator_core.servicers import orchestrator, pool_admin, pool_registry
+from orchestrator_core.servicers.capabilities import ServerFacts
+from orchestrator_core.store.memory import MemoryStore
+from orchestrator_core.store.port import Store, StoreError
+from orchestrator_core.store.sqlite import SqliteStore
+from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.wire.jobs import WireLimits
+
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+STREAMS_PER_CONNECTION_MAX = 1_024
+PRUNE_EVERY_S = 60.0
+# Streams end by themselves once their jobs have; this is for those that do not.
+STOP_GRACE_S = 0.5
+
+_SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
+    # Clients and hosts ping idle connections; the defaults would cut them off for it.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.so_reuseport", 0),
+)
+
+_log = structlog.get_logger("orchestratord")
+
+
+class BindError(Exception):
+    """The address cannot be listened on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server really listens, also when port 0 was asked for."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class OrchestratorServer:
+    """One orchestratord. `start`, then `stop`; both once."""
+
+    def __init__(self, config: Config, telemetry: Telemetry) -> None:
+        self._config = config
+        self._telemetry = telemetry
+        self._store: Store = _store(config)
+        self._server = grpc.aio.server(options=_SERVER_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._runtime: Runtime | None = None
+        self.address = Address("", 0)
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime, once started."""
+        assert self._runtime is not None, "start() comes first"
+        return self._runtime
+
+    async def start(self) -> None:
+        """Recovers the journal and begins to listen.
+
+        Raises:
+            StoreError: when the journal cannot be opened.
+            BindError: when the address is not free.
+        """
+        opened = await self._store.open()
+        clock = SystemClock(opened.last_ms)
+        self._runtime = runtime = self._build(clock)
+        runtime.submit(opened.recovered)
+        await self._serve(runtime, opened.epoch)
+        self._tasks = [
+            asyncio.create_task(runtime.run(), name="commit"),
+            asyncio.create_task(self._prune(runtime), name="prune"),
+        ]
+        jobs = len(runtime.core.jobs)
+        _log.info(
+            "listening",
+            address=str(self.address),
+            epoch=opened.epoch,
+            jobs_recovered=jobs,
+            human=f"orchestratord listens on {self.address}; {jobs} jobs recovered.",
+        )
+
+    async def drain(self, grace_s: float) -> bool:
+        """Takes no more work and waits for what runs; False when the grace was over first."""
+        runtime = self.runtime
+        await self._health.enter_graceful_shutdown()
+        runtime.submit(DrainRequested())
+        try:
+            async with asyncio.timeout(grace_s):
+                await runtime.idle.wait()
+                await runtime.flush()
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """Closes everything. Idempotent. Jobs that still run are found again at the next start."""
+        for link in list(self._runtime.hosts.links.values()) if self._runtime else ():
+            link.closed.set()
+        await self._server.stop(STOP_GRACE_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        if self._runtime is not None:
+            self._runtime.close()
+        await self._store.close()
+
+    async def wait_failed(self) -> None:
+        """Returns, raising what was raised, when a background task ended: that is always a bug."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    def _build(self, clock: Clock) -> Runtime:
+        jobs = self._config.jobs
+        relay = Relay(RelayLimits(jobs.output_bytes_per_job, jobs.output_bytes_total))
+        core = Core(core_config(self._config))
+        return Runtime(core, self._store, clock, relay, self._telemetry)
+
+    async def _serve(self, runtime: Runtime, epoch: int) -> None:
+        config = self._config
+        facts = ServerFacts(
+            version=importlib.metadata.version("llamaorch"),
+            message_bytes_max=MESSAGE_BYTES_MAX,
+            input_bytes_max=config.jobs.input_bytes_max,
+            output_bytes_per_job=config.jobs.output_bytes_per_job,
+        )
+        terms = LinkTerms(
+            epoch=epoch,
+            report_interval_ms=config.pools.report_interval_ms,
+            heartbeat_timeout_ms=config.pools.heartbeat_timeout_ms,
+            send_window_bytes=config.pools.send_window_bytes,
+        )
+        limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
+        servicers = (
+            orchestrator.OrchestratorServicer(runtime, self._telemetry, limits, facts),
+            pool_admin.PoolAdminServicer(runtime),
+            pool_registry.PoolRegistryServicer(runtime, terms),
+        )
+        self._server.add_generic_rpc_handlers([servicer.handlers() for servicer in servicers])
+        names = (orchestrator.SERVICE, pool_admin.SERVICE, pool_registry.SERVICE)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        for name in ("", *names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        reflection.enable_server_reflection(
+            (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        host = config.listen.rpartition(":")[0]
+        try:
+            port = self._server.add_insecure_port(config.listen)
+        except RuntimeError as error:
+            raise BindError(f"cannot listen on {config.listen}: {error}") from error
+        await self._server.start()
+        self.address = Address(host, port)
+
+    async def _prune(self, runtime: Runtime) -> None:
+        """Deletes from the journal what retention has ended for."""
+        while True:
+            await asyncio.sleep(PRUNE_EVERY_S)
+            before_ms = runtime.clock.now_ms() - self._config.jobs.retention_ms
+            try:
+                await self._store.prune(before_ms)
+            except StoreError as error:
+                _log.warning("prune_failed", error=str(error))
+
+
+def _store(config: Config) -> Store:
+    return MemoryStore() if config.store.kind == "memory" else SqliteStore(config.store.path)
+
+
+async def run(config: Config, telemetry: Telemetry) -> None:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the drain at once."""
+    server = OrchestratorServer(config, telemetry)
+    first, second = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _signalled(first, second))
+    try:
+        await server.start()
+        await _first_of(first.wait(), server.wait_failed())
+        _log.info("draining", human="Takes no more jobs and waits for those that run.")
+        await _first_of(server.drain(config.shutdown_grace_ms / 1000), second.wait())
+    finally:
+        await server.stop()
+        _log.info("stopped", human="orchestratord has stopped.")
+
+
+def _signalled(first: asyncio.Event, second: asyncio.Event) -> Callable[[], None]:
+    def handle() -> None:
+        (second if first.is_set() else first).set()
+
+    return handle
+
+
+async def _first_of(*waits: Coroutine[object, object, object]) -> None:
+    """Returns, or raises, as the first of several waits does; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

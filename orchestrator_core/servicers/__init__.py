@@ -1,0 +1,1 @@
+"""gRPC handlers: they translate, and leave every decision to the core."""

@@ -1,0 +1,177 @@
+"""OrchestratorService: jobs in, events out."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from itertools import islice
+
+import grpc
+
+from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
+from orchestrator_core.core.decision import Exclusion
+from orchestrator_core.core.job import Job, JobSpec
+from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
+from orchestrator_core.core.states import JobState
+from orchestrator_core.errors import RefusalError
+from orchestrator_core.runtime import Runtime
+from orchestrator_core.servicers import ids, rpc
+from orchestrator_core.servicers.capabilities import ServerFacts, capabilities
+from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
+from orchestrator_core.wire.enums import JOB_STATE_TO_WIRE
+from orchestrator_core.wire.jobs import SpecContext, WireLimits, parse_spec
+from orchestrator_core.wire.payload import seed_of
+from orchestrator_core.wire.views import JobView, job_to_proto, receipt_to_proto
+
+SERVICE = "llamaorch.orchestrator.v1.OrchestratorService"
+PAGE_DEFAULT = 50
+PAGE_MAX = 500
+# Until callers prove who they are, they all share one name.
+ANONYMOUS = "anonymous"
+
+
+class OrchestratorServicer:
+    """Translates between the wire and the runtime."""
+
+    def __init__(
+        self, runtime: Runtime, telemetry: Telemetry, limits: WireLimits, facts: ServerFacts
+    ) -> None:
+        self._runtime = runtime
+        self._telemetry = telemetry
+        self._limits = limits
+        self._facts = facts
+        self._followers = Followers(runtime)
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """All methods of the service."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Enqueue": rpc.unary(self.enqueue, pb.EnqueueRequest),
+                "Cancel": rpc.unary(self.cancel, pb.CancelRequest),
+                "StreamTokens": rpc.server_stream(self.stream_tokens, pb.StreamTokensRequest),
+                "Exchange": rpc.bidi(self.exchange, pb.ExchangeRequest),
+                "GetJob": rpc.unary(self.get_job, pb.GetJobRequest),
+                "ListJobs": rpc.unary(self.list_jobs, pb.ListJobsRequest),
+                "ExplainJob": rpc.unary(self.explain_job, pb.ExplainJobRequest),
+                "GetCapabilities": rpc.unary(self.get_capabilities, pb.GetCapabilitiesRequest),
+            },
+        )
+
+    async def enqueue(self, request: pb.EnqueueRequest, context: rpc.Context) -> pb.EnqueueResponse:
+        """Accepts a job; answers only after it is durable."""
+        with self._telemetry.rpc("enqueue", context.invocation_metadata()) as span:
+            parsed = parse_spec(request.spec, self._spec_context())
+            if isinstance(parsed, Refusal):
+                raise RefusalError(parsed)
+            spec: JobSpec = replace(
+                parsed,
+                traceparent=span.traceparent,
+                correlation_id=rpc.correlation_id(context),
+            )
+            receipt = await self._runtime.enqueue(spec)
+        job = self._runtime.core.jobs.get(receipt.job_id)
+        seed = seed_of(job.spec.payload if job is not None else spec.payload)
+        return receipt_to_proto(receipt, seed)
+
+    async def cancel(self, request: pb.CancelRequest, context: rpc.Context) -> pb.CancelResponse:
+        """Cancels a job; answers its true state once that is durable."""
+        with self._telemetry.rpc("cancel", context.invocation_metadata()):
+            job = await self._runtime.cancel(request.job_id)
+        return pb.CancelResponse(job=job_to_proto(self._view(job)))
+
+    async def stream_tokens(
+        self, request: pb.StreamTokensRequest, _: rpc.Context
+    ) -> AsyncIterator[bytes]:
+        """Follows a job from any point that is held."""
+        resume = request.resume_from if request.HasField("resume_from") else None
+        async for message in self._followers.follow(
+            request.job_id, resume, observer=request.observer
+        ):
+            yield message
+
+    async def exchange(self, _: rpc.Context) -> None:
+        """Comes with a later version."""
+        raise rpc.not_yet("Exchange", "use Enqueue, StreamTokens and Cancel")
+
+    async def get_job(self, request: pb.GetJobRequest, _: rpc.Context) -> pb.GetJobResponse:
+        """Returns one job."""
+        job = self._runtime.job(request.job_id)
+        return pb.GetJobResponse(job=job_to_proto(self._view(job)))
+
+    async def list_jobs(self, request: pb.ListJobsRequest, _: rpc.Context) -> pb.ListJobsResponse:
+        """Lists jobs, newest first. O(retained jobs)."""
+        size = min(request.page_size or PAGE_DEFAULT, PAGE_MAX)
+        before = _page_start(request.page_token)
+        states = set(request.states)
+        matching = (
+            job
+            for job in sorted(self._runtime.core.jobs.values(), key=lambda j: -j.seq)
+            if (before is None or job.seq < before)
+            and (not states or JOB_STATE_TO_WIRE[job.state] in states)
+            and (not request.session_id or job.spec.session_id == request.session_id)
+        )
+        page = list(islice(matching, size + 1))
+        return pb.ListJobsResponse(
+            jobs=[job_to_proto(self._view(job)) for job in page[:size]],
+            next_page_token=str(page[size - 1].seq) if len(page) > size else "",
+        )
+
+    async def explain_job(
+        self, request: pb.ExplainJobRequest, _: rpc.Context
+    ) -> pb.ExplainJobResponse:
+        """Tells why a job runs where it runs, or why it waits. LO-207."""
+        job = self._runtime.job(request.job_id)
+        waiting: tuple[Exclusion, ...] = ()
+        if job.state is JobState.QUEUED:
+            waiting = self._runtime.core.waiting_for(job, self._runtime.clock.now_ms())
+        return pb.ExplainJobResponse(
+            job=job_to_proto(self._view(job)),
+            decisions=[decision_to_proto(decision) for decision in job.decisions],
+            waiting_for=[exclusion_to_proto(exclusion) for exclusion in waiting],
+            trace_id=_trace_id(job),
+        )
+
+    async def get_capabilities(
+        self, _: pb.GetCapabilitiesRequest, __: rpc.Context
+    ) -> pb.GetCapabilitiesResponse:
+        """Tells what this server can do."""
+        return capabilities(self._runtime.core, self._facts)
+
+    def _spec_context(self) -> SpecContext:
+        now_ms = self._runtime.clock.now_ms()
+        return SpecContext(
+            identity=ANONYMOUS,
+            new_job_id=ids.new_job_id(now_ms),
+            new_seed=ids.new_seed(),
+            now_ms=now_ms,
+            limits=self._limits,
+        )
+
+    def _view(self, job: Job) -> JobView:
+        core, now_ms = self._runtime.core, self._runtime.clock.now_ms()
+        trace_id = _trace_id(job)
+        if job.state is JobState.QUEUED:
+            shape = core.forecast(job)
+            return JobView(job, now_ms, core.position(job), shape.start_ms, shape.end_ms, trace_id)
+        end_ms = None
+        if job.attempt is not None:
+            end_ms = max(0, job.attempt.sent_ms + job.attempt.predicted_end_ms - now_ms)
+        return JobView(job, now_ms, predicted_end_ms=end_ms, trace_id=trace_id)
+
+
+def _trace_id(job: Job) -> str:
+    """The trace id within a W3C traceparent. Source: W3C Trace Context, section 3.2.2."""
+    parts = job.spec.traceparent.split("-")
+    return parts[1] if len(parts) == 4 else ""  # noqa: PLR2004 - version, trace, parent, flags
+
+
+def _page_start(token: str) -> int | None:
+    """Arrival number below which the page begins. Raises `RefusalError` for a foreign token."""
+    if not token:
+        return None
+    if not token.isascii() or not token.isdigit():
+        wrong = FieldViolation("page_token", "take it from the last answer, or leave it empty")
+        text = "page_token is not one of this server's"
+        raise RefusalError(Refusal(Reason.INVALID_PARAMS, text, violations=(wrong,)))
+    return int(token)

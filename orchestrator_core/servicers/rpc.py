@@ -1,0 +1,152 @@
+"""What every RPC has in common: decoding, correlation ids, and errors by the one table.
+
+Handlers get the message or, when it cannot be decoded, are not called at all: the caller is told
+INVALID_PARAMS. A `RefusalError` becomes its status; any other exception is a bug of ours and
+becomes INTERNAL with nothing but an id. HME-030.
+"""
+
+import re
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
+from orchestrator_core.errors import RefusalError
+from orchestrator_core.wire.errors import abort
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+CORRELATION_KEY = "x-correlation-id"
+_CORRELATION_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+_log = structlog.get_logger("orchestratord")
+
+
+class Undecodable:
+    """Stands for a request whose bytes are not the message they should be."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+def unary(
+    handler: Callable[[Request, Context], Awaitable[Response]], request: type[Request]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """One request, one response."""
+
+    async def call(message: Request | Undecodable, context: Context) -> Response:
+        await _begin(context)
+        try:
+            return await handler(_decoded(message), context)
+        except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
+            await _fail(context, error)
+
+    return grpc.unary_unary_rpc_method_handler(
+        call, request_deserializer=_decoder(request), response_serializer=_encode
+    )
+
+
+def server_stream(
+    handler: Callable[[Request, Context], AsyncIterator[bytes]], request: type[Request]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """One request, responses that are encoded already."""
+
+    async def call(message: Request | Undecodable, context: Context) -> AsyncIterator[bytes]:
+        await _begin(context)
+        try:
+            async for response in handler(_decoded(message), context):
+                yield response
+        except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
+            await _fail(context, error)
+
+    return grpc.unary_stream_rpc_method_handler(
+        call, request_deserializer=_decoder(request), response_serializer=_as_is
+    )
+
+
+def bidi(
+    handler: Callable[[Context], Awaitable[None]], request: type[Request]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """A stream in both directions; the handler reads and writes the context itself."""
+
+    async def call(_: object, context: Context) -> None:
+        await _begin(context)
+        try:
+            await handler(context)
+        except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
+            await _fail(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(
+        call, request_deserializer=_decoder(request), response_serializer=_encode
+    )
+
+
+def correlation_id(context: Context) -> str:
+    """The caller's correlation id, or a new one where it gave none that is fit to be logged."""
+    for key, value in context.invocation_metadata() or ():
+        if key == CORRELATION_KEY and isinstance(value, str) and _CORRELATION_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex
+
+
+async def read(context: Context, request: type[Request]) -> Request | None:
+    """Reads the next message of a stream; None at its end. Raises `RefusalError` for garbage."""
+    message = await context.read()
+    if message is grpc.aio.EOF:
+        return None
+    decoded: Request = _decoded(message)
+    return decoded
+
+
+def not_yet(what: str, instead: str) -> RefusalError:
+    """The answer of a call that a later version will have."""
+    return RefusalError(Refusal(Reason.UNIMPLEMENTED, f"{what} is not available yet; {instead}"))
+
+
+async def _begin(context: Context) -> None:
+    chosen = correlation_id(context)
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(correlation_id=chosen)
+    await context.send_initial_metadata(((CORRELATION_KEY, chosen),))
+
+
+async def _fail(context: Context, error: Exception) -> NoReturn:
+    if isinstance(error, RefusalError):
+        await abort(context, error.refusal)
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    trace_id = structlog.contextvars.get_contextvars().get("correlation_id", "")
+    _log.error("internal_error", exc_info=error, human="A bug: please report it with this entry.")
+    await abort(context, Refusal(Reason.INTERNAL, "", metadata={"trace_id": str(trace_id)}))
+
+
+def _decoder(request: type[Request]) -> Callable[[bytes], Request | Undecodable]:
+    def decode(data: bytes) -> Request | Undecodable:
+        try:
+            return request.FromString(data)
+        except DecodeError as error:
+            return Undecodable(str(error))
+
+    return decode
+
+
+def _decoded(message: Request | Undecodable) -> Request:
+    if isinstance(message, Undecodable):
+        what = FieldViolation("request", f"cannot be decoded: {message.reason}")
+        text = "the request is not the message that this call takes"
+        raise RefusalError(Refusal(Reason.INVALID_PARAMS, text, violations=(what,)))
+    return message
+
+
+def _encode(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _as_is(data: bytes) -> bytes:
+    return data

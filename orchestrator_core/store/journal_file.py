@@ -1,0 +1,343 @@
+"""The journal's SQLite file, blocking: owned by one thread. `store.sqlite` wraps it.
+
+What a failed COMMIT means: SQLite appends the transaction to the write-ahead log, the frame with
+the commit mark last, and syncs. Without room (SQLITE_FULL) or without the lock the mark was not
+written, so the batch is certainly lost. After an I/O error the mark may be in the file although
+SQLite rolled back in memory, and a later recovery would find it: unknown, until the file is opened
+anew and its log copied into the database. Source: sqlite.org/walformat.html,
+sqlite.org/rescode.html.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar, assert_never
+
+from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
+from orchestrator_core.core.events import Recovered
+from orchestrator_core.store import codec, schema
+from orchestrator_core.store.port import (
+    Opened,
+    StoreCorruptError,
+    StoreError,
+    StoreOutcomeUnknownError,
+    StoreUnavailableError,
+)
+
+LOCK_WAIT_S = 0.25
+WAL_BYTES_KEPT = 64 * 1024 * 1024
+
+Connect = Callable[[Path], sqlite3.Connection]
+
+_T = TypeVar("_T")
+
+_CERTAINLY_LOST = frozenset({"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_READONLY"})
+
+_ADVICE = {
+    "SQLITE_NOTADB": "is not a journal: move it away, or name another file",
+    "SQLITE_CORRUPT": "is damaged: restore a copy, or move it and its -wal away to begin anew",
+    "SQLITE_BUSY": "is in use by another orchestrator: stop that one, or name another file",
+    "SQLITE_LOCKED": "is in use by another orchestrator: stop that one, or name another file",
+    "SQLITE_CANTOPEN": "cannot be opened: check that its directory exists and may be written",
+    "SQLITE_READONLY": "cannot be written: check the permissions of the file and its file system",
+    "SQLITE_PERM": "cannot be written: check the permissions of the file and its file system",
+    "SQLITE_FULL": "cannot be written: the disk is full, make room",
+}
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Opens the file, which must exist, in autocommit mode."""
+    return sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None)
+
+
+class JournalFile:
+    """One journal file. Not thread-safe: one thread uses it from `open` to `close`."""
+
+    def __init__(self, path: Path, connect: Connect) -> None:
+        self.path = path
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = None
+        self._epoch = 0
+        self._written = 0
+
+    def open(self) -> Opened:
+        """Opens or creates the journal and raises its epoch. Raises `StoreCorruptError`."""
+        try:
+            self._create_file()
+            self._connection = self._connected()
+            return self._opened(self._connection)
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise StoreCorruptError(f"{self.path} {_advice(error)} ({error})") from error
+        except StoreError:
+            self.close()
+            raise
+
+    def commit(self, batch: Sequence[Record]) -> None:
+        """Writes a batch in one transaction. Raises as `Store.commit` says."""
+        connection = self._ready()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            self._insert(connection, batch)
+        except sqlite3.IntegrityError as error:
+            self._roll_back(connection)
+            raise ValueError(f"{self.path}: a record of a job that was never accepted") from error
+        except sqlite3.Error as error:
+            # Nothing with a commit mark has been written yet.
+            self._roll_back(connection)
+            raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        self._end(connection)
+
+    def holds(self, batch: Sequence[Record]) -> bool:
+        """Tells whether every record of a batch is durable. Raises `StoreUnavailableError`."""
+        connection = self._ready()
+        try:
+            return all(_has(connection, record) for record in batch)
+        except sqlite3.Error as error:
+            raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
+
+    def prune_chunk(self, ended_before_ms: int, jobs_max: int) -> int:
+        """Deletes at most `jobs_max` jobs that ended before; returns how many."""
+        connection = self._ready()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            ended = connection.execute(schema.SELECT_ENDED, (ended_before_ms, jobs_max)).fetchall()
+            _delete(connection, [job_id for job_id, _ in ended])
+            if ended:
+                last_ms = ended[-1][1]
+                connection.execute(schema.RAISE_PRUNED_LAST_MS, (last_ms, last_ms))
+        except sqlite3.Error as error:
+            self._roll_back(connection)
+            raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
+        try:
+            self._end(connection)
+        except StoreOutcomeUnknownError as error:
+            # Deleting is repeatable, so it does not matter whether it happened.
+            raise StoreUnavailableError(str(error)) from error
+        return len(ended)
+
+    def close(self) -> None:
+        """Closes the file and releases its lock. Idempotent."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    # --- opening
+
+    def _create_file(self) -> None:
+        """Creates the file for its owner alone, as it will hold prompts."""
+        # An existing file is not even opened here: closing a descriptor would release the lock that
+        # this process may hold on it. Source: fcntl(2).
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+    def _connected(self) -> sqlite3.Connection:
+        connection = self._connect(self.path)
+        try:
+            for pragma in (
+                "locking_mode = EXCLUSIVE",
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                "foreign_keys = ON",
+                f"journal_size_limit = {WAL_BYTES_KEPT}",
+            ):
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                raise sqlite3.OperationalError("no write-ahead log is possible here")
+            # Takes the lock, and keeps it.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    def _opened(self, connection: sqlite3.Connection) -> Opened:
+        problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if problem != "ok":
+            raise StoreCorruptError(f"{self.path} {_ADVICE['SQLITE_CORRUPT']} ({problem})")
+        connection.execute("BEGIN IMMEDIATE")
+        self._ensure_schema(connection)
+        connection.execute(schema.RAISE_EPOCH)
+        connection.execute("COMMIT")
+        self._epoch, pruned_last_ms = connection.execute(schema.READ_JOURNAL).fetchone()
+        self._written = max(
+            connection.execute(query).fetchone()[0] or 0 for query in schema.READ_LAST_WRITTEN
+        )
+        recovered = Recovered(
+            self._read(connection, schema.READ_ACCEPTS, codec.decode_accept),
+            self._read(connection, schema.READ_DISPATCHES, codec.decode_dispatch),
+            self._read(connection, schema.READ_TERMINALS, codec.decode_terminal),
+        )
+        return Opened(self._epoch, max(pruned_last_ms, _last_ms(recovered)), recovered)
+
+    def _ensure_schema(self, connection: sqlite3.Connection) -> None:
+        tables = {
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
+        if not tables:
+            for statement in schema.CREATE:
+                connection.execute(statement)
+            connection.execute(schema.INSERT_JOURNAL, (schema.SCHEMA_VERSION,))
+        elif "journal" not in tables:
+            raise StoreCorruptError(f"{self.path} {_ADVICE['SQLITE_NOTADB']} (other tables)")
+        row = connection.execute(schema.READ_SCHEMA_VERSION).fetchone()
+        if row is None:
+            raise StoreCorruptError(f"{self.path} {_ADVICE['SQLITE_CORRUPT']} (no journal row)")
+        if row[0] != schema.SCHEMA_VERSION:
+            raise StoreCorruptError(
+                f"{self.path} has schema version {row[0]}, this orchestrator reads"
+                f" {schema.SCHEMA_VERSION}: run the version that wrote it, or name another file"
+            )
+
+    def _read(
+        self, connection: sqlite3.Connection, query: str, decode: Callable[..., _T]
+    ) -> tuple[_T, ...]:
+        records = []
+        for job_id, *columns in connection.execute(query):
+            try:
+                records.append(decode(*columns))
+            except codec.RecordFormatError as error:
+                raise StoreCorruptError(
+                    f"{self.path} holds a record of job {job_id} that cannot be read ({error}):"
+                    " run the version that wrote it, or restore a copy"
+                ) from error
+        return tuple(records)
+
+    # --- writing
+
+    def _ready(self) -> sqlite3.Connection:
+        """The connection; opened anew after an unknown outcome, to show what is durable."""
+        if self._connection is not None:
+            return self._connection
+        try:
+            connection = self._connected()
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
+        try:
+            # What recovery found in the log may not be on the disk yet: copy and sync it.
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            epoch = connection.execute(schema.READ_JOURNAL).fetchone()[0]
+        except sqlite3.Error as error:
+            connection.close()
+            raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
+        if busy or epoch != self._epoch:
+            connection.close()
+            raise StoreUnavailableError(f"{self.path} {_ADVICE['SQLITE_BUSY']}")
+        self._connection = connection
+        return connection
+
+    def _insert(self, connection: sqlite3.Connection, batch: Sequence[Record]) -> None:
+        # Accepts first, as the dispatches and terminals of a batch may belong to them.
+        for record in batch:
+            if isinstance(record, AcceptRecord):
+                self._insert_accept(connection, record)
+        for record in batch:
+            self._insert_other(connection, record)
+
+    def _insert_accept(self, connection: sqlite3.Connection, record: AcceptRecord) -> None:
+        job_id = record.spec.job_id
+        text, payload = codec.encode_accept(record)
+        row = (
+            *(job_id, record.seq, record.accepted_ms, self._epoch),
+            *(codec.FORMAT_VERSION, text, payload),
+        )
+        if connection.execute(schema.INSERT_ACCEPT, row).rowcount == 1:
+            return
+        (seq,) = connection.execute(schema.ACCEPT_SEQ, (job_id,)).fetchone()
+        if seq == record.seq:
+            return
+        # The id of a job that ended was used again after the core had forgotten it.
+        if connection.execute(schema.HAS_TERMINAL, (job_id,)).fetchone() is None:
+            raise ValueError(f"job {job_id} is accepted already and has not ended")
+        _delete(connection, [job_id])
+        connection.execute(schema.INSERT_ACCEPT, row)
+
+    def _insert_other(self, connection: sqlite3.Connection, record: Record) -> None:
+        self._written += 1
+        match record:
+            case AcceptRecord():
+                pass
+            case DispatchRecord():
+                connection.execute(
+                    schema.INSERT_DISPATCH,
+                    (
+                        *(record.job_id, record.attempt, self._written, record.sent_ms),
+                        *(self._epoch, codec.FORMAT_VERSION, codec.encode_dispatch(record)),
+                    ),
+                )
+            case TerminalRecord():
+                connection.execute(
+                    schema.INSERT_TERMINAL,
+                    (
+                        *(record.job_id, self._written, record.ended_ms, self._epoch),
+                        *(codec.FORMAT_VERSION, codec.encode_terminal(record)),
+                    ),
+                )
+            case _:
+                assert_never(record)
+
+    def _end(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back(connection)
+            if _name(error) in _CERTAINLY_LOST:
+                raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
+            self.close()
+            raise StoreOutcomeUnknownError(f"{self.path} may lack the batch ({error})") from error
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        if connection.in_transaction:
+            # Without a commit mark the transaction is lost as well when the file is closed.
+            self.close()
+
+
+def _has(connection: sqlite3.Connection, record: Record) -> bool:
+    match record:
+        case AcceptRecord():
+            found = connection.execute(schema.HAS_ACCEPT, (record.spec.job_id, record.seq))
+        case DispatchRecord():
+            found = connection.execute(schema.HAS_DISPATCH, (record.job_id, record.attempt))
+        case TerminalRecord():
+            found = connection.execute(schema.HAS_TERMINAL, (record.job_id,))
+        case _:
+            assert_never(record)
+    return found.fetchone() is not None
+
+
+def _delete(connection: sqlite3.Connection, job_ids: Sequence[str]) -> None:
+    for statement in schema.DELETE_JOB:
+        connection.executemany(statement, [(job_id,) for job_id in job_ids])
+
+
+def _last_ms(recovered: Recovered) -> int:
+    return max(
+        0,
+        *(record.accepted_ms for record in recovered.accepts),
+        *(record.sent_ms for record in recovered.dispatches),
+        *(record.ended_ms for record in recovered.terminals),
+        0,
+    )
+
+
+def _name(error: Exception) -> str:
+    """Returns the primary result code, e.g. "SQLITE_IOERR" for "SQLITE_IOERR_FSYNC"."""
+    name = getattr(error, "sqlite_errorname", "")
+    return "_".join(name.split("_")[:2])
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return _ADVICE["SQLITE_CANTOPEN"]
+    return _ADVICE.get(_name(error), "failed: look at the file system's health")

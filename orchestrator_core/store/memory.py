@@ -1,0 +1,146 @@
+"""A journal that lives as long as its object: for tests, and for runs that may forget all."""
+
+import enum
+from collections.abc import Callable, Collection, Sequence
+from typing import assert_never
+
+from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
+from orchestrator_core.core.events import Recovered
+from orchestrator_core.store.port import Opened, StoreOutcomeUnknownError, StoreUnavailableError
+
+
+class CommitFault(enum.Enum):
+    """What goes wrong in one commit."""
+
+    NONE = "none"
+    UNAVAILABLE = "unavailable"
+    UNKNOWN_WRITTEN = "unknown, but written"
+    UNKNOWN_LOST = "unknown, and not written"
+
+
+CommitFaults = Callable[[int, Sequence[Record]], CommitFault]
+"""Decides about one commit by its number, from 1, and its records."""
+
+
+class MemoryStore:
+    """Implements `orchestrator_core.store.port.Store`. Opening it again stands for a restart."""
+
+    def __init__(self, faults: CommitFaults | None = None) -> None:
+        self._faults = faults
+        self._accepts: dict[str, AcceptRecord] = {}
+        self._dispatches: dict[tuple[str, int], DispatchRecord] = {}
+        self._terminals: dict[str, TerminalRecord] = {}
+        self._epoch = 0
+        self._commits = 0
+        self._pruned_last_ms = 0
+        self._opened = False
+
+    async def open(self) -> Opened:
+        """See `Store.open`."""
+        self._epoch += 1
+        self._opened = True
+        accepts = sorted(self._accepts.values(), key=lambda record: record.seq)
+        recovered = Recovered(
+            tuple(accepts), tuple(self._dispatches.values()), tuple(self._terminals.values())
+        )
+        return Opened(self._epoch, self._last_ms(), recovered)
+
+    async def commit(self, batch: Sequence[Record]) -> None:
+        """See `Store.commit`."""
+        self._require_open()
+        self._commits += 1
+        fault = CommitFault.NONE if self._faults is None else self._faults(self._commits, batch)
+        match fault:
+            case CommitFault.NONE:
+                self._write(batch)
+            case CommitFault.UNAVAILABLE:
+                raise StoreUnavailableError("the journal refused the batch (injected)")
+            case CommitFault.UNKNOWN_WRITTEN:
+                self._write(batch)
+                raise StoreOutcomeUnknownError("the outcome of the batch is unknown (injected)")
+            case CommitFault.UNKNOWN_LOST:
+                raise StoreOutcomeUnknownError("the outcome of the batch is unknown (injected)")
+            case _:
+                assert_never(fault)
+
+    async def holds(self, batch: Sequence[Record]) -> bool:
+        """See `Store.holds`."""
+        self._require_open()
+        return all(self._holds(record) for record in batch)
+
+    async def prune(self, ended_before_ms: int) -> int:
+        """See `Store.prune`."""
+        self._require_open()
+        ended = {j: r.ended_ms for j, r in self._terminals.items() if r.ended_ms < ended_before_ms}
+        self._forget(ended.keys())
+        self._pruned_last_ms = max(self._pruned_last_ms, *ended.values(), 0)
+        return len(ended)
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        self._opened = False
+
+    def _require_open(self) -> None:
+        if not self._opened:
+            raise StoreUnavailableError("the journal is closed")
+
+    def _write(self, batch: Sequence[Record]) -> None:
+        """Looks at the whole batch before it changes anything: all or nothing."""
+        new = {record.spec.job_id for record in batch if isinstance(record, AcceptRecord)}
+        for record in batch:
+            self._check(record, new)
+        # Accepts first, as the dispatches and terminals of a batch may belong to them.
+        for record in sorted(batch, key=lambda record: not isinstance(record, AcceptRecord)):
+            self._write_one(record)
+
+    def _check(self, record: Record, new: set[str]) -> None:
+        if isinstance(record, AcceptRecord):
+            job_id = record.spec.job_id
+            held = self._accepts.get(job_id)
+            if held is not None and held.seq != record.seq and job_id not in self._terminals:
+                raise ValueError(f"job {job_id} is accepted already and has not ended")
+        elif record.job_id not in self._accepts and record.job_id not in new:
+            raise ValueError(f"job {record.job_id} was never accepted")
+
+    def _write_one(self, record: Record) -> None:
+        match record:
+            case AcceptRecord():
+                job_id = record.spec.job_id
+                held = self._accepts.get(job_id)
+                if held is not None and held.seq != record.seq:
+                    self._forget({job_id})
+                self._accepts.setdefault(job_id, record)
+            case DispatchRecord():
+                self._dispatches.setdefault((record.job_id, record.attempt), record)
+            case TerminalRecord():
+                self._terminals.setdefault(record.job_id, record)
+            case _:
+                assert_never(record)
+
+    def _holds(self, record: Record) -> bool:
+        match record:
+            case AcceptRecord():
+                held = self._accepts.get(record.spec.job_id)
+                return held is not None and held.seq == record.seq
+            case DispatchRecord():
+                return (record.job_id, record.attempt) in self._dispatches
+            case TerminalRecord():
+                return record.job_id in self._terminals
+            case _:
+                assert_never(record)
+
+    def _forget(self, job_ids: Collection[str]) -> None:
+        for job_id in job_ids:
+            del self._accepts[job_id], self._terminals[job_id]
+        self._dispatches = {
+            key: record for key, record in self._dispatches.items() if key[0] not in job_ids
+        }
+
+    def _last_ms(self) -> int:
+        return max(
+            self._pruned_last_ms,
+            *(record.accepted_ms for record in self._accepts.values()),
+            *(record.sent_ms for record in self._dispatches.values()),
+            *(record.ended_ms for record in self._terminals.values()),
+            0,
+        )

@@ -1,0 +1,96 @@
+"""Tables of the journal. The statements keep to what SQLite and PostgreSQL have in common.
+
+`written` numbers dispatches and terminals in order of writing; accepts have `seq`. `epoch` names
+the opening of the journal that wrote a row.
+"""
+
+SCHEMA_VERSION = 1
+
+CREATE = (
+    """
+    CREATE TABLE journal (
+      id INTEGER PRIMARY KEY CHECK (id = 1),
+      schema_version INTEGER NOT NULL,
+      epoch BIGINT NOT NULL,
+      pruned_last_ms BIGINT NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE accept (
+      job_id TEXT PRIMARY KEY,
+      seq BIGINT NOT NULL,
+      accepted_ms BIGINT NOT NULL,
+      epoch BIGINT NOT NULL,
+      format INTEGER NOT NULL,
+      record TEXT NOT NULL,
+      payload BLOB NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE dispatch (
+      job_id TEXT NOT NULL REFERENCES accept (job_id),
+      attempt INTEGER NOT NULL,
+      written BIGINT NOT NULL,
+      sent_ms BIGINT NOT NULL,
+      epoch BIGINT NOT NULL,
+      format INTEGER NOT NULL,
+      record TEXT NOT NULL,
+      PRIMARY KEY (job_id, attempt)
+    )
+    """,
+    """
+    CREATE TABLE terminal (
+      job_id TEXT PRIMARY KEY REFERENCES accept (job_id),
+      written BIGINT NOT NULL,
+      ended_ms BIGINT NOT NULL,
+      epoch BIGINT NOT NULL,
+      format INTEGER NOT NULL,
+      record TEXT NOT NULL
+    )
+    """,
+    "CREATE INDEX terminal_ended_ms ON terminal (ended_ms)",
+)
+
+INSERT_JOURNAL = (
+    "INSERT INTO journal (id, schema_version, epoch, pruned_last_ms) VALUES (1, ?, 0, 0)"
+)
+# A newer schema may have other columns; these two it will have.
+READ_SCHEMA_VERSION = "SELECT schema_version FROM journal WHERE id = 1"
+
+RAISE_EPOCH = "UPDATE journal SET epoch = epoch + 1 WHERE id = 1"
+READ_JOURNAL = "SELECT epoch, pruned_last_ms FROM journal WHERE id = 1"
+
+INSERT_ACCEPT = (
+    "INSERT INTO accept (job_id, seq, accepted_ms, epoch, format, record, payload)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING"
+)
+INSERT_DISPATCH = (
+    "INSERT INTO dispatch (job_id, attempt, written, sent_ms, epoch, format, record)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, attempt) DO NOTHING"
+)
+INSERT_TERMINAL = (
+    "INSERT INTO terminal (job_id, written, ended_ms, epoch, format, record)"
+    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING"
+)
+
+READ_ACCEPTS = "SELECT job_id, format, record, payload FROM accept ORDER BY seq"
+READ_DISPATCHES = "SELECT job_id, format, record FROM dispatch ORDER BY written"
+READ_TERMINALS = "SELECT job_id, format, record FROM terminal ORDER BY written"
+READ_LAST_WRITTEN = (
+    "SELECT max(written) FROM dispatch",
+    "SELECT max(written) FROM terminal",
+)
+
+ACCEPT_SEQ = "SELECT seq FROM accept WHERE job_id = ?"
+HAS_ACCEPT = "SELECT 1 FROM accept WHERE job_id = ? AND seq = ?"
+HAS_DISPATCH = "SELECT 1 FROM dispatch WHERE job_id = ? AND attempt = ?"
+HAS_TERMINAL = "SELECT 1 FROM terminal WHERE job_id = ?"
+
+SELECT_ENDED = "SELECT job_id, ended_ms FROM terminal WHERE ended_ms < ? ORDER BY ended_ms LIMIT ?"
+RAISE_PRUNED_LAST_MS = "UPDATE journal SET pruned_last_ms = ? WHERE id = 1 AND pruned_last_ms < ?"
+# Children before parents, as the foreign keys demand.
+DELETE_JOB = (
+    "DELETE FROM dispatch WHERE job_id = ?",
+    "DELETE FROM terminal WHERE job_id = ?",
+    "DELETE FROM accept WHERE job_id = ?",
+)

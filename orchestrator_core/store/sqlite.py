@@ -1,0 +1,74 @@
+"""The default journal: one SQLite file, one connection, one writer thread. LO-305.
+
+Write-ahead log with synchronous FULL: a commit returns after fsync. The file is locked for as long
+as it is open, so that no second orchestrator decides about the same jobs.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from orchestrator_core.core.effects import Record
+from orchestrator_core.store.journal_file import Connect, JournalFile, connect
+from orchestrator_core.store.port import Opened, StoreUnavailableError
+
+# Rows deleted in one transaction: commits wait no longer than for one such chunk.
+PRUNE_CHUNK = 256
+
+_T = TypeVar("_T")
+
+
+class SqliteStore:
+    """Implements `orchestrator_core.store.port.Store` on the file `path`.
+
+    Its directory must exist. A cancelled call may still take effect.
+    """
+
+    def __init__(self, path: Path, connect: Connect = connect) -> None:
+        self._file = JournalFile(path, connect)
+        self._thread: ThreadPoolExecutor | None = None
+
+    async def open(self) -> Opened:
+        """See `Store.open`. Raises RuntimeError when it is open already."""
+        if self._thread is not None:
+            raise RuntimeError(f"{self._file.path} is open already")
+        # The connection lives in this one thread; asyncio hands work over in order.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        try:
+            return await self._run(self._file.open)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def commit(self, batch: Sequence[Record]) -> None:
+        """See `Store.commit`. Raises ValueError for records of a job that was never accepted."""
+        await self._run(lambda: self._file.commit(tuple(batch)))
+
+    async def holds(self, batch: Sequence[Record]) -> bool:
+        """See `Store.holds`."""
+        return await self._run(lambda: self._file.holds(tuple(batch)))
+
+    async def prune(self, ended_before_ms: int) -> int:
+        """See `Store.prune`. Commits may come in between chunks of `PRUNE_CHUNK` jobs."""
+        total = 0
+        while True:
+            count = await self._run(lambda: self._file.prune_chunk(ended_before_ms, PRUNE_CHUNK))
+            total += count
+            if count < PRUNE_CHUNK:
+                return total
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        await asyncio.get_running_loop().run_in_executor(thread, self._file.close)
+        # Nothing is queued behind the close, so this does not hold the loop up.
+        thread.shutdown(wait=True)
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        if self._thread is None:
+            raise StoreUnavailableError(f"{self._file.path} is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,0 +1,168 @@
+"""Every span name and attribute key of orchestratord. docs/traces.md shows this table.
+
+Source: `rpc.*` and `error.type` are OpenTelemetry's semantic conventions 1.44.0; `llamaorch.*` keys
+are the project's own and shared with pool-managerd and the clients.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator_core.core.decision import ExclusionReason
+
+SEMCONV_VERSION: Final = "1.44.0"
+SERVICE: Final = "orchestratord"
+
+ENQUEUE: Final = "enqueue"
+CANCEL: Final = "cancel"
+ADMIT: Final = "admit"
+QUEUE_WAIT: Final = "queue.wait"
+PLACE: Final = "place"
+DISPATCH: Final = "dispatch"
+DECODE: Final = "decode"
+DROP: Final = "drop"
+EXPIRE: Final = "expire"
+FAIL: Final = "fail"
+RETRY: Final = "retry"
+FAILOVER: Final = "failover"
+RETRACT: Final = "retract"
+ADOPT: Final = "adopt"
+DRAIN: Final = "drain"
+
+RPC_SYSTEM: Final = "rpc.system.name"
+RPC_METHOD: Final = "rpc.method"
+# The conventions rename this key after 1.44 to rpc.status_code.
+RPC_STATUS: Final = "rpc.response.status_code"
+ERROR_TYPE: Final = "error.type"
+
+JOB_ID: Final = "llamaorch.job_id"
+REQUEST_ID: Final = "llamaorch.request_id"
+SESSION_ID: Final = "llamaorch.session_id"
+CORRELATION_ID: Final = "llamaorch.correlation_id"
+MODEL_ID: Final = "llamaorch.model_id"
+ENGINE: Final = "llamaorch.engine"
+ENGINE_VERSION: Final = "llamaorch.engine_version"
+PRIORITY: Final = "llamaorch.priority"
+HOST_ID: Final = "llamaorch.host_id"
+POOL_ID: Final = "llamaorch.pool_id"
+REPLICA_ID: Final = "llamaorch.replica_id"
+ATTEMPT: Final = "llamaorch.attempt"
+MODE: Final = "llamaorch.mode"
+VERDICT: Final = "llamaorch.verdict"
+REASON: Final = "llamaorch.reason"
+POLICY_LABEL: Final = "llamaorch.policy_label"
+RETRY_AFTER_MS: Final = "llamaorch.retry_after_ms"
+QUEUE_POSITION: Final = "llamaorch.queue_position"
+QUEUE_DEPTH: Final = "llamaorch.queue_depth"
+LIVE_ATTEMPTS: Final = "llamaorch.live_attempts"
+PREDICTED_START_MS: Final = "llamaorch.predicted_start_ms"
+PREDICTED_END_MS: Final = "llamaorch.predicted_end_ms"
+DISPLACED: Final = "llamaorch.displaced_job_id"
+DISPLACED_BY: Final = "llamaorch.displaced_by_job_id"
+OUTCOME: Final = "llamaorch.outcome"
+WHY: Final = "llamaorch.why"
+KV_WARMTH: Final = "llamaorch.kv_warmth"
+TOKENS_IN: Final = "llamaorch.tokens_in"
+TOKENS_OUT: Final = "llamaorch.tokens_out"
+QUEUE_TIME_MS: Final = "llamaorch.queue_time_ms"
+FIRST_TOKEN_MS: Final = "llamaorch.first_token_ms"  # noqa: S105 - tokens of text
+DECODE_TIME_MS: Final = "llamaorch.decode_time_ms"
+DECIDED_BY: Final = "llamaorch.place.decided_by"
+RULES_VERSION: Final = "llamaorch.place.rules_version"
+CANDIDATES_TOTAL: Final = "llamaorch.place.candidates_total"
+EXCLUSIONS_TOTAL: Final = "llamaorch.place.exclusions_total"
+CANDIDATE_POOLS: Final = "llamaorch.place.candidates.pool_id"
+CANDIDATE_SCORES: Final = "llamaorch.place.candidates.predicted_end_ms"
+CANDIDATE_VERSIONS: Final = "llamaorch.place.candidates.snapshot_version"
+CANDIDATE_AGES: Final = "llamaorch.place.candidates.snapshot_age_ms"
+EXCLUDED: Final = {reason: f"llamaorch.place.excluded.{reason.value}" for reason in ExclusionReason}
+
+
+@dataclass(frozen=True, slots=True)
+class SpanRow:
+    """One kind of span: its name, when it exists, and the keys that it may carry."""
+
+    name: str
+    when: str
+    keys: tuple[str, ...]
+
+
+_JOB = (JOB_ID, PRIORITY, MODEL_ID, ENGINE, SESSION_ID, CORRELATION_ID)
+_ATTEMPT = (JOB_ID, ATTEMPT, POOL_ID, REPLICA_ID)
+_END = (JOB_ID, ATTEMPT, POOL_ID, REPLICA_ID, REASON, WHY)
+_RPC = (RPC_SYSTEM, RPC_METHOD, RPC_STATUS, ERROR_TYPE, JOB_ID, CORRELATION_ID)
+
+SPANS: Final = (
+    SpanRow(ENQUEUE, "an enqueue, from receipt to its answer (kind SERVER)", _RPC),
+    SpanRow(
+        ADMIT,
+        "instant: accepted, rejected, or duplicate",
+        (
+            *_JOB,
+            REQUEST_ID,
+            VERDICT,
+            REASON,
+            POLICY_LABEL,
+            RETRY_AFTER_MS,
+            QUEUE_POSITION,
+            PREDICTED_START_MS,
+            PREDICTED_END_MS,
+            DISPLACED,
+        ),
+    ),
+    SpanRow(QUEUE_WAIT, "from accept or requeue until placed or ended", (JOB_ID, OUTCOME)),
+    SpanRow(
+        PLACE,
+        "instant: a pool was chosen; the best five candidates, the winner first",
+        (
+            *_ATTEMPT,
+            DECIDED_BY,
+            RULES_VERSION,
+            CANDIDATES_TOTAL,
+            EXCLUSIONS_TOTAL,
+            CANDIDATE_POOLS,
+            CANDIDATE_SCORES,
+            CANDIDATE_VERSIONS,
+            CANDIDATE_AGES,
+            *EXCLUDED.values(),
+        ),
+    ),
+    SpanRow(
+        DISPATCH,
+        "from the dispatch of an attempt until the engine took it up, or it was over; the pool's "
+        "spans are its children",
+        (*_ATTEMPT, HOST_ID, MODE, OUTCOME, ERROR_TYPE),
+    ),
+    SpanRow(
+        DECODE,
+        "from the engine's start until the attempt counts no more or the job ended",
+        (
+            *_ATTEMPT,
+            MODE,
+            KV_WARMTH,
+            OUTCOME,
+            TOKENS_IN,
+            TOKENS_OUT,
+            QUEUE_TIME_MS,
+            FIRST_TOKEN_MS,
+            DECODE_TIME_MS,
+            ERROR_TYPE,
+        ),
+    ),
+    SpanRow(
+        CANCEL,
+        "a cancel request (kind SERVER); and instant, in the job's trace: it was cancelled",
+        (*_RPC, *_END),
+    ),
+    SpanRow(DROP, "instant: gave its place to a newer job", (*_END, DISPLACED_BY)),
+    SpanRow(EXPIRE, "instant: a deadline or watchdog ended it", _END),
+    SpanRow(FAIL, "instant: it cannot be completed", _END),
+    SpanRow(RETRY, "instant: back into the queue, nothing was delivered", (*_ATTEMPT, WHY)),
+    SpanRow(FAILOVER, "instant: back into the queue for a verified replay", (*_ATTEMPT, WHY)),
+    SpanRow(RETRACT, "instant: the journal refused the accept, it never happened", (JOB_ID,)),
+    SpanRow(
+        ADOPT,
+        "instant: what becomes of an attempt that a host still holds",
+        (JOB_ID, ATTEMPT, HOST_ID, VERDICT),
+    ),
+    SpanRow(DRAIN, "instant: nothing is accepted or placed any more", (QUEUE_DEPTH, LIVE_ATTEMPTS)),
+)

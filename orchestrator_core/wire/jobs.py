@@ -1,0 +1,302 @@
+"""JobSpec of the wire to JobSpec of the core: everything is checked, every bad field is named.
+
+What cannot be honoured yet is refused, never ignored. ORCH-3014, ORCH-3016, ORCH-3024.
+"""
+
+import re
+from dataclasses import dataclass, fields
+
+from google.protobuf import duration_pb2, timestamp_pb2
+
+from llamaorch.orchestrator.v1 import job_pb2
+from orchestrator_core.core.job import Failover, JobSpec, Needs
+from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.wire.digest import spec_digest
+from orchestrator_core.wire.enums import priority_from_wire
+from orchestrator_core.wire.sampling import check_sampling
+from orchestrator_core.wire.violations import Violations
+
+_JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_COMPUTE_CAP = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
+
+# 9999-12-31T23:59:59Z. Source: google/protobuf/timestamp.proto.
+_TIMESTAMP_SECONDS_MAX = 253_402_300_799
+# Source: google/protobuf/duration.proto.
+_DURATION_SECONDS_MAX = 315_576_000_000
+_NANOS_PER_SECOND = 1_000_000_000
+_NANOS_PER_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class WireLimits:
+    """Bounds of a request. Sizes in UTF-8 bytes (`*_bytes_max`), characters or entries.
+
+    Raises:
+        ValueError: when a bound is not positive; the field is named.
+    """
+
+    input_bytes_max: int = 3 * 1024 * 1024
+    messages_max: int = 4_096
+    role_chars_max: int = 64
+    name_chars_max: int = 256
+    id_chars_max: int = 128
+    requirement_entries_max: int = 64
+    labels_max: int = 32
+    label_key_bytes_max: int = 64
+    label_value_bytes_max: int = 256
+
+    def __post_init__(self) -> None:
+        """Refuses bounds that are not positive."""
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if value <= 0:
+                raise ValueError(f"{spec.name} must be positive, is {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class SpecContext:
+    """What a request cannot say itself: who asks, fresh ids, and the instant of the core's clock.
+
+    `new_job_id` and `new_seed` are used where the client chose none. `traceparent` and
+    `correlation_id` are those of the call.
+    """
+
+    identity: str
+    new_job_id: str
+    new_seed: int
+    now_ms: int
+    traceparent: str = ""
+    correlation_id: str = ""
+    limits: WireLimits = WireLimits()
+
+
+def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal:
+    """Checks a request and returns the job, or INVALID_PARAMS with every bad field.
+
+    Never raises and never changes `spec`. O(size of the message).
+    """
+    bad = Violations()
+    _check_names(spec, context.limits, bad)
+    prompt_bytes = _check_input(spec, context.limits, bad)
+    check_sampling(spec.sampling, bad)
+    _check_numbers(spec, bad)
+    _check_requirements(spec.requirements, context.limits, bad)
+    _check_labels(spec, context.limits, bad)
+    _check_times(spec, context.now_ms, bad)
+    _check_features(spec, bad)
+    if bad.total:
+        return _refusal(bad)
+    return _job(spec, context, prompt_bytes)
+
+
+def _refusal(bad: Violations) -> Refusal:
+    first = bad.found[0]
+    message = f"{first.field} {first.description}"
+    if bad.total > 1:
+        message += f" (and {bad.total - 1} more)"
+    return Refusal(
+        Reason.INVALID_PARAMS,
+        message,
+        metadata={"violations_total": str(bad.total)},
+        violations=bad.found,
+    )
+
+
+def _check_names(spec: job_pb2.JobSpec, limits: WireLimits, bad: Violations) -> None:
+    bad.pattern("spec.job_id", spec.job_id, _JOB_ID, "1 to 128 characters of [A-Za-z0-9._:-]")
+    bad.length("spec.request_id", spec.request_id, limits.id_chars_max)
+    bad.length("spec.session_id", spec.session_id, limits.id_chars_max)
+    if not spec.model_id:
+        bad.add("spec.model_id", "is required: name the model to run")
+    bad.length("spec.model_id", spec.model_id, limits.name_chars_max)
+    bad.length("spec.engine", spec.engine, limits.name_chars_max)
+    bad.length("spec.engine_version", spec.engine_version, limits.name_chars_max)
+    bad.length("spec.model_digest", spec.model_digest, limits.name_chars_max)
+    bad.length("spec.sampler_profile_version", spec.sampler_profile_version, limits.name_chars_max)
+
+
+def _check_input(spec: job_pb2.JobSpec, limits: WireLimits, bad: Violations) -> int:
+    """Checks the input and returns the bytes of its text."""
+    match spec.input.WhichOneof("input"):
+        case "text":
+            size = len(spec.input.text.encode())
+            if not size:
+                bad.add("spec.input.text", "must not be empty")
+        case "chat":
+            size = _check_chat(spec.input.chat, limits, bad)
+        case "artifact_id":
+            bad.add(
+                "spec.input.artifact_id", "is not supported yet: send the input as text or chat"
+            )
+            return 0
+        case _:
+            bad.add("spec.input", "is required: set text or chat")
+            return 0
+    if size > limits.input_bytes_max:
+        bad.add(
+            "spec.input", f"has {size} bytes of text, at most {limits.input_bytes_max} are allowed"
+        )
+    return size
+
+
+def _check_chat(chat: job_pb2.ChatInput, limits: WireLimits, bad: Violations) -> int:
+    path = "spec.input.chat.messages"
+    if not chat.messages:
+        bad.add(path, "must hold at least one message")
+    if not bad.count(path, len(chat.messages), limits.messages_max):
+        return 0
+    size = 0
+    for index, message in enumerate(chat.messages):
+        if not message.role:
+            bad.add(f"{path}[{index}].role", "is required: system, user, assistant or tool")
+        bad.length(f"{path}[{index}].role", message.role, limits.role_chars_max)
+        size += len(message.content.encode())
+    return size
+
+
+def _check_numbers(spec: job_pb2.JobSpec, bad: Violations) -> None:
+    if spec.HasField("expected_tokens"):
+        bad.positive("spec.expected_tokens", spec.expected_tokens)
+    if spec.HasField("required_ctx"):
+        bad.positive("spec.required_ctx", spec.required_ctx)
+
+
+def _check_requirements(needs: job_pb2.Requirements, limits: WireLimits, bad: Violations) -> None:
+    path = "spec.requirements"
+    bad.length(f"{path}.quantization", needs.quantization, limits.name_chars_max)
+    bad.pattern(
+        f"{path}.min_compute_cap", needs.min_compute_cap, _COMPUTE_CAP, 'MAJOR.MINOR, e.g. "8.6"'
+    )
+    for name, entries in (
+        ("required_extensions", needs.required_extensions),
+        ("device_mask", needs.device_mask),
+    ):
+        if not bad.count(f"{path}.{name}", len(entries), limits.requirement_entries_max):
+            continue
+        for index, entry in enumerate(entries):
+            if not entry:
+                bad.add(f"{path}.{name}[{index}]", "must not be empty")
+            bad.length(f"{path}.{name}[{index}]", entry, limits.name_chars_max)
+
+
+def _check_labels(spec: job_pb2.JobSpec, limits: WireLimits, bad: Violations) -> None:
+    if not bad.count("spec.labels", len(spec.labels), limits.labels_max):
+        return
+    for key, value in sorted(spec.labels.items()):
+        path = f"spec.labels[{key[:32]}]"
+        if not 1 <= len(key.encode()) <= limits.label_key_bytes_max:
+            bad.add(path, f"its key must have 1 to {limits.label_key_bytes_max} bytes of UTF-8")
+        if len(value.encode()) > limits.label_value_bytes_max:
+            bad.add(path, f"its value may have {limits.label_value_bytes_max} bytes of UTF-8")
+
+
+def _check_times(spec: job_pb2.JobSpec, now_ms: int, bad: Violations) -> None:
+    if spec.HasField("deadline"):
+        deadline = spec.deadline
+        if not (
+            0 <= deadline.seconds <= _TIMESTAMP_SECONDS_MAX
+            and 0 <= deadline.nanos < _NANOS_PER_SECOND
+        ):
+            bad.add("spec.deadline", "must be a valid instant after 1970")
+        elif _timestamp_ms(deadline) <= now_ms:
+            bad.add("spec.deadline", "has passed: choose an instant in the future")
+    if spec.HasField("queue_timeout"):
+        timeout = spec.queue_timeout
+        if not (
+            0 <= timeout.seconds <= _DURATION_SECONDS_MAX and 0 <= timeout.nanos < _NANOS_PER_SECOND
+        ):
+            bad.add("spec.queue_timeout", "must be a valid duration and not negative")
+        elif timeout.seconds == timeout.nanos == 0:
+            bad.add("spec.queue_timeout", "must be more than 0; leave it out for the default")
+
+
+def _check_features(spec: job_pb2.JobSpec, bad: Violations) -> None:
+    for name in ("tokens", "time_ms", "cost_micros"):
+        if spec.budgets.HasField(name):
+            bad.add(
+                f"spec.budgets.{name}",
+                "budgets are not enforced by this server yet: leave them out",
+            )
+    if spec.failover == job_pb2.FAILOVER_POLICY_CONTINUE:
+        bad.add(
+            "spec.failover",
+            "CONTINUE is not available yet: choose VERIFIED_REPLAY or FAIL, or leave it out",
+        )
+
+
+def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobSpec:
+    job_id = spec.job_id or context.new_job_id
+    sampling = spec.sampling
+    return JobSpec(
+        job_id=job_id,
+        needs=_needs(spec),
+        priority=priority_from_wire(spec.priority),
+        identity=context.identity,
+        request_id=spec.request_id,
+        session_id=spec.session_id,
+        digest=spec_digest(spec),
+        payload=_payload(spec, job_id, context.new_seed),
+        traceparent=context.traceparent,
+        correlation_id=context.correlation_id,
+        prompt_bytes=prompt_bytes,
+        max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
+        expected_tokens=spec.expected_tokens if spec.HasField("expected_tokens") else None,
+        est_kv_bytes=spec.est_kv_bytes if spec.HasField("est_kv_bytes") else None,
+        deadline_ms=_timestamp_ms(spec.deadline) if spec.HasField("deadline") else None,
+        queue_timeout_ms=(
+            _duration_ms(spec.queue_timeout) if spec.HasField("queue_timeout") else None
+        ),
+        kv_reuse=spec.kv_hint == job_pb2.KV_HINT_REUSE,
+        failover=_failover(spec),
+        cancel_on_disconnect=spec.on_disconnect == job_pb2.ON_DISCONNECT_CANCEL,
+    )
+
+
+def _needs(spec: job_pb2.JobSpec) -> Needs:
+    asked = spec.requirements
+    cap = asked.min_compute_cap.split(".") if asked.min_compute_cap else None
+    return Needs(
+        model_id=spec.model_id,
+        engine=spec.engine,
+        engine_version=spec.engine_version,
+        model_digest=spec.model_digest,
+        sampler_profile_version=spec.sampler_profile_version,
+        deterministic=spec.determinism == job_pb2.DETERMINISM_REQUIRED,
+        min_vram_bytes=asked.min_vram_bytes if asked.HasField("min_vram_bytes") else None,
+        quantization=asked.quantization,
+        min_compute_cap=None if cap is None else (int(cap[0]), int(cap[1])),
+        # Equal needs share a lane, whatever the order in which a client lists them.
+        required_extensions=tuple(sorted(set(asked.required_extensions))),
+        device_mask=tuple(sorted(set(asked.device_mask))),
+        required_ctx=spec.required_ctx if spec.HasField("required_ctx") else None,
+    )
+
+
+def _failover(spec: job_pb2.JobSpec) -> Failover:
+    """Unset or unknown: replay where the output can be reproduced, else fail. LO-304."""
+    if spec.failover == job_pb2.FAILOVER_POLICY_FAIL:
+        return Failover.FAIL
+    if spec.failover == job_pb2.FAILOVER_POLICY_VERIFIED_REPLAY:
+        return Failover.VERIFIED_REPLAY
+    greedy = spec.sampling.HasField("temperature") and spec.sampling.temperature == 0
+    if greedy or spec.determinism == job_pb2.DETERMINISM_REQUIRED:
+        return Failover.VERIFIED_REPLAY
+    return Failover.FAIL
+
+
+def _payload(spec: job_pb2.JobSpec, job_id: str, new_seed: int) -> bytes:
+    filled = job_pb2.JobSpec()
+    filled.CopyFrom(spec)
+    filled.job_id = job_id
+    if not filled.sampling.HasField("seed"):
+        filled.sampling.seed = new_seed
+    return filled.SerializeToString(deterministic=True)
+
+
+def _timestamp_ms(instant: timestamp_pb2.Timestamp) -> int:
+    return instant.seconds * 1000 + instant.nanos // _NANOS_PER_MS
+
+
+def _duration_ms(span: duration_pb2.Duration) -> int:
+    """Rounds up, so that a span above 0 stays above 0."""
+    return span.seconds * 1000 + -(-span.nanos // _NANOS_PER_MS)

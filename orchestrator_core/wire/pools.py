@@ -1,0 +1,62 @@
+"""Pools of the core as operators see them."""
+
+from dataclasses import dataclass
+
+from llamaorch.orchestrator.v1 import pool_admin_service_pb2
+from llamaorch.pool.v1 import snapshot_pb2
+from orchestrator_core.core.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """A pool and what it does not know itself.
+
+    `reported` is the last snapshot as it came, for the facts about devices that no decision needs;
+    None after a restart until the host reports. `tokens_per_s` is the learned rate of one stream.
+    """
+
+    pool: Pool
+    now_ms: int
+    reported: snapshot_pb2.PoolSnapshot | None = None
+    tokens_per_s: float | None = None
+
+
+def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
+    """One pool as it is now. O(devices)."""
+    pool, snapshot = view.pool, view.pool.snapshot
+    return pool_admin_service_pb2.Pool(
+        pool_id=snapshot.pool_id,
+        replica_id=snapshot.replica_id,
+        host_id=snapshot.host_id,
+        connected=pool.connected,
+        state=snapshot.state.name,
+        state_reason=_reason(snapshot.state_reason, snapshot.state_detail),
+        engine=snapshot.engine,
+        engine_version=snapshot.engine_version,
+        model_id=snapshot.model_id,
+        model_digest=snapshot.model_digest,
+        slots_total=snapshot.slots_total,
+        slots_free=pool.slots_free(),
+        ctx_max=snapshot.ctx_max,
+        snapshot_age_ms=max(0, view.now_ms - pool.as_of_ms),
+        snapshot_version=snapshot.version,
+        devices=[] if view.reported is None else map(_device, view.reported.devices),
+        tokens_per_s=view.tokens_per_s,
+    )
+
+
+def _reason(reason: str, detail: str) -> str:
+    return f"{reason}: {detail}" if reason and detail else reason or detail
+
+
+def _device(device: snapshot_pb2.Device) -> pool_admin_service_pb2.PoolDevice:
+    shown = pool_admin_service_pb2.PoolDevice(device_id=device.device_id, name=device.name)
+    if device.HasField("memory_total_bytes"):
+        shown.memory_total_bytes = device.memory_total_bytes
+    if device.HasField("memory_used_bytes"):
+        shown.memory_used_bytes = device.memory_used_bytes
+    if device.HasField("utilization_ratio"):
+        shown.utilization_ratio = device.utilization_ratio
+    if device.HasField("temperature_celsius"):
+        shown.temperature_celsius = device.temperature_celsius
+    return shown

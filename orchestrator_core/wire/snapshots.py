@@ -1,0 +1,172 @@
+"""Snapshots of pools: what is malformed is refused and named, never repaired. LO-203."""
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from llamaorch.pool.v1 import snapshot_pb2
+from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.wire.enums import pool_state_from_wire, state_reason_from_wire
+
+_COMPUTE_CAP = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
+
+ID_CHARS_MAX = 256
+DEVICES_MAX = 64
+WARM_SESSIONS_MAX = 64
+SUPPORTS_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedSnapshot:
+    """A snapshot that cannot be true. `reason` names the field."""
+
+    pool_id: str
+    reason: str
+
+
+def parse_snapshot(message: snapshot_pb2.PoolSnapshot) -> PoolSnapshot | MalformedSnapshot:
+    """Checks a snapshot and returns it, or says what is wrong with it. Never raises.
+
+    What the host does not report stays None. A rate of 0 tells nothing about a pool and counts as
+    not reported. A pool that cannot take work yet may not know its slots.
+    """
+    for check in _CHECKS:
+        for reason in check(message):
+            return MalformedSnapshot(message.pool_id[:ID_CHARS_MAX], reason)
+    return _snapshot(message)
+
+
+def _bad_ids(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
+    for name in ("pool_id", "replica_id", "host_id"):
+        value = getattr(message, name)
+        if not value:
+            yield f"{name} is empty"
+        if len(value) > ID_CHARS_MAX:
+            yield f"{name} has more than {ID_CHARS_MAX} characters"
+    for name in ("model_id", "engine", "engine_version", "model_digest", "sampler_profile_version"):
+        if len(getattr(message, name)) > ID_CHARS_MAX:
+            yield f"{name} has more than {ID_CHARS_MAX} characters"
+
+
+def _bad_slots(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
+    total, free = message.slots_total, message.slots_free
+    if free > total:
+        yield f"slots_free {free} is above slots_total {total}"
+    if total == 0 and message.state == snapshot_pb2.POOL_STATE_READY:
+        yield "slots_total is 0 in a pool that is READY"
+    if len(message.running) > total:
+        yield f"running has {len(message.running)} attempts, above slots_total {total}"
+    keys = {(attempt.job_id, attempt.attempt) for attempt in message.running}
+    if len(keys) != len(message.running):
+        yield "running names an attempt twice"
+    if any(not attempt.job_id for attempt in message.running):
+        yield "running has an attempt without job_id"
+
+
+def _bad_memory(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
+    if (
+        message.HasField("vram_total_bytes")
+        and message.HasField("vram_free_bytes")
+        and message.vram_free_bytes > message.vram_total_bytes
+    ):
+        yield (
+            f"vram_free_bytes {message.vram_free_bytes} is above"
+            f" vram_total_bytes {message.vram_total_bytes}"
+        )
+
+
+def _bad_numbers(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
+    for name in ("perf_tokens_per_s", "prefill_tokens_per_s"):
+        value = getattr(message, name)
+        if not math.isfinite(value) or value < 0:
+            yield f"{name} is {value:g}, must be finite and not negative"
+    if not _is_ratio(message.kv_cache_usage_ratio):
+        yield f"kv_cache_usage_ratio is {message.kv_cache_usage_ratio:g}, must be in [0, 1]"
+    if message.HasField("compute_capability"):
+        text = message.compute_capability
+        if _COMPUTE_CAP.fullmatch(text) is None:
+            yield f"compute_capability {text[:32]!r} is not MAJOR.MINOR"
+
+
+def _bad_devices(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
+    if len(message.devices) > DEVICES_MAX:
+        yield f"devices has more than {DEVICES_MAX} entries"
+    for index, device in enumerate(message.devices):
+        if not device.device_id:
+            yield f"devices[{index}].device_id is empty"
+        if not _is_ratio(device.utilization_ratio):
+            yield f"devices[{index}].utilization_ratio is not in [0, 1]"
+        total_bytes = device.memory_total_bytes
+        if device.HasField("memory_total_bytes") and device.memory_free_bytes > total_bytes:
+            yield f"devices[{index}].memory_free_bytes is above its memory_total_bytes"
+
+
+def _bad_lists(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
+    if len(message.warm_session_ids) > WARM_SESSIONS_MAX:
+        yield f"warm_session_ids has more than {WARM_SESSIONS_MAX} entries"
+    for name in ("quantizations", "extensions"):
+        if len(getattr(message.supports, name)) > SUPPORTS_MAX:
+            yield f"supports.{name} has more than {SUPPORTS_MAX} entries"
+
+
+_CHECKS: tuple[Callable[[snapshot_pb2.PoolSnapshot], Iterable[str]], ...] = (
+    _bad_ids,
+    _bad_slots,
+    _bad_memory,
+    _bad_numbers,
+    _bad_devices,
+    _bad_lists,
+)
+
+
+def _is_ratio(value: float) -> bool:
+    # An absent ratio reads as 0; comparisons with NaN are false.
+    return 0.0 <= value <= 1.0
+
+
+def _snapshot(message: snapshot_pb2.PoolSnapshot) -> PoolSnapshot:
+    return PoolSnapshot(
+        pool_id=message.pool_id,
+        replica_id=message.replica_id,
+        host_id=message.host_id,
+        version=message.version,
+        model_id=message.model_id,
+        engine=message.engine,
+        engine_version=message.engine_version,
+        model_digest=message.model_digest,
+        sampler_profile_version=message.sampler_profile_version,
+        deterministic=message.deterministic,
+        state=pool_state_from_wire(message.state),
+        state_reason=state_reason_from_wire(message.state_reason),
+        state_detail=message.state_detail[:ID_CHARS_MAX],
+        slots_total=message.slots_total,
+        slots_free=message.slots_free,
+        ctx_max=message.ctx_max,
+        device_ids=tuple(device.device_id for device in message.devices),
+        compute_capability=_capability(message),
+        vram_total_bytes=_optional_int(message, "vram_total_bytes"),
+        vram_free_bytes=_optional_int(message, "vram_free_bytes"),
+        kv_free_bytes=_optional_int(message, "kv_free_bytes"),
+        perf_tokens_per_s=message.perf_tokens_per_s or None,
+        first_token_ms=_optional_int(message, "first_token_ms"),
+        prefill_tokens_per_s=message.prefill_tokens_per_s or None,
+        quantizations=tuple(message.supports.quantizations),
+        extensions=tuple(message.supports.extensions),
+        warm_session_ids=tuple(message.warm_session_ids),
+        running=tuple((attempt.job_id, attempt.attempt) for attempt in message.running),
+        emitted_frame_seq=message.emitted_frame_seq,
+    )
+
+
+def _capability(message: snapshot_pb2.PoolSnapshot) -> tuple[int, int] | None:
+    if not message.HasField("compute_capability"):
+        return None
+    major, minor = message.compute_capability.split(".")
+    return int(major), int(minor)
+
+
+def _optional_int(message: snapshot_pb2.PoolSnapshot, name: str) -> int | None:
+    present = message.HasField(name)  # type: ignore[arg-type]  # the stubs list literal names only
+    value: int = getattr(message, name)
+    return value if present else None
