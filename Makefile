@@ -22,11 +22,11 @@ deps: $(STAMP) ## Create .venv and install the pinned dependencies
 
 .PHONY: demo
 demo: $(STAMP) ## Start both services with a tiny model, run jobs, show what happens, stop
-	$(BIN)/python demo/demo.py
+	$(BIN)/python -m demo.demo
 
 .PHONY: up
 up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf for a real model)
-	$(BIN)/python demo/up.py $(if $(MODEL),--model '$(MODEL)')
+	$(BIN)/python -m demo.up $(if $(MODEL),--model '$(MODEL)')
 
 .PHONY: test
 test: $(STAMP) ## Run the whole test suite

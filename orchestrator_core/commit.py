@@ -101,7 +101,7 @@ class CommitGate:
         self.degraded = False
 
     def add(self, records: Sequence[Record], gated: Sequence[Gated]) -> None:
-        """Takes one step's records and gated effects; with nothing to wait for, they leave at once."""
+        """Takes one step's records and gated effects; with nothing to wait for, they leave now."""
         if not records and not self._busy and not self._pending:
             for effect in gated:
                 self._release(effect)

@@ -75,12 +75,12 @@ class Runtime:
     """Runs one core. `submit` must be called from the thread that made the runtime."""
 
     def __init__(
-        self, core: Core, store: Store, clock: Clock, relay: Relay, observer: Observer
+        self, core: Core, store: Store, clock: Clock, relay: Relay, hosts: Hosts, observer: Observer
     ) -> None:
         self.core = core
         self.clock = clock
         self.relay = relay
-        self.hosts = Hosts()
+        self.hosts = hosts
         self._observer = observer
         self._gate = CommitGate(store, self._release, self._revert, self._store_failed)
         self._replies: dict[int, asyncio.Future[Receipt | str]] = {}

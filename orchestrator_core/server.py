@@ -5,6 +5,7 @@ import importlib.metadata
 import signal
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import structlog
@@ -16,6 +17,7 @@ from orchestrator_core.config import Config, core_config
 from orchestrator_core.core.events import DrainRequested
 from orchestrator_core.core.machine import Core
 from orchestrator_core.hosts.link import LinkTerms
+from orchestrator_core.hosts.registry import Hosts, ReportedFleet
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import orchestrator, pool_admin, pool_registry
@@ -65,9 +67,10 @@ class Address:
 class OrchestratorServer:
     """One orchestratord. `start`, then `stop`; both once."""
 
-    def __init__(self, config: Config, telemetry: Telemetry) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._telemetry = telemetry
+        self._hosts = Hosts()
+        self._telemetry = Telemetry.from_config(config, fleet=ReportedFleet(self._hosts))
         self._store: Store = _store(config)
         self._server = grpc.aio.server(options=_SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
@@ -87,10 +90,12 @@ class OrchestratorServer:
         Raises:
             StoreError: when the journal cannot be opened.
             BindError: when the address is not free.
+            OSError: when the metrics address is not free.
         """
         opened = await self._store.open()
         clock = SystemClock(opened.last_ms)
         self._runtime = runtime = self._build(clock)
+        metrics_port = await self._telemetry.start(runtime.core)
         runtime.submit(opened.recovered)
         await self._serve(runtime, opened.epoch)
         self._tasks = [
@@ -103,6 +108,7 @@ class OrchestratorServer:
             address=str(self.address),
             epoch=opened.epoch,
             jobs_recovered=jobs,
+            metrics_port=metrics_port,
             human=f"orchestratord listens on {self.address}; {jobs} jobs recovered.",
         )
 
@@ -131,6 +137,7 @@ class OrchestratorServer:
         if self._runtime is not None:
             self._runtime.close()
         await self._store.close()
+        await self._telemetry.shutdown()
 
     async def wait_failed(self) -> None:
         """Returns, raising what was raised, when a background task ended: that is always a bug."""
@@ -142,7 +149,7 @@ class OrchestratorServer:
         jobs = self._config.jobs
         relay = Relay(RelayLimits(jobs.output_bytes_per_job, jobs.output_bytes_total))
         core = Core(core_config(self._config))
-        return Runtime(core, self._store, clock, relay, self._telemetry)
+        return Runtime(core, self._store, clock, relay, self._hosts, self._telemetry)
 
     async def _serve(self, runtime: Runtime, epoch: int) -> None:
         config = self._config
@@ -162,7 +169,7 @@ class OrchestratorServer:
         servicers = (
             orchestrator.OrchestratorServicer(runtime, self._telemetry, limits, facts),
             pool_admin.PoolAdminServicer(runtime),
-            pool_registry.PoolRegistryServicer(runtime, terms),
+            pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )
         self._server.add_generic_rpc_handlers([servicer.handlers() for servicer in servicers])
         names = (orchestrator.SERVICE, pool_admin.SERVICE, pool_registry.SERVICE)
@@ -192,12 +199,12 @@ class OrchestratorServer:
 
 
 def _store(config: Config) -> Store:
-    return MemoryStore() if config.store.kind == "memory" else SqliteStore(config.store.path)
+    return MemoryStore() if config.store.kind == "memory" else SqliteStore(Path(config.store.path))
 
 
-async def run(config: Config, telemetry: Telemetry) -> None:
+async def run(config: Config) -> None:
     """Serves until SIGTERM or SIGINT, then drains; a second signal ends the drain at once."""
-    server = OrchestratorServer(config, telemetry)
+    server = OrchestratorServer(config)
     first, second = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -205,7 +212,6 @@ async def run(config: Config, telemetry: Telemetry) -> None:
     try:
         await server.start()
         await _first_of(first.wait(), server.wait_failed())
-        _log.info("draining", human="Takes no more jobs and waits for those that run.")
         await _first_of(server.drain(config.shutdown_grace_ms / 1000), second.wait())
     finally:
         await server.stop()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 RULES_VERSION = 1
 CANDIDATES_KEPT = 5
 EXCLUSIONS_KEPT = 16
+DECISIONS_KEPT = 16
 
 
 class ExclusionReason(enum.Enum):

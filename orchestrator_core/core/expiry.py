@@ -22,7 +22,7 @@ def expire_due(state: State, now_ms: int) -> None:
             case TimerKind.POOL_REOPENS | TimerKind.POOL_STALE:
                 _refresh_pool(state, key, now_ms)
             case TimerKind.FORGET:
-                _forget(state, key)
+                _forget(state, key, now_ms)
             case (
                 TimerKind.JOB_DEADLINE
                 | TimerKind.QUEUE_TIMEOUT
@@ -61,10 +61,14 @@ def _job_due(state: State, kind: TimerKind, job_id: str, now_ms: int) -> None:
     schedule(state, now_ms)
 
 
-def _forget(state: State, job_id: str) -> None:
+def _forget(state: State, job_id: str, now_ms: int) -> None:
     """Ends the retention of a job, here and at the pool that holds its output."""
     job = state.jobs.get(job_id)
     if job is None or job.live:
+        return
+    if job.attempt is not None and job.attempt.key in state.attempts:
+        # Its number must not be given out again while the pool has not confirmed the end.
+        state.timers.set(TimerKind.FORGET, job_id, now_ms + state.config.retention_ms)
         return
     del state.jobs[job_id]
     state.ended.pop(job_id, None)

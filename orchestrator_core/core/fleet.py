@@ -26,6 +26,7 @@ def host_registered(state: State, event: HostRegistered, now_ms: int) -> None:
     state.emit(SendVerdicts(event.host_id, event.link_id, verdicts))
     _settle_attempts(state, event, verdicts, now_ms)
     for pool_id in host.pool_ids:
+        _lose_replaced(state, state.pools[pool_id], now_ms)
         state.refresh(state.pools[pool_id], now_ms)
     schedule(state, now_ms)
 
@@ -52,16 +53,22 @@ def snapshots_reported(state: State, event: SnapshotsReported, now_ms: int) -> N
         return
     for snapshot in event.snapshots:
         pool = state.pools.get(snapshot.pool_id)
-        if pool is None or pool.snapshot.host_id != event.host_id:
-            continue
-        same = pool.snapshot.replica_id == snapshot.replica_id
-        if same and snapshot.version < pool.snapshot.version:
+        if pool is None or pool.snapshot.host_id != event.host_id or not _newer(pool, snapshot):
             continue
         if _static_part(pool.snapshot) != _static_part(snapshot):
             state.feasible_cache.clear()
-        pool.apply(snapshot, event.as_of_ms)
+        pool.apply(snapshot, min(event.as_of_ms, now_ms))
+        _lose_replaced(state, pool, now_ms)
         state.refresh(pool, now_ms)
     schedule(state, now_ms)
+
+
+def _newer(pool: Pool, snapshot: PoolSnapshot) -> bool:
+    """False for an older report, one of a former incarnation, and one in another host's name."""
+    known = pool.snapshot
+    if snapshot.host_id != known.host_id or snapshot.replica_id in pool.former_replica_ids:
+        return False
+    return snapshot.replica_id != known.replica_id or snapshot.version >= known.version
 
 
 def grace_ended(state: State, host_id: str, now_ms: int) -> None:
@@ -140,13 +147,43 @@ def _settle_attempts(
     for attempt in [a for a in state.attempts.values() if a.host_id == event.host_id]:
         if attempt.key in adopted:
             attempt.detached = False
-            pool = state.pools.get(attempt.pool_id)
-            if pool is not None:
-                pool.own[attempt.key] = attempt
+            _attach(state, attempt)
             if attempt.state is AttemptState.CANCELLING:
                 state.emit(SendCancel(attempt.host_id, attempt.job_id, attempt.number))
         else:
+            _note_undelivered(state, attempt)
             _lose(state, attempt, f"host {event.host_id} no longer holds the attempt", now_ms)
+
+
+def _attach(state: State, attempt: Attempt) -> None:
+    """Gives an adopted attempt its slot; one of a former incarnation has only its end to tell."""
+    pool = state.pools.get(attempt.pool_id)
+    if pool is None:
+        return
+    if pool.snapshot.replica_id == attempt.replica_id:
+        pool.own[attempt.key] = attempt
+    else:
+        pool.own.pop(attempt.key, None)
+
+
+def _note_undelivered(state: State, attempt: Attempt) -> None:
+    """After a restart: an incarnation that lives and does not hold an attempt never sent output.
+
+    A host holds what it was given until it is released, so the attempt never reached it, was
+    refused, or was released for a silent retry.
+    """
+    job, pool = state.jobs.get(attempt.job_id), state.pools.get(attempt.pool_id)
+    if job is None or pool is None or not attempt.detached or attempt.replay:
+        return
+    if pool.snapshot.replica_id == attempt.replica_id:
+        job.delivered = False
+
+
+def _lose_replaced(state: State, pool: Pool, now_ms: int) -> None:
+    """A new incarnation proves the attempts of the former one dead: fail over at once."""
+    replica_id = pool.snapshot.replica_id
+    for attempt in [a for a in pool.own.values() if a.replica_id != replica_id]:
+        _lose(state, attempt, f"pool {attempt.pool_id} started anew", now_ms)
 
 
 def _lose(state: State, attempt: Attempt, why: str, now_ms: int) -> None:

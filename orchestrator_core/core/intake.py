@@ -21,10 +21,17 @@ from orchestrator_core.core.events import (
 from orchestrator_core.core.feasibility import incompatibility, static_shortfalls
 from orchestrator_core.core.forecast import forecast, on_time_probability, retry_after_ms
 from orchestrator_core.core.job import Job, JobSpec, Priority
-from orchestrator_core.core.lifecycle import CANCELLED, close_attempt, end_job, enter_queue
-from orchestrator_core.core.outcome import Outcome, Reason, Refusal
-from orchestrator_core.core.scheduler import schedule
-from orchestrator_core.core.state import Remembered, State
+from orchestrator_core.core.lifecycle import (
+    CANCELLED,
+    LIVE_TIMERS,
+    close_attempt,
+    end_job,
+    enter_queue,
+)
+from orchestrator_core.core.outcome import NO_USAGE, Outcome, Reason, Refusal
+from orchestrator_core.core.pool import PoolState
+from orchestrator_core.core.scheduler import could_start, schedule
+from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState, JobTrigger
 from orchestrator_core.core.timers import TimerKind
 
@@ -81,10 +88,10 @@ def accepts_failed(state: State, event: AcceptsFailed, now_ms: int) -> None:
         _retract(state, job, now_ms)
         victim = state.displaced.pop(job_id, None)
         if victim is not None:
-            victim.state, victim.outcome, victim.ended_ms = JobState.QUEUED, None, None
-            state.ended.pop(victim.job_id, None)
-            state.timers.clear(TimerKind.FORGET, victim.job_id)
-            enter_queue(state, victim, now_ms)
+            _restore(state, victim, now_ms)
+    # A job that never was cannot come back when the one that displaced it is taken back later.
+    gone = frozenset(event.job_ids)
+    state.displaced = {n: v for n, v in state.displaced.items() if v.job_id not in gone}
     schedule(state, now_ms)
 
 
@@ -92,6 +99,17 @@ def unknown_job(job_id: str) -> Refusal:
     """The answer for a job that is not known, or no longer."""
     message = f"no job {job_id!r} is known; it may have ended longer ago than the retention"
     return Refusal(Reason.NOT_FOUND, message, resource=job_id)
+
+
+def _restore(state: State, victim: Job, now_ms: int) -> None:
+    """Puts a dropped job back as if it had never been dropped, even if it was forgotten since."""
+    victim.state, victim.outcome, victim.ended_ms = JobState.QUEUED, None, None
+    victim.usage = NO_USAGE
+    state.jobs[victim.job_id] = victim
+    state.ended.pop(victim.job_id, None)
+    state.timers.clear(TimerKind.FORGET, victim.job_id)
+    enter_queue(state, victim, now_ms)
+    watch_audience(state, victim, now_ms)
 
 
 def _retract(state: State, job: Job, now_ms: int) -> None:
@@ -102,7 +120,7 @@ def _retract(state: State, job: Job, now_ms: int) -> None:
         close_attempt(state, job.attempt, 0, now_ms)
         state.emit(AttemptClosed(job.job_id, job.attempt.number, "not accepted", retried=False))
     state.ended.pop(job.job_id, None)
-    for kind in TimerKind:
+    for kind in (*LIVE_TIMERS, TimerKind.FORGET):
         state.timers.clear(kind, job.job_id)
     state.remembered.pop((job.spec.identity, job.spec.request_id), None)
     state.emit(JobForgotten(job.job_id))
@@ -156,8 +174,8 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
     if spec.deadline_ms is not None and spec.deadline_ms <= now_ms:
         return Refusal(Reason.DEADLINE, "the deadline has passed already", engine=engine)
     if state.config.queue_policy is QueuePolicy.FAIL_FAST and not any(
-        state.pools[pool_id].fresh(now_ms, state.config.stale_after_ms)
-        for pool_id in feasible.pool_ids
+        pool.snapshot.state is PoolState.READY and pool.fresh(now_ms, state.config.stale_after_ms)
+        for pool in (state.pools[pool_id] for pool_id in feasible.pool_ids)
     ):
         message = "no pool that could serve the job is ready"
         return Refusal(Reason.POOL_UNREADY, message, wait_ms, "fail-fast", engine)
@@ -190,7 +208,7 @@ def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None
     if not queue.has_lane(spec.priority, spec.needs) and len(queue.lanes) >= config.lanes_max:
         message = f"{config.lanes_max} kinds of jobs wait already"
         return Refusal(Reason.ADMISSION_REJECT, message, wait_ms, "lanes", spec.needs.engine)
-    feasible = state.feasible(spec.needs).pool_ids
+    fail_fast = config.queue_policy is QueuePolicy.FAIL_FAST
     verdict = admission_policy(
         QueueState(
             policy=config.queue_policy,
@@ -199,14 +217,14 @@ def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None
             oldest_batch=_id(queue.oldest(Priority.BATCH)),
             oldest_interactive=_id(queue.oldest(Priority.INTERACTIVE)),
             newest_batch=_id(queue.newest(Priority.BATCH)),
-            slot_free_now=any(pool_id in feasible for pool_id in state.available),
+            slot_free_now=fail_fast and could_start(state, spec, now_ms),
             retry_after_ms=wait_ms,
         ),
         config.queue_capacity,
     )
     if isinstance(verdict, Reject):
         message = f"{len(queue)} of {config.queue_capacity} places in the queue are taken"
-        if config.queue_policy is QueuePolicy.FAIL_FAST:
+        if fail_fast:
             message = "no slot is free now"
         label = verdict.policy_label
         return Refusal(
@@ -240,7 +258,7 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
         )
     )
     receipt = _receipt(state, job, now_ms)
-    _remember(state, spec, receipt, now_ms)
+    state.remember(spec, receipt, now_ms, now_ms)
     state.emit(ReplyAccepted(event.reply_to, receipt))
     schedule(state, now_ms)
 
@@ -269,18 +287,6 @@ def _receipt(state: State, job: Job, now_ms: int) -> Receipt:
         predicted_end_ms=job.predicted_end_ms,
         on_time_probability=on_time_probability(state, job.spec, shape, now_ms),
         backoff_ms=retry_after_ms(state, now_ms, shape.start_ms) if full else 0,
-    )
-
-
-def _remember(state: State, spec: JobSpec, receipt: Receipt, now_ms: int) -> None:
-    """Keeps the first answer to a request id for a day; the oldest goes beyond the bound."""
-    if not spec.request_id:
-        return
-    if len(state.remembered) >= state.config.idempotency_max:
-        del state.remembered[next(iter(state.remembered))]
-    expires_ms = now_ms + state.config.idempotency_ttl_ms
-    state.remembered[(spec.identity, spec.request_id)] = Remembered(
-        spec.job_id, spec.digest, receipt, expires_ms
     )
 
 

@@ -3,7 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
-from orchestrator_core.core.decision import Decision
+from orchestrator_core.core.decision import DECISIONS_KEPT, Decision
 from orchestrator_core.core.outcome import Outcome, Usage
 from orchestrator_core.core.states import AttemptState, JobState
 
@@ -74,7 +74,11 @@ class JobSpec:
 
 @dataclass(slots=True)
 class Attempt:
-    """One try of a job on one incarnation of a pool. Holds a slot there until ENDED."""
+    """One try of a job on one incarnation of a pool. Holds a slot there until ENDED.
+
+    `replay` says that it generates again what an earlier one delivered. A `recovered` attempt was
+    read from the journal: it is `detached` until its host is back, and its times teach nothing.
+    """
 
     job_id: str
     number: int
@@ -90,6 +94,8 @@ class Attempt:
     first_output_ms: int | None = None
     last_progress_ms: int = 0
     detached: bool = False
+    recovered: bool = False
+    replay: bool = False
 
     @property
     def key(self) -> tuple[str, int]:
@@ -102,7 +108,8 @@ class Job:
     """A live or recently ended job.
 
     `seq` is the arrival number, kept through retries. `delivered` is True when output of an earlier
-    attempt may have reached a client.
+    attempt may have reached a client. `failures` counts lost attempts; refused ones are not tries.
+    `decisions` are the latest `DECISIONS_KEPT`: a job may be refused any number of times.
     """
 
     spec: JobSpec
@@ -113,6 +120,7 @@ class Job:
     predicted_start_ms: int | None = None
     predicted_end_ms: int | None = None
     attempts_made: int = 0
+    failures: int = 0
     attempt: Attempt | None = None
     delivered: bool = False
     tried_replicas: set[str] = field(default_factory=set)
@@ -130,6 +138,11 @@ class Job:
     def job_id(self) -> str:
         """Id of the job."""
         return self.spec.job_id
+
+    def note_decision(self, decision: Decision) -> None:
+        """Keeps a placement, the latest last."""
+        self.decisions.append(decision)
+        del self.decisions[:-DECISIONS_KEPT]
 
     @property
     def live(self) -> bool:

@@ -21,7 +21,7 @@ from orchestrator_core.core.states import (
 )
 from orchestrator_core.core.timers import TimerKind
 
-_LIVE_TIMERS = (
+LIVE_TIMERS = (
     TimerKind.JOB_DEADLINE,
     TimerKind.QUEUE_TIMEOUT,
     TimerKind.WALL,
@@ -31,10 +31,15 @@ _LIVE_TIMERS = (
 
 
 def enter_queue(state: State, job: Job, now_ms: int) -> None:
-    """Puts a job into the queue and starts its queue timeout. OC-CORE-1022."""
+    """Puts a job into the queue and sets its queue timeout. OC-CORE-1022.
+
+    A job that never ran has waited since it was accepted, however often pools refused it.
+    """
     state.queue.add(job)
     span_ms = job.spec.queue_timeout_ms or state.config.queue_timeout_ms
-    state.timers.set(TimerKind.QUEUE_TIMEOUT, job.job_id, now_ms + span_ms)
+    never_ran = job.started_ms is None and not job.delivered
+    since_ms = job.accepted_ms if never_ran else now_ms
+    state.timers.set(TimerKind.QUEUE_TIMEOUT, job.job_id, since_ms + span_ms)
     if job.spec.deadline_ms is not None:
         state.timers.set(TimerKind.JOB_DEADLINE, job.job_id, job.spec.deadline_ms)
 
@@ -64,7 +69,7 @@ def end_job(
     job.outcome = outcome
     job.ended_ms = now_ms
     job.usage = _final_usage(job, now_ms)
-    for kind in _LIVE_TIMERS:
+    for kind in LIVE_TIMERS:
         state.timers.clear(kind, job.job_id)
     attempt = job.attempt
     if attempt is not None and attempt.state in (AttemptState.SENT, AttemptState.RUNNING):
@@ -84,7 +89,8 @@ def retain(state: State, job: Job, now_ms: int) -> None:
     """Keeps an ended job until retention ends; beyond the bound the oldest is forgotten first."""
     state.ended[job.job_id] = None
     if len(state.ended) > state.config.finished_jobs_max:
-        state.timers.set(TimerKind.FORGET, next(iter(state.ended)), now_ms)
+        oldest, _ = state.ended.popitem(last=False)
+        state.timers.set(TimerKind.FORGET, oldest, now_ms)
     due_ms = (job.ended_ms or now_ms) + state.config.retention_ms
     state.timers.set(TimerKind.FORGET, job.job_id, due_ms)
 
@@ -134,11 +140,12 @@ def retry_or_fail(
         _close(state, job, attempt, "failed", retried=False)
         fail_job(state, job, refusal, now_ms)
         return
+    job.failures += 1
     job.tried_replicas.add(attempt.replica_id)
     if _exhausted(state, job, replica_gone=replica_gone):
         exhausted = Refusal(
             Reason.REPLICA_EXHAUSTED,
-            f"{job.attempts_made} attempts failed, the last on pool {attempt.pool_id}: "
+            f"{job.failures} attempts failed, the last on pool {attempt.pool_id}: "
             f"{refusal.message}",
             engine=refusal.engine,
             pool_id=attempt.pool_id,
@@ -166,12 +173,17 @@ def _close(state: State, job: Job, attempt: Attempt, why: str, *, retried: bool)
 
 
 def _exhausted(state: State, job: Job, *, replica_gone: bool) -> bool:
-    """True when no further replica may be tried; one that is gone makes room for the next."""
-    if job.attempts_made >= state.config.attempts_max:
+    """True when no further replica may be tried; one that is gone makes room for the next.
+
+    Once output was delivered only the replica set that generated it counts.
+    """
+    if job.failures >= state.config.attempts_max:
         return True
-    feasible = state.feasible(job.spec.needs).pool_ids
+    feasible = (state.pools[p].snapshot for p in state.feasible(job.spec.needs).pool_ids)
     return not replica_gone and all(
-        state.pools[pool_id].snapshot.replica_id in job.tried_replicas for pool_id in feasible
+        snapshot.replica_id in job.tried_replicas
+        for snapshot in feasible
+        if not job.delivered or job.replica_set in (None, snapshot.replica_set)
     )
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from orchestrator_core.core.job import Attempt
 
+FORMER_REPLICAS_KEPT = 4
+
 
 class PoolState(enum.Enum):
     """Whether a pool can take work, as its host reports it."""
@@ -66,6 +68,8 @@ class Pool:
 
     `as_of_ms` is the latest instant of the core's clock at which the snapshot is known to have been
     true. `own` holds the orchestrator's attempts by key, `reported` what the host says it runs.
+    `room_idle_bytes` is what the present incarnation offers when nothing runs, None until seen;
+    `former_replica_ids` are the latest incarnations before it, whose late snapshots do not count.
     """
 
     snapshot: PoolSnapshot
@@ -76,6 +80,8 @@ class Pool:
     ended_at_frame: dict[tuple[str, int], int] = field(default_factory=dict)
     refusals: int = 0
     closed_until_ms: int = 0
+    room_idle_bytes: int | None = None
+    former_replica_ids: tuple[str, ...] = ()
 
     def occupied(self) -> int:
         """Slots in use: the union of own and reported attempts, plus what others use. LO-203."""
@@ -88,17 +94,26 @@ class Pool:
         return max(0, self.snapshot.slots_total - self.occupied())
 
     def kv_room_bytes(self) -> int | None:
-        """Memory for keys and values: reported, less attempts that the report does not know yet."""
-        snapshot = self.snapshot
-        room = snapshot.kv_free_bytes
-        if room is None:
-            room = snapshot.vram_free_bytes
+        """Memory for keys and values: the lower of the host's account and the own one. LO-204.
+
+        The host's counts what attempts use so far, the own what they were estimated to need.
+        """
+        room = _reported_room_bytes(self.snapshot)
         if room is None:
             return None
-        unseen = sum(
-            attempt.est_kv_bytes for key, attempt in self.own.items() if key not in self.reported
-        )
-        return max(0, room - unseen)
+        unseen = estimated = 0
+        for key, attempt in self.own.items():
+            estimated += attempt.est_kv_bytes
+            if key not in self.reported:
+                unseen += attempt.est_kv_bytes
+        room -= unseen
+        if self.room_idle_bytes is not None:
+            room = min(room, self.room_idle_bytes - estimated)
+        return max(0, room)
+
+    def could_make_room(self, needed_bytes: int) -> bool:
+        """False when not even an idle pool has that much memory for keys and values."""
+        return self.room_idle_bytes is None or needed_bytes <= self.room_idle_bytes
 
     def fresh(self, now_ms: int, stale_after_ms: int) -> bool:
         """True while the host is connected and the snapshot is young enough. ORCH-3010."""
@@ -106,12 +121,20 @@ class Pool:
 
     def apply(self, snapshot: PoolSnapshot, as_of_ms: int) -> None:
         """Takes a newer snapshot over; an attempt whose end was read later than it stays ended."""
+        former_id, replica_id = self.snapshot.replica_id, snapshot.replica_id
+        if former_id == replica_id:
+            as_of_ms = max(as_of_ms, self.as_of_ms)
+        else:
+            kept = [known for known in self.former_replica_ids if known != replica_id]
+            self.former_replica_ids = (*kept, former_id)[-FORMER_REPLICAS_KEPT:]
+            self.room_idle_bytes = None
         self.snapshot = snapshot
         self.as_of_ms = as_of_ms
         self.ended_at_frame = {
             key: seq for key, seq in self.ended_at_frame.items() if seq > snapshot.emitted_frame_seq
         }
         self.reported = {key for key in snapshot.running if key not in self.ended_at_frame}
+        self._learn_room()
 
     def forget(self, key: tuple[str, int], frame_seq: int) -> None:
         """Frees the slot of an attempt whose end was read in frame `frame_seq` (0: no frame)."""
@@ -119,3 +142,16 @@ class Pool:
         self.reported.discard(key)
         if frame_seq > self.snapshot.emitted_frame_seq:
             self.ended_at_frame[key] = frame_seq
+
+    def _learn_room(self) -> None:
+        snapshot, room = self.snapshot, _reported_room_bytes(self.snapshot)
+        idle = snapshot.slots_free == snapshot.slots_total and not snapshot.running
+        if room is None or (idle and not self.own):
+            self.room_idle_bytes = room
+        elif self.room_idle_bytes is not None:
+            self.room_idle_bytes = max(self.room_idle_bytes, room)
+
+
+def _reported_room_bytes(snapshot: PoolSnapshot) -> int | None:
+    room = snapshot.kv_free_bytes
+    return snapshot.vram_free_bytes if room is None else room

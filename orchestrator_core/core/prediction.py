@@ -23,6 +23,9 @@ PRIOR_BYTES_PER_TOKEN = 4.0
 # Decode is bound by memory bandwidth: each further stream slows the others by about a tenth.
 PRIOR_SLOWDOWN_PER_STREAM = 0.1
 
+# A longer prediction tells nobody anything: about thirty years.
+LONGEST_MS = 1e12
+
 ALPHA = 0.2
 RESIDUALS_KEPT = 256
 MODELS_MAX = 1024
@@ -101,7 +104,7 @@ class Predictor:
                 return known
             nearest = min(learned, key=lambda c: (abs(c - concurrency), c))
             return learned[nearest] * _slowdown(nearest) / _slowdown(concurrency)
-        return (pool.perf_tokens_per_s or PRIOR_TOKENS_PER_S) / _slowdown(concurrency)
+        return _sound(pool.perf_tokens_per_s, PRIOR_TOKENS_PER_S) / _slowdown(concurrency)
 
     def estimate(self, spec: JobSpec, pool: PoolSnapshot, concurrency: int) -> Estimate:
         """Predicts one job on a pool that `concurrency` streams, this one included, would share."""
@@ -110,11 +113,11 @@ class Predictor:
         if first is None:
             base = pool.first_token_ms
             first = PRIOR_FIRST_TOKEN_MS if base is None else float(base)
-        prefill = pool.prefill_tokens_per_s or PRIOR_PREFILL_TOKENS_PER_S
+        prefill = _sound(pool.prefill_tokens_per_s, PRIOR_PREFILL_TOKENS_PER_S)
         rate = self.tokens_per_s(pool, concurrency)
         return Estimate(
-            first_token_ms=int(first + 1000.0 * self.prompt_tokens(spec) / prefill),
-            decode_ms=int(1000.0 * self.output_tokens(spec) / rate),
+            first_token_ms=_whole_ms(first + 1000.0 * self.prompt_tokens(spec) / prefill),
+            decode_ms=_whole_ms(1000.0 * self.output_tokens(spec) / rate),
             tokens_per_s=rate,
         )
 
@@ -166,6 +169,15 @@ class Predictor:
         if model_id not in table and len(table) >= MODELS_MAX:
             del table[next(iter(table))]
         table[model_id] = _blend(table.get(model_id), value)
+
+
+def _sound(rate: float | None, prior: float) -> float:
+    """The reported rate, or the prior for one that is missing, not positive or not finite."""
+    return rate if rate is not None and 0.0 < rate < float("inf") else prior
+
+
+def _whole_ms(span_ms: float) -> int:
+    return int(min(max(span_ms, 0.0), LONGEST_MS))
 
 
 def _slowdown(concurrency: int) -> float:

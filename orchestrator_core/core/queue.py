@@ -20,13 +20,17 @@ class Lane:
 
 
 class Queue:
-    """Waiting jobs by arrival number. The bound counts both classes; retries are exempt from it."""
+    """Waiting jobs by arrival number. The bound counts both classes; retries are exempt from it.
 
-    __slots__ = ("_by_class", "_by_seq", "_lanes")
+    A retry is not dropped for a newcomer either (design 5.1): `oldest` and `newest` pass it by.
+    """
+
+    __slots__ = ("_by_class", "_by_seq", "_lanes", "_untried")
 
     def __init__(self) -> None:
         self._by_seq: dict[int, Job] = {}
         self._by_class: dict[Priority, RankedSet] = {p: RankedSet() for p in Priority}
+        self._untried: dict[Priority, RankedSet] = {p: RankedSet() for p in Priority}
         self._lanes: dict[tuple[Priority, Needs], Lane] = {}
 
     def __len__(self) -> int:
@@ -55,6 +59,8 @@ class Queue:
             lane = self._lanes[key] = Lane(spec.needs, spec.priority)
         lane.waiting.add(job.seq)
         self._by_class[spec.priority].add(job.seq)
+        if not job.attempts_made:
+            self._untried[spec.priority].add(job.seq)
         self._by_seq[job.seq] = job
 
     def remove(self, job: Job) -> None:
@@ -66,6 +72,8 @@ class Queue:
         if not lane.waiting:
             del self._lanes[key]
         self._by_class[spec.priority].remove(job.seq)
+        if not job.attempts_made:
+            self._untried[spec.priority].remove(job.seq)
         del self._by_seq[job.seq]
 
     def job(self, seq: int) -> Job:
@@ -82,13 +90,13 @@ class Queue:
         return ahead + 1
 
     def oldest(self, priority: Priority) -> Job | None:
-        """Longest waiting job of a class."""
-        waiting = self._by_class[priority]
+        """Longest waiting job of a class that may be dropped."""
+        waiting = self._untried[priority]
         return self._by_seq[waiting.first()] if waiting else None
 
     def newest(self, priority: Priority) -> Job | None:
-        """Latest job of a class."""
-        waiting = self._by_class[priority]
+        """Latest job of a class that may be dropped."""
+        waiting = self._untried[priority]
         return self._by_seq[waiting.last()] if waiting else None
 
     def snapshot(self, priority: Priority) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ members keeps every operation at one bisection plus one short memmove, so cost s
 hundreds of thousands.
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 
 RUN_MAX = 512
@@ -75,6 +75,16 @@ class RankedSet:
         else:
             del self._runs[index]
             del self._lows[index]
+
+    def above(self, value: int) -> int | None:
+        """Returns the least member above `value`, which need not be a member; None without one."""
+        index = self._run_of(value)
+        if index >= 0:
+            run = self._runs[index]
+            place = bisect_right(run, value)
+            if place < len(run):
+                return run[place]
+        return self._lows[index + 1] if index + 1 < len(self._lows) else None
 
     def rank(self, value: int) -> int:
         """Returns the number of members below `value`, which need not be a member."""

@@ -3,10 +3,10 @@
 from orchestrator_core.core.effects import AcceptRecord, Receipt
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.core.intake import watch_audience
-from orchestrator_core.core.job import Attempt, Job
+from orchestrator_core.core.job import Attempt, Failover, Job
 from orchestrator_core.core.lifecycle import enter_queue, retain
 from orchestrator_core.core.scheduler import watch_attempt
-from orchestrator_core.core.state import Remembered, State
+from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState
 from orchestrator_core.core.timers import TimerKind
 
@@ -19,13 +19,13 @@ def recover(state: State, event: Recovered, now_ms: int) -> None:
     for accept in event.accepts:
         state.jobs[accept.spec.job_id] = _job(accept)
         state.next_seq = max(state.next_seq, accept.seq + 1)
-        _remember(state, accept)
+        _remember(state, accept, now_ms)
     for dispatch in event.dispatches:
         job = state.jobs.get(dispatch.job_id)
         if job is None:
             continue
         job.attempts_made = max(job.attempts_made, dispatch.attempt)
-        job.decisions.append(dispatch.decision)
+        job.note_decision(dispatch.decision)
         job.replica_set = dispatch.replica_set
         if job.first_dispatch_ms is None:
             job.first_dispatch_ms = dispatch.sent_ms
@@ -39,6 +39,8 @@ def recover(state: State, event: Recovered, now_ms: int) -> None:
             est_kv_bytes=job.spec.est_kv_bytes or 0,
             last_progress_ms=now_ms,
             detached=True,
+            recovered=True,
+            replay=dispatch.attempt > 1 and job.spec.failover is Failover.VERIFIED_REPLAY,
         )
     for terminal in event.terminals:
         job = state.jobs.get(terminal.job_id)
@@ -46,8 +48,10 @@ def recover(state: State, event: Recovered, now_ms: int) -> None:
             continue
         job.state, job.outcome = terminal.state, terminal.outcome
         job.usage, job.ended_ms = terminal.usage, terminal.ended_ms
+        retain(state, job, now_ms)
     for job in state.jobs.values():
-        _resume(state, job, now_ms)
+        if job.live:
+            _resume(state, job, now_ms)
 
 
 def _job(accept: AcceptRecord) -> Job:
@@ -61,10 +65,8 @@ def _job(accept: AcceptRecord) -> Job:
     )
 
 
-def _remember(state: State, accept: AcceptRecord) -> None:
+def _remember(state: State, accept: AcceptRecord, now_ms: int) -> None:
     spec = accept.spec
-    if not spec.request_id:
-        return
     receipt = Receipt(
         job_id=spec.job_id,
         position=accept.position,
@@ -73,16 +75,10 @@ def _remember(state: State, accept: AcceptRecord) -> None:
         on_time_probability=None,
         backoff_ms=0,
     )
-    expires_ms = accept.accepted_ms + state.config.idempotency_ttl_ms
-    state.remembered[(spec.identity, spec.request_id)] = Remembered(
-        spec.job_id, spec.digest, receipt, expires_ms
-    )
+    state.remember(spec, receipt, accept.accepted_ms, now_ms)
 
 
 def _resume(state: State, job: Job, now_ms: int) -> None:
-    if not job.live:
-        retain(state, job, now_ms)
-        return
     if job.attempt is None:
         enter_queue(state, job, now_ms)
     else:

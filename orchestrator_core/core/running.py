@@ -9,7 +9,7 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     OutputProgressed,
 )
-from orchestrator_core.core.job import Attempt, Failover, Job
+from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.lifecycle import (
     close_attempt,
     end_job,
@@ -60,8 +60,7 @@ def attempt_started(state: State, event: AttemptStarted, now_ms: int) -> None:
         pool.refusals = 0
     state.displaced.pop(job.job_id, None)
     _note_progress(state, job, attempt, now_ms)
-    replay = job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY
-    mode = StartMode.VERIFIED_REPLAY if replay else StartMode.FRESH
+    mode = StartMode.VERIFIED_REPLAY if attempt.replay else StartMode.FRESH
     state.emit(JobStarted(job.job_id, attempt.number, mode, event.kv_warmth))
 
 
@@ -171,8 +170,13 @@ def _note_progress(state: State, job: Job, attempt: Attempt, now_ms: int) -> Non
 
 
 def _learn(state: State, job: Job, attempt: Attempt, event: AttemptEnded, now_ms: int) -> None:
-    """Feeds the predictor with what the attempt really took. LO-206."""
-    first_ms = attempt.first_output_ms
+    """Feeds the predictor with what the attempt really took. LO-206.
+
+    The output of a recovered attempt arrives in one piece, long after it was sent.
+    """
+    if attempt.pool_id not in state.pools:
+        return
+    first_ms = None if attempt.recovered else attempt.first_output_ms
     prompt_bytes = job.spec.prompt_bytes
     state.predictor.observe(
         Observation(

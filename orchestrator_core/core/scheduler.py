@@ -1,10 +1,12 @@
 """Offering slots to waiting jobs: arrival order within a class, INTERACTIVE first.
 
-Only the head of each lane is looked at, so the cost of an offer does not grow with the queue. Two
-rules bend the order. A pool on which an older job lacks memory is kept for it: younger jobs of its
-class and BATCH jobs pass it by, so large jobs cannot starve. And after `batch_every` interactive
-placements in a row while a batch job waited, the longest waiting batch job is offered slots first:
-the bound that keeps BATCH from starving. ORCH-3008, LO-103, LO-208.
+Only the head of each lane is looked at, so the cost of an offer does not grow with the queue. When
+a head cannot use what is open for reasons of its own (it failed there, or must replay elsewhere),
+the offer passes on in its lane, at most `LOOK_AHEAD` times. Two rules bend the order. A pool on
+which an older job lacks memory is kept for it: younger jobs of its class and BATCH jobs pass it by,
+so large jobs cannot starve; a pool that could not hold the job when idle is not kept. And after
+`batch_every` interactive placements in a row while a batch job waited, the longest waiting batch
+job is offered slots first: the bound that keeps BATCH from starving. ORCH-3008, LO-103, LO-208.
 """
 
 import heapq
@@ -12,7 +14,7 @@ from collections.abc import Iterable
 
 from orchestrator_core.core.decision import ExclusionReason
 from orchestrator_core.core.effects import DispatchRecord, SendStart, StartMode
-from orchestrator_core.core.job import Attempt, Failover, Job, Needs, Priority
+from orchestrator_core.core.job import Attempt, Failover, Job, JobSpec, Needs, Priority
 from orchestrator_core.core.lifecycle import leave_queue
 from orchestrator_core.core.placement import Assigned, NoCapacity, PlacementInput, place
 from orchestrator_core.core.pool import Pool
@@ -21,16 +23,33 @@ from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobTrigger, next_job_state
 from orchestrator_core.core.timers import TimerKind
 
+LOOK_AHEAD = 32
+
 
 def schedule(state: State, now_ms: int) -> None:
     """Places as many waiting jobs as have a slot. O((lanes + placements) x available pools)."""
     if state.draining or not state.available or not len(state.queue):
         return
     reserved: dict[str, str] = {}
-    if state.interactive_since_batch >= state.config.batch_every:
-        _offer(state, Priority.BATCH, reserved, now_ms, limit=1)
-    _offer(state, Priority.INTERACTIVE, reserved, now_ms)
+    while True:
+        limit = _interactive_limit(state, reserved, now_ms)
+        placed = _offer(state, Priority.INTERACTIVE, reserved, now_ms, limit)
+        if limit is None or placed < limit:
+            break
     _offer(state, Priority.BATCH, reserved, now_ms)
+
+
+def _interactive_limit(state: State, reserved: dict[str, str], now_ms: int) -> int | None:
+    """Gives BATCH the turn that it is owed; returns what INTERACTIVE may take until the next one.
+
+    None when no batch job can use what is open.
+    """
+    if not state.queue.depth(Priority.BATCH):
+        return None
+    owed = state.interactive_since_batch >= state.config.batch_every
+    if owed and not _offer(state, Priority.BATCH, reserved, now_ms, limit=1):
+        return None
+    return state.config.batch_every - state.interactive_since_batch
 
 
 def _offer(
@@ -39,39 +58,57 @@ def _offer(
     reserved: dict[str, str],
     now_ms: int,
     limit: int | None = None,
-) -> None:
-    """Offers slots to one class; `limit` bounds the placements."""
-    heads = [
-        (lane.waiting.first(), index, lane)
+) -> int:
+    """Offers slots to one class; `limit` bounds the placements. Returns how many there were."""
+    heads: list[tuple[int, int, int, Lane]] = [
+        (lane.waiting.first(), index, 0, lane)
         for index, lane in enumerate(state.queue.lanes)
         if lane.priority is priority
     ]
     heapq.heapify(heads)
     placed = 0
     while heads and state.available and (limit is None or placed < limit):
-        _, index, lane = heapq.heappop(heads)
-        if not _place_head(state, lane, reserved, now_ms):
+        seq, index, passed, lane = heapq.heappop(heads)
+        if _place_one(state, state.queue.job(seq), reserved, now_ms):
+            placed += 1
+        elif passed < LOOK_AHEAD and _some_open(state, lane, reserved):
+            passed += 1
+        else:
             continue
-        placed += 1
-        if lane.waiting:
-            heapq.heappush(heads, (lane.waiting.first(), index, lane))
+        following = lane.waiting.above(seq)
+        if following is not None:
+            heapq.heappush(heads, (following, index, passed, lane))
+    return placed
 
 
-def _place_head(state: State, lane: Lane, reserved: dict[str, str], now_ms: int) -> bool:
-    """Places a lane's oldest job, or notes the pools that must be kept for it."""
-    job = state.queue.job(lane.waiting.first())
-    pools = _open_pools(state, lane.needs)
+def _some_open(state: State, lane: Lane, reserved: dict[str, str]) -> bool:
+    """True when a pool could still take a younger job of the lane."""
+    return any(pool.snapshot.pool_id not in reserved for pool in _open_pools(state, lane.needs))
+
+
+def _place_one(state: State, job: Job, reserved: dict[str, str], now_ms: int) -> bool:
+    """Places a job, or notes the pools that must be kept for it."""
+    pools = _open_pools(state, job.spec.needs)
     if not pools:
         return False
     answer = place(placement_input(state, job, pools, now_ms, reserved))
     if isinstance(answer, NoCapacity):
         for exclusion in answer.exclusions:
             lacking = {shortfall.reason for shortfall in exclusion.shortfalls}
-            if lacking == {ExclusionReason.KV_ROOM}:
+            if lacking == {ExclusionReason.KV_ROOM} and state.pools[
+                exclusion.pool_id
+            ].could_make_room(job.spec.est_kv_bytes or 0):
                 reserved.setdefault(exclusion.pool_id, job.job_id)
         return False
     _dispatch(state, job, answer, now_ms)
     return True
+
+
+def could_start(state: State, spec: JobSpec, now_ms: int) -> bool:
+    """True when a pool would take a newcomer at once, were nobody waiting. O(available pools)."""
+    newcomer = Job(spec=spec, seq=state.next_seq, accepted_ms=now_ms)
+    pools = _open_pools(state, spec.needs)
+    return isinstance(place(placement_input(state, newcomer, pools, now_ms)), Assigned)
 
 
 def placement_input(
@@ -136,10 +173,10 @@ def _dispatch(state: State, job: Job, answer: Assigned, now_ms: int) -> None:
         concurrency=pool.occupied() + 1,
         predicted_end_ms=winner.first_token_ms + winner.decode_ms,
         last_progress_ms=now_ms,
+        replay=job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY,
     )
-    replay = job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY
     job.attempt = attempt
-    job.decisions.append(decision)
+    job.note_decision(decision)
     job.replica_set = snapshot.replica_set
     if job.first_dispatch_ms is None:
         job.first_dispatch_ms = now_ms
@@ -148,7 +185,7 @@ def _dispatch(state: State, job: Job, answer: Assigned, now_ms: int) -> None:
     state.refresh(pool, now_ms)
     _count_classes(state, job)
     watch_attempt(state, job, now_ms)
-    _emit(state, job, attempt, StartMode.VERIFIED_REPLAY if replay else StartMode.FRESH)
+    _emit(state, job, attempt)
 
 
 def watch_attempt(state: State, job: Job, now_ms: int) -> None:
@@ -158,7 +195,7 @@ def watch_attempt(state: State, job: Job, now_ms: int) -> None:
     state.timers.set(TimerKind.IDLE, job.job_id, now_ms + config.idle_timeout_ms)
 
 
-def _emit(state: State, job: Job, attempt: Attempt, mode: StartMode) -> None:
+def _emit(state: State, job: Job, attempt: Attempt) -> None:
     assert job.replica_set is not None
     decision, deadline_ms = job.decisions[-1], job.spec.deadline_ms
     remaining_ms = None if deadline_ms is None else max(0, deadline_ms - attempt.sent_ms)
@@ -181,7 +218,7 @@ def _emit(state: State, job: Job, attempt: Attempt, mode: StartMode) -> None:
             replica_id=attempt.replica_id,
             attempt=attempt.number,
             spec=job.spec,
-            mode=mode,
+            mode=StartMode.VERIFIED_REPLAY if attempt.replay else StartMode.FRESH,
             remaining_ms=remaining_ms,
         )
     )

@@ -1,12 +1,12 @@
 """The tables of the core. Mutable on purpose: one owner, one step at a time."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import Effect, Receipt
 from orchestrator_core.core.feasibility import static_shortfalls
-from orchestrator_core.core.job import Attempt, Job, Needs
+from orchestrator_core.core.job import Attempt, Job, JobSpec, Needs
 from orchestrator_core.core.pool import Pool, PoolState
 from orchestrator_core.core.prediction import Predictor
 from orchestrator_core.core.queue import Queue
@@ -26,7 +26,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """The first answer to a request id. LO-101."""
+    """The first answer to a request id. ORCH-3024."""
 
     job_id: str
     digest: str
@@ -48,7 +48,7 @@ class State:
 
     `available` holds the pools that could take an attempt at this moment. Dicts stand in for sets
     where the order of iteration could reach an effect: string sets iterate differently from run to
-    run.
+    run. The tables that give up their oldest entry are ordered ones, where that costs O(1).
     """
 
     config: CoreConfig
@@ -56,13 +56,13 @@ class State:
     timers: Timers = field(default_factory=Timers)
     predictor: Predictor = field(default_factory=Predictor)
     jobs: dict[str, Job] = field(default_factory=dict)
-    ended: dict[str, None] = field(default_factory=dict)
+    ended: OrderedDict[str, None] = field(default_factory=OrderedDict)
     pools: dict[str, Pool] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     available: dict[str, None] = field(default_factory=dict)
-    remembered: dict[tuple[str, str], Remembered] = field(default_factory=dict)
-    sessions: dict[str, tuple[str, int]] = field(default_factory=dict)
+    remembered: OrderedDict[tuple[str, str], Remembered] = field(default_factory=OrderedDict)
+    sessions: OrderedDict[str, tuple[str, int]] = field(default_factory=OrderedDict)
     displaced: dict[str, Job] = field(default_factory=dict)
     service_ms: dict[str, float] = field(default_factory=dict)
     departures_ms: deque[int] = field(default_factory=lambda: deque(maxlen=DEPARTURES_KEPT))
@@ -106,6 +106,17 @@ class State:
         else:
             self.available.pop(snapshot.pool_id, None)
 
+    def remember(self, spec: JobSpec, receipt: Receipt, accepted_ms: int, now_ms: int) -> None:
+        """Keeps the first answer to a request id for a day; beyond the bound the oldest goes."""
+        expires_ms = accepted_ms + self.config.idempotency_ttl_ms
+        if not spec.request_id or expires_ms <= now_ms:
+            return
+        key = (spec.identity, spec.request_id)
+        self.remembered.pop(key, None)
+        if len(self.remembered) >= self.config.idempotency_max:
+            self.remembered.popitem(last=False)
+        self.remembered[key] = Remembered(spec.job_id, spec.digest, receipt, expires_ms)
+
     def warm_pool_id(self, session_id: str, now_ms: int) -> str:
         """Pool that served a session last, while the session lives; else empty. ORCH-3009."""
         pool_id, expires_ms = self.sessions.get(session_id, ("", 0))
@@ -117,5 +128,5 @@ class State:
             return
         self.sessions.pop(session_id, None)
         if len(self.sessions) >= self.config.sessions_max:
-            del self.sessions[next(iter(self.sessions))]
+            self.sessions.popitem(last=False)
         self.sessions[session_id] = (pool_id, now_ms + self.config.session_ttl_ms)

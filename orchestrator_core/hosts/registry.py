@@ -1,5 +1,6 @@
 """All hosts that are connected, and the last raw snapshots of their pools."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from llamaorch.orchestrator.v1 import events_pb2
@@ -13,6 +14,7 @@ from orchestrator_core.core.effects import (
 from orchestrator_core.hosts.link import HostLink
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.relay import Relay
+from orchestrator_core.telemetry.fleet import PoolGauges, pool_gauges
 
 if TYPE_CHECKING:
     from llamaorch.pool.v1 import snapshot_pb2
@@ -76,3 +78,14 @@ class Hosts:
         """Drops the frames of an attempt wherever it runs."""
         for link in self.links.values():
             link.unbind((job_id, attempt))
+
+
+class ReportedFleet:
+    """The last snapshots as metrics see them."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+
+    def pools(self) -> Iterable[PoolGauges]:
+        """The load of every registered pool."""
+        return [pool_gauges(snapshot) for snapshot in self._hosts.reported.values()]

@@ -7,7 +7,6 @@ from itertools import islice
 import grpc
 
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
-from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.job import Job, JobSpec
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.states import JobState
@@ -122,9 +121,8 @@ class OrchestratorServicer:
     ) -> pb.ExplainJobResponse:
         """Tells why a job runs where it runs, or why it waits. LO-207."""
         job = self._runtime.job(request.job_id)
-        waiting: tuple[Exclusion, ...] = ()
-        if job.state is JobState.QUEUED:
-            waiting = self._runtime.core.waiting_for(job, self._runtime.clock.now_ms())
+        core, now_ms = self._runtime.core, self._runtime.clock.now_ms()
+        waiting = core.waiting_for(job, now_ms) if job.state is JobState.QUEUED else ()
         return pb.ExplainJobResponse(
             job=job_to_proto(self._view(job)),
             decisions=[decision_to_proto(decision) for decision in job.decisions],

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import grpc
 import structlog
 
-from llamaorch.pool.v1 import snapshot_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as pb
+from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.events import HostLost, HostRegistered
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.pool import PoolSnapshot
@@ -17,6 +17,7 @@ from orchestrator_core.hosts.link import HostLink, LinkTerms
 from orchestrator_core.hosts.reader import FrameReader
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
+from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire import dispatch as wire_dispatch
 from orchestrator_core.wire.snapshots import MalformedSnapshot, parse_snapshot
 
@@ -31,8 +32,9 @@ _log = structlog.get_logger("orchestratord")
 class PoolRegistryServicer:
     """The orchestrator's end of every host's streams."""
 
-    def __init__(self, runtime: Runtime, terms: LinkTerms) -> None:
+    def __init__(self, runtime: Runtime, telemetry: Telemetry, terms: LinkTerms) -> None:
         self._runtime = runtime
+        self._telemetry = telemetry
         self._terms = terms
         self._next_link = 1
 
@@ -64,11 +66,8 @@ class PoolRegistryServicer:
             results = await asyncio.gather(*tasks, return_exceptions=True)
             self._runtime.hosts.disconnect(link)
             self._runtime.submit(HostLost(link.host_id, link.link_id))
-            _log.info(
-                "host_lost",
-                host_id=link.host_id,
-                human=f"Host {link.host_id} is not connected any more.",
-            )
+            why = "superseded" if link.closed.is_set() else "stream ended"
+            self._telemetry.host_down(link.host_id, why)
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -139,13 +138,6 @@ class PoolRegistryServicer:
         held = tuple(wire_dispatch.held_attempt(message) for message in register.held)
         self._runtime.submit(HostRegistered(link.host_id, link.link_id, snapshots, held))
         self._show(register.pools)
-        _log.info(
-            "host_registered",
-            host_id=link.host_id,
-            pools=len(snapshots),
-            held=len(held),
-            human=f"Host {link.host_id} is connected with {len(snapshots)} pools.",
-        )
         return link
 
     def _check(self, first: pb.DispatchRequest) -> None:

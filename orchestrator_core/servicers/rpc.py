@@ -8,7 +8,7 @@ becomes INTERNAL with nothing but an id. HME-030.
 import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -18,7 +18,7 @@ from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.wire.errors import abort
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
@@ -37,7 +37,7 @@ class Undecodable:
 
 def unary(
     handler: Callable[[Request, Context], Awaitable[Response]], request: type[Request]
-) -> grpc.RpcMethodHandler[Any, Any]:
+) -> "grpc.RpcMethodHandler[Any, Any]":
     """One request, one response."""
 
     async def call(message: Request | Undecodable, context: Context) -> Response:
@@ -54,7 +54,7 @@ def unary(
 
 def server_stream(
     handler: Callable[[Request, Context], AsyncIterator[bytes]], request: type[Request]
-) -> grpc.RpcMethodHandler[Any, Any]:
+) -> "grpc.RpcMethodHandler[Any, Any]":
     """One request, responses that are encoded already."""
 
     async def call(message: Request | Undecodable, context: Context) -> AsyncIterator[bytes]:
@@ -72,7 +72,7 @@ def server_stream(
 
 def bidi(
     handler: Callable[[Context], Awaitable[None]], request: type[Request]
-) -> grpc.RpcMethodHandler[Any, Any]:
+) -> "grpc.RpcMethodHandler[Any, Any]":
     """A stream in both directions; the handler reads and writes the context itself."""
 
     async def call(_: object, context: Context) -> None:

@@ -33,7 +33,8 @@ class MetricRow:
     buckets: tuple[int, ...] = ()
 
 
-# Distinct values of a label, over the life of the process; what comes later is `other`.
+# Distinct values of a label within one metric, over the life of the process; what comes later is
+# `other`.
 BUDGETS: Final[Mapping[str, int]] = {
     "engine": 8,
     "engine_version": 64,
@@ -177,7 +178,10 @@ METRICS: Final = (
 
 
 class LabelBudget:
-    """Lets a bounded number of values of each label through; later ones become `other`."""
+    """Lets a bounded number of values of each label through; later ones become `other`.
+
+    Each metric has its own: the reasons of one do not use up the room of another.
+    """
 
     def __init__(self, limits: Mapping[str, int] = BUDGETS) -> None:
         self._limits = limits
@@ -206,9 +210,9 @@ class Counter:
     Mutable on purpose: this is on the path of every job. Exports read from other threads.
     """
 
-    def __init__(self, meter: Meter, row: MetricRow, budget: LabelBudget) -> None:
+    def __init__(self, meter: Meter, row: MetricRow) -> None:
         assert row.kind is Kind.COUNTER
-        self._labels, self._budget = row.labels, budget
+        self._labels, self._budget = row.labels, LabelBudget()
         self._values: dict[tuple[str, ...], int] = {}
         meter.create_observable_counter(row.name, [self._observe], description=row.help)
 
@@ -226,9 +230,9 @@ class Counter:
 class Histogram:
     """Distribution with the buckets of the contract."""
 
-    def __init__(self, meter: Meter, row: MetricRow, budget: LabelBudget) -> None:
+    def __init__(self, meter: Meter, row: MetricRow) -> None:
         assert row.kind is Kind.HISTOGRAM
-        self._labels, self._budget = row.labels, budget
+        self._labels, self._budget = row.labels, LabelBudget()
         self._instrument = meter.create_histogram(
             row.name,
             description=row.help,
@@ -244,9 +248,9 @@ class Histogram:
 class Gauge:
     """Shows what was sampled last. Series beyond the budget are folded into one."""
 
-    def __init__(self, meter: Meter, row: MetricRow, budget: LabelBudget) -> None:
+    def __init__(self, meter: Meter, row: MetricRow) -> None:
         assert row.kind is Kind.GAUGE
-        self._labels, self._budget = row.labels, budget
+        self._labels, self._budget = row.labels, LabelBudget()
         self._values: Mapping[tuple[str, ...], float] = {}
         # Ratios of several pools have no sum; the highest is the one to look at.
         self._adds = row not in (KV_USAGE, GPU_UTILIZATION)

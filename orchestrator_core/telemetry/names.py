@@ -30,8 +30,6 @@ DRAIN: Final = "drain"
 
 RPC_SYSTEM: Final = "rpc.system.name"
 RPC_METHOD: Final = "rpc.method"
-# The conventions rename this key after 1.44 to rpc.status_code.
-RPC_STATUS: Final = "rpc.response.status_code"
 ERROR_TYPE: Final = "error.type"
 
 JOB_ID: Final = "llamaorch.job_id"
@@ -89,7 +87,7 @@ class SpanRow:
 _JOB = (JOB_ID, PRIORITY, MODEL_ID, ENGINE, SESSION_ID, CORRELATION_ID)
 _ATTEMPT = (JOB_ID, ATTEMPT, POOL_ID, REPLICA_ID)
 _END = (JOB_ID, ATTEMPT, POOL_ID, REPLICA_ID, REASON, WHY)
-_RPC = (RPC_SYSTEM, RPC_METHOD, RPC_STATUS, ERROR_TYPE, JOB_ID, CORRELATION_ID)
+_RPC = (RPC_SYSTEM, RPC_METHOD, ERROR_TYPE, JOB_ID, CORRELATION_ID)
 
 SPANS: Final = (
     SpanRow(ENQUEUE, "an enqueue, from receipt to its answer (kind SERVER)", _RPC),
@@ -156,8 +154,8 @@ SPANS: Final = (
     SpanRow(DROP, "instant: gave its place to a newer job", (*_END, DISPLACED_BY)),
     SpanRow(EXPIRE, "instant: a deadline or watchdog ended it", _END),
     SpanRow(FAIL, "instant: it cannot be completed", _END),
-    SpanRow(RETRY, "instant: back into the queue, nothing was delivered", (*_ATTEMPT, WHY)),
-    SpanRow(FAILOVER, "instant: back into the queue for a verified replay", (*_ATTEMPT, WHY)),
+    SpanRow(RETRY, "instant: back into the queue, nothing was delivered", (JOB_ID, ATTEMPT, WHY)),
+    SpanRow(FAILOVER, "instant: back into the queue for a verified replay", (JOB_ID, ATTEMPT, WHY)),
     SpanRow(RETRACT, "instant: the journal refused the accept, it never happened", (JOB_ID,)),
     SpanRow(
         ADOPT,

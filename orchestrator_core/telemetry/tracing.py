@@ -118,9 +118,9 @@ class Tracing:
         span.end(None if end_ms is None else end_ms * _NS_PER_MS)
 
     @staticmethod
-    def current(span: Span) -> AbstractContextManager[object]:
-        """Makes a span the current one of this task while the block runs."""
-        if not span.get_span_context().is_valid:
+    def current(span: Span | None) -> AbstractContextManager[object]:
+        """Makes a span the current one of this task while the block runs; None: changes nothing."""
+        if span is None:
             return nullcontext()
         return trace.use_span(
             span, end_on_exit=False, record_exception=False, set_status_on_exception=False

@@ -22,10 +22,12 @@ JOB_RESOURCE = "llamaorch.orchestrator.v1.Job"
 
 # A status travels base64-encoded in trailing metadata next to its percent-encoded message, and gRPC
 # stacks refuse more than 8 KiB of metadata by default. Source: grpc `max_metadata_size`.
-STATUS_BYTES_MAX = 3_584
-MESSAGE_BYTES_MAX = 1_000
-METADATA_VALUE_BYTES_MAX = 256
-METADATA_ENTRIES_MAX = 16
+STATUS_BYTES_MAX = 4_096
+MESSAGE_BYTES_MAX = 600
+METADATA_ENTRIES_MAX = 6
+METADATA_KEY_BYTES_MAX = 32
+NAME_BYTES_MAX = 128
+DESCRIPTION_BYTES_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ def _error_info(refusal: Refusal) -> error_details_pb2.ErrorInfo:
     }
     extra = dict(sorted(refusal.metadata.items())[:METADATA_ENTRIES_MAX])
     metadata = {
-        _cut(key, 64): _cut(value, METADATA_VALUE_BYTES_MAX)
+        _cut(key, METADATA_KEY_BYTES_MAX): _cut(value, NAME_BYTES_MAX)
         for key, value in (extra | ours).items()
         if value
     }
@@ -212,14 +214,14 @@ def _named_details(refusal: Refusal) -> Iterable[Message]:
     kinds = ERROR_TABLE[refusal.reason].details
     if "QuotaFailure" in kinds:
         violation = error_details_pb2.QuotaFailure.Violation(
-            subject=_cut(refusal.resource or "queue", METADATA_VALUE_BYTES_MAX),
-            description=_cut(refusal.policy_label or refusal.message, METADATA_VALUE_BYTES_MAX),
+            subject=_cut(refusal.resource or "queue", NAME_BYTES_MAX),
+            description=_cut(refusal.policy_label or refusal.message, DESCRIPTION_BYTES_MAX),
         )
         yield error_details_pb2.QuotaFailure(violations=[violation])
     if "ResourceInfo" in kinds:
         yield error_details_pb2.ResourceInfo(
-            resource_type=refusal.metadata.get("resource_type", JOB_RESOURCE),
-            resource_name=_cut(refusal.resource, METADATA_VALUE_BYTES_MAX),
+            resource_type=_cut(refusal.metadata.get("resource_type", JOB_RESOURCE), NAME_BYTES_MAX),
+            resource_name=_cut(refusal.resource, NAME_BYTES_MAX),
         )
 
 
@@ -248,8 +250,8 @@ def _violation_detail(refusal: Refusal, room_bytes: int) -> tuple[list[Message],
 def _field_violations(refusal: Refusal) -> Iterable[Message]:
     for violation in refusal.violations:
         yield error_details_pb2.BadRequest.FieldViolation(
-            field=_cut(violation.field, METADATA_VALUE_BYTES_MAX),
-            description=_cut(violation.description, METADATA_VALUE_BYTES_MAX),
+            field=_cut(violation.field, NAME_BYTES_MAX),
+            description=_cut(violation.description, DESCRIPTION_BYTES_MAX),
         )
 
 
@@ -259,8 +261,8 @@ def _preconditions(refusal: Refusal) -> Iterable[Message]:
             description = f"needs {shortfall.required}, offers {shortfall.offered}"
             yield error_details_pb2.PreconditionFailure.Violation(
                 type=shortfall.reason.name,
-                subject=_cut(exclusion.pool_id, METADATA_VALUE_BYTES_MAX),
-                description=_cut(description, METADATA_VALUE_BYTES_MAX),
+                subject=_cut(exclusion.pool_id, NAME_BYTES_MAX),
+                description=_cut(description, DESCRIPTION_BYTES_MAX),
             )
 
 

@@ -21,7 +21,7 @@ class Output:
     """How much text a job produced, and the digest of it."""
 
     text_bytes: int
-    text_digest: int
+    text_digest: int | None
 
 
 NO_OUTPUT = Output(0, EMPTY_TEXT_DIGEST)

@@ -1,0 +1,246 @@
+"""Both services as real processes in one directory: configuration, start, readiness, stop."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from llamaorch.pool.v1 import (
+    pool_manager_service_pb2,
+    pool_manager_service_pb2_grpc,
+    snapshot_pb2,
+)
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 40.0
+LOG_LINE_BYTES = 1 << 20
+
+
+class ServiceError(Exception):
+    """A service did not start, or did not stop as it should."""
+
+
+@dataclass(slots=True)
+class Service:
+    """One process whose log lines are kept in a file and searched for what it tells."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    log_path: Path
+    events: dict[str, dict[str, object]] = field(default_factory=dict)
+    _heard: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _reader: asyncio.Task[None] | None = None
+    _over: bool = False
+
+    @classmethod
+    async def start(
+        cls, name: str, arguments: Sequence[str], directory: Path, env: dict[str, str]
+    ) -> "Service":
+        """Starts `python -m arguments` in a directory; its log goes to NAME.log there."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *arguments,
+            cwd=directory,
+            env=os.environ | env,
+            stderr=asyncio.subprocess.PIPE,
+            limit=LOG_LINE_BYTES,
+            # Ctrl-C in a terminal reaches the whole group; the parent decides who stops when.
+            start_new_session=True,
+        )
+        service = cls(name, process, directory / f"{name}.log")
+        service._reader = asyncio.create_task(service._read())
+        return service
+
+    async def event(self, name: str) -> dict[str, object]:
+        """Waits for a log event and returns its latest fields.
+
+        Raises:
+            ServiceError: with the end of the log, when it does not come.
+        """
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S), self._heard:
+                await self._heard.wait_for(lambda: name in self.events or self._over)
+        except TimeoutError:
+            raise ServiceError(f"{self.name} did not say {name!r}:\n{self.log_tail()}") from None
+        if name not in self.events:
+            raise ServiceError(f"{self.name} ended before {name!r}:\n{self.log_tail()}")
+        return self.events[name]
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Sends a signal and returns the exit code; a process that stays is killed.
+
+        Raises:
+            ServiceError: when it had to be killed.
+        """
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                code = await self.process.wait()
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+            raise ServiceError(f"{self.name} did not stop:\n{self.log_tail()}") from None
+        if self._reader is not None:
+            await self._reader
+        return code
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines of its log."""
+        if not self.log_path.exists():
+            return ""
+        return "\n".join(self.log_path.read_text().splitlines()[-lines:])
+
+    async def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.log_path.open("ab") as log:
+            async for line in self.process.stderr:
+                log.write(line)
+                log.flush()
+                await self._hear(line)
+        async with self._heard:
+            self._over = True
+            self._heard.notify_all()
+
+    async def _hear(self, line: bytes) -> None:
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and "event" in entry:
+                async with self._heard:
+                    self.events[str(entry["event"])] = entry
+                    self._heard.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What runs. `model` None: a tiny model with random weights is generated."""
+
+    directory: Path
+    model: Path | None = None
+    model_id: str = "tiny"
+    slots: int = 2
+    ctx_per_slot: int = 2048
+    listen: str = "127.0.0.1:0"
+    devices: str = "cpu"
+    gpu_layers: int = 0
+    deterministic: bool = False
+    orchestrator_toml: str = ""
+    pool_engine: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+
+
+class Stack:
+    """orchestratord and one pool-managerd, ready to take jobs between `start` and `stop`."""
+
+    def __init__(self, options: StackOptions) -> None:
+        self._options = options
+        self._orchestrator: Service | None = None
+        self._pool_manager: Service | None = None
+        self.address = options.listen
+
+    @property
+    def orchestrator(self) -> Service:
+        """The orchestratord process."""
+        assert self._orchestrator is not None, "start() comes first"
+        return self._orchestrator
+
+    @property
+    def pool_manager(self) -> Service:
+        """The pool-managerd process."""
+        assert self._pool_manager is not None, "start() comes first"
+        return self._pool_manager
+
+    async def start(self) -> None:
+        """Starts both and returns once the pool is READY. Raises `ServiceError`."""
+        self._options.directory.mkdir(parents=True, exist_ok=True)
+        await self.start_orchestrator()
+        await self.start_pool_manager()
+
+    async def start_orchestrator(self) -> None:
+        """Starts orchestratord; a second time it gets the address that it had before."""
+        directory = self._options.directory
+        config = directory / "orchestratord.toml"
+        config.write_text(f'listen = "{self.address}"\n{self._options.orchestrator_toml}\n')
+        self._orchestrator = await Service.start(
+            "orchestratord",
+            ("orchestrator_core", "--config", str(config)),
+            directory,
+            self._options.env,
+        )
+        listening = await self._orchestrator.event("listening")
+        self.address = str(listening["address"])
+
+    async def start_pool_manager(self) -> None:
+        """Starts pool-managerd and waits until its pool is READY."""
+        options = self._options
+        config = options.directory / "pool-managerd.toml"
+        config.write_text(await asyncio.to_thread(self._pool_toml))
+        self._pool_manager = await Service.start(
+            "pool-managerd",
+            ("pool_managerd", "--config", str(config)),
+            options.directory,
+            options.env,
+        )
+        listening = await self._pool_manager.event("listening")
+        await _ready(str(listening["address"]))
+
+    async def stop(self) -> tuple[int, int]:
+        """Drains both; returns the exit codes of orchestratord and pool-managerd."""
+        first = await self._orchestrator.stop() if self._orchestrator else 0
+        second = await self._pool_manager.stop() if self._pool_manager else 0
+        return first, second
+
+    def _pool_toml(self) -> str:
+        options = self._options
+        engine = options.pool_engine or self._embedded()
+        return (
+            f'orchestrator = "{self.address}"\n'
+            'listen = "127.0.0.1:0"\n'
+            'host_id = "this-machine"\n'
+            f'devices = "{options.devices}"\n'
+            "[[pools]]\n"
+            'pool_id = "local"\n'
+            f"engine = {engine}\n"
+        )
+
+    def _embedded(self) -> str:
+        """The embedded engine, with a generated model where none was given."""
+        from pool_managerd.models.tiny_gguf import write_tiny_model  # noqa: PLC0415 - needs numpy
+
+        options = self._options
+        model = options.model
+        if model is None:
+            model = options.directory / "tiny.gguf"
+            write_tiny_model(model)
+        return (
+            f'{{ kind = "embedded", model_path = "{model.resolve()}",'
+            f' model_id = "{options.model_id}", slots = {options.slots},'
+            f" ctx_per_slot = {options.ctx_per_slot}, gpu_layers = {options.gpu_layers},"
+            f" deterministic = {str(options.deterministic).lower()} }}"
+        )
+
+
+async def _ready(address: str) -> None:
+    """Follows a pool manager's snapshots until a pool is READY. Raises `ServiceError`."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = pool_manager_service_pb2_grpc.PoolManagerServiceStub(channel)
+        seen = ""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                request = pool_manager_service_pb2.WatchSnapshotsRequest()
+                async for response in stub.WatchSnapshots(request):
+                    for pool in response.pools:
+                        seen = f"{snapshot_pb2.PoolState.Name(pool.state)} {pool.state_detail}"
+                        if pool.state == snapshot_pb2.POOL_STATE_READY:
+                            return
+        except TimeoutError:
+            pass
+    raise ServiceError(f"no pool became READY, last seen: {seen}")

@@ -1,0 +1,81 @@
+"""Both services in the foreground until Ctrl-C: `make up`, MODEL=/path/to/model.gguf if given."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from demo.services import ServiceError, Stack, StackOptions
+
+LISTEN = "127.0.0.1:7070"
+
+
+async def up(options: StackOptions) -> int:
+    """Runs until SIGINT or SIGTERM; returns the exit code."""
+    out = sys.stdout
+    stack = Stack(options)
+    asked = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    try:
+        await stack.start()
+        out.write(
+            f"orchestratord listens on {stack.address}, model {options.model_id!r} is ready.\n"
+            f"Logs and journal: {options.directory}\n"
+            f"Try:  .venv/bin/llorch run --model {options.model_id} 'Once upon a time'\n"
+            "      .venv/bin/llorch pools\nCtrl-C stops both.\n"
+        )
+        out.flush()
+        ended = [
+            asyncio.create_task(service.process.wait())
+            for service in (stack.orchestrator, stack.pool_manager)
+        ]
+        asked_task = asyncio.create_task(asked.wait())
+        await asyncio.wait([asked_task, *ended], return_when=asyncio.FIRST_COMPLETED)
+        if not asked.is_set():
+            out.write("A service ended by itself:\n")
+            for service in (stack.orchestrator, stack.pool_manager):
+                out.write(f"--- {service.name}\n{service.log_tail()}\n")
+        out.write("Stopping; what runs may finish.\n")
+        out.flush()
+    finally:
+        codes = await stack.stop()
+    return 0 if asked.is_set() and codes == (0, 0) else 1
+
+
+def main() -> int:
+    """Parses the command line and runs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, help="GGUF file; default: a tiny random model")
+    parser.add_argument("--model-id", help="name that jobs ask for; default: the file's name")
+    parser.add_argument("--listen", default=LISTEN, help=f"address, default {LISTEN}")
+    parser.add_argument("--slots", type=int, default=2, help="generations at a time, default 2")
+    parser.add_argument("--ctx", type=int, default=2048, help="context of a slot, default 2048")
+    parser.add_argument("--devices", choices=("cpu", "nvml"), default="cpu")
+    parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU, -1 for all")
+    parser.add_argument("--directory", type=Path, default=Path(".demo/up"))
+    arguments = parser.parse_args()
+    model = arguments.model
+    if model is not None and not model.is_file():
+        sys.stderr.write(f"{model} is not a file; give the path of a GGUF model\n")
+        return 2
+    options = StackOptions(
+        directory=arguments.directory.resolve(),
+        model=model,
+        model_id=arguments.model_id or (model.stem if model else "tiny"),
+        slots=arguments.slots,
+        ctx_per_slot=arguments.ctx,
+        listen=arguments.listen,
+        devices=arguments.devices,
+        gpu_layers=arguments.gpu_layers,
+    )
+    try:
+        return asyncio.run(up(options))
+    except ServiceError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

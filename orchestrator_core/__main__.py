@@ -1,0 +1,39 @@
+"""The command `orchestratord`.
+
+Exit codes: 0 stopped as asked, 1 broke down, 2 cannot start as configured.
+"""
+
+import asyncio
+import os
+import sys
+
+from orchestrator_core.config import ConfigError, load
+from orchestrator_core.server import BindError, run
+from orchestrator_core.store.port import StoreError
+from orchestrator_core.telemetry.logs import configure_logs
+
+EXIT_CANNOT_START = 2
+# The journal's writer thread competes with the event loop for the interpreter; at the default of
+# 5 ms a commit waits tens of milliseconds for its turn.
+SWITCH_INTERVAL_S = 0.0005
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs orchestratord until a signal; returns the exit code."""
+    try:
+        config = load(sys.argv[1:] if argv is None else argv, os.environ)
+        configure_logs(config.log_level, config.log_format)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        asyncio.run(run(config))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"orchestratord: {problem}", file=sys.stderr)
+        return EXIT_CANNOT_START
+    except (StoreError, BindError, OSError) as error:
+        print(f"orchestratord: {error}", file=sys.stderr)
+        return EXIT_CANNOT_START
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Calls that bring or cancel jobs: their server spans, latency, and refusals the core never saw."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+from opentelemetry.trace import Span, SpanContext, SpanKind
+
+from orchestrator_core.core.job import JobSpec
+from orchestrator_core.core.outcome import Refusal
+from orchestrator_core.errors import RefusalError
+from orchestrator_core.telemetry import names
+from orchestrator_core.telemetry.metrics import Metrics
+from orchestrator_core.telemetry.spans import TEXT_MAX
+from orchestrator_core.telemetry.tracing import (
+    Tracing,
+    Value,
+    format_traceparent,
+    parse_traceparent,
+)
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+_SERVICE: Final = "llamaorch.orchestrator.v1.OrchestratorService"
+_METHODS: Final = {names.ENQUEUE: f"{_SERVICE}/Enqueue", names.CANCEL: f"{_SERVICE}/Cancel"}
+_NS_PER_MS = 1_000_000
+
+
+@dataclass(slots=True)
+class Rpc:
+    """A call that is being answered. `traceparent` belongs into the job that it brings."""
+
+    name: str
+    context: SpanContext
+    received_ns: int
+    accepted: JobSpec | None = None
+    refusal_counted: bool = False
+
+    @property
+    def traceparent(self) -> str:
+        """W3C trace context of the call; never empty."""
+        return format_traceparent(self.context)
+
+    @property
+    def trace_id(self) -> str:
+        """Trace id, 32 hex digits."""
+        return f"{self.context.trace_id:032x}"
+
+
+# The core answers within the task of the call, so an effect finds its call here.
+current_rpc: ContextVar[Rpc | None] = ContextVar("orchestratord_rpc", default=None)
+
+
+class Calls:
+    """Spans calls. `reject` is told of refusals that did not come out of the core."""
+
+    def __init__(
+        self,
+        tracing: Tracing,
+        metrics: Metrics,
+        reject: Callable[[Refusal], None],
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._tracing = tracing
+        self._metrics = metrics
+        self._reject = reject
+        self._clock_ns = clock_ns
+
+    @contextmanager
+    def rpc(self, name: str, metadata: Metadata | None) -> Iterator[Rpc]:
+        """Spans one call while the block runs; see `Telemetry.rpc`."""
+        rpc, span = self._received(name, metadata)
+        token = current_rpc.set(rpc)
+        error = "cancelled"
+        try:
+            with self._tracing.current(span):
+                yield rpc
+            error = ""
+            if rpc.accepted is not None:
+                latency_ms = (self._clock_ns() - rpc.received_ns) / _NS_PER_MS
+                self._metrics.durable(rpc.accepted, latency_ms)
+        except RefusalError as refused:
+            error = refused.refusal.reason.value
+            if name == names.ENQUEUE and not rpc.refusal_counted:
+                with self._tracing.current(span):
+                    self._reject(refused.refusal)
+            raise
+        except Exception as broken:
+            # The type only: a message may quote what the client sent.
+            error = type(broken).__name__
+            raise
+        finally:
+            current_rpc.reset(token)
+            if span is not None:
+                job = {} if rpc.accepted is None else {names.JOB_ID: rpc.accepted.job_id}
+                self._tracing.end(span, None, job, error)
+
+    def _received(self, name: str, metadata: Metadata | None) -> tuple[Rpc, Span | None]:
+        entries = {
+            key: value
+            for key, value in metadata or ()
+            if key in ("traceparent", "x-correlation-id") and isinstance(value, str)
+        }
+        caller = entries.get("traceparent", "")
+        if not self._tracing.enabled:
+            return Rpc(name, self._tracing.context(caller), self._clock_ns()), None
+        attributes: dict[str, Value] = {
+            names.RPC_SYSTEM: "grpc",
+            names.RPC_METHOD: _METHODS.get(name, "_OTHER"),
+        }
+        if entries.get("x-correlation-id"):
+            attributes[names.CORRELATION_ID] = entries["x-correlation-id"][:TEXT_MAX]
+        parent = parse_traceparent(caller)
+        span = self._tracing.start(name, parent, None, attributes, SpanKind.SERVER)
+        return Rpc(name, span.get_span_context(), self._clock_ns()), span

@@ -1,0 +1,238 @@
+"""Log lines: one JSON object each, with a constant event name. HME-030, ORCH-3027, ORCH-3300.
+
+A significant event has a sentence for people under `human`. Prompts, output, payloads and secrets
+never appear.
+"""
+
+import logging
+import sys
+from typing import Literal, TextIO
+
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    AttemptClosed,
+    DispatchRecord,
+    JobEnded,
+    SendVerdicts,
+    Verdict,
+)
+from orchestrator_core.core.outcome import Refusal
+from orchestrator_core.core.states import JobState
+from orchestrator_core.telemetry.names import SERVICE
+from orchestrator_core.telemetry.tracked import Tracked
+
+MESSAGE_MAX = 300
+
+
+def configure_logs(
+    level: str,
+    form: Literal["auto", "json", "pretty"] = "auto",
+    stream: TextIO | None = None,
+) -> None:
+    """Sends lines of at least `level` to `stream` (None: stderr). For the composition root only."""
+    stream = sys.stderr if stream is None else stream
+    pretty = form == "pretty" or (form == "auto" and stream.isatty())
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        if pretty
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+
+
+class Lines:
+    """Writes what happened to jobs and hosts."""
+
+    def __init__(self, log: FilteringBoundLogger | None = None) -> None:
+        self._log: FilteringBoundLogger = (
+            structlog.get_logger(SERVICE).bind() if log is None else log
+        )
+
+    def accepted(self, tracked: Tracked, record: AcceptRecord) -> None:
+        """A request became a job."""
+        self._log.info(
+            "job_accepted",
+            **_who(tracked),
+            queue_position=record.position,
+            predicted_start_ms=record.predicted_start_ms,
+            predicted_end_ms=record.predicted_end_ms,
+            human=f"Job {record.spec.job_id} for {record.spec.needs.model_id} waits at position "
+            f"{record.position}.",
+        )
+
+    def rejected(self, refusal: Refusal, engine: str) -> None:
+        """A request was refused."""
+        self._log.info(
+            "job_rejected",
+            engine=engine,
+            reason=refusal.reason.value,
+            policy_label=refusal.policy_label,
+            retry_after_ms=refusal.retry_after_ms,
+            human=f"A job was rejected: {refusal.reason.value}.",
+        )
+
+    def placed(self, tracked: Tracked, record: DispatchRecord) -> None:
+        """A pool was chosen."""
+        self._log.info(
+            "job_placed",
+            **_who(tracked),
+            attempt=record.attempt,
+            host_id=record.host_id,
+            decided_by=record.decision.decided_by,
+            candidates_total=record.decision.candidates_total,
+            exclusions_total=record.decision.exclusions_total,
+            human=f"Job {record.job_id} goes to pool {record.pool_id}, the choice of "
+            f"{record.decision.candidates_total}.",
+        )
+
+    def started(self, tracked: Tracked, attempt: int, now_ms: int) -> None:
+        """The engine took an attempt up."""
+        job = tracked.job
+        waited_ms = now_ms - job.accepted_ms
+        self._log.info(
+            "job_started",
+            **_who(tracked),
+            attempt=attempt,
+            queue_position=job.position_at_admission,
+            predicted_start_ms=job.predicted_start_ms,
+            kv_warmth=tracked.kv_warmth,
+            human=f"Job {job.job_id} runs on pool {tracked.pool_id}, {waited_ms} ms after it was "
+            "accepted.",
+        )
+
+    def refused(self, tracked: Tracked, attempt: int) -> None:
+        """A pool did not start an attempt."""
+        self._log.warning(
+            "attempt_refused",
+            **_who(tracked),
+            attempt=attempt,
+            human=f"A pool refused job {tracked.job.job_id}; it waits again at its old place.",
+        )
+
+    def lost(self, tracked: Tracked, effect: AttemptClosed, pool_id: str) -> None:
+        """An attempt was lost and is tried again."""
+        self._log.warning(
+            "job_retried",
+            **{**_who(tracked), "pool_id": pool_id},
+            attempt=effect.attempt,
+            why=effect.why,
+            human=f"Job {effect.job_id} lost its pool {pool_id} and waits for another try.",
+        )
+
+    def ended(self, tracked: Tracked, effect: JobEnded) -> None:
+        """A job reached its terminal state."""
+        usage, outcome = effect.usage, effect.outcome
+        error = outcome.error
+        keys = {
+            "queue_position": tracked.job.position_at_admission,
+            "predicted_start_ms": tracked.job.predicted_start_ms,
+            "predicted_end_ms": tracked.job.predicted_end_ms,
+            "kv_warmth": tracked.kv_warmth,
+            "tokens_in": usage.tokens_in,
+            "tokens_out": usage.tokens_out,
+            "queue_time_ms": usage.queue_time_ms,
+            "first_token_ms": usage.first_token_ms,
+            "decode_time_ms": usage.decode_time_ms,
+            "outcome": effect.state.value,
+            "finish": outcome.finish.value if outcome.finish else None,
+            "reason": error.reason.value if error else None,
+            "why": effect.why,
+        }
+        if error is not None:
+            keys["error"] = error.message[:MESSAGE_MAX]
+        level = logging.WARNING if effect.state is JobState.FAILED else logging.INFO
+        self._log.log(
+            level, f"job_{effect.state.value}", **_who(tracked), **keys, human=_ending(effect)
+        )
+
+    def retracted(self, tracked: Tracked) -> None:
+        """The journal refused an accept."""
+        job_id = tracked.job.job_id
+        self._log.warning(
+            "job_retracted",
+            **_who(tracked),
+            human=f"The journal could not be written, so job {job_id} was never accepted.",
+        )
+
+    def host_up(self, effect: SendVerdicts) -> None:
+        """A host registered."""
+        kept = sum(verdict is Verdict.ADOPT for _, _, verdict in effect.verdicts)
+        held = len(effect.verdicts)
+        self._log.info(
+            "host_up",
+            host_id=effect.host_id,
+            attempts_held=held,
+            attempts_adopted=kept,
+            human=f"Host {effect.host_id} is connected; {kept} of the {held} attempts that it "
+            "holds go on.",
+        )
+
+    def host_down(self, host_id: str, why: str) -> None:
+        """The stream of a host ended."""
+        self._log.warning(
+            "host_down",
+            host_id=host_id,
+            why=why,
+            human=f"Host {host_id} is gone: {why}. Its jobs wait for it to come back.",
+        )
+
+    def draining(self, queue_depth: int, live_attempts: int) -> None:
+        """Nothing is accepted or placed any more."""
+        self._log.info(
+            "drain_started",
+            queue_depth=queue_depth,
+            live_attempts=live_attempts,
+            human=f"No more jobs are accepted; {live_attempts} still run, {queue_depth} wait for "
+            "the next start.",
+        )
+
+
+def _who(tracked: Tracked) -> dict[str, object]:
+    """The keys that every line about a job has. ORCH-3027."""
+    spec = tracked.job.spec
+    return {
+        "job_id": spec.job_id,
+        "session_id": spec.session_id,
+        "correlation_id": spec.correlation_id,
+        "trace_id": f"{tracked.trace.trace_id:032x}",
+        "priority": tracked.priority,
+        "model_id": spec.needs.model_id,
+        "engine": tracked.engine,
+        "engine_version": tracked.engine_version,
+        "pool_id": tracked.pool_id,
+        "replica_id": tracked.replica_id,
+        "quant": spec.needs.quantization,
+        "ctx": spec.needs.required_ctx,
+    }
+
+
+def _ending(effect: JobEnded) -> str:
+    job_id, error = effect.job_id, effect.outcome.error
+    reason = error.reason.value if error else ""
+    match effect.state:
+        case JobState.FINISHED:
+            return f"Job {job_id} finished with {effect.usage.tokens_out} tokens."
+        case JobState.CANCELLED:
+            return f"Job {job_id} was cancelled ({effect.why})."
+        case JobState.EXPIRED:
+            return f"Job {job_id} ran out of time: {reason}."
+        case JobState.DROPPED:
+            return f"Job {job_id} gave its place in the full queue to a newer job."
+        case _:
+            return f"Job {job_id} failed: {reason}."

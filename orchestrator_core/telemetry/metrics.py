@@ -1,0 +1,252 @@
+"""Counts and distributions of what happened to jobs, and gauges of the fleet. ORCH-3028.
+
+Counts add up: over all labels, enqueued = finished by outcome + live. Jobs found in the journal at
+start count as enqueued. When the journal refuses a batch, its accepts end as `retracted`, and jobs
+that were dropped for them and come back count as enqueued again.
+"""
+
+from collections.abc import Sequence
+
+from opentelemetry.metrics import Meter, NoOpMeterProvider
+from opentelemetry.sdk import metrics as sdk
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader
+
+from orchestrator_core.core.decision import Decision
+from orchestrator_core.core.effects import JobEnded
+from orchestrator_core.core.job import JobSpec, Priority
+from orchestrator_core.core.machine import Core
+from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.pool import PoolState
+from orchestrator_core.core.states import JobState
+from orchestrator_core.telemetry import instruments as rows
+from orchestrator_core.telemetry.fleet import FleetView, PoolGauges
+from orchestrator_core.telemetry.names import SERVICE
+from orchestrator_core.telemetry.tracing import service_resource
+from orchestrator_core.telemetry.tracked import Tracked
+
+# Above the product of every budget that meets in one metric: our budgets cut off, not the SDK's.
+SERIES_MAX = 65_536
+CARDINALITY: dict[type, int] = {
+    sdk.ObservableCounter: SERIES_MAX,
+    sdk.ObservableGauge: SERIES_MAX,
+    sdk.Histogram: SERIES_MAX,
+}
+# Refusals with unknown engine names must not cost a walk over all pools each.
+ENGINES_REREAD_MS = 1_000
+DISCONNECTED = "disconnected"
+_POOL_STATES = (*(state.value for state in PoolState), DISCONNECTED)
+
+_QUEUE_FULL = frozenset({Reason.ADMISSION_REJECT})
+_INVALID = frozenset(
+    {
+        Reason.INVALID_PARAMS,
+        Reason.INCOMPATIBLE_MODEL,
+        Reason.INCOMPATIBLE_ENGINE,
+        Reason.INCOMPATIBLE_DEVICE_MASK,
+        Reason.DUPLICATE,
+        Reason.DEADLINE,
+    }
+)
+
+
+class Metrics:
+    """All instruments of the contract. Without readers nothing is exported and little is spent."""
+
+    def __init__(self, readers: Sequence[MetricReader] = ()) -> None:
+        self._provider = (
+            MeterProvider(readers, resource=service_resource(), shutdown_on_exit=False)
+            if readers
+            else None
+        )
+        provider = self._provider or NoOpMeterProvider()
+        self._make(provider.get_meter(SERVICE))
+        self._engines: set[str] = set()
+        self._engines_ms: int | None = None
+        self._waiting_keys: dict[tuple[str, ...], None] = {}
+
+    def _make(self, meter: Meter) -> None:
+        self._enqueued = rows.Counter(meter, rows.ENQUEUED)
+        self._started = rows.Counter(meter, rows.STARTED)
+        self._canceled = rows.Counter(meter, rows.CANCELED)
+        self._rejected = rows.Counter(meter, rows.REJECTED)
+        self._finished = rows.Counter(meter, rows.FINISHED)
+        self._backpressure = rows.Counter(meter, rows.BACKPRESSURE)
+        self._tokens_in = rows.Counter(meter, rows.TOKENS_IN)
+        self._tokens_out = rows.Counter(meter, rows.TOKENS_OUT)
+        self._failovers = rows.Counter(meter, rows.FAILOVERS)
+        self._orchd_enqueued = rows.Counter(meter, rows.ORCHD_ENQUEUED)
+        self._orchd_rejected = rows.Counter(meter, rows.ORCHD_REJECTED)
+        self._admission_latency = rows.Histogram(meter, rows.ADMISSION_LATENCY)
+        self._first_token = rows.Histogram(meter, rows.FIRST_TOKEN)
+        self._decode = rows.Histogram(meter, rows.DECODE)
+        self._queue_wait = rows.Histogram(meter, rows.QUEUE_WAIT)
+        self._prediction_error = rows.Histogram(meter, rows.PREDICTION_ERROR)
+        self._snapshot_age = rows.Histogram(meter, rows.SNAPSHOT_AGE)
+        self._queue_depth = rows.Gauge(meter, rows.QUEUE_DEPTH)
+        self._orchd_depth = rows.Gauge(meter, rows.ORCHD_DEPTH)
+        self._pool_state = rows.Gauge(meter, rows.POOL_STATE)
+        self._kv_usage = rows.Gauge(meter, rows.KV_USAGE)
+        self._gpu_utilization = rows.Gauge(meter, rows.GPU_UTILIZATION)
+        self._vram_used = rows.Gauge(meter, rows.VRAM_USED)
+
+    # --- what happened
+
+    def accepted(self, tracked: Tracked) -> None:
+        """A request became a job."""
+        self.found(tracked)
+        self._orchd_enqueued.add(1, "", "accepted")
+
+    def found(self, tracked: Tracked) -> None:
+        """A live job came in without a request: from the journal, or back after being dropped."""
+        needs = tracked.job.spec.needs
+        self._enqueued.add(1, needs.engine, needs.engine_version, "", "", tracked.priority)
+
+    def durable(self, spec: JobSpec, latency_ms: float) -> None:
+        """A job's accept was answered, `latency_ms` after its receipt."""
+        self._admission_latency.record(latency_ms, spec.needs.engine, spec.priority.name.lower())
+
+    def rejected(self, refusal: Refusal, engine: str, core: Core | None, now_ms: int) -> None:
+        """A request was refused. `engine` comes from the request and need not exist."""
+        engine = self._known_engine(engine, core, now_ms)
+        reason = refusal.reason
+        self._rejected.add(1, engine, reason.value)
+        self._orchd_enqueued.add(1, "", "rejected")
+        self._orchd_rejected.add(1, "", _rejection_kind(reason))
+        if reason is Reason.ADMISSION_REJECT:
+            self._backpressure.add(1, engine, refusal.policy_label)
+
+    def placed(self, tracked: Tracked, decision: Decision, now_ms: int) -> None:
+        """A pool was chosen."""
+        if tracked.queued_ms is not None:
+            self._queue_wait.record(now_ms - tracked.queued_ms, decision.pool_id)
+        if decision.candidates:
+            self._snapshot_age.record(decision.candidates[0].snapshot_age_ms, decision.pool_id)
+
+    def started(self, tracked: Tracked, now_ms: int) -> None:
+        """The first attempt of a job was taken up."""
+        self._started.add(1, *_replica(tracked), tracked.priority)
+        predicted_ms = tracked.job.predicted_start_ms
+        if predicted_ms is not None:
+            error_ms = now_ms - tracked.job.accepted_ms - predicted_ms
+            self._prediction_error.record(abs(error_ms), tracked.engine, "start", _late(error_ms))
+
+    def lost(self, tracked: Tracked, pool_id: str) -> None:
+        """An attempt was lost and is tried again."""
+        mode = "verified_replay" if tracked.job.delivered else "restart"
+        self._failovers.add(1, tracked.engine, pool_id, mode)
+
+    def ended(self, tracked: Tracked, effect: JobEnded, now_ms: int) -> None:
+        """A job reached its terminal state."""
+        usage, state = effect.usage, effect.state
+        latency = (tracked.engine, tracked.engine_version, tracked.pool_id, tracked.priority)
+        self._finished.add(1, tracked.engine, tracked.pool_id, state.value)
+        if usage.tokens_in is not None:
+            self._tokens_in.add(usage.tokens_in, *_replica(tracked))
+        if usage.tokens_out is not None:
+            self._tokens_out.add(usage.tokens_out, *_replica(tracked))
+        if usage.first_token_ms is not None:
+            self._first_token.record(usage.first_token_ms, *latency)
+        if state is JobState.CANCELLED:
+            self._canceled.add(1, *_replica(tracked), effect.why)
+        elif state is JobState.DROPPED:
+            error = effect.outcome.error
+            label = error.policy_label if error else ""
+            self._backpressure.add(1, tracked.engine, label)
+        elif state is JobState.FINISHED:
+            self._finished_well(tracked, effect, latency, now_ms)
+
+    def retracted(self, tracked: Tracked) -> None:
+        """The journal refused an accept."""
+        self._finished.add(1, tracked.engine, "", "retracted")
+
+    def _finished_well(
+        self, tracked: Tracked, effect: JobEnded, latency: tuple[str, ...], now_ms: int
+    ) -> None:
+        if effect.usage.decode_time_ms is not None:
+            self._decode.record(effect.usage.decode_time_ms, *latency)
+        predicted_ms = tracked.job.predicted_end_ms
+        if predicted_ms is not None:
+            error_ms = now_ms - tracked.job.accepted_ms - predicted_ms
+            self._prediction_error.record(abs(error_ms), tracked.engine, "end", _late(error_ms))
+
+    def _known_engine(self, engine: str, core: Core | None, now_ms: int) -> str:
+        """Engine names in refusals are the client's words: only those of pools become labels."""
+        if not engine or engine in self._engines:
+            return engine
+        if core is not None and (
+            self._engines_ms is None or now_ms - self._engines_ms >= ENGINES_REREAD_MS
+        ):
+            self._engines_ms = now_ms
+            self._engines = {pool.snapshot.engine for pool in core.pools.values()}
+        return engine if engine in self._engines else rows.OTHER
+
+    # --- gauges
+
+    def sample(self, core: Core, fleet: FleetView) -> None:
+        """Reads all gauges. On the event loop, once per scrape or export. O(pools + waiting)."""
+        self._sample_queue(core)
+        self._pool_state.replace(
+            ((pool_id, state), float(state == _pool_state(pool.connected, pool.snapshot.state)))
+            for pool_id, pool in core.pools.items()
+            for state in _POOL_STATES
+        )
+        pools = list(fleet.pools())
+        self._kv_usage.replace(
+            (_replica_of(pool), pool.kv_cache_usage_ratio)
+            for pool in pools
+            if pool.kv_cache_usage_ratio is not None
+        )
+        self._gpu_utilization.replace(
+            ((*_replica_of(pool), device.device), device.utilization_ratio)
+            for pool in pools
+            for device in pool.devices
+            if device.utilization_ratio is not None
+        )
+        self._vram_used.replace(
+            ((*_replica_of(pool), device.device), device.memory_used_bytes)
+            for pool in pools
+            for device in pool.devices
+            if device.memory_used_bytes is not None
+        )
+
+    def _sample_queue(self, core: Core) -> None:
+        # A series that was shown once stays, at 0: one that vanishes reads as "unknown".
+        depths = dict.fromkeys(self._waiting_keys, 0)
+        for priority in Priority:
+            label = priority.name.lower()
+            depths.setdefault(("", "", "", label), 0)
+            for job_id in core.queue_order(priority):
+                needs = core.jobs[job_id].spec.needs
+                key = (needs.engine, needs.engine_version, "", label)
+                depths[key] = depths.get(key, 0) + 1
+        self._waiting_keys = dict.fromkeys(list(depths)[:SERIES_MAX])
+        self._queue_depth.replace(depths.items())
+        self._orchd_depth.replace([(("",), core.queue_depth())])
+
+    def shutdown(self, timeout_ms: int) -> None:
+        """Sends what is left, for at most `timeout_ms`. Blocks."""
+        if self._provider is not None:
+            self._provider.shutdown(timeout_ms)
+
+
+def _replica(tracked: Tracked) -> tuple[str, str, str, str]:
+    return tracked.engine, tracked.engine_version, tracked.pool_id, tracked.replica_id
+
+
+def _replica_of(pool: PoolGauges) -> tuple[str, str, str, str]:
+    return pool.engine, pool.engine_version, pool.pool_id, pool.replica_id
+
+
+def _pool_state(connected: bool, state: PoolState) -> str:
+    return state.value if connected else DISCONNECTED
+
+
+def _late(error_ms: int) -> str:
+    return "late" if error_ms > 0 else "early"
+
+
+def _rejection_kind(reason: Reason) -> str:
+    if reason in _QUEUE_FULL:
+        return "queue_full"
+    return "invalid_request" if reason in _INVALID else "policy_violation"

@@ -1,0 +1,257 @@
+"""Spans of decisions: one trace per job, from the client's span down to the engine's. Design §8.
+
+Every span of a job is a child of the span that enqueued it, whose context is stored with the job,
+so a trace goes on after a restart. Nothing is recorded per token.
+"""
+
+from collections import Counter
+
+from opentelemetry.trace import SpanContext
+
+from orchestrator_core.core.decision import Decision
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    AttemptClosed,
+    DispatchRecord,
+    JobEnded,
+    JobStarted,
+    SendStart,
+    SendVerdicts,
+)
+from orchestrator_core.core.outcome import Refusal, Usage
+from orchestrator_core.core.states import JobState
+from orchestrator_core.telemetry import names
+from orchestrator_core.telemetry.tracing import Attributes, Tracing, Value, format_traceparent
+from orchestrator_core.telemetry.tracked import Tracked
+
+TEXT_MAX = 256
+CANDIDATES_MAX = 5
+_ENDINGS = {
+    JobState.CANCELLED: names.CANCEL,
+    JobState.EXPIRED: names.EXPIRE,
+    JobState.DROPPED: names.DROP,
+    JobState.FAILED: names.FAIL,
+}
+
+
+class Spans:
+    """Makes the spans of the decisions. Must not be called when tracing is off."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+
+    def accepted(self, tracked: Tracked, record: AcceptRecord, now_ms: int) -> None:
+        """A job was accepted."""
+        spec = record.spec
+        attributes: dict[str, Value] = {
+            names.JOB_ID: spec.job_id,
+            names.REQUEST_ID: _short(spec.request_id),
+            names.PRIORITY: tracked.priority,
+            names.MODEL_ID: _short(spec.needs.model_id),
+            names.ENGINE: _short(spec.needs.engine),
+            names.SESSION_ID: _short(spec.session_id),
+            names.CORRELATION_ID: _short(spec.correlation_id),
+            names.VERDICT: "accepted",
+            names.QUEUE_POSITION: record.position,
+        }
+        if record.displaced is not None:
+            attributes[names.DISPLACED] = record.displaced
+        if record.predicted_start_ms is not None:
+            attributes[names.PREDICTED_START_MS] = record.predicted_start_ms
+        if record.predicted_end_ms is not None:
+            attributes[names.PREDICTED_END_MS] = record.predicted_end_ms
+        self._instant(names.ADMIT, tracked.trace, now_ms, attributes)
+
+    def rejected(self, refusal: Refusal, now_ms: int) -> None:
+        """A request was refused; the caller's span is the current one."""
+        attributes: dict[str, Value] = {
+            names.VERDICT: "rejected",
+            names.REASON: refusal.reason.value,
+            names.POLICY_LABEL: refusal.policy_label,
+        }
+        if refusal.retry_after_ms is not None:
+            attributes[names.RETRY_AFTER_MS] = refusal.retry_after_ms
+        self._instant(names.ADMIT, self._tracing.current_context(), now_ms, attributes)
+
+    def repeated(self, job_id: str, now_ms: int) -> None:
+        """A request was answered as before; the caller's span is the current one."""
+        attributes = {names.VERDICT: "duplicate", names.JOB_ID: job_id}
+        self._instant(names.ADMIT, self._tracing.current_context(), now_ms, attributes)
+
+    def placed(self, tracked: Tracked, record: DispatchRecord, now_ms: int) -> None:
+        """A pool was chosen: the wait is over."""
+        self._waited(tracked, "placed", now_ms)
+        attributes = {
+            **_where(record.job_id, record.attempt, record.pool_id, record.replica_id),
+            **_decision(record.decision),
+        }
+        self._instant(names.PLACE, tracked.trace, now_ms, attributes)
+
+    def sent(self, tracked: Tracked, effect: SendStart, now_ms: int) -> None:
+        """An attempt goes to its pool."""
+        attributes = {
+            **_where(effect.spec.job_id, effect.attempt, effect.pool_id, effect.replica_id),
+            names.HOST_ID: effect.host_id,
+            names.MODE: effect.mode.value,
+        }
+        tracked.dispatch = self._tracing.start(names.DISPATCH, tracked.trace, now_ms, attributes)
+
+    def started(self, tracked: Tracked, effect: JobStarted, now_ms: int) -> None:
+        """The engine took an attempt up."""
+        self._dispatched(tracked, "started", now_ms)
+        attributes = {
+            **_where(effect.job_id, effect.attempt, tracked.pool_id, tracked.replica_id),
+            names.MODE: effect.mode.value,
+            names.KV_WARMTH: effect.kv_warmth,
+        }
+        tracked.decode = self._tracing.start(names.DECODE, tracked.trace, now_ms, attributes)
+
+    def refused(self, tracked: Tracked, attempt: int, now_ms: int) -> None:
+        """A pool did not start an attempt; the job waits again."""
+        self._dispatched(tracked, "refused", now_ms, "refused")
+        attributes: Attributes = {
+            names.JOB_ID: tracked.job.job_id,
+            names.ATTEMPT: attempt,
+            names.WHY: "refused",
+        }
+        self._instant(names.RETRY, tracked.trace, now_ms, attributes)
+
+    def lost(self, tracked: Tracked, effect: AttemptClosed, now_ms: int) -> None:
+        """An attempt was lost and the job waits again."""
+        self._dispatched(tracked, effect.why, now_ms, effect.why)
+        self._decoded(tracked, effect.why, None, now_ms, effect.why)
+        name = names.FAILOVER if tracked.job.delivered else names.RETRY
+        attributes: Attributes = {
+            names.JOB_ID: effect.job_id,
+            names.ATTEMPT: effect.attempt,
+            names.WHY: effect.why,
+        }
+        self._instant(name, tracked.trace, now_ms, attributes)
+
+    def ended(self, tracked: Tracked, effect: JobEnded, displaced_by: str, now_ms: int) -> None:
+        """A job reached its terminal state."""
+        error = effect.outcome.error
+        reason = error.reason.value if error else ""
+        self._waited(tracked, effect.state.value, now_ms)
+        self._dispatched(tracked, effect.state.value, now_ms, reason)
+        self._decoded(tracked, effect.state.value, effect.usage, now_ms, reason)
+        name = _ENDINGS.get(effect.state)
+        if name is None:
+            return
+        attributes: dict[str, Value] = {
+            names.JOB_ID: effect.job_id,
+            names.POOL_ID: tracked.pool_id,
+            names.REPLICA_ID: tracked.replica_id,
+            names.REASON: reason,
+            names.WHY: effect.why,
+        }
+        if tracked.job.attempt is not None:
+            attributes[names.ATTEMPT] = tracked.job.attempt.number
+        if displaced_by:
+            attributes[names.DISPLACED_BY] = displaced_by
+        self._instant(name, tracked.trace, now_ms, attributes)
+
+    def retracted(self, tracked: Tracked, now_ms: int) -> None:
+        """An accept never became durable."""
+        self._waited(tracked, "retracted", now_ms)
+        self._dispatched(tracked, "retracted", now_ms, "retracted")
+        self._decoded(tracked, "retracted", None, now_ms, "retracted")
+        attributes = {names.JOB_ID: tracked.job.job_id}
+        self._instant(names.RETRACT, tracked.trace, now_ms, attributes)
+
+    def judged(
+        self, tracked: Tracked, effect: SendVerdicts, attempt: int, verdict: str, now_ms: int
+    ) -> None:
+        """A host that registered again still held an attempt of a live job."""
+        attributes: Attributes = {
+            names.JOB_ID: tracked.job.job_id,
+            names.ATTEMPT: attempt,
+            names.HOST_ID: effect.host_id,
+            names.VERDICT: verdict,
+        }
+        self._instant(names.ADOPT, tracked.trace, now_ms, attributes)
+
+    def draining(self, queue_depth: int, live_attempts: int, now_ms: int) -> None:
+        """Nothing is accepted or placed any more."""
+        attributes = {names.QUEUE_DEPTH: queue_depth, names.LIVE_ATTEMPTS: live_attempts}
+        self._instant(names.DRAIN, self._tracing.current_context(), now_ms, attributes)
+
+    def _instant(
+        self, name: str, parent: SpanContext | None, now_ms: int, attributes: Attributes
+    ) -> None:
+        self._tracing.start(name, parent, now_ms, attributes).end(now_ms * 1_000_000)
+
+    def _waited(self, tracked: Tracked, outcome: str, now_ms: int) -> None:
+        """The wait is made into a span when it is over, with both instants given."""
+        if tracked.queued_ms is None:
+            return
+        attributes = {names.JOB_ID: tracked.job.job_id, names.OUTCOME: outcome}
+        span = self._tracing.start(names.QUEUE_WAIT, tracked.trace, tracked.queued_ms, attributes)
+        span.end(now_ms * 1_000_000)
+
+    def _dispatched(self, tracked: Tracked, outcome: str, now_ms: int, error: str = "") -> None:
+        span, tracked.dispatch = tracked.dispatch, None
+        if span is not None:
+            self._tracing.end(span, now_ms, {names.OUTCOME: outcome}, error)
+
+    def _decoded(
+        self, tracked: Tracked, outcome: str, usage: Usage | None, now_ms: int, error: str
+    ) -> None:
+        span, tracked.decode = tracked.decode, None
+        if span is not None:
+            attributes = {names.OUTCOME: outcome, **_usage(usage)}
+            self._tracing.end(span, now_ms, attributes, error)
+
+
+def dispatch_traceparent(tracked: Tracked) -> str:
+    """Context that an attempt hands to its pool: the dispatch span's, else the job's own."""
+    if tracked.dispatch is not None:
+        return format_traceparent(tracked.dispatch.get_span_context())
+    return format_traceparent(tracked.trace)
+
+
+def _where(job_id: str, attempt: int, pool_id: str, replica_id: str) -> dict[str, Value]:
+    return {
+        names.JOB_ID: job_id,
+        names.ATTEMPT: attempt,
+        names.POOL_ID: pool_id,
+        names.REPLICA_ID: replica_id,
+    }
+
+
+def _decision(decision: Decision) -> dict[str, Value]:
+    """The record of a placement, small: the best candidates and how many failed on what."""
+    best = decision.candidates[:CANDIDATES_MAX]
+    lacking = Counter(
+        reason
+        for exclusion in decision.exclusions
+        for reason in {shortfall.reason for shortfall in exclusion.shortfalls}
+    )
+    return {
+        names.DECIDED_BY: decision.decided_by,
+        names.RULES_VERSION: decision.rules_version,
+        names.CANDIDATES_TOTAL: decision.candidates_total,
+        names.EXCLUSIONS_TOTAL: decision.exclusions_total,
+        names.CANDIDATE_POOLS: [candidate.pool_id for candidate in best],
+        names.CANDIDATE_SCORES: [candidate.predicted_end_ms for candidate in best],
+        names.CANDIDATE_VERSIONS: [candidate.snapshot_version for candidate in best],
+        names.CANDIDATE_AGES: [candidate.snapshot_age_ms for candidate in best],
+        **{names.EXCLUDED[reason]: count for reason, count in lacking.items()},
+    }
+
+
+def _usage(usage: Usage | None) -> dict[str, Value]:
+    if usage is None:
+        return {}
+    known = {
+        names.TOKENS_IN: usage.tokens_in,
+        names.TOKENS_OUT: usage.tokens_out,
+        names.QUEUE_TIME_MS: usage.queue_time_ms,
+        names.FIRST_TOKEN_MS: usage.first_token_ms,
+        names.DECODE_TIME_MS: usage.decode_time_ms,
+    }
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def _short(text: str) -> str:
+    return text[:TEXT_MAX]

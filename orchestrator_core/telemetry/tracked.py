@@ -1,0 +1,53 @@
+"""What telemetry remembers of a live job, and nothing of one that ended."""
+
+from dataclasses import dataclass
+
+from opentelemetry.trace import Span, SpanContext
+
+from orchestrator_core.core.job import Job
+
+
+@dataclass(slots=True)
+class Tracked:
+    """A live job. `job` belongs to the core and is only read.
+
+    `queued_ms` is when it entered the queue last, None while it is not there. `unstarted` is the
+    number of an attempt that was sent and not taken up yet, else 0. `dispatch` and `decode` are the
+    open spans of the present attempt. Mutable on purpose: one owner, `Telemetry`.
+    """
+
+    job: Job
+    trace: SpanContext
+    queued_ms: int | None
+    unstarted: int = 0
+    started: bool = False
+    kv_warmth: bool = False
+    dispatch: Span | None = None
+    decode: Span | None = None
+
+    @property
+    def engine(self) -> str:
+        """Engine that serves the job, else the one that it asks for; empty when it names none."""
+        replica_set = self.job.replica_set
+        return replica_set[0] if replica_set else self.job.spec.needs.engine
+
+    @property
+    def engine_version(self) -> str:
+        """Version of that engine."""
+        replica_set = self.job.replica_set
+        return replica_set[1] if replica_set else self.job.spec.needs.engine_version
+
+    @property
+    def pool_id(self) -> str:
+        """Pool of the present attempt; empty without one."""
+        return self.job.attempt.pool_id if self.job.attempt else ""
+
+    @property
+    def replica_id(self) -> str:
+        """Incarnation of the present attempt; empty without one."""
+        return self.job.attempt.replica_id if self.job.attempt else ""
+
+    @property
+    def priority(self) -> str:
+        """Class as a label."""
+        return self.job.spec.priority.name.lower()

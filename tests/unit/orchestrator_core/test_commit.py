@@ -1,0 +1,205 @@
+"""Output commit: what leaves, when, and what a failed journal takes back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from orchestrator_core.commit import CommitGate
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    Gated,
+    JobEnded,
+    Receipt,
+    Record,
+    ReplyAccepted,
+    TerminalRecord,
+)
+from orchestrator_core.core.job import JobSpec, Needs
+from orchestrator_core.core.outcome import Finish, Outcome, Usage
+from orchestrator_core.core.states import JobState
+from orchestrator_core.store.port import (
+    Opened,
+    StoreError,
+    StoreOutcomeUnknownError,
+    StoreUnavailableError,
+)
+
+WAIT_S = 5.0
+
+
+class GatedStore:
+    """A store whose every commit waits for the test to say how it ends."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Record]] = []
+        self.arrived = asyncio.Event()
+        self.verdicts: asyncio.Queue[StoreError | None] = asyncio.Queue()
+        self.held = True
+
+    async def open(self) -> Opened:
+        raise NotImplementedError
+
+    async def commit(self, batch: Sequence[Record]) -> None:
+        self.batches.append(list(batch))
+        self.arrived.set()
+        verdict = await self.verdicts.get()
+        if verdict is not None:
+            raise verdict
+
+    async def holds(self, batch: Sequence[Record]) -> bool:
+        return self.held and list(batch) in self.batches
+
+    async def prune(self, ended_before_ms: int) -> int:
+        return ended_before_ms * 0
+
+    async def close(self) -> None:
+        return
+
+
+class Recorder:
+    """A running gate and everything that came out of it."""
+
+    def __init__(self) -> None:
+        self.store = GatedStore()
+        self.released: list[Gated] = []
+        self.reverted: list[tuple[str, ...]] = []
+        self.refused: list[Gated] = []
+        self.gate = CommitGate(self.store, self.released.append, self._revert, lambda _: None)
+
+    def _revert(self, job_ids: tuple[str, ...], replies: Sequence[Gated]) -> None:
+        self.reverted.append(job_ids)
+        self.refused.extend(replies)
+
+    async def committing(self) -> None:
+        """Waits until a batch is at the store."""
+        await asyncio.wait_for(self.store.arrived.wait(), WAIT_S)
+        self.store.arrived.clear()
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Recorder]:
+    """A gate whose writer runs for the length of the block."""
+    recorder = Recorder()
+    task = asyncio.create_task(recorder.gate.run())
+    try:
+        yield recorder
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def accept(job_id: str, displaced: str | None = None) -> AcceptRecord:
+    """An accept of a minimal job."""
+    return AcceptRecord(JobSpec(job_id, Needs("tiny")), 1, 0, 1, None, None, displaced)
+
+
+def reply(job_id: str) -> ReplyAccepted:
+    """The answer to an accept."""
+    return ReplyAccepted(1, Receipt(job_id, 1, None, None, None, 0))
+
+
+def terminal(job_id: str) -> tuple[TerminalRecord, JobEnded]:
+    """A regular end: its record and what subscribers are told."""
+    outcome = Outcome(finish=Finish.EOS)
+    record = TerminalRecord(job_id, JobState.FINISHED, outcome, Usage(), 1)
+    return record, JobEnded(job_id, JobState.FINISHED, outcome, Usage())
+
+
+async def test_nothing_leaves_before_its_batch_is_durable() -> None:
+    """The reply is released by the commit, not by the step."""
+    async with running() as run:
+        run.gate.add([accept("a")], [reply("a")])
+        await run.committing()
+        before = list(run.released)
+
+        run.store.verdicts.put_nowait(None)
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+
+    assert before == []
+    assert run.released == [reply("a")]
+
+
+async def test_effects_without_records_wait_for_what_was_decided_before_them() -> None:
+    """An effect that rests on an earlier step's records does not overtake them."""
+    async with running() as run:
+        run.gate.add([accept("a")], [reply("a")])
+        await run.committing()
+
+        run.gate.add([], [reply("b")])
+
+        assert run.released == []
+        run.store.verdicts.put_nowait(None)
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+    assert run.released == [reply("a"), reply("b")]
+
+
+async def test_steps_during_a_commit_share_the_next_batch() -> None:
+    """Group commit: one batch in flight, everything else in the next."""
+    async with running() as run:
+        run.gate.add([accept("a")], [])
+        await run.committing()
+        run.gate.add([accept("b")], [])
+        run.gate.add([accept("c")], [])
+        for _ in range(2):
+            run.store.verdicts.put_nowait(None)
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+
+    assert run.store.batches == [[accept("a")], [accept("b"), accept("c")]]
+
+
+async def test_failed_batch_reverts_accepts_and_repeats_terminals() -> None:
+    """An accept that was not written never happened; an outcome is written again."""
+    record, ended = terminal("old")
+    async with running() as run:
+        run.gate.add([accept("new"), record], [reply("new"), ended])
+        await run.committing()
+        run.store.verdicts.put_nowait(StoreUnavailableError("disk full"))
+        await run.committing()
+        run.store.verdicts.put_nowait(None)
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+
+    assert run.reverted == [("new",)]
+    assert run.refused == [reply("new")]
+    assert run.store.batches[1] == [record]
+    assert run.released == [ended]
+
+
+async def test_victim_of_a_reverted_accept_is_not_ended() -> None:
+    """The terminal of a job displaced by a failed accept is dropped with it."""
+    record, ended = terminal("victim")
+    async with running() as run:
+        run.gate.add([record, accept("new", displaced="victim")], [ended, reply("new")])
+        await run.committing()
+        run.store.verdicts.put_nowait(StoreUnavailableError("disk full"))
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+
+    assert run.released == []
+    assert run.store.batches == [[record, accept("new", displaced="victim")]]
+
+
+async def test_unknown_outcome_is_read_back_before_anybody_is_answered() -> None:
+    """A commit that may have happened counts as what the store then says."""
+    async with running() as run:
+        run.gate.add([accept("a")], [reply("a")])
+        await run.committing()
+        run.store.verdicts.put_nowait(StoreOutcomeUnknownError("connection cut"))
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+
+    assert run.released == [reply("a")]
+    assert run.reverted == []
+
+
+async def test_gate_is_degraded_until_a_batch_is_written_again() -> None:
+    """While the journal fails, callers can be refused at once."""
+    record, ended = terminal("a")
+    async with running() as run:
+        run.gate.add([record], [ended])
+        await run.committing()
+        run.store.verdicts.put_nowait(StoreUnavailableError("disk full"))
+        await run.committing()
+        during = run.gate.degraded
+        run.store.verdicts.put_nowait(None)
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+
+    assert during
+    assert not run.gate.degraded
