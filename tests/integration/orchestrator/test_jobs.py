@@ -1,0 +1,502 @@
+"""Jobs over real gRPC, with a scripted host at the other end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status.rpc_status import from_call
+
+from llamaorch.orchestrator.v1 import events_pb2, job_pb2, orchestrator_service_pb2
+from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
+from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
+from tests.integration.orchestrator.scripted_host import ScriptedHost, digest, snapshot
+
+WAIT_S = 5.0
+
+
+def spec(**fields: object) -> job_pb2.JobSpec:
+    """A minimal job for the scripted model."""
+    base: dict[str, object] = {"model_id": "tiny", "input": job_pb2.JobInput(text="hello")}
+    return job_pb2.JobSpec(**(base | fields))  # type: ignore[arg-type]
+
+
+async def enqueue(
+    orchestrator: Orchestrator, **fields: object
+) -> orchestrator_service_pb2.EnqueueResponse:
+    """Gives a job and returns the receipt."""
+    request = orchestrator_service_pb2.EnqueueRequest(spec=spec(**fields))
+    return await orchestrator.jobs.Enqueue(request)
+
+
+async def job(orchestrator: Orchestrator, job_id: str) -> job_pb2.Job:
+    """Looks a job up."""
+    request = orchestrator_service_pb2.GetJobRequest(job_id=job_id)
+    return (await orchestrator.jobs.GetJob(request)).job
+
+
+async def follow(
+    orchestrator: Orchestrator, job_id: str, resume: events_pb2.ResumePoint | None = None
+) -> AsyncIterator[events_pb2.JobEvent]:
+    """Yields the events of a job one by one."""
+    request = orchestrator_service_pb2.StreamTokensRequest(job_id=job_id, resume_from=resume)
+    async for response in orchestrator.jobs.StreamTokens(request):
+        for event in response.events:
+            yield event
+
+
+async def all_events(
+    orchestrator: Orchestrator, job_id: str, resume: events_pb2.ResumePoint | None = None
+) -> list[events_pb2.JobEvent]:
+    """Every event of a job up to the close of the stream."""
+    async with asyncio.timeout(WAIT_S):
+        return [event async for event in follow(orchestrator, job_id, resume)]
+
+
+def kinds(events: list[events_pb2.JobEvent]) -> list[str | None]:
+    """Names of events, without those that come by the clock."""
+    names = [event.WhichOneof("event") for event in events]
+    return [name for name in names if name not in {"queued", "metrics"}]
+
+
+def text(events: list[events_pb2.JobEvent]) -> str:
+    """Text of all token events."""
+    return "".join(piece for event in events for piece in event.tokens.pieces)
+
+
+def details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo, dict[str, object]]:
+    """ErrorInfo and all other details of an error by type name."""
+    status = from_call(error)
+    assert status is not None
+    found: dict[str, object] = {}
+    info = error_details_pb2.ErrorInfo()
+    for packed in status.details:
+        if packed.Unpack(info):
+            continue
+        name = packed.TypeName().rsplit(".", 1)[1]
+        message = getattr(error_details_pb2, name)()
+        packed.Unpack(message)
+        found[name] = message
+    return info, found
+
+
+async def ready_host(orchestrator: Orchestrator, **overrides: object) -> ScriptedHost:
+    """A registered host with one ready pool."""
+    host = orchestrator.host()
+    await host.register(snapshot(**overrides))
+    return host
+
+
+async def test_job_runs_from_enqueue_to_end(orchestrator: Orchestrator) -> None:
+    """started, tokens and end arrive in order with the text that the pool generated."""
+    host = await ready_host(orchestrator)
+
+    receipt = await enqueue(orchestrator, sampling=job_pb2.Sampling(seed=7))
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "Hel", "lo")
+    await host.tokens(start.handle, " wörld")
+    await host.finish(start.handle)
+    events = await all_events(orchestrator, receipt.job_id)
+
+    assert kinds(events) == ["started", "tokens", "tokens", "end"]
+    assert text(events) == "Hello wörld"
+    assert receipt.seed == start.sampling.seed == 7
+    assert start.input.text == "hello"
+    end = events[-1].end
+    assert end.finish_reason == job_pb2.FINISH_REASON_EOS
+    assert end.usage.tokens_out == 3
+    assert end.text_digest == digest("Hello wörld".encode())
+    started = events[0].started
+    assert (started.pool_id, started.attempt, started.queue_position) == ("pool-a", 1, 1)
+
+
+async def test_two_followers_and_a_late_one_get_the_same_text(orchestrator: Orchestrator) -> None:
+    """Any number of readers follow one job, also after it ended."""
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    early = [asyncio.create_task(all_events(orchestrator, receipt.job_id)) for _ in range(2)]
+    await host.started(start.handle)
+    await host.tokens(start.handle, "a", "b")
+    await host.finish(start.handle)
+
+    late = await all_events(orchestrator, receipt.job_id)
+
+    texts = [text(await task) for task in early]
+    assert [*texts, text(late)] == ["ab"] * 3
+
+
+async def test_resume_gives_the_rest_and_a_wrong_digest_is_refused(
+    orchestrator: Orchestrator,
+) -> None:
+    """A reader goes on at its offset; one whose text differs is told RESUME_WINDOW."""
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "one ", "two ", "three")
+    await host.finish(start.handle)
+    await all_events(orchestrator, receipt.job_id)
+
+    point = events_pb2.ResumePoint(attempt=1, text_offset=6, prefix_digest=digest(b"one tw"))
+    rest = await all_events(orchestrator, receipt.job_id, point)
+    point.prefix_digest ^= 1
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await all_events(orchestrator, receipt.job_id, point)
+
+    assert text(rest) == "o three"
+    assert rest[0].tokens.prefix_digest == digest(b"one tw")
+    assert caught.value.code() is grpc.StatusCode.OUT_OF_RANGE
+    assert details(caught.value)[0].reason == "RESUME_WINDOW"
+
+
+async def test_cancel_of_a_running_job_ends_its_stream_and_stops_the_pool(
+    orchestrator: Orchestrator,
+) -> None:
+    """The stream ends with CANCELLED, nothing follows, and the pool is told."""
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "partial")
+    stream = follow(orchestrator, receipt.job_id)
+    async for event in stream:
+        if event.WhichOneof("event") == "tokens":
+            break
+
+    request = orchestrator_service_pb2.CancelRequest(job_id=receipt.job_id)
+    answer = await orchestrator.jobs.Cancel(request)
+    cancel = (await host.command("cancel")).cancel
+    await host.tokens(start.handle, " too late")
+    await host.finish(start.handle, job_pb2.FINISH_REASON_CANCELLED)
+    rest = [event async for event in stream]
+    again = await orchestrator.jobs.Cancel(request)
+
+    assert answer.job.state == again.job.state == job_pb2.JOB_STATE_CANCELLED
+    assert cancel.handle == start.handle
+    assert kinds(rest) == ["end"]
+    assert rest[-1].end.finish_reason == job_pb2.FINISH_REASON_CANCELLED
+    assert rest[-1].end.text_bytes == len("partial")
+    assert text(await all_events(orchestrator, receipt.job_id)) == "partial"
+
+
+async def test_slot_of_a_cancelled_job_is_free_only_when_the_pool_confirms(
+    orchestrator: Orchestrator,
+) -> None:
+    """The next job waits for the confirmation: slots are never shared."""
+    host = await ready_host(orchestrator, slots_total=1, slots_free=1)
+    first = await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+    second = await enqueue(orchestrator)
+    await orchestrator.jobs.Cancel(orchestrator_service_pb2.CancelRequest(job_id=first.job_id))
+    await host.command("cancel")
+    waiting = await job(orchestrator, second.job_id)
+
+    await host.finish(start.handle, job_pb2.FINISH_REASON_CANCELLED)
+    next_start = await host.start()
+
+    assert waiting.state == job_pb2.JOB_STATE_QUEUED
+    assert next_start.job_id == second.job_id
+
+
+async def test_queue_full_is_resource_exhausted_with_a_computed_delay(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """The refusal names the policy and when to come back, in details and as pushback."""
+    orchestrator = await start_orchestrator(queue={"capacity": 1, "policy": "reject"})
+    await ready_host(orchestrator, slots_total=1, slots_free=1)
+    for _ in range(2):
+        await enqueue(orchestrator)
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await enqueue(orchestrator)
+
+    info, others = details(caught.value)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (info.reason, info.domain) == ("ADMISSION_REJECT", "llamaorch.dev")
+    assert info.metadata["policy_label"] == "reject"
+    assert {"QuotaFailure", "RetryInfo"} <= others.keys()
+    wait = others["RetryInfo"].retry_delay.ToMilliseconds()  # type: ignore[attr-defined]
+    trailing = dict(caught.value.trailing_metadata() or ())
+    assert int(trailing["grpc-retry-pushback-ms"]) == wait == int(info.metadata["retry_after_ms"])
+    assert wait > 0
+
+
+async def test_dropped_job_is_told_why(start_orchestrator: StartOrchestrator) -> None:
+    """Under drop-lru the victim's stream ends with QUEUE_FULL_DROP_LRU and without `started`."""
+    orchestrator = await start_orchestrator(queue={"capacity": 1, "policy": "drop-lru"})
+    await ready_host(orchestrator, slots_total=1, slots_free=1)
+    await enqueue(orchestrator)
+    victim = await enqueue(orchestrator)
+    following = asyncio.create_task(all_events(orchestrator, victim.job_id))
+
+    await enqueue(orchestrator)
+
+    events = await following
+    assert kinds(events) == ["error"]
+    assert events[-1].error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+
+
+async def test_bad_request_names_every_bad_field(orchestrator: Orchestrator) -> None:
+    """All violations come at once, each with its path."""
+    bad = job_pb2.JobSpec(sampling=job_pb2.Sampling(top_p=2.0, temperature=-1.0))
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await orchestrator.jobs.Enqueue(orchestrator_service_pb2.EnqueueRequest(spec=bad))
+
+    info, others = details(caught.value)
+    violations = others["BadRequest"].field_violations  # type: ignore[attr-defined]
+    fields = {violation.field for violation in violations}
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert info.reason == "INVALID_PARAMS"
+    assert {"spec.model_id", "spec.input", "spec.sampling.top_p"} <= fields
+    assert "spec.sampling.temperature" in fields
+
+
+async def test_undecodable_request_is_invalid_params(orchestrator: Orchestrator) -> None:
+    """Bytes that are no message get a typed answer, not UNKNOWN."""
+    call = orchestrator.channel.unary_unary(
+        "/llamaorch.orchestrator.v1.OrchestratorService/Enqueue"
+    )
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"\xff\xff\xff")
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(caught.value)[0].reason == "INVALID_PARAMS"
+
+
+async def test_unknown_job_is_not_found_on_every_call(orchestrator: Orchestrator) -> None:
+    """Each call that names a job says NOT_FOUND with the id."""
+    calls = (
+        orchestrator.jobs.GetJob(orchestrator_service_pb2.GetJobRequest(job_id="nope")),
+        orchestrator.jobs.Cancel(orchestrator_service_pb2.CancelRequest(job_id="nope")),
+        orchestrator.jobs.ExplainJob(orchestrator_service_pb2.ExplainJobRequest(job_id="nope")),
+        all_events(orchestrator, "nope"),
+    )
+
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        info, others = details(caught.value)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        assert info.reason == "NOT_FOUND"
+        assert others["ResourceInfo"].resource_name == "nope"  # type: ignore[attr-defined]
+
+
+async def test_repeated_request_gets_the_first_answer(orchestrator: Orchestrator) -> None:
+    """The same request id and body is the same job; another body is ALREADY_EXISTS."""
+    await ready_host(orchestrator)
+    first = await enqueue(orchestrator, request_id="r1")
+
+    second = await enqueue(orchestrator, request_id="r1")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await enqueue(orchestrator, request_id="r1", labels={"other": "body"})
+
+    assert (second.job_id, second.seed) == (first.job_id, first.seed)
+    assert second.duplicate
+    assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
+
+
+async def test_incompatible_job_is_refused_with_every_shortfall(
+    orchestrator: Orchestrator,
+) -> None:
+    """A job that no pool can ever serve is not queued; the answer says what each pool lacks."""
+    await ready_host(orchestrator)
+    requirements = job_pb2.Requirements(min_vram_bytes=1 << 40, min_compute_cap="9.0")
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await enqueue(orchestrator, requirements=requirements)
+
+    info, others = details(caught.value)
+    described = str(others["PreconditionFailure"])
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert info.reason == "INCOMPATIBLE_DEVICE_MASK"
+    assert "pool-a" in described
+    assert str(1 << 40) in described
+    assert "9.0" in described
+
+
+async def test_no_pool_at_all_is_unavailable_with_a_delay(orchestrator: Orchestrator) -> None:
+    """Before any host has registered the answer is POOL_UNAVAILABLE and retriable."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await enqueue(orchestrator)
+
+    info, others = details(caught.value)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert (info.reason, info.metadata["retriable"]) == ("POOL_UNAVAILABLE", "true")
+    assert "RetryInfo" in others
+
+
+async def test_engine_death_before_output_is_retried_silently(orchestrator: Orchestrator) -> None:
+    """Nothing was delivered, so the job runs again and its stream shows only whole text."""
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    await host.fail(start.handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
+    await host.command("release")
+    again = snapshot(replica_id="pool-a-2", emitted_frame_seq=host.frame_seq)
+    async with host.reports() as reports:
+        await reports.send(again)
+        second = await host.start()
+        await host.started(second.handle)
+        await host.tokens(second.handle, "fine")
+        await host.finish(second.handle)
+        events = await all_events(orchestrator, receipt.job_id)
+
+    assert (second.job_id, second.attempt) == (receipt.job_id, 2)
+    assert text(events) == "fine"
+    assert kinds(events) == ["started", "tokens", "end"]
+
+
+async def test_engine_death_after_output_is_worker_reset(orchestrator: Orchestrator) -> None:
+    """With failover FAIL the stream ends with a typed error, never like a finished one."""
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator, failover=job_pb2.FAILOVER_POLICY_FAIL)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "half a sen")
+    await host.fail(start.handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
+
+    events = await all_events(orchestrator, receipt.job_id)
+
+    assert kinds(events) == ["started", "tokens", "error"]
+    assert events[-1].error.code == grpc.StatusCode.ABORTED.value[0]
+
+
+async def test_verified_replay_goes_on_at_the_byte(orchestrator: Orchestrator) -> None:
+    """A greedy job is generated again; the pool is told what to verify, the stream goes on."""
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator, sampling=job_pb2.Sampling(temperature=0.0))
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "one ")
+    await host.fail(start.handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
+    await host.command("release")
+    async with host.reports() as reports:
+        await reports.send(snapshot(replica_id="pool-a-2", emitted_frame_seq=host.frame_seq))
+        second = await host.start()
+        await host.started(second.handle)
+        await host.tokens(second.handle, "one ")
+        await host.tokens(second.handle, "two")
+        await host.finish(second.handle)
+        events = await all_events(orchestrator, receipt.job_id)
+
+    assert second.verify_until.text_offset == 4
+    assert second.verify_until.prefix_digest == digest(b"one ")
+    assert kinds(events) == ["started", "tokens", "resumed", "tokens", "end"]
+    assert text(events) == "one two"
+
+
+async def test_host_that_returns_goes_on_with_its_attempts(orchestrator: Orchestrator) -> None:
+    """After a cut the attempt is adopted and its output continues at the exact piece."""
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "before ")
+    stream = follow(orchestrator, receipt.job_id)
+    seen = []
+    async for event in stream:
+        seen.append(event)
+        if event.WhichOneof("event") == "tokens":
+            break
+    await host.close()
+
+    back = orchestrator.host(boot_id=host.boot_id)
+    held = dispatch_pb2.HeldAttempt(
+        job_id=receipt.job_id, attempt=1, pool_id="pool-a", replica_id="pool-a-1", next_index=1
+    )
+    answer = await back.register(snapshot(), held=(held,))
+    verdict = answer.verdicts[0]
+    back._text[verdict.handle], back._pieces[verdict.handle] = "before ", 1
+    await back.tokens(verdict.handle, "after")
+    await back.finish(verdict.handle)
+    seen.extend([event async for event in stream])
+
+    assert verdict.verdict == dispatch_pb2.HELD_VERDICT_ADOPT
+    assert verdict.first_index == 1
+    assert text(seen) == "before after"
+    assert kinds(seen)[-1] == "end"
+
+
+async def test_unknown_held_attempt_is_aborted(orchestrator: Orchestrator) -> None:
+    """A host that still runs what nobody knows is told to stop it."""
+    host = orchestrator.host()
+    held = dispatch_pb2.HeldAttempt(
+        job_id="ghost", attempt=1, pool_id="pool-a", replica_id="pool-a-1"
+    )
+
+    answer = await host.register(snapshot(), held=(held,))
+
+    assert [verdict.verdict for verdict in answer.verdicts] == [dispatch_pb2.HELD_VERDICT_ABORT]
+
+
+async def test_explain_tells_candidates_exclusions_and_trace(orchestrator: Orchestrator) -> None:
+    """The decision names the winner, what decided, who was excluded and why."""
+    host = orchestrator.host()
+    await host.register(
+        snapshot("fast", perf_tokens_per_s=200.0),
+        snapshot("slow", perf_tokens_per_s=10.0),
+        snapshot("down", state=snapshot_pb2.POOL_STATE_UNREADY),
+    )
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+
+    request = orchestrator_service_pb2.ExplainJobRequest(job_id=receipt.job_id)
+    answer = await orchestrator.jobs.ExplainJob(request)
+
+    decision = answer.decisions[0]
+    assert start.pool_id == decision.pool_id == "fast"
+    assert decision.decided_by == "score"
+    assert [c.pool_id for c in decision.candidates] == ["fast", "slow"]
+    assert len(answer.trace_id) == 32
+    assert start.traceparent.split("-")[1] == answer.trace_id
+
+
+async def test_jobs_are_listed_newest_first_in_pages(orchestrator: Orchestrator) -> None:
+    """Pages join without a gap, and filters apply."""
+    await ready_host(orchestrator)
+    ids = [(await enqueue(orchestrator)).job_id for _ in range(5)]
+    listed: list[str] = []
+    token = ""
+    while True:
+        request = orchestrator_service_pb2.ListJobsRequest(page_size=2, page_token=token)
+        page = await orchestrator.jobs.ListJobs(request)
+        listed += [entry.job_id for entry in page.jobs]
+        token = page.next_page_token
+        if not token:
+            break
+    queued = orchestrator_service_pb2.ListJobsRequest(states=[job_pb2.JOB_STATE_QUEUED])
+
+    assert listed == ids[::-1]
+    assert len((await orchestrator.jobs.ListJobs(queued)).jobs) == 3
+
+
+async def test_later_calls_answer_unimplemented_with_a_sentence(
+    orchestrator: Orchestrator,
+) -> None:
+    """What is not there yet says so and names what to use instead."""
+    call = orchestrator.jobs.Exchange()
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "StreamTokens" in (caught.value.details() or "")
+
+
+async def test_correlation_id_is_returned(orchestrator: Orchestrator) -> None:
+    """The caller's id comes back; without one the server makes one."""
+    request = orchestrator_service_pb2.GetCapabilitiesRequest()
+    given = orchestrator.jobs.GetCapabilities(request, metadata=(("x-correlation-id", "abc"),))
+    made = orchestrator.jobs.GetCapabilities(request)
+
+    returned = dict(await given.initial_metadata())
+    invented = dict(await made.initial_metadata())
+
+    assert returned["x-correlation-id"] == "abc"
+    assert len(str(invented["x-correlation-id"])) == 32
