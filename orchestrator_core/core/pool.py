@@ -128,6 +128,7 @@ class Pool:
             kept = [known for known in self.former_replica_ids if known != replica_id]
             self.former_replica_ids = (*kept, former_id)[-FORMER_REPLICAS_KEPT:]
             self.room_idle_bytes = None
+            self.refusals = self.closed_until_ms = 0
         self.snapshot = snapshot
         self.as_of_ms = as_of_ms
         self.ended_at_frame = {

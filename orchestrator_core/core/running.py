@@ -85,6 +85,8 @@ def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
     if attempt is None:
         return
     close_attempt(state, attempt, event.frame_seq, now_ms)
+    if event.error is not None and event.error.kind is AttemptErrorKind.ENGINE_DIED:
+        _rest_pool(state, attempt, now_ms)
     job = state.jobs.get(event.job_id)
     if job is not None and job.attempt is attempt and job.live:
         _settle(state, job, attempt, event, now_ms)
@@ -110,9 +112,12 @@ def attempt_refused(state: State, event: AttemptRefused, now_ms: int) -> None:
 
 
 def _rest_pool(state: State, attempt: Attempt, now_ms: int) -> None:
-    """Closes a pool that refused for a while, longer each time in a row."""
+    """Closes a pool that refused or died for a while, longer each time in a row.
+
+    Its next report says how it is; a new incarnation opens it again.
+    """
     pool = state.pools.get(attempt.pool_id)
-    if pool is None:
+    if pool is None or pool.snapshot.replica_id != attempt.replica_id:
         return
     config = state.config
     rest_ms = min(

@@ -14,9 +14,9 @@ from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.pool import PoolSnapshot
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.link import HostLink, LinkTerms
-from orchestrator_core.hosts.reader import FrameReader
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
+from orchestrator_core.servicers.frames import FrameReader
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire import dispatch as wire_dispatch
 from orchestrator_core.wire.snapshots import MalformedSnapshot, parse_snapshot

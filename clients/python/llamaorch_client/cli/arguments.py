@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: what may be said, and what it means when nothing is said."""
+
+import argparse
+from collections.abc import Mapping
+
+from llamaorch_client.model import JobState
+
+DEFAULT_SERVER = "127.0.0.1:7070"
+EPILOG = """\
+exit codes: 0 finished; 1 the job failed or was cancelled; 2 the request is wrong; 3 the server is
+not available; 4 rejected, try again later; 130 Ctrl-C
+
+environment: LLORCH_SERVER, LLORCH_TOKEN, LLORCH_MODEL, NO_COLOR
+"""
+
+
+def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namespace:
+    """Returns the arguments with every default filled in; exits with 2 on a usage error."""
+    common = _common()
+    parser = argparse.ArgumentParser(
+        prog="llorch",
+        description="Give jobs to llama-orch, follow them, see why they run where they run.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _run(commands.add_parser("run", parents=[common], help="give a job and print its output"))
+    stream = commands.add_parser("stream", parents=[common], help="follow a job from its beginning")
+    _job_id(stream)
+    _job_id(commands.add_parser("cancel", parents=[common], help="cancel a job"))
+    _jobs(commands.add_parser("jobs", parents=[common], help="list jobs, newest first"))
+    commands.add_parser("pools", parents=[common], help="list pools and their devices")
+    explain = commands.add_parser(
+        "explain", parents=[common], help="why a job runs where it runs, or why it waits"
+    )
+    _job_id(explain)
+    commands.add_parser("status", parents=[common], help="health, capabilities, pools and queue")
+    arguments = parser.parse_args(argv)
+    _fill(arguments, environ)
+    return arguments
+
+
+def _common() -> argparse.ArgumentParser:
+    # Suppressed defaults let the same option stand before and after the command.
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument(
+        "--server", metavar="HOST:PORT", help=f"orchestrator (default {DEFAULT_SERVER})"
+    )
+    common.add_argument("--json", action="store_true", help="machine-readable output")
+    common.add_argument("--ca-file", metavar="PEM", help="use TLS and trust these certificates")
+    common.add_argument("--correlation-id", metavar="ID", help="id under which the server logs")
+    return common
+
+
+def _fill(arguments: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    defaults = {
+        "server": environ.get("LLORCH_SERVER") or DEFAULT_SERVER,
+        "json": False,
+        "ca_file": None,
+        "correlation_id": None,
+        "token": environ.get("LLORCH_TOKEN") or None,
+        "wait_s": 0.0,
+    }
+    for name, value in defaults.items():
+        if not hasattr(arguments, name):
+            setattr(arguments, name, value)
+    if arguments.command == "run" and not arguments.model:
+        arguments.model = environ.get("LLORCH_MODEL", "")
+
+
+def _job_id(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job_id", metavar="JOB", help="id of the job")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    # One day bounds every wait; it also refuses nan and inf.
+    if not 0 < value <= 86_400:  # noqa: PLR2004 - a day, as the message says
+        raise argparse.ArgumentTypeError("must be more than 0 and at most 86400 seconds")
+    return value
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, found, value = text.partition("=")
+    if not key or not found:
+        raise argparse.ArgumentTypeError("must be KEY=VALUE")
+    return key, value
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("prompt", nargs="*", metavar="PROMPT", help="prompt; without one, or as -, read from stdin")
+    add("--model", default="", help="model (default: LLORCH_MODEL, or the only one served)")
+    add("--chat", action="store_true", help="send the prompt as a chat message, with a template")
+    add("--system", metavar="TEXT", help="system message; implies --chat")
+    add("--priority", choices=("interactive", "batch"), default="interactive")
+    add("--max-tokens", type=_positive, metavar="N", help="stop after N tokens")
+    add("--seed", type=int, metavar="N")
+    add("--temperature", type=float, metavar="T", help="0 is greedy")
+    add("--top-p", type=float, metavar="P")
+    add("--stop", action="append", default=[], metavar="TEXT", help="stop at TEXT; may be repeated")
+    add("--session", default="", metavar="ID", help="conversation that the job belongs to")
+    add("--engine", default="", help="engine family that must serve the job")
+    add("--expected-tokens", type=_positive, metavar="N", help="guess that improves predictions")
+    add("--deadline-s", type=_seconds, metavar="S", help="expire the job after S seconds")
+    add(
+        "--queue-timeout-s", type=_seconds, metavar="S", help="expire it after S seconds of waiting"
+    )
+    add("--label", type=_label, action="append", default=[], metavar="KEY=VALUE")
+    add("--job-id", default="", metavar="ID", help="id for the job (default: the server's)")
+    add("--detach", action="store_true", help="print the job's id and leave it running")
+    add("--wait-s", type=_seconds, default=0.0, metavar="S", help="retry a rejected job this long")
+
+
+def _jobs(parser: argparse.ArgumentParser) -> None:
+    states = [state.value.lower() for state in JobState if state is not JobState.UNSPECIFIED]
+    parser.add_argument(
+        "--state", action="append", default=[], choices=states, help="only these; may be repeated"
+    )
+    parser.add_argument("--session", default="", metavar="ID", help="only jobs of this session")
+    parser.add_argument("--limit", type=_positive, default=20, metavar="N", help="at most N jobs")

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors as people read them: one sentence with what to change, and the exit code."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+from llamaorch_client.cli.output import plain
+from llamaorch_client.errors import (
+    AccessError,
+    DuplicateError,
+    IncompatibleError,
+    InvalidParamsError,
+    JobFailedError,
+    LlamaOrchError,
+    NotFoundError,
+    RejectedError,
+    UnavailableError,
+)
+
+
+class ExitCode(IntEnum):
+    """What the command's exit status means."""
+
+    FINISHED = 0
+    JOB_FAILED = 1
+    USAGE = 2
+    UNAVAILABLE = 3
+    REJECTED = 4
+    INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """The command line cannot be carried out; the message says what to change."""
+
+
+def exit_code(error: LlamaOrchError) -> ExitCode:
+    """Returns the exit code of an error."""
+    match error:
+        case RejectedError():
+            return ExitCode.REJECTED
+        case UnavailableError():
+            return ExitCode.UNAVAILABLE
+        case (
+            InvalidParamsError()
+            | IncompatibleError()
+            | NotFoundError()
+            | DuplicateError()
+            | AccessError()
+        ):
+            return ExitCode.USAGE
+        case _:
+            return ExitCode.JOB_FAILED
+
+
+def sentences(error: LlamaOrchError, server: str) -> Sequence[str]:
+    """Returns what to tell: the sentence first, then one line per bad field or shortfall."""
+    fields = [f"  {item.field}: {item.description}" for item in error.violations]
+    shortfalls = error.shortfalls if isinstance(error, IncompatibleError) else ()
+    lacks = [f"  {item.pool_id}: {item.kind}: {item.description}" for item in shortfalls]
+    return [_sentence(error, server), *fields, *lacks]
+
+
+def _sentence(error: LlamaOrchError, server: str) -> str:
+    match error:
+        case RejectedError():
+            label = f" by policy {error.policy_label}" if error.policy_label else ""
+            text = f"rejected{label}: {error.message}; {_when(error)}"
+        case JobFailedError():
+            text = _job_failed(error)
+        case UnavailableError():
+            text = _unavailable(error, server)
+        case InvalidParamsError():
+            text = f"the request was refused: {error.message}"
+        case IncompatibleError():
+            text = f"no pool can serve the job: {error.message}"
+        case AccessError():
+            text = f"access refused: {error.message}; set LLORCH_TOKEN to a token with that role"
+        case NotFoundError():
+            text = f"not found: {error.message}; `llorch jobs` lists what the server knows"
+        case _:
+            text = f"{error.reason}: {error.message} (correlation id {error.correlation_id or '-'})"
+    return text
+
+
+def as_record(error: LlamaOrchError) -> dict[str, Any]:
+    """Returns an error for --json."""
+    detail = plain(error.detail)
+    return {
+        "kind": type(error).__name__.removesuffix("Error"),
+        **detail,
+        "retriable": error.retriable,
+        "exit_code": int(exit_code(error)),
+    }
+
+
+def seconds(span_ms: float) -> str:
+    """Returns a span for people, e.g. "1.5 s"."""
+    return f"{span_ms / 1000:.1f} s"
+
+
+def _when(error: LlamaOrchError) -> str:
+    if error.retry_after_ms is None:
+        return "trying again will not help before something changes"
+    return f"try again in {seconds(error.retry_after_ms)}, or let llorch do so with --wait-s 60"
+
+
+def _job_failed(error: JobFailedError) -> str:
+    job = f"job {error.job_id} " if error.job_id else "the job "
+    again = error.retry_after_ms
+    hint = f"; try again in {seconds(again)}" if again is not None else ""
+    return f"{job}failed: {error.reason}: {error.message}{hint}"
+
+
+def _unavailable(error: UnavailableError, server: str) -> str:
+    if error.reason in ("POOL_UNAVAILABLE", "POOL_UNREADY"):
+        return (
+            f"{server} has no pool ready: {error.message}; start pool-managerd on a GPU host, or "
+            "see `llorch pools`"
+        )
+    if error.reason != error.code:
+        return f"{server} cannot work now: {error.reason}: {error.message}"
+    return (
+        f"{server} does not answer: {error.message}; start orchestratord (`make up`), or name "
+        "another server with --server HOST:PORT or LLORCH_SERVER"
+    )

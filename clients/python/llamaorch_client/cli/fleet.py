@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pools, status."""
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llamaorch_client.aio import AsyncClient, JobFilter
+from llamaorch_client.cli.failure import ExitCode, seconds
+from llamaorch_client.cli.inspecting import gib, number
+from llamaorch_client.cli.output import Output
+from llamaorch_client.errors import ServerError
+from llamaorch_client.model import Capabilities, JobState, Pool
+from llamaorch_client.request import Priority
+
+POOL_COLUMNS = (
+    "POOL",
+    "STATE",
+    "MODEL",
+    "ENGINE",
+    "SLOTS",
+    "CTX",
+    "TOK/S",
+    "HOST",
+    "AGE",
+    "DEVICES",
+)
+LIVE = (JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
+# Enough for every queue that the server allows in practice; beyond it the count says "at least".
+COUNT_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSummary:
+    """Jobs that wait and run now; `complete` is False when there are more than were counted."""
+
+    queued_interactive: int
+    queued_batch: int
+    running: int
+    capacity: int
+    complete: bool
+
+
+async def pools(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
+    """Lists pools and their devices."""
+    found = await client.pools(correlation_id=arguments.correlation_id)
+    if out.as_json:
+        out.record({"pools": found})
+    else:
+        _pools(found, out)
+    return ExitCode.FINISHED
+
+
+async def status(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
+    """Shows health, capabilities, pools and queue; 3 when the server is not serving."""
+    correlation_id = arguments.correlation_id
+    capabilities = await client.capabilities(correlation_id=correlation_id)
+    health = await _health(client, correlation_id)
+    found = await client.pools(correlation_id=correlation_id)
+    queue = await _queue(client, capabilities.limits.queue_capacity, correlation_id)
+    if out.as_json:
+        out.record(
+            {
+                "server": client.target,
+                "health": health,
+                "capabilities": capabilities,
+                "pools": found,
+                "queue": queue,
+            }
+        )
+    else:
+        _status(client.target, health, capabilities, out)
+        _queue_line(queue, out)
+        out.result("")
+        _pools(found, out)
+    return ExitCode.FINISHED if health == "SERVING" else ExitCode.UNAVAILABLE
+
+
+async def _health(client: AsyncClient, correlation_id: str | None) -> str:
+    try:
+        return await client.health(correlation_id=correlation_id)
+    except ServerError:
+        # A proxy in between may serve the product's services only.
+        return "UNKNOWN"
+
+
+async def _queue(client: AsyncClient, capacity: int, correlation_id: str | None) -> QueueSummary:
+    counts: Counter[str] = Counter()
+    listed = client.list_jobs(
+        JobFilter(LIVE), limit=COUNT_MAX, page_size=500, correlation_id=correlation_id
+    )
+    async for job in listed:
+        counts[job.priority if job.state is JobState.QUEUED else "running"] += 1
+    return QueueSummary(
+        queued_interactive=counts[Priority.INTERACTIVE],
+        queued_batch=counts[Priority.BATCH],
+        running=counts["running"],
+        capacity=capacity,
+        complete=counts.total() < COUNT_MAX,
+    )
+
+
+def _status(server: str, health: str, capabilities: Capabilities, out: Output) -> None:
+    out.result(f"server   {server}: {health}, version {capabilities.server_version or '-'}")
+    out.result(f"api      {capabilities.api_version or '-'}")
+    out.result(f"models   {', '.join(capabilities.model_ids) or 'none'}")
+    out.result(f"features {', '.join(capabilities.features) or 'none'}")
+    out.result(f"policy   {capabilities.queue_policy or '-'}")
+
+
+def _queue_line(queue: QueueSummary, out: Output) -> None:
+    waiting = queue.queued_interactive + queue.queued_batch
+    more = "" if queue.complete else "at least "
+    out.result(
+        f"queue    {more}{waiting} of {queue.capacity} waiting "
+        f"({queue.queued_interactive} interactive, {queue.queued_batch} batch), "
+        f"{more}{queue.running} running"
+    )
+
+
+def _pools(found: Sequence[Pool], out: Output) -> None:
+    if not found:
+        out.say("no pools; start pool-managerd on a GPU host and point it at this server")
+        return
+    out.table("", POOL_COLUMNS, [_pool_row(pool) for pool in found])
+
+
+def _pool_row(pool: Pool) -> Sequence[str]:
+    state = pool.state if pool.connected else f"{pool.state} (disconnected)"
+    reason = f": {pool.state_reason}" if pool.state_reason else ""
+    devices = [
+        f"{device.name or device.device_id} "
+        f"{gib(device.memory_used_bytes)}/{gib(device.memory_total_bytes)}"
+        for device in pool.devices
+    ]
+    return (
+        pool.pool_id,
+        state + reason,
+        pool.model_id,
+        f"{pool.engine} {pool.engine_version}".strip(),
+        f"{pool.slots_free}/{pool.slots_total} free",
+        number(pool.ctx_max),
+        number(pool.tokens_per_s),
+        pool.host_id,
+        seconds(pool.snapshot_age_ms),
+        "; ".join(devices) or "-",
+    )

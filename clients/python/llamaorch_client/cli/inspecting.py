@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""jobs, explain."""
+
+import argparse
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from llamaorch_client.aio import AsyncClient, JobFilter
+from llamaorch_client.cli.failure import ExitCode, seconds
+from llamaorch_client.cli.output import Output
+from llamaorch_client.model import Decision, Exclusion, Explanation, Job, JobState
+
+GIB = 2**30
+JOB_COLUMNS = ("JOB", "STATE", "CLASS", "MODEL", "POSITION", "STARTS IN", "POOL", "TOKENS", "AGE")
+
+
+async def jobs(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
+    """Lists jobs, newest first."""
+    where = JobFilter(tuple(JobState(s.upper()) for s in arguments.state), arguments.session)
+    listed = client.list_jobs(where, limit=arguments.limit, correlation_id=arguments.correlation_id)
+    found = [job async for job in listed]
+    if out.as_json:
+        out.record({"jobs": found})
+    elif not found:
+        out.say("no jobs")
+    else:
+        now = datetime.now(UTC)
+        out.table("", JOB_COLUMNS, [_job_row(job, now) for job in found])
+    return ExitCode.FINISHED
+
+
+async def explain(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
+    """Shows every placement decision of a job, or why it waits (LO-207)."""
+    explanation = await client.explain(arguments.job_id, correlation_id=arguments.correlation_id)
+    if out.as_json:
+        out.record(explanation)
+    else:
+        _explain(explanation, out)
+    return ExitCode.FINISHED
+
+
+def number(value: float | None) -> str:
+    """Returns a number for a table; "-" for what is not known."""
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.1f}"
+
+
+def gib(value_bytes: int | None) -> str:
+    """Returns bytes as GiB for a table."""
+    return "-" if value_bytes is None else f"{value_bytes / GIB:.1f} GiB"
+
+
+def _job_row(job: Job, now: datetime) -> Sequence[str]:
+    age_ms = (now - job.accepted_at).total_seconds() * 1000 if job.accepted_at else None
+    starts_ms = job.predicted_start_ms
+    return (
+        job.job_id,
+        job.state.value,
+        job.priority.value,
+        job.model_id,
+        number(job.queue_position),
+        "-" if starts_ms is None else seconds(starts_ms),
+        job.pool_id or "-",
+        number(job.usage.tokens_out),
+        "-" if age_ms is None else seconds(max(0.0, age_ms)),
+    )
+
+
+def _explain(explanation: Explanation, out: Output) -> None:
+    job = explanation.job
+    out.result(f"job {job.job_id}: {job.state.value}, model {job.model_id or '-'}")
+    if job.error is not None:
+        out.result(f"outcome: {job.error.reason}: {job.error.message}")
+    for decision in explanation.decisions:
+        _decision(decision, out)
+    if explanation.waiting_for:
+        _exclusions("waits because", explanation.waiting_for, len(explanation.waiting_for), out)
+    elif not explanation.decisions:
+        out.result("no placement was decided")
+    out.result(f"trace: {explanation.trace_id or '-'}")
+
+
+def _decision(decision: Decision, out: Output) -> None:
+    out.result("")
+    out.result(
+        f"attempt {decision.attempt}: {decision.pool_id} after waiting "
+        f"{seconds(decision.waited_ms)}, decided by {decision.decided_by} "
+        f"(rules {decision.rules_version})"
+    )
+    rows = [
+        (
+            ("* " if item.pool_id == decision.pool_id else "  ") + item.pool_id,
+            f"{item.predicted_end_ms} ms",
+            f"{item.first_token_ms} ms",
+            f"{item.decode_ms} ms",
+            "warm" if item.kv_warm else "cold",
+            number(item.slots_free),
+            gib(item.vram_headroom_bytes),
+            f"{item.snapshot_age_ms} ms",
+        )
+        for item in decision.candidates
+    ]
+    title = f"candidates ({len(rows)} of {decision.candidates_total})"
+    columns = ("  POOL", "SCORE", "FIRST TOKEN", "DECODE", "KV", "SLOTS", "HEADROOM", "AGE")
+    out.table(title, columns, rows)
+    if decision.exclusions:
+        _exclusions("excluded", decision.exclusions, decision.exclusions_total, out)
+
+
+def _exclusions(title: str, exclusions: Sequence[Exclusion], total: int, out: Output) -> None:
+    rows = [
+        (
+            item.pool_id if index == 0 else "",
+            shortfall.reason.value,
+            shortfall.required or "-",
+            shortfall.offered or "-",
+        )
+        for item in exclusions
+        for index, shortfall in enumerate(item.shortfalls)
+    ]
+    out.table(f"{title} ({len(exclusions)} of {total})", ("POOL", "LACKS", "NEEDS", "HAS"), rows)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point of `llorch`: command line in, exit code out, errors as sentences."""
+
+import argparse
+import asyncio
+import io
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import grpc
+
+from llamaorch_client.aio import AsyncClient
+from llamaorch_client.cli import fleet, inspecting, running
+from llamaorch_client.cli.arguments import parse
+from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, exit_code, sentences
+from llamaorch_client.cli.output import Output
+from llamaorch_client.errors import LlamaOrchError
+from llamaorch_client.options import ClientOptions, RetryOptions
+
+Command = Callable[[argparse.Namespace, Output, AsyncClient], Awaitable[ExitCode]]
+
+COMMANDS: dict[str, Command] = {
+    "run": running.run,
+    "stream": running.stream,
+    "cancel": running.cancel,
+    "jobs": inspecting.jobs,
+    "explain": inspecting.explain,
+    "pools": fleet.pools,
+    "status": fleet.status,
+}
+STREAMING = frozenset({"run", "stream"})
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Carries out one command and returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character shows a question mark instead of a traceback.
+            stream.reconfigure(errors="replace")
+    arguments = parse(argv, os.environ)
+    out = Output(arguments.json)
+    try:
+        return int(_carry_out(arguments, out))
+    except KeyboardInterrupt:
+        out.end_progress()
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader has left. What is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.JOB_FAILED)
+
+
+def _carry_out(arguments: argparse.Namespace, out: Output) -> ExitCode:
+    try:
+        if arguments.command == "run":
+            running.read_prompt(arguments)
+        return asyncio.run(_with_client(arguments, out, _options(arguments)))
+    except (UsageError, ValueError) as error:
+        out.say(f"llorch: {error}", "red")
+        return ExitCode.USAGE
+    except LlamaOrchError as error:
+        first, *more = sentences(error, arguments.server)
+        out.say(f"llorch: {first}", "red")
+        for line in more:
+            out.say(line)
+        if out.as_json:
+            record = {"error": as_record(error)}
+            streaming = arguments.command in STREAMING
+            out.record({"event": "error", **record} if streaming else record)
+        return exit_code(error)
+
+
+async def _with_client(
+    arguments: argparse.Namespace, out: Output, options: ClientOptions
+) -> ExitCode:
+    async with AsyncClient(arguments.server, options=options) as client:
+        return await COMMANDS[arguments.command](arguments, out, client)
+
+
+def _options(arguments: argparse.Namespace) -> ClientOptions:
+    # A person waits for the answer: give up soon, unless told to wait.
+    retry = RetryOptions(attempts_max=3, time_max_ms=2_000, retry_rejected=False)
+    if arguments.wait_s:
+        retry = RetryOptions(attempts_max=1_000, time_max_ms=int(arguments.wait_s * 1000))
+    credentials = None
+    if arguments.ca_file is not None:
+        try:
+            roots = Path(arguments.ca_file).read_bytes()
+        except OSError as error:
+            raise UsageError(f"--ca-file {arguments.ca_file}: {error.strerror}") from error
+        credentials = grpc.ssl_channel_credentials(roots)
+    return ClientOptions(token=arguments.token, credentials=credentials, retry=retry)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the command writes: results to stdout, everything about them to stderr.
+
+On a terminal there are colours and one progress line; into a pipe goes plain text, and a job's
+output byte for byte.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+# Tables in a pipe are for other programs: wide enough that nothing is wrapped or cut.
+PIPE_WIDTH = 400
+_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """Returns text without control characters, which could rewrite the reader's terminal."""
+    return text.translate(_CONTROLS)
+
+
+def plain(value: object) -> Any:
+    """Returns dataclasses, instants and tuples as what JSON knows; instants as RFC 3339."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value
+
+
+class Output:
+    """The two streams of one command, and whether it speaks JSON."""
+
+    def __init__(self, as_json: bool, stdout: TextIO | None = None, stderr: TextIO | None = None):
+        self.as_json = as_json
+        self._stdout = stdout if stdout is not None else sys.stdout
+        self._stderr = stderr if stderr is not None else sys.stderr
+        self._out = _console(self._stdout)
+        self._err = _console(self._stderr)
+        self._live: Live | None = None
+        self._line_open = False
+        self._text_on_screen = False
+
+    def token_text(self, text: str) -> None:
+        """Writes a piece of a job's output; on a terminal without control characters."""
+        if self._out.is_terminal:
+            # The text and the progress line would overwrite each other on one screen.
+            self.end_progress()
+            text = printable(text)
+            self._text_on_screen = True
+        self._stdout.write(text)
+        self._stdout.flush()
+        if text:
+            self._line_open = not text.endswith("\n")
+
+    def record(self, value: object) -> None:
+        """Writes one JSON object as one line."""
+        self._stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+        self._stdout.flush()
+
+    def result(self, text: str) -> None:
+        """Writes a line of the command's result."""
+        self._out.print(Text(printable(text)), soft_wrap=True)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Writes a table; the cells may come from a server."""
+        table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
+        table.title_style = "bold"
+        for column in columns:
+            table.add_column(column, header_style="dim", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(printable(cell)) for cell in row))
+        self._out.print(table)
+
+    def say(self, text: str, style: str = "") -> None:
+        """Writes a line about the result to stderr, below what is there."""
+        self.end_progress()
+        if self._line_open and self._out.is_terminal:
+            self._stdout.write("\n")
+            self._stdout.flush()
+            self._line_open = False
+        self._err.print(Text(printable(text), style), soft_wrap=True)
+
+    def progress(self, line: str) -> None:
+        """Shows the progress line: on a terminal, and until a job's own output begins there."""
+        if not self._err.is_terminal or self._text_on_screen:
+            return
+        if self._live is None:
+            self._live = Live(console=self._err, transient=True, auto_refresh=False)
+            self._live.start()
+        text = Text(printable(line), "dim", no_wrap=True, overflow="ellipsis")
+        self._live.update(text, refresh=True)
+
+    def end_progress(self) -> None:
+        """Removes the progress line."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+
+def _console(stream: TextIO) -> Console:
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)

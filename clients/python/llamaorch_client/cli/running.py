@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""run, stream, cancel."""
+
+import argparse
+import asyncio
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from llamaorch_client.aio import AsyncClient
+from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, seconds, sentences
+from llamaorch_client.cli.output import Output, plain
+from llamaorch_client.cli.progress import Progress
+from llamaorch_client.errors import JobFailedError, LlamaOrchError, NotFoundError
+from llamaorch_client.events import End, Event, Failed, Resumed, Tokens
+from llamaorch_client.model import JobState, Receipt
+from llamaorch_client.options import Timing
+from llamaorch_client.request import ChatMessage, JobRequest, Priority, Sampling
+from llamaorch_client.stream import JobStream
+
+# How long Ctrl-C waits for the server: once to learn whether a job was accepted, once to cancel it.
+INTERRUPT_TIMEOUT_S = 5.0
+
+
+async def run(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
+    """Gives a job and prints its output; Ctrl-C cancels the job."""
+    request = _request(arguments, await _model(arguments, client))
+    giving = asyncio.create_task(client.enqueue(request, correlation_id=arguments.correlation_id))
+    try:
+        receipt = await asyncio.shield(giving)
+        if arguments.detach:
+            _tell_detached(receipt, out)
+            return ExitCode.FINISHED
+        return await _follow(client.stream(receipt.job_id, failures_as_events=True), out, receipt)
+    except asyncio.CancelledError:
+        # This is how Ctrl-C arrives. It is answered here, so it is not raised again.
+        await _interrupted(giving, out, client)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads the output any more, as after Ctrl-C.
+        await _interrupted(giving, out, client)
+        raise
+
+
+async def stream(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
+    """Prints a job's output from its beginning; Ctrl-C leaves it running."""
+    # Asked first because a stream waits long for a server that is away; this call does not.
+    await client.get_job(arguments.job_id, correlation_id=arguments.correlation_id)
+    followed = client.stream(
+        arguments.job_id, failures_as_events=True, correlation_id=arguments.correlation_id
+    )
+    try:
+        return await _follow(followed, out, None)
+    except asyncio.CancelledError:
+        out.say(
+            f"left job {arguments.job_id} running; `llorch stream {arguments.job_id}` follows it "
+            f"again, `llorch cancel {arguments.job_id}` stops it"
+        )
+        return ExitCode.INTERRUPTED
+
+
+async def cancel(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
+    """Cancels a job and tells its true state (ORCH-3026)."""
+    job = await client.cancel(arguments.job_id, correlation_id=arguments.correlation_id)
+    if out.as_json:
+        out.record({"job": job})
+    elif job.state is JobState.CANCELLED:
+        out.result(f"job {job.job_id} is cancelled")
+    else:
+        out.result(f"job {job.job_id} had already ended: {job.state.value.lower()}")
+    return ExitCode.FINISHED
+
+
+def read_prompt(arguments: argparse.Namespace) -> None:
+    """Completes the prompt from stdin, before the event loop starts.
+
+    Raises:
+        UsageError: there is no prompt, or it is not UTF-8.
+    """
+    if arguments.prompt and arguments.prompt != ["-"]:
+        arguments.prompt = " ".join(arguments.prompt)
+        return
+    if not arguments.prompt and sys.stdin.isatty():
+        raise UsageError("give a prompt: llorch run 'Say hello', or pipe one in")
+    try:
+        arguments.prompt = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        raise UsageError("the prompt on stdin is not UTF-8 text") from None
+    if not arguments.prompt:
+        raise UsageError("the prompt on stdin is empty")
+
+
+async def _model(arguments: argparse.Namespace, client: AsyncClient) -> str:
+    if arguments.model:
+        return str(arguments.model)
+    served = (await client.capabilities(correlation_id=arguments.correlation_id)).model_ids
+    match served:
+        case (only,):
+            return only
+        case ():
+            raise UsageError("no pool serves a model now; name one with --model to queue for it")
+        case _:
+            raise UsageError(f"choose a model with --model: {', '.join(served)}")
+
+
+def _request(arguments: argparse.Namespace, model_id: str) -> JobRequest:
+    system = [ChatMessage("system", arguments.system)] if arguments.system is not None else []
+    chat = arguments.chat or bool(system)
+    deadline = None
+    if arguments.deadline_s is not None:
+        deadline = datetime.now(UTC) + timedelta(seconds=arguments.deadline_s)
+    queue_timeout_s = arguments.queue_timeout_s
+    return JobRequest(
+        model_id=model_id,
+        prompt=None if chat else arguments.prompt,
+        messages=(*system, ChatMessage("user", arguments.prompt)) if chat else (),
+        job_id=arguments.job_id,
+        session_id=arguments.session,
+        priority=Priority(arguments.priority.upper()),
+        engine=arguments.engine,
+        sampling=Sampling(
+            seed=arguments.seed,
+            temperature=arguments.temperature,
+            top_p=arguments.top_p,
+            max_tokens=arguments.max_tokens,
+            stop=tuple(arguments.stop),
+        ),
+        expected_tokens=arguments.expected_tokens,
+        deadline=deadline,
+        queue_timeout_ms=None if queue_timeout_s is None else int(queue_timeout_s * 1000),
+        labels=dict(arguments.label),
+    )
+
+
+def _tell_detached(receipt: Receipt, out: Output) -> None:
+    if out.as_json:
+        out.record({"event": "accepted", **plain(receipt)})
+        return
+    out.result(receipt.job_id)
+    out.say(f"accepted at position {receipt.queue_position}; `llorch stream` follows it")
+
+
+async def _follow(followed: JobStream, out: Output, receipt: Receipt | None) -> ExitCode:
+    progress = Progress(receipt.job_id if receipt is not None else "")
+    now_ms = Timing().now_ms
+    if receipt is not None:
+        progress.accepted(receipt)
+        if out.as_json:
+            out.record({"event": "accepted", **plain(receipt)})
+    outcome: End | Failed | None = None
+    out.progress(progress.line())
+    try:
+        async with followed:
+            async for event in followed:
+                _show(event, out)
+                progress.update(event, now_ms())
+                if isinstance(event, End | Failed):
+                    outcome = event
+                elif not out.as_json:
+                    out.progress(progress.line())
+    finally:
+        out.end_progress()
+    return _tell_outcome(outcome, followed, out)
+
+
+def _show(event: Event, out: Output) -> None:
+    if out.as_json:
+        out.record(_event_record(event))
+    elif isinstance(event, Tokens):
+        out.token_text(event.text)
+    elif isinstance(event, Resumed):
+        out.say(f"attempt {event.attempt} goes on at {event.pool_id} ({event.mode.value})")
+
+
+def _event_record(event: Event) -> dict[str, Any]:
+    record = {"event": event.name, **plain(event)}
+    if isinstance(event, Tokens):
+        record["text"] = event.text
+    if isinstance(event, Failed):
+        record["error"] = as_record(JobFailedError(event.error))
+    return record
+
+
+def _tell_outcome(outcome: End | Failed | None, followed: JobStream, out: Output) -> ExitCode:
+    assert outcome is not None, "a stream ends with an outcome or an exception"
+    if isinstance(outcome, Failed):
+        if not out.as_json:
+            failure = JobFailedError(outcome.error, followed.job_id)
+            out.say(sentences(failure, "")[0], "red")
+        return ExitCode.JOB_FAILED
+    finished = outcome.state is JobState.FINISHED
+    if not out.as_json:
+        out.say(_summary(outcome, followed), "green" if finished else "yellow")
+    return ExitCode.FINISHED if finished else ExitCode.JOB_FAILED
+
+
+def _summary(end: End, followed: JobStream) -> str:
+    usage = end.usage
+    parts = [f"{end.state.value.lower()} ({end.finish_reason.value.lower()})"]
+    if usage.tokens_out is not None:
+        parts.append(f"{usage.tokens_out} tokens")
+    if usage.tokens_per_s is not None:
+        parts.append(f"{usage.tokens_per_s:.1f} tok/s")
+    if usage.queue_time_ms is not None:
+        parts.append(f"queued {seconds(usage.queue_time_ms)}")
+    if usage.first_token_ms is not None:
+        parts.append(f"first token after {seconds(usage.first_token_ms)}")
+    if followed.resumes:
+        parts.append(f"resumed {followed.resumes}x")
+    return f"job {followed.job_id} {', '.join(parts)}"
+
+
+async def _interrupted(giving: "asyncio.Task[Receipt]", out: Output, client: AsyncClient) -> None:
+    out.end_progress()
+    job_id = ""
+    try:
+        # The server may be accepting the job at this moment.
+        async with asyncio.timeout(INTERRUPT_TIMEOUT_S):
+            job_id = (await giving).job_id
+            job = await client.cancel(job_id)
+    except NotFoundError:
+        out.say(f"job {job_id} is not known to the server any more")
+    except LlamaOrchError as error:
+        out.say(sentences(error, client.target)[0] if job_id else "no job was accepted")
+    except TimeoutError:
+        told = f"job {job_id} may still run" if job_id else "the job may have been accepted"
+        out.say(f"{told}: the server did not answer; `llorch jobs` shows it")
+    else:
+        state = job.state.value.lower()
+        done = "cancelled" if job.state is JobState.CANCELLED else f"had already ended: {state}"
+        if out.as_json:
+            out.record({"event": "interrupted", "job": job})
+        out.say(f"job {job_id} {done}")

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong, as exceptions.
+
+    LlamaOrchError
+    ├── RejectedError        ADMISSION_REJECT: the queue is full, a throttle or a budget said no
+    ├── InvalidParamsError   INVALID_PARAMS: `violations` names every bad field
+    ├── IncompatibleError    INCOMPATIBLE_MODEL | _ENGINE | _DEVICE_MASK: no pool can ever serve it
+    ├── DuplicateError       DUPLICATE: the job_id or request_id belongs to another job
+    ├── NotFoundError        NOT_FOUND: no such job
+    ├── ResumeWindowError    RESUME_WINDOW: the server no longer holds that part of the output
+    ├── AccessError          UNAUTHENTICATED | PERMISSION_DENIED
+    ├── UnavailableError     the server cannot be reached, or cannot work now: POOL_UNREADY, ...
+    ├── ServerError          INTERNAL and every reason that this version does not know
+    ├── JobFailedError       the job was accepted and then failed, expired or was dropped
+    └── IntegrityError       the server broke the stream's contract: gap, wrong digest, late event
+
+Every error carries the server's stable `reason`; `message` is for people and may change.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+from llamaorch_client.metadata import CORRELATION_ID_KEY, first_value
+
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field of a request that the server refused."""
+
+    field: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolShortfall:
+    """One thing that one pool lacks for the job."""
+
+    pool_id: str
+    kind: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorDetail:
+    """Everything that is known about an error.
+
+    `code` is the canonical gRPC code's name. `retry_after_ms` is None when the server named no
+    delay.
+    """
+
+    message: str
+    reason: str = "UNKNOWN"
+    code: str = "UNKNOWN"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    retry_after_ms: int | None = None
+    violations: tuple[FieldViolation, ...] = ()
+    shortfalls: tuple[PoolShortfall, ...] = ()
+    correlation_id: str = ""
+
+
+class LlamaOrchError(Exception):
+    """Base of everything that this package raises for a reason outside the caller's program.
+
+    `attempts` counts the calls that were made before giving up.
+    """
+
+    def __init__(self, detail: ErrorDetail) -> None:
+        super().__init__(detail.message)
+        self.detail = detail
+        self.attempts = 1
+
+    @property
+    def message(self) -> str:
+        """The server's sentence for people."""
+        return self.detail.message
+
+    @property
+    def reason(self) -> str:
+        """Stable reason, UPPER_SNAKE."""
+        return self.detail.reason
+
+    @property
+    def code(self) -> str:
+        """Name of the canonical gRPC code."""
+        return self.detail.code
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The server's key-value pairs, e.g. `policy_label`, `engine`, `pool_id`."""
+        return self.detail.metadata
+
+    @property
+    def retry_after_ms(self) -> int | None:
+        """Least wait before a retry, milliseconds; None when the server named none (ORCH-3017)."""
+        return self.detail.retry_after_ms
+
+    @property
+    def violations(self) -> tuple[FieldViolation, ...]:
+        """Every field that was refused."""
+        return self.detail.violations
+
+    @property
+    def correlation_id(self) -> str:
+        """Id under which the server logged the call (HME-030)."""
+        return self.detail.correlation_id
+
+    @property
+    def retriable(self) -> bool:
+        """Whether the same call can succeed later: the server's word, else False."""
+        return self.metadata.get("retriable", "").lower() == "true"
+
+
+class RejectedError(LlamaOrchError):
+    """The job was never queued; `policy_label` says why (ORCH-3016, ORCH-2007)."""
+
+    @property
+    def policy_label(self) -> str:
+        """Rule that refused the job, e.g. "reject" or "throttle"; empty when not told."""
+        return self.metadata.get("policy_label", "")
+
+    @property
+    def retriable(self) -> bool:
+        """A rejection may be retried only when the server says when (RetryInfo)."""
+        return self.retry_after_ms is not None and self.metadata.get("retriable") != "false"
+
+
+class InvalidParamsError(LlamaOrchError):
+    """The request is wrong; `violations` names every bad field."""
+
+
+class IncompatibleError(LlamaOrchError):
+    """No registered pool can ever serve the job; `shortfalls` says what each one lacks (LO-201)."""
+
+    @property
+    def shortfalls(self) -> tuple[PoolShortfall, ...]:
+        """What each pool lacks."""
+        return self.detail.shortfalls
+
+
+class DuplicateError(LlamaOrchError):
+    """The job_id or request_id was used before for another job (ORCH-3024)."""
+
+
+class NotFoundError(LlamaOrchError):
+    """The server does not know the job, or has forgotten it."""
+
+
+class ResumeWindowError(LlamaOrchError):
+    """The output cannot be resumed at that point (LO-301)."""
+
+    @property
+    def oldest_offset(self) -> int | None:
+        """UTF-8 offset of the oldest output still held; None when not told."""
+        value = self.metadata.get("oldest_offset", "")
+        return int(value) if value.isdecimal() else None
+
+
+class AccessError(LlamaOrchError):
+    """Credentials are missing, wrong or not sufficient."""
+
+
+class UnavailableError(LlamaOrchError):
+    """The server cannot be reached or cannot work now; the same call may succeed later."""
+
+    @property
+    def retriable(self) -> bool:
+        """True unless the server says that a retry is useless."""
+        return self.metadata.get("retriable") != "false"
+
+
+class ServerError(LlamaOrchError):
+    """A bug in the server, or a reason that this version of the client does not know."""
+
+
+class JobFailedError(LlamaOrchError):
+    """The outcome of a job that failed, expired or was dropped; the call itself was fine."""
+
+    def __init__(self, detail: ErrorDetail, job_id: str = "") -> None:
+        super().__init__(detail)
+        self.job_id = job_id
+
+
+class IntegrityError(LlamaOrchError):
+    """The stream broke its contract; nothing after this point can be trusted (LO-301)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorDetail(message=message, reason="STREAM_INTEGRITY", code="DATA_LOSS"))
+
+
+_BY_REASON: dict[str, type[LlamaOrchError]] = {
+    "ADMISSION_REJECT": RejectedError,
+    "INVALID_PARAMS": InvalidParamsError,
+    "INCOMPATIBLE_MODEL": IncompatibleError,
+    "INCOMPATIBLE_ENGINE": IncompatibleError,
+    "INCOMPATIBLE_DEVICE_MASK": IncompatibleError,
+    "DUPLICATE": DuplicateError,
+    "NOT_FOUND": NotFoundError,
+    "RESUME_WINDOW": ResumeWindowError,
+    "UNAUTHENTICATED": AccessError,
+    "PERMISSION_DENIED": AccessError,
+}
+# For reasons that are not in the table, and for errors that gRPC itself or a proxy raised. A call
+# that timed out or that the server shed under load (CANCELLED) never got an answer: the server is
+# unavailable.
+_BY_CODE: dict[str, type[LlamaOrchError]] = {
+    "UNAVAILABLE": UnavailableError,
+    "DEADLINE_EXCEEDED": UnavailableError,
+    "CANCELLED": UnavailableError,
+    "RESOURCE_EXHAUSTED": RejectedError,
+    "INVALID_ARGUMENT": InvalidParamsError,
+    "FAILED_PRECONDITION": IncompatibleError,
+    "ALREADY_EXISTS": DuplicateError,
+    "NOT_FOUND": NotFoundError,
+    "OUT_OF_RANGE": ResumeWindowError,
+    "UNAUTHENTICATED": AccessError,
+    "PERMISSION_DENIED": AccessError,
+}
+_CODE_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+def detail_of(status: status_pb2.Status, correlation_id: str = "") -> ErrorDetail:
+    """Reads a google.rpc.Status; details of unknown types are skipped."""
+    code = _CODE_NAMES.get(status.code, "UNKNOWN")
+    info = error_details_pb2.ErrorInfo()
+    retry = error_details_pb2.RetryInfo()
+    bad = error_details_pb2.BadRequest()
+    failed = error_details_pb2.PreconditionFailure()
+    retry_present = False
+    for packed in status.details:
+        for target in (info, retry, bad, failed):
+            if packed.Is(target.DESCRIPTOR) and _unpack(packed.value, target):
+                retry_present = retry_present or target is retry
+    metadata = dict(info.metadata)
+    return ErrorDetail(
+        message=status.message or code,
+        reason=info.reason or code,
+        code=code,
+        metadata=metadata,
+        retry_after_ms=_retry_after_ms(retry if retry_present else None, metadata),
+        violations=tuple(FieldViolation(v.field, v.description) for v in bad.field_violations),
+        shortfalls=tuple(
+            PoolShortfall(v.subject, v.type, v.description) for v in failed.violations
+        ),
+        correlation_id=correlation_id,
+    )
+
+
+def error_of(detail: ErrorDetail) -> LlamaOrchError:
+    """Returns the exception for a call's error: by reason, else by code."""
+    kind = _BY_REASON.get(detail.reason) or _BY_CODE.get(detail.code) or ServerError
+    return kind(detail)
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError, sent_correlation_id: str) -> LlamaOrchError:
+    """Turns gRPC's exception into ours, with the details that the server attached."""
+    trailing = _pairs(error.trailing_metadata())
+    correlation_id = (
+        first_value(_pairs(error.initial_metadata()), CORRELATION_ID_KEY)
+        or first_value(trailing, CORRELATION_ID_KEY)
+        or sent_correlation_id
+    )
+    plain = status_pb2.Status(code=error.code().value[0], message=error.details() or "")
+    rich = status_pb2.Status()
+    for key, value in trailing:
+        if key == STATUS_DETAILS_KEY and isinstance(value, bytes) and _unpack(value, rich):
+            # The transport's code is what really happened; the details only add to it.
+            rich.code = plain.code
+            return error_of(detail_of(rich, correlation_id))
+    return error_of(detail_of(plain, correlation_id))
+
+
+def _pairs(metadata: object) -> list[tuple[str, str | bytes]]:
+    return list(metadata) if isinstance(metadata, Iterable) else []
+
+
+def _unpack(
+    data: bytes,
+    target: error_details_pb2.ErrorInfo
+    | error_details_pb2.RetryInfo
+    | error_details_pb2.BadRequest
+    | error_details_pb2.PreconditionFailure
+    | status_pb2.Status,
+) -> bool:
+    try:
+        target.MergeFromString(data)
+    except DecodeError:
+        return False
+    return True
+
+
+def _retry_after_ms(
+    retry: error_details_pb2.RetryInfo | None, metadata: Mapping[str, str]
+) -> int | None:
+    if retry is not None:
+        # Rounded up: the server's delay is a lower bound.
+        delay = retry.retry_delay
+        return max(0, int(delay.seconds) * 1000 + -(-int(delay.nanos) // 1_000_000))
+    value = metadata.get("retry_after_ms", "")
+    return int(value) if value.isdecimal() else None

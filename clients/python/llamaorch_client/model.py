@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the server says about jobs, decisions, pools and itself. What is absent is None, never 0."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from llamaorch_client.errors import ErrorDetail
+from llamaorch_client.request import Budgets, Priority
+
+
+class JobState(StrEnum):
+    """Where a job is in its life; UNSPECIFIED is a state that this version does not know."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    QUEUED = "QUEUED"
+    DISPATCHED = "DISPATCHED"
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+    DROPPED = "DROPPED"
+    FAILED = "FAILED"
+
+    @property
+    def terminal(self) -> bool:
+        """True when the job will not change any more."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset(
+    {
+        JobState.FINISHED,
+        JobState.CANCELLED,
+        JobState.EXPIRED,
+        JobState.DROPPED,
+        JobState.FAILED,
+    }
+)
+
+
+class FinishReason(StrEnum):
+    """Why generation stopped."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    EOS = "EOS"
+    STOP = "STOP"
+    LENGTH = "LENGTH"
+    CANCELLED = "CANCELLED"
+    TOOL_CALLS = "TOOL_CALLS"
+    CONTENT_FILTER = "CONTENT_FILTER"
+
+
+class ResumeMode(StrEnum):
+    """How a later attempt takes up the text of an earlier one."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    VERIFIED_REPLAY = "VERIFIED_REPLAY"
+    CONTINUE = "CONTINUE"
+
+
+class ExclusionReason(StrEnum):
+    """Why a pool could not take a job."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    MODEL = "MODEL"
+    ENGINE = "ENGINE"
+    DEVICE_MASK = "DEVICE_MASK"
+    VRAM_TOTAL = "VRAM_TOTAL"
+    QUANTIZATION = "QUANTIZATION"
+    COMPUTE_CAP = "COMPUTE_CAP"
+    EXTENSION = "EXTENSION"
+    CONTEXT = "CONTEXT"
+    DETERMINISM = "DETERMINISM"
+    NOT_READY = "NOT_READY"
+    STALE = "STALE"
+    NO_SLOT = "NO_SLOT"
+    KV_ROOM = "KV_ROOM"
+    RESERVED = "RESERVED"
+    TRIED = "TRIED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The server's answer to an accepted job: from now on it is durable.
+
+    Times are milliseconds from the answer. `request_id` is the idempotency key that was sent.
+    """
+
+    job_id: str
+    request_id: str
+    queue_position: int
+    predicted_start_ms: int | None
+    predicted_end_ms: int | None
+    on_time_probability: float | None
+    backoff_ms: int
+    remaining: Budgets | None
+    seed: int
+    duplicate: bool
+    correlation_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a job took; times in milliseconds by the orchestrator's clock."""
+
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    queue_time_ms: int | None = None
+    first_token_ms: int | None = None
+    decode_time_ms: int | None = None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Decode rate: tokens after the first over the time from the first token to the end."""
+        if not self.tokens_out or not self.decode_time_ms:
+            return None
+        return (self.tokens_out - 1) * 1000 / self.decode_time_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """The orchestrator's view of one job."""
+
+    job_id: str
+    state: JobState
+    priority: Priority
+    engine: str
+    model_id: str
+    session_id: str
+    accepted_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    queue_position: int | None
+    predicted_start_ms: int | None
+    predicted_end_ms: int | None
+    attempt: int
+    pool_id: str
+    replica_id: str
+    finish_reason: FinishReason
+    error: ErrorDetail | None
+    usage: Usage
+    trace_id: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """One thing that a pool lacks for a job."""
+
+    reason: ExclusionReason
+    required: str
+    offered: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A pool that could not take the job, with every shortfall."""
+
+    pool_id: str
+    shortfalls: tuple[Shortfall, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A pool that could take the job; the score is `predicted_end_ms`, less is better."""
+
+    pool_id: str
+    replica_id: str
+    predicted_end_ms: int
+    first_token_ms: int
+    decode_ms: int
+    kv_warm: bool
+    slots_free: int
+    vram_headroom_bytes: int | None
+    snapshot_version: int
+    snapshot_age_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The record of one placement.
+
+    `decided_by` names the score, or the first tie-break that differed.
+    """
+
+    rules_version: int
+    job_id: str
+    attempt: int
+    decided_at: datetime | None
+    pool_id: str
+    decided_by: str
+    candidates: tuple[Candidate, ...]
+    candidates_total: int
+    exclusions: tuple[Exclusion, ...]
+    exclusions_total: int
+    waited_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a job runs where it runs, or why it does not run (LO-207)."""
+
+    job: Job
+    decisions: tuple[Decision, ...]
+    waiting_for: tuple[Exclusion, ...]
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSet:
+    """All pools that may stand in for one another."""
+
+    engine: str
+    engine_version: str
+    model_id: str
+    model_digest: str
+    sampler_profile_version: str
+    pool_ids: tuple[str, ...]
+    slots_total: int
+    ctx_max: int
+    deterministic: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of a server."""
+
+    queue_capacity: int
+    message_bytes_max: int
+    input_bytes_max: int
+    output_bytes_per_job: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a server can do (ORCH-3095)."""
+
+    api_version: str
+    server_version: str
+    queue_policy: str
+    limits: Limits
+    replica_sets: tuple[ReplicaSet, ...]
+    features: tuple[str, ...]
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """Models that some pool serves, sorted."""
+        return tuple(sorted({replica_set.model_id for replica_set in self.replica_sets}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolDevice:
+    """One device of a pool; what the hardware does not report is None."""
+
+    device_id: str
+    name: str
+    memory_total_bytes: int | None
+    memory_used_bytes: int | None
+    utilization_ratio: float | None
+    temperature_celsius: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The orchestrator's view of one pool."""
+
+    pool_id: str
+    replica_id: str
+    host_id: str
+    connected: bool
+    state: str
+    state_reason: str
+    engine: str
+    engine_version: str
+    model_id: str
+    model_digest: str
+    slots_total: int
+    slots_free: int
+    ctx_max: int
+    snapshot_age_ms: int
+    snapshot_version: int
+    devices: tuple[PoolDevice, ...]
+    tokens_per_s: float | None

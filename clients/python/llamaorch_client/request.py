@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client says about a job. Field meanings and limits are those of JobSpec in job.proto."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TypedDict
+
+
+class Priority(StrEnum):
+    """Class in which a job queues."""
+
+    INTERACTIVE = "INTERACTIVE"
+    BATCH = "BATCH"
+
+
+class Determinism(StrEnum):
+    """Whether equal seeds must give equal bytes."""
+
+    BEST_EFFORT = "BEST_EFFORT"
+    REQUIRED = "REQUIRED"
+
+
+class KvHint(StrEnum):
+    """Whether a session's cached keys and values are worth going back to."""
+
+    NONE = "NONE"
+    REUSE = "REUSE"
+
+
+class FailoverPolicy(StrEnum):
+    """What happens when an engine dies after text was delivered (LO-304)."""
+
+    VERIFIED_REPLAY = "VERIFIED_REPLAY"
+    CONTINUE = "CONTINUE"
+    FAIL = "FAIL"
+
+
+class OnDisconnect(StrEnum):
+    """What happens when nobody listens any more (LO-303)."""
+
+    CONTINUE = "CONTINUE"
+    CANCEL = "CANCEL"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Parameters of generation; None leaves the engine's default.
+
+    Raises:
+        ValueError: both a schema and a grammar are given.
+    """
+
+    seed: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    json_schema: str | None = None
+    grammar: str | None = None
+    engine_options: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.json_schema is not None and self.grammar is not None:
+            raise ValueError("give at most one of json_schema and grammar")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirements:
+    """What a pool must offer; what is unset does not restrict (LO-201)."""
+
+    min_vram_bytes: int | None = None
+    quantization: str = ""
+    min_compute_cap: str = ""
+    required_extensions: tuple[str, ...] = ()
+    device_mask: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budgets:
+    """What one job or its session may spend, or has left; None is unbounded (ORCH-3099)."""
+
+    tokens: int | None = None
+    time_ms: int | None = None
+    cost_micros: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """One job. Exactly one of `prompt`, `messages` and `artifact_id` is the input.
+
+    `deadline` must know its time zone. An empty `request_id` is replaced by a fresh one, so that a
+    retry can never run the job twice (ORCH-3024).
+
+    Raises:
+        ValueError: there is not exactly one input, or the deadline has no time zone.
+    """
+
+    model_id: str
+    prompt: str | None = None
+    messages: tuple[ChatMessage, ...] = ()
+    artifact_id: str = ""
+    job_id: str = ""
+    request_id: str = ""
+    session_id: str = ""
+    priority: Priority = Priority.INTERACTIVE
+    engine: str = ""
+    sampling: Sampling = field(default_factory=Sampling)
+    expected_tokens: int | None = None
+    required_ctx: int | None = None
+    est_kv_bytes: int | None = None
+    requirements: Requirements | None = None
+    engine_version: str = ""
+    model_digest: str = ""
+    sampler_profile_version: str = ""
+    determinism: Determinism = Determinism.BEST_EFFORT
+    deadline: datetime | None = None
+    queue_timeout_ms: int | None = None
+    budgets: Budgets | None = None
+    kv_hint: KvHint = KvHint.NONE
+    failover: FailoverPolicy | None = None
+    on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.prompt is not None) + bool(self.messages) + bool(self.artifact_id) != 1:
+            raise ValueError("give exactly one of prompt, messages and artifact_id")
+        if self.deadline is not None and self.deadline.tzinfo is None:
+            raise ValueError("deadline must know its time zone, e.g. datetime.now(UTC) + ...")
+
+
+class JobFields(TypedDict, total=False):
+    """The fields of `JobRequest` as keyword arguments."""
+
+    model_id: str
+    prompt: str | None
+    messages: tuple[ChatMessage, ...]
+    artifact_id: str
+    job_id: str
+    request_id: str
+    session_id: str
+    priority: Priority
+    engine: str
+    sampling: Sampling
+    expected_tokens: int | None
+    required_ctx: int | None
+    est_kv_bytes: int | None
+    requirements: Requirements | None
+    engine_version: str
+    model_digest: str
+    sampler_profile_version: str
+    determinism: Determinism
+    deadline: datetime | None
+    queue_timeout_ms: int | None
+    budgets: Budgets | None
+    kv_hint: KvHint
+    failover: FailoverPolicy | None
+    on_disconnect: OnDisconnect
+    labels: Mapping[str, str]

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The blocking client: `AsyncClient` on one private event-loop thread."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import CancelledError
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from llamaorch_client.aio import AsyncClient, JobFilter
+from llamaorch_client.events import Event, Result, ResumePoint
+from llamaorch_client.model import Capabilities, Explanation, Job, Pool, Receipt
+from llamaorch_client.options import ClientOptions
+from llamaorch_client.request import JobFields, JobRequest
+from llamaorch_client.stream import JobStream
+
+T = TypeVar("T")
+CLOSE_TIMEOUT_S = 10.0
+
+
+class _LoopThread:
+    """One event loop on one daemon thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="llamaorch-client", daemon=True)
+        self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs `work` on the loop and waits for it.
+
+        An exception in the waiting thread (Ctrl-C) cancels the work.
+        """
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError("the blocking client cannot be used from its own thread")
+        # Work that is handed to a loop after its stop would never run and never fail.
+        with self._lock:
+            if self._stopping:
+                work.close()
+                raise RuntimeError("the client is closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except CancelledError:
+            raise RuntimeError("the client was closed during the call") from None
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """Cancels what still runs, stops the loop and waits for the thread, at most ten seconds."""
+        with self._lock:
+            self._stopping = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLOSE_TIMEOUT_S)
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+            self._loop.run_until_complete(_cancel_others())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
+            self._loop.close()
+
+
+class SyncJobStream(Iterator[Event]):
+    """The events of one job, as a blocking iterator; see `JobStream`."""
+
+    def __init__(self, loop: _LoopThread, stream: JobStream) -> None:
+        self._loop = loop
+        self._stream = stream
+
+    @property
+    def job_id(self) -> str:
+        """Id of the job; empty until a job given with `run` is accepted."""
+        return self._stream.job_id
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """Receipt of a job given with `run`, once accepted."""
+        return self._stream.receipt
+
+    @property
+    def attempt(self) -> int:
+        """Attempt of the last output."""
+        return self._stream.attempt
+
+    @property
+    def text_offset(self) -> int:
+        """UTF-8 bytes of verified output so far."""
+        return self._stream.text_offset
+
+    @property
+    def resumes(self) -> int:
+        """How often the stream was resumed after a break."""
+        return self._stream.resumes
+
+    def start(self) -> Receipt | None:
+        """Gives the job if `run` made this stream and nothing was read yet; returns the receipt."""
+        return self._loop.call(self._stream.start())
+
+    def result(self) -> Result:
+        """Reads to the end and returns the whole text."""
+        return self._loop.call(self._stream.result())
+
+    def close(self) -> None:
+        """Stops following; the job runs on."""
+        self._loop.call(self._stream.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        event = self._loop.call(_next_or_none(self._stream))
+        if event is None:
+            raise StopIteration
+        return event
+
+
+class Client:
+    """A blocking client of one orchestrator; use it as a context manager.
+
+    Methods, arguments and errors are those of `AsyncClient`. Safe to share between threads.
+    """
+
+    def __init__(self, target: str, *, options: ClientOptions | None = None) -> None:
+        self._client = AsyncClient(target, options=options)
+        self._thread: _LoopThread | None = None
+
+    def __enter__(self) -> Self:
+        if self._thread is not None:
+            raise RuntimeError("this client is already open")
+        self._thread = _LoopThread()
+        self._thread.call(self._client.__aenter__())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def target(self) -> str:
+        """Address of the server."""
+        return self._client.target
+
+    def close(self) -> None:
+        """Closes the connection and ends the thread; jobs run on. Closing twice is fine."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        try:
+            thread.call(self._client.close())
+        finally:
+            thread.stop()
+
+    def enqueue(
+        self,
+        request: JobRequest | None = None,
+        *,
+        correlation_id: str | None = None,
+        **fields: Unpack[JobFields],
+    ) -> Receipt:
+        """Gives a job and returns once the server has made it durable."""
+        return self._open().call(
+            self._client.enqueue(request, correlation_id=correlation_id, **fields)
+        )
+
+    def stream(
+        self,
+        job_id: str,
+        resume_from: ResumePoint | None = None,
+        observer: bool = False,
+        *,
+        failures_as_events: bool = False,
+        correlation_id: str | None = None,
+    ) -> SyncJobStream:
+        """Follows a job through any break to its outcome (LO-301)."""
+
+        async def make() -> JobStream:
+            return self._client.stream(
+                job_id,
+                resume_from,
+                observer,
+                failures_as_events=failures_as_events,
+                correlation_id=correlation_id,
+            )
+
+        thread = self._open()
+        return SyncJobStream(thread, thread.call(make()))
+
+    def run(
+        self,
+        request: JobRequest | None = None,
+        *,
+        failures_as_events: bool = False,
+        correlation_id: str | None = None,
+        **fields: Unpack[JobFields],
+    ) -> SyncJobStream:
+        """Gives a job and follows it."""
+
+        async def make() -> JobStream:
+            return self._client.run(
+                request,
+                failures_as_events=failures_as_events,
+                correlation_id=correlation_id,
+                **fields,
+            )
+
+        thread = self._open()
+        return SyncJobStream(thread, thread.call(make()))
+
+    def cancel(self, job_id: str, *, correlation_id: str | None = None) -> Job:
+        """Cancels a job and returns its true state."""
+        return self._open().call(self._client.cancel(job_id, correlation_id=correlation_id))
+
+    def get_job(self, job_id: str, *, correlation_id: str | None = None) -> Job:
+        """Returns one job."""
+        return self._open().call(self._client.get_job(job_id, correlation_id=correlation_id))
+
+    def list_jobs(
+        self,
+        where: JobFilter | None = None,
+        *,
+        limit: int | None = None,
+        correlation_id: str | None = None,
+    ) -> Iterator[Job]:
+        """Yields jobs, newest first, page by page as they are asked for."""
+        thread = self._open()
+        jobs = self._client.list_jobs(where, limit=limit, correlation_id=correlation_id)
+        while (job := thread.call(_next_or_none(jobs))) is not None:
+            yield job
+
+    def explain(self, job_id: str, *, correlation_id: str | None = None) -> Explanation:
+        """Returns why a job runs where it runs, or why it waits."""
+        return self._open().call(self._client.explain(job_id, correlation_id=correlation_id))
+
+    def capabilities(self, *, correlation_id: str | None = None) -> Capabilities:
+        """Returns what the server can do."""
+        return self._open().call(self._client.capabilities(correlation_id=correlation_id))
+
+    def pools(self, *, correlation_id: str | None = None) -> tuple[Pool, ...]:
+        """Returns all pools that the orchestrator knows, sorted by id."""
+        return self._open().call(self._client.pools(correlation_id=correlation_id))
+
+    def health(self, *, correlation_id: str | None = None) -> str:
+        """Returns the server's health as grpc.health.v1 names it."""
+        return self._open().call(self._client.health(correlation_id=correlation_id))
+
+    def _open(self) -> _LoopThread:
+        if self._thread is None:
+            raise RuntimeError("this client is not open: use `with Client(...) as client`")
+        return self._thread
+
+
+async def _cancel_others() -> None:
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+async def _next_or_none(items: AsyncIterator[T]) -> T | None:
+    # StopAsyncIteration cannot leave a task, so the end travels as None.
+    return await anext(items, None)

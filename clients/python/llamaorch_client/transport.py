@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One channel to one server: metadata, timeouts and retries of every call."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from grpc import aio
+from grpc_health.v1 import health_pb2_grpc
+from opentelemetry.context import Context
+
+from llamaorch.orchestrator.v1 import (
+    orchestrator_service_pb2_grpc,
+    pool_admin_service_pb2_grpc,
+)
+from llamaorch_client.errors import LlamaOrchError, from_rpc_error
+from llamaorch_client.metadata import (
+    CORRELATION_ID_KEY,
+    call_metadata,
+    checked_correlation_id,
+    first_value,
+)
+from llamaorch_client.options import ClientOptions, channel_options
+from llamaorch_client.retry import RetryRow
+
+if TYPE_CHECKING:
+    from llamaorch.orchestrator.v1.orchestrator_service_pb2 import (
+        StreamTokensRequest,
+        StreamTokensResponse,
+    )
+
+RequestT = TypeVar("RequestT", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message)
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[MessageT]):
+    """A response, with the correlation id that the server returned."""
+
+    message: MessageT
+    correlation_id: str
+
+
+class Transport:
+    """Owns the channel. Must be made inside a running event loop, and be closed there."""
+
+    def __init__(self, target: str, options: ClientOptions) -> None:
+        settings = channel_options()
+        if options.credentials is None:
+            self._channel = aio.insecure_channel(target, settings)
+        else:
+            self._channel = aio.secure_channel(target, options.credentials, settings)
+        self.options = options
+        self.jobs = orchestrator_service_pb2_grpc.OrchestratorServiceStub(self._channel)
+        self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(self._channel)
+        self.health = health_pb2_grpc.HealthStub(self._channel)
+
+    async def close(self) -> None:
+        """Closes the channel; calls under way are cancelled."""
+        await self._channel.close()
+
+    async def unary(
+        self,
+        method: "aio.UnaryUnaryMultiCallable[RequestT, ResponseT]",
+        request: RequestT,
+        *,
+        correlation_id: str | None = None,
+        context: Context | None = None,
+    ) -> Answer[ResponseT]:
+        """Makes a call, and makes it again while that is safe and within the bounds.
+
+        Every unary call of this client may be repeated: reads and Cancel are idempotent, Enqueue
+        carries a request_id.
+
+        Raises:
+            LlamaOrchError: the last attempt's error; `attempts` says how many were made.
+        """
+        sent_id = checked_correlation_id(correlation_id)
+        row = RetryRow(self.options.retry, self.options.timing)
+        while True:
+            try:
+                return await self._attempt(method, request, sent_id, context)
+            except LlamaOrchError as error:
+                delay_ms = row.next_delay_ms(error)
+                error.attempts = row.failures
+                if delay_ms is None:
+                    raise
+            await self.options.timing.sleep_ms(delay_ms)
+
+    def open_stream(
+        self, request: "StreamTokensRequest", correlation_id: str, context: Context | None
+    ) -> "aio.UnaryStreamCall[StreamTokensRequest, StreamTokensResponse]":
+        """Begins a StreamTokens call; the caller cancels it."""
+        metadata = call_metadata(correlation_id, self.options.token, context)
+        return self.jobs.StreamTokens(request, metadata=metadata)
+
+    async def _attempt(
+        self,
+        method: "aio.UnaryUnaryMultiCallable[RequestT, ResponseT]",
+        request: RequestT,
+        sent_id: str,
+        context: Context | None,
+    ) -> Answer[ResponseT]:
+        metadata = call_metadata(sent_id, self.options.token, context)
+        call = method(request, timeout=self.options.rpc_timeout_ms / 1000, metadata=metadata)
+        try:
+            message = await call
+            returned = first_value(list(await call.initial_metadata()), CORRELATION_ID_KEY)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, sent_id) from error
+        return Answer(message, returned or sent_id)

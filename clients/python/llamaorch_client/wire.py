@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the wire's messages to this package's types. The other direction is in `wire_request`."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TypeVar
+
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import status_pb2
+
+from llamaorch.orchestrator.v1 import (
+    decision_pb2,
+    events_pb2,
+    job_pb2,
+    orchestrator_service_pb2,
+    pool_admin_service_pb2,
+)
+from llamaorch_client import events, model
+from llamaorch_client.errors import ErrorDetail, detail_of
+from llamaorch_client.request import Budgets, Priority
+
+EnumT = TypeVar("EnumT", bound=StrEnum)
+
+
+def _enum(kind: type[EnumT], file: FileDescriptor, value: int) -> EnumT:
+    # The Python enum has the proto enum's name and its values' names without their common prefix. A
+    # value that a newer server sends is not an error: it reads as the first member.
+    values = file.enum_types_by_name[kind.__name__].values_by_number
+    prefix = values[0].name.removesuffix("UNSPECIFIED")
+    name = values[value].name.removeprefix(prefix) if value in values else ""
+    return kind[name] if name in kind.__members__ else next(iter(kind))
+
+
+def _instant(message: Timestamp, present: bool) -> datetime | None:
+    return message.ToDatetime(UTC) if present else None
+
+
+def outcome(status: status_pb2.Status) -> ErrorDetail:
+    """The error of a job that failed, expired or was dropped."""
+    return detail_of(status)
+
+
+def budgets(message: job_pb2.Budgets) -> Budgets:
+    """What is left of the budgets."""
+    return Budgets(
+        tokens=message.tokens if message.HasField("tokens") else None,
+        time_ms=message.time_ms if message.HasField("time_ms") else None,
+        cost_micros=message.cost_micros if message.HasField("cost_micros") else None,
+    )
+
+
+def usage(message: job_pb2.Usage) -> model.Usage:
+    """What a job took."""
+    return model.Usage(
+        tokens_in=message.tokens_in if message.HasField("tokens_in") else None,
+        tokens_out=message.tokens_out if message.HasField("tokens_out") else None,
+        queue_time_ms=message.queue_time_ms if message.HasField("queue_time_ms") else None,
+        first_token_ms=message.first_token_ms if message.HasField("first_token_ms") else None,
+        decode_time_ms=message.decode_time_ms if message.HasField("decode_time_ms") else None,
+    )
+
+
+def _finish_reason(value: int) -> model.FinishReason:
+    return _enum(model.FinishReason, job_pb2.DESCRIPTOR, value)
+
+
+def _state(value: int) -> model.JobState:
+    return _enum(model.JobState, job_pb2.DESCRIPTOR, value)
+
+
+def job(message: job_pb2.Job) -> model.Job:
+    """One job."""
+    return model.Job(
+        job_id=message.job_id,
+        state=_state(message.state),
+        priority=_enum(Priority, job_pb2.DESCRIPTOR, message.priority),
+        engine=message.engine,
+        model_id=message.model_id,
+        session_id=message.session_id,
+        accepted_at=_instant(message.accepted_at, message.HasField("accepted_at")),
+        started_at=_instant(message.started_at, message.HasField("started_at")),
+        ended_at=_instant(message.ended_at, message.HasField("ended_at")),
+        queue_position=message.queue_position if message.HasField("queue_position") else None,
+        predicted_start_ms=(
+            message.predicted_start_ms if message.HasField("predicted_start_ms") else None
+        ),
+        predicted_end_ms=message.predicted_end_ms if message.HasField("predicted_end_ms") else None,
+        attempt=message.attempt,
+        pool_id=message.pool_id,
+        replica_id=message.replica_id,
+        finish_reason=_finish_reason(message.finish_reason),
+        error=detail_of(message.error) if message.HasField("error") else None,
+        usage=usage(message.usage),
+        trace_id=message.trace_id,
+        labels=dict(message.labels),
+    )
+
+
+def receipt(
+    message: orchestrator_service_pb2.EnqueueResponse, request_id: str, correlation_id: str
+) -> model.Receipt:
+    """The answer to an accepted job."""
+    return model.Receipt(
+        job_id=message.job_id,
+        request_id=request_id,
+        queue_position=message.queue_position,
+        predicted_start_ms=(
+            message.predicted_start_ms if message.HasField("predicted_start_ms") else None
+        ),
+        predicted_end_ms=message.predicted_end_ms if message.HasField("predicted_end_ms") else None,
+        on_time_probability=(
+            message.on_time_probability if message.HasField("on_time_probability") else None
+        ),
+        backoff_ms=message.backoff_ms,
+        remaining=budgets(message.remaining) if message.HasField("remaining") else None,
+        seed=message.seed,
+        duplicate=message.duplicate,
+        correlation_id=correlation_id,
+    )
+
+
+def queued(message: events_pb2.Queued) -> events.Queued:
+    """A waiting job's place."""
+    return events.Queued(
+        queue_position=message.queue_position,
+        predicted_start_ms=(
+            message.predicted_start_ms if message.HasField("predicted_start_ms") else None
+        ),
+        predicted_end_ms=message.predicted_end_ms if message.HasField("predicted_end_ms") else None,
+    )
+
+
+def started(message: events_pb2.Started) -> events.Started:
+    """Where a job runs."""
+    return events.Started(
+        queue_position=message.queue_position,
+        predicted_start_ms=(
+            message.predicted_start_ms if message.HasField("predicted_start_ms") else None
+        ),
+        queue_time_ms=message.queue_time_ms,
+        pool_id=message.pool_id,
+        replica_id=message.replica_id,
+        attempt=message.attempt,
+        kv_warmth=message.kv_warmth,
+        seed=message.seed,
+        engine=message.engine,
+        engine_version=message.engine_version,
+    )
+
+
+def metrics(message: events_pb2.Metrics) -> events.Metrics:
+    """How a job is doing."""
+    return events.Metrics(
+        queue_depth=message.queue_depth,
+        on_time_probability=(
+            message.on_time_probability if message.HasField("on_time_probability") else None
+        ),
+        kv_warmth=message.kv_warmth,
+        remaining=budgets(message.remaining) if message.HasField("remaining") else None,
+        kv_migrated=message.kv_migrated,
+    )
+
+
+def resumed(message: events_pb2.Resumed) -> events.Resumed:
+    """A later attempt takes over."""
+    return events.Resumed(
+        attempt=message.attempt,
+        mode=_enum(model.ResumeMode, events_pb2.DESCRIPTOR, message.mode),
+        text_offset=message.text_offset,
+        kv_warmth=message.kv_warmth,
+        pool_id=message.pool_id,
+        replica_id=message.replica_id,
+    )
+
+
+def end(message: events_pb2.End) -> events.End:
+    """The outcome of a job that finished or was cancelled."""
+    return events.End(
+        state=_state(message.state),
+        finish_reason=_finish_reason(message.finish_reason),
+        usage=usage(message.usage),
+        text_bytes=message.text_bytes,
+    )
+
+
+def _exclusion(message: decision_pb2.Exclusion) -> model.Exclusion:
+    return model.Exclusion(
+        pool_id=message.pool_id,
+        shortfalls=tuple(
+            model.Shortfall(
+                reason=_enum(model.ExclusionReason, decision_pb2.DESCRIPTOR, item.reason),
+                required=item.required,
+                offered=item.offered,
+            )
+            for item in message.shortfalls
+        ),
+    )
+
+
+def _candidate(message: decision_pb2.Candidate) -> model.Candidate:
+    return model.Candidate(
+        pool_id=message.pool_id,
+        replica_id=message.replica_id,
+        predicted_end_ms=message.predicted_end_ms,
+        first_token_ms=message.first_token_ms,
+        decode_ms=message.decode_ms,
+        kv_warm=message.kv_warm,
+        slots_free=message.slots_free,
+        vram_headroom_bytes=(
+            message.vram_headroom_bytes if message.HasField("vram_headroom_bytes") else None
+        ),
+        snapshot_version=message.snapshot_version,
+        snapshot_age_ms=message.snapshot_age_ms,
+    )
+
+
+def _decision(message: decision_pb2.Decision) -> model.Decision:
+    return model.Decision(
+        rules_version=message.rules_version,
+        job_id=message.job_id,
+        attempt=message.attempt,
+        decided_at=_instant(message.decided_at, message.HasField("decided_at")),
+        pool_id=message.pool_id,
+        decided_by=message.decided_by,
+        candidates=tuple(_candidate(item) for item in message.candidates),
+        candidates_total=message.candidates_total,
+        exclusions=tuple(_exclusion(item) for item in message.exclusions),
+        exclusions_total=message.exclusions_total,
+        waited_ms=message.waited_ms,
+    )
+
+
+def explanation(message: orchestrator_service_pb2.ExplainJobResponse) -> model.Explanation:
+    """Why a job runs where it runs."""
+    return model.Explanation(
+        job=job(message.job),
+        decisions=tuple(_decision(item) for item in message.decisions),
+        waiting_for=tuple(_exclusion(item) for item in message.waiting_for),
+        trace_id=message.trace_id,
+    )
+
+
+def capabilities(message: orchestrator_service_pb2.GetCapabilitiesResponse) -> model.Capabilities:
+    """What a server can do."""
+    return model.Capabilities(
+        api_version=message.api_version,
+        server_version=message.server_version,
+        queue_policy=message.queue_policy,
+        limits=model.Limits(
+            queue_capacity=message.limits.queue_capacity,
+            message_bytes_max=message.limits.message_bytes_max,
+            input_bytes_max=message.limits.input_bytes_max,
+            output_bytes_per_job=message.limits.output_bytes_per_job,
+        ),
+        replica_sets=tuple(
+            model.ReplicaSet(
+                engine=item.engine,
+                engine_version=item.engine_version,
+                model_id=item.model_id,
+                model_digest=item.model_digest,
+                sampler_profile_version=item.sampler_profile_version,
+                pool_ids=tuple(item.pool_ids),
+                slots_total=item.slots_total,
+                ctx_max=item.ctx_max,
+                deterministic=item.deterministic,
+            )
+            for item in message.replica_sets
+        ),
+        features=tuple(message.features),
+    )
+
+
+def _device(message: pool_admin_service_pb2.PoolDevice) -> model.PoolDevice:
+    return model.PoolDevice(
+        device_id=message.device_id,
+        name=message.name,
+        memory_total_bytes=(
+            message.memory_total_bytes if message.HasField("memory_total_bytes") else None
+        ),
+        memory_used_bytes=(
+            message.memory_used_bytes if message.HasField("memory_used_bytes") else None
+        ),
+        utilization_ratio=(
+            message.utilization_ratio if message.HasField("utilization_ratio") else None
+        ),
+        temperature_celsius=(
+            message.temperature_celsius if message.HasField("temperature_celsius") else None
+        ),
+    )
+
+
+def pool(message: pool_admin_service_pb2.Pool) -> model.Pool:
+    """One pool."""
+    return model.Pool(
+        pool_id=message.pool_id,
+        replica_id=message.replica_id,
+        host_id=message.host_id,
+        connected=message.connected,
+        state=message.state,
+        state_reason=message.state_reason,
+        engine=message.engine,
+        engine_version=message.engine_version,
+        model_id=message.model_id,
+        model_digest=message.model_digest,
+        slots_total=message.slots_total,
+        slots_free=message.slots_free,
+        ctx_max=message.ctx_max,
+        snapshot_age_ms=message.snapshot_age_ms,
+        snapshot_version=message.snapshot_version,
+        devices=tuple(_device(item) for item in message.devices),
+        tokens_per_s=message.tokens_per_s if message.HasField("tokens_per_s") else None,
+    )

@@ -1,0 +1,65 @@
+"""What the executor is told to do, and how it answers."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pool_managerd.core.attempts import AttemptFailure, AttemptKey, Boundary, EndReason, ErrorKind
+from pool_managerd.core.outbox import RefusalReason
+from pool_managerd.engines.port import GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptCommand:
+    """A StartAttempt in the executor's terms.
+
+    `remaining_ms` is the backstop of the job's deadline.
+    """
+
+    key: AttemptKey
+    pool_id: str
+    replica_id: str
+    model_id: str
+    request: GenerationRequest
+    session_id: str = ""
+    remaining_ms: int | None = None
+    verify_until: Boundary | None = None
+    continue_from: tuple[int, Boundary] | None = None
+    traceparent: str = ""
+    correlation_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an attempt was not started, with a sentence for people."""
+
+    reason: RefusalReason
+    message: str
+
+
+class Stop(enum.Enum):
+    """Why the executor stops a generation."""
+
+    CANCEL = "cancel"
+    DEADLINE = "deadline"
+    MISMATCH = "mismatch"
+    TOO_LARGE = "too_large"
+    BROKEN = "broken"
+    REPLICA_GONE = "replica_gone"
+    DRAINED = "drained"
+
+
+OUTCOME_OF_STOP: Mapping[Stop, EndReason | AttemptFailure] = {
+    Stop.CANCEL: EndReason.CANCELLED,
+    Stop.DEADLINE: AttemptFailure(ErrorKind.TIMEOUT, "the job's deadline passed"),
+    Stop.MISMATCH: AttemptFailure(
+        ErrorKind.REPLAY_MISMATCH, "the replay produced other text than the first attempt"
+    ),
+    Stop.TOO_LARGE: AttemptFailure(
+        ErrorKind.OUTPUT_TOO_LARGE, "the output exceeds what this host may hold"
+    ),
+    Stop.BROKEN: AttemptFailure(ErrorKind.ENGINE_ERROR, "the engine adapter failed"),
+    Stop.REPLICA_GONE: AttemptFailure(ErrorKind.ENGINE_DIED, "the engine was stopped"),
+    Stop.DRAINED: AttemptFailure(ErrorKind.ENGINE_DIED, "the pool was drained"),
+}
+"""What becomes of an attempt that is stopped."""

@@ -1,0 +1,371 @@
+"""Configuration: one TOML file, and the environment for secrets and OpenTelemetry's own variables.
+
+This module alone reads the environment. `load_config` returns one frozen object or raises
+`ConfigError`
+with every problem. HME-003, ORCH-3030, ORCH-3035, HME-002.
+"""
+
+import difflib
+import ipaddress
+import os
+import socket
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from pool_managerd.errors import PoolManagerError
+
+_ID = r"^[A-Za-z0-9._:-]{1,128}$"
+_ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):[0-9]{1,5}$"
+
+Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
+PoolId = Annotated[str, Field(pattern=_ID)]
+
+
+class ConfigError(PoolManagerError):
+    """The configuration cannot be used. `problems` names every key that is wrong, and why."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class EmbeddedEngine(_Table):
+    """The llama.cpp engine that ships with the product, in a worker process of its own."""
+
+    kind: Literal["embedded"] = Field(description="Selects the embedded llama.cpp engine.")
+    model_path: str = Field(
+        min_length=1, description="GGUF file; relative to the configuration file."
+    )
+    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
+    slots: int = Field(default=1, ge=1, le=256, description="Generations at a time.")
+    ctx_per_slot: int = Field(
+        default=2048, ge=64, le=4_194_304, description="Context of one slot, tokens."
+    )
+    threads: int = Field(default=1, ge=1, le=1024, description="Threads of computation.")
+    deterministic: bool = Field(
+        default=False, description="One slot and no prompt cache: equal seeds give equal bytes."
+    )
+    gpu_layers: int = Field(
+        default=0, ge=-1, le=10_000, description="Layers on the GPU; -1 means all."
+    )
+
+    @model_validator(mode="after")
+    def _one_slot(self) -> "EmbeddedEngine":
+        if self.deterministic and self.slots != 1:
+            raise ValueError("deterministic = true needs slots = 1")
+        return self
+
+
+class LlamaServerEngine(_Table):
+    """A llama.cpp server that runs already: the pool manager attaches to it."""
+
+    kind: Literal["llama_server"] = Field(description="Attaches to a llama.cpp server.")
+    base_url: str = Field(pattern=r"^https?://", description="Address, e.g. http://127.0.0.1:8080.")
+    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
+    api_key_env: str = Field(
+        default="", description="Environment variable that holds the API key; empty: no key."
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr(""), exclude=True, repr=False, description="(environment)"
+    )
+
+
+class MockEngine(_Table):
+    """An engine without a model, for tests and demonstrations."""
+
+    kind: Literal["mock"] = Field(description="Selects the mock engine.")
+    model_id: str = Field(
+        default="mock", min_length=1, max_length=256, description="Name that jobs ask for."
+    )
+    slots: int = Field(default=1, ge=1, le=4096, description="Generations at a time.")
+
+
+EngineTable = Annotated[
+    EmbeddedEngine | LlamaServerEngine | MockEngine, Field(discriminator="kind")
+]
+
+
+class PoolTable(_Table):
+    """One pool: one engine process, one model, one device mask. ORCH-3001."""
+
+    pool_id: PoolId = Field(description="Stable id of the pool.")
+    devices: tuple[str, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Device ids (UUIDs) or indexes; empty: all devices of the host.",
+    )
+    engine: EngineTable = Field(description="The engine; `kind` selects it.")
+    perf_tokens_per_s: float | None = Field(
+        default=None, gt=0, le=1e6, description="Decode rate of one stream: a first guess."
+    )
+    first_token_ms: int | None = Field(
+        default=None, ge=0, le=3_600_000, description="Time to the first token of a short prompt."
+    )
+    prefill_tokens_per_s: float | None = Field(
+        default=None, gt=0, le=1e7, description="Prompt tokens per second: a first guess."
+    )
+
+
+class LimitsTable(_Table):
+    """Bounds of the token store and of what is under way."""
+
+    held_bytes_per_job: int = Field(
+        default=16 << 20, ge=4096, le=1 << 34, description="Output held for one job, bytes."
+    )
+    held_bytes_total: int = Field(
+        default=512 << 20, ge=4096, le=1 << 40, description="Output held in all, bytes."
+    )
+    # Register lists every held attempt in one message, which stays under 4 MiB at this many.
+    held_attempts_max: int = Field(default=8_192, ge=1, le=8_192, description="Attempts held.")
+    send_window_bytes: int = Field(
+        default=256 << 10,
+        ge=1024,
+        le=1 << 26,
+        description="Unacknowledged output, if the orchestrator says none.",
+    )
+    frame_bytes: int = Field(default=1 << 20, ge=4096, le=3 << 20, description="Size of one frame.")
+    watchers_max: int = Field(default=16, ge=1, le=1024, description="Open WatchSnapshots calls.")
+
+
+class BackoffTable(_Table):
+    """Exponential backoff: doubles from `initial_ms` to `cap_ms`, half of it random."""
+
+    initial_ms: Milliseconds = Field(default=200, description="First wait.")
+    cap_ms: Milliseconds = Field(default=10_000, description="Longest wait.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "BackoffTable":
+        if self.cap_ms < self.initial_ms:
+            raise ValueError("cap_ms must not be below initial_ms")
+        return self
+
+
+class SupervisionTable(_Table):
+    """How engines are watched, restarted and stopped. ORCH-3038, ORCH-3053."""
+
+    backoff: BackoffTable = Field(
+        default=BackoffTable(initial_ms=500, cap_ms=60_000),
+        description="Wait before an engine restart.",
+    )
+    preload_timeout_ms: Milliseconds = Field(
+        default=600_000, description="Longest start of an engine."
+    )
+    stop_timeout_ms: Milliseconds = Field(default=15_000, description="Longest stop of an engine.")
+    health_interval_ms: Milliseconds = Field(
+        default=2_000, description="Time between two health checks."
+    )
+    health_failures: int = Field(
+        default=3, ge=1, le=100, description="Failed checks before a restart."
+    )
+    storm_failures: int = Field(default=5, ge=1, le=1000, description="Failures that halt a pool.")
+    storm_window_ms: Milliseconds = Field(default=300_000, description="Window of those failures.")
+    stable_ms: Milliseconds = Field(default=60_000, description="Service that resets the backoff.")
+    cancel_confirm_ms: Milliseconds = Field(
+        default=5_000, description="Wait for a cancelled generation before its engine is restarted."
+    )
+
+
+class LinkTable(_Table):
+    """The streams to the orchestrator."""
+
+    backoff: BackoffTable = Field(
+        default=BackoffTable(), description="Wait before the next connection."
+    )
+    connect_timeout_ms: Milliseconds = Field(
+        default=10_000, description="Longest wait for Registered."
+    )
+    heartbeat_timeout_ms: Milliseconds = Field(
+        default=10_000, description="Longest silence, if the orchestrator says none."
+    )
+
+
+class Config(_Table):
+    """Everything that the pool manager is told."""
+
+    orchestrator: str = Field(
+        default="127.0.0.1:7070", pattern=_ADDRESS, description="Address of the orchestrator."
+    )
+    listen: str = Field(
+        default="127.0.0.1:7071", pattern=_ADDRESS, description="Inspection; port 0: any free port."
+    )
+    host_id: PoolId = Field(
+        default_factory=socket.gethostname, description="Stable id of the host; default: its name."
+    )
+    devices: Literal["nvml", "cpu"] = Field(
+        default="nvml", description="Source of devices: NVIDIA GPUs, or the processor."
+    )
+    coalesce_ms: int = Field(
+        default=4, ge=0, le=5, description="Output within this time shares a frame."
+    )
+    report_interval_ms: Milliseconds = Field(
+        default=1_000, description="Longest time between two snapshots."
+    )
+    shutdown_grace_ms: int = Field(
+        default=30_000, ge=0, le=86_400_000, description="Wait for running attempts on SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severity of log lines."
+    )
+    limits: LimitsTable = Field(default=LimitsTable(), description="Bounds of memory.")
+    supervision: SupervisionTable = Field(
+        default=SupervisionTable(), description="Engine supervision."
+    )
+    link: LinkTable = Field(default=LinkTable(), description="Streams to the orchestrator.")
+    pools: tuple[PoolTable, ...] = Field(
+        default=(), max_length=256, description="The pools of this host, at least one."
+    )
+    otlp_endpoint: str = Field(default="", exclude=True, description="(environment)")
+
+    @model_validator(mode="after")
+    def _checked(self) -> "Config":
+        _refuse_public_bind(self.listen)
+        if not self.pools:
+            raise ValueError("pools: at least one [[pools]] table is needed")
+        ids = [pool.pool_id for pool in self.pools]
+        twice = sorted({pool_id for pool_id in ids if ids.count(pool_id) > 1})
+        if twice:
+            raise ValueError(f"pools: pool_id used twice: {', '.join(twice)}")
+        return self
+
+
+def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
+    """Reads and checks the configuration file `path`.
+
+    Raises:
+        ConfigError: naming every problem.
+    """
+    env = os.environ if environ is None else environ
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror or error}"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
+    _refuse_file_secrets(raw)
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError([_problem(item) for item in error.errors(include_url=False)]) from error
+    return _with_environment(config, path.resolve().parent, env)
+
+
+def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Config:
+    problems: list[str] = []
+    pools = tuple(
+        pool.model_copy(update={"engine": _resolved(pool, base, env, problems)})
+        for pool in config.pools
+    )
+    if problems:
+        raise ConfigError(problems)
+    endpoint = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or env.get(
+        "OTEL_EXPORTER_OTLP_ENDPOINT"
+    )
+    return config.model_copy(update={"pools": pools, "otlp_endpoint": endpoint or ""})
+
+
+def _resolved(
+    pool: PoolTable, base: Path, env: Mapping[str, str], problems: list[str]
+) -> EmbeddedEngine | LlamaServerEngine | MockEngine:
+    match pool.engine:
+        case EmbeddedEngine() as engine:
+            return engine.model_copy(update={"model_path": str(base / engine.model_path)})
+        case LlamaServerEngine() as engine if engine.api_key_env:
+            secret = env.get(engine.api_key_env, "")
+            if not secret:
+                problems.append(
+                    f"pools.{pool.pool_id}.engine.api_key_env: the environment variable "
+                    f"{engine.api_key_env} is not set"
+                )
+            return engine.model_copy(update={"api_key": SecretStr(secret)})
+        case engine:
+            return engine
+
+
+def _refuse_file_secrets(raw: dict[str, object]) -> None:
+    pools = raw.get("pools")
+    for number, pool in enumerate(pools if isinstance(pools, list) else []):
+        engine = pool.get("engine") if isinstance(pool, dict) else None
+        if isinstance(engine, dict) and "api_key" in engine:
+            key = f"pools[{number}].engine.api_key"
+            raise ConfigError([f"{key}: set api_key_env: secrets come from the environment"])
+    if "otlp_endpoint" in raw:
+        raise ConfigError(["otlp_endpoint: set OTEL_EXPORTER_OTLP_ENDPOINT in the environment"])
+
+
+def _refuse_public_bind(listen: str) -> None:
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
+        raise ValueError(
+            f"listen: {host} is not a loopback address, and this version has neither tokens nor "
+            "TLS: listen on 127.0.0.1 and use an SSH tunnel from elsewhere"
+        )
+
+
+def _problem(item: typing.Any) -> str:
+    location, kind = tuple(item["loc"]), str(item["type"])
+    if kind == "extra_forbidden":
+        table, key = _table_at(location[:-1]), str(location[-1])
+        known = sorted(name for name in table.model_fields if name not in _HIDDEN) if table else []
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        return f"{_dotted(location)}: unknown key{hint}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{_dotted(location)}: {message}" if location else message
+
+
+_HIDDEN = frozenset({"api_key", "otlp_endpoint"})
+_TAGS = frozenset({"embedded", "llama_server", "mock"})
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part not in _TAGS:
+            text += f".{part}" if text else part
+    return text
+
+
+def _table_at(location: tuple[int | str, ...]) -> type[_Table] | None:
+    table: type[_Table] | None = Config
+    candidates: tuple[type[_Table], ...] = ()
+    for part in location:
+        if isinstance(part, int):
+            continue
+        if part in _TAGS and candidates:
+            table = next((c for c in candidates if _tag_of(c) == part), None)
+        elif table is not None and part in table.model_fields:
+            candidates = tables_in(table.model_fields[part].annotation)
+            table = candidates[0] if candidates else None
+    return table
+
+
+def _tag_of(table: type[_Table]) -> str | None:
+    tags = (
+        typing.get_args(table.model_fields["kind"].annotation)
+        if "kind" in table.model_fields
+        else ()
+    )
+    return str(tags[0]) if tags else None
+
+
+def tables_in(annotation: object) -> tuple[type[_Table], ...]:
+    """The configuration tables that a field's annotation mentions, in order."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return (annotation,) if issubclass(annotation, _Table) else ()
+    return tuple(table for inner in typing.get_args(annotation) for table in tables_in(inner))

@@ -1,0 +1,356 @@
+"""The token store's pure part: the output of attempts, with offsets and a digest chain.
+
+A log keeps every piece of one attempt until it is released, or until a byte cap evicts pieces that
+the orchestrator has acknowledged. Pieces that nobody has acknowledged are never evicted: an attempt
+that would need it fails instead. LO-301, LO-302, LO-305.
+
+Pieces live in parallel lists, because this is the hot path of every token: one list per column
+costs a fraction of one object per piece.
+"""
+
+import enum
+import hashlib
+from array import array
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+
+PIECE_BYTES_MAX = 65_536
+"""A longer piece is split, so that no message outgrows the transport's limit."""
+
+PIECE_OVERHEAD_BYTES = 96
+"""Charged for a piece beside its text: what the columns take in memory."""
+
+EMPTY_DIGEST = int.from_bytes(hashlib.sha256(b"").digest()[:8], "big")
+"""Digest of no text at all."""
+
+
+class EndReason(enum.Enum):
+    """Why an attempt ended regularly."""
+
+    EOS = "eos"
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+
+
+class ErrorKind(enum.Enum):
+    """How an attempt failed."""
+
+    ENGINE_DIED = "engine_died"
+    ENGINE_ERROR = "engine_error"
+    INVALID_REQUEST = "invalid_request"
+    CONTEXT_OVERFLOW = "context_overflow"
+    TIMEOUT = "timeout"
+    REPLAY_MISMATCH = "replay_mismatch"
+    DEVICE_OUT_OF_MEMORY = "device_out_of_memory"
+    HOST_OUT_OF_MEMORY = "host_out_of_memory"
+    OUTPUT_TOO_LARGE = "output_too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailure:
+    """How an attempt failed, and a sentence without prompt, output or secret."""
+
+    kind: ErrorKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an attempt took, as the engine counted it; None where it does not say."""
+
+    tokens_in: int | None = None
+    tokens_cached: int | None = None
+    tokens_out: int | None = None
+    prefill_time_ms: int | None = None
+    decode_time_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """How an attempt ended, and what it took."""
+
+    outcome: EndReason | AttemptFailure
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptKey:
+    """One attempt of one job; `attempt` counts from 1."""
+
+    job_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """A place in a job's output: UTF-8 bytes before it, and the digest of those bytes."""
+
+    text_offset: int
+    digest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive pieces of one attempt. `cost_bytes` bounds their size on the wire."""
+
+    first_index: int
+    text_offset: int
+    prefix_digest: int
+    pieces: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    text_bytes: int
+    cost_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Text that an earlier attempt delivered.
+
+    A SHA-256 state over it, its digest, its size, its pieces.
+    """
+
+    state: "hashlib._Hash"
+    digest: int
+    text_bytes: int
+    next_index: int
+
+
+class Appended(enum.Enum):
+    """What became of a piece."""
+
+    KEPT = "kept"
+    MISMATCH = "mismatch"
+
+
+class AttemptLog:
+    """The output of one attempt, from its first piece on.
+
+    With `verify_until` the text up to there is compared, never shown: `visible` is False until the
+    digest there was seen to be equal. With `prefix` the log goes on after text that an earlier
+    attempt delivered.
+    """
+
+    def __init__(
+        self,
+        key: AttemptKey,
+        replica: tuple[str, str],
+        verify_until: Boundary | None = None,
+        prefix: Prefix | None = None,
+    ) -> None:
+        self.key = key
+        self.pool_id, self.replica_id = replica
+        self.terminal: Terminal | None = None
+        self.started = False
+        self.kv_warmth = False
+        self._pieces: list[str] = []
+        self._token_ids: list[tuple[int, ...]] = []
+        # Column i holds the bytes before, and the digest of the text before, piece first_index + i.
+        self._offsets = array("Q")
+        self._digests = array("Q")
+        self._hash = prefix.state.copy() if prefix else hashlib.sha256()
+        self._base_hash = self._hash.copy()
+        self._base_index = prefix.next_index if prefix else 0
+        self._digest = prefix.digest if prefix else EMPTY_DIGEST
+        self._text_bytes = prefix.text_bytes if prefix else 0
+        self._first_index = self._visible_from = prefix.next_index if prefix else 0
+        self._acked_offset = self._text_bytes
+        self._tokens_out = 0
+        self.tokens_counted = True
+        self._held_bytes = 0
+        self._verify = verify_until if verify_until and verify_until.text_offset else None
+
+    @property
+    def first_index(self) -> int:
+        """First piece that can be read."""
+        return max(self._first_index, self._visible_from)
+
+    @property
+    def next_index(self) -> int:
+        """Index of the piece that comes next."""
+        return self._first_index + len(self._pieces)
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of output so far, the prefix included."""
+        return self._text_bytes
+
+    @property
+    def digest(self) -> int:
+        """First eight bytes, big-endian, of the SHA-256 of all output so far."""
+        return self._digest
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory charged for what is held: UTF-8 bytes and a constant for each piece."""
+        return self._held_bytes
+
+    @property
+    def tokens_out(self) -> int:
+        """Tokens generated so far: ids where the engine reports them, else pieces."""
+        return self._tokens_out
+
+    @property
+    def visible(self) -> bool:
+        """False while a verified replay has not yet reached its boundary."""
+        return self._verify is None
+
+    @property
+    def acked_offset(self) -> int:
+        """UTF-8 bytes that an orchestrator has acknowledged, the most over all streams."""
+        return self._acked_offset
+
+    def append(self, text: str, token_ids: tuple[int, ...] = ()) -> Appended:
+        """Adds one piece; MISMATCH when a verified replay produced other text than before.
+
+        LO-304.
+        """
+        assert self.terminal is None, "nothing follows the terminal record"
+        data = text.encode()
+        if self._verify is None:
+            self._add(text, data, token_ids)
+            return Appended.KEPT
+        missing = self._verify.text_offset - self._text_bytes
+        if len(data) < missing:
+            self._add(text, data, token_ids)
+            return Appended.KEPT
+        return self._cross_boundary(self._verify, (data[:missing], data[missing:]), token_ids)
+
+    def _cross_boundary(
+        self, boundary: Boundary, halves: tuple[bytes, bytes], token_ids: tuple[int, ...]
+    ) -> Appended:
+        head, tail = halves
+        try:
+            head_text, tail_text = head.decode(), tail.decode()
+        except UnicodeDecodeError:
+            return Appended.MISMATCH
+        # The ids go with the part that is sent: the reader has the other part from the earlier
+        # attempt.
+        self._add(head_text, head, () if tail else token_ids)
+        if self._digest != boundary.digest:
+            return Appended.MISMATCH
+        self._verify = None
+        self._visible_from = self.next_index
+        self._acked_offset = self._text_bytes
+        if tail:
+            self._add(tail_text, tail, token_ids)
+        return Appended.KEPT
+
+    def _add(self, text: str, data: bytes, token_ids: tuple[int, ...]) -> None:
+        self._tokens_out += len(token_ids) or 1
+        self.tokens_counted = self.tokens_counted and bool(token_ids or not data)
+        if len(data) <= PIECE_BYTES_MAX:
+            self._add_part(text, data, token_ids)
+            return
+        step = PIECE_BYTES_MAX // 4  # A character takes at most four bytes.
+        for start in range(0, len(text), step):
+            part = text[start : start + step]
+            self._add_part(part, part.encode(), token_ids if start == 0 else ())
+
+    def _add_part(self, text: str, data: bytes, token_ids: tuple[int, ...]) -> None:
+        self._pieces.append(text)
+        self._token_ids.append(token_ids)
+        self._offsets.append(self._text_bytes)
+        self._digests.append(self._digest)
+        self._hash.update(data)
+        self._digest = _first_eight(self._hash)
+        self._text_bytes += len(data)
+        self._held_bytes += _cost_bytes(len(data), len(token_ids))
+
+    def end(self, terminal: Terminal) -> None:
+        """Closes the log; the first terminal record stands. ORCH-3026."""
+        if self.terminal is None:
+            self.terminal = terminal
+
+    def offset_of(self, index: int) -> int:
+        """UTF-8 bytes of output before piece `index`, which is held or next."""
+        at = index - self._first_index
+        return self._offsets[at] if at < len(self._offsets) else self._text_bytes
+
+    def prefix_at(self, boundary: Boundary) -> Prefix | None:
+        """The text up to `boundary`, for an attempt that goes on from there.
+
+        None when pieces before it were evicted, when it lies inside a piece, or when the digest
+        differs. Linear in the text before it.
+        """
+        count = bisect_left(self._offsets, boundary.text_offset)
+        index = self._first_index + count
+        if self._first_index > self._base_index or self.offset_of(index) != boundary.text_offset:
+            return None
+        state = self._base_hash.copy()
+        for piece in self._pieces[:count]:
+            state.update(piece.encode())
+        digest = _first_eight(state)
+        if digest != boundary.digest:
+            return None
+        return Prefix(state, digest, boundary.text_offset, index)
+
+    def read_from(self, first_index: int, text_bytes_max: int, cost_bytes_max: int) -> Chunk | None:
+        """Pieces from `first_index` on within both limits, at least one; None when none is there.
+
+        A caller that may not exceed `text_bytes_max` compares `Chunk.text_bytes` itself: one piece
+        that is larger than the limit is returned all the same. Cost is linear in the pieces
+        returned.
+        """
+        first_index = max(first_index, self.first_index)
+        if not self.visible or first_index >= self.next_index:
+            return None
+        start = first_index - self._first_index
+        offset = self._offsets[start]
+        end, cost_bytes = start, 0
+        while end < len(self._pieces):
+            after = self.offset_of(self._first_index + end + 1)
+            piece_bytes = after - self._offsets[end]
+            piece_cost = _cost_bytes(piece_bytes, len(self._token_ids[end]))
+            over = after - offset > text_bytes_max or cost_bytes + piece_cost > cost_bytes_max
+            if over and end > start:
+                break
+            cost_bytes += piece_cost
+            end += 1
+        return Chunk(
+            first_index=self._first_index + start,
+            text_offset=offset,
+            prefix_digest=self._digests[start],
+            pieces=tuple(self._pieces[start:end]),
+            token_ids=tuple(token for ids in self._token_ids[start:end] for token in ids),
+            text_bytes=self.offset_of(self._first_index + end) - offset,
+            cost_bytes=cost_bytes,
+        )
+
+    def ack(self, text_offset: int) -> None:
+        """Notes that the orchestrator has the first `text_offset` bytes. Never goes back."""
+        self._acked_offset = max(self._acked_offset, min(text_offset, self._text_bytes))
+
+    def evict_acked(self) -> int:
+        """Forgets pieces that were acknowledged; returns the bytes freed.
+
+        Linear in the pieces held.
+        """
+        ends = [*self._offsets[1:], self._text_bytes] if self._pieces else []
+        # An empty piece right at the acknowledged offset may not have been received.
+        count = min(
+            bisect_right(ends, self._acked_offset), bisect_left(self._offsets, self._acked_offset)
+        )
+        if not self.visible or not count:
+            return 0
+        freed = sum(
+            _cost_bytes(end - start, len(ids))
+            for start, end, ids in zip(
+                self._offsets[:count], ends[:count], self._token_ids[:count], strict=True
+            )
+        )
+        for column in (self._pieces, self._token_ids, self._offsets, self._digests):
+            del column[:count]
+        self._first_index += count
+        self._held_bytes -= freed
+        return freed
+
+
+def _first_eight(state: "hashlib._Hash") -> int:
+    return int.from_bytes(state.digest()[:8], "big")
+
+
+def _cost_bytes(text_bytes: int, token_count: int) -> int:
+    return text_bytes + PIECE_OVERHEAD_BYTES + 8 * token_count

@@ -1,0 +1,208 @@
+"""What one Dispatch stream still has to send: cursors, windows and the next frame.
+
+One outbox lives as long as one stream. It reads the logs and never copies output: a disconnected
+stream loses its outbox and nothing else. LO-301, LO-302.
+"""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pool_managerd.core.attempts import AttemptLog, Chunk
+
+
+class RefusalReason(enum.Enum):
+    """Why an attempt was not started."""
+
+    NO_SLOT = "no_slot"
+    UNKNOWN_REPLICA = "unknown_replica"
+    NOT_READY = "not_ready"
+    STORE_FULL = "store_full"
+    UNSUPPORTED = "unsupported"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One attempt that was not started."""
+
+    handle: int
+    reason: RefusalReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Content of one HostFrame, in the order in which it is processed."""
+
+    refused: tuple[Refused, ...]
+    started: tuple[tuple[int, bool], ...]
+    chunks: tuple[tuple[int, AttemptLog, Chunk], ...]
+    ended: tuple[tuple[int, AttemptLog], ...]
+
+
+@dataclass(slots=True)
+class _Cursor:
+    log: AttemptLog
+    next_index: int
+    sent_offset: int
+    acked_offset: int
+    started_sent: bool = False
+    ended_sent: bool = False
+
+
+class Outbox:
+    """Cursors of all attempts bound to one stream.
+
+    `window_bytes` bounds the output of one attempt that is under way unacknowledged, `frame_bytes`
+    the size of one frame. `wake` is called when something became sendable.
+    """
+
+    def __init__(self, window_bytes: int, frame_bytes: int, wake: Callable[[], None]) -> None:
+        if window_bytes <= 0 or frame_bytes <= 0:
+            raise ValueError("the send window and the frame are bounded by positive limits")
+        self._window_bytes = window_bytes
+        self._frame_bytes = frame_bytes
+        self._wake = wake
+        self._cursors: dict[int, _Cursor] = {}
+        self._handles: dict[AttemptLog, int] = {}
+        self._dirty: dict[int, None] = {}
+        self._refused: list[Refused] = []
+
+    @property
+    def pending(self) -> bool:
+        """True when `take` may return a frame."""
+        return bool(self._dirty or self._refused)
+
+    @property
+    def drained(self) -> bool:
+        """True when the end of every bound attempt that is over was sent."""
+        return not self.pending and all(
+            cursor.ended_sent or cursor.log.terminal is None for cursor in self._cursors.values()
+        )
+
+    def log_of(self, handle: int) -> AttemptLog | None:
+        """The log bound to `handle`, or None."""
+        cursor = self._cursors.get(handle)
+        return cursor.log if cursor else None
+
+    def bind(self, handle: int, log: AttemptLog, first_index: int) -> None:
+        """Binds `log` to `handle`, sending from `first_index` on.
+
+        An earlier handle of the log is void.
+        """
+        self.unbind(self._handles.get(log, -1))
+        self.unbind(handle)
+        index = max(first_index, log.first_index)
+        offset = log.offset_of(index)
+        self._cursors[handle] = _Cursor(log, index, offset, offset)
+        self._handles[log] = handle
+        self._touch(handle)
+
+    def unbind(self, handle: int) -> None:
+        """Forgets `handle`; without effect when it is not bound."""
+        cursor = self._cursors.pop(handle, None)
+        self._dirty.pop(handle, None)
+        if cursor is not None:
+            self._handles.pop(cursor.log, None)
+
+    def refuse(self, refused: Refused) -> None:
+        """Sends a refusal with the next frame."""
+        self._refused.append(refused)
+        self._wake()
+
+    def touch(self, log: AttemptLog) -> None:
+        """Notes that `log` started, grew or ended; without effect when it is not bound here."""
+        handle = self._handles.get(log)
+        if handle is not None:
+            self._touch(handle)
+
+    def ack(self, handle: int, text_offset: int) -> None:
+        """Opens the window of `handle`: the reader has `text_offset` bytes."""
+        cursor = self._cursors.get(handle)
+        if cursor is None:
+            return
+        cursor.log.ack(text_offset)
+        cursor.acked_offset = max(cursor.acked_offset, text_offset)
+        self._touch(handle)
+
+    def seek(self, handle: int, first_index: int) -> None:
+        """Sends the output of `handle` again from `first_index` on, or from what is still held."""
+        cursor = self._cursors.get(handle)
+        if cursor is None:
+            return
+        cursor.next_index = max(first_index, cursor.log.first_index)
+        cursor.sent_offset = cursor.acked_offset = cursor.log.offset_of(cursor.next_index)
+        self._touch(handle)
+
+    def take(self) -> Frame | None:
+        """The next frame, or None when nothing can be sent now. Handles take turns."""
+        budget = self._frame_bytes
+        started: list[tuple[int, bool]] = []
+        chunks: list[tuple[int, AttemptLog, Chunk]] = []
+        ended: list[tuple[int, AttemptLog]] = []
+        for handle in tuple(self._dirty):
+            if budget <= 0:
+                break
+            cursor = self._cursors[handle]
+            del self._dirty[handle]
+            if cursor.log.started and not cursor.started_sent:
+                cursor.started_sent = True
+                started.append((handle, cursor.log.kv_warmth))
+            chunk = self._next_chunk(cursor, budget)
+            if chunk is not None:
+                chunks.append((handle, cursor.log, chunk))
+                budget -= chunk.cost_bytes
+            if self._may_end(cursor):
+                cursor.ended_sent = True
+                ended.append((handle, cursor.log))
+            elif chunk is not None and self._sendable(cursor):
+                self._dirty[handle] = None
+        frame = Frame(tuple(self._refused), tuple(started), tuple(chunks), tuple(ended))
+        self._refused.clear()
+        return frame if frame.refused or started or chunks or ended else None
+
+    def _touch(self, handle: int) -> None:
+        cursor = self._cursors[handle]
+        if self._sendable(cursor):
+            self._dirty[handle] = None
+            self._wake()
+
+    def _sendable(self, cursor: _Cursor) -> bool:
+        if cursor.log.started and not cursor.started_sent:
+            return True
+        if self._may_end(cursor):
+            return True
+        self._snap(cursor)
+        more = cursor.log.visible and cursor.next_index < cursor.log.next_index
+        return more and self._room(cursor) > 0
+
+    @staticmethod
+    def _snap(cursor: _Cursor) -> None:
+        # What a replay withheld, or a cap evicted, is not to be sent and does not count as under
+        # way.
+        if cursor.next_index < cursor.log.first_index:
+            cursor.next_index = cursor.log.first_index
+            cursor.sent_offset = cursor.acked_offset = cursor.log.offset_of(cursor.next_index)
+
+    def _room(self, cursor: _Cursor) -> int:
+        in_flight = max(0, cursor.sent_offset - cursor.acked_offset)
+        return self._window_bytes - in_flight
+
+    @staticmethod
+    def _may_end(cursor: _Cursor) -> bool:
+        log = cursor.log
+        all_sent = not log.visible or cursor.next_index >= log.next_index
+        return log.terminal is not None and all_sent and not cursor.ended_sent
+
+    def _next_chunk(self, cursor: _Cursor, budget: int) -> Chunk | None:
+        self._snap(cursor)
+        room = self._room(cursor)
+        if room <= 0:
+            return None
+        chunk = cursor.log.read_from(cursor.next_index, room, budget)
+        # One piece may exceed what is left of the window; it goes alone, once nothing is under way.
+        if chunk is None or (chunk.text_bytes > room and room < self._window_bytes):
+            return None
+        cursor.next_index = chunk.first_index + len(chunk.pieces)
+        cursor.sent_offset = chunk.text_offset + chunk.text_bytes
+        return chunk

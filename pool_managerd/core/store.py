@@ -1,0 +1,127 @@
+"""All attempts that a host holds, within byte caps per job and per host. LO-302, LO-305."""
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pool_managerd.core.attempts import Appended, AttemptKey, AttemptLog
+
+
+class AppendOutcome(enum.Enum):
+    """What became of a piece."""
+
+    KEPT = "kept"
+    MISMATCH = "mismatch"
+    TOO_LARGE = "too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """Bounds of the token store: bytes as `AttemptLog.held_bytes` counts them, and attempts.
+
+    Raises:
+        ValueError: when a bound is not positive.
+    """
+
+    held_bytes_per_job: int
+    held_bytes_total: int
+    held_attempts_max: int
+
+    def __post_init__(self) -> None:
+        if min(self.held_bytes_per_job, self.held_bytes_total, self.held_attempts_max) <= 0:
+            raise ValueError("the token store is bounded by positive limits")
+
+
+class AttemptStore:
+    """The logs of a host by (job, attempt), from start to release.
+
+    Over the host's cap, acknowledged pieces are evicted: of ended attempts first, the one that
+    ended first before the others, then of running ones. If that does not make room the attempt that
+    grows is refused.
+    """
+
+    def __init__(self, limits: StoreLimits) -> None:
+        self._limits = limits
+        self._logs: dict[AttemptKey, AttemptLog] = {}
+        self._ended: dict[AttemptKey, None] = {}
+        self._bytes_by_job: dict[str, int] = {}
+        self._held_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held by all logs."""
+        return self._held_bytes
+
+    @property
+    def full(self) -> bool:
+        """True when no further attempt can be held."""
+        if len(self._logs) >= self._limits.held_attempts_max:
+            return True
+        return self._held_bytes >= self._limits.held_bytes_total and not self._make_room()
+
+    def __len__(self) -> int:
+        return len(self._logs)
+
+    def __iter__(self) -> Iterator[AttemptLog]:
+        return iter(tuple(self._logs.values()))
+
+    def get(self, key: AttemptKey) -> AttemptLog | None:
+        """The log of `key`, or None when it is not held."""
+        return self._logs.get(key)
+
+    def add(self, log: AttemptLog) -> None:
+        """Holds a new, empty log. The caller has looked at `full`."""
+        assert log.key not in self._logs, "an attempt is held once"
+        assert len(self._logs) < self._limits.held_attempts_max, "the caller checks `full`"
+        self._logs[log.key] = log
+
+    def append(self, log: AttemptLog, text: str, token_ids: tuple[int, ...]) -> AppendOutcome:
+        """Adds one piece to a held log and keeps the caps."""
+        before = log.held_bytes
+        if log.append(text, token_ids) is Appended.MISMATCH:
+            self._charge(log.key.job_id, log.held_bytes - before)
+            return AppendOutcome.MISMATCH
+        self._charge(log.key.job_id, log.held_bytes - before)
+        if self._over_job_cap(log.key.job_id):
+            self._evict(log)
+            if self._over_job_cap(log.key.job_id):
+                return AppendOutcome.TOO_LARGE
+        if self._held_bytes > self._limits.held_bytes_total and not self._make_room():
+            return AppendOutcome.TOO_LARGE
+        return AppendOutcome.KEPT
+
+    def note_ended(self, key: AttemptKey) -> None:
+        """Notes that the attempt of `key` is over, for the order of eviction."""
+        if key in self._logs:
+            self._ended.setdefault(key)
+
+    def release(self, key: AttemptKey) -> None:
+        """Forgets an attempt; without effect when it is not held."""
+        log = self._logs.pop(key, None)
+        self._ended.pop(key, None)
+        if log is None:
+            return
+        self._charge(key.job_id, -log.held_bytes)
+
+    def _over_job_cap(self, job_id: str) -> bool:
+        return self._bytes_by_job.get(job_id, 0) > self._limits.held_bytes_per_job
+
+    def _charge(self, job_id: str, change_bytes: int) -> None:
+        self._held_bytes += change_bytes
+        job_bytes = self._bytes_by_job.get(job_id, 0) + change_bytes
+        if job_bytes:
+            self._bytes_by_job[job_id] = job_bytes
+        else:
+            self._bytes_by_job.pop(job_id, None)
+
+    def _evict(self, log: AttemptLog) -> None:
+        self._charge(log.key.job_id, -log.evict_acked())
+
+    def _make_room(self) -> bool:
+        ended = [self._logs[key] for key in self._ended]
+        running = [log for key, log in self._logs.items() if key not in self._ended]
+        for log in (*ended, *running):
+            if self._held_bytes <= self._limits.held_bytes_total:
+                break
+            self._evict(log)
+        return self._held_bytes <= self._limits.held_bytes_total

@@ -1,0 +1,60 @@
+"""The host's processor and memory as one device, for machines without a GPU. Chosen explicitly."""
+
+import asyncio
+import contextlib
+import platform
+
+import psutil
+
+from pool_managerd.core.device import Device, DeviceKind
+from pool_managerd.devices.port import OnFault
+
+DEVICE_ID = "cpu"
+
+
+class CpuDevices:
+    """One device named "cpu". Its memory is the host's: free means available without swapping."""
+
+    def __init__(self, interval_ms: int = 1000) -> None:
+        if interval_ms <= 0:
+            raise ValueError("interval_ms is positive")
+        self._interval_ms = interval_ms
+        self._devices: tuple[Device, ...] = ()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, on_fault: OnFault) -> None:
+        """Reads once and then every second."""
+        psutil.cpu_percent(interval=None)
+        self._devices = (_read(),)
+        self._task = asyncio.create_task(self._refresh())
+
+    def devices(self) -> tuple[Device, ...]:
+        """The latest facts."""
+        return self._devices
+
+    async def stop(self) -> None:
+        """Stops reading."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _refresh(self) -> None:
+        # psutil reads two files of /proc in well under a millisecond: no thread is needed.
+        while True:
+            await asyncio.sleep(self._interval_ms / 1000)
+            self._devices = (_read(),)
+
+
+def _read() -> Device:
+    memory = psutil.virtual_memory()
+    return Device(
+        device_id=DEVICE_ID,
+        kind=DeviceKind.CPU,
+        name=platform.processor() or platform.machine() or None,
+        memory_total_bytes=memory.total,
+        memory_free_bytes=memory.available,
+        memory_used_bytes=memory.total - memory.available,
+        utilization_ratio=psutil.cpu_percent(interval=None) / 100,
+    )

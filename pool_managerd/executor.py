@@ -1,0 +1,367 @@
+"""Runs attempts on engines and keeps their output. ORCH-3026, LO-204, LO-304, LO-305.
+
+A slot belongs to its attempt until the engine no longer works on it. Whatever ends an attempt,
+exactly one terminal record is written to its log; who is connected at that time does not matter.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
+
+from pool_managerd.attempt import OUTCOME_OF_STOP, AttemptCommand, Refusal, Stop
+from pool_managerd.core.attempts import (
+    AttemptFailure,
+    AttemptKey,
+    AttemptLog,
+    EndReason,
+    ErrorKind,
+    Prefix,
+    Terminal,
+    Usage,
+)
+from pool_managerd.core.outbox import RefusalReason
+from pool_managerd.core.replica import Reason
+from pool_managerd.core.store import AppendOutcome, AttemptStore
+from pool_managerd.engines import port
+from pool_managerd.pool import Incarnation, Pool, PoolDeps
+from pool_managerd.telemetry import SPAN_ATTEMPT, SPAN_CANCEL, SPAN_GENERATE, Telemetry, log
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    command: AttemptCommand
+    log: AttemptLog
+    pool: Pool
+    incarnation: Incarnation
+    engine: port.Engine
+    stop: Stop | None = None
+    stop_detail: str = ""
+    scope: asyncio.Timeout | None = None
+    discard: bool = False
+
+    def request_stop(self, stop: Stop, detail: str = "") -> None:
+        """Ends the generation at its next await; the first reason stands."""
+        if self.stop is not None:
+            return
+        self.stop, self.stop_detail = stop, detail
+        if self.scope is not None and not self.scope.expired():
+            self.scope.reschedule(asyncio.get_running_loop().time())
+
+    def fields(self) -> dict[str, str | int | bool]:
+        """Keys of every span and log line about this attempt."""
+        key = self.command.key
+        return {
+            "job_id": key.job_id,
+            "attempt": key.attempt,
+            "pool_id": self.pool.pool_id,
+            "replica_id": self.incarnation.replica_id,
+        }
+
+
+class Executor:
+    """All attempts of a host. `on_output` is told of every log that started, grew or ended."""
+
+    def __init__(self, store: AttemptStore, deps: PoolDeps) -> None:
+        self.store = store
+        self.on_output: Callable[[AttemptLog], None] = lambda _log: None
+        self._deps = deps
+        self._telemetry: Telemetry = deps.telemetry
+        self._pools: dict[str, Pool] = {}
+        self._runs: dict[AttemptKey, _Run] = {}
+
+    def attach(self, pool: Pool) -> None:
+        """Lets `pool` take attempts."""
+        self._pools[pool.pool_id] = pool
+
+    @property
+    def idle(self) -> bool:
+        """True when no attempt holds a slot."""
+        return not self._runs
+
+    def running(self, pool_id: str) -> list[AttemptLog]:
+        """Logs of the attempts that hold a slot of `pool_id`."""
+        return [run.log for run in self._runs.values() if run.pool.pool_id == pool_id]
+
+    def start(self, command: AttemptCommand) -> AttemptLog | Refusal:
+        """Starts an attempt, or returns the log of one that is known already.
+
+        Nothing starts twice.
+        """
+        known = self.store.get(command.key)
+        if known is not None:
+            return known
+        pool = self._pools.get(command.pool_id)
+        refusal = self._refusal(command, pool)
+        if refusal is not None or pool is None:
+            return refusal or _unknown_replica(command)
+        prefix = self._prefix(command)
+        if isinstance(prefix, Refusal):
+            return prefix
+        incarnation = pool.incarnation
+        if incarnation.slots is None or not incarnation.slots.acquire(command.key):
+            return Refusal(RefusalReason.NO_SLOT, f"all slots of {pool.pool_id} are taken")
+        return self._begin(command, pool, prefix)
+
+    def cancel(self, key: AttemptKey) -> None:
+        """Stops an attempt; without effect when it is over or not known."""
+        run = self._runs.get(key)
+        if run is not None:
+            run.request_stop(Stop.CANCEL)
+
+    def forget(self, key: AttemptKey) -> None:
+        """Forgets an attempt and its output; one that still runs is stopped first."""
+        run = self._runs.get(key)
+        if run is None:
+            self.store.release(key)
+            return
+        run.discard = True
+        run.request_stop(Stop.CANCEL)
+
+    def replica_gone(self, replica_id: str, sentence: str) -> None:
+        """Ends the attempts of an engine that is over with ENGINE_DIED."""
+        for run in tuple(self._runs.values()):
+            if run.incarnation.replica_id == replica_id:
+                run.request_stop(Stop.REPLICA_GONE, sentence)
+
+    def drain_expired(self, pool_id: str) -> None:
+        """Stops the attempts of a pool whose drain has lasted long enough."""
+        for run in tuple(self._runs.values()):
+            if run.pool.pool_id == pool_id:
+                run.request_stop(Stop.DRAINED)
+
+    def _refusal(self, command: AttemptCommand, pool: Pool | None) -> Refusal | None:
+        if pool is None or pool.incarnation.replica_id != command.replica_id:
+            return _unknown_replica(command)
+        if not pool.accepts_work:
+            return Refusal(RefusalReason.NOT_READY, f"{pool.pool_id} is {pool.state()[0].value}")
+        if pool.info is not None and command.model_id not in ("", pool.info.model_id):
+            return Refusal(
+                RefusalReason.UNSUPPORTED, f"{pool.pool_id} serves {pool.info.model_id} only"
+            )
+        if self.store.full:
+            return Refusal(RefusalReason.STORE_FULL, "no room for more held output")
+        return None
+
+    def _prefix(self, command: AttemptCommand) -> Prefix | Refusal | None:
+        # The digest chain goes on over text that this host never saw, so the text must be held
+        # here.
+        if command.continue_from is None:
+            return None
+        attempt, boundary = command.continue_from
+        if not boundary.text_offset:
+            return None
+        earlier = self.store.get(AttemptKey(command.key.job_id, attempt))
+        prefix = earlier.prefix_at(boundary) if earlier else None
+        return prefix or Refusal(
+            RefusalReason.UNSUPPORTED, "the text before the continuation is not held here"
+        )
+
+    def _begin(self, command: AttemptCommand, pool: Pool, prefix: Prefix | None) -> AttemptLog:
+        incarnation = pool.incarnation
+        assert incarnation.engine is not None, "a pool that accepts work has an engine"
+        replica = (pool.pool_id, incarnation.replica_id)
+        entry = AttemptLog(command.key, replica, command.verify_until, prefix)
+        entry.kv_warmth = command.session_id in incarnation.warm
+        self.store.add(entry)
+        run = _Run(command, entry, pool, incarnation, incarnation.engine)
+        self._runs[command.key] = run
+        self._deps.spawn(self._run(run))
+        self._deps.feed.publish(pool.pool_id)
+        log.info(
+            "attempt_started",
+            **run.fields(),
+            session_id=command.session_id,
+            correlation_id=command.correlation_id,
+            kv_warmth=entry.kv_warmth,
+            replay=command.verify_until is not None,
+            continuation=command.continue_from is not None,
+        )
+        return entry
+
+    async def _run(self, run: _Run) -> None:
+        fields = run.fields()
+        extra = {
+            "session_id": run.command.session_id,
+            "correlation_id": run.command.correlation_id,
+        }
+        started_ms = self._deps.clock.now_ms()
+        with self._telemetry.span(
+            SPAN_ATTEMPT, {**fields, **extra}, run.command.traceparent
+        ) as span:
+            try:
+                terminal = await self._generate(run)
+                await self._settle(run, terminal)
+            finally:
+                # Also when the service is stopped hard: the slot and the log stay consistent.
+                self._finish(run, Terminal(OUTCOME_OF_STOP[Stop.REPLICA_GONE]))
+            ended = run.log.terminal
+            assert ended is not None, "a finished attempt has a terminal record"
+            outcome = _outcome_text(ended)
+            self._telemetry.annotate(span, {"outcome": outcome, "tokens_out": run.log.tokens_out})
+        log.info(
+            "attempt_ended",
+            **fields,
+            **extra,
+            outcome=outcome,
+            tokens_in=ended.usage.tokens_in,
+            tokens_out=ended.usage.tokens_out,
+            decode_time_ms=ended.usage.decode_time_ms,
+            duration_ms=self._deps.clock.now_ms() - started_ms,
+            kv_warmth=run.log.kv_warmth,
+        )
+
+    async def _generate(self, run: _Run) -> Terminal:
+        run.log.started = True
+        self.on_output(run.log)
+        with self._telemetry.span(SPAN_GENERATE, run.fields()):
+            request = replace(run.command.request, traceparent=self._telemetry.traceparent())
+            generator = run.engine.generate(request)
+            try:
+                terminal = await self._consume(run, generator)
+            except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
+                log.error("engine_adapter_failed", **run.fields(), error=type(error).__name__)
+                run.request_stop(Stop.BROKEN)
+                terminal = None
+            finally:
+                await self._close(run, generator)
+        if terminal is not None and run.stop is None:
+            return terminal
+        return self._stopped(run)
+
+    async def _consume(
+        self, run: _Run, generator: AsyncGenerator[port.GenerationEvent, None]
+    ) -> Terminal | None:
+        remaining_ms = run.command.remaining_ms
+        scope = asyncio.timeout(None if remaining_ms is None else remaining_ms / 1000)
+        try:
+            async with scope:
+                run.scope = scope
+                if run.stop is not None:
+                    return None
+                async for event in generator:
+                    if run.stop is not None:
+                        return None
+                    terminal = self._apply(run, event)
+                    if terminal is not None or run.stop is not None:
+                        return terminal
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            run.request_stop(Stop.DEADLINE)
+            return None
+        finally:
+            run.scope = None
+        return Terminal(AttemptFailure(ErrorKind.ENGINE_DIED, "the stream ended without an end"))
+
+    def _apply(self, run: _Run, event: port.GenerationEvent) -> Terminal | None:
+        match event:
+            case port.Piece(text=text, token_ids=token_ids):
+                self._keep(run, text, token_ids)
+                return None
+            case port.Finished(finish=finish, usage=usage):
+                if not run.log.visible:
+                    run.request_stop(Stop.MISMATCH)
+                    return None
+                return Terminal(EndReason[finish.name], _usage(usage))
+            case port.Failed(failure=failure, message=message, usage=usage):
+                kind = ErrorKind[failure.name]
+                return Terminal(AttemptFailure(kind, message), _usage(usage))
+
+    def _keep(self, run: _Run, text: str, token_ids: tuple[int, ...]) -> None:
+        match self.store.append(run.log, text, token_ids):
+            case AppendOutcome.KEPT:
+                self.on_output(run.log)
+            case AppendOutcome.MISMATCH:
+                run.request_stop(Stop.MISMATCH)
+            case AppendOutcome.TOO_LARGE:
+                run.request_stop(Stop.TOO_LARGE)
+
+    async def _close(
+        self, run: _Run, generator: AsyncGenerator[port.GenerationEvent, None]
+    ) -> None:
+        limit_ms = self._deps.supervision.cancel_confirm_ms
+        try:
+            async with asyncio.timeout(limit_ms / 1000):
+                await generator.aclose()
+        except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
+            log.error("engine_close_failed", **run.fields(), error=type(error).__name__)
+
+    def _stopped(self, run: _Run) -> Terminal:
+        assert run.stop is not None, "a generation ends with an event or because it is stopped"
+        outcome = OUTCOME_OF_STOP[run.stop]
+        if isinstance(outcome, AttemptFailure) and run.stop_detail:
+            outcome = replace(outcome, message=run.stop_detail)
+        tokens_out = run.log.tokens_out if run.log.tokens_counted else None
+        return Terminal(outcome, Usage(tokens_out=tokens_out))
+
+    async def _settle(self, run: _Run, terminal: Terminal) -> None:
+        """Waits until the slot is idle, then ends the log; a dead engine's end is told at once."""
+        outcome = terminal.outcome
+        died = isinstance(outcome, AttemptFailure) and outcome.kind is ErrorKind.ENGINE_DIED
+        if died:
+            self._end(run, terminal)
+        if run.stop is not None or died:
+            await self._confirm_idle(run)
+        self._end(run, terminal)
+
+    def _end(self, run: _Run, terminal: Terminal) -> None:
+        if run.log.terminal is None:
+            run.log.end(terminal)
+            self.store.note_ended(run.log.key)
+            self.on_output(run.log)
+
+    async def _confirm_idle(self, run: _Run) -> None:
+        limit_ms = self._deps.supervision.cancel_confirm_ms
+        request_id = run.command.request.request_id
+        gone = asyncio.create_task(run.incarnation.gone.wait())
+        confirm = asyncio.create_task(run.engine.confirm_idle(request_id, limit_ms))
+        try:
+            await asyncio.wait(
+                (gone, confirm), timeout=limit_ms / 1000, return_when=asyncio.FIRST_COMPLETED
+            )
+            confirmed = gone.done() or (confirm.done() and confirm.exception() is None)
+        finally:
+            for task in (gone, confirm):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+        self._telemetry.event(SPAN_CANCEL, {**run.fields(), "confirmed": confirmed})
+        if confirmed:
+            return
+        detail = f"a stopped generation still held its slot after {limit_ms} ms"
+        run.pool.fail(run.incarnation.replica_id, Reason.CANCEL_UNCONFIRMED, detail)
+        # The pool's own stop is bounded, so this wait is too.
+        await run.incarnation.gone.wait()
+
+    def _finish(self, run: _Run, fallback: Terminal) -> None:
+        key = run.command.key
+        self._end(run, fallback)
+        if run.incarnation.slots is not None:
+            run.incarnation.slots.release(key)
+        run.pool.note_session(run.command.session_id)
+        del self._runs[key]
+        if run.discard:
+            self.store.release(key)
+        self._deps.feed.publish(run.pool.pool_id)
+
+
+def _unknown_replica(command: AttemptCommand) -> Refusal:
+    return Refusal(
+        RefusalReason.UNKNOWN_REPLICA, f"{command.replica_id or 'no replica'} does not run here"
+    )
+
+
+def _usage(usage: port.Usage) -> Usage:
+    return Usage(
+        tokens_in=usage.tokens_in,
+        tokens_cached=usage.tokens_cached,
+        tokens_out=usage.tokens_out,
+        prefill_time_ms=usage.prefill_time_ms,
+        decode_time_ms=usage.decode_time_ms,
+    )
+
+
+def _outcome_text(terminal: Terminal) -> str:
+    outcome = terminal.outcome
+    return outcome.value if isinstance(outcome, EndReason) else outcome.kind.value

@@ -1,0 +1,81 @@
+"""Turns configuration into engines and devices: the one place that knows every adapter."""
+
+from typing import assert_never
+
+from pool_managerd.config import (
+    Config,
+    EmbeddedEngine,
+    LlamaServerEngine,
+    MockEngine,
+    PoolTable,
+)
+from pool_managerd.devices.cpu import CpuDevices
+from pool_managerd.devices.nvml import NvmlDevices
+from pool_managerd.devices.port import DeviceSource
+from pool_managerd.engines.port import Engine, PreloadError
+
+
+def make_devices(config: Config) -> DeviceSource:
+    """The configured source of devices; nothing is read yet."""
+    return NvmlDevices() if config.devices == "nvml" else CpuDevices()
+
+
+def make_engine(table: PoolTable, model_ref: str) -> Engine:
+    """A new incarnation of the pool's engine.
+
+    `model_ref` replaces the configured model unless empty.
+
+    Adapters are imported here, on use: a host loads only what its pools need.
+
+    Raises:
+        PreloadError: when the engine's model cannot be chosen by reference.
+    """
+    engine = table.engine
+    if model_ref and not isinstance(engine, EmbeddedEngine):
+        raise PreloadError([f"an engine of kind {engine.kind} loads no model by reference"])
+    match engine:
+        case EmbeddedEngine():
+            return _embedded(engine, model_ref)
+        case LlamaServerEngine():
+            return _llama_server(engine)
+        case MockEngine():
+            return _mock(engine)
+        case _:
+            assert_never(engine)
+
+
+def _embedded(table: EmbeddedEngine, model_ref: str) -> Engine:
+    from pool_managerd.engines.embedded import EmbeddedConfig
+    from pool_managerd.engines.embedded import EmbeddedEngine as Adapter
+
+    return Adapter(
+        EmbeddedConfig(
+            model_path=model_ref.removeprefix("file:") or table.model_path,
+            model_id=table.model_id,
+            slots=table.slots,
+            ctx_per_slot=table.ctx_per_slot,
+            threads=table.threads,
+            deterministic=table.deterministic,
+            gpu_layers=table.gpu_layers,
+        )
+    )
+
+
+def _llama_server(table: LlamaServerEngine) -> Engine:
+    from pool_managerd.engines.llama_server import LlamaServerConfig
+    from pool_managerd.engines.llama_server import LlamaServerEngine as Adapter
+
+    return Adapter(
+        LlamaServerConfig(
+            base_url=table.base_url,
+            api_key=table.api_key.get_secret_value(),
+            model_id=table.model_id,
+        )
+    )
+
+
+def _mock(table: MockEngine) -> Engine:
+    from pool_managerd.engines.mock import MockConfig
+    from pool_managerd.engines.mock import MockEngine as Adapter
+
+    return Adapter(MockConfig(model_id=table.model_id, slots=table.slots))

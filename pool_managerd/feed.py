@@ -1,0 +1,71 @@
+"""Tells subscribers which pools changed.
+
+A slow subscriber holds one set of pool ids, never a queue.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Subscription:
+    """Pools that changed since the last look; at most one entry for each pool."""
+
+    def __init__(self) -> None:
+        self._changed: set[str] = set()
+        self._wake = asyncio.Event()
+
+    def note(self, pool_id: str) -> None:
+        """Notes a change of `pool_id`."""
+        self._changed.add(pool_id)
+        self._wake.set()
+
+    async def next(self, timeout_ms: int | None = None) -> frozenset[str]:
+        """Waits for a change, at most `timeout_ms`, and returns the pools.
+
+        Empty after the timeout.
+        """
+        try:
+            async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000):
+                await self._wake.wait()
+        except TimeoutError:
+            return frozenset()
+        return self.take()
+
+    def take(self) -> frozenset[str]:
+        """The pools that changed since the last look, without waiting."""
+        self._wake.clear()
+        changed = frozenset(self._changed)
+        self._changed.clear()
+        return changed
+
+
+class ChangeFeed:
+    """Fans changes of pools out to subscribers.
+
+    Whoever serves remote ones looks at `full` first.
+    """
+
+    def __init__(self, subscribers_max: int) -> None:
+        self._subscribers_max = subscribers_max
+        self._subscriptions: set[Subscription] = set()
+
+    @property
+    def full(self) -> bool:
+        """True when no further remote subscriber is to be let in."""
+        return len(self._subscriptions) >= self._subscribers_max
+
+    def publish(self, pool_id: str) -> None:
+        """Tells every subscriber that `pool_id` changed."""
+        for subscription in self._subscriptions:
+            subscription.note(pool_id)
+
+    @contextmanager
+    def subscribe(self) -> Iterator[Subscription]:
+        """A subscription for the duration of the block."""
+        subscription = Subscription()
+        self._subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)

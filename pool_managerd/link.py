@@ -1,0 +1,335 @@
+"""The Dispatch stream: dials the orchestrator, obeys its commands, sends frames.
+
+LO-301, LO-305, LO-306.
+
+A session is one stream from Register to its end. Attempts run on when it ends, and their output is
+kept until the orchestrator releases it. One writer task owns every write: concurrent writes kill an
+aio stream.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import metadata
+
+from grpc import aio
+
+from llamaorch.pool.v1 import dispatch_pb2
+from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
+from llamaorch.pool.v1.pool_registry_service_pb2_grpc import PoolRegistryServiceStub
+from pool_managerd import wire
+from pool_managerd.attempt import Refusal
+from pool_managerd.config import Config
+from pool_managerd.core.attempts import AttemptKey
+from pool_managerd.core.backoff import Backoff
+from pool_managerd.core.outbox import Frame, Outbox, RefusalReason, Refused
+from pool_managerd.core.replica import Reason
+from pool_managerd.errors import SessionLostError
+from pool_managerd.executor import Executor
+from pool_managerd.pool import Pool
+from pool_managerd.reporter import Reporter
+from pool_managerd.snapshots import HostState, SnapshotBuilder
+from pool_managerd.streams import STREAM_ERRORS, together, until_lost
+from pool_managerd.telemetry import log
+
+DispatchCall = aio.StreamStreamCall[registry_pb2.DispatchRequest, registry_pb2.DispatchResponse]
+
+_EMPTY = Frame((), (), (), ())
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDeps:
+    """What the link works with. `jitter()` gives a number in [0, 1)."""
+
+    config: Config
+    channel: aio.Channel
+    host: HostState
+    pools: dict[str, Pool]
+    executor: Executor
+    snapshots: SnapshotBuilder
+    reporter: Reporter
+    jitter: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What the orchestrator asked for in Registered, with our own defaults for what it left out."""
+
+    report_interval_ms: int
+    send_window_bytes: int
+    heartbeat_timeout_ms: int
+
+
+class Link:
+    """Keeps a session with the orchestrator for as long as `run` runs."""
+
+    def __init__(self, deps: LinkDeps) -> None:
+        self._deps = deps
+        self._config = deps.config
+        self._host = deps.host
+        self._wake = asyncio.Event()
+        self._outbox: Outbox | None = None
+        self._leaving = False
+        self._left = asyncio.Event()
+        backoff = deps.config.link.backoff
+        self._backoff = Backoff(backoff.initial_ms, backoff.cap_ms)
+        self._commands: dict[str, Callable[[registry_pb2.DispatchResponse], None]] = {
+            "start": lambda message: self._start(message.start),
+            "cancel": lambda message: self._cancel(message.cancel.handle),
+            "release": lambda message: self._release(message.release),
+            "ack": lambda message: self._ack(message.ack),
+            "seek": lambda message: self._seek(message.seek),
+            "set_draining": lambda message: self._set_draining(message.set_draining),
+            "reload": lambda message: self._reload(message.reload),
+        }
+
+    async def run(self) -> None:
+        """Dials, and dials again with backoff when a session ends; until `leave` or cancelled."""
+        failures = 0
+        while True:
+            reached = False
+            try:
+                async with self._session() as (call, terms):
+                    reached = True
+                    await self._serve(call, terms)
+            except STREAM_ERRORS as error:
+                if not self._leaving:
+                    _log_lost(error)
+            if self._leaving:
+                break
+            failures = 1 if reached else failures + 1
+            await asyncio.sleep(self._backoff.delay_ms(failures, self._deps.jitter()) / 1000)
+        self._left.set()
+
+    async def leave(self, timeout_ms: int) -> None:
+        """Ends the session once the end of every attempt was sent, at most after `timeout_ms`.
+
+        The stream is half-closed, so that the orchestrator reads what was written last and then
+        closes it. Without a session there is nobody to tell.
+        """
+        self._leaving = True
+        self._wake.set()
+        if self._outbox is None:
+            return
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._left.wait()
+        except TimeoutError:
+            log.warning("leave_timeout", timeout_ms=timeout_ms)
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[tuple[DispatchCall, _Terms]]:
+        call: DispatchCall = PoolRegistryServiceStub(self._deps.channel).Dispatch()
+        try:
+            first = await until_lost(self._hello(call))
+            terms = self._registered(first)
+            yield call, terms
+        finally:
+            self._outbox = None
+            self._deps.executor.on_output = lambda _log: None
+            call.cancel()
+
+    async def _hello(self, call: DispatchCall) -> object:
+        async with asyncio.timeout(self._config.link.connect_timeout_ms / 1000):
+            await call.write(registry_pb2.DispatchRequest(register=self._register()))
+            return await call.read()
+
+    def _register(self) -> dispatch_pb2.Register:
+        return dispatch_pb2.Register(
+            host_id=self._host.host_id,
+            boot_id=self._host.boot_id,
+            version=metadata.version("llamaorch"),
+            protocol_version=wire.PROTOCOL_VERSION,
+            pools=self._deps.snapshots.all(),
+            held=[wire.held_attempt(entry) for entry in self._deps.executor.store],
+            epoch=self._host.epoch,
+        )
+
+    def _registered(self, first: object) -> _Terms:
+        if not isinstance(first, registry_pb2.DispatchResponse):
+            raise SessionLostError("the orchestrator closed the stream before Registered")
+        if first.WhichOneof("command") != "registered":
+            raise SessionLostError("the first answer was not Registered")
+        message = first.registered
+        if message.epoch < self._host.epoch:
+            raise SessionLostError(
+                f"epoch {message.epoch} is below {self._host.epoch}: an orchestrator of the past"
+            )
+        self._host.epoch = message.epoch
+        self._host.applied_dispatch_seq = first.dispatch_seq
+        limits = self._config.limits
+        terms = _Terms(
+            min(self._config.report_interval_ms, message.report_interval_ms or 86_400_000),
+            message.send_window_bytes or limits.send_window_bytes,
+            message.heartbeat_timeout_ms or self._config.link.heartbeat_timeout_ms,
+        )
+        self._outbox = Outbox(terms.send_window_bytes, limits.frame_bytes, self._wake.set)
+        self._deps.executor.on_output = self._outbox.touch
+        self._obey_verdicts(self._outbox, message)
+        log.info(
+            "registered",
+            orchestrator=self._config.orchestrator,
+            epoch=message.epoch,
+            adopted=sum(v.verdict == dispatch_pb2.HELD_VERDICT_ADOPT for v in message.verdicts),
+            human=f"Connected to the orchestrator at {self._config.orchestrator}.",
+        )
+        return terms
+
+    def _obey_verdicts(self, outbox: Outbox, message: dispatch_pb2.Registered) -> None:
+        store = self._deps.executor.store
+        adopted: set[AttemptKey] = set()
+        for verdict in message.verdicts:
+            key = AttemptKey(verdict.job_id, verdict.attempt)
+            entry = store.get(key)
+            if entry is not None and verdict.verdict == dispatch_pb2.HELD_VERDICT_ADOPT:
+                outbox.bind(verdict.handle, entry, verdict.first_index)
+                adopted.add(key)
+        for entry in store:
+            # ABORT, RELEASE, a verdict that we do not know, or none at all: it does not count.
+            if entry.key not in adopted:
+                self._deps.executor.forget(entry.key)
+
+    async def _serve(self, call: DispatchCall, terms: _Terms) -> None:
+        reporting = self._deps.reporter.run(self._deps.channel, terms.report_interval_ms)
+        await together(self._read(call, terms), self._write(call, terms), reporting)
+
+    async def _read(self, call: DispatchCall, terms: _Terms) -> None:
+        while True:
+            async with asyncio.timeout(terms.heartbeat_timeout_ms / 1000):
+                message = await call.read()
+            if not isinstance(message, registry_pb2.DispatchResponse):
+                raise SessionLostError("the orchestrator closed the stream")
+            command = message.WhichOneof("command")
+            if command is not None:
+                self._obey(command, message)
+            self._host.applied_dispatch_seq = message.dispatch_seq
+
+    def _obey(self, command: str, message: registry_pb2.DispatchResponse) -> None:
+        handler = self._commands.get(command)
+        if handler is None:
+            log.warning("command_unexpected", command=command)
+            return
+        try:
+            handler(message)
+        except Exception:
+            # One bad command must not end the attempts of others.
+            log.exception("command_failed", command=command)
+
+    async def _write(self, call: DispatchCall, terms: _Terms) -> None:
+        outbox = self._outbox
+        assert outbox is not None, "a session has an outbox"
+        coalesce_s = self._config.coalesce_ms / 1000
+        loop = asyncio.get_running_loop()
+        # An empty frame at once: the reader then knows the number of the last frame that it may
+        # have missed.
+        await self._send(call, _EMPTY, terms)
+        while True:
+            sent_at_s = loop.time()
+            await self._until_pending(call, outbox, terms)
+            if not outbox.pending:
+                await call.done_writing()
+                return
+            # What comes after a pause goes at once; what comes in a burst waits for company.
+            wait_s = sent_at_s + coalesce_s - loop.time()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            while (frame := outbox.take()) is not None:
+                await self._send(call, frame, terms)
+
+    async def _until_pending(self, call: DispatchCall, outbox: Outbox, terms: _Terms) -> None:
+        """Returns when there is something to send, or nothing more to come."""
+        while not outbox.pending and not (self._leaving and outbox.drained):
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(terms.heartbeat_timeout_ms / 3000):
+                    await self._wake.wait()
+            except TimeoutError:
+                await self._send(call, _EMPTY, terms)
+
+    async def _send(self, call: DispatchCall, frame: Frame, terms: _Terms) -> None:
+        # The number is taken in the step that hands the frame over: a snapshot taken later names
+        # it.
+        self._host.emitted_frame_seq += 1
+        message = wire.host_frame(
+            frame, self._host.emitted_frame_seq, self._host.applied_dispatch_seq
+        )
+        async with asyncio.timeout(terms.heartbeat_timeout_ms / 1000):
+            await call.write(registry_pb2.DispatchRequest(frame=message))
+
+    def _bound(self) -> Outbox:
+        assert self._outbox is not None, "commands arrive within a session"
+        return self._outbox
+
+    def _start(self, message: dispatch_pb2.StartAttempt) -> None:
+        try:
+            command = wire.parse_start(message)
+        except wire.UnsupportedCommandError as error:
+            answer = Refusal(RefusalReason.UNSUPPORTED, str(error))
+            self._refuse(message, answer)
+            return
+        started = self._deps.executor.start(command)
+        if isinstance(started, Refusal):
+            self._refuse(message, started)
+            return
+        self._bound().bind(message.handle, started, started.first_index)
+
+    def _refuse(self, message: dispatch_pb2.StartAttempt, refusal: Refusal) -> None:
+        log.info(
+            "attempt_refused",
+            job_id=message.job_id,
+            attempt=message.attempt,
+            pool_id=message.pool_id,
+            replica_id=message.replica_id,
+            correlation_id=message.correlation_id,
+            reason=refusal.reason.value,
+            detail=refusal.message,
+        )
+        self._bound().refuse(Refused(message.handle, refusal.reason, refusal.message))
+
+    def _cancel(self, handle: int) -> None:
+        entry = self._bound().log_of(handle)
+        if entry is not None:
+            self._deps.executor.cancel(entry.key)
+
+    def _release(self, message: dispatch_pb2.ReleaseAttempts) -> None:
+        outbox = self._bound()
+        for handle in message.handles:
+            entry = outbox.log_of(handle)
+            if entry is not None:
+                outbox.unbind(handle)
+                self._deps.executor.forget(entry.key)
+
+    def _ack(self, message: dispatch_pb2.AckTokens) -> None:
+        for handle, text_offset in zip(message.handles, message.text_offsets, strict=False):
+            self._bound().ack(handle, text_offset)
+
+    def _seek(self, message: dispatch_pb2.SeekTokens) -> None:
+        self._bound().seek(message.handle, message.first_index)
+
+    def _set_draining(self, message: dispatch_pb2.SetPoolDraining) -> None:
+        pool = self._deps.pools.get(message.pool_id)
+        if pool is None:
+            log.warning("command_for_unknown_pool", pool_id=message.pool_id)
+        elif message.draining:
+            timeout_ms = message.timeout_ms if message.HasField("timeout_ms") else None
+            pool.drain(Reason.OPERATOR, timeout_ms)
+        else:
+            pool.drain(Reason.NONE)
+
+    def _reload(self, message: dispatch_pb2.ReloadModel) -> None:
+        pool = self._deps.pools.get(message.pool_id)
+        if pool is None:
+            log.warning("command_for_unknown_pool", pool_id=message.pool_id)
+        else:
+            pool.reload(message.model_ref)
+
+
+def _log_lost(error: BaseException) -> None:
+    if isinstance(error, aio.AioRpcError):
+        reason = f"{error.code().name}: {error.details()}"
+    elif isinstance(error, TimeoutError):
+        reason = "the orchestrator was silent for too long"
+    else:
+        reason = str(error)
+    log.warning("session_lost", reason=reason, human=f"The orchestrator is not reachable: {reason}")

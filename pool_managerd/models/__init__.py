@@ -1,0 +1,1 @@
+"""Models that the pool manager can make by itself."""

@@ -1,0 +1,240 @@
+"""Composition root: makes every part, runs them in one task group, stops them in order."""
+
+import asyncio
+import contextlib
+import random
+import secrets
+from collections.abc import Coroutine
+
+from grpc import aio
+
+from pool_managerd.clock import Clock, SystemClock
+from pool_managerd.config import Config, ConfigError
+from pool_managerd.core.backoff import Backoff
+from pool_managerd.core.replica import Reason
+from pool_managerd.core.store import AttemptStore, StoreLimits
+from pool_managerd.devices.port import DeviceSource
+from pool_managerd.executor import Executor
+from pool_managerd.factory import make_devices, make_engine
+from pool_managerd.feed import ChangeFeed
+from pool_managerd.link import Link, LinkDeps
+from pool_managerd.pool import EngineFactory, Pool, PoolDeps
+from pool_managerd.reporter import Reporter
+from pool_managerd.servicer import InspectionServer, PoolManagerServicer
+from pool_managerd.snapshots import HostState, SnapshotBuilder, masked, unknown_in_mask
+from pool_managerd.telemetry import Telemetry, log
+
+LEAVE_TIMEOUT_MS = 2_000
+RPC_GRACE_MS = 500
+TELEMETRY_TIMEOUT_MS = 5_000
+
+
+class PoolManager:
+    """One pool manager. `run` serves until `drain` or `stop` is called, or until it is cancelled.
+
+    The parts that touch the world can be replaced: engines, devices, clock.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        engine_factory: EngineFactory = make_engine,
+        devices: DeviceSource | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.listening = asyncio.Event()
+        self.address = ""
+        self._config = config
+        self._clock = clock or SystemClock()
+        self._devices = devices or make_devices(config)
+        self._engine_factory = engine_factory
+        self._telemetry = Telemetry(config.otlp_endpoint)
+        self._feed = ChangeFeed(config.limits.watchers_max)
+        self._host = HostState(config.host_id, secrets.token_hex(8))
+        self._pools: dict[str, Pool] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+
+    def drain(self) -> None:
+        """Takes no more work, lets running attempts finish within the grace, then stops."""
+        self._stop.set()
+
+    def stop(self) -> None:
+        """Stops at once; running attempts end with ENGINE_DIED."""
+        self._stop_now.set()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serves until told to stop. Everything that was started is gone when it returns.
+
+        Raises:
+            DevicesUnavailableError: when the configured devices cannot be read.
+            ConfigError: when a pool's device mask names a device that is not there.
+            OSError: when the inspection address cannot be bound.
+        """
+        await self._devices.start(self._device_fault)
+        try:
+            self._check_masks()
+            executor = self._make_pools()
+            snapshots = SnapshotBuilder(
+                self._host, self._pools.values(), executor, self._devices, self._clock
+            )
+            watch_interval_ms = self._config.report_interval_ms * 10
+            servicer = PoolManagerServicer(snapshots, self._feed, watch_interval_ms)
+            server = InspectionServer(self._config.listen, servicer)
+            await server.start()
+            self.address = server.address
+            self.listening.set()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    self._tasks = tasks
+                    await self._serve(server, executor, snapshots)
+            finally:
+                await server.stop(RPC_GRACE_MS)
+        finally:
+            await self._devices.stop()
+            await self._stop_telemetry()
+        log.info("stopped", human="The pool manager has stopped.")
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        assert self._tasks is not None, "the server runs"
+        return self._tasks.create_task(work)
+
+    async def _serve(
+        self, server: InspectionServer, executor: Executor, snapshots: SnapshotBuilder
+    ) -> None:
+        options = channel_options(self._config)
+        async with aio.insecure_channel(self._config.orchestrator, options=options) as channel:
+            link = self._make_link(channel, executor, snapshots)
+            link_task = self._spawn(link.run())
+            for pool in self._pools.values():
+                pool.open()
+            try:
+                await self._stop.wait()
+                await self._leave(server, executor)
+            finally:
+                await self._close_pools()
+                if not self._stop_now.is_set():
+                    await link.leave(LEAVE_TIMEOUT_MS)
+                link_task.cancel()
+                await asyncio.wait((link_task,), timeout=RPC_GRACE_MS / 1000)
+
+    def _make_pools(self) -> Executor:
+        limits = self._config.limits
+        store = AttemptStore(
+            StoreLimits(
+                limits.held_bytes_per_job, limits.held_bytes_total, limits.held_attempts_max
+            )
+        )
+        deps = PoolDeps(
+            clock=self._clock,
+            feed=self._feed,
+            telemetry=self._telemetry,
+            spawn=self._spawn,
+            make_engine=self._engine_factory,
+            random_hex=lambda digits: secrets.token_hex((digits + 1) // 2)[:digits],
+            jitter=_jitter,
+            supervision=self._config.supervision,
+        )
+        executor = Executor(store, deps)
+        for table in self._config.pools:
+            pool = Pool(table, deps, executor)
+            self._pools[pool.pool_id] = pool
+            executor.attach(pool)
+        return executor
+
+    def _make_link(
+        self, channel: aio.Channel, executor: Executor, snapshots: SnapshotBuilder
+    ) -> Link:
+        table = self._config.link.backoff
+        backoff = Backoff(table.initial_ms, table.cap_ms)
+        return Link(
+            LinkDeps(
+                config=self._config,
+                channel=channel,
+                host=self._host,
+                pools=self._pools,
+                executor=executor,
+                snapshots=snapshots,
+                reporter=Reporter(self._host, snapshots, self._feed, backoff, _jitter),
+                jitter=_jitter,
+            )
+        )
+
+    async def _leave(self, server: InspectionServer, executor: Executor) -> None:
+        grace_ms = self._config.shutdown_grace_ms
+        log.info("draining", grace_ms=grace_ms, human="Running attempts finish, then it stops.")
+        await server.leave()
+        for pool in self._pools.values():
+            pool.drain(Reason.SHUTDOWN)
+        idle = asyncio.create_task(self._until_idle(executor))
+        now = asyncio.create_task(self._stop_now.wait())
+        try:
+            await asyncio.wait(
+                (idle, now), timeout=grace_ms / 1000, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for task in (idle, now):
+                task.cancel()
+
+    async def _until_idle(self, executor: Executor) -> None:
+        with self._feed.subscribe() as changes:
+            while not executor.idle:
+                await changes.next()
+
+    async def _close_pools(self) -> None:
+        for pool in self._pools.values():
+            pool.close()
+        limit_ms = 2 * self._config.supervision.stop_timeout_ms
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_ms / 1000):
+                for pool in self._pools.values():
+                    await pool.closed.wait()
+
+    def _device_fault(self, device_id: str, sentence: str) -> None:
+        for pool in self._pools.values():
+            mine = masked(pool.table, self._devices.devices())
+            if any(device.device_id == device_id for device in mine):
+                pool.fail(pool.incarnation.replica_id, Reason.DEVICE_ERROR, sentence)
+
+    def _check_masks(self) -> None:
+        devices = self._devices.devices()
+        present = ", ".join(device.device_id for device in devices) or "none"
+        problems = [
+            f"pools.{table.pool_id}.devices: no device {entry}; this host has: {present}"
+            for table in self._config.pools
+            for entry in unknown_in_mask(table, devices)
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+    async def _stop_telemetry(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TELEMETRY_TIMEOUT_MS / 1000):
+                await asyncio.to_thread(self._telemetry.shutdown)
+
+
+def _jitter() -> float:
+    return random.random()  # noqa: S311 - spreads retries, guards nothing
+
+
+def channel_options(config: Config) -> list[tuple[str, int]]:
+    """Options of the channel to the orchestrator.
+
+    Pings find a peer that vanished without a word.
+    """
+    backoff = config.link.backoff
+    return [
+        ("grpc.max_receive_message_length", 4 << 20),
+        ("grpc.max_send_message_length", 4 << 20),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", max(100, backoff.initial_ms)),
+        ("grpc.min_reconnect_backoff_ms", max(100, backoff.initial_ms)),
+        ("grpc.max_reconnect_backoff_ms", max(100, backoff.cap_ms)),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_retries", 0),
+    ]

@@ -1,0 +1,139 @@
+"""PoolManagerService: inspection of this host. It takes no work."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
+from llamaorch.pool.v1 import pool_manager_service_pb2_grpc as manager_grpc
+from pool_managerd.feed import ChangeFeed
+from pool_managerd.snapshots import SnapshotBuilder
+from pool_managerd.telemetry import log
+
+WATCH_GAP_MS = 20
+"""Changes within this time of a message share the next one."""
+CORRELATION_ID = "x-correlation-id"
+CORRELATION_ID_MAX = 128
+ERROR_DOMAIN = "llamaorch.dev"
+SERVICE_NAME = manager_pb2.DESCRIPTOR.services_by_name["PoolManagerService"].full_name
+
+_Context = aio.ServicerContext[object, object]
+
+
+class PoolManagerServicer(manager_grpc.PoolManagerServiceServicer):
+    """Serves snapshots to whoever looks at this host."""
+
+    def __init__(self, snapshots: SnapshotBuilder, feed: ChangeFeed, keepalive_ms: int) -> None:
+        self._snapshots = snapshots
+        self._feed = feed
+        self._keepalive_ms = keepalive_ms
+
+    async def GetSnapshots(  # noqa: N802 - the wire's name
+        self, request: manager_pb2.GetSnapshotsRequest, context: _Context
+    ) -> manager_pb2.GetSnapshotsResponse:
+        """Returns the pools of this host."""
+        await _return_correlation_id(context)
+        return manager_pb2.GetSnapshotsResponse(pools=self._snapshots.all())
+
+    async def WatchSnapshots(  # noqa: N802 - the wire's name
+        self, request: manager_pb2.WatchSnapshotsRequest, context: _Context
+    ) -> AsyncIterator[manager_pb2.WatchSnapshotsResponse]:
+        """Streams all pools first, then each change.
+
+        All of them again when nothing changed for long.
+        """
+        await _return_correlation_id(context)
+        if self._feed.full:
+            await _abort_full(context)
+        with self._feed.subscribe() as changes:
+            yield manager_pb2.WatchSnapshotsResponse(pools=self._snapshots.all())
+            while True:
+                changed = await changes.next(self._keepalive_ms)
+                pools = self._snapshots.build(changed) if changed else self._snapshots.all()
+                yield manager_pb2.WatchSnapshotsResponse(pools=pools)
+                await asyncio.sleep(WATCH_GAP_MS / 1000)
+
+
+async def _return_correlation_id(context: _Context) -> None:
+    """Returns the caller's correlation id, or a new one when there is none that may be logged.
+
+    HME-030.
+    """
+    given = dict(context.invocation_metadata() or ()).get(CORRELATION_ID, "")
+    text = given if isinstance(given, str) else ""
+    usable = 0 < len(text) <= CORRELATION_ID_MAX and text.isascii() and text.isprintable()
+    await context.send_initial_metadata(((CORRELATION_ID, text if usable else uuid.uuid4().hex),))
+
+
+async def _abort_full(context: _Context) -> None:
+    info = error_details_pb2.ErrorInfo(reason="ADMISSION_REJECT", domain=ERROR_DOMAIN)
+    info.metadata["policy_label"] = "watchers_max"
+    info.metadata["retriable"] = "true"
+    detail = any_pb2.Any()
+    detail.Pack(info)
+    text = "too many WatchSnapshots calls are open"
+    status = rpc_status.to_status(
+        status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=text, details=[detail])
+    )
+    await context.abort(status.code, status.details, status.trailing_metadata)
+
+
+class InspectionServer:
+    """The gRPC server of this host: inspection, health and reflection."""
+
+    def __init__(self, listen: str, servicer: PoolManagerServicer) -> None:
+        self._listen = listen
+        self._server = aio.server(options=SERVER_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        manager_grpc.add_PoolManagerServiceServicer_to_server(servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self.address = ""
+
+    async def start(self) -> None:
+        """Binds and serves; `address` then names the port that was bound.
+
+        Raises:
+            OSError: when the address cannot be bound.
+        """
+        host = self._listen.rpartition(":")[0]
+        try:
+            port = self._server.add_insecure_port(self._listen)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {self._listen}: {error}") from error
+        self.address = f"{host}:{port}"
+        await self._server.start()
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        log.info("listening", address=self.address, human=f"Inspection at {self.address}.")
+
+    async def leave(self) -> None:
+        """Health says NOT_SERVING from here on."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_ms: int) -> None:
+        """Ends open calls after `grace_ms` and waits for the end. Idempotent."""
+        await self._server.stop(grace_ms / 1000)
+
+
+SERVER_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.max_send_message_length", 4 << 20),
+    ("grpc.max_concurrent_streams", 100),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+"""Pings every 5 s are allowed.
+
+Silent peers are found within 30 s; one peer cannot crowd out others.
+"""

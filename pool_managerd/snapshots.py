@@ -1,0 +1,179 @@
+"""Builds PoolSnapshots.
+
+Everything in one is read in one step of the event loop. Design 5.4, LO-203.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from llamaorch.pool.v1 import snapshot_pb2
+from pool_managerd.clock import Clock
+from pool_managerd.config import PoolTable
+from pool_managerd.core.device import (
+    Device,
+    DeviceKind,
+    lowest_compute_capability,
+    sum_or_none,
+)
+from pool_managerd.core.replica import PoolState, Reason
+from pool_managerd.devices.port import DeviceSource
+from pool_managerd.executor import Executor
+from pool_managerd.pool import Pool
+
+_STATES: Mapping[PoolState, snapshot_pb2.PoolState.ValueType] = {
+    state: snapshot_pb2.PoolState.Value(f"POOL_STATE_{state.name}") for state in PoolState
+}
+_REASONS: Mapping[Reason, snapshot_pb2.PoolStateReason.ValueType] = {
+    reason: (
+        snapshot_pb2.POOL_STATE_REASON_UNSPECIFIED
+        if reason is Reason.NONE
+        else snapshot_pb2.PoolStateReason.Value(f"POOL_STATE_REASON_{reason.name}")
+    )
+    for reason in Reason
+}
+_DEVICE_KINDS: Mapping[DeviceKind, snapshot_pb2.DeviceKind.ValueType] = {
+    kind: snapshot_pb2.DeviceKind.Value(f"DEVICE_KIND_{kind.name}") for kind in DeviceKind
+}
+_PLAIN_DEVICE_FIELDS = tuple(field.name for field in fields(Device) if field.name != "kind")
+
+
+@dataclass(slots=True)
+class HostState:
+    """Counters of one run of the pool manager, written by the link alone.
+
+    `epoch` is the highest orchestrator epoch seen, `applied_dispatch_seq` the last command of it
+    that was applied, `emitted_frame_seq` the last frame handed to the stream.
+    """
+
+    host_id: str
+    boot_id: str
+    epoch: int = 0
+    applied_dispatch_seq: int = 0
+    emitted_frame_seq: int = 0
+
+
+class SnapshotBuilder:
+    """Snapshots of the pools of one host.
+
+    `version` grows with every snapshot of one incarnation.
+    """
+
+    def __init__(
+        self,
+        host: HostState,
+        pools: Iterable[Pool],
+        executor: Executor,
+        devices: DeviceSource,
+        clock: Clock,
+    ) -> None:
+        self._host = host
+        self._pools = {pool.pool_id: pool for pool in pools}
+        self._executor = executor
+        self._devices = devices
+        self._clock = clock
+        self._versions: dict[str, tuple[str, int]] = {}
+
+    def build(self, pool_ids: Iterable[str]) -> list[snapshot_pb2.PoolSnapshot]:
+        """Snapshots of the named pools, sorted by id."""
+        return [self._one(self._pools[pool_id]) for pool_id in sorted(pool_ids)]
+
+    def all(self) -> list[snapshot_pb2.PoolSnapshot]:
+        """Snapshots of all pools, sorted by id."""
+        return self.build(self._pools)
+
+    def _one(self, pool: Pool) -> snapshot_pb2.PoolSnapshot:
+        replica_id = pool.incarnation.replica_id
+        message = snapshot_pb2.PoolSnapshot(
+            pool_id=pool.pool_id,
+            replica_id=replica_id,
+            host_id=self._host.host_id,
+            version=self._next_version(pool.pool_id, replica_id),
+            observed_at=self._now(),
+            epoch=self._host.epoch,
+            applied_dispatch_seq=self._host.applied_dispatch_seq,
+            emitted_frame_seq=self._host.emitted_frame_seq,
+            model_id=pool.table.engine.model_id,
+            perf_tokens_per_s=pool.table.perf_tokens_per_s,
+            first_token_ms=pool.table.first_token_ms,
+            prefill_tokens_per_s=pool.table.prefill_tokens_per_s,
+            warm_session_ids=pool.incarnation.warm,
+        )
+        state, reason, detail = pool.state()
+        message.state, message.state_reason = _STATES[state], _REASONS[reason]
+        message.state_detail = detail
+        _add_engine(message, pool)
+        _add_devices(message, pool.table, self._devices.devices())
+        for log in self._executor.running(pool.pool_id):
+            message.running.add(
+                job_id=log.key.job_id, attempt=log.key.attempt, tokens_out=log.tokens_out
+            )
+        return message
+
+    def _next_version(self, pool_id: str, replica_id: str) -> int:
+        known_replica_id, version = self._versions.get(pool_id, (replica_id, 0))
+        version = 1
+        self._versions[pool_id] = (replica_id, version)
+        return version
+
+    def _now(self) -> Timestamp:
+        seconds, nanos = divmod(self._clock.wall_ns(), 1_000_000_000)
+        return Timestamp(seconds=seconds, nanos=nanos)
+
+
+def _add_engine(message: snapshot_pb2.PoolSnapshot, pool: Pool) -> None:
+    # What the last engine told stays known while the next one starts: jobs may queue for it.
+    info = pool.info
+    if info is None:
+        return
+    message.engine = info.engine
+    message.engine_version = info.engine_version
+    message.model_id = info.model_id
+    message.model_digest = info.model_digest
+    message.sampler_profile_version = info.sampler_profile_version
+    message.deterministic = info.deterministic
+    message.ctx_max = info.ctx_max
+    message.supports.quantizations.extend(info.quantizations)
+    message.supports.extensions.extend(info.extensions)
+    message.slots_total = info.slots_total
+    slots = pool.incarnation.slots
+    message.slots_free = slots.free if slots is not None else 0
+
+
+def masked(table: PoolTable, devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    """The devices of a pool's mask, by id or index; all of them when the mask is empty.
+
+    ORCH-3011.
+    """
+    if not table.devices:
+        return devices
+    wanted = set(table.devices)
+    return tuple(d for d in devices if d.device_id in wanted or str(d.index) in wanted)
+
+
+def unknown_in_mask(table: PoolTable, devices: tuple[Device, ...]) -> list[str]:
+    """Entries of a pool's mask that name no device."""
+    known = {d.device_id for d in devices} | {str(d.index) for d in devices if d.index is not None}
+    return [entry for entry in table.devices if entry not in known]
+
+
+def _add_devices(
+    message: snapshot_pb2.PoolSnapshot, table: PoolTable, devices: tuple[Device, ...]
+) -> None:
+    mine = masked(table, devices)
+    for device in mine:
+        entry = message.devices.add(kind=_DEVICE_KINDS[device.kind])
+        for name in _PLAIN_DEVICE_FIELDS:
+            value = getattr(device, name)
+            if value is not None:
+                setattr(entry, name, value)
+    capability = lowest_compute_capability(mine)
+    total_bytes = sum_or_none([device.memory_total_bytes for device in mine])
+    free_bytes = sum_or_none([device.memory_free_bytes for device in mine])
+    if capability is not None:
+        message.compute_capability = capability
+    if total_bytes is not None:
+        message.vram_total_bytes = total_bytes
+    if free_bytes is not None:
+        message.vram_free_bytes = free_bytes

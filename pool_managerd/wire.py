@@ -1,0 +1,193 @@
+"""Between protobuf messages and the pool manager's own types.
+
+The only module that knows both well.
+"""
+
+from collections.abc import Mapping
+
+from google.protobuf.json_format import Error as JsonError
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
+
+from llamaorch.orchestrator.v1 import events_pb2, job_pb2
+from llamaorch.pool.v1 import dispatch_pb2
+from pool_managerd.attempt import AttemptCommand
+from pool_managerd.core.attempts import (
+    AttemptFailure,
+    AttemptKey,
+    AttemptLog,
+    Boundary,
+    Chunk,
+    EndReason,
+    ErrorKind,
+    Terminal,
+)
+from pool_managerd.core.outbox import Frame, RefusalReason
+from pool_managerd.engines.port import ChatMessage, GenerationRequest, SamplingParams
+from pool_managerd.errors import PoolManagerError
+
+PROTOCOL_VERSION = "1.0"
+ERROR_TEXT_MAX = 1_000
+"""Characters of an engine's message that are passed on."""
+
+_REFUSALS: Mapping[RefusalReason, dispatch_pb2.RefusalReason.ValueType] = {
+    reason: dispatch_pb2.RefusalReason.Value(f"REFUSAL_REASON_{reason.name}")
+    for reason in RefusalReason
+}
+_ERRORS: Mapping[ErrorKind, dispatch_pb2.AttemptErrorKind.ValueType] = {
+    kind: dispatch_pb2.AttemptErrorKind.Value(f"ATTEMPT_ERROR_KIND_{kind.name}")
+    for kind in ErrorKind
+}
+_FINISHES: Mapping[EndReason, job_pb2.FinishReason.ValueType] = {
+    reason: job_pb2.FinishReason.Value(f"FINISH_REASON_{reason.name}") for reason in EndReason
+}
+
+
+class UnsupportedCommandError(PoolManagerError):
+    """A command that this host does not understand; the message says what."""
+
+
+def parse_start(message: dispatch_pb2.StartAttempt) -> AttemptCommand:
+    """A StartAttempt in the executor's terms.
+
+    Raises:
+        UnsupportedCommandError: when it has no job, no attempt, or an input of an unknown form.
+    """
+    if not message.job_id or not message.attempt:
+        raise UnsupportedCommandError("an attempt needs a job_id and a number from 1")
+    continue_from = None
+    if message.HasField("continue_from"):
+        point = message.continue_from
+        continue_from = (point.attempt, _boundary(point))
+    return AttemptCommand(
+        key=AttemptKey(message.job_id, message.attempt),
+        pool_id=message.pool_id,
+        replica_id=message.replica_id,
+        model_id=message.model_id,
+        request=GenerationRequest(
+            request_id=f"{message.job_id}#{message.attempt}",
+            prompt=_prompt(message.input),
+            sampling=_sampling(message.sampling),
+            continue_token_ids=tuple(message.continue_token_ids),
+        ),
+        session_id=message.session_id,
+        remaining_ms=message.remaining_ms if message.HasField("remaining_ms") else None,
+        verify_until=_boundary(message.verify_until) if message.HasField("verify_until") else None,
+        continue_from=continue_from,
+        traceparent=message.traceparent,
+        correlation_id=message.correlation_id,
+    )
+
+
+def _boundary(point: events_pb2.ResumePoint) -> Boundary:
+    return Boundary(point.text_offset, point.prefix_digest)
+
+
+def _prompt(message: job_pb2.JobInput) -> str | tuple[ChatMessage, ...]:
+    form = message.WhichOneof("input")
+    if form == "text":
+        return message.text
+    if form == "chat":
+        return tuple(ChatMessage(item.role, item.content) for item in message.chat.messages)
+    raise UnsupportedCommandError(f"this host takes text and chat input, not {form or 'none'}")
+
+
+def _sampling(message: job_pb2.Sampling) -> SamplingParams:
+    constraint = message.WhichOneof("constraint")
+    return SamplingParams(
+        seed=message.seed,
+        temperature=message.temperature if message.HasField("temperature") else None,
+        top_p=message.top_p if message.HasField("top_p") else None,
+        top_k=message.top_k if message.HasField("top_k") else None,
+        min_p=message.min_p if message.HasField("min_p") else None,
+        stop=tuple(message.stop),
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
+        json_schema=message.json_schema if constraint == "json_schema" else None,
+        grammar=message.grammar if constraint == "grammar" else None,
+        engine_options=_options(message.engine_options),
+    )
+
+
+def _options(message: Struct) -> dict[str, object]:
+    try:
+        return MessageToDict(message)
+    except (JsonError, ValueError) as error:
+        # Not a number, or infinite: JSON has no word for it, and engines speak JSON.
+        raise UnsupportedCommandError(f"engine_options: {error}") from error
+
+
+def host_frame(frame: Frame, frame_seq: int, applied_dispatch_seq: int) -> dispatch_pb2.HostFrame:
+    """One HostFrame. Columns run in parallel; each chunk is the bytes of a TokenBatch."""
+    message = dispatch_pb2.HostFrame(frame_seq=frame_seq, applied_dispatch_seq=applied_dispatch_seq)
+    for refused in frame.refused:
+        message.refused.add(
+            handle=refused.handle, reason=_REFUSALS[refused.reason], message=refused.message
+        )
+    for handle, kv_warmth in frame.started:
+        message.started.add(handle=handle, kv_warmth=kv_warmth)
+    for handle, log, chunk in frame.chunks:
+        message.tokens.handles.append(handle)
+        message.tokens.first_indexes.append(chunk.first_index)
+        message.tokens.piece_counts.append(len(chunk.pieces))
+        message.tokens.text_offsets.append(chunk.text_offset)
+        message.tokens.text_bytes.append(chunk.text_bytes)
+        message.tokens.chunks.append(_token_batch(log, chunk))
+    message.ended.extend(ended(log, handle) for handle, log in frame.ended)
+    return message
+
+
+def _token_batch(log: AttemptLog, chunk: Chunk) -> bytes:
+    batch = events_pb2.TokenBatch(
+        attempt=log.key.attempt,
+        first_index=chunk.first_index,
+        text_offset=chunk.text_offset,
+        prefix_digest=chunk.prefix_digest,
+        pieces=chunk.pieces,
+        token_ids=chunk.token_ids,
+    )
+    return batch.SerializeToString()
+
+
+def ended(log: AttemptLog, handle: int = 0) -> dispatch_pb2.AttemptEnded:
+    """The end of an attempt that is over."""
+    assert log.terminal is not None, "the caller has seen the terminal record"
+    message = dispatch_pb2.AttemptEnded(
+        handle=handle,
+        usage=_usage(log.terminal),
+        next_index=log.next_index,
+        text_bytes=log.text_bytes,
+        text_digest=log.digest,
+    )
+    match log.terminal.outcome:
+        case EndReason() as reason:
+            message.finish_reason = _FINISHES[reason]
+        case AttemptFailure(kind=kind, message=text):
+            message.error.kind = _ERRORS[kind]
+            message.error.message = text[:ERROR_TEXT_MAX]
+    return message
+
+
+def _usage(terminal: Terminal) -> dispatch_pb2.AttemptUsage:
+    usage = terminal.usage
+    return dispatch_pb2.AttemptUsage(
+        tokens_in=usage.tokens_in,
+        tokens_cached=usage.tokens_cached,
+        tokens_out=usage.tokens_out,
+        prefill_time_ms=usage.prefill_time_ms,
+        decode_time_ms=usage.decode_time_ms,
+    )
+
+
+def held_attempt(log: AttemptLog) -> dispatch_pb2.HeldAttempt:
+    """One entry of Register.held."""
+    return dispatch_pb2.HeldAttempt(
+        job_id=log.key.job_id,
+        attempt=log.key.attempt,
+        pool_id=log.pool_id,
+        replica_id=log.replica_id,
+        first_index=log.first_index,
+        next_index=log.next_index,
+        text_bytes=log.text_bytes,
+        text_digest=log.digest,
+        ended=ended(log) if log.terminal is not None else None,
+    )

@@ -1,0 +1,446 @@
+"""What every journal promises, run against each implementation. LO-305."""
+
+import asyncio
+import dataclasses
+import enum
+import sqlite3
+import tempfile
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator_core.core.decision import Decision
+from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
+from orchestrator_core.core.events import Recovered
+from orchestrator_core.core.job import JobSpec, Needs
+from orchestrator_core.core.outcome import Finish, Outcome, Usage
+from orchestrator_core.core.states import JobState
+from orchestrator_core.store.memory import CommitFault, MemoryStore
+from orchestrator_core.store.port import (
+    Store,
+    StoreOutcomeUnknownError,
+    StoreUnavailableError,
+)
+from orchestrator_core.store.sqlite import PRUNE_CHUNK, SqliteStore
+
+KINDS = ("memory", "sqlite")
+
+
+def accept(number: int, *, job_id: str = "", accepted_ms: int = 1) -> AcceptRecord:
+    """An accept with arrival number `number`."""
+    spec = JobSpec(job_id or f"job-{number}", Needs("model"), payload=b"prompt \x00\xff")
+    return AcceptRecord(spec, number, accepted_ms, 1, None, None)
+
+
+def dispatch(job_id: str, attempt: int = 1, sent_ms: int = 2) -> DispatchRecord:
+    """A dispatch of one attempt."""
+    decision = Decision(job_id, attempt, 1, "pool", "score", (), 0, (), 0, 0)
+    return DispatchRecord(
+        job_id, attempt, "pool", "replica", "host", sent_ms, decision, ("e", "v", "d", "s")
+    )
+
+
+def terminal(job_id: str, *, ended_ms: int = 3, finish: Finish = Finish.EOS) -> TerminalRecord:
+    """A regular end."""
+    outcome = Outcome(finish=finish, text_bytes=4, text_digest=2**64 - 1)
+    return TerminalRecord(job_id, JobState.FINISHED, outcome, Usage(tokens_out=2), ended_ms)
+
+
+class CommitBreaks(sqlite3.Connection):
+    """A connection whose next COMMITs after `arm` fail like a disk does."""
+
+    plan: typing.ClassVar[list[CommitFault]] = []
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        """Runs a statement, or breaks when it is a COMMIT and the plan says so."""
+        fault = self.plan.pop(0) if sql == "COMMIT" and self.plan else CommitFault.NONE
+        if fault is CommitFault.NONE:
+            return super().execute(sql, *args)
+        super().execute("COMMIT" if fault is CommitFault.UNKNOWN_WRITTEN else "ROLLBACK")
+        error = sqlite3.OperationalError("disk I/O error")
+        unknown = fault in {CommitFault.UNKNOWN_WRITTEN, CommitFault.UNKNOWN_LOST}
+        error.sqlite_errorname = "SQLITE_IOERR_FSYNC" if unknown else "SQLITE_FULL"
+        raise error
+
+
+@dataclasses.dataclass
+class Medium:
+    """Where a journal's content lives: `store` opens it anew, `plan` breaks the next commits."""
+
+    store: Callable[[], Store]
+    plan: list[CommitFault]
+
+
+def memory_medium() -> Medium:
+    """A journal in memory."""
+    plan: list[CommitFault] = []
+    store = MemoryStore(lambda _number, _batch: plan.pop(0) if plan else CommitFault.NONE)
+    return Medium(lambda: store, plan)
+
+
+def sqlite_medium(directory: Path) -> Medium:
+    """A journal in a file."""
+    plan: list[CommitFault] = []
+    factory = type("PlannedConnection", (CommitBreaks,), {"plan": plan})
+
+    def connect(path: Path) -> sqlite3.Connection:
+        return sqlite3.connect(path, isolation_level=None, factory=factory)
+
+    return Medium(lambda: SqliteStore(directory / "journal.db", connect), plan)
+
+
+def medium_of(kind: str, directory: Path) -> Medium:
+    """A fresh medium."""
+    return memory_medium() if kind == "memory" else sqlite_medium(directory)
+
+
+@pytest.fixture(params=KINDS)
+def medium(request: pytest.FixtureRequest, tmp_path: Path) -> Medium:
+    """A fresh medium of each kind."""
+    return medium_of(request.param, tmp_path)
+
+
+@pytest.fixture
+async def store(medium: Medium) -> typing.AsyncIterator[Store]:
+    """An open, empty journal."""
+    store = medium.store()
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def reopened(medium: Medium, store: Store) -> Recovered:
+    """What the journal holds after a restart; it is closed again."""
+    await store.close()
+    again = medium.store()
+    opened = await again.open()
+    await again.close()
+    return opened.recovered
+
+
+# --- every value of every record type
+
+
+def strategy_of(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of a type of the core, with every field of every dataclass drawn."""
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return st.sampled_from(hint)
+    if dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        names = [field.name for field in dataclasses.fields(hint)]
+        return st.builds(hint, **{name: strategy_of(hints[name]) for name in names})
+    return generic_strategy_of(typing.get_origin(hint), typing.get_args(hint))
+
+
+def generic_strategy_of(origin: Any, arguments: tuple[Any, ...]) -> st.SearchStrategy[Any]:
+    """Values of unions, tuples and dicts."""
+    if origin in {typing.Union, types.UnionType}:
+        return st.one_of([strategy_of(argument) for argument in arguments])
+    if origin is tuple and arguments[-1] is ...:
+        return st.lists(strategy_of(arguments[0]), max_size=2).map(tuple)
+    if origin is tuple:
+        return st.tuples(*map(strategy_of, arguments))
+    assert origin is dict, origin
+    return st.dictionaries(strategy_of(arguments[0]), strategy_of(arguments[1]), max_size=2)
+
+
+_PLAIN: dict[Any, st.SearchStrategy[Any]] = {
+    type(None): st.none(),
+    bool: st.booleans(),
+    int: st.integers(0, 2**63 - 1),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    str: st.text(max_size=8),
+    bytes: st.binary(max_size=8),
+}
+ACCEPTS = strategy_of(AcceptRecord)
+DISPATCHES = strategy_of(DispatchRecord)
+TERMINALS = strategy_of(TerminalRecord)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60, deadline=None)
+@given(accepted=ACCEPTS, dispatched=DISPATCHES, ended=TERMINALS)
+def test_every_record_comes_back_equal(
+    kind: str, accepted: AcceptRecord, dispatched: DispatchRecord, ended: TerminalRecord
+) -> None:
+    """Whatever the core can say is read back as it was written. LO-305."""
+    job_id = accepted.spec.job_id
+    dispatched = dataclasses.replace(dispatched, job_id=job_id)
+    ended = dataclasses.replace(ended, job_id=job_id)
+
+    async def run(directory: Path) -> Recovered:
+        medium = medium_of(kind, directory)
+        store = medium.store()
+        await store.open()
+        await store.commit([accepted, dispatched, ended])
+        return await reopened(medium, store)
+
+    with tempfile.TemporaryDirectory() as directory:
+        recovered = asyncio.run(run(Path(directory)))
+
+    assert recovered == Recovered((accepted,), (dispatched,), (ended,))
+
+
+# --- order, repetition, all or nothing
+
+
+async def test_accepts_come_back_by_arrival_and_the_rest_by_writing(
+    medium: Medium, store: Store
+) -> None:
+    """Recovery sees accepts by arrival number, dispatches and terminals as they were written."""
+    await store.commit([accept(2), accept(1), accept(3)])
+    await store.commit([dispatch("job-3"), dispatch("job-1"), terminal("job-3")])
+    await store.commit([dispatch("job-3", attempt=2), terminal("job-1")])
+
+    recovered = await reopened(medium, store)
+
+    assert [r.seq for r in recovered.accepts] == [1, 2, 3]
+    assert [(r.job_id, r.attempt) for r in recovered.dispatches] == [
+        ("job-3", 1),
+        ("job-1", 1),
+        ("job-3", 2),
+    ]
+    assert [r.job_id for r in recovered.terminals] == ["job-3", "job-1"]
+
+
+async def test_a_batch_may_name_a_job_before_its_accept(medium: Medium, store: Store) -> None:
+    """The order inside one batch does not matter."""
+    await store.commit([terminal("job-1"), dispatch("job-1"), accept(1)])
+
+    recovered = await reopened(medium, store)
+
+    assert len(recovered.accepts) == len(recovered.dispatches) == len(recovered.terminals) == 1
+
+
+async def test_writing_again_changes_nothing(medium: Medium, store: Store) -> None:
+    """A batch that is sent twice counts once, and the first terminal stands. LO-305."""
+    batch: list[Record] = [accept(1), dispatch("job-1"), terminal("job-1")]
+    await store.commit(batch)
+    await store.commit(batch)
+    await store.commit([terminal("job-1", ended_ms=99, finish=Finish.LENGTH)])
+
+    recovered = await reopened(medium, store)
+
+    assert recovered == Recovered((accept(1),), (dispatch("job-1"),), (terminal("job-1"),))
+
+
+async def test_a_record_of_an_unknown_job_refuses_the_whole_batch(
+    medium: Medium, store: Store
+) -> None:
+    """Misuse raises, and nothing of the batch is kept."""
+    with pytest.raises(ValueError, match="never accepted"):
+        await store.commit([accept(1), terminal("job-1"), dispatch("stranger")])
+
+    assert await reopened(medium, store) == Recovered()
+
+
+async def test_a_live_job_is_never_replaced(medium: Medium, store: Store) -> None:
+    """Another accept under the id of a job that has not ended is misuse."""
+    await store.commit([accept(1)])
+
+    with pytest.raises(ValueError, match="has not ended"):
+        await store.commit([accept(2), accept(3, job_id="job-1")])
+
+    assert await reopened(medium, store) == Recovered((accept(1),))
+
+
+async def test_the_id_of_an_ended_job_can_be_used_again(medium: Medium, store: Store) -> None:
+    """A new job takes the place of an ended one of the same id, with nothing left of it."""
+    await store.commit([accept(1), dispatch("job-1"), terminal("job-1")])
+    await store.commit([accept(7, job_id="job-1")])
+
+    assert await reopened(medium, store) == Recovered((accept(7, job_id="job-1"),))
+
+
+async def test_an_empty_batch_is_nothing(medium: Medium, store: Store) -> None:
+    """Committing nothing succeeds and is held."""
+    await store.commit([])
+
+    assert await store.holds([])
+    assert await reopened(medium, store) == Recovered()
+
+
+# --- failures
+
+
+async def test_a_refused_batch_leaves_nothing_and_the_next_one_works(
+    medium: Medium, store: Store
+) -> None:
+    """StoreUnavailableError means: certainly not written."""
+    await store.commit([accept(1)])
+    medium.plan.append(CommitFault.UNAVAILABLE)
+
+    with pytest.raises(StoreUnavailableError):
+        await store.commit([accept(2), terminal("job-1")])
+
+    assert not await store.holds([accept(2)])
+    await store.commit([accept(3)])
+    assert [r.seq for r in (await reopened(medium, store)).accepts] == [1, 3]
+
+
+@pytest.mark.parametrize("fault", [CommitFault.UNKNOWN_WRITTEN, CommitFault.UNKNOWN_LOST])
+async def test_holds_tells_what_became_of_an_unknown_batch(
+    medium: Medium, store: Store, fault: CommitFault
+) -> None:
+    """After an unknown outcome the journal is asked, and recovery agrees with its answer."""
+    batch: list[Record] = [accept(2), dispatch("job-1"), terminal("job-1")]
+    await store.commit([accept(1)])
+    medium.plan.append(fault)
+
+    with pytest.raises(StoreOutcomeUnknownError):
+        await store.commit(batch)
+    held = await store.holds(batch)
+
+    assert held is (fault is CommitFault.UNKNOWN_WRITTEN)
+    await store.commit([accept(3)])
+    recovered = await reopened(medium, store)
+    assert [r.seq for r in recovered.accepts] == ([1, 2, 3] if held else [1, 3])
+    assert len(recovered.terminals) == len(recovered.dispatches) == int(held)
+
+
+async def test_an_unknown_batch_can_be_written_again(medium: Medium, store: Store) -> None:
+    """Sending it again is safe whether or not it had been written."""
+    for fault in (CommitFault.UNKNOWN_WRITTEN, CommitFault.UNKNOWN_LOST):
+        medium.plan.append(fault)
+        with pytest.raises(StoreOutcomeUnknownError):
+            await store.commit([accept(1), terminal("job-1")])
+        await store.commit([accept(1), terminal("job-1")])
+
+    assert await reopened(medium, store) == Recovered((accept(1),), (), (terminal("job-1"),))
+
+
+@pytest.mark.parametrize(
+    ("record", "held"),
+    [
+        (accept(1), True),
+        (dispatch("job-1"), True),
+        (terminal("job-1"), True),
+        (accept(2), False),
+        (accept(9, job_id="job-1"), False),
+        (dispatch("job-1", attempt=2), False),
+        (terminal("job-2"), False),
+    ],
+)
+async def test_holds_looks_at_every_record(store: Store, record: Record, held: bool) -> None:
+    """One record that is missing makes the whole batch missing."""
+    await store.commit([accept(1), dispatch("job-1"), terminal("job-1")])
+
+    assert await store.holds([accept(1), record]) is held
+
+
+# --- opening and closing
+
+
+async def test_the_epoch_grows_with_every_opening(medium: Medium) -> None:
+    """Each opening gets a higher epoch, from 1."""
+    epochs = []
+    for _ in range(3):
+        store = medium.store()
+        epochs.append((await store.open()).epoch)
+        await store.close()
+
+    assert epochs == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "latest",
+    [
+        [accept(5, accepted_ms=900)],
+        [accept(5), dispatch("job-5", sent_ms=900)],
+        [accept(5), terminal("job-5", ended_ms=900)],
+    ],
+)
+async def test_last_ms_is_the_latest_instant_of_any_record(
+    medium: Medium, store: Store, latest: list[Record]
+) -> None:
+    """The clock of the next run starts no earlier than anything written."""
+    await store.commit([accept(1, accepted_ms=10), dispatch("job-1", sent_ms=20)])
+    await store.commit([terminal("job-1", ended_ms=30)])
+    await store.commit(latest)
+    await store.close()
+
+    again = medium.store()
+    opened = await again.open()
+    await again.close()
+
+    assert opened.last_ms == 900
+
+
+async def test_a_new_journal_is_empty(medium: Medium) -> None:
+    """There is nothing to recover and no instant in it."""
+    store = medium.store()
+
+    opened = await store.open()
+
+    assert (opened.last_ms, opened.recovered) == (0, Recovered())
+    await store.close()
+
+
+async def test_a_closed_journal_refuses_and_close_is_idempotent(store: Store) -> None:
+    """After close every use is StoreUnavailableError; closing twice is fine."""
+    await store.close()
+    await store.close()
+
+    for use in (store.commit([accept(1)]), store.holds([accept(1)]), store.prune(5)):
+        with pytest.raises(StoreUnavailableError):
+            await use
+
+
+# --- prune
+
+
+async def test_prune_deletes_what_ended_before_with_its_dispatches(
+    medium: Medium, store: Store
+) -> None:
+    """Live jobs and jobs that ended at the instant or later stay."""
+    for number, ended_ms in ((1, 10), (2, 20), (3, 30)):
+        job_id = f"job-{number}"
+        await store.commit([accept(number), dispatch(job_id), terminal(job_id, ended_ms=ended_ms)])
+    await store.commit([accept(4), dispatch("job-4")])
+
+    assert await store.prune(20) == 1
+    assert await store.prune(20) == 0
+
+    recovered = await reopened(medium, store)
+    assert [r.seq for r in recovered.accepts] == [2, 3, 4]
+    assert [r.job_id for r in recovered.dispatches] == ["job-2", "job-3", "job-4"]
+    assert [r.job_id for r in recovered.terminals] == ["job-2", "job-3"]
+
+
+async def test_prune_takes_more_than_one_chunk(medium: Medium, store: Store) -> None:
+    """Chunks bound each transaction, not the whole."""
+    count = 2 * PRUNE_CHUNK + 1
+    await store.commit([accept(n) for n in range(count)])
+    await store.commit([terminal(f"job-{n}", ended_ms=n) for n in range(count)])
+
+    assert await store.prune(count - 1) == count - 1
+
+    assert [r.seq for r in (await reopened(medium, store)).accepts] == [count - 1]
+
+
+async def test_prune_does_not_turn_the_clock_back(medium: Medium, store: Store) -> None:
+    """The latest instant outlives the record that held it."""
+    await store.commit([accept(1), terminal("job-1", ended_ms=500)])
+    await store.prune(1_000)
+    await store.close()
+
+    again = medium.store()
+    opened = await again.open()
+    await again.close()
+
+    assert (opened.last_ms, opened.recovered) == (500, Recovered())
+
+
+def test_both_kinds_are_stores(tmp_path: Path) -> None:
+    """The implementations satisfy the port's type."""
+    stores: Iterator[Store] = iter((MemoryStore(), SqliteStore(tmp_path / "journal.db")))
+
+    assert len(list(stores)) == len(KINDS)

@@ -1,0 +1,273 @@
+"""The `llorch` command: jobs, explain, pools, status and cancel against a scripted server."""
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_health.v1 import health_pb2
+
+from llamaorch.orchestrator.v1 import (
+    decision_pb2,
+    job_pb2,
+    orchestrator_service_pb2,
+    pool_admin_service_pb2,
+)
+from tests.integration.clients import scripted_server as wire
+from tests.integration.clients.llorch import llorch
+from tests.integration.clients.scripted_server import Failure, ScriptedServer
+
+POOL = pool_admin_service_pb2.Pool(
+    pool_id="gpu-a",
+    host_id="desk",
+    connected=True,
+    state="READY",
+    engine="llama.cpp",
+    engine_version="b1",
+    model_id="tiny",
+    slots_total=4,
+    slots_free=3,
+    ctx_max=8192,
+    snapshot_age_ms=250,
+    devices=[
+        pool_admin_service_pb2.PoolDevice(
+            device_id="GPU-1", name="RTX 3090", memory_total_bytes=24 * 2**30
+        )
+    ],
+    tokens_per_s=45.25,
+)
+CAPABILITIES = orchestrator_service_pb2.GetCapabilitiesResponse(
+    api_version="1.0",
+    server_version="0.1.0",
+    queue_policy="reject",
+    limits=orchestrator_service_pb2.Limits(queue_capacity=100),
+    replica_sets=[orchestrator_service_pb2.ReplicaSet(model_id="tiny", pool_ids=["gpu-a"])],
+    features=["exchange"],
+)
+DECISION = decision_pb2.Decision(
+    rules_version=1,
+    job_id="job-1",
+    attempt=1,
+    decided_at=Timestamp(seconds=1),
+    pool_id="gpu-a",
+    decided_by="warm_kv",
+    candidates=[
+        decision_pb2.Candidate(
+            pool_id="gpu-a",
+            predicted_end_ms=900,
+            first_token_ms=100,
+            decode_ms=800,
+            kv_warm=True,
+            slots_free=2,
+            vram_headroom_bytes=3 * 2**30,
+            snapshot_age_ms=40,
+        ),
+        decision_pb2.Candidate(pool_id="gpu-b", predicted_end_ms=900, slots_free=1),
+    ],
+    candidates_total=2,
+    exclusions=[
+        decision_pb2.Exclusion(
+            pool_id="gpu-c",
+            shortfalls=[
+                decision_pb2.Shortfall(
+                    reason=decision_pb2.EXCLUSION_REASON_COMPUTE_CAP, required="8.6", offered="7.5"
+                ),
+                decision_pb2.Shortfall(reason=decision_pb2.EXCLUSION_REASON_NO_SLOT),
+            ],
+        )
+    ],
+    exclusions_total=1,
+    waited_ms=1500,
+)
+
+
+def _row(line: str) -> list[str]:
+    return line.split()
+
+
+def _rows(text: str) -> list[list[str]]:
+    return [_row(line) for line in text.splitlines()]
+
+
+async def test_explain_shows_candidates_exclusions_and_what_decided(server: ScriptedServer) -> None:
+    """LO-207: scores, shortfalls, the deciding rule and the trace stand in one answer."""
+    server.on(
+        "ExplainJob",
+        orchestrator_service_pb2.ExplainJobResponse(
+            job=wire.job(), decisions=[DECISION], trace_id="ab" * 16
+        ),
+    )
+
+    outcome = await llorch(server.address, "explain", "job-1")
+
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert "attempt 1: gpu-a after waiting 1.5 s, decided by warm_kv (rules 1)" in outcome.stdout
+    assert f"trace: {'ab' * 16}" in outcome.stdout
+    rows = _rows(outcome.stdout)
+    assert _row("* gpu-a 900 ms 100 ms 800 ms warm 2 3.0 GiB 40 ms") in rows
+    assert _row("gpu-b 900 ms 0 ms 0 ms cold 1 - 0 ms") in rows
+    assert ["gpu-c", "COMPUTE_CAP", "8.6", "7.5"] in rows
+    assert ["NO_SLOT", "-", "-"] in rows
+
+
+async def test_explain_of_a_waiting_job_says_what_it_waits_for(server: ScriptedServer) -> None:
+    """LO-207: no decision yet, and a reason per pool."""
+    waiting = decision_pb2.Exclusion(
+        pool_id="gpu-a",
+        shortfalls=[
+            decision_pb2.Shortfall(
+                reason=decision_pb2.EXCLUSION_REASON_KV_ROOM, required="10", offered="4"
+            )
+        ],
+    )
+    response = orchestrator_service_pb2.ExplainJobResponse(
+        job=wire.job(state=job_pb2.JOB_STATE_QUEUED), waiting_for=[waiting]
+    )
+    server.on("ExplainJob", response)
+
+    outcome = await llorch(server.address, "explain", "job-1")
+
+    assert "waits because (1 of 1)" in outcome.stdout
+    assert ["gpu-a", "KV_ROOM", "10", "4"] in _rows(outcome.stdout)
+
+
+async def test_explain_as_json_has_stable_keys(server: ScriptedServer) -> None:
+    """LO-207: another program reads decisions without parsing a table."""
+    server.on(
+        "ExplainJob",
+        orchestrator_service_pb2.ExplainJobResponse(job=wire.job(), decisions=[DECISION]),
+    )
+
+    outcome = await llorch(server.address, "explain", "job-1", "--json")
+
+    (record,) = outcome.records()
+    assert record["decisions"][0]["decided_by"] == "warm_kv"
+    assert record["decisions"][0]["decided_at"] == "1970-01-01T00:00:01Z"
+    assert record["decisions"][0]["exclusions"][0]["shortfalls"][0]["reason"] == "COMPUTE_CAP"
+
+
+async def test_jobs_lists_one_line_per_job(server: ScriptedServer) -> None:
+    """Filters reach the server; what is not known is a dash."""
+    server.on(
+        "ListJobs",
+        orchestrator_service_pb2.ListJobsResponse(
+            jobs=[
+                wire.job(
+                    "job-2", job_pb2.JOB_STATE_QUEUED, queue_position=1, predicted_start_ms=2000
+                ),
+                wire.job("job-1", pool_id="gpu-a"),
+            ]
+        ),
+    )
+
+    outcome = await llorch(
+        server.address, *_row("jobs --state queued --state running --session s1 --limit 5")
+    )
+
+    rows = _rows(outcome.stdout)
+    assert _row("job-2 QUEUED INTERACTIVE tiny 1 2.0 s - - -") in rows
+    assert _row("job-1 RUNNING INTERACTIVE tiny - - gpu-a - -") in rows
+    request = server.made("ListJobs")[0].request
+    assert list(request.states) == [job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_RUNNING]
+    assert (request.session_id, request.page_size) == ("s1", 5)
+
+
+async def test_pools_shows_slots_and_devices(server: ScriptedServer) -> None:
+    """What the hardware does not report is a dash, not a zero."""
+    server.on("ListPools", pool_admin_service_pb2.ListPoolsResponse(pools=[POOL]))
+
+    outcome = await llorch(server.address, "pools")
+
+    expected = "gpu-a READY tiny llama.cpp b1 3/4 free 8192 45.2 desk 0.2 s RTX 3090 -/24.0 GiB"
+    assert _row(expected) in _rows(outcome.stdout)
+
+
+@pytest.mark.parametrize(("health", "code"), [("SERVING", 0), ("NOT_SERVING", 3)])
+async def test_status_is_one_page_and_its_exit_code_tells_the_health(
+    server: ScriptedServer, health: str, code: int
+) -> None:
+    """HME-050's command-line sibling: health, version, models, queue and pools."""
+    server.serving = health_pb2.HealthCheckResponse.ServingStatus.Value(health)
+    server.on("GetCapabilities", CAPABILITIES)
+    server.on("ListPools", pool_admin_service_pb2.ListPoolsResponse(pools=[POOL]))
+    batch = wire.job("b", job_pb2.JOB_STATE_QUEUED, priority=job_pb2.PRIORITY_BATCH)
+    waiting = wire.job("i", job_pb2.JOB_STATE_QUEUED)
+    jobs = orchestrator_service_pb2.ListJobsResponse(jobs=[wire.job(), batch, waiting])
+    server.on("ListJobs", jobs)
+
+    outcome = await llorch(server.address, "status")
+
+    assert outcome.code == code
+    assert f"{server.address}: {health}, version 0.1.0" in outcome.stdout
+    assert "2 of 100 waiting (1 interactive, 1 batch), 1 running" in outcome.stdout
+    assert "gpu-a" in outcome.stdout
+
+
+async def test_status_as_json_is_one_object(server: ScriptedServer) -> None:
+    """A monitoring script reads one object."""
+    server.on("GetCapabilities", CAPABILITIES)
+    server.on("ListPools", pool_admin_service_pb2.ListPoolsResponse(pools=[POOL]))
+    server.on("ListJobs", orchestrator_service_pb2.ListJobsResponse())
+
+    outcome = await llorch(server.address, "status", "--json")
+
+    (record,) = outcome.records()
+    assert sorted(record) == ["capabilities", "health", "pools", "queue", "server"]
+    assert record["pools"][0]["devices"][0]["memory_used_bytes"] is None
+    assert record["queue"]["capacity"] == 100
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        (job_pb2.JOB_STATE_CANCELLED, "job job-1 is cancelled\n"),
+        (job_pb2.JOB_STATE_FINISHED, "job job-1 had already ended: finished\n"),
+    ],
+)
+async def test_cancel_tells_the_true_state(
+    server: ScriptedServer, state: job_pb2.JobState.ValueType, told: str
+) -> None:
+    """ORCH-3026: a job that ended before the cancel is not called cancelled."""
+    server.on("Cancel", orchestrator_service_pb2.CancelResponse(job=wire.job(state=state)))
+
+    outcome = await llorch(server.address, "cancel", "job-1")
+
+    assert (outcome.code, outcome.stdout) == (0, told)
+
+
+async def test_a_server_without_pools_says_what_to_start(server: ScriptedServer) -> None:
+    """POOL_UNAVAILABLE names the other half of the product."""
+    server.on("Enqueue", wire.unavailable(5_000))
+
+    outcome = await llorch(server.address, "run", "--model", "tiny", "Hi")
+
+    assert outcome.code == 3
+    assert "start pool-managerd" in outcome.stderr
+
+
+async def test_missing_credentials_exit_with_2_and_name_the_variable(
+    server: ScriptedServer,
+) -> None:
+    """AUTH-1001: the sentence says where the token goes; the token given is sent."""
+    refused = Failure(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", "no token")
+    server.on("ListPools", refused)
+
+    token = "a" + "b" * 31
+
+    outcome = await llorch(server.address, "pools", LLORCH_TOKEN=token)
+
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "set LLORCH_TOKEN" in outcome.stderr
+    assert token not in outcome.stderr
+    assert server.made("ListPools")[0].metadata["authorization"] == f"Bearer {token}"
+
+
+async def test_a_server_cannot_write_control_characters_to_the_terminal(
+    server: ScriptedServer,
+) -> None:
+    """Names and messages from a server are data: escape sequences in them do nothing."""
+    evil = pool_admin_service_pb2.Pool(pool_id="gpu\x1b[2J\x07-a", state="READY")
+    server.on("ListPools", pool_admin_service_pb2.ListPoolsResponse(pools=[evil]))
+
+    outcome = await llorch(server.address, "pools")
+
+    assert "\x1b" not in outcome.stdout
+    assert "gpu[2J-a" in outcome.stdout

@@ -1,0 +1,143 @@
+"""What happens when the stream, or the orchestrator, goes away and comes back."""
+
+import asyncio
+
+from llamaorch.pool.v1 import dispatch_pb2
+from tests.integration.pool_managerd.fakes import WAIT_S
+from tests.integration.pool_managerd.harness import Host, RunHost
+
+
+def adopt(first_index: int, handle: int) -> object:
+    """A verdict that goes on from `first_index` under `handle`."""
+
+    def verdict(held: dispatch_pb2.HeldAttempt) -> dispatch_pb2.AttemptVerdict:
+        return dispatch_pb2.AttemptVerdict(
+            job_id=held.job_id,
+            attempt=held.attempt,
+            verdict=dispatch_pb2.HELD_VERDICT_ADOPT,
+            handle=handle,
+            first_index=first_index,
+        )
+
+    return verdict
+
+
+async def two_pieces_delivered(host: Host) -> None:
+    """An attempt that has delivered two pieces and runs on."""
+    await host.start("j1", 1)
+    host.engine.say("j1", "a", "b")
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).text == "ab")
+
+
+async def test_an_adopted_attempt_goes_on_at_the_exact_index(run_host: RunHost) -> None:
+    """Output made while nobody listened is kept and sent from the index asked for.
+
+    LO-301, LO-305.
+    """
+    host = await run_host()
+    await two_pieces_delivered(host)
+    host.orchestrator.verdict = adopt(first_index=1, handle=9)  # type: ignore[assignment]  # reason: test
+
+    await host.orchestrator.stop()
+    host.engine.say("j1", "c", "d", end=True)
+    await host.orchestrator.start()
+    out = host.orchestrator.stored(9)
+    await host.orchestrator.until(lambda: out.ended)
+
+    held = host.orchestrator.sessions[-1].register.held
+    assert [(h.job_id, h.attempt, h.first_index, h.next_index) for h in held] == [("j1", 1, 0, 4)]
+    assert held[0].HasField("ended")
+    assert out.text == "bcd"
+    assert out.batches[0].first_index == 1
+    assert len(host.engine.requests) == 1
+
+
+async def test_an_attempt_survives_a_broken_stream_while_it_runs(run_host: RunHost) -> None:
+    """A stream that breaks costs the attempt nothing: later pieces follow on the next stream."""
+    host = await run_host()
+    await two_pieces_delivered(host)
+    host.orchestrator.verdict = adopt(first_index=2, handle=1)  # type: ignore[assignment]  # reason: test
+
+    host.orchestrator.drop()
+    await host.orchestrator.until(lambda: len(host.orchestrator.sessions) == 2)
+    host.engine.say("j1", "c", end=True)
+    out = host.orchestrator.stored(1)
+    await host.orchestrator.until(lambda: out.ended)
+
+    assert out.text == "abc"
+    assert not host.orchestrator.sessions[1].register.held[0].HasField("ended")
+
+
+async def test_a_verdict_of_abort_stops_the_attempt_and_forgets_it(run_host: RunHost) -> None:
+    """What does not count is stopped, its slot freed and its output dropped."""
+    host = await run_host()
+    await two_pieces_delivered(host)
+
+    host.orchestrator.drop()
+    await host.orchestrator.until(lambda: len(host.orchestrator.sessions) == 2)
+    await host.orchestrator.until(
+        lambda: (s := host.orchestrator.newest()) is not None and s.slots_free == 1
+    )
+
+    assert host.engine.open_generations == 0
+    host.orchestrator.drop()
+    await host.orchestrator.until(lambda: len(host.orchestrator.sessions) == 3)
+    assert host.orchestrator.sessions[2].register.held == []
+
+
+async def test_seek_sends_held_output_again(run_host: RunHost) -> None:
+    """Output that was sent once is sent again from the piece asked for. LO-301."""
+    host = await run_host()
+    await two_pieces_delivered(host)
+
+    host.orchestrator.send(seek=dispatch_pb2.SeekTokens(handle=1, first_index=1))
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).text == "abb")
+
+    assert host.orchestrator.stored(1).batches[-1].first_index == 1
+
+
+async def test_an_epoch_of_the_past_is_not_obeyed(run_host: RunHost) -> None:
+    """A host that has seen epoch 5 refuses epoch 4, and says so by leaving."""
+    host = await run_host()
+    host.orchestrator.epoch = 5
+    host.orchestrator.drop()
+    await host.orchestrator.until(lambda: len(host.orchestrator.sessions) == 2)
+    await host.orchestrator.until(lambda: host.orchestrator.sessions[1].frames)
+    host.orchestrator.epoch = 4
+
+    host.orchestrator.drop()
+    await host.orchestrator.until(lambda: len(host.orchestrator.sessions) == 4)
+
+    assert host.orchestrator.sessions[2].register.epoch == 5
+    assert host.orchestrator.sessions[2].frames == []
+    async with asyncio.timeout(WAIT_S):
+        await host.orchestrator.sessions[2].closed.wait()
+
+
+async def test_a_silent_host_sends_heartbeats_and_leaves_a_silent_orchestrator(
+    run_host: RunHost,
+) -> None:
+    """Empty frames keep the stream alive; silence of the other side ends it."""
+    host = await run_host()
+    host.orchestrator.heartbeat_ms = 150
+    host.orchestrator.drop()
+    await host.orchestrator.until(lambda: len(host.orchestrator.sessions) == 2)
+
+    await host.orchestrator.until(lambda: len(host.orchestrator.sessions) == 3)
+
+    heartbeats = host.orchestrator.sessions[1].frames
+    assert len(heartbeats) >= 2
+    assert not any(f.refused or f.started or f.ended or f.tokens.handles for f in heartbeats)
+
+
+async def test_frame_numbers_grow_over_all_streams(run_host: RunHost) -> None:
+    """frame_seq never repeats within one boot, and the boot id stays. Design 5.4."""
+    host = await run_host()
+    await two_pieces_delivered(host)
+    host.orchestrator.drop()
+    await host.orchestrator.until(lambda: len(host.orchestrator.sessions) == 2)
+    await host.orchestrator.until(lambda: host.orchestrator.sessions[1].frames)
+
+    numbers = [f.frame_seq for s in host.orchestrator.sessions for f in s.frames]
+    assert numbers == sorted(set(numbers))
+    assert len({s.register.boot_id for s in host.orchestrator.sessions}) == 1

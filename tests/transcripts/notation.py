@@ -1,0 +1,306 @@
+"""The notation of transcripts: one line per event, what follows from it indented below.
+
+    # A comment.
+    config queue_capacity=2 queue_policy=drop-lru
+    0 register h p:slots=2,kv=8 q
+        send verdicts to h: none
+    10 enqueue a batch kv=3
+        journal accept a seq=1 position=1
+        ...
+
+The number is the core's clock in milliseconds. `a#1` is attempt 1 of job a; `p#2` is the second
+incarnation of pool p, `p` alone the first. `restart` stands for a kill: a new core reads every
+record so far, and `config` lines before the first event set its bounds.
+"""
+
+from dataclasses import fields, replace
+from typing import Any
+
+from orchestrator_core.core.config import CoreConfig, QueuePolicy
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    AttemptClosed,
+    DispatchRecord,
+    Effect,
+    JobEnded,
+    JobForgotten,
+    JobStarted,
+    ReplyAccepted,
+    ReplyRefused,
+    ReplyState,
+    SendCancel,
+    SendRelease,
+    SendStart,
+    SendVerdicts,
+    TerminalRecord,
+)
+from orchestrator_core.core.events import (
+    AcceptsFailed,
+    AttemptEnded,
+    AttemptError,
+    AttemptErrorKind,
+    AttemptRefused,
+    AttemptStarted,
+    CancelRequested,
+    DrainRequested,
+    EnqueueRequested,
+    Event,
+    HeldAttempt,
+    HostLost,
+    HostRegistered,
+    OutputProgressed,
+    Recovered,
+    SnapshotsReported,
+    SubscribersChanged,
+    Tick,
+)
+from orchestrator_core.core.job import Failover, JobSpec, Needs, Priority
+from orchestrator_core.core.machine import Core
+from orchestrator_core.core.outcome import Finish, Outcome, Usage
+from orchestrator_core.core.pool import PoolSnapshot, PoolState
+
+
+class Stage:
+    """Plays the lines of one transcript against a core."""
+
+    def __init__(self) -> None:
+        self._config = CoreConfig()
+        self._core: Core | None = None
+        self._records: list[AcceptRecord | DispatchRecord | TerminalRecord] = []
+        self._links = 0
+        self._versions = 0
+        self._frames = 0
+
+    @property
+    def core(self) -> Core:
+        """The core, made when the first event needs it."""
+        if self._core is None:
+            self._core = Core(self._config)
+        return self._core
+
+    def play(self, text: str) -> str:
+        """Returns the transcript with the effects that its events really have."""
+        lines: list[str] = []
+        for line in text.splitlines():
+            if line.startswith(" "):
+                continue
+            lines.append(line)
+            words = line.split()
+            if not words or words[0] == "#":
+                continue
+            if words[0] == "config":
+                self._config = replace(self._config, **_config_fields(words[1:]))
+                continue
+            lines += [f"    {shown}" for shown in self._event(int(words[0]), words[1], words[2:])]
+        return "\n".join(lines) + "\n"
+
+    def _event(self, now_ms: int, verb: str, words: list[str]) -> list[str]:
+        if verb == "restart":
+            self._core = None
+            event: Event = self._journal()
+        else:
+            event = getattr(self, f"_{verb.replace('-', '_')}")(now_ms, *words)
+        effects = self.core.step(event, now_ms)
+        self._records += [
+            e for e in effects if isinstance(e, AcceptRecord | DispatchRecord | TerminalRecord)
+        ]
+        return [self._show(effect) for effect in effects]
+
+    def _journal(self) -> Recovered:
+        return Recovered(
+            tuple(r for r in self._records if isinstance(r, AcceptRecord)),
+            tuple(r for r in self._records if isinstance(r, DispatchRecord)),
+            tuple(r for r in self._records if isinstance(r, TerminalRecord)),
+        )
+
+    # --- events, one method per verb
+
+    def _enqueue(self, _: int, job_id: str, *words: str) -> Event:
+        return EnqueueRequested(_spec(job_id, list(words)), 0)
+
+    def _cancel(self, _: int, job_id: str) -> Event:
+        return CancelRequested(job_id, 0)
+
+    def _subscribers(self, _: int, job_id: str, count: str) -> Event:
+        return SubscribersChanged(job_id, int(count))
+
+    def _register(self, _: int, host_id: str, *words: str) -> Event:
+        self._links += 1
+        self._frames = 0
+        pools = [word for word in words if not word.startswith("held=")]
+        held = [w for word in words if word.startswith("held=") for w in word[5:].split(",")]
+        return HostRegistered(
+            host_id,
+            self._links,
+            tuple(self._snapshot(host_id, pool) for pool in pools),
+            tuple(_held(word) for word in held),
+        )
+
+    def _lose(self, _: int, host_id: str) -> Event:
+        return HostLost(host_id, self._links)
+
+    def _report(self, now_ms: int, host_id: str, *pools: str) -> Event:
+        snapshots = tuple(self._snapshot(host_id, pool) for pool in pools)
+        return SnapshotsReported(host_id, snapshots, now_ms)
+
+    def _started(self, _: int, attempt: str) -> Event:
+        return AttemptStarted(*_attempt(attempt))
+
+    def _output(self, _: int, attempt: str) -> Event:
+        return OutputProgressed(*_attempt(attempt), pieces=1)
+
+    def _ended(self, _: int, attempt: str, how: str) -> Event:
+        self._frames += 1
+        key = _attempt(attempt)
+        if how in {finish.value for finish in Finish}:
+            usage = Usage(tokens_in=3, tokens_out=5)
+            return AttemptEnded(*key, self._frames, finish=Finish(how), usage=usage)
+        error = AttemptError(AttemptErrorKind(how), "it broke")
+        return AttemptEnded(*key, self._frames, error=error)
+
+    def _refused(self, _: int, attempt: str) -> Event:
+        return AttemptRefused(*_attempt(attempt), "no_slot")
+
+    def _commit_failed(self, _: int, *job_ids: str) -> Event:
+        self._records = [r for r in self._records if _record_job(r) not in job_ids]
+        return AcceptsFailed(job_ids)
+
+    def _drain(self, _: int) -> Event:
+        return DrainRequested()
+
+    def _tick(self, _: int) -> Event:
+        return Tick()
+
+    def _snapshot(self, host_id: str, word: str) -> PoolSnapshot:
+        name, _, rest = word.partition(":")
+        pool_id, _, boot = name.partition("#")
+        given = _pairs(rest.split(",")) if rest else {}
+        running = tuple(_attempt(a) for a in given.get("running", "").split("+") if a)
+        slots = int(given.get("slots", "1"))
+        self._versions += 1
+        kv = given.get("kv")
+        return PoolSnapshot(
+            pool_id=pool_id,
+            replica_id=f"{pool_id}#{boot or 1}",
+            host_id=host_id,
+            version=self._versions,
+            model_id=given.get("model", "m"),
+            engine="sim",
+            engine_version=given.get("engine_version", "1"),
+            state=PoolState(given.get("state", "ready")),
+            slots_total=slots,
+            slots_free=slots - len(running),
+            kv_free_bytes=None if kv is None else int(kv),
+            running=running,
+            emitted_frame_seq=self._frames,
+        )
+
+    # --- effects, one line each
+
+    def _show(self, effect: Effect) -> str:
+        match effect:
+            case AcceptRecord():
+                over = f" displaces {effect.displaced}" if effect.displaced else ""
+                job_id = effect.spec.job_id
+                return f"journal accept {job_id} seq={effect.seq} position={effect.position}{over}"
+            case DispatchRecord():
+                return f"journal dispatch {effect.job_id}#{effect.attempt} to {effect.replica_id}"
+            case TerminalRecord():
+                return f"journal end {effect.job_id} {effect.state.value}"
+            case ReplyAccepted():
+                how = "accepted again" if effect.receipt.duplicate else "accepted"
+                return f"reply {effect.receipt.job_id} {how} position={effect.receipt.position}"
+            case ReplyRefused():
+                refusal = effect.refusal
+                label = f" by {refusal.policy_label}" if refusal.policy_label else ""
+                retry = refusal.retry_after_ms
+                later = "" if retry is None else f" retry_after_ms={retry}"
+                return f"reply refused {refusal.reason.value}{label}{later}"
+            case ReplyState():
+                return f"reply {effect.job_id} is {self.core.jobs[effect.job_id].state.value}"
+            case _:
+                return _show_rest(effect)
+
+
+def _show_rest(effect: Effect) -> str:
+    match effect:
+        case SendStart():
+            left = "" if effect.remaining_ms is None else f" remaining_ms={effect.remaining_ms}"
+            what = f"{effect.spec.job_id}#{effect.attempt} {effect.mode.value}"
+            return f"send start {what} to {effect.replica_id}{left}"
+        case SendCancel():
+            return f"send cancel {effect.job_id}#{effect.attempt} to {effect.host_id}"
+        case SendRelease():
+            return f"send release {effect.job_id}#{effect.attempt} to {effect.host_id}"
+        case SendVerdicts():
+            all_of_them = [f"{j}#{n} {verdict.value}" for j, n, verdict in effect.verdicts]
+            return f"send verdicts to {effect.host_id}: {', '.join(all_of_them) or 'none'}"
+        case JobStarted():
+            return f"tell {effect.job_id}#{effect.attempt} started {effect.mode.value}"
+        case JobEnded():
+            why = f" ({effect.why})" if effect.why else ""
+            return f"tell {effect.job_id} {effect.state.value} {_outcome(effect.outcome)}{why}"
+        case AttemptClosed():
+            retried = " retried" if effect.retried else ""
+            return f"closed {effect.job_id}#{effect.attempt} {effect.why}{retried}"
+        case JobForgotten():
+            return f"forgot {effect.job_id}"
+        case _:
+            raise AssertionError(effect)
+
+
+def _outcome(outcome: Outcome) -> str:
+    if outcome.error is not None:
+        return outcome.error.reason.value
+    assert outcome.finish is not None
+    return outcome.finish.value
+
+
+def _config_fields(words: list[str]) -> dict[str, Any]:
+    known = {field.name for field in fields(CoreConfig)}
+    given: dict[str, Any] = {}
+    for name, value in _pairs(words).items():
+        assert name in known, name
+        given[name] = QueuePolicy(value) if name == "queue_policy" else int(value)
+    return given
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in words)
+
+
+def _attempt(word: str) -> tuple[str, int]:
+    job_id, _, number = word.partition("#")
+    return job_id, int(number)
+
+
+def _held(word: str) -> HeldAttempt:
+    """`a#1@p` runs, `a#1@p#2:ended` is over."""
+    what, _, ended = word.partition(":")
+    attempt, _, place = what.partition("@")
+    pool_id, _, boot = place.partition("#")
+    replica_id = f"{pool_id}#{boot or 1}"
+    return HeldAttempt(*_attempt(attempt), pool_id, replica_id, ended == "ended")
+
+
+def _spec(job_id: str, words: list[str]) -> JobSpec:
+    flags = {word for word in words if "=" not in word}
+    given = _pairs([word for word in words if "=" in word])
+    unknown = flags - {"batch", "replay", "cancel-on-disconnect"}
+    assert not unknown, unknown
+    numbers = {name: int(given[name]) for name in ("deadline_ms", "queue_timeout_ms") if name in given}
+    return JobSpec(
+        job_id=job_id,
+        needs=Needs(model_id=given.get("model", "m")),
+        priority=Priority.BATCH if "batch" in flags else Priority.INTERACTIVE,
+        request_id=given.get("request", ""),
+        digest=given.get("body", f"body of {job_id}"),
+        est_kv_bytes=int(given["kv"]) if "kv" in given else None,
+        failover=Failover.VERIFIED_REPLAY if "replay" in flags else Failover.FAIL,
+        cancel_on_disconnect="cancel-on-disconnect" in flags,
+        **numbers,  # type: ignore[arg-type]
+    )
+
+
+def _record_job(record: AcceptRecord | DispatchRecord | TerminalRecord) -> str:
+    return record.spec.job_id if isinstance(record, AcceptRecord) else record.job_id

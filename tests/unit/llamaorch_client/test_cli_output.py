@@ -1,0 +1,146 @@
+"""What the command writes where, without a server."""
+
+import io
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from llamaorch_client import ErrorDetail, JobFailedError, Queued, Started, Tokens, UnavailableError
+from llamaorch_client.cli.arguments import parse
+from llamaorch_client.cli.failure import ExitCode, as_record, exit_code, sentences
+from llamaorch_client.cli.output import Output, plain, printable
+from llamaorch_client.cli.progress import Progress
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_control_characters_of_a_job_do_not_reach_a_terminal() -> None:
+    """A model's output cannot rewrite the reader's screen, and line breaks stay."""
+    screen = _Terminal()
+
+    Output(False, screen, io.StringIO()).token_text("a\x1b[31m\tb\r\nc\x9b")
+
+    assert screen.getvalue() == "a[31m\tb\nc"
+    assert printable("\u2028ok\x7f") == "\u2028ok"
+
+
+def test_a_pipe_gets_the_output_as_it_is_and_no_progress_line() -> None:
+    """Bytes for programs are not filtered; a line that rewrites itself is for people."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    out = Output(False, stdout, stderr)
+
+    out.progress("running")
+    out.token_text("a\x1b[31m")
+    out.say("done")
+
+    assert stdout.getvalue() == "a\x1b[31m"
+    assert stderr.getvalue() == "done\n"
+
+
+def test_the_summary_begins_on_a_line_of_its_own_on_a_terminal() -> None:
+    """Text without a final line break is not glued to what is said about it."""
+    screen = _Terminal()
+    out = Output(False, screen, io.StringIO())
+
+    out.token_text("no newline")
+    out.say("done")
+
+    assert screen.getvalue() == "no newline\n"
+
+
+def test_records_are_one_line_of_json_with_instants_in_utc() -> None:
+    """Text stays text; a line break inside it does not break the record."""
+    stdout = io.StringIO()
+
+    Output(True, stdout, io.StringIO()).record(
+        {"at": datetime(2030, 1, 2, tzinfo=UTC), "text": "ü\n", "items": ((1, None),)}
+    )
+
+    assert stdout.getvalue().count("\n") == 1
+    assert json.loads(stdout.getvalue()) == {
+        "at": "2030-01-02T00:00:00Z",
+        "text": "ü\n",
+        "items": [[1, None]],
+    }
+
+
+def test_the_progress_line_follows_the_job() -> None:
+    """State, position and ETA while waiting; pool, tokens and rate while running."""
+    progress = Progress("job-1")
+    waiting = Queued(queue_position=3, predicted_start_ms=1500, predicted_end_ms=None)
+    running = Started(
+        queue_position=3,
+        predicted_start_ms=None,
+        queue_time_ms=0,
+        pool_id="gpu-a",
+        replica_id="r",
+        attempt=1,
+        kv_warmth=False,
+        seed=1,
+        engine="e",
+        engine_version="1",
+    )
+
+    progress.update(waiting, 0)
+    first = progress.line()
+    progress.update(running, 0)
+    for now_ms in (1_000, 3_000):
+        progress.update(
+            Tokens(attempt=1, first_index=0, text_offset=0, pieces=("a", "b", "c")), now_ms
+        )
+
+    assert first == "job-1  queued  position 3  starts in 1.5 s"
+    assert progress.line() == "job-1  running  gpu-a  6 tokens  3.0 tok/s"
+
+
+def test_options_stand_before_or_after_the_command_and_win_over_the_environment() -> None:
+    """The last word is the command line's."""
+    environ = {"LLORCH_SERVER": "env:1", "LLORCH_TOKEN": "t", "LLORCH_MODEL": "m"}
+
+    before = parse(["--server", "a:1", "pools"], environ)
+    after = parse(["pools", "--server", "a:1", "--json"], environ)
+    unsaid = parse(["run", "x"], environ)
+    bare = parse(["pools"], {})
+
+    assert (before.server, after.server, unsaid.server) == ("a:1", "a:1", "env:1")
+    assert (before.json, after.json, unsaid.model, unsaid.token) == (False, True, "m", "t")
+    assert (bare.server, bare.token) == ("127.0.0.1:7070", None)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["run", "--max-tokens", "0", "x"],
+        ["run", "--deadline-s", "inf", "x"],
+        ["run", "--label", "novalue", "x"],
+        ["jobs", "--limit", "-1"],
+        ["stream"],
+    ],
+)
+def test_usage_errors_exit_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The usage goes to stderr, nothing to stdout."""
+    with pytest.raises(SystemExit) as caught:
+        parse(argv, {})
+
+    assert caught.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_errors_say_what_to_change_and_keep_stable_keys() -> None:
+    """One sentence for people, one record for programs."""
+    away = UnavailableError(ErrorDetail("refused", reason="UNAVAILABLE", code="UNAVAILABLE"))
+    dropped = JobFailedError(ErrorDetail("dropped", "QUEUE_FULL_DROP_LRU", retry_after_ms=900), "j")
+
+    (sentence,) = sentences(away, "box:7070")
+    record = as_record(dropped)
+
+    assert sentence.startswith("box:7070 does not answer")
+    assert (exit_code(away), exit_code(dropped)) == (ExitCode.UNAVAILABLE, ExitCode.JOB_FAILED)
+    assert sentences(dropped, "")[0].endswith("try again in 0.9 s")
+    assert (record["kind"], record["retry_after_ms"]) == ("JobFailed", 900)
+    assert plain(record) == record

@@ -1,0 +1,252 @@
+"""What must hold after every step of the core, computed from scratch and the slow way."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    Effect,
+    JobEnded,
+    JobForgotten,
+    JobStarted,
+    ReplyRefused,
+    SendStart,
+)
+from orchestrator_core.core.events import AcceptsFailed, Event, Recovered
+from orchestrator_core.core.feasibility import static_shortfalls
+from orchestrator_core.core.job import Job, Priority
+from orchestrator_core.core.pool import Pool, PoolState
+from orchestrator_core.core.state import State
+from orchestrator_core.core.states import AttemptState, JobState
+from orchestrator_core.core.timers import TimerKind
+from tests.unit.orchestrator_core.core.world import World
+
+
+@dataclass
+class Checks:
+    """Follows one world and asserts after each step. One instance per world."""
+
+    attempts: Counter[str] = field(default_factory=Counter)
+    over_capacity: dict[str, None] = field(default_factory=dict)
+    victims: dict[str, str] = field(default_factory=dict)
+    ended: dict[str, None] = field(default_factory=dict)
+    waiting_before: dict[str, int] = field(default_factory=dict)
+    interactive_in_a_row: int = 0
+
+    def before(self, world: World) -> None:
+        """Notes who waits, to judge the step that comes."""
+        queue = world.core._state.queue
+        self.waiting_before = {job.job_id: job.seq for job in _waiting(queue)}
+
+    def after(self, world: World, event: Event, effects: list[Effect]) -> None:
+        """Asserts everything."""
+        state = world.core._state
+        if isinstance(event, Recovered):
+            self._restart(world, event)
+        if isinstance(event, AcceptsFailed):
+            self._taken_back(state, event)
+        self._queue_is_exact(state)
+        self._jobs_are_somewhere(state)
+        self._pools_are_exact(state, world.core._last_ms)
+        self._timers_are_bound(state, world)
+        self._effects_are_lawful(state, effects)
+        self._order_of_arrival(state, effects)
+        self._nobody_waits_in_vain(state, world.core._last_ms)
+        self._batch_is_not_starved(state, effects)
+
+    def _restart(self, world: World, event: Recovered) -> None:
+        jobs = world.core.jobs
+        for job_id in world.promised:
+            known = job_id in jobs or job_id in world.told
+            assert known, f"{job_id} was accepted and is gone"
+        self.ended = {terminal.job_id: None for terminal in event.terminals}
+        self.attempts = Counter({j.job_id: j.attempts_made for j in jobs.values()})
+        self.over_capacity = {j.job_id: None for j in jobs.values()}
+        self.interactive_in_a_row = 0
+
+    def _taken_back(self, state: State, event: AcceptsFailed) -> None:
+        for job_id in reversed(event.job_ids):
+            assert job_id not in state.jobs
+            self.ended.pop(job_id, None)
+            self.attempts.pop(job_id, None)
+            victim = self.victims.pop(job_id, None)
+            if victim is not None and victim not in event.job_ids:
+                self.ended.pop(victim, None)
+                self.over_capacity[victim] = None
+                assert victim in state.jobs, "a victim comes back"
+
+    def _queue_is_exact(self, state: State) -> None:
+        """LO-101: depth equals the jobs really queued, capacity holds for those let in."""
+        queue = state.queue
+        queued = {j.job_id for j in state.jobs.values() if j.state is JobState.QUEUED}
+        assert {j.job_id for j in _waiting(queue)} == queued
+        assert len(queue) == len(queued)
+        for priority in Priority:
+            order = queue.snapshot(priority)
+            assert queue.depth(priority) == len(order)
+            assert sorted(order, key=lambda j: state.jobs[j].seq) == list(order)
+        admitted = [
+            j for j in queued if not state.jobs[j].attempts_made and j not in self.over_capacity
+        ]
+        assert len(admitted) <= state.config.queue_capacity
+
+    def _jobs_are_somewhere(self, state: State) -> None:
+        """A live job waits or has one live attempt; every attempt is numbered by its job."""
+        for job in state.jobs.values():
+            attempt = job.attempt
+            if job.state is JobState.QUEUED:
+                assert attempt is None
+            elif job.live:
+                assert attempt is not None
+                assert state.attempts.get(attempt.key) is attempt
+                assert attempt.state is not AttemptState.CANCELLING
+            else:
+                assert job.outcome is not None
+                assert job.job_id in state.ended
+        for key, attempt in state.attempts.items():
+            assert attempt.state is not AttemptState.ENDED
+            assert key == attempt.key
+            assert state.jobs[attempt.job_id].attempt is attempt
+        assert len(state.ended) <= state.config.finished_jobs_max
+
+    def _pools_are_exact(self, state: State, now_ms: int) -> None:
+        """LO-203, LO-204: the account of slots adds up and `available` is what it would be anew."""
+        attached = {k: a for k, a in state.attempts.items() if not a.detached}
+        for pool in state.pools.values():
+            replica_id = pool.snapshot.replica_id
+            assert set(pool.own) == {k for k, a in attached.items() if a.replica_id == replica_id}
+            assert len(pool.own) <= pool.snapshot.slots_total
+        anew = {p.snapshot.pool_id for p in state.pools.values() if _open(state, p, now_ms)}
+        assert set(state.available) == anew
+
+    def _timers_are_bound(self, state: State, world: World) -> None:
+        """Every deadline lies ahead and belongs to something that exists."""
+        due_ms = world.core.next_deadline_ms()
+        assert due_ms is None or due_ms > world.core._last_ms
+        owners = {
+            TimerKind.REATTACH: {a.host_id for a in state.attempts.values()},
+            TimerKind.POOL_REOPENS: state.pools.keys(),
+            TimerKind.POOL_STALE: state.pools.keys(),
+            TimerKind.FORGET: state.ended.keys(),
+            TimerKind.QUEUE_TIMEOUT: {j.job_id for j in _waiting(state.queue)},
+        }
+        live = {j.job_id for j in state.jobs.values() if j.live}
+        for kind, key in state.timers._due:
+            assert kind is TimerKind.REATTACH or key in owners.get(kind, live)
+
+    def _effects_are_lawful(self, state: State, effects: list[Effect]) -> None:
+        """ORCH-3026: one terminal per job, nothing after it; attempts are numbered 1..n."""
+        for effect in effects:
+            if isinstance(effect, AcceptRecord) and effect.displaced is not None:
+                self.victims[effect.spec.job_id] = effect.displaced
+            elif isinstance(effect, JobEnded):
+                assert effect.job_id not in self.ended
+                self.ended[effect.job_id] = None
+                assert (effect.outcome.finish is None) != (effect.outcome.error is None)
+            elif isinstance(effect, DispatchRecord):
+                self.attempts[effect.job_id] += 1
+                assert effect.attempt == self.attempts[effect.job_id]
+                assert effect.job_id not in self.ended
+                _within_bounds(state, effect)
+            elif isinstance(effect, SendStart):
+                assert effect.spec.job_id not in self.ended
+            elif isinstance(effect, JobStarted):
+                assert effect.job_id not in self.ended
+            elif isinstance(effect, JobForgotten):
+                self.ended.pop(effect.job_id, None)
+            elif isinstance(effect, ReplyRefused):
+                assert effect.refusal.message
+
+    def _order_of_arrival(self, state: State, effects: list[Effect]) -> None:
+        """ORCH-3008: nobody is overtaken in a class on a pool that would have served them."""
+        for effect in effects:
+            if not isinstance(effect, DispatchRecord) or effect.job_id not in state.jobs:
+                continue
+            job, pool = state.jobs[effect.job_id], state.pools.get(effect.pool_id)
+            if pool is None or pool.snapshot.replica_id != effect.replica_id:
+                continue
+            for older in _waiting(state.queue):
+                if (
+                    older.seq < job.seq
+                    and older.spec.priority is job.spec.priority
+                    and older.job_id in self.waiting_before
+                ):
+                    assert not _could_ever(older, pool), f"{job.job_id} overtook {older.job_id}"
+
+    def _nobody_waits_in_vain(self, state: State, now_ms: int) -> None:
+        """A free slot and a job that fits it meet, unless the slot is kept for a job without room."""
+        if state.draining:
+            return
+        waiting = _waiting(state.queue)
+        for pool_id in state.available:
+            pool = state.pools[pool_id]
+            able = [j for j in waiting if _could_ever(j, pool)]
+            if able and all(_fits(j, pool) for j in able):
+                ids = [j.job_id for j in able]
+                raise AssertionError(f"{ids} wait while {pool_id} is free at {now_ms}")
+
+    def _batch_is_not_starved(self, state: State, effects: list[Effect]) -> None:
+        """LO-103: at most `batch_every` interactive placements pass by a batch job that fits."""
+        if not state.queue.depth(Priority.BATCH):
+            self.interactive_in_a_row = 0
+        for effect in effects:
+            if not isinstance(effect, DispatchRecord):
+                continue
+            job = state.jobs.get(effect.job_id)
+            pool = state.pools.get(effect.pool_id)
+            if job is None or pool is None:
+                continue
+            if job.spec.priority is Priority.BATCH:
+                self.interactive_in_a_row = 0
+            elif any(
+                j.spec.priority is Priority.BATCH
+                and j.job_id in self.waiting_before
+                and j.spec.est_kv_bytes is None
+                and _could_ever(j, pool)
+                for j in _waiting(state.queue)
+            ):
+                self.interactive_in_a_row += 1
+                assert self.interactive_in_a_row <= state.config.batch_every
+
+
+def _waiting(queue: object) -> list[Job]:
+    return sorted(queue._by_seq.values(), key=lambda j: j.seq)  # type: ignore[attr-defined]
+
+
+def _open(state: State, pool: Pool, now_ms: int) -> bool:
+    taken = len(set(pool.own) | set(pool.reported))
+    foreign = pool.snapshot.slots_total - pool.snapshot.slots_free - len(pool.snapshot.running)
+    return (
+        pool.connected
+        and pool.snapshot.state is PoolState.READY
+        and now_ms - pool.as_of_ms <= state.config.stale_after_ms
+        and pool.closed_until_ms <= now_ms
+        and taken + max(0, foreign) < pool.snapshot.slots_total
+    )
+
+
+def _could_ever(job: Job, pool: Pool) -> bool:
+    """The pool could serve the job, perhaps once others have left."""
+    if static_shortfalls(job.spec.needs, pool.snapshot):
+        return False
+    if pool.snapshot.replica_id in job.tried_replicas:
+        return False
+    if job.delivered and job.replica_set not in (None, pool.snapshot.replica_set):
+        return False
+    needed, most = job.spec.est_kv_bytes, pool.room_idle_bytes
+    return needed is None or most is None or needed <= most
+
+
+def _fits(job: Job, pool: Pool) -> bool:
+    room = pool.kv_room_bytes()
+    return room is None or job.spec.est_kv_bytes is None or job.spec.est_kv_bytes <= room
+
+
+def _within_bounds(state: State, effect: DispatchRecord) -> None:
+    """LO-204: what was just placed has a slot and memory, whatever the host has noticed so far."""
+    pool = state.pools[effect.pool_id]
+    assert pool.occupied() <= pool.snapshot.slots_total
+    if pool.room_idle_bytes is not None:
+        estimated = sum(a.est_kv_bytes for a in pool.own.values())
+        assert estimated <= pool.room_idle_bytes

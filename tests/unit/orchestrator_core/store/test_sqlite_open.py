@@ -1,0 +1,241 @@
+"""Opening the SQLite journal: every obstacle names the file and what to do. LO-305."""
+
+import asyncio
+import os
+import re
+import sqlite3
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator_core.store.port import StoreCorruptError, StoreUnavailableError
+from orchestrator_core.store.sqlite import SqliteStore
+from tests.unit.orchestrator_core.store.records import accept, after, batch
+from tests.unit.orchestrator_core.store.small_disk import remount, tmpfs
+
+
+async def filled(path: Path, batches: int = 3) -> None:
+    """Writes a journal and closes it."""
+    store = SqliteStore(path)
+    await store.open()
+    for number in range(1, batches + 1):
+        await store.commit(batch(number))
+    await store.close()
+
+
+def change(path: Path, statement: str) -> None:
+    """Changes the closed file behind the orchestrator's back."""
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(statement)
+    connection.close()
+
+
+def modes_in(directory: Path) -> dict[str, int]:
+    """The permissions of every file."""
+    return {file.name: stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()}
+
+
+async def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """A journal holds prompts, so nobody else may read it."""
+    path = tmp_path / "journal.db"
+    store = SqliteStore(path)
+    await store.open()
+
+    modes = modes_in(tmp_path)
+    await store.close()
+
+    assert modes == {"journal.db": 0o600, "journal.db-wal": 0o600}
+
+
+async def test_a_second_opener_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    """Two orchestrators cannot decide about the same jobs."""
+    path = tmp_path / "journal.db"
+    first, second = SqliteStore(path), SqliteStore(path)
+    await first.open()
+
+    with pytest.raises(StoreCorruptError, match=rf"{path}.* another orchestrator"):
+        await second.open()
+
+    await first.commit(batch(1))
+    await first.close()
+    assert (await second.open()).recovered == after(1)
+    await second.close()
+
+
+async def test_another_process_is_refused_even_after_a_refusal_in_this_one(tmp_path: Path) -> None:
+    """The lock holds between processes; a refused opener in this process does not release it."""
+    path = tmp_path / "journal.db"
+    first, second = SqliteStore(path), SqliteStore(path)
+    await first.open()
+    with pytest.raises(StoreCorruptError):
+        await second.open()
+    program = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=0);"
+        "c.execute('SELECT * FROM accept')"
+    )
+
+    other = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, path, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await other.communicate()
+    await first.close()
+
+    assert other.returncode != 0
+    assert b"database is locked" in said
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, but long enough", b"\xff" * 5_000])
+async def test_a_file_of_something_else_is_refused_unharmed(tmp_path: Path, content: bytes) -> None:
+    """Garbage is named, and left as it is."""
+    path = tmp_path / "journal.db"
+    path.write_bytes(content)
+
+    with pytest.raises(StoreCorruptError, match=rf"{path} is not a journal: move it away"):
+        await SqliteStore(path).open()
+
+    assert path.read_bytes() == content
+
+
+async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    """A valid SQLite file without our tables is not taken over."""
+    path = tmp_path / "other.db"
+    change(path, "CREATE TABLE accounts (id INTEGER)")
+
+    with pytest.raises(StoreCorruptError, match=rf"{path} is not a journal"):
+        await SqliteStore(path).open()
+
+
+async def test_a_damaged_page_is_refused(tmp_path: Path) -> None:
+    """Damage in the middle of the file is found at the start, not at the first look-up."""
+    path = tmp_path / "journal.db"
+    await filled(path, batches=40)
+    content = bytearray(path.read_bytes())
+    for at in range(4096 * 2, len(content), 4096):
+        content[at : at + 64] = b"\x5a" * 64
+    path.write_bytes(content)
+
+    with pytest.raises(StoreCorruptError, match=rf"{path} is damaged: restore a copy"):
+        await SqliteStore(path).open()
+
+
+async def test_a_newer_schema_is_refused_and_not_touched(tmp_path: Path) -> None:
+    """A journal of a later version is left for that version."""
+    path = tmp_path / "journal.db"
+    await filled(path)
+    change(path, "UPDATE journal SET schema_version = 2")
+
+    with pytest.raises(StoreCorruptError, match=rf"{path} has schema version 2.*run the version"):
+        await SqliteStore(path).open()
+
+    change(path, "UPDATE journal SET schema_version = 1")
+    store = SqliteStore(path)
+    assert (await store.open()).epoch == 2
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE accept SET format = 2 WHERE job_id = 'job-2'",
+        "UPDATE dispatch SET record = '{}' WHERE job_id = 'job-2'",
+        "UPDATE terminal SET record = 'no JSON' WHERE job_id = 'job-2'",
+        "UPDATE terminal SET record = replace(record, 'eos', 'end') WHERE job_id = 'job-2'",
+    ],
+)
+async def test_an_unreadable_record_is_refused_with_its_job(tmp_path: Path, statement: str) -> None:
+    """A record that this version cannot read stops the start instead of being skipped."""
+    path = tmp_path / "journal.db"
+    await filled(path)
+    change(path, statement)
+
+    with pytest.raises(StoreCorruptError, match=rf"{path} .*job job-2 .*cannot be read"):
+        await SqliteStore(path).open()
+
+
+async def test_what_cannot_be_read_is_not_quoted(tmp_path: Path) -> None:
+    """Error messages go to logs, so they hold nothing of a record's content."""
+    path = tmp_path / "journal.db"
+    await filled(path)
+    change(path, """UPDATE accept SET record = '{"spec": "the secret prompt"}'""")
+
+    with pytest.raises(StoreCorruptError) as caught:
+        await SqliteStore(path).open()
+
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("below", ["missing", "a-file"])
+async def test_an_impossible_directory_is_named(tmp_path: Path, below: str) -> None:
+    """Without a usable directory the message says to look at it."""
+    (tmp_path / "a-file").write_text("")
+    path = tmp_path / below / "journal.db"
+
+    with pytest.raises(StoreCorruptError, match=rf"{path} .*check that its directory exists"):
+        await SqliteStore(path).open()
+
+
+async def test_a_read_only_file_is_refused_by_name(tmp_path: Path) -> None:
+    """An orchestrator that cannot write its journal does not start."""
+    disk = tmp_path / "disk"
+    with tmpfs(disk, "size=4m"):
+        path = disk / "journal.db"
+        await filled(path)
+        remount(disk, "ro")
+        with pytest.raises(StoreCorruptError, match=re.escape(str(path))):
+            await SqliteStore(path).open()
+        remount(disk, "rw")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write every file")
+async def test_a_file_without_write_permission_is_refused_by_name(tmp_path: Path) -> None:
+    """The message tells to check permissions."""
+    path = tmp_path / "journal.db"
+    await filled(path)
+    path.chmod(0o400)
+
+    with pytest.raises(StoreCorruptError, match="check the permissions"):
+        await SqliteStore(path).open()
+
+
+async def test_an_obstacle_can_be_removed_and_the_same_store_opened(tmp_path: Path) -> None:
+    """A failed opening leaves no thread or lock behind."""
+    path = tmp_path / "later" / "journal.db"
+    store = SqliteStore(path)
+    with pytest.raises(StoreCorruptError):
+        await store.open()
+    path.parent.mkdir()
+
+    opened = await store.open()
+    await store.close()
+
+    assert opened.epoch == 1
+
+
+async def test_opening_twice_is_misuse(tmp_path: Path) -> None:
+    """One object has one connection."""
+    store = SqliteStore(tmp_path / "journal.db")
+    await store.open()
+
+    with pytest.raises(RuntimeError, match="open already"):
+        await store.open()
+    await store.close()
+
+
+async def test_a_takeover_between_an_unknown_outcome_and_the_question_is_noticed(
+    tmp_path: Path,
+) -> None:
+    """When another orchestrator opened the file meanwhile, this one writes nothing any more."""
+    path = tmp_path / "journal.db"
+    store = SqliteStore(path)
+    await store.open()
+    await store.commit(batch(1))
+    # What an unknown outcome does: the file is let go and opened anew with the next call.
+    await store._run(store._file.close)
+    await filled(path, batches=0)
+
+    with pytest.raises(StoreUnavailableError, match="another orchestrator"):
+        await store.commit([accept(9)])
+    await store.close()

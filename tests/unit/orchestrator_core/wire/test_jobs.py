@@ -1,0 +1,447 @@
+"""Requests to jobs: what is taken over, and how each bad field is named. ORCH-3014, ORCH-3016."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import pytest
+from google.protobuf import duration_pb2, timestamp_pb2
+from hypothesis import given, settings
+
+from llamaorch.orchestrator.v1 import job_pb2
+from orchestrator_core.core.job import Failover, JobSpec, Needs, Priority
+from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.wire.errors import to_status
+from orchestrator_core.wire.jobs import SpecContext, WireLimits, parse_spec
+from orchestrator_core.wire.payload import labels_of, seed_of
+from tests.unit.orchestrator_core.wire.messages import deep_struct, messages
+from tests.unit.orchestrator_core.wire.specs import CONTEXT, NOW_MS, full_spec, small_spec
+
+Edit = Callable[[job_pb2.JobSpec], object]
+
+
+def accepted(spec: job_pb2.JobSpec, context: SpecContext = CONTEXT) -> JobSpec:
+    """The job of a request that must be accepted."""
+    job = parse_spec(spec, context)
+    assert isinstance(job, JobSpec), job
+    return job
+
+
+def refused(spec: job_pb2.JobSpec, context: SpecContext = CONTEXT) -> dict[str, str]:
+    """The bad fields of a request that must be refused, with what is said about each."""
+    refusal = parse_spec(spec, context)
+    assert isinstance(refusal, Refusal), refusal
+    assert refusal.reason is Reason.INVALID_PARAMS
+    return {violation.field: violation.description for violation in refusal.violations}
+
+
+@settings(max_examples=300, deadline=None)
+@given(messages(job_pb2.JobSpec))
+def test_no_message_makes_it_raise(spec: job_pb2.JobSpec) -> None:
+    """Whatever a client sends becomes a job or a refusal that names a field."""
+    before = spec.SerializeToString(deterministic=True)
+
+    parsed = parse_spec(spec, CONTEXT)
+
+    assert spec.SerializeToString(deterministic=True) == before
+    if isinstance(parsed, Refusal):
+        assert parsed.reason is Reason.INVALID_PARAMS
+        assert parsed.violations
+        assert all(violation.field.startswith("spec.") for violation in parsed.violations)
+        to_status(parsed)
+    else:
+        assert parsed.job_id
+        assert seed_of(parsed.payload) == (
+            spec.sampling.seed if spec.sampling.HasField("seed") else 77
+        )
+
+
+def test_every_field_is_taken_over() -> None:
+    """A full request becomes a job with nothing lost."""
+    job = accepted(full_spec())
+
+    assert dataclasses.replace(job, payload=b"", digest="") == JobSpec(
+        job_id="job-1",
+        needs=Needs(
+            model_id="model",
+            engine="llama.cpp",
+            engine_version="b1",
+            model_digest="sha256:aa",
+            sampler_profile_version="1",
+            deterministic=True,
+            min_vram_bytes=12_884_901_888,
+            quantization="Q4_K_M",
+            min_compute_cap=(8, 6),
+            required_extensions=("grammar", "json_schema"),
+            device_mask=("GPU-a", "GPU-b"),
+            required_ctx=4096,
+        ),
+        priority=Priority.BATCH,
+        identity="somebody",
+        request_id="request-1",
+        session_id="session-1",
+        prompt_bytes=len("Be brief.Grüße".encode()),
+        max_tokens=64,
+        expected_tokens=32,
+        est_kv_bytes=1_048_576,
+        deadline_ms=1_893_456_000_500,
+        queue_timeout_ms=12_001,
+        kv_reuse=True,
+        failover=Failover.VERIFIED_REPLAY,
+        cancel_on_disconnect=True,
+    )
+    assert job_pb2.JobSpec.FromString(job.payload) == full_spec()
+
+
+def test_what_is_unset_gets_the_documented_default() -> None:
+    """The shortest request is interactive, best effort, and told its id and seed."""
+    job = accepted(
+        small_spec(),
+        SpecContext("me", "new-job", 77, NOW_MS, traceparent="00-t", correlation_id="c"),
+    )
+
+    assert dataclasses.replace(job, payload=b"", digest="") == JobSpec(
+        job_id="new-job",
+        needs=Needs("model"),
+        identity="me",
+        traceparent="00-t",
+        correlation_id="c",
+        prompt_bytes=5,
+    )
+    filled = small_spec()
+    filled.job_id = "new-job"
+    filled.sampling.seed = 77
+    assert job_pb2.JobSpec.FromString(job.payload) == filled
+
+
+def test_a_seed_of_zero_is_a_choice() -> None:
+    """Zero differs from unset."""
+    spec = small_spec()
+    spec.sampling.seed = 0
+
+    assert job_pb2.JobSpec.FromString(accepted(spec).payload).sampling.seed == 0
+
+
+def test_labels_can_be_read_from_the_payload() -> None:
+    """The client's labels are kept with the job."""
+    assert labels_of(accepted(full_spec()).payload) == {"team": "a", "run": "7", "zone": "z"}
+
+
+def test_unknown_enum_values_count_as_unspecified() -> None:
+    """A newer client's values are tolerated."""
+    spec = small_spec()
+    for name in ("priority", "determinism", "kv_hint", "failover", "on_disconnect"):
+        setattr(spec, name, 99)
+
+    job = accepted(spec)
+
+    plain = accepted(small_spec())
+    assert dataclasses.replace(job, payload=b"", digest="") == dataclasses.replace(
+        plain, payload=b"", digest=""
+    )
+
+
+def _temperature(value: float) -> Edit:
+    return lambda spec: setattr(spec.sampling, "temperature", value)
+
+
+@pytest.mark.parametrize(
+    ("edits", "expected"),
+    [
+        ([], Failover.FAIL),
+        ([_temperature(0.0)], Failover.VERIFIED_REPLAY),
+        ([_temperature(0.1)], Failover.FAIL),
+        (
+            [lambda spec: setattr(spec, "determinism", job_pb2.DETERMINISM_REQUIRED)],
+            Failover.VERIFIED_REPLAY,
+        ),
+        (
+            [
+                _temperature(0.0),
+                lambda spec: setattr(spec, "failover", job_pb2.FAILOVER_POLICY_FAIL),
+            ],
+            Failover.FAIL,
+        ),
+        (
+            [lambda spec: setattr(spec, "failover", job_pb2.FAILOVER_POLICY_VERIFIED_REPLAY)],
+            Failover.VERIFIED_REPLAY,
+        ),
+    ],
+)
+def test_failover_defaults_to_replay_where_output_can_be_reproduced(
+    edits: list[Edit], expected: Failover
+) -> None:
+    """Greedy and deterministic jobs replay, others fail, and the client's word counts. LO-304."""
+    spec = small_spec()
+    for edit in edits:
+        edit(spec)
+
+    assert accepted(spec).failover is expected
+
+
+def _options(**values: object) -> Edit:
+    return lambda spec: spec.sampling.engine_options.update(values)
+
+
+def _label(key: str, value: str) -> Edit:
+    return lambda spec: spec.labels.update({key: value})
+
+
+def _message(role: str, content: str = "x") -> Edit:
+    return lambda spec: spec.input.chat.messages.add(role=role, content=content)
+
+
+def _sampling(name: str, value: object) -> Edit:
+    return lambda spec: setattr(spec.sampling, name, value)
+
+
+def _field(name: str, value: object) -> Edit:
+    return lambda spec: setattr(spec, name, value)
+
+
+BAD: list[tuple[str, str, Edit]] = [
+    ("spec.model_id", "is required", _field("model_id", "")),
+    ("spec.model_id", "at most 256", _field("model_id", "m" * 257)),
+    ("spec.engine", "at most 256", _field("engine", "m" * 257)),
+    ("spec.engine_version", "at most 256", _field("engine_version", "m" * 257)),
+    ("spec.model_digest", "at most 256", _field("model_digest", "m" * 257)),
+    ("spec.sampler_profile_version", "at most", _field("sampler_profile_version", "m" * 257)),
+    ("spec.job_id", "A-Za-z0-9", _field("job_id", "with space")),
+    ("spec.job_id", "A-Za-z0-9", _field("job_id", "line\n")),
+    ("spec.job_id", "1 to 128", _field("job_id", "x" * 129)),
+    ("spec.request_id", "at most 128", _field("request_id", "x" * 129)),
+    ("spec.session_id", "at most 128", _field("session_id", "x" * 129)),
+    ("spec.input", "set text or chat", lambda spec: spec.ClearField("input")),
+    ("spec.input", "set text or chat", lambda spec: spec.input.ClearField("text")),
+    ("spec.input.text", "not be empty", lambda spec: setattr(spec.input, "text", "")),
+    (
+        "spec.input.artifact_id",
+        "not supported yet",
+        lambda spec: setattr(spec.input, "artifact_id", "a"),
+    ),
+    ("spec.input.chat.messages", "at least one", lambda spec: spec.input.chat.SetInParent()),
+    ("spec.input.chat.messages[0].role", "is required", _message("")),
+    ("spec.input.chat.messages[0].role", "at most 64", _message("r" * 65)),
+    ("spec.sampling.temperature", "at least 0, is -0.1", _sampling("temperature", -0.1)),
+    ("spec.sampling.temperature", "finite", _sampling("temperature", math.nan)),
+    ("spec.sampling.temperature", "finite", _sampling("temperature", math.inf)),
+    ("spec.sampling.top_p", "in (0, 1], is 0", _sampling("top_p", 0.0)),
+    ("spec.sampling.top_p", "in (0, 1]", _sampling("top_p", 1.01)),
+    ("spec.sampling.top_p", "in (0, 1]", _sampling("top_p", math.nan)),
+    ("spec.sampling.min_p", "in [0, 1]", _sampling("min_p", -0.01)),
+    ("spec.sampling.min_p", "in [0, 1]", _sampling("min_p", 1.01)),
+    ("spec.sampling.max_tokens", "at least 1", _sampling("max_tokens", 0)),
+    ("spec.sampling.stop", "at most 16", lambda spec: spec.sampling.stop.extend(["x"] * 17)),
+    ("spec.sampling.stop[1]", "1 to 256", lambda spec: spec.sampling.stop.extend(["x", ""])),
+    ("spec.sampling.stop[0]", "1 to 256", lambda spec: spec.sampling.stop.append("ü" * 129)),
+    ("spec.sampling.json_schema", "JSON Schema", _sampling("json_schema", "{")),
+    ("spec.sampling.json_schema", "JSON Schema", _sampling("json_schema", "[]")),
+    ("spec.sampling.json_schema", "JSON Schema", _sampling("json_schema", "[" * 100_000)),
+    ("spec.sampling.json_schema", "1 to 262144", _sampling("json_schema", "")),
+    ("spec.sampling.grammar", "1 to 262144", _sampling("grammar", "g" * 262_145)),
+    ("spec.sampling.engine_options.seed", "spec.sampling.seed", _options(seed=1)),
+    ("spec.sampling.engine_options.a.Seed", "spec.sampling.seed", _options(a={"Seed": 1})),
+    ("spec.sampling.engine_options.a[0]", "finite", _options(a=[math.inf])),
+    ("spec.sampling.engine_options", "1024 values", _options(a=[1] * 1_024)),
+    (
+        "spec.sampling.engine_options",
+        "16 deep",
+        lambda spec: spec.sampling.engine_options.CopyFrom(deep_struct(60)),
+    ),
+    (
+        "spec.sampling.engine_options.a",
+        "has no value",
+        lambda spec: spec.sampling.engine_options.fields["a"].SetInParent(),
+    ),
+    ("spec.expected_tokens", "at least 1", _field("expected_tokens", 0)),
+    ("spec.required_ctx", "at least 1", _field("required_ctx", 0)),
+    (
+        "spec.requirements.min_compute_cap",
+        "MAJOR.MINOR",
+        lambda spec: setattr(spec.requirements, "min_compute_cap", "8"),
+    ),
+    (
+        "spec.requirements.quantization",
+        "at most 256",
+        lambda spec: setattr(spec.requirements, "quantization", "q" * 257),
+    ),
+    (
+        "spec.requirements.device_mask[0]",
+        "not be empty",
+        lambda spec: spec.requirements.device_mask.append(""),
+    ),
+    (
+        "spec.requirements.required_extensions",
+        "at most 64",
+        lambda spec: spec.requirements.required_extensions.extend(["x"] * 65),
+    ),
+    ("spec.labels", "at most 32", lambda spec: spec.labels.update({str(n): "" for n in range(33)})),
+    ("spec.labels[]", "1 to 64", _label("", "x")),
+    (f"spec.labels[{'k' * 32}]", "1 to 64", _label("k" * 65, "x")),
+    ("spec.labels[a]", "256 bytes", _label("a", "x" * 257)),
+    (
+        "spec.deadline",
+        "has passed",
+        lambda spec: spec.deadline.FromMilliseconds(NOW_MS),
+    ),
+    (
+        "spec.deadline",
+        "valid instant",
+        lambda spec: spec.deadline.CopyFrom(timestamp_pb2.Timestamp(seconds=2**62)),
+    ),
+    (
+        "spec.deadline",
+        "valid instant",
+        lambda spec: spec.deadline.CopyFrom(
+            timestamp_pb2.Timestamp(seconds=1_900_000_000, nanos=-1)
+        ),
+    ),
+    (
+        "spec.queue_timeout",
+        "not negative",
+        lambda spec: spec.queue_timeout.CopyFrom(duration_pb2.Duration(seconds=-1)),
+    ),
+    (
+        "spec.queue_timeout",
+        "not negative",
+        lambda spec: spec.queue_timeout.CopyFrom(duration_pb2.Duration(nanos=-1)),
+    ),
+    ("spec.queue_timeout", "more than 0", lambda spec: spec.queue_timeout.SetInParent()),
+    ("spec.budgets.tokens", "not enforced", lambda spec: setattr(spec.budgets, "tokens", 5)),
+    ("spec.budgets.time_ms", "not enforced", lambda spec: setattr(spec.budgets, "time_ms", 0)),
+    (
+        "spec.budgets.cost_micros",
+        "not enforced",
+        lambda spec: setattr(spec.budgets, "cost_micros", 1),
+    ),
+    (
+        "spec.failover",
+        "not available yet",
+        _field("failover", job_pb2.FAILOVER_POLICY_CONTINUE),
+    ),
+]
+
+
+@pytest.mark.parametrize(("field", "said", "edit"), BAD)
+def test_a_bad_field_is_named_with_what_to_change(field: str, said: str, edit: Edit) -> None:
+    """One bad field is refused by its proto path, alone."""
+    spec = small_spec()
+    edit(spec)
+
+    found = refused(spec)
+
+    assert list(found) == [field]
+    assert said in found[field]
+
+
+GOOD: list[Edit] = [
+    _field("job_id", "A.b_c:d-9"),
+    _field("job_id", "x" * 128),
+    _sampling("temperature", 0.0),
+    _sampling("temperature", 100.0),
+    _sampling("top_p", 1.0),
+    _sampling("top_p", 5e-324),
+    _sampling("min_p", 0.0),
+    _sampling("min_p", 1.0),
+    _sampling("max_tokens", 1),
+    _sampling("top_k", 0),
+    _sampling("json_schema", "true"),
+    _sampling("grammar", "root ::= 'x'"),
+    _options(a=None, seeds=[1], b=[{"c": {}}]),
+    lambda spec: spec.sampling.stop.extend(["ü" * 128] * 16),
+    lambda spec: spec.budgets.SetInParent(),
+    lambda spec: spec.deadline.FromMilliseconds(NOW_MS + 1),
+    lambda spec: spec.queue_timeout.CopyFrom(duration_pb2.Duration(nanos=1)),
+    _message("assistant", ""),
+    lambda spec: setattr(spec.requirements, "min_compute_cap", "8.10"),
+    _label("k" * 64, "v" * 256),
+]
+
+
+@pytest.mark.parametrize("edit", GOOD)
+def test_the_edges_of_what_is_allowed_are_allowed(edit: Edit) -> None:
+    """Bounds belong to the allowed range."""
+    spec = small_spec()
+    edit(spec)
+
+    accepted(spec)
+
+
+def test_a_short_timeout_does_not_become_none() -> None:
+    """A timeout below a millisecond rounds up."""
+    spec = small_spec()
+    spec.queue_timeout.nanos = 1
+
+    assert accepted(spec).queue_timeout_ms == 1
+
+
+def test_every_bad_field_is_named_at_once() -> None:
+    """A client can mend everything after one answer."""
+    spec = job_pb2.JobSpec(job_id="no way")
+    spec.sampling.top_p = 2
+    spec.sampling.max_tokens = 0
+    spec.budgets.tokens = 1
+
+    assert list(refused(spec)) == [
+        "spec.job_id",
+        "spec.model_id",
+        "spec.input",
+        "spec.sampling.top_p",
+        "spec.sampling.max_tokens",
+        "spec.budgets.tokens",
+    ]
+
+
+def test_the_message_counts_the_further_bad_fields() -> None:
+    """The sentence for people names the first field and how many follow."""
+    refusal = parse_spec(job_pb2.JobSpec(), CONTEXT)
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.message == "spec.model_id is required: name the model to run (and 1 more)"
+
+
+def test_a_flood_of_bad_fields_is_bounded() -> None:
+    """Thousands of bad entries give a bounded refusal with the true count."""
+    spec = small_spec()
+    for _ in range(4_000):
+        spec.input.chat.messages.add(content="x")
+
+    refusal = parse_spec(spec, CONTEXT)
+
+    assert isinstance(refusal, Refusal)
+    assert len(refusal.violations) == 64
+    assert refusal.metadata["violations_total"] == "4000"
+
+
+@pytest.mark.parametrize("form", ["text", "chat"])
+def test_an_input_above_the_limit_is_refused(form: str) -> None:
+    """The limit counts UTF-8 bytes of text, over all messages. ORCH-3014."""
+    context = dataclasses.replace(CONTEXT, limits=WireLimits(input_bytes_max=10))
+    fits, too_long = small_spec(), small_spec()
+    if form == "text":
+        fits.input.text, too_long.input.text = "ü" * 5, "ü" * 5 + "x"
+    else:
+        for spec in (fits, too_long):
+            spec.input.chat.messages.add(role="user", content="ü" * 4)
+        fits.input.chat.messages.add(role="user", content="xx")
+        too_long.input.chat.messages.add(role="user", content="xxx")
+
+    assert accepted(fits, context).prompt_bytes == 10
+    assert refused(too_long, context) == {
+        "spec.input": "has 11 bytes of text, at most 10 are allowed"
+    }
+
+
+def test_equal_needs_are_equal_however_they_are_listed() -> None:
+    """The order and repetition of required things do not open another lane."""
+    first, second = small_spec(), small_spec()
+    first.requirements.device_mask.extend(["b", "a"])
+    second.requirements.device_mask.extend(["a", "b", "a"])
+
+    assert accepted(first).needs == accepted(second).needs
+
+
+def test_a_limit_must_be_positive() -> None:
+    """Nothing is unbounded, and nothing is impossible."""
+    with pytest.raises(ValueError, match="labels_max must be positive"):
+        WireLimits(labels_max=0)

@@ -1,0 +1,167 @@
+"""Supervision: the table against a naive model, and the bounds of restarting."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pool_managerd.core.backoff import Backoff
+from pool_managerd.core.replica import (
+    TABLE,
+    Effect,
+    Event,
+    Kind,
+    Limits,
+    Phase,
+    PoolState,
+    Reason,
+    Supervisor,
+)
+
+LIMITS = Limits(Backoff(100, 800), storm_failures=3, storm_window_ms=10_000, stable_ms=5_000)
+FAILED = Event(Kind.FAILED, Reason.ENGINE_EXITED, "it ended")
+
+
+def serving() -> Supervisor:
+    """A pool that is READY."""
+    supervisor = Supervisor(LIMITS)
+    supervisor.step(Event(Kind.PRELOADED), 0)
+    return supervisor
+
+
+def fail(supervisor: Supervisor, now_ms: int, jitter: float = 0.0) -> None:
+    """One failure, stopped at once."""
+    supervisor.step(FAILED, now_ms)
+    supervisor.step(Event(Kind.ENGINE_STOPPED, jitter=jitter), now_ms)
+
+
+class Naive:
+    """The same pool, written as a shell that counts engines instead of naming phases."""
+
+    def __init__(self) -> None:
+        self.running = 1
+        self.stopping = False
+        self.closing = False
+
+    def apply(self, effects: tuple[Effect, ...]) -> None:
+        """Does what the machine says and refuses what cannot be done."""
+        for effect in effects:
+            if effect is Effect.START_ENGINE:
+                assert self.running == 0, "one engine at a time"
+                assert not self.closing, "nothing starts after close"
+                self.running = 1
+            elif effect is Effect.STOP_ENGINE:
+                assert self.running == 1, "only what runs is stopped"
+                assert not self.stopping, "stopped once"
+                self.stopping = True
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(list(Kind)), st.integers(0, 4_000), st.booleans()), max_size=60
+    )
+)
+def test_one_engine_at_a_time_and_no_work_without_it(
+    script: list[tuple[Kind, int, bool]],
+) -> None:
+    """In any order of events at most one engine lives, and work is taken only while it serves."""
+    supervisor, naive, now_ms = Supervisor(LIMITS), Naive(), 0
+    for kind, elapsed_ms, drain in script:
+        now_ms += elapsed_ms
+        supervisor.set_drain(Reason.OPERATOR if drain else Reason.NONE)
+        if kind is Kind.ENGINE_STOPPED:
+            if not naive.stopping:
+                continue
+            naive.running, naive.stopping = 0, False
+        if kind is Kind.CLOSE:
+            naive.closing = True
+
+        naive.apply(supervisor.step(Event(kind, Reason.ENGINE_EXITED), now_ms))
+
+        if supervisor.accepts_work:
+            assert (naive.running, naive.stopping, drain) == (1, False, False)
+        assert (supervisor.state()[0] is PoolState.READY) == supervisor.accepts_work
+        if supervisor.phase in (Phase.WAITING, Phase.HALTED, Phase.CLOSED):
+            assert naive.running == 0
+        if naive.closing:
+            assert supervisor.phase in (Phase.CLOSING, Phase.CLOSED)
+
+
+def test_every_phase_but_the_last_can_be_closed() -> None:
+    """From every phase there is a way to CLOSED, so that a stop cannot hang."""
+    for phase in Phase:
+        can_close = (phase, Kind.CLOSE) in TABLE
+        assert can_close == (phase not in (Phase.CLOSING, Phase.CLOSED))
+
+
+def test_restarts_back_off_and_service_forgives() -> None:
+    """Waits double with failures in a row; a stable time of service starts over. ORCH-3038."""
+    limits = Limits(Backoff(100, 800), storm_failures=9, storm_window_ms=1, stable_ms=5_000)
+    supervisor, now_ms, waits = Supervisor(limits), 0, []
+    for served_ms in (0, 0, 4_999, 0, 5_000, 0):
+        supervisor.step(Event(Kind.PRELOADED), now_ms)
+        now_ms += served_ms
+        fail(supervisor, now_ms)
+        assert supervisor.retry_at_ms is not None
+        waits.append(supervisor.retry_at_ms - now_ms)
+        supervisor.step(Event(Kind.RETRY_DUE), supervisor.retry_at_ms)
+        now_ms += 10_000
+
+    assert waits == [100, 200, 400, 800, 100, 200]
+
+
+def test_a_restart_storm_halts_until_an_operator_reloads() -> None:
+    """Three failures within the window end the restarting. ORCH-3040, ORCH-3053."""
+    supervisor = serving()
+    for now_ms in (1_000, 2_000):
+        fail(supervisor, now_ms)
+        supervisor.step(Event(Kind.RETRY_DUE), now_ms + 500)
+        supervisor.step(Event(Kind.PRELOADED), now_ms + 600)
+    fail(supervisor, 3_000)
+
+    assert supervisor.state()[:2] == (PoolState.UNREADY, Reason.RESTART_STORM)
+    assert supervisor.step(Event(Kind.RETRY_DUE), 99_000) == ()
+    assert supervisor.step(Event(Kind.RELOAD), 99_000) == (Effect.START_ENGINE,)
+
+
+def test_failures_outside_the_window_make_no_storm() -> None:
+    """What failed long ago does not count."""
+    supervisor = serving()
+    for now_ms in (0, 20_000, 40_000, 60_000):
+        fail(supervisor, now_ms)
+        assert supervisor.phase is Phase.WAITING
+        supervisor.step(Event(Kind.RETRY_DUE), now_ms + 1_000)
+        supervisor.step(Event(Kind.PRELOADED), now_ms + 1_000)
+
+
+@pytest.mark.parametrize("reason", [Reason.OPERATOR, Reason.SHUTDOWN])
+def test_a_drain_outlives_a_restart(reason: Reason) -> None:
+    """A pool that is drained comes back DRAINING, not READY. ORCH-3010."""
+    supervisor = serving()
+    supervisor.set_drain(reason)
+    fail(supervisor, 0)
+    supervisor.step(Event(Kind.RETRY_DUE), 100)
+    supervisor.step(Event(Kind.PRELOADED), 200)
+
+    assert supervisor.state()[:2] == (PoolState.DRAINING, reason)
+    assert not supervisor.accepts_work
+
+
+def test_a_shutdown_is_not_taken_back() -> None:
+    """An operator who ends a drain does not revive a host that shuts down."""
+    supervisor = serving()
+    supervisor.set_drain(Reason.SHUTDOWN)
+
+    supervisor.set_drain(Reason.NONE)
+
+    assert not supervisor.accepts_work
+
+
+def test_a_reload_restarts_at_once_and_is_no_failure() -> None:
+    """A reload has no wait and leaves no trace in the breaker. OC-CTRL-2003."""
+    supervisor = serving()
+    assert supervisor.step(Event(Kind.RELOAD), 50) == (Effect.STOP_ENGINE,)
+
+    effects = supervisor.step(Event(Kind.ENGINE_STOPPED, jitter=0.9), 60)
+
+    assert effects == (Effect.ARM_RETRY,)
+    assert supervisor.retry_at_ms == 60

@@ -1,0 +1,159 @@
+"""What the configuration accepts, and what it says when it does not."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pool_managerd.config import ConfigError, EmbeddedEngine, LlamaServerEngine, load_config
+from pool_managerd.config_text import configuration_table, to_toml
+
+MINIMAL = """
+devices = "cpu"
+[[pools]]
+pool_id = "p0"
+engine = { kind = "embedded", model_path = "m.gguf", model_id = "tiny" }
+"""
+DOCS = Path(__file__).parents[3] / "docs" / "pool-managerd.md"
+
+
+def problems(tmp_path: Path, text: str) -> tuple[str, ...]:
+    """What is wrong with a configuration file that holds `text`."""
+    path = tmp_path / "pool-managerd.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {})
+    return caught.value.problems
+
+
+def test_defaults_are_loopback_and_bounded(tmp_path: Path) -> None:
+    """A minimal file gives a complete configuration on the loopback address. HME-002, ORCH-3035."""
+    path = tmp_path / "c.toml"
+    path.write_text(MINIMAL, encoding="utf-8")
+
+    config = load_config(path, {})
+
+    assert (config.orchestrator, config.listen) == ("127.0.0.1:7070", "127.0.0.1:7071")
+    engine = config.pools[0].engine
+    assert isinstance(engine, EmbeddedEngine)
+    assert engine.model_path == str(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            'orchestrater = "x:1"\n' + MINIMAL,
+            'orchestrater: unknown key; did you mean "orchestrator"?',
+        ),
+        (
+            MINIMAL + "[limits]\nheld_bytes_totl = 1\n",
+            'limits.held_bytes_totl: unknown key; did you mean "held_bytes_total"?',
+        ),
+        (
+            MINIMAL.replace("model_id", "slotz = 1, model_id"),
+            'pools[0].engine.slotz: unknown key; did you mean "slots"?',
+        ),
+        (
+            MINIMAL + "[supervision.backoff]\ninital_ms = 4\n",
+            'supervision.backoff.inital_ms: unknown key; did you mean "initial_ms"?',
+        ),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_valid_one(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    """A typing error is answered with the key that was meant. HME-003, ORCH-3030."""
+    assert problems(tmp_path, text) == (expected,)
+
+
+def test_every_problem_is_listed(tmp_path: Path) -> None:
+    """One run shows all problems of a file."""
+    found = problems(
+        tmp_path,
+        'listen = "nowhere"\ncoalesce_ms = 9\n' + MINIMAL.replace('"embedded"', '"embedde"'),
+    )
+
+    assert [problem.split(":")[0] for problem in found] == [
+        "listen",
+        "coalesce_ms",
+        "pools[0].engine",
+    ]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "gpu-box", "[::]"])  # noqa: S104 - refused
+def test_a_bind_beyond_loopback_is_refused(tmp_path: Path, host: str) -> None:
+    """Without tokens and TLS nobody else may connect, and the message says so. AUTH-1002."""
+    found = problems(tmp_path, f'listen = "{host}:7071"\n' + MINIMAL)
+
+    assert "not a loopback address" in found[0]
+    assert "neither tokens nor TLS" in found[0]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_loopback_addresses_are_accepted(tmp_path: Path, host: str) -> None:
+    """All spellings of loopback, and port 0."""
+    path = tmp_path / "c.toml"
+    path.write_text(f'listen = "{host}:0"\n' + MINIMAL, encoding="utf-8")
+
+    assert load_config(path, {}).listen == f"{host}:0"
+
+
+def test_secrets_come_from_the_environment_only(tmp_path: Path) -> None:
+    """A key in the file is refused; the variable is read once and never shown."""
+    text = MINIMAL.replace(
+        'kind = "embedded", model_path = "m.gguf"',
+        'kind = "llama_server", base_url = "http://127.0.0.1:1", api_key_env = "KEY"',
+    )
+    path = tmp_path / "c.toml"
+    path.write_text(text, encoding="utf-8")
+
+    config = load_config(path, {"KEY": "hunter2"})
+
+    engine = config.pools[0].engine
+    assert isinstance(engine, LlamaServerEngine)
+    assert engine.api_key.get_secret_value() == "hunter2"
+    assert "hunter2" not in to_toml(config) + repr(config)
+    assert "KEY is not set" in problems(tmp_path, text)[0]
+    in_file = problems(tmp_path, text.replace("api_key_env", "api_key"))
+    assert in_file == (
+        "pools[0].engine.api_key: set api_key_env: secrets come from the environment",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (MINIMAL + MINIMAL.partition('"cpu"')[2], "pool_id used twice: p0"),
+        (MINIMAL.replace('"tiny"', '"tiny", slots = 2, deterministic = true'), "needs slots = 1"),
+        ('devices = "cpu"\n', "at least one [[pools]] table"),
+        ("devices = \n", "not valid TOML"),
+        (MINIMAL + "[link.backoff]\ninitial_ms = 9\ncap_ms = 8\n", "must not be below"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    """Contradictions are named."""
+    assert expected in "\n".join(problems(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """The path is in the message."""
+    with pytest.raises(ConfigError, match=r"absent\.toml"):
+        load_config(tmp_path / "absent.toml", {})
+
+
+def test_the_printed_configuration_can_be_loaded_again(tmp_path: Path) -> None:
+    """--print-config prints TOML that gives the same configuration."""
+    path = tmp_path / "c.toml"
+    path.write_text(MINIMAL, encoding="utf-8")
+    config = load_config(path, {})
+
+    path.write_text(to_toml(config), encoding="utf-8")
+
+    assert load_config(path, {}) == config
+    assert tomllib.loads(to_toml(config))["pools"][0]["pool_id"] == "p0"
+
+
+def test_the_documented_table_is_that_of_the_schema() -> None:
+    """docs/pool-managerd.md shows every key, default and bound as they are."""
+    assert configuration_table() in DOCS.read_text(encoding="utf-8")
