@@ -77,6 +77,7 @@ class OrchestratorServer:
         self._tasks: list[asyncio.Task[None]] = []
         self._runtime: Runtime | None = None
         self.address = Address("", 0)
+        self.metrics_port: int | None = None
 
     @property
     def runtime(self) -> Runtime:
@@ -95,7 +96,7 @@ class OrchestratorServer:
         opened = await self._store.open()
         clock = SystemClock(opened.last_ms)
         self._runtime = runtime = self._build(clock)
-        metrics_port = await self._telemetry.start(runtime.core)
+        self.metrics_port = metrics_port = await self._telemetry.start(runtime.core)
         runtime.submit(opened.recovered)
         await self._serve(runtime, opened.epoch)
         self._tasks = [

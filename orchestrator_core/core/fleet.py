@@ -3,7 +3,12 @@
 from orchestrator_core.core.effects import SendCancel, SendVerdicts, Verdict
 from orchestrator_core.core.events import HeldAttempt, HostLost, HostRegistered, SnapshotsReported
 from orchestrator_core.core.job import Attempt
-from orchestrator_core.core.lifecycle import close_attempt, retry_or_fail
+from orchestrator_core.core.lifecycle import (
+    close_attempt,
+    close_for_retry,
+    requeue,
+    retry_or_fail,
+)
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.pool import Pool, PoolSnapshot
 from orchestrator_core.core.scheduler import schedule
@@ -151,8 +156,7 @@ def _settle_attempts(
             if attempt.state is AttemptState.CANCELLING:
                 state.emit(SendCancel(attempt.host_id, attempt.job_id, attempt.number))
         else:
-            _note_undelivered(state, attempt)
-            _lose(state, attempt, f"host {event.host_id} no longer holds the attempt", now_ms)
+            _not_held(state, attempt, now_ms)
 
 
 def _attach(state: State, attempt: Attempt) -> None:
@@ -166,17 +170,24 @@ def _attach(state: State, attempt: Attempt) -> None:
         pool.own.pop(attempt.key, None)
 
 
-def _note_undelivered(state: State, attempt: Attempt) -> None:
-    """After a restart: an incarnation that lives and does not hold an attempt never sent output.
+def _not_held(state: State, attempt: Attempt, now_ms: int) -> None:
+    """Settles an attempt that its host does not hold after it registered anew.
 
-    A host holds what it was given until it is released, so the attempt never reached it, was
-    refused, or was released for a silent retry.
+    A host holds what it was given until it is released. So if the incarnation lives, an attempt
+    that never started did not reach it, was refused, or was released for a silent retry: it was no
+    try, and after a restart it is known not to have delivered anything.
     """
     job, pool = state.jobs.get(attempt.job_id), state.pools.get(attempt.pool_id)
-    if job is None or pool is None or not attempt.detached or attempt.replay:
+    lives = pool is not None and pool.snapshot.replica_id == attempt.replica_id
+    never_ran = attempt.state is AttemptState.SENT and attempt.detached == attempt.recovered
+    if not (lives and never_ran) or job is None:
+        _lose(state, attempt, f"host {attempt.host_id} no longer holds the attempt", now_ms)
         return
-    if pool.snapshot.replica_id == attempt.replica_id:
+    close_attempt(state, attempt, 0, now_ms)
+    close_for_retry(state, job, attempt)
+    if attempt.recovered and not attempt.replay:
         job.delivered = False
+    requeue(state, job, now_ms)
 
 
 def _lose_replaced(state: State, pool: Pool, now_ms: int) -> None:

@@ -123,8 +123,8 @@ def retry_or_fail(
     """After a lost attempt: back into the queue where that is allowed, else the end. LO-304.
 
     Nothing delivered: a silent restart. Something delivered: only a verified replay may go on. The
-    attempt must be closed already. `replica_gone` says that its incarnation ended with it, so that
-    the pool itself may be tried again when it is back.
+    attempt must be closed already. `replica_gone` says that it was lost with its incarnation or its
+    host, which proves nothing against the replica: should it be back it may be tried again.
     """
     attempt = job.attempt
     assert attempt is not None, "only a job with an attempt can lose one"
@@ -141,7 +141,8 @@ def retry_or_fail(
         fail_job(state, job, refusal, now_ms)
         return
     job.failures += 1
-    job.tried_replicas.add(attempt.replica_id)
+    if not replica_gone:
+        job.tried_replicas.add(attempt.replica_id)
     if _exhausted(state, job, replica_gone=replica_gone):
         exhausted = Refusal(
             Reason.REPLICA_EXHAUSTED,
@@ -154,7 +155,7 @@ def retry_or_fail(
         _close(state, job, attempt, "failed", retried=False)
         fail_job(state, job, exhausted, now_ms)
         return
-    _close(state, job, attempt, "lost", retried=True)
+    close_for_retry(state, job, attempt)
     state.emit(SendRelease(attempt.host_id, job.job_id, attempt.number))
     requeue(state, job, now_ms)
 
@@ -166,6 +167,11 @@ def requeue(state: State, job: Job, now_ms: int) -> None:
     state.timers.clear(TimerKind.IDLE, job.job_id)
     state.timers.clear(TimerKind.WALL, job.job_id)
     enter_queue(state, job, now_ms)
+
+
+def close_for_retry(state: State, job: Job, attempt: Attempt) -> None:
+    """Says that an attempt no longer counts and another will follow."""
+    _close(state, job, attempt, "lost", retried=True)
 
 
 def _close(state: State, job: Job, attempt: Attempt, why: str, *, retried: bool) -> None:

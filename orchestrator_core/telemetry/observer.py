@@ -344,7 +344,7 @@ class Telemetry:
         if victim is not None and victim.live and victim.job_id not in self._tracked:
             back = self._track(victim, now_ms)
             back.queued_ms = now_ms
-            pass
+            self._metrics.found(back)
 
     def _verdicts(self, effect: SendVerdicts, now_ms: int) -> None:
         self._lines.host_up(effect)

@@ -155,7 +155,6 @@ class Spans:
         """An accept never became durable."""
         self._waited(tracked, "retracted", now_ms)
         self._dispatched(tracked, "retracted", now_ms, "retracted")
-        self._decoded(tracked, "retracted", None, now_ms, "retracted")
         attributes = {names.JOB_ID: tracked.job.job_id}
         self._instant(names.RETRACT, tracked.trace, now_ms, attributes)
 

@@ -176,7 +176,7 @@ async def test_pools_shows_slots_and_devices(server: ScriptedServer) -> None:
 
     outcome = await llorch(server.address, "pools")
 
-    expected = "gpu-a READY tiny llama.cpp b1 3/4 free 8192 45.2 desk 0.2 s RTX 3090 -/24.0 GiB"
+    expected = "gpu-a READY tiny llama.cpp b1 3/4 free 8192 45.2 desk 250 ms RTX 3090 -/24.0 GiB"
     assert _row(expected) in _rows(outcome.stdout)
 
 

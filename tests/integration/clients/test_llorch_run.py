@@ -29,7 +29,7 @@ async def test_run_prints_the_output_exactly_and_everything_else_beside_it(
 
     assert (outcome.code, outcome.stdout) == (0, TEXT)
     assert outcome.stderr == (
-        "job job-1 finished (eos), 5 tokens, 40.0 tok/s, first token after 0.0 s\n"
+        "job job-1 finished (eos), 5 tokens, 40.0 tok/s, first token after 20 ms\n"
     )
 
 

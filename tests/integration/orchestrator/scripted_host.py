@@ -69,7 +69,7 @@ class ScriptedHost:
         return (await self.command("registered")).registered
 
     async def command(self, kind: str) -> pool_registry_service_pb2.DispatchResponse:
-        """Returns the next command of a kind; other kinds fail the test, signs of life are skipped."""
+        """Returns the next command of a kind; another kind fails the test, idle ones do not."""
         while True:
             command = await asyncio.wait_for(self._call.read(), WAIT_S)
             assert command is not grpc.aio.EOF, f"stream ended while waiting for {kind}"
@@ -145,7 +145,7 @@ class ScriptedHost:
         await self.frame(ended=[dispatch_pb2.AttemptEnded(handle=handle, error=error)])
 
     @asynccontextmanager
-    async def reports(self) -> "AsyncIterator[Reports]":
+    async def reports(self) -> AsyncIterator["Reports"]:
         """Opens the snapshot stream."""
         reports = Reports(self, self._stub.ReportSnapshots())
         try:

@@ -1,0 +1,25 @@
+"""Both services as real processes with the real embedded engine on a generated model."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from demo.services import Stack, StackOptions
+
+StartStack = Callable[..., Awaitable[Stack]]
+
+
+@pytest.fixture
+async def start_stack(tmp_path: Path) -> AsyncIterator[StartStack]:
+    """Starts stacks with any options; all are stopped at the end of the test."""
+    async with AsyncExitStack() as cleanup:
+
+        async def start(**options: object) -> Stack:
+            stack = Stack(StackOptions(tmp_path, **options))  # type: ignore[arg-type]
+            cleanup.push_async_callback(stack.stop)
+            await stack.start()
+            return stack
+
+        yield start
