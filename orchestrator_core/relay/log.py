@@ -312,7 +312,7 @@ class OutputLog:
             Refusal(
                 Reason.RESUME_WINDOW,
                 f"{why}; the oldest offset held is {oldest}",
-                metadata={"oldest_text_offset": str(oldest)},
+                metadata={"oldest_offset": str(oldest)},
             )
         )
 

@@ -96,7 +96,7 @@ def _text_lost(job: Job, log: OutputLog) -> Refusal:
     return Refusal(
         Reason.RESUME_WINDOW,
         f"job {job.job_id!r} ended, but its output is not held any more",
-        metadata={"oldest_text_offset": str(log.next_offset)},
+        metadata={"oldest_offset": str(log.next_offset)},
     )
 
 

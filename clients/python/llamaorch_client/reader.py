@@ -159,7 +159,7 @@ class OutputReader:
             raise IntegrityError(
                 f"the job ended with {end.text_bytes} bytes of output, {self._offset} were received"
             )
-        if end.text_digest != self._digest():
+        if end.HasField("text_digest") and end.text_digest != self._digest():
             raise IntegrityError("the whole output differs from the server's")
         self._ended = True
         return wire.end(end)

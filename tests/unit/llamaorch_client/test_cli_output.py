@@ -141,6 +141,6 @@ def test_errors_say_what_to_change_and_keep_stable_keys() -> None:
 
     assert sentence.startswith("box:7070 does not answer")
     assert (exit_code(away), exit_code(dropped)) == (ExitCode.UNAVAILABLE, ExitCode.JOB_FAILED)
-    assert sentences(dropped, "")[0].endswith("try again in 0.9 s")
+    assert sentences(dropped, "")[0].endswith("try again in 900 ms")
     assert (record["kind"], record["retry_after_ms"]) == ("JobFailed", 900)
     assert plain(record) == record

@@ -18,6 +18,8 @@ from llamaorch_client.errors import (
     UnavailableError,
 )
 
+SECOND_MS = 1000
+
 
 class ExitCode(IntEnum):
     """What the command's exit status means."""
@@ -95,8 +97,8 @@ def as_record(error: LlamaOrchError) -> dict[str, Any]:
 
 
 def seconds(span_ms: float) -> str:
-    """Returns a span for people, e.g. "1.5 s"."""
-    return f"{span_ms / 1000:.1f} s"
+    """Returns a span for people, e.g. "250 ms" or "1.5 s"."""
+    return f"{span_ms:.0f} ms" if span_ms < SECOND_MS else f"{span_ms / SECOND_MS:.1f} s"
 
 
 def _when(error: LlamaOrchError) -> str:
