@@ -205,8 +205,9 @@ def _endpoints(environ: Mapping[str, str], problems: list[str]) -> dict[str, str
             endpoints[key] = ""
             continue
         name = f"{own}PROTOCOL" if environ.get(f"{own}PROTOCOL") else f"{general}PROTOCOL"
-        if environ.get(name, "grpc") not in ("", "grpc"):
-            problems.append(f"{name}: {environ[name]} is not supported; use grpc")
+        problem = f"{name}: {environ.get(name)} is not supported; use grpc"
+        if environ.get(name, "grpc") not in ("", "grpc") and problem not in problems:
+            problems.append(problem)
         endpoints[key] = endpoint
     return endpoints
 

@@ -45,7 +45,7 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.job import Job, JobSpec
 from orchestrator_core.core.machine import Core
-from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.outcome import Outcome, Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.registry import Hosts
@@ -239,6 +239,10 @@ class Runtime:
         if effect.state is JobState.CANCELLED:
             # The engine's own count comes too late for a cancelled job; pieces delivered are known.
             effect = replace(effect, usage=replace(effect.usage, tokens_out=log.next_index))
+        error = effect.outcome.error
+        if error is not None and error.reason is Reason.WORKER_RESET:
+            told = error.metadata | {"text_offset": str(log.next_offset)}
+            effect = replace(effect, outcome=Outcome(error=replace(error, metadata=told)))
         output = wire_events.Output(log.next_offset, log.digest() if expected is None else None)
         entry = encode_event(wire_events.ended(effect, output))
         self.relay.finish(effect.job_id, entry, expected)

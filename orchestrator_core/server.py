@@ -192,7 +192,10 @@ class OrchestratorServer:
         """Deletes from the journal what retention has ended for."""
         while True:
             await asyncio.sleep(PRUNE_EVERY_S)
-            before_ms = runtime.clock.now_ms() - self._config.jobs.retention_ms
+            jobs = self._config.jobs
+            # A repeated request must find its first answer, also after a restart.
+            kept_ms = max(jobs.retention_ms, jobs.idempotency_ttl_ms)
+            before_ms = runtime.clock.now_ms() - kept_ms
             try:
                 await self._store.prune(before_ms)
             except StoreError as error:

@@ -272,3 +272,12 @@ class Gauge:
     def _observe(self, _: CallbackOptions) -> Iterable[Observation]:
         for key, value in self._values.items():
             yield Observation(value, dict(zip(self._labels, key, strict=True)))
+
+
+def reference() -> str:
+    """The table of metrics for docs/metrics.md, as Markdown."""
+    lines = ["| name | type | labels | meaning |", "|---|---|---|---|"]
+    for row in METRICS:
+        labels = ", ".join(row.labels)
+        lines.append(f"| `{row.name}` | {row.kind.value} | {labels} | {row.help} |")
+    return "\n".join(lines) + "\n"

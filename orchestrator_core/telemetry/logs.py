@@ -72,14 +72,15 @@ class Lines:
             queue_position=record.position,
             predicted_start_ms=record.predicted_start_ms,
             predicted_end_ms=record.predicted_end_ms,
-            human=f"Job {record.spec.job_id} for {record.spec.needs.model_id} waits at position "
-            f"{record.position}.",
+            human=f"Job {record.spec.job_id} for {record.spec.needs.model_id} was accepted at "
+            f"position {record.position}.",
         )
 
-    def rejected(self, refusal: Refusal, engine: str) -> None:
+    def rejected(self, refusal: Refusal, engine: str, trace_id: str) -> None:
         """A request was refused."""
         self._log.info(
             "job_rejected",
+            trace_id=trace_id,
             engine=engine,
             reason=refusal.reason.value,
             policy_label=refusal.policy_label,
@@ -125,11 +126,12 @@ class Lines:
             human=f"A pool refused job {tracked.job.job_id}; it waits again at its old place.",
         )
 
-    def lost(self, tracked: Tracked, effect: AttemptClosed, pool_id: str) -> None:
-        """An attempt was lost and is tried again."""
+    def lost(self, tracked: Tracked, effect: AttemptClosed, where: tuple[str, str]) -> None:
+        """An attempt was lost at `where` (pool, replica) and is tried again."""
+        pool_id, replica_id = where
         self._log.warning(
             "job_retried",
-            **{**_who(tracked), "pool_id": pool_id},
+            **{**_who(tracked), "pool_id": pool_id, "replica_id": replica_id},
             attempt=effect.attempt,
             why=effect.why,
             human=f"Job {effect.job_id} lost its pool {pool_id} and waits for another try.",

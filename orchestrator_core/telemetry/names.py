@@ -164,3 +164,12 @@ SPANS: Final = (
     ),
     SpanRow(DRAIN, "instant: nothing is accepted or placed any more", (QUEUE_DEPTH, LIVE_ATTEMPTS)),
 )
+
+
+def reference() -> str:
+    """The table of spans for docs/traces.md, as Markdown."""
+    lines = ["| span | when | attributes |", "|---|---|---|"]
+    for row in SPANS:
+        keys = ", ".join(f"`{key}`" for key in dict.fromkeys(row.keys))
+        lines.append(f"| `{row.name}` | {row.when} | {keys} |")
+    return "\n".join(lines) + "\n"

@@ -77,6 +77,7 @@ class Telemetry:
         self._tracked: dict[str, Tracked] = {}
         self._displaced: dict[str, str] = {}
         self._draining = False
+        self._stopped = False
         self._now_ms = 0
         self._sampled_ms = 0
         self._push = False
@@ -85,7 +86,7 @@ class Telemetry:
 
     @classmethod
     def from_config(cls, config: Config, fleet: FleetView | None = None) -> "Telemetry":
-        """Telemetry with the exporters that a configuration asks for; needs a running loop."""
+        """Telemetry with the exporters that a configuration asks for."""
         readers: list[MetricReader] = []
         scrape = None
         if config.metrics_listen:
@@ -119,7 +120,10 @@ class Telemetry:
         )
 
     async def shutdown(self, timeout_ms: int = 2_000) -> None:
-        """Closes the endpoint and sends what is left, each for at most `timeout_ms`."""
+        """Closes the endpoint, sends what is left for at most `timeout_ms` each. Idempotent."""
+        if self._stopped:
+            return
+        self._stopped = True
         if self._scrape is not None:
             await self._scrape.stop()
         await asyncio.gather(
@@ -261,7 +265,8 @@ class Telemetry:
 
     def _reject(self, refusal: Refusal, engine: str, now_ms: int) -> None:
         self._metrics.rejected(refusal, engine, self._core, now_ms)
-        self._lines.rejected(refusal, engine)
+        rpc = current_rpc.get()
+        self._lines.rejected(refusal, engine, rpc.trace_id if rpc is not None else "")
         if self._spans is not None:
             self._spans.rejected(refusal, now_ms)
 
@@ -298,10 +303,9 @@ class Telemetry:
         """A retry; without one the job's end follows in the same step and says it all."""
         if tracked is None or not effect.retried:
             return
-        decisions = tracked.job.decisions
-        pool_id = decisions[effect.attempt - 1].pool_id if effect.attempt <= len(decisions) else ""
-        self._metrics.lost(tracked, pool_id)
-        self._lines.lost(tracked, effect, pool_id)
+        where = tracked.where(effect.attempt)
+        self._metrics.lost(tracked, where[0])
+        self._lines.lost(tracked, effect, where)
         if self._spans is not None:
             self._spans.lost(tracked, effect, now_ms)
         tracked.queued_ms, tracked.unstarted = now_ms, 0

@@ -47,6 +47,13 @@ class Tracked:
         """Incarnation of the present attempt; empty without one."""
         return self.job.attempt.replica_id if self.job.attempt else ""
 
+    def where(self, attempt: int) -> tuple[str, str]:
+        """Pool and incarnation of an attempt, also of an earlier one; empty when not known."""
+        for decision in reversed(self.job.decisions):
+            if decision.attempt == attempt and decision.candidates:
+                return decision.pool_id, decision.candidates[0].replica_id
+        return "", ""
+
     @property
     def priority(self) -> str:
         """Class as a label."""

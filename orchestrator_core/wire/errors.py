@@ -228,23 +228,25 @@ def _named_details(refusal: Refusal) -> Iterable[Message]:
 def _violation_detail(refusal: Refusal, room_bytes: int) -> tuple[list[Message], int]:
     """The list-like detail of a refusal with as many entries as fit, and how many did not."""
     kinds = ERROR_TABLE[refusal.reason].details
-    entries: list[Message] = []
+    entries: Iterable[Message] = ()
+    total = 0
     if "BadRequest" in kinds:
-        entries = [*_field_violations(refusal)]
+        entries, total = _field_violations(refusal), len(refusal.violations)
     elif "PreconditionFailure" in kinds:
-        entries = [*_preconditions(refusal)]
+        entries = _preconditions(refusal)
+        total = sum(len(exclusion.shortfalls) for exclusion in refusal.shortfalls)
+    # There may be thousands of pools, so entries are made only while they fit.
     kept: list[Any] = []
     for entry in entries:
         room_bytes -= entry.ByteSize() + 4
         if room_bytes < 0:
             break
         kept.append(entry)
-    omitted = len(entries) - len(kept)
     if not kept:
-        return [], omitted
+        return [], total
     if "BadRequest" in kinds:
-        return [error_details_pb2.BadRequest(field_violations=kept)], omitted
-    return [error_details_pb2.PreconditionFailure(violations=kept)], omitted
+        return [error_details_pb2.BadRequest(field_violations=kept)], total - len(kept)
+    return [error_details_pb2.PreconditionFailure(violations=kept)], total - len(kept)
 
 
 def _field_violations(refusal: Refusal) -> Iterable[Message]:

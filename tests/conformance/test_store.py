@@ -2,18 +2,14 @@
 
 import asyncio
 import dataclasses
-import enum
 import sqlite3
 import tempfile
-import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
@@ -28,6 +24,8 @@ from orchestrator_core.store.port import (
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import PRUNE_CHUNK, SqliteStore
+from tests.unit.orchestrator_core.store.commit_breaks import CommitBreaks
+from tests.unit.orchestrator_core.store.strategies import strategy_of
 
 KINDS = ("memory", "sqlite")
 
@@ -50,23 +48,6 @@ def terminal(job_id: str, *, ended_ms: int = 3, finish: Finish = Finish.EOS) -> 
     """A regular end."""
     outcome = Outcome(finish=finish, text_bytes=4, text_digest=2**64 - 1)
     return TerminalRecord(job_id, JobState.FINISHED, outcome, Usage(tokens_out=2), ended_ms)
-
-
-class CommitBreaks(sqlite3.Connection):
-    """A connection whose next COMMITs after `arm` fail like a disk does."""
-
-    plan: typing.ClassVar[list[CommitFault]] = []
-
-    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
-        """Runs a statement, or breaks when it is a COMMIT and the plan says so."""
-        fault = self.plan.pop(0) if sql == "COMMIT" and self.plan else CommitFault.NONE
-        if fault is CommitFault.NONE:
-            return super().execute(sql, *args)
-        super().execute("COMMIT" if fault is CommitFault.UNKNOWN_WRITTEN else "ROLLBACK")
-        error = sqlite3.OperationalError("disk I/O error")
-        unknown = fault in {CommitFault.UNKNOWN_WRITTEN, CommitFault.UNKNOWN_LOST}
-        error.sqlite_errorname = "SQLITE_IOERR_FSYNC" if unknown else "SQLITE_FULL"
-        raise error
 
 
 @dataclasses.dataclass
@@ -127,39 +108,6 @@ async def reopened(medium: Medium, store: Store) -> Recovered:
 # --- every value of every record type
 
 
-def strategy_of(hint: Any) -> st.SearchStrategy[Any]:
-    """Values of a type of the core, with every field of every dataclass drawn."""
-    if hint in _PLAIN:
-        return _PLAIN[hint]
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return st.sampled_from(hint)
-    if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
-        names = [field.name for field in dataclasses.fields(hint)]
-        return st.builds(hint, **{name: strategy_of(hints[name]) for name in names})
-    return generic_strategy_of(typing.get_origin(hint), typing.get_args(hint))
-
-
-def generic_strategy_of(origin: Any, arguments: tuple[Any, ...]) -> st.SearchStrategy[Any]:
-    """Values of unions, tuples and dicts."""
-    if origin in {typing.Union, types.UnionType}:
-        return st.one_of([strategy_of(argument) for argument in arguments])
-    if origin is tuple and arguments[-1] is ...:
-        return st.lists(strategy_of(arguments[0]), max_size=2).map(tuple)
-    if origin is tuple:
-        return st.tuples(*map(strategy_of, arguments))
-    assert origin is dict, origin
-    return st.dictionaries(strategy_of(arguments[0]), strategy_of(arguments[1]), max_size=2)
-
-
-_PLAIN: dict[Any, st.SearchStrategy[Any]] = {
-    type(None): st.none(),
-    bool: st.booleans(),
-    int: st.integers(0, 2**63 - 1),
-    float: st.floats(allow_nan=False, allow_infinity=False),
-    str: st.text(max_size=8),
-    bytes: st.binary(max_size=8),
-}
 ACCEPTS = strategy_of(AcceptRecord)
 DISPATCHES = strategy_of(DispatchRecord)
 TERMINALS = strategy_of(TerminalRecord)
@@ -437,10 +385,3 @@ async def test_prune_does_not_turn_the_clock_back(medium: Medium, store: Store) 
     await again.close()
 
     assert (opened.last_ms, opened.recovered) == (500, Recovered())
-
-
-def test_both_kinds_are_stores(tmp_path: Path) -> None:
-    """The implementations satisfy the port's type."""
-    stores: Iterator[Store] = iter((MemoryStore(), SqliteStore(tmp_path / "journal.db")))
-
-    assert len(list(stores)) == len(KINDS)

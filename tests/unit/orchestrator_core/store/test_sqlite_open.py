@@ -7,10 +7,15 @@ import sqlite3
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestrator_core.store.port import StoreCorruptError, StoreUnavailableError
+from orchestrator_core.store.port import (
+    StoreCorruptError,
+    StoreOutcomeUnknownError,
+    StoreUnavailableError,
+)
 from orchestrator_core.store.sqlite import SqliteStore
 from tests.unit.orchestrator_core.store.records import accept, after, batch
 from tests.unit.orchestrator_core.store.small_disk import remount, tmpfs
@@ -108,14 +113,24 @@ async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
         await SqliteStore(path).open()
 
 
-async def test_a_damaged_page_is_refused(tmp_path: Path) -> None:
+def damage(path: Path, name: str) -> None:
+    """Overwrites the root page of a table or index."""
+    connection = sqlite3.connect(path)
+    query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+    (page,) = connection.execute(query, (name,)).fetchone()
+    connection.close()
+    content = bytearray(path.read_bytes())
+    start = (page - 1) * 4096
+    content[start : start + 64] = b"\x5a" * 64
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["accept", "terminal_ended_ms"])
+async def test_a_damaged_page_is_refused(tmp_path: Path, name: str) -> None:
     """Damage in the middle of the file is found at the start, not at the first look-up."""
     path = tmp_path / "journal.db"
-    await filled(path, batches=40)
-    content = bytearray(path.read_bytes())
-    for at in range(4096 * 2, len(content), 4096):
-        content[at : at + 64] = b"\x5a" * 64
-    path.write_bytes(content)
+    await filled(path)
+    damage(path, name)
 
     with pytest.raises(StoreCorruptError, match=rf"{path} is damaged: restore a copy"):
         await SqliteStore(path).open()
@@ -222,6 +237,36 @@ async def test_opening_twice_is_misuse(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="open already"):
         await store.open()
     await store.close()
+
+
+async def test_after_an_unknown_outcome_the_file_is_opened_anew(tmp_path: Path) -> None:
+    """Only a new recovery sees what the log holds after a failed sync; the old view may lack it."""
+    opened: list[sqlite3.Connection] = []
+    plan: list[bool] = []
+
+    class FailingOnce(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            if sql == "COMMIT" and plan and plan.pop():
+                super().execute("ROLLBACK")
+                error = sqlite3.OperationalError("disk I/O error")
+                error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+                raise error
+            return super().execute(sql, *args)
+
+    def connect(path: Path) -> sqlite3.Connection:
+        opened.append(sqlite3.connect(path, isolation_level=None, factory=FailingOnce))
+        return opened[-1]
+
+    store = SqliteStore(tmp_path / "journal.db", connect)
+    await store.open()
+    plan.append(True)
+
+    with pytest.raises(StoreOutcomeUnknownError):
+        await store.commit(batch(1))
+    assert not await store.holds(batch(1))
+    await store.close()
+
+    assert len(opened) == 2
 
 
 async def test_a_takeover_between_an_unknown_outcome_and_the_question_is_noticed(

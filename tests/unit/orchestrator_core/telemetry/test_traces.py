@@ -149,6 +149,7 @@ def test_a_rejection_is_a_span_of_the_callers_trace() -> None:
     assert call.parent is not None
     assert f"{call.parent.span_id:016x}" == PARENT_ID
     assert rpc.trace_id == TRACE_ID
+    assert harness.line("job_rejected")["trace_id"] == TRACE_ID
 
 
 def test_a_repeated_request_is_marked_as_duplicate() -> None:
@@ -217,6 +218,11 @@ def test_a_silent_retry_has_a_span_and_a_second_wait() -> None:
     harness.step(AttemptEnded("j", 1, 2, error=DIED), 7)
 
     assert harness.attributes("retry")["attempt"] == 1
+    assert harness.total("failovers_total", pool_id="p") == 1
+    assert (harness.line("job_retried")["pool_id"], harness.line("job_retried")["replica_id"]) == (
+        "p",
+        "p#1",
+    )
     assert (harness.spans("dispatch")[0].attributes or {})["llamaorch.outcome"] == "lost"
     assert not harness.spans("failover")
     assert len(harness.spans("place")) == len(harness.spans("queue.wait")) == 2

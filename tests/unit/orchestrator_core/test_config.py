@@ -1,0 +1,267 @@
+"""Configuration: sane defaults, one file, and every problem named with its key."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator_core.config import Config, ConfigError, core_config, load, load_config, reference
+from orchestrator_core.core.config import CoreConfig, QueuePolicy
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "configuration.md"
+OTLP = "http://127.0.0.1:4317"
+
+
+def problems_of(text: str, tmp_path: Path, environ: dict[str, str] | None = None) -> str:
+    """What is wrong with a file, one problem a line."""
+    path = tmp_path / "o.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as raised:
+        load_config(path, environ or {})
+    assert str(raised.value) == "\n".join(raised.value.problems)
+    return str(raised.value)
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core's bounds have one home each: both defaults agree."""
+    monkeypatch.chdir(tmp_path)
+
+    config = load([], {})
+
+    assert core_config(config) == CoreConfig()
+    assert config.listen == "127.0.0.1:7070"
+    assert config.metrics_listen == ""
+    assert config.store.path == str(tmp_path / "orchestratord.db")
+    assert config.jobs.output_bytes_per_job == 1024 * 1024
+
+
+def test_the_file_in_the_working_directory_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Like pool-managerd, and without an argument."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "orchestratord.toml").write_text("[queue]\ncapacity = 7\n", encoding="utf-8")
+
+    assert load([], {}).queue.capacity == 7
+    assert load(["--set", "queue.capacity=9"], {}).queue.capacity == 9
+
+
+def test_every_key_reaches_the_core(tmp_path: Path) -> None:
+    """No bound of the core is out of an operator's reach."""
+    path = tmp_path / "o.toml"
+    path.write_text(
+        """
+        [queue]
+        capacity = 2
+        policy = "drop-lru"
+        batch_every = 3
+        timeout_ms = 4
+        lanes_max = 5
+        retry_after_min_ms = 6
+        retry_after_max_ms = 7
+        [placement]
+        performance_scoring = false
+        stale_after_ms = 8000
+        refusal_backoff_ms = 9
+        refusal_backoff_max_ms = 10
+        [jobs]
+        wall_timeout_ms = 11
+        idle_timeout_ms = 12
+        disconnect_grace_ms = 13
+        retention_ms = 14
+        finished_max = 15
+        attempts_max = 16
+        idempotency_ttl_ms = 17
+        idempotency_max = 18
+        [sessions]
+        ttl_ms = 19
+        max = 20
+        [pools]
+        reattach_grace_ms = 21
+        max = 22
+        """,
+        encoding="utf-8",
+    )
+
+    core, default = core_config(load_config(path, {})), CoreConfig()
+
+    assert core.queue_policy is QueuePolicy.DROP_LRU
+    same = [name for name in CoreConfig.__slots__ if getattr(core, name) == getattr(default, name)]
+    assert same == []
+
+
+def test_reject_new_is_another_name_of_reject(tmp_path: Path) -> None:
+    """Both names are in use elsewhere."""
+    config = load_config(None, {}, ["queue.policy=reject-new"])
+
+    assert core_config(config).queue_policy is QueuePolicy.REJECT
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "suggestion"),
+    [
+        ("lisen = 'x'", "lisen", "listen"),
+        ("[queue]\ncapcity = 1", "queue.capcity", "queue.capacity"),
+        ("[quue]\ncapacity = 1", "quue", "queue"),
+        ("stale_after_ms = 1", "stale_after_ms", "placement.stale_after_ms"),
+        ("[jobs]\ncapacity = 1", "jobs.capacity", "queue.capacity"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_one(
+    text: str, key: str, suggestion: str, tmp_path: Path
+) -> None:
+    """HME-003: a typing mistake never runs with a default."""
+    assert problems_of(text, tmp_path) == f"{key}: unknown key; did you mean {suggestion}?"
+
+
+def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
+    """Nobody fixes one only to meet the next."""
+    text = """
+    listen = "here"
+    log_level = "loud"
+    [queue]
+    capacity = 0
+    policy = "random"
+    [jobs]
+    attempts_max = "many"
+    """
+
+    lines = problems_of(text, tmp_path).splitlines()
+
+    keys = {line.partition(":")[0] for line in lines}
+    assert keys == {"listen", "log_level", "queue.capacity", "queue.policy", "jobs.attempts_max"}
+
+
+def test_a_stale_bound_below_two_reports_names_both_keys(tmp_path: Path) -> None:
+    """One late report must not look like an outage."""
+    text = "[placement]\nstale_after_ms = 1999\n[pools]\nheartbeat_timeout_ms = 1500"
+
+    problems = problems_of(text, tmp_path).splitlines()
+
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "placement.stale_after_ms",
+        "pools.heartbeat_timeout_ms",
+    ]
+    assert all("pools.report_interval_ms" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        ("queue.retry_after_min_ms", "queue.retry_after_max_ms"),
+        ("placement.refusal_backoff_ms", "placement.refusal_backoff_max_ms"),
+        ("jobs.output_bytes_per_job", "jobs.output_bytes_total"),
+    ],
+)
+def test_a_least_value_above_the_largest_names_both_keys(low: str, high: str) -> None:
+    """A pair of bounds must leave room."""
+    with pytest.raises(ConfigError, match=f"{low}.*{high}"):
+        load_config(None, {}, [f"{low}=5000", f"{high}=4999"])
+
+
+@pytest.mark.parametrize("key", ["listen", "metrics_listen"])
+@pytest.mark.parametrize("address", ["0.0.0.0:7070", "[::]:7070", "192.168.1.2:0", "gpu-box:7070"])
+def test_other_machines_cannot_reach_an_unprotected_port(key: str, address: str) -> None:
+    """ORCH-3035: without tokens and TLS only the loopback is listened on."""
+    with pytest.raises(ConfigError, match=rf"^{key}: .*neither tokens nor TLS"):
+        load_config(None, {}, [f"{key}={address}"])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:7070", "localhost:7070", "127.9.9.9:1"])
+def test_loopback_addresses_are_taken(address: str) -> None:
+    """Port 0 asks for any free port."""
+    assert load_config(None, {}, [f"listen={address}"]).listen == address
+
+
+def test_a_port_beyond_the_last_is_refused() -> None:
+    """The pattern alone would let it through."""
+    with pytest.raises(ConfigError, match="listen: 70000 is not a port"):
+        load_config(None, {}, ["listen=127.0.0.1:70000"])
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Absent, and not TOML."""
+    with pytest.raises(ConfigError, match=r"absent\.toml: No such file"):
+        load_config(tmp_path / "absent.toml", {})
+    assert "not valid TOML" in problems_of("listen =", tmp_path)
+
+
+def test_the_journal_lies_beside_the_file_that_names_it(tmp_path: Path) -> None:
+    """The same file finds the same journal from every working directory."""
+    path = tmp_path / "o.toml"
+    path.write_text("[store]\npath = 'state/jobs.db'\n", encoding="utf-8")
+
+    assert load_config(path, {}).store.path == str(tmp_path / "state" / "jobs.db")
+
+
+@pytest.mark.parametrize(
+    ("environ", "traces", "metrics"),
+    [
+        ({}, "", ""),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": OTLP}, OTLP, OTLP),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": OTLP}, OTLP, ""),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": OTLP}, "", OTLP),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": OTLP, "OTEL_METRICS_EXPORTER": "none"}, OTLP, ""),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": OTLP, "OTEL_SDK_DISABLED": "true"}, "", ""),
+    ],
+)
+def test_exporters_are_on_when_the_environment_names_an_endpoint(
+    environ: dict[str, str], traces: str, metrics: str
+) -> None:
+    """OpenTelemetry's own variables, as its specification has them."""
+    config = load_config(None, environ)
+
+    assert (config.otlp_traces_endpoint, config.otlp_metrics_endpoint) == (traces, metrics)
+
+
+def test_a_protocol_that_is_not_there_is_refused() -> None:
+    """Better than spans that nobody receives."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": OTLP, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+
+    with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_PROTOCOL: http/protobuf") as raised:
+        load_config(None, environ)
+
+    assert len(raised.value.problems) == 1
+
+
+def test_endpoints_do_not_belong_into_the_file(tmp_path: Path) -> None:
+    """The message says where they belong."""
+    text = problems_of("otlp_traces_endpoint = 'x'", tmp_path)
+
+    assert text.startswith("otlp_traces_endpoint: set OTEL_EXPORTER_OTLP_ENDPOINT")
+
+
+@pytest.mark.parametrize("override", ["queue.capacity", "=3", "listen.port=3"])
+def test_a_malformed_override_is_named(override: str) -> None:
+    """An operator sees what to write."""
+    with pytest.raises(ConfigError, match=f"--set {override}: "):
+        load_config(None, {}, ["listen=127.0.0.1:1", override])
+
+
+def test_the_printed_configuration_reads_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is printed is a complete file, and the program goes no further."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--set", "queue.capacity=3", "--set", 'store.path=a "b" \\c.db']
+    config = load(arguments, {})
+
+    with pytest.raises(SystemExit) as raised:
+        load([*arguments, "--print-config"], {})
+
+    assert raised.value.code == 0
+    (tmp_path / "printed.toml").write_text(capsys.readouterr().out, encoding="utf-8")
+    assert load_config(tmp_path / "printed.toml", {}) == config
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    """It is read once and passed down."""
+    with pytest.raises(ValueError, match="frozen"):
+        Config().queue.capacity = 3  # type: ignore[misc]
+
+
+def test_the_document_lists_every_key() -> None:
+    """docs/configuration.md is generated: print `reference()` into it when this fails."""
+    document = DOCUMENT.read_text(encoding="utf-8")
+    begin, end = "<!-- orchestratord: generated -->\n", "<!-- orchestratord: end -->"
+
+    assert document.partition(begin)[2].partition(end)[0].strip() == reference().strip()
