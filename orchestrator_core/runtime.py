@@ -41,6 +41,7 @@ from orchestrator_core.core.events import (
     EnqueueRequested,
     Event,
     OutputProgressed,
+    Recovered,
     Tick,
 )
 from orchestrator_core.core.job import Job, JobSpec
@@ -114,6 +115,16 @@ class Runtime:
             self.idle.clear()
         else:
             self.idle.set()
+
+    def recover(self, recovered: Recovered) -> None:
+        """Restores the journal's content, once, before anything else.
+
+        Outcomes are told again from here; the output before them comes back from the hosts.
+        """
+        self.submit(recovered)
+        for job in self.core.jobs.values():
+            if job.outcome is not None:
+                self._ended(JobEnded(job.job_id, job.state, job.outcome, job.usage))
 
     async def enqueue(self, spec: JobSpec) -> Receipt:
         """Gives a job; returns once it is durable. Raises `RefusalError`."""
@@ -236,7 +247,7 @@ class Runtime:
     def _ended(self, effect: JobEnded) -> None:
         log = self.relay.log(effect.job_id)
         expected = effect.outcome.text_bytes if effect.state is JobState.FINISHED else None
-        if effect.state is JobState.CANCELLED:
+        if effect.state is JobState.CANCELLED and log.next_index:
             # The engine's own count comes too late for a cancelled job; pieces delivered are known.
             effect = replace(effect, usage=replace(effect.usage, tokens_out=log.next_index))
         error = effect.outcome.error

@@ -65,13 +65,13 @@ class Address:
 
 
 class OrchestratorServer:
-    """One orchestratord. `start`, then `stop`; both once."""
+    """One orchestratord. `start`, then `stop`; both once. `store` replaces the configured one."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, store: Store | None = None) -> None:
         self._config = config
         self._hosts = Hosts()
         self._telemetry = Telemetry.from_config(config, fleet=ReportedFleet(self._hosts))
-        self._store: Store = _store(config)
+        self._store: Store = store or _store(config)
         self._server = grpc.aio.server(options=_SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
@@ -97,7 +97,7 @@ class OrchestratorServer:
         clock = SystemClock(opened.last_ms)
         self._runtime = runtime = self._build(clock)
         self.metrics_port = metrics_port = await self._telemetry.start(runtime.core)
-        runtime.submit(opened.recovered)
+        runtime.recover(opened.recovered)
         await self._serve(runtime, opened.epoch)
         self._tasks = [
             asyncio.create_task(runtime.run(), name="commit"),

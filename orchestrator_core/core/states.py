@@ -78,7 +78,7 @@ JOB_TABLE: dict[JobState, dict[JobTrigger, JobState]] = {
         JobTrigger.FINISH: JobState.FINISHED,
         **_ENDINGS,
     },
-    **{state: {} for state in TERMINAL},
+    **{state: {} for state in JobState if state in TERMINAL},
 }
 
 ATTEMPT_TABLE: dict[AttemptState, dict[AttemptTrigger, AttemptState]] = {

@@ -5,10 +5,9 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 from llamaorch.orchestrator.v1 import events_pb2
-from orchestrator_core.core.effects import JobEnded
 from orchestrator_core.core.events import SubscribersChanged
 from orchestrator_core.core.job import Job
-from orchestrator_core.core.outcome import Outcome, Reason, Refusal
+from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay.log import OutputLog, Reader
@@ -36,7 +35,6 @@ class Followers:
         """
         job = self._runtime.job(job_id)
         log = self._runtime.relay.log(job_id)
-        self._restore_outcome(job, log)
         reader = log.open(resume)
         self._count(job_id, 0 if observer else 1)
         try:
@@ -71,16 +69,6 @@ class Followers:
         shape = core.forecast(job)
         position = core.position(job) or 1
         return encode_event(wire_events.queued(position, shape.start_ms, shape.end_ms))
-
-    def _restore_outcome(self, job: Job, log: OutputLog) -> None:
-        """After a restart the log of an ended job is empty; its outcome is in the journal."""
-        if job.live or log.final is not None:
-            return
-        outcome = job.outcome or Outcome()
-        effect = JobEnded(job.job_id, job.state, outcome, job.usage)
-        expected = outcome.text_bytes if job.state is JobState.FINISHED else None
-        entry = encode_event(wire_events.ended(effect))
-        self._runtime.relay.finish(job.job_id, entry, expected)
 
     def _count(self, job_id: str, change: int) -> None:
         if change == 0:

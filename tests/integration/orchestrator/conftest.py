@@ -13,6 +13,7 @@ from llamaorch.orchestrator.v1 import (
 )
 from orchestrator_core.config import Config
 from orchestrator_core.server import OrchestratorServer
+from orchestrator_core.store.port import Store
 from tests.integration.orchestrator.scripted_host import ScriptedHost
 
 
@@ -48,9 +49,9 @@ async def start_orchestrator() -> AsyncIterator[StartOrchestrator]:
     """Starts servers with any configuration; all are stopped at the end of the test."""
     async with AsyncExitStack() as stack:
 
-        async def start(**tables: object) -> Orchestrator:
+        async def start(store: Store | None = None, **tables: object) -> Orchestrator:
             tables = {"listen": "127.0.0.1:0", "store": {"kind": "memory"}} | tables
-            server = OrchestratorServer(Config.model_validate(tables))
+            server = OrchestratorServer(Config.model_validate(tables), store)
             await server.start()
             running = Orchestrator(server, grpc.aio.insecure_channel(str(server.address)))
             stack.push_async_callback(running.close)

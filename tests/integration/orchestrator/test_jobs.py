@@ -365,6 +365,10 @@ async def test_engine_death_after_output_is_worker_reset(orchestrator: Orchestra
 
     assert kinds(events) == ["started", "tokens", "error"]
     assert events[-1].error.code == grpc.StatusCode.ABORTED.value[0]
+    info = error_details_pb2.ErrorInfo()
+    assert events[-1].error.details[0].Unpack(info)
+    assert info.reason == "WORKER_RESET"
+    assert info.metadata["text_offset"] == str(len("half a sen"))
 
 
 async def test_verified_replay_goes_on_at_the_byte(orchestrator: Orchestrator) -> None:

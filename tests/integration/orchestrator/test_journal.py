@@ -1,0 +1,155 @@
+"""The journal as clients see it: restarts, failures, and what they never lose."""
+
+import asyncio
+
+import grpc
+import pytest
+
+from llamaorch.orchestrator.v1 import job_pb2
+from llamaorch.pool.v1 import dispatch_pb2
+from orchestrator_core.store.memory import CommitFault, MemoryStore
+from tests.integration.orchestrator.conftest import StartOrchestrator
+from tests.integration.orchestrator.scripted_host import snapshot
+from tests.integration.orchestrator.test_jobs import (
+    all_events,
+    details,
+    enqueue,
+    job,
+    kinds,
+    ready_host,
+    text,
+)
+
+WAIT_S = 5.0
+
+
+async def test_restart_keeps_waiting_running_and_ended_jobs(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """After a crash the waiting job waits, the running one is adopted, the ended one is known."""
+    store = MemoryStore()
+    first = await start_orchestrator(store)
+    host = await ready_host(first, slots_total=1, slots_free=1)
+    ended = await enqueue(first, request_id="r-ended")
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "old")
+    await host.finish(start.handle)
+    await all_events(first, ended.job_id)
+    running = await enqueue(first)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "one ", "two ")
+    waiting = await enqueue(first)
+    await first.close()
+
+    second = await start_orchestrator(store)
+    back = second.host(boot_id=host.boot_id)
+    held = dispatch_pb2.HeldAttempt(
+        job_id=running.job_id, attempt=1, pool_id="pool-a", replica_id="pool-a-1", next_index=2
+    )
+    answer = await back.register(snapshot(slots_total=1, slots_free=1), held=(held,))
+    verdict = answer.verdicts[0]
+    await back.tokens(verdict.handle, "one ", "two ", "three")
+    await back.finish(verdict.handle)
+    events = await all_events(second, running.job_id)
+    next_start = await back.start()
+    repeated = await enqueue(second, request_id="r-ended")
+
+    assert (await job(second, ended.job_id)).state == job_pb2.JOB_STATE_FINISHED
+    assert (verdict.verdict, verdict.first_index) == (dispatch_pb2.HELD_VERDICT_ADOPT, 0)
+    assert text(events) == "one two three"
+    assert kinds(events)[-1] == "end"
+    assert next_start.job_id == waiting.job_id
+    assert (repeated.job_id, repeated.duplicate) == (ended.job_id, True)
+    assert answer.epoch == 2
+
+
+async def test_output_of_an_ended_job_is_read_again_after_a_restart(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """The outcome waits for the text, which the host still holds and sends again."""
+    store = MemoryStore()
+    first = await start_orchestrator(store)
+    host = await ready_host(first)
+    receipt = await enqueue(first)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "all ", "of it")
+    await host.finish(start.handle)
+    await all_events(first, receipt.job_id)
+    await first.close()
+
+    second = await start_orchestrator(store)
+    following = asyncio.create_task(all_events(second, receipt.job_id))
+    back = second.host(boot_id=host.boot_id)
+    held = dispatch_pb2.HeldAttempt(
+        job_id=receipt.job_id,
+        attempt=1,
+        pool_id="pool-a",
+        replica_id="pool-a-1",
+        next_index=2,
+        ended=dispatch_pb2.AttemptEnded(finish_reason=job_pb2.FINISH_REASON_EOS),
+    )
+    verdict = (await back.register(snapshot(), held=(held,))).verdicts[0]
+    await back.tokens(verdict.handle, "all ", "of it")
+    events = await asyncio.wait_for(following, WAIT_S)
+
+    assert text(events) == "all of it"
+    assert kinds(events) == ["tokens", "end"]
+
+
+async def test_unwritable_journal_refuses_jobs_while_streams_go_on(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """Enqueue is STORE_UNAVAILABLE with a delay, the running job loses nothing, then all heals."""
+    broken = False
+
+    def faults(_: int, __: object) -> CommitFault:
+        return CommitFault.UNAVAILABLE if broken else CommitFault.NONE
+
+    orchestrator = await start_orchestrator(MemoryStore(faults))
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+    broken = True
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await enqueue(orchestrator)
+    await host.tokens(start.handle, "still ", "here")
+    await host.finish(start.handle)
+    broken = False
+    events = await all_events(orchestrator, receipt.job_id)
+    later = await enqueue(orchestrator)
+
+    info, others = details(caught.value)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert info.reason == "STORE_UNAVAILABLE"
+    assert "RetryInfo" in others
+    assert text(events) == "still here"
+    assert kinds(events)[-1] == "end"
+    assert (await host.start()).job_id == later.job_id
+
+
+async def test_an_accept_whose_commit_is_uncertain_is_answered_as_the_journal_says(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """Written after all: accepted. Not written: refused, and the job is not known."""
+    verdicts = [CommitFault.UNKNOWN_WRITTEN, CommitFault.UNKNOWN_LOST]
+
+    def faults(_: int, __: object) -> CommitFault:
+        return verdicts.pop(0) if verdicts else CommitFault.NONE
+
+    orchestrator = await start_orchestrator(MemoryStore(faults))
+    host = await ready_host(orchestrator)
+
+    written = await enqueue(orchestrator, job_id="written")
+    with pytest.raises(grpc.aio.AioRpcError) as lost:
+        await enqueue(orchestrator, job_id="lost")
+    with pytest.raises(grpc.aio.AioRpcError) as unknown:
+        await job(orchestrator, "lost")
+
+    assert (await host.start()).job_id == written.job_id == "written"
+    assert details(lost.value)[0].reason == "STORE_UNAVAILABLE"
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
