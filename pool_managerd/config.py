@@ -16,15 +16,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 
+from pool_managerd.config_engines import (
+    EmbeddedEngine,
+    EngineTable,
+    LlamaServerEngine,
+    Milliseconds,
+    MockEngine,
+    Table,
+)
 from pool_managerd.errors import PoolManagerError
 
 _ID = r"^[A-Za-z0-9._:-]{1,128}$"
 _ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):[0-9]{1,5}$"
 
-Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
-PoolId = Annotated[str, Field(pattern=_ID)]
+# A replica id is the pool id and nine more characters; 128 are the limit of every id on the wire.
+PoolId = Annotated[str, Field(pattern=_ID, max_length=100)]
 
 
 class ConfigError(PoolManagerError):
@@ -35,67 +43,7 @@ class ConfigError(PoolManagerError):
         self.problems = tuple(problems)
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class EmbeddedEngine(_Table):
-    """The llama.cpp engine that ships with the product, in a worker process of its own."""
-
-    kind: Literal["embedded"] = Field(description="Selects the embedded llama.cpp engine.")
-    model_path: str = Field(
-        min_length=1, description="GGUF file; relative to the configuration file."
-    )
-    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
-    slots: int = Field(default=1, ge=1, le=256, description="Generations at a time.")
-    ctx_per_slot: int = Field(
-        default=2048, ge=64, le=4_194_304, description="Context of one slot, tokens."
-    )
-    threads: int = Field(default=1, ge=1, le=1024, description="Threads of computation.")
-    deterministic: bool = Field(
-        default=False, description="One slot and no prompt cache: equal seeds give equal bytes."
-    )
-    gpu_layers: int = Field(
-        default=0, ge=-1, le=10_000, description="Layers on the GPU; -1 means all."
-    )
-
-    @model_validator(mode="after")
-    def _one_slot(self) -> "EmbeddedEngine":
-        if self.deterministic and self.slots != 1:
-            raise ValueError("deterministic = true needs slots = 1")
-        return self
-
-
-class LlamaServerEngine(_Table):
-    """A llama.cpp server that runs already: the pool manager attaches to it."""
-
-    kind: Literal["llama_server"] = Field(description="Attaches to a llama.cpp server.")
-    base_url: str = Field(pattern=r"^https?://", description="Address, e.g. http://127.0.0.1:8080.")
-    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
-    api_key_env: str = Field(
-        default="", description="Environment variable that holds the API key; empty: no key."
-    )
-    api_key: SecretStr = Field(
-        default=SecretStr(""), exclude=True, repr=False, description="(environment)"
-    )
-
-
-class MockEngine(_Table):
-    """An engine without a model, for tests and demonstrations."""
-
-    kind: Literal["mock"] = Field(description="Selects the mock engine.")
-    model_id: str = Field(
-        default="mock", min_length=1, max_length=256, description="Name that jobs ask for."
-    )
-    slots: int = Field(default=1, ge=1, le=4096, description="Generations at a time.")
-
-
-EngineTable = Annotated[
-    EmbeddedEngine | LlamaServerEngine | MockEngine, Field(discriminator="kind")
-]
-
-
-class PoolTable(_Table):
+class PoolTable(Table):
     """One pool: one engine process, one model, one device mask. ORCH-3001."""
 
     pool_id: PoolId = Field(description="Stable id of the pool.")
@@ -116,7 +64,7 @@ class PoolTable(_Table):
     )
 
 
-class LimitsTable(_Table):
+class LimitsTable(Table):
     """Bounds of the token store and of what is under way."""
 
     held_bytes_per_job: int = Field(
@@ -137,7 +85,7 @@ class LimitsTable(_Table):
     watchers_max: int = Field(default=16, ge=1, le=1024, description="Open WatchSnapshots calls.")
 
 
-class BackoffTable(_Table):
+class BackoffTable(Table):
     """Exponential backoff: doubles from `initial_ms` to `cap_ms`, half of it random."""
 
     initial_ms: Milliseconds = Field(default=200, description="First wait.")
@@ -150,7 +98,7 @@ class BackoffTable(_Table):
         return self
 
 
-class SupervisionTable(_Table):
+class SupervisionTable(Table):
     """How engines are watched, restarted and stopped. ORCH-3038, ORCH-3053."""
 
     backoff: BackoffTable = Field(
@@ -175,7 +123,7 @@ class SupervisionTable(_Table):
     )
 
 
-class LinkTable(_Table):
+class LinkTable(Table):
     """The streams to the orchestrator."""
 
     backoff: BackoffTable = Field(
@@ -189,7 +137,7 @@ class LinkTable(_Table):
     )
 
 
-class Config(_Table):
+class Config(Table):
     """Everything that the pool manager is told."""
 
     orchestrator: str = Field(
@@ -341,9 +289,9 @@ def _dotted(location: tuple[int | str, ...]) -> str:
     return text
 
 
-def _table_at(location: tuple[int | str, ...]) -> type[_Table] | None:
-    table: type[_Table] | None = Config
-    candidates: tuple[type[_Table], ...] = ()
+def _table_at(location: tuple[int | str, ...]) -> type[Table] | None:
+    table: type[Table] | None = Config
+    candidates: tuple[type[Table], ...] = ()
     for part in location:
         if isinstance(part, int):
             continue
@@ -355,7 +303,7 @@ def _table_at(location: tuple[int | str, ...]) -> type[_Table] | None:
     return table
 
 
-def _tag_of(table: type[_Table]) -> str | None:
+def _tag_of(table: type[Table]) -> str | None:
     tags = (
         typing.get_args(table.model_fields["kind"].annotation)
         if "kind" in table.model_fields
@@ -364,8 +312,8 @@ def _tag_of(table: type[_Table]) -> str | None:
     return str(tags[0]) if tags else None
 
 
-def tables_in(annotation: object) -> tuple[type[_Table], ...]:
+def tables_in(annotation: object) -> tuple[type[Table], ...]:
     """The configuration tables that a field's annotation mentions, in order."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return (annotation,) if issubclass(annotation, _Table) else ()
+        return (annotation,) if issubclass(annotation, Table) else ()
     return tuple(table for inner in typing.get_args(annotation) for table in tables_in(inner))

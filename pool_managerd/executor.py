@@ -79,9 +79,9 @@ class Executor:
         """True when no attempt holds a slot."""
         return not self._runs
 
-    def running(self, pool_id: str) -> list[AttemptLog]:
-        """Logs of the attempts that hold a slot of `pool_id`."""
-        return [run.log for run in self._runs.values() if run.pool.pool_id == pool_id]
+    def running(self, replica_id: str) -> list[AttemptLog]:
+        """Logs of the attempts that hold a slot of `replica_id`."""
+        return [run.log for run in self._runs.values() if run.log.replica_id == replica_id]
 
     def start(self, command: AttemptCommand) -> AttemptLog | Refusal:
         """Starts an attempt, or returns the log of one that is known already.

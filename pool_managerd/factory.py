@@ -2,16 +2,19 @@
 
 from typing import assert_never
 
-from pool_managerd.config import (
-    Config,
-    EmbeddedEngine,
-    LlamaServerEngine,
-    MockEngine,
-    PoolTable,
-)
+from pool_managerd.config import Config, PoolTable
+from pool_managerd.config_engines import EmbeddedEngine, LlamaServerEngine, MockEngine
+from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.nvml import NvmlDevices
 from pool_managerd.devices.port import DeviceSource
+from pool_managerd.engines.embedded import EmbeddedConfig
+from pool_managerd.engines.embedded import EmbeddedEngine as EmbeddedAdapter
+from pool_managerd.engines.llama_server import LlamaServerConfig
+from pool_managerd.engines.llama_server import LlamaServerEngine as LlamaServerAdapter
+from pool_managerd.engines.mock import MockConfig
+from pool_managerd.engines.mock import MockEngine as MockAdapter
+from pool_managerd.engines.mock_script import MockScript
 from pool_managerd.engines.port import Engine, PreloadError
 
 
@@ -25,8 +28,6 @@ def make_engine(table: PoolTable, model_ref: str) -> Engine:
 
     `model_ref` replaces the configured model unless empty.
 
-    Adapters are imported here, on use: a host loads only what its pools need.
-
     Raises:
         PreloadError: when the engine's model cannot be chosen by reference.
     """
@@ -35,7 +36,9 @@ def make_engine(table: PoolTable, model_ref: str) -> Engine:
         raise PreloadError([f"an engine of kind {engine.kind} loads no model by reference"])
     match engine:
         case EmbeddedEngine():
-            return _embedded(engine, model_ref)
+            # The processor is not a device that a driver could be told to show.
+            shown = tuple(device for device in table.devices if device != CPU_DEVICE_ID)
+            return _embedded(engine, model_ref, shown)
         case LlamaServerEngine():
             return _llama_server(engine)
         case MockEngine():
@@ -44,11 +47,8 @@ def make_engine(table: PoolTable, model_ref: str) -> Engine:
             assert_never(engine)
 
 
-def _embedded(table: EmbeddedEngine, model_ref: str) -> Engine:
-    from pool_managerd.engines.embedded import EmbeddedConfig
-    from pool_managerd.engines.embedded import EmbeddedEngine as Adapter
-
-    return Adapter(
+def _embedded(table: EmbeddedEngine, model_ref: str, devices: tuple[str, ...]) -> Engine:
+    return EmbeddedAdapter(
         EmbeddedConfig(
             model_path=model_ref.removeprefix("file:") or table.model_path,
             model_id=table.model_id,
@@ -57,25 +57,34 @@ def _embedded(table: EmbeddedEngine, model_ref: str) -> Engine:
             threads=table.threads,
             deterministic=table.deterministic,
             gpu_layers=table.gpu_layers,
+            devices=devices,
+            model_digest=table.model_digest,
         )
     )
 
 
 def _llama_server(table: LlamaServerEngine) -> Engine:
-    from pool_managerd.engines.llama_server import LlamaServerConfig
-    from pool_managerd.engines.llama_server import LlamaServerEngine as Adapter
-
-    return Adapter(
+    return LlamaServerAdapter(
         LlamaServerConfig(
             base_url=table.base_url,
             api_key=table.api_key.get_secret_value(),
             model_id=table.model_id,
+            slots=table.slots,
+            deterministic=table.deterministic,
+            model_digest=table.model_digest,
+            model_path=table.model_path,
+            silence_timeout_ms=table.silence_timeout_ms,
         )
     )
 
 
 def _mock(table: MockEngine) -> Engine:
-    from pool_managerd.engines.mock import MockConfig
-    from pool_managerd.engines.mock import MockEngine as Adapter
-
-    return Adapter(MockConfig(model_id=table.model_id, slots=table.slots))
+    return MockAdapter(
+        MockConfig(
+            model_id=table.model_id,
+            slots=table.slots,
+            ctx_max=table.ctx_max,
+            script=MockScript(**table.script.model_dump()),
+            preload_shortfalls=table.preload_shortfalls,
+        )
+    )

@@ -94,7 +94,8 @@ class Link:
                     reached = True
                     await self._serve(call, terms)
             except STREAM_ERRORS as error:
-                if not self._leaving:
+                # Told once, not with every try: an orchestrator may be away for long.
+                if not self._leaving and (reached or not failures):
                     _log_lost(error)
             if self._leaving:
                 break
@@ -212,7 +213,7 @@ class Link:
             return
         try:
             handler(message)
-        except Exception:
+        except Exception:  # noqa: BLE001 - it is logged, with its trace
             # One bad command must not end the attempts of others.
             log.exception("command_failed", command=command)
 
@@ -272,7 +273,7 @@ class Link:
         if isinstance(started, Refusal):
             self._refuse(message, started)
             return
-        self._bound().bind(message.handle, started, started.first_index)
+        self._bound().bind(message.handle, started)
 
     def _refuse(self, message: dispatch_pb2.StartAttempt, refusal: Refusal) -> None:
         log.info(

@@ -129,6 +129,8 @@ class Pool:
     def close(self) -> None:
         """Stops the engine for good; `closed` is set once it is gone. Idempotent."""
         self._cancel_drain_timer()
+        if self._timer is not None:
+            self._timer.cancel()
         self._post(Event(Kind.CLOSE))
 
     def fail(self, replica_id: str, reason: Reason, detail: str) -> None:
@@ -194,16 +196,19 @@ class Pool:
             self._drain_timer = None
 
     def _post(self, event: Event) -> None:
+        before = self._supervisor.state()
         effects = self._supervisor.step(event, self._deps.clock.now_ms())
-        state, reason, detail = self._supervisor.state()
-        log.info(
-            "pool_state",
-            pool_id=self.pool_id,
-            replica_id=self.incarnation.replica_id,
-            state=state.value,
-            reason=reason.value,
-            detail=detail,
-        )
+        after = self._supervisor.state()
+        if after != before:
+            state, reason, detail = after
+            log.info(
+                "pool_state",
+                pool_id=self.pool_id,
+                replica_id=self.incarnation.replica_id,
+                state=state.value,
+                reason=reason.value,
+                detail=detail,
+            )
         self._perform(effects)
         if self._supervisor.phase is Phase.CLOSED:
             self.closed.set()

@@ -21,7 +21,13 @@ from pool_managerd.link import Link, LinkDeps
 from pool_managerd.pool import EngineFactory, Pool, PoolDeps
 from pool_managerd.reporter import Reporter
 from pool_managerd.servicer import InspectionServer, PoolManagerServicer
-from pool_managerd.snapshots import HostState, SnapshotBuilder, masked, unknown_in_mask
+from pool_managerd.snapshots import (
+    HostState,
+    SnapshotBuilder,
+    by_device_id,
+    masked,
+    unknown_in_mask,
+)
 from pool_managerd.telemetry import Telemetry, log
 
 LEAVE_TIMEOUT_MS = 2_000
@@ -140,7 +146,7 @@ class PoolManager:
         )
         executor = Executor(store, deps)
         for table in self._config.pools:
-            pool = Pool(table, deps, executor)
+            pool = Pool(by_device_id(table, self._devices.devices()), deps, executor)
             self._pools[pool.pool_id] = pool
             executor.attach(pool)
         return executor

@@ -105,7 +105,7 @@ class SnapshotBuilder:
         message.state_detail = detail
         _add_engine(message, pool)
         _add_devices(message, pool.table, self._devices.devices())
-        for log in self._executor.running(pool.pool_id):
+        for log in self._executor.running(replica_id):
             message.running.add(
                 job_id=log.key.job_id, attempt=log.key.attempt, tokens_out=log.tokens_out
             )
@@ -113,7 +113,7 @@ class SnapshotBuilder:
 
     def _next_version(self, pool_id: str, replica_id: str) -> int:
         known_replica_id, version = self._versions.get(pool_id, (replica_id, 0))
-        version = 1
+        version = version + 1 if known_replica_id == replica_id else 1
         self._versions[pool_id] = (replica_id, version)
         return version
 
@@ -150,6 +150,14 @@ def masked(table: PoolTable, devices: tuple[Device, ...]) -> tuple[Device, ...]:
         return devices
     wanted = set(table.devices)
     return tuple(d for d in devices if d.device_id in wanted or str(d.index) in wanted)
+
+
+def by_device_id(table: PoolTable, devices: tuple[Device, ...]) -> PoolTable:
+    """The table with its mask as device ids: indexes mean something else to every library."""
+    if not table.devices:
+        return table
+    ids = tuple(device.device_id for device in masked(table, devices))
+    return table.model_copy(update={"devices": ids})
 
 
 def unknown_in_mask(table: PoolTable, devices: tuple[Device, ...]) -> list[str]:

@@ -39,7 +39,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(_SERVICE)
 
 
 def configure_logs(level: str) -> None:
-    """Sends JSON lines of at least `level` to stdout."""
+    """Sends JSON lines of at least `level` to stderr."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -51,7 +51,7 @@ def configure_logs(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stdout),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
 

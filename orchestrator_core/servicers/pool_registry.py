@@ -66,7 +66,7 @@ class PoolRegistryServicer:
             results = await asyncio.gather(*tasks, return_exceptions=True)
             self._runtime.hosts.disconnect(link)
             self._runtime.submit(HostLost(link.host_id, link.link_id))
-            why = "superseded" if link.closed.is_set() else "stream ended"
+            why = "closed from here" if link.closed.is_set() else "the stream ended"
             self._telemetry.host_down(link.host_id, why)
         for result in results:
             if isinstance(result, Exception):

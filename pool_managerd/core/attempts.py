@@ -128,9 +128,8 @@ class Appended(enum.Enum):
 class AttemptLog:
     """The output of one attempt, from its first piece on.
 
-    With `verify_until` the text up to there is compared, never shown: `visible` is False until the
-    digest there was seen to be equal. With `prefix` the log goes on after text that an earlier
-    attempt delivered.
+    With `verify_until` nothing is `visible` until the digest there was seen to be equal; what comes
+    after it is new. With `prefix` the log goes on after text that an earlier attempt delivered.
     """
 
     def __init__(
@@ -155,7 +154,7 @@ class AttemptLog:
         self._base_index = prefix.next_index if prefix else 0
         self._digest = prefix.digest if prefix else EMPTY_DIGEST
         self._text_bytes = prefix.text_bytes if prefix else 0
-        self._first_index = self._visible_from = prefix.next_index if prefix else 0
+        self._first_index = self._new_from = self._base_index
         self._acked_offset = self._text_bytes
         self._tokens_out = 0
         self.tokens_counted = True
@@ -164,8 +163,13 @@ class AttemptLog:
 
     @property
     def first_index(self) -> int:
-        """First piece that can be read."""
-        return max(self._first_index, self._visible_from)
+        """First piece that is held."""
+        return self._first_index
+
+    @property
+    def new_from(self) -> int:
+        """First piece held that no earlier attempt has delivered."""
+        return max(self._first_index, self._new_from)
 
     @property
     def next_index(self) -> int:
@@ -232,7 +236,7 @@ class AttemptLog:
         if self._digest != boundary.digest:
             return Appended.MISMATCH
         self._verify = None
-        self._visible_from = self.next_index
+        self._new_from = self.next_index
         self._acked_offset = self._text_bytes
         if tail:
             self._add(tail_text, tail, token_ids)

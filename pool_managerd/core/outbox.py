@@ -46,6 +46,7 @@ class _Cursor:
     next_index: int
     sent_offset: int
     acked_offset: int
+    new_only: bool
     started_sent: bool = False
     ended_sent: bool = False
 
@@ -85,16 +86,17 @@ class Outbox:
         cursor = self._cursors.get(handle)
         return cursor.log if cursor else None
 
-    def bind(self, handle: int, log: AttemptLog, first_index: int) -> None:
-        """Binds `log` to `handle`, sending from `first_index` on.
+    def bind(self, handle: int, log: AttemptLog, first_index: int | None = None) -> None:
+        """Binds `log` to `handle`, sending from `first_index` on, or by default what is new.
 
         An earlier handle of the log is void.
         """
         self.unbind(self._handles.get(log, -1))
         self.unbind(handle)
-        index = max(first_index, log.first_index)
+        new_only = first_index is None
+        index = max(first_index or 0, log.new_from if new_only else log.first_index)
         offset = log.offset_of(index)
-        self._cursors[handle] = _Cursor(log, index, offset, offset)
+        self._cursors[handle] = _Cursor(log, index, offset, offset, new_only)
         self._handles[log] = handle
         self._touch(handle)
 
@@ -131,6 +133,7 @@ class Outbox:
         if cursor is None:
             return
         cursor.next_index = max(first_index, cursor.log.first_index)
+        cursor.new_only = False
         cursor.sent_offset = cursor.acked_offset = cursor.log.offset_of(cursor.next_index)
         self._touch(handle)
 
@@ -178,11 +181,12 @@ class Outbox:
 
     @staticmethod
     def _snap(cursor: _Cursor) -> None:
-        # What a replay withheld, or a cap evicted, is not to be sent and does not count as under
-        # way.
-        if cursor.next_index < cursor.log.first_index:
-            cursor.next_index = cursor.log.first_index
-            cursor.sent_offset = cursor.acked_offset = cursor.log.offset_of(cursor.next_index)
+        # What a replay repeats, or a cap evicted, is not sent and does not count as under way.
+        log = cursor.log
+        lowest = log.new_from if cursor.new_only else log.first_index
+        if cursor.next_index < lowest:
+            cursor.next_index = lowest
+            cursor.sent_offset = cursor.acked_offset = log.offset_of(lowest)
 
     def _room(self, cursor: _Cursor) -> int:
         in_flight = max(0, cursor.sent_offset - cursor.acked_offset)

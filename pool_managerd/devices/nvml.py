@@ -79,7 +79,7 @@ class NvmlDevices:
             DevicesUnavailableError: naming what to install when library, driver or GPU is missing.
         """
         loop = asyncio.get_running_loop()
-        ready: asyncio.Future[tuple[Device, ...]] = loop.create_future()
+        ready: asyncio.Future[None] = loop.create_future()
 
         def post(work: Callable[[], None]) -> None:
             # The loop may be closed already when the last reading ends.
@@ -96,7 +96,7 @@ class NvmlDevices:
         self._thread.start()
         try:
             async with asyncio.timeout(START_TIMEOUT_MS / 1000):
-                self._devices = await ready
+                await ready
         except TimeoutError:
             raise DevicesUnavailableError(
                 f"NVML did not answer within {START_TIMEOUT_MS} ms: look at the driver's log"
@@ -119,7 +119,7 @@ class NvmlDevices:
 
 @dataclass(frozen=True, slots=True)
 class _Callbacks:
-    ready: asyncio.Future[tuple[Device, ...]]
+    ready: asyncio.Future[None]
     publish: Callable[[tuple[Device, ...]], None]
     on_fault: OnFault
 
@@ -144,7 +144,9 @@ class _Reader:
             unavailable = DevicesUnavailableError(f"NVML cannot be used ({error}): {_INSTALL_HINT}")
             post(lambda: _fail(callbacks.ready, unavailable))
             return
-        post(lambda: _succeed(callbacks.ready, facts))
+        # Published first: the waiter resumes later, and must not overwrite a younger reading.
+        post(partial(callbacks.publish, facts))
+        post(partial(_succeed, callbacks.ready))
         self._loop(gpus, post, callbacks)
 
     def _open(self) -> list[_Gpu]:
@@ -347,11 +349,11 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _fail(ready: asyncio.Future[tuple[Device, ...]], error: DevicesUnavailableError) -> None:
+def _fail(ready: asyncio.Future[None], error: DevicesUnavailableError) -> None:
     if not ready.done():
         ready.set_exception(error)
 
 
-def _succeed(ready: asyncio.Future[tuple[Device, ...]], devices: tuple[Device, ...]) -> None:
+def _succeed(ready: asyncio.Future[None]) -> None:
     if not ready.done():
-        ready.set_result(devices)
+        ready.set_result(None)

@@ -10,7 +10,7 @@ generating after a disconnect.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -42,6 +42,7 @@ _POLL_INTERVAL_S = 0.01
 _QUIET_POLLS_UNANSWERED = 3
 _MAX_ANSWER_BYTES = 32 * 1024 * 1024
 _OK = 200
+_LOADING = 503
 
 
 class LlamaApiError(EngineError):
@@ -75,7 +76,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFacts:
-    """What a running llama-server says about itself. `ctx_per_slot` is tokens; `meta` the model's."""
+    """What a running llama-server says about itself. `ctx_per_slot` is in tokens."""
 
     slots_total: int
     ctx_per_slot: int
@@ -134,6 +135,24 @@ class LlamaProtocol:
             return False
         return True
 
+    async def wait_ready(self, poll_interval_s: float) -> None:
+        """Returns once the model is loaded: the server answers 503 until then, and pushes nothing.
+
+        The caller bounds the wait.
+
+        Raises:
+            LlamaApiError: when the server does not answer, or answers something else.
+        """
+        while True:
+            try:
+                await self._call("GET", "/health")
+            except LlamaApiError as error:
+                if error.status != _LOADING:
+                    raise
+            else:
+                return
+            await asyncio.sleep(poll_interval_s)
+
     async def facts(self) -> ServerFacts:
         """Asks the server what it serves.
 
@@ -181,21 +200,24 @@ class LlamaProtocol:
         # slot, so one glance at an idle slot proves nothing.
         quiet_polls_needed = 1 if lease.answered else _QUIET_POLLS_UNANSWERED
         quiet_polls = 0
-        while quiet_polls < quiet_polls_needed:
-            if quiet_polls or not await self._is_idle(lease.slot):
-                await asyncio.sleep(_POLL_INTERVAL_S)
+        while True:
             quiet_polls = quiet_polls + 1 if await self._is_idle(lease.slot) else 0
+            if quiet_polls == quiet_polls_needed:
+                return
+            await asyncio.sleep(_POLL_INTERVAL_S)
 
     async def _is_idle(self, slot_id: int) -> bool:
         try:
             slots = await self._call("GET", "/slots")
         except LlamaApiError:
             return False
-        entries = (
-            [entry for entry in slots if isinstance(entry, dict)] if isinstance(slots, list) else []
+        entries = slots if isinstance(slots, list) else []
+        return any(
+            isinstance(entry, dict)
+            and entry.get("id") == slot_id
+            and entry.get("is_processing") is False
+            for entry in entries
         )
-        mine = [entry for entry in entries if entry.get("id") == slot_id]
-        return bool(mine) and mine[0].get("is_processing") is False
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """Streams one generation, as `Engine.generate` says."""
@@ -228,20 +250,22 @@ class LlamaProtocol:
     async def _events(
         self, request: GenerationRequest, body: Json, lease: SlotLease
     ) -> AsyncGenerator[GenerationEvent, None]:
-        """Streams until the first end; the slot is given back if the engine itself told that end."""
+        """Streams until the first end. A lost connection leaves the slot to `confirm_idle`."""
         reader = FrameReader()
         try:
-            async for event in self._frames(request, body, lease, reader):
-                if isinstance(event, Finished | Failed):
-                    self._release(lease)
+            async with contextlib.aclosing(self._frames(request, body, lease, reader)) as events:
+                async for event in events:
+                    if isinstance(event, Finished | Failed):
+                        self._release(lease)
+                        yield event
+                        return
                     yield event
-                    return
-                yield event
             reason = "the engine closed the stream before its end"
         except FrameError as error:
+            self._release(lease)
             yield Failed(Failure.ENGINE_ERROR, str(error), Usage(tokens_out=reader.tokens_out))
             return
-        except aiohttp.ClientConnectorError:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             self._release(lease)
             reason = "the engine does not accept connections"
         except TimeoutError:
@@ -252,7 +276,7 @@ class LlamaProtocol:
 
     async def _frames(
         self, request: GenerationRequest, body: Json, lease: SlotLease, reader: FrameReader
-    ) -> AsyncIterator[GenerationEvent]:
+    ) -> AsyncGenerator[GenerationEvent, None]:
         headers = {"traceparent": request.traceparent} if request.traceparent else {}
         async with self._connected().post(
             self._url("/completion"), json=body, headers=headers, allow_redirects=False
@@ -263,7 +287,7 @@ class LlamaProtocol:
                     yield error_event(response.status, _parsed(await _read(response)))
                     return
                 decoder = LineDecoder()
-                async for chunk in response.content.iter_any():
+                async for chunk in _chunks(response):
                     for payload in decoder.feed(chunk):
                         for event in reader.read(payload):
                             yield event
@@ -320,10 +344,27 @@ class LlamaProtocol:
         self._slots.release(lease)
 
 
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    """Yields what arrives, until the answer is complete.
+
+    Raises:
+        aiohttp.ClientError: when the connection breaks first.
+    """
+    while True:
+        try:
+            chunk = await response.content.readany()
+        except RuntimeError as error:
+            # aiohttp says so about a connection that was closed while nobody read from it.
+            raise aiohttp.ClientConnectionError("connection closed") from error
+        if not chunk:
+            return
+        yield chunk
+
+
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     """Reads a whole answer of bounded size."""
     answer = bytearray()
-    async for chunk in response.content.iter_any():
+    async for chunk in _chunks(response):
         answer += chunk
         if len(answer) > _MAX_ANSWER_BYTES:
             raise FrameError("the engine's answer is too long")

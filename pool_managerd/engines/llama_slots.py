@@ -1,8 +1,8 @@
 """Which of a llama-server's slots each generation holds.
 
-The server names the slot only in the last frame, so the adapter chooses it (`id_slot`). That makes a
-cancel verifiable and keeps the choice that the server would make: the slot whose last prompt shares
-the longest beginning with the new one still has its keys and values.
+The server names the slot only in the last frame, so the adapter chooses it (`id_slot`). That makes
+a cancel verifiable. The choice is the one that the server would make: the slot whose last prompt
+shares the longest beginning with the new one, because it still has those keys and values.
 """
 
 from dataclasses import dataclass

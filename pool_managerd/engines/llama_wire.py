@@ -34,6 +34,9 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 SEED_MODULUS = 2**32 - 1
 """Seeds are taken modulo this: llama.cpp's have 32 bits, and its largest means "random"."""
 
+EXTENSIONS = ("chat_template", "grammar", "json_schema", "token_ids")
+"""What every llama-server offers beyond plain text."""
+
 _RESPONSE_FIELDS = (
     "content", "tokens", "stop", "stop_type", "truncated", "tokens_predicted", "tokens_evaluated",
     "timings", "id_slot",
@@ -76,6 +79,11 @@ class FrameError(Exception):
     """The engine sent something that is no stream of frames."""
 
 
+def sampler_profile(*, deterministic: bool) -> str:
+    """Returns the version of how requests are turned into llama.cpp's sampling. ORCH-3045."""
+    return "llamacpp-deterministic-1" if deterministic else "llamacpp-1"
+
+
 def invalid(message: str) -> Failed:
     """Returns the event for a request that no replica would accept."""
     return Failed(Failure.INVALID_REQUEST, message)
@@ -92,6 +100,8 @@ def completion_body(
     """
     sampling = request.sampling
     ids = request.continue_token_ids
+    if sampling.max_tokens is not None and sampling.max_tokens < 1:
+        return invalid("max_tokens must be at least 1")
     body: Json = {
         "prompt": [prompt, *ids] if ids else prompt,
         "n_predict": ctx_max if sampling.max_tokens is None else sampling.max_tokens,
@@ -299,8 +309,9 @@ def _usage(frame: Json) -> Usage:
 
 def _integer(values: Mapping[str, object], name: str) -> int | None:
     value = values.get(name)
-    fits = isinstance(value, (int, float)) and 0 <= value <= _LARGEST_NUMBER
-    return round(value) if fits else None
+    if isinstance(value, (int, float)) and 0 <= value <= _LARGEST_NUMBER:
+        return round(value)
+    return None
 
 
 def error_event(status: int, body: object) -> Failed:

@@ -185,7 +185,7 @@ async def test_sigterm_lets_running_jobs_finish(start_stack: StartStack) -> None
         while not isinstance(events[-1], Tokens):
             events.append(await anext(stream))
         stack.orchestrator.process.terminate()
-        await stack.orchestrator.event("draining")
+        await stack.orchestrator.event("drain_started")
         try:
             with pytest.raises((UnavailableError, RejectedError)):
                 await client.enqueue(model_id="tiny", prompt="late")

@@ -56,14 +56,15 @@ class Session:
 class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
     """Serves PoolRegistryService and records everything, in the order in which it was read.
 
-    `verdict` answers every held attempt; `window_bytes` and `heartbeat_ms` go into Registered.
+    `verdict` answers every held attempt; `window_bytes` and `heartbeat_ms` go into Registered. A
+    `silent` one sends no sign of life.
     """
 
     def __init__(self) -> None:
         self.epoch = 1
         self.window_bytes = 1 << 20
         self.heartbeat_ms = 5_000
-        self.answer_registers = True
+        self.silent = False
         self.verdict: Callable[[dispatch_pb2.HeldAttempt], dispatch_pb2.AttemptVerdict] = _abort
         self.sessions: list[Session] = []
         self.snapshots: list[snapshot_pb2.PoolSnapshot] = []
@@ -137,13 +138,21 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         await self._notify()
         reader = asyncio.create_task(self._read(session, request_iterator))
         try:
-            if self.answer_registers:
-                yield self._registered(first.register)
-            while (command := await session.commands.get()) is not None:
+            yield self._registered(first.register)
+            while (command := await self._next_command(session)) is not None:
                 yield command
         finally:
             reader.cancel()
             session.closed.set()
+
+    async def _next_command(self, session: Session) -> registry_pb2.DispatchResponse | None:
+        if self.silent:
+            return await session.commands.get()
+        try:
+            async with asyncio.timeout(self.heartbeat_ms / 3000):
+                return await session.commands.get()
+        except TimeoutError:
+            return registry_pb2.DispatchResponse(dispatch_seq=self._dispatch_seq)
 
     def _registered(self, register: dispatch_pb2.Register) -> registry_pb2.DispatchResponse:
         self._dispatch_seq += 1

@@ -1,7 +1,9 @@
 """What happens when the stream, or the orchestrator, goes away and comes back."""
 
 import asyncio
+import hashlib
 
+from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from tests.integration.pool_managerd.fakes import WAIT_S
 from tests.integration.pool_managerd.harness import Host, RunHost
@@ -68,6 +70,22 @@ async def test_an_attempt_survives_a_broken_stream_while_it_runs(run_host: RunHo
     assert not host.orchestrator.sessions[1].register.held[0].HasField("ended")
 
 
+async def test_a_replay_can_be_adopted_from_its_beginning(run_host: RunHost) -> None:
+    """An orchestrator that lost its text gets all of it, also what the replay repeated. LO-305."""
+    host = await run_host()
+    point = events_pb2.ResumePoint(attempt=1, text_offset=2)
+    point.prefix_digest = int.from_bytes(hashlib.sha256(b"ab").digest()[:8], "big")
+    await host.start("j1", 1, attempt=2, verify_until=point)
+    host.engine.say("j1", "a", "b", "c", attempt=2)
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).text == "c")
+    host.orchestrator.verdict = adopt(first_index=0, handle=2)  # type: ignore[assignment]  # reason: test
+
+    host.orchestrator.drop()
+    await host.orchestrator.until(lambda: host.orchestrator.stored(2).text == "abc")
+
+    assert host.orchestrator.sessions[1].register.held[0].first_index == 0
+
+
 async def test_a_verdict_of_abort_stops_the_attempt_and_forgets_it(run_host: RunHost) -> None:
     """What does not count is stopped, its slot freed and its output dropped."""
     host = await run_host()
@@ -119,7 +137,7 @@ async def test_a_silent_host_sends_heartbeats_and_leaves_a_silent_orchestrator(
 ) -> None:
     """Empty frames keep the stream alive; silence of the other side ends it."""
     host = await run_host()
-    host.orchestrator.heartbeat_ms = 150
+    host.orchestrator.heartbeat_ms, host.orchestrator.silent = 300, True
     host.orchestrator.drop()
     await host.orchestrator.until(lambda: len(host.orchestrator.sessions) == 2)
 

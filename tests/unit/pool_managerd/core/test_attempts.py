@@ -97,7 +97,7 @@ def test_a_replay_shows_exactly_what_follows_the_boundary(
         return
     assert Appended.MISMATCH not in outcomes
     assert log.visible == (len(text) >= offset)
-    shown = log.read_from(log.first_index, UNBOUNDED, UNBOUNDED)
+    shown = log.read_from(log.new_from, UNBOUNDED, UNBOUNDED)
     shown_text = "".join(shown.pieces) if shown else ""
     assert shown_text.encode() == (text[offset:] if log.visible else b"")
 

@@ -1,0 +1,116 @@
+"""Configuration of engines: one table for each kind of adapter."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
+
+
+class Table(BaseModel):
+    """A table of the file: frozen, without room for unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class EmbeddedEngine(Table):
+    """The llama.cpp engine that ships with the product, in a worker process of its own."""
+
+    kind: Literal["embedded"] = Field(description="Selects the embedded llama.cpp engine.")
+    model_path: str = Field(
+        min_length=1, description="GGUF file; relative to the configuration file."
+    )
+    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
+    slots: int = Field(default=1, ge=1, le=256, description="Generations at a time.")
+    ctx_per_slot: int = Field(
+        default=2048, ge=64, le=4_194_304, description="Context of one slot, tokens."
+    )
+    threads: int = Field(default=1, ge=1, le=1024, description="Threads of computation.")
+    deterministic: bool = Field(
+        default=False, description="One slot and no prompt cache: equal seeds give equal bytes."
+    )
+    gpu_layers: int = Field(
+        default=0, ge=-1, le=10_000, description="Layers on the GPU; -1 means all."
+    )
+
+    model_digest: str = Field(
+        default="", description="Digest of the file, if known: saves reading it once."
+    )
+
+    @model_validator(mode="after")
+    def _one_slot(self) -> "EmbeddedEngine":
+        if self.deterministic and self.slots != 1:
+            raise ValueError("deterministic = true needs slots = 1")
+        return self
+
+
+class LlamaServerEngine(Table):
+    """A llama.cpp server that runs already: the pool manager attaches to it."""
+
+    kind: Literal["llama_server"] = Field(description="Attaches to a llama.cpp server.")
+    base_url: str = Field(pattern=r"^https?://", description="Address, e.g. http://127.0.0.1:8080.")
+    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
+    api_key_env: str = Field(
+        default="", description="Environment variable that holds the API key; empty: no key."
+    )
+    slots: int = Field(default=0, ge=0, le=256, description="Slots to use; 0: all it has.")
+    deterministic: bool = Field(
+        default=False, description="Needs a server with one slot; no prompt cache."
+    )
+    model_digest: str = Field(default="", description="Digest of the weights, if known.")
+    model_path: str = Field(
+        default="", description="The server's model file, if this host can read it."
+    )
+    silence_timeout_ms: Milliseconds = Field(
+        default=300_000, description="Longest silence in a stream."
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr(""), exclude=True, repr=False, description="(environment)"
+    )
+
+
+class MockScriptTable(Table):
+    """What the mock engine does with one generation, unless the request says otherwise."""
+
+    token_count: int = Field(default=16, ge=0, le=10_000_000, description="Tokens until EOS.")
+    first_token_delay_ms: int = Field(
+        default=0, ge=0, le=86_400_000, description="Wait before the first token."
+    )
+    token_interval_ms: int = Field(
+        default=0, ge=0, le=86_400_000, description="Wait before each later token."
+    )
+    multi_byte: bool = Field(default=False, description="Characters of two to four bytes.")
+    fail_after_tokens: int = Field(default=-1, ge=-1, description="Fails then; -1: never.")
+    failure: Literal[
+        "engine_died",
+        "engine_error",
+        "invalid_request",
+        "context_overflow",
+        "device_out_of_memory",
+        "host_out_of_memory",
+    ] = Field(default="engine_error", description="How it fails.")
+    stall_after_tokens: int = Field(default=-1, ge=-1, description="Goes silent then; -1: never.")
+    die_after_tokens: int = Field(default=-1, ge=-1, description="The engine dies; -1: never.")
+    cancel_unconfirmed: bool = Field(
+        default=False, description="A cancelled generation keeps its slot."
+    )
+
+
+class MockEngine(Table):
+    """An engine without a model, for tests and demonstrations."""
+
+    kind: Literal["mock"] = Field(description="Selects the mock engine.")
+    model_id: str = Field(
+        default="mock", min_length=1, max_length=256, description="Name that jobs ask for."
+    )
+    slots: int = Field(default=1, ge=1, le=4096, description="Generations at a time.")
+    ctx_max: int = Field(default=4096, ge=1, le=4_194_304, description="Context of a slot, tokens.")
+    preload_shortfalls: tuple[str, ...] = Field(
+        default=(), max_length=16, description="The start fails and names them."
+    )
+    script: MockScriptTable = Field(default=MockScriptTable(), description="One generation.")
+
+
+EngineTable = Annotated[
+    EmbeddedEngine | LlamaServerEngine | MockEngine, Field(discriminator="kind")
+]

@@ -1,0 +1,269 @@
+"""The `embedded` engine: llama.cpp (`xllamacpp`) in a worker process. ORCH-3001, ORCH-3054.
+
+The worker opens llama-server's HTTP API on the loopback interface under a random key. It ends with
+this process in every case: its standard input closes, and on Linux the kernel kills it.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import importlib.util
+import json
+import os
+import platform
+import secrets
+import sys
+from collections.abc import AsyncGenerator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pool_managerd.engines import embedded_worker
+from pool_managerd.engines.embedded_worker import WorkerReport, WorkerSettings
+from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shortfalls
+from pool_managerd.engines.llama_protocol import (
+    Endpoint,
+    LlamaApiError,
+    LlamaProtocol,
+    ServerFacts,
+)
+from pool_managerd.engines.llama_wire import EXTENSIONS, sampler_profile
+from pool_managerd.engines.port import (
+    EngineInfo,
+    Failed,
+    Failure,
+    GenerationEvent,
+    GenerationRequest,
+    PreloadError,
+)
+from pool_managerd.engines.worker_process import LOG_LINES, WorkerProcess
+
+_POLL_INTERVAL_S = 0.02
+_EXIT_NEWS_S = 0.2
+_LOG_LINES_IN_MESSAGES = 3
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedConfig:
+    """A model to load into an embedded llama.cpp.
+
+    Attributes:
+        model_path: GGUF file, or the first part of a split one.
+        model_id: Name that jobs ask for.
+        slots: Generations at a time.
+        ctx_per_slot: Context of each slot, tokens; prompt and output share it.
+        threads: Threads that compute. More than the idle cores makes it slower by far.
+        deterministic: Equal seeds give equal bytes; needs one slot, never uses the prompt cache.
+        gpu_layers: Layers on the GPU; -1 means all. Needs a build of xllamacpp with GPU support.
+        devices: CUDA device ids that the worker may see; empty leaves the choice to the driver.
+        model_digest: Digest of the file if it is known already; saves reading the file once.
+        load_timeout_ms: Longest wait for the model.
+    """
+
+    model_path: str | Path
+    model_id: str
+    slots: int = 1
+    ctx_per_slot: int = 2048
+    threads: int = 1
+    deterministic: bool = False
+    gpu_layers: int = 0
+    devices: tuple[str, ...] = ()
+    model_digest: str = ""
+    load_timeout_ms: int = 600_000
+
+    def __post_init__(self) -> None:
+        """Refuses what no engine can satisfy."""
+        if min(self.slots, self.ctx_per_slot, self.threads, self.load_timeout_ms) < 1:
+            raise ValueError("slots, ctx_per_slot, threads, load_timeout_ms must be at least 1")
+        if self.deterministic and self.slots != 1:
+            raise ValueError("deterministic = true needs slots = 1")
+
+
+class EmbeddedEngine:
+    """One worker process with one model; satisfies `port.Engine`."""
+
+    def __init__(self, config: EmbeddedConfig) -> None:
+        self._config = config
+        # `-m` changes the worker's directory, so the path must not depend on it.
+        self._model_path = Path(config.model_path).absolute()
+        self._api_key = secrets.token_urlsafe(32)
+        self._worker: WorkerProcess | None = None
+        self._protocol: LlamaProtocol | None = None
+        self._stopped = False
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id; None before the start."""
+        return self._worker.pid if self._worker else None
+
+    @property
+    def log_tail(self) -> tuple[str, ...]:
+        """The last lines that llama.cpp logged, oldest first; they may quote a grammar."""
+        return self._worker.log.last(LOG_LINES) if self._worker else ()
+
+    async def start(self) -> EngineInfo:
+        """Checks everything that can be checked, then loads the model. See `port.Engine.start`."""
+        shortfalls = await asyncio.to_thread(_shortfalls, self._model_path)
+        if shortfalls:
+            raise PreloadError(shortfalls)
+        try:
+            async with asyncio.timeout(self._config.load_timeout_ms / 1000):
+                digest = self._config.model_digest or await digest_in_thread(self._model_path)
+                report = await self._load()
+                facts = await self._connect(report.base_url)
+        except TimeoutError:
+            await self.stop()
+            wait_ms = self._config.load_timeout_ms
+            raise PreloadError([f"the model was not loaded within {wait_ms} ms"]) from None
+        except (OSError, LlamaApiError) as error:
+            await self.stop()
+            raise PreloadError([str(error)]) from error
+        except BaseException:
+            await self.stop()
+            raise
+        return self._info(digest, report, facts)
+
+    async def _load(self) -> WorkerReport:
+        """Starts the worker and waits for its report."""
+        self._worker = await WorkerProcess.spawn(embedded_worker.__name__)
+        if self._stopped:
+            raise PreloadError(["the engine was stopped during its start"])
+        answer = await self._worker.ask(json.dumps(asdict(self._settings())).encode())
+        if not answer:
+            sentence = await self._worker.wait_exit()
+            raise PreloadError([self._with_log(f"{sentence} while it loaded {self._model_path}")])
+        report = WorkerReport(**json.loads(answer))
+        if report.error:
+            raise PreloadError([self._with_log(f"cannot load {self._model_path}: {report.error}")])
+        return report
+
+    def _settings(self) -> WorkerSettings:
+        return WorkerSettings(
+            model_path=str(self._model_path),
+            slots=self._config.slots,
+            ctx_per_slot=self._config.ctx_per_slot,
+            threads=self._config.threads,
+            gpu_layers=self._config.gpu_layers,
+            devices=self._config.devices,
+            api_key=self._api_key,
+            parent_pid=os.getpid(),
+        )
+
+    async def _connect(self, base_url: str) -> ServerFacts:
+        self._protocol = LlamaProtocol(
+            Endpoint(base_url=base_url, api_key=self._api_key),
+            deterministic=self._config.deterministic,
+        )
+        self._protocol.open()
+        await self._protocol.wait_ready(_POLL_INTERVAL_S)
+        facts = await self._protocol.facts()
+        self._protocol.serve(facts.slots_total, facts.ctx_per_slot)
+        return facts
+
+    def _info(self, digest: str, report: WorkerReport, facts: ServerFacts) -> EngineInfo:
+        return EngineInfo(
+            engine="llamacpp",
+            engine_version=f"xllamacpp-{report.version}",
+            model_id=self._config.model_id,
+            model_digest=digest,
+            sampler_profile_version=sampler_profile(deterministic=self._config.deterministic),
+            slots_total=facts.slots_total,
+            ctx_max=facts.ctx_per_slot,
+            deterministic=self._config.deterministic,
+            quantizations=(facts.quantization,) if facts.quantization else (),
+            extensions=EXTENSIONS,
+        )
+
+    def _with_log(self, message: str) -> str:
+        """Appends llama.cpp's last words. Only for a load: later lines may quote requests."""
+        assert self._worker is not None, "only a worker can fail to load"
+        lines = self._worker.log.last(_LOG_LINES_IN_MESSAGES)
+        return f"{message} ({' | '.join(lines)})" if lines else message
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+        """See `port.Engine.generate`."""
+        worker, protocol = self._started()
+        if worker.ended:
+            yield Failed(Failure.ENGINE_DIED, await worker.wait_exit())
+            return
+        async with contextlib.aclosing(protocol.generate(request)) as events:
+            async for event in events:
+                if isinstance(event, Failed) and event.failure is Failure.ENGINE_DIED:
+                    yield await _with_exit_news(event, worker)
+                else:
+                    yield event
+
+    async def confirm_idle(self, request_id: str, timeout_ms: int) -> None:
+        """Returns also when the worker is gone. See `port.Engine.confirm_idle`."""
+        worker, protocol = self._started()
+        gone = asyncio.create_task(worker.wait_exit())
+        idle = asyncio.create_task(protocol.confirm_idle(request_id, timeout_ms))
+        try:
+            await asyncio.wait({gone, idle}, return_when=asyncio.FIRST_COMPLETED)
+            if not gone.done():
+                await idle
+        finally:
+            gone.cancel()
+            idle.cancel()
+            await asyncio.gather(gone, idle, return_exceptions=True)
+
+    async def healthy(self) -> bool:
+        """See `port.Engine.healthy`."""
+        if self._worker is None or self._protocol is None or self._worker.ended:
+            return False
+        return await self._protocol.healthy()
+
+    async def wait_exit(self) -> str:
+        """See `port.Engine.wait_exit`."""
+        worker, _ = self._started()
+        return await worker.wait_exit()
+
+    async def stop(self) -> None:
+        """Ends the worker: it gets two seconds, then SIGKILL. See `port.Engine.stop`."""
+        self._stopped = True
+        if self._protocol is not None:
+            await self._protocol.close()
+        if self._worker is not None:
+            await self._worker.stop()
+
+    def _started(self) -> tuple[WorkerProcess, LlamaProtocol]:
+        assert self._worker is not None, "start() comes first"
+        assert self._protocol is not None, "start() comes first"
+        return self._worker, self._protocol
+
+
+async def _with_exit_news(event: Failed, worker: WorkerProcess) -> Failed:
+    """Says how the worker ended; its connection breaks a moment before its exit is known."""
+    try:
+        async with asyncio.timeout(_EXIT_NEWS_S):
+            return replace(event, message=await worker.wait_exit())
+    except TimeoutError:
+        return event
+
+
+def _shortfalls(model_path: Path) -> list[str]:
+    """Names everything that keeps the worker from loading the model. Blocks. ORCH-3003."""
+    shortfalls = gguf_shortfalls(model_path)
+    if importlib.util.find_spec("xllamacpp") is None:
+        shortfalls.append("the Python package xllamacpp is not installed")
+    if platform.machine() in {"x86_64", "AMD64"} and not _has_avx2():
+        shortfalls.append("this processor has no AVX2, which xllamacpp needs")
+    if sys.platform == "linux" and not _has_library("libgomp.so.1"):
+        shortfalls.append("the library libgomp.so.1 is missing: install libgomp1")
+    return shortfalls
+
+
+def _has_avx2() -> bool:
+    """Reads the flags of Linux; elsewhere the answer is left to the load itself."""
+    try:
+        return " avx2 " in _CPUINFO.read_text().replace("\n", " ")
+    except OSError:
+        return True
+
+
+def _has_library(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True

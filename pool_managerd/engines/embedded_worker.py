@@ -1,0 +1,109 @@
+"""The process in which the embedded llama.cpp runs.
+
+Loading holds the interpreter's lock, a failed assertion in C++ ends the process, and a loaded
+model cannot be unloaded: so the engine has a process of its own, and stopping it means ending it.
+
+Protocol of `python -m pool_managerd.engines.embedded_worker`: the parent writes one JSON line
+(`WorkerSettings`) to standard input and keeps it open; the worker answers one JSON line
+(`WorkerReport`) on its original standard output. Whatever else the engine prints goes to standard
+error. The end of standard input is the order to exit.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict, dataclass
+
+_PR_SET_PDEATHSIG = 1
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+_SPARE_HTTP_THREADS = 6
+_MAX_SETTINGS_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What the worker loads. `ctx_per_slot` is in tokens, `devices` are CUDA device ids."""
+
+    model_path: str
+    slots: int
+    ctx_per_slot: int
+    threads: int
+    gpu_layers: int
+    devices: tuple[str, ...]
+    api_key: str
+    parent_pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """How the load went: an address, or an error for people."""
+
+    base_url: str = ""
+    version: str = ""
+    error: str = ""
+
+
+def main() -> None:
+    """Loads the model, reports the address, serves until standard input ends."""
+    report_to = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)
+    settings = _read_settings()
+    _die_with_parent(settings.parent_pid)
+    try:
+        report, _server = _load(settings)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent tells people
+        report, _server = WorkerReport(error=f"{type(error).__name__}: {error}"), None
+    os.write(report_to, json.dumps(asdict(report)).encode() + b"\n")
+    os.close(report_to)
+    if _server is not None:
+        while os.read(_STDIN, 4096):
+            pass
+    # The engine's destructors can block for a minute; the kernel frees everything at once.
+    os._exit(0)
+
+
+def _read_settings() -> WorkerSettings:
+    line = sys.stdin.buffer.readline(_MAX_SETTINGS_BYTES)
+    return WorkerSettings(**json.loads(line))
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    """Ends this process when its parent ends, even while loading holds the interpreter's lock."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def _load(settings: WorkerSettings) -> tuple[WorkerReport, object]:
+    if settings.devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(settings.devices)
+    # Imported here: it needs AVX2 and libgomp, and reads the devices when it is loaded.
+    import xllamacpp  # noqa: PLC0415
+
+    kinds = {device["type"].name for device in xllamacpp.get_device_info()}
+    if settings.gpu_layers and not any("GPU" in kind for kind in kinds):
+        return WorkerReport(error="gpu_layers is set, but this xllamacpp sees no GPU"), None
+    params = xllamacpp.CommonParams()
+    params.model.path = settings.model_path
+    params.n_parallel = settings.slots
+    params.n_ctx = settings.slots * settings.ctx_per_slot
+    params.kv_unified = False
+    params.n_batch = params.n_ubatch = 256
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.threads
+    params.n_threads_http = settings.slots + _SPARE_HTTP_THREADS
+    params.n_gpu_layers = settings.gpu_layers if settings.gpu_layers >= 0 else 1_000
+    params.cache_ram_mib = 0
+    params.ctx_shift = params.fit_params = params.warmup = params.ui = False
+    params.endpoint_slots = params.endpoint_metrics = params.offline = True
+    params.verbosity = 1
+    params.api_keys = [settings.api_key]
+    server = xllamacpp.Server(params)
+    return WorkerReport(base_url=server.listening_address, version=xllamacpp.__version__), server
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Checks and digests of GGUF files."""
+
+import asyncio
+import hashlib
+import re
+import threading
+from pathlib import Path
+
+_MAGIC = b"GGUF"
+_CHUNK_BYTES = 4 * 1024 * 1024
+_SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+def gguf_shards(path: Path) -> tuple[Path, ...]:
+    """Returns a model's files: the file, or all parts of a `NAME-00001-of-000NN.gguf`."""
+    match = _SHARD.fullmatch(path.name)
+    if match is None:
+        return (path,)
+    count = int(match["count"])
+    names = (f"{match['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1))
+    return tuple(path.with_name(name) for name in names)
+
+
+def gguf_shortfalls(path: Path) -> list[str]:
+    """Names every reason why these files cannot be loaded; empty when none is seen. ORCH-3003."""
+    return [reason for shard in gguf_shards(path) if (reason := _shortfall(shard))]
+
+
+def _shortfall(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        return f"model file {path} does not exist"
+    except IsADirectoryError:
+        return f"model file {path} is a directory"
+    except OSError as error:
+        return f"model file {path} cannot be read: {error.strerror}"
+    return "" if magic == _MAGIC else f"model file {path} is not a GGUF file"
+
+
+def gguf_digest(path: Path, give_up: threading.Event) -> str:
+    """Returns "sha256:" and the digest of the file, or of all its parts one after the other.
+
+    Reads everything: about a second per gigabyte where the disk keeps up. Setting `give_up` ends it
+    early; the answer is then meaningless.
+
+    Raises:
+        OSError: when a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for shard in gguf_shards(path):
+        with shard.open("rb") as file:
+            while not give_up.is_set() and (chunk := file.read(_CHUNK_BYTES)):
+                digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
+
+
+async def digest_in_thread(path: Path) -> str:
+    """Returns `gguf_digest` without blocking the event loop; a cancel ends the reading as well.
+
+    Raises:
+        OSError: when a file cannot be read.
+    """
+    give_up = threading.Event()
+    try:
+        return await asyncio.to_thread(gguf_digest, path, give_up)
+    finally:
+        give_up.set()

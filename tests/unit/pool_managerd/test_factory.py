@@ -1,0 +1,53 @@
+"""From configuration to adapters."""
+
+import pytest
+
+from pool_managerd.config import PoolTable
+from pool_managerd.engines.port import (
+    Failed,
+    Failure,
+    GenerationRequest,
+    PreloadError,
+    SamplingParams,
+)
+from pool_managerd.factory import make_engine
+
+
+def table(**engine: object) -> PoolTable:
+    """A pool with an engine."""
+    return PoolTable.model_validate({"pool_id": "p", "devices": ["cpu"], "engine": engine})
+
+
+async def test_a_mock_engine_follows_its_configured_script() -> None:
+    """What the file says about slots, context and script reaches the engine."""
+    script = {"fail_after_tokens": 0, "failure": "device_out_of_memory"}
+    engine = make_engine(table(kind="mock", slots=3, ctx_max=99, script=script), "")
+
+    info = await engine.start()
+    request = GenerationRequest("j#1", "hello", SamplingParams(seed=1))
+    events = [event async for event in engine.generate(request)]
+    await engine.stop()
+
+    assert (info.slots_total, info.ctx_max) == (3, 99)
+    assert isinstance(events[-1], Failed)
+    assert events[-1].failure is Failure.DEVICE_OUT_OF_MEMORY
+
+
+async def test_a_missing_model_is_named_by_the_preload() -> None:
+    """The path in the message is the one configured, or the one of a reload. ORCH-3003."""
+    pool = table(kind="embedded", model_path="/absent/a.gguf", model_id="a")
+
+    for model_ref, named in (("", "/absent/a.gguf"), ("file:/absent/b.gguf", "/absent/b.gguf")):
+        engine = make_engine(pool, model_ref)
+        with pytest.raises(PreloadError, match=named):
+            await engine.start()
+        await engine.stop()
+
+
+def test_only_engines_with_a_model_file_load_one_by_reference() -> None:
+    """A reload of another model is refused where the model is not ours to choose."""
+    attached = table(kind="llama_server", base_url="http://127.0.0.1:1", model_id="m")
+
+    make_engine(attached, "")
+    with pytest.raises(PreloadError, match="llama_server"):
+        make_engine(attached, "file:x.gguf")
