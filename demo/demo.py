@@ -1,6 +1,7 @@
 """What llama-orch does, in one run: `make demo`. Exit 0 only if every step happened."""
 
 import asyncio
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from demo.services import ServiceError, Stack, StackOptions
+from demo.services import PoolOptions, ServiceError, Stack, StackOptions
 from llamaorch_client import (
     AsyncClient,
     End,
@@ -27,8 +28,13 @@ from llamaorch_client import (
     Tokens,
 )
 
-LINE_CHARS = 64
-CANCEL_AFTER_TOKENS = 200
+LINE_CHARS = 72
+# The rates are first guesses, as an operator would write them down; jobs then show the true ones.
+POOLS = (
+    PoolOptions("pair", slots=2, tokens_per_s=100.0, first_token_ms=50),
+    PoolOptions("single", slots=1, tokens_per_s=100.0, first_token_ms=50),
+)
+CANCEL_AFTER_TOKENS = 60
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
 
 
@@ -61,7 +67,7 @@ class Demo:
 
     async def run(self) -> None:
         """All steps. Raises `DemoError` naming the first that failed."""
-        self._title("1. Jobs of both classes, two slots: some run, some wait")
+        self._title("1. Jobs of both classes, three slots: some run, some wait")
         tracks = [
             Track("interactive-1", COLOURS[0], Priority.INTERACTIVE, 48),
             Track("interactive-2", COLOURS[1], Priority.INTERACTIVE, 48),
@@ -69,6 +75,8 @@ class Demo:
             Track("batch-2", COLOURS[3], Priority.BATCH, 64),
             Track("interactive-3", COLOURS[4], Priority.INTERACTIVE, 48),
         ]
+        for track in tracks:
+            await self._enqueue(track)
         async with asyncio.TaskGroup() as group:
             for track in tracks:
                 group.create_task(self._follow(track))
@@ -82,17 +90,26 @@ class Demo:
         await self._cancel_one()
 
         self._title("3. Why did that job run there?")
+        await self._explain(tracks[0])
         await self._explain(tracks[-1])
 
-    async def _follow(self, track: Track, on_token: Callable[[], None] | None = None) -> None:
-        stream = self._client.run(
+    async def _enqueue(self, track: Track) -> None:
+        receipt = track.receipt = await self._client.enqueue(
             model_id="tiny",
             prompt="Once upon a time",
             priority=track.priority,
-            sampling=Sampling(max_tokens=track.max_tokens, temperature=1.0),
+            sampling=Sampling(max_tokens=track.max_tokens, temperature=0.8),
         )
-        async for event in stream:
-            track.receipt = stream.receipt
+        start, end = _seconds(receipt.predicted_start_ms), _seconds(receipt.predicted_end_ms)
+        self._say(
+            track,
+            f"accepted at position {receipt.queue_position}, predicted to start in {start} "
+            f"and to end in {end}",
+        )
+
+    async def _follow(self, track: Track, on_token: Callable[[], None] | None = None) -> None:
+        assert track.receipt is not None
+        async for event in self._client.stream(track.receipt.job_id):
             match event:
                 case Queued():
                     start = _seconds(event.predicted_start_ms)
@@ -123,8 +140,9 @@ class Demo:
         track.tokens += len(event.pieces)
         track.pending += event.text.replace("\n", " ")
         while len(track.pending) >= LINE_CHARS:
-            line, track.pending = track.pending[:LINE_CHARS], track.pending[LINE_CHARS:]
-            self._print(track, line, style="")
+            cut = track.pending.rfind(" ", 1, LINE_CHARS) + 1 or LINE_CHARS
+            line, track.pending = track.pending[:cut], track.pending[cut:]
+            self._print(track, line.strip(), style="")
 
     def _ended(self, track: Track, event: End) -> None:
         if track.pending:
@@ -146,11 +164,11 @@ class Demo:
             if track.tokens >= CANCEL_AFTER_TOKENS:
                 track.running.set()
 
+        await self._enqueue(track)
         following = asyncio.create_task(self._follow(track, count))
         running = asyncio.create_task(track.running.wait())
         await asyncio.wait([following, running], return_when=asyncio.FIRST_COMPLETED)
         running.cancel()
-        self._expect(track.receipt is not None, "the long job was not accepted")
         assert track.receipt is not None
         job = await self._client.cancel(track.receipt.job_id)
         await following
@@ -180,7 +198,7 @@ class Demo:
     def _print(self, track: Track, text: str, style: str) -> None:
         line = Text(f"{track.label:>14} ", style=track.colour)
         line.append(text, style=style)
-        self._console.print(line)
+        self._console.print(line, soft_wrap=True)
 
 
 def _decision_table(track: Track, explanation: Explanation) -> Table:
@@ -199,7 +217,7 @@ def _decision_table(track: Track, explanation: Explanation) -> Table:
         )
     for exclusion in decision.exclusions:
         lacking = ", ".join(shortfall.reason.value.lower() for shortfall in exclusion.shortfalls)
-        table.add_row(exclusion.pool_id, f"excluded: {lacking}")
+        table.add_row(exclusion.pool_id, f"no: {lacking}")
     return table
 
 
@@ -212,12 +230,15 @@ async def demo(console: Console, directory: Path) -> None:
     console.print("llama-orch demo", style="bold")
     console.print(
         "Starting orchestratord and pool-managerd with the embedded llama.cpp engine. The model is "
-        "generated on the spot with random weights, so what it says is random words."
+        "generated on the spot with random weights, so what it says is random words.",
+        soft_wrap=True,
     )
-    stack = Stack(StackOptions(directory))
+    stack = Stack(StackOptions(directory, pools=POOLS, slow_model=True))
     try:
         await stack.start()
-        console.print(f"Ready: orchestratord on {stack.address}, 1 pool with 2 slots.")
+        console.print(
+            f"Ready: orchestratord on {stack.address}; pool pair has 2 slots, pool single has 1."
+        )
         async with AsyncClient(stack.address) as client:
             await Demo(console, client).run()
     finally:
@@ -236,6 +257,7 @@ def main() -> int:
     except (DemoError, ServiceError) as error:
         console.print(f"\nThe demo failed: {error}\nLogs: {directory}", style="bold red")
         return 1
+    shutil.rmtree(directory)
     return 0
 
 

@@ -120,20 +120,48 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """One pool. `tokens_per_s` and `first_token_ms` are first guesses, until jobs have shown."""
+
+    pool_id: str = "local"
+    slots: int = 2
+    ctx_per_slot: int = 2048
+    gpu_layers: int = 0
+    deterministic: bool = False
+    tokens_per_s: float | None = None
+    first_token_ms: int | None = None
+
+    def toml(self, model: Path, model_id: str) -> str:
+        """The pool's table in the pool manager's configuration."""
+        hints = {"perf_tokens_per_s": self.tokens_per_s, "first_token_ms": self.first_token_ms}
+        lines = [
+            "[[pools]]",
+            f'pool_id = "{self.pool_id}"',
+            *(f"{key} = {value}" for key, value in hints.items() if value is not None),
+            "[pools.engine]",
+            'kind = "embedded"',
+            f'model_path = "{model}"',
+            f'model_id = "{model_id}"',
+            f"slots = {self.slots}",
+            f"ctx_per_slot = {self.ctx_per_slot}",
+            f"gpu_layers = {self.gpu_layers}",
+            f"deterministic = {str(self.deterministic).lower()}",
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
 class StackOptions:
-    """What runs. `model` None: a tiny model with random weights is generated."""
+    """What runs. `model` None: a model with random weights is generated, tiny or a slower one."""
 
     directory: Path
     model: Path | None = None
     model_id: str = "tiny"
-    slots: int = 2
-    ctx_per_slot: int = 2048
+    slow_model: bool = False
+    pools: tuple[PoolOptions, ...] = (PoolOptions(),)
     listen: str = "127.0.0.1:0"
     devices: str = "cpu"
-    gpu_layers: int = 0
-    deterministic: bool = False
     orchestrator_toml: str = ""
-    pool_engine: str = ""
     env: dict[str, str] = field(default_factory=dict)
 
 
@@ -159,7 +187,7 @@ class Stack:
         return self._pool_manager
 
     async def start(self) -> None:
-        """Starts both and returns once the pool is READY. Raises `ServiceError`."""
+        """Starts both and returns once all pools are READY. Raises `ServiceError`."""
         self._options.directory.mkdir(parents=True, exist_ok=True)
         await self.start_orchestrator()
         await self.start_pool_manager()
@@ -179,7 +207,7 @@ class Stack:
         self.address = str(listening["address"])
 
     async def start_pool_manager(self) -> None:
-        """Starts pool-managerd and waits until its pool is READY."""
+        """Starts pool-managerd and waits until all pools are READY."""
         options = self._options
         config = options.directory / "pool-managerd.toml"
         config.write_text(await asyncio.to_thread(self._pool_toml))
@@ -190,7 +218,7 @@ class Stack:
             options.env,
         )
         listening = await self._pool_manager.event("listening")
-        await _ready(str(listening["address"]))
+        await _ready(str(listening["address"]), len(options.pools))
 
     async def stop(self) -> tuple[int, int]:
         """Drains both; returns the exit codes of orchestratord and pool-managerd."""
@@ -200,47 +228,39 @@ class Stack:
 
     def _pool_toml(self) -> str:
         options = self._options
-        engine = options.pool_engine or self._embedded()
+        model = options.model or self._generated_model()
+        pools = "\n".join(pool.toml(model.resolve(), options.model_id) for pool in options.pools)
         return (
             f'orchestrator = "{self.address}"\n'
             'listen = "127.0.0.1:0"\n'
             'host_id = "this-machine"\n'
             f'devices = "{options.devices}"\n'
-            "[[pools]]\n"
-            'pool_id = "local"\n'
-            f"engine = {engine}\n"
+            f"{pools}\n"
         )
 
-    def _embedded(self) -> str:
-        """The embedded engine, with a generated model where none was given."""
-        from pool_managerd.models.tiny_gguf import write_tiny_model  # noqa: PLC0415 - needs numpy
+    def _generated_model(self) -> Path:
+        # Only the machine that generates needs numpy.
+        from pool_managerd.models.tiny_gguf import SLOW, TINY, write_tiny_model  # noqa: PLC0415
 
-        options = self._options
-        model = options.model
-        if model is None:
-            model = options.directory / "tiny.gguf"
-            write_tiny_model(model)
-        return (
-            f'{{ kind = "embedded", model_path = "{model.resolve()}",'
-            f' model_id = "{options.model_id}", slots = {options.slots},'
-            f" ctx_per_slot = {options.ctx_per_slot}, gpu_layers = {options.gpu_layers},"
-            f" deterministic = {str(options.deterministic).lower()} }}"
-        )
+        model = self._options.directory / "tiny.gguf"
+        write_tiny_model(model, SLOW if self._options.slow_model else TINY)
+        return model
 
 
-async def _ready(address: str) -> None:
-    """Follows a pool manager's snapshots until a pool is READY. Raises `ServiceError`."""
+async def _ready(address: str, count: int) -> None:
+    """Follows a pool manager's snapshots until `count` pools are READY. Raises `ServiceError`."""
+    seen: dict[str, str] = {}
     async with grpc.aio.insecure_channel(address) as channel:
         stub = pool_manager_service_pb2_grpc.PoolManagerServiceStub(channel)
-        seen = ""
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 request = pool_manager_service_pb2.WatchSnapshotsRequest()
                 async for response in stub.WatchSnapshots(request):
                     for pool in response.pools:
-                        seen = f"{snapshot_pb2.PoolState.Name(pool.state)} {pool.state_detail}"
-                        if pool.state == snapshot_pb2.POOL_STATE_READY:
-                            return
+                        state = snapshot_pb2.PoolState.Name(pool.state)
+                        seen[pool.pool_id] = f"{state} {pool.state_detail}".strip()
+                    if list(seen.values()).count("POOL_STATE_READY") == count:
+                        return
         except TimeoutError:
             pass
-    raise ServiceError(f"no pool became READY, last seen: {seen}")
+    raise ServiceError(f"not all pools became READY, last seen: {seen}")

@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from demo.services import ServiceError, Stack, StackOptions
+from demo.services import PoolOptions, ServiceError, Stack, StackOptions
 
 LISTEN = "127.0.0.1:7070"
 
@@ -64,11 +64,15 @@ def main() -> int:
         directory=arguments.directory.resolve(),
         model=model,
         model_id=arguments.model_id or (model.stem if model else "tiny"),
-        slots=arguments.slots,
-        ctx_per_slot=arguments.ctx,
+        pools=(
+            PoolOptions(
+                slots=arguments.slots,
+                ctx_per_slot=arguments.ctx,
+                gpu_layers=arguments.gpu_layers,
+            ),
+        ),
         listen=arguments.listen,
         devices=arguments.devices,
-        gpu_layers=arguments.gpu_layers,
     )
     try:
         return asyncio.run(up(options))

@@ -14,7 +14,7 @@ class RelayLimits:
 
 
 class Relay:
-    """One `OutputLog` per job. Beyond the total, ended jobs lose their output first, oldest first."""
+    """One `OutputLog` per job. Beyond the total, ended jobs lose theirs first, oldest first."""
 
     def __init__(self, limits: RelayLimits) -> None:
         self._limits = limits

@@ -186,7 +186,7 @@ class Engine(Protocol):
         ...
 
     async def wait_exit(self) -> str:
-        """Returns a sentence for people once the engine process has ended; foreign ones never do."""
+        """Returns a sentence for people once the process has ended; a foreign one never does."""
         ...
 
     async def stop(self) -> None:

@@ -182,7 +182,8 @@ def _tensors(shape: TinyShape, vocabulary: _Vocabulary) -> Iterator[tuple[str, W
         yield f"{block}.ffn_up.weight", _reader(shape, f"{block}.ffn_up.weight", hidden)
         yield f"{block}.ffn_down.weight", _writer(shape, f"{block}.ffn_down.weight", hidden)
     yield "output_norm.weight", np.ones(width, np.float32)
-    output = _random(shape, "output.weight", len(vocabulary.tokens), width, _LOGIT_SPREAD)
+    spread = _LOGIT_SPREAD * float(TINY.embedding / width) ** 0.5
+    output = _random(shape, "output.weight", len(vocabulary.tokens), width, spread)
     output[:, 0] = np.asarray(vocabulary.biases, np.float16)
     yield "output.weight", output
 
@@ -195,8 +196,13 @@ def _reader(shape: TinyShape, name: str, rows: int) -> npt.NDArray[np.float16]:
 
 
 def _writer(shape: TinyShape, name: str, columns: int) -> npt.NDArray[np.float16]:
-    """A matrix that writes to the residual stream, except its constant channel."""
-    weights = _random(shape, name, shape.embedding, columns, 2.0 / float(columns) ** 0.5)
+    """A matrix that writes to the residual stream, except its constant channel.
+
+    What all layers add together stays the same, so that the constant channel weighs as much in a
+    deep model as in a shallow one.
+    """
+    deviation = 2.0 * float(TINY.layers / shape.layers) ** 0.5 / float(columns) ** 0.5
+    weights = _random(shape, name, shape.embedding, columns, deviation)
     weights[0, :] = 0
     return weights
 

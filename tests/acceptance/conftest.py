@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.services import Stack, StackOptions
+from demo.services import PoolOptions, Stack, StackOptions
 
 StartStack = Callable[..., Awaitable[Stack]]
 
@@ -16,8 +16,9 @@ async def start_stack(tmp_path: Path) -> AsyncIterator[StartStack]:
     """Starts stacks with any options; all are stopped at the end of the test."""
     async with AsyncExitStack() as cleanup:
 
-        async def start(**options: object) -> Stack:
-            stack = Stack(StackOptions(tmp_path, **options))  # type: ignore[arg-type]
+        async def start(slots: int = 2, **options: object) -> Stack:
+            pools = (PoolOptions(slots=slots),)
+            stack = Stack(StackOptions(tmp_path, pools=pools, **options))  # type: ignore[arg-type]
             cleanup.push_async_callback(stack.stop)
             await stack.start()
             return stack
