@@ -1,0 +1,156 @@
+"""The commands that a newcomer types, against real services."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from tests.acceptance.conftest import StartStack
+from tests.integration.clients.node import needs_node, run_smoke
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_S = 45.0
+
+
+@asynccontextmanager
+async def command(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A Python module run from the repository's root, ended with the block."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        *arguments,
+        cwd=ROOT,
+        env=os.environ | {"NO_COLOR": "1", "COLUMNS": "200"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def output(*arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a module."""
+    async with command(*arguments) as process, asyncio.timeout(WAIT_S):
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+
+async def llorch(address: str, *arguments: str) -> tuple[int, str, str]:
+    """Runs `llorch`."""
+    return await output("llamaorch_client.cli.main", "--server", address, *arguments)
+
+
+async def test_demo_shows_everything_and_exits_with_0() -> None:
+    """Jobs of both classes, a cancel, an explanation with its trace id, and a clean end."""
+    code, out, err = await output("demo.demo")
+
+    assert code == 0, out + err
+    for word in ("interactive-1", "batch-2", "started on pool", "finished", "cancelled"):
+        assert word in out
+    assert "trace id: " in out
+    assert "predicted end" in out
+
+
+async def test_up_serves_until_sigint(tmp_path: Path) -> None:
+    """`make up` says where it listens, serves a job, and stops with exit code 0 on Ctrl-C."""
+    arguments = ("demo.up", "--listen", "127.0.0.1:0", "--directory", str(tmp_path))
+    async with command(*arguments) as process, asyncio.timeout(WAIT_S):
+        assert process.stdout is not None
+        first = (await process.stdout.readline()).decode()
+        address = first.split("listens on ")[1].split(",")[0]
+        code, text, _ = await llorch(address, "run", "--max-tokens", "5", "Hi")
+        process.send_signal(signal.SIGINT)
+        ended = await process.wait()
+
+    assert (code, ended) == (0, 0)
+    assert text.strip()
+
+
+async def test_up_with_a_model_that_is_not_there_says_so() -> None:
+    """A wrong path is one clear sentence and exit code 2."""
+    code, _, err = await output("demo.up", "--model", "/no/such/model.gguf")
+
+    assert code == 2
+    assert "/no/such/model.gguf is not a file" in err
+
+
+async def test_llorch_runs_explains_and_lists(start_stack: StartStack) -> None:
+    """run, explain, jobs, pools and status agree about one job."""
+    stack = await start_stack()
+    code, out, err = await llorch(stack.address, "--json", "run", "--max-tokens", "5", "Hi")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert code == 0, err
+    job_id = next(event["job_id"] for event in events if "job_id" in event)
+
+    _, explained, _ = await llorch(stack.address, "--json", "explain", job_id)
+    _, jobs, _ = await llorch(stack.address, "--json", "jobs")
+    _, pools, _ = await llorch(stack.address, "pools")
+    status_code, status, _ = await llorch(stack.address, "status")
+
+    assert json.loads(explained)["decisions"][0]["pool_id"] == "local"
+    assert job_id in jobs
+    assert "local" in pools
+    assert status_code == 0
+    assert "local" in status
+
+
+async def test_llorch_names_every_bad_field_and_the_exit_code_says_usage(
+    start_stack: StartStack,
+) -> None:
+    """A bad request is refused by the server and told line by line."""
+    stack = await start_stack()
+
+    code, _, err = await llorch(
+        stack.address, "run", "--temperature", "-1", "--top-p", "7", "--model", "tiny", "Hi"
+    )
+
+    assert code == 2
+    assert "spec.sampling.temperature" in err
+    assert "spec.sampling.top_p" in err
+
+
+@needs_node
+async def test_node_client_works_against_the_real_services(start_stack: StartStack) -> None:
+    """Another language, protos loaded at run time: stream, digests, cancel, error details."""
+    stack = await start_stack()
+
+    code, summary = await run_smoke(stack.address)
+
+    assert (code, summary["mismatches"]) == (0, [])
+    assert summary["finished"]["text_bytes"] > 0
+    assert "spec.model_id" in summary["invalid"]["fields"]
+
+
+async def test_both_servers_answer_health_and_reflection(start_stack: StartStack) -> None:
+    """grpc.health.v1 says SERVING and reflection lists the services, on both."""
+    stack = await start_stack()
+    inspection = await stack.pool_manager.event("listening")
+    expected = {
+        stack.address: "llamaorch.orchestrator.v1.OrchestratorService",
+        str(inspection["address"]): "llamaorch.pool.v1.PoolManagerService",
+    }
+
+    for address, service in expected.items():
+        async with grpc.aio.insecure_channel(address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            request = reflection_pb2.ServerReflectionRequest(list_services="")
+            listed = await stub.ServerReflectionInfo(iter([request])).read()
+        names = {entry.name for entry in listed.list_services_response.service}
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert {service, "grpc.health.v1.Health"} <= names
