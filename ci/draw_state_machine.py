@@ -5,6 +5,7 @@ import enum
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -17,6 +18,9 @@ from orchestrator_core.core.states import (  # noqa: E402 - needs the root on th
     JobState,
     JobTrigger,
 )
+
+S = TypeVar("S", bound=enum.Enum)
+T = TypeVar("T", bound=enum.Enum)
 
 DOCUMENT = ROOT / "docs" / "state_machine.md"
 
@@ -37,8 +41,8 @@ also while it is CANCELLING and its job is over already.
 """
 
 
-def diagram(table: Mapping[enum.Enum, Mapping[enum.Enum, enum.Enum]]) -> list[str]:
-    """Returns a table as a mermaid state diagram; triggers between the same states share an arrow."""
+def diagram(table: Mapping[S, Mapping[T, S]]) -> list[str]:
+    """Returns a table as a mermaid state diagram, one arrow between two states."""
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {next(iter(table)).name}"]
     for state, row in table.items():
         arrows: dict[str, list[str]] = {}
@@ -50,16 +54,14 @@ def diagram(table: Mapping[enum.Enum, Mapping[enum.Enum, enum.Enum]]) -> list[st
     return [*lines, "```"]
 
 
-def transitions(
-    table: Mapping[enum.Enum, Mapping[enum.Enum, enum.Enum]], triggers: type[enum.Enum]
-) -> list[str]:
+def transitions(table: Mapping[S, Mapping[T, S]], triggers: type[T]) -> list[str]:
     """Returns a table as Markdown, one row per state and one column per trigger."""
     lines = [
         "| | " + " | ".join(trigger.name for trigger in triggers) + " |",
         "|" + "---|" * (len(triggers) + 1),
     ]
     for state, row in table.items():
-        cells = [row[trigger].name if trigger in row else "–" for trigger in triggers]
+        cells = [row[trigger].name if trigger in row else "" for trigger in triggers]
         lines.append(f"| **{state.name}** | " + " | ".join(cells) + " |")
     return lines
 

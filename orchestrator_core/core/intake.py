@@ -19,7 +19,7 @@ from orchestrator_core.core.events import (
     SubscribersChanged,
 )
 from orchestrator_core.core.feasibility import incompatibility, static_shortfalls
-from orchestrator_core.core.forecast import forecast, on_time_probability, retry_after_ms
+from orchestrator_core.core.forecast import Forecast, forecast, on_time_probability, retry_after_ms
 from orchestrator_core.core.job import Job, JobSpec, Priority
 from orchestrator_core.core.lifecycle import (
     CANCELLED,
@@ -137,7 +137,8 @@ def _repeated(state: State, spec: JobSpec, now_ms: int) -> Receipt | Refusal | N
     if same_id is None:
         return None
     if same_id.spec.digest == spec.digest and same_id.spec.identity == spec.identity:
-        return _again(_receipt(state, same_id, now_ms))
+        shape = forecast(state, same_id.spec, same_id.position_at_admission)
+        return _again(_receipt(state, same_id, shape, now_ms))
     return _duplicate(f"job_id {spec.job_id!r}", spec.job_id)
 
 
@@ -204,7 +205,9 @@ def _incompatible(state: State, spec: JobSpec) -> Refusal:
 def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:
     """Applies the queue's policy; accepts into the queue, or says why not."""
     spec, queue, config = event.spec, state.queue, state.config
-    wait_ms = retry_after_ms(state, now_ms, forecast(state, spec, len(queue) + 1).start_ms)
+    # The forecast counts only while nothing has left the queue yet.
+    start_ms = None if state.departures_ms else forecast(state, spec, len(queue) + 1).start_ms
+    wait_ms = retry_after_ms(state, now_ms, start_ms)
     if not queue.has_lane(spec.priority, spec.needs) and len(queue.lanes) >= config.lanes_max:
         message = f"{config.lanes_max} kinds of jobs wait already"
         return Refusal(Reason.ADMISSION_REJECT, message, wait_ms, "lanes", spec.needs.engine)
@@ -257,7 +260,7 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
             displaces,
         )
     )
-    receipt = _receipt(state, job, now_ms)
+    receipt = _receipt(state, job, shape, now_ms)
     state.remember(spec, receipt, now_ms, now_ms)
     state.emit(ReplyAccepted(event.reply_to, receipt))
     schedule(state, now_ms)
@@ -277,8 +280,7 @@ def _drop(state: State, victim: Job, newcomer: Job, now_ms: int) -> None:
     end_job(state, victim, JobTrigger.DROP, Outcome(error=refusal), now_ms, why="dropped")
 
 
-def _receipt(state: State, job: Job, now_ms: int) -> Receipt:
-    shape = forecast(state, job.spec, job.position_at_admission)
+def _receipt(state: State, job: Job, shape: Forecast, now_ms: int) -> Receipt:
     full = len(state.queue) >= state.config.queue_capacity
     return Receipt(
         job_id=job.job_id,

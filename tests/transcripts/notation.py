@@ -67,7 +67,7 @@ class Stage:
         self._config = CoreConfig()
         self._core: Core | None = None
         self._records: list[AcceptRecord | DispatchRecord | TerminalRecord] = []
-        self._links = 0
+        self._links: dict[str, list[int]] = {}
         self._versions = 0
         self._frames = 0
 
@@ -125,19 +125,21 @@ class Stage:
         return SubscribersChanged(job_id, int(count))
 
     def _register(self, _: int, host_id: str, *words: str) -> Event:
-        self._links += 1
+        links = self._links.setdefault(host_id, [])
+        links.append(len(links) + 1)
         self._frames = 0
         pools = [word for word in words if not word.startswith("held=")]
         held = [w for word in words if word.startswith("held=") for w in word[5:].split(",")]
         return HostRegistered(
             host_id,
-            self._links,
+            links[-1],
             tuple(self._snapshot(host_id, pool) for pool in pools),
             tuple(_held(word) for word in held),
         )
 
-    def _lose(self, _: int, host_id: str) -> Event:
-        return HostLost(host_id, self._links)
+    def _lose(self, _: int, host_id: str, which: str = "latest") -> Event:
+        links = self._links[host_id]
+        return HostLost(host_id, links[0 if which == "first" else -1])
 
     def _report(self, now_ms: int, host_id: str, *pools: str) -> Event:
         snapshots = tuple(self._snapshot(host_id, pool) for pool in pools)
@@ -202,24 +204,25 @@ class Stage:
             case AcceptRecord():
                 over = f" displaces {effect.displaced}" if effect.displaced else ""
                 job_id = effect.spec.job_id
-                return f"journal accept {job_id} seq={effect.seq} position={effect.position}{over}"
+                line = f"journal accept {job_id} seq={effect.seq} position={effect.position}{over}"
             case DispatchRecord():
-                return f"journal dispatch {effect.job_id}#{effect.attempt} to {effect.replica_id}"
+                line = f"journal dispatch {effect.job_id}#{effect.attempt} to {effect.replica_id}"
             case TerminalRecord():
-                return f"journal end {effect.job_id} {effect.state.value}"
+                line = f"journal end {effect.job_id} {effect.state.value}"
             case ReplyAccepted():
                 how = "accepted again" if effect.receipt.duplicate else "accepted"
-                return f"reply {effect.receipt.job_id} {how} position={effect.receipt.position}"
+                line = f"reply {effect.receipt.job_id} {how} position={effect.receipt.position}"
             case ReplyRefused():
                 refusal = effect.refusal
                 label = f" by {refusal.policy_label}" if refusal.policy_label else ""
                 retry = refusal.retry_after_ms
                 later = "" if retry is None else f" retry_after_ms={retry}"
-                return f"reply refused {refusal.reason.value}{label}{later}"
+                line = f"reply refused {refusal.reason.value}{label}{later}"
             case ReplyState():
-                return f"reply {effect.job_id} is {self.core.jobs[effect.job_id].state.value}"
+                line = f"reply {effect.job_id} is {self.core.jobs[effect.job_id].state.value}"
             case _:
-                return _show_rest(effect)
+                line = _show_rest(effect)
+        return line
 
 
 def _show_rest(effect: Effect) -> str:
@@ -227,26 +230,27 @@ def _show_rest(effect: Effect) -> str:
         case SendStart():
             left = "" if effect.remaining_ms is None else f" remaining_ms={effect.remaining_ms}"
             what = f"{effect.spec.job_id}#{effect.attempt} {effect.mode.value}"
-            return f"send start {what} to {effect.replica_id}{left}"
+            line = f"send start {what} to {effect.replica_id}{left}"
         case SendCancel():
-            return f"send cancel {effect.job_id}#{effect.attempt} to {effect.host_id}"
+            line = f"send cancel {effect.job_id}#{effect.attempt} to {effect.host_id}"
         case SendRelease():
-            return f"send release {effect.job_id}#{effect.attempt} to {effect.host_id}"
+            line = f"send release {effect.job_id}#{effect.attempt} to {effect.host_id}"
         case SendVerdicts():
             all_of_them = [f"{j}#{n} {verdict.value}" for j, n, verdict in effect.verdicts]
-            return f"send verdicts to {effect.host_id}: {', '.join(all_of_them) or 'none'}"
+            line = f"send verdicts to {effect.host_id}: {', '.join(all_of_them) or 'none'}"
         case JobStarted():
-            return f"tell {effect.job_id}#{effect.attempt} started {effect.mode.value}"
+            line = f"tell {effect.job_id}#{effect.attempt} started {effect.mode.value}"
         case JobEnded():
             why = f" ({effect.why})" if effect.why else ""
-            return f"tell {effect.job_id} {effect.state.value} {_outcome(effect.outcome)}{why}"
+            line = f"tell {effect.job_id} {effect.state.value} {_outcome(effect.outcome)}{why}"
         case AttemptClosed():
             retried = " retried" if effect.retried else ""
-            return f"closed {effect.job_id}#{effect.attempt} {effect.why}{retried}"
+            line = f"closed {effect.job_id}#{effect.attempt} {effect.why}{retried}"
         case JobForgotten():
-            return f"forgot {effect.job_id}"
+            line = f"forgot {effect.job_id}"
         case _:
             raise AssertionError(effect)
+    return line
 
 
 def _outcome(outcome: Outcome) -> str:
@@ -288,7 +292,9 @@ def _spec(job_id: str, words: list[str]) -> JobSpec:
     given = _pairs([word for word in words if "=" in word])
     unknown = flags - {"batch", "replay", "cancel-on-disconnect"}
     assert not unknown, unknown
-    numbers = {name: int(given[name]) for name in ("deadline_ms", "queue_timeout_ms") if name in given}
+    numbers = {
+        name: int(given[name]) for name in ("deadline_ms", "queue_timeout_ms") if name in given
+    }
     return JobSpec(
         job_id=job_id,
         needs=Needs(model_id=given.get("model", "m")),

@@ -14,7 +14,7 @@ from orchestrator_core.core.timers import TimerKind
 from tests.unit.orchestrator_core.core.checks import Checks
 from tests.unit.orchestrator_core.core.world import World
 
-SEEDS = int(os.environ.get("LLAMAORCH_SEEDS", "120"))
+SEEDS = int(os.environ.get("LLAMAORCH_SEEDS", "300"))
 STEPS = 220
 ROOT = Path(__file__).parents[4]
 
@@ -40,14 +40,8 @@ def config_of(seed: int) -> CoreConfig:
 def play(seed: int, steps: int = STEPS) -> World:
     """One world, checked after every step."""
     checks = Checks()
-    world = World(
-        seed,
-        config_of(seed),
-        memory=seed % 2 == 0,
-        faults=seed % 7 != 0,
-        observe=checks.after,
-        before=checks.before,
-    )
+    world = World(seed, config_of(seed), memory=seed % 2 == 0, faults=seed % 7 != 0)
+    world.before, world.observe = checks.before, checks.after
     world.run(steps)
     return world
 

@@ -1,30 +1,14 @@
-"""A seeded random world around the core: clients, hosts, a journal whose commits may fail, crashes.
+"""A seeded random world: clients, hosts, failed commits, crashes.
 
-It plays the shell's part as design §6 states it: records gather in batches, gated effects leave
-with their batch, a failed batch takes its accepts back and is otherwise tried again. Everything
-random comes from one `random.Random`, so a seed is a test case.
+Everything random comes from one `random.Random`, so a seed is a test case.
 """
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from orchestrator_core.core.config import CoreConfig
-from orchestrator_core.core.effects import (
-    AcceptRecord,
-    DispatchRecord,
-    Effect,
-    JobEnded,
-    Record,
-    ReplyAccepted,
-    SendCancel,
-    SendRelease,
-    SendStart,
-    SendVerdicts,
-    TerminalRecord,
-)
 from orchestrator_core.core.events import (
-    AcceptsFailed,
     AttemptEnded,
     AttemptError,
     AttemptErrorKind,
@@ -32,21 +16,19 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     CancelRequested,
     EnqueueRequested,
-    Event,
     HostLost,
     HostRegistered,
     OutputProgressed,
-    Recovered,
     SnapshotsReported,
     SubscribersChanged,
     Tick,
 )
 from orchestrator_core.core.job import Failover, JobSpec
-from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Usage
 from orchestrator_core.core.pool import PoolSnapshot, PoolState
 from tests.unit.orchestrator_core.core.build import spec
 from tests.unit.orchestrator_core.core.hosts import SimAttempt, SimHost, SimPool
+from tests.unit.orchestrator_core.core.shell import Observer, Shell
 
 ERRORS = (
     AttemptErrorKind.ENGINE_DIED,
@@ -55,37 +37,6 @@ ERRORS = (
     AttemptErrorKind.TIMEOUT,
     AttemptErrorKind.REPLAY_MISMATCH,
 )
-
-
-@dataclass
-class Batch:
-    """Records on their way to the journal, and what leaves with them."""
-
-    records: list[Record] = field(default_factory=list)
-    gated: list[Effect] = field(default_factory=list)
-
-
-@dataclass
-class Journal:
-    """What is durable, in the order of writing."""
-
-    accepts: list[AcceptRecord] = field(default_factory=list)
-    dispatches: list[DispatchRecord] = field(default_factory=list)
-    terminals: list[TerminalRecord] = field(default_factory=list)
-
-    def write(self, records: list[Record]) -> None:
-        """Makes a batch durable."""
-        for record in records:
-            if isinstance(record, AcceptRecord):
-                self.accepts.append(record)
-            elif isinstance(record, DispatchRecord):
-                self.dispatches.append(record)
-            else:
-                self.terminals.append(record)
-
-    def content(self) -> Recovered:
-        """What a start reads back."""
-        return Recovered(tuple(self.accepts), tuple(self.dispatches), tuple(self.terminals))
 
 
 def fleet(rng: random.Random, *, memory: bool) -> dict[str, SimHost]:
@@ -109,8 +60,8 @@ def fleet(rng: random.Random, *, memory: bool) -> dict[str, SimHost]:
     return hosts
 
 
-class World:
-    """One core and everything around it. `observe` is called after every step."""
+class World(Shell):
+    """Random moves. `memory` bounds keys and values at pools, `faults` lets things break."""
 
     def __init__(
         self,
@@ -119,102 +70,15 @@ class World:
         *,
         memory: bool = True,
         faults: bool = True,
-        observe: Callable[["World", Event, list[Effect]], None] = lambda *_: None,
-        before: Callable[["World"], None] = lambda _: None,
+        observe: Observer | None = None,
     ) -> None:
         self.rng = random.Random(seed)  # noqa: S311 - a test case, not a secret
-        self.config = config
-        self.core = Core(config)
+        super().__init__(config, fleet(self.rng, memory=memory), observe)
         self.memory = memory
         self.faults = faults
-        self.now_ms = 1_000
-        self.hosts = fleet(self.rng, memory=memory)
-        self.pending = Batch()
-        self.journal = Journal()
-        self.inputs: list[tuple[Event, int]] = []
-        self.outputs: list[list[Effect]] = []
-        self.promised: dict[str, None] = {}
-        self.told: dict[str, JobEnded] = {}
-        self.old_snapshots: list[PoolSnapshot] = []
-        self._observe = observe
-        self._before = before
+        self._old_snapshots: list[PoolSnapshot] = []
         self._specs: list[JobSpec] = []
         self._links = 0
-
-    # --- the shell
-
-    def step(self, event: Event) -> list[Effect]:
-        """Lets the core take one event, checks, and carries the effects out."""
-        self._before(self)
-        self.inputs.append((event, self.now_ms))
-        effects = self.core.step(event, self.now_ms)
-        self.outputs.append(effects)
-        self._observe(self, event, effects)
-        for effect in effects:
-            self._carry_out(effect)
-        return effects
-
-    def _carry_out(self, effect: Effect) -> None:
-        if isinstance(effect, AcceptRecord | DispatchRecord | TerminalRecord):
-            self.pending.records.append(effect)
-        elif isinstance(effect, SendVerdicts):
-            self.hosts[effect.host_id].obey(effect)
-        elif isinstance(effect, SendRelease):
-            self._host(effect.host_id, lambda host: host.release((effect.job_id, effect.attempt)))
-        elif isinstance(effect, ReplyAccepted | SendStart | SendCancel | JobEnded):
-            self.pending.gated.append(effect)
-
-    def _host(self, host_id: str, then: Callable[[SimHost], None]) -> None:
-        host = self.hosts[host_id]
-        if host.link_id is not None:
-            then(host)
-
-    def commit(self) -> None:
-        """The journal takes the batch; what waited for it leaves."""
-        batch, self.pending = self.pending, Batch()
-        self.journal.write(batch.records)
-        for effect in batch.gated:
-            self._release(effect)
-
-    def _release(self, effect: Effect) -> None:
-        if isinstance(effect, ReplyAccepted):
-            self.promised[effect.receipt.job_id] = None
-        elif isinstance(effect, JobEnded):
-            assert effect.job_id not in self.told, "a client hears one terminal event"
-            self.told[effect.job_id] = effect
-        elif isinstance(effect, SendStart):
-            if self.core.holds_slot(effect.spec.job_id, effect.attempt):
-                self._host(effect.host_id, lambda host: self._start(host, effect))
-        elif isinstance(effect, SendCancel):
-            self._host(effect.host_id, lambda host: _cancel(host, effect))
-
-    def _start(self, host: SimHost, effect: SendStart) -> None:
-        assert effect.spec.job_id not in self.told, "nothing starts after the terminal event"
-        if not host.start(effect):
-            self.step(AttemptRefused(effect.spec.job_id, effect.attempt, "no slot"))
-
-    def fail_commit(self) -> None:
-        """The journal refuses the batch: its accepts never happened, the rest is tried again."""
-        batch, self.pending = self.pending, Batch()
-        accepts = [r for r in batch.records if isinstance(r, AcceptRecord)]
-        gone = {r.spec.job_id for r in accepts}
-        skip = gone | {r.displaced for r in accepts if r.displaced is not None}
-        self.pending.records = [r for r in batch.records if _job_of(r) not in skip]
-        self.pending.gated = [e for e in batch.gated if _job_of(e) not in skip]
-        if accepts:
-            self.step(AcceptsFailed(tuple(r.spec.job_id for r in accepts)))
-
-    def crash(self) -> None:
-        """The orchestrator dies and reads its journal; what was not durable is lost."""
-        self.pending = Batch()
-        for host in self.hosts.values():
-            host.link_id = None
-        self.core = Core(self.config)
-        self.inputs.clear()
-        self.outputs.clear()
-        self.step(self.journal.content())
-
-    # --- what happens
 
     def run(self, steps: int) -> None:
         """Plays `steps` random moves."""
@@ -226,7 +90,8 @@ class World:
             (self.begin_attempt, 24),
             (self.end_attempt, 26),
             (self.report, 14),
-            (self.commit, 24),
+            (self.begin_commit, 12),
+            (self.commit, 18),
             (self.cancel, 4),
             (self.progress, 6),
         )
@@ -324,10 +189,10 @@ class World:
         if host.link_id is None:
             return
         fresh = host.snapshots()
-        if self.faults and self.old_snapshots and self.rng.random() < 0.2:
-            late = self.rng.choice(self.old_snapshots)
+        if self.faults and self._old_snapshots and self.rng.random() < 0.2:
+            late = self.rng.choice(self._old_snapshots)
             self.step(SnapshotsReported(late.host_id, (late,), self.now_ms - 50))
-        self.old_snapshots = [*self.old_snapshots[-6:], *fresh]
+        self._old_snapshots = [*self._old_snapshots[-6:], *fresh]
         self.step(SnapshotsReported(host.host_id, fresh, self.now_ms))
 
     def change_state(self) -> None:
@@ -403,6 +268,7 @@ class World:
                 pool.state = PoolState.READY
         for _ in range(400):
             self.commit()
+            self.commit()
             for name, host in self.hosts.items():
                 if host.link_id is None:
                     self.register(name)
@@ -416,6 +282,7 @@ class World:
                 self.step(AttemptEnded(*key, frame_seq, finish=Finish.EOS))
             if not self.core.live_attempts and not self.core.queue_depth():
                 break
+        self.commit()
         self.commit()
         self.now_ms += 2 * self.config.retention_ms + 1
         self.step(Tick())
@@ -439,18 +306,3 @@ class World:
             if wanted(attempt)
         ]
         return self.rng.choice(found) if found else None
-
-
-def _cancel(host: SimHost, effect: SendCancel) -> None:
-    attempt = host.find((effect.job_id, effect.attempt))
-    if attempt is not None:
-        attempt.cancelled = True
-
-
-def _job_of(effect: Effect) -> str:
-    if isinstance(effect, AcceptRecord | SendStart):
-        return effect.spec.job_id
-    if isinstance(effect, ReplyAccepted):
-        return effect.receipt.job_id
-    assert isinstance(effect, DispatchRecord | TerminalRecord | SendCancel | JobEnded)
-    return effect.job_id

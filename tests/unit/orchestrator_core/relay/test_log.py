@@ -38,9 +38,7 @@ def frames(batches: list[list[str]], attempt: int = 1) -> list[Frame]:
         )
         text = "".join(pieces).encode()
         made.append(
-            Frame(
-                attempt, index, len(pieces), len(before), len(text), batch.SerializeToString()
-            )
+            Frame(attempt, index, len(pieces), len(before), len(text), batch.SerializeToString())
         )
         index += len(pieces)
         before += text
@@ -98,9 +96,7 @@ def test_resume_at_any_character_gives_exactly_the_rest(
     bystander = log.open(None)
     bystander.take()
 
-    resume = events_pb2.ResumePoint(
-        attempt=1, text_offset=len(head), prefix_digest=digest(head)
-    )
+    resume = events_pb2.ResumePoint(attempt=1, text_offset=len(head), prefix_digest=digest(head))
     events = read_all(log.open(resume))
 
     assert text_of(events) == text[cut:]
@@ -138,7 +134,7 @@ def test_text_beyond_the_cap_is_evicted_and_its_readers_are_told_the_oldest_offs
     assert log.bytes_held <= 2_000
     with pytest.raises(RefusalError) as caught:
         slow.take()
-    oldest = int(caught.value.refusal.metadata["oldest_text_offset"])
+    oldest = int(caught.value.refusal.metadata["oldest_offset"])
     assert 0 < oldest < log.next_offset
     resume = events_pb2.ResumePoint(attempt=1, text_offset=oldest, prefix_digest=0)
     assert text_of(read_all(log.open(resume))).encode() == b"word " * ((2_500 - oldest) // 5)

@@ -1,0 +1,89 @@
+"""A core with a host on it, for tests of one behaviour."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from orchestrator_core.core.config import CoreConfig
+from orchestrator_core.core.effects import Effect
+from orchestrator_core.core.events import (
+    AttemptEnded,
+    AttemptError,
+    AttemptErrorKind,
+    EnqueueRequested,
+    Event,
+    HeldAttempt,
+    HostRegistered,
+    SnapshotsReported,
+    Tick,
+)
+from orchestrator_core.core.machine import Core
+from orchestrator_core.core.outcome import Finish, Usage
+from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.state import State
+from tests.unit.orchestrator_core.core.build import snapshot, spec
+
+E = TypeVar("E")
+
+
+class Bench:
+    """Keeps the clock and says the common things shortly."""
+
+    def __init__(self, *pools: PoolSnapshot, **config: Any) -> None:
+        self.core = Core(CoreConfig(**config))
+        self.now_ms = 0
+        self._links = 0
+        if pools:
+            self.register(*pools)
+
+    @property
+    def state(self) -> State:
+        """The tables."""
+        return self.core._state
+
+    def step(self, event: Event, now_ms: int | None = None) -> list[Effect]:
+        """One step, at once or at a later time."""
+        self.now_ms = self.now_ms if now_ms is None else now_ms
+        return self.core.step(event, self.now_ms)
+
+    def at(self, now_ms: int) -> list[Effect]:
+        """Lets time pass."""
+        return self.step(Tick(), now_ms)
+
+    def register(
+        self, *pools: PoolSnapshot, host: str = "h", held: Sequence[HeldAttempt] = ()
+    ) -> list[Effect]:
+        """A host opens a link."""
+        self._links += 1
+        return self.step(HostRegistered(host, self._links, pools, tuple(held)))
+
+    def report(self, *pools: PoolSnapshot, as_of_ms: int | None = None) -> list[Effect]:
+        """The host of the pools reports."""
+        as_of_ms = self.now_ms if as_of_ms is None else as_of_ms
+        return self.step(SnapshotsReported(pools[0].host_id, pools, as_of_ms))
+
+    def enqueue(self, *job_ids: str, **fields: Any) -> list[Effect]:
+        """Jobs arrive, all alike."""
+        return [
+            effect
+            for job_id in job_ids
+            for effect in self.step(EnqueueRequested(spec(job_id, **fields), 0))
+        ]
+
+    def end(self, job_id: str, attempt: int = 1, **fields: Any) -> list[Effect]:
+        """An attempt ends well."""
+        usage = fields.pop("usage", Usage(tokens_in=1, tokens_out=2))
+        return self.step(AttemptEnded(job_id, attempt, 1, finish=Finish.EOS, usage=usage))
+
+    def fail(self, job_id: str, kind: AttemptErrorKind, attempt: int = 1) -> list[Effect]:
+        """An attempt ends with an error."""
+        return self.step(AttemptEnded(job_id, attempt, 1, error=AttemptError(kind, "it broke")))
+
+
+def only(effects: list[Effect], kind: type[E]) -> list[E]:
+    """The effects of one kind, in order."""
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def wide(pool_id: str = "p", slots: int = 8, **fields: Any) -> PoolSnapshot:
+    """A pool with several free slots."""
+    return snapshot(pool_id, slots_total=slots, slots_free=slots, **fields)

@@ -1,0 +1,145 @@
+"""Hosts, snapshots and incarnations. LO-203, ORCH-3010."""
+
+from dataclasses import replace
+
+from orchestrator_core.core.effects import DispatchRecord, SendCancel, SendVerdicts, Verdict
+from orchestrator_core.core.events import CancelRequested, HeldAttempt, HostLost
+from orchestrator_core.core.states import JobState
+from tests.unit.orchestrator_core.core.bench import Bench, only, wide
+from tests.unit.orchestrator_core.core.build import snapshot
+
+
+def held(job_id: str, *, ended: bool = False, boot: int = 1) -> HeldAttempt:
+    """The first attempt of a job at pool p."""
+    return HeldAttempt(job_id, 1, "p", f"p#{boot}", ended)
+
+
+def test_old_reports_change_nothing() -> None:
+    """Neither a lower version, nor a former incarnation, nor a pool of another host."""
+    bench = Bench(wide(version=5))
+    bench.report(wide(version=1, replica_id="p#2"))
+
+    bench.report(wide(slots=1, version=9))
+    bench.report(wide(slots=2, version=0, replica_id="p#2"))
+    bench.report(wide(slots=3, version=9, replica_id="p#2", host_id="g"))
+    bench.report(wide("unknown"))
+
+    assert bench.core.pools["p"].snapshot == wide(version=1, replica_id="p#2")
+    assert list(bench.core.pools) == ["p"]
+
+
+def test_a_report_cannot_be_true_later_than_now() -> None:
+    """A clock that runs ahead does not keep a pool fresh for ever."""
+    bench = Bench(wide(), stale_after_ms=100)
+
+    bench.report(wide(version=2), as_of_ms=10**9)
+
+    bench.at(101)
+    assert not bench.state.available
+
+
+def test_a_pool_that_moves_is_taken_over() -> None:
+    """The former host's loss and its reports no longer concern it, and its attempts are lost."""
+    bench = Bench(wide())
+    bench.enqueue("a")
+
+    bench.register(wide(replica_id="p#2", host_id="g"), host="g")
+    bench.step(HostLost("h", 1))
+
+    assert bench.core.pools["p"].connected
+    job = bench.core.jobs["a"]
+    assert job.attempt is not None
+    assert (job.attempt.number, job.attempt.host_id) == (2, "g")
+    assert bench.core.live_attempts == 1
+
+
+def test_a_pool_that_is_no_longer_registered_is_gone() -> None:
+    """Its jobs wait for another one; what was learned about it is forgotten."""
+    bench = Bench(wide("p"), wide("q"))
+    bench.enqueue("a")
+
+    bench.register(wide("q"))
+
+    assert list(bench.core.pools) == ["q"]
+    assert bench.core.jobs["a"].attempt is not None
+    assert bench.core.jobs["a"].attempt.pool_id == "q"
+
+
+def test_the_end_of_a_dead_incarnations_attempt_is_still_heard() -> None:
+    """A returning host holds the whole output of an attempt whose engine has gone since."""
+    bench = Bench(wide(slots=1))
+    bench.enqueue("a", "b")
+    bench.step(HostLost("h", 1))
+
+    effects = bench.register(
+        wide(slots=1, replica_id="p#2"), held=[held("a", ended=True), held("b")]
+    )
+
+    (answer,) = only(effects, SendVerdicts)
+    assert answer.verdicts == (("a", 1, Verdict.ADOPT), ("b", 1, Verdict.ABORT))
+    assert [d.job_id for d in only(effects, DispatchRecord)] == ["b"], "its slot is free"
+    bench.end("a")
+    assert bench.core.jobs["a"].state is JobState.FINISHED
+
+
+def test_an_attempt_is_bound_to_its_incarnation() -> None:
+    """LO-304: what another incarnation holds under the same number is not this attempt."""
+    bench = Bench(wide())
+    bench.enqueue("a")
+
+    effects = bench.register(wide(replica_id="p#2"), held=[held("a", boot=2)])
+
+    (answer,) = only(effects, SendVerdicts)
+    assert answer.verdicts == (("a", 1, Verdict.ABORT),)
+    assert [d.attempt for d in only(effects, DispatchRecord)] == [2]
+
+
+def test_output_of_ended_jobs_stays_where_it_is_held() -> None:
+    """It may be asked for until retention ends; what nobody knows is released or aborted."""
+    bench = Bench(wide())
+    bench.enqueue("a")
+    bench.end("a")
+
+    effects = bench.register(
+        wide(), held=[held("a", ended=True), held("x", ended=True), held("y"), held("a")]
+    )
+
+    (answer,) = only(effects, SendVerdicts)
+    assert [verdict for _, _, verdict in answer.verdicts] == [
+        Verdict.ADOPT,
+        Verdict.RELEASE,
+        Verdict.ABORT,
+        Verdict.ABORT,
+    ]
+
+
+def test_pools_are_bounded() -> None:
+    """A pool beyond the bound is not registered."""
+    bench = Bench(wide("p"), wide("q"), pools_max=1)
+
+    assert list(bench.core.pools) == ["p"]
+
+
+def test_a_changed_pool_is_judged_anew() -> None:
+    """What is feasible follows the snapshot at once."""
+    bench = Bench(wide())
+    bench.enqueue("a")
+    assert len(bench.state.feasible(bench.core.jobs["a"].spec.needs).pool_ids) == 1
+
+    bench.report(replace(wide(version=2), model_id="n"))
+
+    assert not bench.state.feasible(bench.core.jobs["a"].spec.needs).pool_ids
+
+
+def test_a_cancelled_attempt_is_cancelled_again_when_its_host_returns() -> None:
+    """The first cancel may have been lost with the link."""
+    bench = Bench(snapshot())
+    bench.enqueue("a")
+    bench.step(HostLost("h", 1))
+
+    bench.step(CancelRequested("a", 0))
+
+    effects = bench.register(snapshot(version=2), held=[held("a")])
+
+    assert [effect.job_id for effect in only(effects, SendCancel)] == ["a"]
+    assert bench.core.pools["p"].slots_free() == 0

@@ -1,0 +1,102 @@
+"""`step` itself: time, views, and that what is not for it changes nothing."""
+
+import pytest
+
+from orchestrator_core.core.config import CoreConfig
+from orchestrator_core.core.effects import JobForgotten, SendRelease
+from orchestrator_core.core.events import (
+    AttemptStarted,
+    CancelRequested,
+    DrainRequested,
+    SubscribersChanged,
+    Tick,
+)
+from orchestrator_core.core.job import Priority
+from orchestrator_core.core.machine import Core
+from orchestrator_core.core.states import JobState
+from tests.unit.orchestrator_core.core.bench import Bench, only, wide
+from tests.unit.orchestrator_core.core.build import snapshot
+
+
+def test_time_that_goes_backwards_stands_still() -> None:
+    """No deadline is judged by an earlier clock than the one before."""
+    bench = Bench(wide(), stale_after_ms=100)
+    bench.at(50)
+    bench.report(wide(version=2))
+
+    bench.at(10)
+    bench.enqueue("a")
+
+    assert bench.core.jobs["a"].accepted_ms == 50
+
+
+def test_an_idle_core_has_no_deadline() -> None:
+    """The shell may sleep until something happens."""
+    assert Core(CoreConfig()).next_deadline_ms() is None
+
+
+def test_views_answer_what_is_asked() -> None:
+    """Depth, order, position, forecast and what a waiting job waits for."""
+    bench = Bench(wide(slots=1))
+    bench.enqueue("a", "b", "c", deadline_ms=10**9)
+    bench.enqueue("d", batch=True)
+    core = bench.core
+
+    assert (core.queue_depth(), core.queue_depth(Priority.BATCH)) == (3, 1)
+    assert core.queue_order(Priority.INTERACTIVE) == ("b", "c")
+    assert [core.position(core.jobs[j]) for j in "abcd"] == [None, 1, 2, 3]
+    assert core.forecast(core.jobs["d"]).start_ms is not None
+    assert core.on_time_probability(core.jobs["a"], 0) == 1.0
+    assert core.on_time_probability(core.jobs["b"], 0) == 1.0
+    (exclusion,) = core.waiting_for(core.jobs["b"], 0)
+    assert [s.reason.value for s in exclusion.shortfalls] == ["no_slot"]
+    assert core.holds_slot("a", 1)
+    assert not core.holds_slot("b", 1)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [Tick(), SubscribersChanged("nobody", 1), AttemptStarted("nobody", 1), DrainRequested()],
+)
+def test_what_concerns_nobody_has_no_effect(event: object) -> None:
+    """Unknown jobs and attempts are no error."""
+    bench = Bench(wide())
+
+    assert bench.step(event) == []  # type: ignore[arg-type]
+
+
+def test_nothing_is_placed_while_draining() -> None:
+    """What waits stays in the journal for the next start."""
+    bench = Bench(snapshot(slots_free=0))
+    bench.enqueue("a")
+    bench.step(DrainRequested())
+
+    bench.report(wide(version=2))
+
+    assert bench.core.draining
+    assert bench.core.jobs["a"].state is JobState.QUEUED
+
+
+def test_a_job_is_not_forgotten_while_its_attempt_holds_a_slot() -> None:
+    """Its number would be given out again if the client used the id again."""
+    bench = Bench(wide(), retention_ms=100, stale_after_ms=10**6)
+    bench.enqueue("a")
+    bench.step(CancelRequested("a", 0))
+
+    assert not only(bench.at(100), JobForgotten)
+    bench.end("a")
+    effects = bench.at(200)
+
+    assert only(effects, SendRelease)
+    assert only(effects, JobForgotten)
+
+
+def test_ended_jobs_are_bounded_even_when_many_end_at_once() -> None:
+    """Beyond the bound the ones that ended first are forgotten first."""
+    bench = Bench(snapshot(slots_free=0), finished_jobs_max=2, queue_timeout_ms=10)
+    bench.enqueue("a", "b", "c", "d", "e")
+
+    forgotten = only(bench.at(10), JobForgotten)
+
+    assert [effect.job_id for effect in forgotten] == ["a", "b", "c"]
+    assert list(bench.core.jobs) == ["d", "e"]

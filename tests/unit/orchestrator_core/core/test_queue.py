@@ -1,0 +1,81 @@
+"""The queue against a plain list. LO-101, OC-CORE-1003, ORCH-3004, ORCH-3008."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator_core.core.job import Job, Needs, Priority
+from orchestrator_core.core.queue import Queue
+from tests.unit.orchestrator_core.core.build import job
+from tests.unit.orchestrator_core.core.settings import STEADY
+
+MOVES = st.lists(
+    st.tuples(
+        st.sampled_from(("add", "add", "retry", "remove")),
+        st.booleans(),
+        st.sampled_from("mn"),
+        st.integers(0, 1_000),
+    ),
+    max_size=80,
+)
+
+
+def assert_equal(queue: Queue, naive: list[Job]) -> None:
+    """Every answer of the queue is that of a list in order of arrival."""
+    assert len(queue) == len(naive)
+    for priority in Priority:
+        mine = [j for j in naive if j.spec.priority is priority]
+        untried = [j for j in mine if not j.attempts_made]
+        assert queue.depth(priority) == len(mine)
+        assert queue.snapshot(priority) == tuple(j.job_id for j in mine)
+        assert queue.oldest(priority) is (untried[0] if untried else None)
+        assert queue.newest(priority) is (untried[-1] if untried else None)
+    for waiting in naive:
+        ahead = [
+            j
+            for j in naive
+            if j.spec.needs == waiting.spec.needs
+            and (j.spec.priority, j.seq) < (waiting.spec.priority, waiting.seq)
+        ]
+        assert queue.position(waiting) == len(ahead) + 1
+        assert queue.job(waiting.seq) is waiting
+    lanes = {(j.spec.priority, j.spec.needs) for j in naive}
+    assert {(lane.priority, lane.needs) for lane in queue.lanes} == lanes
+    assert all(queue.has_lane(*lane) for lane in lanes)
+    assert not queue.has_lane(Priority.BATCH, Needs("never asked for"))
+
+
+@STEADY
+@given(MOVES)
+def test_it_behaves_like_a_list_in_order_of_arrival(
+    moves: list[tuple[str, bool, str, int]],
+) -> None:
+    """A retry comes back at its old place and is passed by when somebody must go."""
+    queue, naive, away = Queue(), list[Job](), list[Job]()
+
+    for seq, (move, batch, model, pick) in enumerate(moves):
+        if move == "add":
+            newcomer = job(seq, batch=batch, model=model)
+            queue.add(newcomer)
+            naive.append(newcomer)
+        elif move == "retry" and away:
+            back = away.pop(pick % len(away))
+            back.attempts_made += 1
+            queue.add(back)
+            naive = sorted([*naive, back], key=lambda j: j.seq)
+        elif move == "remove" and naive:
+            gone = naive.pop(pick % len(naive))
+            queue.remove(gone)
+            away.append(gone)
+        assert_equal(queue, naive)
+
+
+def test_who_does_not_wait_cannot_be_removed() -> None:
+    """Taking a job out twice is a bug of the caller."""
+    queue = Queue()
+    waiting = job(1)
+    queue.add(waiting)
+    queue.remove(waiting)
+
+    with pytest.raises(KeyError):
+        queue.remove(waiting)

@@ -1,0 +1,156 @@
+"""Retries, exhaustion, refusals and what is learned. LO-304, LO-206."""
+
+import pytest
+
+from orchestrator_core.core.effects import DispatchRecord, JobEnded
+from orchestrator_core.core.events import (
+    AttemptErrorKind,
+    AttemptRefused,
+    AttemptStarted,
+    CancelRequested,
+    OutputProgressed,
+)
+from orchestrator_core.core.job import Failover
+from orchestrator_core.core.outcome import Reason, Usage
+from orchestrator_core.core.states import AttemptState, JobState
+from tests.unit.orchestrator_core.core.bench import Bench, only, wide
+
+
+def ended(effects: list) -> tuple[JobState, Reason | None]:
+    """How the one job of a step ended."""
+    (effect,) = only(effects, JobEnded)
+    return effect.state, effect.outcome.error and effect.outcome.error.reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "reason"),
+    [
+        (AttemptErrorKind.INVALID_REQUEST, JobState.FAILED, Reason.ENGINE_ERROR),
+        (AttemptErrorKind.CONTEXT_OVERFLOW, JobState.FAILED, Reason.ENGINE_ERROR),
+        (AttemptErrorKind.OUTPUT_TOO_LARGE, JobState.FAILED, Reason.ENGINE_ERROR),
+        (AttemptErrorKind.REPLAY_MISMATCH, JobState.FAILED, Reason.WORKER_RESET),
+        (AttemptErrorKind.TIMEOUT, JobState.EXPIRED, Reason.DEADLINE),
+    ],
+)
+def test_what_another_replica_would_answer_too_ends_the_job(
+    kind: AttemptErrorKind, state: JobState, reason: Reason
+) -> None:
+    """There is a second pool, and it is not tried."""
+    bench = Bench(wide("p"), wide("q"))
+    bench.enqueue("a")
+
+    assert ended(bench.fail("a", kind)) == (state, reason)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        AttemptErrorKind.ENGINE_ERROR,
+        AttemptErrorKind.ENGINE_DIED,
+        AttemptErrorKind.DEVICE_OUT_OF_MEMORY,
+        AttemptErrorKind.HOST_OUT_OF_MEMORY,
+    ],
+)
+def test_what_another_replica_may_do_better_is_tried_there(kind: AttemptErrorKind) -> None:
+    """Nothing was delivered, so the job goes to the other pool without a word."""
+    bench = Bench(wide("p"), wide("q"))
+    bench.enqueue("a")
+
+    (record,) = only(bench.fail("a", kind), DispatchRecord)
+
+    assert (record.attempt, record.pool_id) == (2, "q")
+
+
+def test_tries_are_bounded() -> None:
+    """An engine that dies on the job every time does not get it for ever."""
+    bench = Bench(wide(), attempts_max=3)
+    bench.enqueue("a")
+    for number in (1, 2):
+        bench.fail("a", AttemptErrorKind.ENGINE_DIED, number)
+        bench.report(wide(replica_id=f"p#{number + 1}"))
+
+    effects = bench.fail("a", AttemptErrorKind.ENGINE_DIED, 3)
+
+    assert ended(effects) == (JobState.FAILED, Reason.REPLICA_EXHAUSTED)
+
+
+def test_a_replay_without_a_replica_left_does_not_wait_for_nothing() -> None:
+    """LO-304: a pool of another replica set cannot go on, so the job is exhausted."""
+    bench = Bench(wide("p"), wide("q", engine_version="2"))
+    bench.enqueue("a", failover=Failover.VERIFIED_REPLAY)
+    assert bench.core.jobs["a"].attempt is not None
+    bench.step(AttemptStarted("a", 1))
+    bench.step(OutputProgressed("a", 1, 1))
+
+    effects = bench.fail("a", AttemptErrorKind.ENGINE_ERROR)
+
+    assert ended(effects) == (JobState.FAILED, Reason.REPLICA_EXHAUSTED)
+
+
+def test_an_attempt_that_is_being_cancelled_keeps_its_slot() -> None:
+    """ORCH-3026: until the pool confirms, whatever it says meanwhile."""
+    bench = Bench(wide(slots=1))
+    bench.enqueue("a", "b")
+    bench.step(CancelRequested("a", 0))
+    attempt = bench.core.jobs["a"].attempt
+    assert attempt is not None
+
+    assert bench.step(AttemptStarted("a", 1)) == []
+    assert attempt.state is AttemptState.CANCELLING
+    assert bench.core.pools["p"].slots_free() == 0
+    (record,) = only(bench.end("a"), DispatchRecord)
+
+    assert record.job_id == "b"
+    assert bench.core.jobs["a"].state is JobState.CANCELLED
+
+
+def test_output_of_an_old_attempt_does_not_count_as_delivered() -> None:
+    """LO-304: attempts never mix, so the silent restart stays possible."""
+    bench = Bench(wide("p"), wide("q"))
+    bench.enqueue("a")
+    bench.fail("a", AttemptErrorKind.ENGINE_DIED)
+
+    bench.step(OutputProgressed("a", 1, 1))
+
+    assert not bench.core.jobs["a"].delivered
+    assert bench.core.jobs["a"].first_output_ms is None
+
+
+def test_the_record_of_decisions_is_bounded() -> None:
+    """A pool that refuses for ever does not fill the memory."""
+    bench = Bench(wide(), refusal_backoff_ms=1, refusal_backoff_max_ms=1)
+    bench.enqueue("a")
+    for number in range(1, 60):
+        bench.step(AttemptRefused("a", number, "no"))
+        bench.at(bench.now_ms + 1)
+
+    job = bench.core.jobs["a"]
+
+    assert job.attempts_made == 60
+    assert [d.attempt for d in job.decisions] == list(range(45, 61))
+
+
+def test_finished_jobs_teach_rate_start_and_length() -> None:
+    """LO-206: five tokens in 400 ms after the first are ten a second."""
+    bench = Bench(wide())
+    bench.enqueue("a", session_id="s", kv_reuse=True)
+    bench.step(AttemptStarted("a", 1), 50)
+    bench.step(OutputProgressed("a", 1, 1), 100)
+
+    bench.now_ms = 500
+    bench.end("a", usage=Usage(tokens_in=3, tokens_out=5))
+
+    assert bench.core.tokens_per_s(bench.core.pools["p"]) == 10.0
+    assert bench.core.jobs["a"].usage.first_token_ms == 100
+    assert bench.core.jobs["a"].usage.decode_time_ms == 400
+    assert bench.state.warm_pool_id("s", 501) == "p"
+
+
+def test_sessions_are_bounded_and_end() -> None:
+    """ORCH-3021: the least recently used goes first, and each after its time."""
+    bench = Bench(wide(), sessions_max=2, session_ttl_ms=100)
+    for session in ("s", "t", "s", "u"):
+        bench.state.touch_session(session, "p", 0)
+
+    assert [bench.state.warm_pool_id(name, 99) for name in "stu"] == ["p", "", "p"]
+    assert bench.state.warm_pool_id("s", 100) == ""

@@ -1,0 +1,89 @@
+"""Who is offered a slot, and in which order. ORCH-3008, LO-103, LO-208."""
+
+from orchestrator_core.core.effects import DispatchRecord
+from orchestrator_core.core.events import AttemptErrorKind, CancelRequested
+from orchestrator_core.core.job import Priority
+from orchestrator_core.core.scheduler import LOOK_AHEAD
+from tests.unit.orchestrator_core.core.bench import Bench, only, wide
+from tests.unit.orchestrator_core.core.build import snapshot
+
+
+def placed(effects: list) -> list[str]:
+    """Jobs in the order in which they were placed."""
+    return [record.job_id for record in only(effects, DispatchRecord)]
+
+
+def test_interactive_goes_first_and_each_class_in_order_of_arrival() -> None:
+    """Across lanes too, when one step has slots for all."""
+    bench = Bench(snapshot(slots_free=0), snapshot("q", model_id="n", slots_free=0))
+    bench.enqueue("b1", batch=True)
+    bench.enqueue("i1", model="n")
+    bench.enqueue("i2")
+    bench.enqueue("b2", batch=True, model="n")
+    bench.enqueue("i3")
+    bench.enqueue("i4", model="n")
+
+    effects = bench.register(wide("r"), wide("s", model_id="n", host_id="g"), host="g")
+
+    assert placed(effects) == ["i1", "i2", "i3", "i4", "b1", "b2"]
+
+
+def test_a_batch_jobs_memory_is_not_taken_by_interactive_for_ever() -> None:
+    """LO-103: when its turn has come, its pool is kept for it until it fits."""
+    bench = Bench(wide(kv_free_bytes=10), batch_every=2)
+    bench.enqueue("i0", est_kv_bytes=4)
+    bench.enqueue("b", batch=True, est_kv_bytes=8)
+    bench.enqueue("i1", "i2", est_kv_bytes=2)
+
+    assert placed(bench.enqueue("i3", est_kv_bytes=1)) == []
+    assert placed(bench.end("i0")) == []
+    assert placed(bench.end("i1")) == ["b"]
+    assert placed(bench.end("i2")) == ["i3"]
+
+
+def test_a_turn_that_batch_cannot_use_holds_nobody_up() -> None:
+    """A waiting batch job without a pool does not keep interactive jobs from theirs."""
+    bench = Bench(wide(slots=20), snapshot("q", model_id="n", slots_free=0), batch_every=1)
+    bench.enqueue("b", batch=True, model="n")
+
+    effects = bench.enqueue(*(f"i{n}" for n in range(10)))
+
+    assert len(placed(effects)) == 10
+
+
+def test_the_offer_passes_on_within_a_bound() -> None:
+    """Design 5.2: jobs that failed on the open pool are passed by, `LOOK_AHEAD` of them."""
+    failing = LOOK_AHEAD + 1
+    bench = Bench(wide(slots=failing), snapshot("q", slots_free=0))
+    bench.enqueue(*(f"a{n}" for n in range(failing)))
+    bench.enqueue("b")
+    for n in range(failing):
+        effects = bench.fail(f"a{n}", AttemptErrorKind.ENGINE_ERROR)
+        assert placed(effects) == (["b"] if n == 0 else [])
+    bench.end("b")
+
+    assert placed(bench.enqueue("c")) == [], "the bound is reached"
+    assert placed(bench.step(CancelRequested("a0", 0))) == ["c"]
+
+
+def test_no_step_looks_at_every_waiting_job() -> None:
+    """LO-208: with one slot free, one lane of many jobs costs one placement."""
+    bench = Bench(wide(slots=1), queue_capacity=3_000)
+    bench.enqueue(*(f"j{n}" for n in range(2_000)))
+    looked_at: list[int] = []
+    queue = bench.state.queue
+    by_seq = dict(queue._by_seq)
+
+    class Counting(dict):  # type: ignore[type-arg]
+        """Counts look-ups."""
+
+        def __getitem__(self, seq: int) -> object:
+            looked_at.append(seq)
+            return super().__getitem__(seq)
+
+    queue._by_seq = Counting(by_seq)
+    effects = bench.end("j0")
+
+    assert placed(effects) == ["j1"]
+    assert len(looked_at) <= 2
+    assert queue.depth(Priority.INTERACTIVE) == 1_998
