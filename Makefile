@@ -33,7 +33,7 @@ test: $(STAMP) ## Run the whole test suite
 	$(BIN)/pytest -q $(ARGS)
 
 .PHONY: check
-check: lint types imports proto-check ## Everything static that CI checks
+check: lint types imports proto-check docs-check ## Everything static that CI checks
 
 .PHONY: lint
 lint: $(STAMP) ## ruff: lint and format
@@ -60,6 +60,10 @@ proto-check: $(STAMP) ## buf lint, buf format, and stubs equal to what the proto
 	$(BIN)/buf format --diff --exit-code proto
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python ci/generate_stubs.py --check
 
+.PHONY: docs-check
+docs-check: $(STAMP) ## Generated pages equal to the tables they are drawn from
+	$(BIN)/python ci/draw_state_machine.py --check
+
 .PHONY: breaking
 breaking: $(STAMP) ## buf breaking against AGAINST (default: the main branch)
 	$(BIN)/buf breaking proto --against '.git#branch=$(or $(AGAINST),main),subdir=proto'
@@ -67,6 +71,10 @@ breaking: $(STAMP) ## buf breaking against AGAINST (default: the main branch)
 .PHONY: generate
 generate: $(STAMP) ## Write the stubs from the protos
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python ci/generate_stubs.py
+
+.PHONY: docs
+docs: $(STAMP) ## Draw the generated pages
+	$(BIN)/python ci/draw_state_machine.py
 
 .PHONY: constraints
 constraints: ## Resolve all dependencies anew and write constraints.txt

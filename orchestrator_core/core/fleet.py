@@ -122,6 +122,7 @@ def _remove_pool(state: State, host: Host, pool_id: str) -> None:
     del host.pool_ids[pool_id]
     state.pools.pop(pool_id, None)
     state.available.pop(pool_id, None)
+    state.unavailable.pop(pool_id, None)
     state.predictor.forget_pool(pool_id)
     state.timers.clear(TimerKind.POOL_STALE, pool_id)
     state.timers.clear(TimerKind.POOL_REOPENS, pool_id)

@@ -1,8 +1,10 @@
 """Enqueue, cancel, and what a failed commit takes back."""
 
+from collections.abc import Iterable, Iterator
+
 from orchestrator_core.core.admission import QueueState, Reject, admission_policy
 from orchestrator_core.core.config import QueuePolicy
-from orchestrator_core.core.decision import Exclusion
+from orchestrator_core.core.decision import Exclusion, ExclusionReason, Shortfall
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
@@ -169,25 +171,46 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
     if not state.pools:
         message = "no pool is registered; start a pool-managerd that points at this orchestrator"
         return Refusal(Reason.POOL_UNAVAILABLE, message, wait_ms, engine=engine)
-    feasible = state.feasible(spec.needs)
-    if not feasible.pool_ids:
-        return _incompatible(state, spec)
+    unfit = _unfit(state, spec)
+    if unfit is not None:
+        return unfit
     if spec.deadline_ms is not None and spec.deadline_ms <= now_ms:
         return Refusal(Reason.DEADLINE, "the deadline has passed already", engine=engine)
     if state.config.queue_policy is QueuePolicy.FAIL_FAST and not any(
         pool.snapshot.state is PoolState.READY and pool.fresh(now_ms, state.config.stale_after_ms)
-        for pool in (state.pools[pool_id] for pool_id in feasible.pool_ids)
+        for pool in (state.pools[pool_id] for pool_id in state.feasible(spec.needs).pool_ids)
     ):
         message = "no pool that could serve the job is ready"
         return Refusal(Reason.POOL_UNREADY, message, wait_ms, "fail-fast", engine)
     return None
 
 
-def _incompatible(state: State, spec: JobSpec) -> Refusal:
-    exclusions = tuple(
-        Exclusion(pool_id, static_shortfalls(spec.needs, state.pools[pool_id].snapshot))
-        for pool_id in sorted(state.pools)
-    )
+def _unfit(state: State, spec: JobSpec) -> Refusal | None:
+    """Refuses a job that no registered pool can ever serve. LO-201."""
+    feasible = state.feasible(spec.needs).pool_ids
+    if not feasible:
+        exclusions = tuple(
+            Exclusion(pool_id, static_shortfalls(spec.needs, state.pools[pool_id].snapshot))
+            for pool_id in sorted(state.pools)
+        )
+        return _incompatible(spec, exclusions)
+    too_small = tuple(_too_small(state, spec, feasible))
+    return _incompatible(spec, too_small) if len(too_small) == len(feasible) else None
+
+
+def _too_small(state: State, spec: JobSpec, pool_ids: Iterable[str]) -> Iterator[Exclusion]:
+    """Feasible pools whose devices together could never hold the job's keys and values."""
+    needed = spec.est_kv_bytes
+    if needed is None:
+        return
+    for pool_id in pool_ids:
+        total = state.pools[pool_id].snapshot.vram_total_bytes
+        if total is not None and needed > total:
+            lacking = Shortfall(ExclusionReason.VRAM_TOTAL, str(needed), str(total))
+            yield Exclusion(pool_id, (lacking,))
+
+
+def _incompatible(spec: JobSpec, exclusions: tuple[Exclusion, ...]) -> Refusal:
     lacking = "; ".join(
         f"{e.pool_id}: "
         + ", ".join(

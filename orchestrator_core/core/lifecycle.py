@@ -130,13 +130,14 @@ def retry_or_fail(
     assert attempt is not None, "only a job with an attempt can lose one"
     replayable = job.spec.failover is Failover.VERIFIED_REPLAY
     if job.delivered and not replayable:
-        refusal = Refusal(
-            Reason.WORKER_RESET,
-            f"the engine of pool {attempt.pool_id} was lost after output had been delivered: "
-            f"{refusal.message}; enqueue the job again, or set failover to VERIFIED_REPLAY",
-            engine=refusal.engine,
-            pool_id=attempt.pool_id,
-        )
+        if refusal.reason is not Reason.ENGINE_ERROR:
+            refusal = Refusal(
+                Reason.WORKER_RESET,
+                f"the engine of pool {attempt.pool_id} was lost after output had been delivered: "
+                f"{refusal.message}; enqueue the job again, or set failover to VERIFIED_REPLAY",
+                engine=refusal.engine,
+                pool_id=attempt.pool_id,
+            )
         _close(state, job, attempt, "failed", retried=False)
         fail_job(state, job, refusal, now_ms)
         return

@@ -90,22 +90,29 @@ def place(request: PlacementInput) -> Assigned | NoCapacity:
     return Assigned(_pick(request, candidates, exclusions))
 
 
-def dynamic_shortfalls(request: PlacementInput, pool: Pool) -> tuple[Shortfall, ...]:
-    """Returns why a feasible pool cannot take the job at this moment; empty means it can."""
+def pool_shortfalls(pool: Pool, now_ms: int, stale_after_ms: int) -> tuple[Shortfall, ...]:
+    """Returns why a pool can take no job at all at this moment; empty means it can."""
     snapshot = pool.snapshot
     found: list[Shortfall] = []
     if snapshot.state is not PoolState.READY:
         found.append(Shortfall(ExclusionReason.NOT_READY, "ready", snapshot.state.value))
-    if not pool.fresh(request.now_ms, request.stale_after_ms):
-        age = f"{request.now_ms - pool.as_of_ms} ms" if pool.connected else "not connected"
-        found.append(Shortfall(ExclusionReason.STALE, f"{request.stale_after_ms} ms", age))
+    if not pool.fresh(now_ms, stale_after_ms):
+        age = f"{now_ms - pool.as_of_ms} ms" if pool.connected else "not connected"
+        found.append(Shortfall(ExclusionReason.STALE, f"{stale_after_ms} ms", age))
     if pool.slots_free() == 0:
         found.append(Shortfall(ExclusionReason.NO_SLOT, "1", "0"))
+    if pool.closed_until_ms > now_ms:
+        wait = f"refused, closed for {pool.closed_until_ms - now_ms} ms"
+        found.append(Shortfall(ExclusionReason.NOT_READY, "ready", wait))
+    return tuple(found)
+
+
+def dynamic_shortfalls(request: PlacementInput, pool: Pool) -> tuple[Shortfall, ...]:
+    """Returns why a feasible pool cannot take the job at this moment; empty means it can."""
+    snapshot = pool.snapshot
+    found = list(pool_shortfalls(pool, request.now_ms, request.stale_after_ms))
     if snapshot.replica_id in request.tried_replicas:
         found.append(Shortfall(ExclusionReason.TRIED, "another replica", snapshot.replica_id))
-    if pool.closed_until_ms > request.now_ms:
-        wait = f"refused, closed for {pool.closed_until_ms - request.now_ms} ms"
-        found.append(Shortfall(ExclusionReason.NOT_READY, "ready", wait))
     needed, room = request.spec.est_kv_bytes, pool.kv_room_bytes()
     if needed is not None and room is not None and needed > room:
         found.append(Shortfall(ExclusionReason.KV_ROOM, str(needed), str(room)))

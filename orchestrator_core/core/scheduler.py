@@ -11,8 +11,10 @@ job is offered slots first: the bound that keeps BATCH from starving. ORCH-3008,
 
 import heapq
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import chain, islice
 
-from orchestrator_core.core.decision import ExclusionReason
+from orchestrator_core.core.decision import EXCLUSIONS_KEPT, Decision, ExclusionReason
 from orchestrator_core.core.effects import DispatchRecord, SendStart, StartMode
 from orchestrator_core.core.job import Attempt, Failover, Job, JobSpec, Needs, Priority
 from orchestrator_core.core.lifecycle import leave_queue
@@ -24,6 +26,7 @@ from orchestrator_core.core.states import JobTrigger, next_job_state
 from orchestrator_core.core.timers import TimerKind
 
 LOOK_AHEAD = 32
+OTHERS_LOOKED_AT = 64
 
 
 def schedule(state: State, now_ms: int) -> None:
@@ -100,8 +103,27 @@ def _place_one(state: State, job: Job, reserved: dict[str, str], now_ms: int) ->
             ].could_make_room(job.spec.est_kv_bytes or 0):
                 reserved.setdefault(exclusion.pool_id, job.job_id)
         return False
-    _dispatch(state, job, answer, now_ms)
+    _dispatch(state, job, _with_everybody(state, job, answer.decision), now_ms)
     return True
+
+
+def _with_everybody(state: State, job: Job, decision: Decision) -> Decision:
+    """Completes a decision with the pools that were not looked at, for whoever asks why.
+
+    O(OTHERS_LOOKED_AT): what keeps a pool out is noted when it changes, not when a job is placed.
+    """
+    feasible = state.feasible(job.spec.needs)
+    others = (
+        state.unavailable[pool_id]
+        for pool_id in islice(feasible.pool_ids, OTHERS_LOOKED_AT)
+        if pool_id in state.unavailable
+    )
+    known = chain(decision.exclusions, others, feasible.infeasible)
+    return replace(
+        decision,
+        exclusions=tuple(islice(known, EXCLUSIONS_KEPT)),
+        exclusions_total=len(state.pools) - decision.candidates_total,
+    )
 
 
 def could_start(state: State, spec: JobSpec, now_ms: int) -> bool:
@@ -153,9 +175,8 @@ def _open_pools(state: State, needs: Needs) -> list[Pool]:
     return [state.pools[pool_id] for pool_id in small if pool_id in large]
 
 
-def _dispatch(state: State, job: Job, answer: Assigned, now_ms: int) -> None:
+def _dispatch(state: State, job: Job, decision: Decision, now_ms: int) -> None:
     """Binds a job's next attempt to the chosen incarnation. The slot is taken at once. LO-204."""
-    decision = answer.decision
     pool = state.pools[decision.pool_id]
     snapshot = pool.snapshot
     leave_queue(state, job, now_ms)

@@ -4,10 +4,12 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.config import CoreConfig
+from orchestrator_core.core.decision import EXCLUSIONS_KEPT, Exclusion
 from orchestrator_core.core.effects import Effect, Receipt
 from orchestrator_core.core.feasibility import static_shortfalls
 from orchestrator_core.core.job import Attempt, Job, JobSpec, Needs
-from orchestrator_core.core.pool import Pool, PoolState
+from orchestrator_core.core.placement import pool_shortfalls
+from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import Predictor
 from orchestrator_core.core.queue import Queue
 from orchestrator_core.core.timers import TimerKind, Timers
@@ -36,19 +38,24 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Feasible:
-    """Pools that could ever serve some needs, in order of id, and their slots together."""
+    """Pools that could ever serve some needs, in order of id, and their slots together.
+
+    `infeasible` tells of the other pools what they lack, the first few by id.
+    """
 
     pool_ids: dict[str, None]
     slots_total: int
+    infeasible: tuple[Exclusion, ...]
 
 
 @dataclass(slots=True)
 class State:
     """Everything that the core remembers.
 
-    `available` holds the pools that could take an attempt at this moment. Dicts stand in for sets
-    where the order of iteration could reach an effect: string sets iterate differently from run to
-    run. The tables that give up their oldest entry are ordered ones, where that costs O(1).
+    `available` holds the pools that could take an attempt at this moment, `unavailable` the others
+    with the reason as of their last change. Dicts stand in for sets where the order of iteration
+    could reach an effect: string sets iterate differently from run to run. The tables that give up
+    their oldest entry are ordered ones, where that costs O(1).
     """
 
     config: CoreConfig
@@ -61,6 +68,7 @@ class State:
     hosts: dict[str, Host] = field(default_factory=dict)
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     available: dict[str, None] = field(default_factory=dict)
+    unavailable: dict[str, Exclusion] = field(default_factory=dict)
     remembered: OrderedDict[tuple[str, str], Remembered] = field(default_factory=OrderedDict)
     sessions: OrderedDict[str, tuple[str, int]] = field(default_factory=OrderedDict)
     displaced: dict[str, Job] = field(default_factory=dict)
@@ -82,29 +90,33 @@ class State:
         if known is None:
             if len(self.feasible_cache) >= self.config.lanes_max:
                 self.feasible_cache.clear()
-            fitting = {
-                pool_id: None
-                for pool_id in sorted(self.pools)
-                if not static_shortfalls(needs, self.pools[pool_id].snapshot)
-            }
-            slots = sum(self.pools[pool_id].snapshot.slots_total for pool_id in fitting)
-            known = self.feasible_cache[needs] = Feasible(fitting, slots)
+            known = self.feasible_cache[needs] = self._feasible(needs)
         return known
 
+    def _feasible(self, needs: Needs) -> Feasible:
+        fitting: dict[str, None] = {}
+        others: list[Exclusion] = []
+        for pool_id in sorted(self.pools):
+            shortfalls = static_shortfalls(needs, self.pools[pool_id].snapshot)
+            if not shortfalls:
+                fitting[pool_id] = None
+            elif len(others) < EXCLUSIONS_KEPT:
+                others.append(Exclusion(pool_id, shortfalls))
+        slots = sum(self.pools[pool_id].snapshot.slots_total for pool_id in fitting)
+        return Feasible(fitting, slots, tuple(others))
+
     def refresh(self, pool: Pool, now_ms: int) -> None:
-        """Notes whether a pool can take an attempt now. Call after every change of it."""
-        snapshot = pool.snapshot
-        if (
-            snapshot.state is PoolState.READY
-            and pool.closed_until_ms <= now_ms
-            and pool.fresh(now_ms, self.config.stale_after_ms)
-            and pool.slots_free() > 0
-        ):
-            self.available[snapshot.pool_id] = None
-            stale_ms = pool.as_of_ms + self.config.stale_after_ms + 1
-            self.timers.set(TimerKind.POOL_STALE, snapshot.pool_id, stale_ms)
+        """Notes whether a pool can take an attempt now, or why not. Due after every change."""
+        pool_id = pool.snapshot.pool_id
+        shortfalls = pool_shortfalls(pool, now_ms, self.config.stale_after_ms)
+        if shortfalls:
+            self.available.pop(pool_id, None)
+            self.unavailable[pool_id] = Exclusion(pool_id, shortfalls)
         else:
-            self.available.pop(snapshot.pool_id, None)
+            self.unavailable.pop(pool_id, None)
+            self.available[pool_id] = None
+            stale_ms = pool.as_of_ms + self.config.stale_after_ms + 1
+            self.timers.set(TimerKind.POOL_STALE, pool_id, stale_ms)
 
     def remember(self, spec: JobSpec, receipt: Receipt, accepted_ms: int, now_ms: int) -> None:
         """Keeps the first answer to a request id for a day; beyond the bound the oldest goes."""

@@ -176,3 +176,15 @@ def test_a_retry_is_exempt_from_capacity() -> None:
     order = bench.core.queue_order(bench.core.jobs["a"].spec.priority)
     assert order == ("a", "b", "c")
     assert only(bench.enqueue("d"), ReplyRefused)
+
+
+def test_keys_and_values_that_no_pool_could_hold_are_refused_at_once() -> None:
+    """LO-201: a job larger than every pool's memory is not left to wait for its timeout."""
+    bench = Bench(wide("p", vram_total_bytes=100), wide("q", vram_total_bytes=200))
+
+    fits = bench.enqueue("a", est_kv_bytes=150)
+    (reply,) = only(bench.enqueue("b", est_kv_bytes=201), ReplyRefused)
+
+    assert only(fits, ReplyRefused) == []
+    assert reply.refusal.reason is Reason.INCOMPATIBLE_DEVICE_MASK
+    assert [exclusion.pool_id for exclusion in reply.refusal.shortfalls] == ["p", "q"]

@@ -243,8 +243,8 @@ def test_every_dynamic_shortfall_is_listed() -> None:
         ExclusionReason.NOT_READY,
         ExclusionReason.STALE,
         ExclusionReason.NO_SLOT,
-        ExclusionReason.TRIED,
         ExclusionReason.NOT_READY,
+        ExclusionReason.TRIED,
         ExclusionReason.KV_ROOM,
         ExclusionReason.RESERVED,
     ]

@@ -154,3 +154,22 @@ def test_sessions_are_bounded_and_end() -> None:
 
     assert [bench.state.warm_pool_id(name, 99) for name in "stu"] == ["p", "", "p"]
     assert bench.state.warm_pool_id("s", 100) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (AttemptErrorKind.ENGINE_DIED, Reason.WORKER_RESET),
+        (AttemptErrorKind.ENGINE_ERROR, Reason.ENGINE_ERROR),
+    ],
+)
+def test_a_loss_after_output_says_whether_the_engine_died_or_broke(
+    kind: AttemptErrorKind, reason: Reason
+) -> None:
+    """Without failover the job ends with what happened to it."""
+    bench = Bench(wide())
+    bench.enqueue("a")
+    bench.step(AttemptStarted("a", 1))
+    bench.step(OutputProgressed("a", 1, 1))
+
+    assert ended(bench.fail("a", kind)) == (JobState.FAILED, reason)

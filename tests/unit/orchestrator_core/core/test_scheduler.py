@@ -1,8 +1,10 @@
 """Who is offered a slot, and in which order. ORCH-3008, LO-103, LO-208."""
 
+from orchestrator_core.core.decision import ExclusionReason
 from orchestrator_core.core.effects import DispatchRecord
 from orchestrator_core.core.events import AttemptErrorKind, CancelRequested
 from orchestrator_core.core.job import Priority
+from orchestrator_core.core.pool import PoolState
 from orchestrator_core.core.scheduler import LOOK_AHEAD
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
@@ -87,3 +89,28 @@ def test_no_step_looks_at_every_waiting_job() -> None:
     assert placed(effects) == ["j1"]
     assert len(looked_at) <= 2
     assert queue.depth(Priority.INTERACTIVE) == 1_998
+
+
+def test_a_decision_tells_why_every_other_pool_was_out() -> None:
+    """LO-207: busy, unready and unfit pools are in the record beside the one that was scored."""
+    bench = Bench(
+        snapshot("busy", slots_free=0),
+        wide("open"),
+        wide("other", model_id="n"),
+        wide("starting", state=PoolState.STARTING),
+    )
+
+    (record,) = only(bench.enqueue("a"), DispatchRecord)
+
+    decision = record.decision
+    reasons = {
+        exclusion.pool_id: [shortfall.reason for shortfall in exclusion.shortfalls]
+        for exclusion in decision.exclusions
+    }
+    assert decision.pool_id == "open"
+    assert reasons == {
+        "busy": [ExclusionReason.NO_SLOT],
+        "starting": [ExclusionReason.NOT_READY],
+        "other": [ExclusionReason.MODEL],
+    }
+    assert (decision.candidates_total, decision.exclusions_total) == (1, 3)
