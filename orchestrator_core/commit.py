@@ -34,19 +34,21 @@ PAUSE_MAX_S = 5.0
 
 @dataclass(slots=True)
 class Batch:
-    """Records to be made durable and the effects that wait for them."""
+    """Records to be made durable, and the effects and readers that wait for them."""
 
     records: list[Record] = field(default_factory=list)
     gated: list[Gated] = field(default_factory=list)
+    readers: list[asyncio.Future[None]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.records or self.gated)
+        return bool(self.records or self.gated or self.readers)
 
     def without(self, job_ids: set[str]) -> "Batch":
         """The batch without everything that concerns some jobs."""
         return Batch(
             [record for record in self.records if record_job_id(record) not in job_ids],
             [effect for effect in self.gated if gated_job_id(effect) not in job_ids],
+            self.readers,
         )
 
 
@@ -124,6 +126,15 @@ class CommitGate:
                 self._busy = False
             self._idle.set()
 
+    async def settled(self) -> None:
+        """Returns once everything decided so far is durable, so that a read is not too early."""
+        if self._busy or self._pending:
+            reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._pending.readers.append(reader)
+            self._idle.clear()
+            self._wake.set()
+            await reader
+
     async def flush(self) -> None:
         """Returns once nothing waits any more."""
         await self._idle.wait()
@@ -147,6 +158,9 @@ class CommitGate:
         self._pause_s = PAUSE_MIN_S
         for effect in batch.gated:
             self._release(effect)
+        for reader in batch.readers:
+            if not reader.done():
+                reader.set_result(None)
 
     async def _read_back(self, batch: Batch) -> bool:
         """Asks until the store tells whether an uncertain batch was written."""
@@ -170,7 +184,9 @@ class CommitGate:
             if isinstance(effect, ReplyAccepted | ReplyState) and gated_job_id(effect) in gone
         ]
         rest, later = batch.without(gone | victims), self._pending.without(gone | victims)
-        self._pending = Batch(rest.records + later.records, rest.gated + later.gated)
+        self._pending = Batch(
+            rest.records + later.records, rest.gated + later.gated, rest.readers + later.readers
+        )
         if gone:
             self._revert(tuple(record.spec.job_id for record in accepts), replies)
         await self._pause()

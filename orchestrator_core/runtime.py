@@ -5,6 +5,7 @@ sleeps until the core's next deadline; nothing is polled.
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -56,6 +57,7 @@ from orchestrator_core.wire import events as wire_events
 from orchestrator_core.wire.frames import encode_event
 
 STORE_RETRY_MS = 1_000
+READ_PATIENCE_S = 1.0
 
 _log = structlog.get_logger("orchestratord")
 
@@ -146,6 +148,16 @@ class Runtime:
             message = f"no job {job_id!r} is known; it may have ended longer ago than the retention"
             raise RefusalError(Refusal(Reason.NOT_FOUND, message, resource=job_id))
         return job
+
+    async def settled(self) -> None:
+        """Waits until what can be read now is durable, for a second at most.
+
+        A reader that was told of an outcome must not find another one after a crash. While the
+        journal cannot be written, what is known is still shown.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READ_PATIENCE_S):
+                await self._gate.settled()
 
     def text_arrived(self, job: Job, attempt: int) -> None:
         """Output of a job was relayed: tells the core, and followers how the job is doing."""

@@ -95,11 +95,13 @@ class OrchestratorServicer:
 
     async def get_job(self, request: pb.GetJobRequest, _: rpc.Context) -> pb.GetJobResponse:
         """Returns one job."""
+        await self._runtime.settled()
         job = self._runtime.job(request.job_id)
         return pb.GetJobResponse(job=job_to_proto(self._view(job)))
 
     async def list_jobs(self, request: pb.ListJobsRequest, _: rpc.Context) -> pb.ListJobsResponse:
         """Lists jobs, newest first. O(retained jobs)."""
+        await self._runtime.settled()
         size = min(request.page_size or PAGE_DEFAULT, PAGE_MAX)
         before = _page_start(request.page_token)
         states = set(request.states)
@@ -120,6 +122,7 @@ class OrchestratorServicer:
         self, request: pb.ExplainJobRequest, _: rpc.Context
     ) -> pb.ExplainJobResponse:
         """Tells why a job runs where it runs, or why it waits. LO-207."""
+        await self._runtime.settled()
         job = self._runtime.job(request.job_id)
         core, now_ms = self._runtime.core, self._runtime.clock.now_ms()
         waiting = core.waiting_for(job, now_ms) if job.state is JobState.QUEUED else ()

@@ -203,3 +203,17 @@ async def test_gate_is_degraded_until_a_batch_is_written_again() -> None:
 
     assert during
     assert not run.gate.degraded
+
+
+async def test_readers_wait_for_what_was_decided_before_them() -> None:
+    """A read answers once the batches that were under way when it came are durable."""
+    async with running() as run:
+        await asyncio.wait_for(run.gate.settled(), WAIT_S)
+        run.gate.add([accept("a")], [])
+        await run.committing()
+        reading = asyncio.create_task(run.gate.settled())
+        run.store.verdicts.put_nowait(None)
+        await asyncio.wait_for(reading, WAIT_S)
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+
+    assert run.store.batches == [[accept("a")]]
