@@ -1,91 +1,24 @@
 """Jobs over real gRPC, with a scripted host at the other end."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status.rpc_status import from_call
 
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2, orchestrator_service_pb2
-from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
+from llamaorch.pool.v1 import snapshot_pb2
+from tests.integration.orchestrator.calls import (
+    all_events,
+    details,
+    enqueue,
+    follow,
+    job,
+    kinds,
+    ready_host,
+    text,
+)
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
-from tests.integration.orchestrator.scripted_host import ScriptedHost, digest, snapshot
-
-WAIT_S = 5.0
-
-
-def spec(**fields: object) -> job_pb2.JobSpec:
-    """A minimal job for the scripted model."""
-    base: dict[str, object] = {"model_id": "tiny", "input": job_pb2.JobInput(text="hello")}
-    return job_pb2.JobSpec(**(base | fields))  # type: ignore[arg-type]
-
-
-async def enqueue(
-    orchestrator: Orchestrator, **fields: object
-) -> orchestrator_service_pb2.EnqueueResponse:
-    """Gives a job and returns the receipt."""
-    request = orchestrator_service_pb2.EnqueueRequest(spec=spec(**fields))
-    return await orchestrator.jobs.Enqueue(request)
-
-
-async def job(orchestrator: Orchestrator, job_id: str) -> job_pb2.Job:
-    """Looks a job up."""
-    request = orchestrator_service_pb2.GetJobRequest(job_id=job_id)
-    return (await orchestrator.jobs.GetJob(request)).job
-
-
-async def follow(
-    orchestrator: Orchestrator, job_id: str, resume: events_pb2.ResumePoint | None = None
-) -> AsyncIterator[events_pb2.JobEvent]:
-    """Yields the events of a job one by one."""
-    request = orchestrator_service_pb2.StreamTokensRequest(job_id=job_id, resume_from=resume)
-    async for response in orchestrator.jobs.StreamTokens(request):
-        for event in response.events:
-            yield event
-
-
-async def all_events(
-    orchestrator: Orchestrator, job_id: str, resume: events_pb2.ResumePoint | None = None
-) -> list[events_pb2.JobEvent]:
-    """Every event of a job up to the close of the stream."""
-    async with asyncio.timeout(WAIT_S):
-        return [event async for event in follow(orchestrator, job_id, resume)]
-
-
-def kinds(events: list[events_pb2.JobEvent]) -> list[str | None]:
-    """Names of events, without those that come by the clock."""
-    names = [event.WhichOneof("event") for event in events]
-    return [name for name in names if name not in {"queued", "metrics"}]
-
-
-def text(events: list[events_pb2.JobEvent]) -> str:
-    """Text of all token events."""
-    return "".join(piece for event in events for piece in event.tokens.pieces)
-
-
-def details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo, dict[str, object]]:
-    """ErrorInfo and all other details of an error by type name."""
-    status = from_call(error)
-    assert status is not None
-    found: dict[str, object] = {}
-    info = error_details_pb2.ErrorInfo()
-    for packed in status.details:
-        if packed.Unpack(info):
-            continue
-        name = packed.TypeName().rsplit(".", 1)[1]
-        message = getattr(error_details_pb2, name)()
-        packed.Unpack(message)
-        found[name] = message
-    return info, found
-
-
-async def ready_host(orchestrator: Orchestrator, **overrides: object) -> ScriptedHost:
-    """A registered host with one ready pool."""
-    host = orchestrator.host()
-    await host.register(snapshot(**overrides))
-    return host
+from tests.integration.orchestrator.scripted_host import digest, snapshot
 
 
 async def test_job_runs_from_enqueue_to_end(orchestrator: Orchestrator) -> None:
@@ -329,114 +262,6 @@ async def test_no_pool_at_all_is_unavailable_with_a_delay(orchestrator: Orchestr
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert (info.reason, info.metadata["retriable"]) == ("POOL_UNAVAILABLE", "true")
     assert "RetryInfo" in others
-
-
-async def test_engine_death_before_output_is_retried_silently(orchestrator: Orchestrator) -> None:
-    """Nothing was delivered, so the job runs again and its stream shows only whole text."""
-    host = await ready_host(orchestrator)
-    receipt = await enqueue(orchestrator)
-    start = await host.start()
-    await host.fail(start.handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
-    await host.command("release")
-    again = snapshot(replica_id="pool-a-2", emitted_frame_seq=host.frame_seq)
-    async with host.reports() as reports:
-        await reports.send(again)
-        second = await host.start()
-        await host.started(second.handle)
-        await host.tokens(second.handle, "fine")
-        await host.finish(second.handle)
-        events = await all_events(orchestrator, receipt.job_id)
-
-    assert (second.job_id, second.attempt) == (receipt.job_id, 2)
-    assert text(events) == "fine"
-    assert kinds(events) == ["started", "tokens", "end"]
-
-
-async def test_engine_death_after_output_is_worker_reset(orchestrator: Orchestrator) -> None:
-    """With failover FAIL the stream ends with a typed error, never like a finished one."""
-    host = await ready_host(orchestrator)
-    receipt = await enqueue(orchestrator, failover=job_pb2.FAILOVER_POLICY_FAIL)
-    start = await host.start()
-    await host.started(start.handle)
-    await host.tokens(start.handle, "half a sen")
-    await host.fail(start.handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
-
-    events = await all_events(orchestrator, receipt.job_id)
-
-    assert kinds(events) == ["started", "tokens", "error"]
-    assert events[-1].error.code == grpc.StatusCode.ABORTED.value[0]
-    info = error_details_pb2.ErrorInfo()
-    assert events[-1].error.details[0].Unpack(info)
-    assert info.reason == "WORKER_RESET"
-    assert info.metadata["text_offset"] == str(len("half a sen"))
-
-
-async def test_verified_replay_goes_on_at_the_byte(orchestrator: Orchestrator) -> None:
-    """A greedy job is generated again; the pool is told what to verify, the stream goes on."""
-    host = await ready_host(orchestrator)
-    receipt = await enqueue(orchestrator, sampling=job_pb2.Sampling(temperature=0.0))
-    start = await host.start()
-    await host.started(start.handle)
-    await host.tokens(start.handle, "one ")
-    await host.fail(start.handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
-    await host.command("release")
-    async with host.reports() as reports:
-        await reports.send(snapshot(replica_id="pool-a-2", emitted_frame_seq=host.frame_seq))
-        second = await host.start()
-        await host.started(second.handle)
-        await host.tokens(second.handle, "one ")
-        await host.tokens(second.handle, "two")
-        await host.finish(second.handle)
-        events = await all_events(orchestrator, receipt.job_id)
-
-    assert second.verify_until.text_offset == 4
-    assert second.verify_until.prefix_digest == digest(b"one ")
-    assert kinds(events) == ["started", "tokens", "resumed", "tokens", "end"]
-    assert text(events) == "one two"
-
-
-async def test_host_that_returns_goes_on_with_its_attempts(orchestrator: Orchestrator) -> None:
-    """After a cut the attempt is adopted and its output continues at the exact piece."""
-    host = await ready_host(orchestrator)
-    receipt = await enqueue(orchestrator)
-    start = await host.start()
-    await host.started(start.handle)
-    await host.tokens(start.handle, "before ")
-    stream = follow(orchestrator, receipt.job_id)
-    seen = []
-    async for event in stream:
-        seen.append(event)
-        if event.WhichOneof("event") == "tokens":
-            break
-    await host.close()
-
-    back = orchestrator.host(boot_id=host.boot_id)
-    held = dispatch_pb2.HeldAttempt(
-        job_id=receipt.job_id, attempt=1, pool_id="pool-a", replica_id="pool-a-1", next_index=1
-    )
-    answer = await back.register(snapshot(), held=(held,))
-    verdict = answer.verdicts[0]
-    back._text[verdict.handle], back._pieces[verdict.handle] = "before ", 1
-    await back.tokens(verdict.handle, "after")
-    await back.finish(verdict.handle)
-    seen.extend([event async for event in stream])
-
-    assert verdict.verdict == dispatch_pb2.HELD_VERDICT_ADOPT
-    assert verdict.first_index == 1
-    assert text(seen) == "before after"
-    assert kinds(seen)[-1] == "end"
-
-
-async def test_unknown_held_attempt_is_aborted(orchestrator: Orchestrator) -> None:
-    """A host that still runs what nobody knows is told to stop it."""
-    host = orchestrator.host()
-    held = dispatch_pb2.HeldAttempt(
-        job_id="ghost", attempt=1, pool_id="pool-a", replica_id="pool-a-1"
-    )
-
-    answer = await host.register(snapshot(), held=(held,))
-
-    assert [verdict.verdict for verdict in answer.verdicts] == [dispatch_pb2.HELD_VERDICT_ABORT]
 
 
 async def test_explain_tells_candidates_exclusions_and_trace(orchestrator: Orchestrator) -> None:

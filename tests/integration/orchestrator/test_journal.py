@@ -8,9 +8,7 @@ import pytest
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core.store.memory import CommitFault, MemoryStore
-from tests.integration.orchestrator.conftest import StartOrchestrator
-from tests.integration.orchestrator.scripted_host import snapshot
-from tests.integration.orchestrator.test_jobs import (
+from tests.integration.orchestrator.calls import (
     all_events,
     details,
     enqueue,
@@ -19,6 +17,8 @@ from tests.integration.orchestrator.test_jobs import (
     ready_host,
     text,
 )
+from tests.integration.orchestrator.conftest import StartOrchestrator
+from tests.integration.orchestrator.scripted_host import snapshot
 
 WAIT_S = 5.0
 

@@ -11,9 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2, pool_admin_service_pb2
 from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.telemetry.logs import configure_logs
+from tests.integration.orchestrator.calls import enqueue, job
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
-from tests.integration.orchestrator.test_jobs import enqueue, job
 
 
 @pytest.fixture
