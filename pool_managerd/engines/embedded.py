@@ -131,10 +131,10 @@ class EmbeddedEngine:
         answer = await self._worker.ask(json.dumps(asdict(self._settings())).encode())
         if not answer:
             sentence = await self._worker.wait_exit()
-            raise PreloadError([self._with_log(f"{sentence} while it loaded {self._model_path}")])
+            raise await self._load_failure(f"{sentence} while it loaded {self._model_path}")
         report = WorkerReport(**json.loads(answer))
         if report.error:
-            raise PreloadError([self._with_log(f"cannot load {self._model_path}: {report.error}")])
+            raise await self._load_failure(f"cannot load {self._model_path}: {report.error}")
         return report
 
     def _settings(self) -> WorkerSettings:
@@ -174,11 +174,15 @@ class EmbeddedEngine:
             extensions=EXTENSIONS,
         )
 
-    def _with_log(self, message: str) -> str:
-        """Appends llama.cpp's last words. Only for a load: later lines may quote requests."""
+    async def _load_failure(self, message: str) -> PreloadError:
+        """Ends the worker and adds llama.cpp's last words; only its end makes them complete.
+
+        Messages quote the log in this place alone: later lines may hold parts of requests.
+        """
         assert self._worker is not None, "only a worker can fail to load"
+        await self._worker.stop()
         lines = self._worker.log.last(_LOG_LINES_IN_MESSAGES)
-        return f"{message} ({' | '.join(lines)})" if lines else message
+        return PreloadError([f"{message} ({' | '.join(lines)})" if lines else message])
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """See `port.Engine.generate`."""

@@ -52,15 +52,17 @@ def main() -> None:
     settings = _read_settings()
     _die_with_parent(settings.parent_pid)
     try:
-        report, _server = _load(settings)
+        report, server = _load(settings)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent tells people
-        report, _server = WorkerReport(error=f"{type(error).__name__}: {error}"), None
+        report, server = WorkerReport(error=f"{type(error).__name__}: {error}"), None
     os.write(report_to, json.dumps(asdict(report)).encode() + b"\n")
     os.close(report_to)
-    if _server is not None:
-        while os.read(_STDIN, 4096):
-            pass
-    # The engine's destructors can block for a minute; the kernel frees everything at once.
+    if server is None:
+        # A regular exit lets llama.cpp's log thread write down why.
+        return
+    while os.read(_STDIN, 4096):
+        pass
+    # The destructors of a loaded model can block for a minute; the kernel frees everything at once.
     os._exit(0)
 
 

@@ -166,6 +166,8 @@ def _option_value(name: str, value: object) -> object:
         return value if fits else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
+    if not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:  # NaN is refused here as well
+        return None
     if name in _INTEGER_OPTIONS:
         return int(value) if value == int(value) else None
     return value if name in _NUMBER_OPTIONS else None

@@ -75,7 +75,7 @@ class TinyShape:
 
 
 TINY = TinyShape()
-"""About 0.17 million parameters: thousands of tokens per second on one core."""
+"""About 0.14 million parameters: thousands of tokens per second on one core."""
 
 SLOW = TinyShape(embedding=384, layers=14, heads=6, kv_heads=6, feed_forward=1024)
 """About 25 million parameters: slow enough to be caught in the middle of a generation."""

@@ -1,0 +1,181 @@
+"""The embedded engine's worker process: its life, its death, its log."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pool_managerd.engines.embedded import EmbeddedConfig, EmbeddedEngine
+from pool_managerd.engines.port import PreloadError
+from pool_managerd.engines.worker_process import LOG_LINE_CHARS, LOG_LINES, LogTail
+from pool_managerd.models.tiny_gguf import write_tiny_model
+
+PARENT = """
+import asyncio, sys
+from pool_managerd.engines.embedded import EmbeddedConfig, EmbeddedEngine
+
+async def main():
+    engine = EmbeddedEngine(EmbeddedConfig(model_path=sys.argv[1], model_id="m"))
+    await engine.start()
+    print(engine.pid, flush=True)
+    await engine.wait_exit()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model."""
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    write_tiny_model(path)
+    return path
+
+
+def engine_for(model: Path, **config: Any) -> EmbeddedEngine:
+    """Returns an engine that is not started."""
+    return EmbeddedEngine(EmbeddedConfig(model_path=model, model_id="m", **config))
+
+
+async def test_a_killed_worker_is_noticed_at_once(model: Path) -> None:
+    """The exit is told with the signal's name, and stopping afterwards is harmless."""
+    engine = engine_for(model)
+    await engine.start()
+    assert engine.pid is not None
+    exit_news = asyncio.ensure_future(engine.wait_exit())
+
+    os.kill(engine.pid, signal.SIGKILL)
+    async with asyncio.timeout(1):
+        sentence = await exit_news
+    await engine.stop()
+
+    assert "SIGKILL" in sentence
+    assert str(engine.pid) in sentence
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_worker_does_not_outlive_a_killed_parent(model: Path, stuck: bool) -> None:
+    """Even `kill -9` of the pool manager leaves no engine, not even one that reads no orders."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(model)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        worker = psutil.Process(int(parent.stdout.readline()))
+        if stuck:
+            worker.suspend()
+
+        parent.kill()
+
+        worker.wait(timeout=5)
+    assert not worker.is_running()
+
+
+async def test_a_worker_exits_by_itself_when_it_is_stopped(model: Path) -> None:
+    """The end of its standard input is enough; nobody has to kill it."""
+    engine = engine_for(model)
+    await engine.start()
+
+    await engine.stop()
+
+    assert "exited with status 0" in await engine.wait_exit()
+
+
+async def test_a_stuck_worker_is_killed(model: Path) -> None:
+    """A worker that cannot follow the order to exit is gone after the grace."""
+    engine = engine_for(model)
+    await engine.start()
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGSTOP)
+
+    await engine.stop()
+
+    assert "SIGKILL" in await engine.wait_exit()
+
+
+async def test_a_broken_model_fails_the_start_with_the_engines_words(tmp_path: Path) -> None:
+    """What llama.cpp complained about is part of the message, and no process stays."""
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    engine = engine_for(path)
+
+    with pytest.raises(PreloadError) as raised:
+        await engine.start()
+
+    assert "broken.gguf" in str(raised.value)
+    assert engine.log_tail
+    assert any(line in str(raised.value) for line in engine.log_tail)
+    assert engine.pid is not None
+    assert not psutil.pid_exists(engine.pid)
+
+
+async def test_a_load_beyond_its_bound_fails_and_leaves_no_process(model: Path) -> None:
+    """The wait for a model has an end."""
+    engine = engine_for(model, load_timeout_ms=1)
+
+    with pytest.raises(PreloadError, match="within 1 ms"):
+        await engine.start()
+
+    assert engine.pid is None or not psutil.pid_exists(engine.pid)
+
+
+async def test_layers_for_a_gpu_that_is_not_there_are_no_silent_fallback(model: Path) -> None:
+    """Whoever asks for a GPU does not get the processor instead."""
+    engine = engine_for(model, gpu_layers=1, devices=("none",))
+
+    with pytest.raises(PreloadError, match="sees no GPU"):
+        await engine.start()
+
+
+async def test_a_start_that_is_cancelled_leaves_no_process(model: Path) -> None:
+    """A pool manager may give up at any moment."""
+    engine = engine_for(model)
+    start = asyncio.ensure_future(engine.start())
+    while engine.pid is None:  # noqa: ASYNC110 - lets the start go on, step by step
+        await asyncio.sleep(0)
+
+    start.cancel()
+    await asyncio.gather(start, return_exceptions=True)
+
+    assert not psutil.pid_exists(engine.pid)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"slots": 0},
+        {"ctx_per_slot": 0},
+        {"threads": 0},
+        {"load_timeout_ms": 0},
+        {"slots": 2, "deterministic": True},
+    ],
+)
+def test_senseless_configurations_are_refused(config: dict[str, Any]) -> None:
+    """They fail where they are made, not at the start."""
+    with pytest.raises(ValueError, match=r"at least 1|needs slots"):
+        EmbeddedConfig(model_path="x", model_id="m", **config)
+
+
+def test_the_log_tail_is_bounded_in_lines_and_line_length() -> None:
+    """An engine that logs without end costs a fixed amount of memory."""
+    tail = LogTail()
+
+    for _ in range(3):
+        for number in range(LOG_LINES):
+            tail.feed(f"line {number} {'x' * 5_000}".encode())
+            tail.feed("é".encode()[:1])
+            tail.feed(b"\n")
+        tail.feed(b"y" * 100_000)
+    lines = tail.last(10**6)
+
+    assert len(lines) <= LOG_LINES + 1
+    assert max(map(len, lines)) <= LOG_LINE_CHARS
+    assert lines[-1].startswith("y")
+    assert tail.last(2) == lines[-2:]
