@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from llamaorch.pool.v1 import (
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 40.0
 LOG_LINE_BYTES = 1 << 20
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class ServiceError(Exception):
@@ -54,6 +56,7 @@ class Service:
             limit=LOG_LINE_BYTES,
             # Ctrl-C in a terminal reaches the whole group; the parent decides who stops when.
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         service = cls(name, process, directory / f"{name}.log")
         service._reader = asyncio.create_task(service._read())
@@ -222,8 +225,10 @@ class Stack:
 
     async def stop(self) -> tuple[int, int]:
         """Drains both; returns the exit codes of orchestratord and pool-managerd."""
-        first = await self._orchestrator.stop() if self._orchestrator else 0
-        second = await self._pool_manager.stop() if self._pool_manager else 0
+        try:
+            first = await self._orchestrator.stop() if self._orchestrator else 0
+        finally:
+            second = await self._pool_manager.stop() if self._pool_manager else 0
         return first, second
 
     def _pool_toml(self) -> str:
@@ -245,6 +250,12 @@ class Stack:
         model = self._options.directory / "tiny.gguf"
         write_tiny_model(model, SLOW if self._options.slow_model else TINY)
         return model
+
+
+def _end_with_parent() -> None:
+    """Runs in the child: a parent that is killed takes its services with it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _ready(address: str, count: int) -> None:
