@@ -1,11 +1,14 @@
 """Spans and log lines. Never prompts, tokens or secrets. HME-030, ORCH-3027, ORCH-3300.
 
-Spans (name: attributes):
+Spans and their attributes, each under the prefix `llamaorch.`:
 
-    pool.attempt     job_id, attempt, pool_id, replica_id, session_id, correlation_id, outcome,
-    tokens_out engine.generate  job_id, attempt, pool_id, replica_id attempt.cancel   job_id,
-    attempt, pool_id, replica_id, confirmed pool.start       pool_id, replica_id, outcome pool.stop
-    pool_id, replica_id, reason pool.drain       pool_id, reason
+- `pool.attempt`: job_id, attempt, pool_id, replica_id, session_id, correlation_id, outcome,
+  tokens_out
+- `engine.generate`: job_id, attempt, pool_id, replica_id
+- `attempt.cancel`: job_id, attempt, pool_id, replica_id, confirmed
+- `pool.start`: pool_id, replica_id, outcome
+- `pool.stop`: pool_id, replica_id, reason
+- `pool.drain`: pool_id, reason
 """
 
 import logging
