@@ -8,8 +8,7 @@ import os
 import sys
 
 from orchestrator_core.config import ConfigError, load
-from orchestrator_core.server import BindError, run
-from orchestrator_core.store.port import StoreError
+from orchestrator_core.server import CannotStartError, run
 from orchestrator_core.telemetry.logs import configure_logs
 
 EXIT_CANNOT_START = 2
@@ -29,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         for problem in error.problems:
             print(f"orchestratord: {problem}", file=sys.stderr)
         return EXIT_CANNOT_START
-    except (StoreError, BindError, OSError) as error:
+    except CannotStartError as error:
         print(f"orchestratord: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
     return 0

@@ -43,13 +43,32 @@ class Batch:
     def __bool__(self) -> bool:
         return bool(self.records or self.gated or self.readers)
 
-    def without(self, job_ids: set[str]) -> "Batch":
-        """The batch without everything that concerns some jobs."""
+    def without(self, gone: set[str], victims: set[str]) -> "Batch":
+        """The batch without jobs that were never accepted, and without the end of their victims."""
         return Batch(
-            [record for record in self.records if record_job_id(record) not in job_ids],
-            [effect for effect in self.gated if gated_job_id(effect) not in job_ids],
-            self.readers,
+            [
+                record
+                for record in self.records
+                if record_job_id(record) not in gone
+                and not (isinstance(record, TerminalRecord) and record.job_id in victims)
+            ],
+            [
+                effect
+                for effect in self.gated
+                if gated_job_id(effect) not in gone
+                and not (isinstance(effect, JobEnded | ReplyState) and effect.job_id in victims)
+            ],
+            [reader for reader in self.readers if not reader.done()],
         )
+
+    def unanswered(self, gone: set[str], victims: set[str]) -> list[ReplyAccepted | ReplyState]:
+        """Replies that a failed commit makes untrue: to the accepts, and to cancels of victims."""
+        return [
+            effect
+            for effect in self.gated
+            if (isinstance(effect, ReplyAccepted | ReplyState) and gated_job_id(effect) in gone)
+            or (isinstance(effect, ReplyState) and effect.job_id in victims)
+        ]
 
 
 def record_job_id(record: Record) -> str:
@@ -80,14 +99,15 @@ class CommitGate:
     """Holds gated effects back until their batch is durable.
 
     `release` gets each effect, in order. `revert` gets the ids of accepts that never happened and
-    the replies that waited for them; it may add to the gate.
+    the replies that waited for them; it may add to the gate. `degraded` is True from a failure
+    until the next try is due: what would only add to the trouble is then refused at once.
     """
 
     def __init__(
         self,
         store: Store,
         release: Callable[[Gated], None],
-        revert: Callable[[tuple[str, ...], Sequence[Gated]], None],
+        revert: Callable[[tuple[str, ...], Sequence[ReplyAccepted | ReplyState]], None],
         on_error: Callable[[StoreError], None],
     ) -> None:
         self._store = store
@@ -95,7 +115,7 @@ class CommitGate:
         self._revert = revert
         self._on_error = on_error
         self._pending = Batch()
-        self._busy = False
+        self._writing: Batch | None = None
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -104,7 +124,7 @@ class CommitGate:
 
     def add(self, records: Sequence[Record], gated: Sequence[Gated]) -> None:
         """Takes one step's records and gated effects; with nothing to wait for, they leave now."""
-        if not records and not self._busy and not self._pending:
+        if not records and self._writing is None and not self._pending:
             for effect in gated:
                 self._release(effect)
             return
@@ -120,20 +140,26 @@ class CommitGate:
             await self._wake.wait()
             self._wake.clear()
             while self._pending:
-                batch, self._pending = self._pending, Batch()
-                self._busy = True
-                await self._write(batch)
-                self._busy = False
+                self._writing, self._pending = self._pending, Batch()
+                await self._write(self._writing)
+                self._writing = None
             self._idle.set()
 
-    async def settled(self) -> None:
-        """Returns once everything decided so far is durable, so that a read is not too early."""
-        if self._busy or self._pending:
+    async def settled(self, job_id: str | None = None) -> None:
+        """Returns once everything decided so far about a job, or about all, is durable."""
+        if self._concerned(job_id):
             reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._pending.readers.append(reader)
             self._idle.clear()
             self._wake.set()
             await reader
+
+    def _concerned(self, job_id: str | None) -> bool:
+        """True when something is not durable yet. O(records under way)."""
+        batches = (self._pending,) if self._writing is None else (self._writing, self._pending)
+        if job_id is None:
+            return any(batch.records for batch in batches)
+        return any(record_job_id(r) == job_id for batch in batches for r in batch.records)
 
     async def flush(self) -> None:
         """Returns once nothing waits any more."""
@@ -154,8 +180,8 @@ class CommitGate:
         if not written:
             await self._failed(batch)
             return
-        self.degraded = False
-        self._pause_s = PAUSE_MIN_S
+        if batch.records:
+            self._pause_s = PAUSE_MIN_S
         for effect in batch.gated:
             self._release(effect)
         for reader in batch.readers:
@@ -167,10 +193,13 @@ class CommitGate:
         self.degraded = True
         while True:
             try:
-                return await self._store.holds(batch.records)
+                held = await self._store.holds(batch.records)
             except StoreUnavailableError as error:
                 self._on_error(error)
                 await self._pause()
+            else:
+                self.degraded = False
+                return held
 
     async def _failed(self, batch: Batch) -> None:
         """Takes the batch's accepts back, puts the rest in front of the next batch, and waits."""
@@ -178,18 +207,17 @@ class CommitGate:
         accepts = [record for record in batch.records if isinstance(record, AcceptRecord)]
         gone = {record.spec.job_id for record in accepts}
         victims = {record.displaced for record in accepts if record.displaced is not None}
-        replies = [
-            effect
-            for effect in (*batch.gated, *self._pending.gated)
-            if isinstance(effect, ReplyAccepted | ReplyState) and gated_job_id(effect) in gone
-        ]
-        rest, later = batch.without(gone | victims), self._pending.without(gone | victims)
+        replies = [reply for b in (batch, self._pending) for reply in b.unanswered(gone, victims)]
+        rest, later = batch.without(gone, victims), self._pending.without(gone, victims)
         self._pending = Batch(
             rest.records + later.records, rest.gated + later.gated, rest.readers + later.readers
         )
         if gone:
             self._revert(tuple(record.spec.job_id for record in accepts), replies)
         await self._pause()
+        # The next try tells whether the journal can be written again, be it a repeated batch or a
+        # new job that is let through.
+        self.degraded = False
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._pause_s)

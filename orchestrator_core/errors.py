@@ -1,7 +1,8 @@
 """Exceptions of the shell. The core has none: there, an expected refusal is a value.
 
 OrchestratorError
-└── RefusalError    carries a typed refusal to the edge, where the error table makes it a status
+├── CannotStartError    the server cannot start as configured (`server`)
+└── RefusalError        carries a typed refusal to the edge, where the error table makes it a status
 """
 
 from orchestrator_core.core.outcome import Refusal

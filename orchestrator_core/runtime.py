@@ -5,7 +5,6 @@ sleeps until the core's next deadline; nothing is polled.
 """
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -93,6 +92,7 @@ class Runtime:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
         self.idle = asyncio.Event()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # --- in
 
@@ -100,19 +100,27 @@ class Runtime:
         """Applies one event.
 
         Raises:
-            RuntimeError: when called from another thread or from within a step.
+            RuntimeError: when called from another thread, from within a step, or after a step
+            broke.
         """
+        if self.failed.done():
+            raise RuntimeError("an earlier step broke; the orchestrator must restart")
         if threading.get_ident() != self._thread or self._stepping:
             raise RuntimeError("submit belongs to the event loop's thread and is not reentrant")
         now_ms = self.clock.now_ms()
         self._stepping = True
         try:
             effects = self.core.step(event, now_ms)
-        finally:
             self._stepping = False
-        self._observer.observe(effects, self.core, now_ms)
-        self._carry_out(effects)
-        self._arm_timer(now_ms)
+            self._observe(effects, now_ms)
+            self._carry_out(effects)
+            self._arm_timer(now_ms)
+        except Exception as error:
+            # A step that broke off may have left half of a decision: only a restart, which rebuilds
+            # the core from the journal, is safe. `failed` brings the process down.
+            if not self.failed.done():
+                self.failed.set_exception(error)
+            raise
         if self.core.live_attempts:
             self.idle.clear()
         else:
@@ -124,9 +132,9 @@ class Runtime:
         Outcomes are told again from here; the output before them comes back from the hosts.
         """
         self.submit(recovered)
-        for job in self.core.jobs.values():
-            if job.outcome is not None:
-                self._ended(JobEnded(job.job_id, job.state, job.outcome, job.usage))
+        for ended in recovered.terminals:
+            if ended.job_id in self.core.jobs:
+                self._ended(JobEnded(ended.job_id, ended.state, ended.outcome, ended.usage))
 
     async def enqueue(self, spec: JobSpec) -> Receipt:
         """Gives a job; returns once it is durable. Raises `RefusalError`."""
@@ -149,15 +157,19 @@ class Runtime:
             raise RefusalError(Refusal(Reason.NOT_FOUND, message, resource=job_id))
         return job
 
-    async def settled(self) -> None:
-        """Waits until what can be read now is durable, for a second at most.
+    async def settled(self, job_id: str | None = None) -> None:
+        """Waits until what was read about a job, or about all, is durable.
 
-        A reader that was told of an outcome must not find another one after a crash. While the
-        journal cannot be written, what is known is still shown.
+        A reader that was told of an outcome must not find another one after a crash.
+
+        Raises:
+            RefusalError: STORE_UNAVAILABLE, when that takes longer than a second.
         """
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(READ_PATIENCE_S):
-                await self._gate.settled()
+                await self._gate.settled(job_id)
+        except TimeoutError:
+            raise RefusalError(_store_unavailable()) from None
 
     def text_arrived(self, job: Job, attempt: int) -> None:
         """Output of a job was relayed: tells the core, and followers how the job is doing."""
@@ -191,6 +203,13 @@ class Runtime:
 
     # --- out
 
+    def _observe(self, effects: Sequence[Effect], now_ms: int) -> None:
+        """Telemetry must not bring down what it watches."""
+        try:
+            self._observer.observe(effects, self.core, now_ms)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is logged and the job goes on
+            _log.error("telemetry_failed", exc_info=error, human="A bug in telemetry: report it.")
+
     def _carry_out(self, effects: Sequence[Effect]) -> None:
         records: list[Record] = []
         gated: list[Gated] = []
@@ -217,6 +236,8 @@ class Runtime:
                 self.hosts.release(effect)
             case AttemptClosed():
                 self.hosts.unbind(effect.job_id, effect.attempt)
+                if effect.retried:
+                    self.relay.log(effect.job_id).wake()
             case JobForgotten():
                 self.relay.forget(effect.job_id)
             case _:
@@ -257,6 +278,8 @@ class Runtime:
         self.relay.append_event(effect.job_id, encode_event(event))
 
     def _ended(self, effect: JobEnded) -> None:
+        if effect.job_id not in self.core.jobs:
+            return
         log = self.relay.log(effect.job_id)
         expected = effect.outcome.text_bytes if effect.state is JobState.FINISHED else None
         if effect.state is JobState.CANCELLED and log.next_index:
@@ -270,12 +293,13 @@ class Runtime:
         entry = encode_event(wire_events.ended(effect, output))
         self.relay.finish(effect.job_id, entry, expected)
 
-    def _revert(self, job_ids: tuple[str, ...], replies: Sequence[Gated]) -> None:
+    def _revert(
+        self, job_ids: tuple[str, ...], replies: Sequence[ReplyAccepted | ReplyState]
+    ) -> None:
         """Takes back accepts that could not be written, and tells who waited for them."""
         self.submit(AcceptsFailed(job_ids))
         for effect in replies:
-            if isinstance(effect, ReplyAccepted | ReplyState):
-                self._refuse(effect.reply_to, _store_unavailable())
+            self._refuse(effect.reply_to, _store_unavailable())
 
     def _store_failed(self, error: StoreError) -> None:
         _log.error(

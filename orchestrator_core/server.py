@@ -16,6 +16,7 @@ from orchestrator_core.clock import Clock, SystemClock
 from orchestrator_core.config import Config, core_config
 from orchestrator_core.core.events import DrainRequested
 from orchestrator_core.core.machine import Core
+from orchestrator_core.errors import OrchestratorError
 from orchestrator_core.hosts.link import LinkTerms
 from orchestrator_core.hosts.registry import Hosts, ReportedFleet
 from orchestrator_core.relay.relay import Relay, RelayLimits
@@ -49,8 +50,8 @@ _SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 _log = structlog.get_logger("orchestratord")
 
 
-class BindError(Exception):
-    """The address cannot be listened on."""
+class CannotStartError(OrchestratorError):
+    """The server cannot start as configured; the message says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class OrchestratorServer:
 
         Raises:
             StoreError: when the journal cannot be opened.
-            BindError: when the address is not free.
+            CannotStartError: when the address is not free.
             OSError: when the metrics address is not free.
         """
         opened = await self._store.open()
@@ -141,10 +142,12 @@ class OrchestratorServer:
         await self._telemetry.shutdown()
 
     async def wait_failed(self) -> None:
-        """Returns, raising what was raised, when a background task ended: that is always a bug."""
-        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        """Raises what a background task or a step of the core raised: that is always a bug."""
+        watched = [*self._tasks, self.runtime.failed]
+        done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+        raise AssertionError("a background task ended by itself")
 
     def _build(self, clock: Clock) -> Runtime:
         jobs = self._config.jobs
@@ -184,7 +187,7 @@ class OrchestratorServer:
         try:
             port = self._server.add_insecure_port(config.listen)
         except RuntimeError as error:
-            raise BindError(f"cannot listen on {config.listen}: {error}") from error
+            raise CannotStartError(f"cannot listen on {config.listen}: {error}") from error
         await self._server.start()
         self.address = Address(host, port)
 
@@ -214,9 +217,13 @@ async def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _signalled(first, second))
     try:
-        await server.start()
+        try:
+            await server.start()
+        except (StoreError, OSError) as error:
+            raise CannotStartError(str(error)) from error
         await _first_of(first.wait(), server.wait_failed())
-        await _first_of(server.drain(config.shutdown_grace_ms / 1000), second.wait())
+        grace_s = config.shutdown_grace_ms / 1000
+        await _first_of(server.drain(grace_s), second.wait(), server.wait_failed())
     finally:
         await server.stop()
         _log.info("stopped", human="orchestratord has stopped.")

@@ -69,6 +69,7 @@ class Receipt:
     on_time_probability: float | None
     backoff_ms: int
     duplicate: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from typing import assert_never
 
 from orchestrator_core.core import fleet
 from orchestrator_core.core.effects import JobForgotten, SendRelease
-from orchestrator_core.core.lifecycle import CANCELLED, end_job, expire_job
+from orchestrator_core.core.lifecycle import CANCELLED, end_job, expire_job, release_former
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.scheduler import schedule
 from orchestrator_core.core.state import State
@@ -74,6 +74,7 @@ def _forget(state: State, job_id: str, now_ms: int) -> None:
     state.ended.pop(job_id, None)
     state.timers.clear(TimerKind.FORGET, job_id)
     state.displaced.pop(job_id, None)
+    release_former(state, job)
     if job.attempt is not None:
         state.emit(SendRelease(job.attempt.host_id, job_id, job.attempt.number))
     state.emit(JobForgotten(job_id))

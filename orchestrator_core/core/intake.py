@@ -1,6 +1,7 @@
 """Enqueue, cancel, and what a failed commit takes back."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from orchestrator_core.core.admission import QueueState, Reject, admission_policy
 from orchestrator_core.core.config import QueuePolicy
@@ -145,15 +146,7 @@ def _repeated(state: State, spec: JobSpec, now_ms: int) -> Receipt | Refusal | N
 
 
 def _again(receipt: Receipt) -> Receipt:
-    return Receipt(
-        receipt.job_id,
-        receipt.position,
-        receipt.predicted_start_ms,
-        receipt.predicted_end_ms,
-        receipt.on_time_probability,
-        receipt.backoff_ms,
-        duplicate=True,
-    )
+    return replace(receipt, duplicate=True)
 
 
 def _duplicate(what: str, job_id: str) -> Refusal:
@@ -312,6 +305,7 @@ def _receipt(state: State, job: Job, shape: Forecast, now_ms: int) -> Receipt:
         predicted_end_ms=job.predicted_end_ms,
         on_time_probability=on_time_probability(state, job.spec, shape, now_ms),
         backoff_ms=retry_after_ms(state, now_ms, shape.start_ms) if full else 0,
+        seed=job.spec.seed,
     )
 
 

@@ -59,6 +59,7 @@ class JobSpec:
     session_id: str = ""
     digest: str = ""
     payload: bytes = b""
+    seed: int = 0
     traceparent: str = ""
     correlation_id: str = ""
     prompt_bytes: int = 0
@@ -133,6 +134,8 @@ class Job:
     usage: Usage = field(default_factory=Usage)
     subscribers: int = 0
     replica_set: tuple[str, str, str, str] | None = None
+    unreleased: Attempt | None = None
+    refusals: int = 0
 
     @property
     def job_id(self) -> str:

@@ -157,8 +157,20 @@ def retry_or_fail(
         fail_job(state, job, exhausted, now_ms)
         return
     close_for_retry(state, job, attempt)
-    state.emit(SendRelease(attempt.host_id, job.job_id, attempt.number))
+    release_former(state, job)
+    if job.delivered:
+        # Until the next attempt is durable, only this host can prove that output was delivered.
+        job.unreleased = attempt
+    else:
+        state.emit(SendRelease(attempt.host_id, job.job_id, attempt.number))
     requeue(state, job, now_ms)
+
+
+def release_former(state: State, job: Job) -> None:
+    """Lets a host forget the attempt that another has replaced."""
+    former, job.unreleased = job.unreleased, None
+    if former is not None:
+        state.emit(SendRelease(former.host_id, former.job_id, former.number))
 
 
 def requeue(state: State, job: Job, now_ms: int) -> None:

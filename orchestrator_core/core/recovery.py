@@ -74,6 +74,7 @@ def _remember(state: State, accept: AcceptRecord, now_ms: int) -> None:
         predicted_end_ms=accept.predicted_end_ms,
         on_time_probability=None,
         backoff_ms=0,
+        seed=spec.seed,
     )
     state.remember(spec, receipt, accept.accepted_ms, now_ms)
 

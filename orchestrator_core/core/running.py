@@ -15,6 +15,7 @@ from orchestrator_core.core.lifecycle import (
     end_job,
     expire_job,
     fail_job,
+    release_former,
     requeue,
     retry_or_fail,
 )
@@ -32,6 +33,11 @@ from orchestrator_core.core.states import (
 )
 from orchestrator_core.core.timers import TimerKind
 
+# The reason of a refusal that is for good: this replica can never run the attempt.
+UNSUPPORTED = "unsupported"
+# Each refusal costs a record in the journal, so that a pool which always refuses must not go on for
+# ever.
+REFUSALS_MAX = 1_000
 # Another replica would answer the same, so these end the job at once.
 _FINAL = frozenset(
     {
@@ -59,6 +65,7 @@ def attempt_started(state: State, event: AttemptStarted, now_ms: int) -> None:
     if pool is not None:
         pool.refusals = 0
     state.displaced.pop(job.job_id, None)
+    release_former(state, job)
     _note_progress(state, job, attempt, now_ms)
     mode = StartMode.VERIFIED_REPLAY if attempt.replay else StartMode.FRESH
     state.emit(JobStarted(job.job_id, attempt.number, mode, event.kv_warmth))
@@ -94,7 +101,10 @@ def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
 
 
 def attempt_refused(state: State, event: AttemptRefused, now_ms: int) -> None:
-    """A pool did not start an attempt: the job goes back, the pool rests. Not a failed try."""
+    """A pool did not start an attempt: the job goes back, the pool rests. Not a failed try.
+
+    Except where the replica says that it never can, or pools have refused the job too often.
+    """
     attempt = state.attempts.get((event.job_id, event.attempt))
     if attempt is None:
         return
@@ -103,12 +113,21 @@ def attempt_refused(state: State, event: AttemptRefused, now_ms: int) -> None:
     state.emit(SendRelease(attempt.host_id, event.job_id, event.attempt))
     job = state.jobs.get(event.job_id)
     if job is not None and job.attempt is attempt and job.live:
-        if job.state is JobState.RUNNING:
-            gone = Refusal(Reason.WORKER_RESET, event.message, pool_id=attempt.pool_id)
-            retry_or_fail(state, job, gone, now_ms, replica_gone=True)
-        else:
-            requeue(state, job, now_ms)
+        _after_refusal(state, job, event, now_ms)
     schedule(state, now_ms)
+
+
+def _after_refusal(state: State, job: Job, event: AttemptRefused, now_ms: int) -> None:
+    job.refusals += 1
+    pool_id = job.attempt.pool_id if job.attempt else ""
+    if job.state is JobState.RUNNING:
+        gone = Refusal(Reason.WORKER_RESET, event.message, pool_id=pool_id)
+        retry_or_fail(state, job, gone, now_ms, replica_gone=True)
+    elif event.reason == UNSUPPORTED or job.refusals > REFUSALS_MAX:
+        refused = Refusal(Reason.ENGINE_ERROR, event.message, pool_id=pool_id)
+        retry_or_fail(state, job, refused, now_ms, replica_gone=False)
+    else:
+        requeue(state, job, now_ms)
 
 
 def _rest_pool(state: State, attempt: Attempt, now_ms: int) -> None:

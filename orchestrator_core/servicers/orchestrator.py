@@ -19,12 +19,12 @@ from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
 from orchestrator_core.wire.enums import JOB_STATE_TO_WIRE
 from orchestrator_core.wire.jobs import SpecContext, WireLimits, parse_spec
-from orchestrator_core.wire.payload import seed_of
 from orchestrator_core.wire.views import JobView, job_to_proto, receipt_to_proto
 
 SERVICE = "llamaorch.orchestrator.v1.OrchestratorService"
 PAGE_DEFAULT = 50
 PAGE_MAX = 500
+PAGE_TOKEN_CHARS = 18
 # Until callers prove who they are, they all share one name.
 ANONYMOUS = "anonymous"
 
@@ -69,9 +69,7 @@ class OrchestratorServicer:
                 correlation_id=rpc.correlation_id(context),
             )
             receipt = await self._runtime.enqueue(spec)
-        job = self._runtime.core.jobs.get(receipt.job_id)
-        seed = seed_of(job.spec.payload if job is not None else spec.payload)
-        return receipt_to_proto(receipt, seed)
+        return receipt_to_proto(receipt)
 
     async def cancel(self, request: pb.CancelRequest, context: rpc.Context) -> pb.CancelResponse:
         """Cancels a job; answers its true state once that is durable."""
@@ -95,13 +93,14 @@ class OrchestratorServicer:
 
     async def get_job(self, request: pb.GetJobRequest, _: rpc.Context) -> pb.GetJobResponse:
         """Returns one job."""
-        await self._runtime.settled()
-        job = self._runtime.job(request.job_id)
-        return pb.GetJobResponse(job=job_to_proto(self._view(job)))
+        answer = pb.GetJobResponse(job=job_to_proto(self._view(self._runtime.job(request.job_id))))
+        await self._runtime.settled(request.job_id)
+        # What was read may have been taken back meanwhile.
+        self._runtime.job(request.job_id)
+        return answer
 
     async def list_jobs(self, request: pb.ListJobsRequest, _: rpc.Context) -> pb.ListJobsResponse:
         """Lists jobs, newest first. O(retained jobs)."""
-        await self._runtime.settled()
         size = min(request.page_size or PAGE_DEFAULT, PAGE_MAX)
         before = _page_start(request.page_token)
         states = set(request.states)
@@ -113,8 +112,10 @@ class OrchestratorServicer:
             and (not request.session_id or job.spec.session_id == request.session_id)
         )
         page = list(islice(matching, size + 1))
+        listed = [job_to_proto(self._view(job)) for job in page[:size]]
+        await self._runtime.settled()
         return pb.ListJobsResponse(
-            jobs=[job_to_proto(self._view(job)) for job in page[:size]],
+            jobs=[job for job in listed if job.job_id in self._runtime.core.jobs],
             next_page_token=str(page[size - 1].seq) if len(page) > size else "",
         )
 
@@ -122,16 +123,18 @@ class OrchestratorServicer:
         self, request: pb.ExplainJobRequest, _: rpc.Context
     ) -> pb.ExplainJobResponse:
         """Tells why a job runs where it runs, or why it waits. LO-207."""
-        await self._runtime.settled()
         job = self._runtime.job(request.job_id)
         core, now_ms = self._runtime.core, self._runtime.clock.now_ms()
         waiting = core.waiting_for(job, now_ms) if job.state is JobState.QUEUED else ()
-        return pb.ExplainJobResponse(
+        answer = pb.ExplainJobResponse(
             job=job_to_proto(self._view(job)),
             decisions=[decision_to_proto(decision) for decision in job.decisions],
             waiting_for=[exclusion_to_proto(exclusion) for exclusion in waiting],
             trace_id=_trace_id(job),
         )
+        await self._runtime.settled(request.job_id)
+        self._runtime.job(request.job_id)
+        return answer
 
     async def get_capabilities(
         self, _: pb.GetCapabilitiesRequest, __: rpc.Context
@@ -171,7 +174,7 @@ def _page_start(token: str) -> int | None:
     """Arrival number below which the page begins. Raises `RefusalError` for a foreign token."""
     if not token:
         return None
-    if not token.isascii() or not token.isdigit():
+    if len(token) > PAGE_TOKEN_CHARS or not token.isascii() or not token.isdigit():
         wrong = FieldViolation("page_token", "take it from the last answer, or leave it empty")
         text = "page_token is not one of this server's"
         raise RefusalError(Refusal(Reason.INVALID_PARAMS, text, violations=(wrong,)))

@@ -227,6 +227,7 @@ def _check_features(spec: job_pb2.JobSpec, bad: Violations) -> None:
 def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobSpec:
     job_id = spec.job_id or context.new_job_id
     sampling = spec.sampling
+    seed = sampling.seed if sampling.HasField("seed") else context.new_seed
     return JobSpec(
         job_id=job_id,
         needs=_needs(spec),
@@ -235,7 +236,8 @@ def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobS
         request_id=spec.request_id,
         session_id=spec.session_id,
         digest=spec_digest(spec),
-        payload=_payload(spec, job_id, context.new_seed),
+        payload=_payload(spec, job_id, seed),
+        seed=seed,
         traceparent=context.traceparent,
         correlation_id=context.correlation_id,
         prompt_bytes=prompt_bytes,
@@ -284,12 +286,11 @@ def _failover(spec: job_pb2.JobSpec) -> Failover:
     return Failover.FAIL
 
 
-def _payload(spec: job_pb2.JobSpec, job_id: str, new_seed: int) -> bytes:
+def _payload(spec: job_pb2.JobSpec, job_id: str, seed: int) -> bytes:
     filled = job_pb2.JobSpec()
     filled.CopyFrom(spec)
     filled.job_id = job_id
-    if not filled.sampling.HasField("seed"):
-        filled.sampling.seed = new_seed
+    filled.sampling.seed = seed
     return filled.SerializeToString(deterministic=True)
 
 

@@ -11,7 +11,7 @@ from orchestrator_core.core.outcome import Finish, Usage
 from orchestrator_core.core.states import JobState
 from orchestrator_core.wire.enums import FINISH_TO_WIRE, JOB_STATE_TO_WIRE, PRIORITY_TO_WIRE
 from orchestrator_core.wire.errors import to_status
-from orchestrator_core.wire.payload import labels_of, seed_of
+from orchestrator_core.wire.payload import labels_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def job_to_proto(view: JobView) -> job_pb2.Job:
     return message
 
 
-def receipt_to_proto(receipt: Receipt, seed: int) -> orchestrator_service_pb2.EnqueueResponse:
+def receipt_to_proto(receipt: Receipt) -> orchestrator_service_pb2.EnqueueResponse:
     """The answer to an accepted job."""
     return orchestrator_service_pb2.EnqueueResponse(
         job_id=receipt.job_id,
@@ -78,14 +78,9 @@ def receipt_to_proto(receipt: Receipt, seed: int) -> orchestrator_service_pb2.En
         predicted_end_ms=receipt.predicted_end_ms,
         on_time_probability=receipt.on_time_probability,
         backoff_ms=receipt.backoff_ms,
-        seed=seed,
+        seed=receipt.seed,
         duplicate=receipt.duplicate,
     )
-
-
-def job_seed(job: Job) -> int:
-    """The seed that the job's attempts use."""
-    return seed_of(job.spec.payload)
 
 
 def _add_progress(message: job_pb2.Job, view: JobView) -> None:

@@ -65,16 +65,17 @@ async def test_verified_replay_goes_on_at_the_byte(orchestrator: Orchestrator) -
     await host.started(start.handle)
     await host.tokens(start.handle, "one ")
     await host.fail(start.handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
-    await host.command("release")
     async with host.reports() as reports:
         await reports.send(snapshot(replica_id="pool-a-2", emitted_frame_seq=host.frame_seq))
         second = await host.start()
         await host.started(second.handle)
+        released = (await host.command("release")).release
         await host.tokens(second.handle, "one ")
         await host.tokens(second.handle, "two")
         await host.finish(second.handle)
         events = await all_events(orchestrator, receipt.job_id)
 
+    assert list(released.handles) == [start.handle]
     assert second.verify_until.text_offset == 4
     assert second.verify_until.prefix_digest == digest(b"one ")
     assert kinds(events) == ["started", "tokens", "resumed", "tokens", "end"]

@@ -12,6 +12,7 @@ from orchestrator_core.core.effects import (
     Receipt,
     Record,
     ReplyAccepted,
+    ReplyState,
     TerminalRecord,
 )
 from orchestrator_core.core.job import JobSpec, Needs
@@ -64,7 +65,11 @@ class Recorder:
         self.released: list[Gated] = []
         self.reverted: list[tuple[str, ...]] = []
         self.refused: list[Gated] = []
-        self.gate = CommitGate(self.store, self.released.append, self._revert, lambda _: None)
+        self.failed = asyncio.Event()
+        self.gate = CommitGate(self.store, self.released.append, self._revert, self._failed)
+
+    def _failed(self, _: StoreError) -> None:
+        self.failed.set()
 
     def _revert(self, job_ids: tuple[str, ...], replies: Sequence[Gated]) -> None:
         self.reverted.append(job_ids)
@@ -189,20 +194,37 @@ async def test_unknown_outcome_is_read_back_before_anybody_is_answered() -> None
     assert run.reverted == []
 
 
-async def test_gate_is_degraded_until_a_batch_is_written_again() -> None:
-    """While the journal fails, callers can be refused at once."""
-    record, ended = terminal("a")
+async def test_gate_is_degraded_until_the_next_try() -> None:
+    """While a failure is fresh callers are refused at once; then one is let through again."""
     async with running() as run:
-        run.gate.add([record], [ended])
+        run.gate.add([accept("a")], [reply("a")])
         await run.committing()
         run.store.verdicts.put_nowait(StoreUnavailableError("disk full"))
-        await run.committing()
+        await asyncio.wait_for(run.failed.wait(), WAIT_S)
         during = run.gate.degraded
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+        after = run.gate.degraded
+        run.gate.add([accept("b")], [reply("b")])
         run.store.verdicts.put_nowait(None)
         await asyncio.wait_for(run.gate.flush(), WAIT_S)
 
-    assert during
-    assert not run.gate.degraded
+    assert (during, after) == (True, False)
+    assert run.released == [reply("b")]
+
+
+async def test_cancel_of_a_victim_is_answered_when_the_victim_returns() -> None:
+    """Nobody waits for ever: a reply that a failed commit made untrue is refused."""
+    record, ended = terminal("victim")
+    cancelled = ReplyState(9, "victim")
+    async with running() as run:
+        run.gate.add([record, accept("new", displaced="victim")], [ended, reply("new")])
+        await run.committing()
+        run.gate.add([], [cancelled, reply("victim")])
+        run.store.verdicts.put_nowait(StoreUnavailableError("disk full"))
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+
+    assert run.refused == [reply("new"), cancelled]
+    assert run.released == [reply("victim")]
 
 
 async def test_readers_wait_for_what_was_decided_before_them() -> None:

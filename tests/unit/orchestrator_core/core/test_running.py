@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator_core.core.effects import DispatchRecord, JobEnded
+from orchestrator_core.core.effects import DispatchRecord, JobEnded, SendRelease
 from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptRefused,
@@ -173,3 +173,31 @@ def test_a_loss_after_output_says_whether_the_engine_died_or_broke(
     bench.step(OutputProgressed("a", 1, 1))
 
     assert ended(bench.fail("a", kind)) == (JobState.FAILED, reason)
+
+
+def test_a_refusal_for_good_counts_as_a_try_elsewhere_first() -> None:
+    """A replica that can never run the job is left alone; with no other the job ends."""
+    bench = Bench(wide("p"), wide("q"))
+    bench.enqueue("a")
+
+    (record,) = only(bench.step(AttemptRefused("a", 1, "unsupported")), DispatchRecord)
+
+    assert record.pool_id == "q"
+    assert ended(bench.step(AttemptRefused("a", 2, "unsupported"))) == (
+        JobState.FAILED,
+        Reason.REPLICA_EXHAUSTED,
+    )
+
+
+def test_output_that_was_delivered_stays_at_its_host_until_the_replay_runs() -> None:
+    """A crash in between must still find the proof that output was delivered."""
+    bench = Bench(wide("p"), wide("q"))
+    bench.enqueue("a", failover=Failover.VERIFIED_REPLAY)
+    bench.step(AttemptStarted("a", 1))
+    bench.step(OutputProgressed("a", 1, 1))
+
+    lost = bench.fail("a", AttemptErrorKind.ENGINE_ERROR)
+    again = bench.step(AttemptStarted("a", 2))
+
+    assert only(lost, SendRelease) == []
+    assert [(release.job_id, release.attempt) for release in only(again, SendRelease)] == [("a", 1)]

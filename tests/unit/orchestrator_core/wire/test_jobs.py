@@ -59,6 +59,7 @@ def test_every_field_is_taken_over() -> None:
     job = accepted(full_spec())
 
     assert dataclasses.replace(job, payload=b"", digest="") == JobSpec(
+        seed=5,
         job_id="job-1",
         needs=Needs(
             model_id="model",
@@ -99,6 +100,7 @@ def test_what_is_unset_gets_the_documented_default() -> None:
     )
 
     assert dataclasses.replace(job, payload=b"", digest="") == JobSpec(
+        seed=77,
         job_id="new-job",
         needs=Needs("model"),
         identity="me",

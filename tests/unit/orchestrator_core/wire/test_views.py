@@ -34,7 +34,7 @@ from orchestrator_core.wire.jobs import parse_spec
 from orchestrator_core.wire.payload import labels_of, seed_of
 from orchestrator_core.wire.pools import PoolView, pool_to_proto
 from orchestrator_core.wire.snapshots import parse_snapshot
-from orchestrator_core.wire.views import JobView, job_seed, job_to_proto, receipt_to_proto
+from orchestrator_core.wire.views import JobView, job_to_proto, receipt_to_proto
 from tests.unit.orchestrator_core.wire.messages import messages
 from tests.unit.orchestrator_core.wire.specs import CONTEXT, full_spec
 from tests.unit.orchestrator_core.wire.test_snapshots import full_snapshot
@@ -145,9 +145,9 @@ def test_an_outcome_is_a_finish_or_an_error(state: JobState, outcome: Outcome, f
 
 def test_a_receipt_carries_the_seed() -> None:
     """What is not known stays absent."""
-    receipt = Receipt("job-1", 2, 0, None, None, 15, duplicate=True)
+    receipt = Receipt("job-1", 2, 0, None, None, 15, duplicate=True, seed=5)
 
-    assert receipt_to_proto(receipt, job_seed(job())) == (
+    assert receipt_to_proto(receipt) == (
         orchestrator_service_pb2.EnqueueResponse(
             job_id="job-1",
             queue_position=2,
