@@ -5,20 +5,25 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
 
 .PHONY: help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml constraints.txt ci/copy_third_party_protos.py
+$(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(DEV_STAMP): $(STAMP) ci/copy_third_party_protos.py
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/python ci/copy_third_party_protos.py
 	@touch $@
 
 .PHONY: deps
-deps: $(STAMP) ## Create .venv and install the pinned dependencies
+deps: $(DEV_STAMP) ## Create .venv and install everything, the tools for development too
 
 .PHONY: demo
 demo: $(STAMP) ## Start both services with a tiny model, run jobs, show what happens, stop
@@ -29,51 +34,51 @@ up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf for a 
 	$(BIN)/python -m demo.up $(if $(MODEL),--model '$(MODEL)')
 
 .PHONY: test
-test: $(STAMP) ## Run the whole test suite
+test: $(DEV_STAMP) ## Run the whole test suite
 	$(BIN)/pytest -q $(ARGS)
 
 .PHONY: check
 check: lint types imports proto-check docs-check ## Everything static that CI checks
 
 .PHONY: lint
-lint: $(STAMP) ## ruff: lint and format
+lint: $(DEV_STAMP) ## ruff: lint and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 .PHONY: format
-format: $(STAMP) ## Format Python and protos
+format: $(DEV_STAMP) ## Format Python and protos
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format -w proto
 
 .PHONY: types
-types: $(STAMP) ## mypy --strict
+types: $(DEV_STAMP) ## mypy --strict
 	$(BIN)/mypy
 
 .PHONY: imports
-imports: $(STAMP) ## The architecture, as import rules
+imports: $(DEV_STAMP) ## The architecture, as import rules
 	$(BIN)/lint-imports
 
 .PHONY: proto-check
-proto-check: $(STAMP) ## buf lint, buf format, and stubs equal to what the protos generate
+proto-check: $(DEV_STAMP) ## buf lint, buf format, and stubs equal to what the protos generate
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code proto
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python ci/generate_stubs.py --check
 
 .PHONY: docs-check
-docs-check: $(STAMP) ## Generated pages equal to the tables they are drawn from
+docs-check: $(DEV_STAMP) ## Generated pages equal to the tables they are drawn from
 	$(BIN)/python ci/draw_state_machine.py --check
 
 .PHONY: breaking
-breaking: $(STAMP) ## buf breaking against AGAINST (default: the main branch)
+breaking: $(DEV_STAMP) ## buf breaking against AGAINST (default: the main branch)
 	$(BIN)/buf breaking proto --against '.git#branch=$(or $(AGAINST),main),subdir=proto'
 
 .PHONY: generate
-generate: $(STAMP) ## Write the stubs from the protos
+generate: $(DEV_STAMP) ## Write the stubs from the protos
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python ci/generate_stubs.py
 
 .PHONY: docs
-docs: $(STAMP) ## Draw the generated pages
+docs: $(DEV_STAMP) ## Draw the generated pages
 	$(BIN)/python ci/draw_state_machine.py
 
 .PHONY: constraints
