@@ -24,7 +24,7 @@ from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import orchestrator, pool_admin, pool_registry
 from orchestrator_core.servicers.capabilities import ServerFacts
 from orchestrator_core.store.memory import MemoryStore
-from orchestrator_core.store.port import Store, StoreError
+from orchestrator_core.store.port import Opened, Store, StoreError
 from orchestrator_core.store.sqlite import SqliteStore
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire.jobs import WireLimits
@@ -99,7 +99,7 @@ class OrchestratorServer:
         self._runtime = runtime = self._build(clock)
         self.metrics_port = metrics_port = await self._telemetry.start(runtime.core)
         runtime.recover(opened.recovered)
-        await self._serve(runtime, opened.epoch)
+        await self._serve(runtime, opened)
         self._tasks = [
             asyncio.create_task(runtime.run(), name="commit"),
             asyncio.create_task(self._prune(runtime), name="prune"),
@@ -155,7 +155,7 @@ class OrchestratorServer:
         core = Core(core_config(self._config))
         return Runtime(core, self._store, clock, relay, self._hosts, self._telemetry)
 
-    async def _serve(self, runtime: Runtime, epoch: int) -> None:
+    async def _serve(self, runtime: Runtime, opened: Opened) -> None:
         config = self._config
         facts = ServerFacts(
             version=importlib.metadata.version("llamaorch"),
@@ -164,7 +164,8 @@ class OrchestratorServer:
             output_bytes_per_job=config.jobs.output_bytes_per_job,
         )
         terms = LinkTerms(
-            epoch=epoch,
+            epoch=opened.epoch,
+            journal_id=opened.journal_id,
             report_interval_ms=config.pools.report_interval_ms,
             heartbeat_timeout_ms=config.pools.heartbeat_timeout_ms,
             send_window_bytes=config.pools.send_window_bytes,

@@ -1,10 +1,18 @@
 """What the executor is told to do, and how it answers."""
 
 import enum
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pool_managerd.core.attempts import AttemptFailure, AttemptKey, Boundary, EndReason, ErrorKind
+from pool_managerd.core.attempts import (
+    AttemptFailure,
+    AttemptKey,
+    Boundary,
+    EndReason,
+    ErrorKind,
+    Prefix,
+)
 from pool_managerd.core.outbox import RefusalReason
 from pool_managerd.engines.port import GenerationRequest
 
@@ -13,7 +21,8 @@ from pool_managerd.engines.port import GenerationRequest
 class AttemptCommand:
     """A StartAttempt in the executor's terms.
 
-    `remaining_ms` is the backstop of the job's deadline.
+    `remaining_ms` is the backstop of the job's deadline. `continue_text` is what a continuation
+    follows, `continue_index` the index of its first piece; without it the text must be held.
     """
 
     key: AttemptKey
@@ -25,6 +34,8 @@ class AttemptCommand:
     remaining_ms: int | None = None
     verify_until: Boundary | None = None
     continue_from: tuple[int, Boundary] | None = None
+    continue_text: str = ""
+    continue_index: int = 0
     traceparent: str = ""
     correlation_id: str = ""
 
@@ -35,6 +46,16 @@ class Refusal:
 
     reason: RefusalReason
     message: str
+
+
+def prefix_of(text: str, boundary: Boundary, next_index: int) -> Prefix | None:
+    """The prefix that `text` is, or None when it is not the text up to `boundary`."""
+    data = text.encode()
+    state = hashlib.sha256(data)
+    digest = int.from_bytes(state.digest()[:8], "big")
+    if (len(data), digest) != (boundary.text_offset, boundary.digest):
+        return None
+    return Prefix(state, digest, len(data), next_index)
 
 
 class Stop(enum.Enum):

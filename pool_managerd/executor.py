@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
-from pool_managerd.attempt import OUTCOME_OF_STOP, AttemptCommand, Refusal, Stop
+from pool_managerd.attempt import OUTCOME_OF_STOP, AttemptCommand, Refusal, Stop, prefix_of
 from pool_managerd.core.attempts import (
     AttemptFailure,
     AttemptKey,
@@ -144,13 +144,18 @@ class Executor:
         return None
 
     def _prefix(self, command: AttemptCommand) -> Prefix | Refusal | None:
-        # The digest chain goes on over text that this host never saw, so the text must be held
-        # here.
+        # The digest chain goes on over text that this host never saw, so the text must come with
+        # the command or be held here.
         if command.continue_from is None:
             return None
         attempt, boundary = command.continue_from
         if not boundary.text_offset:
             return None
+        if command.continue_text:
+            sent = prefix_of(command.continue_text, boundary, command.continue_index)
+            return sent or Refusal(
+                RefusalReason.UNSUPPORTED, "continue_text is not the text before the continuation"
+            )
         earlier = self.store.get(AttemptKey(command.key.job_id, attempt))
         prefix = earlier.prefix_at(boundary) if earlier else None
         return prefix or Refusal(

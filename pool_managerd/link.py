@@ -8,8 +8,8 @@ aio stream.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -119,7 +119,7 @@ class Link:
         except TimeoutError:
             log.warning("leave_timeout", timeout_ms=timeout_ms)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[tuple[DispatchCall, _Terms]]:
         call: DispatchCall = PoolRegistryServiceStub(self._deps.channel).Dispatch()
         try:
@@ -133,19 +133,23 @@ class Link:
 
     async def _hello(self, call: DispatchCall) -> object:
         async with asyncio.timeout(self._config.link.connect_timeout_ms / 1000):
-            await call.write(registry_pb2.DispatchRequest(register=self._register()))
+            # A call that was refused meanwhile says so when it is read.
+            with contextlib.suppress(asyncio.InvalidStateError):
+                for register in self._registers():
+                    await call.write(registry_pb2.DispatchRequest(register=register))
             return await call.read()
 
-    def _register(self) -> dispatch_pb2.Register:
-        return dispatch_pb2.Register(
+    def _registers(self) -> list[dispatch_pb2.Register]:
+        first = dispatch_pb2.Register(
             host_id=self._host.host_id,
             boot_id=self._host.boot_id,
             version=metadata.version("llamaorch"),
             protocol_version=wire.PROTOCOL_VERSION,
             pools=self._deps.snapshots.all(),
-            held=[wire.held_attempt(entry) for entry in self._deps.executor.store],
             epoch=self._host.epoch,
+            journal_id=self._host.journal_id,
         )
+        return wire.register_pages(first, self._deps.executor.store)
 
     def _registered(self, first: object) -> _Terms:
         if not isinstance(first, registry_pb2.DispatchResponse):
@@ -153,11 +157,13 @@ class Link:
         if first.WhichOneof("command") != "registered":
             raise SessionLostError("the first answer was not Registered")
         message = first.registered
-        if message.epoch < self._host.epoch:
+        same_journal = message.journal_id == self._host.journal_id
+        if same_journal and message.epoch < self._host.epoch:
             raise SessionLostError(
                 f"epoch {message.epoch} is below {self._host.epoch}: an orchestrator of the past"
             )
-        self._host.epoch = message.epoch
+        # Another journal knows nothing of what is held here: only its verdicts count.
+        self._host.journal_id, self._host.epoch = message.journal_id, message.epoch
         self._host.applied_dispatch_seq = first.dispatch_seq
         limits = self._config.limits
         terms = _Terms(

@@ -43,12 +43,14 @@ _PLAIN_DEVICE_FIELDS = tuple(field.name for field in fields(Device) if field.nam
 class HostState:
     """Counters of one run of the pool manager, written by the link alone.
 
-    `epoch` is the highest orchestrator epoch seen, `applied_dispatch_seq` the last command of it
-    that was applied, `emitted_frame_seq` the last frame handed to the stream.
+    `epoch` is the highest epoch seen of the orchestrator's journal `journal_id`,
+    `applied_dispatch_seq` the last command of the present stream that was applied,
+    `emitted_frame_seq` the last frame handed to a stream.
     """
 
     host_id: str
     boot_id: str
+    journal_id: str = ""
     epoch: int = 0
     applied_dispatch_seq: int = 0
     emitted_frame_seq: int = 0

@@ -3,7 +3,7 @@
 The only module that knows both well.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from google.protobuf.json_format import Error as JsonError
 from google.protobuf.json_format import MessageToDict
@@ -29,6 +29,9 @@ from pool_managerd.errors import PoolManagerError
 PROTOCOL_VERSION = "1.0"
 ERROR_TEXT_MAX = 1_000
 """Characters of an engine's message that are passed on."""
+HELD_PER_MESSAGE = 1_000
+HELD_BYTES_PER_MESSAGE = 1 << 20
+"""Bounds of one page of Register.held, well below the transport's limit."""
 
 _REFUSALS: Mapping[RefusalReason, dispatch_pb2.RefusalReason.ValueType] = {
     reason: dispatch_pb2.RefusalReason.Value(f"REFUSAL_REASON_{reason.name}")
@@ -74,6 +77,8 @@ def parse_start(message: dispatch_pb2.StartAttempt) -> AttemptCommand:
         remaining_ms=message.remaining_ms if message.HasField("remaining_ms") else None,
         verify_until=_boundary(message.verify_until) if message.HasField("verify_until") else None,
         continue_from=continue_from,
+        continue_text=message.continue_text,
+        continue_index=message.continue_index,
         traceparent=message.traceparent,
         correlation_id=message.correlation_id,
     )
@@ -144,8 +149,20 @@ def _token_batch(log: AttemptLog, chunk: Chunk) -> bytes:
         prefix_digest=chunk.prefix_digest,
         pieces=chunk.pieces,
         token_ids=chunk.token_ids,
+        token_counts=_token_counts(log, chunk),
     )
     return batch.SerializeToString()
+
+
+def _token_counts(log: AttemptLog, chunk: Chunk) -> list[int]:
+    if not chunk.token_ids:
+        return []
+    if len(chunk.pieces) == 1:
+        return [len(chunk.token_ids)]
+    # Read piece by piece: the first one comes whatever the limits are.
+    indexes = range(chunk.first_index, chunk.first_index + len(chunk.pieces))
+    pieces = (log.read_from(index, 0, 0) for index in indexes)
+    return [len(piece.token_ids) if piece else 0 for piece in pieces]
 
 
 def ended(log: AttemptLog, handle: int = 0) -> dispatch_pb2.AttemptEnded:
@@ -191,3 +208,21 @@ def held_attempt(log: AttemptLog) -> dispatch_pb2.HeldAttempt:
         text_digest=log.digest,
         ended=ended(log) if log.terminal is not None else None,
     )
+
+
+def register_pages(
+    first: dispatch_pb2.Register, held: Iterable[AttemptLog]
+) -> list[dispatch_pb2.Register]:
+    """The registration as messages within the transport's limit; `first` lacks what is held."""
+    pages = [first]
+    size_bytes = 0
+    for log in held:
+        entry = held_attempt(log)
+        size_bytes += entry.ByteSize()
+        full = len(pages[-1].held) >= HELD_PER_MESSAGE or size_bytes > HELD_BYTES_PER_MESSAGE
+        if full and pages[-1].held:
+            pages[-1].more = True
+            pages.append(dispatch_pb2.Register())
+            size_bytes = entry.ByteSize()
+        pages[-1].held.append(entry)
+    return pages

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from llamaorch.orchestrator.v1 import events_pb2
@@ -16,6 +16,9 @@ from orchestrator_core.wire import dispatch as wire_dispatch
 
 AttemptKey = tuple[str, int]
 OUTBOX_MAX = 10_000
+# Text that does not fill a quarter of the window is acknowledged after this time: else a piece that
+# is larger than what is left of the window would wait for ever.
+ACK_DELAY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class LinkTerms:
     report_interval_ms: int
     heartbeat_timeout_ms: int
     send_window_bytes: int
+    journal_id: str = ""
 
 
 @dataclass(slots=True)
@@ -33,6 +37,7 @@ class Binding:
     """A handle's attempt, and how far its output was read and acknowledged."""
 
     key: AttemptKey
+    read_offset: int = 0
     acked_offset: int = 0
     seek_index: int = -1
 
@@ -41,22 +46,52 @@ class Binding:
 class HostLink:
     """The state of one stream. Not safe for threads: it lives on the event loop.
 
-    `closed` is set when the link is superseded or broken; its tasks then end.
+    `pool_ids` are the pools that the host registered. `closed` is set when the link is superseded
+    or broken; its tasks then end.
     """
 
     host_id: str
     boot_id: str
     link_id: int
     terms: LinkTerms
+    pool_ids: frozenset[str] = frozenset()
     frame_seq: int = 0
+    heard_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     _outbox: deque[pool_registry_service_pb2.DispatchResponse] = field(default_factory=deque)
     _filled: asyncio.Event = field(default_factory=asyncio.Event)
     _bindings: dict[int, Binding] = field(default_factory=dict)
     _handles: dict[AttemptKey, int] = field(default_factory=dict)
     _waiting: dict[str, tuple[PoolSnapshot, int]] = field(default_factory=dict)
+    _unacked: set[int] = field(default_factory=set)
     _next_handle: int = 1
     _next_seq: int = 1
+
+    # --- signs of life
+
+    @property
+    def alive(self) -> bool:
+        """False once the link is closed, or when nothing was heard for the heartbeat timeout."""
+        silent_s = asyncio.get_running_loop().time() - self.heard_s
+        return not self.closed.is_set() and silent_s < self.terms.heartbeat_timeout_ms / 1000
+
+    def heard(self) -> None:
+        """Notes a message of the host."""
+        self.heard_s = asyncio.get_running_loop().time()
+
+    async def until_silent(self) -> None:
+        """Returns when the host has been silent for the heartbeat timeout.
+
+        Silence counts only while this side could listen: after a stall of the event loop, seen by a
+        late wake-up, the host gets a fresh interval.
+        """
+        loop = asyncio.get_running_loop()
+        interval_s = self.terms.heartbeat_timeout_ms / 3000
+        while self.alive:
+            due_s = loop.time() + interval_s
+            await asyncio.sleep(interval_s)
+            if loop.time() - due_s > interval_s / 2:
+                self.heard()
 
     # --- commands
 
@@ -99,6 +134,7 @@ class HostLink:
                     report_interval_ms=terms.report_interval_ms,
                     send_window_bytes=terms.send_window_bytes,
                     heartbeat_timeout_ms=terms.heartbeat_timeout_ms,
+                    journal_id=terms.journal_id,
                 )
             )
         )
@@ -142,18 +178,40 @@ class HostLink:
         binding = self._bindings.get(handle)
         if binding is not None and binding.seek_index != first_index:
             binding.seek_index = first_index
+            # The host's window begins anew at the place that is sought.
+            binding.acked_offset = 0
             seek = dispatch_pb2.SeekTokens(handle=handle, first_index=first_index)
             self.send(pool_registry_service_pb2.DispatchResponse(seek=seek))
 
     def acknowledge(self, offsets: Mapping[int, int]) -> None:
-        """Opens the send window of attempts that have used a quarter of it or more."""
-        handles, texts = [], []
+        """Opens the send window: at once where a quarter or more was used, else a little later."""
+        due = []
         for handle, offset in offsets.items():
             binding = self._bindings.get(handle)
-            if binding and offset - binding.acked_offset >= self.terms.send_window_bytes // 4:
-                binding.acked_offset = offset
+            if binding is None:
+                continue
+            binding.read_offset = offset
+            if offset - binding.acked_offset >= self.terms.send_window_bytes // 4:
+                due.append(handle)
+            elif offset > binding.acked_offset:
+                if not self._unacked:
+                    later = asyncio.get_running_loop().call_later
+                    later(ACK_DELAY_S, self._acknowledge_rest)
+                self._unacked.add(handle)
+        self._send_acks(due)
+
+    def _acknowledge_rest(self) -> None:
+        rest, self._unacked = sorted(self._unacked), set()
+        self._send_acks(rest)
+
+    def _send_acks(self, due: Iterable[int]) -> None:
+        handles, texts = [], []
+        for handle in due:
+            binding = self._bindings.get(handle)
+            if binding is not None and binding.read_offset > binding.acked_offset:
+                binding.acked_offset = binding.read_offset
                 handles.append(handle)
-                texts.append(offset)
+                texts.append(binding.read_offset)
         if handles:
             ack = dispatch_pb2.AckTokens(handles=handles, text_offsets=texts)
             self.send(pool_registry_service_pb2.DispatchResponse(ack=ack))
@@ -172,9 +230,10 @@ class HostLink:
             self._handles.pop(binding.key, None)
 
     def hold_snapshots(self, snapshots: tuple[PoolSnapshot, ...], as_of_ms: int) -> None:
-        """Keeps the latest snapshot per pool until its frames were read."""
+        """Keeps the latest snapshot per registered pool until its frames were read."""
         for snapshot in snapshots:
-            self._waiting[snapshot.pool_id] = (snapshot, as_of_ms)
+            if snapshot.pool_id in self.pool_ids:
+                self._waiting[snapshot.pool_id] = (snapshot, as_of_ms)
 
     def ripe_snapshots(self) -> list[SnapshotsReported]:
         """Takes the snapshots whose frames were read. Cheap when none waits."""

@@ -1,6 +1,6 @@
 """All hosts that are connected, and the last raw snapshots of their pools."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
 from llamaorch.orchestrator.v1 import events_pb2
@@ -42,6 +42,11 @@ class Hosts:
         """Forgets a link, unless another took its place."""
         if self.links.get(link.host_id) is link:
             del self.links[link.host_id]
+
+    def keep_reported(self, pool_ids: Container[str]) -> None:
+        """Forgets the last snapshots of pools that are gone."""
+        for pool_id in [p for p in self.reported if p not in pool_ids]:
+            del self.reported[pool_id]
 
     def send_verdicts(self, effect: SendVerdicts, relay: Relay) -> None:
         """Answers a registration."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.relay.log import Frame, OutputLog
 
 
@@ -29,14 +30,12 @@ class Relay:
             log = self._logs[job_id] = OutputLog(self._limits.job_bytes)
         return log
 
-    def append_text(self, job_id: str, frame: Frame) -> bool | None:
+    def append_text(self, job_id: str, frame: Frame, *, accept_gap: bool = False) -> bool | None:
         """Adds text; see `OutputLog.append_text`."""
         log = self.log(job_id)
         before = log.bytes_held
-        taken = log.append_text(frame)
-        self._bytes += log.bytes_held - before
-        if self._bytes > self._limits.total_bytes:
-            self._make_room(job_id)
+        taken = log.append_text(frame, accept_gap=accept_gap)
+        self._account(job_id, log.bytes_held - before)
         return taken
 
     def append_event(self, job_id: str, entry: bytes) -> None:
@@ -44,19 +43,30 @@ class Relay:
         log = self.log(job_id)
         before = log.bytes_held
         log.append_event(entry)
-        self._bytes += log.bytes_held - before
+        self._account(job_id, log.bytes_held - before)
 
     def finish(self, job_id: str, entry: bytes, text_bytes: int | None) -> None:
         """Sets the outcome of a job."""
         self.log(job_id).finish(entry, text_bytes)
         self._ended[job_id] = None
 
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of output held in all."""
+        return self._bytes
+
     def forget(self, job_id: str) -> None:
-        """Drops everything about a job. Readers that are still there are told RESUME_WINDOW."""
+        """Drops everything about a job. Readers that are still there are told NOT_FOUND."""
         log = self._logs.pop(job_id, None)
         self._ended.pop(job_id, None)
         if log is not None:
-            self._bytes -= log.evict_all()
+            message = f"job {job_id!r} is not kept any longer"
+            self._bytes -= log.forget(Refusal(Reason.NOT_FOUND, message, resource=job_id))
+
+    def _account(self, job_id: str, change: int) -> None:
+        self._bytes += change
+        if self._bytes > self._limits.total_bytes:
+            self._make_room(job_id)
 
     def _make_room(self, spare: str) -> None:
         """Drops the output of ended jobs, then of others, until the total is met again."""

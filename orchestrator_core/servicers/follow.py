@@ -1,6 +1,7 @@
 """Following a job: its events from any point that is held, until the outcome. ORCH-2002, LO-301."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -31,8 +32,10 @@ class Followers:
         """Yields encoded StreamTokensResponses until the outcome was sent.
 
         Raises:
-            RefusalError: NOT_FOUND, or RESUME_WINDOW when what comes next is not held any more.
+            RefusalError: NOT_FOUND, RESUME_WINDOW when what comes next is not held any more, or
+            STORE_UNAVAILABLE when what would be told first is not durable.
         """
+        await self._runtime.settled(job_id)
         job = self._runtime.job(job_id)
         log = self._runtime.relay.log(job_id)
         reader = log.open(resume)
@@ -45,23 +48,24 @@ class Followers:
             self._count(job_id, 0 if observer else -1)
 
     async def _messages(self, job: Job, log: OutputLog, reader: Reader) -> AsyncIterator[bytes]:
-        told: bytes = b""
+        place = _Place()
         patience_s = self._runtime.core.config.reattach_grace_ms / 1000
         while not reader.done:
             entries = reader.take()
             if entries:
+                place.left()
                 yield b"".join(entries)
-                continue
-            if job.state is JobState.QUEUED:
-                told_before, told = told, self._queued(job)
-                if told != told_before:
-                    yield told
-                await _wait(reader, QUEUED_EVERY_S)
-            elif log.final is not None and not reader.done:
+            elif job.state is JobState.QUEUED:
+                wait_s = place.wait_s()
+                if wait_s <= 0 and (event := place.told(self._queued(job))):
+                    yield event
+                await _wait(reader, wait_s if wait_s > 0 else QUEUED_EVERY_S)
+            elif log.final is not None:
                 # The outcome is known but its text is not here: a host holds it and may come back.
                 if not await _wait(reader, patience_s):
                     raise RefusalError(_text_lost(job, log))
             else:
+                place.left()  # A job that goes back to the queue wakes its readers.
                 await _wait(reader, None)
 
     def _queued(self, job: Job) -> bytes:
@@ -80,11 +84,36 @@ class Followers:
         self._runtime.submit(SubscribersChanged(job_id, count))
 
 
+class _Place:
+    """What a reader was last told about the queue, and when: at most once a second."""
+
+    def __init__(self) -> None:
+        self._event = b""
+        self._at_s: float | None = None
+
+    def wait_s(self) -> float:
+        """Seconds until something may be told; 0 or less: now."""
+        if self._at_s is None:
+            return 0.0
+        return self._at_s + QUEUED_EVERY_S - time.monotonic()
+
+    def told(self, event: bytes) -> bytes:
+        """Returns the event to tell, or nothing when it is what was told before."""
+        if event == self._event:
+            return b""
+        self._event, self._at_s = event, time.monotonic()
+        return event
+
+    def left(self) -> None:
+        """The job is not queued: when it is again, its place is news."""
+        self._event = b""
+
+
 def _text_lost(job: Job, log: OutputLog) -> Refusal:
     return Refusal(
         Reason.RESUME_WINDOW,
         f"job {job.job_id!r} ended, but its output is not held any more",
-        metadata={"oldest_offset": str(log.next_offset)},
+        metadata={"oldest_offset": str(log.oldest_offset)},
     )
 
 

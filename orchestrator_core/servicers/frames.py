@@ -1,5 +1,7 @@
 """Reading a host's frames: refused, started, tokens, ended, in this order."""
 
+from dataclasses import dataclass
+
 from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core.hosts.link import HostLink
 from orchestrator_core.relay.log import Frame
@@ -11,13 +13,21 @@ from orchestrator_core.wire import dispatch as wire_dispatch
 PROGRESS_EVERY_MS = 1_000
 
 
+@dataclass(slots=True)
+class _Heard:
+    """Of a handle's output: when it was last told to the core, and where the last gap was."""
+
+    told_ms: int | None = None
+    gap_offset: int | None = None
+
+
 class FrameReader:
     """Applies the frames of one link to the relay and the core."""
 
     def __init__(self, runtime: Runtime, link: HostLink) -> None:
         self._runtime = runtime
         self._link = link
-        self._told_ms: dict[int, int] = {}
+        self._heard: dict[int, _Heard] = {}
 
     def read(self, frame: dispatch_pb2.HostFrame) -> None:
         """Applies one frame. Frames of attempts that no longer count are dropped. LO-304."""
@@ -37,7 +47,7 @@ class FrameReader:
             key = link.key(ended.handle)
             if key is not None:
                 runtime.submit(wire_dispatch.attempt_ended(ended, key, frame.frame_seq))
-                self._told_ms.pop(ended.handle, None)
+                self._heard.pop(ended.handle, None)
         link.frame_seq = max(link.frame_seq, frame.frame_seq)
         for event in link.ripe_snapshots():
             runtime.submit(event)
@@ -57,27 +67,45 @@ class FrameReader:
             key = self._link.key(handle)
             if key is None:
                 continue
-            job_id, attempt = key
-            frame = Frame(attempt, first_index, pieces, text_offset, text_bytes, chunk)
-            taken = self._runtime.relay.append_text(job_id, frame)
-            if taken is None:
-                self._link.seek(handle, self._runtime.relay.log(job_id).next_index)
-                continue
-            read[handle] = text_offset + text_bytes
-            if taken:
-                self._progress(handle, job_id, attempt)
+            frame = Frame(key[1], first_index, pieces, text_offset, text_bytes, chunk)
+            if self._append(handle, key[0], frame) is not None:
+                read[handle] = text_offset + text_bytes
+            self._progress(handle, key[0], key[1])
         self._link.acknowledge(read)
 
+    def _append(self, handle: int, job_id: str, frame: Frame) -> bool | None:
+        """Takes a frame. After a gap the host is asked once to go back, and then taken at its word.
+
+        A host that adopted a job after a restart may have evicted what was acknowledged.
+        """
+        relay, heard = self._runtime.relay, self._hear(handle)
+        log = relay.log(job_id)
+        asked = heard.gap_offset == log.next_offset
+        taken = relay.append_text(job_id, frame, accept_gap=asked)
+        if taken is None:
+            heard.gap_offset = log.next_offset
+            self._link.seek(handle, log.next_index)
+        return taken
+
     def _progress(self, handle: int, job_id: str, attempt: int) -> None:
-        now_ms = self._runtime.clock.now_ms()
-        told_ms = self._told_ms.get(handle)
-        if told_ms is not None and now_ms - told_ms < PROGRESS_EVERY_MS:
+        """Tells the core that an attempt lives, be its output new or not."""
+        heard, now_ms = self._hear(handle), self._runtime.clock.now_ms()
+        if heard.told_ms is not None and now_ms - heard.told_ms < PROGRESS_EVERY_MS:
             return
-        self._told_ms[handle] = now_ms
+        heard.told_ms = now_ms
         job = self._runtime.core.jobs.get(job_id)
         if job is not None:
             self._runtime.text_arrived(job, attempt)
 
+    def _hear(self, handle: int) -> _Heard:
+        """What is known of a handle. A new one drops those whose attempts no longer count."""
+        heard = self._heard.get(handle)
+        if heard is None:
+            bound = {known: it for known, it in self._heard.items() if self._link.key(known)}
+            self._heard = bound
+            heard = bound[handle] = _Heard()
+        return heard
+
     def _forget(self, handle: int) -> None:
-        self._told_ms.pop(handle, None)
+        self._heard.pop(handle, None)
         self._link.handle_gone(handle)

@@ -2,29 +2,32 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import grpc
 import structlog
 
+from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as pb
-from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.events import HostLost, HostRegistered
-from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.pool import PoolSnapshot
-from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.link import HostLink, LinkTerms
+from orchestrator_core.hosts.registration import (
+    POOLS_PER_HOST_MAX,
+    Registration,
+    check_not_taken,
+    not_a_register,
+    unexpected_register,
+)
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.frames import FrameReader
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire import dispatch as wire_dispatch
-from orchestrator_core.wire.snapshots import MalformedSnapshot, parse_snapshot
+from orchestrator_core.wire.snapshots import ID_CHARS_MAX, MalformedSnapshot, parse_snapshot
 
 SERVICE = "llamaorch.pool.v1.PoolRegistryService"
 ACKS_KEPT = 16
-POOLS_PER_HOST_MAX = 256
-HELD_MAX = 100_000
 
 _log = structlog.get_logger("orchestratord")
 
@@ -50,35 +53,47 @@ class PoolRegistryServicer:
 
     async def dispatch(self, context: rpc.Context) -> None:
         """One host's stream, from its registration to its loss."""
-        first = await self._first(context)
-        if first is None:
+        register = await self._registration(context)
+        if register is None:
             return
-        link = self._register(first)
-        writer = asyncio.create_task(_write(link, context))
-        reader = asyncio.create_task(self._read(link, context))
-        superseded = asyncio.create_task(link.closed.wait())
-        tasks = (writer, reader, superseded)
+        link = self._register(register)
+        work = (
+            _write(link, context),
+            self._read(link, context),
+            link.until_silent(),
+            link.closed.wait(),
+        )
+        tasks = [asyncio.create_task(part) for part in work]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            why = _why(link, silent=tasks[2].done())
             for task in tasks:
                 task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
+            # Before anything is awaited: this task may be cancelled again.
             self._runtime.hosts.disconnect(link)
             self._runtime.submit(HostLost(link.host_id, link.link_id))
-            why = "closed from here" if link.closed.is_set() else "the stream ended"
             self._telemetry.host_down(link.host_id, why)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 raise result
 
-    async def _first(self, context: rpc.Context) -> pb.DispatchRequest | None:
-        """Waits for the registration; a stream that opens and stays silent is closed."""
-        try:
-            async with asyncio.timeout(self._terms.heartbeat_timeout_ms / 1000):
-                return await rpc.read(context, pb.DispatchRequest)
-        except TimeoutError:
-            return None
+    async def _registration(self, context: rpc.Context) -> dispatch_pb2.Register | None:
+        """Reads all of the registration; None when the stream ends or falls silent before."""
+        registration = Registration(self._terms)
+        while not registration.complete:
+            try:
+                async with asyncio.timeout(self._terms.heartbeat_timeout_ms / 1000):
+                    message = await rpc.read(context, pb.DispatchRequest)
+            except TimeoutError:
+                return None
+            if message is None:
+                return None
+            if message.WhichOneof("message") != "register":
+                raise not_a_register()
+            registration.add(message.register)
+        return registration.whole
 
     async def report_snapshots(self, context: rpc.Context) -> None:
         """Snapshots of one host; each report is acknowledged, malformed ones are named."""
@@ -98,80 +113,104 @@ class PoolRegistryServicer:
     def _take_report(
         self, request: pb.ReportSnapshotsRequest, as_of_ms: int
     ) -> list[pb.SnapshotRejection]:
-        snapshots, rejections = self._parse(request.pools)
         link = self._runtime.hosts.links.get(request.host_id)
-        if link is not None and link.boot_id == request.boot_id:
-            link.hold_snapshots(snapshots, as_of_ms)
-            self._show(request.pools)
-            for event in link.ripe_snapshots():
-                self._runtime.submit(event)
+        if link is None or link.boot_id != request.boot_id:
+            return []
+        if len(request.pools) > POOLS_PER_HOST_MAX:
+            reason = f"pools: at most {POOLS_PER_HOST_MAX} in one report"
+            _log.warning("snapshot_refused", host_id=link.host_id, reason=reason)
+            return [pb.SnapshotRejection(reason=reason)]
+        snapshots, rejections = _parse(request.pools, link.host_id, link.pool_ids)
+        link.hold_snapshots(snapshots, as_of_ms)
+        self._show(link, request.pools, snapshots)
+        for event in link.ripe_snapshots():
+            self._runtime.submit(event)
         return rejections
 
-    def _parse(
-        self, messages: Iterable[snapshot_pb2.PoolSnapshot]
-    ) -> tuple[tuple[PoolSnapshot, ...], list[pb.SnapshotRejection]]:
-        """Parses snapshots; what is malformed is refused and named. LO-203."""
-        good: list[PoolSnapshot] = []
-        bad: list[pb.SnapshotRejection] = []
-        for message in messages:
-            parsed = parse_snapshot(message)
-            if isinstance(parsed, MalformedSnapshot):
-                bad.append(pb.SnapshotRejection(pool_id=parsed.pool_id, reason=parsed.reason))
-                _log.warning("snapshot_refused", pool_id=parsed.pool_id, reason=parsed.reason)
-            else:
-                good.append(parsed)
-        return tuple(good), bad
-
-    def _show(self, messages: Iterable[snapshot_pb2.PoolSnapshot]) -> None:
-        """Keeps the raw snapshots of registered pools, for the facts that no decision needs."""
-        for message in messages:
-            if message.pool_id in self._runtime.core.pools:
-                self._runtime.hosts.reported[message.pool_id] = message
-
-    def _register(self, first: pb.DispatchRequest) -> HostLink:
-        register = first.register
-        self._check(first)
-        link = HostLink(register.host_id, register.boot_id, self._next_link, self._terms)
-        self._next_link += 1
-        self._runtime.hosts.connect(link)
-        snapshots, _ = self._parse(register.pools)
+    def _register(self, register: dispatch_pb2.Register) -> HostLink:
+        hosts = self._runtime.hosts
+        check_not_taken(hosts.links.get(register.host_id), register.host_id, register.boot_id)
+        snapshots, _ = _parse(register.pools, register.host_id)
         held = tuple(wire_dispatch.held_attempt(message) for message in register.held)
+        link = HostLink(
+            register.host_id,
+            register.boot_id,
+            self._next_link,
+            self._terms,
+            frozenset(snapshot.pool_id for snapshot in snapshots),
+        )
+        self._next_link += 1
+        hosts.connect(link)
         self._runtime.submit(HostRegistered(link.host_id, link.link_id, snapshots, held))
-        self._show(register.pools)
+        hosts.keep_reported(self._runtime.core.pools)
+        self._show(link, register.pools, snapshots)
         return link
 
-    def _check(self, first: pb.DispatchRequest) -> None:
-        """Refuses a stream that does not begin with a registration fit to be obeyed."""
-        register = first.register
-        bad = []
-        if first.WhichOneof("message") != "register":
-            bad.append(FieldViolation("message", "the first message must be `register`"))
-        elif not register.host_id or not register.boot_id:
-            bad.append(FieldViolation("register", "host_id and boot_id must be set"))
-        elif len(register.pools) > POOLS_PER_HOST_MAX or len(register.held) > HELD_MAX:
-            limits = f"at most {POOLS_PER_HOST_MAX} pools and {HELD_MAX} held attempts"
-            bad.append(FieldViolation("register", limits))
-        elif register.epoch > self._terms.epoch:
-            seen = f"the host has seen epoch {register.epoch}, this orchestrator is older: "
-            bad.append(FieldViolation("register.epoch", f"{seen}{self._terms.epoch}"))
-        if bad:
-            text = "the registration cannot be accepted"
-            raise RefusalError(Refusal(Reason.INVALID_PARAMS, text, violations=tuple(bad)))
+    def _show(
+        self,
+        link: HostLink,
+        messages: Iterable[snapshot_pb2.PoolSnapshot],
+        good: Iterable[PoolSnapshot],
+    ) -> None:
+        """Shows metrics the raw snapshots, of what is fit to be believed."""
+        pools = self._runtime.core.pools
+        fit = {(snapshot.pool_id, snapshot.version) for snapshot in good}
+        for message in messages:
+            pool = pools.get(message.pool_id)
+            mine = pool is not None and pool.snapshot.host_id == link.host_id
+            if mine and (message.pool_id, message.version) in fit:
+                self._runtime.hosts.reported[message.pool_id] = message
 
     async def _read(self, link: HostLink, context: rpc.Context) -> None:
-        """Reads frames until the stream ends or falls silent for too long."""
+        """Reads frames until the stream ends."""
         frames = FrameReader(self._runtime, link)
-        silence_s = link.terms.heartbeat_timeout_ms / 1000
         while True:
-            try:
-                async with asyncio.timeout(silence_s):
-                    message = await rpc.read(context, pb.DispatchRequest)
-            except TimeoutError:
-                return
+            message = await rpc.read(context, pb.DispatchRequest)
             if message is None:
                 return
-            if message.WhichOneof("message") == "frame":
+            link.heard()
+            kind = message.WhichOneof("message")
+            if kind == "frame":
                 frames.read(message.frame)
+            elif kind == "register":
+                raise unexpected_register()
+
+
+def _parse(
+    messages: Iterable[snapshot_pb2.PoolSnapshot],
+    host_id: str,
+    pool_ids: Container[str] | None = None,
+) -> tuple[tuple[PoolSnapshot, ...], list[pb.SnapshotRejection]]:
+    """Parses snapshots of one host; what is malformed or not its own is refused and named. LO-203.
+
+    With `pool_ids`, other pools are refused too.
+    """
+    good: list[PoolSnapshot] = []
+    bad: list[pb.SnapshotRejection] = []
+    for message in messages:
+        parsed = parse_snapshot(message, host_id)
+        if pool_ids is not None and message.pool_id not in pool_ids:
+            parsed = MalformedSnapshot(message.pool_id[:ID_CHARS_MAX], "pool_id was not registered")
+        if isinstance(parsed, MalformedSnapshot):
+            bad.append(pb.SnapshotRejection(pool_id=parsed.pool_id, reason=parsed.reason))
+        else:
+            good.append(parsed)
+    if bad:
+        # One line for all of them: a report of a broken host may have many.
+        _log.warning(
+            "snapshot_refused",
+            host_id=host_id,
+            refused=len(bad),
+            pool_id=bad[0].pool_id,
+            reason=bad[0].reason,
+        )
+    return tuple(good), bad
+
+
+def _why(link: HostLink, *, silent: bool) -> str:
+    if link.closed.is_set():
+        return "closed from here"
+    return "silent for too long" if silent else "the stream ended"
 
 
 async def _write(link: HostLink, context: rpc.Context) -> None:

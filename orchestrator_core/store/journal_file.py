@@ -10,6 +10,7 @@ sqlite.org/rescode.html.
 
 import contextlib
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record,
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.store import codec, schema
 from orchestrator_core.store.port import (
+    JOURNAL_ID_BYTES,
     Opened,
     StoreCorruptError,
     StoreError,
@@ -166,7 +168,8 @@ class JournalFile:
         self._ensure_schema(connection)
         connection.execute(schema.RAISE_EPOCH)
         connection.execute("COMMIT")
-        self._epoch, pruned_last_ms = connection.execute(schema.READ_JOURNAL).fetchone()
+        row = connection.execute(schema.READ_JOURNAL).fetchone()
+        self._epoch, pruned_last_ms, journal_id = row
         self._written = max(
             connection.execute(query).fetchone()[0] or 0 for query in schema.READ_LAST_WRITTEN
         )
@@ -175,7 +178,8 @@ class JournalFile:
             self._read(connection, schema.READ_DISPATCHES, codec.decode_dispatch),
             self._read(connection, schema.READ_TERMINALS, codec.decode_terminal),
         )
-        return Opened(self._epoch, max(pruned_last_ms, _last_ms(recovered)), recovered)
+        last_ms = max(pruned_last_ms, _last_ms(recovered))
+        return Opened(self._epoch, last_ms, recovered, journal_id)
 
     def _ensure_schema(self, connection: sqlite3.Connection) -> None:
         tables = {
@@ -185,7 +189,8 @@ class JournalFile:
         if not tables:
             for statement in schema.CREATE:
                 connection.execute(statement)
-            connection.execute(schema.INSERT_JOURNAL, (schema.SCHEMA_VERSION,))
+            journal_id = secrets.token_hex(JOURNAL_ID_BYTES)
+            connection.execute(schema.INSERT_JOURNAL, (schema.SCHEMA_VERSION, journal_id))
         elif "journal" not in tables:
             raise StoreCorruptError(f"{self.path} {_ADVICE['SQLITE_NOTADB']} (other tables)")
         row = connection.execute(schema.READ_SCHEMA_VERSION).fetchone()

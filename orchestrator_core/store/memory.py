@@ -1,12 +1,18 @@
 """A journal that lives as long as its object: for tests, and for runs that may forget all."""
 
 import enum
+import secrets
 from collections.abc import Callable, Collection, Sequence
 from typing import assert_never
 
 from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
 from orchestrator_core.core.events import Recovered
-from orchestrator_core.store.port import Opened, StoreOutcomeUnknownError, StoreUnavailableError
+from orchestrator_core.store.port import (
+    JOURNAL_ID_BYTES,
+    Opened,
+    StoreOutcomeUnknownError,
+    StoreUnavailableError,
+)
 
 
 class CommitFault(enum.Enum):
@@ -30,6 +36,7 @@ class MemoryStore:
         self._accepts: dict[str, AcceptRecord] = {}
         self._dispatches: dict[tuple[str, int], DispatchRecord] = {}
         self._terminals: dict[str, TerminalRecord] = {}
+        self._journal_id = secrets.token_hex(JOURNAL_ID_BYTES)
         self._epoch = 0
         self._commits = 0
         self._pruned_last_ms = 0
@@ -43,7 +50,7 @@ class MemoryStore:
         recovered = Recovered(
             tuple(accepts), tuple(self._dispatches.values()), tuple(self._terminals.values())
         )
-        return Opened(self._epoch, self._last_ms(), recovered)
+        return Opened(self._epoch, self._last_ms(), recovered, self._journal_id)
 
     async def commit(self, batch: Sequence[Record]) -> None:
         """See `Store.commit`."""

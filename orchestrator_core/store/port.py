@@ -11,6 +11,8 @@ from typing import Protocol
 from orchestrator_core.core.effects import Record
 from orchestrator_core.core.events import Recovered
 
+JOURNAL_ID_BYTES = 16
+
 
 class StoreError(Exception):
     """Base of what a store raises.
@@ -40,11 +42,13 @@ class Opened:
 
     `epoch` is one more than at the last opening, durable before this is returned. `last_ms` is the
     latest instant found in any record, 0 when there is none: the core's clock never goes below it.
+    `journal_id` is random and as old as the journal: epochs compare only within one of them.
     """
 
     epoch: int
     last_ms: int
     recovered: Recovered
+    journal_id: str
 
 
 class Store(Protocol):

@@ -11,6 +11,7 @@ CREATE = (
     CREATE TABLE journal (
       id INTEGER PRIMARY KEY CHECK (id = 1),
       schema_version INTEGER NOT NULL,
+      journal_id TEXT NOT NULL,
       epoch BIGINT NOT NULL,
       pruned_last_ms BIGINT NOT NULL
     )
@@ -52,13 +53,14 @@ CREATE = (
 )
 
 INSERT_JOURNAL = (
-    "INSERT INTO journal (id, schema_version, epoch, pruned_last_ms) VALUES (1, ?, 0, 0)"
+    "INSERT INTO journal (id, schema_version, journal_id, epoch, pruned_last_ms)"
+    " VALUES (1, ?, ?, 0, 0)"
 )
 # A newer schema may have other columns; these two it will have.
 READ_SCHEMA_VERSION = "SELECT schema_version FROM journal WHERE id = 1"
 
 RAISE_EPOCH = "UPDATE journal SET epoch = epoch + 1 WHERE id = 1"
-READ_JOURNAL = "SELECT epoch, pruned_last_ms FROM journal WHERE id = 1"
+READ_JOURNAL = "SELECT epoch, pruned_last_ms, journal_id FROM journal WHERE id = 1"
 
 INSERT_ACCEPT = (
     "INSERT INTO accept (job_id, seq, accepted_ms, epoch, format, record, payload)"

@@ -25,8 +25,12 @@ class MalformedSnapshot:
     reason: str
 
 
-def parse_snapshot(message: snapshot_pb2.PoolSnapshot) -> PoolSnapshot | MalformedSnapshot:
+def parse_snapshot(
+    message: snapshot_pb2.PoolSnapshot, host_id: str | None = None
+) -> PoolSnapshot | MalformedSnapshot:
     """Checks a snapshot and returns it, or says what is wrong with it. Never raises.
+
+    With `host_id`, a snapshot in another host's name is refused too.
 
     What the host does not report stays None. A rate of 0 tells nothing about a pool and counts as
     not reported. A pool that cannot take work yet may not know its slots.
@@ -34,6 +38,9 @@ def parse_snapshot(message: snapshot_pb2.PoolSnapshot) -> PoolSnapshot | Malform
     for check in _CHECKS:
         for reason in check(message):
             return MalformedSnapshot(message.pool_id[:ID_CHARS_MAX], reason)
+    if host_id is not None and message.host_id != host_id:
+        reason = f"host_id {message.host_id!r} is not that of the stream, {host_id!r}"
+        return MalformedSnapshot(message.pool_id, reason)
     return _snapshot(message)
 
 

@@ -19,6 +19,7 @@ from orchestrator_core.core.outcome import Finish, Outcome, Usage
 from orchestrator_core.core.states import JobState
 from orchestrator_core.store.memory import CommitFault, MemoryStore
 from orchestrator_core.store.port import (
+    JOURNAL_ID_BYTES,
     Store,
     StoreOutcomeUnknownError,
     StoreUnavailableError,
@@ -296,6 +297,22 @@ async def test_the_epoch_grows_with_every_opening(medium: Medium) -> None:
         await store.close()
 
     assert epochs == [1, 2, 3]
+
+
+async def test_the_journal_id_lives_as_long_as_the_journal(
+    medium: Medium, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Every opening tells the same id, and another journal has another one. LO-305."""
+    other = tmp_path / "other"
+    other.mkdir()
+    ids = []
+    for opened_medium in (medium, medium, medium_of(request.node.callspec.params["medium"], other)):
+        store = opened_medium.store()
+        ids.append((await store.open()).journal_id)
+        await store.close()
+
+    assert ids[0] == ids[1] != ids[2]
+    assert all(len(journal_id) == 2 * JOURNAL_ID_BYTES for journal_id in ids)
 
 
 @pytest.mark.parametrize(

@@ -59,14 +59,17 @@ class ScriptedHost:
         self,
         *pools: snapshot_pb2.PoolSnapshot,
         held: tuple[dispatch_pb2.HeldAttempt, ...] = (),
-        epoch: int = 0,
+        **fields: object,
     ) -> dispatch_pb2.Registered:
         """Registers and returns the answer."""
-        register = dispatch_pb2.Register(
-            host_id=self.host_id, boot_id=self.boot_id, pools=pools, held=held, epoch=epoch
-        )
-        await self._call.write(pool_registry_service_pb2.DispatchRequest(register=register))
+        base = {"host_id": self.host_id, "boot_id": self.boot_id, "pools": pools, "held": held}
+        await self.send_register(**(base | fields))
         return (await self.command("registered")).registered
+
+    async def send_register(self, **fields: object) -> None:
+        """Sends one Register message as it is."""
+        register = dispatch_pb2.Register(**fields)  # type: ignore[arg-type]
+        await self._call.write(pool_registry_service_pb2.DispatchRequest(register=register))
 
     async def command(self, kind: str) -> pool_registry_service_pb2.DispatchResponse:
         """Returns the next command of a kind; another kind fails the test, idle ones do not."""

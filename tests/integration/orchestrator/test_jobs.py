@@ -69,18 +69,19 @@ async def test_resume_gives_the_rest_and_a_wrong_digest_is_refused(
     receipt = await enqueue(orchestrator)
     start = await host.start()
     await host.started(start.handle)
-    await host.tokens(start.handle, "one ", "two ", "three")
+    for piece in ("one ", "two ", "three"):
+        await host.tokens(start.handle, piece)
     await host.finish(start.handle)
     await all_events(orchestrator, receipt.job_id)
 
-    point = events_pb2.ResumePoint(attempt=1, text_offset=6, prefix_digest=digest(b"one tw"))
+    point = events_pb2.ResumePoint(attempt=1, text_offset=4, prefix_digest=digest(b"one "))
     rest = await all_events(orchestrator, receipt.job_id, point)
     point.prefix_digest ^= 1
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await all_events(orchestrator, receipt.job_id, point)
 
-    assert text(rest) == "o three"
-    assert rest[0].tokens.prefix_digest == digest(b"one tw")
+    assert text(rest) == "two three"
+    assert rest[0].tokens.prefix_digest == digest(b"one ")
     assert caught.value.code() is grpc.StatusCode.OUT_OF_RANGE
     assert details(caught.value)[0].reason == "RESUME_WINDOW"
 

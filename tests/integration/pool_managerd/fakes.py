@@ -43,10 +43,11 @@ class Stored:
 
 
 class Session:
-    """One Dispatch stream as seen by the orchestrator."""
+    """One Dispatch stream as seen by the orchestrator; `register` is put together again."""
 
-    def __init__(self, register: dispatch_pb2.Register) -> None:
+    def __init__(self, register: dispatch_pb2.Register, pages: list[int]) -> None:
         self.register = register
+        self.held_per_page = pages
         self.commands: asyncio.Queue[registry_pb2.DispatchResponse | None] = asyncio.Queue()
         self.frames: list[dispatch_pb2.HostFrame] = []
         self.closed = asyncio.Event()
@@ -61,6 +62,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
     """
 
     def __init__(self) -> None:
+        self.journal_id = "journal-1"
         self.epoch = 1
         self.window_bytes = 1 << 20
         self.heartbeat_ms = 5_000
@@ -131,14 +133,20 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         context: aio.ServicerContext,
     ) -> AsyncIterator[registry_pb2.DispatchResponse]:
         """One session."""
-        first = await anext(aiter(request_iterator))
-        session = Session(first.register)
+        register = (await anext(aiter(request_iterator))).register
+        pages = [len(register.held)]
+        while register.more:
+            further = (await anext(aiter(request_iterator))).register
+            register.held.extend(further.held)
+            register.more = further.more
+            pages.append(len(further.held))
+        session = Session(register, pages)
         self.sessions.append(session)
-        self.snapshots.extend(first.register.pools)
+        self.snapshots.extend(register.pools)
         await self._notify()
         reader = asyncio.create_task(self._read(session, request_iterator))
         try:
-            yield self._registered(first.register)
+            yield self._registered(register)
             while (command := await self._next_command(session)) is not None:
                 yield command
         finally:
@@ -160,6 +168,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
             dispatch_seq=self._dispatch_seq,
             registered=dispatch_pb2.Registered(
                 epoch=self.epoch,
+                journal_id=self.journal_id,
                 verdicts=[self.verdict(held) for held in register.held],
                 report_interval_ms=500,
                 send_window_bytes=self.window_bytes,

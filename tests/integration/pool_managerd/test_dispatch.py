@@ -265,31 +265,6 @@ async def test_a_replay_with_other_text_ends_with_a_mismatch(run_host: RunHost) 
         assert out.text == ""
 
 
-async def test_a_continuation_goes_on_with_offsets_and_digests(run_host: RunHost) -> None:
-    """After CONTINUE the chain covers the text of the earlier attempt, which this host holds."""
-    host = await run_host()
-    await host.start("j1", 1)
-    host.engine.say("j1", "one ", "two ")
-    out = host.orchestrator.stored(1)
-    await host.orchestrator.until(lambda: out.text == "one two ")
-    first = await host.ready()
-    host.engine.die()
-    await host.orchestrator.until(
-        lambda: (s := host.orchestrator.ready()) is not None and s.replica_id != first
-    )
-
-    point = events_pb2.ResumePoint(attempt=1, text_offset=8, prefix_digest=digest("one two "))
-    await host.start("j1", 2, attempt=2, continue_from=point, continue_token_ids=[0, 1])
-    host.engine.say("j1", "three", attempt=2, end=True)
-    rest = host.orchestrator.stored(2)
-    await host.orchestrator.until(lambda: rest.ended)
-
-    assert rest.text == "three"
-    assert (rest.batches[0].first_index, rest.batches[0].text_offset) == (2, 8)
-    assert rest.ended[0].text_digest == digest("one two three")
-    assert host.engine.requests[-1].continue_token_ids == (0, 1)
-
-
 async def test_release_frees_the_memory_of_an_attempt(run_host: RunHost) -> None:
     """Released output is gone: the next Register does not list it. LO-305."""
     host = await run_host()

@@ -52,7 +52,11 @@ Global___ResumeMode: _TypeAlias = ResumeMode  # noqa: Y015
 
 @_typing.final
 class TokenBatch(_message.Message):
-    """TokenBatch is generated text. Pool managers make it; the orchestrator relays its bytes unopened."""
+    """TokenBatch is generated text. Pool managers make it; the orchestrator relays its bytes unopened.
+
+    A batch may begin before the point from which a reader asked to resume: readers drop what lies before their own
+    offset by `text_offset`, and count a piece that they have in part from there.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -62,6 +66,7 @@ class TokenBatch(_message.Message):
     PREFIX_DIGEST_FIELD_NUMBER: _builtins.int
     PIECES_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNTS_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """Attempt that generated the text, from 1."""
     first_index: _builtins.int
@@ -78,6 +83,10 @@ class TokenBatch(_message.Message):
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids of the tokens of this batch where the engine reports them. A piece may have come from several tokens."""
 
+    @_builtins.property
+    def token_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Number of token ids of each piece, parallel to `pieces`; empty when `token_ids` is."""
+
     def __init__(
         self,
         *,
@@ -87,10 +96,11 @@ class TokenBatch(_message.Message):
         prefix_digest: _builtins.int = ...,
         pieces: _abc.Iterable[_builtins.str] | None = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        token_counts: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "first_index", b"first_index", "pieces", b"pieces", "prefix_digest", b"prefix_digest", "text_offset", b"text_offset", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "first_index", b"first_index", "pieces", b"pieces", "prefix_digest", b"prefix_digest", "text_offset", b"text_offset", "token_counts", b"token_counts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -177,7 +177,7 @@ class StreamTokensRequest(_message.Message):
     """True for a watcher that must not keep the job alive under ON_DISCONNECT_CANCEL."""
     @_builtins.property
     def resume_from(self) -> _events_pb2.ResumePoint:
-        """Where to go on; absent means from the beginning."""
+        """Where to go on; absent means from the beginning. The first batch may begin before this point: see TokenBatch."""
 
     def __init__(
         self,
@@ -290,7 +290,7 @@ class ExchangeSubscribe(_message.Message):
     """True for a watcher that must not keep the job alive."""
     @_builtins.property
     def resume_from(self) -> _events_pb2.ResumePoint:
-        """Where to go on; absent means from the beginning."""
+        """Where to go on; absent means from the beginning. The first batch may begin before this point: see TokenBatch."""
 
     def __init__(
         self,
@@ -345,6 +345,30 @@ class ExchangeAck(_message.Message):
 Global___ExchangeAck: _TypeAlias = ExchangeAck  # noqa: Y015
 
 @_typing.final
+class ExchangeUnsubscribe(_message.Message):
+    """ExchangeUnsubscribe ends the following of one job on the stream; the job goes on. Output that is under way may still
+    arrive before the result, and none after it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    handle: _builtins.int
+    """Handle that the server assigned on this stream."""
+    def __init__(
+        self,
+        *,
+        handle: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeUnsubscribe: _TypeAlias = ExchangeUnsubscribe  # noqa: Y015
+
+@_typing.final
 class ExchangeRequest(_message.Message):
     """ExchangeRequest is one request on an Exchange stream."""
 
@@ -355,6 +379,7 @@ class ExchangeRequest(_message.Message):
     CANCEL_FIELD_NUMBER: _builtins.int
     SUBSCRIBE_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
+    UNSUBSCRIBE_FIELD_NUMBER: _builtins.int
     correlation_id: _builtins.int
     """Chosen by the client, echoed by the result. 0 asks for no result (acknowledgements only)."""
     @_builtins.property
@@ -373,6 +398,10 @@ class ExchangeRequest(_message.Message):
     def ack(self) -> Global___ExchangeAck:
         """Acknowledges output."""
 
+    @_builtins.property
+    def unsubscribe(self) -> Global___ExchangeUnsubscribe:
+        """Stops following a job."""
+
     def __init__(
         self,
         *,
@@ -381,12 +410,13 @@ class ExchangeRequest(_message.Message):
         cancel: Global___ExchangeCancel | None = ...,
         subscribe: Global___ExchangeSubscribe | None = ...,
         ack: Global___ExchangeAck | None = ...,
+        unsubscribe: Global___ExchangeUnsubscribe | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "cancel", b"cancel", "enqueue", b"enqueue", "request", b"request", "subscribe", b"subscribe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "cancel", b"cancel", "enqueue", b"enqueue", "request", b"request", "subscribe", b"subscribe", "unsubscribe", b"unsubscribe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "cancel", b"cancel", "correlation_id", b"correlation_id", "enqueue", b"enqueue", "request", b"request", "subscribe", b"subscribe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "cancel", b"cancel", "correlation_id", b"correlation_id", "enqueue", b"enqueue", "request", b"request", "subscribe", b"subscribe", "unsubscribe", b"unsubscribe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["enqueue", "cancel", "subscribe", "ack"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["enqueue", "cancel", "subscribe", "ack", "unsubscribe"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -404,12 +434,17 @@ class ExchangeResult(_message.Message):
     CANCELLED_FIELD_NUMBER: _builtins.int
     SUBSCRIBED_JOB_ID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    UNSUBSCRIBED_JOB_ID_FIELD_NUMBER: _builtins.int
     correlation_id: _builtins.int
     """Echo of the request."""
     handle: _builtins.int
-    """Handle of the job on this stream from now on; 0 when the request follows no job."""
+    """Handle of the job on this stream from now on; 0 when the request follows no job. It is valid until the job's outcome
+    (`end` or `error`) was sent or until it is unsubscribed, and is not used again on this stream.
+    """
     subscribed_job_id: _builtins.str
     """The job is followed; its id."""
+    unsubscribed_job_id: _builtins.str
+    """The job is followed no longer; its id."""
     @_builtins.property
     def enqueued(self) -> Global___EnqueueResponse:
         """The job was accepted."""
@@ -431,12 +466,13 @@ class ExchangeResult(_message.Message):
         cancelled: Global___CancelResponse | None = ...,
         subscribed_job_id: _builtins.str = ...,
         error: _status_pb2.Status | None = ...,
+        unsubscribed_job_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "enqueued", b"enqueued", "error", b"error", "result", b"result", "subscribed_job_id", b"subscribed_job_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "enqueued", b"enqueued", "error", b"error", "result", b"result", "subscribed_job_id", b"subscribed_job_id", "unsubscribed_job_id", b"unsubscribed_job_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "correlation_id", b"correlation_id", "enqueued", b"enqueued", "error", b"error", "handle", b"handle", "result", b"result", "subscribed_job_id", b"subscribed_job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "correlation_id", b"correlation_id", "enqueued", b"enqueued", "error", b"error", "handle", b"handle", "result", b"result", "subscribed_job_id", b"subscribed_job_id", "unsubscribed_job_id", b"unsubscribed_job_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["enqueued", "cancelled", "subscribed_job_id", "error"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["enqueued", "cancelled", "subscribed_job_id", "error", "unsubscribed_job_id"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -508,13 +544,16 @@ Global___ExchangeTokens: _TypeAlias = ExchangeTokens  # noqa: Y015
 
 @_typing.final
 class ExchangeResponse(_message.Message):
-    """ExchangeResponse carries results, output and events, processed in this order."""
+    """ExchangeResponse carries results, beginnings, output and other events, processed in the order results, begun, tokens,
+    events. A server that would have to break a job's own order puts the rest into the next message.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
+    BEGUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExchangeResult]:
         """Answers to requests."""
@@ -525,7 +564,11 @@ class ExchangeResponse(_message.Message):
 
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExchangeJobEvent]:
-        """Other events."""
+        """Events that come after the output of this message: metrics, end, error."""
+
+    @_builtins.property
+    def begun(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExchangeJobEvent]:
+        """Events that come before the output of this message: queued, started, resumed."""
 
     def __init__(
         self,
@@ -533,10 +576,11 @@ class ExchangeResponse(_message.Message):
         results: _abc.Iterable[Global___ExchangeResult] | None = ...,
         tokens: Global___ExchangeTokens | None = ...,
         events: _abc.Iterable[Global___ExchangeJobEvent] | None = ...,
+        begun: _abc.Iterable[Global___ExchangeJobEvent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "results", b"results", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "events", b"events", "results", b"results", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,7 +45,9 @@ class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refusal
     REFUSAL_REASON_STORE_FULL: _RefusalReason.ValueType  # 4
     """The host has room for no more held output."""
     REFUSAL_REASON_UNSUPPORTED: _RefusalReason.ValueType  # 5
-    """The command is not one that this host understands."""
+    """The command is not one that this host or its engine can carry out. Permanent for this replica: the same command is
+    refused again for as long as the replica lives, so it is not sent to that replica again. All other reasons may pass.
+    """
 
 class RefusalReason(_RefusalReason, metaclass=_RefusalReasonEnumTypeWrapper):
     """RefusalReason is why a host did not start an attempt. Nothing ran; the attempt is over."""
@@ -61,7 +63,9 @@ REFUSAL_REASON_NOT_READY: RefusalReason.ValueType  # 3
 REFUSAL_REASON_STORE_FULL: RefusalReason.ValueType  # 4
 """The host has room for no more held output."""
 REFUSAL_REASON_UNSUPPORTED: RefusalReason.ValueType  # 5
-"""The command is not one that this host understands."""
+"""The command is not one that this host or its engine can carry out. Permanent for this replica: the same command is
+refused again for as long as the replica lives, so it is not sent to that replica again. All other reasons may pass.
+"""
 Global___RefusalReason: _TypeAlias = RefusalReason  # noqa: Y015
 
 class _AttemptErrorKind:
@@ -447,7 +451,11 @@ Global___HeldAttempt: _TypeAlias = HeldAttempt  # noqa: Y015
 
 @_typing.final
 class Register(_message.Message):
-    """Register opens a Dispatch stream: who the host is, what it runs and what it holds."""
+    """Register opens a Dispatch stream: who the host is, what it runs and what it holds.
+
+    What does not fit one message follows in further Register messages, announced by `more`; of those, only `pools`,
+    `held` and `more` count. After the last one, another Register on the stream is an error.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -458,23 +466,31 @@ class Register(_message.Message):
     POOLS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    JOURNAL_ID_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
-    """Stable id of the host."""
+    """Stable id of the host: 1 to 128 characters of A-Z, a-z, 0-9, ".", "_", ":" and "-". No two pool managers share one:
+    while a stream of this host_id is alive, a registration with another boot_id is refused with ALREADY_EXISTS.
+    """
     boot_id: _builtins.str
-    """Random id of this run of the pool manager. Frame numbers start anew with it."""
+    """Random id of this run of the pool manager, of the same characters. Frame numbers start anew with it."""
     version: _builtins.str
     """Version of the pool manager."""
     protocol_version: _builtins.str
-    """Version of this protocol as MAJOR.MINOR."""
+    """Version of this protocol as MAJOR.MINOR. Another MAJOR than the orchestrator's is refused; empty is not checked."""
     epoch: _builtins.int
-    """Highest orchestrator epoch that it has seen."""
+    """Highest epoch of the journal `journal_id` that it has seen; 0: none yet."""
+    journal_id: _builtins.str
+    """Registered.journal_id of the orchestrator that it obeyed last; empty: none yet."""
+    more: _builtins.bool
+    """True when another Register message follows with the rest. Registered is answered after the last one."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[_snapshot_pb2.PoolSnapshot]:
         """All pools of the host."""
 
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldAttempt]:
-        """All attempts that it still holds."""
+        """All attempts that it still holds. A host puts about 1,000 into one message."""
 
     def __init__(
         self,
@@ -486,10 +502,12 @@ class Register(_message.Message):
         pools: _abc.Iterable[_snapshot_pb2.PoolSnapshot] | None = ...,
         held: _abc.Iterable[Global___HeldAttempt] | None = ...,
         epoch: _builtins.int = ...,
+        journal_id: _builtins.str = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "epoch", b"epoch", "held", b"held", "host_id", b"host_id", "pools", b"pools", "protocol_version", b"protocol_version", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "epoch", b"epoch", "held", b"held", "host_id", b"host_id", "journal_id", b"journal_id", "more", b"more", "pools", b"pools", "protocol_version", b"protocol_version", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -510,7 +528,7 @@ class HostFrame(_message.Message):
     frame_seq: _builtins.int
     """Grows by one with every frame of one boot, over all streams."""
     applied_dispatch_seq: _builtins.int
-    """Last command of this stream's epoch that was applied."""
+    """Last command of this stream that was applied."""
     @_builtins.property
     def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRefused]:
         """Attempts that were not started."""
@@ -594,17 +612,24 @@ class Registered(_message.Message):
     REPORT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     SEND_WINDOW_BYTES_FIELD_NUMBER: _builtins.int
     HEARTBEAT_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    JOURNAL_ID_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
-    """Epoch of the orchestrator: grows with every start. A host obeys no epoch below the highest it has seen."""
+    """Epoch of the orchestrator: grows with every start on its journal. A host obeys no epoch below the highest that it
+    has seen of the same journal. Epochs of different journals do not compare.
+    """
     report_interval_ms: _builtins.int
     """Longest time between two snapshots of a pool, milliseconds."""
     send_window_bytes: _builtins.int
     """Output of one attempt that may be under way without AckTokens, UTF-8 bytes."""
     heartbeat_timeout_ms: _builtins.int
     """Longest silence on this stream before either side gives it up, milliseconds."""
+    journal_id: _builtins.str
+    """Random id of the orchestrator's journal, made with it. With another id than before, the host starts over with this
+    journal's epoch and keeps only what a verdict adopts.
+    """
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptVerdict]:
-        """What becomes of every held attempt."""
+        """What becomes of every held attempt. What is not named here does not count: the host stops and forgets it."""
 
     def __init__(
         self,
@@ -614,10 +639,11 @@ class Registered(_message.Message):
         report_interval_ms: _builtins.int = ...,
         send_window_bytes: _builtins.int = ...,
         heartbeat_timeout_ms: _builtins.int = ...,
+        journal_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "heartbeat_timeout_ms", b"heartbeat_timeout_ms", "report_interval_ms", b"report_interval_ms", "send_window_bytes", b"send_window_bytes", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "heartbeat_timeout_ms", b"heartbeat_timeout_ms", "journal_id", b"journal_id", "report_interval_ms", b"report_interval_ms", "send_window_bytes", b"send_window_bytes", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -644,6 +670,8 @@ class StartAttempt(_message.Message):
     CONTINUE_FROM_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    CONTINUE_TEXT_FIELD_NUMBER: _builtins.int
+    CONTINUE_INDEX_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """Handle of the attempt on this stream."""
     job_id: _builtins.str
@@ -664,6 +692,12 @@ class StartAttempt(_message.Message):
     """W3C trace context of the job."""
     correlation_id: _builtins.str
     """Correlation id of the call that gave the job."""
+    continue_text: _builtins.str
+    """For a continuation: the delivered text, which it follows and on which its digests build. At most what fits the
+    message limit together with the rest. Empty: the host goes by the earlier attempt's output, which it must hold.
+    """
+    continue_index: _builtins.int
+    """For a continuation with `continue_text`: index of the first new piece in the job's output."""
     @_builtins.property
     def input(self) -> _job_pb2.JobInput:
         """Input."""
@@ -682,7 +716,7 @@ class StartAttempt(_message.Message):
 
     @_builtins.property
     def continue_from(self) -> _events_pb2.ResumePoint:
-        """For a continuation: where the output goes on."""
+        """For a continuation: where the output goes on; `continue_text` or output that the host still holds proves it."""
 
     def __init__(
         self,
@@ -702,10 +736,12 @@ class StartAttempt(_message.Message):
         continue_from: _events_pb2.ResumePoint | None = ...,
         traceparent: _builtins.str = ...,
         correlation_id: _builtins.str = ...,
+        continue_text: _builtins.str = ...,
+        continue_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms", "continue_from", b"continue_from", "input", b"input", "remaining_ms", b"remaining_ms", "sampling", b"sampling", "verify_until", b"verify_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms", "attempt", b"attempt", "continue_from", b"continue_from", "continue_token_ids", b"continue_token_ids", "correlation_id", b"correlation_id", "handle", b"handle", "input", b"input", "job_id", b"job_id", "model_id", b"model_id", "pool_id", b"pool_id", "remaining_ms", b"remaining_ms", "replica_id", b"replica_id", "sampling", b"sampling", "session_id", b"session_id", "traceparent", b"traceparent", "verify_until", b"verify_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms", "attempt", b"attempt", "continue_from", b"continue_from", "continue_index", b"continue_index", "continue_text", b"continue_text", "continue_token_ids", b"continue_token_ids", "correlation_id", b"correlation_id", "handle", b"handle", "input", b"input", "job_id", b"job_id", "model_id", b"model_id", "pool_id", b"pool_id", "remaining_ms", b"remaining_ms", "replica_id", b"replica_id", "sampling", b"sampling", "session_id", b"session_id", "traceparent", b"traceparent", "verify_until", b"verify_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__remaining_ms: _TypeAlias = _typing.Literal["remaining_ms"]  # noqa: Y015
     _WhichOneofArgType__remaining_ms: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms"]  # noqa: Y015

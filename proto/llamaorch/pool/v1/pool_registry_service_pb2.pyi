@@ -41,7 +41,7 @@ class ReportSnapshotsRequest(_message.Message):
     """Last acknowledgement received: proves that these snapshots are younger than it. 0: none yet."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[_snapshot_pb2.PoolSnapshot]:
-        """Pools that changed, or all of them."""
+        """Pools that changed, or all of them. Only pools of this host that it has registered count; at most 256 a report."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class DispatchRequest(_message.Message):
     FRAME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def register(self) -> _dispatch_pb2.Register:
-        """First message of the stream."""
+        """First message of the stream, and those that the one before announced with `more`."""
 
     @_builtins.property
     def frame(self) -> _dispatch_pb2.HostFrame:
@@ -161,7 +161,9 @@ class DispatchResponse(_message.Message):
     SET_DRAINING_FIELD_NUMBER: _builtins.int
     RELOAD_FIELD_NUMBER: _builtins.int
     dispatch_seq: _builtins.int
-    """Grows by one with every command of one epoch and host."""
+    """Counts the commands of one stream: 1 is `registered`, and it grows by one with every command. A sign of life
+    repeats the last number.
+    """
     @_builtins.property
     def registered(self) -> _dispatch_pb2.Registered:
         """First answer of the stream."""

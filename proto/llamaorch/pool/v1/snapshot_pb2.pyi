@@ -404,9 +404,9 @@ class PoolSnapshot(_message.Message):
     version: _builtins.int
     """Grows with every snapshot of one incarnation."""
     epoch: _builtins.int
-    """Highest orchestrator epoch that this host has seen."""
+    """Epoch of the orchestrator with which this host registered last."""
     applied_dispatch_seq: _builtins.int
-    """Last Dispatch command of that epoch that this snapshot includes."""
+    """Last command that this snapshot includes, by the numbers of the Dispatch stream of the present registration."""
     emitted_frame_seq: _builtins.int
     """Last Dispatch frame emitted before this snapshot was taken. A reader applies the snapshot only once it has read that frame."""
     engine: _builtins.str

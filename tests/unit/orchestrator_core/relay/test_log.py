@@ -1,6 +1,7 @@
 """The output log against a plain list of what was sent."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,6 @@ from llamaorch.orchestrator.v1 import events_pb2, orchestrator_service_pb2
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay.log import Frame, OutputLog, Reader
-from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.wire.frames import encode_event
 
 ROOMY = 1 << 20
@@ -54,6 +54,34 @@ def log_with(batches: list[list[str]], bytes_max: int = ROOMY) -> OutputLog:
     return log
 
 
+def point(text: bytes, attempt: int = 1) -> events_pb2.ResumePoint:
+    """Where a reader that has `text` goes on."""
+    return events_pb2.ResumePoint(
+        attempt=attempt, text_offset=len(text), prefix_digest=digest(text)
+    )
+
+
+def trimmed(events: list[events_pb2.JobEvent], have: bytes) -> bytes:
+    """What a reader has in the end that checks offsets and digests and trims what overlaps."""
+    for event in events:
+        batch = event.tokens
+        raw = "".join(batch.pieces).encode()
+        known = len(have) - batch.text_offset
+        assert 0 <= known < len(raw), "a gap, or a batch with nothing new"
+        assert batch.prefix_digest == digest(have[: batch.text_offset])
+        assert raw[:known] == have[batch.text_offset :]
+        have += raw[known:]
+    return have
+
+
+def refused(log: OutputLog, resume: events_pb2.ResumePoint | None) -> int:
+    """The oldest offset held, as told to who cannot read on."""
+    with pytest.raises(RefusalError) as caught:
+        log.open(resume)
+    assert caught.value.refusal.reason is Reason.RESUME_WINDOW
+    return int(caught.value.refusal.metadata["oldest_offset"])
+
+
 def read_all(reader: Reader) -> list[events_pb2.JobEvent]:
     """Everything that a reader can get now."""
     events: list[events_pb2.JobEvent] = []
@@ -85,25 +113,68 @@ def test_reader_from_the_beginning_gets_exactly_what_was_sent(batches: list[list
 
 
 @given(pieces_lists.filter(bool), st.data())
-def test_resume_at_any_character_gives_exactly_the_rest(
+def test_resume_at_any_character_gives_exactly_the_rest_once_trimmed(
     batches: list[list[str]], data: st.DataObject
 ) -> None:
-    """A reader that has any prefix of whole characters gets the rest, proved by the digest."""
+    """A reader that has any prefix of whole characters gets the rest, proved by the digests."""
     text = "".join(piece for pieces in batches for piece in pieces)
-    cut = data.draw(st.integers(0, len(text)))
-    head = text[:cut].encode()
-    log = log_with(batches)
-    bystander = log.open(None)
-    bystander.take()
+    head = text[: data.draw(st.integers(0, len(text)))].encode()
+    taken = data.draw(st.integers(0, len(batches)))
+    log = OutputLog(ROOMY)
+    log.begin_attempt(1)
+    made = frames(batches)
+    for frame in made[:taken]:
+        log.append_text(frame)
 
-    resume = events_pb2.ResumePoint(attempt=1, text_offset=len(head), prefix_digest=digest(head))
-    events = read_all(log.open(resume))
-
-    assert text_of(events) == text[cut:]
-    if events:
-        assert events[0].tokens.prefix_digest == digest(head)
+    # The point may lie behind, within or ahead of what is held so far.
+    reader = log.open(point(head))
+    events = read_all(reader)
+    for frame in made[taken:]:
+        log.append_text(frame)
+        events += read_all(reader)
     log.finish(END, log.next_offset)
-    assert [event.WhichOneof("event") for event in read_all(bystander)] == ["end"]
+    events += read_all(reader)
+
+    assert trimmed(events[:-1], head) == text.encode()
+    assert events[-1].WhichOneof("event") == "end"
+
+
+@given(pieces_lists.filter(bool), st.data())
+def test_resume_ahead_with_another_digest_is_refused_when_the_place_is_reached(
+    batches: list[list[str]], data: st.DataObject
+) -> None:
+    """Who waits for a place beyond the output is told there that its text is another one."""
+    made = frames(batches)
+    ends = [frame.text_offset + frame.text_bytes for frame in made]
+    place = data.draw(st.sampled_from(ends))
+    log = OutputLog(ROOMY)
+    log.begin_attempt(1)
+    resume = events_pb2.ResumePoint(attempt=1, text_offset=place, prefix_digest=1)
+    reader = log.open(resume)
+
+    for frame in made[: ends.index(place)]:
+        log.append_text(frame)
+        assert read_all(reader) == []
+    log.append_text(made[ends.index(place)])
+
+    with pytest.raises(RefusalError) as caught:
+        reader.take()
+    assert caught.value.refusal.reason is Reason.RESUME_WINDOW
+
+
+@given(pieces_lists.filter(bool), pieces_lists.filter(bool), st.integers(200, 2_000))
+def test_digest_and_memory_whatever_is_evicted(
+    batches: list[list[str]], more: list[list[str]], cap: int
+) -> None:
+    """The digest of all text is known at any time, and what is held stays within the cap."""
+    log = log_with(batches + more, cap)
+    text = "".join(piece for pieces in batches + more for piece in pieces).encode()
+    held_before = log.bytes_held
+
+    assert log.digest() == digest(text)
+    assert held_before <= cap
+    assert log.evict_all() == held_before
+    assert (log.digest(), log.oldest_offset, log.bytes_held) == (digest(text), len(text), 0)
 
 
 @given(pieces_lists.filter(bool), st.integers(0, 1 << 64 - 1))
@@ -112,14 +183,11 @@ def test_resume_with_another_digest_is_refused(batches: list[list[str]], wrong: 
     log = log_with(batches)
     offset = log.next_offset
     right = digest("".join(piece for pieces in batches for piece in pieces).encode())
-    point = events_pb2.ResumePoint(
+    resume = events_pb2.ResumePoint(
         attempt=1, text_offset=offset, prefix_digest=wrong if wrong != right else wrong ^ 1
     )
 
-    with pytest.raises(RefusalError) as caught:
-        log.open(point)
-
-    assert caught.value.refusal.reason is Reason.RESUME_WINDOW
+    assert refused(log, resume) == 0
 
 
 def test_text_beyond_the_cap_is_evicted_and_its_readers_are_told_the_oldest_offset() -> None:
@@ -136,8 +204,9 @@ def test_text_beyond_the_cap_is_evicted_and_its_readers_are_told_the_oldest_offs
         slow.take()
     oldest = int(caught.value.refusal.metadata["oldest_offset"])
     assert 0 < oldest < log.next_offset
-    resume = events_pb2.ResumePoint(attempt=1, text_offset=oldest, prefix_digest=0)
-    assert text_of(read_all(log.open(resume))).encode() == b"word " * ((2_500 - oldest) // 5)
+    assert refused(log, None) == refused(log, point(b"word")) == oldest
+    have = b"word " * (oldest // 5)
+    assert trimmed(read_all(log.open(point(have))), have) == b"word " * 500
 
 
 def test_frames_of_another_attempt_are_dropped() -> None:
@@ -163,16 +232,97 @@ def test_repeated_frames_change_nothing_and_a_gap_is_reported() -> None:
 
 
 def test_a_new_attempt_continues_where_the_text_overlaps() -> None:
-    """A replay whose chunks are cut differently joins at the byte, with the right digest."""
+    """A replay whose chunks are cut differently joins at the byte once trimmed; digests hold."""
     log = log_with([["one "], ["two "]])
+    reader = log.open(None)
+    seen = read_all(reader)
     log.begin_attempt(2)
 
-    taken = log.append_text(frames([["one two th", "ree"]], attempt=2)[0])
+    answers = [log.append_text(frame) for frame in frames([["one "], ["two th", "ree"]], attempt=2)]
 
-    events = read_all(log.open(None))
-    assert taken is True
-    assert text_of(events) == "one two three"
-    assert events[-1].tokens.prefix_digest == digest(b"one two ")
+    assert answers == [False, True]
+    assert trimmed(seen + read_all(reader), b"") == b"one two three"
+    assert log.digest() == digest(b"one two three")
+    for have in (b"", b"one ", b"one two ", b"one two th", b"one two three"):
+        assert trimmed(read_all(log.open(point(have))), have) == b"one two three"
+
+
+def test_after_an_accepted_gap_older_places_are_refused_and_later_ones_go_on() -> None:
+    """What lies before a gap is gone: who lacks it is told, who has it reads on."""
+    log = OutputLog(ROOMY)
+    log.begin_attempt(1)
+    made = frames([["one "], ["two "], ["three "], ["four"]])
+    log.append_text(made[0])
+    behind, ahead = log.open(None), log.open(point(b"one two "))
+    assert text_of(read_all(behind)) == "one "
+
+    assert log.append_text(made[2]) is None
+    assert log.append_text(made[2], accept_gap=True) is True
+    assert log.append_text(made[3]) is True
+
+    assert (log.oldest_offset, log.next_offset, log.next_index) == (8, 18, 4)
+    assert log.digest() is None
+    with pytest.raises(RefusalError) as caught:
+        behind.take()
+    assert caught.value.refusal.metadata["oldest_offset"] == "8"
+    assert text_of(read_all(ahead)) == "three four"
+    assert [refused(log, it) for it in (None, point(b"one "))] == [8, 8]
+    assert refused(log, events_pb2.ResumePoint(attempt=1, text_offset=8, prefix_digest=1)) == 8
+
+
+def test_the_beginning_is_refused_once_everything_was_evicted() -> None:
+    """An outcome without the text before it would look like a job without output."""
+    log = log_with([["one "]])
+    log.finish(END, 4)
+    log.evict_all()
+
+    assert [refused(log, it) for it in (None, point(b"on"))] == [4, 4]
+    assert [e.WhichOneof("event") for e in read_all(log.open(point(b"one ")))] == ["end"]
+
+
+def test_a_place_beyond_the_end_is_refused() -> None:
+    """Waiting for text makes sense only while some can come."""
+    log = log_with([["one "]])
+    reader = log.open(point(b"one two "))
+    assert reader.take() == []
+
+    log.finish(END, None)
+
+    assert refused(log, point(b"one two ")) == 0
+    with pytest.raises(RefusalError):
+        reader.take()
+
+
+def test_an_outcome_can_be_put_behind_text_that_a_host_still_holds() -> None:
+    """After a restart a cancelled job's text is taken, and comes before its outcome."""
+    log = OutputLog(ROOMY)
+    log.begin_attempt(1)
+    log.expect(99)
+    log.finish(STARTED, None)
+    assert log.complete
+
+    log.expect(8, END)
+    reader = log.open(point(b"one "))
+    answers = [log.append_text(frame) for frame in frames([["one "], ["two "], ["three"]])]
+
+    assert answers == [True, True, False]
+    assert text_of(read_all(log.open(None))) == "one two "
+    assert [e.WhichOneof("event") for e in read_all(reader)] == ["tokens", "end"]
+    assert reader.take() == []
+
+
+def test_a_malformed_chunk_is_dropped() -> None:
+    """What cannot be read, or is not what its frame says, never reaches a client."""
+    log = OutputLog(ROOMY)
+    log.begin_attempt(1)
+    (good,) = frames([["one "]])
+    answers = [
+        log.append_text(bad) for bad in (replace(good, chunk=b"\xff"), replace(good, text_bytes=9))
+    ]
+
+    assert answers == [False, False]
+    assert log.append_text(good) is True
+    assert text_of(read_all(log.open(None))) == "one "
 
 
 def test_outcome_waits_for_the_text_that_belongs_before_it() -> None:
@@ -209,23 +359,6 @@ def test_resumed_reader_is_not_told_again_what_it_knows() -> None:
     for frame in frames([["a"], ["b"]]):
         log.append_text(frame)
 
-    point = events_pb2.ResumePoint(attempt=1, text_offset=0, prefix_digest=digest(b""))
-    events = read_all(log.open(point))
+    events = read_all(log.open(point(b"")))
 
     assert [event.WhichOneof("event") for event in events] == ["tokens", "tokens"]
-
-
-def test_relay_drops_output_of_ended_jobs_first() -> None:
-    """Beyond the total, jobs that have ended lose their output before those that run."""
-    relay = Relay(RelayLimits(job_bytes=ROOMY, total_bytes=3_000))
-    for job_id in ("ended", "live"):
-        relay.log(job_id).begin_attempt(1)
-    for frame in frames([["x" * 1_000]]):
-        relay.append_text("ended", frame)
-        relay.append_text("live", frame)
-    relay.finish("ended", END, None)
-
-    relay.append_text("live", frames([["x" * 1_000], ["y" * 1_000]])[1])
-
-    assert relay.log("ended").bytes_held == 0
-    assert relay.log("live").bytes_held > 2_000

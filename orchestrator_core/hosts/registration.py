@@ -1,0 +1,107 @@
+"""What a host must say to be registered, and how much of it. LO-301, LO-306."""
+
+import re
+
+from llamaorch.pool.v1 import dispatch_pb2
+from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
+from orchestrator_core.errors import RefusalError
+from orchestrator_core.hosts.link import HostLink, LinkTerms
+
+POOLS_PER_HOST_MAX = 256
+# The verdicts about them have to fit one message.
+HELD_MAX = 16_384
+PROTOCOL_MAJOR = 1
+
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ID_FORM = "1 to 128 characters of A-Z, a-z, 0-9, '.', '_', ':' and '-'"
+
+
+class Registration:
+    """Collects the Register messages of one stream until there are no more.
+
+    `whole` is the registration with all its pools and held attempts.
+    """
+
+    def __init__(self, terms: LinkTerms) -> None:
+        self._terms = terms
+        self.whole: dispatch_pb2.Register | None = None
+        self.complete = False
+
+    def add(self, register: dispatch_pb2.Register) -> None:
+        """Takes the next message.
+
+        Raises:
+            RefusalError: when it is not fit to be obeyed.
+        """
+        if self.whole is None:
+            _refuse(self._identity_problems(register))
+            self.whole = register
+        else:
+            self.whole.pools.extend(register.pools)
+            self.whole.held.extend(register.held)
+        self.complete = not register.more
+        _refuse(_size_problems(self.whole))
+
+    def _identity_problems(self, register: dispatch_pb2.Register) -> list[FieldViolation]:
+        bad = [
+            FieldViolation(f"register.{name}", f"must be {_ID_FORM}")
+            for name, value in (("host_id", register.host_id), ("boot_id", register.boot_id))
+            if _ID.fullmatch(value) is None
+        ]
+        version = register.protocol_version
+        if version and version.partition(".")[0] != str(PROTOCOL_MAJOR):
+            speaks = f"the host speaks {version[:32]!r}, this orchestrator {PROTOCOL_MAJOR}"
+            bad.append(FieldViolation("register.protocol_version", speaks))
+        # Epochs of another journal say nothing about this one.
+        terms = self._terms
+        if register.journal_id == terms.journal_id and register.epoch > terms.epoch:
+            seen = f"the host has seen epoch {register.epoch}, this orchestrator is older: "
+            bad.append(FieldViolation("register.epoch", f"{seen}{terms.epoch}"))
+        return bad
+
+
+def check_not_taken(present: HostLink | None, host_id: str, boot_id: str) -> None:
+    """Refuses a second pool manager under the id of one that is alive.
+
+    One that started anew has another boot id too, but then the earlier stream is broken or silent.
+
+    Raises:
+        RefusalError: when the id is taken.
+    """
+    if present is None or present.boot_id == boot_id or not present.alive:
+        return
+    text = (
+        f"host_id {host_id} is in use by another pool manager that is connected:"
+        " set a different host_id in the configuration of one of them"
+    )
+    what = {"resource_type": "host"}
+    raise RefusalError(Refusal(Reason.DUPLICATE, text, resource=host_id, metadata=what))
+
+
+def unexpected_register() -> RefusalError:
+    """The answer to another Register message on a stream that is established."""
+    what = FieldViolation("register", "this stream is registered already: open another one")
+    return _refusal([what])
+
+
+def not_a_register() -> RefusalError:
+    """The answer to a stream that begins with something else."""
+    what = FieldViolation("message", "the first message must be `register`")
+    return _refusal([what])
+
+
+def _size_problems(whole: dispatch_pb2.Register) -> list[FieldViolation]:
+    if len(whole.pools) <= POOLS_PER_HOST_MAX and len(whole.held) <= HELD_MAX:
+        return []
+    limits = f"at most {POOLS_PER_HOST_MAX} pools and {HELD_MAX} held attempts"
+    return [FieldViolation("register", limits)]
+
+
+def _refuse(bad: list[FieldViolation]) -> None:
+    if bad:
+        raise _refusal(bad)
+
+
+def _refusal(bad: list[FieldViolation]) -> RefusalError:
+    text = "the registration cannot be accepted"
+    return RefusalError(Refusal(Reason.INVALID_PARAMS, text, violations=tuple(bad)))

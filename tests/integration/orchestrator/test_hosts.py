@@ -1,0 +1,372 @@
+"""Hosts that register, share an id, fall silent or lie, over real gRPC."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+
+from llamaorch.orchestrator.v1 import job_pb2
+from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
+from orchestrator_core.hosts.registration import HELD_MAX, POOLS_PER_HOST_MAX
+from orchestrator_core.store.sqlite import SqliteStore
+from tests.integration.orchestrator.calls import details, enqueue, job, ready_host
+from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
+from tests.integration.orchestrator.scripted_host import ScriptedHost, snapshot
+
+PATIENT = {"placement": {"stale_after_ms": 60_000}}
+SHORT = {"report_interval_ms": 100, "heartbeat_timeout_ms": 500}
+
+
+def connected(orchestrator: Orchestrator) -> list[str]:
+    """Ids of the hosts with an open stream."""
+    return sorted(orchestrator.server.runtime.hosts.links)
+
+
+async def until_connected(orchestrator: Orchestrator, *host_ids: str) -> None:
+    """Waits until exactly these hosts are connected."""
+    async with asyncio.timeout(5):
+        while connected(orchestrator) != sorted(host_ids):  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
+
+
+def held(number: int) -> dispatch_pb2.HeldAttempt:
+    """An attempt that no orchestrator knows."""
+    return dispatch_pb2.HeldAttempt(
+        job_id=f"01890a5d-ac96-774b-bcce-{number:012d}",
+        attempt=1,
+        pool_id="pool-a",
+        replica_id="pool-a-1",
+    )
+
+
+# --- epochs
+
+
+async def test_a_higher_epoch_of_the_same_journal_is_refused(orchestrator: Orchestrator) -> None:
+    """An orchestrator that is older than what the host has obeyed gets no host. LO-306."""
+    host = orchestrator.host()
+    answer = await host.register(snapshot())
+    await host.close()
+    await until_connected(orchestrator)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await orchestrator.host().register(
+            snapshot(), epoch=answer.epoch + 1, journal_id=answer.journal_id
+        )
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "older" in str(details(refused.value)[1])
+
+
+async def test_epochs_of_another_journal_lock_nobody_out(
+    start_orchestrator: StartOrchestrator, tmp_path: Path
+) -> None:
+    """Hosts register with an orchestrator whose journal was wiped."""
+    for _ in range(3):
+        earlier = await start_orchestrator(SqliteStore(tmp_path / "first.db"))
+        seen = await earlier.host().register(snapshot())
+        await earlier.close()
+    orchestrator = await start_orchestrator(SqliteStore(tmp_path / "second.db"))
+
+    answer = await orchestrator.host().register(
+        snapshot(), epoch=seen.epoch, journal_id=seen.journal_id
+    )
+
+    assert (seen.epoch, answer.epoch) == (3, 1)
+    assert seen.journal_id
+    assert answer.journal_id != seen.journal_id
+
+
+# --- registrations in pages
+
+
+async def test_a_registration_comes_in_pages(orchestrator: Orchestrator) -> None:
+    """It is answered after the last page, with a verdict on every held attempt."""
+    host = orchestrator.host()
+    await host.send_register(
+        host_id=host.host_id,
+        boot_id=host.boot_id,
+        pools=[snapshot()],
+        held=[held(n) for n in range(1_000)],
+        more=True,
+    )
+    await host.send_register(held=[held(n) for n in range(1_000, 2_000)], more=True)
+    assert connected(orchestrator) == []
+    await host.send_register(held=[held(2_000)], pools=[snapshot("pool-b")])
+
+    answer = (await host.command("registered")).registered
+
+    assert [v.job_id for v in answer.verdicts] == [held(n).job_id for n in range(2_001)]
+    assert set(orchestrator.server.runtime.core.pools) == {"pool-a", "pool-b"}
+
+
+async def test_pages_are_bounded_together(orchestrator: Orchestrator) -> None:
+    """A host cannot fill the memory page by page."""
+    host = orchestrator.host()
+    await host.send_register(
+        host_id=host.host_id,
+        boot_id=host.boot_id,
+        held=[held(n) for n in range(HELD_MAX)],
+        more=True,
+    )
+    await host.send_register(held=[held(HELD_MAX)], more=True)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await host.command("registered")
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert connected(orchestrator) == []
+
+
+async def test_a_second_registration_ends_the_stream(orchestrator: Orchestrator) -> None:
+    """Once established, a stream takes frames only."""
+    host = await ready_host(orchestrator)
+    await host.send_register(host_id=host.host_id, boot_id=host.boot_id, pools=[snapshot("pool-b")])
+
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await host.command("start")
+
+    assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await until_connected(orchestrator)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"host_id": ""}, "register.host_id"),
+        ({"host_id": "a b"}, "register.host_id"),
+        ({"host_id": "x" * 129}, "register.host_id"),
+        ({"boot_id": "ü"}, "register.boot_id"),
+        ({"boot_id": "ok\n"}, "register.boot_id"),
+        ({"protocol_version": "2.0"}, "register.protocol_version"),
+    ],
+)
+async def test_a_bad_registration_is_refused_and_named(
+    orchestrator: Orchestrator, fields: dict[str, object], named: str
+) -> None:
+    """The refusal names the field."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await orchestrator.host().register(**fields)
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert named in str(details(refused.value)[1])
+
+
+async def test_a_later_minor_version_of_the_protocol_is_welcome(orchestrator: Orchestrator) -> None:
+    """Only MAJOR decides."""
+    host = orchestrator.host(host_id="h.1:a_B-" + "x" * 120)
+
+    await host.register(protocol_version="1.7")
+
+    assert connected(orchestrator) == [host.host_id]
+
+
+# --- one id, two hosts
+
+
+async def test_a_second_pool_manager_under_one_host_id_is_refused(
+    orchestrator: Orchestrator,
+) -> None:
+    """It is told what to change, and the first one's job runs on."""
+    first = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator)
+    start = await first.start()
+    await first.started(start.handle)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await orchestrator.host().register(snapshot("pool-z"))
+
+    assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert "set a different host_id" in (refused.value.details() or "")
+    assert 'resource_type: "host"' in str(details(refused.value)[1])
+    await first.tokens(start.handle, "on")
+    state = (await job(orchestrator, receipt.job_id)).state
+    assert state == job_pb2.JOB_STATE_RUNNING
+    assert list(orchestrator.server.runtime.core.pools) == ["pool-a"]
+
+
+async def test_the_same_pool_manager_supersedes_its_earlier_stream(
+    orchestrator: Orchestrator,
+) -> None:
+    """With the boot id of the present stream it takes the place of that stream."""
+    first = await ready_host(orchestrator)
+    again = orchestrator.host(boot_id=first.boot_id)
+
+    await again.register(snapshot())
+    await enqueue(orchestrator)
+
+    assert (await again.start()).attempt == 1
+
+
+async def test_a_silent_link_gives_way_to_a_new_boot(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """A host that was switched off comes back under another boot id once the old link is silent."""
+    orchestrator = await start_orchestrator(pools=SHORT, **PATIENT)
+    await ready_host(orchestrator)
+
+    with pytest.raises(grpc.aio.AioRpcError):
+        await orchestrator.host().register(snapshot(replica_id="pool-a-2"))
+
+    await until_connected(orchestrator)
+    await orchestrator.host().register(snapshot(replica_id="pool-a-2"))
+
+    assert connected(orchestrator) == ["host-1"]
+
+
+# --- silence
+
+
+async def test_a_silent_host_is_given_up(start_orchestrator: StartOrchestrator) -> None:
+    """No frame for the heartbeat timeout ends the link."""
+    orchestrator = await start_orchestrator(pools=SHORT, **PATIENT)
+    await ready_host(orchestrator)
+
+    await until_connected(orchestrator)
+
+
+async def test_heartbeats_keep_a_link(start_orchestrator: StartOrchestrator) -> None:
+    """Empty frames are enough, for longer than the timeout."""
+    orchestrator = await start_orchestrator(pools=SHORT, **PATIENT)
+    host = await ready_host(orchestrator)
+
+    for _ in range(10):
+        await host.frame()
+        await asyncio.sleep(0.1)
+
+    assert connected(orchestrator) == ["host-1"]
+
+
+async def test_a_stalled_event_loop_drops_no_host(start_orchestrator: StartOrchestrator) -> None:
+    """What could not be heard is not silence: a late wake-up gives the host a fresh interval."""
+    orchestrator = await start_orchestrator(pools=SHORT, **PATIENT)
+    host = await ready_host(orchestrator)
+    link = orchestrator.server.runtime.hosts.links["host-1"]
+
+    time.sleep(1.2)  # noqa: ASYNC251 - the stall
+    await asyncio.sleep(0.1)
+    await host.frame()
+    await asyncio.sleep(0.1)
+
+    assert orchestrator.server.runtime.hosts.links["host-1"] is link
+
+
+async def test_a_host_that_vanishes_is_no_bug_of_ours(
+    start_orchestrator: StartOrchestrator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Connections that break in the middle are logged as lost hosts, never as internal errors."""
+    orchestrator = await start_orchestrator(pools=SHORT, **PATIENT)
+    for _ in range(5):
+        channel = grpc.aio.insecure_channel(str(orchestrator.server.address))
+        host = ScriptedHost(channel, "host-1", "boot")
+        await host.register(snapshot())
+        await host.frame()
+        await channel.close(0)
+        await until_connected(orchestrator)
+
+    captured = capsys.readouterr()
+    assert "internal_error" not in captured.out + captured.err
+
+
+# --- snapshots that do not belong
+
+
+async def test_a_snapshot_in_another_hosts_name_is_not_registered(
+    orchestrator: Orchestrator,
+) -> None:
+    """Its pool would get jobs that nobody runs; the good pool beside it works."""
+    host = orchestrator.host()
+    await host.register(snapshot("pool-x", host_id="host-2"), snapshot("pool-a"))
+    await enqueue(orchestrator)
+
+    start = await host.start()
+
+    assert start.pool_id == "pool-a"
+    assert list(orchestrator.server.runtime.core.pools) == ["pool-a"]
+    assert list(orchestrator.server.runtime.hosts.reported) == ["pool-a"]
+
+
+async def test_reports_name_what_does_not_belong(orchestrator: Orchestrator) -> None:
+    """Another host's snapshot and an unregistered pool are refused by name."""
+    host = await ready_host(orchestrator)
+    async with host.reports() as reports:
+        answer = await reports.send(
+            snapshot(version=2, slots_free=1),
+            snapshot(host_id="host-2", version=3),
+            snapshot("pool-new"),
+        )
+
+    reasons = [(r.pool_id, r.reason) for r in answer.rejections]
+    assert reasons == [
+        ("pool-a", "host_id 'host-2' is not that of the stream, 'host-1'"),
+        ("pool-new", "pool_id was not registered"),
+    ]
+    assert orchestrator.server.runtime.hosts.reported["pool-a"].version == 2
+
+
+async def test_a_flood_of_snapshots_is_one_log_line(
+    orchestrator: Orchestrator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stranger's report is not even looked at, a host's has a bound."""
+    bad = snapshot_pb2.PoolSnapshot(pool_id="p", slots_free=99)
+    async with orchestrator.host("never-registered").reports() as reports:
+        assert not (await reports.send(*[bad] * 20_000)).rejections
+    host = await ready_host(orchestrator)
+    async with host.reports() as reports:
+        too_many = await reports.send(*[bad] * (POOLS_PER_HOST_MAX + 1))
+        many = await reports.send(*[bad] * POOLS_PER_HOST_MAX)
+
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).count("snapshot_refused") == 2
+    assert len(too_many.rejections) == 1
+    assert len(many.rejections) == POOLS_PER_HOST_MAX
+
+
+async def test_pools_that_are_gone_leave_the_metrics(orchestrator: Orchestrator) -> None:
+    """A host that comes back without its pool takes the last snapshot with it."""
+    hosts = orchestrator.server.runtime.hosts
+    first = await ready_host(orchestrator)
+    assert list(hosts.reported) == ["pool-a"]
+
+    await orchestrator.host(boot_id=first.boot_id).register()
+
+    assert hosts.reported == {}
+    link = hosts.links["host-1"]
+    assert link.pool_ids == frozenset()
+
+
+# --- the send window
+
+
+async def test_a_little_text_is_acknowledged_soon(start_orchestrator: StartOrchestrator) -> None:
+    """A piece larger than the rest of the window would else wait for ever."""
+    orchestrator = await start_orchestrator(pools={"send_window_bytes": 65_536})
+    host = await ready_host(orchestrator)
+    await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+
+    await host.tokens(start.handle, "x" * 200)
+    ack = (await host.command("ack")).ack
+
+    assert (list(ack.handles), list(ack.text_offsets)) == ([start.handle], [200])
+
+
+async def test_a_quarter_of_the_window_is_acknowledged_at_once(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """Two frames within one quarter share an acknowledgement; a full quarter gets its own."""
+    orchestrator = await start_orchestrator(pools={"send_window_bytes": 65_536})
+    host = await ready_host(orchestrator)
+    await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+
+    await host.tokens(start.handle, "x" * 16_384)
+    await host.tokens(start.handle, "y")
+    await host.tokens(start.handle, "z")
+    acks = [(await host.command("ack")).ack.text_offsets[0] for _ in range(2)]
+
+    assert acks == [16_384, 16_386]

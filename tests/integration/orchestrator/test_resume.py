@@ -1,0 +1,319 @@
+"""Clients that go on where they were while the output behind them is lost, late or elsewhere."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+import grpc
+import pytest
+
+from llamaorch.orchestrator.v1 import events_pb2, job_pb2
+from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
+from llamaorch_client.reader import OutputReader
+from orchestrator_core.core.effects import Record
+from orchestrator_core.store.memory import MemoryStore
+from orchestrator_core.store.port import StoreUnavailableError
+from tests.integration.orchestrator.calls import (
+    WAIT_S,
+    all_events,
+    details,
+    enqueue,
+    follow,
+    job,
+    kinds,
+    ready_host,
+    text,
+)
+from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
+from tests.integration.orchestrator.scripted_host import ScriptedHost, digest, snapshot
+
+SETTLE_S = 0.2
+REPLAY = job_pb2.FAILOVER_POLICY_VERIFIED_REPLAY
+ONE_TWO = events_pb2.ResumePoint(attempt=1, text_offset=8, prefix_digest=digest(b"one two "))
+ONE_XXX = events_pb2.ResumePoint(attempt=1, text_offset=8, prefix_digest=digest(b"one xxx "))
+
+
+async def running(orchestrator: Orchestrator, *pieces: str) -> tuple[ScriptedHost, str, int]:
+    """A host that has sent some output of a running job: host, job id, handle."""
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator, failover=REPLAY)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, *pieces)
+    await asyncio.sleep(SETTLE_S)
+    return host, receipt.job_id, start.handle
+
+
+async def come_back(
+    orchestrator: Orchestrator, boot_id: str, job_id: str, first_index: int = 0
+) -> tuple[ScriptedHost, int]:
+    """The host registers again with the attempt that it holds: host, handle."""
+    host = orchestrator.host(boot_id=boot_id)
+    held = dispatch_pb2.HeldAttempt(
+        job_id=job_id,
+        attempt=1,
+        pool_id="pool-a",
+        replica_id="pool-a-1",
+        first_index=first_index,
+        next_index=2,
+    )
+    registered = await host.register(snapshot(), held=(held,))
+    handle = registered.verdicts[0].handle
+    await host.started(handle)
+    return host, handle
+
+
+async def refusal(
+    orchestrator: Orchestrator, job_id: str, resume: events_pb2.ResumePoint | None = None
+) -> tuple[str, str | None]:
+    """Reason with which following is refused, and the oldest offset it names."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await all_events(orchestrator, job_id, resume)
+    info, _ = details(caught.value)
+    return info.reason, info.metadata.get("oldest_offset")
+
+
+def trimmed(events: list[events_pb2.JobEvent], have: str = "") -> str:
+    """What a verifying client has in the end."""
+    data = have.encode()
+    for batch in (event.tokens for event in events if event.HasField("tokens")):
+        raw = "".join(batch.pieces).encode()
+        known = len(data) - batch.text_offset
+        assert known >= 0
+        assert batch.prefix_digest == digest(data[: batch.text_offset])
+        assert raw[:known] == data[batch.text_offset :][: len(raw)]
+        data += raw[known:]
+    return data.decode()
+
+
+async def test_resume_within_a_chunk_gives_the_whole_chunk(orchestrator: Orchestrator) -> None:
+    """The reader trims by offset; a wrong digest where it can be checked is refused."""
+    host, job_id, handle = await running(orchestrator, "one ", "two ", "three")
+    await host.finish(handle)
+    await all_events(orchestrator, job_id)
+
+    within = events_pb2.ResumePoint(attempt=1, text_offset=6, prefix_digest=digest(b"one tw"))
+    rest = await all_events(orchestrator, job_id, within)
+    wrong = events_pb2.ResumePoint(attempt=1, text_offset=13, prefix_digest=1)
+
+    assert trimmed(rest, "one tw") == "one two three"
+    assert kinds(rest) == ["tokens", "end"]
+    assert await refusal(orchestrator, job_id, wrong) == ("RESUME_WINDOW", "0")
+
+
+async def test_the_outcome_never_comes_without_the_text_before_it(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """Output that made room for another job's is refused, not left out."""
+    orchestrator = await start_orchestrator(
+        jobs={"output_bytes_per_job": 4096, "output_bytes_total": 4096}
+    )
+    host, job_id, handle = await running(orchestrator, "x" * 3000)
+    await host.finish(handle)
+    await all_events(orchestrator, job_id)
+    await enqueue(orchestrator)
+    second = await host.start()
+    await host.started(second.handle)
+    await host.tokens(second.handle, "y" * 3000)
+    await asyncio.sleep(SETTLE_S)
+
+    assert await refusal(orchestrator, job_id) == ("RESUME_WINDOW", "3000")
+
+
+@pytest.mark.parametrize("resume", [ONE_TWO, ONE_XXX], ids=["same text", "other text"])
+async def test_a_reader_ahead_waits_while_the_host_sends_again(
+    start_orchestrator: StartOrchestrator, resume: events_pb2.ResumePoint
+) -> None:
+    """After a restart the text comes back from the host; who is ahead waits and is checked."""
+    store = MemoryStore()
+    first = await start_orchestrator(store)
+    former, job_id, _ = await running(first, "one ", "two ")
+    await first.close()
+    second = await start_orchestrator(store)
+    host, handle = await come_back(second, former.boot_id, job_id)
+    await host.tokens(handle, "one ")
+    await asyncio.sleep(SETTLE_S)
+
+    reader = asyncio.create_task(all_events(second, job_id, resume))
+    await asyncio.sleep(SETTLE_S)
+    await host.tokens(handle, "two ")
+    await host.tokens(handle, "three")
+    await host.finish(handle)
+
+    if resume is ONE_TWO:
+        events = await reader
+        assert (kinds(events), text(events)) == (["tokens", "end"], "three")
+    else:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await reader
+        assert details(caught.value)[0].reason == "RESUME_WINDOW"
+
+
+async def test_a_reader_ahead_waits_while_a_replay_generates(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """Orchestrator and engine both start anew: the replay catches up with the client."""
+    store = MemoryStore()
+    first = await start_orchestrator(store)
+    _, job_id, _ = await running(first, "one ", "two ", "three ")
+    await first.close()
+    second = await start_orchestrator(store)
+    host = second.host()
+    await host.register(snapshot(replica_id="pool-a-2"))
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "one ")
+    await asyncio.sleep(SETTLE_S)
+
+    reader = asyncio.create_task(all_events(second, job_id, ONE_TWO))
+    await asyncio.sleep(SETTLE_S)
+    await host.tokens(start.handle, "two ", "three ", "four")
+    await host.finish(start.handle)
+    events = await reader
+
+    assert trimmed(events, "one two ") == "one two three four"
+    assert kinds(events)[-1] == "end"
+
+
+async def test_a_host_without_the_beginning_goes_on(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """It is asked to go back once, then taken from where it is; no watchdog ends the job."""
+    store = MemoryStore()
+    first = await start_orchestrator(store)
+    former, job_id, _ = await running(first, "one ", "two ")
+    await first.close()
+    second = await start_orchestrator(store, jobs={"idle_timeout_ms": 1500})
+    host, handle = await come_back(second, former.boot_id, job_id, first_index=1)
+    # As a host that has evicted "one ".
+    host._text[handle], host._pieces[handle] = "one ", 1
+    await host.tokens(handle, "two ")
+    assert (await host.command("seek")).seek.first_index == 0
+
+    reader = asyncio.create_task(all_events(second, job_id, ONE_TWO))
+    for number in range(10):
+        await host.tokens(handle, f"t{number} ")
+        await asyncio.sleep(SETTLE_S)
+    state = (await job(second, job_id)).state
+    await host.finish(handle)
+    events = await reader
+
+    assert state == job_pb2.JOB_STATE_RUNNING
+    assert trimmed(events, "one two ") == "one two t0 t1 t2 t3 t4 t5 t6 t7 t8 t9 "
+    assert kinds(events)[-1] == "end"
+    assert await refusal(second, job_id) == ("RESUME_WINDOW", "8")
+
+
+async def test_a_replay_with_other_borders_after_eviction(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """More output than is kept, then a perfect replay: the client verifies every byte."""
+    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
+    host = orchestrator.host()
+    await host.register(snapshot("pool-a"), snapshot("pool-b"))
+    receipt = await enqueue(orchestrator, failover=REPLAY)
+    start = await host.start()
+    await host.started(start.handle)
+    client = OutputReader(None)
+
+    async def read() -> None:
+        async for event in follow(orchestrator, receipt.job_id):
+            client.accept(event)
+
+    reading = asyncio.create_task(read())
+    for _ in range(10):
+        await host.tokens(start.handle, "x" * 1000)
+        await asyncio.sleep(0.02)
+    await host.fail(start.handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_ERROR)
+    again = await host.start()
+    await host.started(again.handle)
+    for _ in range(6):
+        await host.tokens(again.handle, "x" * 1700)
+    await host.finish(again.handle)
+    await asyncio.wait_for(reading, WAIT_S)
+
+    assert again.verify_until.text_offset == 10_000
+    assert again.verify_until.prefix_digest == digest(b"x" * 10_000)
+    assert (client.ended, client.text_offset) == (True, 10_200)
+
+
+async def test_a_follower_hears_that_its_job_is_back_in_the_queue(
+    orchestrator: Orchestrator,
+) -> None:
+    """A refused attempt puts the job back; who follows is told its place, once a second at most."""
+    host = await ready_host(orchestrator, slots_total=1, slots_free=1)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    seen = Counter[str | None]()
+
+    async def read() -> None:
+        async for event in follow(orchestrator, receipt.job_id):
+            seen[event.WhichOneof("event")] += 1
+
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(SETTLE_S)
+    before = seen.total()
+    async with host.reports() as reports:
+        drained = snapshot(
+            slots_total=1, slots_free=0, version=2, state=snapshot_pb2.POOL_STATE_DRAINING
+        )
+        await reports.send(drained)
+        refused = dispatch_pb2.AttemptRefused(
+            handle=start.handle, reason=dispatch_pb2.REFUSAL_REASON_NO_SLOT, message="no"
+        )
+        await host.frame(refused=[refused])
+        await asyncio.sleep(1.5)
+        for _ in range(20):
+            orchestrator.server.runtime.relay.log(receipt.job_id).wake()
+            await asyncio.sleep(0)
+    state = (await job(orchestrator, receipt.job_id)).state
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+
+    assert (before, state) == (0, job_pb2.JOB_STATE_QUEUED)
+    assert set(seen) == {"queued"}
+    assert seen.total() <= 2
+
+
+async def test_followers_of_a_forgotten_job_are_told_not_found(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """The outcome is known, its text is awaited, and then the retention is over."""
+    store = MemoryStore()
+    first = await start_orchestrator(store)
+    host, job_id, handle = await running(first, "one ")
+    await host.finish(handle)
+    await all_events(first, job_id)
+    await first.close()
+    second = await start_orchestrator(store, jobs={"retention_ms": 1500})
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await all_events(second, job_id)
+
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_nothing_is_told_of_a_job_that_is_not_durable(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """An accept that cannot be written is taken back; no follower ever saw the job."""
+    release = asyncio.Event()
+
+    class Stuck(MemoryStore):
+        async def commit(self, batch: Sequence[Record]) -> None:
+            await release.wait()
+            raise StoreUnavailableError("scripted")
+
+    orchestrator = await start_orchestrator(Stuck())
+    await ready_host(orchestrator, state=snapshot_pb2.POOL_STATE_STARTING)
+    given = asyncio.create_task(enqueue(orchestrator, job_id="mine"))
+    await asyncio.sleep(SETTLE_S)
+    reading = asyncio.create_task(all_events(orchestrator, "mine"))
+    await asyncio.sleep(SETTLE_S)
+    early = reading.done()
+    release.set()
+    outcome, _ = await asyncio.gather(reading, given, return_exceptions=True)
+
+    assert not early
+    assert isinstance(outcome, grpc.aio.AioRpcError)
+    assert outcome.code() in {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE}

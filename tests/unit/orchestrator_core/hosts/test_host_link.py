@@ -1,0 +1,127 @@
+"""One host's link: what it keeps, what it acknowledges, and that its loss is always told."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from llamaorch.pool.v1 import dispatch_pb2, pool_registry_service_pb2
+from orchestrator_core.core.events import HostLost, HostRegistered
+from orchestrator_core.hosts import link as link_module
+from orchestrator_core.hosts.link import HostLink, LinkTerms
+from orchestrator_core.hosts.registration import check_not_taken
+from orchestrator_core.hosts.registry import Hosts
+from orchestrator_core.servicers.pool_registry import PoolRegistryServicer
+from orchestrator_core.wire.snapshots import parse_snapshot
+from tests.integration.orchestrator.scripted_host import snapshot
+
+TERMS = LinkTerms(1, 1_000, 300, 1_024, "journal")
+
+
+def make_link(*pool_ids: str) -> HostLink:
+    """A link that registered these pools."""
+    return HostLink("host-1", "boot-1", 1, TERMS, frozenset(pool_ids))
+
+
+async def test_only_snapshots_of_registered_pools_wait() -> None:
+    """Names that a host makes up take no memory."""
+    link = make_link("pool-a")
+    snapshots = [parse_snapshot(snapshot(f"pool-{name}")) for name in "abcd"]
+
+    link.hold_snapshots(tuple(snapshots), 5)  # type: ignore[arg-type]  # all are well formed
+
+    ripe = [event.snapshots[0].pool_id for event in link.ripe_snapshots()]
+    assert ripe == ["pool-a"]
+
+
+async def test_small_output_of_many_handles_shares_one_late_acknowledgement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing stays unacknowledged, and released handles are left out."""
+    monkeypatch.setattr(link_module, "ACK_DELAY_S", 0.01)
+    link = make_link()
+    one, two, three = (link._bind((f"job-{n}", 1)) for n in range(3))
+
+    link.acknowledge({one: 10, two: 20, three: 300})
+    link.acknowledge({one: 30})
+    at_once = (await link.next_command()).ack
+    link.release(("job-1", 1))
+    await link.next_command()
+    late = (await link.next_command()).ack
+
+    assert (list(at_once.handles), list(at_once.text_offsets)) == ([three], [300])
+    assert (list(late.handles), list(late.text_offsets)) == ([one], [30])
+
+
+async def test_dispatch_numbers_start_at_1_on_every_stream() -> None:
+    """The numbers belong to the stream; a sign of life repeats the last one."""
+    for _ in range(2):
+        link = make_link()
+        link.send(pool_registry_service_pb2.DispatchResponse())
+        numbers = [(await link.next_command()).dispatch_seq for _ in range(2)]
+        assert numbers == [1, 1]
+
+
+async def test_silence_ends_a_link_and_words_keep_it() -> None:
+    """`until_silent` returns after the timeout without a word, not before."""
+    link = make_link()
+    watch = asyncio.create_task(link.until_silent())
+    for _ in range(8):
+        await asyncio.sleep(0.05)
+        link.heard()
+
+    assert link.alive
+    assert not watch.done()
+    await asyncio.wait_for(watch, 2)
+    assert not link.alive
+    check_not_taken(link, "host-1", "boot-2")
+
+
+class StubbornContext:
+    """A stream whose read takes its time to end when it is cancelled."""
+
+    def __init__(self) -> None:
+        register = dispatch_pb2.Register(host_id="host-1", boot_id="boot-1")
+        self.messages: list[object] = [pool_registry_service_pb2.DispatchRequest(register=register)]
+        self.reading = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def read(self) -> object:
+        """The registration, then nothing."""
+        if self.messages:
+            return self.messages.pop()
+        self.reading.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await self.release.wait()
+            raise
+        return grpc.aio.EOF
+
+    async def write(self, _message: object) -> None:
+        """Takes everything."""
+
+
+async def test_the_loss_of_a_host_is_told_before_anything_is_awaited() -> None:
+    """A handler that is cancelled again while it cleans up has told the loss already."""
+    told: list[object] = []
+    runtime: Any = SimpleNamespace(
+        hosts=Hosts(), submit=told.append, core=SimpleNamespace(pools={}), clock=None
+    )
+    telemetry: Any = SimpleNamespace(host_down=lambda *_: None)
+    context: Any = StubbornContext()
+    servicer = PoolRegistryServicer(runtime, telemetry, TERMS)
+    handler = asyncio.create_task(servicer.dispatch(context))
+    await asyncio.wait_for(context.reading.wait(), 2)
+
+    handler.cancel()
+    await asyncio.sleep(0.01)
+    handler.cancel()
+    await asyncio.sleep(0.01)
+
+    assert [type(event) for event in told] == [HostRegistered, HostLost]
+    assert runtime.hosts.links == {}
+    context.release.set()
+    await asyncio.wait([handler])

@@ -1,0 +1,58 @@
+"""The output of all jobs within one bound."""
+
+import pytest
+
+from orchestrator_core.core.outcome import Reason
+from orchestrator_core.errors import RefusalError
+from orchestrator_core.relay.relay import Relay, RelayLimits
+from tests.unit.orchestrator_core.relay.test_log import END, ROOMY, STARTED, frames, point
+
+
+def test_relay_drops_output_of_ended_jobs_first() -> None:
+    """Beyond the total, jobs that have ended lose their output before those that run."""
+    relay = Relay(RelayLimits(job_bytes=ROOMY, total_bytes=3_000))
+    for job_id in ("ended", "live"):
+        relay.log(job_id).begin_attempt(1)
+    for frame in frames([["x" * 1_000]]):
+        relay.append_text("ended", frame)
+        relay.append_text("live", frame)
+    relay.finish("ended", END, None)
+
+    relay.append_text("live", frames([["x" * 1_000], ["y" * 1_000]])[1])
+
+    assert relay.log("ended").bytes_held == 0
+    assert relay.log("live").bytes_held > 2_000
+
+
+def test_relay_account_is_exact() -> None:
+    """Whatever is added, evicted, jumped or forgotten, the total is the sum of what is held."""
+    relay = Relay(RelayLimits(job_bytes=2_000, total_bytes=5_000))
+    jobs = ["a", "b", "c", "d"]
+    batches = [["x" * 300]] * 20
+    for job_id in jobs:
+        relay.log(job_id).begin_attempt(1)
+    for frame in frames(batches)[:10] + frames(batches)[15:]:
+        for job_id in jobs:
+            relay.append_text(job_id, frame, accept_gap=True)
+            relay.append_event(job_id, STARTED)
+            relay.log(job_id).open(point(b"x" * (relay.log(job_id).next_offset)))
+            assert relay.bytes_held == sum(relay.log(it).bytes_held for it in jobs) <= 5_000
+    for job_id in jobs:
+        relay.forget(job_id)
+
+    assert relay.bytes_held == 0
+
+
+def test_readers_of_a_forgotten_job_are_told_not_found() -> None:
+    """A job that is not kept any longer ends the streams of who still follows it."""
+    relay = Relay(RelayLimits())
+    reader = relay.log("a").open(None)
+    reader.take()
+
+    relay.forget("a")
+
+    assert reader.changed.is_set()
+    with pytest.raises(RefusalError) as caught:
+        reader.take()
+    assert caught.value.refusal.reason is Reason.NOT_FOUND
+    assert caught.value.refusal.resource == "a"
