@@ -80,6 +80,7 @@ generate: $(DEV_STAMP) ## Write the stubs from the protos
 .PHONY: docs
 docs: $(DEV_STAMP) ## Draw the generated pages
 	$(BIN)/python ci/draw_state_machine.py
+	$(BIN)/python ci/write_configuration.py
 
 .PHONY: constraints
 constraints: ## Resolve all dependencies anew and write constraints.txt

@@ -85,7 +85,9 @@ class JobsTable(Table):
 
     wall_timeout_ms: Milliseconds = Field(default=3_600_000, description="Longest time on a pool.")
     idle_timeout_ms: Milliseconds = Field(
-        default=120_000, description="Longest time without output."
+        default=120_000,
+        ge=5_000,
+        description="Longest time without output; progress is told once a second.",
     )
     disconnect_grace_ms: Milliseconds = Field(
         default=10_000, description="Wait before a job is cancelled to which nobody listens."

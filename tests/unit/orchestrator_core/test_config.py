@@ -260,7 +260,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 def test_the_document_lists_every_key() -> None:
-    """docs/configuration.md is generated: print `reference()` into it when this fails."""
+    """docs/configuration.md is generated: `make docs` when this fails."""
     document = DOCUMENT.read_text(encoding="utf-8")
     begin, end = "<!-- orchestratord: generated -->\n", "<!-- orchestratord: end -->"
 
