@@ -30,8 +30,10 @@ demo: $(STAMP) ## Start both services with a tiny model, run jobs, show what hap
 	$(BIN)/python -m demo.demo
 
 .PHONY: up
-up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf for a real model)
-	$(BIN)/python -m demo.up $(if $(MODEL),--model '$(MODEL)')
+up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS, CTX, THREADS, DEVICES, GPU_LAYERS)
+	$(BIN)/python -m demo.up $(if $(MODEL),--model '$(MODEL)') $(if $(SLOTS),--slots $(SLOTS)) \
+	  $(if $(CTX),--ctx $(CTX)) $(if $(THREADS),--threads $(THREADS)) \
+	  $(if $(DEVICES),--devices $(DEVICES)) $(if $(GPU_LAYERS),--gpu-layers $(GPU_LAYERS))
 
 .PHONY: test
 test: $(DEV_STAMP) ## Run the whole test suite

@@ -254,6 +254,10 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="llama-orch-demo-"))
     try:
         asyncio.run(demo(console, directory))
+    except KeyboardInterrupt:
+        console.print("\nInterrupted; both services have stopped.")
+        shutil.rmtree(directory)
+        return 130
     except (DemoError, ServiceError) as error:
         console.print(f"\nThe demo failed: {error}\nLogs: {directory}", style="bold red")
         return 1

@@ -20,6 +20,7 @@ from llamaorch.pool.v1 import (
 )
 
 START_TIMEOUT_S = 60.0
+LOAD_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 40.0
 LOG_LINE_BYTES = 1 << 20
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -130,6 +131,7 @@ class PoolOptions:
     slots: int = 2
     ctx_per_slot: int = 2048
     gpu_layers: int = 0
+    threads: int = 1
     deterministic: bool = False
     tokens_per_s: float | None = None
     first_token_ms: int | None = None
@@ -148,6 +150,7 @@ class PoolOptions:
             f"slots = {self.slots}",
             f"ctx_per_slot = {self.ctx_per_slot}",
             f"gpu_layers = {self.gpu_layers}",
+            f"threads = {self.threads}",
             f"deterministic = {str(self.deterministic).lower()}",
         ]
         return "\n".join(lines)
@@ -221,7 +224,8 @@ class Stack:
             options.env,
         )
         listening = await self._pool_manager.event("listening")
-        await _ready(str(listening["address"]), len(options.pools))
+        patience_s = START_TIMEOUT_S if options.model is None else LOAD_TIMEOUT_S
+        await _ready(str(listening["address"]), len(options.pools), patience_s)
 
     async def stop(self) -> tuple[int, int]:
         """Drains both; returns the exit codes of orchestratord and pool-managerd."""
@@ -258,18 +262,24 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-async def _ready(address: str, count: int) -> None:
-    """Follows a pool manager's snapshots until `count` pools are READY. Raises `ServiceError`."""
+async def _ready(address: str, count: int, patience_s: float) -> None:
+    """Follows a pool manager's snapshots until `count` pools are READY.
+
+    Raises:
+        ServiceError: when a model cannot be loaded, or it takes too long.
+    """
     seen: dict[str, str] = {}
     async with grpc.aio.insecure_channel(address) as channel:
         stub = pool_manager_service_pb2_grpc.PoolManagerServiceStub(channel)
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
+            async with asyncio.timeout(patience_s):
                 request = pool_manager_service_pb2.WatchSnapshotsRequest()
                 async for response in stub.WatchSnapshots(request):
                     for pool in response.pools:
                         state = snapshot_pb2.PoolState.Name(pool.state)
                         seen[pool.pool_id] = f"{state} {pool.state_detail}".strip()
+                        if pool.state_reason == snapshot_pb2.POOL_STATE_REASON_PRELOAD_FAILED:
+                            raise ServiceError(f"pool {pool.pool_id}: {pool.state_detail}")
                     if list(seen.values()).count("POOL_STATE_READY") == count:
                         return
         except TimeoutError:

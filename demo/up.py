@@ -2,7 +2,9 @@
 
 import argparse
 import asyncio
+import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -16,7 +18,7 @@ async def up(options: StackOptions) -> int:
     out = sys.stdout
     stack = Stack(options)
     asked = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
     try:
         await stack.start()
@@ -44,6 +46,20 @@ async def up(options: StackOptions) -> int:
     return 0 if asked.is_set() and codes == (0, 0) else 1
 
 
+def _threads(model: Path | None) -> int:
+    """The tiny model is fastest on one thread; a real one wants the cores."""
+    return 1 if model is None else max(1, (os.cpu_count() or 1) - 1)
+
+
+def _in_use(address: str) -> bool:
+    """True when somebody listens there already."""
+    host, _, port = address.rpartition(":")
+    if port == "0":
+        return False
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
 def main() -> int:
     """Parses the command line and runs."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -52,6 +68,11 @@ def main() -> int:
     parser.add_argument("--listen", default=LISTEN, help=f"address, default {LISTEN}")
     parser.add_argument("--slots", type=int, default=2, help="generations at a time, default 2")
     parser.add_argument("--ctx", type=int, default=2048, help="context of a slot, default 2048")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="threads of the engine; default 1, with a model all cores but one",
+    )
     parser.add_argument("--devices", choices=("cpu", "nvml"), default="cpu")
     parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU, -1 for all")
     parser.add_argument("--directory", type=Path, default=Path(".demo/up"))
@@ -60,6 +81,12 @@ def main() -> int:
     if model is not None and not model.is_file():
         sys.stderr.write(f"{model} is not a file; give the path of a GGUF model\n")
         return 2
+    if _in_use(arguments.listen):
+        sys.stderr.write(
+            f"{arguments.listen} is in use: something runs there already; "
+            "stop it, or give another --listen and --directory\n"
+        )
+        return 2
     options = StackOptions(
         directory=arguments.directory.resolve(),
         model=model,
@@ -67,6 +94,7 @@ def main() -> int:
         pools=(
             PoolOptions(
                 slots=arguments.slots,
+                threads=arguments.threads or _threads(model),
                 ctx_per_slot=arguments.ctx,
                 gpu_layers=arguments.gpu_layers,
             ),

@@ -11,11 +11,12 @@ Spans and their attributes, each under the prefix `llamaorch.`:
 - `pool.drain`: pool_id, reason
 """
 
+import contextlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TextIO, cast
 
 import structlog
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -41,6 +42,27 @@ Attributes = Mapping[str, str | int | bool]
 log: structlog.stdlib.BoundLogger = structlog.get_logger(_SERVICE)
 
 
+class _Unfailing:
+    """A stream whose reader may be gone: what cannot be written is dropped, never raised.
+
+    A log line must not break the job that it tells about.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes, or drops the text."""
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes, or gives up."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def configure_logs(level: str) -> None:
     """Sends JSON lines of at least `level` to stderr."""
     structlog.configure(
@@ -54,7 +76,7 @@ def configure_logs(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Unfailing(sys.stderr))),
         cache_logger_on_first_use=True,
     )
 

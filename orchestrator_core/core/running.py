@@ -178,7 +178,10 @@ def _settle_error(
             state, job, Reason.DEADLINE, "the pool's backstop for the deadline fired", now_ms
         )
     elif error.kind is AttemptErrorKind.REPLAY_MISMATCH:
-        message = "a replay on another replica produced other output than was delivered"
+        message = (
+            "the replay produced other output than was delivered; only a pool with "
+            "`deterministic = true` reproduces its output for certain"
+        )
         reset = Refusal(Reason.WORKER_RESET, message, engine=engine, pool_id=attempt.pool_id)
         fail_job(state, job, reset, now_ms)
     elif error.kind in _FINAL:

@@ -29,7 +29,8 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
         replica_id=snapshot.replica_id,
         host_id=snapshot.host_id,
         connected=pool.connected,
-        state=snapshot.state.name,
+        # What a host said last is no news of a pool that nobody has heard of since.
+        state=snapshot.state.name if pool.connected else "DISCONNECTED",
         state_reason=_reason(snapshot.state_reason, snapshot.state_detail),
         engine=snapshot.engine,
         engine_version=snapshot.engine_version,

@@ -16,8 +16,8 @@ async def start_stack(tmp_path: Path) -> AsyncIterator[StartStack]:
     """Starts stacks with any options; all are stopped at the end of the test."""
     async with AsyncExitStack() as cleanup:
 
-        async def start(slots: int = 2, **options: object) -> Stack:
-            pools = (PoolOptions(slots=slots),)
+        async def start(slots: int = 2, *, deterministic: bool = False, **options: object) -> Stack:
+            pools = (PoolOptions(slots=slots, deterministic=deterministic),)
             stack = Stack(StackOptions(tmp_path, pools=pools, **options))  # type: ignore[arg-type]
             cleanup.push_async_callback(stack.stop)
             await stack.start()

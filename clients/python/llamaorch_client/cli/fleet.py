@@ -127,7 +127,7 @@ def _pools(found: Sequence[Pool], out: Output) -> None:
 
 
 def _pool_row(pool: Pool) -> Sequence[str]:
-    state = pool.state if pool.connected else f"{pool.state} (disconnected)"
+    state = pool.state
     reason = f": {pool.state_reason}" if pool.state_reason else ""
     devices = [
         f"{device.name or device.device_id} "

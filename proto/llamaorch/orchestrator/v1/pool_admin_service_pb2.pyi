@@ -111,7 +111,7 @@ class Pool(_message.Message):
     connected: _builtins.bool
     """True while the host's Dispatch stream is open."""
     state: _builtins.str
-    """State as the host reports it: STARTING, READY, DRAINING, UNREADY."""
+    """State as the host reports it: STARTING, READY, DRAINING, UNREADY; DISCONNECTED while its stream is not open."""
     state_reason: _builtins.str
     """Why, when the state is UNREADY or DRAINING."""
     engine: _builtins.str

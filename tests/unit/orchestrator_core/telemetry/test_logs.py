@@ -144,3 +144,28 @@ def test_pretty_lines_are_for_people() -> None:
 
     assert "pool_id=p" in stream.getvalue()
     assert not stream.getvalue().startswith("{")
+
+
+class GoneReader(io.StringIO):
+    """A stream whose other end was closed."""
+
+    def write(self, _: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    def flush(self) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_log_that_nobody_reads_breaks_nothing() -> None:
+    """A line that cannot be written is dropped: no job fails for it."""
+    configure_logs("info", "json", GoneReader())
+
+    try:
+        structlog.get_logger("orchestratord").info("job_accepted", job_id="a")
+        pretty = GoneReader()
+        configure_logs("info", "pretty", pretty)
+        structlog.get_logger("orchestratord").info("job_accepted", job_id="b")
+    finally:
+        structlog.reset_defaults()
+
+    assert pretty.getvalue() == ""
