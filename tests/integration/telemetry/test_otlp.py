@@ -1,7 +1,10 @@
 """Spans and metrics over real OTLP/gRPC."""
 
 import asyncio
+import threading
 import time
+
+import pytest
 
 from orchestrator_core.config import load_config
 from orchestrator_core.telemetry.observer import Telemetry
@@ -9,6 +12,7 @@ from tests.integration.telemetry.driver import Driver, OneGpu
 from tests.integration.telemetry.receiver import receiving
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+EXPORTER_THREADS = {"OtelBatchSpanRecordProcessor", "traces-shutdown"}
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 
 
@@ -64,8 +68,11 @@ async def test_metrics_arrive_at_a_collector_with_gauges() -> None:
     assert {"tasks_enqueued_total", "pool_state", "gpu_utilization"} <= names
 
 
-async def test_a_collector_that_is_away_does_not_hold_up_the_stop() -> None:
+async def test_a_collector_that_is_away_does_not_hold_up_the_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Nothing listens there; the shutdown keeps its limit and the loop stays free."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     environ = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:1"}
     telemetry = Telemetry.from_config(load_config(None, environ))
     Driver(telemetry).everything()
@@ -83,5 +90,10 @@ async def test_a_collector_that_is_away_does_not_hold_up_the_stop() -> None:
     took_ms = (time.monotonic_ns() - started_ns) // 1_000_000
     counting.cancel()
 
+    # The exporter's threads go on trying for its timeout; they must not reach into other tests.
+    left = [thread for thread in threading.enumerate() if thread.name in EXPORTER_THREADS]
+    for thread in left:
+        await asyncio.to_thread(thread.join, 10.0)
+    assert not any(thread.is_alive() for thread in left)
     assert took_ms < 5_000
     assert turns > 5
