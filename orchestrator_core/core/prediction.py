@@ -7,7 +7,6 @@ never NaN.
 
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.job import JobSpec
@@ -158,11 +157,6 @@ class Predictor:
     def forget_pool(self, pool_id: str) -> None:
         """Drops what was learned about a pool that is gone."""
         self._rates.pop(pool_id, None)
-
-    def learned_rate(self, pool_id: str) -> Mapping[int, float]:
-        """Learned decode rates of a pool by concurrency; empty while nothing is known."""
-        rates = self._rates.get(pool_id)
-        return rates.tokens_per_s if rates else {}
 
     @staticmethod
     def _learn(table: dict[str, float], model_id: str, value: float) -> None:
