@@ -1,0 +1,27 @@
+"""Minimal records of a journal."""
+
+from orchestrator_core.core.decision import Decision
+from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, TerminalRecord
+from orchestrator_core.core.job import JobSpec, Needs
+from orchestrator_core.core.outcome import Finish, Outcome, Usage
+from orchestrator_core.core.states import JobState
+
+
+def accept(number: int, *, job_id: str = "", accepted_ms: int = 1) -> AcceptRecord:
+    """An accept with arrival number `number`."""
+    spec = JobSpec(job_id or f"job-{number}", Needs("model"), payload=b"prompt \x00\xff")
+    return AcceptRecord(spec, number, accepted_ms, 1, None, None)
+
+
+def dispatch(job_id: str, attempt: int = 1, sent_ms: int = 2) -> DispatchRecord:
+    """A dispatch of one attempt."""
+    decision = Decision(job_id, attempt, 1, "pool", "score", (), 0, (), 0, 0)
+    return DispatchRecord(
+        job_id, attempt, "pool", "replica", "host", sent_ms, decision, ("e", "v", "d", "s")
+    )
+
+
+def terminal(job_id: str, *, ended_ms: int = 3, finish: Finish = Finish.EOS) -> TerminalRecord:
+    """A regular end."""
+    outcome = Outcome(finish=finish, text_bytes=4, text_digest=2**64 - 1)
+    return TerminalRecord(job_id, JobState.FINISHED, outcome, Usage(tokens_out=2), ended_ms)
