@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from orchestrator_core.config_schema import ENVIRONMENT_KEYS, Config, Table
-from orchestrator_core.core.config import CoreConfig, QueuePolicy
+from orchestrator_core.core.config import CoreConfig, QueuePolicy, Scorer
 
 __all__ = [
     "Config",
@@ -69,7 +69,14 @@ def core_config(config: Config) -> CoreConfig:
         session_ttl_ms=config.sessions.ttl_ms,
         sessions_max=config.sessions.max,
         batch_every=queue.batch_every,
+        class_weights=(
+            (queue.interactive_weight, queue.batch_weight) if queue.batch_weight else None
+        ),
+        token_fairness=queue.token_fairness,
         performance_scoring=placement.performance_scoring,
+        scorer=Scorer(placement.scorer),
+        decline_offers=placement.decline_offers,
+        decline_max_ms=placement.decline_max_ms,
     )
 
 

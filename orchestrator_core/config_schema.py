@@ -53,6 +53,19 @@ class QueueTable(Table):
         le=10_000,
         description="Interactive placements before a waiting batch job's turn.",
     )
+    interactive_weight: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="With batch_weight: placements of each class in turn while both wait; 0: "
+        "interactive first, but for batch_every.",
+    )
+    batch_weight: int = Field(default=0, ge=0, le=10_000, description="See interactive_weight.")
+    token_fairness: bool = Field(
+        default=False,
+        description="The identity that was served the fewest tokens goes first; order of arrival "
+        "then holds per identity.",
+    )
     timeout_ms: Milliseconds = Field(
         default=3_600_000, description="Longest wait, if the job sets none."
     )
@@ -70,6 +83,17 @@ class PlacementTable(Table):
 
     performance_scoring: bool = Field(
         default=True, description="Predicted end decides; false: only load and memory do."
+    )
+    scorer: Literal["predicted_end", "latency_target"] = Field(
+        default="predicted_end",
+        description="What makes a pool better; latency_target: slowest that meets the deadline.",
+    )
+    decline_offers: bool = Field(
+        default=True,
+        description="A job may let a slow slot pass when waiting for a faster one ends it sooner.",
+    )
+    decline_max_ms: Milliseconds = Field(
+        default=30_000, description="Longest time for which a job lets slots pass."
     )
     stale_after_ms: Milliseconds = Field(
         default=5_000, description="Age at which a snapshot no longer counts."
@@ -204,6 +228,8 @@ def _cross_problems(config: Config) -> Iterator[str]:
                 f"{key}: {value_ms} is less than twice pools.report_interval_ms "
                 f"({pools.report_interval_ms}): one late report would count as an outage"
             )
+    if bool(queue.interactive_weight) != bool(queue.batch_weight):
+        yield "queue.interactive_weight and queue.batch_weight: set both, or neither"
     for table, name, low_key, high_key in (
         (queue, "queue", "retry_after_min_ms", "retry_after_max_ms"),
         (placement, "placement", "refusal_backoff_ms", "refusal_backoff_max_ms"),

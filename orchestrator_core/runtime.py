@@ -24,6 +24,7 @@ from orchestrator_core.core.effects import (
     JobEnded,
     JobForgotten,
     JobStarted,
+    OfferDeclined,
     Receipt,
     Record,
     ReplyAccepted,
@@ -240,6 +241,8 @@ class Runtime:
                     self.relay.log(effect.job_id).wake()
             case JobForgotten():
                 self.relay.forget(effect.job_id)
+            case OfferDeclined():
+                pass  # for the observer only
             case _:
                 assert_never(effect)
 

@@ -13,6 +13,14 @@ class QueuePolicy(enum.Enum):
     FAIL_FAST = "fail-fast"
 
 
+class Scorer(enum.Enum):
+    """How candidates are compared, see `scores`. LO-202."""
+
+    PREDICTED_END = "predicted_end"
+    LATENCY_TARGET = "latency_target"
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True)
 class CoreConfig:
     """Every bound of the core. Times in milliseconds.
@@ -43,7 +51,12 @@ class CoreConfig:
     session_ttl_ms: int = 600_000
     sessions_max: int = 10_000
     batch_every: int = 8
+    class_weights: tuple[int, int] | None = None
+    token_fairness: bool = False
     performance_scoring: bool = True
+    scorer: Scorer = Scorer.PREDICTED_END
+    decline_offers: bool = True
+    decline_max_ms: int = 30_000
 
     def __post_init__(self) -> None:
         """Refuses bounds that are not positive."""
@@ -51,3 +64,15 @@ class CoreConfig:
             value = getattr(self, spec.name)
             if isinstance(value, int) and not isinstance(value, bool) and value <= 0:
                 raise ValueError(f"{spec.name} must be positive, is {value}")
+        if self.class_weights is not None and min(self.class_weights) < 1:
+            raise ValueError(f"class_weights must be positive, are {self.class_weights}")
+
+    @property
+    def effective_scorer(self) -> Scorer:
+        """The scorer, unless performance scoring is off."""
+        return self.scorer if self.performance_scoring else Scorer.OFF
+
+    @property
+    def turns(self) -> tuple[int, int]:
+        """Interactive and batch placements that take turns while both classes wait. LO-103."""
+        return self.class_weights or (self.batch_every, 1)

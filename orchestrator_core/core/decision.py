@@ -1,9 +1,9 @@
 """The record of one placement. LO-207 builds on it."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 CANDIDATES_KEPT = 5
 EXCLUSIONS_KEPT = 16
 DECISIONS_KEPT = 16
@@ -27,6 +27,7 @@ class ExclusionReason(enum.Enum):
     KV_ROOM = "kv_room"
     RESERVED = "reserved"
     TRIED = "tried"
+    DECLINED = "declined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,4 +78,11 @@ class Decision:
     exclusions: tuple[Exclusion, ...]
     exclusions_total: int
     waited_ms: int
+    declined_offers: int = 0
     rules_version: int = RULES_VERSION
+
+    def completed(self, exclusions: tuple[Exclusion, ...], pools_total: int) -> "Decision":
+        """The same decision with all that is told of the pools which were not candidates."""
+        return replace(
+            self, exclusions=exclusions, exclusions_total=pools_total - self.candidates_total
+        )

@@ -150,6 +150,16 @@ class JobStarted:
     kv_warmth: bool
 
 
+@dataclass(frozen=True, slots=True)
+class OfferDeclined:
+    """A job let its first slot pass: it would end in `here_ms` there, in `elsewhere_ms` else."""
+
+    job_id: str
+    pool_id: str
+    here_ms: int
+    elsewhere_ms: int
+
+
 class Verdict(enum.Enum):
     """What becomes of an attempt that a host still holds."""
 
@@ -194,5 +204,13 @@ class JobForgotten:
 
 
 Gated = ReplyAccepted | ReplyState | SendStart | SendCancel | JobEnded
-Immediate = ReplyRefused | JobStarted | SendVerdicts | SendRelease | AttemptClosed | JobForgotten
+Immediate = (
+    ReplyRefused
+    | JobStarted
+    | OfferDeclined
+    | SendVerdicts
+    | SendRelease
+    | AttemptClosed
+    | JobForgotten
+)
 Effect = Record | Gated | Immediate

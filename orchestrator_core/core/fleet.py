@@ -46,6 +46,7 @@ def host_lost(state: State, event: HostLost, now_ms: int) -> None:
         pool = state.pools[pool_id]
         pool.connected = False
         state.refresh(pool, now_ms)
+    state.fleet_changed()
     if any(attempt.host_id == event.host_id for attempt in state.attempts.values()):
         due_ms = now_ms + state.config.reattach_grace_ms
         state.timers.set(TimerKind.REATTACH, event.host_id, due_ms)
@@ -61,8 +62,9 @@ def snapshots_reported(state: State, event: SnapshotsReported, now_ms: int) -> N
         if pool is None or pool.snapshot.host_id != event.host_id or not _newer(pool, snapshot):
             continue
         if _static_part(pool.snapshot) != _static_part(snapshot):
-            state.feasible_cache.clear()
+            state.fleet_changed()
         pool.apply(snapshot, min(event.as_of_ms, now_ms))
+        pool.rates = state.predictor.pool_rates(snapshot)
         _lose_replaced(state, pool, now_ms)
         state.refresh(pool, now_ms)
     schedule(state, now_ms)
@@ -84,9 +86,10 @@ def grace_ended(state: State, host_id: str, now_ms: int) -> None:
 
 
 def _static_part(snapshot: PoolSnapshot) -> tuple[object, ...]:
-    """What static feasibility depends on."""
+    """What feasibility and the outlook of lanes depend on."""
     return (
         snapshot.replica_id,
+        snapshot.state,
         snapshot.replica_set,
         snapshot.model_id,
         snapshot.deterministic,
@@ -113,20 +116,20 @@ def _put_pool(state: State, host: Host, snapshot: PoolSnapshot, now_ms: int) -> 
             former.pool_ids.pop(snapshot.pool_id, None)
     pool.ended_at_frame.clear()
     pool.apply(snapshot, now_ms)
+    pool.rates = state.predictor.pool_rates(snapshot)
     pool.connected = True
     host.pool_ids[snapshot.pool_id] = None
-    state.feasible_cache.clear()
+    state.fleet_changed()
 
 
 def _remove_pool(state: State, host: Host, pool_id: str) -> None:
     del host.pool_ids[pool_id]
     state.pools.pop(pool_id, None)
     state.available.pop(pool_id, None)
-    state.unavailable.pop(pool_id, None)
     state.predictor.forget_pool(pool_id)
     state.timers.clear(TimerKind.POOL_STALE, pool_id)
     state.timers.clear(TimerKind.POOL_REOPENS, pool_id)
-    state.feasible_cache.clear()
+    state.fleet_changed()
 
 
 def _verdict(state: State, held: HeldAttempt) -> Verdict:

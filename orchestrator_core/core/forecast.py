@@ -1,53 +1,82 @@
 """What a waiting job is told: when it should start and end, and when to come back. ORCH-2007.
 
-The forecast of a start is deliberately simple: jobs ahead times the learned service time of the
-model, spread over the slots of the feasible pools (Little's law for a saturated queue).
+A job that is n-th in line starts when n slots have been freed: n divided by the rate at which the
+pools in use end jobs (`outlook`), times a factor that follows how such forecasts turned out.
+LO-206.
 """
 
+import heapq
 from dataclasses import dataclass
 
-from orchestrator_core.core.job import Job, JobSpec
+from orchestrator_core.core.job import Job, JobSpec, Priority
+from orchestrator_core.core.outlook import Outlook, ending_per_ms, expected_service_ms
 from orchestrator_core.core.state import State
+
+# Near the head of a short line, what runs now says more than rates do.
+NEAR_POSITIONS = 4
+NEAR_SLOTS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Milliseconds from now. None while no feasible pool is connected."""
+    """Milliseconds from now. None while no feasible pool is connected.
+
+    `plain_start_ms` is the start before it was corrected by how such forecasts turned out; None
+    for a job that was placed at once.
+    """
 
     start_ms: int | None
     end_ms: int | None
+    plain_start_ms: int | None = None
 
 
 UNKNOWN = Forecast(None, None)
 
 
-def forecast(state: State, spec: JobSpec, position: int) -> Forecast:
-    """Predicts a job that would wait at `position`. O(available pools)."""
-    feasible = state.feasible(spec.needs)
-    best = next((pool_id for pool_id in state.available if pool_id in feasible.pool_ids), None)
-    if best is None:
-        connected = (p for p in feasible.pool_ids if state.pools[p].connected)
-        best = next(connected, None)
-        if best is None:
-            return UNKNOWN
-        free_now = False
-    else:
-        free_now = position == 1
-    pool = state.pools[best]
-    estimate = state.predictor.estimate(spec, pool.snapshot, pool.occupied() + 1)
-    own_ms = estimate.first_token_ms + estimate.decode_ms
-    if free_now:
-        return Forecast(0, own_ms)
-    service_ms = state.service_ms.get(spec.needs.model_id, float(own_ms))
-    start_ms = int(position * service_ms / max(1, feasible.slots_total))
-    return Forecast(start_ms, start_ms + own_ms)
+def forecast(state: State, spec: JobSpec, position: int, now_ms: int) -> Forecast:
+    """Predicts a job that waits at `position`. O(tiers)."""
+    view = state.outlook(spec.needs)
+    if not view.tiers:
+        return UNKNOWN
+    rate = _ending_per_ms(state, view, spec, now_ms)
+    plain_ms = int(position / rate)
+    if position <= NEAR_POSITIONS:
+        near_ms = _near_start_ms(state, spec, position, now_ms)
+        plain_ms = plain_ms if near_ms is None else near_ms
+    start_ms = int(plain_ms * state.predictor.residuals.start.median())
+    service_ms = expected_service_ms(view, state.predictor.shape(spec))
+    return Forecast(start_ms, start_ms + int(service_ms), plain_ms)
+
+
+def forecast_placed(job: Job) -> Forecast:
+    """The forecast of a job that was placed in the same step. O(1)."""
+    assert job.attempt is not None, "only a placed job has an attempt"
+    return Forecast(0, job.attempt.predicted_end_ms)
 
 
 def on_time_probability(state: State, spec: JobSpec, shape: Forecast, now_ms: int) -> float | None:
     """Probability of ending before the deadline; None without a deadline or a forecast."""
-    if spec.deadline_ms is None or shape.end_ms is None:
+    if spec.deadline_ms is None or shape.end_ms is None or shape.start_ms is None:
         return None
-    return state.predictor.on_time_probability(shape.end_ms, spec.deadline_ms - now_ms)
+    return state.predictor.residuals.on_time_probability(
+        shape.plain_start_ms or 0,
+        shape.end_ms - shape.start_ms,
+        spec.deadline_ms - now_ms,
+        waited=shape.plain_start_ms is not None,
+    )
+
+
+def finish_probability(state: State, job: Job, now_ms: int) -> float | None:
+    """Probability that a job with an attempt ends before its deadline; None without one."""
+    attempt = job.attempt
+    if job.spec.deadline_ms is None or attempt is None:
+        return None
+    return state.predictor.residuals.finish_probability(
+        attempt.predicted_end_ms,
+        now_ms - attempt.sent_ms,
+        job.spec.deadline_ms - now_ms,
+        waited=job.plain_start_ms is not None,
+    )
 
 
 def retry_after_ms(state: State, now_ms: int, predicted_start_ms: int | None = None) -> int:
@@ -63,13 +92,67 @@ def retry_after_ms(state: State, now_ms: int, predicted_start_ms: int | None = N
     return min(max(wait_ms, state.config.retry_after_min_ms), state.config.retry_after_max_ms)
 
 
-def learn_service(state: State, job: Job) -> None:
-    """Learns how long a job of this model keeps a slot."""
-    if job.ended_ms is None or job.first_dispatch_ms is None:
+def learn_from_end(state: State, job: Job, now_ms: int, *, finished: bool) -> None:
+    """Compares what a job was told with what became of it. LO-206.
+
+    A job that was given up had taken at least so long: its residual is censored. Only first
+    attempts count: a retry was not part of what was told.
+    """
+    start_ms, end_ms = job.predicted_start_ms, job.predicted_end_ms
+    if start_ms is None or end_ms is None or job.attempts_made > 1:
         return
-    took_ms = float(job.ended_ms - job.first_dispatch_ms)
-    model_id = job.spec.needs.model_id
-    old = state.service_ms.get(model_id)
-    if old is None and len(state.service_ms) >= state.config.lanes_max:
-        del state.service_ms[next(iter(state.service_ms))]
-    state.service_ms[model_id] = took_ms if old is None else old + 0.2 * (took_ms - old)
+    plain_ms = job.plain_start_ms
+    residuals = state.predictor.residuals
+    dispatched_ms = job.first_dispatch_ms
+    if plain_ms is not None:
+        until_ms = now_ms if dispatched_ms is None else dispatched_ms
+        started = dispatched_ms is not None
+        ratio = (until_ms - job.accepted_ms) / max(1, plain_ms)
+        residuals.start.add(ratio, censored=not started)
+    if dispatched_ms is None or job.attempt is None or job.attempt.recovered:
+        return
+    told_ms = max(1, end_ms - start_ms)
+    residuals.service(waited=plain_ms is not None).add(
+        (now_ms - dispatched_ms) / told_ms, censored=not finished
+    )
+
+
+def _near_start_ms(state: State, spec: JobSpec, position: int, now_ms: int) -> int | None:
+    """When the `position`-th slot will be freed, from what runs now. O(NEAR_POSITIONS log slots).
+
+    None on fleets so large that the rate tells as much. Slots freed earlier are taken by the jobs
+    ahead and freed again after a mean service.
+    """
+    services = state.predictor.residuals.service_at_once
+    freed: list[tuple[float, str, float]] = []
+    for pool_id, pool in state.feasible(spec.needs).pools.items():
+        if pool.open or not pool.connected:
+            continue
+        if len(freed) + len(pool.own) > NEAR_SLOTS:
+            return None
+        for attempt in pool.own.values():
+            took_ms, told_ms = now_ms - attempt.sent_ms, max(1, attempt.predicted_end_ms)
+            left_ms = told_ms * services.median_above(took_ms / told_ms) - took_ms
+            freed.append((max(0.0, left_ms), pool_id, float(told_ms)))
+    if not freed:
+        return None
+    heapq.heapify(freed)
+    for _ in range(position - 1):
+        at_ms, pool_id, service_ms = freed[0]
+        heapq.heapreplace(freed, (at_ms + service_ms, pool_id, service_ms))
+    return int(freed[0][0])
+
+
+def _ending_per_ms(state: State, view: Outlook, spec: JobSpec, now_ms: int) -> float:
+    """The rate at which a lane's line moves.
+
+    BATCH moves with what INTERACTIVE leaves over, or with its turns.
+    """
+    mean = state.queue.mean_shape(spec) or state.predictor.shape(spec)
+    rate = ending_per_ms(view, state.traffic(spec.needs.model_id, now_ms), mean)
+    if spec.priority is Priority.INTERACTIVE:
+        return rate
+    stats = state.predictor.model(spec.needs.model_id)
+    left = rate - stats.arrivals_per_ms(Priority.INTERACTIVE, now_ms)
+    interactive, batch = state.config.turns
+    return max(left, rate * batch / (interactive + batch))

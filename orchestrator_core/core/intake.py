@@ -22,7 +22,13 @@ from orchestrator_core.core.events import (
     SubscribersChanged,
 )
 from orchestrator_core.core.feasibility import incompatibility, static_shortfalls
-from orchestrator_core.core.forecast import Forecast, forecast, on_time_probability, retry_after_ms
+from orchestrator_core.core.forecast import (
+    Forecast,
+    forecast,
+    forecast_placed,
+    on_time_probability,
+    retry_after_ms,
+)
 from orchestrator_core.core.job import Job, JobSpec, Priority
 from orchestrator_core.core.lifecycle import (
     CANCELLED,
@@ -140,7 +146,7 @@ def _repeated(state: State, spec: JobSpec, now_ms: int) -> Receipt | Refusal | N
     if same_id is None:
         return None
     if same_id.spec.digest == spec.digest and same_id.spec.identity == spec.identity:
-        shape = forecast(state, same_id.spec, same_id.position_at_admission)
+        shape = forecast(state, same_id.spec, same_id.position_at_admission, now_ms)
         return _again(_receipt(state, same_id, shape, now_ms))
     return _duplicate(f"job_id {spec.job_id!r}", spec.job_id)
 
@@ -171,7 +177,7 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
         return Refusal(Reason.DEADLINE, "the deadline has passed already", engine=engine)
     if state.config.queue_policy is QueuePolicy.FAIL_FAST and not any(
         pool.snapshot.state is PoolState.READY and pool.fresh(now_ms, state.config.stale_after_ms)
-        for pool in (state.pools[pool_id] for pool_id in state.feasible(spec.needs).pool_ids)
+        for pool in state.feasible(spec.needs).pools.values()
     ):
         message = "no pool that could serve the job is ready"
         return Refusal(Reason.POOL_UNREADY, message, wait_ms, "fail-fast", engine)
@@ -180,7 +186,7 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
 
 def _unfit(state: State, spec: JobSpec) -> Refusal | None:
     """Refuses a job that no registered pool can ever serve. LO-201."""
-    feasible = state.feasible(spec.needs).pool_ids
+    feasible = state.feasible(spec.needs).pools
     if not feasible:
         exclusions = tuple(
             Exclusion(pool_id, static_shortfalls(spec.needs, state.pools[pool_id].snapshot))
@@ -222,9 +228,11 @@ def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None
     """Applies the queue's policy; accepts into the queue, or says why not."""
     spec, queue, config = event.spec, state.queue, state.config
     # The forecast counts only while nothing has left the queue yet.
-    start_ms = None if state.departures_ms else forecast(state, spec, len(queue) + 1).start_ms
+    start_ms = (
+        None if state.departures_ms else forecast(state, spec, len(queue) + 1, now_ms).start_ms
+    )
     wait_ms = retry_after_ms(state, now_ms, start_ms)
-    if not queue.has_lane(spec.priority, spec.needs) and len(queue.lanes) >= config.lanes_max:
+    if not queue.has_lane(spec) and len(queue.lanes) >= config.lanes_max:
         message = f"{config.lanes_max} kinds of jobs wait already"
         return Refusal(Reason.ADMISSION_REJECT, message, wait_ms, "lanes", spec.needs.engine)
     fail_fast = config.queue_policy is QueuePolicy.FAIL_FAST
@@ -262,10 +270,20 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
         _drop(state, state.jobs[displaces], job, now_ms)
     enter_queue(state, job, now_ms)
     watch_audience(state, job, now_ms)
+    state.predictor.model(spec.needs.model_id).arrivals[spec.priority].append(now_ms)
     job.position_at_admission = state.queue.position(job)
-    shape = forecast(state, spec, job.position_at_admission)
+    # What is decided now is known before it is told, but the accept goes first.
+    before = len(state.effects)
+    schedule(state, now_ms)
+    if job.state is JobState.QUEUED:
+        shape = forecast(state, spec, job.position_at_admission, now_ms)
+    else:
+        shape = forecast_placed(job)
+    job.plain_start_ms = shape.plain_start_ms
     job.predicted_start_ms, job.predicted_end_ms = shape.start_ms, shape.end_ms
-    state.emit(
+    receipt = _receipt(state, job, shape, now_ms)
+    state.remember(spec, receipt, now_ms, now_ms)
+    state.effects[before:before] = [
         AcceptRecord(
             spec,
             job.seq,
@@ -274,12 +292,9 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
             shape.start_ms,
             shape.end_ms,
             displaces,
-        )
-    )
-    receipt = _receipt(state, job, shape, now_ms)
-    state.remember(spec, receipt, now_ms, now_ms)
-    state.emit(ReplyAccepted(event.reply_to, receipt))
-    schedule(state, now_ms)
+        ),
+        ReplyAccepted(event.reply_to, receipt),
+    ]
 
 
 def _drop(state: State, victim: Job, newcomer: Job, now_ms: int) -> None:

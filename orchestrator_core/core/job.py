@@ -73,10 +73,22 @@ class JobSpec:
     cancel_on_disconnect: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Expected size of a job in tokens; both numbers are finite and not negative."""
+
+    prompt_tokens: float
+    output_tokens: float
+
+
+NO_SHAPE = Shape(0.0, 0.0)
+
+
 @dataclass(slots=True)
 class Attempt:
     """One try of a job on one incarnation of a pool. Holds a slot there until ENDED.
 
+    `first_output_area` is the pool's `busy_area` at the first output.
     `replay` says that it generates again what an earlier one delivered. A `recovered` attempt was
     read from the journal: it is `detached` until its host is back, and its times teach nothing.
     """
@@ -88,11 +100,12 @@ class Attempt:
     host_id: str
     sent_ms: int
     est_kv_bytes: int = 0
-    concurrency: int = 1
+    uncached_tokens: float = 0.0
     predicted_end_ms: int = 0
     state: AttemptState = AttemptState.SENT
     started_ms: int | None = None
     first_output_ms: int | None = None
+    first_output_area: int = 0
     last_progress_ms: int = 0
     detached: bool = False
     recovered: bool = False
@@ -110,6 +123,10 @@ class Job:
 
     `seq` is the arrival number, kept through retries. `delivered` is True when output of an earlier
     attempt may have reached a client. `failures` counts lost attempts; refused ones are not tries.
+    `plain_start_ms` is the forecast of its start before corrections, None for a job that was placed
+    in the step that accepted it; `shape` is its expected size when it began to wait.
+    `declined_offers`
+    counts the slots that it let pass since `declined_since_ms`.
     `decisions` are the latest `DECISIONS_KEPT`: a job may be refused any number of times.
     """
 
@@ -136,6 +153,11 @@ class Job:
     replica_set: tuple[str, str, str, str] | None = None
     unreleased: Attempt | None = None
     refusals: int = 0
+    plain_start_ms: int | None = None
+    shape: Shape = NO_SHAPE
+    declined_offers: int = 0
+    declined_since_ms: int | None = None
+    charged_tokens: float = 0.0
 
     @property
     def job_id(self) -> str:

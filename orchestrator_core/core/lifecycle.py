@@ -7,7 +7,8 @@ from orchestrator_core.core.effects import (
     SendRelease,
     TerminalRecord,
 )
-from orchestrator_core.core.forecast import learn_service
+from orchestrator_core.core.fairness import lift, settle
+from orchestrator_core.core.forecast import learn_from_end
 from orchestrator_core.core.job import Attempt, Failover, Job
 from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal, Usage
 from orchestrator_core.core.state import State
@@ -27,7 +28,11 @@ LIVE_TIMERS = (
     TimerKind.WALL,
     TimerKind.IDLE,
     TimerKind.DISCONNECT,
+    TimerKind.DECLINE,
 )
+
+# Ends that say how good a prediction was. A cancel or a failure says nothing about it.
+_TELLING = frozenset({JobState.FINISHED, JobState.EXPIRED})
 
 
 def enter_queue(state: State, job: Job, now_ms: int) -> None:
@@ -35,6 +40,8 @@ def enter_queue(state: State, job: Job, now_ms: int) -> None:
 
     A job that never ran has waited since it was accepted, however often pools refused it.
     """
+    lift(state, job.spec)
+    job.shape = state.predictor.shape(job.spec)
     state.queue.add(job)
     span_ms = job.spec.queue_timeout_ms or state.config.queue_timeout_ms
     never_ran = job.started_ms is None and not job.delivered
@@ -48,6 +55,8 @@ def leave_queue(state: State, job: Job, now_ms: int) -> None:
     """Takes a waiting job out and counts the departure for the drain rate."""
     state.queue.remove(job)
     state.timers.clear(TimerKind.QUEUE_TIMEOUT, job.job_id)
+    if job.declined_since_ms is not None:
+        state.timers.clear(TimerKind.DECLINE, job.job_id)
     state.departures_ms.append(now_ms)
 
 
@@ -75,11 +84,9 @@ def end_job(
     if attempt is not None and attempt.state in (AttemptState.SENT, AttemptState.RUNNING):
         attempt.state = next_attempt_state(attempt.state, AttemptTrigger.STOP)
         state.emit(SendCancel(attempt.host_id, job.job_id, attempt.number))
-    if job.state is JobState.FINISHED:
-        learn_service(state, job)
-        if job.predicted_end_ms is not None:
-            actual_ms = now_ms - job.accepted_ms
-            state.predictor.observe_residual(job.predicted_end_ms, actual_ms)
+    if job.state in _TELLING:
+        learn_from_end(state, job, now_ms, finished=job.state is JobState.FINISHED)
+        settle(state, job, job.usage)
     state.emit(TerminalRecord(job.job_id, job.state, outcome, job.usage, now_ms))
     state.emit(JobEnded(job.job_id, job.state, outcome, job.usage, why))
     retain(state, job, now_ms)
@@ -198,7 +205,7 @@ def _exhausted(state: State, job: Job, *, replica_gone: bool) -> bool:
     """
     if job.failures >= state.config.attempts_max:
         return True
-    feasible = (state.pools[p].snapshot for p in state.feasible(job.spec.needs).pool_ids)
+    feasible = (pool.snapshot for pool in state.feasible(job.spec.needs).pools.values())
     return not replica_gone and all(
         snapshot.replica_id in job.tried_replicas
         for snapshot in feasible

@@ -27,11 +27,16 @@ from orchestrator_core.core.events import (
     SubscribersChanged,
     Tick,
 )
-from orchestrator_core.core.forecast import Forecast, forecast, on_time_probability
+from orchestrator_core.core.forecast import (
+    Forecast,
+    finish_probability,
+    forecast,
+    on_time_probability,
+)
 from orchestrator_core.core.job import Job, Priority
 from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
-from orchestrator_core.core.scheduler import placement_input
+from orchestrator_core.core.scheduler import declined, placement_input
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState
 
@@ -110,24 +115,26 @@ class Core:
         """Present prediction for a waiting job, milliseconds from now."""
         position = self.position(job)
         assert position is not None, "only a waiting job has a forecast"
-        return forecast(self._state, job.spec, position)
+        return forecast(self._state, job.spec, position, self._last_ms)
 
     def on_time_probability(self, job: Job, now_ms: int) -> float | None:
         """Probability that a live job ends before its deadline; None without one."""
         if job.attempt is None:
             return on_time_probability(self._state, job.spec, self.forecast(job), now_ms)
-        left_ms = max(0, job.attempt.sent_ms + job.attempt.predicted_end_ms - now_ms)
-        return on_time_probability(self._state, job.spec, Forecast(0, left_ms), now_ms)
+        return finish_probability(self._state, job, now_ms)
 
     def waiting_for(self, job: Job, now_ms: int) -> tuple[Exclusion, ...]:
-        """Why each registered pool cannot take a waiting job now. O(pools)."""
+        """Why each registered pool does not take a waiting job now. O(pools)."""
         pools = list(self._state.pools.values())
-        answer = place(placement_input(self._state, job, pools, now_ms, check_static=True))
-        return answer.exclusions if isinstance(answer, NoCapacity) else answer.decision.exclusions
+        request = placement_input(self._state, job, pools, now_ms, check_all=True)
+        answer = place(request)
+        if isinstance(answer, NoCapacity):
+            return answer.exclusions
+        return (*answer.exclusions, *declined(self._state, job, request, answer))
 
     def tokens_per_s(self, pool: Pool) -> float:
         """Believed decode rate of a single stream of a pool."""
-        return self._state.predictor.tokens_per_s(pool.snapshot, 1)
+        return 1000.0 / pool.rates.token_ms(1)
 
     def _apply(self, event: Event, now_ms: int) -> None:  # noqa: C901, PLR0912 - one arm per event
         state = self._state

@@ -1,14 +1,19 @@
-"""Placement: filter, score, pick. One pass over the feasible pools. LO-202, ORCH-3012.
+"""Placement: filter, score, pick. One pass over the feasible pools. LO-202, ORCH-3012, LO-208.
 
 The score is the predicted end in integer milliseconds. Ties go, in order, to: warm keys and values
 for the session; more free slots; more memory left; higher decode rate; the lexicographically least
 pool id. With performance scoring off the score is 0 and the decode rate does not count.
+
+`place` decides, `decision` writes the record of what it saw, for whoever asks why. The pass over
+the pools reads numbers that each pool keeps ready (`Pool.note`), so that it stays short.
 """
 
 import enum
-from collections.abc import Iterable, Mapping
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator_core.core.config import Scorer
 from orchestrator_core.core.decision import (
     CANDIDATES_KEPT,
     EXCLUSIONS_KEPT,
@@ -19,10 +24,11 @@ from orchestrator_core.core.decision import (
     Shortfall,
 )
 from orchestrator_core.core.feasibility import incompatibility, static_shortfalls
-from orchestrator_core.core.job import JobSpec
+from orchestrator_core.core.job import JobSpec, Shape
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.pool import Pool, PoolState
-from orchestrator_core.core.prediction import Predictor
+from orchestrator_core.core.prediction import WARM_PRIOR_SHARE
+from orchestrator_core.core.scores import SCORES
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +36,24 @@ class PlacementInput:
     """Everything that one placement looks at.
 
     `pools` are the pools to consider; with `check_static` the static filter runs on them too,
-    without it they are known to be feasible. `reserved` maps pools that are kept for an older job
-    to that job.
+    without it they are known to be feasible. With `all_open` they are also known to be able to
+    take an attempt at this moment, so only what is particular to the job is looked at. `reserved`
+    maps pools that are kept for an older job to that job. `warm_pool_id` served the session last
+    and holds `warm_tokens` of it, None where that is not known.
     """
 
     spec: JobSpec
+    shape: Shape
     attempt: int
     now_ms: int
     waited_ms: int
-    pools: Iterable[Pool]
-    predictor: Predictor
+    pools: Sequence[Pool]
     stale_after_ms: int
-    scoring: bool = True
+    scorer: Scorer = Scorer.PREDICTED_END
     check_static: bool = True
+    all_open: bool = False
     warm_pool_id: str = ""
+    warm_tokens: int | None = None
     tried_replicas: frozenset[str] = frozenset()
     reserved: Mapping[str, str] | None = None
 
@@ -56,11 +66,19 @@ class NoCapacityKind(enum.Enum):
     NO_FRESH_POOL = "no_fresh_pool"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Assigned:
-    """The job goes to `decision.pool_id`."""
+    """The job goes to `pool` and is predicted to end there in `end_ms`.
 
-    decision: Decision
+    `pools` and `scores` are the candidates, in step; `ends_ms` their predicted ends.
+    """
+
+    pool: Pool
+    end_ms: int
+    pools: Sequence[Pool]
+    scores: list[int]
+    ends_ms: list[int]
+    exclusions: list[Exclusion]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +95,89 @@ _STATIC = frozenset(list(ExclusionReason)[:9])
 
 def place(request: PlacementInput) -> Assigned | NoCapacity:
     """Decides where one job goes. O(pools)."""
-    candidates: list[Candidate] = []
+    pools: Sequence[Pool] = request.pools
     exclusions: list[Exclusion] = []
-    for pool in request.pools:
-        shortfalls = _shortfalls(request, pool)
-        if shortfalls:
-            exclusions.append(Exclusion(pool.snapshot.pool_id, shortfalls))
-        else:
-            candidates.append(_score(request, pool))
-    if not candidates:
+    if not request.all_open or _particular(request):
+        pools, exclusions = _filter(request)
+    if not pools:
         return _no_capacity(exclusions)
-    return Assigned(_pick(request, candidates, exclusions))
+    ends_ms = predicted_ends_ms(request, pools)
+    scores = SCORES[request.scorer](ends_ms, request.spec, request.now_ms)
+    best = min(scores)
+    index = scores.index(best)
+    if scores.count(best) > 1:
+        tied = [i for i, score in enumerate(scores) if score == best]
+        index = min(tied, key=lambda i: _tie_key(request, pools[i]))
+    return Assigned(pools[index], ends_ms[index], pools, scores, ends_ms, exclusions)
+
+
+def predicted_ends_ms(request: PlacementInput, pools: Sequence[Pool]) -> list[int]:
+    """Milliseconds until the job would end on each pool, were it placed there now."""
+    prompt, output = request.shape.prompt_tokens, request.shape.output_tokens
+    if not request.spec.session_id:
+        return [
+            int(p.first_base_ms + p.prompt_token_ms * prompt + p.next_token_ms * output)
+            for p in pools
+        ]
+    return [
+        int(
+            p.first_base_ms
+            + p.prompt_token_ms * uncached_tokens(request, p)
+            + p.next_token_ms * output
+        )
+        for p in pools
+    ]
+
+
+def uncached_tokens(request: PlacementInput, pool: Pool) -> float:
+    """Prompt tokens that a pool would have to read: fewer where the session is warm. ORCH-3009."""
+    prompt = request.shape.prompt_tokens
+    if not warm(request, pool):
+        return prompt
+    if request.warm_tokens is None or request.warm_pool_id != pool.snapshot.pool_id:
+        return prompt * (1.0 - WARM_PRIOR_SHARE)
+    return max(1.0, prompt - request.warm_tokens)
+
+
+def warm(request: PlacementInput, pool: Pool) -> bool:
+    """True when keys and values of the job's session are expected at the pool."""
+    session = request.spec.session_id
+    if not session:
+        return False
+    return (
+        request.warm_pool_id == pool.snapshot.pool_id or session in pool.snapshot.warm_session_ids
+    )
+
+
+def decision(request: PlacementInput, placed: Assigned, declined: int = 0) -> Decision:
+    """Writes the record of a placement: the winner first among the best candidates."""
+    pools, scores = placed.pools, placed.scores
+    kept = range(len(pools))
+    if len(pools) > CANDIDATES_KEPT:
+        worst = heapq.nsmallest(CANDIDATES_KEPT, scores)[-1]
+        kept = [i for i, score in enumerate(scores) if score <= worst]  # type: ignore[assignment]
+    keys = {i: (scores[i], *_tie_key(request, pools[i])) for i in kept}
+    ranked = sorted(keys, key=keys.__getitem__)
+    decided_by = "only_candidate"
+    if len(ranked) > 1:
+        first, second = keys[ranked[0]], keys[ranked[1]]
+        decided_by = next(
+            name for name, a, b in zip(_TIE_BREAKS, first, second, strict=True) if a != b
+        )
+    best = (_candidate(request, placed, i) for i in ranked[:CANDIDATES_KEPT])
+    return Decision(
+        job_id=request.spec.job_id,
+        attempt=request.attempt,
+        decided_ms=request.now_ms,
+        pool_id=placed.pool.snapshot.pool_id,
+        decided_by=decided_by,
+        candidates=tuple(best),
+        candidates_total=len(pools),
+        exclusions=tuple(placed.exclusions[:EXCLUSIONS_KEPT]),
+        exclusions_total=len(placed.exclusions),
+        waited_ms=request.waited_ms,
+        declined_offers=declined,
+    )
 
 
 def pool_shortfalls(pool: Pool, now_ms: int, stale_after_ms: int) -> tuple[Shortfall, ...]:
@@ -97,12 +187,12 @@ def pool_shortfalls(pool: Pool, now_ms: int, stale_after_ms: int) -> tuple[Short
     if snapshot.state is not PoolState.READY:
         found.append(Shortfall(ExclusionReason.NOT_READY, "ready", snapshot.state.value))
     if not pool.fresh(now_ms, stale_after_ms):
-        age = f"{now_ms - pool.as_of_ms} ms" if pool.connected else "not connected"
+        age = f"as of {pool.as_of_ms}" if pool.connected else "not connected"
         found.append(Shortfall(ExclusionReason.STALE, f"{stale_after_ms} ms", age))
     if pool.slots_free() == 0:
         found.append(Shortfall(ExclusionReason.NO_SLOT, "1", "0"))
     if pool.closed_until_ms > now_ms:
-        wait = f"refused, closed for {pool.closed_until_ms - now_ms} ms"
+        wait = f"refused, closed until {pool.closed_until_ms}"
         found.append(Shortfall(ExclusionReason.NOT_READY, "ready", wait))
     return tuple(found)
 
@@ -110,7 +200,9 @@ def pool_shortfalls(pool: Pool, now_ms: int, stale_after_ms: int) -> tuple[Short
 def dynamic_shortfalls(request: PlacementInput, pool: Pool) -> tuple[Shortfall, ...]:
     """Returns why a feasible pool cannot take the job at this moment; empty means it can."""
     snapshot = pool.snapshot
-    found = list(pool_shortfalls(pool, request.now_ms, request.stale_after_ms))
+    found: list[Shortfall] = []
+    if not request.all_open:
+        found.extend(pool_shortfalls(pool, request.now_ms, request.stale_after_ms))
     if snapshot.replica_id in request.tried_replicas:
         found.append(Shortfall(ExclusionReason.TRIED, "another replica", snapshot.replica_id))
     needed, room = request.spec.est_kv_bytes, pool.kv_room_bytes()
@@ -122,32 +214,42 @@ def dynamic_shortfalls(request: PlacementInput, pool: Pool) -> tuple[Shortfall, 
     return tuple(found)
 
 
-def _shortfalls(request: PlacementInput, pool: Pool) -> tuple[Shortfall, ...]:
-    if request.check_static:
-        static = static_shortfalls(request.spec.needs, pool.snapshot)
-        return static + dynamic_shortfalls(request, pool)
-    return dynamic_shortfalls(request, pool)
+def _particular(request: PlacementInput) -> bool:
+    """True when something about the job itself may keep it from an open pool."""
+    return bool(request.spec.est_kv_bytes is not None or request.tried_replicas or request.reserved)
 
 
-def _score(request: PlacementInput, pool: Pool) -> Candidate:
-    snapshot = pool.snapshot
-    free = pool.slots_free()
-    estimate = request.predictor.estimate(request.spec, snapshot, pool.occupied() + 1)
-    session = request.spec.session_id
-    room = pool.kv_room_bytes()
-    headroom = None if room is None else max(0, room - (request.spec.est_kv_bytes or 0))
+def _filter(request: PlacementInput) -> tuple[list[Pool], list[Exclusion]]:
+    fitting: list[Pool] = []
+    exclusions: list[Exclusion] = []
+    for pool in request.pools:
+        static: Iterable[Shortfall] = ()
+        if request.check_static:
+            static = static_shortfalls(request.spec.needs, pool.snapshot)
+        shortfalls = (*static, *dynamic_shortfalls(request, pool))
+        if shortfalls:
+            exclusions.append(Exclusion(pool.snapshot.pool_id, shortfalls))
+        else:
+            fitting.append(pool)
+    exclusions.sort(key=lambda e: e.pool_id)
+    return fitting, exclusions
+
+
+def _candidate(request: PlacementInput, placed: Assigned, index: int) -> Candidate:
+    pool = placed.pools[index]
+    first = pool.first_base_ms + pool.prompt_token_ms * uncached_tokens(request, pool)
+    first_ms = min(int(first), placed.ends_ms[index])
     return Candidate(
-        pool_id=snapshot.pool_id,
-        replica_id=snapshot.replica_id,
-        predicted_end_ms=estimate.first_token_ms + estimate.decode_ms if request.scoring else 0,
-        first_token_ms=estimate.first_token_ms,
-        decode_ms=estimate.decode_ms,
-        kv_warm=bool(session)
-        and (request.warm_pool_id == snapshot.pool_id or session in snapshot.warm_session_ids),
-        slots_free=free,
-        vram_headroom_bytes=headroom,
-        tokens_per_s=estimate.tokens_per_s,
-        snapshot_version=snapshot.version,
+        pool_id=pool.snapshot.pool_id,
+        replica_id=pool.snapshot.replica_id,
+        predicted_end_ms=placed.scores[index],
+        first_token_ms=first_ms,
+        decode_ms=placed.ends_ms[index] - first_ms,
+        kv_warm=warm(request, pool),
+        slots_free=pool.snapshot.slots_total - pool.busy,
+        vram_headroom_bytes=_headroom_bytes(request, pool),
+        tokens_per_s=1000.0 / pool.next_token_ms,
+        snapshot_version=pool.snapshot.version,
         snapshot_age_ms=max(0, request.now_ms - pool.as_of_ms),
     )
 
@@ -155,48 +257,29 @@ def _score(request: PlacementInput, pool: Pool) -> Candidate:
 _TIE_BREAKS = ("score", "warm_kv", "slots_free", "vram_headroom", "tokens_per_s", "pool_id")
 
 
-def _order(candidate: Candidate, *, scoring: bool) -> tuple[int, bool, int, int, float, str]:
-    """Sort key, least first, in the order of `_TIE_BREAKS`. Memory that is not known ranks last."""
-    headroom = candidate.vram_headroom_bytes
+def _tie_key(request: PlacementInput, pool: Pool) -> tuple[bool, int, int, float, str]:
+    """Sort key among equal scores, least first, in the order of `_TIE_BREAKS`.
+
+    Memory that is not known ranks last.
+    """
+    headroom = _headroom_bytes(request, pool)
+    scoring = request.scorer is not Scorer.OFF
     return (
-        candidate.predicted_end_ms,
-        not candidate.kv_warm,
-        -candidate.slots_free,
+        not warm(request, pool),
+        pool.busy - pool.snapshot.slots_total,
         1 if headroom is None else -headroom,
-        -candidate.tokens_per_s if scoring else 0.0,
-        candidate.pool_id,
+        pool.next_token_ms if scoring else 0.0,
+        pool.snapshot.pool_id,
     )
 
 
-def _pick(
-    request: PlacementInput, candidates: list[Candidate], exclusions: list[Exclusion]
-) -> Decision:
-    ranked = sorted(candidates, key=lambda c: _order(c, scoring=request.scoring))
-    exclusions.sort(key=lambda e: e.pool_id)
-    winner = ranked[0]
-    decided_by = "only_candidate"
-    if len(ranked) > 1:
-        first, second = (_order(c, scoring=request.scoring) for c in ranked[:2])
-        decided_by = next(
-            name for name, a, b in zip(_TIE_BREAKS, first, second, strict=True) if a != b
-        )
-    return Decision(
-        job_id=request.spec.job_id,
-        attempt=request.attempt,
-        decided_ms=request.now_ms,
-        pool_id=winner.pool_id,
-        decided_by=decided_by,
-        candidates=tuple(ranked[:CANDIDATES_KEPT]),
-        candidates_total=len(ranked),
-        exclusions=tuple(exclusions[:EXCLUSIONS_KEPT]),
-        exclusions_total=len(exclusions),
-        waited_ms=request.waited_ms,
-    )
+def _headroom_bytes(request: PlacementInput, pool: Pool) -> int | None:
+    room = pool.kv_room_bytes()
+    return None if room is None else max(0, room - (request.spec.est_kv_bytes or 0))
 
 
 def _no_capacity(exclusions: list[Exclusion]) -> NoCapacity:
     """Tells "never" from "not now", and "nothing fresh" from "all busy"."""
-    exclusions.sort(key=lambda e: e.pool_id)
     reasons = [{s.reason for s in e.shortfalls} for e in exclusions]
     feasible = [found for found in reasons if not found & _STATIC]
     if exclusions and not feasible:

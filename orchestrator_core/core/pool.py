@@ -3,7 +3,11 @@
 import enum
 from dataclasses import dataclass, field
 
+from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.job import Attempt
+from orchestrator_core.core.rates import PoolRates
+
+__all__ = ["Pool", "PoolRates", "PoolSnapshot", "PoolState"]
 
 FORMER_REPLICAS_KEPT = 4
 
@@ -70,6 +74,14 @@ class Pool:
     true. `own` holds the orchestrator's attempts by key, `reported` what the host says it runs.
     `room_idle_bytes` is what the present incarnation offers when nothing runs, None until seen;
     `former_replica_ids` are the latest incarnations before it, whose late snapshots do not count.
+
+    What follows `former_replica_ids` is what placement reads, brought up to date by `note`: `open`
+    says that the pool can take an attempt, until `open_until_ms` if nothing changes; `busy` is the
+    number of its occupied
+    slots, and a further job takes `first_base_ms` + `prompt_token_ms` per uncached prompt token +
+    `next_token_ms` per output token (`full_token_ms` once all slots are busy). `busy_area` is the
+    integral of `busy` over time until `noted_ms`, for the mean concurrency of an attempt.
+    `exclusion` says why it is not open, None until somebody asks.
     """
 
     snapshot: PoolSnapshot
@@ -82,12 +94,47 @@ class Pool:
     closed_until_ms: int = 0
     room_idle_bytes: int | None = None
     former_replica_ids: tuple[str, ...] = ()
+    rates: PoolRates = field(default_factory=lambda: PoolRates(("", "", "")))
+    open: bool = False
+    open_until_ms: int = -1
+    busy: int = 0
+    first_base_ms: float = 0.0
+    prompt_token_ms: float = 0.0
+    next_token_ms: float = 1.0
+    full_token_ms: float = 1.0
+    busy_area: int = 0
+    noted_ms: int = 0
+    exclusion: Exclusion | None = None
+
+    def note(self, now_ms: int, stale_after_ms: int) -> bool:
+        """Brings what placement reads up to date; returns `open`. Due after every change."""
+        self.busy_area += self.busy * (now_ms - self.noted_ms)
+        self.noted_ms = now_ms
+        snapshot, rates = self.snapshot, self.rates
+        self.busy = busy = self.occupied()
+        self.first_base_ms, self.prompt_token_ms = rates.first.base, rates.first.slope
+        self.next_token_ms = rates.token_ms(busy + 1)
+        self.full_token_ms = rates.token_ms(snapshot.slots_total)
+        self.open = (
+            busy < snapshot.slots_total
+            and snapshot.state is PoolState.READY
+            and self.closed_until_ms <= now_ms
+            and self.fresh(now_ms, stale_after_ms)
+        )
+        self.open_until_ms = self.as_of_ms + stale_after_ms if self.open else -1
+        self.exclusion = None
+        return self.open
+
+    def busy_area_at(self, now_ms: int) -> int:
+        """The integral of `busy` over time until now."""
+        return self.busy_area + self.busy * (now_ms - self.noted_ms)
 
     def occupied(self) -> int:
         """Slots in use: the union of own and reported attempts, plus what others use. LO-203."""
         snapshot = self.snapshot
         foreign = snapshot.slots_total - snapshot.slots_free - len(snapshot.running)
-        return len(self.own.keys() | self.reported) + max(0, foreign)
+        attempts = len(self.own.keys() | self.reported) if self.reported else len(self.own)
+        return attempts + foreign if foreign > 0 else attempts
 
     def slots_free(self) -> int:
         """Slots that a new attempt may take; never negative."""

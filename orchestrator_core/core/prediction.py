@@ -1,52 +1,54 @@
-"""When a job will start and end, learned from what jobs took. LO-206.
+"""What jobs take, learned from what they took. LO-206.
 
-Decode rate falls with concurrency; what has not been measured yet comes from the snapshot, and what
-the snapshot does not say from a stated prior, so a missing number never excludes a pool and is
-never NaN.
+Two straight lines per pool, fitted to finished jobs with forgetting: milliseconds to the first
+token over uncached prompt tokens, and milliseconds per output token over the number of streams
+that share the engine. What has not been measured yet comes from the snapshot, and what the
+snapshot does not say from a stated prior, so a missing number never excludes a pool and is never
+NaN. Output lengths are learned per model, by the size of the prompt. docs/prediction.md explains
+the numbers.
 """
 
-from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from dataclasses import dataclass, field
 
-from orchestrator_core.core.job import JobSpec
-from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.job import JobSpec, Priority, Shape
+from orchestrator_core.core.pool import PoolRates, PoolSnapshot
+from orchestrator_core.core.residuals import Residuals
 
-# Priors: a small model on a mid-range card. They only matter until the first job has finished.
-PRIOR_TOKENS_PER_S = 20.0
-PRIOR_PREFILL_TOKENS_PER_S = 500.0
-PRIOR_FIRST_TOKEN_MS = 200.0
+# Prior: what a model is expected to write before any of its jobs has finished.
 PRIOR_OUTPUT_TOKENS = 256.0
 # English text in common tokenizers has about four bytes to the token.
 PRIOR_BYTES_PER_TOKEN = 4.0
-# Decode is bound by memory bandwidth: each further stream slows the others by about a tenth.
-PRIOR_SLOWDOWN_PER_STREAM = 0.1
-
-# A longer prediction tells nobody anything: about thirty years.
-LONGEST_MS = 1e12
+# Prompt of the job that stands for all others while none has finished.
+PRIOR_PROMPT_TOKENS = 512.0
+# Share of a warm session's prompt that is taken to be cached when its length is not known.
+WARM_PRIOR_SHARE = 0.5
+# Longer inputs and outputs than any engine takes; keeps every product finite.
+TOKENS_MAX = 1e9
 
 ALPHA = 0.2
-RESIDUALS_KEPT = 256
+# Means over the model's jobs follow the last fifty or so.
+MEAN_ALPHA = 0.02
+LENGTH_ALPHA = 0.03
+# A bucket of prompt sizes speaks for itself after this many jobs.
+BUCKET_JOBS_MIN = 5
 MODELS_MAX = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Predicted milliseconds to the first token and from there to the end."""
-
-    first_token_ms: int
-    decode_ms: int
-    tokens_per_s: float
+ARRIVALS_KEPT = 128
+ARRIVALS_MIN = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one finished attempt took. None where it is not known."""
+    """What one finished attempt took. None where it is not known.
 
-    pool_id: str
+    `concurrency` is the mean number of streams that shared the engine while it decoded,
+    `uncached_tokens` what it had to read of its prompt by the orchestrator's estimate.
+    """
+
     model_id: str
-    concurrency: int
+    concurrency: float
     prompt_bytes: int
+    uncached_tokens: float
     tokens_in: int | None
     tokens_out: int | None
     first_token_ms: int | None
@@ -54,126 +56,119 @@ class Observation:
 
 
 @dataclass(slots=True)
-class PoolRates:
-    """Learned numbers of one pool."""
+class Length:
+    """Running mean of output tokens over jobs with prompts of one size."""
 
-    tokens_per_s: dict[int, float] = field(default_factory=dict)
-    first_token_ms: float | None = None
-
-
-def _blend(old: float | None, new: float) -> float:
-    """Exponentially weighted mean; the first value counts in full."""
-    return new if old is None else old + ALPHA * (new - old)
+    mean: float = PRIOR_OUTPUT_TOKENS
+    jobs: int = 0
 
 
-class Predictor:
-    """Estimates per pool, model and concurrency.
+@dataclass(slots=True)
+class ModelStats:
+    """What is known of a model's jobs, whichever pool served them.
 
-    Bounded: one entry per registered pool and at most `MODELS_MAX` models.
+    `lengths` is by the number of binary digits of the prompt's tokens; `arrivals` holds the last
+    instants of accepts per class.
     """
 
-    __slots__ = ("_bytes_per_token", "_output", "_rates", "_residuals", "_sorted_residuals")
+    bytes_per_token: float = PRIOR_BYTES_PER_TOKEN
+    prompt_tokens: float = PRIOR_PROMPT_TOKENS
+    output_tokens: float = PRIOR_OUTPUT_TOKENS
+    finished: int = 0
+    lengths: dict[int, Length] = field(default_factory=dict)
+    arrivals: dict[Priority, deque[int]] = field(
+        default_factory=lambda: {p: deque(maxlen=ARRIVALS_KEPT) for p in Priority}
+    )
 
-    def __init__(self) -> None:
-        self._rates: dict[str, PoolRates] = {}
-        self._output: dict[str, float] = {}
-        self._bytes_per_token: dict[str, float] = {}
-        self._residuals: deque[float] = deque()
-        self._sorted_residuals: list[float] = []
+    def arrivals_per_ms(self, priority: Priority, now_ms: int) -> float:
+        """Recent rate of accepts in one class; 0 while there were too few to tell."""
+        kept = self.arrivals[priority]
+        if len(kept) < ARRIVALS_MIN:
+            return 0.0
+        return (len(kept) - 1) / max(1, now_ms - kept[0])
 
-    def prompt_tokens(self, spec: JobSpec) -> float:
-        """Expected prompt tokens, from the prompt's bytes."""
-        per_token = self._bytes_per_token.get(spec.needs.model_id, PRIOR_BYTES_PER_TOKEN)
-        return spec.prompt_bytes / per_token
+    def demand_per_ms(self, now_ms: int) -> float:
+        """Recent rate of accepts of both classes."""
+        interactive = self.arrivals_per_ms(Priority.INTERACTIVE, now_ms)
+        return interactive + self.arrivals_per_ms(Priority.BATCH, now_ms)
 
-    def output_tokens(self, spec: JobSpec) -> float:
-        """Expected output: the job's hint, else the model's mean; at most `max_tokens`."""
-        expected = float(
-            spec.expected_tokens or self._output.get(spec.needs.model_id, PRIOR_OUTPUT_TOKENS)
-        )
-        return expected if spec.max_tokens is None else min(expected, float(spec.max_tokens))
 
-    def tokens_per_s(self, pool: PoolSnapshot, concurrency: int) -> float:
-        """Decode rate of one stream among `concurrency`."""
-        rates = self._rates.get(pool.pool_id)
-        if rates is not None and rates.tokens_per_s:
-            learned = rates.tokens_per_s
-            known = learned.get(concurrency)
-            if known is not None:
-                return known
-            nearest = min(learned, key=lambda c: (abs(c - concurrency), c))
-            return learned[nearest] * _slowdown(nearest) / _slowdown(concurrency)
-        return _sound(pool.perf_tokens_per_s, PRIOR_TOKENS_PER_S) / _slowdown(concurrency)
+@dataclass(slots=True)
+class Predictor:
+    """Everything learned. Bounded: one `PoolRates` per registered pool, `MODELS_MAX` models.
 
-    def estimate(self, spec: JobSpec, pool: PoolSnapshot, concurrency: int) -> Estimate:
-        """Predicts one job on a pool that `concurrency` streams, this one included, would share."""
-        rates = self._rates.get(pool.pool_id)
-        first = rates.first_token_ms if rates else None
-        if first is None:
-            base = pool.first_token_ms
-            first = PRIOR_FIRST_TOKEN_MS if base is None else float(base)
-        prefill = _sound(pool.prefill_tokens_per_s, PRIOR_PREFILL_TOKENS_PER_S)
-        rate = self.tokens_per_s(pool, concurrency)
-        return Estimate(
-            first_token_ms=_whole_ms(first + 1000.0 * self.prompt_tokens(spec) / prefill),
-            decode_ms=_whole_ms(1000.0 * self.output_tokens(spec) / rate),
-            tokens_per_s=rate,
-        )
+    `learned` counts observations: who caches something derived from rates looks at it.
+    """
 
-    def observe(self, seen: Observation) -> None:
+    rates: dict[str, PoolRates] = field(default_factory=dict)
+    models: dict[str, ModelStats] = field(default_factory=dict)
+    residuals: Residuals = field(default_factory=Residuals)
+    learned: int = 0
+
+    def model(self, model_id: str) -> ModelStats:
+        """What is known of a model; beyond the bound the one met first is forgotten."""
+        known = self.models.get(model_id)
+        if known is None:
+            if len(self.models) >= MODELS_MAX:
+                del self.models[next(iter(self.models))]
+            known = self.models[model_id] = ModelStats()
+        return known
+
+    def shape(self, spec: JobSpec) -> Shape:
+        """Expected prompt and output of a job: its hint, else what its model's jobs produced.
+
+        Jobs of one model differ by the length of their prompts, so outputs are remembered by
+        that. O(1).
+        """
+        stats = self.models.get(spec.needs.model_id) or ModelStats()
+        prompt = min(spec.prompt_bytes / stats.bytes_per_token, TOKENS_MAX)
+        if spec.expected_tokens:
+            output = float(spec.expected_tokens)
+        else:
+            known = stats.lengths.get(int(prompt).bit_length())
+            enough = known is not None and known.jobs >= BUCKET_JOBS_MIN
+            output = known.mean if known is not None and enough else stats.output_tokens
+        if spec.max_tokens is not None and output > spec.max_tokens:
+            output = float(spec.max_tokens)
+        return Shape(prompt, min(output, TOKENS_MAX))
+
+    def pool_rates(self, snapshot: PoolSnapshot) -> PoolRates:
+        """The learned lines of a pool; made from its snapshot when it is new or serves anew."""
+        known = self.rates.get(snapshot.pool_id)
+        serves = (snapshot.model_id, snapshot.model_digest, snapshot.engine)
+        if known is None or known.serves != serves:
+            known = self.rates[snapshot.pool_id] = PoolRates(serves)
+        known.seed(snapshot)
+        return known
+
+    def observe(self, rates: PoolRates, seen: Observation) -> None:
         """Learns from one finished attempt."""
-        rates = self._rates.setdefault(seen.pool_id, PoolRates())
+        self.learned += 1
         if seen.tokens_out and seen.tokens_out > 1 and seen.decode_ms:
-            rate = 1000.0 * (seen.tokens_out - 1) / seen.decode_ms
-            old = rates.tokens_per_s.get(seen.concurrency)
-            rates.tokens_per_s[seen.concurrency] = _blend(old, rate)
+            rates.learn_decode(seen.concurrency, seen.decode_ms / (seen.tokens_out - 1))
         if seen.first_token_ms is not None:
-            rates.first_token_ms = _blend(rates.first_token_ms, float(seen.first_token_ms))
-        if seen.tokens_out:
-            self._learn(self._output, seen.model_id, float(seen.tokens_out))
+            rates.learn_first(seen.uncached_tokens, float(seen.first_token_ms))
+        rates.solve()
+        stats = self.model(seen.model_id)
         if seen.tokens_in and seen.prompt_bytes:
             ratio = seen.prompt_bytes / seen.tokens_in
-            self._learn(self._bytes_per_token, seen.model_id, ratio)
-
-    def observe_residual(self, predicted_ms: int, actual_ms: int) -> None:
-        """Remembers how far a predicted end was off, as the ratio of actual to predicted."""
-        ratio = actual_ms / max(1, predicted_ms)
-        self._residuals.append(ratio)
-        insort(self._sorted_residuals, ratio)
-        if len(self._residuals) > RESIDUALS_KEPT:
-            oldest = self._residuals.popleft()
-            self._sorted_residuals.pop(bisect_left(self._sorted_residuals, oldest))
-
-    def on_time_probability(self, predicted_ms: int, left_ms: int) -> float:
-        """Share of remembered residuals with which the job would end in `left_ms`."""
-        if left_ms <= 0:
-            return 0.0
-        if not self._sorted_residuals:
-            return 1.0 if predicted_ms <= left_ms else 0.0
-        limit = left_ms / max(1, predicted_ms)
-        met = bisect_right(self._sorted_residuals, limit)
-        return met / len(self._sorted_residuals)
+            weight = ALPHA if stats.finished else 1.0
+            stats.bytes_per_token += weight * (ratio - stats.bytes_per_token)
+        if seen.tokens_out:
+            _learn_length(stats, seen)
 
     def forget_pool(self, pool_id: str) -> None:
         """Drops what was learned about a pool that is gone."""
-        self._rates.pop(pool_id, None)
-
-    @staticmethod
-    def _learn(table: dict[str, float], model_id: str, value: float) -> None:
-        if model_id not in table and len(table) >= MODELS_MAX:
-            del table[next(iter(table))]
-        table[model_id] = _blend(table.get(model_id), value)
+        self.rates.pop(pool_id, None)
 
 
-def _sound(rate: float | None, prior: float) -> float:
-    """The reported rate, or the prior for one that is missing, not positive or not finite."""
-    return rate if rate is not None and 0.0 < rate < float("inf") else prior
-
-
-def _whole_ms(span_ms: float) -> int:
-    return int(min(max(span_ms, 0.0), LONGEST_MS))
-
-
-def _slowdown(concurrency: int) -> float:
-    """Prior factor by which a stream is slower among `concurrency` than alone."""
-    return 1.0 + PRIOR_SLOWDOWN_PER_STREAM * (max(1, concurrency) - 1)
+def _learn_length(stats: ModelStats, seen: Observation) -> None:
+    tokens_out = float(seen.tokens_out or 0)
+    stats.finished += 1
+    weight = max(MEAN_ALPHA, 1.0 / stats.finished)
+    stats.output_tokens += weight * (tokens_out - stats.output_tokens)
+    prompt = min(seen.prompt_bytes / stats.bytes_per_token, TOKENS_MAX)
+    stats.prompt_tokens += weight * (prompt - stats.prompt_tokens)
+    length = stats.lengths.setdefault(int(prompt).bit_length(), Length())
+    length.jobs += 1
+    length.mean += max(LENGTH_ALPHA, 1.0 / length.jobs) * (tokens_out - length.mean)

@@ -1,22 +1,29 @@
 """The bounded two-class queue: lanes of jobs with equal needs, arrival order within a class.
 
 Jobs with equal `Needs` have the same statically feasible pools, so one look at a lane's head
-answers for the whole lane. ORCH-3004, ORCH-3008, OC-CORE-1003, LO-101.
+answers for the whole lane. With token fairness each identity has lanes of its own. ORCH-3004,
+ORCH-3008, OC-CORE-1003, LO-101, LO-104.
 """
 
 from dataclasses import dataclass, field
 
-from orchestrator_core.core.job import Job, Needs, Priority
+from orchestrator_core.core.job import Job, JobSpec, Needs, Priority, Shape
 from orchestrator_core.core.ranked import RankedSet
 
 
 @dataclass(slots=True)
 class Lane:
-    """Waiting jobs of one class with equal needs."""
+    """Waiting jobs of one class with equal needs; `identity` is empty where it does not matter.
+
+    The token counts are sums over the jobs' shapes, whole tokens so that nothing drifts.
+    """
 
     needs: Needs
     priority: Priority
+    identity: str
     waiting: RankedSet = field(default_factory=RankedSet)
+    prompt_tokens: int = 0
+    output_tokens: int = 0
 
 
 class Queue:
@@ -25,13 +32,16 @@ class Queue:
     A retry is not dropped for a newcomer either (design 5.1): `oldest` and `newest` pass it by.
     """
 
-    __slots__ = ("_by_class", "_by_seq", "_lanes", "_untried")
+    __slots__ = ("_by_seq", "_depth", "_lane_of", "_lanes", "_of_model", "_untried", "per_identity")
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_identity: bool = False) -> None:
+        self.per_identity = per_identity
         self._by_seq: dict[int, Job] = {}
-        self._by_class: dict[Priority, RankedSet] = {p: RankedSet() for p in Priority}
+        self._lane_of: dict[int, Lane] = {}
+        self._depth: dict[Priority, int] = dict.fromkeys(Priority, 0)
         self._untried: dict[Priority, RankedSet] = {p: RankedSet() for p in Priority}
-        self._lanes: dict[tuple[Priority, Needs], Lane] = {}
+        self._lanes: dict[tuple[Priority, Needs, str], Lane] = {}
+        self._of_model: dict[str, int] = {}
 
     def __len__(self) -> int:
         """Jobs that wait, both classes together."""
@@ -44,37 +54,53 @@ class Queue:
 
     def depth(self, priority: Priority) -> int:
         """Jobs that wait in one class."""
-        return len(self._by_class[priority])
+        return self._depth[priority]
 
-    def has_lane(self, priority: Priority, needs: Needs) -> bool:
-        """True when a job with these needs would not open a new lane."""
-        return (priority, needs) in self._lanes
+    def waiting_for_model(self, model_id: str) -> int:
+        """Jobs of both classes that wait for one model."""
+        return self._of_model.get(model_id, 0)
+
+    def has_lane(self, spec: JobSpec) -> bool:
+        """True when a job like this would not open a new lane."""
+        return self._key(spec) in self._lanes
 
     def add(self, job: Job) -> None:
         """Puts a job at the place of its arrival number. O(log n)."""
-        spec = job.spec
-        key = (spec.priority, spec.needs)
+        spec, seq = job.spec, job.seq
+        key = self._key(spec)
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = Lane(spec.needs, spec.priority)
-        lane.waiting.add(job.seq)
-        self._by_class[spec.priority].add(job.seq)
+            lane = self._lanes[key] = Lane(spec.needs, spec.priority, key[2])
+        lane.waiting.add(seq)
+        lane.prompt_tokens += int(job.shape.prompt_tokens)
+        lane.output_tokens += int(job.shape.output_tokens)
+        self._lane_of[seq] = lane
+        self._depth[spec.priority] += 1
         if not job.attempts_made:
-            self._untried[spec.priority].add(job.seq)
-        self._by_seq[job.seq] = job
+            self._untried[spec.priority].add(seq)
+        self._by_seq[seq] = job
+        model_id = spec.needs.model_id
+        self._of_model[model_id] = self._of_model.get(model_id, 0) + 1
 
     def remove(self, job: Job) -> None:
         """Takes a job out. O(log n). Raises KeyError when it does not wait."""
-        spec = job.spec
-        key = (spec.priority, spec.needs)
-        lane = self._lanes[key]
-        lane.waiting.remove(job.seq)
+        spec, seq = job.spec, job.seq
+        lane = self._lane_of.pop(seq)
+        lane.waiting.remove(seq)
+        lane.prompt_tokens -= int(job.shape.prompt_tokens)
+        lane.output_tokens -= int(job.shape.output_tokens)
         if not lane.waiting:
-            del self._lanes[key]
-        self._by_class[spec.priority].remove(job.seq)
+            del self._lanes[self._key(spec)]
+        self._depth[spec.priority] -= 1
         if not job.attempts_made:
-            self._untried[spec.priority].remove(job.seq)
-        del self._by_seq[job.seq]
+            self._untried[spec.priority].remove(seq)
+        del self._by_seq[seq]
+        model_id = spec.needs.model_id
+        left = self._of_model[model_id] - 1
+        if left:
+            self._of_model[model_id] = left
+        else:
+            del self._of_model[model_id]
 
     def job(self, seq: int) -> Job:
         """Returns the waiting job with this arrival number. Raises KeyError."""
@@ -83,11 +109,19 @@ class Queue:
     def position(self, job: Job) -> int:
         """Rank from 1: jobs ahead in lane and class, plus the higher class of the same needs."""
         spec = job.spec
-        ahead = self._lanes[(spec.priority, spec.needs)].waiting.rank(job.seq)
+        ahead = self._lane_of[job.seq].waiting.rank(job.seq)
         if spec.priority is Priority.BATCH:
-            upper = self._lanes.get((Priority.INTERACTIVE, spec.needs))
+            upper = self._lanes.get((Priority.INTERACTIVE, spec.needs, self._identity(spec)))
             ahead += len(upper.waiting) if upper else 0
         return ahead + 1
+
+    def mean_shape(self, spec: JobSpec) -> Shape | None:
+        """Mean expected size of the jobs in the lane of `spec`; None when nobody waits there."""
+        lane = self._lanes.get(self._key(spec))
+        if lane is None:
+            return None
+        count = len(lane.waiting)
+        return Shape(lane.prompt_tokens / count, lane.output_tokens / count)
 
     def oldest(self, priority: Priority) -> Job | None:
         """Longest waiting job of a class that may be dropped."""
@@ -100,5 +134,13 @@ class Queue:
         return self._by_seq[waiting.last()] if waiting else None
 
     def snapshot(self, priority: Priority) -> tuple[str, ...]:
-        """Job ids of one class in offer order. O(n)."""
-        return tuple(self._by_seq[seq].job_id for seq in self._by_class[priority])
+        """Job ids of one class in order of arrival. O(n log n)."""
+        return tuple(
+            job.job_id for _, job in sorted(self._by_seq.items()) if job.spec.priority is priority
+        )
+
+    def _identity(self, spec: JobSpec) -> str:
+        return spec.identity if self.per_identity else ""
+
+    def _key(self, spec: JobSpec) -> tuple[Priority, Needs, str]:
+        return spec.priority, spec.needs, self._identity(spec)

@@ -46,6 +46,10 @@ class RankedSet:
 
     def add(self, value: int) -> None:
         """Adds a member. Raises ValueError when it is one already."""
+        if self._runs and value > self._runs[-1][-1] and len(self._runs[-1]) < RUN_MAX:
+            self._runs[-1].append(value)
+            self._length += 1
+            return
         if value in self:
             raise ValueError(f"{value} is in the set already")
         self._length += 1
@@ -64,11 +68,12 @@ class RankedSet:
 
     def remove(self, value: int) -> None:
         """Removes a member. Raises KeyError when it is none."""
-        if value not in self:
-            raise KeyError(value)
         index = self._run_of(value)
-        run = self._runs[index]
-        run.pop(bisect_left(run, value))
+        run = self._runs[index] if index >= 0 else []
+        place = bisect_left(run, value)
+        if place == len(run) or run[place] != value:
+            raise KeyError(value)
+        del run[place]
         self._length -= 1
         if run:
             self._lows[index] = run[0]

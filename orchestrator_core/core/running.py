@@ -79,6 +79,8 @@ def output_progressed(state: State, event: OutputProgressed, now_ms: int) -> Non
         return
     if attempt.first_output_ms is None:
         attempt.first_output_ms = now_ms
+        pool = state.pools.get(attempt.pool_id)
+        attempt.first_output_area = pool.busy_area_at(now_ms) if pool else 0
     if job.first_output_ms is None:
         job.first_output_ms = now_ms
     job.delivered = True
@@ -91,11 +93,14 @@ def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
     attempt = state.attempts.get(key)
     if attempt is None:
         return
+    concurrency = _mean_concurrency(state, attempt, now_ms)
     close_attempt(state, attempt, event.frame_seq, now_ms)
     if event.error is not None and event.error.kind is AttemptErrorKind.ENGINE_DIED:
         _rest_pool(state, attempt, now_ms)
     job = state.jobs.get(event.job_id)
     if job is not None and job.attempt is attempt and job.live:
+        if event.error is None:
+            _learn(state, job, attempt, event, concurrency, now_ms)
         _settle(state, job, attempt, event, now_ms)
     schedule(state, now_ms)
 
@@ -153,9 +158,10 @@ def _settle(state: State, job: Job, attempt: Attempt, event: AttemptEnded, now_m
     if event.error is not None:
         _settle_error(state, job, attempt, event.error, now_ms)
         return
-    job.usage = event.usage
-    _learn(state, job, attempt, event, now_ms)
-    state.touch_session(job.spec.session_id, attempt.pool_id, now_ms)
+    usage = job.usage = event.usage
+    counted = usage.tokens_in is not None and usage.tokens_out is not None
+    held = (usage.tokens_in or 0) + (usage.tokens_out or 0) if counted else None
+    state.touch_session(job.spec.session_id, attempt.pool_id, held, now_ms)
     outcome = Outcome(
         finish=event.finish, text_bytes=event.text_bytes, text_digest=event.text_digest
     )
@@ -196,24 +202,42 @@ def _note_progress(state: State, job: Job, attempt: Attempt, now_ms: int) -> Non
     state.timers.set(TimerKind.IDLE, job.job_id, now_ms + state.config.idle_timeout_ms)
 
 
-def _learn(state: State, job: Job, attempt: Attempt, event: AttemptEnded, now_ms: int) -> None:
+def _mean_concurrency(state: State, attempt: Attempt, now_ms: int) -> float:
+    """Streams that shared the engine while an attempt decoded, on average; at least its own."""
+    pool, first_ms = state.pools.get(attempt.pool_id), attempt.first_output_ms
+    if pool is None or first_ms is None or now_ms <= first_ms:
+        return 1.0
+    area = pool.busy_area_at(now_ms) - attempt.first_output_area
+    return max(1.0, area / (now_ms - first_ms))
+
+
+def _learn(
+    state: State,
+    job: Job,
+    attempt: Attempt,
+    event: AttemptEnded,
+    concurrency: float,
+    now_ms: int,
+) -> None:
     """Feeds the predictor with what the attempt really took. LO-206.
 
-    The output of a recovered attempt arrives in one piece, long after it was sent.
+    The output of a recovered attempt arrives in one piece, long after it was sent, and a replay
+    is not what its model's jobs are like.
     """
-    if attempt.pool_id not in state.pools:
+    pool = state.pools.get(attempt.pool_id)
+    if pool is None or attempt.replay:
         return
     first_ms = None if attempt.recovered else attempt.first_output_ms
-    prompt_bytes = job.spec.prompt_bytes
     state.predictor.observe(
+        pool.rates,
         Observation(
-            pool_id=attempt.pool_id,
             model_id=job.spec.needs.model_id,
-            concurrency=attempt.concurrency,
-            prompt_bytes=prompt_bytes,
+            concurrency=concurrency,
+            prompt_bytes=job.spec.prompt_bytes,
+            uncached_tokens=attempt.uncached_tokens,
             tokens_in=event.usage.tokens_in,
             tokens_out=event.usage.tokens_out,
             first_token_ms=None if first_ms is None else first_ms - attempt.sent_ms,
             decode_ms=None if first_ms is None else now_ms - first_ms,
-        )
+        ),
     )

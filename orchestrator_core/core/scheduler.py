@@ -1,212 +1,149 @@
 """Offering slots to waiting jobs: arrival order within a class, INTERACTIVE first.
 
-Only the head of each lane is looked at, so the cost of an offer does not grow with the queue. When
-a head cannot use what is open for reasons of its own (it failed there, or must replay elsewhere),
-the offer passes on in its lane, at most `LOOK_AHEAD` times. Two rules bend the order. A pool on
-which an older job lacks memory is kept for it: younger jobs of its class and BATCH jobs pass it by,
-so large jobs cannot starve; a pool that could not hold the job when idle is not kept. And after
-`batch_every` interactive placements in a row while a batch job waited, the longest waiting batch
-job is offered slots first: the bound that keeps BATCH from starving. ORCH-3008, LO-103, LO-208.
+Only the head of each lane is looked at, so the cost of an offer does not grow with the queue. An
+offer passes on in its lane, at most `LOOK_AHEAD` times, when a job cannot use what is open for
+reasons of its own (it failed there, or must replay elsewhere) or declines it: waiting for a faster
+pool is predicted to be better (`outlook.weigh`), for at most `decline_max_ms`. If everybody
+declines a slot that should be used, it goes to the job that loses least.
+
+Two rules bend the order. A pool on which an older job lacks memory is kept for it: younger jobs of
+its class and BATCH jobs pass it by, so large jobs cannot starve; a pool that could not hold the job
+when idle is not kept. And the classes take turns (`CoreConfig.turns`) while both wait: after so
+many interactive placements the longest waiting batch job is offered slots first, the bound that
+keeps BATCH from starving. ORCH-3008, LO-103, LO-208.
 """
 
 import heapq
-from collections.abc import Iterable
-from dataclasses import replace
-from itertools import chain, islice
+from dataclasses import dataclass, field
+from itertools import islice
 
-from orchestrator_core.core.decision import EXCLUSIONS_KEPT, Decision, ExclusionReason
-from orchestrator_core.core.effects import DispatchRecord, SendStart, StartMode
+from orchestrator_core.core.decision import (
+    EXCLUSIONS_KEPT,
+    Decision,
+    Exclusion,
+    ExclusionReason,
+    Shortfall,
+)
+from orchestrator_core.core.effects import DispatchRecord, OfferDeclined, SendStart, StartMode
+from orchestrator_core.core.fairness import charge, served_tokens
 from orchestrator_core.core.job import Attempt, Failover, Job, JobSpec, Needs, Priority
 from orchestrator_core.core.lifecycle import leave_queue
-from orchestrator_core.core.placement import Assigned, NoCapacity, PlacementInput, place
+from orchestrator_core.core.outlook import Advice, Weighed, weigh
+from orchestrator_core.core.placement import (
+    Assigned,
+    NoCapacity,
+    PlacementInput,
+    decision,
+    place,
+    pool_shortfalls,
+    uncached_tokens,
+)
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.queue import Lane
-from orchestrator_core.core.state import State
+from orchestrator_core.core.state import Feasible, State
 from orchestrator_core.core.states import JobTrigger, next_job_state
 from orchestrator_core.core.timers import TimerKind
 
-LOOK_AHEAD = 32
+LOOK_AHEAD = 16
 OTHERS_LOOKED_AT = 64
+
+
+@dataclass(slots=True)
+class Proposal:
+    """A job that declined a slot which should be used, and what it would lose by taking it."""
+
+    loss: float
+    job: Job
+    request: PlacementInput
+    placed: Assigned
+
+
+@dataclass(slots=True)
+class Round:
+    """One round of offers: pools kept for older jobs, and the best proposal so far."""
+
+    now_ms: int
+    reserved: dict[str, str] = field(default_factory=dict)
+    proposal: Proposal | None = None
 
 
 def schedule(state: State, now_ms: int) -> None:
     """Places as many waiting jobs as have a slot. O((lanes + placements) x available pools)."""
     if state.draining or not state.available or not len(state.queue):
         return
-    reserved: dict[str, str] = {}
+    offers = Round(now_ms)
     while True:
-        limit = _interactive_limit(state, reserved, now_ms)
-        placed = _offer(state, Priority.INTERACTIVE, reserved, now_ms, limit)
+        limit = _interactive_limit(state, offers)
+        placed = _offer(state, Priority.INTERACTIVE, offers, limit)
         if limit is None or placed < limit:
             break
-    _offer(state, Priority.BATCH, reserved, now_ms)
-
-
-def _interactive_limit(state: State, reserved: dict[str, str], now_ms: int) -> int | None:
-    """Gives BATCH the turn that it is owed; returns what INTERACTIVE may take until the next one.
-
-    None when no batch job can use what is open.
-    """
-    if not state.queue.depth(Priority.BATCH):
-        return None
-    owed = state.interactive_since_batch >= state.config.batch_every
-    if owed and not _offer(state, Priority.BATCH, reserved, now_ms, limit=1):
-        return None
-    return state.config.batch_every - state.interactive_since_batch
-
-
-def _offer(
-    state: State,
-    priority: Priority,
-    reserved: dict[str, str],
-    now_ms: int,
-    limit: int | None = None,
-) -> int:
-    """Offers slots to one class; `limit` bounds the placements. Returns how many there were."""
-    heads: list[tuple[int, int, int, Lane]] = [
-        (lane.waiting.first(), index, 0, lane)
-        for index, lane in enumerate(state.queue.lanes)
-        if lane.priority is priority
-    ]
-    heapq.heapify(heads)
-    placed = 0
-    while heads and state.available and (limit is None or placed < limit):
-        seq, index, passed, lane = heapq.heappop(heads)
-        if _place_one(state, state.queue.job(seq), reserved, now_ms):
-            placed += 1
-        elif passed < LOOK_AHEAD and _some_open(state, lane, reserved):
-            passed += 1
-        else:
-            continue
-        following = lane.waiting.above(seq)
-        if following is not None:
-            heapq.heappush(heads, (following, index, passed, lane))
-    return placed
-
-
-def _some_open(state: State, lane: Lane, reserved: dict[str, str]) -> bool:
-    """True when a pool could still take a younger job of the lane."""
-    return any(pool.snapshot.pool_id not in reserved for pool in _open_pools(state, lane.needs))
-
-
-def _place_one(state: State, job: Job, reserved: dict[str, str], now_ms: int) -> bool:
-    """Places a job, or notes the pools that must be kept for it."""
-    pools = _open_pools(state, job.spec.needs)
-    if not pools:
-        return False
-    answer = place(placement_input(state, job, pools, now_ms, reserved))
-    if isinstance(answer, NoCapacity):
-        for exclusion in answer.exclusions:
-            lacking = {shortfall.reason for shortfall in exclusion.shortfalls}
-            if lacking == {ExclusionReason.KV_ROOM} and state.pools[
-                exclusion.pool_id
-            ].could_make_room(job.spec.est_kv_bytes or 0):
-                reserved.setdefault(exclusion.pool_id, job.job_id)
-        return False
-    _dispatch(state, job, _with_everybody(state, job, answer.decision), now_ms)
-    return True
-
-
-def _with_everybody(state: State, job: Job, decision: Decision) -> Decision:
-    """Completes a decision with the pools that were not looked at, for whoever asks why.
-
-    O(OTHERS_LOOKED_AT): what keeps a pool out is noted when it changes, not when a job is placed.
-    """
-    feasible = state.feasible(job.spec.needs)
-    others = (
-        state.unavailable[pool_id]
-        for pool_id in islice(feasible.pool_ids, OTHERS_LOOKED_AT)
-        if pool_id in state.unavailable
-    )
-    known = chain(decision.exclusions, others, feasible.infeasible)
-    return replace(
-        decision,
-        exclusions=tuple(islice(known, EXCLUSIONS_KEPT)),
-        exclusions_total=len(state.pools) - decision.candidates_total,
-    )
+    _offer(state, Priority.BATCH, offers)
 
 
 def could_start(state: State, spec: JobSpec, now_ms: int) -> bool:
     """True when a pool would take a newcomer at once, were nobody waiting. O(available pools)."""
     newcomer = Job(spec=spec, seq=state.next_seq, accepted_ms=now_ms)
-    pools = _open_pools(state, spec.needs)
+    pools = _open_pools(state, spec.needs, now_ms)
     return isinstance(place(placement_input(state, newcomer, pools, now_ms)), Assigned)
 
 
 def placement_input(
     state: State,
     job: Job,
-    pools: Iterable[Pool],
+    pools: list[Pool],
     now_ms: int,
     reserved: dict[str, str] | None = None,
     *,
-    check_static: bool = False,
+    check_all: bool = False,
 ) -> PlacementInput:
-    """Gathers what a placement of `job` on `pools` looks at."""
+    """Gathers what a placement of `job` on `pools` looks at.
+
+    Unless `check_all`, the pools are feasible for the job and open.
+    """
+    spec = job.spec
+    warm_pool_id, warm_tokens = "", None
+    if spec.kv_reuse and spec.session_id:
+        session = state.session(spec.session_id, now_ms)
+        warm_pool_id, warm_tokens = session.pool_id, session.tokens
     return PlacementInput(
-        spec=job.spec,
+        spec=spec,
+        shape=state.predictor.shape(spec),
         attempt=job.attempts_made + 1,
         now_ms=now_ms,
         waited_ms=now_ms - job.accepted_ms,
         pools=_same_replica_set(job, pools),
-        predictor=state.predictor,
         stale_after_ms=state.config.stale_after_ms,
-        scoring=state.config.performance_scoring,
-        check_static=check_static,
-        warm_pool_id=(state.warm_pool_id(job.spec.session_id, now_ms) if job.spec.kv_reuse else ""),
+        scorer=state.config.effective_scorer,
+        check_static=check_all,
+        all_open=not check_all,
+        warm_pool_id=warm_pool_id,
+        warm_tokens=warm_tokens,
         tried_replicas=frozenset(job.tried_replicas),
         reserved=reserved,
     )
 
 
-def _same_replica_set(job: Job, pools: Iterable[Pool]) -> list[Pool]:
-    """A verified replay stays within the replica set that generated the delivered output."""
-    if not job.delivered or job.replica_set is None:
-        return list(pools)
-    return [pool for pool in pools if pool.snapshot.replica_set == job.replica_set]
+def weigh_offer(state: State, request: PlacementInput, placed: Assigned, ahead: int) -> Weighed:
+    """Whether a job with `ahead` jobs before it should take what `place` found. O(tiers)."""
+    needs = request.spec.needs
+    traffic = state.traffic(needs.model_id, request.now_ms)
+    view = state.outlook(needs)
+    return weigh(view, traffic, request.shape, placed.pool, placed.end_ms, ahead)
 
 
-def _open_pools(state: State, needs: Needs) -> list[Pool]:
-    """Available pools that are feasible for the lane; walks the smaller of the two sets."""
-    feasible, available = state.feasible(needs).pool_ids, state.available
-    small, large = (
-        (feasible, available) if len(feasible) < len(available) else (available, feasible)
-    )
-    return [state.pools[pool_id] for pool_id in small if pool_id in large]
-
-
-def _dispatch(state: State, job: Job, decision: Decision, now_ms: int) -> None:
-    """Binds a job's next attempt to the chosen incarnation. The slot is taken at once. LO-204."""
-    pool = state.pools[decision.pool_id]
-    snapshot = pool.snapshot
-    leave_queue(state, job, now_ms)
-    job.state = next_job_state(job.state, JobTrigger.PLACE)
-    job.attempts_made += 1
-    winner = decision.candidates[0]
-    attempt = Attempt(
-        job_id=job.job_id,
-        number=job.attempts_made,
-        pool_id=snapshot.pool_id,
-        replica_id=snapshot.replica_id,
-        host_id=snapshot.host_id,
-        sent_ms=now_ms,
-        est_kv_bytes=job.spec.est_kv_bytes or 0,
-        concurrency=pool.occupied() + 1,
-        predicted_end_ms=winner.first_token_ms + winner.decode_ms,
-        last_progress_ms=now_ms,
-        replay=job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY,
-    )
-    job.attempt = attempt
-    job.note_decision(decision)
-    job.replica_set = snapshot.replica_set
-    if job.first_dispatch_ms is None:
-        job.first_dispatch_ms = now_ms
-    state.attempts[attempt.key] = attempt
-    pool.own[attempt.key] = attempt
-    state.refresh(pool, now_ms)
-    _count_classes(state, job)
-    watch_attempt(state, job, now_ms)
-    _emit(state, job, attempt)
+def declined(state: State, job: Job, request: PlacementInput, placed: Assigned) -> list[Exclusion]:
+    """Why a waiting job takes none of the pools that could take it: it would end later there."""
+    weighed = weigh_offer(state, request, placed, max(0, state.queue.position(job) - 1))
+    if weighed.advice is Advice.TAKE:
+        return []
+    required = f"an end within {int(weighed.elsewhere_ms)} ms, as predicted elsewhere"
+    return [
+        Exclusion(
+            pool.snapshot.pool_id,
+            (Shortfall(ExclusionReason.DECLINED, required, f"an end in {end_ms} ms"),),
+        )
+        for pool, end_ms in zip(placed.pools, placed.ends_ms, strict=True)
+    ]
 
 
 def watch_attempt(state: State, job: Job, now_ms: int) -> None:
@@ -216,9 +153,217 @@ def watch_attempt(state: State, job: Job, now_ms: int) -> None:
     state.timers.set(TimerKind.IDLE, job.job_id, now_ms + config.idle_timeout_ms)
 
 
+# --- rounds of offers
+
+
+def _interactive_limit(state: State, offers: Round) -> int | None:
+    """Gives BATCH the turns that it is owed; returns what INTERACTIVE may take until the next one.
+
+    None when no batch job can use what is open.
+    """
+    if not state.queue.depth(Priority.BATCH):
+        return None
+    interactive, batch = state.config.turns
+    while state.batch_credit >= interactive:
+        if not _offer(state, Priority.BATCH, offers, limit=1):
+            return None
+    return -(-(interactive - state.batch_credit) // batch)
+
+
+def _offer(state: State, priority: Priority, offers: Round, limit: int | None = None) -> int:
+    """Offers slots to one class; `limit` bounds the placements. Returns how many there were."""
+    placed = 0
+    while state.available and (limit is None or placed < limit):
+        offers.proposal = None
+        placed += _pass_down(state, priority, offers, None if limit is None else limit - placed)
+        proposal = offers.proposal
+        if proposal is None or (limit is not None and placed >= limit):
+            break
+        if proposal.placed.pool.open and proposal.job.attempt is None:
+            _dispatch(state, proposal.job, proposal.request, proposal.placed)
+            placed += 1
+    return placed
+
+
+def _pass_down(state: State, priority: Priority, offers: Round, limit: int | None) -> int:
+    """Goes down the lanes of a class once; returns the number of placements."""
+    heads = [
+        (_rank(state, lane), lane.waiting.first(), index, 0, lane)
+        for index, lane in enumerate(state.queue.lanes)
+        if lane.priority is priority
+    ]
+    heapq.heapify(heads)
+    placed = 0
+    while heads and state.available and (limit is None or placed < limit):
+        rank, seq, index, passed, lane = heapq.heappop(heads)
+        now_rank = _rank(state, lane)
+        if now_rank > rank:
+            # Its identity was served meanwhile: others may be before it now.
+            heapq.heappush(heads, (now_rank, seq, index, passed, lane))
+            continue
+        if _place_one(state, state.queue.job(seq), offers, passed):
+            placed += 1
+        elif passed < LOOK_AHEAD and _some_open(state, lane, offers):
+            passed += 1
+        else:
+            continue
+        following = lane.waiting.above(seq)
+        if following is not None:
+            head = (_rank(state, lane), following, index, passed, lane)
+            heapq.heappush(heads, head)
+    return placed
+
+
+def _rank(state: State, lane: Lane) -> float:
+    """What goes before arrival order: the least served identity, where fairness is on. LO-104."""
+    return served_tokens(state, lane.identity) if state.config.token_fairness else 0.0
+
+
+def _some_open(state: State, lane: Lane, offers: Round) -> bool:
+    """True when a pool could still take a younger job of the lane."""
+    pools = _open_pools(state, lane.needs, offers.now_ms)
+    return any(pool.snapshot.pool_id not in offers.reserved for pool in pools)
+
+
+def _place_one(state: State, job: Job, offers: Round, passed: int) -> bool:
+    """Places a job, or notes what it declined and the pools that must be kept for it."""
+    now_ms = offers.now_ms
+    pools = _open_pools(state, job.spec.needs, now_ms)
+    if not pools:
+        return False
+    request = placement_input(state, job, pools, now_ms, offers.reserved)
+    answer = place(request)
+    if isinstance(answer, NoCapacity):
+        _reserve(state, job, answer, offers)
+        return False
+    if _may_decline(state, job, now_ms):
+        ahead = passed
+        if job.spec.priority is Priority.BATCH:
+            ahead += state.queue.depth(Priority.INTERACTIVE)
+        weighed = weigh_offer(state, request, answer, ahead)
+        if weighed.advice is not Advice.TAKE:
+            _decline(state, job, answer, weighed, now_ms)
+            best = offers.proposal
+            if weighed.advice is Advice.PASS_ON and (best is None or weighed.loss < best.loss):
+                offers.proposal = Proposal(weighed.loss, job, request, answer)
+            return False
+    _dispatch(state, job, request, answer)
+    return True
+
+
+def _may_decline(state: State, job: Job, now_ms: int) -> bool:
+    config, since_ms = state.config, job.declined_since_ms
+    if not (config.decline_offers and config.performance_scoring):
+        return False
+    return since_ms is None or now_ms - since_ms < config.decline_max_ms
+
+
+def _decline(state: State, job: Job, placed: Assigned, weighed: Weighed, now_ms: int) -> None:
+    """Notes that a job let a slot pass; told once per job, and bounded by a deadline."""
+    job.declined_offers += 1
+    if job.declined_since_ms is None:
+        job.declined_since_ms = now_ms
+        due_ms = now_ms + state.config.decline_max_ms
+        state.timers.set(TimerKind.DECLINE, job.job_id, due_ms)
+        pool_id, elsewhere_ms = placed.pool.snapshot.pool_id, int(weighed.elsewhere_ms)
+        state.emit(OfferDeclined(job.job_id, pool_id, placed.end_ms, elsewhere_ms))
+
+
+def _reserve(state: State, job: Job, answer: NoCapacity, offers: Round) -> None:
+    """Keeps the pools for a job that lacks nothing but memory which others will free."""
+    needed = job.spec.est_kv_bytes or 0
+    for exclusion in answer.exclusions:
+        lacking = {shortfall.reason for shortfall in exclusion.shortfalls}
+        pool_id = exclusion.pool_id
+        if lacking == {ExclusionReason.KV_ROOM} and state.pools[pool_id].could_make_room(needed):
+            offers.reserved.setdefault(pool_id, job.job_id)
+
+
+def _same_replica_set(job: Job, pools: list[Pool]) -> list[Pool]:
+    """A verified replay stays within the replica set that generated the delivered output."""
+    if not job.delivered or job.replica_set is None:
+        return pools
+    return [pool for pool in pools if pool.snapshot.replica_set == job.replica_set]
+
+
+def _open_pools(state: State, needs: Needs, now_ms: int) -> list[Pool]:
+    """Feasible pools of a lane that can take an attempt now; walks the smaller of the two sets."""
+    feasible, available = state.feasible(needs).pools, state.available
+    if len(available) < len(feasible):
+        return [
+            pool
+            for pool_id, pool in available.items()
+            if pool_id in feasible and pool.open_until_ms >= now_ms
+        ]
+    return [pool for pool in feasible.values() if pool.open_until_ms >= now_ms]
+
+
+# --- placements
+
+
+def _dispatch(state: State, job: Job, request: PlacementInput, placed: Assigned) -> None:
+    """Binds a job's next attempt to the chosen incarnation. The slot is taken at once. LO-204."""
+    pool, now_ms = placed.pool, request.now_ms
+    snapshot = pool.snapshot
+    record = _with_everybody(state, job, decision(request, placed, job.declined_offers))
+    leave_queue(state, job, now_ms)
+    job.state = next_job_state(job.state, JobTrigger.PLACE)
+    job.attempts_made += 1
+    attempt = Attempt(
+        job_id=job.job_id,
+        number=job.attempts_made,
+        pool_id=snapshot.pool_id,
+        replica_id=snapshot.replica_id,
+        host_id=snapshot.host_id,
+        sent_ms=now_ms,
+        est_kv_bytes=job.spec.est_kv_bytes or 0,
+        uncached_tokens=uncached_tokens(request, pool),
+        predicted_end_ms=placed.end_ms,
+        last_progress_ms=now_ms,
+        replay=job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY,
+    )
+    job.attempt = attempt
+    job.note_decision(record)
+    job.replica_set = snapshot.replica_set
+    if job.first_dispatch_ms is None:
+        job.first_dispatch_ms = now_ms
+    state.attempts[attempt.key] = attempt
+    pool.own[attempt.key] = attempt
+    state.refresh(pool, now_ms)
+    charge(state, job, request.shape)
+    _count_classes(state, job)
+    watch_attempt(state, job, now_ms)
+    _emit(state, job, attempt)
+
+
+def _with_everybody(state: State, job: Job, record: Decision) -> Decision:
+    """Completes a decision with the pools that were not looked at, for whoever asks why.
+
+    O(OTHERS_LOOKED_AT): what keeps a pool out is noted once after each change of it.
+    """
+    feasible = state.feasible(job.spec.needs)
+    known = [*record.exclusions, *_closed(state, feasible), *feasible.infeasible]
+    return record.completed(tuple(known[:EXCLUSIONS_KEPT]), len(state.pools))
+
+
+def _closed(state: State, feasible: Feasible) -> list[Exclusion]:
+    """The first feasible pools that cannot take an attempt, and why as of their last change."""
+    found: list[Exclusion] = []
+    for pool_id, pool in islice(feasible.pools.items(), OTHERS_LOOKED_AT):
+        if pool.open:
+            continue
+        if pool.exclusion is None:
+            shortfalls = pool_shortfalls(pool, pool.noted_ms, state.config.stale_after_ms)
+            pool.exclusion = Exclusion(pool_id, shortfalls)
+        found.append(pool.exclusion)
+        if len(found) == EXCLUSIONS_KEPT:
+            break
+    return found
+
+
 def _emit(state: State, job: Job, attempt: Attempt) -> None:
     assert job.replica_set is not None
-    decision, deadline_ms = job.decisions[-1], job.spec.deadline_ms
+    record, deadline_ms = job.decisions[-1], job.spec.deadline_ms
     remaining_ms = None if deadline_ms is None else max(0, deadline_ms - attempt.sent_ms)
     state.emit(
         DispatchRecord(
@@ -228,7 +373,7 @@ def _emit(state: State, job: Job, attempt: Attempt) -> None:
             replica_id=attempt.replica_id,
             host_id=attempt.host_id,
             sent_ms=attempt.sent_ms,
-            decision=decision,
+            decision=record,
             replica_set=job.replica_set,
         )
     )
@@ -246,8 +391,11 @@ def _emit(state: State, job: Job, attempt: Attempt) -> None:
 
 
 def _count_classes(state: State, job: Job) -> None:
-    """Counts interactive placements while a batch job waits."""
-    if job.spec.priority is Priority.BATCH or not state.queue.depth(Priority.BATCH):
-        state.interactive_since_batch = 0
+    """Credits BATCH for each interactive placement while a batch job waits."""
+    interactive, batch = state.config.turns
+    if not state.queue.depth(Priority.BATCH):
+        state.batch_credit = 0
+    elif job.spec.priority is Priority.BATCH:
+        state.batch_credit = max(0, state.batch_credit - interactive)
     else:
-        state.interactive_since_batch += 1
+        state.batch_credit += batch

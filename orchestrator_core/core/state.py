@@ -8,7 +8,7 @@ from orchestrator_core.core.decision import EXCLUSIONS_KEPT, Exclusion
 from orchestrator_core.core.effects import Effect, Receipt
 from orchestrator_core.core.feasibility import static_shortfalls
 from orchestrator_core.core.job import Attempt, Job, JobSpec, Needs
-from orchestrator_core.core.placement import pool_shortfalls
+from orchestrator_core.core.outlook import Outlook, Traffic, outlook
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import Predictor
 from orchestrator_core.core.queue import Queue
@@ -37,14 +37,28 @@ class Remembered:
 
 
 @dataclass(frozen=True, slots=True)
+class Session:
+    """Where a session was served last, until when it lives, and how many of its tokens are there.
+
+    `tokens` is None when the engine did not count them.
+    """
+
+    pool_id: str
+    expires_ms: int
+    tokens: int | None = None
+
+
+NO_SESSION = Session("", 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Feasible:
-    """Pools that could ever serve some needs, in order of id, and their slots together.
+    """Pools that could ever serve some needs, by id in order of id.
 
     `infeasible` tells of the other pools what they lack, the first few by id.
     """
 
-    pool_ids: dict[str, None]
-    slots_total: int
+    pools: dict[str, Pool]
     infeasible: tuple[Exclusion, ...]
 
 
@@ -52,14 +66,15 @@ class Feasible:
 class State:
     """Everything that the core remembers.
 
-    `available` holds the pools that could take an attempt at this moment, `unavailable` the others
-    with the reason as of their last change. Dicts stand in for sets where the order of iteration
-    could reach an effect: string sets iterate differently from run to run. The tables that give up
-    their oldest entry are ordered ones, where that costs O(1).
+    `available` holds the pools that could take an attempt at this moment. `fleet` counts changes
+    of what pools can do at all, as opposed to whether they are busy. `served` holds the tokens
+    that each identity was served, for fairness between them. Dicts stand in for sets where the
+    order of iteration could reach an effect: string sets iterate differently from run to run. The
+    tables that give up their oldest entry are ordered ones, where that costs O(1).
     """
 
     config: CoreConfig
-    queue: Queue = field(default_factory=Queue)
+    queue: Queue = field(init=False)
     timers: Timers = field(default_factory=Timers)
     predictor: Predictor = field(default_factory=Predictor)
     jobs: dict[str, Job] = field(default_factory=dict)
@@ -67,18 +82,23 @@ class State:
     pools: dict[str, Pool] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
-    available: dict[str, None] = field(default_factory=dict)
-    unavailable: dict[str, Exclusion] = field(default_factory=dict)
+    available: dict[str, Pool] = field(default_factory=dict)
     remembered: OrderedDict[tuple[str, str], Remembered] = field(default_factory=OrderedDict)
-    sessions: OrderedDict[str, tuple[str, int]] = field(default_factory=OrderedDict)
+    sessions: OrderedDict[str, Session] = field(default_factory=OrderedDict)
     displaced: dict[str, Job] = field(default_factory=dict)
-    service_ms: dict[str, float] = field(default_factory=dict)
+    outlooks: dict[Needs, Outlook] = field(default_factory=dict)
+    served: OrderedDict[str, float] = field(default_factory=OrderedDict)
     departures_ms: deque[int] = field(default_factory=lambda: deque(maxlen=DEPARTURES_KEPT))
     feasible_cache: dict[Needs, Feasible] = field(default_factory=dict)
     next_seq: int = 1
-    interactive_since_batch: int = 0
+    fleet: int = 0
+    batch_credit: int = 0
     draining: bool = False
     effects: list[Effect] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Makes the queue that the configuration asks for."""
+        self.queue = Queue(per_identity=self.config.token_fairness)
 
     def emit(self, effect: Effect) -> None:
         """Adds an effect to the present step's answer."""
@@ -94,29 +114,50 @@ class State:
         return known
 
     def _feasible(self, needs: Needs) -> Feasible:
-        fitting: dict[str, None] = {}
+        fitting: dict[str, Pool] = {}
         others: list[Exclusion] = []
         for pool_id in sorted(self.pools):
-            shortfalls = static_shortfalls(needs, self.pools[pool_id].snapshot)
+            pool = self.pools[pool_id]
+            shortfalls = static_shortfalls(needs, pool.snapshot)
             if not shortfalls:
-                fitting[pool_id] = None
+                fitting[pool_id] = pool
             elif len(others) < EXCLUSIONS_KEPT:
                 others.append(Exclusion(pool_id, shortfalls))
-        slots = sum(self.pools[pool_id].snapshot.slots_total for pool_id in fitting)
-        return Feasible(fitting, slots, tuple(others))
+        return Feasible(fitting, tuple(others))
+
+    def fleet_changed(self) -> None:
+        """What pools can do at all is not what it was: forgets what was derived from it."""
+        self.fleet += 1
+        self.feasible_cache.clear()
+
+    def outlook(self, needs: Needs) -> Outlook:
+        """What a lane can expect of its pools; made anew when enough was learned. O(tiers)."""
+        known = self.outlooks.get(needs)
+        if known is None or known.due(self.predictor.learned, self.fleet):
+            if known is None and len(self.outlooks) >= self.config.lanes_max:
+                del self.outlooks[next(iter(self.outlooks))]
+            known = self.outlooks[needs] = outlook(
+                list(self.feasible(needs).pools.values()),
+                self.predictor.model(needs.model_id),
+                self.predictor.learned,
+                self.fleet,
+            )
+        return known
+
+    def traffic(self, model_id: str, now_ms: int) -> Traffic:
+        """Who competes for the pools of a model."""
+        stats = self.predictor.model(model_id)
+        return Traffic(self.queue.waiting_for_model(model_id), stats.demand_per_ms(now_ms))
 
     def refresh(self, pool: Pool, now_ms: int) -> None:
-        """Notes whether a pool can take an attempt now, or why not. Due after every change."""
+        """Notes whether a pool can take an attempt now. Due after every change of it."""
         pool_id = pool.snapshot.pool_id
-        shortfalls = pool_shortfalls(pool, now_ms, self.config.stale_after_ms)
-        if shortfalls:
-            self.available.pop(pool_id, None)
-            self.unavailable[pool_id] = Exclusion(pool_id, shortfalls)
-        else:
-            self.unavailable.pop(pool_id, None)
-            self.available[pool_id] = None
+        if pool.note(now_ms, self.config.stale_after_ms):
+            self.available[pool_id] = pool
             stale_ms = pool.as_of_ms + self.config.stale_after_ms + 1
             self.timers.set(TimerKind.POOL_STALE, pool_id, stale_ms)
+        else:
+            self.available.pop(pool_id, None)
 
     def remember(self, spec: JobSpec, receipt: Receipt, accepted_ms: int, now_ms: int) -> None:
         """Keeps the first answer to a request id for a day; beyond the bound the oldest goes."""
@@ -129,16 +170,17 @@ class State:
             self.remembered.popitem(last=False)
         self.remembered[key] = Remembered(spec.job_id, spec.digest, receipt, expires_ms)
 
-    def warm_pool_id(self, session_id: str, now_ms: int) -> str:
-        """Pool that served a session last, while the session lives; else empty. ORCH-3009."""
-        pool_id, expires_ms = self.sessions.get(session_id, ("", 0))
-        return pool_id if expires_ms > now_ms else ""
+    def session(self, session_id: str, now_ms: int) -> Session:
+        """Where a session was served last, while it lives. ORCH-3009."""
+        known = self.sessions.get(session_id, NO_SESSION)
+        return known if known.expires_ms > now_ms else NO_SESSION
 
-    def touch_session(self, session_id: str, pool_id: str, now_ms: int) -> None:
+    def touch_session(self, session_id: str, pool_id: str, tokens: int | None, now_ms: int) -> None:
         """Remembers where a session was served; the least recently used goes first. ORCH-3021."""
         if not session_id:
             return
         self.sessions.pop(session_id, None)
         if len(self.sessions) >= self.config.sessions_max:
             self.sessions.popitem(last=False)
-        self.sessions[session_id] = (pool_id, now_ms + self.config.session_ttl_ms)
+        expires_ms = now_ms + self.config.session_ttl_ms
+        self.sessions[session_id] = Session(pool_id, expires_ms, tokens)

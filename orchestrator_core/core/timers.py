@@ -16,6 +16,7 @@ class TimerKind(enum.IntEnum):
     POOL_REOPENS = 7
     FORGET = 8
     POOL_STALE = 9
+    DECLINE = 10
 
 
 class Timers:

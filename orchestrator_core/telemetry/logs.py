@@ -17,6 +17,7 @@ from orchestrator_core.core.effects import (
     AttemptClosed,
     DispatchRecord,
     JobEnded,
+    OfferDeclined,
     SendVerdicts,
     Verdict,
 )
@@ -122,6 +123,17 @@ class Lines:
             exclusions_total=record.decision.exclusions_total,
             human=f"Job {record.job_id} goes to pool {record.pool_id}, the choice of "
             f"{record.decision.candidates_total}.",
+        )
+
+    def declined(self, tracked: Tracked, effect: OfferDeclined) -> None:
+        """A job let its first slot pass."""
+        self._log.info(
+            "offer_declined",
+            **_who(tracked),
+            offered_pool_id=effect.pool_id,
+            here_ms=effect.here_ms,
+            elsewhere_ms=effect.elsewhere_ms,
+            human=f"Job {effect.job_id} waits for a faster pool than {effect.pool_id}.",
         )
 
     def started(self, tracked: Tracked, attempt: int, now_ms: int) -> None:

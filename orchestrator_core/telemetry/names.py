@@ -25,6 +25,7 @@ FAIL: Final = "fail"
 RETRY: Final = "retry"
 FAILOVER: Final = "failover"
 RETRACT: Final = "retract"
+DECLINE: Final = "decline"
 ADOPT: Final = "adopt"
 DRAIN: Final = "drain"
 
@@ -64,6 +65,9 @@ TOKENS_OUT: Final = "llamaorch.tokens_out"
 QUEUE_TIME_MS: Final = "llamaorch.queue_time_ms"
 FIRST_TOKEN_MS: Final = "llamaorch.first_token_ms"  # noqa: S105 - tokens of text
 DECODE_TIME_MS: Final = "llamaorch.decode_time_ms"
+HERE_MS: Final = "llamaorch.decline.here_ms"
+ELSEWHERE_MS: Final = "llamaorch.decline.elsewhere_ms"
+DECLINED_OFFERS: Final = "llamaorch.place.declined_offers"
 DECIDED_BY: Final = "llamaorch.place.decided_by"
 RULES_VERSION: Final = "llamaorch.place.rules_version"
 CANDIDATES_TOTAL: Final = "llamaorch.place.candidates_total"
@@ -117,12 +121,18 @@ SPANS: Final = (
             RULES_VERSION,
             CANDIDATES_TOTAL,
             EXCLUSIONS_TOTAL,
+            DECLINED_OFFERS,
             CANDIDATE_POOLS,
             CANDIDATE_SCORES,
             CANDIDATE_VERSIONS,
             CANDIDATE_AGES,
             *EXCLUDED.values(),
         ),
+    ),
+    SpanRow(
+        DECLINE,
+        "instant: the first slot that it let pass, to end sooner elsewhere",
+        (JOB_ID, POOL_ID, HERE_MS, ELSEWHERE_MS),
     ),
     SpanRow(
         DISPATCH,

@@ -21,6 +21,7 @@ from orchestrator_core.core.effects import (
     JobEnded,
     JobForgotten,
     JobStarted,
+    OfferDeclined,
     ReplyAccepted,
     ReplyRefused,
     SendRelease,
@@ -197,6 +198,8 @@ class Telemetry:
                 self._verdicts(effect, now_ms)
             case DispatchRecord(job_id=job_id):
                 self._placed(self._tracked.get(job_id), effect, now_ms)
+            case OfferDeclined(job_id=job_id):
+                self._declined(self._tracked.get(job_id), effect, now_ms)
             case SendStart():
                 self._sent(self._tracked.get(effect.spec.job_id), effect, now_ms)
             case JobStarted(job_id=job_id):
@@ -278,6 +281,13 @@ class Telemetry:
         if self._spans is not None:
             self._spans.placed(tracked, record, now_ms)
         tracked.queued_ms = None
+
+    def _declined(self, tracked: Tracked | None, effect: OfferDeclined, now_ms: int) -> None:
+        if tracked is None:
+            return
+        self._lines.declined(tracked, effect)
+        if self._spans is not None:
+            self._spans.declined(tracked, effect, now_ms)
 
     def _sent(self, tracked: Tracked | None, effect: SendStart, now_ms: int) -> None:
         if tracked is None:

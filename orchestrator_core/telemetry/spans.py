@@ -15,6 +15,7 @@ from orchestrator_core.core.effects import (
     DispatchRecord,
     JobEnded,
     JobStarted,
+    OfferDeclined,
     SendStart,
     SendVerdicts,
 )
@@ -86,6 +87,16 @@ class Spans:
             **_decision(record.decision),
         }
         self._instant(names.PLACE, tracked.trace, now_ms, attributes)
+
+    def declined(self, tracked: Tracked, effect: OfferDeclined, now_ms: int) -> None:
+        """A job let its first slot pass."""
+        attributes: Attributes = {
+            names.JOB_ID: effect.job_id,
+            names.POOL_ID: effect.pool_id,
+            names.HERE_MS: effect.here_ms,
+            names.ELSEWHERE_MS: effect.elsewhere_ms,
+        }
+        self._instant(names.DECLINE, tracked.trace, now_ms, attributes)
 
     def sent(self, tracked: Tracked, effect: SendStart, now_ms: int) -> None:
         """An attempt goes to its pool."""
@@ -231,6 +242,7 @@ def _decision(decision: Decision) -> dict[str, Value]:
         names.RULES_VERSION: decision.rules_version,
         names.CANDIDATES_TOTAL: decision.candidates_total,
         names.EXCLUSIONS_TOTAL: decision.exclusions_total,
+        names.DECLINED_OFFERS: decision.declined_offers,
         names.CANDIDATE_POOLS: [candidate.pool_id for candidate in best],
         names.CANDIDATE_SCORES: [candidate.predicted_end_ms for candidate in best],
         names.CANDIDATE_VERSIONS: [candidate.snapshot_version for candidate in best],

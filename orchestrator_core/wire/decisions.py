@@ -52,4 +52,5 @@ def decision_to_proto(decision: Decision) -> decision_pb2.Decision:
         exclusions=[exclusion_to_proto(exclusion) for exclusion in decision.exclusions],
         exclusions_total=decision.exclusions_total,
         waited_ms=max(0, decision.waited_ms),
+        declined_offers=decision.declined_offers,
     )

@@ -51,6 +51,7 @@ EXCLUSION_TO_WIRE: dict[ExclusionReason, decision_pb2.ExclusionReason.ValueType]
     ExclusionReason.KV_ROOM: decision_pb2.EXCLUSION_REASON_KV_ROOM,
     ExclusionReason.RESERVED: decision_pb2.EXCLUSION_REASON_RESERVED,
     ExclusionReason.TRIED: decision_pb2.EXCLUSION_REASON_TRIED,
+    ExclusionReason.DECLINED: decision_pb2.EXCLUSION_REASON_DECLINED,
 }
 
 VERDICT_TO_WIRE: dict[Verdict, dispatch_pb2.HeldVerdict.ValueType] = {

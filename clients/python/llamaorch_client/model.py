@@ -79,6 +79,7 @@ class ExclusionReason(StrEnum):
     KV_ROOM = "KV_ROOM"
     RESERVED = "RESERVED"
     TRIED = "TRIED"
+    DECLINED = "DECLINED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +183,8 @@ class Candidate:
 class Decision:
     """The record of one placement.
 
-    `decided_by` names the score, or the first tie-break that differed.
+    `decided_by` names the score, or the first tie-break that differed; `declined_offers` counts
+    the slots that the job had let pass for a faster pool.
     """
 
     rules_version: int
@@ -196,6 +198,7 @@ class Decision:
     exclusions: tuple[Exclusion, ...]
     exclusions_total: int
     waited_ms: int
+    declined_offers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,6 +228,7 @@ def _decision(message: decision_pb2.Decision) -> model.Decision:
         exclusions=tuple(_exclusion(item) for item in message.exclusions),
         exclusions_total=message.exclusions_total,
         waited_ms=message.waited_ms,
+        declined_offers=message.declined_offers,
     )
 
 

@@ -54,12 +54,18 @@ def test_every_key_reaches_the_core(tmp_path: Path) -> None:
         capacity = 2
         policy = "drop-lru"
         batch_every = 3
+        interactive_weight = 4
+        batch_weight = 3
+        token_fairness = true
         timeout_ms = 4
         lanes_max = 5
         retry_after_min_ms = 6
         retry_after_max_ms = 7
         [placement]
         performance_scoring = false
+        scorer = "latency_target"
+        decline_offers = false
+        decline_max_ms = 23
         stale_after_ms = 8000
         refusal_backoff_ms = 9
         refusal_backoff_max_ms = 10

@@ -83,10 +83,11 @@ def _explain(explanation: Explanation, out: Output) -> None:
 
 def _decision(decision: Decision, out: Output) -> None:
     out.result("")
+    declined = f" and letting {decision.declined_offers} slots pass"
     out.result(
         f"attempt {decision.attempt}: {decision.pool_id} after waiting "
-        f"{seconds(decision.waited_ms)}, decided by {decision.decided_by} "
-        f"(rules {decision.rules_version})"
+        f"{seconds(decision.waited_ms)}{declined if decision.declined_offers else ''}, decided by "
+        f"{decision.decided_by} (rules {decision.rules_version})"
     )
     rows = [
         (

@@ -61,6 +61,8 @@ class _ExclusionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exclu
     """Kept free for an older job that waits for room there."""
     EXCLUSION_REASON_TRIED: _ExclusionReason.ValueType  # 15
     """An earlier attempt of this job failed or was refused there."""
+    EXCLUSION_REASON_DECLINED: _ExclusionReason.ValueType  # 18
+    """It could take the job, but waiting for a faster pool is predicted to end the job sooner."""
 
 class ExclusionReason(_ExclusionReason, metaclass=_ExclusionReasonEnumTypeWrapper):
     """ExclusionReason is why a pool could not take a job."""
@@ -97,6 +99,8 @@ EXCLUSION_REASON_RESERVED: ExclusionReason.ValueType  # 14
 """Kept free for an older job that waits for room there."""
 EXCLUSION_REASON_TRIED: ExclusionReason.ValueType  # 15
 """An earlier attempt of this job failed or was refused there."""
+EXCLUSION_REASON_DECLINED: ExclusionReason.ValueType  # 18
+"""It could take the job, but waiting for a faster pool is predicted to end the job sooner."""
 Global___ExclusionReason: _TypeAlias = ExclusionReason  # noqa: Y015
 
 @_typing.final
@@ -234,6 +238,7 @@ class Decision(_message.Message):
     EXCLUSIONS_FIELD_NUMBER: _builtins.int
     EXCLUSIONS_TOTAL_FIELD_NUMBER: _builtins.int
     WAITED_MS_FIELD_NUMBER: _builtins.int
+    DECLINED_OFFERS_FIELD_NUMBER: _builtins.int
     rules_version: _builtins.int
     """Version of the rules that made it."""
     job_id: _builtins.str
@@ -252,6 +257,8 @@ class Decision(_message.Message):
     """Number of all excluded pools."""
     waited_ms: _builtins.int
     """Milliseconds that the job had waited."""
+    declined_offers: _builtins.int
+    """Offers of a slot that the job had let pass, waiting for a faster pool."""
     @_builtins.property
     def decided_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -278,10 +285,11 @@ class Decision(_message.Message):
         exclusions: _abc.Iterable[Global___Exclusion] | None = ...,
         exclusions_total: _builtins.int = ...,
         waited_ms: _builtins.int = ...,
+        declined_offers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decided_at", b"decided_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "candidates", b"candidates", "candidates_total", b"candidates_total", "decided_at", b"decided_at", "decided_by", b"decided_by", "exclusions", b"exclusions", "exclusions_total", b"exclusions_total", "job_id", b"job_id", "pool_id", b"pool_id", "rules_version", b"rules_version", "waited_ms", b"waited_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "candidates", b"candidates", "candidates_total", b"candidates_total", "decided_at", b"decided_at", "decided_by", b"decided_by", "declined_offers", b"declined_offers", "exclusions", b"exclusions", "exclusions_total", b"exclusions_total", "job_id", b"job_id", "pool_id", b"pool_id", "rules_version", b"rules_version", "waited_ms", b"waited_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

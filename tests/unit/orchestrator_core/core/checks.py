@@ -170,6 +170,7 @@ class Checks:
                     older.seq < job.seq
                     and older.spec.priority is job.spec.priority
                     and older.job_id in self.waiting_before
+                    and not older.declined_offers
                 ):
                     assert not _could_ever(older, pool), f"{job.job_id} overtook {older.job_id}"
 
@@ -180,7 +181,7 @@ class Checks:
         waiting = _waiting(state.queue)
         for pool_id in state.available:
             pool = state.pools[pool_id]
-            able = [j for j in waiting if _could_ever(j, pool)]
+            able = [j for j in waiting if _could_ever(j, pool) and not _declines(state, j, now_ms)]
             if able and all(_fits(j, pool) for j in able):
                 ids = [j.job_id for j in able]
                 raise AssertionError(f"{ids} wait while {pool_id} is free at {now_ms}")
@@ -202,6 +203,7 @@ class Checks:
                 j.spec.priority is Priority.BATCH
                 and j.job_id in self.waiting_before
                 and j.spec.est_kv_bytes is None
+                and not j.declined_offers
                 and _could_ever(j, pool)
                 for j in _waiting(state.queue)
             ):
@@ -235,6 +237,12 @@ def _could_ever(job: Job, pool: Pool) -> bool:
         return False
     needed, most = job.spec.est_kv_bytes, pool.room_idle_bytes
     return needed is None or most is None or needed <= most
+
+
+def _declines(state: State, job: Job, now_ms: int) -> bool:
+    """The job lets slots pass, which it may do for so long."""
+    since_ms = job.declined_since_ms
+    return since_ms is not None and now_ms - since_ms < state.config.decline_max_ms
 
 
 def _fits(job: Job, pool: Pool) -> bool:

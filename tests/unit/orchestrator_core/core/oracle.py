@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from orchestrator_core.core.job import JobSpec
 from orchestrator_core.core.pool import Pool, PoolState
-from orchestrator_core.core.prediction import Predictor
 
 
 @dataclass
@@ -64,14 +63,16 @@ def eligible(ask: Question, pool: Pool) -> bool:
 def naive_winner(ask: Question) -> str | None:
     """Narrows the eligible pools down, one rule of design 5.3 after the other."""
     left = [pool for pool in ask.pools if eligible(ask, pool)]
-    predictor = Predictor()
+    output_tokens = ask.spec.expected_tokens or 0
+
+    def token_ms(pool: Pool) -> float:
+        return pool.rates.token_ms(slots_taken(pool) + 1)
 
     def end_ms(pool: Pool) -> int:
-        estimate = predictor.estimate(ask.spec, pool.snapshot, slots_taken(pool) + 1)
-        return estimate.first_token_ms + estimate.decode_ms
+        return int(pool.rates.first.base + token_ms(pool) * output_tokens)
 
     def rate(pool: Pool) -> float:
-        return predictor.tokens_per_s(pool.snapshot, slots_taken(pool) + 1)
+        return -token_ms(pool)
 
     def warm(pool: Pool) -> bool:
         session = ask.spec.session_id

@@ -124,11 +124,11 @@ def test_a_changed_pool_is_judged_anew() -> None:
     """What is feasible follows the snapshot at once."""
     bench = Bench(wide())
     bench.enqueue("a")
-    assert len(bench.state.feasible(bench.core.jobs["a"].spec.needs).pool_ids) == 1
+    assert len(bench.state.feasible(bench.core.jobs["a"].spec.needs).pools) == 1
 
     bench.report(replace(wide(version=2), model_id="n"))
 
-    assert not bench.state.feasible(bench.core.jobs["a"].spec.needs).pool_ids
+    assert not bench.state.feasible(bench.core.jobs["a"].spec.needs).pools
 
 
 def test_a_cancelled_attempt_is_cancelled_again_when_its_host_returns() -> None:

@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator_core.core.decision import ExclusionReason
-from orchestrator_core.core.job import Attempt, Needs
+from orchestrator_core.core.config import Scorer
+from orchestrator_core.core.decision import Decision, ExclusionReason
+from orchestrator_core.core.job import Attempt, Needs, Shape
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.placement import (
-    Assigned,
     NoCapacity,
     NoCapacityKind,
     PlacementInput,
+    decision,
     place,
 )
 from orchestrator_core.core.pool import Pool, PoolState
-from orchestrator_core.core.prediction import Predictor
 from tests.unit.orchestrator_core.core.build import pool, spec
 from tests.unit.orchestrator_core.core.oracle import (
     Question,
@@ -81,23 +81,26 @@ def questions(draw: st.DrawFn) -> Question:
     )
 
 
-def ask(question: Question) -> Assigned | NoCapacity:
+def ask(question: Question) -> Decision | NoCapacity:
     """Puts the oracle's question to the real placement."""
-    return place(
-        PlacementInput(
-            spec=question.spec,
-            attempt=1,
-            now_ms=question.now_ms,
-            waited_ms=0,
-            pools=question.pools,
-            predictor=Predictor(),
-            stale_after_ms=question.stale_after_ms,
-            scoring=question.scoring,
-            warm_pool_id=question.warm_pool_id,
-            tried_replicas=question.tried,
-            reserved=question.reserved,
-        )
+    for each in question.pools:
+        each.rates.seed(each.snapshot)
+        each.note(question.now_ms, question.stale_after_ms)
+    request = PlacementInput(
+        spec=question.spec,
+        shape=Shape(0.0, 10.0),
+        attempt=1,
+        now_ms=question.now_ms,
+        waited_ms=0,
+        pools=question.pools,
+        stale_after_ms=question.stale_after_ms,
+        scorer=Scorer.PREDICTED_END if question.scoring else Scorer.OFF,
+        warm_pool_id=question.warm_pool_id,
+        tried_replicas=question.tried,
+        reserved=question.reserved,
     )
+    answer = place(request)
+    return answer if isinstance(answer, NoCapacity) else decision(request, answer)
 
 
 def simple(*fleet: Pool, scoring: bool = True, **fields: object) -> Question:
@@ -112,7 +115,7 @@ def test_it_agrees_with_the_oracle(question: Question) -> None:
     """The same winner, or none, for sound, absent, stale and malformed pools alike."""
     answer = ask(question)
 
-    winner = answer.decision.pool_id if isinstance(answer, Assigned) else None
+    winner = answer.pool_id if isinstance(answer, Decision) else None
     assert winner == naive_winner(question)
 
 
@@ -132,8 +135,8 @@ def test_nothing_is_assigned_beyond_slots_or_memory(question: Question) -> None:
     """LO-204: the winner has a free slot and room for the keys and values."""
     answer = ask(question)
 
-    if isinstance(answer, Assigned):
-        winner = next(p for p in question.pools if p.snapshot.pool_id == answer.decision.pool_id)
+    if isinstance(answer, Decision):
+        winner = next(p for p in question.pools if p.snapshot.pool_id == answer.pool_id)
         room = memory_left(winner)
         assert slots_taken(winner) < winner.snapshot.slots_total
         assert room is None or (question.spec.est_kv_bytes or 0) <= room
@@ -147,8 +150,8 @@ def test_every_pool_is_a_candidate_or_excluded_with_a_reason(question: Question)
     """The record counts all pools; what was excluded says why."""
     answer = ask(question)
 
-    if isinstance(answer, Assigned):
-        record = answer.decision
+    if isinstance(answer, Decision):
+        record = answer
         assert record.candidates_total + record.exclusions_total == len(question.pools)
         assert record.candidates[0].pool_id == record.pool_id
         assert len(record.candidates) <= 5
@@ -186,8 +189,8 @@ def test_ties_are_broken_in_the_order_of_the_design(
 
     answer = ask(question)
 
-    assert isinstance(answer, Assigned)
-    assert (answer.decision.pool_id, answer.decision.decided_by) == (winner, decided_by)
+    assert isinstance(answer, Decision)
+    assert (answer.pool_id, answer.decided_by) == (winner, decided_by)
 
 
 def test_without_scoring_throughput_does_not_count() -> None:
@@ -197,9 +200,9 @@ def test_without_scoring_throughput_does_not_count() -> None:
 
     answer = ask(simple(fast, slow, scoring=False))
 
-    assert isinstance(answer, Assigned)
-    assert answer.decision.pool_id == "a"
-    assert answer.decision.candidates[0].predicted_end_ms == 0
+    assert isinstance(answer, Decision)
+    assert answer.pool_id == "a"
+    assert answer.candidates[0].predicted_end_ms == 0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_core.core.job import Job, Needs, Priority
+from orchestrator_core.core.job import Job, Priority, Shape
 from orchestrator_core.core.queue import Queue
 from tests.unit.orchestrator_core.core.build import job
 from tests.unit.orchestrator_core.core.settings import STEADY
@@ -41,8 +41,17 @@ def assert_equal(queue: Queue, naive: list[Job]) -> None:
         assert queue.job(waiting.seq) is waiting
     lanes = {(j.spec.priority, j.spec.needs) for j in naive}
     assert {(lane.priority, lane.needs) for lane in queue.lanes} == lanes
-    assert all(queue.has_lane(*lane) for lane in lanes)
-    assert not queue.has_lane(Priority.BATCH, Needs("never asked for"))
+    assert all(queue.has_lane(j.spec) for j in naive)
+    assert not queue.has_lane(job(0, model="never asked for").spec)
+    for model in "mn":
+        mine = [j for j in naive if j.spec.needs.model_id == model]
+        assert queue.waiting_for_model(model) == len(mine)
+    for lane in queue.lanes:
+        members = [j for j in naive if queue._lane_of[j.seq] is lane]
+        mean = queue.mean_shape(members[0].spec)
+        assert mean is not None
+        assert mean.output_tokens == sum(j.shape.output_tokens for j in members) / len(members)
+        assert mean.prompt_tokens == sum(j.shape.prompt_tokens for j in members) / len(members)
 
 
 @STEADY
@@ -56,6 +65,7 @@ def test_it_behaves_like_a_list_in_order_of_arrival(
     for seq, (move, batch, model, pick) in enumerate(moves):
         if move == "add":
             newcomer = job(seq, batch=batch, model=model)
+            newcomer.shape = Shape(float(pick), float(3 * pick))
             queue.add(newcomer)
             naive.append(newcomer)
         elif move == "retry" and away:

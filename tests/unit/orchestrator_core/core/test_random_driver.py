@@ -34,6 +34,8 @@ def config_of(seed: int) -> CoreConfig:
         disconnect_grace_ms=800,
         batch_every=(1, 2, 5)[seed % 3],
         performance_scoring=seed % 5 != 0,
+        decline_offers=seed % 3 != 0,
+        decline_max_ms=400,
     )
 
 

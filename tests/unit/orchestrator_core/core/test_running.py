@@ -12,6 +12,7 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.job import Failover
 from orchestrator_core.core.outcome import Reason, Usage
+from orchestrator_core.core.state import NO_SESSION, Session
 from orchestrator_core.core.states import AttemptState, JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 
@@ -131,7 +132,7 @@ def test_the_record_of_decisions_is_bounded() -> None:
 
 
 def test_finished_jobs_teach_rate_start_and_length() -> None:
-    """LO-206: five tokens in 400 ms after the first are ten a second."""
+    """LO-206: five tokens in 400 ms after the first are a hundred milliseconds each."""
     bench = Bench(wide())
     bench.enqueue("a", session_id="s", kv_reuse=True)
     bench.step(AttemptStarted("a", 1), 50)
@@ -140,20 +141,24 @@ def test_finished_jobs_teach_rate_start_and_length() -> None:
     bench.now_ms = 500
     bench.end("a", usage=Usage(tokens_in=3, tokens_out=5))
 
-    assert bench.core.tokens_per_s(bench.core.pools["p"]) == 10.0
+    line = bench.core.pools["p"].rates.decode
+    assert (line.weight, line.sum_x, line.sum_y) == (1.0, 0.0, 100.0)
+    assert bench.core.tokens_per_s(bench.core.pools["p"]) < 20.0, "the prior, now led down"
+    assert bench.core.pools["p"].rates.first.sum_y == 100.0
+    assert bench.state.predictor.models["m"].output_tokens == 5.0
     assert bench.core.jobs["a"].usage.first_token_ms == 100
     assert bench.core.jobs["a"].usage.decode_time_ms == 400
-    assert bench.state.warm_pool_id("s", 501) == "p"
+    assert bench.state.session("s", 501) == Session("p", 600_500, 8)
 
 
 def test_sessions_are_bounded_and_end() -> None:
     """ORCH-3021: the least recently used goes first, and each after its time."""
     bench = Bench(wide(), sessions_max=2, session_ttl_ms=100)
     for session in ("s", "t", "s", "u"):
-        bench.state.touch_session(session, "p", 0)
+        bench.state.touch_session(session, "p", None, 0)
 
-    assert [bench.state.warm_pool_id(name, 99) for name in "stu"] == ["p", "", "p"]
-    assert bench.state.warm_pool_id("s", 100) == ""
+    assert [bench.state.session(name, 99).pool_id for name in "stu"] == ["p", "", "p"]
+    assert bench.state.session("s", 100) == NO_SESSION
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""Token fairness between identities: who was served least goes first. LO-104, behind a gate.
+
+Each identity has a counter of the tokens that it was served, output counting double since a
+decode step costs more than reading a token. One that returns after a pause starts at the least
+counter of those that wait, so that nobody saves up. Source: Sheng et al., "Fairness in Serving
+Large Language Models" (virtual token counter), OSDI 2024.
+"""
+
+from orchestrator_core.core.job import Job, JobSpec, Shape
+from orchestrator_core.core.outcome import Usage
+from orchestrator_core.core.state import State
+
+OUTPUT_WEIGHT = 2.0
+IDENTITIES_MAX = 10_000
+
+
+def served_tokens(state: State, identity: str) -> float:
+    """The counter of an identity."""
+    return state.served.get(identity, 0.0)
+
+
+def lift(state: State, spec: JobSpec) -> None:
+    """Notes that a job of an identity begins to wait. O(lanes) when none of its jobs waited."""
+    if not state.config.token_fairness:
+        return
+    waiting = {lane.identity: None for lane in state.queue.lanes}
+    if spec.identity in waiting:
+        return
+    least = min((served_tokens(state, identity) for identity in waiting), default=0.0)
+    mine = max(served_tokens(state, spec.identity), least)
+    state.served.pop(spec.identity, None)
+    if len(state.served) >= IDENTITIES_MAX:
+        state.served.popitem(last=False)
+    state.served[spec.identity] = mine
+
+
+def charge(state: State, job: Job, shape: Shape) -> None:
+    """Counts a placed job by what it is expected to take."""
+    if state.config.token_fairness:
+        job.charged_tokens = shape.prompt_tokens + OUTPUT_WEIGHT * shape.output_tokens
+        _add(state, job, job.charged_tokens)
+
+
+def settle(state: State, job: Job, usage: Usage) -> None:
+    """Replaces the expectation by what the engine counted."""
+    if not state.config.token_fairness or usage.tokens_out is None:
+        return
+    took = (usage.tokens_in or 0) + OUTPUT_WEIGHT * usage.tokens_out
+    _add(state, job, took - job.charged_tokens)
+    job.charged_tokens = took
+
+
+def _add(state: State, job: Job, tokens: float) -> None:
+    identity = job.spec.identity
+    if identity in state.served:
+        state.served[identity] = max(0.0, state.served[identity] + tokens)
