@@ -13,7 +13,7 @@ from orchestrator_core.simulator.measures import summarise
 from orchestrator_core.simulator.study import Study, deadlines_ms, expand, run_all
 from orchestrator_core.simulator.traces import Request, load_trace, synthetic
 
-help = "play a trace through the scheduler on virtual time"  # noqa: A001 - the protocol's name
+summary = "play a trace through the scheduler on virtual time: compare policies and fleets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
