@@ -23,6 +23,7 @@ from orchestrator_core.simulator.traces import Request, load_trace, synthetic
 summary = "play a trace through the scheduler on virtual time: compare policies and fleets"
 
 EXCERPT, FLEETS = "azure_conversation_excerpt.csv", "fleets.toml"
+DEFAULT_LOAD, SYNTHETIC_REQUESTS = 0.85, 10_000
 DEFAULT_POLICIES = "predicted_end,least_loaded,most_free,round_robin,power_of_two,least_requests"
 
 
@@ -37,7 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="NAME of --fleets, FILE:NAME, or random:SEED (default homelab)",
     )
     add("--fleets", type=Path, metavar="FILE", help="TOML file of fleets (default: a few samples)")
-    add("--load", type=_positive, metavar="X", help="scale arrivals to this load; 0.85 is 85 %%")
+    add(
+        "--load",
+        type=_positive,
+        metavar="X",
+        help="stretch arrivals to this load (default: as recorded; 0.85 if the trace is made up)",
+    )
     add("--policy", default=DEFAULT_POLICIES, metavar="NAMES", help="comma-separated, or all")
     add("--what-if", metavar="CHANGES", help='changed fleet to compare with: "+rtx3060 -gtx1080"')
     add("--requests", type=_whole, metavar="N", help="only the first N requests")
@@ -61,8 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     names = expand(arguments.policy)
     fleet = _fleet(arguments)
     requests = _trace(arguments.trace, arguments.requests)
-    if arguments.load is not None:
-        requests = scaled(requests, fleet, arguments.load)
+    load = arguments.load
+    if load is None and (arguments.trace is None or _made_up(arguments.trace)):
+        # Their rates say nothing about this fleet.
+        load = DEFAULT_LOAD
+    if load is not None:
+        requests = scaled(requests, fleet, load)
     due_ms = deadlines_ms(requests, fleet, arguments.seed) if arguments.deadlines else None
     settings = dict(_setting(text) for text in arguments.core)
     core = CoreOptions(settings, arguments.hints, arguments.report_every_ms)
@@ -121,10 +131,14 @@ def _trace(text: str | None, limit: int | None) -> tuple[Request, ...]:
     if text is None:
         with _shipped(EXCERPT) as path:
             return load_trace(path, limit)
-    kind, _, seed = text.partition(":")
-    if kind == "synthetic" and seed.isdigit():
-        return synthetic(int(seed), limit or 10_000)
+    if _made_up(text):
+        return synthetic(int(text.partition(":")[2]), limit or SYNTHETIC_REQUESTS)
     return load_trace(Path(text), limit)
+
+
+def _made_up(trace: str) -> bool:
+    kind, _, seed = trace.partition(":")
+    return kind == "synthetic" and seed.isdigit()
 
 
 def _fleet(arguments: argparse.Namespace) -> tuple[PoolSpec, ...]:
