@@ -39,6 +39,16 @@ up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS
 test: $(DEV_STAMP) ## Run the whole test suite
 	$(BIN)/pytest -q $(ARGS)
 
+TRACES ?= ../shared/traces
+
+.PHONY: bench-completion
+bench-completion: $(DEV_STAMP) ## Compare completion times with other dispatchers (TRACES=folder, OTHERS=made-up cases)
+	$(BIN)/python -m benchmarks.completion --traces '$(TRACES)' $(if $(OTHERS),--others $(OTHERS))
+
+.PHONY: bench-calibration
+bench-calibration: $(DEV_STAMP) ## How far predictions can be taken at their word (TRACES=folder, OTHERS=made-up cases)
+	$(BIN)/python -m benchmarks.calibration --traces '$(TRACES)' $(if $(OTHERS),--others $(OTHERS))
+
 .PHONY: check
 check: lint types imports proto-check docs-check ## Everything static that CI checks
 
