@@ -18,7 +18,12 @@ from orchestrator_core.core.decision import (
     ExclusionReason,
     Shortfall,
 )
-from orchestrator_core.core.feasibility import incompatibility, static_shortfalls
+from orchestrator_core.core.feasibility import (
+    STATIC_REASONS,
+    incompatibility,
+    kv_needed_bytes,
+    static_shortfalls,
+)
 from orchestrator_core.core.job import JobSpec
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.pool import Pool, PoolState
@@ -72,7 +77,7 @@ class NoCapacity:
     incompatible: Reason | None = None
 
 
-_STATIC = frozenset(list(ExclusionReason)[:9])
+_STATIC = STATIC_REASONS
 
 
 def place(request: PlacementInput) -> Assigned | NoCapacity:
@@ -113,7 +118,7 @@ def dynamic_shortfalls(request: PlacementInput, pool: Pool) -> tuple[Shortfall, 
     found = list(pool_shortfalls(pool, request.now_ms, request.stale_after_ms))
     if snapshot.replica_id in request.tried_replicas:
         found.append(Shortfall(ExclusionReason.TRIED, "another replica", snapshot.replica_id))
-    needed, room = request.spec.est_kv_bytes, pool.kv_room_bytes()
+    needed, room = kv_needed_bytes(request.spec, snapshot), pool.kv_room_bytes()
     if needed is not None and room is not None and needed > room:
         found.append(Shortfall(ExclusionReason.KV_ROOM, str(needed), str(room)))
     if request.reserved and snapshot.pool_id in request.reserved:
@@ -135,7 +140,8 @@ def _score(request: PlacementInput, pool: Pool) -> Candidate:
     estimate = request.predictor.estimate(request.spec, snapshot, pool.occupied() + 1)
     session = request.spec.session_id
     room = pool.kv_room_bytes()
-    headroom = None if room is None else max(0, room - (request.spec.est_kv_bytes or 0))
+    needed = kv_needed_bytes(request.spec, snapshot) or 0
+    headroom = None if room is None else max(0, room - needed)
     return Candidate(
         pool_id=snapshot.pool_id,
         replica_id=snapshot.replica_id,

@@ -16,6 +16,7 @@ from itertools import chain, islice
 
 from orchestrator_core.core.decision import EXCLUSIONS_KEPT, Decision, ExclusionReason
 from orchestrator_core.core.effects import DispatchRecord, SendStart, StartMode
+from orchestrator_core.core.feasibility import kv_needed_bytes
 from orchestrator_core.core.job import Attempt, Failover, Job, JobSpec, Needs, Priority
 from orchestrator_core.core.lifecycle import leave_queue
 from orchestrator_core.core.placement import Assigned, NoCapacity, PlacementInput, place
@@ -98,9 +99,9 @@ def _place_one(state: State, job: Job, reserved: dict[str, str], now_ms: int) ->
     if isinstance(answer, NoCapacity):
         for exclusion in answer.exclusions:
             lacking = {shortfall.reason for shortfall in exclusion.shortfalls}
-            if lacking == {ExclusionReason.KV_ROOM} and state.pools[
-                exclusion.pool_id
-            ].could_make_room(job.spec.est_kv_bytes or 0):
+            pool = state.pools[exclusion.pool_id]
+            needed = kv_needed_bytes(job.spec, pool.snapshot) or 0
+            if lacking == {ExclusionReason.KV_ROOM} and pool.could_make_room(needed):
                 reserved.setdefault(exclusion.pool_id, job.job_id)
         return False
     _dispatch(state, job, _with_everybody(state, job, answer.decision), now_ms)
@@ -190,7 +191,7 @@ def _dispatch(state: State, job: Job, decision: Decision, now_ms: int) -> None:
         replica_id=snapshot.replica_id,
         host_id=snapshot.host_id,
         sent_ms=now_ms,
-        est_kv_bytes=job.spec.est_kv_bytes or 0,
+        est_kv_bytes=kv_needed_bytes(job.spec, snapshot) or 0,
         concurrency=pool.occupied() + 1,
         predicted_end_ms=winner.first_token_ms + winner.decode_ms,
         last_progress_ms=now_ms,
