@@ -142,10 +142,10 @@ def _add_engine(message: snapshot_pb2.PoolSnapshot, pool: Pool) -> None:
     message.slots_total = info.slots_total
     slots = pool.incarnation.slots
     message.slots_free = slots.free if slots is not None else 0
-    _add_kv(message, info)
+    add_kv(message, info)
 
 
-def _add_kv(message: snapshot_pb2.PoolSnapshot, info: EngineInfo) -> None:
+def add_kv(message: snapshot_pb2.PoolSnapshot, info: EngineInfo) -> None:
     """Tells the room for keys and values: a free slot of a preallocated cache has all of its own.
 
     LO-205. Without that, free memory would exclude jobs that need none of it.

@@ -463,7 +463,9 @@ class PoolSnapshot(_message.Message):
     prefill_tokens_per_s: _builtins.float
     """Prompt tokens processed per second."""
     kv_bytes_per_token: _builtins.int
-    """Most bytes of keys and values that one more token of context takes."""
+    """Most bytes of keys and values that one more token of context takes. A pool whose model has sliding windows states
+    kv_slot_bytes as well: the product with a long context would be far too large.
+    """
     kv_slot_bytes: _builtins.int
     """Bytes of keys and values of one slot at its full context. No job there takes more."""
     kv_preallocated: _builtins.bool
