@@ -17,6 +17,7 @@ from orchestrator_core.core.events import (
     AcceptsFailed,
     AttemptErrorKind,
     AttemptRefused,
+    CancelRequested,
     HeldAttempt,
     HostLost,
 )
@@ -253,3 +254,30 @@ def test_an_attempt_taken_up_after_a_restart_has_its_bytes_again() -> None:
 
     assert attempt.est_kv_bytes == 6
     assert only(bench.enqueue("b", needs=needs), DispatchRecord) == []
+
+
+@pytest.mark.parametrize(("took_ms", "advised_ms"), [(2, 500), (1_600, 800), (9_000, 1_000)])
+def test_the_advised_wait_stays_within_its_bounds(took_ms: int, advised_ms: int) -> None:
+    """ORCH-2007: neither at once nor never, however fast or slow jobs leave."""
+    bounds = {"retry_after_min_ms": 500, "retry_after_max_ms": 1_000}
+    bench = Bench(wide(slots=1), queue_capacity=1, **bounds)
+    bench.enqueue("a", "b")
+    bench.at(took_ms)
+    bench.end("a")
+    bench.enqueue("c")
+
+    (reply,) = only(bench.enqueue("d"), ReplyRefused)
+
+    assert reply.refusal.retry_after_ms == advised_ms
+
+
+def test_a_cancelled_job_leaves_its_place_at_once() -> None:
+    """ORCH-3026, LO-101: the next one is let in, and is told that nobody is ahead."""
+    bench = Bench(wide(slots=1), queue_capacity=1)
+    bench.enqueue("running", "waits")
+
+    bench.step(CancelRequested("waits", 0))
+    (reply,) = only(bench.enqueue("next"), ReplyAccepted)
+
+    assert reply.receipt.position == 1
+    assert len(bench.state.queue) == 1
