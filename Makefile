@@ -81,6 +81,10 @@ proto-check: $(DEV_STAMP) ## buf lint, buf format, and stubs equal to what the p
 docs-check: $(DEV_STAMP) ## Generated pages equal to the tables they are drawn from
 	$(BIN)/python ci/draw_state_machine.py --check
 
+.PHONY: mutants
+mutants: $(DEV_STAMP) ## Plant known bugs in a copy and expect red tests (NAMES="..." for some)
+	$(BIN)/python ci/mutants.py $(NAMES)
+
 .PHONY: breaking
 breaking: $(DEV_STAMP) ## buf breaking against AGAINST (default: the main branch)
 	$(BIN)/buf breaking proto --against '.git#branch=$(or $(AGAINST),main),subdir=proto'

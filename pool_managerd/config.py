@@ -52,6 +52,11 @@ class PoolTable(Table):
         max_length=64,
         description="Device ids (UUIDs) or indexes; empty: all devices of the host.",
     )
+    tensor_split: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] = Field(
+        default=(),
+        max_length=64,
+        description="Weight of each entry of `devices`, e.g. [2, 1]; empty: the engine chooses.",
+    )
     engine: EngineTable = Field(description="The engine; `kind` selects it.")
     perf_tokens_per_s: float | None = Field(
         default=None, gt=0, le=1e6, description="Decode rate of one stream: a first guess."
@@ -62,6 +67,17 @@ class PoolTable(Table):
     prefill_tokens_per_s: float | None = Field(
         default=None, gt=0, le=1e7, description="Prompt tokens per second: a first guess."
     )
+
+    @model_validator(mode="after")
+    def _split_fits(self) -> "PoolTable":
+        # ORCH-3052: a split is explicit or there is none.
+        if self.tensor_split and len(self.tensor_split) != len(self.devices):
+            raise ValueError(
+                f"tensor_split has {len(self.tensor_split)} weights for {len(self.devices)} devices"
+            )
+        if self.tensor_split and not sum(self.tensor_split):
+            raise ValueError("tensor_split must not be 0 on all devices")
+        return self
 
 
 class LimitsTable(Table):

@@ -38,7 +38,7 @@ def make_engine(table: PoolTable, model_ref: str) -> Engine:
         case EmbeddedEngine():
             # The processor is not a device that a driver could be told to show.
             shown = tuple(device for device in table.devices if device != CPU_DEVICE_ID)
-            return _embedded(engine, model_ref, shown)
+            return _embedded(engine, model_ref, shown, table.tensor_split)
         case LlamaServerEngine():
             return _llama_server(engine)
         case MockEngine():
@@ -47,7 +47,9 @@ def make_engine(table: PoolTable, model_ref: str) -> Engine:
             assert_never(engine)
 
 
-def _embedded(table: EmbeddedEngine, model_ref: str, devices: tuple[str, ...]) -> Engine:
+def _embedded(
+    table: EmbeddedEngine, model_ref: str, devices: tuple[str, ...], tensor_split: tuple[int, ...]
+) -> Engine:
     return EmbeddedAdapter(
         EmbeddedConfig(
             model_path=model_ref.removeprefix("file:") or table.model_path,
@@ -58,6 +60,7 @@ def _embedded(table: EmbeddedEngine, model_ref: str, devices: tuple[str, ...]) -
             deterministic=table.deterministic,
             gpu_layers=table.gpu_layers,
             devices=devices,
+            tensor_split=tensor_split,
             model_digest=table.model_digest,
         )
     )

@@ -19,6 +19,7 @@ from pool_managerd.core.device import (
 )
 from pool_managerd.core.replica import PoolState, Reason
 from pool_managerd.devices.port import DeviceSource
+from pool_managerd.engines.port import EngineInfo
 from pool_managerd.executor import Executor
 from pool_managerd.pool import Pool
 
@@ -141,6 +142,21 @@ def _add_engine(message: snapshot_pb2.PoolSnapshot, pool: Pool) -> None:
     message.slots_total = info.slots_total
     slots = pool.incarnation.slots
     message.slots_free = slots.free if slots is not None else 0
+    add_kv(message, info)
+
+
+def add_kv(message: snapshot_pb2.PoolSnapshot, info: EngineInfo) -> None:
+    """Tells the room for keys and values: a free slot of a preallocated cache has all of its own.
+
+    LO-205. Without that, free memory would exclude jobs that need none of it.
+    """
+    message.kv_preallocated = info.kv_preallocated
+    if info.kv_bytes_per_token is not None:
+        message.kv_bytes_per_token = info.kv_bytes_per_token
+    if info.kv_slot_bytes is not None:
+        message.kv_slot_bytes = info.kv_slot_bytes
+        if info.kv_preallocated:
+            message.kv_free_bytes = message.slots_free * info.kv_slot_bytes
 
 
 def masked(table: PoolTable, devices: tuple[Device, ...]) -> tuple[Device, ...]:
@@ -158,8 +174,21 @@ def by_device_id(table: PoolTable, devices: tuple[Device, ...]) -> PoolTable:
     """The table with its mask as device ids: indexes mean something else to every library."""
     if not table.devices:
         return table
-    ids = tuple(device.device_id for device in masked(table, devices))
-    return table.model_copy(update={"devices": ids})
+    mine = masked(table, devices)
+    ids = tuple(device.device_id for device in mine)
+    # The weights follow their devices into the new order.
+    split = tuple(split_weights(table, mine).values())
+    return table.model_copy(update={"devices": ids, "tensor_split": split})
+
+
+def split_weights(table: PoolTable, mine: tuple[Device, ...]) -> dict[str, int]:
+    """The weight of each of the pool's devices, by id; empty unless the pool states a split."""
+    stated = dict(zip(table.devices, table.tensor_split, strict=False))
+    return {
+        device.device_id: stated.get(device.device_id, stated.get(str(device.index), 0))
+        for device in mine
+        if stated
+    }
 
 
 def unknown_in_mask(table: PoolTable, devices: tuple[Device, ...]) -> list[str]:
@@ -172,8 +201,11 @@ def _add_devices(
     message: snapshot_pb2.PoolSnapshot, table: PoolTable, devices: tuple[Device, ...]
 ) -> None:
     mine = masked(table, devices)
+    weights = split_weights(table, mine)
     for device in mine:
         entry = message.devices.add(kind=_DEVICE_KINDS[device.kind])
+        if weights:
+            entry.tensor_split = weights[device.device_id]
         for name in _PLAIN_DEVICE_FIELDS:
             value = getattr(device, name)
             if value is not None:

@@ -10,7 +10,7 @@ DECISIONS_KEPT = 16
 
 
 class ExclusionReason(enum.Enum):
-    """Why a pool could not take a job. The first nine never change for one incarnation."""
+    """Why a pool could not take a job. Those before NOT_READY hold for an incarnation's life."""
 
     MODEL = "model"
     ENGINE = "engine"
@@ -21,6 +21,8 @@ class ExclusionReason(enum.Enum):
     EXTENSION = "extension"
     CONTEXT = "context"
     DETERMINISM = "determinism"
+    KV_TOTAL = "kv_total"
+    DEVICE_SHARE = "device_share"
     NOT_READY = "not_ready"
     STALE = "stale"
     NO_SLOT = "no_slot"

@@ -1,9 +1,13 @@
-"""Whether a pool could ever serve a job: every shortfall, as data. LO-201, ORCH-3011."""
+"""Whether a pool could ever serve a job: every shortfall, as data. LO-201, ORCH-3011, ORCH-3052.
+
+Two families: what follows from a job's `Needs` and is cached for its lane, and what follows from
+the size of its keys and values.
+"""
 
 from collections.abc import Iterable
 
 from orchestrator_core.core.decision import Exclusion, ExclusionReason, Shortfall
-from orchestrator_core.core.job import Needs
+from orchestrator_core.core.job import JobSpec, Needs
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.pool import PoolSnapshot
 
@@ -17,7 +21,11 @@ _FAMILY = {
     ExclusionReason.DEVICE_MASK: Reason.INCOMPATIBLE_DEVICE_MASK,
     ExclusionReason.VRAM_TOTAL: Reason.INCOMPATIBLE_DEVICE_MASK,
     ExclusionReason.COMPUTE_CAP: Reason.INCOMPATIBLE_DEVICE_MASK,
+    ExclusionReason.KV_TOTAL: Reason.INCOMPATIBLE_DEVICE_MASK,
+    ExclusionReason.DEVICE_SHARE: Reason.INCOMPATIBLE_DEVICE_MASK,
 }
+# What never changes for one incarnation.
+STATIC_REASONS = frozenset(_FAMILY)
 
 
 def static_shortfalls(needs: Needs, pool: PoolSnapshot) -> tuple[Shortfall, ...]:
@@ -28,6 +36,43 @@ def static_shortfalls(needs: Needs, pool: PoolSnapshot) -> tuple[Shortfall, ...]
         *_device_shortfalls(needs, pool),
     ]
     return tuple(found)
+
+
+def kv_needed_bytes(spec: JobSpec, pool: PoolSnapshot) -> int | None:
+    """Bytes of keys and values that the job takes on this pool; None when nobody can tell. LO-205.
+
+    The client's estimate counts as it is. Without one, the context that the client requires is
+    multiplied by what the pool says of a token, up to what it says of a slot.
+    """
+    ctx_tokens, per_token = spec.needs.required_ctx, pool.kv_bytes_per_token
+    if spec.est_kv_bytes is not None or ctx_tokens is None or per_token is None:
+        return spec.est_kv_bytes
+    needed = ctx_tokens * per_token
+    return needed if pool.kv_slot_bytes is None else min(needed, pool.kv_slot_bytes)
+
+
+def kv_shortfalls(spec: JobSpec, pool: PoolSnapshot) -> tuple[Shortfall, ...]:
+    """Returns why not even the idle pool could hold the job's keys and values; empty: it could.
+
+    Only what certainly exceeds counts: memory that the pool does not report excludes nothing.
+    """
+    needed = kv_needed_bytes(spec, pool)
+    if needed is None:
+        return ()
+    if pool.kv_preallocated:
+        most = None if pool.kv_slot_bytes is None else pool.slots_total * pool.kv_slot_bytes
+        if most is None or needed <= most:
+            return ()
+        return (Shortfall(ExclusionReason.KV_TOTAL, str(needed), str(most)),)
+    total, found = pool.vram_total_bytes, list(_share_shortfalls(needed, pool))
+    if total is not None and needed > total:
+        found.insert(0, Shortfall(ExclusionReason.KV_TOTAL, str(needed), str(total)))
+    return tuple(found)
+
+
+def lasting_shortfalls(spec: JobSpec, pool: PoolSnapshot) -> tuple[Shortfall, ...]:
+    """Returns everything for which this incarnation can never serve the job."""
+    return static_shortfalls(spec.needs, pool) + kv_shortfalls(spec, pool)
 
 
 def incompatibility(exclusions: Iterable[Exclusion]) -> Reason:
@@ -80,16 +125,32 @@ def _support_shortfalls(needs: Needs, pool: PoolSnapshot) -> Iterable[Shortfall]
 
 
 def _device_shortfalls(needs: Needs, pool: PoolSnapshot) -> Iterable[Shortfall]:
-    if needs.device_mask and not set(pool.device_ids) <= set(needs.device_mask):
+    # A pool that does not tell its devices may use any: it is not known to be within the mask.
+    inside = bool(pool.device_ids) and set(pool.device_ids) <= set(needs.device_mask)
+    if needs.device_mask and not inside:
         yield Shortfall(
             ExclusionReason.DEVICE_MASK, " ".join(needs.device_mask), " ".join(pool.device_ids)
         )
     if needs.min_vram_bytes is not None and needs.min_vram_bytes > (pool.vram_total_bytes or 0):
         offered = "unknown" if pool.vram_total_bytes is None else str(pool.vram_total_bytes)
         yield Shortfall(ExclusionReason.VRAM_TOTAL, str(needs.min_vram_bytes), offered)
+    if needs.min_vram_bytes is not None:
+        yield from _share_shortfalls(needs.min_vram_bytes, pool)
     required_cap, offered_cap = needs.min_compute_cap, pool.compute_capability
     if required_cap is not None and (offered_cap is None or offered_cap < required_cap):
         yield Shortfall(ExclusionReason.COMPUTE_CAP, _dotted(required_cap), _dotted(offered_cap))
+
+
+def _share_shortfalls(needed_bytes: int, pool: PoolSnapshot) -> Iterable[Shortfall]:
+    """Devices that an explicit tensor split would overfill: the smallest one bounds the whole."""
+    whole = sum(pool.tensor_split)
+    for device_id, weight, memory in zip(
+        pool.device_ids, pool.tensor_split, pool.device_memory_bytes, strict=False
+    ):
+        share = -(-needed_bytes * weight // whole) if whole else 0
+        if memory is not None and share > memory:
+            required, offered = f"{share} on {device_id}", str(memory)
+            yield Shortfall(ExclusionReason.DEVICE_SHARE, required, offered)
 
 
 def _dotted(capability: tuple[int, int] | None) -> str:

@@ -2,6 +2,7 @@
 
 from orchestrator_core.core.effects import SendCancel, SendVerdicts, Verdict
 from orchestrator_core.core.events import HeldAttempt, HostLost, HostRegistered, SnapshotsReported
+from orchestrator_core.core.feasibility import kv_needed_bytes
 from orchestrator_core.core.job import Attempt
 from orchestrator_core.core.lifecycle import (
     close_attempt,
@@ -96,6 +97,8 @@ def _static_part(snapshot: PoolSnapshot) -> tuple[object, ...]:
         snapshot.slots_total,
         snapshot.ctx_max,
         snapshot.device_ids,
+        snapshot.device_memory_bytes,
+        snapshot.tensor_split,
         snapshot.compute_capability,
         snapshot.vram_total_bytes,
         snapshot.quantizations,
@@ -170,6 +173,10 @@ def _attach(state: State, attempt: Attempt) -> None:
         return
     if pool.snapshot.replica_id == attempt.replica_id:
         pool.own[attempt.key] = attempt
+        job = state.jobs.get(attempt.job_id)
+        if job is not None:
+            # After a restart this is the first that is known of the pool.
+            attempt.est_kv_bytes = kv_needed_bytes(job.spec, pool.snapshot) or 0
     else:
         pool.own.pop(attempt.key, None)
 

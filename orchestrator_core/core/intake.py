@@ -1,11 +1,10 @@
 """Enqueue, cancel, and what a failed commit takes back."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from orchestrator_core.core.admission import QueueState, Reject, admission_policy
 from orchestrator_core.core.config import QueuePolicy
-from orchestrator_core.core.decision import Exclusion, ExclusionReason, Shortfall
+from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
@@ -21,7 +20,11 @@ from orchestrator_core.core.events import (
     EnqueueRequested,
     SubscribersChanged,
 )
-from orchestrator_core.core.feasibility import incompatibility, static_shortfalls
+from orchestrator_core.core.feasibility import (
+    incompatibility,
+    kv_shortfalls,
+    lasting_shortfalls,
+)
 from orchestrator_core.core.forecast import (
     Forecast,
     forecast,
@@ -186,27 +189,14 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
 
 def _unfit(state: State, spec: JobSpec) -> Refusal | None:
     """Refuses a job that no registered pool can ever serve. LO-201."""
-    feasible = state.feasible(spec.needs).pools
-    if not feasible:
-        exclusions = tuple(
-            Exclusion(pool_id, static_shortfalls(spec.needs, state.pools[pool_id].snapshot))
-            for pool_id in sorted(state.pools)
-        )
-        return _incompatible(spec, exclusions)
-    too_small = tuple(_too_small(state, spec, feasible))
-    return _incompatible(spec, too_small) if len(too_small) == len(feasible) else None
-
-
-def _too_small(state: State, spec: JobSpec, pool_ids: Iterable[str]) -> Iterator[Exclusion]:
-    """Feasible pools whose devices together could never hold the job's keys and values."""
-    needed = spec.est_kv_bytes
-    if needed is None:
-        return
-    for pool_id in pool_ids:
-        total = state.pools[pool_id].snapshot.vram_total_bytes
-        if total is not None and needed > total:
-            lacking = Shortfall(ExclusionReason.VRAM_TOTAL, str(needed), str(total))
-            yield Exclusion(pool_id, (lacking,))
+    feasible = state.feasible(spec.needs).pools.values()
+    if any(not kv_shortfalls(spec, pool.snapshot) for pool in feasible):
+        return None
+    exclusions = tuple(
+        Exclusion(pool_id, lasting_shortfalls(spec, state.pools[pool_id].snapshot))
+        for pool_id in sorted(state.pools)
+    )
+    return _incompatible(spec, exclusions)
 
 
 def _incompatible(spec: JobSpec, exclusions: tuple[Exclusion, ...]) -> Refusal:

@@ -27,7 +27,10 @@ class PoolSnapshot:
 
     Memory in bytes, `first_token_ms` in milliseconds, rates in tokens per second, `ctx_max` in
     tokens per slot, `compute_capability` as (major, minor). `emitted_frame_seq` is the last frame
-    that the host had emitted when it took the snapshot.
+    that the host had emitted when it took the snapshot. `device_memory_bytes` and `tensor_split`
+    follow `device_ids`; the split is empty unless the pool states one. `kv_bytes_per_token` is the
+    most that a token of context takes, `kv_slot_bytes` what a slot takes in all; with
+    `kv_preallocated` all slots have theirs already.
     """
 
     pool_id: str
@@ -48,9 +51,14 @@ class PoolSnapshot:
     ctx_max: int = 2048
     device_ids: tuple[str, ...] = ()
     compute_capability: tuple[int, int] | None = None
+    device_memory_bytes: tuple[int | None, ...] = ()
+    tensor_split: tuple[int, ...] = ()
     vram_total_bytes: int | None = None
     vram_free_bytes: int | None = None
     kv_free_bytes: int | None = None
+    kv_bytes_per_token: int | None = None
+    kv_slot_bytes: int | None = None
+    kv_preallocated: bool = False
     perf_tokens_per_s: float | None = None
     first_token_ms: int | None = None
     prefill_tokens_per_s: float | None = None
@@ -202,4 +210,5 @@ class Pool:
 
 def _reported_room_bytes(snapshot: PoolSnapshot) -> int | None:
     room = snapshot.kv_free_bytes
-    return snapshot.vram_free_bytes if room is None else room
+    # Where every slot has its memory already, free memory says nothing about a job's room.
+    return snapshot.vram_free_bytes if room is None and not snapshot.kv_preallocated else room

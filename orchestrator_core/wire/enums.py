@@ -45,6 +45,8 @@ EXCLUSION_TO_WIRE: dict[ExclusionReason, decision_pb2.ExclusionReason.ValueType]
     ExclusionReason.EXTENSION: decision_pb2.EXCLUSION_REASON_EXTENSION,
     ExclusionReason.CONTEXT: decision_pb2.EXCLUSION_REASON_CONTEXT,
     ExclusionReason.DETERMINISM: decision_pb2.EXCLUSION_REASON_DETERMINISM,
+    ExclusionReason.KV_TOTAL: decision_pb2.EXCLUSION_REASON_KV_TOTAL,
+    ExclusionReason.DEVICE_SHARE: decision_pb2.EXCLUSION_REASON_DEVICE_SHARE,
     ExclusionReason.NOT_READY: decision_pb2.EXCLUSION_REASON_NOT_READY,
     ExclusionReason.STALE: decision_pb2.EXCLUSION_REASON_STALE,
     ExclusionReason.NO_SLOT: decision_pb2.EXCLUSION_REASON_NO_SLOT,

@@ -81,6 +81,13 @@ def _bad_memory(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
             f"vram_free_bytes {message.vram_free_bytes} is above"
             f" vram_total_bytes {message.vram_total_bytes}"
         )
+    all_slots_bytes = message.slots_total * message.kv_slot_bytes
+    if (
+        message.kv_preallocated
+        and message.HasField("kv_slot_bytes")
+        and message.kv_free_bytes > all_slots_bytes
+    ):
+        yield f"kv_free_bytes {message.kv_free_bytes} is above that of all slots, {all_slots_bytes}"
 
 
 def _bad_numbers(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
@@ -109,6 +116,14 @@ def _bad_devices(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
             yield f"devices[{index}].memory_free_bytes is above its memory_total_bytes"
 
 
+def _bad_split(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
+    stated = [device.tensor_split for device in message.devices if _has_split(device)]
+    if stated and len(stated) < len(message.devices):
+        yield f"{len(stated)} of {len(message.devices)} devices have a tensor_split"
+    if stated and not sum(stated):
+        yield "tensor_split is 0 on all devices"
+
+
 def _bad_lists(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
     if len(message.warm_session_ids) > WARM_SESSIONS_MAX:
         yield f"warm_session_ids has more than {WARM_SESSIONS_MAX} entries"
@@ -123,6 +138,7 @@ _CHECKS: tuple[Callable[[snapshot_pb2.PoolSnapshot], Iterable[str]], ...] = (
     _bad_memory,
     _bad_numbers,
     _bad_devices,
+    _bad_split,
     _bad_lists,
 )
 
@@ -152,9 +168,17 @@ def _snapshot(message: snapshot_pb2.PoolSnapshot) -> PoolSnapshot:
         ctx_max=message.ctx_max,
         device_ids=tuple(device.device_id for device in message.devices),
         compute_capability=_capability(message),
+        device_memory_bytes=tuple(
+            device.memory_total_bytes if device.HasField("memory_total_bytes") else None
+            for device in message.devices
+        ),
+        tensor_split=_tensor_split(message),
         vram_total_bytes=_optional_int(message, "vram_total_bytes"),
         vram_free_bytes=_optional_int(message, "vram_free_bytes"),
         kv_free_bytes=_optional_int(message, "kv_free_bytes"),
+        kv_bytes_per_token=_optional_int(message, "kv_bytes_per_token"),
+        kv_slot_bytes=_optional_int(message, "kv_slot_bytes"),
+        kv_preallocated=message.kv_preallocated,
         perf_tokens_per_s=message.perf_tokens_per_s or None,
         first_token_ms=_optional_int(message, "first_token_ms"),
         prefill_tokens_per_s=message.prefill_tokens_per_s or None,
@@ -171,6 +195,14 @@ def _capability(message: snapshot_pb2.PoolSnapshot) -> tuple[int, int] | None:
         return None
     major, minor = message.compute_capability.split(".")
     return int(major), int(minor)
+
+
+def _tensor_split(message: snapshot_pb2.PoolSnapshot) -> tuple[int, ...]:
+    return tuple(device.tensor_split for device in message.devices if _has_split(device))
+
+
+def _has_split(device: snapshot_pb2.Device) -> bool:
+    return device.HasField("tensor_split")
 
 
 def _optional_int(message: snapshot_pb2.PoolSnapshot, name: str) -> int | None:

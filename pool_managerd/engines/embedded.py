@@ -20,6 +20,7 @@ from pathlib import Path
 from pool_managerd.engines import embedded_worker
 from pool_managerd.engines.embedded_worker import WorkerReport, WorkerSettings
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shortfalls
+from pool_managerd.engines.gguf_kv import KvFacts, kv_facts
 from pool_managerd.engines.llama_protocol import (
     Endpoint,
     LlamaApiError,
@@ -56,6 +57,7 @@ class EmbeddedConfig:
         deterministic: Equal seeds give equal bytes; needs one slot, never uses the prompt cache.
         gpu_layers: Layers on the GPU; -1 means all. Needs a build of xllamacpp with GPU support.
         devices: CUDA device ids that the worker may see; empty leaves the choice to the driver.
+        tensor_split: Weight of each of `devices` in the split of the layers; empty: by free memory.
         model_digest: Digest of the file if it is known already; saves reading the file once.
         load_timeout_ms: Longest wait for the model.
     """
@@ -68,6 +70,7 @@ class EmbeddedConfig:
     deterministic: bool = False
     gpu_layers: int = 0
     devices: tuple[str, ...] = ()
+    tensor_split: tuple[int, ...] = ()
     model_digest: str = ""
     load_timeout_ms: int = 600_000
 
@@ -111,6 +114,7 @@ class EmbeddedEngine:
                 digest = self._config.model_digest or await digest_in_thread(self._model_path)
                 report = await self._load()
                 facts = await self._connect(report.base_url)
+                kv = await asyncio.to_thread(kv_facts, self._model_path, facts.ctx_per_slot)
         except TimeoutError:
             await self.stop()
             wait_ms = self._config.load_timeout_ms
@@ -121,7 +125,7 @@ class EmbeddedEngine:
         except BaseException:
             await self.stop()
             raise
-        return self._info(digest, report, facts)
+        return self._info(digest, report, facts, kv)
 
     async def _load(self) -> WorkerReport:
         """Starts the worker and waits for its report."""
@@ -145,6 +149,7 @@ class EmbeddedEngine:
             threads=self._config.threads,
             gpu_layers=self._config.gpu_layers,
             devices=self._config.devices,
+            tensor_split=self._config.tensor_split,
             api_key=self._api_key,
             parent_pid=os.getpid(),
         )
@@ -160,7 +165,9 @@ class EmbeddedEngine:
         self._protocol.serve(facts.slots_total, facts.ctx_per_slot)
         return facts
 
-    def _info(self, digest: str, report: WorkerReport, facts: ServerFacts) -> EngineInfo:
+    def _info(
+        self, digest: str, report: WorkerReport, facts: ServerFacts, kv: KvFacts | None
+    ) -> EngineInfo:
         return EngineInfo(
             engine="llamacpp",
             engine_version=f"xllamacpp-{report.version}",
@@ -172,6 +179,9 @@ class EmbeddedEngine:
             deterministic=self._config.deterministic,
             quantizations=(facts.quantization,) if facts.quantization else (),
             extensions=EXTENSIONS,
+            kv_preallocated=True,
+            kv_bytes_per_token=kv.bytes_per_token if kv else None,
+            kv_slot_bytes=kv.slot_bytes if kv else None,
         )
 
     async def _load_failure(self, message: str) -> PreloadError:

@@ -20,6 +20,8 @@ _PR_SET_PDEATHSIG = 1
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _SPARE_HTTP_THREADS = 6
 _MAX_SETTINGS_BYTES = 65_536
+# Prompt tokens that are computed at a time.
+BATCH_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,7 @@ class WorkerSettings:
     threads: int
     gpu_layers: int
     devices: tuple[str, ...]
+    tensor_split: tuple[int, ...]
     api_key: str
     parent_pid: int
 
@@ -94,10 +97,16 @@ def _load(settings: WorkerSettings) -> tuple[WorkerReport, object]:
     params.n_parallel = settings.slots
     params.n_ctx = settings.slots * settings.ctx_per_slot
     params.kv_unified = False
-    params.n_batch = params.n_ubatch = 256
+    params.n_batch = params.n_ubatch = BATCH_TOKENS
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.threads
     params.n_threads_http = settings.slots + _SPARE_HTTP_THREADS
     params.n_gpu_layers = settings.gpu_layers if settings.gpu_layers >= 0 else 1_000
+    if settings.tensor_split:
+        weights = params.tensor_split
+        params.tensor_split = [
+            *map(float, settings.tensor_split),
+            *weights[len(settings.tensor_split) :],
+        ]
     params.cache_ram_mib = 0
     params.ctx_shift = params.fit_params = params.warmup = params.ui = False
     params.endpoint_slots = params.endpoint_metrics = params.offline = True

@@ -122,6 +122,8 @@ class LlamaServerEngine:
             deterministic=self._config.deterministic,
             quantizations=(facts.quantization,) if facts.quantization else (),
             extensions=EXTENSIONS,
+            # How much it took is not told: a foreign server chooses types and layout itself.
+            kv_preallocated=True,
         )
 
     async def _digest(self, facts: ServerFacts) -> str:

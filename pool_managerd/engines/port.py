@@ -60,7 +60,12 @@ class Failure(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What a started engine serves. `ctx_max` is tokens per slot."""
+    """What a started engine serves. `ctx_max` is tokens per slot.
+
+    `kv_preallocated`: keys and values of all slots got their memory as the model was loaded.
+    `kv_bytes_per_token` and `kv_slot_bytes` are what a token of context takes at most, and a slot
+    in all; None where the engine's cache is not known.
+    """
 
     engine: str
     engine_version: str
@@ -72,6 +77,9 @@ class EngineInfo:
     deterministic: bool = False
     quantizations: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
+    kv_preallocated: bool = False
+    kv_bytes_per_token: int | None = None
+    kv_slot_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

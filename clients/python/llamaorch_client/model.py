@@ -79,6 +79,8 @@ class ExclusionReason(StrEnum):
     KV_ROOM = "KV_ROOM"
     RESERVED = "RESERVED"
     TRIED = "TRIED"
+    KV_TOTAL = "KV_TOTAL"
+    DEVICE_SHARE = "DEVICE_SHARE"
     DECLINED = "DECLINED"
 
 

@@ -61,6 +61,10 @@ class _ExclusionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exclu
     """Kept free for an older job that waits for room there."""
     EXCLUSION_REASON_TRIED: _ExclusionReason.ValueType  # 15
     """An earlier attempt of this job failed or was refused there."""
+    EXCLUSION_REASON_KV_TOTAL: _ExclusionReason.ValueType  # 16
+    """The job's keys and values exceed all the room that the pool has for them when it is idle."""
+    EXCLUSION_REASON_DEVICE_SHARE: _ExclusionReason.ValueType  # 17
+    """With the pool's tensor split, the share of one device exceeds its memory."""
     EXCLUSION_REASON_DECLINED: _ExclusionReason.ValueType  # 18
     """It could take the job, but waiting for a faster pool is predicted to end the job sooner."""
 
@@ -99,6 +103,10 @@ EXCLUSION_REASON_RESERVED: ExclusionReason.ValueType  # 14
 """Kept free for an older job that waits for room there."""
 EXCLUSION_REASON_TRIED: ExclusionReason.ValueType  # 15
 """An earlier attempt of this job failed or was refused there."""
+EXCLUSION_REASON_KV_TOTAL: ExclusionReason.ValueType  # 16
+"""The job's keys and values exceed all the room that the pool has for them when it is idle."""
+EXCLUSION_REASON_DEVICE_SHARE: ExclusionReason.ValueType  # 17
+"""With the pool's tensor split, the share of one device exceeds its memory."""
 EXCLUSION_REASON_DECLINED: ExclusionReason.ValueType  # 18
 """It could take the job, but waiting for a faster pool is predicted to end the job sooner."""
 Global___ExclusionReason: _TypeAlias = ExclusionReason  # noqa: Y015

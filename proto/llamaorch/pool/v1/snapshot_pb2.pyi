@@ -160,6 +160,7 @@ class Device(_message.Message):
     ECC_UNCORRECTED_TOTAL_FIELD_NUMBER: _builtins.int
     LAST_XID_FIELD_NUMBER: _builtins.int
     MIG_ENABLED_FIELD_NUMBER: _builtins.int
+    TENSOR_SPLIT_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Stable id: the NVML UUID, or "cpu" for the host's processor."""
     kind: Global___DeviceKind.ValueType
@@ -198,6 +199,10 @@ class Device(_message.Message):
     """Number of the last XID error."""
     mig_enabled: _builtins.bool
     """True when MIG is enabled."""
+    tensor_split: _builtins.int
+    """Weight of this device in the pool's explicit tensor split: it holds this part of the sum over the pool's devices.
+    Absent on all of them: the engine chose by itself.
+    """
     def __init__(
         self,
         *,
@@ -220,10 +225,11 @@ class Device(_message.Message):
         ecc_uncorrected_total: _builtins.int | None = ...,
         last_xid: _builtins.int | None = ...,
         mig_enabled: _builtins.bool | None = ...,
+        tensor_split: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_event_reasons", b"_clock_event_reasons", "_compute_capability", b"_compute_capability", "_driver_version", b"_driver_version", "_ecc_uncorrected_total", b"_ecc_uncorrected_total", "_index", b"_index", "_last_xid", b"_last_xid", "_memory_clock_mhz", b"_memory_clock_mhz", "_memory_free_bytes", b"_memory_free_bytes", "_memory_reserved_bytes", b"_memory_reserved_bytes", "_memory_total_bytes", b"_memory_total_bytes", "_memory_used_bytes", b"_memory_used_bytes", "_mig_enabled", b"_mig_enabled", "_name", b"_name", "_power_milliwatts", b"_power_milliwatts", "_sm_clock_mhz", b"_sm_clock_mhz", "_temperature_celsius", b"_temperature_celsius", "_utilization_ratio", b"_utilization_ratio", "clock_event_reasons", b"clock_event_reasons", "compute_capability", b"compute_capability", "driver_version", b"driver_version", "ecc_uncorrected_total", b"ecc_uncorrected_total", "index", b"index", "last_xid", b"last_xid", "memory_clock_mhz", b"memory_clock_mhz", "memory_free_bytes", b"memory_free_bytes", "memory_reserved_bytes", b"memory_reserved_bytes", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_enabled", b"mig_enabled", "name", b"name", "power_milliwatts", b"power_milliwatts", "sm_clock_mhz", b"sm_clock_mhz", "temperature_celsius", b"temperature_celsius", "utilization_ratio", b"utilization_ratio"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_event_reasons", b"_clock_event_reasons", "_compute_capability", b"_compute_capability", "_driver_version", b"_driver_version", "_ecc_uncorrected_total", b"_ecc_uncorrected_total", "_index", b"_index", "_last_xid", b"_last_xid", "_memory_clock_mhz", b"_memory_clock_mhz", "_memory_free_bytes", b"_memory_free_bytes", "_memory_reserved_bytes", b"_memory_reserved_bytes", "_memory_total_bytes", b"_memory_total_bytes", "_memory_used_bytes", b"_memory_used_bytes", "_mig_enabled", b"_mig_enabled", "_name", b"_name", "_power_milliwatts", b"_power_milliwatts", "_sm_clock_mhz", b"_sm_clock_mhz", "_temperature_celsius", b"_temperature_celsius", "_tensor_split", b"_tensor_split", "_utilization_ratio", b"_utilization_ratio", "clock_event_reasons", b"clock_event_reasons", "compute_capability", b"compute_capability", "driver_version", b"driver_version", "ecc_uncorrected_total", b"ecc_uncorrected_total", "index", b"index", "last_xid", b"last_xid", "memory_clock_mhz", b"memory_clock_mhz", "memory_free_bytes", b"memory_free_bytes", "memory_reserved_bytes", b"memory_reserved_bytes", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_enabled", b"mig_enabled", "name", b"name", "power_milliwatts", b"power_milliwatts", "sm_clock_mhz", b"sm_clock_mhz", "temperature_celsius", b"temperature_celsius", "tensor_split", b"tensor_split", "utilization_ratio", b"utilization_ratio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_event_reasons", b"_clock_event_reasons", "_compute_capability", b"_compute_capability", "_driver_version", b"_driver_version", "_ecc_uncorrected_total", b"_ecc_uncorrected_total", "_index", b"_index", "_last_xid", b"_last_xid", "_memory_clock_mhz", b"_memory_clock_mhz", "_memory_free_bytes", b"_memory_free_bytes", "_memory_reserved_bytes", b"_memory_reserved_bytes", "_memory_total_bytes", b"_memory_total_bytes", "_memory_used_bytes", b"_memory_used_bytes", "_mig_enabled", b"_mig_enabled", "_name", b"_name", "_power_milliwatts", b"_power_milliwatts", "_sm_clock_mhz", b"_sm_clock_mhz", "_temperature_celsius", b"_temperature_celsius", "_utilization_ratio", b"_utilization_ratio", "clock_event_reasons", b"clock_event_reasons", "compute_capability", b"compute_capability", "device_id", b"device_id", "driver_version", b"driver_version", "ecc_uncorrected_total", b"ecc_uncorrected_total", "index", b"index", "kind", b"kind", "last_xid", b"last_xid", "memory_clock_mhz", b"memory_clock_mhz", "memory_free_bytes", b"memory_free_bytes", "memory_reserved_bytes", b"memory_reserved_bytes", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_enabled", b"mig_enabled", "name", b"name", "power_milliwatts", b"power_milliwatts", "sm_clock_mhz", b"sm_clock_mhz", "temperature_celsius", b"temperature_celsius", "utilization_ratio", b"utilization_ratio"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_event_reasons", b"_clock_event_reasons", "_compute_capability", b"_compute_capability", "_driver_version", b"_driver_version", "_ecc_uncorrected_total", b"_ecc_uncorrected_total", "_index", b"_index", "_last_xid", b"_last_xid", "_memory_clock_mhz", b"_memory_clock_mhz", "_memory_free_bytes", b"_memory_free_bytes", "_memory_reserved_bytes", b"_memory_reserved_bytes", "_memory_total_bytes", b"_memory_total_bytes", "_memory_used_bytes", b"_memory_used_bytes", "_mig_enabled", b"_mig_enabled", "_name", b"_name", "_power_milliwatts", b"_power_milliwatts", "_sm_clock_mhz", b"_sm_clock_mhz", "_temperature_celsius", b"_temperature_celsius", "_tensor_split", b"_tensor_split", "_utilization_ratio", b"_utilization_ratio", "clock_event_reasons", b"clock_event_reasons", "compute_capability", b"compute_capability", "device_id", b"device_id", "driver_version", b"driver_version", "ecc_uncorrected_total", b"ecc_uncorrected_total", "index", b"index", "kind", b"kind", "last_xid", b"last_xid", "memory_clock_mhz", b"memory_clock_mhz", "memory_free_bytes", b"memory_free_bytes", "memory_reserved_bytes", b"memory_reserved_bytes", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_enabled", b"mig_enabled", "name", b"name", "power_milliwatts", b"power_milliwatts", "sm_clock_mhz", b"sm_clock_mhz", "temperature_celsius", b"temperature_celsius", "tensor_split", b"tensor_split", "utilization_ratio", b"utilization_ratio"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clock_event_reasons: _TypeAlias = _typing.Literal["clock_event_reasons"]  # noqa: Y015
     _WhichOneofArgType__clock_event_reasons: _TypeAlias = _typing.Literal["_clock_event_reasons", b"_clock_event_reasons"]  # noqa: Y015
@@ -257,6 +263,8 @@ class Device(_message.Message):
     _WhichOneofArgType__sm_clock_mhz: _TypeAlias = _typing.Literal["_sm_clock_mhz", b"_sm_clock_mhz"]  # noqa: Y015
     _WhichOneofReturnType__temperature_celsius: _TypeAlias = _typing.Literal["temperature_celsius"]  # noqa: Y015
     _WhichOneofArgType__temperature_celsius: _TypeAlias = _typing.Literal["_temperature_celsius", b"_temperature_celsius"]  # noqa: Y015
+    _WhichOneofReturnType__tensor_split: _TypeAlias = _typing.Literal["tensor_split"]  # noqa: Y015
+    _WhichOneofArgType__tensor_split: _TypeAlias = _typing.Literal["_tensor_split", b"_tensor_split"]  # noqa: Y015
     _WhichOneofReturnType__utilization_ratio: _TypeAlias = _typing.Literal["utilization_ratio"]  # noqa: Y015
     _WhichOneofArgType__utilization_ratio: _TypeAlias = _typing.Literal["_utilization_ratio", b"_utilization_ratio"]  # noqa: Y015
     @_typing.overload
@@ -291,6 +299,8 @@ class Device(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sm_clock_mhz) -> _WhichOneofReturnType__sm_clock_mhz | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_celsius) -> _WhichOneofReturnType__temperature_celsius | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tensor_split) -> _WhichOneofReturnType__tensor_split | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__utilization_ratio) -> _WhichOneofReturnType__utilization_ratio | None: ...
 
@@ -395,6 +405,9 @@ class PoolSnapshot(_message.Message):
     WARM_SESSION_IDS_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
     LOADABLE_MODELS_FIELD_NUMBER: _builtins.int
+    KV_BYTES_PER_TOKEN_FIELD_NUMBER: _builtins.int
+    KV_SLOT_BYTES_FIELD_NUMBER: _builtins.int
+    KV_PREALLOCATED_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """Stable id of the pool."""
     replica_id: _builtins.str
@@ -449,6 +462,16 @@ class PoolSnapshot(_message.Message):
     """Time to the first token of a short prompt on an idle engine, milliseconds."""
     prefill_tokens_per_s: _builtins.float
     """Prompt tokens processed per second."""
+    kv_bytes_per_token: _builtins.int
+    """Most bytes of keys and values that one more token of context takes. A pool whose model has sliding windows states
+    kv_slot_bytes as well: the product with a long context would be far too large.
+    """
+    kv_slot_bytes: _builtins.int
+    """Bytes of keys and values of one slot at its full context. No job there takes more."""
+    kv_preallocated: _builtins.bool
+    """True when the engine took the memory for keys and values of all slots as it loaded: a job that gets a slot then needs
+    no free memory, and vram_free_bytes says nothing about its room.
+    """
     @_builtins.property
     def observed_at(self) -> _timestamp_pb2.Timestamp:
         """Host's wall clock; for people only, never compared with other clocks."""
@@ -509,19 +532,26 @@ class PoolSnapshot(_message.Message):
         warm_session_ids: _abc.Iterable[_builtins.str] | None = ...,
         running: _abc.Iterable[Global___RunningAttempt] | None = ...,
         loadable_models: _abc.Iterable[_builtins.str] | None = ...,
+        kv_bytes_per_token: _builtins.int | None = ...,
+        kv_slot_bytes: _builtins.int | None = ...,
+        kv_preallocated: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "compute_capability", b"compute_capability", "first_token_ms", b"first_token_ms", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "observed_at", b"observed_at", "perf_tokens_per_s", b"perf_tokens_per_s", "prefill_tokens_per_s", b"prefill_tokens_per_s", "supports", b"supports", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_bytes_per_token", b"_kv_bytes_per_token", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_kv_slot_bytes", b"_kv_slot_bytes", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "compute_capability", b"compute_capability", "first_token_ms", b"first_token_ms", "kv_bytes_per_token", b"kv_bytes_per_token", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "kv_slot_bytes", b"kv_slot_bytes", "observed_at", b"observed_at", "perf_tokens_per_s", b"perf_tokens_per_s", "prefill_tokens_per_s", b"prefill_tokens_per_s", "supports", b"supports", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "applied_dispatch_seq", b"applied_dispatch_seq", "compute_capability", b"compute_capability", "ctx_max", b"ctx_max", "deterministic", b"deterministic", "devices", b"devices", "emitted_frame_seq", b"emitted_frame_seq", "engine", b"engine", "engine_version", b"engine_version", "epoch", b"epoch", "first_token_ms", b"first_token_ms", "host_id", b"host_id", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "loadable_models", b"loadable_models", "model_digest", b"model_digest", "model_id", b"model_id", "observed_at", b"observed_at", "perf_tokens_per_s", b"perf_tokens_per_s", "pool_id", b"pool_id", "prefill_tokens_per_s", b"prefill_tokens_per_s", "replica_id", b"replica_id", "running", b"running", "sampler_profile_version", b"sampler_profile_version", "slots_free", b"slots_free", "slots_total", b"slots_total", "state", b"state", "state_detail", b"state_detail", "state_reason", b"state_reason", "supports", b"supports", "version", b"version", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes", "warm_session_ids", b"warm_session_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_bytes_per_token", b"_kv_bytes_per_token", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_kv_slot_bytes", b"_kv_slot_bytes", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "applied_dispatch_seq", b"applied_dispatch_seq", "compute_capability", b"compute_capability", "ctx_max", b"ctx_max", "deterministic", b"deterministic", "devices", b"devices", "emitted_frame_seq", b"emitted_frame_seq", "engine", b"engine", "engine_version", b"engine_version", "epoch", b"epoch", "first_token_ms", b"first_token_ms", "host_id", b"host_id", "kv_bytes_per_token", b"kv_bytes_per_token", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "kv_preallocated", b"kv_preallocated", "kv_slot_bytes", b"kv_slot_bytes", "loadable_models", b"loadable_models", "model_digest", b"model_digest", "model_id", b"model_id", "observed_at", b"observed_at", "perf_tokens_per_s", b"perf_tokens_per_s", "pool_id", b"pool_id", "prefill_tokens_per_s", b"prefill_tokens_per_s", "replica_id", b"replica_id", "running", b"running", "sampler_profile_version", b"sampler_profile_version", "slots_free", b"slots_free", "slots_total", b"slots_total", "state", b"state", "state_detail", b"state_detail", "state_reason", b"state_reason", "supports", b"supports", "version", b"version", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes", "warm_session_ids", b"warm_session_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_capability: _TypeAlias = _typing.Literal["compute_capability"]  # noqa: Y015
     _WhichOneofArgType__compute_capability: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability"]  # noqa: Y015
     _WhichOneofReturnType__first_token_ms: _TypeAlias = _typing.Literal["first_token_ms"]  # noqa: Y015
     _WhichOneofArgType__first_token_ms: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms"]  # noqa: Y015
+    _WhichOneofReturnType__kv_bytes_per_token: _TypeAlias = _typing.Literal["kv_bytes_per_token"]  # noqa: Y015
+    _WhichOneofArgType__kv_bytes_per_token: _TypeAlias = _typing.Literal["_kv_bytes_per_token", b"_kv_bytes_per_token"]  # noqa: Y015
     _WhichOneofReturnType__kv_cache_usage_ratio: _TypeAlias = _typing.Literal["kv_cache_usage_ratio"]  # noqa: Y015
     _WhichOneofArgType__kv_cache_usage_ratio: _TypeAlias = _typing.Literal["_kv_cache_usage_ratio", b"_kv_cache_usage_ratio"]  # noqa: Y015
     _WhichOneofReturnType__kv_free_bytes: _TypeAlias = _typing.Literal["kv_free_bytes"]  # noqa: Y015
     _WhichOneofArgType__kv_free_bytes: _TypeAlias = _typing.Literal["_kv_free_bytes", b"_kv_free_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__kv_slot_bytes: _TypeAlias = _typing.Literal["kv_slot_bytes"]  # noqa: Y015
+    _WhichOneofArgType__kv_slot_bytes: _TypeAlias = _typing.Literal["_kv_slot_bytes", b"_kv_slot_bytes"]  # noqa: Y015
     _WhichOneofReturnType__perf_tokens_per_s: _TypeAlias = _typing.Literal["perf_tokens_per_s"]  # noqa: Y015
     _WhichOneofArgType__perf_tokens_per_s: _TypeAlias = _typing.Literal["_perf_tokens_per_s", b"_perf_tokens_per_s"]  # noqa: Y015
     _WhichOneofReturnType__prefill_tokens_per_s: _TypeAlias = _typing.Literal["prefill_tokens_per_s"]  # noqa: Y015
@@ -535,9 +565,13 @@ class PoolSnapshot(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_ms) -> _WhichOneofReturnType__first_token_ms | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_bytes_per_token) -> _WhichOneofReturnType__kv_bytes_per_token | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_cache_usage_ratio) -> _WhichOneofReturnType__kv_cache_usage_ratio | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_free_bytes) -> _WhichOneofReturnType__kv_free_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_slot_bytes) -> _WhichOneofReturnType__kv_slot_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__perf_tokens_per_s) -> _WhichOneofReturnType__perf_tokens_per_s | None: ...
     @_typing.overload

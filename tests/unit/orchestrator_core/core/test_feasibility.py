@@ -1,14 +1,21 @@
-"""What a pool lacks for good, as data. LO-201, ORCH-3011."""
+"""What a pool lacks for good, as data. LO-201, LO-205, ORCH-3011, ORCH-3052."""
 
 from dataclasses import replace
 
 import pytest
 
 from orchestrator_core.core.decision import Exclusion, ExclusionReason, Shortfall
-from orchestrator_core.core.feasibility import incompatibility, static_shortfalls
+from orchestrator_core.core.feasibility import (
+    STATIC_REASONS,
+    incompatibility,
+    kv_needed_bytes,
+    kv_shortfalls,
+    lasting_shortfalls,
+    static_shortfalls,
+)
 from orchestrator_core.core.job import Needs
 from orchestrator_core.core.outcome import Reason
-from tests.unit.orchestrator_core.core.build import snapshot
+from tests.unit.orchestrator_core.core.build import snapshot, spec
 
 POOL = snapshot(
     model_id="m",
@@ -115,3 +122,120 @@ def test_the_family_is_that_of_the_closest_pool(
 
     assert incompatibility(exclusions) is family
     assert incompatibility(reversed(exclusions)) is family
+
+
+def test_a_pool_that_tells_no_devices_is_outside_every_mask() -> None:
+    """ORCH-3011: it may use any device, so the job would not be held to its mask."""
+    masked = Needs("m", device_mask=("gpu0",))
+
+    for devices, inside in (((), False), (("gpu0",), True), (("gpu0", "gpu1"), False)):
+        found = static_shortfalls(masked, snapshot(device_ids=devices))
+        assert [s.reason for s in found] == ([] if inside else [ExclusionReason.DEVICE_MASK])
+
+
+@pytest.mark.parametrize(
+    ("split", "most"),
+    [
+        # Without a split the sum counts; with one, the device that is full first.
+        ((), 36),
+        ((1, 1), 24),
+        ((2, 1), 36),
+        ((1, 2), 18),
+        ((1, 0), 24),
+        ((0, 7), 12),
+    ],
+)
+def test_a_tensor_split_is_bounded_by_the_device_that_is_full_first(
+    split: tuple[int, ...], most: int
+) -> None:
+    """ORCH-3052: two even shares take no more than twice the smaller device."""
+    pool = snapshot(
+        device_ids=("big", "small"),
+        device_memory_bytes=(24, 12),
+        vram_total_bytes=36,
+        tensor_split=split,
+    )
+
+    assert static_shortfalls(Needs("m", min_vram_bytes=most), pool) == ()
+    assert static_shortfalls(Needs("m", min_vram_bytes=most + 1), pool)
+    assert kv_shortfalls(spec(est_kv_bytes=most), pool) == ()
+    assert kv_shortfalls(spec(est_kv_bytes=most + 1), pool)
+
+
+def test_every_overfull_share_is_listed_with_its_device() -> None:
+    """The share that a device would get, in whole bytes, beside what it has."""
+    pool = snapshot(
+        device_ids=("a", "b"), device_memory_bytes=(3, 4), vram_total_bytes=7, tensor_split=(1, 1)
+    )
+
+    assert static_shortfalls(Needs("m", min_vram_bytes=9), pool) == (
+        Shortfall(ExclusionReason.VRAM_TOTAL, "9", "7"),
+        Shortfall(ExclusionReason.DEVICE_SHARE, "5 on a", "3"),
+        Shortfall(ExclusionReason.DEVICE_SHARE, "5 on b", "4"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("est_kv_bytes", "required_ctx", "per_token", "slot_bytes", "needed"),
+    [
+        (None, None, 10, 100, None),
+        (None, 5, None, 100, None),
+        (None, 5, 10, None, 50),
+        (None, 5, 10, 100, 50),
+        # Sliding windows: a slot in all takes less than its context times a token.
+        (None, 50, 10, 100, 100),
+        # The client's own word counts, also where it is zero or much.
+        (7, 5, 10, 100, 7),
+        (0, 5, 10, 100, 0),
+        (900, 5, 10, 100, 900),
+    ],
+)
+def test_a_required_context_becomes_bytes_of_the_pool(
+    est_kv_bytes: int | None,
+    required_ctx: int | None,
+    per_token: int | None,
+    slot_bytes: int | None,
+    needed: int | None,
+) -> None:
+    """LO-201: `required_ctx` to `est_kv_bytes`, where the pool says what a token takes."""
+    job = spec(est_kv_bytes=est_kv_bytes, needs=Needs("m", required_ctx=required_ctx))
+    pool = snapshot(kv_bytes_per_token=per_token, kv_slot_bytes=slot_bytes)
+
+    assert kv_needed_bytes(job, pool) == needed
+
+
+@pytest.mark.parametrize(
+    ("pool", "fits"),
+    [
+        ({"vram_total_bytes": 100}, 100),
+        ({"kv_preallocated": True, "kv_slot_bytes": 25, "slots_total": 4}, 100),
+        # What the pool does not tell excludes nothing.
+        ({}, None),
+        ({"kv_preallocated": True, "vram_total_bytes": 1}, None),
+    ],
+)
+def test_keys_and_values_beyond_the_idle_pool_are_a_lasting_shortfall(
+    pool: dict[str, object], fits: int | None
+) -> None:
+    """One byte more than all there is can never be served; where engines took it all, its sum."""
+    offered = snapshot(**pool)
+
+    assert kv_shortfalls(spec(), offered) == ()
+    if fits is None:
+        assert kv_shortfalls(spec(est_kv_bytes=1 << 60), offered) == ()
+        return
+    assert kv_shortfalls(spec(est_kv_bytes=fits), offered) == ()
+    assert kv_shortfalls(spec(est_kv_bytes=fits + 1), offered) == (
+        Shortfall(ExclusionReason.KV_TOTAL, str(fits + 1), str(fits)),
+    )
+
+
+def test_lasting_shortfalls_are_of_both_families_and_never_of_the_moment() -> None:
+    """A refusal for good lists everything, and every reason in it has a family."""
+    greedy = spec(est_kv_bytes=9, needs=replace(MET, model_id="x", required_ctx=5_000))
+
+    found = [s.reason for s in lasting_shortfalls(greedy, POOL)]
+
+    assert found == [ExclusionReason.MODEL, ExclusionReason.CONTEXT, ExclusionReason.KV_TOTAL]
+    last = list(ExclusionReason).index(ExclusionReason.NOT_READY)
+    assert set(list(ExclusionReason)[:last]) == STATIC_REASONS

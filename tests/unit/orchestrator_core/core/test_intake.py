@@ -1,5 +1,7 @@
 """Enqueue, cancel, and what a failed commit takes back."""
 
+from itertools import permutations
+
 import pytest
 
 from orchestrator_core.core.config import QueuePolicy
@@ -15,6 +17,8 @@ from orchestrator_core.core.events import (
     AcceptsFailed,
     AttemptErrorKind,
     AttemptRefused,
+    CancelRequested,
+    HeldAttempt,
     HostLost,
 )
 from orchestrator_core.core.job import Needs
@@ -188,3 +192,92 @@ def test_keys_and_values_that_no_pool_could_hold_are_refused_at_once() -> None:
     assert only(fits, ReplyRefused) == []
     assert reply.refusal.reason is Reason.INCOMPATIBLE_DEVICE_MASK
     assert [exclusion.pool_id for exclusion in reply.refusal.shortfalls] == ["p", "q"]
+
+
+def test_a_refusal_does_not_depend_on_the_order_of_pools() -> None:
+    """LO-201: the same list of shortfalls, of feasible and infeasible pools, however they came."""
+    pools = (
+        wide("a", vram_total_bytes=10),
+        wide("b", model_id="n", vram_total_bytes=99),
+        wide("c", vram_total_bytes=20, kv_bytes_per_token=9),
+    )
+    refusals = []
+    for order in permutations(pools):
+        bench = Bench(*order)
+        effects = bench.enqueue("j", est_kv_bytes=50, needs=Needs("m", engine="llama.cpp"))
+        refusals += [reply.refusal for reply in only(effects, ReplyRefused)]
+
+    assert len(refusals) == 6
+    assert all(refusal == refusals[0] for refusal in refusals)
+    assert {e.pool_id: [s.reason for s in e.shortfalls] for e in refusals[0].shortfalls} == {
+        "a": [ExclusionReason.KV_TOTAL],
+        "b": [ExclusionReason.MODEL],
+        "c": [ExclusionReason.KV_TOTAL],
+    }
+
+
+def test_a_required_context_reserves_its_bytes_on_the_pool_that_takes_it() -> None:
+    """LO-201, LO-205: two jobs of 6 of 10 bytes never share a pool; slots of their own hold any."""
+    needs = Needs("m", required_ctx=3)
+    on_demand = Bench(wide("p", vram_free_bytes=10, kv_bytes_per_token=2))
+    taken = Bench(
+        wide(
+            "p",
+            slots=2,
+            vram_free_bytes=0,
+            kv_free_bytes=12,
+            kv_bytes_per_token=2,
+            kv_slot_bytes=6,
+            kv_preallocated=True,
+        )
+    )
+
+    placed = [
+        len(only(b.enqueue("a", "b", needs=needs), DispatchRecord)) for b in (on_demand, taken)
+    ]
+
+    assert placed == [1, 2]
+    assert on_demand.state.jobs["b"].state is JobState.QUEUED
+
+
+def test_an_attempt_taken_up_after_a_restart_has_its_bytes_again() -> None:
+    """LO-204: what the journal does not hold follows from the pool's first snapshot."""
+    needs = Needs("m", required_ctx=3)
+    pool = wide("p", vram_free_bytes=10, kv_bytes_per_token=2)
+    bench = Bench(pool)
+    bench.enqueue("a", needs=needs)
+    attempt = bench.state.jobs["a"].attempt
+    assert attempt is not None
+    attempt.est_kv_bytes = 0
+
+    bench.register(pool, held=[HeldAttempt("a", 1, "p", "p#1", ended=False)])
+
+    assert attempt.est_kv_bytes == 6
+    assert only(bench.enqueue("b", needs=needs), DispatchRecord) == []
+
+
+@pytest.mark.parametrize(("took_ms", "advised_ms"), [(2, 500), (1_600, 800), (9_000, 1_000)])
+def test_the_advised_wait_stays_within_its_bounds(took_ms: int, advised_ms: int) -> None:
+    """ORCH-2007: neither at once nor never, however fast or slow jobs leave."""
+    bounds = {"retry_after_min_ms": 500, "retry_after_max_ms": 1_000}
+    bench = Bench(wide(slots=1), queue_capacity=1, **bounds)
+    bench.enqueue("a", "b")
+    bench.at(took_ms)
+    bench.end("a")
+    bench.enqueue("c")
+
+    (reply,) = only(bench.enqueue("d"), ReplyRefused)
+
+    assert reply.refusal.retry_after_ms == advised_ms
+
+
+def test_a_cancelled_job_leaves_its_place_at_once() -> None:
+    """ORCH-3026, LO-101: the next one is let in, and is told that nobody is ahead."""
+    bench = Bench(wide(slots=1), queue_capacity=1)
+    bench.enqueue("running", "waits")
+
+    bench.step(CancelRequested("waits", 0))
+    (reply,) = only(bench.enqueue("next"), ReplyAccepted)
+
+    assert reply.receipt.position == 1
+    assert len(bench.state.queue) == 1

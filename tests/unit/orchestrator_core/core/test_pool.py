@@ -84,3 +84,21 @@ def test_a_late_duplicate_does_not_make_a_pool_older() -> None:
     assert not known.fresh(151, 50)
     known.connected = False
     assert not known.fresh(100, 50)
+
+
+def test_memory_of_attempts_that_the_host_has_not_seen_is_taken() -> None:
+    """LO-204: also on a pool that was busy from the start, so that no idle room is known."""
+    known = pool(slots_total=4, slots_free=3, kv_free_bytes=10)
+    known.own = {("a", 1): attempt("a", 4), ("b", 1): attempt("b", 5)}
+
+    assert known.room_idle_bytes is None
+    assert known.kv_room_bytes() == 1
+
+
+def test_free_memory_says_nothing_where_slots_have_theirs_already() -> None:
+    """LO-201: a full device with preallocated slots takes jobs as long as a slot is free."""
+    full = {"slots_total": 2, "slots_free": 2, "vram_free_bytes": 1, "kv_preallocated": True}
+
+    assert pool(**full).kv_room_bytes() is None
+    assert pool(**full, kv_free_bytes=20).kv_room_bytes() == 20
+    assert pool(**{**full, "kv_preallocated": False}).kv_room_bytes() == 1

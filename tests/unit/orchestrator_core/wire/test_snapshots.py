@@ -42,12 +42,17 @@ def full_snapshot() -> snapshot_pb2.PoolSnapshot:
         perf_tokens_per_s=50.5,
         first_token_ms=0,
         prefill_tokens_per_s=900.0,
+        kv_bytes_per_token=2,
+        kv_slot_bytes=1,
+        kv_preallocated=True,
         warm_session_ids=["s"],
     )
     message.supports.quantizations.append("F16")
     message.supports.extensions.append("grammar")
-    message.devices.add(device_id="GPU-a", utilization_ratio=0.5, memory_total_bytes=24)
-    message.devices.add(device_id="GPU-b")
+    message.devices.add(
+        device_id="GPU-a", utilization_ratio=0.5, memory_total_bytes=24, tensor_split=3
+    )
+    message.devices.add(device_id="GPU-b", tensor_split=0)
     message.running.add(job_id="j", attempt=1)
     message.running.add(job_id="j", attempt=2)
     return message
@@ -81,9 +86,14 @@ def test_everything_reported_is_taken_over() -> None:
         ctx_max=8192,
         device_ids=("GPU-a", "GPU-b"),
         compute_capability=(8, 10),
+        device_memory_bytes=(24, None),
+        tensor_split=(3, 0),
         vram_total_bytes=24,
         vram_free_bytes=24,
         kv_free_bytes=3,
+        kv_bytes_per_token=2,
+        kv_slot_bytes=1,
+        kv_preallocated=True,
         perf_tokens_per_s=50.5,
         first_token_ms=0,
         prefill_tokens_per_s=900.0,
@@ -105,6 +115,10 @@ def test_what_is_absent_stays_none() -> None:
     assert snapshot.vram_total_bytes is None
     assert snapshot.vram_free_bytes is None
     assert snapshot.kv_free_bytes is None
+    assert snapshot.kv_bytes_per_token is None
+    assert snapshot.kv_slot_bytes is None
+    assert not snapshot.kv_preallocated
+    assert snapshot.tensor_split == ()
     assert snapshot.perf_tokens_per_s is None
     assert snapshot.first_token_ms is None
     assert snapshot.prefill_tokens_per_s is None
@@ -166,6 +180,9 @@ BAD: list[tuple[str, Edit]] = [
     ),
     ("running names an attempt twice", lambda m: m.running.add(job_id="j", attempt=1)),
     ("without job_id", lambda m: m.running.add(attempt=1)),
+    ("kv_free_bytes 5 is above that of all slots, 4", _set("kv_free_bytes", 5)),
+    ("1 of 2 devices have a tensor_split", lambda m: m.devices[1].ClearField("tensor_split")),
+    ("tensor_split is 0 on all devices", lambda m: setattr(m.devices[0], "tensor_split", 0)),
     ("vram_free_bytes 25 is above vram_total_bytes 24", _set("vram_free_bytes", 25)),
     *[
         (f"{name} is", _set(name, value))

@@ -179,3 +179,21 @@ def test_the_log_tail_is_bounded_in_lines_and_line_length() -> None:
     assert max(map(len, lines)) <= LOG_LINE_CHARS
     assert lines[-1].startswith("y")
     assert tail.last(2) == lines[-2:]
+
+
+async def test_it_tells_what_its_cache_takes(model: Path) -> None:
+    """LO-205: 256 bytes a token, and llama.cpp rounds the context of a slot up to 1,024.
+
+    llama.cpp prints "KV buffer size = 0.75 MiB" for three such slots. The weights of a split are
+    taken; without a GPU they say nothing.
+    """
+    config = EmbeddedConfig(
+        model_path=model, model_id="m", slots=3, ctx_per_slot=1_000, tensor_split=(2, 1)
+    )
+    engine = EmbeddedEngine(config)
+
+    info = await engine.start()
+    await engine.stop()
+
+    assert (info.ctx_max, info.kv_preallocated) == (1_024, True)
+    assert (info.kv_bytes_per_token, info.kv_slot_bytes) == (256, 1_024 * 256)

@@ -1,0 +1,36 @@
+"""What the embedded llama.cpp's cache takes for a model file. LO-205."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pool_managerd.core.gguf_dimensions import from_gguf
+from pool_managerd.core.kv_size import CacheShape, DimensionsError, kv_bytes, kv_bytes_per_token
+from pool_managerd.engines.embedded_worker import BATCH_TOKENS
+from pool_managerd.engines.gguf_file import gguf_shards
+from pool_managerd.engines.gguf_metadata import MetadataError, read_metadata
+
+# The cache as `embedded_worker` asks for it: 16 bits, and each slot on its own.
+_SHAPE = CacheShape(batch_tokens=BATCH_TOKENS, pad_tokens=256)
+
+
+@dataclass(frozen=True, slots=True)
+class KvFacts:
+    """Bytes of keys and values: of one more token at most, and of a slot in all.
+
+    Both come from one model, so what a context takes never exceeds what a slot has.
+    """
+
+    bytes_per_token: int
+    slot_bytes: int
+
+
+def kv_facts(model_path: Path, ctx_per_slot: int) -> KvFacts | None:
+    """Sizes for this file, None when it does not say enough. Blocks for milliseconds.
+
+    An architecture that is not known gives bounds (see `gguf_dimensions`).
+    """
+    try:
+        model = from_gguf(read_metadata(gguf_shards(model_path)[0]))
+    except (MetadataError, DimensionsError, OSError):
+        return None
+    return KvFacts(kv_bytes_per_token(model, _SHAPE), kv_bytes(model, ctx_per_slot, _SHAPE))

@@ -1,0 +1,110 @@
+"""Reads the metadata of a GGUF file, and skips what is large.
+
+The `gguf` library makes an array of every token and merge, seconds of work for a vocabulary of
+128,000; the few numbers that are wanted here take milliseconds.
+
+Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3).
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_STRING, _ARRAY = 8, 9
+# Types of values by their number: struct formats, little-endian.
+_SCALARS = {
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?",
+    10: "<Q", 11: "<q", 12: "<d",
+}  # fmt: skip
+KEYS_MAX = 65_536
+KEPT_STRING_BYTES = 256
+KEPT_ENTRIES = 4_096
+
+
+class MetadataError(ValueError):
+    """The file is not a GGUF file of a known version, or ends too early."""
+
+
+def read_metadata(path: Path) -> Mapping[str, object]:
+    """Numbers, short strings and short lists of numbers of the file, by key.
+
+    Blocks for milliseconds; memory is bounded by what is kept.
+
+    Raises:
+        MetadataError: when the file cannot be understood.
+        OSError: when it cannot be read.
+    """
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise MetadataError("is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                return _Scanner(data).metadata()
+            except (struct.error, UnicodeDecodeError) as error:
+                raise MetadataError("ends within its metadata, or is damaged") from error
+
+
+class _Scanner:
+    """A position in the file; every read is checked against its end by `struct`."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data, self._at = data, 0
+
+    def metadata(self) -> dict[str, object]:
+        version, _, count = self._take("<4xIQQ")
+        if self._data[:4] != _MAGIC or version not in _VERSIONS:
+            raise MetadataError("not a GGUF file of version 2 or 3 in little-endian order")
+        if count > KEYS_MAX:
+            raise MetadataError(f"{count} keys, at most {KEYS_MAX} are read")
+        found: dict[str, object] = {}
+        for _ in range(count):
+            key = self._string(KEPT_STRING_BYTES)
+            value = self._value(self._one("<I"))
+            if key is not None and value is not None:
+                found[key] = value
+        return found
+
+    def _value(self, kind: int) -> object:
+        if kind == _STRING:
+            return self._string(KEPT_STRING_BYTES)
+        if kind == _ARRAY:
+            return self._array(self._one("<I"), self._one("<Q"))
+        return self._one(self._format(kind))
+
+    def _array(self, kind: int, count: int) -> object:
+        if kind == _STRING:
+            for _ in range(count):
+                self._string(0)
+            return None
+        form = self._format(kind)
+        if count <= KEPT_ENTRIES:
+            return [self._one(form) for _ in range(count)]
+        self._at += struct.calcsize(form) * count
+        return None
+
+    def _string(self, most_bytes: int) -> str | None:
+        """The string at this place, None when it is longer than `most_bytes`."""
+        size = self._one("<Q")
+        start, self._at = self._at, self._at + size
+        if self._at > len(self._data):
+            raise MetadataError("ends within a string")
+        return self._data[start : self._at].decode() if size <= most_bytes else None
+
+    def _format(self, kind: int) -> str:
+        form = _SCALARS.get(kind)
+        if form is None:
+            raise MetadataError(f"has a value of the unknown type {kind}")
+        return form
+
+    def _one(self, form: str) -> int:
+        value: int = self._take(form)[0]
+        return value
+
+    def _take(self, form: str) -> tuple[int, ...]:
+        values = struct.unpack_from(form, self._data, self._at)
+        self._at += struct.calcsize(form)
+        return values
