@@ -23,7 +23,12 @@ from orchestrator_core.core.decision import (
     ExclusionReason,
     Shortfall,
 )
-from orchestrator_core.core.feasibility import incompatibility, static_shortfalls
+from orchestrator_core.core.feasibility import (
+    STATIC_REASONS,
+    incompatibility,
+    kv_needed_bytes,
+    static_shortfalls,
+)
 from orchestrator_core.core.job import JobSpec, Shape
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.pool import Pool, PoolState
@@ -88,9 +93,6 @@ class NoCapacity:
     kind: NoCapacityKind
     exclusions: tuple[Exclusion, ...]
     incompatible: Reason | None = None
-
-
-_STATIC = frozenset(list(ExclusionReason)[:9])
 
 
 def place(request: PlacementInput) -> Assigned | NoCapacity:
@@ -205,7 +207,7 @@ def dynamic_shortfalls(request: PlacementInput, pool: Pool) -> tuple[Shortfall, 
         found.extend(pool_shortfalls(pool, request.now_ms, request.stale_after_ms))
     if snapshot.replica_id in request.tried_replicas:
         found.append(Shortfall(ExclusionReason.TRIED, "another replica", snapshot.replica_id))
-    needed, room = request.spec.est_kv_bytes, pool.kv_room_bytes()
+    needed, room = kv_needed_bytes(request.spec, snapshot), pool.kv_room_bytes()
     if needed is not None and room is not None and needed > room:
         found.append(Shortfall(ExclusionReason.KV_ROOM, str(needed), str(room)))
     if request.reserved and snapshot.pool_id in request.reserved:
@@ -216,7 +218,9 @@ def dynamic_shortfalls(request: PlacementInput, pool: Pool) -> tuple[Shortfall, 
 
 def _particular(request: PlacementInput) -> bool:
     """True when something about the job itself may keep it from an open pool."""
-    return bool(request.spec.est_kv_bytes is not None or request.tried_replicas or request.reserved)
+    spec = request.spec
+    sized = spec.est_kv_bytes is not None or spec.needs.required_ctx is not None
+    return bool(sized or request.tried_replicas or request.reserved)
 
 
 def _filter(request: PlacementInput) -> tuple[list[Pool], list[Exclusion]]:
@@ -275,16 +279,18 @@ def _tie_key(request: PlacementInput, pool: Pool) -> tuple[bool, int, int, float
 
 def _headroom_bytes(request: PlacementInput, pool: Pool) -> int | None:
     room = pool.kv_room_bytes()
-    return None if room is None else max(0, room - (request.spec.est_kv_bytes or 0))
+    if room is None:
+        return None
+    return max(0, room - (kv_needed_bytes(request.spec, pool.snapshot) or 0))
 
 
 def _no_capacity(exclusions: list[Exclusion]) -> NoCapacity:
     """Tells "never" from "not now", and "nothing fresh" from "all busy"."""
     reasons = [{s.reason for s in e.shortfalls} for e in exclusions]
-    feasible = [found for found in reasons if not found & _STATIC]
+    feasible = [found for found in reasons if not found & STATIC_REASONS]
     if exclusions and not feasible:
         statics = [
-            Exclusion(e.pool_id, tuple(s for s in e.shortfalls if s.reason in _STATIC))
+            Exclusion(e.pool_id, tuple(s for s in e.shortfalls if s.reason in STATIC_REASONS))
             for e in exclusions
         ]
         kind, family = NoCapacityKind.INCOMPATIBLE, incompatibility(statics)

@@ -98,7 +98,7 @@ class Line:
         if mean_y < slope * mean_x:
             slope = mean_y / mean_x
         self.slope = slope
-        self.base = mean_y - slope * mean_x
+        self.base = max(0.0, mean_y - slope * mean_x)
 
 
 @dataclass(slots=True)

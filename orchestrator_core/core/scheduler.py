@@ -26,6 +26,7 @@ from orchestrator_core.core.decision import (
 )
 from orchestrator_core.core.effects import DispatchRecord, OfferDeclined, SendStart, StartMode
 from orchestrator_core.core.fairness import charge, served_tokens
+from orchestrator_core.core.feasibility import kv_needed_bytes
 from orchestrator_core.core.job import Attempt, Failover, Job, JobSpec, Needs, Priority
 from orchestrator_core.core.lifecycle import leave_queue
 from orchestrator_core.core.outlook import Advice, Weighed, weigh
@@ -271,12 +272,12 @@ def _decline(state: State, job: Job, placed: Assigned, weighed: Weighed, now_ms:
 
 def _reserve(state: State, job: Job, answer: NoCapacity, offers: Round) -> None:
     """Keeps the pools for a job that lacks nothing but memory which others will free."""
-    needed = job.spec.est_kv_bytes or 0
     for exclusion in answer.exclusions:
         lacking = {shortfall.reason for shortfall in exclusion.shortfalls}
-        pool_id = exclusion.pool_id
-        if lacking == {ExclusionReason.KV_ROOM} and state.pools[pool_id].could_make_room(needed):
-            offers.reserved.setdefault(pool_id, job.job_id)
+        pool = state.pools[exclusion.pool_id]
+        needed = kv_needed_bytes(job.spec, pool.snapshot) or 0
+        if lacking == {ExclusionReason.KV_ROOM} and pool.could_make_room(needed):
+            offers.reserved.setdefault(exclusion.pool_id, job.job_id)
 
 
 def _same_replica_set(job: Job, pools: list[Pool]) -> list[Pool]:
@@ -316,7 +317,7 @@ def _dispatch(state: State, job: Job, request: PlacementInput, placed: Assigned)
         replica_id=snapshot.replica_id,
         host_id=snapshot.host_id,
         sent_ms=now_ms,
-        est_kv_bytes=job.spec.est_kv_bytes or 0,
+        est_kv_bytes=kv_needed_bytes(job.spec, snapshot) or 0,
         uncached_tokens=uncached_tokens(request, pool),
         predicted_end_ms=placed.end_ms,
         last_progress_ms=now_ms,
