@@ -50,16 +50,22 @@ def on_time_probability(state: State, spec: JobSpec, shape: Forecast, now_ms: in
     return state.predictor.on_time_probability(shape.end_ms, spec.deadline_ms - now_ms)
 
 
-def retry_after_ms(state: State, now_ms: int, predicted_start_ms: int | None = None) -> int:
-    """When one place in the queue should be free: the mean time between the last departures.
+def retry_after_ms(
+    state: State, now_ms: int, predicted_gap_ms: int | None = None, places: int | None = None
+) -> int:
+    """When the next place in the queue should be free that is not promised to somebody else.
 
-    With no departure yet it is the predicted start; always within the configured bounds.
+    The time between departures is measured; `predicted_gap_ms` stands in until two were seen.
+    `places` asks for so many departures from now on instead, promised or not. Within the configured
+    bounds. ORCH-3017.
     """
-    departures = state.departures_ms
-    if departures:
-        wait_ms = max(1, now_ms - departures[0]) // len(departures)
+    gap_ms = state.drain.gap_ms(now_ms)
+    if gap_ms is None:
+        gap_ms = predicted_gap_ms or 0
+    if places is None:
+        wait_ms = state.drain.next_place_ms(gap_ms, now_ms) - now_ms
     else:
-        wait_ms = predicted_start_ms or 0
+        wait_ms = gap_ms * places
     return min(max(wait_ms, state.config.retry_after_min_ms), state.config.retry_after_max_ms)
 
 

@@ -23,6 +23,14 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.feasibility import incompatibility, static_shortfalls
 from orchestrator_core.core.forecast import Forecast, forecast, on_time_probability, retry_after_ms
+from orchestrator_core.core.gates import (
+    charge,
+    charge_again,
+    deadline_unlikely,
+    give_back,
+    guard,
+    throttled,
+)
 from orchestrator_core.core.job import Job, JobSpec, Priority
 from orchestrator_core.core.lifecycle import (
     CANCELLED,
@@ -30,6 +38,7 @@ from orchestrator_core.core.lifecycle import (
     close_attempt,
     end_job,
     enter_queue,
+    leave_queue,
 )
 from orchestrator_core.core.outcome import NO_USAGE, Outcome, Reason, Refusal
 from orchestrator_core.core.pool import PoolState
@@ -46,7 +55,7 @@ def enqueue(state: State, event: EnqueueRequested, now_ms: int) -> None:
         state.emit(ReplyAccepted(event.reply_to, answer))
         return
     if answer is None:
-        answer = _admit(state, event, now_ms)
+        answer = _pass_gates(state, event, now_ms)
     if answer is not None:
         state.emit(ReplyRefused(event.reply_to, answer, event.spec.needs.engine))
 
@@ -112,13 +121,15 @@ def _restore(state: State, victim: Job, now_ms: int) -> None:
     state.ended.pop(victim.job_id, None)
     state.timers.clear(TimerKind.FORGET, victim.job_id)
     enter_queue(state, victim, now_ms)
+    charge_again(state, victim, now_ms)
     watch_audience(state, victim, now_ms)
 
 
 def _retract(state: State, job: Job, now_ms: int) -> None:
     """Removes every trace of a job that was never accepted."""
     if job.state is JobState.QUEUED:
-        state.queue.remove(job)
+        leave_queue(state, job, now_ms, displaced=True)
+    give_back(state, job, now_ms)
     if job.attempt is not None and job.attempt.key in state.attempts:
         close_attempt(state, job.attempt, 0, now_ms)
         state.emit(AttemptClosed(job.job_id, job.attempt.number, "not accepted", retried=False))
@@ -218,12 +229,22 @@ def _incompatible(spec: JobSpec, exclusions: tuple[Exclusion, ...]) -> Refusal:
     )
 
 
+def _pass_gates(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:
+    """Refuses for good what no wait would help, then what may come later; else admits."""
+    guarded = guard(state, event.spec)
+    if isinstance(guarded, Refusal):
+        return guarded
+    return (
+        throttled(state, guarded, now_ms)
+        or deadline_unlikely(state, guarded, now_ms)
+        or _admit(state, replace(event, spec=guarded), now_ms)
+    )
+
+
 def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:
     """Applies the queue's policy; accepts into the queue, or says why not."""
     spec, queue, config = event.spec, state.queue, state.config
-    # The forecast counts only while nothing has left the queue yet.
-    start_ms = None if state.departures_ms else forecast(state, spec, len(queue) + 1).start_ms
-    wait_ms = retry_after_ms(state, now_ms, start_ms)
+    wait_ms = _place_free_ms(state, spec, now_ms)
     if not queue.has_lane(spec.priority, spec.needs) and len(queue.lanes) >= config.lanes_max:
         message = f"{config.lanes_max} kinds of jobs wait already"
         return Refusal(Reason.ADMISSION_REJECT, message, wait_ms, "lanes", spec.needs.engine)
@@ -242,9 +263,10 @@ def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None
         config.queue_capacity,
     )
     if isinstance(verdict, Reject):
-        message = f"{len(queue)} of {config.queue_capacity} places in the queue are taken"
-        if fail_fast:
-            message = "no slot is free now"
+        message = "no slot is free now"
+        if not fail_fast:
+            message = f"{len(queue)} of {config.queue_capacity} places in the queue are taken"
+            state.drain.promise(now_ms + wait_ms)
         label = verdict.policy_label
         return Refusal(
             Reason.ADMISSION_REJECT, message, verdict.retry_after_ms, label, spec.needs.engine
@@ -262,6 +284,7 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
         _drop(state, state.jobs[displaces], job, now_ms)
     enter_queue(state, job, now_ms)
     watch_audience(state, job, now_ms)
+    charge(state, job, now_ms)
     job.position_at_admission = state.queue.position(job)
     shape = forecast(state, spec, job.position_at_admission)
     job.predicted_start_ms, job.predicted_end_ms = shape.start_ms, shape.end_ms
@@ -285,7 +308,8 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
 def _drop(state: State, victim: Job, newcomer: Job, now_ms: int) -> None:
     """Displaces a waiting job; it is told in the same commit. LO-102."""
     state.displaced[newcomer.job_id] = victim
-    wait_ms = retry_after_ms(state, now_ms)
+    wait_ms = _place_free_ms(state, victim.spec, now_ms)
+    state.drain.promise(now_ms + wait_ms)
     refusal = Refusal(
         Reason.QUEUE_FULL_DROP_LRU,
         "the queue was full and the job gave its place to a newer one",
@@ -304,9 +328,18 @@ def _receipt(state: State, job: Job, shape: Forecast, now_ms: int) -> Receipt:
         predicted_start_ms=job.predicted_start_ms,
         predicted_end_ms=job.predicted_end_ms,
         on_time_probability=on_time_probability(state, job.spec, shape, now_ms),
-        backoff_ms=retry_after_ms(state, now_ms, shape.start_ms) if full else 0,
+        backoff_ms=_place_free_ms(state, job.spec, now_ms) if full else 0,
         seed=job.spec.seed,
     )
+
+
+def _place_free_ms(state: State, spec: JobSpec, now_ms: int) -> int:
+    """When a place should be free; before anything was measured, from the predicted start."""
+    if state.drain.gap_ms(now_ms) is not None:
+        return retry_after_ms(state, now_ms)
+    waiting = len(state.queue) + 1
+    start_ms = forecast(state, spec, waiting).start_ms
+    return retry_after_ms(state, now_ms, None if start_ms is None else -(-start_ms // waiting))
 
 
 def _id(job: Job | None) -> str | None:

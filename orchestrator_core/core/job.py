@@ -44,6 +44,22 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True)
+class Budgets:
+    """What one job may spend; None is unbounded.
+
+    `tokens` are prompt and output together, `time_ms` is the time of one attempt at a pool,
+    `cost_micros` are millionths of the currency unit.
+    """
+
+    tokens: int | None = None
+    time_ms: int | None = None
+    cost_micros: int | None = None
+
+
+NO_BUDGETS = Budgets()
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """A validated request. `payload` is what the pool needs and the core never looks into.
 
@@ -71,6 +87,7 @@ class JobSpec:
     kv_reuse: bool = False
     failover: Failover = Failover.FAIL
     cancel_on_disconnect: bool = False
+    budgets: Budgets = NO_BUDGETS
 
 
 @dataclass(slots=True)
@@ -110,6 +127,7 @@ class Job:
 
     `seq` is the arrival number, kept through retries. `delivered` is True when output of an earlier
     attempt may have reached a client. `failures` counts lost attempts; refused ones are not tries.
+    `tokens_charged` is what its client's throttle holds for it, None where nothing was charged.
     `decisions` are the latest `DECISIONS_KEPT`: a job may be refused any number of times.
     """
 
@@ -136,6 +154,7 @@ class Job:
     replica_set: tuple[str, str, str, str] | None = None
     unreleased: Attempt | None = None
     refusals: int = 0
+    tokens_charged: int | None = None
 
     @property
     def job_id(self) -> str:

@@ -8,6 +8,7 @@ from orchestrator_core.core.effects import (
     TerminalRecord,
 )
 from orchestrator_core.core.forecast import learn_service
+from orchestrator_core.core.gates import settle
 from orchestrator_core.core.job import Attempt, Failover, Job
 from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal, Usage
 from orchestrator_core.core.state import State
@@ -36,6 +37,8 @@ def enter_queue(state: State, job: Job, now_ms: int) -> None:
     A job that never ran has waited since it was accepted, however often pools refused it.
     """
     state.queue.add(job)
+    state.throttle.entered(job.spec.identity)
+    state.drain.entered(now_ms)
     span_ms = job.spec.queue_timeout_ms or state.config.queue_timeout_ms
     never_ran = job.started_ms is None and not job.delivered
     since_ms = job.accepted_ms if never_ran else now_ms
@@ -44,11 +47,17 @@ def enter_queue(state: State, job: Job, now_ms: int) -> None:
         state.timers.set(TimerKind.JOB_DEADLINE, job.job_id, job.spec.deadline_ms)
 
 
-def leave_queue(state: State, job: Job, now_ms: int) -> None:
-    """Takes a waiting job out and counts the departure for the drain rate."""
+def leave_queue(state: State, job: Job, now_ms: int, *, displaced: bool = False) -> None:
+    """Takes a waiting job out and counts the place that this frees for the drain rate.
+
+    A job that never waited held none, a displaced one hands it to its successor, and a retry is
+    exempt from capacity.
+    """
     state.queue.remove(job)
     state.timers.clear(TimerKind.QUEUE_TIMEOUT, job.job_id)
-    state.departures_ms.append(now_ms)
+    state.throttle.left(job.spec.identity)
+    freed = not displaced and not job.attempts_made and now_ms > job.accepted_ms
+    state.drain.left(len(state.queue), now_ms, freed=freed)
 
 
 def end_job(
@@ -64,11 +73,12 @@ def end_job(
     A running attempt is told to stop; its slot stays taken until the pool confirms.
     """
     if job.state is JobState.QUEUED:
-        leave_queue(state, job, now_ms)
+        leave_queue(state, job, now_ms, displaced=trigger is JobTrigger.DROP)
     job.state = next_job_state(job.state, trigger)
     job.outcome = outcome
     job.ended_ms = now_ms
     job.usage = _final_usage(job, now_ms)
+    settle(state, job, job.usage, now_ms)
     for kind in LIVE_TIMERS:
         state.timers.clear(kind, job.job_id)
     attempt = job.attempt

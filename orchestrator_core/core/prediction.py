@@ -154,6 +154,11 @@ class Predictor:
         met = bisect_right(self._sorted_residuals, limit)
         return met / len(self._sorted_residuals)
 
+    @property
+    def evidence(self) -> int:
+        """Predictions that could be compared with what came; without any, chances are guesses."""
+        return len(self._residuals)
+
     def forget_pool(self, pool_id: str) -> None:
         """Drops what was learned about a pool that is gone."""
         self._rates.pop(pool_id, None)

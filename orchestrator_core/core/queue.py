@@ -6,7 +6,7 @@ answers for the whole lane. ORCH-3004, ORCH-3008, OC-CORE-1003, LO-101.
 
 from dataclasses import dataclass, field
 
-from orchestrator_core.core.job import Job, Needs, Priority
+from orchestrator_core.core.job import Job, JobSpec, Needs, Priority
 from orchestrator_core.core.ranked import RankedSet
 
 
@@ -88,6 +88,12 @@ class Queue:
             upper = self._lanes.get((Priority.INTERACTIVE, spec.needs))
             ahead += len(upper.waiting) if upper else 0
         return ahead + 1
+
+    def position_of_newcomer(self, spec: JobSpec) -> int:
+        """Rank that a job would get if it were added now."""
+        classes = (p for p in Priority if p <= spec.priority)
+        lanes = (self._lanes.get((priority, spec.needs)) for priority in classes)
+        return 1 + sum(len(lane.waiting) for lane in lanes if lane is not None)
 
     def oldest(self, priority: Priority) -> Job | None:
         """Longest waiting job of a class that may be dropped."""

@@ -1,10 +1,11 @@
 """The tables of the core. Mutable on purpose: one owner, one step at a time."""
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import EXCLUSIONS_KEPT, Exclusion
+from orchestrator_core.core.drain import DrainRate
 from orchestrator_core.core.effects import Effect, Receipt
 from orchestrator_core.core.feasibility import static_shortfalls
 from orchestrator_core.core.job import Attempt, Job, JobSpec, Needs
@@ -12,9 +13,8 @@ from orchestrator_core.core.placement import pool_shortfalls
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import Predictor
 from orchestrator_core.core.queue import Queue
+from orchestrator_core.core.throttle import Throttle
 from orchestrator_core.core.timers import TimerKind, Timers
-
-DEPARTURES_KEPT = 64
 
 
 @dataclass(slots=True)
@@ -40,12 +40,14 @@ class Remembered:
 class Feasible:
     """Pools that could ever serve some needs, in order of id, and their slots together.
 
-    `infeasible` tells of the other pools what they lack, the first few by id.
+    `infeasible` tells of the other pools what they lack, the first few by id. `ctx_sizes` are the
+    different contexts of the feasible ones in tokens, ascending.
     """
 
     pool_ids: dict[str, None]
     slots_total: int
     infeasible: tuple[Exclusion, ...]
+    ctx_sizes: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -73,12 +75,17 @@ class State:
     sessions: OrderedDict[str, tuple[str, int]] = field(default_factory=OrderedDict)
     displaced: dict[str, Job] = field(default_factory=dict)
     service_ms: dict[str, float] = field(default_factory=dict)
-    departures_ms: deque[int] = field(default_factory=lambda: deque(maxlen=DEPARTURES_KEPT))
     feasible_cache: dict[Needs, Feasible] = field(default_factory=dict)
     next_seq: int = 1
     interactive_since_batch: int = 0
     draining: bool = False
     effects: list[Effect] = field(default_factory=list)
+    drain: DrainRate = field(default_factory=DrainRate)
+    throttle: Throttle = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Makes the part that needs the configuration."""
+        self.throttle = Throttle(self.config.throttle)
 
     def emit(self, effect: Effect) -> None:
         """Adds an effect to the present step's answer."""
@@ -103,7 +110,8 @@ class State:
             elif len(others) < EXCLUSIONS_KEPT:
                 others.append(Exclusion(pool_id, shortfalls))
         slots = sum(self.pools[pool_id].snapshot.slots_total for pool_id in fitting)
-        return Feasible(fitting, slots, tuple(others))
+        sizes = {self.pools[pool_id].snapshot.ctx_max for pool_id in fitting}
+        return Feasible(fitting, slots, tuple(others), tuple(sorted(sizes)))
 
     def refresh(self, pool: Pool, now_ms: int) -> None:
         """Notes whether a pool can take an attempt now, or why not. Due after every change."""

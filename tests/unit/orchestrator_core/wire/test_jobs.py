@@ -192,7 +192,7 @@ def test_every_bad_field_is_named_at_once() -> None:
     spec = job_pb2.JobSpec(job_id="no way")
     spec.sampling.top_p = 2
     spec.sampling.max_tokens = 0
-    spec.budgets.tokens = 1
+    spec.budgets.tokens = 0
 
     assert list(refused(spec)) == [
         "spec.job_id",
