@@ -51,22 +51,28 @@ def on_time_probability(state: State, spec: JobSpec, shape: Forecast, now_ms: in
 
 
 def retry_after_ms(
-    state: State, now_ms: int, predicted_gap_ms: int | None = None, places: int | None = None
+    state: State, now_ms: int, spec: JobSpec | None = None, places: int | None = None
 ) -> int:
     """When the next place in the queue should be free that is not promised to somebody else.
 
-    The time between departures is measured; `predicted_gap_ms` stands in until two were seen.
-    `places` asks for so many departures from now on instead, promised or not. Within the configured
-    bounds. ORCH-3017.
+    The time between departures is measured; until two were seen, the predicted start of `spec`
+    stands in. `places` asks for so many departures from now on instead, promised or not. Within the
+    configured bounds. ORCH-3017.
     """
     gap_ms = state.drain.gap_ms(now_ms)
     if gap_ms is None:
-        gap_ms = predicted_gap_ms or 0
+        gap_ms = 0 if spec is None else _predicted_gap_ms(state, spec)
     if places is None:
         wait_ms = state.drain.next_place_ms(gap_ms, now_ms) - now_ms
     else:
         wait_ms = gap_ms * places
     return min(max(wait_ms, state.config.retry_after_min_ms), state.config.retry_after_max_ms)
+
+
+def _predicted_gap_ms(state: State, spec: JobSpec) -> int:
+    """Start of a job at the end of the queue, shared out among those that leave before it."""
+    waiting = len(state.queue) + 1
+    return -(-(forecast(state, spec, waiting).start_ms or 0) // waiting)
 
 
 def learn_service(state: State, job: Job) -> None:

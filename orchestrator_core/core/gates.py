@@ -63,7 +63,7 @@ def throttled(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
     if wait_ms is None:
         # Of all that wait, one in so many is this client's: so many have to leave.
         share = -(-len(state.queue) // state.throttle.waiting(identity))
-        wait_ms = retry_after_ms(state, now_ms, places=share)
+        wait_ms = retry_after_ms(state, now_ms, spec, places=share)
     what = {
         "throttle-requests": "requests per minute",
         "throttle-tokens": "tokens per minute",
@@ -92,7 +92,7 @@ def deadline_unlikely(state: State, spec: JobSpec, now_ms: int) -> Refusal | Non
     chance = on_time_probability(state, spec, shape, now_ms)
     if chance is None or chance >= config.min_on_time_probability:
         return None
-    wait_ms = retry_after_ms(state, now_ms)
+    wait_ms = retry_after_ms(state, now_ms, spec)
     own_ms = (shape.end_ms or 0) - (shape.start_ms or 0)
     in_time = now_ms + wait_ms + own_ms <= spec.deadline_ms
     return Refusal(

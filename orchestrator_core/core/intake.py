@@ -244,7 +244,7 @@ def _pass_gates(state: State, event: EnqueueRequested, now_ms: int) -> Refusal |
 def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:
     """Applies the queue's policy; accepts into the queue, or says why not."""
     spec, queue, config = event.spec, state.queue, state.config
-    wait_ms = _place_free_ms(state, spec, now_ms)
+    wait_ms = retry_after_ms(state, now_ms, spec)
     if not queue.has_lane(spec.priority, spec.needs) and len(queue.lanes) >= config.lanes_max:
         message = f"{config.lanes_max} kinds of jobs wait already"
         return Refusal(Reason.ADMISSION_REJECT, message, wait_ms, "lanes", spec.needs.engine)
@@ -308,7 +308,7 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
 def _drop(state: State, victim: Job, newcomer: Job, now_ms: int) -> None:
     """Displaces a waiting job; it is told in the same commit. LO-102."""
     state.displaced[newcomer.job_id] = victim
-    wait_ms = _place_free_ms(state, victim.spec, now_ms)
+    wait_ms = retry_after_ms(state, now_ms, victim.spec)
     state.drain.promise(now_ms + wait_ms)
     refusal = Refusal(
         Reason.QUEUE_FULL_DROP_LRU,
@@ -328,18 +328,9 @@ def _receipt(state: State, job: Job, shape: Forecast, now_ms: int) -> Receipt:
         predicted_start_ms=job.predicted_start_ms,
         predicted_end_ms=job.predicted_end_ms,
         on_time_probability=on_time_probability(state, job.spec, shape, now_ms),
-        backoff_ms=_place_free_ms(state, job.spec, now_ms) if full else 0,
+        backoff_ms=retry_after_ms(state, now_ms, job.spec) if full else 0,
         seed=job.spec.seed,
     )
-
-
-def _place_free_ms(state: State, spec: JobSpec, now_ms: int) -> int:
-    """When a place should be free; before anything was measured, from the predicted start."""
-    if state.drain.gap_ms(now_ms) is not None:
-        return retry_after_ms(state, now_ms)
-    waiting = len(state.queue) + 1
-    start_ms = forecast(state, spec, waiting).start_ms
-    return retry_after_ms(state, now_ms, None if start_ms is None else -(-start_ms // waiting))
 
 
 def _id(job: Job | None) -> str | None:
