@@ -192,12 +192,16 @@ def test_a_full_queue_says_which_policy_and_when_to_come_back() -> None:
 
 
 def test_a_rejection_without_a_time_is_final() -> None:
-    """A budget that is spent does not come back: no RetryInfo, and gRPC must not retry."""
-    refusal = Refusal(Reason.ADMISSION_REJECT, "budget spent", policy_label="budget")
+    """A budget that is too small stays so: no RetryInfo, the field to change, no retry by gRPC."""
+    wrong = FieldViolation("spec.budgets.tokens", "is 5: raise it")
+    refusal = Refusal(
+        Reason.ADMISSION_REJECT, "too small", policy_label="budget", violations=(wrong,)
+    )
 
     found = details(to_status(refusal))
 
     assert "RetryInfo" not in found
+    assert found["BadRequest"].field_violations[0].field == "spec.budgets.tokens"
     assert found["ErrorInfo"].metadata["retriable"] == "false"
     assert pushback(refusal) == "-1"
 
