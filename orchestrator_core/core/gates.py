@@ -27,13 +27,12 @@ def guard(state: State, spec: JobSpec) -> JobSpec | Refusal:
     if refused is not None:
         return refused
     sizes = state.feasible(spec.needs).ctx_sizes
+    if spec.budgets.tokens is not None or spec.budgets.cost_micros is not None:
+        spec = guardrails.capped(spec, _prompt_tokens(state, spec), sizes[-1], rails)
     needed = guardrails.certain_ctx(spec, rails)
     if needed > sizes[-1]:
         return _too_long(state, spec, needed)
-    spec = guardrails.with_certain_ctx(spec, needed, sizes)
-    if spec.budgets.tokens is None and spec.budgets.cost_micros is None:
-        return spec
-    return guardrails.capped(spec, _prompt_tokens(state, spec), rails)
+    return guardrails.with_certain_ctx(spec, needed, sizes)
 
 
 def _too_long(state: State, spec: JobSpec, needed: int) -> Refusal:

@@ -272,6 +272,16 @@ def test_a_budget_lowers_what_the_pool_may_generate() -> None:
     assert start.spec.max_tokens == 850
 
 
+def test_a_capped_job_goes_where_its_output_has_room() -> None:
+    """The cap is an explicit max_tokens to the engine, and the small pool would refuse it."""
+    small = snapshot("p", ctx_max=100, perf_tokens_per_s=900.0)
+    bench = Bench(small, snapshot("q", ctx_max=400))
+
+    (start,) = only(bench.enqueue("a", prompt_bytes=40, budgets=Budgets(tokens=300)), SendStart)
+
+    assert (start.pool_id, start.spec.max_tokens) == ("q", 290)
+
+
 def test_a_time_budget_stops_the_job_like_a_watchdog() -> None:
     """The attempt is stopped and the message names the budget."""
     bench = Bench(snapshot(), idle_timeout_ms=10_000, stale_after_ms=60_000)

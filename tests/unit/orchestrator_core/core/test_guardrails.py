@@ -120,7 +120,7 @@ def test_a_job_is_refused_exactly_when_its_budget_cannot_hold_it(job: JobSpec) -
 @given(SPECS, st.integers(1, 400))
 def test_what_may_be_generated_is_what_the_budget_leaves(job: JobSpec, prompt: int) -> None:
     """Never more than was asked for, never nothing, never beyond the budget if it can be helped."""
-    cap = capped(job, prompt, RAILS).max_tokens
+    cap = capped(job, prompt, 10**6, RAILS).max_tokens
 
     if budget_tokens(job.budgets, RAILS) is None:
         assert cap == job.max_tokens
@@ -135,9 +135,18 @@ def test_what_may_be_generated_is_what_the_budget_leaves(job: JobSpec, prompt: i
 
 def test_a_cap_fits_the_wire() -> None:
     """A budget may be larger than any max_tokens."""
-    job = capped(spec(budgets=Budgets(tokens=2**63)), 1, RAILS)
+    job = capped(spec(budgets=Budgets(tokens=2**63)), 1, 2**64, RAILS)
 
     assert job.max_tokens == MAX_TOKENS_MAX
+
+
+def test_a_budget_that_the_context_keeps_anyway_sets_no_cap() -> None:
+    """An engine would refuse a max_tokens that does not fit; what was asked for stays."""
+    wide = Budgets(tokens=100)
+
+    assert capped(spec(budgets=wide), 1, 100, RAILS).max_tokens is None
+    assert capped(spec(budgets=wide), 1, 101, RAILS).max_tokens == 99
+    assert capped(spec(budgets=wide, max_tokens=60), 1, 50, RAILS).max_tokens == 60
 
 
 def test_a_cost_without_a_price_names_the_key_to_set() -> None:
