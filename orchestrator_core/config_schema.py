@@ -63,7 +63,9 @@ class QueueTable(Table):
     retry_after_min_ms: Milliseconds = Field(
         default=100, description="Least advised wait of a rejection."
     )
-    retry_after_max_ms: Milliseconds = Field(default=60_000, description="Longest advised wait.")
+    retry_after_max_ms: Milliseconds = Field(
+        default=60_000, description="Longest advised wait that is an estimate."
+    )
 
 
 class AdmissionTable(Table):

@@ -168,13 +168,16 @@ def _duplicate(what: str, job_id: str) -> Refusal:
 def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
     """Refuses what no queue could help: draining, no pool, no feasible pool, a deadline gone by."""
     engine = spec.needs.engine
-    wait_ms = retry_after_ms(state, now_ms)
     if state.draining:
         message = "the orchestrator shuts down; try again when it is back"
-        return Refusal(Reason.POOL_UNAVAILABLE, message, wait_ms, engine=engine)
+        return Refusal(
+            Reason.POOL_UNAVAILABLE, message, retry_after_ms(state, now_ms), engine=engine
+        )
     if not state.pools:
         message = "no pool is registered; start a pool-managerd that points at this orchestrator"
-        return Refusal(Reason.POOL_UNAVAILABLE, message, wait_ms, engine=engine)
+        return Refusal(
+            Reason.POOL_UNAVAILABLE, message, retry_after_ms(state, now_ms), engine=engine
+        )
     unfit = _unfit(state, spec)
     if unfit is not None:
         return unfit
@@ -185,7 +188,9 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
         for pool in (state.pools[pool_id] for pool_id in state.feasible(spec.needs).pool_ids)
     ):
         message = "no pool that could serve the job is ready"
-        return Refusal(Reason.POOL_UNREADY, message, wait_ms, "fail-fast", engine)
+        return Refusal(
+            Reason.POOL_UNREADY, message, retry_after_ms(state, now_ms), "fail-fast", engine
+        )
     return None
 
 
@@ -234,21 +239,26 @@ def _pass_gates(state: State, event: EnqueueRequested, now_ms: int) -> Refusal |
     guarded = guard(state, event.spec)
     if isinstance(guarded, Refusal):
         return guarded
+    if guarded is not event.spec:
+        event = replace(event, spec=guarded)
     return (
         throttled(state, guarded, now_ms)
         or deadline_unlikely(state, guarded, now_ms)
-        or _admit(state, replace(event, spec=guarded), now_ms)
+        or _admit(state, event, now_ms)
     )
 
 
 def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:
     """Applies the queue's policy; accepts into the queue, or says why not."""
     spec, queue, config = event.spec, state.queue, state.config
-    wait_ms = retry_after_ms(state, now_ms, spec)
+    full = len(queue) >= config.queue_capacity
+    fail_fast = config.queue_policy is QueuePolicy.FAIL_FAST
     if not queue.has_lane(spec.priority, spec.needs) and len(queue.lanes) >= config.lanes_max:
         message = f"{config.lanes_max} kinds of jobs wait already"
+        wait_ms = retry_after_ms(state, now_ms, spec)
         return Refusal(Reason.ADMISSION_REJECT, message, wait_ms, "lanes", spec.needs.engine)
-    fail_fast = config.queue_policy is QueuePolicy.FAIL_FAST
+    # Nobody is told a wait while there is room, and it costs a forecast.
+    wait_ms = retry_after_ms(state, now_ms, spec) if full or fail_fast else 0
     verdict = admission_policy(
         QueueState(
             policy=config.queue_policy,
