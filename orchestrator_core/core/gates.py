@@ -28,7 +28,10 @@ def guard(state: State, spec: JobSpec) -> JobSpec | Refusal:
         return refused
     sizes = state.feasible(spec.needs).ctx_sizes
     if spec.budgets.tokens is not None or spec.budgets.cost_micros is not None:
-        spec = guardrails.capped(spec, _prompt_tokens(state, spec), sizes[-1], rails)
+        ctx_max = sizes[-1] if sizes else guardrails.MAX_TOKENS_MAX
+        spec = guardrails.capped(spec, _prompt_tokens(state, spec), ctx_max, rails)
+    if not sizes:
+        return spec
     needed = guardrails.certain_ctx(spec, rails)
     if needed > sizes[-1]:
         return _too_long(state, spec, needed)

@@ -41,7 +41,7 @@ class Feasible:
     """Pools that could ever serve some needs, in order of id, and their slots together.
 
     `infeasible` tells of the other pools what they lack, the first few by id. `ctx_sizes` are the
-    different contexts of the feasible ones in tokens, ascending.
+    different contexts of the feasible ones in tokens, ascending; empty while one is not known.
     """
 
     pool_ids: dict[str, None]
@@ -111,7 +111,9 @@ class State:
                 others.append(Exclusion(pool_id, shortfalls))
         slots = sum(self.pools[pool_id].snapshot.slots_total for pool_id in fitting)
         sizes = {self.pools[pool_id].snapshot.ctx_max for pool_id in fitting}
-        return Feasible(fitting, slots, tuple(others), tuple(sorted(sizes)))
+        # An engine that is starting does not know its context yet, and says 0.
+        known = tuple(sorted(sizes)) if 0 not in sizes else ()
+        return Feasible(fitting, slots, tuple(others), known)
 
     def refresh(self, pool: Pool, now_ms: int) -> None:
         """Notes whether a pool can take an attempt now, or why not. Due after every change."""

@@ -17,6 +17,7 @@ from orchestrator_core.core.events import (
 from orchestrator_core.core.gates import EVIDENCE_MIN
 from orchestrator_core.core.job import Budgets, Needs
 from orchestrator_core.core.outcome import Finish, Reason, Refusal, Usage
+from orchestrator_core.core.pool import PoolState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
 
@@ -234,6 +235,18 @@ def test_more_output_than_a_context_holds_names_what_would_fit() -> None:
 
     assert refused.metadata == {"field": "spec.sampling.max_tokens"}
     assert "at most 90" in refused.message
+
+
+def test_a_context_that_is_not_known_yet_refuses_nobody() -> None:
+    """An engine that starts says 0; the guardrail holds as soon as it says more."""
+    starting = snapshot("p", ctx_max=0, state=PoolState.STARTING)
+    bench = Bench(starting, guardrails=Guardrails(token_bytes_max=10))
+
+    assert let_in(bench.enqueue("a", prompt_bytes=5_000, budgets=Budgets(tokens=900)))
+    assert bench.core.jobs["a"].spec.needs == Needs("m")
+    bench.report(snapshot("p", ctx_max=100, version=2))
+
+    assert refusal(bench.enqueue("b", prompt_bytes=5_000)).metadata == {"field": "spec.input"}
 
 
 def test_a_long_job_goes_where_it_fits() -> None:
