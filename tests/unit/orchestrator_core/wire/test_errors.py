@@ -78,7 +78,8 @@ def test_a_status_says_everything_that_the_refusal_says(refusal: Refusal) -> Non
     expected = {"policy_label": refusal.policy_label, "engine": refusal.engine}
     expected |= {"pool_id": refusal.pool_id}
     for key, value in (refusal.metadata | expected).items():
-        if value and key not in {"retriable", "retry_after_ms"}:
+        cut = len(key.encode()) > errors.METADATA_KEY_BYTES_MAX
+        if value and not cut and key not in {"retriable", "retry_after_ms"}:
             assert info.metadata[key] == value
 
 
