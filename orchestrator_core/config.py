@@ -6,18 +6,27 @@ Only here the command line and the environment are read. `load` returns one froz
 
 import argparse
 import difflib
+import re
 import sys
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from orchestrator_core.config_schema import ENVIRONMENT_KEYS, Config, Table
-from orchestrator_core.core.config import CoreConfig, QueuePolicy, Scorer
+from orchestrator_core.config_schema import ENVIRONMENT_KEYS, Config, Table, ThrottleTable
+from orchestrator_core.core.config import (
+    CoreConfig,
+    Guardrails,
+    Limits,
+    QueuePolicy,
+    Scorer,
+    ThrottleConfig,
+)
 
 __all__ = [
     "Config",
@@ -31,6 +40,8 @@ __all__ = [
 
 DEFAULT_FILE = Path("orchestratord.toml")
 PROGRAM = "orchestratord"
+# Source: toml.io v1.0.0, Keys.
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 _POLICIES = {**{policy.value: policy for policy in QueuePolicy}, "reject-new": QueuePolicy.REJECT}
 
@@ -77,7 +88,22 @@ def core_config(config: Config) -> CoreConfig:
         scorer=Scorer(placement.scorer),
         decline_offers=placement.decline_offers,
         decline_max_ms=placement.decline_max_ms,
+        deadline_aware=config.admission.deadline_aware,
+        min_on_time_probability=config.admission.min_on_time_probability,
+        throttle=_throttle(config.throttle),
+        guardrails=Guardrails(
+            config.admission.token_bytes_max, config.admission.price_micros_per_1k_tokens
+        ),
     )
+
+
+def _throttle(table: ThrottleTable) -> ThrottleConfig:
+    default = Limits(table.requests_per_min, table.tokens_per_min, table.queued_jobs)
+    identities = {
+        name: replace(default, **own.model_dump(exclude_none=True))
+        for name, own in table.identities.items()
+    }
+    return ThrottleConfig(default, identities, table.identities_max)
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
@@ -148,22 +174,16 @@ def load_config(
 
 def to_toml(config: Config) -> str:
     """The effective configuration as a file that `load_config` reads back to the same values."""
-    lines: list[str] = []
-    tables: list[str] = []
-    for key, value in config.model_dump().items():
-        if isinstance(value, dict):
-            tables += ["", f"[{key}]", *(f"{k} = {_toml(v)}" for k, v in value.items())]
-        else:
-            lines.append(f"{key} = {_toml(value)}")
-    return "\n".join([*lines, *tables, ""])
+    return "\n".join([*_table_lines(config.model_dump(exclude_none=True), ""), ""])
 
 
 def reference() -> str:
     """The table of all keys for docs/configuration.md, as Markdown."""
     lines = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
     for name, info in _keys(Config, ""):
-        default = _toml(info.get_default(call_default_factory=True))
-        lines.append(f"| `{name}` | `{default}` | {_allowed(info)} | {info.description} |")
+        value = info.get_default(call_default_factory=True)
+        default = "unset" if value is None else f"`{_toml(value)}`"
+        lines.append(f"| `{name}` | {default} | {_allowed(info)} | {info.description} |")
     return "\n".join(lines) + "\n"
 
 
@@ -245,7 +265,9 @@ def _nearest(location: tuple[int | str, ...]) -> str:
         for name in known
         if name.startswith(table)
     }
-    return max(beside, key=lambda name: difflib.SequenceMatcher(a=table + key, b=name).ratio())
+    return max(
+        beside or known, key=lambda name: difflib.SequenceMatcher(a=table + key, b=name).ratio()
+    )
 
 
 # --- writing
@@ -253,11 +275,13 @@ def _nearest(location: tuple[int | str, ...]) -> str:
 
 def _keys(table: type[Table], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, info in table.model_fields.items():
-        inner = info.annotation
+        inner, path = info.annotation, prefix + name
+        if typing.get_origin(inner) is dict:
+            inner, path = typing.get_args(inner)[1], f"{path}.NAME"
         if isinstance(inner, type) and issubclass(inner, Table):
-            yield from _keys(inner, f"{prefix}{name}.")
+            yield from _keys(inner, f"{path}.")
         elif name not in ENVIRONMENT_KEYS:
-            yield prefix + name, info
+            yield path, info
 
 
 def _allowed(info: FieldInfo) -> str:
@@ -268,6 +292,16 @@ def _allowed(info: FieldInfo) -> str:
     low = next((item.ge for item in info.metadata if hasattr(item, "ge")), None)
     high = next((item.le for item in info.metadata if hasattr(item, "le")), None)
     return "text" if low is None else f"{low} to {high}"
+
+
+def _table_lines(table: Mapping[str, object], path: str) -> list[str]:
+    """The keys of a table, then its inner tables, each under its whole name."""
+    lines = [f"{key} = {_toml(v)}" for key, v in table.items() if not isinstance(v, dict)]
+    for key, inner in table.items():
+        if isinstance(inner, dict):
+            name = path + (key if _BARE_KEY.fullmatch(key) else _toml(key))
+            lines += ["", f"[{name}]", *_table_lines(inner, f"{name}.")]
+    return lines
 
 
 def _toml(value: object) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 _ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):[0-9]{1,5}$"
 _PORT_MAX = 65_535
 _DAY_MS = 86_400_000
+_LIMIT_MAX = 10**12
 
 Milliseconds = Annotated[int, Field(ge=1, le=_DAY_MS)]
 Policy = Literal["reject", "reject-new", "drop-lru", "shed-low-priority", "fail-fast"]
@@ -75,7 +76,80 @@ class QueueTable(Table):
     retry_after_min_ms: Milliseconds = Field(
         default=100, description="Least advised wait of a rejection."
     )
-    retry_after_max_ms: Milliseconds = Field(default=60_000, description="Longest advised wait.")
+    retry_after_max_ms: Milliseconds = Field(
+        default=60_000, description="Longest advised wait that is an estimate."
+    )
+
+
+class AdmissionTable(Table):
+    """What is refused before it is queued. ORCH-3014, LO-105."""
+
+    deadline_aware: bool = Field(
+        default=False, description="Refuse jobs that will hardly meet their deadline."
+    )
+    min_on_time_probability: float = Field(
+        default=0.1, ge=0.001, le=1.0, description="Least chance to be on time, if so."
+    )
+    token_bytes_max: int = Field(
+        default=256,
+        ge=1,
+        le=65_536,
+        description="Most bytes of a prompt that one token stands for; see admission.md.",
+    )
+    price_micros_per_1k_tokens: int = Field(
+        default=0,
+        ge=0,
+        le=10**12,
+        description="Price in millionths of your currency; 0: jobs with a cost budget are refused.",
+    )
+
+
+class IdentityTable(Table):
+    """Limits of one client identity; what is left out is as for everybody. ORCH-3006."""
+
+    requests_per_min: int | None = Field(
+        default=None,
+        ge=0,
+        le=_LIMIT_MAX,
+        description="Jobs accepted per minute; 0: no limit; unset: as everybody.",
+    )
+    tokens_per_min: int | None = Field(
+        default=None,
+        ge=0,
+        le=_LIMIT_MAX,
+        description="Tokens per minute; 0: no limit; unset: as everybody.",
+    )
+    queued_jobs: int | None = Field(
+        default=None,
+        ge=0,
+        le=_LIMIT_MAX,
+        description="Jobs that may wait; 0: no limit; unset: as everybody.",
+    )
+
+
+class ThrottleTable(Table):
+    """Limits of every client identity that has none of its own. ORCH-3006."""
+
+    requests_per_min: int = Field(
+        default=0, ge=0, le=_LIMIT_MAX, description="Jobs accepted per minute; 0: no limit."
+    )
+    tokens_per_min: int = Field(
+        default=0,
+        ge=0,
+        le=_LIMIT_MAX,
+        description="Tokens per minute, prompt and output; 0: no limit.",
+    )
+    queued_jobs: int = Field(
+        default=0, ge=0, le=_LIMIT_MAX, description="Jobs that may wait; 0: no limit."
+    )
+    identities_max: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Identities whose use is remembered."
+    )
+    identities: dict[str, IdentityTable] = Field(
+        default_factory=dict,
+        max_length=10_000,
+        description="Limits of single identities, one table each.",
+    )
 
 
 class PlacementTable(Table):
@@ -196,6 +270,10 @@ class Config(Table):
     )
     store: StoreTable = Field(default=StoreTable(), description="The journal.")
     queue: QueueTable = Field(default=QueueTable(), description="Admission and queue.")
+    admission: AdmissionTable = Field(
+        default=AdmissionTable(), description="What is refused before it is queued."
+    )
+    throttle: ThrottleTable = Field(default=ThrottleTable(), description="Limits per client.")
     placement: PlacementTable = Field(default=PlacementTable(), description="Choice of a pool.")
     jobs: JobsTable = Field(default=JobsTable(), description="Limits of jobs.")
     sessions: SessionsTable = Field(default=SessionsTable(), description="Affinity of sessions.")

@@ -218,7 +218,7 @@ async function finishOne(modelId) {
 }
 
 async function cancelOne(modelId) {
-  const { response } = await call("Enqueue", { spec: spec(modelId, "Count to a million.", 4096) });
+  const { response } = await call("Enqueue", { spec: spec(modelId, "Count to a million.", 1024) });
   const { response: cancelled } = await call("Cancel", { job_id: response.job_id });
   const state = cancelled.job.state.replace("JOB_STATE_", "");
   // A fast engine may end the job first: then the answer is that true state.

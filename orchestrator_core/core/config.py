@@ -1,7 +1,8 @@
 """Bounds and policies of the core, frozen."""
 
 import enum
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 
 class QueuePolicy(enum.Enum):
@@ -22,11 +23,73 @@ class Scorer(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What one identity may do; 0 sets no limit."""
+
+    requests_per_min: int = 0
+    tokens_per_min: int = 0
+    queued_jobs: int = 0
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleConfig:
+    """Limits of everybody, those of single identities, and how many identities are remembered.
+
+    Raises:
+        ValueError: when a number is negative, or nobody could be remembered.
+    """
+
+    default: Limits = NO_LIMITS
+    identities: Mapping[str, Limits] = field(default_factory=dict)
+    identities_max: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Refuses negative limits."""
+        for limits in (self.default, *self.identities.values()):
+            numbers = (limits.requests_per_min, limits.tokens_per_min, limits.queued_jobs)
+            if min(numbers) < 0:
+                raise ValueError(f"limits must not be negative: {limits}")
+        if self.identities_max < 1:
+            raise ValueError(f"identities_max must be positive, is {self.identities_max}")
+
+    def limits(self, identity: str) -> Limits:
+        """The limits of one identity."""
+        return self.identities.get(identity, self.default)
+
+
+@dataclass(frozen=True, slots=True)
+class Guardrails:
+    """`token_bytes_max`: most bytes of text that one token stands for; see docs/admission.md.
+
+    `price_micros_per_1k_tokens` is in millionths of the currency unit; 0: there is no price.
+
+    Raises:
+        ValueError: when a number is out of range.
+    """
+
+    token_bytes_max: int = 256
+    price_micros_per_1k_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses a token without bytes and a negative price."""
+        if self.token_bytes_max < 1:
+            raise ValueError(f"token_bytes_max must be positive, is {self.token_bytes_max}")
+        if self.price_micros_per_1k_tokens < 0:
+            price = self.price_micros_per_1k_tokens
+            raise ValueError(f"price_micros_per_1k_tokens must not be negative, is {price}")
+
+
+@dataclass(frozen=True, slots=True)
 class CoreConfig:
     """Every bound of the core. Times in milliseconds.
 
+    `min_on_time_probability` is what `deadline_aware` asks for, more than 0 and at most 1.
+
     Raises:
-        ValueError: when a bound is not positive; the field is named.
+        ValueError: when a bound is not positive or out of range; the field is named.
     """
 
     queue_capacity: int = 100
@@ -57,6 +120,10 @@ class CoreConfig:
     scorer: Scorer = Scorer.PREDICTED_END
     decline_offers: bool = True
     decline_max_ms: int = 30_000
+    deadline_aware: bool = False
+    min_on_time_probability: float = 0.1
+    throttle: ThrottleConfig = field(default_factory=ThrottleConfig)
+    guardrails: Guardrails = field(default_factory=Guardrails)
 
     def __post_init__(self) -> None:
         """Refuses bounds that are not positive."""
@@ -66,6 +133,9 @@ class CoreConfig:
                 raise ValueError(f"{spec.name} must be positive, is {value}")
         if self.class_weights is not None and min(self.class_weights) < 1:
             raise ValueError(f"class_weights must be positive, are {self.class_weights}")
+        if not 0.0 < self.min_on_time_probability <= 1.0:
+            chance = self.min_on_time_probability
+            raise ValueError(f"min_on_time_probability must be in (0, 1], is {chance}")
 
     @property
     def effective_scorer(self) -> Scorer:

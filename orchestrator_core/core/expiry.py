@@ -59,6 +59,9 @@ def _job_due(state: State, kind: TimerKind, job_id: str, now_ms: int) -> None:
     else:
         what = "wall time" if kind is TimerKind.WALL else "time without output"
         message = f"the watchdog for {what} fired"
+        budget_ms = job.spec.budgets.time_ms
+        if kind is TimerKind.WALL and (budget_ms or now_ms) < state.config.wall_timeout_ms:
+            message = f"the job's budget of {budget_ms} ms on a pool is spent"
         expire_job(state, job, Reason.DECODE_TIMEOUT, message, now_ms)
     schedule(state, now_ms)
 

@@ -37,8 +37,8 @@ def lift(state: State, spec: JobSpec) -> None:
 def charge(state: State, job: Job, shape: Shape) -> None:
     """Counts a placed job by what it is expected to take."""
     if state.config.token_fairness:
-        job.charged_tokens = shape.prompt_tokens + OUTPUT_WEIGHT * shape.output_tokens
-        _add(state, job, job.charged_tokens)
+        job.tokens_served = shape.prompt_tokens + OUTPUT_WEIGHT * shape.output_tokens
+        _add(state, job, job.tokens_served)
 
 
 def settle(state: State, job: Job, usage: Usage) -> None:
@@ -46,8 +46,8 @@ def settle(state: State, job: Job, usage: Usage) -> None:
     if not state.config.token_fairness or usage.tokens_out is None:
         return
     took = (usage.tokens_in or 0) + OUTPUT_WEIGHT * usage.tokens_out
-    _add(state, job, took - job.charged_tokens)
-    job.charged_tokens = took
+    _add(state, job, took - job.tokens_served)
+    job.tokens_served = took
 
 
 def _add(state: State, job: Job, tokens: float) -> None:

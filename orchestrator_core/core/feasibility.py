@@ -118,8 +118,9 @@ def _support_shortfalls(needs: Needs, pool: PoolSnapshot) -> Iterable[Shortfall]
     for extension in needs.required_extensions:
         if extension not in pool.extensions:
             yield Shortfall(ExclusionReason.EXTENSION, extension, " ".join(pool.extensions))
-    if needs.required_ctx is not None and needs.required_ctx > pool.ctx_max:
-        yield Shortfall(ExclusionReason.CONTEXT, str(needs.required_ctx), str(pool.ctx_max))
+    context = max(needs.required_ctx or 0, needs.certain_ctx or 0)
+    if context > pool.ctx_max:
+        yield Shortfall(ExclusionReason.CONTEXT, str(context), str(pool.ctx_max))
     if needs.deterministic and not pool.deterministic:
         yield Shortfall(ExclusionReason.DETERMINISM, "deterministic", "best effort")
 

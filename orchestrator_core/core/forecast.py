@@ -79,17 +79,29 @@ def finish_probability(state: State, job: Job, now_ms: int) -> float | None:
     )
 
 
-def retry_after_ms(state: State, now_ms: int, predicted_start_ms: int | None = None) -> int:
-    """When one place in the queue should be free: the mean time between the last departures.
+def retry_after_ms(
+    state: State, now_ms: int, spec: JobSpec | None = None, places: int | None = None
+) -> int:
+    """When the next place in the queue should be free that is not promised to somebody else.
 
-    With no departure yet it is the predicted start; always within the configured bounds.
+    The time between departures is measured; until two were seen, the predicted start of `spec`
+    stands in. `places` asks for so many departures from now on instead, promised or not. Within the
+    configured bounds. ORCH-3017.
     """
-    departures = state.departures_ms
-    if departures:
-        wait_ms = max(1, now_ms - departures[0]) // len(departures)
+    gap_ms = state.drain.gap_ms(now_ms)
+    if gap_ms is None:
+        gap_ms = 0 if spec is None else _predicted_gap_ms(state, spec, now_ms)
+    if places is None:
+        wait_ms = state.drain.next_place_ms(gap_ms, now_ms) - now_ms
     else:
-        wait_ms = predicted_start_ms or 0
+        wait_ms = gap_ms * places
     return min(max(wait_ms, state.config.retry_after_min_ms), state.config.retry_after_max_ms)
+
+
+def _predicted_gap_ms(state: State, spec: JobSpec, now_ms: int) -> int:
+    """Start of a job at the end of the queue, shared out among those that leave before it."""
+    waiting = len(state.queue) + 1
+    return -(-(forecast(state, spec, waiting, now_ms).start_ms or 0) // waiting)
 
 
 def learn_from_end(state: State, job: Job, now_ms: int, *, finished: bool) -> None:
@@ -152,7 +164,7 @@ def _ending_per_ms(state: State, view: Outlook, spec: JobSpec, now_ms: int) -> f
     rate = ending_per_ms(view, state.traffic(spec.needs.model_id, now_ms), mean)
     if spec.priority is Priority.INTERACTIVE:
         return rate
-    stats = state.predictor.model(spec.needs.model_id)
+    stats = state.predictor.known_model(spec.needs.model_id)
     left = rate - stats.arrivals_per_ms(Priority.INTERACTIVE, now_ms)
     interactive, batch = state.config.turns
     return max(left, rate * batch / (interactive + batch))

@@ -32,6 +32,14 @@ from orchestrator_core.core.forecast import (
     on_time_probability,
     retry_after_ms,
 )
+from orchestrator_core.core.gates import (
+    charge,
+    charge_again,
+    deadline_unlikely,
+    give_back,
+    guard,
+    throttled,
+)
 from orchestrator_core.core.job import Job, JobSpec, Priority
 from orchestrator_core.core.lifecycle import (
     CANCELLED,
@@ -39,6 +47,7 @@ from orchestrator_core.core.lifecycle import (
     close_attempt,
     end_job,
     enter_queue,
+    leave_queue,
 )
 from orchestrator_core.core.outcome import NO_USAGE, Outcome, Reason, Refusal
 from orchestrator_core.core.pool import PoolState
@@ -55,7 +64,7 @@ def enqueue(state: State, event: EnqueueRequested, now_ms: int) -> None:
         state.emit(ReplyAccepted(event.reply_to, answer))
         return
     if answer is None:
-        answer = _admit(state, event, now_ms)
+        answer = _pass_gates(state, event, now_ms)
     if answer is not None:
         state.emit(ReplyRefused(event.reply_to, answer, event.spec.needs.engine))
 
@@ -121,13 +130,15 @@ def _restore(state: State, victim: Job, now_ms: int) -> None:
     state.ended.pop(victim.job_id, None)
     state.timers.clear(TimerKind.FORGET, victim.job_id)
     enter_queue(state, victim, now_ms)
+    charge_again(state, victim, now_ms)
     watch_audience(state, victim, now_ms)
 
 
 def _retract(state: State, job: Job, now_ms: int) -> None:
     """Removes every trace of a job that was never accepted."""
     if job.state is JobState.QUEUED:
-        state.queue.remove(job)
+        leave_queue(state, job, now_ms, displaced=True)
+    give_back(state, job, now_ms)
     if job.attempt is not None and job.attempt.key in state.attempts:
         close_attempt(state, job.attempt, 0, now_ms)
         state.emit(AttemptClosed(job.job_id, job.attempt.number, "not accepted", retried=False))
@@ -166,13 +177,16 @@ def _duplicate(what: str, job_id: str) -> Refusal:
 def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
     """Refuses what no queue could help: draining, no pool, no feasible pool, a deadline gone by."""
     engine = spec.needs.engine
-    wait_ms = retry_after_ms(state, now_ms)
     if state.draining:
         message = "the orchestrator shuts down; try again when it is back"
-        return Refusal(Reason.POOL_UNAVAILABLE, message, wait_ms, engine=engine)
+        return Refusal(
+            Reason.POOL_UNAVAILABLE, message, retry_after_ms(state, now_ms), engine=engine
+        )
     if not state.pools:
         message = "no pool is registered; start a pool-managerd that points at this orchestrator"
-        return Refusal(Reason.POOL_UNAVAILABLE, message, wait_ms, engine=engine)
+        return Refusal(
+            Reason.POOL_UNAVAILABLE, message, retry_after_ms(state, now_ms), engine=engine
+        )
     unfit = _unfit(state, spec)
     if unfit is not None:
         return unfit
@@ -183,7 +197,9 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
         for pool in state.feasible(spec.needs).pools.values()
     ):
         message = "no pool that could serve the job is ready"
-        return Refusal(Reason.POOL_UNREADY, message, wait_ms, "fail-fast", engine)
+        return Refusal(
+            Reason.POOL_UNREADY, message, retry_after_ms(state, now_ms), "fail-fast", engine
+        )
     return None
 
 
@@ -214,18 +230,31 @@ def _incompatible(spec: JobSpec, exclusions: tuple[Exclusion, ...]) -> Refusal:
     )
 
 
+def _pass_gates(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:
+    """Refuses for good what no wait would help, then what may come later; else admits."""
+    guarded = guard(state, event.spec)
+    if isinstance(guarded, Refusal):
+        return guarded
+    if guarded is not event.spec:
+        event = replace(event, spec=guarded)
+    return (
+        throttled(state, guarded, now_ms)
+        or deadline_unlikely(state, guarded, now_ms)
+        or _admit(state, event, now_ms)
+    )
+
+
 def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:
     """Applies the queue's policy; accepts into the queue, or says why not."""
     spec, queue, config = event.spec, state.queue, state.config
-    # The forecast counts only while nothing has left the queue yet.
-    start_ms = (
-        None if state.departures_ms else forecast(state, spec, len(queue) + 1, now_ms).start_ms
-    )
-    wait_ms = retry_after_ms(state, now_ms, start_ms)
+    full = len(queue) >= config.queue_capacity
+    fail_fast = config.queue_policy is QueuePolicy.FAIL_FAST
     if not queue.has_lane(spec) and len(queue.lanes) >= config.lanes_max:
         message = f"{config.lanes_max} kinds of jobs wait already"
+        wait_ms = retry_after_ms(state, now_ms, spec)
         return Refusal(Reason.ADMISSION_REJECT, message, wait_ms, "lanes", spec.needs.engine)
-    fail_fast = config.queue_policy is QueuePolicy.FAIL_FAST
+    # Nobody is told a wait while there is room, and it costs a forecast.
+    wait_ms = retry_after_ms(state, now_ms, spec) if full or fail_fast else 0
     verdict = admission_policy(
         QueueState(
             policy=config.queue_policy,
@@ -240,9 +269,10 @@ def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None
         config.queue_capacity,
     )
     if isinstance(verdict, Reject):
-        message = f"{len(queue)} of {config.queue_capacity} places in the queue are taken"
-        if fail_fast:
-            message = "no slot is free now"
+        message = "no slot is free now"
+        if not fail_fast:
+            message = f"{len(queue)} of {config.queue_capacity} places in the queue are taken"
+            state.drain.promise(now_ms + wait_ms)
         label = verdict.policy_label
         return Refusal(
             Reason.ADMISSION_REJECT, message, verdict.retry_after_ms, label, spec.needs.engine
@@ -261,6 +291,7 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
     enter_queue(state, job, now_ms)
     watch_audience(state, job, now_ms)
     state.predictor.model(spec.needs.model_id).arrivals[spec.priority].append(now_ms)
+    charge(state, job, now_ms)
     job.position_at_admission = state.queue.position(job)
     # What is decided now is known before it is told, but the accept goes first.
     before = len(state.effects)
@@ -290,7 +321,8 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
 def _drop(state: State, victim: Job, newcomer: Job, now_ms: int) -> None:
     """Displaces a waiting job; it is told in the same commit. LO-102."""
     state.displaced[newcomer.job_id] = victim
-    wait_ms = retry_after_ms(state, now_ms)
+    wait_ms = retry_after_ms(state, now_ms, victim.spec)
+    state.drain.promise(now_ms + wait_ms)
     refusal = Refusal(
         Reason.QUEUE_FULL_DROP_LRU,
         "the queue was full and the job gave its place to a newer one",
@@ -309,7 +341,7 @@ def _receipt(state: State, job: Job, shape: Forecast, now_ms: int) -> Receipt:
         predicted_start_ms=job.predicted_start_ms,
         predicted_end_ms=job.predicted_end_ms,
         on_time_probability=on_time_probability(state, job.spec, shape, now_ms),
-        backoff_ms=retry_after_ms(state, now_ms, shape.start_ms) if full else 0,
+        backoff_ms=retry_after_ms(state, now_ms, job.spec) if full else 0,
         seed=job.spec.seed,
     )
 

@@ -27,6 +27,8 @@ class Needs:
     """What a pool must statically offer; empty or None does not restrict. Equal needs share a lane.
 
     `min_compute_cap` is (major, minor), compared as numbers: (8, 10) is newer than (8, 9).
+    `required_ctx` is the context that the client asked for, `certain_ctx` what the guardrails found
+    that the job needs in any case, rounded up to a size that pools offer.
     """
 
     model_id: str
@@ -41,6 +43,23 @@ class Needs:
     required_extensions: tuple[str, ...] = ()
     device_mask: tuple[str, ...] = ()
     required_ctx: int | None = None
+    certain_ctx: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What one job may spend; None is unbounded.
+
+    `tokens` are prompt and output together, `time_ms` is the time of one attempt at a pool,
+    `cost_micros` are millionths of the currency unit.
+    """
+
+    tokens: int | None = None
+    time_ms: int | None = None
+    cost_micros: int | None = None
+
+
+NO_BUDGETS = Budgets()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +90,7 @@ class JobSpec:
     kv_reuse: bool = False
     failover: Failover = Failover.FAIL
     cancel_on_disconnect: bool = False
+    budgets: Budgets = NO_BUDGETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +145,9 @@ class Job:
     attempt may have reached a client. `failures` counts lost attempts; refused ones are not tries.
     `plain_start_ms` is the forecast of its start before corrections, None for a job that was placed
     in the step that accepted it; `shape` is its expected size when it began to wait.
-    `declined_offers`
-    counts the slots that it let pass since `declined_since_ms`.
+    `declined_offers` counts the slots that it let pass since `declined_since_ms`.
+    `tokens_charged` is what its client's throttle holds for it, `tokens_served` what fairness has
+    counted for it; None where nothing was charged.
     `decisions` are the latest `DECISIONS_KEPT`: a job may be refused any number of times.
     """
 
@@ -157,7 +178,8 @@ class Job:
     shape: Shape = NO_SHAPE
     declined_offers: int = 0
     declined_since_ms: int | None = None
-    charged_tokens: float = 0.0
+    tokens_served: float = 0.0
+    tokens_charged: int | None = None
 
     @property
     def job_id(self) -> str:

@@ -1,5 +1,6 @@
 """Moving jobs and attempts through their state tables, with everything that goes with it."""
 
+from orchestrator_core.core import fairness, gates
 from orchestrator_core.core.effects import (
     AttemptClosed,
     JobEnded,
@@ -7,7 +8,6 @@ from orchestrator_core.core.effects import (
     SendRelease,
     TerminalRecord,
 )
-from orchestrator_core.core.fairness import lift, settle
 from orchestrator_core.core.forecast import learn_from_end
 from orchestrator_core.core.job import Attempt, Failover, Job
 from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal, Usage
@@ -40,9 +40,11 @@ def enter_queue(state: State, job: Job, now_ms: int) -> None:
 
     A job that never ran has waited since it was accepted, however often pools refused it.
     """
-    lift(state, job.spec)
+    fairness.lift(state, job.spec)
     job.shape = state.predictor.shape(job.spec)
     state.queue.add(job)
+    state.throttle.entered(job.spec.identity)
+    state.drain.entered(now_ms)
     span_ms = job.spec.queue_timeout_ms or state.config.queue_timeout_ms
     never_ran = job.started_ms is None and not job.delivered
     since_ms = job.accepted_ms if never_ran else now_ms
@@ -51,13 +53,19 @@ def enter_queue(state: State, job: Job, now_ms: int) -> None:
         state.timers.set(TimerKind.JOB_DEADLINE, job.job_id, job.spec.deadline_ms)
 
 
-def leave_queue(state: State, job: Job, now_ms: int) -> None:
-    """Takes a waiting job out and counts the departure for the drain rate."""
+def leave_queue(state: State, job: Job, now_ms: int, *, displaced: bool = False) -> None:
+    """Takes a waiting job out and counts the place that this frees for the drain rate.
+
+    A job that never waited held none, a displaced one hands it to its successor, and a retry is
+    exempt from capacity.
+    """
     state.queue.remove(job)
     state.timers.clear(TimerKind.QUEUE_TIMEOUT, job.job_id)
     if job.declined_since_ms is not None:
         state.timers.clear(TimerKind.DECLINE, job.job_id)
-    state.departures_ms.append(now_ms)
+    state.throttle.left(job.spec.identity)
+    freed = not displaced and not job.attempts_made and now_ms > job.accepted_ms
+    state.drain.left(len(state.queue), now_ms, freed=freed)
 
 
 def end_job(
@@ -73,11 +81,13 @@ def end_job(
     A running attempt is told to stop; its slot stays taken until the pool confirms.
     """
     if job.state is JobState.QUEUED:
-        leave_queue(state, job, now_ms)
+        leave_queue(state, job, now_ms, displaced=trigger is JobTrigger.DROP)
     job.state = next_job_state(job.state, trigger)
     job.outcome = outcome
     job.ended_ms = now_ms
     job.usage = _final_usage(job, now_ms)
+    gates.settle(state, job, job.usage, now_ms)
+    fairness.settle(state, job, job.usage)
     for kind in LIVE_TIMERS:
         state.timers.clear(kind, job.job_id)
     attempt = job.attempt
@@ -86,7 +96,6 @@ def end_job(
         state.emit(SendCancel(attempt.host_id, job.job_id, attempt.number))
     if job.state in _TELLING:
         learn_from_end(state, job, now_ms, finished=job.state is JobState.FINISHED)
-        settle(state, job, job.usage)
     state.emit(TerminalRecord(job.job_id, job.state, outcome, job.usage, now_ms))
     state.emit(JobEnded(job.job_id, job.state, outcome, job.usage, why))
     retain(state, job, now_ms)

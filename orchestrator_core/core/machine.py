@@ -59,9 +59,10 @@ class Core:
         """
         state = self._state
         now_ms = self._last_ms = max(now_ms, self._last_ms)
-        state.effects = []
+        state.effects, state.stepping = [], True
         self._apply(event, now_ms)
         expiry.expire_due(state, now_ms)
+        state.stepping = False
         return state.effects
 
     def next_deadline_ms(self) -> int | None:

@@ -93,6 +93,9 @@ class ModelStats:
         return interactive + self.arrivals_per_ms(Priority.BATCH, now_ms)
 
 
+NO_STATS = ModelStats()
+
+
 @dataclass(slots=True)
 class Predictor:
     """Everything learned. Bounded: one `PoolRates` per registered pool, `MODELS_MAX` models.
@@ -114,13 +117,17 @@ class Predictor:
             known = self.models[model_id] = ModelStats()
         return known
 
+    def known_model(self, model_id: str) -> ModelStats:
+        """What is known of a model, to be read; the priors when nothing is."""
+        return self.models.get(model_id, NO_STATS)
+
     def shape(self, spec: JobSpec) -> Shape:
         """Expected prompt and output of a job: its hint, else what its model's jobs produced.
 
         Jobs of one model differ by the length of their prompts, so outputs are remembered by
         that. O(1).
         """
-        stats = self.models.get(spec.needs.model_id) or ModelStats()
+        stats = self.known_model(spec.needs.model_id)
         prompt = min(spec.prompt_bytes / stats.bytes_per_token, TOKENS_MAX)
         if spec.expected_tokens:
             output = float(spec.expected_tokens)

@@ -123,6 +123,13 @@ class Queue:
         count = len(lane.waiting)
         return Shape(lane.prompt_tokens / count, lane.output_tokens / count)
 
+    def position_of_newcomer(self, spec: JobSpec) -> int:
+        """Rank that a job would get if it were added now."""
+        identity = self._identity(spec)
+        classes = (p for p in Priority if p <= spec.priority)
+        lanes = (self._lanes.get((priority, spec.needs, identity)) for priority in classes)
+        return 1 + sum(len(lane.waiting) for lane in lanes if lane is not None)
+
     def oldest(self, priority: Priority) -> Job | None:
         """Longest waiting job of a class that may be dropped."""
         waiting = self._untried[priority]

@@ -85,6 +85,11 @@ class Residuals:
     service_at_once: Window = field(default_factory=Window)
     service_waited: Window = field(default_factory=Window)
 
+    @property
+    def judged(self) -> int:
+        """Jobs whose time from start to end is remembered beside what was predicted."""
+        return len(self.service_at_once.kept) + len(self.service_waited.kept)
+
     def service(self, *, waited: bool) -> Window:
         """The window of one kind of job."""
         return self.service_waited if waited else self.service_at_once

@@ -9,6 +9,7 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     OutputProgressed,
 )
+from orchestrator_core.core.gates import settle
 from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.lifecycle import (
     close_attempt,
@@ -102,6 +103,9 @@ def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
         if event.error is None:
             _learn(state, job, attempt, event, concurrency, now_ms)
         _settle(state, job, attempt, event, now_ms)
+    elif job is not None and job.attempt is attempt:
+        # It was stopped before; only now it is known what it took.
+        settle(state, job, event.usage, now_ms)
     schedule(state, now_ms)
 
 

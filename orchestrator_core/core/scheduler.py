@@ -149,8 +149,9 @@ def declined(state: State, job: Job, request: PlacementInput, placed: Assigned) 
 
 def watch_attempt(state: State, job: Job, now_ms: int) -> None:
     """Starts the wall and idle watchdogs of a dispatched job. OC-CORE-1022."""
-    config = state.config
-    state.timers.set(TimerKind.WALL, job.job_id, now_ms + config.wall_timeout_ms)
+    config, budget_ms = state.config, job.spec.budgets.time_ms
+    wall_ms = min(config.wall_timeout_ms, budget_ms or config.wall_timeout_ms)
+    state.timers.set(TimerKind.WALL, job.job_id, now_ms + wall_ms)
     state.timers.set(TimerKind.IDLE, job.job_id, now_ms + config.idle_timeout_ms)
 
 

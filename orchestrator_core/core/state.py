@@ -1,10 +1,11 @@
 """The tables of the core. Mutable on purpose: one owner, one step at a time."""
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import EXCLUSIONS_KEPT, Exclusion
+from orchestrator_core.core.drain import DrainRate
 from orchestrator_core.core.effects import Effect, Receipt
 from orchestrator_core.core.feasibility import static_shortfalls
 from orchestrator_core.core.job import Attempt, Job, JobSpec, Needs
@@ -12,9 +13,8 @@ from orchestrator_core.core.outlook import Outlook, Traffic, outlook
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import Predictor
 from orchestrator_core.core.queue import Queue
+from orchestrator_core.core.throttle import Throttle
 from orchestrator_core.core.timers import TimerKind, Timers
-
-DEPARTURES_KEPT = 64
 
 
 @dataclass(slots=True)
@@ -55,11 +55,13 @@ NO_SESSION = Session("", 0)
 class Feasible:
     """Pools that could ever serve some needs, by id in order of id.
 
-    `infeasible` tells of the other pools what they lack, the first few by id.
+    `infeasible` tells of the other pools what they lack, the first few by id. `ctx_sizes` are the
+    different contexts of the feasible ones in tokens, ascending; empty while one is not known.
     """
 
     pools: dict[str, Pool]
     infeasible: tuple[Exclusion, ...]
+    ctx_sizes: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -68,7 +70,8 @@ class State:
 
     `available` holds the pools that could take an attempt at this moment. `fleet` counts changes
     of what pools can do at all, as opposed to whether they are busy. `served` holds the tokens
-    that each identity was served, for fairness between them. Dicts stand in for sets where the
+    that each identity was served, for fairness between them. `stepping` is True within a
+    step. Dicts stand in for sets where the
     order of iteration could reach an effect: string sets iterate differently from run to run. The
     tables that give up their oldest entry are ordered ones, where that costs O(1).
     """
@@ -88,16 +91,19 @@ class State:
     displaced: dict[str, Job] = field(default_factory=dict)
     outlooks: dict[Needs, Outlook] = field(default_factory=dict)
     served: OrderedDict[str, float] = field(default_factory=OrderedDict)
-    departures_ms: deque[int] = field(default_factory=lambda: deque(maxlen=DEPARTURES_KEPT))
     feasible_cache: dict[Needs, Feasible] = field(default_factory=dict)
     next_seq: int = 1
     fleet: int = 0
     batch_credit: int = 0
     draining: bool = False
+    stepping: bool = False
     effects: list[Effect] = field(default_factory=list)
+    drain: DrainRate = field(default_factory=DrainRate)
+    throttle: Throttle = field(init=False)
 
     def __post_init__(self) -> None:
-        """Makes the queue that the configuration asks for."""
+        """Makes the parts that need the configuration."""
+        self.throttle = Throttle(self.config.throttle)
         self.queue = Queue(per_identity=self.config.token_fairness)
 
     def emit(self, effect: Effect) -> None:
@@ -123,7 +129,10 @@ class State:
                 fitting[pool_id] = pool
             elif len(others) < EXCLUSIONS_KEPT:
                 others.append(Exclusion(pool_id, shortfalls))
-        return Feasible(fitting, tuple(others))
+        sizes = {pool.snapshot.ctx_max for pool in fitting.values()}
+        # An engine that is starting does not know its context yet, and says 0.
+        known = tuple(sorted(sizes)) if 0 not in sizes else ()
+        return Feasible(fitting, tuple(others), known)
 
     def fleet_changed(self) -> None:
         """What pools can do at all is not what it was: forgets what was derived from it."""
@@ -131,22 +140,28 @@ class State:
         self.feasible_cache.clear()
 
     def outlook(self, needs: Needs) -> Outlook:
-        """What a lane can expect of its pools; made anew when enough was learned. O(tiers)."""
+        """What a lane can expect of its pools; made anew when enough was learned. O(tiers).
+
+        Kept only within a step: a question must not change what is decided later.
+        """
         known = self.outlooks.get(needs)
-        if known is None or known.due(self.predictor.learned, self.fleet):
+        if known is not None and not known.due(self.predictor.learned, self.fleet):
+            return known
+        made = outlook(
+            list(self.feasible(needs).pools.values()),
+            self.predictor.known_model(needs.model_id),
+            self.predictor.learned,
+            self.fleet,
+        )
+        if self.stepping:
             if known is None and len(self.outlooks) >= self.config.lanes_max:
                 del self.outlooks[next(iter(self.outlooks))]
-            known = self.outlooks[needs] = outlook(
-                list(self.feasible(needs).pools.values()),
-                self.predictor.model(needs.model_id),
-                self.predictor.learned,
-                self.fleet,
-            )
-        return known
+            self.outlooks[needs] = made
+        return made
 
     def traffic(self, model_id: str, now_ms: int) -> Traffic:
         """Who competes for the pools of a model."""
-        stats = self.predictor.model(model_id)
+        stats = self.predictor.known_model(model_id)
         return Traffic(self.queue.waiting_for_model(model_id), stats.demand_per_ms(now_ms))
 
     def refresh(self, pool: Pool, now_ms: int) -> None:

@@ -94,7 +94,7 @@ FINISHED: Final = _counter(
 BACKPRESSURE: Final = _counter(
     "admission_backpressure_events_total",
     ("engine", "policy"),
-    "Requests refused and jobs dropped because the queue was full.",
+    "Requests refused and jobs dropped at admission, by the rule that did it.",
 )
 TOKENS_IN: Final = _counter("tokens_in_total", _REPLICA, "Prompt tokens, as engines count them.")
 TOKENS_OUT: Final = _counter("tokens_out_total", _REPLICA, "Tokens generated for ended jobs.")

@@ -12,6 +12,7 @@ from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 
+from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import JobEnded
 from orchestrator_core.core.job import JobSpec, Priority
@@ -37,7 +38,8 @@ ENGINES_REREAD_MS = 1_000
 DISCONNECTED = "disconnected"
 _POOL_STATES = (*(state.value for state in PoolState), DISCONNECTED)
 
-_QUEUE_FULL = frozenset({Reason.ADMISSION_REJECT})
+# Labels of refusals that a longer queue or another slot would have helped.
+_QUEUE_FULL = frozenset({*(policy.value for policy in QueuePolicy), "lanes"})
 _INVALID = frozenset(
     {
         Reason.INVALID_PARAMS,
@@ -112,7 +114,7 @@ class Metrics:
         reason = refusal.reason
         self._rejected.add(1, engine, reason.value)
         self._orchd_enqueued.add(1, "", "rejected")
-        self._orchd_rejected.add(1, "", _rejection_kind(reason))
+        self._orchd_rejected.add(1, "", _rejection_kind(refusal))
         if reason is Reason.ADMISSION_REJECT:
             self._backpressure.add(1, engine, refusal.policy_label)
 
@@ -246,7 +248,7 @@ def _late(error_ms: int) -> str:
     return "late" if error_ms > 0 else "early"
 
 
-def _rejection_kind(reason: Reason) -> str:
-    if reason in _QUEUE_FULL:
+def _rejection_kind(refusal: Refusal) -> str:
+    if refusal.reason is Reason.ADMISSION_REJECT and refusal.policy_label in _QUEUE_FULL:
         return "queue_full"
-    return "invalid_request" if reason in _INVALID else "policy_violation"
+    return "invalid_request" if refusal.reason in _INVALID else "policy_violation"

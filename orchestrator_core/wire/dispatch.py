@@ -65,6 +65,9 @@ def start_to_proto(
         traceparent=traceparent or start.spec.traceparent,
         correlation_id=start.spec.correlation_id,
     )
+    if start.spec.max_tokens is not None:
+        # The core may have lowered it to what a budget leaves.
+        message.sampling.max_tokens = start.spec.max_tokens
     if start.mode is StartMode.VERIFIED_REPLAY and resume is not None:
         message.verify_until.CopyFrom(resume)
     return message

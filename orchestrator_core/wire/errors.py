@@ -58,7 +58,7 @@ ERROR_TABLE: dict[Reason, ErrorRow] = {
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         retriable=True,
         delayed=True,
-        details=("RetryInfo", "QuotaFailure"),
+        details=("RetryInfo", "QuotaFailure", "BadRequest"),
     ),
     Reason.QUEUE_FULL_DROP_LRU: ErrorRow(
         grpc.StatusCode.RESOURCE_EXHAUSTED, retriable=True, delayed=True, details=("RetryInfo",)

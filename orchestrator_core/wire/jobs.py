@@ -5,11 +5,12 @@ What cannot be honoured yet is refused, never ignored. ORCH-3014, ORCH-3016, ORC
 
 import re
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
 from llamaorch.orchestrator.v1 import job_pb2
-from orchestrator_core.core.job import Failover, JobSpec, Needs
+from orchestrator_core.core.job import NO_BUDGETS, Budgets, Failover, JobSpec, Needs
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.wire.digest import spec_digest
 from orchestrator_core.wire.enums import priority_from_wire
@@ -18,6 +19,12 @@ from orchestrator_core.wire.violations import Violations
 
 _JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _COMPUTE_CAP = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
+
+_BUDGETS: tuple[Literal["tokens", "time_ms", "cost_micros"], ...] = (
+    "tokens",
+    "time_ms",
+    "cost_micros",
+)
 
 # 9999-12-31T23:59:59Z. Source: google/protobuf/timestamp.proto.
 _TIMESTAMP_SECONDS_MAX = 253_402_300_799
@@ -80,6 +87,7 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal
     prompt_bytes = _check_input(spec, context.limits, bad)
     check_sampling(spec.sampling, bad)
     _check_numbers(spec, bad)
+    _check_budgets(spec.budgets, bad)
     _check_requirements(spec.requirements, context.limits, bad)
     _check_labels(spec, context.limits, bad)
     _check_times(spec, context.now_ms, bad)
@@ -161,6 +169,12 @@ def _check_numbers(spec: job_pb2.JobSpec, bad: Violations) -> None:
         bad.positive("spec.required_ctx", spec.required_ctx)
 
 
+def _check_budgets(budgets: job_pb2.Budgets, bad: Violations) -> None:
+    for name in _BUDGETS:
+        if budgets.HasField(name):
+            bad.positive(f"spec.budgets.{name}", getattr(budgets, name))
+
+
 def _check_requirements(needs: job_pb2.Requirements, limits: WireLimits, bad: Violations) -> None:
     path = "spec.requirements"
     bad.length(f"{path}.quantization", needs.quantization, limits.name_chars_max)
@@ -211,12 +225,6 @@ def _check_times(spec: job_pb2.JobSpec, now_ms: int, bad: Violations) -> None:
 
 
 def _check_features(spec: job_pb2.JobSpec, bad: Violations) -> None:
-    for name in ("tokens", "time_ms", "cost_micros"):
-        if spec.budgets.HasField(name):
-            bad.add(
-                f"spec.budgets.{name}",
-                "budgets are not enforced by this server yet: leave them out",
-            )
     if spec.failover == job_pb2.FAILOVER_POLICY_CONTINUE:
         bad.add(
             "spec.failover",
@@ -251,6 +259,7 @@ def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobS
         kv_reuse=spec.kv_hint == job_pb2.KV_HINT_REUSE,
         failover=_failover(spec),
         cancel_on_disconnect=spec.on_disconnect == job_pb2.ON_DISCONNECT_CANCEL,
+        budgets=_budgets(spec.budgets),
     )
 
 
@@ -272,6 +281,11 @@ def _needs(spec: job_pb2.JobSpec) -> Needs:
         device_mask=tuple(sorted(set(asked.device_mask))),
         required_ctx=spec.required_ctx if spec.HasField("required_ctx") else None,
     )
+
+
+def _budgets(given: job_pb2.Budgets) -> Budgets:
+    found = {name: getattr(given, name) for name in _BUDGETS if given.HasField(name)}
+    return Budgets(**found) if found else NO_BUDGETS
 
 
 def _failover(spec: job_pb2.JobSpec) -> Failover:

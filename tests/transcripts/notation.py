@@ -13,10 +13,17 @@ incarnation of pool p, `p` alone the first. `restart` stands for a kill: a new c
 record so far, and `config` lines before the first event set its bounds.
 """
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
-from orchestrator_core.core.config import CoreConfig, QueuePolicy
+from orchestrator_core.core.config import (
+    CoreConfig,
+    Guardrails,
+    Limits,
+    QueuePolicy,
+    ThrottleConfig,
+)
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
@@ -54,7 +61,7 @@ from orchestrator_core.core.events import (
     SubscribersChanged,
     Tick,
 )
-from orchestrator_core.core.job import Failover, JobSpec, Needs, Priority
+from orchestrator_core.core.job import Budgets, Failover, JobSpec, Needs, Priority
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Outcome, Usage
 from orchestrator_core.core.pool import PoolSnapshot, PoolState
@@ -191,6 +198,7 @@ class Stage:
             engine_version=given.get("engine_version", "1"),
             state=PoolState(given.get("state", "ready")),
             slots_total=slots,
+            ctx_max=int(given.get("ctx", "2048")),
             slots_free=slots - len(running),
             kv_free_bytes=None if kv is None else int(kv),
             running=running,
@@ -229,6 +237,8 @@ def _show_rest(effect: Effect) -> str:
     match effect:
         case SendStart():
             left = "" if effect.remaining_ms is None else f" remaining_ms={effect.remaining_ms}"
+            most = effect.spec.max_tokens
+            left += "" if most is None else f" max_tokens={most}"
             what = f"{effect.spec.job_id}#{effect.attempt} {effect.mode.value}"
             line = f"send start {what} to {effect.replica_id}{left}"
         case SendCancel():
@@ -265,8 +275,22 @@ def _config_fields(words: list[str]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for name, value in _pairs(words).items():
         assert name in known, name
-        given[name] = QueuePolicy(value) if name == "queue_policy" else int(value)
+        given[name] = _CONFIG.get(name, int)(value)
     return given
+
+
+def _parts(value: str) -> dict[str, int]:
+    """`a:1,b:2`."""
+    pairs = (part.split(":") for part in value.split(","))
+    return {name: int(number) for name, number in pairs}
+
+
+_CONFIG: dict[str, Callable[[str], Any]] = {
+    "queue_policy": QueuePolicy,
+    "throttle": lambda value: ThrottleConfig(Limits(**_parts(value))),
+    "guardrails": lambda value: Guardrails(**_parts(value)),
+    "deadline_aware": lambda value: value == "true",
+}
 
 
 def _pairs(words: list[str]) -> dict[str, str]:
@@ -287,14 +311,15 @@ def _held(word: str) -> HeldAttempt:
     return HeldAttempt(*_attempt(attempt), pool_id, replica_id, ended == "ended")
 
 
+_NUMBERS = ("deadline_ms", "queue_timeout_ms", "max_tokens", "prompt_bytes")
+
+
 def _spec(job_id: str, words: list[str]) -> JobSpec:
     flags = {word for word in words if "=" not in word}
     given = _pairs([word for word in words if "=" in word])
     unknown = flags - {"batch", "replay", "cancel-on-disconnect"}
     assert not unknown, unknown
-    numbers = {
-        name: int(given[name]) for name in ("deadline_ms", "queue_timeout_ms") if name in given
-    }
+    numbers = {name: int(given[name]) for name in _NUMBERS if name in given}
     return JobSpec(
         job_id=job_id,
         needs=Needs(model_id=given.get("model", "m")),
@@ -304,6 +329,8 @@ def _spec(job_id: str, words: list[str]) -> JobSpec:
         est_kv_bytes=int(given["kv"]) if "kv" in given else None,
         failover=Failover.VERIFIED_REPLAY if "replay" in flags else Failover.FAIL,
         cancel_on_disconnect="cancel-on-disconnect" in flags,
+        identity=given.get("identity", ""),
+        budgets=Budgets(**_parts(given["budgets"])) if "budgets" in given else Budgets(),
         **numbers,  # type: ignore[arg-type]
     )
 

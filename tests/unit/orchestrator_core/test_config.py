@@ -4,8 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.config import Config, ConfigError, core_config, load, load_config, reference
-from orchestrator_core.core.config import CoreConfig, QueuePolicy
+from orchestrator_core.config import (
+    Config,
+    ConfigError,
+    core_config,
+    load,
+    load_config,
+    reference,
+    to_toml,
+)
+from orchestrator_core.core.config import CoreConfig, Limits, QueuePolicy
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "configuration.md"
 OTLP = "http://127.0.0.1:4317"
@@ -61,6 +69,13 @@ def test_every_key_reaches_the_core(tmp_path: Path) -> None:
         lanes_max = 5
         retry_after_min_ms = 6
         retry_after_max_ms = 7
+        [admission]
+        deadline_aware = true
+        min_on_time_probability = 0.5
+        token_bytes_max = 23
+        price_micros_per_1k_tokens = 24
+        [throttle]
+        requests_per_min = 25
         [placement]
         performance_scoring = false
         scorer = "latency_target"
@@ -93,6 +108,45 @@ def test_every_key_reaches_the_core(tmp_path: Path) -> None:
     assert core.queue_policy is QueuePolicy.DROP_LRU
     same = [name for name in CoreConfig.__slots__ if getattr(core, name) == getattr(default, name)]
     assert same == []
+
+
+def test_limits_of_one_identity_go_over_those_of_everybody(tmp_path: Path) -> None:
+    """ORCH-3006: what is left out is as for everybody, and 0 lifts a limit."""
+    path = tmp_path / "o.toml"
+    path.write_text(
+        """
+        [throttle]
+        requests_per_min = 1
+        tokens_per_min = 2
+        queued_jobs = 3
+        identities_max = 4
+        [throttle.identities.alice]
+        tokens_per_min = 0
+        [throttle.identities."bob@example"]
+        queued_jobs = 30
+        """,
+        encoding="utf-8",
+    )
+
+    config = load_config(path, {})
+    throttle = core_config(config).throttle
+
+    assert throttle.limits("anybody") == Limits(1, 2, 3)
+    assert throttle.limits("alice") == Limits(1, 0, 3)
+    assert throttle.limits("bob@example") == Limits(1, 2, 30)
+    assert throttle.identities_max == 4
+    path.write_text(to_toml(config), encoding="utf-8")
+    assert load_config(path, {}).throttle == config.throttle
+
+
+def test_a_typing_mistake_in_an_identitys_table_is_named(tmp_path: Path) -> None:
+    """HME-003: also in a table whose name the operator chose."""
+    problem = problems_of("[throttle.identities.alice]\nqueued_job = 1", tmp_path)
+
+    assert problem == (
+        "throttle.identities.alice.queued_job: unknown key; did you mean "
+        "throttle.identities.NAME.queued_jobs?"
+    )
 
 
 def test_reject_new_is_another_name_of_reject(tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ class Checks:
         queued = {j.job_id for j in state.jobs.values() if j.state is JobState.QUEUED}
         assert {j.job_id for j in _waiting(queue)} == queued
         assert len(queue) == len(queued)
+        owners = Counter(j.spec.identity for j in _waiting(queue))
+        assert owners == Counter(state.throttle._waiting), "throttles count who really waits"
         for priority in Priority:
             order = queue.snapshot(priority)
             assert queue.depth(priority) == len(order)

@@ -144,16 +144,19 @@ def test_fail_fast_wants_memory_too() -> None:
 
 
 def test_the_wait_that_is_advised_follows_the_drain_rate() -> None:
-    """ORCH-2007: the mean time between departures, within its bounds."""
+    """ORCH-2007: the mean time between departures, times the rejected before, within its bounds."""
     bench = Bench(wide(slots=1), queue_capacity=1, retry_after_min_ms=10, retry_after_max_ms=1_000)
     bench.enqueue("a", "b")
     bench.at(600)
     bench.end("a")
     bench.enqueue("c")
+    bench.at(900)
+    bench.end("b")
+    bench.enqueue("d")
 
-    (reply,) = only(bench.enqueue("d"), ReplyRefused)
+    replies = only(bench.enqueue("e", "f", "g", "h"), ReplyRefused)
 
-    assert reply.refusal.retry_after_ms == 600 // 2
+    assert [reply.refusal.retry_after_ms for reply in replies] == [300, 600, 900, 1_000]
 
 
 @pytest.mark.parametrize("lost", [True, False])

@@ -89,3 +89,17 @@ def test_who_does_not_wait_cannot_be_removed() -> None:
 
     with pytest.raises(KeyError):
         queue.remove(waiting)
+
+
+@STEADY
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(("m", "n"))), max_size=30))
+def test_the_position_of_a_newcomer_is_the_one_that_it_gets(added: list[tuple[bool, str]]) -> None:
+    """What is foretold before a job is let in holds the moment it is."""
+    queue = Queue()
+    for seq, (batch, model) in enumerate(added):
+        newcomer = job(seq, batch=batch, model=model)
+        foretold = queue.position_of_newcomer(newcomer.spec)
+
+        queue.add(newcomer)
+
+        assert queue.position(newcomer) == foretold

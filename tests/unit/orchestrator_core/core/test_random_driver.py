@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.core.config import CoreConfig, QueuePolicy
+from orchestrator_core.core.config import NO_LIMITS, CoreConfig, Limits, QueuePolicy, ThrottleConfig
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.timers import TimerKind
 from tests.unit.orchestrator_core.core.checks import Checks
@@ -36,6 +36,8 @@ def config_of(seed: int) -> CoreConfig:
         performance_scoring=seed % 5 != 0,
         decline_offers=seed % 3 != 0,
         decline_max_ms=400,
+        deadline_aware=seed % 2 == 0,
+        throttle=ThrottleConfig(Limits(900, 20_000, 4) if seed % 4 == 1 else NO_LIMITS),
     )
 
 
@@ -69,6 +71,7 @@ def test_no_world_breaks_an_invariant_and_nothing_is_left_behind(first: int) -> 
         assert not state.ended, seed
         assert not state.displaced, seed
         assert not len(state.queue), seed
+        assert not state.throttle._waiting, seed
         pool_timers = {TimerKind.POOL_STALE, TimerKind.POOL_REOPENS}
         assert {kind for kind, _ in state.timers._due} <= pool_timers, seed
         assert set(world.promised) <= set(world.told), seed

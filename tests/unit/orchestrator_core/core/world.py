@@ -118,6 +118,7 @@ class World(Shell):
             f"j{number}",
             batch=rng.random() < 0.4,
             model=rng.choice(("m", "m", "n")),
+            identity=("alice", "bob")[number % 2],
             request_id=f"r{number}" if rng.random() < 0.3 else "",
             est_kv_bytes=rng.choice((None, 1, 4, 7, 9)) if self.memory else None,
             expected_tokens=rng.randint(1, 50),

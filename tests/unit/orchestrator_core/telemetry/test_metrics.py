@@ -167,6 +167,26 @@ def test_a_full_queue_counts_as_backpressure() -> None:
     _assert_adds_up(harness)
 
 
+def test_every_rule_of_admission_has_a_label_of_its_own() -> None:
+    """All that one server can refuse by fit the cardinality budget, and only some mean "full"."""
+    harness = Harness()
+    full = ("drop-lru", "lanes")
+    others = (
+        *("throttle-requests", "throttle-tokens", "throttle-queued"),
+        *("budget", "deadline-unlikely"),
+    )
+
+    for label in (*full, *others):
+        refused = Refusal(Reason.ADMISSION_REJECT, "no", policy_label=label)
+        harness.telemetry._metrics.rejected(refused, "", None, 0)
+
+    for label in (*full, *others):
+        assert harness.total("admission_backpressure_events_total", policy=label) == 1
+    assert harness.total("tasks_rejected_total", reason="ADMISSION_REJECT") == 7
+    assert harness.total("orchd_admission_rejected_total", reason="queue_full") == 2
+    assert harness.total("orchd_admission_rejected_total", reason="policy_violation") == 5
+
+
 def test_a_dropped_job_counts_as_backpressure() -> None:
     """Displacing a job is backpressure too."""
     harness = Harness(CoreConfig(queue_capacity=1, queue_policy=QueuePolicy.DROP_LRU))

@@ -1,5 +1,7 @@
 """Commands to hosts and what they tell back. LO-304, LO-305."""
 
+from dataclasses import replace
+
 import pytest
 
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
@@ -50,6 +52,15 @@ def test_a_start_carries_what_the_engine_needs() -> None:
         traceparent="00-job",
         correlation_id="c-1",
     )
+
+
+def test_a_start_carries_the_cap_that_a_budget_left() -> None:
+    """The core's max_tokens goes to the engine, not the one that was asked for. ORCH-3014."""
+    start = send(small_spec())
+    capped = replace(start, spec=replace(start.spec, max_tokens=7))
+
+    assert dispatch.start_to_proto(capped, 9).sampling.max_tokens == 7
+    assert not dispatch.start_to_proto(start, 9).sampling.HasField("max_tokens")
 
 
 def test_a_start_always_has_a_seed() -> None:

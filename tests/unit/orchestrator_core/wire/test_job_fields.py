@@ -144,12 +144,12 @@ BAD: list[tuple[str, str, Edit]] = [
         lambda spec: spec.queue_timeout.CopyFrom(duration_pb2.Duration(nanos=-1)),
     ),
     ("spec.queue_timeout", "more than 0", lambda spec: spec.queue_timeout.SetInParent()),
-    ("spec.budgets.tokens", "not enforced", lambda spec: setattr(spec.budgets, "tokens", 5)),
-    ("spec.budgets.time_ms", "not enforced", lambda spec: setattr(spec.budgets, "time_ms", 0)),
+    ("spec.budgets.tokens", "at least 1", lambda spec: setattr(spec.budgets, "tokens", 0)),
+    ("spec.budgets.time_ms", "at least 1", lambda spec: setattr(spec.budgets, "time_ms", 0)),
     (
         "spec.budgets.cost_micros",
-        "not enforced",
-        lambda spec: setattr(spec.budgets, "cost_micros", 1),
+        "at least 1",
+        lambda spec: setattr(spec.budgets, "cost_micros", 0),
     ),
     (
         "spec.failover",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from llamaorch.orchestrator.v1 import job_pb2
-from orchestrator_core.core.job import Failover, JobSpec, Needs, Priority
+from orchestrator_core.core.job import Budgets, Failover, JobSpec, Needs, Priority
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.wire.errors import to_status
 from orchestrator_core.wire.jobs import SpecContext, WireLimits, parse_spec
@@ -187,12 +187,23 @@ def test_a_short_timeout_does_not_become_none() -> None:
     assert accepted(spec).queue_timeout_ms == 1
 
 
+def test_budgets_reach_the_core() -> None:
+    """Each alone; what is left out is unbounded. ORCH-3014."""
+    for name in ("tokens", "time_ms", "cost_micros"):
+        spec = small_spec()
+        setattr(spec.budgets, name, 5)
+
+        assert accepted(spec).budgets == Budgets(**{name: 5})
+
+    assert accepted(small_spec()).budgets == Budgets()
+
+
 def test_every_bad_field_is_named_at_once() -> None:
     """A client can mend everything after one answer."""
     spec = job_pb2.JobSpec(job_id="no way")
     spec.sampling.top_p = 2
     spec.sampling.max_tokens = 0
-    spec.budgets.tokens = 1
+    spec.budgets.tokens = 0
 
     assert list(refused(spec)) == [
         "spec.job_id",
