@@ -63,7 +63,7 @@ def test_a_requirement_is_rounded_up_to_a_size_that_is_offered(
     needed: int, required: int | None
 ) -> None:
     """Jobs of all lengths share as many lanes as there are sizes, and small ones their own."""
-    assert with_certain_ctx(spec(), needed, (100, 200, 400)).needs.required_ctx == required
+    assert with_certain_ctx(spec(), needed, (100, 200, 400)).needs.certain_ctx == required
 
 
 def test_the_field_to_change_is_named() -> None:
