@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from orchestrator_core.core import expiry, fleet, intake, recovery, running
+from orchestrator_core.core.checkpoint import Frozen, freeze, thaw
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.effects import Effect
@@ -58,6 +59,17 @@ class Core:
         self._apply(event, now_ms)
         expiry.expire_due(state, now_ms)
         return state.effects
+
+    def freeze(self) -> Frozen:
+        """Everything that decides what later steps answer. O(jobs); pauses the loop. LO-207."""
+        return freeze(self._state, self._last_ms)
+
+    @classmethod
+    def thawed(cls, frozen: Frozen, config: CoreConfig) -> "Core":
+        """A core that answers from here on as the frozen one did."""
+        core = cls(config)
+        core._state, core._last_ms = thaw(frozen, config), frozen.last_ms
+        return core
 
     def next_deadline_ms(self) -> int | None:
         """Instant at which `step(Tick())` is due, or None."""

@@ -73,13 +73,18 @@ class Predictor:
     """
 
     __slots__ = ("_bytes_per_token", "_output", "_rates", "_residuals", "_sorted_residuals")
+    _bytes_per_token: dict[str, float]
+    _output: dict[str, float]
+    _rates: dict[str, PoolRates]
+    _residuals: deque[float]
+    _sorted_residuals: list[float]
 
     def __init__(self) -> None:
-        self._rates: dict[str, PoolRates] = {}
-        self._output: dict[str, float] = {}
-        self._bytes_per_token: dict[str, float] = {}
-        self._residuals: deque[float] = deque()
-        self._sorted_residuals: list[float] = []
+        self._rates = {}
+        self._output = {}
+        self._bytes_per_token = {}
+        self._residuals = deque()
+        self._sorted_residuals = []
 
     def prompt_tokens(self, spec: JobSpec) -> float:
         """Expected prompt tokens, from the prompt's bytes."""

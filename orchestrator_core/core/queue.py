@@ -26,12 +26,16 @@ class Queue:
     """
 
     __slots__ = ("_by_class", "_by_seq", "_lanes", "_untried")
+    _by_class: dict[Priority, RankedSet]
+    _by_seq: dict[int, Job]
+    _lanes: dict[tuple[Priority, Needs], Lane]
+    _untried: dict[Priority, RankedSet]
 
     def __init__(self) -> None:
-        self._by_seq: dict[int, Job] = {}
-        self._by_class: dict[Priority, RankedSet] = {p: RankedSet() for p in Priority}
-        self._untried: dict[Priority, RankedSet] = {p: RankedSet() for p in Priority}
-        self._lanes: dict[tuple[Priority, Needs], Lane] = {}
+        self._by_seq = {}
+        self._by_class = {p: RankedSet() for p in Priority}
+        self._untried = {p: RankedSet() for p in Priority}
+        self._lanes = {}
 
     def __len__(self) -> int:
         """Jobs that wait, both classes together."""
