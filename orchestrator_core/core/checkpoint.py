@@ -33,6 +33,10 @@ _SHAPES = Shapes(SHARED, LEFT_OUT)
 _ROOT = _SHAPES.rows(State)
 _TABLES = {cls: _SHAPES.rows(cls) for cls in SHARED}
 
+# Where a job's row has its spec, whose payload nobody but the pool may see.
+JOB_TABLE = SHARED.index(Job)
+SPEC_COLUMN = _TABLES[Job].plain.index("spec")
+
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
