@@ -2,8 +2,11 @@
 """The command line: what may be said, and what it means when nothing is said."""
 
 import argparse
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
+from llamaorch_client.cli import plugins
 from llamaorch_client.model import JobState
 
 DEFAULT_SERVER = "127.0.0.1:7070"
@@ -15,10 +18,25 @@ environment: LLORCH_SERVER, LLORCH_TOKEN, LLORCH_MODEL, NO_COLOR
 """
 
 
+# Commands that come with another package than the client, and what to install for them.
+ELSEWHERE = {"simulate": "the orchestrator's package, llamaorch"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says where a command comes from that is not installed here."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints what is wrong and exits with 2."""
+        for name, package in ELSEWHERE.items():
+            if f"invalid choice: {name!r}" in message:
+                message = f"`{self.prog} {name}` comes with {package}, which is not installed here"
+        super().error(message)
+
+
 def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namespace:
     """Returns the arguments with every default filled in; exits with 2 on a usage error."""
     common = _common()
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="llorch",
         description="Give jobs to llama-orch, follow them, see why they run where they run.",
         epilog=EPILOG,
@@ -37,14 +55,31 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     )
     _job_id(explain)
     commands.add_parser("status", parents=[common], help="health, capabilities, pools and queue")
+    _add_plugins(commands, common, sys.argv[1:] if argv is None else argv)
     arguments = parser.parse_args(argv)
     _fill(arguments, environ)
     return arguments
 
 
-def _common() -> argparse.ArgumentParser:
+def _add_plugins(
+    commands: "argparse._SubParsersAction[_Parser]",
+    common: _Parser,
+    words: Sequence[str],
+) -> None:
+    """Adds the commands of other packages; imports only what the command line may need."""
+    show_all = not words or not {"-h", "--help"}.isdisjoint(words)
+    for name, entry in plugins.installed().items():
+        if not show_all and name not in words:
+            continue
+        plugin = plugins.load(entry)
+        parser = commands.add_parser(name, parents=[common], help=plugin.summary)
+        plugin.add_arguments(parser)
+        parser.set_defaults(plugin=plugin)
+
+
+def _common() -> _Parser:
     # Suppressed defaults let the same option stand before and after the command.
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument(
         "--server", metavar="HOST:PORT", help=f"orchestrator (default {DEFAULT_SERVER})"
     )
@@ -62,6 +97,7 @@ def _fill(arguments: argparse.Namespace, environ: Mapping[str, str]) -> None:
         "correlation_id": None,
         "token": environ.get("LLORCH_TOKEN") or None,
         "wait_s": 0.0,
+        "plugin": None,
     }
     for name, value in defaults.items():
         if not hasattr(arguments, name):

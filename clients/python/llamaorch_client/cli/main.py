@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv, os.environ)
     out = Output(arguments.json)
     try:
-        return int(_carry_out(arguments, out))
+        return _carry_out(arguments, out)
     except KeyboardInterrupt:
         out.end_progress()
         return int(ExitCode.INTERRUPTED)
@@ -52,8 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         return int(ExitCode.JOB_FAILED)
 
 
-def _carry_out(arguments: argparse.Namespace, out: Output) -> ExitCode:
+def _carry_out(arguments: argparse.Namespace, out: Output) -> int:
     try:
+        if arguments.plugin is not None:
+            return _plugin(arguments)
         if arguments.command == "run":
             running.read_prompt(arguments)
         return asyncio.run(_with_client(arguments, out, _options(arguments)))
@@ -70,6 +72,16 @@ def _carry_out(arguments: argparse.Namespace, out: Output) -> ExitCode:
             streaming = arguments.command in STREAMING
             out.record({"event": "error", **record} if streaming else record)
         return exit_code(error)
+
+
+def _plugin(arguments: argparse.Namespace) -> int:
+    """Carries out a command of another package; it needs no server."""
+    try:
+        return int(arguments.plugin.run(arguments))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{error.filename or arguments.command}: {error.strerror}") from error
 
 
 async def _with_client(

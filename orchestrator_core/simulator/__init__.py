@@ -1,0 +1,1 @@
+"""The simulator and capacity planner: the real core on virtual time, over traces and fleets."""
