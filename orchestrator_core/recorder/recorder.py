@@ -8,11 +8,11 @@ recording whole again: no job waits for it or fails because of it.
 import gc
 import importlib.metadata
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import structlog
 
@@ -32,8 +32,6 @@ WAITING_MAX = 50_000
 GATHER_S = 0.05
 RETRY_S = 30.0
 CLOSE_S = 10.0
-# Events are at least this part of a segment, or large checkpoints would follow one another.
-_EVENTS_PER_CHECKPOINT = 1
 
 _log = structlog.get_logger("orchestratord")
 
@@ -111,8 +109,8 @@ class Recorder:
         self._wake.set()
         return mark.reached.wait(timeout_s)
 
-    def close(self, *, intact: bool = True) -> None:
-        """Ends the recording with the hash of the last state. Idempotent.
+    def end(self, *, intact: bool = True) -> None:
+        """Ends the recording with the hash of the last state; `join` follows. Idempotent.
 
         `intact` is False after a step that raised: there is no last state then.
         """
@@ -122,6 +120,9 @@ class Recorder:
         self._queue.append(_Mark(threading.Event(), self._freeze() if whole else None))
         self._closing.set()
         self._wake.set()
+
+    def join(self) -> None:
+        """Waits until the last file is closed, for a bounded time; for any thread."""
         self._thread.join(CLOSE_S)
 
     def _leave_out(self) -> None:
@@ -171,7 +172,7 @@ class _Writer:
         self._settings = settings
         self._config = config
         self._file: SegmentWriter | None = None
-        self._checkpoint_bytes = 0
+        self._full_bytes = 0
         self._number = 0
         self._failing = False
         self._retry_s = 0.0
@@ -199,10 +200,7 @@ class _Writer:
                 self._file.flush()
         except OSError as error:
             self._fail(error)
-        if self._file is None:
-            if time.monotonic() >= self._retry_s:
-                self.wants_checkpoint = True
-        elif self._file.bytes_written >= self._full_bytes():
+        if self._file is None and monotonic() >= self._retry_s:
             self.wants_checkpoint = True
 
     def end(self) -> None:
@@ -212,10 +210,6 @@ class _Writer:
                 self._file.close()
         except OSError as error:
             self._fail(error)
-
-    def _full_bytes(self) -> int:
-        least = self._checkpoint_bytes * (1 + _EVENTS_PER_CHECKPOINT)
-        return max(self._settings.segment_bytes, least)
 
     def _begin(self, taken: _Checkpoint) -> None:
         follows = taken.follows and self._file is not None
@@ -240,7 +234,9 @@ class _Writer:
         for piece in codec.encode_frozen(taken.frozen):
             file.add(segment.CHECKPOINT_PIECE, piece)
         file.add(segment.CHECKPOINT_END, b"")
-        self._checkpoint_bytes = file.bytes_written
+        file.flush()
+        # Steps fill at least half of it, or large checkpoints would follow one another.
+        self._full_bytes = max(self._settings.segment_bytes, 2 * file.bytes_written)
         if self._failing:
             _log.info("recorder_recovered", human="The flight recorder writes again.")
             self._failing = False
@@ -251,6 +247,8 @@ class _Writer:
         number, event, now_ms, effects = taken
         lines = None if effects is None else decided(effects)
         self._file.add(segment.STEP, codec.encode_step(codec.Step(number, now_ms, event, lines)))
+        if self._file.bytes_written >= self._full_bytes:
+            self.wants_checkpoint = True
 
     def _reach(self, mark: _Mark) -> None:
         if self._file is not None:
@@ -263,7 +261,7 @@ class _Writer:
         if self._file is not None:
             self._file.abandon()
             self._file = None
-        self._retry_s = time.monotonic() + RETRY_S
+        self._retry_s = monotonic() + RETRY_S
         self.wants_checkpoint = False
         if not self._failing:
             self._failing = True
@@ -298,9 +296,9 @@ class RecordedCore(Core):
         self._recorder.record(event, now_ms, effects)
         return effects
 
-    def close(self) -> None:
-        """Ends the recording. Idempotent."""
-        self._recorder.close(intact=not self._broken)
+    def end(self) -> None:
+        """Ends the recording; `recorder.join` follows. Idempotent."""
+        self._recorder.end(intact=not self._broken)
 
 
 def recordings(path: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """One file of a recording: how it is written and read.
 
-    llama-orch flight recording 1\n      format version
-    {"rules_version": ..., ...}\n        header, one line of JSON
-    deflate stream of frames             u32 length, u32 CRC-32, kind (1 byte), body
+    llama-orch flight recording 1       format version, a line
+    {"rules_version": ..., ...}           header, a line of JSON
+    deflate stream of frames              u32 length, u32 CRC-32, kind (1 byte), body
 
 A process that dies leaves a file that ends anywhere; everything before that point is read. What
 cannot be a cut, a byte that was changed, is reported.
