@@ -81,7 +81,8 @@ class Recorder:
         self._freeze_core = freeze
         self._queue: deque[_Taken | _Checkpoint | _Mark] = deque()
         self._wake = threading.Event()
-        self._closing = threading.Event()
+        self._hurry = threading.Event()
+        self._ending = False
         self._writer = _Writer(settings, config)
         self._overflow = False
         self._step = 0
@@ -106,6 +107,7 @@ class Recorder:
         """Waits until all steps taken so far are in the file; False when that takes too long."""
         mark = _Mark(threading.Event())
         self._queue.append(mark)
+        self._hurry.set()
         self._wake.set()
         return mark.reached.wait(timeout_s)
 
@@ -114,11 +116,12 @@ class Recorder:
 
         `intact` is False after a step that raised: there is no last state then.
         """
-        if self._closing.is_set():
+        if self._ending:
             return
         whole = intact and not self._overflow
         self._queue.append(_Mark(threading.Event(), self._freeze() if whole else None))
-        self._closing.set()
+        self._ending = True
+        self._hurry.set()
         self._wake.set()
 
     def join(self) -> None:
@@ -153,10 +156,10 @@ class Recorder:
     def _write(self) -> None:
         while True:
             self._wake.wait(RETRY_S)
-            if not self._closing.is_set():
-                self._closing.wait(GATHER_S)
+            self._hurry.wait(GATHER_S)
+            self._hurry.clear()
             self._wake.clear()
-            last = self._closing.is_set()
+            last = self._ending
             while self._queue:
                 self._writer.take(self._queue.popleft())
             self._writer.settle()
