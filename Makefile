@@ -42,6 +42,15 @@ test: $(DEV_STAMP) ## Run the whole test suite
 .PHONY: bench-recorder
 bench-recorder: $(DEV_STAMP) ## What the flight recorder costs: CPU per step, bytes per job, pause of a checkpoint
 	$(BIN)/python -m benchmarks.recorder $(ARGS)
+TRACES ?= ../shared/traces
+
+.PHONY: bench-completion
+bench-completion: $(DEV_STAMP) ## Compare completion times with other dispatchers (TRACES=folder, OTHERS=made-up cases)
+	$(BIN)/python -m benchmarks.completion --traces '$(TRACES)' $(if $(OTHERS),--others $(OTHERS))
+
+.PHONY: bench-calibration
+bench-calibration: $(DEV_STAMP) ## How far predictions can be taken at their word (TRACES=folder, OTHERS=made-up cases)
+	$(BIN)/python -m benchmarks.calibration --traces '$(TRACES)' $(if $(OTHERS),--others $(OTHERS))
 
 .PHONY: check
 check: lint types imports proto-check docs-check ## Everything static that CI checks

@@ -75,7 +75,7 @@ class SimPool:
         return due_ms
 
     def start(self, serial: int, job: int, tokens: tuple[int, int], now_ms: float) -> None:
-        """Takes a slot for a job of (prompt, output) tokens. Raises ValueError when all are busy."""
+        """Takes a slot for a job of (prompt, output) tokens. Raises ValueError when full."""
         if self.busy >= self.spec.slots:
             raise ValueError(f"pool {self.spec.id} has no free slot for job {job}")
         self._change(now_ms, 1)

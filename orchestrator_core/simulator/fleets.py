@@ -133,8 +133,11 @@ def random_fleet(seed: int) -> tuple[PoolSpec, ...]:
         # A card with many slots loses little per stream; else its last slots would cost more
         # than they bring.
         slope = round(rng.uniform(0.2, 0.9) / base.slots, 3)
-        for number in range(1, rng.randint(1, 8) + 1):
-            pools.append(replace(base, id=f"{base.id}-{number:02d}", slope=slope))
+        count = rng.randint(1, 8)
+        pools += [
+            replace(base, id=f"{base.id}-{number:02d}", slope=slope)
+            for number in range(1, count + 1)
+        ]
     return checked(pools, f"random fleet {seed}")
 
 

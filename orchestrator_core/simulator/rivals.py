@@ -116,38 +116,69 @@ class RivalRun:
         self._lines = [JobLine(r.arrival_ms) for r in requests]
         for line, deadline_ms in zip(self._lines, deadlines_ms or (), strict=False):
             line.deadline_ms = deadline_ms
+        # A job that is over before it got a slot keeps its place and is skipped there.
+        self._due = sorted((due_ms, job) for job, due_ms in enumerate(deadlines_ms or ()))
         self._queue: deque[int] = deque()
+        self._over: set[int] = set()
         self._own: tuple[deque[int], ...] = tuple(deque() for _ in fleet)
 
     def run(self, binding: Binding, policy: str) -> Run:
         """Returns what became of every job. Raises KeyError for a policy that is not known."""
         choose = POLICIES[binding][policy]
-        engine, requests, lines = self._engine, self._requests, self._lines
-        arrive = self._arrive_late if binding is Binding.LATE else self._arrive_bound
-        follow = self._follow_late if binding is Binding.LATE else self._follow_bound
-        arrived, total, now_ms = 0, len(requests), 0.0
+        engine, requests, due = self._engine, self._requests, self._due
+        late = binding is Binding.LATE
+        arrive = self._arrive_late if late else self._arrive_bound
+        follow = self._follow_late if late else self._follow_bound
+        arrived, total, passed, now_ms = 0, len(requests), 0, 0.0
         while True:
             engine_ms = engine.next_ms()
-            if arrived < total and requests[arrived].arrival_ms < engine_ms:
-                now_ms = requests[arrived].arrival_ms
-                arrive(arrived, choose, now_ms)
-                arrived += 1
-                continue
-            if engine_ms == INFINITY:
+            arrival_ms = requests[arrived].arrival_ms if arrived < total else INFINITY
+            deadline_ms = due[passed][0] if passed < len(due) else INFINITY
+            at_ms = min(engine_ms, arrival_ms, deadline_ms)
+            if at_ms == INFINITY:
                 break
-            now_ms = engine_ms
-            happened = engine.pop()
-            if happened is None:
-                continue
-            what, pool, job = happened
-            if what is StreamEvent.FIRST_TOKEN:
-                lines[job].first_ms = now_ms
+            freed = None
+            if at_ms == engine_ms:
+                freed = self._engine_event(at_ms)
+            elif at_ms == deadline_ms:
+                freed = self._expire(due[passed][1], at_ms, late=late)
+                passed += 1
             else:
-                lines[job].end_ms = now_ms
-                self._known.busy[pool] -= 1
-                follow(pool, choose, now_ms)
+                arrive(arrived, choose, at_ms)
+                arrived += 1
+            if freed is not None:
+                follow(freed, choose, at_ms)
+            if at_ms != deadline_ms or freed is not None:
+                now_ms = at_ms
         busy_ms = tuple(pool.busy_ms for pool in engine.pools)
-        return Run(f"{binding.value}:{policy}", lines, busy_ms, now_ms)
+        return Run(f"{binding.value}:{policy}", self._lines, busy_ms, now_ms)
+
+    def _engine_event(self, now_ms: float) -> int | None:
+        """Notes what the engine did; returns the pool that has a slot free by it."""
+        happened = self._engine.pop()
+        if happened is None:
+            return None
+        what, pool, job = happened
+        if what is StreamEvent.FIRST_TOKEN:
+            self._lines[job].first_ms = now_ms
+            return None
+        self._lines[job].end_ms = now_ms
+        self._known.busy[pool] -= 1
+        return pool
+
+    def _expire(self, job: int, now_ms: float, *, late: bool) -> int | None:
+        """Ends a job at its deadline, as the core does; returns the pool that it leaves."""
+        line = self._lines[job]
+        if line.end_ms is not None:
+            return None
+        if self._engine.running(job):
+            pool = self._engine.stop(job, now_ms)
+            self._known.busy[pool] -= 1
+            return pool
+        self._over.add(job)
+        if not late and line.pool is not None:
+            self._known.queued[line.pool] -= 1
+        return None
 
     def _arrive_late(self, job: int, choose: Policy, now_ms: float) -> None:
         self._queue.append(job)
@@ -158,7 +189,11 @@ class RivalRun:
 
     def _place_waiting(self, choose: Policy, now_ms: float) -> None:
         known = self._known
-        while self._queue:
+        while True:
+            while self._queue and self._queue[0] in self._over:
+                self._queue.popleft()
+            if not self._queue:
+                return
             free = [p for p, slots in enumerate(known.slots) if known.busy[p] < slots]
             if not free:
                 return
@@ -172,12 +207,16 @@ class RivalRun:
             self._start(job, pool, now_ms)
         else:
             known.queued[pool] += 1
+            self._lines[job].pool = pool
             self._own[pool].append(job)
 
     def _follow_bound(self, pool: int, _: Policy, now_ms: float) -> None:
-        if self._own[pool]:
+        waiting = self._own[pool]
+        while waiting and waiting[0] in self._over:
+            waiting.popleft()
+        if waiting:
             self._known.queued[pool] -= 1
-            self._start(self._own[pool].popleft(), pool, now_ms)
+            self._start(waiting.popleft(), pool, now_ms)
 
     def _start(self, job: int, pool: int, now_ms: float) -> None:
         request, line = self._requests[job], self._lines[job]

@@ -79,7 +79,8 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: must be an object with {_EXPECTED}")
+            # A wrong file is a wrong value to the caller, whatever JSON type it holds.
+            raise ValueError(f"{path}, line {number}: must be an object with {_EXPECTED}")  # noqa: TRY004 - see above
         yield number, row
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: commands that measure, and say whether the result meets its bar."""
