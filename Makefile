@@ -42,6 +42,7 @@ test: $(DEV_STAMP) ## Run the whole test suite
 .PHONY: bench-recorder
 bench-recorder: $(DEV_STAMP) ## What the flight recorder costs: CPU per step, bytes per job, pause of a checkpoint
 	$(BIN)/python -m benchmarks.recorder $(ARGS)
+
 TRACES ?= ../shared/traces
 
 .PHONY: bench-completion

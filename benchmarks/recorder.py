@@ -154,7 +154,7 @@ def checkpoint_pause(pools: int) -> tuple[list[float], float, int]:
     for number in range(waiting + pools * SLOTS):
         core.step(EnqueueRequested(spec(number + 1_000_000), 0), 1_000_000)
     assert core.queue_depth() == waiting, core.queue_depth()
-    pauses = []
+    pauses, frozen = [], core.freeze()
     for _ in range(5):
         gc.disable()  # as the recorder does
         began_s = time.perf_counter()

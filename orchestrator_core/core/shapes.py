@@ -1,8 +1,10 @@
 """Copies of the core's tables, derived from their type hints, so that a new field is not forgotten.
 
 A *shape* knows for one type hint how a column of values becomes immutable (`freeze`), and back
-(`thaw`). What cannot change is shared, not copied. Freezing works on whole columns with C
-functions, because it happens on the event loop: about a microsecond for a job. LO-207.
+(`thaw`). What cannot change is shared, not copied. Every object that can is stored once, in a table
+of its class, and referred to by number, so that what was one object comes back as one. Freezing
+works on whole columns with C functions, because it happens on the event loop: about a microsecond
+for a job. LO-207.
 """
 
 import enum
@@ -73,7 +75,7 @@ class Leaf:
 
 
 class Reference:
-    """An object of a shared class, or None: its number."""
+    """An object of a class with a table, or None: its number."""
 
     hint: object = int | None
 
@@ -194,15 +196,12 @@ class Optionals:
 
 
 class Rows:
-    """An object with fields: one tuple of what cannot change, then each field that can.
+    """Objects with fields: a tuple of what cannot change, then each field that can.
 
-    `left_out` are fields that are derived or transient; `complete` fills them in after a thaw.
+    `complete` fills in, after a thaw, the fields that are not stored.
     """
 
-    def __init__(
-        self, cls: type, shapes: Mapping[str, Shape], complete: Callable[[object], None]
-    ) -> None:
-        self._cls = cls
+    def __init__(self, shapes: Mapping[str, Shape], complete: Callable[[object], None]) -> None:
         self.shapes = shapes
         self._complete = complete
         self.plain = [name for name, shape in shapes.items() if isinstance(shape, Leaf)]
@@ -218,19 +217,14 @@ class Rows:
         ]
         return list(zip(self._plain_columns(column), *deep, strict=True))
 
-    def thaw(self, value: object, blanks: Blanks) -> object:
-        """A new object."""
-        return self.fill(object.__new__(self._cls), value, blanks)
-
-    def fill(self, blank: object, value: object, blanks: Blanks) -> object:
-        """The same, into an object that others refer to already."""
+    def fill(self, blank: object, value: object, blanks: Blanks) -> None:
+        """Makes a blank object, which others may refer to already, what the row says."""
         plain, *deep = cast("Sequence[object]", value)
         for name, item in zip(self.plain, cast("Sequence[object]", plain), strict=True):
             setattr(blank, name, item)
         for name, item in zip(self._deep, deep, strict=True):
             setattr(blank, name, self.shapes[name].thaw(item, blanks))
         self._complete(blank)
-        return blank
 
     def _plain_columns(self, column: Column) -> Column:
         if not self.plain:
@@ -243,35 +237,60 @@ Completions = Mapping[type, Mapping[str, Callable[[object], object]]]
 
 
 class Shapes:
-    """Makes shapes. Classes in `shared` are held by several tables.
+    """The tables of all classes that can be reached from `root`.
 
     `left_out` maps fields of a class that are not stored to what stands there after a thaw.
+
+    Raises:
+        TypeError: when a field has no annotation, or one that cannot be stored.
     """
 
-    def __init__(self, shared: Sequence[type], left_out: Completions) -> None:
-        self.shared = tuple(shared)
-        self._left_out = left_out
-        self._rows: dict[type, Rows] = {}
+    def __init__(self, root: type, left_out: Completions) -> None:
+        self.tables: dict[type, Rows] = {}
+        self._met = [root]
+        while self._met:
+            cls = self._met.pop(0)
+            if cls not in self.tables:
+                self.tables[cls] = self._rows(cls, left_out.get(cls, {}))
 
-    def rows(self, cls: type) -> Rows:
-        """The shape of a class with fields.
+    def freeze(self, root: object) -> tuple[Sequence[object], ...]:
+        """Rows of all tables, in the order of `tables`; the root is the first of its class."""
+        shared = {cls: Numbered() for cls in self.tables}
+        shared[type(root)].numbers([root])
+        frozen: dict[type, list[object]] = {cls: [] for cls in self.tables}
+        found = True
+        while found:
+            found = False
+            for cls, rows in frozen.items():
+                more = list(islice(shared[cls].objects.values(), len(rows), None))
+                if more:
+                    rows.extend(self.tables[cls].freeze(more, shared))
+                    found = True
+        return tuple(frozen.values())
 
-        Raises:
-            TypeError: when a field has no annotation, or one that cannot be stored.
-        """
-        known = self._rows.get(cls)
-        if known is None:
-            left_out = self._left_out.get(cls, {})
-            hints = {n: h for n, h in hints_of(cls).items() if n not in left_out}
-            shapes = {
-                name: self._shape(hint, f"{cls.__name__}.{name}") for name, hint in hints.items()
-            }
-            known = self._rows[cls] = Rows(cls, shapes, _completion(left_out))
-        return known
+    def thaw(self, frozen: Sequence[Sequence[object]]) -> object:
+        """A new root, with everything that belongs to it."""
+        blanks: Blanks = {
+            cls: [object.__new__(cls) for _ in rows]
+            for cls, rows in zip(self.tables, frozen, strict=True)
+        }
+        for (cls, table), rows in zip(self.tables.items(), frozen, strict=True):
+            for blank, row in zip(blanks[cls], rows, strict=True):
+                table.fill(blank, row, blanks)
+        return next(iter(blanks.values()))[0]
 
-    def all_rows(self) -> Mapping[type, Rows]:
-        """Every class with fields that was met so far."""
-        return self._rows
+    @property
+    def hint(self) -> object:
+        """Type hint of what `freeze` returns."""
+        return tuple_of(*(tuple_of(rows.hint, ...) for rows in self.tables.values()))
+
+    def _rows(self, cls: type, left_out: Mapping[str, Callable[[object], object]]) -> Rows:
+        shapes = {
+            name: self._shape(hint, f"{cls.__name__}.{name}")
+            for name, hint in hints_of(cls).items()
+            if name not in left_out
+        }
+        return Rows(shapes, _completion(left_out))
 
     def _shape(self, hint: object, where: str) -> Shape:  # noqa: PLR0911 - one return per kind
         if immutable(hint):
@@ -291,10 +310,9 @@ class Shapes:
             return Mappings(cast("type[dict[object, object]]", origin), Leaf(args[0]), item)
         elif origin is tuple and Ellipsis not in args:
             return Tuples([self._shape(arg, where) for arg in args])
-        elif isinstance(hint, type) and hint in self.shared:
+        elif isinstance(hint, type) and (is_dataclass(hint) or "__slots__" in hint.__dict__):
+            self._met.append(hint)
             return Reference(hint)
-        elif isinstance(hint, type) and (is_dataclass(hint) or hasattr(hint, "__slots__")):
-            return self.rows(hint)
         raise TypeError(f"{where}: {hint} cannot be stored in a checkpoint")
 
 

@@ -74,9 +74,11 @@ def bare_event(event: Event) -> Event:
 
 def encode_frozen(frozen: Frozen) -> Iterator[bytes]:
     """A checkpoint in pieces, which belong together; payloads are replaced by nothing."""
-    yield from _pieces((frozen.last_ms, frozen.root), 1, header=3)
-    yield _header(len(frozen.tables))
+    yield _header(2) + _ENCODER.encode(frozen.last_ms) + _header(len(frozen.tables))
     for index, table in enumerate(frozen.tables):
+        if index != JOB_TABLE and len(table) < _ROWS_AT_ONCE:
+            yield from _pieces(tuple(table), 0)
+            continue
         yield _header(len(table))
         for start in range(0, len(table), _ROWS_AT_ONCE):
             rows: Iterable[object] = table[start : start + _ROWS_AT_ONCE]
@@ -91,8 +93,7 @@ def decode_frozen(body: bytes) -> Frozen:
     Raises:
         msgspec.MsgspecError: when it is none.
     """
-    last_ms, root, tables = _FROZEN.decode(body)
-    return Frozen(last_ms, root, tables)
+    return Frozen(*_FROZEN.decode(body))
 
 
 def state_hash(frozen: Frozen) -> bytes:
@@ -123,12 +124,12 @@ def _header(length: int) -> bytes:
     return _ARRAY_32 + length.to_bytes(4, "big")
 
 
-def _pieces(value: object, depth: int, header: int | None = None) -> Iterator[bytes]:
-    """Encodes nested tuples piece by piece; `header` is a length other than the tuple's own."""
+def _pieces(value: object, depth: int) -> Iterator[bytes]:
+    """Encodes nested tuples piece by piece."""
     if not isinstance(value, tuple) or depth > _DEPTH_IN_PIECES:
         yield _ENCODER.encode(value)
         return
-    yield _header(len(value) if header is None else header)
+    yield _header(len(value))
     if len(value) <= _ROWS_AT_ONCE:
         for item in value:
             yield from _pieces(item, depth + 1)
