@@ -19,6 +19,7 @@ from orchestrator_core.core.machine import Core
 from orchestrator_core.errors import OrchestratorError
 from orchestrator_core.hosts.link import LinkTerms
 from orchestrator_core.hosts.registry import Hosts, ReportedFleet
+from orchestrator_core.recorder.explaining import Explainer
 from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
@@ -178,7 +179,9 @@ class OrchestratorServer:
         )
         limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
         servicers = (
-            orchestrator.OrchestratorServicer(runtime, self._telemetry, limits, facts),
+            orchestrator.OrchestratorServicer(
+                runtime, self._telemetry, limits, facts, _explainer(runtime)
+            ),
             pool_admin.PoolAdminServicer(runtime),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )
@@ -214,6 +217,11 @@ class OrchestratorServer:
 
 def _store(config: Config) -> Store:
     return MemoryStore() if config.store.kind == "memory" else SqliteStore(Path(config.store.path))
+
+
+def _explainer(runtime: Runtime) -> Explainer | None:
+    core = runtime.core
+    return Explainer(core.recorder) if isinstance(core, RecordedCore) else None
 
 
 def _recorder(config: Config, started_ms: int) -> RecorderSettings | None:

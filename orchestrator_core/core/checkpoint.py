@@ -20,6 +20,7 @@ LEFT_OUT: Completions = {
         "config": lambda _: CoreConfig(),  # the recording's header has it
         "effects": lambda _: [],  # the answer of one step, gone before the next
         "feasible_cache": lambda _: {},  # made again from pools and needs when asked for
+        "on_placement": lambda _: None,  # set by whoever wants to know, decides nothing
     },
     # Heap order is that of (time, kind, key), all of which `_due` has; stale entries are skipped.
     Timers: {"_heap": lambda timers: cast("Timers", timers).sorted_heap()},

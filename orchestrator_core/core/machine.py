@@ -3,7 +3,7 @@
 One owner calls it from one thread, so `step` is the critical section: no locks, no waits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import assert_never
 
 from orchestrator_core.core import expiry, fleet, intake, recovery, running
@@ -28,6 +28,7 @@ from orchestrator_core.core.events import (
     SubscribersChanged,
     Tick,
 )
+from orchestrator_core.core.explain import Explained, watch
 from orchestrator_core.core.forecast import Forecast, forecast, on_time_probability
 from orchestrator_core.core.job import Job, Priority
 from orchestrator_core.core.placement import NoCapacity, place
@@ -70,6 +71,10 @@ class Core:
         core = cls(config)
         core._state, core._last_ms = thaw(frozen, config), frozen.last_ms
         return core
+
+    def watch_placements(self, tell: Callable[[Explained], None]) -> None:
+        """Tells of every placement in full, at the moment it is decided. Slow; for replays."""
+        watch(self._state, tell)
 
     def next_deadline_ms(self) -> int | None:
         """Instant at which `step(Tick())` is due, or None."""

@@ -31,7 +31,7 @@ class PlacementInput:
 
     `pools` are the pools to consider; with `check_static` the static filter runs on them too,
     without it they are known to be feasible. `reserved` maps pools that are kept for an older job
-    to that job.
+    to that job. `complete` lifts the limits of the record.
     """
 
     spec: JobSpec
@@ -46,6 +46,7 @@ class PlacementInput:
     warm_pool_id: str = ""
     tried_replicas: frozenset[str] = frozenset()
     reserved: Mapping[str, str] | None = None
+    complete: bool = False
 
 
 class NoCapacityKind(enum.Enum):
@@ -186,9 +187,9 @@ def _pick(
         decided_ms=request.now_ms,
         pool_id=winner.pool_id,
         decided_by=decided_by,
-        candidates=tuple(ranked[:CANDIDATES_KEPT]),
+        candidates=tuple(ranked[: None if request.complete else CANDIDATES_KEPT]),
         candidates_total=len(ranked),
-        exclusions=tuple(exclusions[:EXCLUSIONS_KEPT]),
+        exclusions=tuple(exclusions[: None if request.complete else EXCLUSIONS_KEPT]),
         exclusions_total=len(exclusions),
         waited_ms=request.waited_ms,
     )

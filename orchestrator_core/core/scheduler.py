@@ -103,6 +103,8 @@ def _place_one(state: State, job: Job, reserved: dict[str, str], now_ms: int) ->
             ].could_make_room(job.spec.est_kv_bytes or 0):
                 reserved.setdefault(exclusion.pool_id, job.job_id)
         return False
+    if state.on_placement is not None:
+        state.on_placement(job, reserved, now_ms)
     _dispatch(state, job, _with_everybody(state, job, answer.decision), now_ms)
     return True
 

@@ -1,6 +1,7 @@
 """The tables of the core. Mutable on purpose: one owner, one step at a time."""
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.config import CoreConfig
@@ -55,7 +56,8 @@ class State:
     `available` holds the pools that could take an attempt at this moment, `unavailable` the others
     with the reason as of their last change. Dicts stand in for sets where the order of iteration
     could reach an effect: string sets iterate differently from run to run. The tables that give up
-    their oldest entry are ordered ones, where that costs O(1).
+    their oldest entry are ordered ones, where that costs O(1). `on_placement` is told of a job that
+    is about to be placed, the pools kept for others and the time; only explanations set it.
     """
 
     config: CoreConfig
@@ -79,6 +81,7 @@ class State:
     interactive_since_batch: int = 0
     draining: bool = False
     effects: list[Effect] = field(default_factory=list)
+    on_placement: Callable[[Job, dict[str, str], int], None] | None = None
 
     def emit(self, effect: Effect) -> None:
         """Adds an effect to the present step's answer."""

@@ -78,6 +78,7 @@ class Recorder:
     def __init__(
         self, settings: RecorderSettings, config: CoreConfig, freeze: Callable[[], Frozen]
     ) -> None:
+        self.directory = settings.directory
         self._freeze_core = freeze
         self._queue: deque[_Taken | _Checkpoint | _Mark] = deque()
         self._wake = threading.Event()
