@@ -33,7 +33,7 @@ _DEPTH_IN_PIECES = 5
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One recorded step. `lines` is what it decided, None when it raised."""
+    """One step as it is recorded: a bare event, and what it decided, None when it raised."""
 
     number: int
     now_ms: int
@@ -42,9 +42,8 @@ class Step:
 
 
 def encode_step(step: Step) -> bytes:
-    """A step, its job's payload replaced by nothing."""
-    event = bare_event(step.event)
-    body = (step.number, type(event).__name__, step.now_ms, event, step.lines)
+    """A step, whose event must be bare."""
+    body = (step.number, type(step.event).__name__, step.now_ms, step.event, step.lines)
     return _ENCODER.encode(body)
 
 

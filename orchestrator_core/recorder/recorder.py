@@ -28,6 +28,8 @@ from orchestrator_core.recorder.segment import Header, SegmentWriter
 
 # Steps that may wait for the writer: seconds of the busiest core.
 WAITING_MAX = 50_000
+# Beyond this, steps wait without their prompts, which may be megabytes; that costs the loop more.
+WHOLE_MAX = 1_000
 # Written at most this often: a system call and a turn of the interpreter for many steps at once.
 GATHER_S = 0.05
 RETRY_S = 30.0
@@ -80,12 +82,12 @@ class Recorder:
     ) -> None:
         self.directory = settings.directory
         self._freeze_core = freeze
-        self._queue: deque[_Taken | _Checkpoint | _Mark] = deque()
+        self._queue: deque[_Taken | codec.Step | _Checkpoint | _Mark] = deque()
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._ending = False
         self._writer = _Writer(settings, config)
-        self._overflow = False
+        self._overflow = self._off = False
         self._step = 0
         self.lost_steps = 0
         self._checkpoint(follows=False)
@@ -95,10 +97,15 @@ class Recorder:
     def record(self, event: Event, now_ms: int, effects: Sequence[Effect] | None) -> None:
         """Takes one step; `effects` is None when it raised. Never waits, never raises."""
         self._step += 1
+        if self._off:
+            return
         if self._overflow or len(self._queue) >= WAITING_MAX:
             self._leave_out()
             return
-        self._queue.append((self._step, event, now_ms, effects))
+        if len(self._queue) < WHOLE_MAX:
+            self._queue.append((self._step, event, now_ms, effects))
+        else:
+            self._queue.append(_step(self._step, event, now_ms, effects))
         if self._writer.wants_checkpoint and effects is not None:
             self._checkpoint(follows=True)
         if not self._wake.is_set():
@@ -119,7 +126,7 @@ class Recorder:
         """
         if self._ending:
             return
-        whole = intact and not self._overflow
+        whole = intact and not self._overflow and not self._off
         self._queue.append(_Mark(threading.Event(), self._freeze() if whole else None))
         self._ending = True
         self._hurry.set()
@@ -140,14 +147,20 @@ class Recorder:
 
     def _checkpoint(self, *, follows: bool) -> None:
         self._writer.wants_checkpoint = False
-        self._queue.append(_Checkpoint(self._freeze(), follows, self._step + 1))
+        frozen = self._freeze()
+        if frozen is not None:
+            self._queue.append(_Checkpoint(frozen, follows, self._step + 1))
 
-    def _freeze(self) -> Frozen:
+    def _freeze(self) -> Frozen | None:
         # Thousands of tuples at once would set off collections of everything, four times as long.
         collecting = gc.isenabled()
         gc.disable()
         try:
             return self._freeze_core()
+        except Exception as error:  # noqa: BLE001 - a recording is never worth a job
+            self._off = True
+            _log.error("recorder_failed", exc_info=error, human="A bug in the recorder: report it.")
+            return None
         finally:
             if collecting:
                 gc.enable()
@@ -182,7 +195,7 @@ class _Writer:
         self._retry_s = 0.0
         self.wants_checkpoint = False
 
-    def take(self, item: _Taken | _Checkpoint | _Mark) -> None:
+    def take(self, item: _Taken | codec.Step | _Checkpoint | _Mark) -> None:
         """Writes one item; a disk that cannot be written ends the segment."""
         try:
             match item:
@@ -231,7 +244,7 @@ class _Writer:
             number=self._number,
             follows=follows,
             first_step=taken.first_step,
-            started_ms=taken.frozen.last_ms,
+            started_ms=max(taken.frozen.last_ms, self._settings.started_ms),
             config=self._config,
         )
         file = self._file = SegmentWriter(directory, header)
@@ -245,12 +258,11 @@ class _Writer:
             _log.info("recorder_recovered", human="The flight recorder writes again.")
             self._failing = False
 
-    def _add(self, taken: _Taken) -> None:
+    def _add(self, taken: _Taken | codec.Step) -> None:
         if self._file is None:
             return
-        number, event, now_ms, effects = taken
-        lines = None if effects is None else decided(effects)
-        self._file.add(segment.STEP, codec.encode_step(codec.Step(number, now_ms, event, lines)))
+        step = taken if isinstance(taken, codec.Step) else _step(*taken)
+        self._file.add(segment.STEP, codec.encode_step(step))
         if self._file.bytes_written >= self._full_bytes:
             self.wants_checkpoint = True
 
@@ -303,6 +315,12 @@ class RecordedCore(Core):
     def end(self) -> None:
         """Ends the recording; `recorder.join` follows. Idempotent."""
         self._recorder.end(intact=not self._broken)
+
+
+def _step(number: int, event: Event, now_ms: int, effects: Sequence[Effect] | None) -> codec.Step:
+    """A step with nothing of its effects but what was decided."""
+    lines = None if effects is None else decided(effects)
+    return codec.Step(number, now_ms, codec.bare_event(event), lines)
 
 
 def recordings(path: Path) -> list[Path]:

@@ -23,7 +23,7 @@ class Recorded(World):
         self, seed: int, directory: Path, *, segment_bytes: int = 1 << 20, segments_max: int = 1_000
     ) -> None:
         super().__init__(seed, config_of(seed), memory=seed % 2 == 0)
-        settings = RecorderSettings(directory, 1_000 + seed, segment_bytes, segments_max)
+        settings = RecorderSettings(directory, seed, segment_bytes, segments_max)
         self.recorded = RecordedCore(self.config, settings)
         self.core: Core = self.recorded
 

@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from orchestrator_core.core.events import Tick
+from orchestrator_core.core.machine import Core
 from orchestrator_core.recorder import recorder as recorder_module
 from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings, recordings
 from orchestrator_core.recorder.replay import replay
@@ -108,6 +109,39 @@ def test_when_the_writer_cannot_keep_up_steps_are_left_out(
     assert lost > 0
     assert report.steps == len(world.inputs) - lost
     assert report.gaps >= 1
+
+
+def test_when_the_writer_lags_prompts_do_not_pile_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps wait as the little that is written of them; the recording is the same."""
+    monkeypatch.setattr(recorder_module, "WHOLE_MAX", 0)
+    world = Recorded(6, tmp_path)
+    world.run(100)
+    waiting = [item for item in list(world.recorded.recorder._queue) if isinstance(item, tuple)]
+    world.end()
+
+    assert waiting == []
+    assert replay(recordings(tmp_path)).steps == len(world.inputs)
+
+
+def test_a_state_that_cannot_be_frozen_is_not_recorded_and_the_core_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug in the recorder costs the recording, not the orchestrator."""
+
+    def broken(_: Core) -> None:
+        raise AttributeError("a field that is not there")
+
+    monkeypatch.setattr(RecordedCore, "freeze", broken)
+    with capture_logs() as logs:
+        world = Recorded(6, tmp_path)
+        world.run(50)
+        world.end()
+
+    assert world.core.jobs
+    assert [entry["event"] for entry in logs] == ["recorder_failed"]
+    assert recordings(tmp_path) == []
 
 
 def test_ending_twice_is_ending_once(tmp_path: Path) -> None:
