@@ -169,7 +169,10 @@ def load_config(
         raise ConfigError(problems)
     base = path.resolve().parent if path is not None else Path.cwd()
     store = config.store.model_copy(update={"path": str(base / config.store.path)})
-    return config.model_copy(update={"store": store, **endpoints})
+    recorder = config.recorder
+    if recorder.path:
+        recorder = recorder.model_copy(update={"path": str(base / recorder.path)})
+    return config.model_copy(update={"store": store, "recorder": recorder, **endpoints})
 
 
 def to_toml(config: Config) -> str:

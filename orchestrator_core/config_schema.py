@@ -246,8 +246,28 @@ class PoolsTable(Table):
     max: int = Field(default=10_000, ge=1, le=100_000, description="Pools that may register.")
 
 
+class RecorderTable(Table):
+    """The flight recorder. LO-207."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Record every input of the scheduler, without prompts, for replay.",
+    )
+    path: str = Field(
+        default="",
+        max_length=4096,
+        description="Directory; empty: `flight` beside the journal's file, nowhere for `memory`.",
+    )
+    segment_bytes: int = Field(
+        default=4 << 20, ge=65_536, le=1 << 30, description="Size at which a new file begins."
+    )
+    segments_max: int = Field(
+        default=32, ge=2, le=100_000, description="Files that are kept; the oldest go first."
+    )
+
+
 class Config(Table):
-    """Everything that orchestratord is told. After `load`, `store.path` is absolute."""
+    """Everything that orchestratord is told. After `load`, paths are absolute unless empty."""
 
     listen: str = Field(
         default="127.0.0.1:7070",
@@ -278,6 +298,7 @@ class Config(Table):
     jobs: JobsTable = Field(default=JobsTable(), description="Limits of jobs.")
     sessions: SessionsTable = Field(default=SessionsTable(), description="Affinity of sessions.")
     pools: PoolsTable = Field(default=PoolsTable(), description="Connections of hosts.")
+    recorder: RecorderTable = Field(default=RecorderTable(), description="The flight recorder.")
     otlp_traces_endpoint: str = Field(default="", exclude=True, description="(environment)")
     otlp_metrics_endpoint: str = Field(default="", exclude=True, description="(environment)")
 

@@ -19,6 +19,8 @@ from orchestrator_core.core.machine import Core
 from orchestrator_core.errors import OrchestratorError
 from orchestrator_core.hosts.link import LinkTerms
 from orchestrator_core.hosts.registry import Hosts, ReportedFleet
+from orchestrator_core.recorder.explaining import Explainer
+from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import orchestrator, pool_admin, pool_registry
@@ -138,6 +140,9 @@ class OrchestratorServer:
         self._tasks = []
         if self._runtime is not None:
             self._runtime.close()
+            if isinstance(core := self._runtime.core, RecordedCore):
+                core.end()
+                await asyncio.to_thread(core.recorder.join)
         await self._store.close()
         await self._telemetry.shutdown()
 
@@ -152,7 +157,9 @@ class OrchestratorServer:
     def _build(self, clock: Clock) -> Runtime:
         jobs = self._config.jobs
         relay = Relay(RelayLimits(jobs.output_bytes_per_job, jobs.output_bytes_total))
-        core = Core(core_config(self._config))
+        settings = _recorder(self._config, clock.now_ms())
+        bounds = core_config(self._config)
+        core = Core(bounds) if settings is None else RecordedCore(bounds, settings)
         return Runtime(core, self._store, clock, relay, self._hosts, self._telemetry)
 
     async def _serve(self, runtime: Runtime, opened: Opened) -> None:
@@ -172,7 +179,9 @@ class OrchestratorServer:
         )
         limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
         servicers = (
-            orchestrator.OrchestratorServicer(runtime, self._telemetry, limits, facts),
+            orchestrator.OrchestratorServicer(
+                runtime, self._telemetry, limits, facts, _explainer(runtime)
+            ),
             pool_admin.PoolAdminServicer(runtime),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )
@@ -208,6 +217,20 @@ class OrchestratorServer:
 
 def _store(config: Config) -> Store:
     return MemoryStore() if config.store.kind == "memory" else SqliteStore(Path(config.store.path))
+
+
+def _explainer(runtime: Runtime) -> Explainer | None:
+    core = runtime.core
+    return Explainer(core.recorder) if isinstance(core, RecordedCore) else None
+
+
+def _recorder(config: Config, started_ms: int) -> RecorderSettings | None:
+    """Where to record; None for nowhere. A journal in memory says that nothing shall be kept."""
+    recorder = config.recorder
+    if not recorder.enabled or (config.store.kind == "memory" and not recorder.path):
+        return None
+    directory = Path(recorder.path or Path(config.store.path).parent / "flight")
+    return RecorderSettings(directory, started_ms, recorder.segment_bytes, recorder.segments_max)
 
 
 async def run(config: Config) -> None:

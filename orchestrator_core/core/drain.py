@@ -17,11 +17,15 @@ class DrainRate:
     """
 
     __slots__ = ("_busy_ms", "_busy_since_ms", "_departed_at", "_promised_ms")
+    _busy_ms: int
+    _busy_since_ms: int | None
+    _departed_at: deque[int]
+    _promised_ms: int
 
     def __init__(self) -> None:
         self._busy_ms = 0
-        self._busy_since_ms: int | None = None
-        self._departed_at: deque[int] = deque(maxlen=DEPARTURES_KEPT)
+        self._busy_since_ms = None
+        self._departed_at = deque(maxlen=DEPARTURES_KEPT)
         self._promised_ms = 0
 
     def entered(self, now_ms: int) -> None:

@@ -3,10 +3,11 @@
 One owner calls it from one thread, so `step` is the critical section: no locks, no waits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import assert_never
 
 from orchestrator_core.core import expiry, fleet, intake, recovery, running
+from orchestrator_core.core.checkpoint import Frozen, freeze, thaw
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.effects import Effect
@@ -27,6 +28,7 @@ from orchestrator_core.core.events import (
     SubscribersChanged,
     Tick,
 )
+from orchestrator_core.core.explain import Explained, watch
 from orchestrator_core.core.forecast import (
     Forecast,
     finish_probability,
@@ -64,6 +66,21 @@ class Core:
         expiry.expire_due(state, now_ms)
         state.stepping = False
         return state.effects
+
+    def freeze(self) -> Frozen:
+        """Everything that decides what later steps answer. O(jobs); pauses the loop. LO-207."""
+        return freeze(self._state, self._last_ms)
+
+    @classmethod
+    def thawed(cls, frozen: Frozen, config: CoreConfig) -> "Core":
+        """A core that answers from here on as the frozen one did."""
+        core = cls(config)
+        core._state, core._last_ms = thaw(frozen, config), frozen.last_ms
+        return core
+
+    def watch_placements(self, tell: Callable[[Explained], None]) -> None:
+        """Tells of every placement in full, at the moment it is decided. Slow; for replays."""
+        watch(self._state, tell)
 
     def next_deadline_ms(self) -> int | None:
         """Instant at which `step(Tick())` is due, or None."""

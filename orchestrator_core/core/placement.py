@@ -44,7 +44,8 @@ class PlacementInput:
     without it they are known to be feasible. With `all_open` they are also known to be able to
     take an attempt at this moment, so only what is particular to the job is looked at. `reserved`
     maps pools that are kept for an older job to that job. `warm_pool_id` served the session last
-    and holds `warm_tokens` of it, None where that is not known.
+    and holds `warm_tokens` of it, None where that is not known. `complete` lifts the limits of the
+    record.
     """
 
     spec: JobSpec
@@ -61,6 +62,7 @@ class PlacementInput:
     warm_tokens: int | None = None
     tried_replicas: frozenset[str] = frozenset()
     reserved: Mapping[str, str] | None = None
+    complete: bool = False
 
 
 class NoCapacityKind(enum.Enum):
@@ -155,8 +157,11 @@ def decision(request: PlacementInput, placed: Assigned, declined: int = 0) -> De
     """Writes the record of a placement: the winner first among the best candidates."""
     pools, scores = placed.pools, placed.scores
     kept = range(len(pools))
-    if len(pools) > CANDIDATES_KEPT:
-        worst = heapq.nsmallest(CANDIDATES_KEPT, scores)[-1]
+    limit, exclusions_limit = (
+        (None, None) if request.complete else (CANDIDATES_KEPT, EXCLUSIONS_KEPT)
+    )
+    if limit is not None and len(pools) > limit:
+        worst = heapq.nsmallest(limit, scores)[-1]
         kept = [i for i, score in enumerate(scores) if score <= worst]  # type: ignore[assignment]
     keys = {i: (scores[i], *_tie_key(request, pools[i])) for i in kept}
     ranked = sorted(keys, key=keys.__getitem__)
@@ -166,7 +171,7 @@ def decision(request: PlacementInput, placed: Assigned, declined: int = 0) -> De
         decided_by = next(
             name for name, a, b in zip(_TIE_BREAKS, first, second, strict=True) if a != b
         )
-    best = (_candidate(request, placed, i) for i in ranked[:CANDIDATES_KEPT])
+    best = (_candidate(request, placed, i) for i in ranked[:limit])
     return Decision(
         job_id=request.spec.job_id,
         attempt=request.attempt,
@@ -175,7 +180,7 @@ def decision(request: PlacementInput, placed: Assigned, declined: int = 0) -> De
         decided_by=decided_by,
         candidates=tuple(best),
         candidates_total=len(pools),
-        exclusions=tuple(placed.exclusions[:EXCLUSIONS_KEPT]),
+        exclusions=tuple(placed.exclusions[:exclusions_limit]),
         exclusions_total=len(placed.exclusions),
         waited_ms=request.waited_ms,
         declined_offers=declined,

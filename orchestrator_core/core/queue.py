@@ -33,15 +33,22 @@ class Queue:
     """
 
     __slots__ = ("_by_seq", "_depth", "_lane_of", "_lanes", "_of_model", "_untried", "per_identity")
+    _by_seq: dict[int, Job]
+    _depth: dict[Priority, int]
+    _lane_of: dict[int, Lane]
+    _lanes: dict[tuple[Priority, Needs, str], Lane]
+    _of_model: dict[str, int]
+    _untried: dict[Priority, RankedSet]
+    per_identity: bool
 
     def __init__(self, *, per_identity: bool = False) -> None:
         self.per_identity = per_identity
-        self._by_seq: dict[int, Job] = {}
-        self._lane_of: dict[int, Lane] = {}
-        self._depth: dict[Priority, int] = dict.fromkeys(Priority, 0)
-        self._untried: dict[Priority, RankedSet] = {p: RankedSet() for p in Priority}
-        self._lanes: dict[tuple[Priority, Needs, str], Lane] = {}
-        self._of_model: dict[str, int] = {}
+        self._by_seq = {}
+        self._lane_of = {}
+        self._depth = dict.fromkeys(Priority, 0)
+        self._untried = {p: RankedSet() for p in Priority}
+        self._lanes = {}
+        self._of_model = {}
 
     def __len__(self) -> int:
         """Jobs that wait, both classes together."""

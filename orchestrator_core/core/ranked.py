@@ -15,10 +15,13 @@ class RankedSet:
     """Sorted set of ints. add, discard: O(log n + RUN_MAX); first: O(1); rank: O(n / RUN_MAX)."""
 
     __slots__ = ("_length", "_lows", "_runs")
+    _length: int
+    _lows: list[int]
+    _runs: list[list[int]]
 
     def __init__(self) -> None:
-        self._runs: list[list[int]] = []
-        self._lows: list[int] = []
+        self._runs = []
+        self._lows = []
         self._length = 0
 
     def __len__(self) -> int:

@@ -113,7 +113,7 @@ class PoolRates:
     serves: tuple[str, str, str]
     first: Line = field(default_factory=lambda: Line(PROMPT_REACH_TOKENS))
     decode: Line = field(default_factory=lambda: Line(1.0))
-    seeded: tuple[object, ...] = ()
+    seeded: tuple[int, float | None, float | None, int | None] | None = None
 
     def seed(self, reported: Speed) -> None:
         """Takes the prior from what a host reports; what was measured stays."""

@@ -14,7 +14,7 @@ keeps BATCH from starving. ORCH-3008, LO-103, LO-208.
 """
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from orchestrator_core.core.decision import (
@@ -42,7 +42,7 @@ from orchestrator_core.core.placement import (
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.queue import Lane
 from orchestrator_core.core.state import Feasible, State
-from orchestrator_core.core.states import JobTrigger, next_job_state
+from orchestrator_core.core.states import JobState, JobTrigger, next_job_state
 from orchestrator_core.core.timers import TimerKind
 
 LOOK_AHEAD = 16
@@ -134,7 +134,9 @@ def weigh_offer(state: State, request: PlacementInput, placed: Assigned, ahead: 
 
 def declined(state: State, job: Job, request: PlacementInput, placed: Assigned) -> list[Exclusion]:
     """Why a waiting job takes none of the pools that could take it: it would end later there."""
-    weighed = weigh_offer(state, request, placed, max(0, state.queue.position(job) - 1))
+    if job.state is not JobState.QUEUED:
+        return []
+    weighed = weigh_offer(state, request, placed, state.queue.position(job) - 1)
     if weighed.advice is Advice.TAKE:
         return []
     required = f"an end within {int(weighed.elsewhere_ms)} ms, as predicted elsewhere"
@@ -247,7 +249,9 @@ def _place_one(state: State, job: Job, offers: Round, passed: int) -> bool:
             _decline(state, job, answer, weighed, now_ms)
             best = offers.proposal
             if weighed.advice is Advice.PASS_ON and (best is None or weighed.loss < best.loss):
-                offers.proposal = Proposal(weighed.loss, job, request, answer)
+                # What is kept for jobs that come later must not count against this one.
+                asked = replace(request, reserved=dict(offers.reserved))
+                offers.proposal = Proposal(weighed.loss, job, asked, answer)
             return False
     _dispatch(state, job, request, answer)
     return True
@@ -307,6 +311,8 @@ def _dispatch(state: State, job: Job, request: PlacementInput, placed: Assigned)
     """Binds a job's next attempt to the chosen incarnation. The slot is taken at once. LO-204."""
     pool, now_ms = placed.pool, request.now_ms
     snapshot = pool.snapshot
+    if state.on_placement is not None:
+        state.on_placement(job, request.reserved or {}, now_ms)
     record = _with_everybody(state, job, decision(request, placed, job.declined_offers))
     leave_queue(state, job, now_ms)
     job.state = next_job_state(job.state, JobTrigger.PLACE)

@@ -1,6 +1,7 @@
 """The tables of the core. Mutable on purpose: one owner, one step at a time."""
 
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.config import CoreConfig
@@ -70,10 +71,11 @@ class State:
 
     `available` holds the pools that could take an attempt at this moment. `fleet` counts changes
     of what pools can do at all, as opposed to whether they are busy. `served` holds the tokens
-    that each identity was served, for fairness between them. `stepping` is True within a
-    step. Dicts stand in for sets where the
-    order of iteration could reach an effect: string sets iterate differently from run to run. The
-    tables that give up their oldest entry are ordered ones, where that costs O(1).
+    that each identity was served, for fairness between them. `stepping` is True within a step.
+    `on_placement` is told of a job that is about to be placed, the pools kept for others and the
+    time; only explanations set it. Dicts stand in for sets where the order of iteration could reach
+    an effect: string sets iterate differently from run to run. The tables that give up their oldest
+    entry are ordered ones, where that costs O(1).
     """
 
     config: CoreConfig
@@ -98,6 +100,7 @@ class State:
     draining: bool = False
     stepping: bool = False
     effects: list[Effect] = field(default_factory=list)
+    on_placement: Callable[[Job, Mapping[str, str], int], None] | None = None
     drain: DrainRate = field(default_factory=DrainRate)
     throttle: Throttle = field(init=False)
 

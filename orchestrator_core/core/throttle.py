@@ -20,6 +20,9 @@ class Bucket:
     """A token bucket of `per_min` units, full at first. Mutable: one owner."""
 
     __slots__ = ("_as_of_ms", "_level", "_per_min")
+    _as_of_ms: int
+    _level: int
+    _per_min: int
 
     def __init__(self, per_min: int, now_ms: int) -> None:
         self._per_min = per_min
@@ -79,12 +82,15 @@ class Throttle:
     keeps anybody out.
     """
 
-    __slots__ = ("_accounts", "_config", "_waiting")
+    __slots__ = ("_accounts", "_waiting", "config")
+    _accounts: OrderedDict[str, Account]
+    _waiting: dict[str, int]
+    config: ThrottleConfig
 
     def __init__(self, config: ThrottleConfig) -> None:
-        self._config = config
-        self._accounts: OrderedDict[str, Account] = OrderedDict()
-        self._waiting: dict[str, int] = {}
+        self.config = config
+        self._accounts = OrderedDict()
+        self._waiting = {}
 
     def __len__(self) -> int:
         """Identities that are remembered."""
@@ -92,7 +98,7 @@ class Throttle:
 
     def counts_tokens(self, identity: str) -> bool:
         """True when tokens of this identity are limited."""
-        return self._config.limits(identity).tokens_per_min > 0
+        return self.config.limits(identity).tokens_per_min > 0
 
     def waiting(self, identity: str) -> int:
         """Jobs of an identity that wait in the queue."""
@@ -100,7 +106,7 @@ class Throttle:
 
     def check(self, identity: str, tokens: int, now_ms: int) -> Throttled | None:
         """The limit that keeps one more job of `tokens` out for longest, or None. Takes nothing."""
-        limits = self._config.limits(identity)
+        limits = self.config.limits(identity)
         if limits.queued_jobs and self.waiting(identity) >= limits.queued_jobs:
             return Throttled("throttle-queued", limits.queued_jobs, None)
         account = self._account(identity, now_ms)
@@ -144,14 +150,14 @@ class Throttle:
         if known is not None:
             self._accounts.move_to_end(identity)
             return known
-        limits = self._config.limits(identity)
+        limits = self.config.limits(identity)
         if not limits.requests_per_min and not limits.tokens_per_min:
             return None
         made = Account(
             Bucket(limits.requests_per_min, now_ms) if limits.requests_per_min else None,
             Bucket(limits.tokens_per_min, now_ms) if limits.tokens_per_min else None,
         )
-        if len(self._accounts) >= self._config.identities_max:
+        if len(self._accounts) >= self.config.identities_max:
             self._forget_one(now_ms)
         self._accounts[identity] = made
         return made

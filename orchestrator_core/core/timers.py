@@ -23,10 +23,12 @@ class Timers:
     """One deadline per (kind, key). set, clear: O(log n); due deadlines come in order of time."""
 
     __slots__ = ("_due", "_heap")
+    _due: dict[tuple[TimerKind, str], int]
+    _heap: list[tuple[int, TimerKind, str]]
 
     def __init__(self) -> None:
-        self._due: dict[tuple[TimerKind, str], int] = {}
-        self._heap: list[tuple[int, TimerKind, str]] = []
+        self._due = {}
+        self._heap = []
 
     def set(self, kind: TimerKind, key: str, at_ms: int) -> None:
         """Sets or moves a deadline."""
@@ -34,8 +36,11 @@ class Timers:
             self._due[(kind, key)] = at_ms
             heapq.heappush(self._heap, (at_ms, kind, key))
             if len(self._heap) > 4 * len(self._due) + 64:
-                self._heap = [(at, kind, key) for (kind, key), at in self._due.items()]
-                heapq.heapify(self._heap)
+                self._heap = self.sorted_heap()
+
+    def sorted_heap(self) -> list[tuple[int, TimerKind, str]]:
+        """A heap of the deadlines that are set, without stale entries. O(n log n)."""
+        return sorted((at, kind, key) for (kind, key), at in self._due.items())
 
     def clear(self, kind: TimerKind, key: str) -> None:
         """Forgets a deadline, if there is one."""

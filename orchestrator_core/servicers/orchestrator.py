@@ -11,6 +11,7 @@ from orchestrator_core.core.job import Job, JobSpec
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
+from orchestrator_core.recorder.explaining import Explainer
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import ids, rpc
 from orchestrator_core.servicers.capabilities import ServerFacts, capabilities
@@ -33,12 +34,18 @@ class OrchestratorServicer:
     """Translates between the wire and the runtime."""
 
     def __init__(
-        self, runtime: Runtime, telemetry: Telemetry, limits: WireLimits, facts: ServerFacts
+        self,
+        runtime: Runtime,
+        telemetry: Telemetry,
+        limits: WireLimits,
+        facts: ServerFacts,
+        explainer: Explainer | None = None,
     ) -> None:
         self._runtime = runtime
         self._telemetry = telemetry
         self._limits = limits
         self._facts = facts
+        self._explainer = explainer
         self._followers = Followers(runtime)
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -124,11 +131,12 @@ class OrchestratorServicer:
     ) -> pb.ExplainJobResponse:
         """Tells why a job runs where it runs, or why it waits. LO-207."""
         job = self._runtime.job(request.job_id)
+        full = await self._explainer.complete(job) if self._explainer else {}
         core, now_ms = self._runtime.core, self._runtime.clock.now_ms()
         waiting = core.waiting_for(job, now_ms) if job.state is JobState.QUEUED else ()
         answer = pb.ExplainJobResponse(
             job=job_to_proto(self._view(job)),
-            decisions=[decision_to_proto(decision) for decision in job.decisions],
+            decisions=[decision_to_proto(d, full.get(d.attempt)) for d in job.decisions],
             waiting_for=[exclusion_to_proto(exclusion) for exclusion in waiting],
             trace_id=_trace_id(job),
         )

@@ -166,8 +166,25 @@ class Exclusion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotFacts:
+    """What a pool had reported when a decision was made; None for what it did not report."""
+
+    slots_total: int
+    slots_free: int
+    vram_total_bytes: int | None
+    vram_free_bytes: int | None
+    kv_free_bytes: int | None
+    perf_tokens_per_s: float | None
+    first_token_ms: int | None
+    prefill_tokens_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A pool that could take the job; the score is `predicted_end_ms`, less is better."""
+    """A pool that could take the job; the score is `predicted_end_ms`, less is better.
+
+    `snapshot` is None where the server's recording no longer holds the decision.
+    """
 
     pool_id: str
     replica_id: str
@@ -179,6 +196,8 @@ class Candidate:
     vram_headroom_bytes: int | None
     snapshot_version: int
     snapshot_age_ms: int
+    tokens_per_s: float = 0.0
+    snapshot: SnapshotFacts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +205,8 @@ class Decision:
     """The record of one placement.
 
     `decided_by` names the score, or the first tie-break that differed; `declined_offers` counts
-    the slots that the job had let pass for a faster pool.
+    the slots that the job had let pass for a faster pool. `complete` says that all candidates and
+    exclusions are listed.
     """
 
     rules_version: int
@@ -201,6 +221,7 @@ class Decision:
     exclusions_total: int
     waited_ms: int
     declined_offers: int = 0
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,6 +212,24 @@ def _candidate(message: decision_pb2.Candidate) -> model.Candidate:
         ),
         snapshot_version=message.snapshot_version,
         snapshot_age_ms=message.snapshot_age_ms,
+        tokens_per_s=message.tokens_per_s,
+        snapshot=_facts(message.snapshot) if message.HasField("snapshot") else None,
+    )
+
+
+def _facts(message: decision_pb2.SnapshotFacts) -> model.SnapshotFacts:
+    known = message.HasField
+    return model.SnapshotFacts(
+        slots_total=message.slots_total,
+        slots_free=message.slots_free,
+        vram_total_bytes=message.vram_total_bytes if known("vram_total_bytes") else None,
+        vram_free_bytes=message.vram_free_bytes if known("vram_free_bytes") else None,
+        kv_free_bytes=message.kv_free_bytes if known("kv_free_bytes") else None,
+        perf_tokens_per_s=message.perf_tokens_per_s if known("perf_tokens_per_s") else None,
+        first_token_ms=message.first_token_ms if known("first_token_ms") else None,
+        prefill_tokens_per_s=(
+            message.prefill_tokens_per_s if known("prefill_tokens_per_s") else None
+        ),
     )
 
 
@@ -229,6 +247,7 @@ def _decision(message: decision_pb2.Decision) -> model.Decision:
         exclusions_total=message.exclusions_total,
         waited_ms=message.waited_ms,
         declined_offers=message.declined_offers,
+        complete=message.complete,
     )
 
 

@@ -59,6 +59,10 @@ DECISION = decision_pb2.Decision(
             slots_free=2,
             vram_headroom_bytes=3 * 2**30,
             snapshot_age_ms=40,
+            snapshot_version=12,
+            snapshot=decision_pb2.SnapshotFacts(
+                slots_total=4, slots_free=3, vram_free_bytes=2**32, perf_tokens_per_s=41.5
+            ),
         ),
         decision_pb2.Candidate(pool_id="gpu-b", predicted_end_ms=900, slots_free=1),
     ],
@@ -76,6 +80,7 @@ DECISION = decision_pb2.Decision(
     ],
     exclusions_total=1,
     waited_ms=1500,
+    complete=True,
 )
 
 
@@ -102,10 +107,27 @@ async def test_explain_shows_candidates_exclusions_and_what_decided(server: Scri
     assert "attempt 1: gpu-a after waiting 1.5 s, decided by warm_kv (rules 1)" in outcome.stdout
     assert f"trace: {'ab' * 16}" in outcome.stdout
     rows = _rows(outcome.stdout)
-    assert _row("* gpu-a 900 ms 100 ms 800 ms warm 2 3.0 GiB 40 ms") in rows
-    assert _row("gpu-b 900 ms 0 ms 0 ms cold 1 - 0 ms") in rows
+    assert _row("* gpu-a 900 ms 100 ms 800 ms warm 2 3.0 GiB 40 ms 12 3/4 4.0 GiB 41.5 -") in rows
+    assert _row("gpu-b 900 ms 0 ms 0 ms cold 1 - 0 ms 0 - - - -") in rows
+    assert "no longer holds" not in outcome.stdout
     assert ["gpu-c", "COMPUTE_CAP", "8.6", "7.5"] in rows
     assert ["NO_SLOT", "-", "-"] in rows
+
+
+async def test_explain_says_when_only_the_best_of_a_decision_is_known(
+    server: ScriptedServer,
+) -> None:
+    """LO-207: a short list is not mistaken for the whole."""
+    short = decision_pb2.Decision()
+    short.CopyFrom(DECISION)
+    short.complete, short.candidates_total = False, 40
+    response = orchestrator_service_pb2.ExplainJobResponse(job=wire.job(), decisions=[short])
+    server.on("ExplainJob", response)
+
+    outcome = await llorch(server.address, "explain", "job-1")
+
+    assert "candidates (2 of 40)" in outcome.stdout
+    assert "the recording no longer holds this decision" in outcome.stdout
 
 
 async def test_explain_of_a_waiting_job_says_what_it_waits_for(server: ScriptedServer) -> None:

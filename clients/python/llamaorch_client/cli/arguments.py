@@ -19,7 +19,8 @@ environment: LLORCH_SERVER, LLORCH_TOKEN, LLORCH_MODEL, NO_COLOR
 
 
 # Commands that come with another package than the client, and what to install for them.
-ELSEWHERE = {"simulate": "the orchestrator's package, llamaorch"}
+_SERVER = "the orchestrator's package, llamaorch"
+ELSEWHERE = {"replay": _SERVER, "simulate": _SERVER}
 
 
 class _Parser(argparse.ArgumentParser):

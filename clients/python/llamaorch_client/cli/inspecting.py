@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from llamaorch_client.aio import AsyncClient, JobFilter
 from llamaorch_client.cli.failure import ExitCode, seconds
 from llamaorch_client.cli.output import Output
-from llamaorch_client.model import Decision, Exclusion, Explanation, Job, JobState
+from llamaorch_client.model import Decision, Exclusion, Explanation, Job, JobState, SnapshotFacts
 
 GIB = 2**30
+# Of the snapshot that a candidate was judged by.
+FACT_COLUMNS = ("FREE/SLOTS", "VRAM FREE", "TOK/S", "PREFILL/S")
 JOB_COLUMNS = ("JOB", "STATE", "CLASS", "MODEL", "POSITION", "STARTS IN", "POOL", "TOKENS", "AGE")
 
 
@@ -99,14 +101,40 @@ def _decision(decision: Decision, out: Output) -> None:
             number(item.slots_free),
             gib(item.vram_headroom_bytes),
             f"{item.snapshot_age_ms} ms",
+            number(item.snapshot_version),
+            *_facts(item.snapshot),
         )
         for item in decision.candidates
     ]
     title = f"candidates ({len(rows)} of {decision.candidates_total})"
-    columns = ("  POOL", "SCORE", "FIRST TOKEN", "DECODE", "KV", "SLOTS", "HEADROOM", "AGE")
-    out.table(title, columns, rows)
+    columns = (
+        "  POOL",
+        "SCORE",
+        "FIRST TOKEN",
+        "DECODE",
+        "KV",
+        "SLOTS",
+        "HEADROOM",
+        "AGE",
+        "VERSION",
+    )
+    out.table(title, (*columns, *FACT_COLUMNS), rows)
     if decision.exclusions:
         _exclusions("excluded", decision.exclusions, decision.exclusions_total, out)
+    if not decision.complete:
+        out.result("the recording no longer holds this decision; only the best of it was kept")
+
+
+def _facts(snapshot: SnapshotFacts | None) -> Sequence[str]:
+    """What the pool had reported, in the order of `FACT_COLUMNS`."""
+    if snapshot is None:
+        return ("-",) * len(FACT_COLUMNS)
+    return (
+        f"{snapshot.slots_free}/{snapshot.slots_total}",
+        gib(snapshot.vram_free_bytes),
+        number(snapshot.perf_tokens_per_s),
+        number(snapshot.prefill_tokens_per_s),
+    )
 
 
 def _exclusions(title: str, exclusions: Sequence[Exclusion], total: int, out: Output) -> None:

@@ -170,6 +170,79 @@ class Exclusion(_message.Message):
 Global___Exclusion: _TypeAlias = Exclusion  # noqa: Y015
 
 @_typing.final
+class SnapshotFacts(_message.Message):
+    """SnapshotFacts is what a pool had reported when a decision was made. What it did not report is absent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOTS_TOTAL_FIELD_NUMBER: _builtins.int
+    SLOTS_FREE_FIELD_NUMBER: _builtins.int
+    VRAM_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    VRAM_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    KV_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    PERF_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
+    PREFILL_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    slots_total: _builtins.int
+    """Slots of the pool."""
+    slots_free: _builtins.int
+    """Slots that were free by the report."""
+    vram_total_bytes: _builtins.int
+    """Memory of the pool's devices, bytes."""
+    vram_free_bytes: _builtins.int
+    """Free memory of them, bytes."""
+    kv_free_bytes: _builtins.int
+    """Free room for keys and values where the engine preallocates it, bytes."""
+    perf_tokens_per_s: _builtins.float
+    """Reported decode rate of a single stream, tokens per second."""
+    first_token_ms: _builtins.int
+    """Reported milliseconds to the first token of a short prompt."""
+    prefill_tokens_per_s: _builtins.float
+    """Reported prompt tokens read per second."""
+    def __init__(
+        self,
+        *,
+        slots_total: _builtins.int = ...,
+        slots_free: _builtins.int = ...,
+        vram_total_bytes: _builtins.int | None = ...,
+        vram_free_bytes: _builtins.int | None = ...,
+        kv_free_bytes: _builtins.int | None = ...,
+        perf_tokens_per_s: _builtins.float | None = ...,
+        first_token_ms: _builtins.int | None = ...,
+        prefill_tokens_per_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_kv_free_bytes", b"_kv_free_bytes", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "first_token_ms", b"first_token_ms", "kv_free_bytes", b"kv_free_bytes", "perf_tokens_per_s", b"perf_tokens_per_s", "prefill_tokens_per_s", b"prefill_tokens_per_s", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms", "_kv_free_bytes", b"_kv_free_bytes", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "first_token_ms", b"first_token_ms", "kv_free_bytes", b"kv_free_bytes", "perf_tokens_per_s", b"perf_tokens_per_s", "prefill_tokens_per_s", b"prefill_tokens_per_s", "slots_free", b"slots_free", "slots_total", b"slots_total", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_token_ms: _TypeAlias = _typing.Literal["first_token_ms"]  # noqa: Y015
+    _WhichOneofArgType__first_token_ms: _TypeAlias = _typing.Literal["_first_token_ms", b"_first_token_ms"]  # noqa: Y015
+    _WhichOneofReturnType__kv_free_bytes: _TypeAlias = _typing.Literal["kv_free_bytes"]  # noqa: Y015
+    _WhichOneofArgType__kv_free_bytes: _TypeAlias = _typing.Literal["_kv_free_bytes", b"_kv_free_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__perf_tokens_per_s: _TypeAlias = _typing.Literal["perf_tokens_per_s"]  # noqa: Y015
+    _WhichOneofArgType__perf_tokens_per_s: _TypeAlias = _typing.Literal["_perf_tokens_per_s", b"_perf_tokens_per_s"]  # noqa: Y015
+    _WhichOneofReturnType__prefill_tokens_per_s: _TypeAlias = _typing.Literal["prefill_tokens_per_s"]  # noqa: Y015
+    _WhichOneofArgType__prefill_tokens_per_s: _TypeAlias = _typing.Literal["_prefill_tokens_per_s", b"_prefill_tokens_per_s"]  # noqa: Y015
+    _WhichOneofReturnType__vram_free_bytes: _TypeAlias = _typing.Literal["vram_free_bytes"]  # noqa: Y015
+    _WhichOneofArgType__vram_free_bytes: _TypeAlias = _typing.Literal["_vram_free_bytes", b"_vram_free_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__vram_total_bytes: _TypeAlias = _typing.Literal["vram_total_bytes"]  # noqa: Y015
+    _WhichOneofArgType__vram_total_bytes: _TypeAlias = _typing.Literal["_vram_total_bytes", b"_vram_total_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_ms) -> _WhichOneofReturnType__first_token_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_free_bytes) -> _WhichOneofReturnType__kv_free_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__perf_tokens_per_s) -> _WhichOneofReturnType__perf_tokens_per_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prefill_tokens_per_s) -> _WhichOneofReturnType__prefill_tokens_per_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vram_free_bytes) -> _WhichOneofReturnType__vram_free_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vram_total_bytes) -> _WhichOneofReturnType__vram_total_bytes | None: ...
+
+Global___SnapshotFacts: _TypeAlias = SnapshotFacts  # noqa: Y015
+
+@_typing.final
 class Candidate(_message.Message):
     """Candidate is a pool that could take the job now."""
 
@@ -185,6 +258,8 @@ class Candidate(_message.Message):
     VRAM_HEADROOM_BYTES_FIELD_NUMBER: _builtins.int
     SNAPSHOT_VERSION_FIELD_NUMBER: _builtins.int
     SNAPSHOT_AGE_MS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """Pool."""
     replica_id: _builtins.str
@@ -205,6 +280,12 @@ class Candidate(_message.Message):
     """Version of the snapshot the numbers came from."""
     snapshot_age_ms: _builtins.int
     """Age of that snapshot, milliseconds."""
+    tokens_per_s: _builtins.float
+    """Decode rate that the score counts with, tokens per second."""
+    @_builtins.property
+    def snapshot(self) -> Global___SnapshotFacts:
+        """What the snapshot said; only where the decision was made again from the flight recording."""
+
     def __init__(
         self,
         *,
@@ -218,10 +299,12 @@ class Candidate(_message.Message):
         vram_headroom_bytes: _builtins.int | None = ...,
         snapshot_version: _builtins.int = ...,
         snapshot_age_ms: _builtins.int = ...,
+        snapshot: Global___SnapshotFacts | None = ...,
+        tokens_per_s: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_vram_headroom_bytes", b"_vram_headroom_bytes", "vram_headroom_bytes", b"vram_headroom_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_vram_headroom_bytes", b"_vram_headroom_bytes", "snapshot", b"snapshot", "vram_headroom_bytes", b"vram_headroom_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_vram_headroom_bytes", b"_vram_headroom_bytes", "decode_ms", b"decode_ms", "first_token_ms", b"first_token_ms", "kv_warm", b"kv_warm", "pool_id", b"pool_id", "predicted_end_ms", b"predicted_end_ms", "replica_id", b"replica_id", "slots_free", b"slots_free", "snapshot_age_ms", b"snapshot_age_ms", "snapshot_version", b"snapshot_version", "vram_headroom_bytes", b"vram_headroom_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_vram_headroom_bytes", b"_vram_headroom_bytes", "decode_ms", b"decode_ms", "first_token_ms", b"first_token_ms", "kv_warm", b"kv_warm", "pool_id", b"pool_id", "predicted_end_ms", b"predicted_end_ms", "replica_id", b"replica_id", "slots_free", b"slots_free", "snapshot", b"snapshot", "snapshot_age_ms", b"snapshot_age_ms", "snapshot_version", b"snapshot_version", "tokens_per_s", b"tokens_per_s", "vram_headroom_bytes", b"vram_headroom_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__vram_headroom_bytes: _TypeAlias = _typing.Literal["vram_headroom_bytes"]  # noqa: Y015
     _WhichOneofArgType__vram_headroom_bytes: _TypeAlias = _typing.Literal["_vram_headroom_bytes", b"_vram_headroom_bytes"]  # noqa: Y015
@@ -246,6 +329,7 @@ class Decision(_message.Message):
     EXCLUSIONS_FIELD_NUMBER: _builtins.int
     EXCLUSIONS_TOTAL_FIELD_NUMBER: _builtins.int
     WAITED_MS_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
     DECLINED_OFFERS_FIELD_NUMBER: _builtins.int
     rules_version: _builtins.int
     """Version of the rules that made it."""
@@ -265,6 +349,8 @@ class Decision(_message.Message):
     """Number of all excluded pools."""
     waited_ms: _builtins.int
     """Milliseconds that the job had waited."""
+    complete: _builtins.bool
+    """True when every candidate and every excluded pool is listed."""
     declined_offers: _builtins.int
     """Offers of a slot that the job had let pass, waiting for a faster pool."""
     @_builtins.property
@@ -273,11 +359,11 @@ class Decision(_message.Message):
 
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
-        """Best candidates, the winner first. At most five are kept."""
+        """Candidates, the best first; all of them when `complete`, else the best five."""
 
     @_builtins.property
     def exclusions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Exclusion]:
-        """Excluded pools. At most sixteen are kept."""
+        """Excluded pools; all of them when `complete`, else the first sixteen."""
 
     def __init__(
         self,
@@ -293,11 +379,12 @@ class Decision(_message.Message):
         exclusions: _abc.Iterable[Global___Exclusion] | None = ...,
         exclusions_total: _builtins.int = ...,
         waited_ms: _builtins.int = ...,
+        complete: _builtins.bool = ...,
         declined_offers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decided_at", b"decided_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "candidates", b"candidates", "candidates_total", b"candidates_total", "decided_at", b"decided_at", "decided_by", b"decided_by", "declined_offers", b"declined_offers", "exclusions", b"exclusions", "exclusions_total", b"exclusions_total", "job_id", b"job_id", "pool_id", b"pool_id", "rules_version", b"rules_version", "waited_ms", b"waited_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "candidates", b"candidates", "candidates_total", b"candidates_total", "complete", b"complete", "decided_at", b"decided_at", "decided_by", b"decided_by", "declined_offers", b"declined_offers", "exclusions", b"exclusions", "exclusions_total", b"exclusions_total", "job_id", b"job_id", "pool_id", b"pool_id", "rules_version", b"rules_version", "waited_ms", b"waited_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,7 @@
 """Jobs, pools and decisions as clients and operators see them. LO-207."""
 
 import enum
+from dataclasses import replace
 
 import pytest
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
@@ -23,6 +24,7 @@ from orchestrator_core.core.decision import (
     Shortfall,
 )
 from orchestrator_core.core.effects import Receipt, StartMode
+from orchestrator_core.core.explain import Explained
 from orchestrator_core.core.job import Attempt, Job, JobSpec
 from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal, Usage
 from orchestrator_core.core.pool import Pool, PoolSnapshot
@@ -180,6 +182,7 @@ def test_a_decision_is_told_whole() -> None:
                 vram_headroom_bytes=0,
                 snapshot_version=7,
                 snapshot_age_ms=30,
+                tokens_per_s=20.0,
             )
         ],
         candidates_total=9,
@@ -198,6 +201,24 @@ def test_a_decision_is_told_whole() -> None:
         exclusions_total=4,
         waited_ms=12,
     )
+
+
+def test_a_decision_in_full_shows_what_its_pools_had_reported() -> None:
+    """The snapshot beside each candidate; what was not reported is absent, never 0. LO-207."""
+    reported = PoolSnapshot(
+        "pool", "pool@1", "h", 7, "m", "e", slots_total=4, slots_free=3, vram_free_bytes=9
+    )
+    full = replace(DECISION, candidates_total=1, exclusions_total=1, waited_ms=13)
+
+    told = decision_to_proto(DECISION, Explained(full, (reported,)))
+
+    assert told.complete
+    assert told.waited_ms == 13
+    facts = told.candidates[0].snapshot
+    assert facts == decision_pb2.SnapshotFacts(slots_total=4, slots_free=3, vram_free_bytes=9)
+    assert not facts.HasField("perf_tokens_per_s")
+    assert not decision_to_proto(DECISION).complete
+    assert not decision_to_proto(DECISION).candidates[0].HasField("snapshot")
 
 
 def test_a_pool_shows_our_own_account_and_the_reported_devices() -> None:

@@ -1,0 +1,91 @@
+"""What one step decided, in short: enough to tell two decisions apart, and to read. LO-207.
+
+The flight recorder keeps it beside every input; a replay compares. Prompts do not occur.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    AttemptClosed,
+    DispatchRecord,
+    Effect,
+    JobEnded,
+    JobForgotten,
+    JobStarted,
+    OfferDeclined,
+    ReplyAccepted,
+    ReplyRefused,
+    ReplyState,
+    SendCancel,
+    SendRelease,
+    SendStart,
+    SendVerdicts,
+    TerminalRecord,
+)
+
+Word = str | int | float | bool | None
+Line = tuple[Word, ...]
+
+
+def decided(effects: Sequence[Effect]) -> list[Line]:
+    """One line per effect, its kind first."""
+    return [_LINES[type(effect)](effect) for effect in effects]
+
+
+def _accept(e: AcceptRecord) -> Line:
+    shape = (e.position, e.predicted_start_ms, e.predicted_end_ms)
+    return "accept", e.spec.job_id, e.seq, *shape, e.displaced
+
+
+def _dispatch(e: DispatchRecord) -> Line:
+    decision = e.decision
+    predicted_ms = decision.candidates[0].predicted_end_ms if decision.candidates else None
+    chosen = (e.pool_id, e.replica_id, decision.decided_by, predicted_ms)
+    return "dispatch", e.job_id, e.attempt, *chosen, decision.candidates_total
+
+
+def _terminal(e: TerminalRecord) -> Line:
+    finish, error = e.outcome.finish, e.outcome.error
+    why = finish.value if finish else error.reason.value if error else None
+    return "terminal", e.job_id, e.state.value, why
+
+
+def _accepted(e: ReplyAccepted) -> Line:
+    receipt = e.receipt
+    told = (receipt.on_time_probability, receipt.backoff_ms, receipt.duplicate)
+    return "accepted", receipt.job_id, receipt.position, *told
+
+
+def _refused(e: ReplyRefused) -> Line:
+    refusal = e.refusal
+    return "refused", refusal.reason.value, refusal.policy_label, refusal.retry_after_ms
+
+
+def _start(e: SendStart) -> Line:
+    return "start", e.spec.job_id, e.attempt, e.replica_id, e.mode.value, e.remaining_ms
+
+
+def _verdicts(e: SendVerdicts) -> Line:
+    told = " ".join(f"{job_id}/{number}:{v.value}" for job_id, number, v in e.verdicts)
+    return "verdicts", e.host_id, told
+
+
+# Calls by type: a chain of isinstance takes longer than the lines themselves.
+_LINES: Mapping[type, Callable[..., Line]] = {
+    AcceptRecord: _accept,
+    DispatchRecord: _dispatch,
+    TerminalRecord: _terminal,
+    ReplyAccepted: _accepted,
+    ReplyRefused: _refused,
+    ReplyState: lambda e: ("state", e.job_id),
+    SendStart: _start,
+    SendCancel: lambda e: ("cancel", e.host_id, e.job_id, e.attempt),
+    JobEnded: lambda e: ("ended", e.job_id, e.why),
+    JobStarted: lambda e: ("started", e.job_id, e.attempt, e.mode.value),
+    OfferDeclined: lambda e: ("declined", e.job_id, e.pool_id, e.here_ms, e.elsewhere_ms),
+    SendVerdicts: _verdicts,
+    SendRelease: lambda e: ("release", e.host_id, e.job_id, e.attempt),
+    AttemptClosed: lambda e: ("closed", e.job_id, e.attempt, e.why, e.retried),
+    JobForgotten: lambda e: ("forgotten", e.job_id),
+}

@@ -1,0 +1,68 @@
+"""One decision in full: all candidates, all exclusions, what they were judged by. LO-207.
+
+A stored decision is short, because each job keeps one. A replay comes back to the very moment of
+the decision and asks placement for everything.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from orchestrator_core.core.decision import Decision, Exclusion, ExclusionReason, Shortfall
+from orchestrator_core.core.job import Job
+from orchestrator_core.core.placement import NoCapacity, decision, place
+from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.scheduler import placement_input
+from orchestrator_core.core.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A complete decision, and the snapshots of its candidates, in their order."""
+
+    decision: Decision
+    snapshots: tuple[PoolSnapshot, ...]
+
+
+def full_decision(
+    state: State, job: Job, now_ms: int, reserved: Mapping[str, str] | None = None
+) -> Explained | None:
+    """Decides again, about all registered pools and without limits; None when none can take it.
+
+    Does not change the state. O(pools log pools).
+    """
+    pools = [state.pools[pool_id] for pool_id in sorted(state.pools)]
+    kept = dict(reserved) if reserved else None
+    request = placement_input(state, job, pools, now_ms, kept, check_all=True)
+    request = replace(request, complete=True)
+    answer = place(request)
+    if isinstance(answer, NoCapacity):
+        return None
+    made = decision(request, answer, job.declined_offers)
+    told = {c.pool_id for c in made.candidates} | {e.pool_id for e in made.exclusions}
+    others = tuple(
+        _other_set(job, pool.snapshot) for pool in pools if pool.snapshot.pool_id not in told
+    )
+    exclusions = tuple(sorted((*made.exclusions, *others), key=lambda e: e.pool_id))
+    return Explained(
+        replace(made, exclusions=exclusions, exclusions_total=len(exclusions)),
+        tuple(state.pools[candidate.pool_id].snapshot for candidate in made.candidates),
+    )
+
+
+def watch(state: State, tell: Callable[[Explained], None]) -> None:
+    """Tells of every placement from here on, at the moment it is decided."""
+
+    def placing(job: Job, reserved: Mapping[str, str], now_ms: int) -> None:
+        explained = full_decision(state, job, now_ms, reserved)
+        if explained is not None:
+            tell(explained)
+
+    state.on_placement = placing
+
+
+def _other_set(job: Job, snapshot: PoolSnapshot) -> Exclusion:
+    """A verified replay stays within the replica set that generated the delivered output."""
+    required = " ".join(filter(None, job.replica_set or ()))
+    offered = " ".join(filter(None, snapshot.replica_set))
+    lacking = Shortfall(ExclusionReason.ENGINE, required, offered)
+    return Exclusion(snapshot.pool_id, (lacking,))

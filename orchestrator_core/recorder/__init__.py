@@ -1,0 +1,1 @@
+"""The flight recorder: every input of the core on disk, bounded, and what re-runs it. LO-207."""
