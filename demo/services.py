@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -23,7 +22,6 @@ START_TIMEOUT_S = 60.0
 LOAD_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 40.0
 LOG_LINE_BYTES = 1 << 20
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class ServiceError(Exception):
@@ -50,6 +48,8 @@ class Service:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
+            "demo.child",
+            str(os.getpid()),
             *arguments,
             cwd=directory,
             env=os.environ | env,
@@ -57,7 +57,6 @@ class Service:
             limit=LOG_LINE_BYTES,
             # Ctrl-C in a terminal reaches the whole group; the parent decides who stops when.
             start_new_session=True,
-            preexec_fn=_end_with_parent,
         )
         service = cls(name, process, directory / f"{name}.log")
         service._reader = asyncio.create_task(service._read())
@@ -254,12 +253,6 @@ class Stack:
         model = self._options.directory / "tiny.gguf"
         write_tiny_model(model, SLOW if self._options.slow_model else TINY)
         return model
-
-
-def _end_with_parent() -> None:
-    """Runs in the child: a parent that is killed takes its services with it."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _ready(address: str, count: int, patience_s: float) -> None:
