@@ -1,7 +1,7 @@
 """The record of one placement. LO-207 builds on it."""
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 RULES_VERSION = 2
 CANDIDATES_KEPT = 5
@@ -82,9 +82,3 @@ class Decision:
     waited_ms: int
     declined_offers: int = 0
     rules_version: int = RULES_VERSION
-
-    def completed(self, exclusions: tuple[Exclusion, ...], pools_total: int) -> "Decision":
-        """The same decision with all that is told of the pools which were not candidates."""
-        return replace(
-            self, exclusions=exclusions, exclusions_total=pools_total - self.candidates_total
-        )

@@ -4,6 +4,7 @@ from typing import assert_never
 
 from orchestrator_core.core import fleet
 from orchestrator_core.core.effects import JobForgotten, SendRelease
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.lifecycle import CANCELLED, end_job, expire_job, release_former
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.scheduler import schedule
@@ -56,6 +57,9 @@ def _job_due(state: State, kind: TimerKind, job_id: str, now_ms: int) -> None:
         if job.state is not JobState.QUEUED:
             return
         expire_job(state, job, Reason.DEADLINE, "the queue timeout came before a slot", now_ms)
+    elif kind is TimerKind.IDLE and (idle_ms := _idle_due_ms(state, job)) > now_ms:
+        state.timers.set(TimerKind.IDLE, job_id, idle_ms)
+        return
     else:
         what = "wall time" if kind is TimerKind.WALL else "time without output"
         message = f"the watchdog for {what} fired"
@@ -64,6 +68,12 @@ def _job_due(state: State, kind: TimerKind, job_id: str, now_ms: int) -> None:
             message = f"the job's budget of {budget_ms} ms on a pool is spent"
         expire_job(state, job, Reason.DECODE_TIMEOUT, message, now_ms)
     schedule(state, now_ms)
+
+
+def _idle_due_ms(state: State, job: Job) -> int:
+    """When the idle watchdog really fires: output moves it, and only here that is looked at."""
+    assert job.attempt is not None, "only a job with an attempt is watched"
+    return job.attempt.last_progress_ms + state.config.idle_timeout_ms
 
 
 def _forget(state: State, job_id: str, now_ms: int) -> None:

@@ -14,6 +14,9 @@ class Priority(enum.IntEnum):
     INTERACTIVE = 1
     BATCH = 2
 
+    # That of an enum's name is computed in Python each time; classes are keys of hot tables.
+    __hash__ = int.__hash__
+
 
 class Failover(enum.Enum):
     """What happens when an engine dies after output was delivered. LO-304."""
@@ -22,8 +25,15 @@ class Failover(enum.Enum):
     FAIL = "fail"
 
 
+class _Hashed:
+    """Room for a hash that is computed once. Not a field: it differs from process to process."""
+
+    __slots__ = ("_hash",)
+    _hash: int
+
+
 @dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(_Hashed):
     """What a pool must statically offer; empty or None does not restrict. Equal needs share a lane.
 
     `min_compute_cap` is (major, minor), compared as numbers: (8, 10) is newer than (8, 9).
@@ -44,6 +54,15 @@ class Needs:
     device_mask: tuple[str, ...] = ()
     required_ctx: int | None = None
     certain_ctx: int | None = None
+
+    def __hash__(self) -> int:
+        """Needs are keys of hot tables: a lane's needs are looked up several times per job."""
+        try:
+            return self._hash
+        except AttributeError:
+            made = hash(tuple(getattr(self, name) for name in self.__slots__))
+            object.__setattr__(self, "_hash", made)
+            return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,35 +153,32 @@ def warm(request: PlacementInput, pool: Pool) -> bool:
     )
 
 
-def decision(request: PlacementInput, placed: Assigned, declined: int = 0) -> Decision:
-    """Writes the record of a placement: the winner first among the best candidates."""
-    pools, scores = placed.pools, placed.scores
-    kept = range(len(pools))
-    limit, exclusions_limit = (
+def decision(
+    request: PlacementInput,
+    placed: Assigned,
+    declined: int = 0,
+    others: Sequence[Exclusion] = (),
+    pools_total: int | None = None,
+) -> Decision:
+    """Writes the record of a placement: the winner first among the best candidates.
+
+    `others` are pools that were not looked at, with what keeps them out; `pools_total` counts all.
+    """
+    candidates_limit, exclusions_limit = (
         (None, None) if request.complete else (CANDIDATES_KEPT, EXCLUSIONS_KEPT)
     )
-    if limit is not None and len(pools) > limit:
-        worst = heapq.nsmallest(limit, scores)[-1]
-        kept = [i for i, score in enumerate(scores) if score <= worst]  # type: ignore[assignment]
-    keys = {i: (scores[i], *_tie_key(request, pools[i])) for i in kept}
-    ranked = sorted(keys, key=keys.__getitem__)
-    decided_by = "only_candidate"
-    if len(ranked) > 1:
-        first, second = keys[ranked[0]], keys[ranked[1]]
-        decided_by = next(
-            name for name, a, b in zip(_TIE_BREAKS, first, second, strict=True) if a != b
-        )
-    best = (_candidate(request, placed, i) for i in ranked[:limit])
+    ranked, decided_by = _ranked(request, placed, candidates_limit)
+    excluded = len(placed.exclusions) if pools_total is None else pools_total - len(placed.pools)
     return Decision(
         job_id=request.spec.job_id,
         attempt=request.attempt,
         decided_ms=request.now_ms,
         pool_id=placed.pool.snapshot.pool_id,
         decided_by=decided_by,
-        candidates=tuple(best),
-        candidates_total=len(pools),
-        exclusions=tuple(placed.exclusions[:exclusions_limit]),
-        exclusions_total=len(placed.exclusions),
+        candidates=tuple([_candidate(request, placed, i) for i in ranked]),
+        candidates_total=len(placed.pools),
+        exclusions=tuple((*placed.exclusions, *others)[:exclusions_limit]),
+        exclusions_total=excluded,
         waited_ms=request.waited_ms,
         declined_offers=declined,
     )
@@ -242,6 +239,22 @@ def _filter(request: PlacementInput) -> tuple[list[Pool], list[Exclusion]]:
             fitting.append(pool)
     exclusions.sort(key=lambda e: e.pool_id)
     return fitting, exclusions
+
+
+def _ranked(request: PlacementInput, placed: Assigned, limit: int | None) -> tuple[list[int], str]:
+    """Indices of the best candidates, the winner first, and the rule that made it the winner."""
+    pools, scores = placed.pools, placed.scores
+    if len(pools) == 1:
+        return [0], "only_candidate"
+    kept: Sequence[int] = range(len(pools))
+    if limit is not None and len(pools) > limit:
+        worst = heapq.nsmallest(limit, scores)[-1]
+        kept = [i for i, score in enumerate(scores) if score <= worst]
+    keys = {i: (scores[i], *_tie_key(request, pools[i])) for i in kept}
+    ranked = sorted(keys, key=keys.__getitem__)
+    first, second = keys[ranked[0]], keys[ranked[1]]
+    decided_by = next(name for name, a, b in zip(_TIE_BREAKS, first, second, strict=True) if a != b)
+    return ranked[:limit], decided_by
 
 
 def _candidate(request: PlacementInput, placed: Assigned, index: int) -> Candidate:

@@ -157,4 +157,4 @@ class Queue:
         return spec.identity if self.per_identity else ""
 
     def _key(self, spec: JobSpec) -> tuple[Priority, Needs, str]:
-        return spec.priority, spec.needs, self._identity(spec)
+        return spec.priority, spec.needs, spec.identity if self.per_identity else ""

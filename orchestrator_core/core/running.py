@@ -67,7 +67,7 @@ def attempt_started(state: State, event: AttemptStarted, now_ms: int) -> None:
         pool.refusals = 0
     state.displaced.pop(job.job_id, None)
     release_former(state, job)
-    _note_progress(state, job, attempt, now_ms)
+    attempt.last_progress_ms = now_ms
     mode = StartMode.VERIFIED_REPLAY if attempt.replay else StartMode.FRESH
     state.emit(JobStarted(job.job_id, attempt.number, mode, event.kv_warmth))
 
@@ -85,7 +85,7 @@ def output_progressed(state: State, event: OutputProgressed, now_ms: int) -> Non
     if job.first_output_ms is None:
         job.first_output_ms = now_ms
     job.delivered = True
-    _note_progress(state, job, attempt, now_ms)
+    attempt.last_progress_ms = now_ms
 
 
 def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
@@ -199,11 +199,6 @@ def _settle_error(
     else:
         died = error.kind is AttemptErrorKind.ENGINE_DIED
         retry_or_fail(state, job, refusal, now_ms, replica_gone=died)
-
-
-def _note_progress(state: State, job: Job, attempt: Attempt, now_ms: int) -> None:
-    attempt.last_progress_ms = now_ms
-    state.timers.set(TimerKind.IDLE, job.job_id, now_ms + state.config.idle_timeout_ms)
 
 
 def _mean_concurrency(state: State, attempt: Attempt, now_ms: int) -> float:

@@ -14,12 +14,11 @@ keeps BATCH from starving. ORCH-3008, LO-103, LO-208.
 """
 
 import heapq
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 
 from orchestrator_core.core.decision import (
     EXCLUSIONS_KEPT,
-    Decision,
     Exclusion,
     ExclusionReason,
     Shortfall,
@@ -29,7 +28,7 @@ from orchestrator_core.core.fairness import charge, served_tokens
 from orchestrator_core.core.feasibility import kv_needed_bytes
 from orchestrator_core.core.job import Attempt, Failover, Job, JobSpec, Needs, Priority
 from orchestrator_core.core.lifecycle import leave_queue
-from orchestrator_core.core.outlook import Advice, Weighed, weigh
+from orchestrator_core.core.outlook import TAKE, Advice, Weighed, faster_elsewhere, weigh
 from orchestrator_core.core.placement import (
     Assigned,
     NoCapacity,
@@ -55,8 +54,6 @@ class Proposal:
 
     loss: float
     job: Job
-    request: PlacementInput
-    placed: Assigned
 
 
 @dataclass(slots=True)
@@ -127,8 +124,10 @@ def placement_input(
 def weigh_offer(state: State, request: PlacementInput, placed: Assigned, ahead: int) -> Weighed:
     """Whether a job with `ahead` jobs before it should take what `place` found. O(tiers)."""
     needs = request.spec.needs
-    traffic = state.traffic(needs.model_id, request.now_ms)
     view = state.outlook(needs)
+    if not faster_elsewhere(view, request.shape, placed.end_ms):
+        return TAKE
+    traffic = state.traffic(needs.model_id, request.now_ms)
     return weigh(view, traffic, request.shape, placed.pool, placed.end_ms, ahead)
 
 
@@ -183,9 +182,10 @@ def _offer(state: State, priority: Priority, offers: Round, limit: int | None = 
         proposal = offers.proposal
         if proposal is None or (limit is not None and placed >= limit):
             break
-        if proposal.placed.pool.open and proposal.job.attempt is None:
-            _dispatch(state, proposal.job, proposal.request, proposal.placed)
-            placed += 1
+        # Others were placed since it was made: what was free then may be taken now.
+        if not _place_one(state, proposal.job, offers, 0, insist=True):
+            break
+        placed += 1
     return placed
 
 
@@ -229,8 +229,11 @@ def _some_open(state: State, lane: Lane, offers: Round) -> bool:
     return any(pool.snapshot.pool_id not in offers.reserved for pool in pools)
 
 
-def _place_one(state: State, job: Job, offers: Round, passed: int) -> bool:
-    """Places a job, or notes what it declined and the pools that must be kept for it."""
+def _place_one(state: State, job: Job, offers: Round, passed: int, *, insist: bool = False) -> bool:
+    """Places a job, or notes what it declined and the pools that must be kept for it.
+
+    With `insist` it cannot decline.
+    """
     now_ms = offers.now_ms
     pools = _open_pools(state, job.spec.needs, now_ms)
     if not pools:
@@ -240,7 +243,7 @@ def _place_one(state: State, job: Job, offers: Round, passed: int) -> bool:
     if isinstance(answer, NoCapacity):
         _reserve(state, job, answer, offers)
         return False
-    if _may_decline(state, job, now_ms):
+    if not insist and _may_decline(state, job, now_ms):
         ahead = passed
         if job.spec.priority is Priority.BATCH:
             ahead += state.queue.depth(Priority.INTERACTIVE)
@@ -249,9 +252,7 @@ def _place_one(state: State, job: Job, offers: Round, passed: int) -> bool:
             _decline(state, job, answer, weighed, now_ms)
             best = offers.proposal
             if weighed.advice is Advice.PASS_ON and (best is None or weighed.loss < best.loss):
-                # What is kept for jobs that come later must not count against this one.
-                asked = replace(request, reserved=dict(offers.reserved))
-                offers.proposal = Proposal(weighed.loss, job, asked, answer)
+                offers.proposal = Proposal(weighed.loss, job)
             return False
     _dispatch(state, job, request, answer)
     return True
@@ -313,7 +314,13 @@ def _dispatch(state: State, job: Job, request: PlacementInput, placed: Assigned)
     snapshot = pool.snapshot
     if state.on_placement is not None:
         state.on_placement(job, request.reserved or {}, now_ms)
-    record = _with_everybody(state, job, decision(request, placed, job.declined_offers))
+    record = decision(
+        request,
+        placed,
+        job.declined_offers,
+        _others(state, state.feasible(job.spec.needs)),
+        len(state.pools),
+    )
     leave_queue(state, job, now_ms)
     job.state = next_job_state(job.state, JobTrigger.PLACE)
     job.attempts_made += 1
@@ -344,18 +351,11 @@ def _dispatch(state: State, job: Job, request: PlacementInput, placed: Assigned)
     _emit(state, job, attempt)
 
 
-def _with_everybody(state: State, job: Job, record: Decision) -> Decision:
-    """Completes a decision with the pools that were not looked at, for whoever asks why.
+def _others(state: State, feasible: Feasible) -> list[Exclusion]:
+    """The first pools that were not looked at, for whoever asks why. O(OTHERS_LOOKED_AT).
 
-    O(OTHERS_LOOKED_AT): what keeps a pool out is noted once after each change of it.
+    What keeps a feasible pool out is noted once after each change of it.
     """
-    feasible = state.feasible(job.spec.needs)
-    known = [*record.exclusions, *_closed(state, feasible), *feasible.infeasible]
-    return record.completed(tuple(known[:EXCLUSIONS_KEPT]), len(state.pools))
-
-
-def _closed(state: State, feasible: Feasible) -> list[Exclusion]:
-    """The first feasible pools that cannot take an attempt, and why as of their last change."""
     found: list[Exclusion] = []
     for pool_id, pool in islice(feasible.pools.items(), OTHERS_LOOKED_AT):
         if pool.open:
@@ -365,7 +365,8 @@ def _closed(state: State, feasible: Feasible) -> list[Exclusion]:
             pool.exclusion = Exclusion(pool_id, shortfalls)
         found.append(pool.exclusion)
         if len(found) == EXCLUSIONS_KEPT:
-            break
+            return found
+    found.extend(feasible.infeasible)
     return found
 
 

@@ -172,8 +172,8 @@ class State:
         pool_id = pool.snapshot.pool_id
         if pool.note(now_ms, self.config.stale_after_ms):
             self.available[pool_id] = pool
-            stale_ms = pool.as_of_ms + self.config.stale_after_ms + 1
-            self.timers.set(TimerKind.POOL_STALE, pool_id, stale_ms)
+            # Each report moves the instant; who comes too early finds the pool open and waits on.
+            self.timers.set_by(TimerKind.POOL_STALE, pool_id, pool.open_until_ms + 1)
         else:
             self.available.pop(pool_id, None)
 

@@ -3,7 +3,16 @@
 import enum
 
 
-class JobState(enum.Enum):
+class _Row(enum.Enum):
+    """A key of the tables. Members are single, so the hash of the object serves.
+
+    That of an enum is computed from its name, in Python, at each look-up.
+    """
+
+    __hash__ = object.__hash__
+
+
+class JobState(_Row):
     """Where a job is in its life."""
 
     QUEUED = "queued"
@@ -21,7 +30,7 @@ class JobState(enum.Enum):
         return self in TERMINAL
 
 
-class JobTrigger(enum.Enum):
+class JobTrigger(_Row):
     """What moves a job."""
 
     PLACE = "placed"
@@ -34,7 +43,7 @@ class JobTrigger(enum.Enum):
     FAIL = "cannot be completed"
 
 
-class AttemptState(enum.Enum):
+class AttemptState(_Row):
     """Where an attempt is in its life. The slot belongs to it until ENDED."""
 
     SENT = "sent"
@@ -43,7 +52,7 @@ class AttemptState(enum.Enum):
     ENDED = "ended"
 
 
-class AttemptTrigger(enum.Enum):
+class AttemptTrigger(_Row):
     """What moves an attempt."""
 
     START = "engine took it up"

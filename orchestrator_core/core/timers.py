@@ -18,6 +18,9 @@ class TimerKind(enum.IntEnum):
     POOL_STALE = 9
     DECLINE = 10
 
+    # That of an enum's name is computed in Python each time; kinds are in the key of every timer.
+    __hash__ = int.__hash__
+
 
 class Timers:
     """One deadline per (kind, key). set, clear: O(log n); due deadlines come in order of time."""
@@ -42,6 +45,12 @@ class Timers:
         """A heap of the deadlines that are set, without stale entries. O(n log n)."""
         return sorted((at, kind, key) for (kind, key), at in self._due.items())
 
+    def set_by(self, kind: TimerKind, key: str, at_ms: int) -> None:
+        """Sets a deadline unless there is one that is not later: for what looks again when due."""
+        present_ms = self._due.get((kind, key))
+        if present_ms is None or present_ms > at_ms:
+            self.set(kind, key, at_ms)
+
     def clear(self, kind: TimerKind, key: str) -> None:
         """Forgets a deadline, if there is one."""
         self._due.pop((kind, key), None)
@@ -57,9 +66,10 @@ class Timers:
 
     def pop_due(self, now_ms: int) -> tuple[TimerKind, str] | None:
         """Takes the earliest deadline that has come, or returns None."""
-        at_ms = self.next_ms()
-        if at_ms is None or at_ms > now_ms:
-            return None
-        _, kind, key = heapq.heappop(self._heap)
-        del self._due[(kind, key)]
-        return kind, key
+        heap, due = self._heap, self._due
+        while heap and heap[0][0] <= now_ms:
+            at_ms, kind, key = heapq.heappop(heap)
+            if due.get((kind, key)) == at_ms:
+                del due[(kind, key)]
+                return kind, key
+        return None
