@@ -82,8 +82,9 @@ proto-check: $(DEV_STAMP) ## buf lint, buf format, and stubs equal to what the p
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python ci/generate_stubs.py --check
 
 .PHONY: docs-check
-docs-check: $(DEV_STAMP) ## Generated pages equal to the tables they are drawn from
+docs-check: $(DEV_STAMP) ## Generated pages equal to what they are drawn from; what is built is cited and tested
 	$(BIN)/python ci/draw_state_machine.py --check
+	$(BIN)/python ci/trace_requirements.py --check
 
 .PHONY: mutants
 mutants: $(DEV_STAMP) ## Plant known bugs in a copy and expect red tests (NAMES="..." for some)
@@ -101,6 +102,7 @@ generate: $(DEV_STAMP) ## Write the stubs from the protos
 docs: $(DEV_STAMP) ## Draw the generated pages
 	$(BIN)/python ci/draw_state_machine.py
 	$(BIN)/python ci/write_configuration.py
+	$(BIN)/python ci/trace_requirements.py
 
 .PHONY: constraints
 constraints: ## Resolve all dependencies anew and write constraints.txt

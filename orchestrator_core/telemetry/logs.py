@@ -1,7 +1,7 @@
 """Log lines: one JSON object each, with a constant event name. HME-030, ORCH-3027, ORCH-3300.
 
 A significant event has a sentence for people under `human`. Prompts, output, payloads and secrets
-never appear.
+never appear. ORCH-3302.
 """
 
 import contextlib

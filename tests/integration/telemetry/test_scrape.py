@@ -1,4 +1,4 @@
-"""A live Prometheus endpoint keeps the contract of ci/metrics.lint.json."""
+"""A live Prometheus endpoint keeps the contract of ci/metrics.lint.json. ORCH-3028."""
 
 import json
 from collections.abc import AsyncIterator

@@ -46,7 +46,7 @@ def test_the_line_of_a_finished_job_has_every_required_key() -> None:
 
 
 def test_a_job_is_told_from_accept_to_end() -> None:
-    """Each step of a job is one line with the same ids and a sentence."""
+    """Each step of a job is one line with the same ids and a sentence. ORCH-3300."""
     harness = Harness()
     harness.host()
 
@@ -88,7 +88,7 @@ def test_what_goes_wrong_is_told() -> None:
 
 
 def test_no_prompt_reaches_any_signal() -> None:
-    """The payload of a job is in no line, span or metric, however the job ends."""
+    """The payload of a job is in no line, span or metric, however the job ends. ORCH-3302."""
     harness = Harness()
     harness.host(snapshot("p"), snapshot("q"))
     secret = {"payload": CANARY.encode(), "identity": CANARY}

@@ -1,4 +1,4 @@
-"""The embedded engine's worker process: its life, its death, its log."""
+"""The embedded engine's worker process: its life, its death, its log. ORCH-3001."""
 
 import asyncio
 import os

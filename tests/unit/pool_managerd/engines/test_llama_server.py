@@ -1,4 +1,4 @@
-"""The llama-server adapter against documented frames, cut and broken in every way."""
+"""The llama-server adapter against documented frames, cut and broken in every way. ORCH-3054."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The mock engine's scripts, on a clock of their own."""
+"""The mock engine's scripts, on a clock of their own. ORCH-3058."""
 
 import asyncio
 from typing import Any
