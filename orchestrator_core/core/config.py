@@ -55,6 +55,11 @@ class ThrottleConfig:
         if self.identities_max < 1:
             raise ValueError(f"identities_max must be positive, is {self.identities_max}")
 
+    @property
+    def limiting(self) -> bool:
+        """True when anybody is limited at all."""
+        return self.default != NO_LIMITS or bool(self.identities)
+
     def limits(self, identity: str) -> Limits:
         """The limits of one identity."""
         return self.identities.get(identity, self.default)

@@ -58,6 +58,8 @@ def _too_long(state: State, spec: JobSpec, needed: int) -> Refusal:
 def throttled(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
     """Refuses what is beyond the client's limits. O(1)."""
     identity = spec.identity
+    if not state.throttle.limiting:
+        return None
     found = state.throttle.check(identity, _tokens_of(state, spec), now_ms)
     if found is None:
         return None
@@ -112,6 +114,8 @@ def deadline_unlikely(state: State, spec: JobSpec, now_ms: int) -> Refusal | Non
 
 def charge(state: State, job: Job, now_ms: int) -> None:
     """Charges an accepted job to its client: one request, and the tokens it is expected to take."""
+    if not state.throttle.limiting:
+        return
     job.tokens_charged = _tokens_of(state, job.spec)
     state.throttle.charge(job.spec.identity, 1, job.tokens_charged, now_ms)
 

@@ -10,6 +10,7 @@ from orchestrator_core.core import expiry, fleet, intake, recovery, running
 from orchestrator_core.core.checkpoint import Frozen, freeze, thaw
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import Exclusion
+from orchestrator_core.core.declining import declined
 from orchestrator_core.core.effects import Effect
 from orchestrator_core.core.events import (
     AcceptsFailed,
@@ -38,7 +39,7 @@ from orchestrator_core.core.forecast import (
 from orchestrator_core.core.job import Job, Priority
 from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
-from orchestrator_core.core.scheduler import declined, placement_input
+from orchestrator_core.core.scheduler import placement_input
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState
 

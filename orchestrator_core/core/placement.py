@@ -264,7 +264,7 @@ def _candidate(request: PlacementInput, placed: Assigned, index: int) -> Candida
     return Candidate(
         pool_id=pool.snapshot.pool_id,
         replica_id=pool.snapshot.replica_id,
-        predicted_end_ms=placed.scores[index],
+        predicted_end_ms=placed.ends_ms[index],
         first_token_ms=first_ms,
         decode_ms=placed.ends_ms[index] - first_ms,
         kv_warm=warm(request, pool),

@@ -100,7 +100,8 @@ NO_STATS = ModelStats()
 class Predictor:
     """Everything learned. Bounded: one `PoolRates` per registered pool, `MODELS_MAX` models.
 
-    `learned` counts observations: who caches something derived from rates looks at it.
+    `learned` counts observations and changed reports: who caches something derived from rates
+    looks at it.
     """
 
     rates: dict[str, PoolRates] = field(default_factory=dict)
@@ -145,7 +146,8 @@ class Predictor:
         serves = (snapshot.model_id, snapshot.model_digest, snapshot.engine)
         if known is None or known.serves != serves:
             known = self.rates[snapshot.pool_id] = PoolRates(serves)
-        known.seed(snapshot)
+        if known.seed(snapshot):
+            self.learned += 1
         return known
 
     def observe(self, rates: PoolRates, seen: Observation) -> None:

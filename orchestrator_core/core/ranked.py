@@ -99,7 +99,10 @@ class RankedSet:
         index = self._run_of(value)
         if index < 0:
             return 0
-        return sum(map(len, self._runs[:index])) + bisect_left(self._runs[index], value)
+        place = bisect_left(self._runs[index], value)
+        if index > len(self._runs) // 2:
+            return self._length - sum(map(len, self._runs[index:])) + place
+        return sum(map(len, self._runs[:index])) + place
 
     def _run_of(self, value: int) -> int:
         """Index of the run that holds or would hold `value`; -1 when below every run."""

@@ -115,8 +115,8 @@ class PoolRates:
     decode: Line = field(default_factory=lambda: Line(1.0))
     seeded: tuple[int, float | None, float | None, int | None] | None = None
 
-    def seed(self, reported: Speed) -> None:
-        """Takes the prior from what a host reports; what was measured stays."""
+    def seed(self, reported: Speed) -> bool:
+        """Takes the prior from what a host reports; what was measured stays. False: as before."""
         key = (
             reported.slots_total,
             reported.perf_tokens_per_s,
@@ -124,7 +124,7 @@ class PoolRates:
             reported.first_token_ms,
         )
         if key == self.seeded:
-            return
+            return False
         self.seeded = key
         rate, known = _sound(reported.perf_tokens_per_s, PRIOR_TOKENS_PER_S)
         token_ms = min(1000.0 / rate, TOKEN_MS_MAX)
@@ -139,6 +139,7 @@ class PoolRates:
         self.first.prior_slope = min(1000.0 / prefill, TOKEN_MS_MAX)
         self.first.prior_weight = REPORTED_WEIGHT if prefill_known else GUESSED_WEIGHT
         self.solve()
+        return True
 
     def learn_decode(self, concurrency: float, token_ms: float) -> None:
         """Notes what an output token took among `concurrency` streams, this one included."""

@@ -21,14 +21,17 @@ from orchestrator_core.core.decision import (
     EXCLUSIONS_KEPT,
     Exclusion,
     ExclusionReason,
-    Shortfall,
 )
+from orchestrator_core.core.declining import weigh_offer
 from orchestrator_core.core.effects import DispatchRecord, OfferDeclined, SendStart, StartMode
 from orchestrator_core.core.fairness import charge, served_tokens
 from orchestrator_core.core.feasibility import kv_needed_bytes
 from orchestrator_core.core.job import Attempt, Failover, Job, JobSpec, Needs, Priority
 from orchestrator_core.core.lifecycle import leave_queue
-from orchestrator_core.core.outlook import TAKE, Advice, Weighed, faster_elsewhere, weigh
+from orchestrator_core.core.outlook import (
+    Advice,
+    Weighed,
+)
 from orchestrator_core.core.placement import (
     Assigned,
     NoCapacity,
@@ -41,7 +44,7 @@ from orchestrator_core.core.placement import (
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.queue import Lane
 from orchestrator_core.core.state import Feasible, State
-from orchestrator_core.core.states import JobState, JobTrigger, next_job_state
+from orchestrator_core.core.states import JobTrigger, next_job_state
 from orchestrator_core.core.timers import TimerKind
 
 LOOK_AHEAD = 16
@@ -119,33 +122,6 @@ def placement_input(
         tried_replicas=frozenset(job.tried_replicas),
         reserved=reserved,
     )
-
-
-def weigh_offer(state: State, request: PlacementInput, placed: Assigned, ahead: int) -> Weighed:
-    """Whether a job with `ahead` jobs before it should take what `place` found. O(tiers)."""
-    needs = request.spec.needs
-    view = state.outlook(needs)
-    if not faster_elsewhere(view, request.shape, placed.end_ms):
-        return TAKE
-    traffic = state.traffic(needs.model_id, request.now_ms)
-    return weigh(view, traffic, request.shape, placed.pool, placed.end_ms, ahead)
-
-
-def declined(state: State, job: Job, request: PlacementInput, placed: Assigned) -> list[Exclusion]:
-    """Why a waiting job takes none of the pools that could take it: it would end later there."""
-    if job.state is not JobState.QUEUED:
-        return []
-    weighed = weigh_offer(state, request, placed, state.queue.position(job) - 1)
-    if weighed.advice is Advice.TAKE:
-        return []
-    required = f"an end within {int(weighed.elsewhere_ms)} ms, as predicted elsewhere"
-    return [
-        Exclusion(
-            pool.snapshot.pool_id,
-            (Shortfall(ExclusionReason.DECLINED, required, f"an end in {end_ms} ms"),),
-        )
-        for pool, end_ms in zip(placed.pools, placed.ends_ms, strict=True)
-    ]
 
 
 def watch_attempt(state: State, job: Job, now_ms: int) -> None:
@@ -356,18 +332,13 @@ def _others(state: State, feasible: Feasible) -> list[Exclusion]:
 
     What keeps a feasible pool out is noted once after each change of it.
     """
-    found: list[Exclusion] = []
-    for pool_id, pool in islice(feasible.pools.items(), OTHERS_LOOKED_AT):
-        if pool.open:
-            continue
+    looked_at = islice(feasible.pools.values(), OTHERS_LOOKED_AT)
+    shut = list(islice((pool for pool in looked_at if not pool.open), EXCLUSIONS_KEPT))
+    for pool in shut:
         if pool.exclusion is None:
             shortfalls = pool_shortfalls(pool, pool.noted_ms, state.config.stale_after_ms)
-            pool.exclusion = Exclusion(pool_id, shortfalls)
-        found.append(pool.exclusion)
-        if len(found) == EXCLUSIONS_KEPT:
-            return found
-    found.extend(feasible.infeasible)
-    return found
+            pool.exclusion = Exclusion(pool.snapshot.pool_id, shortfalls)
+    return [*(pool.exclusion for pool in shut if pool.exclusion), *feasible.infeasible]
 
 
 def _emit(state: State, job: Job, attempt: Attempt) -> None:

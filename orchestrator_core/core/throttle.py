@@ -96,6 +96,11 @@ class Throttle:
         """Identities that are remembered."""
         return len(self._accounts)
 
+    @property
+    def limiting(self) -> bool:
+        """True when anybody is limited at all; else nothing here need be asked."""
+        return self.config.limiting
+
     def counts_tokens(self, identity: str) -> bool:
         """True when tokens of this identity are limited."""
         return self.config.limits(identity).tokens_per_min > 0

@@ -71,8 +71,9 @@ class Followers:
     def _queued(self, job: Job) -> bytes:
         core = self._runtime.core
         shape = core.forecast(job)
+        chance = core.on_time_probability(job, self._runtime.clock.now_ms())
         position = core.position(job) or 1
-        return encode_event(wire_events.queued(position, shape.start_ms, shape.end_ms))
+        return encode_event(wire_events.queued(position, shape.start_ms, shape.end_ms, chance))
 
     def _count(self, job_id: str, change: int) -> None:
         if change == 0:

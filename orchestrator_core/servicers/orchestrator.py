@@ -164,12 +164,16 @@ class OrchestratorServicer:
         core, now_ms = self._runtime.core, self._runtime.clock.now_ms()
         trace_id = _trace_id(job)
         if job.state is JobState.QUEUED:
-            shape = core.forecast(job)
-            return JobView(job, now_ms, core.position(job), shape.start_ms, shape.end_ms, trace_id)
+            shape, chance = core.forecast(job), core.on_time_probability(job, now_ms)
+            told = (core.position(job), shape.start_ms, shape.end_ms, chance)
+            return JobView(job, now_ms, *told, trace_id)
         end_ms = None
         if job.attempt is not None:
             end_ms = max(0, job.attempt.sent_ms + job.attempt.predicted_end_ms - now_ms)
-        return JobView(job, now_ms, predicted_end_ms=end_ms, trace_id=trace_id)
+        chance = core.on_time_probability(job, now_ms) if job.live else None
+        return JobView(
+            job, now_ms, predicted_end_ms=end_ms, on_time_probability=chance, trace_id=trace_id
+        )
 
 
 def _trace_id(job: Job) -> str:

@@ -38,7 +38,10 @@ class Where:
 
 
 def queued(
-    position: int, predicted_start_ms: int | None, predicted_end_ms: int | None
+    position: int,
+    predicted_start_ms: int | None,
+    predicted_end_ms: int | None,
+    on_time_probability: float | None = None,
 ) -> events_pb2.JobEvent:
     """The job waits. `position` 1 is next; predictions in milliseconds from now."""
     return events_pb2.JobEvent(
@@ -46,6 +49,7 @@ def queued(
             queue_position=position,
             predicted_start_ms=predicted_start_ms,
             predicted_end_ms=predicted_end_ms,
+            on_time_probability=on_time_probability,
         )
     )
 

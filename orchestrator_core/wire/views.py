@@ -27,6 +27,7 @@ class JobView:
     queue_position: int | None = None
     predicted_start_ms: int | None = None
     predicted_end_ms: int | None = None
+    on_time_probability: float | None = None
     trace_id: str = ""
 
 
@@ -94,6 +95,8 @@ def _add_progress(message: job_pb2.Job, view: JobView) -> None:
     running = job.state is JobState.RUNNING
     if view.predicted_start_ms is not None and job.live and not running:
         message.predicted_start_ms = max(0, view.predicted_start_ms)
+    if view.on_time_probability is not None:
+        message.on_time_probability = view.on_time_probability
     if view.predicted_end_ms is not None and job.live:
         message.predicted_end_ms = max(0, view.predicted_end_ms)
 

@@ -21,6 +21,7 @@ class Queued:
     queue_position: int
     predicted_start_ms: int | None
     predicted_end_ms: int | None
+    on_time_probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

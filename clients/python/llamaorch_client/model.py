@@ -146,6 +146,7 @@ class Job:
     usage: Usage
     trace_id: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    on_time_probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

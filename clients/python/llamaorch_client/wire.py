@@ -94,6 +94,9 @@ def job(message: job_pb2.Job) -> model.Job:
         usage=usage(message.usage),
         trace_id=message.trace_id,
         labels=dict(message.labels),
+        on_time_probability=(
+            message.on_time_probability if message.HasField("on_time_probability") else None
+        ),
     )
 
 
@@ -128,6 +131,9 @@ def queued(message: events_pb2.Queued) -> events.Queued:
             message.predicted_start_ms if message.HasField("predicted_start_ms") else None
         ),
         predicted_end_ms=message.predicted_end_ms if message.HasField("predicted_end_ms") else None,
+        on_time_probability=(
+            message.on_time_probability if message.HasField("on_time_probability") else None
+        ),
     )
 
 

@@ -145,27 +145,35 @@ class Queued(_message.Message):
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     PREDICTED_START_MS_FIELD_NUMBER: _builtins.int
     PREDICTED_END_MS_FIELD_NUMBER: _builtins.int
+    ON_TIME_PROBABILITY_FIELD_NUMBER: _builtins.int
     queue_position: _builtins.int
     """Rank in the queue, 1 is next."""
     predicted_start_ms: _builtins.int
     """Milliseconds from now until the predicted start."""
     predicted_end_ms: _builtins.int
     """Milliseconds from now until the predicted end."""
+    on_time_probability: _builtins.float
+    """Probability of ending before the deadline; absent without a deadline."""
     def __init__(
         self,
         *,
         queue_position: _builtins.int = ...,
         predicted_start_ms: _builtins.int | None = ...,
         predicted_end_ms: _builtins.int | None = ...,
+        on_time_probability: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_on_time_probability", b"_on_time_probability", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "on_time_probability", b"on_time_probability", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "queue_position", b"queue_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_on_time_probability", b"_on_time_probability", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "on_time_probability", b"on_time_probability", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "queue_position", b"queue_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__on_time_probability: _TypeAlias = _typing.Literal["on_time_probability"]  # noqa: Y015
+    _WhichOneofArgType__on_time_probability: _TypeAlias = _typing.Literal["_on_time_probability", b"_on_time_probability"]  # noqa: Y015
     _WhichOneofReturnType__predicted_end_ms: _TypeAlias = _typing.Literal["predicted_end_ms"]  # noqa: Y015
     _WhichOneofArgType__predicted_end_ms: _TypeAlias = _typing.Literal["_predicted_end_ms", b"_predicted_end_ms"]  # noqa: Y015
     _WhichOneofReturnType__predicted_start_ms: _TypeAlias = _typing.Literal["predicted_start_ms"]  # noqa: Y015
     _WhichOneofArgType__predicted_start_ms: _TypeAlias = _typing.Literal["_predicted_start_ms", b"_predicted_start_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__on_time_probability) -> _WhichOneofReturnType__on_time_probability | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__predicted_end_ms) -> _WhichOneofReturnType__predicted_end_ms | None: ...
     @_typing.overload

@@ -202,7 +202,7 @@ def test_without_scoring_throughput_does_not_count() -> None:
 
     assert isinstance(answer, Decision)
     assert answer.pool_id == "a"
-    assert answer.candidates[0].predicted_end_ms == 0
+    assert [c.predicted_end_ms for c in answer.candidates] == [10_200, 300]
 
 
 @pytest.mark.parametrize(

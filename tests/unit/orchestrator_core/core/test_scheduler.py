@@ -4,6 +4,7 @@ from orchestrator_core.core.decision import ExclusionReason
 from orchestrator_core.core.effects import DispatchRecord
 from orchestrator_core.core.events import AttemptErrorKind, CancelRequested
 from orchestrator_core.core.job import Priority
+from orchestrator_core.core.outcome import Usage
 from orchestrator_core.core.pool import PoolState
 from orchestrator_core.core.scheduler import LOOK_AHEAD
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
@@ -114,3 +115,53 @@ def test_a_decision_tells_why_every_other_pool_was_out() -> None:
         "other": [ExclusionReason.MODEL],
     }
     assert (decision.candidates_total, decision.exclusions_total) == (1, 3)
+
+
+def session_bench() -> Bench:
+    """Two equal pools of one slot; session `s` was served on the first, which is busy again."""
+    speed = {"prefill_tokens_per_s": 100.0}
+    bench = Bench(snapshot("a", **speed), snapshot("b", slots_free=0, **speed))
+    turn = {"session_id": "s", "kv_reuse": True, "prompt_bytes": 40_000, "expected_tokens": 10}
+    bench.enqueue("first", **turn)
+    bench.now_ms = 1_000
+    bench.end("first", usage=Usage(tokens_in=10_000, tokens_out=10))
+    bench.enqueue("other", expected_tokens=20)
+    bench.report(snapshot("b", version=2, **speed))
+    return bench
+
+
+def test_a_turn_waits_for_the_pool_that_has_its_cache() -> None:
+    """ORCH-3009: reading ten thousand tokens again takes longer than the job that is before it."""
+    bench = session_bench()
+    turn = {"session_id": "s", "kv_reuse": True, "prompt_bytes": 40_000, "expected_tokens": 10}
+
+    assert placed(bench.enqueue("second", **turn)) == []
+    assert [
+        e.shortfalls[0].reason for e in bench.core.waiting_for(bench.core.jobs["second"], 1_000)
+    ] == [
+        ExclusionReason.NO_SLOT,
+        ExclusionReason.DECLINED,
+    ]
+    (record,) = only(bench.end("other"), DispatchRecord)
+
+    assert (record.job_id, record.pool_id) == ("second", "a")
+    assert record.decision.candidates[0].kv_warm
+
+
+def test_affinity_is_no_right_to_a_slot_that_others_can_use() -> None:
+    """Design 5.6: the slot that a turn lets pass goes to the job behind it."""
+    bench = session_bench()
+    turn = {"session_id": "s", "kv_reuse": True, "prompt_bytes": 40_000, "expected_tokens": 10}
+
+    bench.enqueue("second", **turn)
+
+    assert placed(bench.enqueue("third", expected_tokens=10)) == ["third"]
+
+
+def test_a_turn_without_the_hint_goes_where_it_ends_first() -> None:
+    """`kv_hint` NONE says that the cache is not worth going back to."""
+    bench = session_bench()
+
+    effects = bench.enqueue("second", session_id="s", prompt_bytes=40_000, expected_tokens=10)
+
+    assert placed(effects) == ["second"]

@@ -74,7 +74,7 @@ def pool_of(reported: snapshot_pb2.PoolSnapshot) -> Pool:
 
 def test_a_waiting_job_tells_its_place_and_forecast() -> None:
     """Prompt and output are not part of it, labels are."""
-    message = job_to_proto(JobView(job(), 2_000, 3, 40, 90, "ab" * 16))
+    message = job_to_proto(JobView(job(), 2_000, 3, 40, 90, 0.75, "ab" * 16))
 
     assert message == job_pb2.Job(
         job_id="job-1",
@@ -87,6 +87,7 @@ def test_a_waiting_job_tells_its_place_and_forecast() -> None:
         queue_position=3,
         predicted_start_ms=40,
         predicted_end_ms=90,
+        on_time_probability=0.75,
         usage=job_pb2.Usage(),
         trace_id="ab" * 16,
         labels=full_spec().labels,
