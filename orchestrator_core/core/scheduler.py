@@ -29,11 +29,12 @@ from orchestrator_core.core.fairness import charge, served_tokens
 from orchestrator_core.core.feasibility import kv_needed_bytes
 from orchestrator_core.core.job import Attempt, Failover, Job, JobSpec, Needs, Priority
 from orchestrator_core.core.lifecycle import leave_queue
-from orchestrator_core.core.outlook import Advice, Weighed, weigh
+from orchestrator_core.core.outlook import TAKE, Advice, Weighed, faster, weigh
 from orchestrator_core.core.placement import (
     Assigned,
     NoCapacity,
     PlacementInput,
+    could_ever_take,
     decision,
     place,
     pool_shortfalls,
@@ -73,12 +74,15 @@ def schedule(state: State, now_ms: int) -> None:
     if state.draining or not state.available or not len(state.queue):
         return
     offers = Round(now_ms)
-    while True:
-        limit = _interactive_limit(state, offers)
-        placed = _offer(state, Priority.INTERACTIVE, offers, limit)
-        if limit is None or placed < limit:
+    while state.available:
+        offers.proposal = None
+        placed = _pass_down_all(state, offers)
+        proposal = offers.proposal
+        if proposal is None:
             break
-    _offer(state, Priority.BATCH, offers)
+        # After a placement less is free and fewer wait than when the proposal was weighed.
+        if not placed:
+            _dispatch(state, proposal.job, proposal.request, proposal.placed)
 
 
 def could_start(state: State, spec: JobSpec, now_ms: int) -> bool:
@@ -124,19 +128,27 @@ def placement_input(
     )
 
 
-def weigh_offer(state: State, request: PlacementInput, placed: Assigned, ahead: int) -> Weighed:
-    """Whether a job with `ahead` jobs before it should take what `place` found. O(tiers)."""
+def weigh_offer(
+    state: State, job: Job, request: PlacementInput, placed: Assigned, ahead: int
+) -> Weighed:
+    """Whether a job with `ahead` jobs before it should take what `place` found. O(tiers).
+
+    O(pools) for a job that would decline and cannot use all of them.
+    """
     needs = request.spec.needs
     traffic = state.traffic(needs.model_id, request.now_ms)
     view = state.outlook(needs)
-    return weigh(view, traffic, request.shape, placed.pool, placed.end_ms, ahead)
+    weighed = weigh(view, traffic, request.shape, placed.pool, placed.end_ms, ahead)
+    if weighed.advice is not Advice.TAKE and not _waits_for_something(state, job, request, placed):
+        return TAKE
+    return weighed
 
 
 def declined(state: State, job: Job, request: PlacementInput, placed: Assigned) -> list[Exclusion]:
     """Why a waiting job takes none of the pools that could take it: it would end later there."""
-    if job.state is not JobState.QUEUED:
+    if job.state is not JobState.QUEUED or not _may_decline(state, job, request.now_ms):
         return []
-    weighed = weigh_offer(state, request, placed, state.queue.position(job) - 1)
+    weighed = weigh_offer(state, job, request, placed, state.queue.position(job) - 1)
     if weighed.advice is Advice.TAKE:
         return []
     required = f"an end within {int(weighed.elsewhere_ms)} ms, as predicted elsewhere"
@@ -160,36 +172,36 @@ def watch_attempt(state: State, job: Job, now_ms: int) -> None:
 # --- rounds of offers
 
 
-def _interactive_limit(state: State, offers: Round) -> int | None:
+def _pass_down_all(state: State, offers: Round) -> int:
+    """Goes down the lanes of both classes once, in turns; returns the number of placements."""
+    total = 0
+    while True:
+        limit, placed = _interactive_limit(state, offers)
+        total += placed
+        placed = _pass_down(state, Priority.INTERACTIVE, offers, limit)
+        total += placed
+        if limit is None or placed < limit:
+            break
+    return total + _pass_down(state, Priority.BATCH, offers)
+
+
+def _interactive_limit(state: State, offers: Round) -> tuple[int | None, int]:
     """Gives BATCH the turns that it is owed; returns what INTERACTIVE may take until the next one.
 
-    None when no batch job can use what is open.
+    None when no batch job can use what is open. The second number is how many turns were used.
     """
+    placed = 0
     if not state.queue.depth(Priority.BATCH):
-        return None
+        return None, placed
     interactive, batch = state.config.turns
     while state.batch_credit >= interactive:
-        if not _offer(state, Priority.BATCH, offers, limit=1):
-            return None
-    return -(-(interactive - state.batch_credit) // batch)
+        if not _pass_down(state, Priority.BATCH, offers, limit=1):
+            return None, placed
+        placed += 1
+    return -(-(interactive - state.batch_credit) // batch), placed
 
 
-def _offer(state: State, priority: Priority, offers: Round, limit: int | None = None) -> int:
-    """Offers slots to one class; `limit` bounds the placements. Returns how many there were."""
-    placed = 0
-    while state.available and (limit is None or placed < limit):
-        offers.proposal = None
-        placed += _pass_down(state, priority, offers, None if limit is None else limit - placed)
-        proposal = offers.proposal
-        if proposal is None or (limit is not None and placed >= limit):
-            break
-        if proposal.placed.pool.open and proposal.job.attempt is None:
-            _dispatch(state, proposal.job, proposal.request, proposal.placed)
-            placed += 1
-    return placed
-
-
-def _pass_down(state: State, priority: Priority, offers: Round, limit: int | None) -> int:
+def _pass_down(state: State, priority: Priority, offers: Round, limit: int | None = None) -> int:
     """Goes down the lanes of a class once; returns the number of placements."""
     heads = [
         (_rank(state, lane), lane.waiting.first(), index, 0, lane)
@@ -244,7 +256,7 @@ def _place_one(state: State, job: Job, offers: Round, passed: int) -> bool:
         ahead = passed
         if job.spec.priority is Priority.BATCH:
             ahead += state.queue.depth(Priority.INTERACTIVE)
-        weighed = weigh_offer(state, request, answer, ahead)
+        weighed = weigh_offer(state, job, request, answer, ahead)
         if weighed.advice is not Advice.TAKE:
             _decline(state, job, answer, weighed, now_ms)
             best = offers.proposal
@@ -262,6 +274,18 @@ def _may_decline(state: State, job: Job, now_ms: int) -> bool:
     if not (config.decline_offers and config.performance_scoring):
         return False
     return since_ms is None or now_ms - since_ms < config.decline_max_ms
+
+
+def _waits_for_something(state: State, job: Job, request: PlacementInput, placed: Assigned) -> bool:
+    """True when a faster pool could take this very job, once it is free."""
+    sized = request.spec.est_kv_bytes is not None or request.spec.needs.required_ctx is not None
+    if not (sized or request.tried_replicas or job.delivered):
+        return True
+    feasible = list(state.feasible(request.spec.needs).pools.values())
+    return any(
+        faster(pool, request.shape, placed.end_ms) and could_ever_take(request, pool)
+        for pool in _same_replica_set(job, feasible)
+    )
 
 
 def _decline(state: State, job: Job, placed: Assigned, weighed: Weighed, now_ms: int) -> None:
