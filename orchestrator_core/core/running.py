@@ -247,3 +247,4 @@ def _learn(
             decode_ms=None if first_ms is None else now_ms - first_ms,
         ),
     )
+    state.refresh(pool, now_ms)

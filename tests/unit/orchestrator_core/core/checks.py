@@ -183,9 +183,10 @@ class Checks:
         waiting = _waiting(state.queue)
         for pool_id in state.available:
             pool = state.pools[pool_id]
-            able = [j for j in waiting if _could_ever(j, pool) and not _declines(state, j, now_ms)]
-            if able and all(_fits(j, pool) for j in able):
-                ids = [j.job_id for j in able]
+            able = [j for j in waiting if _could_ever(j, pool)]
+            willing = [j for j in able if not _declines(state, j, now_ms)]
+            if willing and all(_fits(j, pool) for j in able):
+                ids = [j.job_id for j in willing]
                 raise AssertionError(f"{ids} wait while {pool_id} is free at {now_ms}")
 
     def _batch_is_not_starved(self, state: State, effects: list[Effect]) -> None:

@@ -15,6 +15,7 @@ from orchestrator_core.core.events import (
     CancelRequested,
 )
 from orchestrator_core.core.fairness import OUTPUT_WEIGHT
+from orchestrator_core.core.job import Priority
 from orchestrator_core.core.outcome import Finish, Usage
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.settings import STEADY
@@ -73,7 +74,7 @@ def test_backlogged_identities_are_served_alike_up_to_one_job(
 
     order, running = [], "zero"
     served = dict.fromkeys("abc", 0.0)
-    left = {who: 30 for who in "abc"}
+    left = dict.fromkeys("abc", 30)
     while all(left.values()):
         (running,) = ended(bench, running, tokens[running])
         order.append(running)
@@ -196,7 +197,7 @@ def turns_taken(bench: Bench, jobs: int) -> list[str]:
         bench.enqueue(f"b{n}", batch=True)
         bench.enqueue(f"i{n}")
     order, running = [], "x"
-    while bench.state.queue.depth(1) and bench.state.queue.depth(2):  # type: ignore[arg-type]
+    while bench.state.queue.depth(Priority.INTERACTIVE) and bench.state.queue.depth(Priority.BATCH):
         (running,) = ended(bench, running, 2)
         order.append(running[0])
     return order
@@ -205,7 +206,8 @@ def turns_taken(bench: Bench, jobs: int) -> list[str]:
 @pytest.mark.parametrize("weights", [(1, 1), (1, 3), (2, 3), (3, 2), (5, 1), (7, 4)])
 def test_class_weights_are_kept_exactly(weights: tuple[int, int]) -> None:
     """While both wait, every window of a whole turn has the stated number of each, and at every
-    prefix neither class is more than one placement from its share."""
+    prefix neither class is more than one placement from its share.
+    """
     interactive, batch = weights
     whole = interactive + batch
 
