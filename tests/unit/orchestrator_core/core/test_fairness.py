@@ -205,8 +205,9 @@ def turns_taken(bench: Bench, jobs: int) -> list[str]:
 
 @pytest.mark.parametrize("weights", [(1, 1), (1, 3), (2, 3), (3, 2), (5, 1), (7, 4)])
 def test_class_weights_are_kept_exactly(weights: tuple[int, int]) -> None:
-    """While both wait, every window of a whole turn has the stated number of each, and at every
-    prefix neither class is more than one placement from its share.
+    """While both wait, every whole turn has the stated number of placements of each class.
+
+    At every prefix neither class is more than one placement from its share.
     """
     interactive, batch = weights
     whole = interactive + batch
