@@ -2,7 +2,8 @@
 
 Each identity has a counter of the tokens that it was served, output counting double since a
 decode step costs more than reading a token. One that returns after a pause starts at the least
-counter of those that wait, so that nobody saves up. Source: Sheng et al., "Fairness in Serving
+counter of those that wait, or of the one that was placed last when nobody does, so that nobody
+saves up. `State.served` has that one last. Source: Sheng et al., "Fairness in Serving
 Large Language Models" (virtual token counter), OSDI 2024.
 """
 
@@ -26,7 +27,8 @@ def lift(state: State, spec: JobSpec) -> None:
     waiting = {lane.identity: None for lane in state.queue.lanes}
     if spec.identity in waiting:
         return
-    least = min((served_tokens(state, identity) for identity in waiting), default=0.0)
+    rivals = waiting or [next(reversed(state.served), spec.identity)]
+    least = min(served_tokens(state, identity) for identity in rivals)
     mine = max(served_tokens(state, spec.identity), least)
     state.served.pop(spec.identity, None)
     if len(state.served) >= IDENTITIES_MAX:
@@ -35,22 +37,23 @@ def lift(state: State, spec: JobSpec) -> None:
 
 
 def charge(state: State, job: Job, shape: Shape) -> None:
-    """Counts a placed job by what it is expected to take."""
+    """Counts a placed job by what it is expected to take; one that is placed again only once."""
     if state.config.token_fairness:
-        job.tokens_served = shape.prompt_tokens + OUTPUT_WEIGHT * shape.output_tokens
-        _add(state, job, job.tokens_served)
+        _count(state, job, shape.prompt_tokens + OUTPUT_WEIGHT * shape.output_tokens)
+        if job.spec.identity in state.served:
+            state.served.move_to_end(job.spec.identity)
 
 
 def settle(state: State, job: Job, usage: Usage) -> None:
     """Replaces the expectation by what the engine counted."""
     if not state.config.token_fairness or usage.tokens_out is None:
         return
-    took = (usage.tokens_in or 0) + OUTPUT_WEIGHT * usage.tokens_out
-    _add(state, job, took - job.tokens_served)
-    job.tokens_served = took
+    _count(state, job, (usage.tokens_in or 0) + OUTPUT_WEIGHT * usage.tokens_out)
 
 
-def _add(state: State, job: Job, tokens: float) -> None:
-    identity = job.spec.identity
+def _count(state: State, job: Job, tokens: float) -> None:
+    """Replaces what was counted for a job."""
+    identity, more = job.spec.identity, tokens - job.tokens_served
+    job.tokens_served = tokens
     if identity in state.served:
-        state.served[identity] = max(0.0, state.served[identity] + tokens)
+        state.served[identity] = max(0.0, state.served[identity] + more)

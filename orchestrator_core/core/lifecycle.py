@@ -49,6 +49,10 @@ def enter_queue(state: State, job: Job, now_ms: int) -> None:
     never_ran = job.started_ms is None and not job.delivered
     since_ms = job.accepted_ms if never_ran else now_ms
     state.timers.set(TimerKind.QUEUE_TIMEOUT, job.job_id, since_ms + span_ms)
+    if job.declined_since_ms is not None:
+        # It waits again: what it may still decline ends when it did before.
+        due_ms = job.declined_since_ms + state.config.decline_max_ms
+        state.timers.set(TimerKind.DECLINE, job.job_id, due_ms)
     if job.spec.deadline_ms is not None:
         state.timers.set(TimerKind.JOB_DEADLINE, job.job_id, job.spec.deadline_ms)
 

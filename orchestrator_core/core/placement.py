@@ -218,6 +218,14 @@ def dynamic_shortfalls(request: PlacementInput, pool: Pool) -> tuple[Shortfall, 
     return tuple(found)
 
 
+def could_ever_take(request: PlacementInput, pool: Pool) -> bool:
+    """False when a feasible pool could not even take the job when it is idle."""
+    if pool.snapshot.replica_id in request.tried_replicas:
+        return False
+    needed = kv_needed_bytes(request.spec, pool.snapshot)
+    return needed is None or pool.could_make_room(needed)
+
+
 def _particular(request: PlacementInput) -> bool:
     """True when something about the job itself may keep it from an open pool."""
     spec = request.spec

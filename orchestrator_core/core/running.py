@@ -1,5 +1,6 @@
 """What pools report about attempts: started, output, ended, refused."""
 
+from orchestrator_core.core import fairness
 from orchestrator_core.core.effects import JobStarted, SendRelease, StartMode
 from orchestrator_core.core.events import (
     AttemptEnded,
@@ -106,6 +107,7 @@ def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
     elif job is not None and job.attempt is attempt:
         # It was stopped before; only now it is known what it took.
         settle(state, job, event.usage, now_ms)
+        fairness.settle(state, job, event.usage)
     schedule(state, now_ms)
 
 
@@ -240,3 +242,4 @@ def _learn(
             decode_ms=None if first_ms is None else now_ms - first_ms,
         ),
     )
+    state.refresh(pool, now_ms)

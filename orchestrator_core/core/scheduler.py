@@ -14,7 +14,7 @@ keeps BATCH from starving. ORCH-3008, LO-103, LO-208.
 """
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from orchestrator_core.core.decision import (
@@ -22,7 +22,7 @@ from orchestrator_core.core.decision import (
     Exclusion,
     ExclusionReason,
 )
-from orchestrator_core.core.declining import weigh_offer
+from orchestrator_core.core.declining import may_decline, same_replica_set, weigh_offer
 from orchestrator_core.core.effects import DispatchRecord, OfferDeclined, SendStart, StartMode
 from orchestrator_core.core.fairness import charge, served_tokens
 from orchestrator_core.core.feasibility import kv_needed_bytes
@@ -57,6 +57,8 @@ class Proposal:
 
     loss: float
     job: Job
+    request: PlacementInput
+    placed: Assigned
 
 
 @dataclass(slots=True)
@@ -73,12 +75,15 @@ def schedule(state: State, now_ms: int) -> None:
     if state.draining or not state.available or not len(state.queue):
         return
     offers = Round(now_ms)
-    while True:
-        limit = _interactive_limit(state, offers)
-        placed = _offer(state, Priority.INTERACTIVE, offers, limit)
-        if limit is None or placed < limit:
+    while state.available:
+        offers.proposal = None
+        placed = _pass_down_all(state, offers)
+        proposal = offers.proposal
+        if proposal is None:
             break
-    _offer(state, Priority.BATCH, offers)
+        # After a placement less is free and fewer wait than when the proposal was weighed.
+        if not placed:
+            _dispatch(state, proposal.job, proposal.request, proposal.placed)
 
 
 def could_start(state: State, spec: JobSpec, now_ms: int) -> bool:
@@ -112,7 +117,7 @@ def placement_input(
         attempt=job.attempts_made + 1,
         now_ms=now_ms,
         waited_ms=now_ms - job.accepted_ms,
-        pools=_same_replica_set(job, pools),
+        pools=same_replica_set(job, pools),
         stale_after_ms=state.config.stale_after_ms,
         scorer=state.config.effective_scorer,
         check_static=check_all,
@@ -135,37 +140,36 @@ def watch_attempt(state: State, job: Job, now_ms: int) -> None:
 # --- rounds of offers
 
 
-def _interactive_limit(state: State, offers: Round) -> int | None:
+def _pass_down_all(state: State, offers: Round) -> int:
+    """Goes down the lanes of both classes once, in turns; returns the number of placements."""
+    total = 0
+    while True:
+        limit, placed = _interactive_limit(state, offers)
+        total += placed
+        placed = _pass_down(state, Priority.INTERACTIVE, offers, limit)
+        total += placed
+        if limit is None or placed < limit:
+            break
+    return total + _pass_down(state, Priority.BATCH, offers)
+
+
+def _interactive_limit(state: State, offers: Round) -> tuple[int | None, int]:
     """Gives BATCH the turns that it is owed; returns what INTERACTIVE may take until the next one.
 
-    None when no batch job can use what is open.
+    None when no batch job can use what is open. The second number is how many turns were used.
     """
+    placed = 0
     if not state.queue.depth(Priority.BATCH):
-        return None
+        return None, placed
     interactive, batch = state.config.turns
     while state.batch_credit >= interactive:
-        if not _offer(state, Priority.BATCH, offers, limit=1):
-            return None
-    return -(-(interactive - state.batch_credit) // batch)
-
-
-def _offer(state: State, priority: Priority, offers: Round, limit: int | None = None) -> int:
-    """Offers slots to one class; `limit` bounds the placements. Returns how many there were."""
-    placed = 0
-    while state.available and (limit is None or placed < limit):
-        offers.proposal = None
-        placed += _pass_down(state, priority, offers, None if limit is None else limit - placed)
-        proposal = offers.proposal
-        if proposal is None or (limit is not None and placed >= limit):
-            break
-        # Others were placed since it was made: what was free then may be taken now.
-        if not _place_one(state, proposal.job, offers, 0, insist=True):
-            break
+        if not _pass_down(state, Priority.BATCH, offers, limit=1):
+            return None, placed
         placed += 1
-    return placed
+    return -(-(interactive - state.batch_credit) // batch), placed
 
 
-def _pass_down(state: State, priority: Priority, offers: Round, limit: int | None) -> int:
+def _pass_down(state: State, priority: Priority, offers: Round, limit: int | None = None) -> int:
     """Goes down the lanes of a class once; returns the number of placements."""
     heads = [
         (_rank(state, lane), lane.waiting.first(), index, 0, lane)
@@ -205,11 +209,8 @@ def _some_open(state: State, lane: Lane, offers: Round) -> bool:
     return any(pool.snapshot.pool_id not in offers.reserved for pool in pools)
 
 
-def _place_one(state: State, job: Job, offers: Round, passed: int, *, insist: bool = False) -> bool:
-    """Places a job, or notes what it declined and the pools that must be kept for it.
-
-    With `insist` it cannot decline.
-    """
+def _place_one(state: State, job: Job, offers: Round, passed: int) -> bool:
+    """Places a job, or notes what it declined and the pools that must be kept for it."""
     now_ms = offers.now_ms
     pools = _open_pools(state, job.spec.needs, now_ms)
     if not pools:
@@ -219,26 +220,21 @@ def _place_one(state: State, job: Job, offers: Round, passed: int, *, insist: bo
     if isinstance(answer, NoCapacity):
         _reserve(state, job, answer, offers)
         return False
-    if not insist and _may_decline(state, job, now_ms):
+    if may_decline(state, job, now_ms):
         ahead = passed
         if job.spec.priority is Priority.BATCH:
             ahead += state.queue.depth(Priority.INTERACTIVE)
-        weighed = weigh_offer(state, request, answer, ahead)
+        weighed = weigh_offer(state, job, request, answer, ahead)
         if weighed.advice is not Advice.TAKE:
             _decline(state, job, answer, weighed, now_ms)
             best = offers.proposal
             if weighed.advice is Advice.PASS_ON and (best is None or weighed.loss < best.loss):
-                offers.proposal = Proposal(weighed.loss, job)
+                # What is kept for jobs that come later must not count against this one.
+                asked = replace(request, reserved=dict(offers.reserved))
+                offers.proposal = Proposal(weighed.loss, job, asked, answer)
             return False
     _dispatch(state, job, request, answer)
     return True
-
-
-def _may_decline(state: State, job: Job, now_ms: int) -> bool:
-    config, since_ms = state.config, job.declined_since_ms
-    if not (config.decline_offers and config.performance_scoring):
-        return False
-    return since_ms is None or now_ms - since_ms < config.decline_max_ms
 
 
 def _decline(state: State, job: Job, placed: Assigned, weighed: Weighed, now_ms: int) -> None:
@@ -260,13 +256,6 @@ def _reserve(state: State, job: Job, answer: NoCapacity, offers: Round) -> None:
         needed = kv_needed_bytes(job.spec, pool.snapshot) or 0
         if lacking == {ExclusionReason.KV_ROOM} and pool.could_make_room(needed):
             offers.reserved.setdefault(exclusion.pool_id, job.job_id)
-
-
-def _same_replica_set(job: Job, pools: list[Pool]) -> list[Pool]:
-    """A verified replay stays within the replica set that generated the delivered output."""
-    if not job.delivered or job.replica_set is None:
-        return pools
-    return [pool for pool in pools if pool.snapshot.replica_set == job.replica_set]
 
 
 def _open_pools(state: State, needs: Needs, now_ms: int) -> list[Pool]:

@@ -31,6 +31,7 @@ class SimPool:
     slots: int
     kv_total_bytes: int | None
     engine_version: str = "1"
+    tokens_per_s: float | None = None
     state: PoolState = PoolState.READY
     boots: int = 1
     version: int = 0
@@ -60,6 +61,7 @@ class SimPool:
             model_id=self.model_id,
             engine="sim",
             engine_version=self.engine_version,
+            perf_tokens_per_s=self.tokens_per_s,
             state=self.state,
             slots_total=self.slots,
             slots_free=self.slots - len(running),

@@ -24,13 +24,14 @@ def slots_taken(pool: Pool) -> int:
     """The union of own and reported attempts, plus slots that somebody else uses."""
     keys = set(pool.own)
     for key in pool.snapshot.running:
-        keys.add(key)
+        if key not in pool.ended_at_frame:
+            keys.add(key)
     elsewhere = pool.snapshot.slots_total - pool.snapshot.slots_free - len(pool.snapshot.running)
     return len(keys) + (max(0, elsewhere))
 
 
 def memory_left(pool: Pool) -> int | None:
-    """What the host reports, less what it has not seen yet."""
+    """What the host reports, less what it has not seen yet; at most what nobody has claimed."""
     reported = pool.snapshot.kv_free_bytes
     if reported is None:
         reported = pool.snapshot.vram_free_bytes
@@ -39,6 +40,9 @@ def memory_left(pool: Pool) -> int | None:
     for key, attempt in pool.own.items():
         if key not in pool.snapshot.running:
             reported -= attempt.est_kv_bytes
+    if pool.room_idle_bytes is not None:
+        claimed = sum(attempt.est_kv_bytes for attempt in pool.own.values())
+        reported = min(reported, pool.room_idle_bytes - claimed)
     return max(reported, 0)
 
 

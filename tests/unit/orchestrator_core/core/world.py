@@ -39,6 +39,10 @@ ERRORS = (
 )
 
 
+# The slow pools of model m are far enough behind for jobs to wait for the fast one.
+SPEEDS = {"p1": 200.0, "p2": None, "p3": 50.0, "p4": 20.0}
+
+
 def fleet(rng: random.Random, *, memory: bool) -> dict[str, SimHost]:
     """Two hosts, four pools, two models, two engine versions."""
     hosts: dict[str, SimHost] = {}
@@ -53,6 +57,7 @@ def fleet(rng: random.Random, *, memory: bool) -> dict[str, SimHost]:
                     slots=rng.randint(1, 3),
                     kv_total_bytes=rng.choice((8, 12)) if memory else None,
                     engine_version=rng.choice(("1", "2")),
+                    tokens_per_s=SPEEDS[pool_id],
                 )
                 for pool_id in pools
             },

@@ -1,0 +1,188 @@
+"""What waiting jobs are told, against fleets of which the truth is known. LO-206, ORCH-2007."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator_core.core.effects import DispatchRecord, Effect, ReplyAccepted
+from orchestrator_core.core.events import AttemptEnded, AttemptStarted, OutputProgressed
+from orchestrator_core.core.forecast import Forecast, forecast, on_time_probability
+from orchestrator_core.core.outcome import Finish, Usage
+from orchestrator_core.core.residuals import RESIDUALS_KEPT
+from tests.unit.orchestrator_core.core.bench import Bench, only, wide
+from tests.unit.orchestrator_core.core.build import spec
+from tests.unit.orchestrator_core.core.settings import STEADY
+
+# A job of a hundred tokens takes a second, on every slot and however many are busy.
+TOKENS, SERVICE_MS = 100, 1_000
+
+
+class Steady(Bench):
+    """A fleet on which every job takes exactly `SERVICE_MS`, with a clock of its own."""
+
+    def __init__(self, slots: int, **config: Any) -> None:
+        pool = wide(slots=slots, perf_tokens_per_s=100.0, first_token_ms=0)
+        super().__init__(pool, stale_after_ms=10**9, queue_capacity=10_000, **config)
+        self.running: list[tuple[int, str]] = []
+        self.started_ms: dict[str, int] = {}
+        self.told: dict[str, ReplyAccepted] = {}
+
+    def arrive(self, job_id: str, at_ms: int, **fields: Any) -> ReplyAccepted:
+        """A job arrives, after everything that ends before it."""
+        while self.running and self.running[0][0] <= at_ms:
+            self.end_next()
+        self.now_ms = at_ms
+        effects = self.enqueue(job_id, expected_tokens=TOKENS, **fields)
+        self._note(effects)
+        (self.told[job_id],) = only(effects, ReplyAccepted)
+        return self.told[job_id]
+
+    def end_next(self) -> None:
+        """The job that ends first does."""
+        self.now_ms, job_id = self.running.pop(0)
+        usage = Usage(tokens_in=1, tokens_out=TOKENS)
+        self._note(self.step(AttemptEnded(job_id, 1, 1, finish=Finish.EOS, usage=usage)))
+
+    def _note(self, effects: list[Effect]) -> None:
+        for record in only(effects, DispatchRecord):
+            self.started_ms[record.job_id] = self.now_ms
+            self.running.append((self.now_ms + SERVICE_MS, record.job_id))
+            self.step(AttemptStarted(record.job_id, 1))
+            self.step(OutputProgressed(record.job_id, 1, 1))
+
+
+@pytest.mark.parametrize("slots", [1, 3, 16])
+def test_starts_on_a_saturated_fleet_are_told_right(slots: int) -> None:
+    """Arrivals are a tenth faster than ends, so the line grows; after a warm-up a tenth is off."""
+    bench = Steady(slots)
+    errors = []
+    for n in range(400):
+        bench.arrive(f"j{n}", n * SERVICE_MS * 10 // (11 * slots))
+    while bench.running:
+        bench.end_next()
+    for n in range(200, 400):
+        receipt = bench.told[f"j{n}"].receipt
+        assert receipt.predicted_start_ms is not None
+        waited_ms = bench.started_ms[f"j{n}"] - n * SERVICE_MS * 10 // (11 * slots)
+        errors.append(abs(receipt.predicted_start_ms - waited_ms) / waited_ms)
+
+    assert sorted(errors)[len(errors) // 2] < 0.1
+    assert max(errors) < 0.35
+
+
+def test_a_job_that_is_placed_at_once_starts_now() -> None:
+    """Exactly, and its end is the one by which its pool was chosen."""
+    bench = Steady(2)
+
+    receipt = bench.arrive("a", 50).receipt
+
+    assert receipt.predicted_start_ms == 0
+    assert receipt.predicted_end_ms == SERVICE_MS
+
+
+def test_near_the_head_what_runs_now_counts() -> None:
+    """One slot whose job is three quarters done: the first in line starts after the rest of it."""
+    bench = Steady(1)
+    for n in range(30):
+        bench.arrive(f"warm{n}", n * 2 * SERVICE_MS)
+    at_ms = 30 * 2 * SERVICE_MS
+    bench.arrive("running", at_ms)
+
+    first = bench.arrive("first", at_ms + SERVICE_MS * 3 // 4).receipt
+    second = bench.arrive("second", at_ms + SERVICE_MS * 3 // 4).receipt
+
+    assert first.predicted_start_ms == pytest.approx(SERVICE_MS / 4, abs=20)
+    assert first.predicted_end_ms == pytest.approx(SERVICE_MS * 5 / 4, abs=40)
+    assert second.predicted_start_ms == pytest.approx(SERVICE_MS * 5 / 4, abs=40)
+
+
+@STEADY
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 30))
+def test_further_back_means_later(slots: int, arrivals: int, more: int) -> None:
+    """Starts never come sooner for a later position, and BATCH is never told less."""
+    bench = Steady(slots)
+    for n in range(slots + 20 + more):
+        bench.arrive(f"j{n}", n * SERVICE_MS // (arrivals * slots))
+    asked = {batch: spec(batch=batch, expected_tokens=TOKENS) for batch in (False, True)}
+
+    told = {
+        batch: [forecast(bench.state, one, n, bench.now_ms).start_ms or 0 for n in range(5, 60)]
+        for batch, one in asked.items()
+    }
+
+    assert told[False] == sorted(told[False])
+    assert told[True] == sorted(told[True])
+    assert all(b >= i for b, i in zip(told[True], told[False], strict=True))
+    if slots == 1:
+        assert told[False][0] > 0
+
+
+def test_batch_moves_with_what_interactive_leaves_over() -> None:
+    """With three quarters of the fleet taken by INTERACTIVE the batch line is four times slower."""
+    bench = Steady(4)
+    for n in range(120):
+        bench.arrive(f"i{n}", n * SERVICE_MS // 3)
+    asked = {batch: spec(batch=batch, expected_tokens=TOKENS) for batch in (False, True)}
+
+    interactive, batch = (
+        forecast(bench.state, asked[kind], 40, bench.now_ms).start_ms or 0 for kind in (False, True)
+    )
+
+    assert interactive == pytest.approx(40 * SERVICE_MS / 4, rel=0.1)
+    # What is left over is a difference: a twentieth off in the rate is a quarter off here.
+    assert batch == pytest.approx(4 * interactive, rel=0.3)
+
+
+def test_batch_moves_with_its_turns_when_nothing_is_left_over() -> None:
+    """Every ninth placement is its own by default, so it is never told never."""
+    bench = Steady(1)
+    for n in range(40):
+        bench.arrive(f"i{n}", n * SERVICE_MS // 4)
+    asked = {batch: spec(batch=batch, expected_tokens=TOKENS) for batch in (False, True)}
+
+    interactive, batch = (
+        forecast(bench.state, asked[kind], 40, bench.now_ms).start_ms or 0 for kind in (False, True)
+    )
+
+    assert batch == pytest.approx(9 * interactive, rel=0.01)
+
+
+@STEADY
+@given(
+    st.lists(st.tuples(st.floats(0.0, 5.0), st.booleans()), max_size=60),
+    st.lists(st.tuples(st.floats(0.0, 5.0), st.booleans()), max_size=60),
+    st.integers(0, 50_000),
+    st.integers(0, 50_000),
+    st.one_of(st.none(), st.integers(0, 50_000)),
+)
+def test_a_later_deadline_is_never_less_likely_met(
+    starts: list[tuple[float, bool]],
+    services: list[tuple[float, bool]],
+    start_ms: int,
+    service_ms: int,
+    plain_ms: int | None,
+) -> None:
+    """Between 0 and 1, whatever was learned; 0 for a deadline that has gone by."""
+    assert max(len(starts), len(services)) < RESIDUALS_KEPT
+    bench = Bench()
+    residuals = bench.state.predictor.residuals
+    for window, seen in (
+        (residuals.start, starts),
+        (residuals.service_at_once, services),
+        (residuals.service_waited, services),
+    ):
+        for ratio, censored in seen:
+            window.add(ratio, censored=censored)
+    shape = Forecast(start_ms, start_ms + service_ms, plain_ms)
+
+    told = [
+        on_time_probability(bench.state, spec(deadline_ms=deadline_ms), shape, 1_000)
+        for deadline_ms in (900, 1_000, 1_001, 5_000, 20_000, 90_000, 10**6, 10**9)
+    ]
+
+    assert all(chance is not None and 0.0 <= chance <= 1.0 for chance in told)
+    assert told == sorted(told, key=lambda chance: chance or 0.0)
+    assert told[:2] == [0.0, 0.0]
+    assert on_time_probability(bench.state, spec(), shape, 1_000) is None
