@@ -239,7 +239,8 @@ def cycles(load: Load, name: str, sizes: Sizes) -> Cost:
     """Prints what lives cost under one load; cancels and questions for a position too."""
     few = sizes.cycles // 10
     lives, bare = Lives(load), BareDispatcher(load.pools, load.waiting)
-    cost = measure(lives.play, sizes.cycles, sizes.rounds, bare.play)
+    # Few where cycles make the queue shorter.
+    cost = measure(lives.play, few if load.slow_pool else sizes.cycles, sizes.rounds, bare.play)
     declined_before = lives.declined
     calls = calls_per_cycle(lives, few)
     declined = (lives.declined - declined_before) / few

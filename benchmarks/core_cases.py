@@ -25,6 +25,7 @@ SLOTS = 4
 GIB = 1 << 30
 PROMPT_BYTES = 2_000
 POOLS_PER_HOST = 100
+RUN_MS = 400
 # So many arrivals make the core forget that the queue was filled at one instant.
 WARM_UP_CYCLES = 200
 # A long day: nothing goes stale or times out while the clock of a benchmark runs.
@@ -93,8 +94,8 @@ def snapshot(number: int, model_id: str, tokens_per_s: float) -> PoolSnapshot:
         vram_total_bytes=24 * GIB,
         vram_free_bytes=12 * GIB,
         perf_tokens_per_s=tokens_per_s * (1.0 + number * 7919 % 10_007 / 200_000),
-        prefill_tokens_per_s=1_000.0 + number,
-        first_token_ms=50,
+        prefill_tokens_per_s=100_000.0 + number,
+        first_token_ms=1,
         warm_session_ids=tuple(f"session-{number}-{index}" for index in range(8)),
     )
 
@@ -136,9 +137,9 @@ def spec(number: int, kind: Kind = ONE_KIND[0]) -> JobSpec:
 class Lives:
     """Jobs that live through a core, one after the other, with its queue as deep as it was.
 
-    A cycle is a millisecond: one job arrives, the one that has run longest ends, and the job that
-    takes its slot starts and writes. On a full fleet a job runs as many milliseconds as there are
-    slots, which is also what the pools say of their speed.
+    In a cycle one job arrives, the one that has run longest ends, and the job that takes its slot
+    starts and writes. It lasts a millisecond, on a small fleet longer, so that a job runs for
+    `RUN_MS` at least; the pools say as much of their speed.
     """
 
     def __init__(self, load: Load, config: CoreConfig = CONFIG) -> None:
@@ -148,14 +149,16 @@ class Lives:
         self._load = load
         self._running: deque[tuple[str, int, int]] = deque()
         self._number = 0
-        rate = 100_000.0 / (load.pools * SLOTS)
+        slots = load.pools * SLOTS
+        self._cycle_ms = max(1, RUN_MS // slots)
+        rate = 100.0 / (self._cycle_ms * slots / 1000.0)
         for event in hosts([snapshot(n, MODEL, rate) for n in range(load.pools)]):
             self._take(self.core.step(event, self.now_ms))
             for new in self.specs(SLOTS * len(event.snapshots)):
-                self.now_ms += 1
+                self.now_ms += self._cycle_ms
                 self.enqueue([new])
         self.enqueue(self.specs(load.waiting))
-        self.play(max(WARM_UP_CYCLES, 2 * min(load.pools * SLOTS, 400)))
+        self.play(max(WARM_UP_CYCLES, 2 * min(slots, 400)))
         if load.slow_pool:
             event = HostRegistered("slow", 0, (snapshot(load.pools, MODEL, 0.01),))
             self._take(self.core.step(event, self.now_ms))
@@ -174,10 +177,11 @@ class Lives:
     def play(self, cycles: int) -> int:
         """Plays lives; returns the nanoseconds of CPU that it took. Making jobs is not counted."""
         arriving, step, took = self.specs(cycles), self.core.step, self._take
+        cycle_ms = self._cycle_ms
         skip = self._load.skip_every if self._load.slow_pool else cycles + 1
         began_ns = time.thread_time_ns()
         for index, new in enumerate(arriving, start=1):
-            self.now_ms = now_ms = self.now_ms + 1
+            self.now_ms = now_ms = self.now_ms + cycle_ms
             if index % skip:
                 took(step(EnqueueRequested(new, 0), now_ms))
             job_id, attempt, tokens = self._running.popleft()
