@@ -309,6 +309,7 @@ def core(sizes: Sizes, verdicts: Verdicts) -> None:
         f"{'per s':>9}{'x bare':>8}{'calls':>7}{'declined':>9}{'cancel':>8}{'position':>9}"
     )
     pools, waiting = sizes.pools, sizes.waiting
+    cycles(Load(pools, 0, slot_first=True), "free slot", sizes)
     queues = {n: cycles(Load(pools, n), "queue", sizes) for n in sizes.queues}
     fleets = {
         n: queues[waiting] if n == pools else cycles(Load(n, waiting), "fleet", sizes)

@@ -73,6 +73,7 @@ class Load:
     kinds: Sequence[Kind] = ONE_KIND
     slow_pool: bool = False
     skip_every: int = 5
+    slot_first: bool = False
 
     @property
     def slow_pool_id(self) -> str:
@@ -177,17 +178,19 @@ class Lives:
     def play(self, cycles: int) -> int:
         """Plays lives; returns the nanoseconds of CPU that it took. Making jobs is not counted."""
         arriving, step, took = self.specs(cycles), self.core.step, self._take
-        cycle_ms = self._cycle_ms
+        cycle_ms, slot_first = self._cycle_ms, self._load.slot_first
         skip = self._load.skip_every if self._load.slow_pool else cycles + 1
         began_ns = time.thread_time_ns()
         for index, new in enumerate(arriving, start=1):
             self.now_ms = now_ms = self.now_ms + cycle_ms
-            if index % skip:
+            if index % skip and not slot_first:
                 took(step(EnqueueRequested(new, 0), now_ms))
             job_id, attempt, tokens = self._running.popleft()
             usage = Usage(tokens_in=PROMPT_BYTES // 4, tokens_out=tokens)
             ended = AttemptEnded(job_id, attempt, now_ms, finish=Finish.EOS, usage=usage)
             took(step(ended, now_ms))
+            if slot_first:
+                took(step(EnqueueRequested(new, 0), now_ms))
         return time.thread_time_ns() - began_ns
 
     def _take(self, effects: Sequence[Effect]) -> None:
