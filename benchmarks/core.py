@@ -235,7 +235,7 @@ def calls_per_operation(lives: Lives, prepare: Prepare, count: int) -> float:
     return calls_in(prepare(lives, count)) / count
 
 
-def cycles(load: Load, name: str, sizes: Sizes) -> Cost:
+def cycles(load: Load, name: str, sizes: Sizes) -> tuple[Cost, Lives]:
     """Prints what lives cost under one load; cancels and questions for a position too."""
     few = sizes.cycles // 10
     lives, bare = Lives(load), BareDispatcher(load.pools, load.waiting)
@@ -256,7 +256,7 @@ def cycles(load: Load, name: str, sizes: Sizes) -> Cost:
         line += f"{cancel.best_us:8.1f}{position.best_us:9.1f}"
     print(line)
     assert not load.slow_pool or not lives.core.pools[load.slow_pool_id].busy, "it was used"
-    return cost
+    return cost, lives
 
 
 def waiting_jobs(lives: Lives, count: int) -> list[Job]:
@@ -312,18 +312,19 @@ def core(sizes: Sizes, verdicts: Verdicts) -> None:
     cycles(Load(pools, 0, slot_first=True), "free slot", sizes)
     queues = {n: cycles(Load(pools, n), "queue", sizes) for n in sizes.queues}
     fleets = {
-        n: queues[waiting] if n == pools else cycles(Load(n, waiting), "fleet", sizes)
+        n: (queues[waiting] if n == pools else cycles(Load(n, waiting), "fleet", sizes))[0]
         for n in sizes.fleets
     }
     for n in sizes.queues[1:]:
         cycles(Load(pools, n, EIGHT_LANES), "8 lanes", sizes)
         cycles(Load(pools, n, slow_pool=True), "all decline", sizes)
     what = f"cycles per second at {pools} pools and {waiting:,} waiting"
-    verdicts.judge(what, 1e6 / queues[waiting].best_us, CYCLES_PER_S_MIN, least=True)
-    longest = queues[sizes.queues[-1]].best_us
+    verdicts.judge(what, 1e6 / queues[waiting][0].best_us, CYCLES_PER_S_MIN, least=True)
+    deep = queues[sizes.queues[-1]][1]
     for n in sizes.queues[:-1]:
-        what = f"cost at {sizes.queues[-1]:,} waiting over that at {n:,}"
-        verdicts.judge(what, longest / queues[n].best_us, FLAT_MAX)
+        # In turns, so that a busy neighbour slows both.
+        flat = measure(deep.play, sizes.cycles, sizes.rounds, queues[n][1].play)
+        verdicts.judge(f"cost at {sizes.queues[-1]:,} waiting over {n:,}", flat.ratio, FLAT_MAX)
     grown = {n: fleets[n] for n in sizes.fleets[1:]}
     verdicts.judge("growth with ten times the pools", tenfold(grown), TENFOLD_MAX)
 
