@@ -39,6 +39,10 @@ up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS
 test: $(DEV_STAMP) ## Run the whole test suite
 	$(BIN)/pytest -q $(ARGS)
 
+.PHONY: bench-core
+bench-core: $(DEV_STAMP) ## What a decision and a job cost the core: CPU over pools and waiting jobs, beside a bare peer
+	$(BIN)/python -m benchmarks.core $(ARGS)
+
 .PHONY: bench-recorder
 bench-recorder: $(DEV_STAMP) ## What the flight recorder costs: CPU per step, bytes per job, pause of a checkpoint
 	$(BIN)/python -m benchmarks.recorder $(ARGS)
