@@ -121,23 +121,19 @@ def test_nobody_declines_for_longer_than_the_bound() -> None:
 
 
 def test_the_bound_holds_for_a_job_that_failed_meanwhile() -> None:
-    """A retry goes on waiting where it left off: the time before counts, and the timer is back."""
-    bench = Bench(fast(2), stale_after_ms=10**9, decline_max_ms=MAX_MS)
-    bench.register(slow(), host="g")
-    bench.register(wide("fast-too", 1, host_id="f", **FAST), host="f")
-    queued(bench, "a", "b", "c", "d")
+    """A retry goes on where it left off: the time before counts, and a timer ends it."""
+    bench = homelab(refusal_backoff_ms=2 * MAX_MS, refusal_backoff_max_ms=2 * MAX_MS)
+    bench.register(wide("other", 1, host_id="f", **FAST), host="f")
+    queued(bench, "a", "c", "b")
     bench.now_ms = 1_000
-    bench.end("c")
-    assert bench.state.jobs["d"].attempt is not None
+    assert list(placed(bench.end("a"))) == ["b"]
     bench.now_ms = 1_500
-    queued(bench, "e")
-    bench.fail("d", AttemptErrorKind.ENGINE_DIED)
 
-    due_ms = bench.core.next_deadline_ms()
+    effects = bench.fail("b", AttemptErrorKind.ENGINE_DIED)
 
-    assert due_ms is not None
-    effects = [effect for at in (MAX_MS - 1, MAX_MS) for effect in bench.at(at)]
-    assert bench.state.jobs["d"].attempt is not None, placed(effects)
+    assert placed(effects) == {}
+    assert placed(bench.at(MAX_MS - 1)) == {}
+    assert placed(bench.at(MAX_MS)) == {"b": "slow"}
 
 
 def test_the_gates_turn_it_off() -> None:

@@ -120,7 +120,7 @@ def test_further_back_means_later(slots: int, arrivals: int, more: int) -> None:
 
 
 def test_batch_moves_with_what_interactive_leaves_over() -> None:
-    """With three quarters of the fleet taken by INTERACTIVE the batch line is four times slower."""
+    """Three arrive each second and about four end, so that about one is left over for BATCH."""
     bench = Steady(4)
     for n in range(120):
         bench.arrive(f"i{n}", n * SERVICE_MS // 3)
@@ -131,8 +131,9 @@ def test_batch_moves_with_what_interactive_leaves_over() -> None:
     )
 
     assert interactive == pytest.approx(40 * SERVICE_MS / 4, rel=0.1)
-    # What is left over is a difference: a twentieth off in the rate is a quarter off here.
-    assert batch == pytest.approx(4 * interactive, rel=0.3)
+    ending_per_ms = 40 / interactive
+    assert batch == pytest.approx(40 / (ending_per_ms - 3 / SERVICE_MS), rel=0.02)
+    assert batch > 3.5 * interactive
 
 
 def test_batch_moves_with_its_turns_when_nothing_is_left_over() -> None:
@@ -147,6 +148,35 @@ def test_batch_moves_with_its_turns_when_nothing_is_left_over() -> None:
     )
 
     assert batch == pytest.approx(9 * interactive, rel=0.01)
+
+
+def test_jobs_that_were_given_up_teach_that_it_takes_longer() -> None:
+    """One at half of its service, one in line at half of its wait: both are censored."""
+    bench = Steady(1)
+    residuals = bench.state.predictor.residuals
+    bench.arrive("runs", 0, deadline_ms=SERVICE_MS // 2)
+    bench.arrive("waits", 0, deadline_ms=SERVICE_MS // 2)
+    start_ms = bench.told["waits"].receipt.predicted_start_ms
+
+    bench.at(SERVICE_MS // 2)
+
+    assert list(residuals.service_at_once.kept) == [(0.5, True)]
+    assert start_ms == SERVICE_MS
+    assert list(residuals.start.kept) == [(0.5, True)]
+
+
+def test_jobs_that_ended_teach_what_it_took() -> None:
+    """The one that waited is compared with both parts of what it was told."""
+    bench = Steady(1)
+    residuals = bench.state.predictor.residuals
+    bench.arrive("first", 0)
+    bench.arrive("second", 0)
+    while bench.running:
+        bench.end_next()
+
+    assert list(residuals.service_at_once.kept) == [(1.0, False)]
+    assert list(residuals.start.kept) == [(1.0, False)]
+    assert list(residuals.service_waited.kept) == [(1.0, False)]
 
 
 @STEADY

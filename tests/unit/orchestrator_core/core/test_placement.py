@@ -16,6 +16,7 @@ from orchestrator_core.core.placement import (
     PlacementInput,
     decision,
     place,
+    uncached_tokens,
 )
 from orchestrator_core.core.pool import Pool, PoolState
 from tests.unit.orchestrator_core.core.build import pool, spec
@@ -251,3 +252,28 @@ def test_every_dynamic_shortfall_is_listed() -> None:
         ExclusionReason.KV_ROOM,
         ExclusionReason.RESERVED,
     ]
+
+
+@pytest.mark.parametrize(("warm_tokens", "left"), [(900, 100.0), (2_000, 1.0), (None, 500.0)])
+def test_only_where_a_session_is_warm_its_prompt_is_not_read_again(
+    warm_tokens: int | None, left: float
+) -> None:
+    """ORCH-3009: what the pool that served it holds need not be read; elsewhere all of it."""
+    fleet = [
+        pool("warm", NOW_MS),
+        pool("cold", NOW_MS),
+        pool("says", NOW_MS, warm_session_ids=("s",)),
+    ]
+    request = PlacementInput(
+        spec=spec(session_id="s"),
+        shape=Shape(1_000.0, 10.0),
+        attempt=1,
+        now_ms=NOW_MS,
+        waited_ms=0,
+        pools=fleet,
+        stale_after_ms=1_000,
+        warm_pool_id="warm",
+        warm_tokens=warm_tokens,
+    )
+
+    assert [uncached_tokens(request, each) for each in fleet] == [left, 1_000.0, 500.0]

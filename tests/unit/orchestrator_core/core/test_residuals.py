@@ -45,6 +45,20 @@ def test_the_share_below_is_that_of_the_kept_residuals(ratios: list[float], limi
     assert made.share_below(limit) == pytest.approx(naive, abs=1 / QUANTILES + newest + 1e-9)
 
 
+def test_what_is_long_ago_is_forgotten() -> None:
+    """A fleet that became nine times faster is judged by what it is now; censored or not."""
+    made = Window()
+    for n in range(2 * RESIDUALS_KEPT):
+        made.add(9.0, censored=n % 2 == 0)
+    for _ in range(RESIDUALS_KEPT):
+        made.add(1.0)
+
+    assert made.median() == 1.0
+    assert made.share_below(1.0) == 1.0
+    assert made.censored == 0
+    assert len(made.kept) == len(made.ranked) == RESIDUALS_KEPT
+
+
 def test_jobs_that_were_given_up_count_as_longer_than_was_seen() -> None:
     """The product-limit estimate finds the true distribution although a third was cut off."""
     rng = random.Random(5)  # noqa: S311 - a test case, not a secret

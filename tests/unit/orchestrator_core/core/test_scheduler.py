@@ -1,14 +1,16 @@
 """Who is offered a slot, and in which order. ORCH-3008, LO-103, LO-208."""
 
+import pytest
+
 from orchestrator_core.core.decision import ExclusionReason
 from orchestrator_core.core.effects import DispatchRecord
-from orchestrator_core.core.events import AttemptErrorKind, CancelRequested
+from orchestrator_core.core.events import AttemptErrorKind, CancelRequested, EnqueueRequested
 from orchestrator_core.core.job import Priority
 from orchestrator_core.core.outcome import Usage
 from orchestrator_core.core.pool import PoolState
 from orchestrator_core.core.scheduler import LOOK_AHEAD
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
-from tests.unit.orchestrator_core.core.build import snapshot
+from tests.unit.orchestrator_core.core.build import snapshot, spec
 
 
 def placed(effects: list) -> list[str]:
@@ -90,6 +92,20 @@ def test_no_step_looks_at_every_waiting_job() -> None:
     assert placed(effects) == ["j1"]
     assert len(looked_at) <= 2
     assert queue.depth(Priority.INTERACTIVE) == 1_998
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_a_pool_that_became_stale_in_this_very_step_gets_nothing(others: int) -> None:
+    """ORCH-3010: its timer is due, but the event comes first; however the pools are searched."""
+    bench = Bench(wide(), *(wide(f"q{n}", model_id="n") for n in range(others)))
+    bench.register(snapshot("busy", slots_free=0, host_id="g"), host="g")
+
+    late = only(bench.step(EnqueueRequested(spec("a"), 0), 5_001), DispatchRecord)
+    bench.register(wide())
+    timely = only(bench.step(EnqueueRequested(spec("b"), 0), 10_001), DispatchRecord)
+
+    assert late == []
+    assert [record.job_id for record in timely] == ["b"]
 
 
 def test_a_decision_tells_why_every_other_pool_was_out() -> None:
