@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.job import Priority
+from orchestrator_core.core.records import plain_init
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class QueueState:
     """What admission looks at. `slot_free_now` says whether the newcomer could start at once."""
@@ -20,6 +22,7 @@ class QueueState:
     retry_after_ms: int
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Accept:
     """Let in; `displaces` names the job that must go for it."""
@@ -27,6 +30,7 @@ class Accept:
     displaces: str | None = None
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Reject:
     """Turned away under `policy_label`; trying again makes sense after `retry_after_ms`."""

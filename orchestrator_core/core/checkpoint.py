@@ -25,8 +25,12 @@ LEFT_OUT: Completions = {
         "on_placement": lambda _: None,  # set by whoever wants to know, decides nothing
     },
     Throttle: {"config": lambda _: ThrottleConfig()},
-    # Why a pool is not open, made again from the pool when asked for.
-    Pool: {"exclusion": lambda _: None},
+    # Why a pool is not open and what memory it has left, made again from it when asked for.
+    Pool: {
+        "exclusion": lambda _: None,
+        "room_bytes": lambda _: None,
+        "room_counted": lambda _: False,
+    },
     # Heap order is that of (time, kind, key), all of which `_due` has; stale entries are skipped.
     Timers: {"_heap": lambda timers: cast("Timers", timers).sorted_heap()},
 }

@@ -3,6 +3,8 @@
 import enum
 from dataclasses import dataclass
 
+from orchestrator_core.core.records import plain_init
+
 RULES_VERSION = 2
 CANDIDATES_KEPT = 5
 EXCLUSIONS_KEPT = 16
@@ -32,6 +34,7 @@ class ExclusionReason(enum.Enum):
     DECLINED = "declined"
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Shortfall:
     """One thing that a pool lacks, with both sides as text."""
@@ -41,6 +44,7 @@ class Shortfall:
     offered: str
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Exclusion:
     """A pool that could not take the job, with every shortfall."""
@@ -49,6 +53,7 @@ class Exclusion:
     shortfalls: tuple[Shortfall, ...]
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A pool that could take the job. Times in milliseconds, memory in bytes."""
@@ -66,6 +71,7 @@ class Candidate:
     snapshot_age_ms: int
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One placement: the winner first among the best candidates, and counts of all considered."""

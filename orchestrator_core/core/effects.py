@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.job import JobSpec
 from orchestrator_core.core.outcome import Outcome, Refusal, Usage
+from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.states import JobState
 
 # --- records
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class AcceptRecord:
     """A job was accepted; `displaced` names the job that was dropped for it in the same commit."""
@@ -28,6 +30,7 @@ class AcceptRecord:
     displaced: str | None = None
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class DispatchRecord:
     """An attempt was bound to one incarnation of a pool."""
@@ -42,6 +45,7 @@ class DispatchRecord:
     replica_set: tuple[str, str, str, str]
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class TerminalRecord:
     """A job reached its terminal state."""
@@ -58,6 +62,7 @@ Record = AcceptRecord | DispatchRecord | TerminalRecord
 # --- gated effects
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """What the client is told at admission. Times in milliseconds from accept."""
@@ -72,6 +77,7 @@ class Receipt:
     seed: int = 0
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class ReplyAccepted:
     """Answers an enqueue."""
@@ -80,6 +86,7 @@ class ReplyAccepted:
     receipt: Receipt
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class ReplyRefused:
     """Answers an enqueue or cancel with an error. Nothing was journaled for it."""
@@ -89,6 +96,7 @@ class ReplyRefused:
     engine: str = ""
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class ReplyState:
     """Answers a cancel: the job's state is final and durable, look it up."""
@@ -104,6 +112,7 @@ class StartMode(enum.Enum):
     VERIFIED_REPLAY = "verified_replay"
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class SendStart:
     """Starts an attempt at its pool. `remaining_ms` is left until the job's deadline."""
@@ -117,6 +126,7 @@ class SendStart:
     remaining_ms: int | None
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class SendCancel:
     """Stops an attempt at its pool."""
@@ -126,6 +136,7 @@ class SendCancel:
     attempt: int
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class JobEnded:
     """The outcome, for subscribers, metrics and traces."""
@@ -140,6 +151,7 @@ class JobEnded:
 # --- immediate effects
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class JobStarted:
     """An attempt runs: `started` (or `resumed`, by mode) for subscribers."""
@@ -150,6 +162,7 @@ class JobStarted:
     kv_warmth: bool
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class OfferDeclined:
     """A job let its first slot pass: it would end in `here_ms` there, in `elsewhere_ms` else."""
@@ -168,6 +181,7 @@ class Verdict(enum.Enum):
     RELEASE = "release"
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class SendVerdicts:
     """Answers a host's registration: one verdict per held attempt, in its order."""
@@ -177,6 +191,7 @@ class SendVerdicts:
     verdicts: tuple[tuple[str, int, Verdict], ...]
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class SendRelease:
     """Lets a host forget an attempt."""
@@ -186,6 +201,7 @@ class SendRelease:
     attempt: int
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class AttemptClosed:
     """An attempt no longer counts: its frames are dropped from now on."""
@@ -196,6 +212,7 @@ class AttemptClosed:
     retried: bool
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class JobForgotten:
     """Retention ended: nothing is kept of the job any more."""

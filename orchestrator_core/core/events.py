@@ -7,6 +7,7 @@ from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Termina
 from orchestrator_core.core.job import JobSpec
 from orchestrator_core.core.outcome import NO_USAGE, Finish, Usage
 from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.records import plain_init
 
 
 class AttemptErrorKind(enum.Enum):
@@ -23,6 +24,7 @@ class AttemptErrorKind(enum.Enum):
     OUTPUT_TOO_LARGE = "output_too_large"
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class AttemptError:
     """Why an attempt failed; `message` holds no prompt, output or secret."""
@@ -31,6 +33,7 @@ class AttemptError:
     message: str
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class EnqueueRequested:
     """A validated job arrived. `reply_to` names the caller in the replies."""
@@ -39,6 +42,7 @@ class EnqueueRequested:
     reply_to: int
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
     """Somebody cancels a job. `why` labels the metric: client or disconnect."""
@@ -48,6 +52,7 @@ class CancelRequested:
     why: str = "client"
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class SubscribersChanged:
     """The number of non-observing subscribers of a job changed. LO-303."""
@@ -56,6 +61,7 @@ class SubscribersChanged:
     count: int
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class HeldAttempt:
     """An attempt that a re-registering host still holds."""
@@ -67,6 +73,7 @@ class HeldAttempt:
     ended: bool
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class HostRegistered:
     """A host opened its Dispatch stream, named `link_id`."""
@@ -77,6 +84,7 @@ class HostRegistered:
     held: tuple[HeldAttempt, ...] = ()
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class HostLost:
     """The Dispatch stream `link_id` of a host ended."""
@@ -85,6 +93,7 @@ class HostLost:
     link_id: int
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class SnapshotsReported:
     """Snapshots of one host, true at `as_of_ms` of the core's clock or later."""
@@ -94,6 +103,7 @@ class SnapshotsReported:
     as_of_ms: int
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class AttemptStarted:
     """The engine took an attempt up."""
@@ -103,6 +113,7 @@ class AttemptStarted:
     kv_warmth: bool = False
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class OutputProgressed:
     """Output of an attempt was relayed: the first time at once, later coarsely."""
@@ -112,6 +123,7 @@ class OutputProgressed:
     pieces: int
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
     """A pool confirmed the end of an attempt; its slot is idle. `finish` or `error` is set."""
@@ -126,6 +138,7 @@ class AttemptEnded:
     text_digest: int = 0
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class AttemptRefused:
     """A pool did not start an attempt."""
@@ -136,6 +149,7 @@ class AttemptRefused:
     message: str = ""
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class AcceptsFailed:
     """The journal refused a batch: these accepts never happened."""
@@ -143,11 +157,13 @@ class AcceptsFailed:
     job_ids: tuple[str, ...]
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class DrainRequested:
     """The orchestrator shuts down: no more jobs are accepted or placed."""
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """The journal's content at start, in the order of writing."""
@@ -157,6 +173,7 @@ class Recovered:
     terminals: tuple[TerminalRecord, ...] = ()
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Tick:
     """A deadline of `next_deadline_ms` has come."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator_core.core.job import Job, JobSpec, Priority
 from orchestrator_core.core.outlook import Outlook, ending_per_ms, expected_service_ms
+from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.state import State
 
 # Near the head of a short line, what runs now says more than rates do.
@@ -17,6 +18,7 @@ NEAR_POSITIONS = 4
 NEAR_SLOTS = 64
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """Milliseconds from now. None while no feasible pool is connected.

@@ -253,8 +253,11 @@ def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None
         message = f"{config.lanes_max} kinds of jobs wait already"
         wait_ms = retry_after_ms(state, now_ms, spec)
         return Refusal(Reason.ADMISSION_REJECT, message, wait_ms, "lanes", spec.needs.engine)
-    # Nobody is told a wait while there is room, and it costs a forecast.
-    wait_ms = retry_after_ms(state, now_ms, spec) if full or fail_fast else 0
+    if not full and not fail_fast:
+        # What every policy answers while there is room; the forecast of a wait would cost.
+        _accept(state, event, None, now_ms)
+        return None
+    wait_ms = retry_after_ms(state, now_ms, spec)
     verdict = admission_policy(
         QueueState(
             policy=config.queue_policy,

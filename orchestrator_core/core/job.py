@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from orchestrator_core.core.decision import DECISIONS_KEPT, Decision
 from orchestrator_core.core.outcome import Outcome, Usage
+from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.states import AttemptState, JobState
 
 
@@ -81,6 +82,7 @@ class Budgets:
 NO_BUDGETS = Budgets()
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """A validated request. `payload` is what the pool needs and the core never looks into.
@@ -112,6 +114,7 @@ class JobSpec:
     budgets: Budgets = NO_BUDGETS
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Expected size of a job in tokens; both numbers are finite and not negative."""

@@ -92,8 +92,7 @@ def end_job(
     job.usage = _final_usage(job, now_ms)
     gates.settle(state, job, job.usage, now_ms)
     fairness.settle(state, job, job.usage)
-    for kind in LIVE_TIMERS:
-        state.timers.clear(kind, job.job_id)
+    state.timers.clear_all(LIVE_TIMERS, job.job_id)
     attempt = job.attempt
     if attempt is not None and attempt.state in (AttemptState.SENT, AttemptState.RUNNING):
         attempt.state = next_attempt_state(attempt.state, AttemptTrigger.STOP)

@@ -64,7 +64,8 @@ class Core:
         now_ms = self._last_ms = max(now_ms, self._last_ms)
         state.effects, state.stepping = [], True
         self._apply(event, now_ms)
-        expiry.expire_due(state, now_ms)
+        if state.timers.due(now_ms):
+            expiry.expire_due(state, now_ms)
         state.stepping = False
         return state.effects
 

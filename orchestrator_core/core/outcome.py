@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.decision import Exclusion
+from orchestrator_core.core.records import plain_init
 
 
 class Finish(enum.Enum):
@@ -67,6 +68,7 @@ class Refusal:
     shortfalls: tuple[Exclusion, ...] = ()
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a job took; None where not known. Times in milliseconds."""
@@ -81,6 +83,7 @@ class Usage:
 NO_USAGE = Usage()
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a job ended: a finish, or an error. Exactly one of the two is set."""

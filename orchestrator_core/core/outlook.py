@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from orchestrator_core.core.job import Shape
 from orchestrator_core.core.pool import Pool, PoolState
 from orchestrator_core.core.prediction import ModelStats
+from orchestrator_core.core.records import plain_init
 
 # A pool counts as faster for a job when it would end it by this factor sooner, waiting left out.
 FASTER_BY = 1.25
@@ -77,6 +78,7 @@ class Outlook:
         return fleet != self.fleet or learned - self.learned >= max(RENEW_AFTER, self.pools // 2)
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """Who competes for a lane's pools: jobs that wait, and arrivals per millisecond."""
@@ -93,6 +95,7 @@ class Advice(enum.Enum):
     LEAVE_IDLE = "leave_idle"
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Weighed:
     """An offer weighed: what to do, the predicted end elsewhere, and the loss by taking it."""

@@ -33,9 +33,11 @@ from orchestrator_core.core.job import JobSpec, Shape
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.pool import Pool, PoolState
 from orchestrator_core.core.prediction import WARM_PRIOR_SHARE
+from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.scores import SCORES
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class PlacementInput:
     """Everything that one placement looks at.
@@ -88,6 +90,7 @@ class Assigned:
     exclusions: list[Exclusion]
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class NoCapacity:
     """No pool can take it now; `incompatible` names the family when none ever can."""

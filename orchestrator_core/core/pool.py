@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.job import Attempt
-from orchestrator_core.core.rates import PoolRates
+from orchestrator_core.core.rates import TOKEN_MS_MIN, PoolRates
 
 __all__ = ["Pool", "PoolRates", "PoolSnapshot", "PoolState"]
 
@@ -89,7 +89,7 @@ class Pool:
     slots, and a further job takes `first_base_ms` + `prompt_token_ms` per uncached prompt token +
     `next_token_ms` per output token (`full_token_ms` once all slots are busy). `busy_area` is the
     integral of `busy` over time until `noted_ms`, for the mean concurrency of an attempt.
-    `exclusion` says why it is not open, None until somebody asks.
+    `exclusion` says why it is not open and `room_bytes` what memory is left, once somebody asked.
     """
 
     snapshot: PoolSnapshot
@@ -113,6 +113,8 @@ class Pool:
     busy_area: int = 0
     noted_ms: int = 0
     exclusion: Exclusion | None = None
+    room_bytes: int | None = None
+    room_counted: bool = False
 
     def note(self, now_ms: int, stale_after_ms: int) -> bool:
         """Brings what placement reads up to date; returns `open`. Due after every change."""
@@ -121,8 +123,11 @@ class Pool:
         snapshot, rates = self.snapshot, self.rates
         self.busy = busy = self.occupied()
         self.first_base_ms, self.prompt_token_ms = rates.first.base, rates.first.slope
-        self.next_token_ms = rates.token_ms(busy + 1)
-        self.full_token_ms = rates.token_ms(snapshot.slots_total)
+        token_ms, more_ms = rates.decode.base, rates.decode.slope
+        self.next_token_ms = max(TOKEN_MS_MIN, token_ms + more_ms * busy)
+        self.full_token_ms = max(
+            TOKEN_MS_MIN, token_ms + more_ms * max(0, snapshot.slots_total - 1)
+        )
         self.open = (
             busy < snapshot.slots_total
             and snapshot.state is PoolState.READY
@@ -130,7 +135,7 @@ class Pool:
             and self.fresh(now_ms, stale_after_ms)
         )
         self.open_until_ms = self.as_of_ms + stale_after_ms if self.open else -1
-        self.exclusion = None
+        self.exclusion, self.room_counted = None, False
         return self.open
 
     def busy_area_at(self, now_ms: int) -> int:
@@ -153,6 +158,12 @@ class Pool:
 
         The host's counts what attempts use so far, the own what they were estimated to need.
         """
+        if self.room_counted:
+            return self.room_bytes
+        self.room_bytes, self.room_counted = self._count_room(), True
+        return self.room_bytes
+
+    def _count_room(self) -> int | None:
         room = _reported_room_bytes(self.snapshot)
         if room is None:
             return None
@@ -190,12 +201,14 @@ class Pool:
             key: seq for key, seq in self.ended_at_frame.items() if seq > snapshot.emitted_frame_seq
         }
         self.reported = {key for key in snapshot.running if key not in self.ended_at_frame}
+        self.room_counted = False
         self._learn_room()
 
     def forget(self, key: tuple[str, int], frame_seq: int) -> None:
         """Frees the slot of an attempt whose end was read in frame `frame_seq` (0: no frame)."""
         self.own.pop(key, None)
         self.reported.discard(key)
+        self.room_counted = False
         if frame_seq > self.snapshot.emitted_frame_seq:
             self.ended_at_frame[key] = frame_seq
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from orchestrator_core.core.job import JobSpec, Priority, Shape
 from orchestrator_core.core.pool import PoolRates, PoolSnapshot
+from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.residuals import Residuals
 
 # Prior: what a model is expected to write before any of its jobs has finished.
@@ -37,6 +38,7 @@ ARRIVALS_KEPT = 128
 ARRIVALS_MIN = 8
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What one finished attempt took. None where it is not known.

@@ -26,6 +26,7 @@ MEMORY = 0.98
 PRIOR_JOBS = 4.0
 # Slower than any engine; keeps every number finite.
 TOKEN_MS_MAX = 1e6
+TOKEN_MS_MIN = 1e-6
 RATE_MIN = 1e-6
 FIRST_MS_MAX = 1e9
 
@@ -156,7 +157,7 @@ class PoolRates:
 
     def token_ms(self, concurrency: int) -> float:
         """Milliseconds per output token of one stream among `concurrency`; positive."""
-        return max(1e-6, self.decode.base + self.decode.slope * max(0, concurrency - 1))
+        return max(TOKEN_MS_MIN, self.decode.base + self.decode.slope * max(0, concurrency - 1))
 
 
 def _sound(rate: float | None, prior: float) -> tuple[float, bool]:

@@ -95,14 +95,15 @@ def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
     attempt = state.attempts.get(key)
     if attempt is None:
         return
-    concurrency = _mean_concurrency(state, attempt, now_ms)
+    job = state.jobs.get(event.job_id)
+    counts = job is not None and job.attempt is attempt and job.live
+    if job is not None and counts and event.error is None:
+        # Before the slot is given on: the next placement counts with what this one took.
+        _learn(state, job, attempt, event, now_ms)
     close_attempt(state, attempt, event.frame_seq, now_ms)
     if event.error is not None and event.error.kind is AttemptErrorKind.ENGINE_DIED:
         _rest_pool(state, attempt, now_ms)
-    job = state.jobs.get(event.job_id)
-    if job is not None and job.attempt is attempt and job.live:
-        if event.error is None:
-            _learn(state, job, attempt, event, concurrency, now_ms)
+    if job is not None and counts:
         _settle(state, job, attempt, event, now_ms)
     elif job is not None and job.attempt is attempt:
         # It was stopped before; only now it is known what it took.
@@ -217,7 +218,6 @@ def _learn(
     job: Job,
     attempt: Attempt,
     event: AttemptEnded,
-    concurrency: float,
     now_ms: int,
 ) -> None:
     """Feeds the predictor with what the attempt really took. LO-206.
@@ -233,7 +233,7 @@ def _learn(
         pool.rates,
         Observation(
             model_id=job.spec.needs.model_id,
-            concurrency=concurrency,
+            concurrency=_mean_concurrency(state, attempt, now_ms),
             prompt_bytes=job.spec.prompt_bytes,
             uncached_tokens=attempt.uncached_tokens,
             tokens_in=event.usage.tokens_in,
@@ -242,4 +242,3 @@ def _learn(
             decode_ms=None if first_ms is None else now_ms - first_ms,
         ),
     )
-    state.refresh(pool, now_ms)

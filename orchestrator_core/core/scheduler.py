@@ -89,6 +89,7 @@ def schedule(state: State, now_ms: int) -> None:
 def could_start(state: State, spec: JobSpec, now_ms: int) -> bool:
     """True when a pool would take a newcomer at once, were nobody waiting. O(available pools)."""
     newcomer = Job(spec=spec, seq=state.next_seq, accepted_ms=now_ms)
+    newcomer.shape = state.predictor.shape(spec)
     pools = _open_pools(state, spec.needs, now_ms)
     return isinstance(place(placement_input(state, newcomer, pools, now_ms)), Assigned)
 
@@ -113,7 +114,7 @@ def placement_input(
         warm_pool_id, warm_tokens = session.pool_id, session.tokens
     return PlacementInput(
         spec=spec,
-        shape=state.predictor.shape(spec),
+        shape=job.shape,
         attempt=job.attempts_made + 1,
         now_ms=now_ms,
         waited_ms=now_ms - job.accepted_ms,
@@ -171,6 +172,8 @@ def _interactive_limit(state: State, offers: Round) -> tuple[int | None, int]:
 
 def _pass_down(state: State, priority: Priority, offers: Round, limit: int | None = None) -> int:
     """Goes down the lanes of a class once; returns the number of placements."""
+    if not state.queue.depth(priority):
+        return 0
     heads = [
         (_rank(state, lane), lane.waiting.first(), index, 0, lane)
         for index, lane in enumerate(state.queue.lanes)

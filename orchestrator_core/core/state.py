@@ -14,6 +14,7 @@ from orchestrator_core.core.outlook import Outlook, Traffic, outlook
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import Predictor
 from orchestrator_core.core.queue import Queue
+from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.throttle import Throttle
 from orchestrator_core.core.timers import TimerKind, Timers
 
@@ -27,6 +28,7 @@ class Host:
     pool_ids: dict[str, None] = field(default_factory=dict)
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Remembered:
     """The first answer to a request id. ORCH-3024."""
@@ -37,6 +39,7 @@ class Remembered:
     expires_ms: int
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class Session:
     """Where a session was served last, until when it lives, and how many of its tokens are there.

@@ -2,6 +2,7 @@
 
 import enum
 import heapq
+from collections.abc import Iterable
 
 
 class TimerKind(enum.IntEnum):
@@ -51,6 +52,12 @@ class Timers:
         if present_ms is None or present_ms > at_ms:
             self.set(kind, key, at_ms)
 
+    def clear_all(self, kinds: Iterable[TimerKind], key: str) -> None:
+        """Forgets the deadlines of these kinds about one thing."""
+        due = self._due
+        for kind in kinds:
+            due.pop((kind, key), None)
+
     def clear(self, kind: TimerKind, key: str) -> None:
         """Forgets a deadline, if there is one."""
         self._due.pop((kind, key), None)
@@ -63,6 +70,10 @@ class Timers:
                 return at_ms
             heapq.heappop(self._heap)
         return None
+
+    def due(self, now_ms: int) -> bool:
+        """True when a deadline may have come; False is certain. O(1)."""
+        return bool(self._heap) and self._heap[0][0] <= now_ms
 
     def pop_due(self, now_ms: int) -> tuple[TimerKind, str] | None:
         """Takes the earliest deadline that has come, or returns None."""
