@@ -27,7 +27,9 @@ from orchestrator_core.core.records import plain_init
 # A pool counts as faster for a job when it would end it by this factor sooner, waiting left out.
 FASTER_BY = 1.25
 # A slot is left idle only where waiting is predicted to be better by this share.
-IDLE_MARGIN = 0.1
+IDLE_MARGIN = 0.2
+# An offer is passed on only where it costs the job more by this share than elsewhere.
+PASS_MARGIN = 0.05
 # Pools whose mean service times lie within this factor form one tier.
 TIER_WIDTH = 1.15
 # At the edge of saturation a queue takes this many times as long to drain as without arrivals.
@@ -160,7 +162,7 @@ def weigh(
         if spare > 0.0:
             delay_ms = traffic.waiting / spare * (relative / rate) + served_ms / rate
             use = use and delay_ms * (1.0 + IDLE_MARGIN) >= here_ms
-    if use and here_cost <= best_cost:
+    if use and here_cost <= best_cost * (1.0 + PASS_MARGIN):
         return TAKE
     advice = Advice.PASS_ON if use else Advice.LEAVE_IDLE
     return Weighed(advice, best_ms, here_cost - best_cost)
