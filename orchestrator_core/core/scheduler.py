@@ -363,11 +363,15 @@ def _emit(state: State, job: Job, attempt: Attempt) -> None:
 
 
 def _count_classes(state: State, job: Job) -> None:
-    """Credits BATCH for each interactive placement while a batch job waits."""
+    """Credits BATCH for each interactive placement while a batch job waits.
+
+    What BATCH could not use is not saved up: more than one turn's worth would let it stand before
+    INTERACTIVE for as long as it was kept out by something else.
+    """
     interactive, batch = state.config.turns
     if not state.queue.depth(Priority.BATCH):
         state.batch_credit = 0
     elif job.spec.priority is Priority.BATCH:
         state.batch_credit = max(0, state.batch_credit - interactive)
     else:
-        state.batch_credit += batch
+        state.batch_credit = min(state.batch_credit + batch, interactive + batch - 1)

@@ -245,3 +245,18 @@ def test_a_turn_that_was_taken_is_paid_for(slots: int) -> None:
         order += [job_id[0] for job_id in placed(more)]
 
     assert "".join(order) == "iib" * 10
+
+
+def test_turns_that_batch_could_not_use_are_not_saved_up() -> None:
+    """A batch job that waits for another model's pool gives later ones no lead over INTERACTIVE."""
+    bench = bench_of(batch_every=2, token_fairness=False)
+    bench.register(wide("other", 1, host_id="g", model_id="n"), host="g")
+    bench.enqueue("busy", model="n")
+    bench.enqueue("kept out", model="n", batch=True)
+    for n in range(50):
+        bench.enqueue(f"x{n}")
+        ended(bench, f"x{n}", 2)
+
+    order = turns_taken(bench, 10)
+
+    assert "".join(order[:9]) == "biibiibii"
