@@ -51,7 +51,7 @@ from orchestrator_core.core.lifecycle import (
 )
 from orchestrator_core.core.outcome import NO_USAGE, Outcome, Reason, Refusal
 from orchestrator_core.core.pool import PoolState
-from orchestrator_core.core.scheduler import could_start, schedule
+from orchestrator_core.core.scheduler import end_if_started, schedule
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState, JobTrigger
 from orchestrator_core.core.timers import TimerKind
@@ -239,9 +239,19 @@ def _pass_gates(state: State, event: EnqueueRequested, now_ms: int) -> Refusal |
         event = replace(event, spec=guarded)
     return (
         throttled(state, guarded, now_ms)
-        or deadline_unlikely(state, guarded, now_ms)
+        or _late(state, guarded, now_ms)
         or _admit(state, event, now_ms)
     )
+
+
+def _late(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
+    """Refuses a job that will hardly meet its deadline; one that need not wait may show it."""
+    refusal = deadline_unlikely(state, spec, now_ms)
+    if refusal is None or state.queue.position_of_newcomer(spec) > 1:
+        return refusal
+    end_ms = end_if_started(state, spec, now_ms)
+    in_time = end_ms is not None and now_ms + end_ms <= (spec.deadline_ms or 0)
+    return None if in_time else refusal
 
 
 def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:
@@ -266,7 +276,7 @@ def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None
             oldest_batch=_id(queue.oldest(Priority.BATCH)),
             oldest_interactive=_id(queue.oldest(Priority.INTERACTIVE)),
             newest_batch=_id(queue.newest(Priority.BATCH)),
-            slot_free_now=fail_fast and could_start(state, spec, now_ms),
+            slot_free_now=fail_fast and end_if_started(state, spec, now_ms) is not None,
             retry_after_ms=wait_ms,
         ),
         config.queue_capacity,
