@@ -237,6 +237,9 @@ def _pass_gates(state: State, event: EnqueueRequested, now_ms: int) -> Refusal |
         return guarded
     if guarded is not event.spec:
         event = replace(event, spec=guarded)
+        unfit = _unfit(state, guarded)
+        if unfit is not None:
+            return unfit
     return (
         throttled(state, guarded, now_ms)
         or _late(state, guarded, now_ms)

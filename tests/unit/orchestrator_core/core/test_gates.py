@@ -260,6 +260,19 @@ def test_a_long_job_goes_where_it_fits() -> None:
     assert start.pool_id == "q"
 
 
+def test_a_job_that_is_too_long_here_and_too_large_there_is_refused() -> None:
+    """LO-201: no pool can ever serve it, so it must not wait for its queue timeout."""
+    bench = Bench(
+        snapshot("roomy", ctx_max=4_096, vram_total_bytes=100, vram_free_bytes=100),
+        snapshot("long", ctx_max=32_768, vram_total_bytes=10, vram_free_bytes=10),
+    )
+
+    refused = refusal(bench.enqueue("a", prompt_bytes=256 * 10_000, est_kv_bytes=50))
+
+    lacking = {e.pool_id: e.shortfalls[0].reason for e in refused.shortfalls}
+    assert lacking == {"roomy": ExclusionReason.CONTEXT, "long": ExclusionReason.KV_TOTAL}
+
+
 def test_long_jobs_of_all_lengths_share_a_lane() -> None:
     """Otherwise each length would be another kind of waiting job, and those are bounded."""
     pools = snapshot("p", ctx_max=100), snapshot("q", ctx_max=200)
