@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from orchestrator_core.core import fairness
 from orchestrator_core.core.admission import QueueState, Reject, admission_policy
 from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.decision import Exclusion
@@ -139,6 +140,7 @@ def _retract(state: State, job: Job, now_ms: int) -> None:
     if job.state is JobState.QUEUED:
         leave_queue(state, job, now_ms, displaced=True)
     give_back(state, job, now_ms)
+    fairness.give_back(state, job)
     if job.attempt is not None and job.attempt.key in state.attempts:
         close_attempt(state, job.attempt, 0, now_ms)
         state.emit(AttemptClosed(job.job_id, job.attempt.number, "not accepted", retried=False))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator_core.core.effects import DispatchRecord, Effect
 from orchestrator_core.core.events import (
+    AcceptsFailed,
     AttemptEnded,
     AttemptRefused,
     CancelRequested,
@@ -173,6 +174,17 @@ def test_a_job_that_pools_refuse_is_counted_once() -> None:
     assert served(bench, "alice") == OUTPUT_WEIGHT * 10
     ended(bench, "a", 3, attempt=4)
     assert served(bench, "alice") == PROMPT_TOKENS + OUTPUT_WEIGHT * 3
+
+
+def test_a_job_that_was_never_durable_counts_for_nothing() -> None:
+    """A failed commit takes back what its placement was charged."""
+    bench = bench_of()
+    bench.enqueue("a", identity="alice")
+    assert served(bench, "alice") > 0.0
+
+    bench.step(AcceptsFailed(("a",)))
+
+    assert served(bench, "alice") == 0.0
 
 
 def test_a_cancelled_job_counts_for_what_it_took_until_then() -> None:
