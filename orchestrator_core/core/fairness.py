@@ -51,6 +51,12 @@ def settle(state: State, job: Job, usage: Usage) -> None:
     _count(state, job, (usage.tokens_in or 0) + OUTPUT_WEIGHT * usage.tokens_out)
 
 
+def give_back(state: State, job: Job) -> None:
+    """Takes back what was counted for a job that was never accepted."""
+    if state.config.token_fairness:
+        _count(state, job, 0.0)
+
+
 def _count(state: State, job: Job, tokens: float) -> None:
     """Replaces what was counted for a job."""
     identity, more = job.spec.identity, tokens - job.tokens_served

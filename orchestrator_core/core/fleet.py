@@ -51,6 +51,8 @@ def host_lost(state: State, event: HostLost, now_ms: int) -> None:
     if any(attempt.host_id == event.host_id for attempt in state.attempts.values()):
         due_ms = now_ms + state.config.reattach_grace_ms
         state.timers.set(TimerKind.REATTACH, event.host_id, due_ms)
+    # Who waited for a faster pool of this host need not wait for the next report of another.
+    schedule(state, now_ms)
 
 
 def snapshots_reported(state: State, event: SnapshotsReported, now_ms: int) -> None:

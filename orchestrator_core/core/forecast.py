@@ -16,6 +16,8 @@ from orchestrator_core.core.state import State
 # Near the head of a short line, what runs now says more than rates do.
 NEAR_POSITIONS = 4
 NEAR_SLOTS = 64
+# About 300,000 years; keeps what is told within 64 bits, whatever pools and clients say.
+START_MS_MAX = 1e16
 
 
 @plain_init
@@ -45,7 +47,7 @@ def forecast(state: State, spec: JobSpec, position: int, now_ms: int) -> Forecas
     if position <= NEAR_POSITIONS:
         near_ms = _near_start_ms(state, spec, position, now_ms)
         plain_ms = plain_ms if near_ms is None else near_ms
-    start_ms = int(plain_ms * state.predictor.residuals.start.median())
+    start_ms = int(min(plain_ms * state.predictor.residuals.start.median(), START_MS_MAX))
     service_ms = expected_service_ms(view, state.predictor.shape(spec))
     return Forecast(start_ms, start_ms + int(service_ms), plain_ms)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from orchestrator_core.core import fairness
 from orchestrator_core.core.admission import QueueState, Reject, admission_policy
 from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.decision import Exclusion
@@ -51,7 +52,7 @@ from orchestrator_core.core.lifecycle import (
 )
 from orchestrator_core.core.outcome import NO_USAGE, Outcome, Reason, Refusal
 from orchestrator_core.core.pool import PoolState
-from orchestrator_core.core.scheduler import could_start, schedule
+from orchestrator_core.core.scheduler import end_if_started, schedule
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState, JobTrigger
 from orchestrator_core.core.timers import TimerKind
@@ -139,6 +140,7 @@ def _retract(state: State, job: Job, now_ms: int) -> None:
     if job.state is JobState.QUEUED:
         leave_queue(state, job, now_ms, displaced=True)
     give_back(state, job, now_ms)
+    fairness.give_back(state, job)
     if job.attempt is not None and job.attempt.key in state.attempts:
         close_attempt(state, job.attempt, 0, now_ms)
         state.emit(AttemptClosed(job.job_id, job.attempt.number, "not accepted", retried=False))
@@ -237,11 +239,24 @@ def _pass_gates(state: State, event: EnqueueRequested, now_ms: int) -> Refusal |
         return guarded
     if guarded is not event.spec:
         event = replace(event, spec=guarded)
+        unfit = _unfit(state, guarded)
+        if unfit is not None:
+            return unfit
     return (
         throttled(state, guarded, now_ms)
-        or deadline_unlikely(state, guarded, now_ms)
+        or _late(state, guarded, now_ms)
         or _admit(state, event, now_ms)
     )
+
+
+def _late(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
+    """Refuses a job that will hardly meet its deadline; one that need not wait may show it."""
+    refusal = deadline_unlikely(state, spec, now_ms)
+    if refusal is None or state.queue.position_of_newcomer(spec) > 1:
+        return refusal
+    end_ms = end_if_started(state, spec, now_ms)
+    in_time = end_ms is not None and now_ms + end_ms <= (spec.deadline_ms or 0)
+    return None if in_time else refusal
 
 
 def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:
@@ -266,7 +281,7 @@ def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None
             oldest_batch=_id(queue.oldest(Priority.BATCH)),
             oldest_interactive=_id(queue.oldest(Priority.INTERACTIVE)),
             newest_batch=_id(queue.newest(Priority.BATCH)),
-            slot_free_now=fail_fast and could_start(state, spec, now_ms),
+            slot_free_now=fail_fast and end_if_started(state, spec, now_ms) is not None,
             retry_after_ms=wait_ms,
         ),
         config.queue_capacity,

@@ -51,15 +51,21 @@ class Window:
             self.table = _quantiles(self.ranked, censored=self.censored > 0)
 
     def median(self) -> float:
-        """The middle residual; 1 without evidence."""
-        return self.table[QUANTILES // 2] if self.evident else 1.0
+        """The middle residual; 1 without evidence.
+
+        Where so many were given up that nobody saw it, the greatest that was seen, and at least 1:
+        a prediction stands until it is refuted.
+        """
+        if not self.evident:
+            return 1.0
+        return min(self.table[QUANTILES // 2], max(1.0, self.ranked[-1][0]))
 
     def median_above(self, ratio: float) -> float:
         """The middle of the residuals above `ratio`; beyond them all, a quarter more than it."""
-        met = bisect_right(self.table, ratio)
+        met, beyond = bisect_right(self.table, ratio), max(1.0, 1.25 * ratio)
         if met >= len(self.table):
-            return max(1.0, 1.25 * ratio)
-        return self.table[(met + len(self.table)) // 2]
+            return beyond
+        return min(self.table[(met + len(self.table)) // 2], max(self.ranked[-1][0], beyond))
 
     @property
     def evident(self) -> bool:

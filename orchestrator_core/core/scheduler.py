@@ -86,12 +86,16 @@ def schedule(state: State, now_ms: int) -> None:
             _dispatch(state, proposal.job, proposal.request, proposal.placed)
 
 
-def could_start(state: State, spec: JobSpec, now_ms: int) -> bool:
-    """True when a pool would take a newcomer at once, were nobody waiting. O(available pools)."""
+def end_if_started(state: State, spec: JobSpec, now_ms: int) -> int | None:
+    """Predicted milliseconds to the end of a newcomer that a pool takes at once; None: none does.
+
+    As if nobody waited. O(available pools).
+    """
     newcomer = Job(spec=spec, seq=state.next_seq, accepted_ms=now_ms)
     newcomer.shape = state.predictor.shape(spec)
     pools = _open_pools(state, spec.needs, now_ms)
-    return isinstance(place(placement_input(state, newcomer, pools, now_ms)), Assigned)
+    answer = place(placement_input(state, newcomer, pools, now_ms))
+    return answer.end_ms if isinstance(answer, Assigned) else None
 
 
 def placement_input(
@@ -363,11 +367,15 @@ def _emit(state: State, job: Job, attempt: Attempt) -> None:
 
 
 def _count_classes(state: State, job: Job) -> None:
-    """Credits BATCH for each interactive placement while a batch job waits."""
+    """Credits BATCH for each interactive placement while a batch job waits.
+
+    What BATCH could not use is not saved up: more than one turn's worth would let it stand before
+    INTERACTIVE for as long as it was kept out by something else.
+    """
     interactive, batch = state.config.turns
     if not state.queue.depth(Priority.BATCH):
         state.batch_credit = 0
     elif job.spec.priority is Priority.BATCH:
         state.batch_credit = max(0, state.batch_credit - interactive)
     else:
-        state.batch_credit += batch
+        state.batch_credit = min(state.batch_credit + batch, interactive + batch - 1)

@@ -55,7 +55,7 @@ class Explainer:
             async with asyncio.timeout(self._timeout_s), self._one_at_a_time:
                 await asyncio.to_thread(self._recorder.flush, FLUSH_S)
                 found = await _ask(question)
-        except TimeoutError:
+        except OSError:  # Too late, or no process can be started: the short decision must do.
             return {}
         stored = {decision.attempt: decision.pool_id for decision in job.decisions}
         answer: dict[int, Explained] = {}

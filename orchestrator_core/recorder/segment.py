@@ -8,6 +8,7 @@ A process that dies leaves a file that ends anywhere; everything before that poi
 cannot be a cut, a byte that was changed, is reported.
 """
 
+import contextlib
 import os
 import struct
 import zlib
@@ -99,8 +100,9 @@ class SegmentWriter:
                 self._file.close()
 
     def abandon(self) -> None:
-        """Lets go of the file as it is."""
-        self._file.close()
+        """Lets go of the file as it is; on a broken disk closing fails as well. Never raises."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _put(self, data: bytes) -> None:
         view = memoryview(data)

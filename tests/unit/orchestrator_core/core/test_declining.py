@@ -8,6 +8,7 @@ from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptStarted,
     CancelRequested,
+    HostLost,
     OutputProgressed,
 )
 from orchestrator_core.core.job import Failover
@@ -118,6 +119,16 @@ def test_nobody_declines_for_longer_than_the_bound() -> None:
     assert bench.core.next_deadline_ms() == MAX_MS
     assert placed(bench.at(MAX_MS - 1)) == {}
     assert placed(bench.at(MAX_MS)) == {"b": "slow"}
+
+
+def test_who_waited_for_a_pool_that_is_lost_takes_the_other_at_once() -> None:
+    """No report of anybody need come first."""
+    bench = homelab()
+    queued(bench, "a", "b")
+
+    effects = bench.step(HostLost("h", 1), 100)
+
+    assert placed(effects) == {"b": "slow"}
 
 
 def test_the_bound_holds_for_a_job_that_failed_meanwhile() -> None:

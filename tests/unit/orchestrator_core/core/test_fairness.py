@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator_core.core.effects import DispatchRecord, Effect
 from orchestrator_core.core.events import (
+    AcceptsFailed,
     AttemptEnded,
     AttemptRefused,
     CancelRequested,
@@ -175,6 +176,17 @@ def test_a_job_that_pools_refuse_is_counted_once() -> None:
     assert served(bench, "alice") == PROMPT_TOKENS + OUTPUT_WEIGHT * 3
 
 
+def test_a_job_that_was_never_durable_counts_for_nothing() -> None:
+    """A failed commit takes back what its placement was charged."""
+    bench = bench_of()
+    bench.enqueue("a", identity="alice")
+    assert served(bench, "alice") > 0.0
+
+    bench.step(AcceptsFailed(("a",)))
+
+    assert served(bench, "alice") == 0.0
+
+
 def test_a_cancelled_job_counts_for_what_it_took_until_then() -> None:
     """The engine says so after the job is over."""
     bench = bench_of()
@@ -245,3 +257,18 @@ def test_a_turn_that_was_taken_is_paid_for(slots: int) -> None:
         order += [job_id[0] for job_id in placed(more)]
 
     assert "".join(order) == "iib" * 10
+
+
+def test_turns_that_batch_could_not_use_are_not_saved_up() -> None:
+    """A batch job that waits for another model's pool gives later ones no lead over INTERACTIVE."""
+    bench = bench_of(batch_every=2, token_fairness=False)
+    bench.register(wide("other", 1, host_id="g", model_id="n"), host="g")
+    bench.enqueue("busy", model="n")
+    bench.enqueue("kept out", model="n", batch=True)
+    for n in range(50):
+        bench.enqueue(f"x{n}")
+        ended(bench, f"x{n}", 2)
+
+    order = turns_taken(bench, 10)
+
+    assert "".join(order[:9]) == "biibiibii"

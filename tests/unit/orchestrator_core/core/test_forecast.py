@@ -10,7 +10,8 @@ from orchestrator_core.core.effects import DispatchRecord, Effect, ReplyAccepted
 from orchestrator_core.core.events import AttemptEnded, AttemptStarted, OutputProgressed
 from orchestrator_core.core.forecast import Forecast, forecast, on_time_probability
 from orchestrator_core.core.outcome import Finish, Usage
-from orchestrator_core.core.residuals import RESIDUALS_KEPT
+from orchestrator_core.core.residuals import RATIO_MAX, RESIDUALS_KEPT
+from orchestrator_core.wire.views import receipt_to_proto
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import spec
 from tests.unit.orchestrator_core.core.settings import STEADY
@@ -70,6 +71,21 @@ def test_starts_on_a_saturated_fleet_are_told_right(slots: int) -> None:
 
     assert sorted(errors)[len(errors) // 2] < 0.1
     assert max(errors) < 0.35
+
+
+def test_absurd_numbers_stay_within_what_the_wire_can_tell() -> None:
+    """The largest job on the slowest pool behind many like it, all later than was thought."""
+    crawling = wide(slots=1, ctx_max=0, perf_tokens_per_s=1e-5, prefill_tokens_per_s=1e-9)
+    bench = Bench(crawling, stale_after_ms=10**9)
+    for _ in range(RESIDUALS_KEPT):
+        bench.state.predictor.residuals.start.add(RATIO_MAX)
+    size = {"max_tokens": 2**32 - 1, "expected_tokens": 2**32 - 1, "prompt_bytes": 2**62}
+
+    for n in range(50):
+        (reply,) = only(bench.enqueue(f"j{n}", **size), ReplyAccepted)
+        told = receipt_to_proto(reply.receipt)
+
+    assert told.predicted_end_ms > told.predicted_start_ms > 0
 
 
 def test_a_job_that_is_placed_at_once_starts_now() -> None:

@@ -13,6 +13,7 @@ from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptStarted,
     CancelRequested,
+    OutputProgressed,
 )
 from orchestrator_core.core.gates import EVIDENCE_MIN
 from orchestrator_core.core.job import Budgets, Needs
@@ -259,6 +260,19 @@ def test_a_long_job_goes_where_it_fits() -> None:
     assert start.pool_id == "q"
 
 
+def test_a_job_that_is_too_long_here_and_too_large_there_is_refused() -> None:
+    """LO-201: no pool can ever serve it, so it must not wait for its queue timeout."""
+    bench = Bench(
+        snapshot("roomy", ctx_max=4_096, vram_total_bytes=100, vram_free_bytes=100),
+        snapshot("long", ctx_max=32_768, vram_total_bytes=10, vram_free_bytes=10),
+    )
+
+    refused = refusal(bench.enqueue("a", prompt_bytes=256 * 10_000, est_kv_bytes=50))
+
+    lacking = {e.pool_id: e.shortfalls[0].reason for e in refused.shortfalls}
+    assert lacking == {"roomy": ExclusionReason.CONTEXT, "long": ExclusionReason.KV_TOTAL}
+
+
 def test_long_jobs_of_all_lengths_share_a_lane() -> None:
     """Otherwise each length would be another kind of waiting job, and those are bounded."""
     pools = snapshot("p", ctx_max=100), snapshot("q", ctx_max=200)
@@ -365,6 +379,23 @@ def test_nobody_is_refused_without_evidence_or_with_the_gate_off(
     bench.enqueue("running", "waiting")
 
     assert let_in(bench.enqueue("a", deadline_ms=bench.now_ms + 10))
+
+
+@pytest.mark.parametrize(("deadline_ms", "accepted"), [(1_500, True), (1_000, False)])
+def test_an_idle_pool_takes_what_it_ends_in_time(deadline_ms: int, accepted: bool) -> None:
+    """Nobody is refused for a wait that there is not: the job takes about 1.25 s at once."""
+    bench = gated()
+    for n in range(2 * EVIDENCE_MIN):
+        bench.enqueue(f"e{n}", expected_tokens=20)
+        bench.step(AttemptStarted(f"e{n}", 1))
+        bench.at(bench.now_ms + 200)
+        bench.step(OutputProgressed(f"e{n}", 1, 1))
+        bench.at(bench.now_ms + 1_000)
+        bench.end(f"e{n}", usage=Usage(tokens_in=1, tokens_out=20))
+
+    effects = bench.enqueue("a", expected_tokens=20, deadline_ms=bench.now_ms + deadline_ms)
+
+    assert let_in(effects) is accepted
 
 
 def test_a_job_without_a_deadline_passes_the_gate() -> None:

@@ -84,6 +84,19 @@ def test_what_nobody_saw_the_end_of_is_not_promised() -> None:
     assert made.share_below(100.0) == 0.0
 
 
+@pytest.mark.parametrize(("given_up_at", "told"), [(0.5, 1.0), (3.0, 3.0)])
+def test_a_start_that_nobody_lived_to_see_is_told_by_what_was_seen(
+    given_up_at: float, told: float
+) -> None:
+    """A client is told minutes, not the thousandfold, where most jobs expire while they wait."""
+    made = Window()
+    for _ in range(RENEW_EVERY):
+        made.add(given_up_at, censored=True)
+
+    assert made.median() == told
+    assert made.median_above(0.4) == max(1.0, given_up_at)
+
+
 def test_without_evidence_the_prediction_itself_decides() -> None:
     """0 or 1, and never a probability from a handful of jobs."""
     residuals = Residuals()

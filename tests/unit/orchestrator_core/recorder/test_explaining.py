@@ -1,5 +1,6 @@
 """Decisions are found in a recording and made again in full."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,17 @@ async def test_an_answer_that_takes_too_long_is_not_waited_for(tmp_path: Path) -
     world, job = recorded_job(tmp_path)
 
     assert await Explainer(world.recorded.recorder, timeout_s=0.001).complete(job) == {}
+    world.end()
+
+
+async def test_where_no_process_can_be_started_the_short_decision_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without memory or handles to spare still answers what it knows."""
+    world, job = recorded_job(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+
+    assert await Explainer(world.recorded.recorder).complete(job) == {}
     world.end()
 
 

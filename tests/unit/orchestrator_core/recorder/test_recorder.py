@@ -93,6 +93,38 @@ def test_after_a_full_disk_a_fresh_checkpoint_makes_the_recording_whole(
     assert report.last_ms == world.inputs[-1][1]
 
 
+def test_a_file_that_cannot_even_be_closed_does_not_end_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a quota or on a network disk, `close` tells the error too; the thread lives on."""
+    monkeypatch.setattr(recorder_module, "RETRY_S", 0.0)
+    world = Recorded(4, tmp_path)
+    world.run(30)
+    assert world.recorded.recorder.flush(PATIENCE_S)
+
+    writer = world.recorded.recorder._writer._file
+    assert writer is not None
+    whole = writer._file
+
+    class Broken:
+        closed = False
+
+        def write(self, _: object) -> int:
+            raise OSError(122, "Disk quota exceeded")
+
+        def close(self) -> None:
+            whole.close()
+            raise OSError(122, "Disk quota exceeded")
+
+    monkeypatch.setattr(writer, "_file", Broken())
+    for _ in range(3):
+        world.run(30)
+        assert world.recorded.recorder.flush(PATIENCE_S)
+    world.end()
+
+    assert replay(recordings(tmp_path)).last_ms == world.inputs[-1][1]
+
+
 def test_when_the_writer_cannot_keep_up_steps_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
