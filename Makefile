@@ -9,7 +9,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
@@ -31,9 +31,9 @@ demo: $(STAMP) ## Start both services with a tiny model, run jobs, show what hap
 
 .PHONY: up
 up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS, CTX, THREADS, DEVICES, GPU_LAYERS)
-	$(BIN)/python -m demo.up $(if $(MODEL),--model '$(MODEL)') $(if $(SLOTS),--slots $(SLOTS)) \
-	  $(if $(CTX),--ctx $(CTX)) $(if $(THREADS),--threads $(THREADS)) \
-	  $(if $(DEVICES),--devices $(DEVICES)) $(if $(GPU_LAYERS),--gpu-layers $(GPU_LAYERS))
+	$(BIN)/python -m demo.up$(if $(MODEL), --model '$(MODEL)')$(if $(SLOTS), --slots $(SLOTS))$(if \
+	  $(CTX), --ctx $(CTX))$(if $(THREADS), --threads $(THREADS))$(if \
+	  $(DEVICES), --devices $(DEVICES))$(if $(GPU_LAYERS), --gpu-layers $(GPU_LAYERS))
 
 .PHONY: test
 test: $(DEV_STAMP) ## Run the whole test suite

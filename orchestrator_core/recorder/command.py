@@ -43,6 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.write(f"The replay differs.\n{error}\n")
         return EXIT_DIFFERS
     took_s = time.perf_counter() - began_s
+    if not report.segments:
+        raise ValueError(
+            f"{arguments.path}: nothing to replay, every file was cut before its first step"
+        )
     if arguments.json:
         record = {"equal": True, **asdict(report), "took_s": took_s}
         sys.stdout.write(json.dumps(record) + "\n")
@@ -51,18 +55,24 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _count(number: int, thing: str, plural: str = "s") -> str:
+    return f"{number} {thing}{'' if number == 1 else plural}"
+
+
 def _told(report: Report, took_s: float) -> str:
     span_s = ((report.last_ms or 0) - (report.first_ms or 0)) / 1000
     per_s = report.steps / max(took_s, 1e-9)
     equal = (
-        f"{report.steps} steps with {report.decisions} decisions and {report.hashes} state hashes"
+        f"{_count(report.steps, 'step')} with {_count(report.decisions, 'decision')} and "
+        f"{_count(report.hashes, 'state hash', 'es')}"
     )
+    runs = f"{_count(report.segments, 'segment')} of {_count(report.runs, 'run')}"
     lines = [
-        f"All equal: {equal} in {report.segments} segments of {report.runs} runs.",
+        f"All equal: {equal} in {runs}.",
         f"{span_s:.1f} s recorded, replayed in {took_s:.2f} s ({per_s:.0f} steps/s).",
     ]
     if report.gaps:
-        lines.append(f"{report.gaps} gaps: steps between two segments are missing.")
+        lines.append(f"{_count(report.gaps, 'gap')}: steps between two segments are missing.")
     if report.unfinished:
         lines.append(f"Cut before their first step: {', '.join(report.unfinished)}.")
     if report.raised:

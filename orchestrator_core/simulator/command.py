@@ -42,28 +42,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--load",
         type=_positive,
         metavar="X",
-        help="stretch arrivals to this load (default: as recorded; 0.85 if the trace is made up)",
+        help="stretch arrivals to this load (default: as recorded; 0.85 for the excerpt and made-up "
+        "traces)",
     )
     add("--policy", default=DEFAULT_POLICIES, metavar="NAMES", help="comma-separated, or all")
-    add("--what-if", metavar="CHANGES", help='changed fleet to compare with: "+rtx3060 -gtx1080"')
+    add(
+        "--what-if",
+        metavar="CHANGES",
+        help='changed fleet to compare with: "+rtx3060 -gtx1080"; write --what-if=-gtx1080 when it '
+        "begins with a removal",
+    )
     add("--requests", type=_whole, metavar="N", help="only the first N requests")
     add("--hints", action="store_true", help="tell the scheduler how long each output will be")
     add("--deadlines", action="store_true", help="give every job a deadline, for calibration")
     add("--core", action="append", default=[], metavar="KEY=VALUE", help="a scheduler setting")
     add("--seed", type=int, default=0, metavar="N", help="for dice and deadlines (default 0)")
     add(
-        "--warm-up", type=_share, default=0.1, metavar="SHARE", help="left out of prediction errors"
+        "--warm-up",
+        type=_share,
+        default=0.1,
+        metavar="SHARE",
+        help="first share of the jobs, left out of prediction errors (default 0.1)",
     )
-    add("--report-every-ms", type=_positive, default=1000.0, metavar="MS", help="pools' reports")
+    add(
+        "--report-every-ms",
+        type=_positive,
+        default=1000.0,
+        metavar="MS",
+        help="how often each pool reports (default 1000)",
+    )
     add("--out", type=Path, metavar="FILE", help="write the result as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw the result as .png or .svg")
-    add("--processes", type=_whole, default=os.cpu_count() or 1, metavar="N", help="run at a time")
+    add("--processes", type=_whole, default=os.cpu_count() or 1, metavar="N", help="policies at a time (default: one per core)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carries the command out. Raises ValueError and OSError with what to change."""
     if arguments.plot is not None:
         plot.check(arguments.plot)
+    for path in (arguments.out, arguments.plot):
+        if path is not None and not path.parent.is_dir():
+            # Found now, not after minutes of work that would be lost.
+            raise ValueError(f"{path}: there is no directory {path.parent}")
     names = expand(arguments.policy)
     fleet = _fleet(arguments)
     requests = _trace(arguments.trace, arguments.requests)
@@ -164,22 +184,29 @@ def _setting(text: str) -> tuple[str, object]:
         ) from None
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, is {text!r}") from None
+
+
 def _positive(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError("must be more than 0")
     return value
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError("must be at least 0 and less than 1")
     return value
 
 
 def _whole(text: str) -> int:
-    value = int(text)
+    value = int(text) if text.isdecimal() else 0
     if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, is {text!r}")
     return value

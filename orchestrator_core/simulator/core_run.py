@@ -6,6 +6,7 @@ on one host, and the host reports once per `report_every_ms` while jobs exist.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 from orchestrator_core.core.config import CoreConfig
@@ -48,6 +49,7 @@ _ROOMY: Mapping[str, Any] = {
     "idle_timeout_ms": FOREVER_MS,
 }
 _CORE_FIELDS = frozenset(f.name for f in fields(CoreConfig))
+_DEFAULTS = CoreConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class CoreOptions:
     """How the core is run. `config` overrides fields of `CoreConfig`; `hints` tells lengths.
 
     Raises:
-        ValueError: when `config` names a field that the core does not have.
+        ValueError: when `config` names a field that the core does not have, or has a wrong value.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -66,7 +68,14 @@ class CoreOptions:
         """Refuses unknown fields."""
         unknown = sorted(set(self.config) - _CORE_FIELDS)
         if unknown:
-            raise ValueError(f"the core has no setting {unknown[0]!r}; see docs/configuration.md")
+            near = get_close_matches(unknown[0].rpartition(".")[2], sorted(_CORE_FIELDS), 1)
+            hint = f"did you mean {near[0]}?" if near else "write it without its table, as batch_every"
+            raise ValueError(f"the core has no setting {unknown[0]!r}; {hint}")
+        for name, value in self.config.items():
+            default = getattr(_DEFAULTS, name)
+            if isinstance(default, int) and type(value) is not type(default):
+                kind = "true or false" if isinstance(default, bool) else "a whole number"
+                raise ValueError(f"the core's setting {name} must be {kind}, is {value!r}")
         if not 0 < self.report_every_ms < INFINITY:
             raise ValueError(f"reports must be more than 0 ms apart, not {self.report_every_ms}")
 

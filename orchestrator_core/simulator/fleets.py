@@ -65,14 +65,20 @@ def load_fleet(path: Path, name: str) -> tuple[PoolSpec, ...]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason})") from error
     fleets = content.get("fleets")
     if not isinstance(fleets, dict) or not fleets:
         raise ValueError(f"{path}: no [fleets.NAME] table; see docs/simulator.md for an example")
     if name not in fleets:
         raise ValueError(f"{path}: no fleet {name!r}; it has {', '.join(sorted(fleets))}")
+    fleet = fleets[name]
+    entries = fleet.get("pools", []) if isinstance(fleet, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{path}: fleet {name}: must be a table with pools = [{{ id, slots, … }}]")
     pools: list[PoolSpec] = []
-    for number, entry in enumerate(fleets[name].get("pools", ()), 1):
+    for number, entry in enumerate(entries, 1):
         pools += _copies(entry, f"{path}: fleet {name}, pool {number}")
     return checked(pools, f"{path}: fleet {name}")
 
@@ -141,7 +147,7 @@ def random_fleet(seed: int) -> tuple[PoolSpec, ...]:
     return checked(pools, f"random fleet {seed}")
 
 
-_CHANGE = re.compile(r"([+-])([^*:,\s]+)(?:\*(\d+))?(?::(.+))?")
+_CHANGE = re.compile(r"([+-])([^*:,\s]+)(?:\*([1-9]\d*))?(?::(.+))?")
 
 
 def what_if(fleet: Sequence[PoolSpec], change: str) -> tuple[PoolSpec, ...]:

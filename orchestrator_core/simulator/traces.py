@@ -67,7 +67,12 @@ def load_trace(path: Path, limit: int | None = None) -> tuple[Request, ...]:
             rows = ((reader.line_num, row) for row in reader)
         else:
             raise ValueError(f"{path}: the name must end in .csv or .jsonl")
-        return _requests(path, rows, min(limit or ROWS_MAX, ROWS_MAX))
+        try:
+            return _requests(path, rows, min(limit or ROWS_MAX, ROWS_MAX))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 text ({error.reason})") from error
+        except csv.Error as error:
+            raise ValueError(f"{path}: not CSV ({error})") from error
 
 
 def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -135,6 +140,8 @@ def _request(path: Path, number: int, row: Mapping[str, Any], columns: _Columns)
 
 def _count(where: str, row: Mapping[str, Any], column: str, least: int) -> int:
     value = row.get(column)
+    if value is None:
+        raise ValueError(f"{where}: {column} is missing")
     try:
         count = int(str(value))
     except ValueError:

@@ -104,7 +104,10 @@ async def test_explain_shows_candidates_exclusions_and_what_decided(server: Scri
     outcome = await llorch(server.address, "explain", "job-1")
 
     assert (outcome.code, outcome.stderr) == (0, "")
-    assert "attempt 1: gpu-a after waiting 1.5 s, decided by warm_kv (rules 1)" in outcome.stdout
+    assert (
+        "attempt 1: gpu-a after waiting 1.5 s, decided by warm_kv (rules version 1)"
+        in outcome.stdout
+    )
     assert f"trace: {'ab' * 16}" in outcome.stdout
     rows = _rows(outcome.stdout)
     assert _row("* gpu-a 900 ms 100 ms 800 ms warm 2 3.0 GiB 40 ms 12 3/4 4.0 GiB 41.5 -") in rows

@@ -131,6 +131,35 @@ def test_usage_errors_exit_with_2(argv: list[str], capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["simulat"], "'simulate'"),
+        (["run", "--max-tokens", "few", "x"], "must be a whole number, at least 1, is 'few'"),
+        (["run", "--wait-s", "long", "x"], "must be more than 0"),
+    ],
+)
+def test_a_usage_error_names_what_is_allowed(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands of other packages too, and no name of a function."""
+    with pytest.raises(SystemExit):
+        parse(argv, {})
+
+    assert said in capsys.readouterr().err
+
+
+def test_a_table_is_not_cut_to_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id stays in one piece, to be copied."""
+    monkeypatch.setenv("COLUMNS", "20")
+    screen = _Terminal()
+
+    Output(False, screen, io.StringIO()).table("what is there", ("JOB", "AGE"), [("x" * 36, "1 s")])
+
+    assert "what is there" in screen.getvalue()
+    assert "x" * 36 + "  1 s" in screen.getvalue()
+
+
 def test_errors_say_what_to_change_and_keep_stable_keys() -> None:
     """One sentence for people, one record for programs."""
     away = UnavailableError(ErrorDetail("refused", reason="UNAVAILABLE", code="UNAVAILABLE"))

@@ -68,8 +68,11 @@ def _add_plugins(
     words: Sequence[str],
 ) -> None:
     """Adds the commands of other packages; imports only what the command line may need."""
-    show_all = not words or not {"-h", "--help"}.isdisjoint(words)
-    for name, entry in plugins.installed().items():
+    found = plugins.installed()
+    # Without a word that is a command, the usage error names them all.
+    no_command = {*commands.choices, *found}.isdisjoint(words)
+    show_all = no_command or not {"-h", "--help"}.isdisjoint(words)
+    for name, entry in found.items():
         if not show_all and name not in words:
             continue
         plugin = plugins.load(entry)
@@ -112,14 +115,20 @@ def _job_id(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, is {text!r}")
     return value
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     # One day bounds every wait; it also refuses nan and inf.
     if not 0 < value <= 86_400:  # noqa: PLR2004 - a day, as the message says
         raise argparse.ArgumentTypeError("must be more than 0 and at most 86400 seconds")

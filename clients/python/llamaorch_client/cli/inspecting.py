@@ -89,7 +89,7 @@ def _decision(decision: Decision, out: Output) -> None:
     out.result(
         f"attempt {decision.attempt}: {decision.pool_id} after waiting "
         f"{seconds(decision.waited_ms)}{declined if decision.declined_offers else ''}, decided by "
-        f"{decision.decided_by} (rules {decision.rules_version})"
+        f"{decision.decided_by} (rules version {decision.rules_version})"
     )
     rows = [
         (

@@ -17,8 +17,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-# Tables in a pipe are for other programs: wide enough that nothing is wrapped or cut.
-PIPE_WIDTH = 400
+# Wide enough that no table is wrapped or cut: a pipe is for other programs, and on a narrow
+# terminal a long line that the terminal breaks is easier to read and copy than words in pieces.
+TABLE_WIDTH = 400
 _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
@@ -47,8 +48,8 @@ class Output:
         self.as_json = as_json
         self._stdout = stdout if stdout is not None else sys.stdout
         self._stderr = stderr if stderr is not None else sys.stderr
-        self._out = _console(self._stdout)
-        self._err = _console(self._stderr)
+        self._out = _console(self._stdout, TABLE_WIDTH)
+        self._err = _console(self._stderr, None if self._stderr.isatty() else TABLE_WIDTH)
         self._live: Live | None = None
         self._line_open = False
         self._text_on_screen = False
@@ -76,8 +77,10 @@ class Output:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table; the cells may come from a server."""
-        table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
-        table.title_style = "bold"
+        if title:
+            # Not the table's own title, which would be wrapped to the width of the table.
+            self._out.print(Text(printable(title), "bold"), soft_wrap=True)
+        table = Table(box=None, pad_edge=False)
         for column in columns:
             table.add_column(column, header_style="dim", overflow="fold")
         for row in rows:
@@ -110,6 +113,5 @@ class Output:
             live.stop()
 
 
-def _console(stream: TextIO) -> Console:
-    width = None if stream.isatty() else PIPE_WIDTH
+def _console(stream: TextIO, width: int | None) -> Console:
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)

@@ -64,6 +64,19 @@ def test_another_process_with_other_string_hashes_replays_the_same(
     assert done.stdout.startswith("All equal: ")
 
 
+def test_a_recording_without_a_step_proves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty file is not called equal."""
+    empty = tmp_path / "empty.flight"
+    empty.touch()
+
+    code = main.main([str(empty)])
+
+    assert code == 2
+    assert "nothing to replay" in capsys.readouterr().err
+
+
 def test_each_segment_can_be_replayed_alone(tmp_path: Path) -> None:
     """Its checkpoint is all that a segment needs of those before it."""
     record(5, tmp_path, segment_bytes=3_000)

@@ -95,6 +95,11 @@ def test_without_matplotlib_a_picture_is_refused_before_any_work(
         (["--what-if", "+a100"], "the fleet has no pool 'a100'"),
         (["--core", "batch_every"], "must be KEY=VALUE"),
         (["--core", "speed=1"], "the core has no setting 'speed'"),
+        (["--core", "placement.decline_offers=false"], "did you mean decline_offers?"),
+        (["--core", "batch_every=[1]"], "batch_every must be a whole number, is [1]"),
+        (["--core", "decline_offers=0"], "decline_offers must be true or false, is 0"),
+        (["--out", "missing/x.json"], "missing/x.json: there is no directory missing"),
+        (["--plot", "missing/x.svg"], "missing/x.svg: there is no directory missing"),
         (["--plot", "x.pdf"], "must end in .png or .svg"),
     ],
 )
@@ -106,6 +111,15 @@ def test_a_wrong_question_is_answered_with_what_to_change(
 
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+def test_no_bound_is_named_where_expired_jobs_are_missing_from_the_means(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It holds for all jobs, and says nothing about a mean over some."""
+    for more, named in (([], True), (["--deadlines"], False)):
+        assert main([*FEW, "--policy", "arrival:round_robin", *more]) == 0
+        assert ("no dispatcher" in capsys.readouterr().out) is named
 
 
 def test_a_bare_rival_means_both_ways_of_binding() -> None:

@@ -45,6 +45,8 @@ def test_a_count_makes_copies_with_numbered_names(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("x = ", r"fleets\.toml: "),
+        ("[fleets]\nx = 3", r"fleet x: must be a table with pools"),
+        ("[fleets.x]\npools = [3]", r"fleet x: must be a table with pools"),
         ("[other]", r"no \[fleets\.NAME\] table"),
         (f"[fleets.y]\npools = [{POOL}]", r"no fleet 'x'; it has y"),
         ("[fleets.x]\npools = []", r"a fleet has 1 to 10000 pools, this one 0"),
@@ -97,6 +99,7 @@ def test_a_copy_has_the_numbers_of_its_model() -> None:
         ("-t4*3", r"has no pool 't4'|this one 0"),
         ("-t4*2", r"this one 0"),
         ("t4", r"must look like \+NAME"),
+        ("+t4*0", r"must look like \+NAME"),
         ("+new:slots=2,prefill=fast,decode=5", r"prefill must be a number, is 'fast'"),
         ("+new:slots=2,prefill=5", r"decode is missing"),
     ],
