@@ -24,7 +24,7 @@ async def up(options: StackOptions) -> int:
         await stack.start()
         out.write(
             f"orchestratord listens on {stack.address}, model {options.model_id!r} is ready.\n"
-            f"Logs and journal: {options.directory}\n"
+            f"Logs, journal and flight recording: {options.directory}\n"
             f"Try:  .venv/bin/llorch run --model {options.model_id} 'Once upon a time'\n"
             "      .venv/bin/llorch pools\nCtrl-C stops both.\n"
         )

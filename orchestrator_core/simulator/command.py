@@ -179,7 +179,7 @@ def _setting(text: str) -> tuple[str, object]:
         return key, json.loads(value)
     except json.JSONDecodeError:
         raise ValueError(
-            f"--core {text!r}: must be KEY=VALUE with a number, true or false, "
+            f"--core {text!r}: must be KEY=VALUE with a number, true, false or a quoted name, "
             "such as batch_every=4"
         ) from None
 

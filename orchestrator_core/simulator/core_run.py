@@ -7,6 +7,7 @@ on one host, and the host reports once per `report_every_ms` while jobs exist.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from enum import Enum
 from typing import Any
 
 from orchestrator_core.core.config import CoreConfig
@@ -72,12 +73,33 @@ class CoreOptions:
             hint = f"did you mean {near[0]}?" if near else "write it without its table, as batch_every"
             raise ValueError(f"the core has no setting {unknown[0]!r}; {hint}")
         for name, value in self.config.items():
-            default = getattr(_DEFAULTS, name)
-            if isinstance(default, int) and type(value) is not type(default):
-                kind = "true or false" if isinstance(default, bool) else "a whole number"
-                raise ValueError(f"the core's setting {name} must be {kind}, is {value!r}")
+            allowed = _refusal(getattr(_DEFAULTS, name), value)
+            if allowed:
+                raise ValueError(f"the core's setting {name} must be {allowed}, is {value!r}")
         if not 0 < self.report_every_ms < INFINITY:
             raise ValueError(f"reports must be more than 0 ms apart, not {self.report_every_ms}")
+
+
+def _refusal(default: object, value: object) -> str:
+    """What a setting must be, judged by its default; empty when the value is of that kind."""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(default, int | float):
+        number = isinstance(value, type(default) | int) and not isinstance(value, bool)
+        whole = "a whole number" if isinstance(default, int) else "a number"
+        return "" if number else whole
+    if isinstance(default, Enum):
+        names = [str(member.value) for member in type(default)]
+        return "" if value in names or isinstance(value, type(default)) else " or ".join(names)
+    if default is not None and not isinstance(value, type(default)):
+        return "left alone here"
+    return ""
+
+
+def _as_core_has_it(name: str, value: Any) -> Any:
+    """A choice by its name becomes the choice; anything else stays as it is."""
+    default = getattr(_DEFAULTS, name)
+    return type(default)(value) if isinstance(default, Enum) else value
 
 
 def has_setting(name: str) -> bool:
@@ -99,7 +121,8 @@ class CoreRun:
         self._requests = requests
         self._hints = options.hints
         self._report_every_ms = options.report_every_ms
-        self._core = Core(CoreConfig(**{**_ROOMY, **options.config}))
+        said = {name: _as_core_has_it(name, value) for name, value in options.config.items()}
+        self._core = Core(CoreConfig(**{**_ROOMY, **said}))
         self._engine = Engine(fleet)
         self._index = {spec.id: index for index, spec in enumerate(fleet)}
         self._lines = [JobLine(r.arrival_ms) for r in requests]

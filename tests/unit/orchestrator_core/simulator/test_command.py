@@ -97,6 +97,8 @@ def test_without_matplotlib_a_picture_is_refused_before_any_work(
         (["--core", "speed=1"], "the core has no setting 'speed'"),
         (["--core", "placement.decline_offers=false"], "did you mean decline_offers?"),
         (["--core", "batch_every=[1]"], "batch_every must be a whole number, is [1]"),
+        (["--core", 'scorer="fast"'], "scorer must be predicted_end or latency_target"),
+        (["--core", "throttle=3"], "throttle must be left alone here"),
         (["--core", "decline_offers=0"], "decline_offers must be true or false, is 0"),
         (["--out", "missing/x.json"], "missing/x.json: there is no directory missing"),
         (["--plot", "missing/x.svg"], "missing/x.svg: there is no directory missing"),
@@ -120,6 +122,14 @@ def test_no_bound_is_named_where_expired_jobs_are_missing_from_the_means(
     for more, named in (([], True), (["--deadlines"], False)):
         assert main([*FEW, "--policy", "arrival:round_robin", *more]) == 0
         assert ("no dispatcher" in capsys.readouterr().out) is named
+
+
+def test_a_choice_is_given_to_the_core_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """As in the configuration file, but as JSON."""
+    few = [*FEW, "--policy", "predicted_end", "--deadlines"]
+
+    assert main([*few, "--core", 'scorer="latency_target"']) == 0
+    assert "predicted_end" in capsys.readouterr().out
 
 
 def test_a_bare_rival_means_both_ways_of_binding() -> None:
