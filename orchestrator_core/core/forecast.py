@@ -38,7 +38,7 @@ UNKNOWN = Forecast(None, None)
 
 
 def forecast(state: State, spec: JobSpec, position: int, now_ms: int) -> Forecast:
-    """Predicts a job that waits at `position`. O(tiers)."""
+    """Predicts a job that is `position`-th among those who compete for its pools. O(tiers)."""
     view = state.outlook(spec.needs)
     if not view.tiers:
         return UNKNOWN
@@ -164,7 +164,7 @@ def _ending_per_ms(state: State, view: Outlook, spec: JobSpec, now_ms: int) -> f
 
     BATCH moves with what INTERACTIVE leaves over, or with its turns.
     """
-    mean = state.queue.mean_shape(spec) or state.predictor.shape(spec)
+    mean = state.queue.mean_shape(spec.needs.model_id) or state.predictor.shape(spec)
     rate = ending_per_ms(view, state.traffic(spec.needs.model_id, now_ms), mean)
     if spec.priority is Priority.INTERACTIVE:
         return rate

@@ -92,7 +92,7 @@ def deadline_unlikely(state: State, spec: JobSpec, now_ms: int) -> Refusal | Non
         return None
     if state.predictor.residuals.judged < EVIDENCE_MIN:
         return None
-    shape = forecast(state, spec, state.queue.position_of_newcomer(spec), now_ms)
+    shape = forecast(state, spec, state.queue.place_in_line(spec), now_ms)
     chance = on_time_probability(state, spec, shape, now_ms)
     if chance is None or chance >= config.min_on_time_probability:
         return None

@@ -315,7 +315,7 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
     before = len(state.effects)
     schedule(state, now_ms)
     if job.state is JobState.QUEUED:
-        shape = forecast(state, spec, job.position_at_admission, now_ms)
+        shape = forecast(state, spec, state.queue.place_in_line(spec, job.seq), now_ms)
     else:
         shape = forecast_placed(job)
     job.plain_start_ms = shape.plain_start_ms

@@ -133,9 +133,9 @@ class Core:
 
     def forecast(self, job: Job) -> Forecast:
         """Present prediction for a waiting job, milliseconds from now."""
-        position = self.position(job)
-        assert position is not None, "only a waiting job has a forecast"
-        return forecast(self._state, job.spec, position, self._last_ms)
+        assert job.state is JobState.QUEUED, "only a waiting job has a forecast"
+        place = self._state.queue.place_in_line(job.spec, job.seq)
+        return forecast(self._state, job.spec, place, self._last_ms)
 
     def on_time_probability(self, job: Job, now_ms: int) -> float | None:
         """Probability that a live job ends before its deadline; None without one."""

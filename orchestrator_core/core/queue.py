@@ -13,17 +13,33 @@ from orchestrator_core.core.ranked import RankedSet
 
 @dataclass(slots=True)
 class Lane:
-    """Waiting jobs of one class with equal needs; `identity` is empty where it does not matter.
-
-    The token counts are sums over the jobs' shapes, whole tokens so that nothing drifts.
-    """
+    """Waiting jobs of one class with equal needs; `identity` is empty where it does not matter."""
 
     needs: Needs
     priority: Priority
     identity: str
     waiting: RankedSet = field(default_factory=RankedSet)
+
+
+@dataclass(slots=True)
+class Contenders:
+    """Waiting jobs for one model, whichever lane they are in: they compete for its pools.
+
+    The token counts are sums over the jobs' shapes, whole tokens so that nothing drifts.
+    """
+
+    interactive: RankedSet = field(default_factory=RankedSet)
+    batch: RankedSet = field(default_factory=RankedSet)
     prompt_tokens: int = 0
     output_tokens: int = 0
+
+    def __len__(self) -> int:
+        """Jobs of both classes."""
+        return len(self.interactive) + len(self.batch)
+
+    def of(self, priority: Priority) -> RankedSet:
+        """Arrival numbers of one class."""
+        return self.interactive if priority is Priority.INTERACTIVE else self.batch
 
 
 class Queue:
@@ -37,7 +53,7 @@ class Queue:
     _depth: dict[Priority, int]
     _lane_of: dict[int, Lane]
     _lanes: dict[tuple[Priority, Needs, str], Lane]
-    _of_model: dict[str, int]
+    _of_model: dict[str, Contenders]
     _untried: dict[Priority, RankedSet]
     per_identity: bool
 
@@ -65,7 +81,22 @@ class Queue:
 
     def waiting_for_model(self, model_id: str) -> int:
         """Jobs of both classes that wait for one model."""
-        return self._of_model.get(model_id, 0)
+        known = self._of_model.get(model_id)
+        return len(known) if known is not None else 0
+
+    def place_in_line(self, spec: JobSpec, seq: int | None = None) -> int:
+        """Rank from 1 among all who compete for the model's pools; without `seq` a newcomer's.
+
+        Jobs of other lanes count too: unlike `position`, which tells of equal needs only.
+        """
+        known = self._of_model.get(spec.needs.model_id)
+        if known is None:
+            return 1
+        mine = known.of(spec.priority)
+        ahead = len(mine) if seq is None else mine.rank(seq)
+        if spec.priority is Priority.BATCH:
+            ahead += len(known.interactive)
+        return ahead + 1
 
     def has_lane(self, spec: JobSpec) -> bool:
         """True when a job like this would not open a new lane."""
@@ -79,35 +110,35 @@ class Queue:
         if lane is None:
             lane = self._lanes[key] = Lane(spec.needs, spec.priority, key[2])
         lane.waiting.add(seq)
-        lane.prompt_tokens += int(job.shape.prompt_tokens)
-        lane.output_tokens += int(job.shape.output_tokens)
         self._lane_of[seq] = lane
         self._depth[spec.priority] += 1
         if not job.attempts_made:
             self._untried[spec.priority].add(seq)
         self._by_seq[seq] = job
-        model_id = spec.needs.model_id
-        self._of_model[model_id] = self._of_model.get(model_id, 0) + 1
+        rivals = self._of_model.get(spec.needs.model_id)
+        if rivals is None:
+            rivals = self._of_model[spec.needs.model_id] = Contenders()
+        rivals.of(spec.priority).add(seq)
+        rivals.prompt_tokens += int(job.shape.prompt_tokens)
+        rivals.output_tokens += int(job.shape.output_tokens)
 
     def remove(self, job: Job) -> None:
         """Takes a job out. O(log n). Raises KeyError when it does not wait."""
         spec, seq = job.spec, job.seq
         lane = self._lane_of.pop(seq)
         lane.waiting.remove(seq)
-        lane.prompt_tokens -= int(job.shape.prompt_tokens)
-        lane.output_tokens -= int(job.shape.output_tokens)
         if not lane.waiting:
             del self._lanes[self._key(spec)]
         self._depth[spec.priority] -= 1
         if not job.attempts_made:
             self._untried[spec.priority].remove(seq)
         del self._by_seq[seq]
-        model_id = spec.needs.model_id
-        left = self._of_model[model_id] - 1
-        if left:
-            self._of_model[model_id] = left
-        else:
-            del self._of_model[model_id]
+        rivals = self._of_model[spec.needs.model_id]
+        rivals.of(spec.priority).remove(seq)
+        rivals.prompt_tokens -= int(job.shape.prompt_tokens)
+        rivals.output_tokens -= int(job.shape.output_tokens)
+        if not len(rivals):
+            del self._of_model[spec.needs.model_id]
 
     def job(self, seq: int) -> Job:
         """Returns the waiting job with this arrival number. Raises KeyError."""
@@ -122,13 +153,13 @@ class Queue:
             ahead += len(upper.waiting) if upper else 0
         return ahead + 1
 
-    def mean_shape(self, spec: JobSpec) -> Shape | None:
-        """Mean expected size of the jobs in the lane of `spec`; None when nobody waits there."""
-        lane = self._lanes.get(self._key(spec))
-        if lane is None:
+    def mean_shape(self, model_id: str) -> Shape | None:
+        """Mean expected size of the jobs that wait for a model; None when nobody does."""
+        known = self._of_model.get(model_id)
+        if known is None:
             return None
-        count = len(lane.waiting)
-        return Shape(lane.prompt_tokens / count, lane.output_tokens / count)
+        count = len(known)
+        return Shape(known.prompt_tokens / count, known.output_tokens / count)
 
     def position_of_newcomer(self, spec: JobSpec) -> int:
         """Rank that a job would get if it were added now."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from orchestrator_core.core.effects import DispatchRecord, Effect, ReplyAccepted
 from orchestrator_core.core.events import AttemptEnded, AttemptStarted, OutputProgressed
 from orchestrator_core.core.forecast import Forecast, forecast, on_time_probability
+from orchestrator_core.core.job import Needs
 from orchestrator_core.core.outcome import Finish, Usage
 from orchestrator_core.core.residuals import RATIO_MAX, RESIDUALS_KEPT
 from orchestrator_core.wire.views import receipt_to_proto
@@ -232,3 +233,18 @@ def test_a_later_deadline_is_never_less_likely_met(
     assert told == sorted(told, key=lambda chance: chance or 0.0)
     assert told[:2] == [0.0, 0.0]
     assert on_time_probability(bench.state, spec(), shape, 1_000) is None
+
+
+def test_jobs_of_other_lanes_are_ahead_too() -> None:
+    """Twenty kinds of needs, one pool: the last in line is told of the nineteen before it."""
+    bench = Bench(wide(slots=1, perf_tokens_per_s=100.0, first_token_ms=0), queue_capacity=100)
+    bench.enqueue("running", expected_tokens=TOKENS)
+    told = []
+    for n in range(20):
+        needs = Needs("m", required_ctx=100 + n)
+        (reply,) = only(bench.enqueue(f"j{n}", needs=needs, expected_tokens=TOKENS), ReplyAccepted)
+        assert reply.receipt.position == 1, "in a lane of its own"
+        told.append(reply.receipt.predicted_start_ms or 0)
+
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(20 * SERVICE_MS, rel=0.1)

@@ -46,12 +46,15 @@ def assert_equal(queue: Queue, naive: list[Job]) -> None:
     for model in "mn":
         mine = [j for j in naive if j.spec.needs.model_id == model]
         assert queue.waiting_for_model(model) == len(mine)
-    for lane in queue.lanes:
-        members = [j for j in naive if queue._lane_of[j.seq] is lane]
-        mean = queue.mean_shape(members[0].spec)
-        assert mean is not None
-        assert mean.output_tokens == sum(j.shape.output_tokens for j in members) / len(members)
-        assert mean.prompt_tokens == sum(j.shape.prompt_tokens for j in members) / len(members)
+        if mine:
+            mean = queue.mean_shape(model)
+            assert mean is not None
+            assert mean.output_tokens == sum(j.shape.output_tokens for j in mine) / len(mine)
+            assert mean.prompt_tokens == sum(j.shape.prompt_tokens for j in mine) / len(mine)
+        for waiting in mine:
+            before = (waiting.spec.priority, waiting.seq)
+            ahead = [j for j in mine if (j.spec.priority, j.seq) < before]
+            assert queue.place_in_line(waiting.spec, waiting.seq) == len(ahead) + 1
 
 
 @STEADY
