@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--load",
         type=_positive,
         metavar="X",
-        help="stretch arrivals to this load (default: as recorded; 0.85 for the excerpt and made-up "
-        "traces)",
+        help="stretch arrivals to this load (default: as recorded; 0.85 for the excerpt and "
+        "made-up traces)",
     )
     add("--policy", default=DEFAULT_POLICIES, metavar="NAMES", help="comma-separated, or all")
     add(
@@ -73,7 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--out", type=Path, metavar="FILE", help="write the result as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw the result as .png or .svg")
-    add("--processes", type=_whole, default=os.cpu_count() or 1, metavar="N", help="policies at a time (default: one per core)")
+    add(
+        "--processes",
+        type=_whole,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="policies at a time (default: one per core)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -70,7 +70,9 @@ class CoreOptions:
         unknown = sorted(set(self.config) - _CORE_FIELDS)
         if unknown:
             near = get_close_matches(unknown[0].rpartition(".")[2], sorted(_CORE_FIELDS), 1)
-            hint = f"did you mean {near[0]}?" if near else "write it without its table, as batch_every"
+            hint = (
+                f"did you mean {near[0]}?" if near else "write it without its table, as batch_every"
+            )
             raise ValueError(f"the core has no setting {unknown[0]!r}; {hint}")
         for name, value in self.config.items():
             allowed = _refusal(getattr(_DEFAULTS, name), value)

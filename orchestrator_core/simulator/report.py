@@ -72,7 +72,9 @@ def print_tables(results: Sequence[Result], out: TextIO) -> None:
 
 def _title(result: Result) -> str:
     first = result.summaries[0]
-    title = f"{result.label}: {first.jobs} jobs on {len(result.fleet)} pools, load {result.load:.2f}"
+    title = (
+        f"{result.label}: {first.jobs} jobs on {len(result.fleet)} pools, load {result.load:.2f}"
+    )
     if any(summary.finished < summary.jobs for summary in result.summaries):
         # The bound is one for all jobs, and jobs that expired are missing from the means.
         return title
