@@ -85,7 +85,7 @@ class _KvHintEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KvHint.ValueTy
     KV_HINT_NONE: _KvHint.ValueType  # 1
     """No preference."""
     KV_HINT_REUSE: _KvHint.ValueType  # 2
-    """Prefer the pool that served this session last, as a tie-break."""
+    """Prefer the pool that served this session last: a tie-break, and a reason to wait for it."""
 
 class KvHint(_KvHint, metaclass=_KvHintEnumTypeWrapper):
     """KvHint says whether a session's cached keys and values are worth going back to."""
@@ -95,7 +95,7 @@ KV_HINT_UNSPECIFIED: KvHint.ValueType  # 0
 KV_HINT_NONE: KvHint.ValueType  # 1
 """No preference."""
 KV_HINT_REUSE: KvHint.ValueType  # 2
-"""Prefer the pool that served this session last, as a tie-break."""
+"""Prefer the pool that served this session last: a tie-break, and a reason to wait for it."""
 Global___KvHint: _TypeAlias = KvHint  # noqa: Y015
 
 class _FailoverPolicy:
