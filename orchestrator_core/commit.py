@@ -11,6 +11,7 @@ from typing import assert_never
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    AskToForget,
     DispatchRecord,
     Gated,
     JobEnded,
@@ -18,6 +19,7 @@ from orchestrator_core.core.effects import (
     ReplyAccepted,
     ReplyState,
     SendCancel,
+    SendRelease,
     SendStart,
     TerminalRecord,
 )
@@ -30,6 +32,9 @@ from orchestrator_core.store.port import (
 
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 5.0
+
+# What leaves because a job ended, and is untrue when the end is taken back.
+_OF_AN_END = (JobEnded, ReplyState, AskToForget)
 
 
 @dataclass(slots=True)
@@ -56,7 +61,7 @@ class Batch:
                 effect
                 for effect in self.gated
                 if gated_job_id(effect) not in gone
-                and not (isinstance(effect, JobEnded | ReplyState) and effect.job_id in victims)
+                and not (isinstance(effect, _OF_AN_END) and effect.job_id in victims)
             ],
             [reader for reader in self.readers if not reader.done()],
         )
@@ -89,7 +94,7 @@ def gated_job_id(effect: Gated) -> str:
             return effect.receipt.job_id
         case SendStart():
             return effect.spec.job_id
-        case ReplyState() | SendCancel() | JobEnded():
+        case ReplyState() | SendCancel() | SendRelease() | JobEnded() | AskToForget():
             return effect.job_id
         case _:
             assert_never(effect)

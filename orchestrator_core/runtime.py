@@ -16,6 +16,7 @@ from orchestrator_core.clock import Clock
 from orchestrator_core.commit import CommitGate
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    AskToForget,
     AttemptClosed,
     DispatchRecord,
     Effect,
@@ -41,6 +42,7 @@ from orchestrator_core.core.events import (
     CancelRequested,
     EnqueueRequested,
     Event,
+    ForgetConfirmed,
     OutputProgressed,
     Recovered,
     Tick,
@@ -218,10 +220,17 @@ class Runtime:
             match effect:
                 case AcceptRecord() | DispatchRecord() | TerminalRecord():
                     records.append(effect)
-                case ReplyAccepted() | ReplyState() | SendStart() | SendCancel() | JobEnded():
-                    gated.append(effect)
-                case _:
+                case (
+                    ReplyRefused()
+                    | JobStarted()
+                    | OfferDeclined()
+                    | SendVerdicts()
+                    | AttemptClosed()
+                    | JobForgotten()
+                ):
                     self._immediate(effect)
+                case _:
+                    gated.append(effect)
         if records or gated:
             self._gate.add(records, gated)
 
@@ -233,8 +242,6 @@ class Runtime:
                 self._started(effect)
             case SendVerdicts():
                 self.hosts.send_verdicts(effect, self.relay)
-            case SendRelease():
-                self.hosts.release(effect)
             case AttemptClosed():
                 self.hosts.unbind(effect.job_id, effect.attempt)
                 if effect.retried:
@@ -256,6 +263,10 @@ class Runtime:
                 self._start(effect)
             case SendCancel():
                 self.hosts.cancel(effect)
+            case SendRelease():
+                self.hosts.release(effect)
+            case AskToForget():
+                self.submit(ForgetConfirmed(effect.job_id))
             case JobEnded():
                 self._ended(effect)
             case _:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    AskToForget,
     AttemptClosed,
     DispatchRecord,
     Effect,
@@ -87,5 +88,6 @@ _LINES: Mapping[type, Callable[..., Line]] = {
     SendVerdicts: _verdicts,
     SendRelease: lambda e: ("release", e.host_id, e.job_id, e.attempt),
     AttemptClosed: lambda e: ("closed", e.job_id, e.attempt, e.why, e.retried),
+    AskToForget: lambda e: ("ask_to_forget", e.job_id),
     JobForgotten: lambda e: ("forgotten", e.job_id),
 }

@@ -148,6 +148,24 @@ class JobEnded:
     why: str = ""
 
 
+@plain_init
+@dataclass(frozen=True, slots=True)
+class SendRelease:
+    """Lets a host forget an attempt. Until then the host is the proof that it was, so it waits."""
+
+    host_id: str
+    job_id: str
+    attempt: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class AskToForget:
+    """Retention of a job is over; `ForgetConfirmed` answers, once its end is durable."""
+
+    job_id: str
+
+
 # --- immediate effects
 
 
@@ -193,16 +211,6 @@ class SendVerdicts:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
-class SendRelease:
-    """Lets a host forget an attempt."""
-
-    host_id: str
-    job_id: str
-    attempt: int
-
-
-@plain_init
-@dataclass(frozen=True, slots=True)
 class AttemptClosed:
     """An attempt no longer counts: its frames are dropped from now on."""
 
@@ -215,19 +223,11 @@ class AttemptClosed:
 @plain_init
 @dataclass(frozen=True, slots=True)
 class JobForgotten:
-    """Retention ended: nothing is kept of the job any more."""
+    """Nothing is kept of the job any more: it is long over, or its accept was taken back."""
 
     job_id: str
 
 
-Gated = ReplyAccepted | ReplyState | SendStart | SendCancel | JobEnded
-Immediate = (
-    ReplyRefused
-    | JobStarted
-    | OfferDeclined
-    | SendVerdicts
-    | SendRelease
-    | AttemptClosed
-    | JobForgotten
-)
+Gated = ReplyAccepted | ReplyState | SendStart | SendCancel | SendRelease | JobEnded | AskToForget
+Immediate = ReplyRefused | JobStarted | OfferDeclined | SendVerdicts | AttemptClosed | JobForgotten
 Effect = Record | Gated | Immediate

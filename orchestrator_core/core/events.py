@@ -159,6 +159,14 @@ class AcceptsFailed:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
+class ForgetConfirmed:
+    """The end of a job whose retention is over is durable. Answers `AskToForget`."""
+
+    job_id: str
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
 class DrainRequested:
     """The orchestrator shuts down: no more jobs are accepted or placed."""
 
@@ -191,6 +199,7 @@ Event = (
     | AttemptEnded
     | AttemptRefused
     | AcceptsFailed
+    | ForgetConfirmed
     | DrainRequested
     | Recovered
     | Tick

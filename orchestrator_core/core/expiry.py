@@ -3,7 +3,8 @@
 from typing import assert_never
 
 from orchestrator_core.core import fleet
-from orchestrator_core.core.effects import JobForgotten, SendRelease
+from orchestrator_core.core.effects import AskToForget, JobForgotten, SendRelease
+from orchestrator_core.core.events import ForgetConfirmed
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.lifecycle import CANCELLED, end_job, expire_job, release_former
 from orchestrator_core.core.outcome import Reason
@@ -25,7 +26,7 @@ def expire_due(state: State, now_ms: int) -> None:
             case TimerKind.POOL_REOPENS | TimerKind.POOL_STALE:
                 _refresh_pool(state, key, now_ms)
             case TimerKind.FORGET:
-                _forget(state, key, now_ms)
+                _retention_over(state, key, now_ms)
             case (
                 TimerKind.JOB_DEADLINE
                 | TimerKind.QUEUE_TIMEOUT
@@ -76,8 +77,23 @@ def _idle_due_ms(state: State, job: Job) -> int:
     return job.attempt.last_progress_ms + state.config.idle_timeout_ms
 
 
-def _forget(state: State, job_id: str, now_ms: int) -> None:
-    """Ends the retention of a job, here and at the pool that holds its output."""
+def forget_confirmed(state: State, event: ForgetConfirmed) -> None:
+    """Forgets a job, here and at the pool that holds its output; without effect while it lives."""
+    job = state.jobs.get(event.job_id)
+    if job is None or job.live:
+        return
+    del state.jobs[job.job_id]
+    state.ended.pop(job.job_id, None)
+    state.timers.clear(TimerKind.FORGET, job.job_id)
+    state.displaced.pop(job.job_id, None)
+    release_former(state, job)
+    if job.attempt is not None:
+        state.emit(SendRelease(job.attempt.host_id, job.job_id, job.attempt.number))
+    state.emit(JobForgotten(job.job_id))
+
+
+def _retention_over(state: State, job_id: str, now_ms: int) -> None:
+    """Asks whether a job may be forgotten: as long as its end is not durable it may come back."""
     job = state.jobs.get(job_id)
     if job is None or job.live:
         return
@@ -85,11 +101,4 @@ def _forget(state: State, job_id: str, now_ms: int) -> None:
         # Its number must not be given out again while the pool has not confirmed the end.
         state.timers.set(TimerKind.FORGET, job_id, now_ms + state.config.retention_ms)
         return
-    del state.jobs[job_id]
-    state.ended.pop(job_id, None)
-    state.timers.clear(TimerKind.FORGET, job_id)
-    state.displaced.pop(job_id, None)
-    release_former(state, job)
-    if job.attempt is not None:
-        state.emit(SendRelease(job.attempt.host_id, job_id, job.attempt.number))
-    state.emit(JobForgotten(job_id))
+    state.emit(AskToForget(job_id))

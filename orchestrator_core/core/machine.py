@@ -21,6 +21,7 @@ from orchestrator_core.core.events import (
     DrainRequested,
     EnqueueRequested,
     Event,
+    ForgetConfirmed,
     HostLost,
     HostRegistered,
     OutputProgressed,
@@ -181,6 +182,8 @@ class Core:
                 running.attempt_refused(state, event, now_ms)
             case AcceptsFailed():
                 intake.accepts_failed(state, event, now_ms)
+            case ForgetConfirmed():
+                expiry.forget_confirmed(state, event)
             case DrainRequested():
                 state.draining = True
             case Recovered():

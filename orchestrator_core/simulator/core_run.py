@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import (
+    AskToForget,
     JobEnded,
     Receipt,
     ReplyAccepted,
@@ -24,6 +25,7 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     EnqueueRequested,
     Event,
+    ForgetConfirmed,
     HostRegistered,
     OutputProgressed,
     SnapshotsReported,
@@ -212,6 +214,8 @@ class CoreRun:
                         self._forget_late(int(effect.job_id))
                     case SendCancel():
                         pending += self._stop(effect, now_ms)
+                    case AskToForget():
+                        pending.append(ForgetConfirmed(effect.job_id))
                     case ReplyRefused():
                         self._outstanding -= 1
                     case _:

@@ -26,6 +26,7 @@ from orchestrator_core.core.config import (
 )
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    AskToForget,
     AttemptClosed,
     DispatchRecord,
     Effect,
@@ -52,6 +53,7 @@ from orchestrator_core.core.events import (
     DrainRequested,
     EnqueueRequested,
     Event,
+    ForgetConfirmed,
     HeldAttempt,
     HostLost,
     HostRegistered,
@@ -174,6 +176,9 @@ class Stage:
         self._records = [r for r in self._records if _record_job(r) not in job_ids]
         return AcceptsFailed(job_ids)
 
+    def _forget(self, _: int, job_id: str) -> Event:
+        return ForgetConfirmed(job_id)
+
     def _drain(self, _: int) -> Event:
         return DrainRequested()
 
@@ -256,6 +261,8 @@ def _show_rest(effect: Effect) -> str:
         case AttemptClosed():
             retried = " retried" if effect.retried else ""
             line = f"closed {effect.job_id}#{effect.attempt} {effect.why}{retried}"
+        case AskToForget():
+            line = f"ask to forget {effect.job_id}"
         case JobForgotten():
             line = f"forgot {effect.job_id}"
         case _:

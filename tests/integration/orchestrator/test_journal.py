@@ -1,13 +1,17 @@
 """The journal as clients see it: restarts, failures, and what they never lose."""
 
 import asyncio
+from collections.abc import Sequence
 
 import grpc
 import pytest
 
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
+from orchestrator_core.core.effects import Record
+from orchestrator_core.core.events import Tick
 from orchestrator_core.store.memory import CommitFault, MemoryStore
+from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import (
     all_events,
     details,
@@ -21,6 +25,27 @@ from tests.integration.orchestrator.conftest import StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
 
 WAIT_S = 5.0
+
+
+class SlowStore(MemoryStore):
+    """A journal whose disk stands still whenever the test says so; then it may break."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moving = asyncio.Event()
+        self.moving.set()
+        self.waiting = asyncio.Event()
+        self.broken = False
+
+    async def commit(self, batch: Sequence[Record]) -> None:
+        """Waits for the disk."""
+        if not self.moving.is_set():
+            self.waiting.set()
+        await self.moving.wait()
+        if self.broken:
+            self.broken = False
+            raise StoreUnavailableError("disk full")
+        await super().commit(batch)
 
 
 async def test_restart_keeps_waiting_running_and_ended_jobs(
@@ -130,6 +155,34 @@ async def test_unwritable_journal_refuses_jobs_while_streams_go_on(
     assert text(events) == "still here"
     assert kinds(events)[-1] == "end"
     assert (await host.start()).job_id == later.job_id
+
+
+async def test_nothing_is_forgotten_before_its_end_is_durable(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """While the disk stands still the host keeps the output, and the id stays taken."""
+    store = SlowStore()
+    orchestrator = await start_orchestrator(
+        store, jobs={"retention_ms": 20, "idempotency_ttl_ms": 20}
+    )
+    host = await ready_host(orchestrator)
+    await enqueue(orchestrator, job_id="mine")
+    start = await host.start()
+    store.moving.clear()
+    await host.finish(start.handle)
+    await asyncio.wait_for(store.waiting.wait(), WAIT_S)
+    await asyncio.sleep(0.03)  # the retention
+    orchestrator.server.runtime.submit(Tick())
+
+    with pytest.raises(grpc.aio.AioRpcError) as taken:
+        await enqueue(orchestrator, job_id="mine", input=job_pb2.JobInput(text="another"))
+    store.moving.set()
+    released = await host.command("release")
+    again = await enqueue(orchestrator, job_id="mine")
+
+    assert details(taken.value)[0].reason == "DUPLICATE"
+    assert list(released.release.handles) == [start.handle]
+    assert again.job_id == "mine"
 
 
 async def test_an_accept_whose_commit_is_uncertain_is_answered_as_the_journal_says(

@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from orchestrator_core.commit import CommitGate
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    AskToForget,
     Gated,
     JobEnded,
     Receipt,
     Record,
     ReplyAccepted,
     ReplyState,
+    SendRelease,
     TerminalRecord,
 )
 from orchestrator_core.core.job import JobSpec, Needs
@@ -180,6 +182,29 @@ async def test_victim_of_a_reverted_accept_is_not_ended() -> None:
 
     assert run.released == []
     assert run.store.batches == [[record, accept("new", displaced="victim")]]
+
+
+async def test_what_is_over_is_forgotten_and_released_after_its_end_is_durable() -> None:
+    """Neither leaves before; of a victim that comes back neither leaves at all. LO-305."""
+    record, ended = terminal("old")
+    victim_record, victim_ended = terminal("victim")
+    release, ask = SendRelease("host", "old", 1), AskToForget("old")
+    async with running() as run:
+        run.gate.add([record], [ended])
+        await run.committing()
+        run.gate.add([], [ask, release])
+        run.gate.add(
+            [victim_record, accept("new", displaced="victim")], [victim_ended, reply("new")]
+        )
+        run.gate.add([], [AskToForget("victim")])
+        before = list(run.released)
+        run.store.verdicts.put_nowait(None)
+        await run.committing()
+        run.store.verdicts.put_nowait(StoreUnavailableError("disk full"))
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+
+    assert before == []
+    assert run.released == [ended, ask, release]
 
 
 async def test_unknown_outcome_is_read_back_before_anybody_is_answered() -> None:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from orchestrator_core.core.config import CoreConfig
-from orchestrator_core.core.effects import Effect
+from orchestrator_core.core.effects import AskToForget, Effect
 from orchestrator_core.core.events import (
     AttemptEnded,
     AttemptError,
     AttemptErrorKind,
     EnqueueRequested,
     Event,
+    ForgetConfirmed,
     HeldAttempt,
     HostRegistered,
     SnapshotsReported,
@@ -41,9 +42,12 @@ class Bench:
         return self.core._state
 
     def step(self, event: Event, now_ms: int | None = None) -> list[Effect]:
-        """One step, at once or at a later time."""
+        """One step, at once or at a later time; the journal confirms whatever is asked of it."""
         self.now_ms = self.now_ms if now_ms is None else now_ms
-        return self.core.step(event, self.now_ms)
+        effects = self.core.step(event, self.now_ms)
+        for asked in only(effects, AskToForget):
+            effects += self.core.step(ForgetConfirmed(asked.job_id), self.now_ms)
+        return effects
 
     def at(self, now_ms: int) -> list[Effect]:
         """Lets time pass."""

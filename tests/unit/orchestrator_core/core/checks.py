@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    AskToForget,
     DispatchRecord,
     Effect,
     JobEnded,
@@ -30,6 +31,7 @@ class Checks:
     attempts: Counter[str] = field(default_factory=Counter)
     victims: dict[str, str] = field(default_factory=dict)
     ended: dict[str, None] = field(default_factory=dict)
+    leaving: dict[str, None] = field(default_factory=dict)
     waiting_before: dict[str, int] = field(default_factory=dict)
     interactive_in_a_row: int = 0
 
@@ -46,6 +48,7 @@ class Checks:
         if isinstance(event, AcceptsFailed):
             self._taken_back(state, event)
         self._queue_is_exact(state, event)
+        self._leaving(state, effects)
         self._jobs_are_somewhere(state)
         self._pools_are_exact(state, world.core._last_ms)
         self._timers_are_bound(state, world)
@@ -60,6 +63,7 @@ class Checks:
             known = job_id in jobs or job_id in world.told
             assert known, f"{job_id} was accepted and is gone"
         self.ended = {terminal.job_id: None for terminal in event.terminals}
+        self.leaving.clear()
         self.attempts = Counter({j.job_id: j.attempts_made for j in jobs.values()})
         self.interactive_in_a_row = 0
 
@@ -92,6 +96,12 @@ class Checks:
             before = len(self.waiting_before)
             assert len(queue) <= max(before, state.config.queue_capacity)
 
+    def _leaving(self, state: State, effects: list[Effect]) -> None:
+        """Notes which jobs are forgotten as soon as that is safe."""
+        self.leaving |= {e.job_id: None for e in effects if isinstance(e, AskToForget)}
+        for job_id in [j for j in self.leaving if j not in state.jobs or state.jobs[j].live]:
+            del self.leaving[job_id]
+
     def _jobs_are_somewhere(self, state: State) -> None:
         """A live job waits or has one live attempt; every attempt is numbered by its job."""
         for job in state.jobs.values():
@@ -104,7 +114,7 @@ class Checks:
                 assert attempt.state is not AttemptState.CANCELLING
             else:
                 assert job.outcome is not None
-                assert job.job_id in state.ended
+                assert job.job_id in state.ended or job.job_id in self.leaving
         for key, attempt in state.attempts.items():
             assert attempt.state is not AttemptState.ENDED
             assert key == attempt.key

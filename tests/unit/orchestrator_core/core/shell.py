@@ -11,9 +11,11 @@ from typing import Any
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    AskToForget,
     DispatchRecord,
     Effect,
     JobEnded,
+    JobForgotten,
     Record,
     ReplyAccepted,
     SendCancel,
@@ -27,6 +29,7 @@ from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptRefused,
     Event,
+    ForgetConfirmed,
     Recovered,
 )
 from orchestrator_core.core.machine import Core
@@ -39,6 +42,8 @@ ERRORS = (
     AttemptErrorKind.TIMEOUT,
     AttemptErrorKind.REPLAY_MISMATCH,
 )
+
+_GATED = ReplyAccepted | SendStart | SendCancel | SendRelease | JobEnded | AskToForget
 
 
 @dataclass
@@ -56,16 +61,19 @@ class Journal:
     accepts: list[AcceptRecord] = field(default_factory=list)
     dispatches: list[DispatchRecord] = field(default_factory=list)
     terminals: list[TerminalRecord] = field(default_factory=list)
+    live: dict[str, None] = field(default_factory=dict)
 
     def write(self, records: list[Record]) -> None:
         """Makes a batch durable."""
         for record in records:
             if isinstance(record, AcceptRecord):
                 self.accepts.append(record)
+                self.live[record.spec.job_id] = None
             elif isinstance(record, DispatchRecord):
                 self.dispatches.append(record)
             else:
                 self.terminals.append(record)
+                self.live.pop(record.job_id, None)
 
     def content(self) -> Recovered:
         """What a start reads back."""
@@ -114,9 +122,9 @@ class Shell:
             self.pending.records.append(effect)
         elif isinstance(effect, SendVerdicts):
             self.hosts[effect.host_id].obey(effect)
-        elif isinstance(effect, SendRelease):
-            self._host(effect.host_id, lambda host: host.release((effect.job_id, effect.attempt)))
-        elif isinstance(effect, ReplyAccepted | SendStart | SendCancel | JobEnded):
+        elif isinstance(effect, JobForgotten):
+            assert effect.job_id not in self.journal.live, "a crash would bring it back"
+        elif isinstance(effect, _GATED):
             self.pending.gated.append(effect)
 
     def _host(self, host_id: str, then: Callable[[SimHost], None]) -> None:
@@ -153,6 +161,10 @@ class Shell:
                 self._host(effect.host_id, lambda host: self._start(host, effect))
         elif isinstance(effect, SendCancel):
             self._host(effect.host_id, lambda host: _cancel(host, effect))
+        elif isinstance(effect, SendRelease):
+            self._host(effect.host_id, lambda host: host.release((effect.job_id, effect.attempt)))
+        elif isinstance(effect, AskToForget):
+            self.step(ForgetConfirmed(effect.job_id))
 
     def _start(self, host: SimHost, effect: SendStart) -> None:
         assert effect.spec.job_id not in self.told, "nothing starts after the terminal event"
@@ -194,5 +206,5 @@ def _job_of(effect: Effect) -> str:
         return effect.spec.job_id
     if isinstance(effect, ReplyAccepted):
         return effect.receipt.job_id
-    assert isinstance(effect, DispatchRecord | TerminalRecord | SendCancel | JobEnded)
+    assert isinstance(effect, DispatchRecord | TerminalRecord | _GATED)
     return effect.job_id

@@ -3,19 +3,27 @@
 import pytest
 
 from orchestrator_core.core.config import CoreConfig
-from orchestrator_core.core.effects import JobForgotten, SendRelease
+from orchestrator_core.core.effects import (
+    AskToForget,
+    JobForgotten,
+    ReplyRefused,
+    SendRelease,
+)
 from orchestrator_core.core.events import (
     AttemptStarted,
     CancelRequested,
     DrainRequested,
+    EnqueueRequested,
+    ForgetConfirmed,
     SubscribersChanged,
     Tick,
 )
 from orchestrator_core.core.job import Priority
 from orchestrator_core.core.machine import Core
+from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
-from tests.unit.orchestrator_core.core.build import snapshot
+from tests.unit.orchestrator_core.core.build import snapshot, spec
 
 
 def test_time_that_goes_backwards_stands_still() -> None:
@@ -89,6 +97,35 @@ def test_a_job_is_not_forgotten_while_its_attempt_holds_a_slot() -> None:
 
     assert only(effects, SendRelease)
     assert only(effects, JobForgotten)
+
+
+def test_a_job_is_kept_until_the_journal_confirms_its_end() -> None:
+    """A crash would bring it back: its id is taken and its output is held, however long it takes.
+
+    LO-305.
+    """
+    bench = Bench(wide(), retention_ms=100, stale_after_ms=10**6)
+    bench.enqueue("a")
+    bench.end("a")
+
+    asked = bench.core.step(Tick(), 100)
+    again = bench.core.step(EnqueueRequested(spec("a", digest="another"), 7), 500)
+    confirmed = bench.core.step(ForgetConfirmed("a"), 600)
+
+    assert asked == [AskToForget("a")]
+    assert only(again, ReplyRefused)[0].refusal.reason is Reason.DUPLICATE
+    assert confirmed == [SendRelease("h", "a", 1), JobForgotten("a")]
+    assert not bench.core.jobs
+
+
+def test_a_job_that_came_back_is_not_forgotten() -> None:
+    """The confirmation of an end that was taken back has no effect."""
+    bench = Bench(wide())
+    bench.enqueue("a")
+
+    assert bench.core.step(ForgetConfirmed("a"), 1) == []
+    assert bench.core.step(ForgetConfirmed("unknown"), 1) == []
+    assert bench.core.jobs["a"].live
 
 
 def test_ended_jobs_are_bounded_even_when_many_end_at_once() -> None:

@@ -293,6 +293,7 @@ class World(Shell):
         self.now_ms += 2 * self.config.retention_ms + 1
         self.step(Tick())
         self.commit()
+        self.commit()
 
     # --- helpers
 
