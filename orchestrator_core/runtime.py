@@ -148,8 +148,17 @@ class Runtime:
         return receipt
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancels a job; returns it once its state is durable. Raises `RefusalError`."""
-        await self._ask(lambda reply_to: CancelRequested(job_id, reply_to))
+        """Cancels a job; returns it once its state is durable.
+
+        Raises:
+            RefusalError: NOT_FOUND; STORE_UNAVAILABLE, when that takes longer than a second. The
+            engine is stopped all the same, and the outcome follows as soon as it can be written.
+        """
+        try:
+            async with asyncio.timeout(READ_PATIENCE_S):
+                await self._ask(lambda reply_to: CancelRequested(job_id, reply_to))
+        except TimeoutError:
+            raise RefusalError(_store_unavailable()) from None
         return self.job(job_id)
 
     def job(self, job_id: str) -> Job:
@@ -229,10 +238,23 @@ class Runtime:
                     | JobForgotten()
                 ):
                     self._immediate(effect)
+                case SendCancel() if self._stops_at_once(effect):
+                    self.hosts.cancel(effect)
                 case _:
                     gated.append(effect)
         if records or gated:
             self._gate.add(records, gated)
+
+    def _stops_at_once(self, effect: SendCancel) -> bool:
+        """True when an attempt may be stopped before the end of its job is durable.
+
+        A crash then leaves a live job whose attempt is over, so only for one that its client gave
+        up: nobody has been told that it ended, nobody wants its output. A start that has not been
+        sent must not be overtaken.
+        """
+        job = self.core.jobs.get(effect.job_id)
+        given_up = job is not None and job.state is JobState.CANCELLED
+        return given_up and self.hosts.bound(effect.host_id, (effect.job_id, effect.attempt))
 
     def _immediate(self, effect: Immediate) -> None:
         match effect:
@@ -363,5 +385,5 @@ class Runtime:
 
 
 def _store_unavailable() -> Refusal:
-    message = "the journal cannot be written, so no job can be accepted; see the server's log"
+    message = "the journal cannot be written, so nothing can be promised; see the server's log"
     return Refusal(Reason.STORE_UNAVAILABLE, message, STORE_RETRY_MS)

@@ -152,6 +152,10 @@ class HostLink:
         message = wire_dispatch.start_to_proto(effect, handle, resume, traceparent)
         self.send(pool_registry_service_pb2.DispatchResponse(start=message))
 
+    def bound(self, key: AttemptKey) -> bool:
+        """True when cancel and release find a handle for an attempt."""
+        return key in self._handles
+
     def cancel(self, key: AttemptKey) -> None:
         """Stops an attempt, if it is bound on this stream."""
         handle = self._handles.get(key)

@@ -11,7 +11,7 @@ from orchestrator_core.core.effects import (
     SendVerdicts,
     StartMode,
 )
-from orchestrator_core.hosts.link import HostLink
+from orchestrator_core.hosts.link import AttemptKey, HostLink
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.relay import Relay
 from orchestrator_core.telemetry.fleet import PoolGauges, pool_gauges
@@ -66,6 +66,11 @@ class Hosts:
                 attempt=log.attempt, text_offset=log.next_offset, prefix_digest=digest
             )
         link.start(effect, log, resume, traceparent)
+
+    def bound(self, host_id: str, key: AttemptKey) -> bool:
+        """True when an attempt was sent to a host, or adopted from it, on its present stream."""
+        link = self.links.get(host_id)
+        return link is not None and link.bound(key)
 
     def cancel(self, effect: SendCancel) -> None:
         """Stops an attempt."""

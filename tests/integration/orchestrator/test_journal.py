@@ -6,16 +6,18 @@ from collections.abc import Sequence
 import grpc
 import pytest
 
-from llamaorch.orchestrator.v1 import job_pb2
+from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core.core.effects import Record
 from orchestrator_core.core.events import Tick
+from orchestrator_core.core.states import JobState
 from orchestrator_core.store.memory import CommitFault, MemoryStore
 from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import (
     all_events,
     details,
     enqueue,
+    follow,
     job,
     kinds,
     ready_host,
@@ -183,6 +185,59 @@ async def test_nothing_is_forgotten_before_its_end_is_durable(
     assert details(taken.value)[0].reason == "DUPLICATE"
     assert list(released.release.handles) == [start.handle]
     assert again.job_id == "mine"
+
+
+async def test_a_cancel_that_cannot_be_written_stops_the_engine_and_is_answered(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """The slot is free at once; the caller learns that nothing is certain yet, readers the end."""
+    store = SlowStore()
+    orchestrator = await start_orchestrator(store)
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "one ")
+    following = follow(orchestrator, receipt.job_id)
+    await anext(following)
+    store.moving.clear()
+    request = orchestrator_service_pb2.CancelRequest(job_id=receipt.job_id)
+
+    cancelling = asyncio.ensure_future(orchestrator.jobs.Cancel(request))
+    stopped = await host.command("cancel")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(cancelling, WAIT_S)
+    await host.finish(start.handle, job_pb2.FINISH_REASON_CANCELLED)
+    store.moving.set()
+    events = [event async for event in following]
+    again = await orchestrator.jobs.Cancel(request)
+
+    assert stopped.cancel.handle == start.handle
+    assert details(caught.value)[0].reason == "STORE_UNAVAILABLE"
+    assert events[-1].end.finish_reason == job_pb2.FINISH_REASON_CANCELLED
+    assert again.job.state == job_pb2.JOB_STATE_CANCELLED
+
+
+async def test_a_cancel_waits_for_the_start_that_it_stops(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """What is cancelled before its dispatch is durable is still stopped at its host."""
+    store = SlowStore()
+    orchestrator = await start_orchestrator(store)
+    host = await ready_host(orchestrator)
+    store.moving.clear()
+    enqueuing = asyncio.create_task(enqueue(orchestrator, job_id="mine"))
+    await asyncio.wait_for(store.waiting.wait(), WAIT_S)
+    cancelling = asyncio.create_task(orchestrator.server.runtime.cancel("mine"))
+    await asyncio.sleep(0)  # it is decided, and waits for the journal
+
+    store.moving.set()
+    start = await host.start()
+    stopped = await host.command("cancel")
+
+    assert stopped.cancel.handle == start.handle
+    assert (await cancelling).state is JobState.CANCELLED
+    assert (await enqueuing).job_id == "mine"
 
 
 async def test_an_accept_whose_commit_is_uncertain_is_answered_as_the_journal_says(

@@ -33,6 +33,7 @@ from orchestrator_core.core.events import (
     Recovered,
 )
 from orchestrator_core.core.machine import Core
+from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.hosts import SimHost
 
 ERRORS = (
@@ -124,8 +125,16 @@ class Shell:
             self.hosts[effect.host_id].obey(effect)
         elif isinstance(effect, JobForgotten):
             assert effect.job_id not in self.journal.live, "a crash would bring it back"
+        elif isinstance(effect, SendCancel) and self._stops_at_once(effect):
+            self._host(effect.host_id, lambda host: _cancel(host, effect))
         elif isinstance(effect, _GATED):
             self.pending.gated.append(effect)
+
+    def _stops_at_once(self, effect: SendCancel) -> bool:
+        """A job that its client gave up need not run until its end is durable."""
+        host, job = self.hosts[effect.host_id], self.core.jobs[effect.job_id]
+        sent = host.link_id is not None and host.find((effect.job_id, effect.attempt)) is not None
+        return sent and job.state is JobState.CANCELLED
 
     def _host(self, host_id: str, then: Callable[[SimHost], None]) -> None:
         host = self.hosts[host_id]
