@@ -43,7 +43,7 @@ class Batch:
 
     records: list[Record] = field(default_factory=list)
     gated: list[Gated] = field(default_factory=list)
-    readers: list[asyncio.Future[None]] = field(default_factory=list)
+    readers: dict[asyncio.Future[None], None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.records or self.gated or self.readers)
@@ -63,7 +63,7 @@ class Batch:
                 if gated_job_id(effect) not in gone
                 and not (isinstance(effect, _OF_AN_END) and effect.job_id in victims)
             ],
-            [reader for reader in self.readers if not reader.done()],
+            self.readers,
         )
 
     def unanswered(self, gone: set[str], victims: set[str]) -> list[ReplyAccepted | ReplyState]:
@@ -104,8 +104,9 @@ class CommitGate:
     """Holds gated effects back until their batch is durable.
 
     `release` gets each effect, in order. `revert` gets the ids of accepts that never happened and
-    the replies that waited for them; it may add to the gate. `degraded` is True from a failure
-    until the next try is due: what would only add to the trouble is then refused at once.
+    the replies that waited for them; it may add to the gate. `awaited` says whether somebody still
+    waits for the reply of that number. `degraded` is True from a failure until the next try is due:
+    what would only add to the trouble is then refused at once.
     """
 
     def __init__(
@@ -114,11 +115,14 @@ class CommitGate:
         release: Callable[[Gated], None],
         revert: Callable[[tuple[str, ...], Sequence[ReplyAccepted | ReplyState]], None],
         on_error: Callable[[StoreError], None],
+        awaited: Callable[[int], bool] = lambda _: True,
     ) -> None:
         self._store = store
         self._release = release
         self._revert = revert
         self._on_error = on_error
+        self._awaited = awaited
+        self._given_up = 0
         self._pending = Batch()
         self._writing: Batch | None = None
         self._wake = asyncio.Event()
@@ -139,6 +143,23 @@ class CommitGate:
             self._idle.clear()
             self._wake.set()
 
+    def give_up(self) -> None:
+        """A caller went away: now and then, drops the replies that nobody awaits any more.
+
+        Calls that are repeated while the journal is down must not pile up. O(1), amortised.
+        """
+        self._given_up += 1
+        if 2 * self._given_up > len(self._pending.gated):
+            self._drop_unawaited()
+
+    def _drop_unawaited(self) -> None:
+        self._given_up = 0
+        self._pending.gated = [
+            effect
+            for effect in self._pending.gated
+            if not isinstance(effect, ReplyAccepted | ReplyState) or self._awaited(effect.reply_to)
+        ]
+
     async def run(self) -> None:
         """Writes batches until cancelled."""
         while True:
@@ -154,10 +175,15 @@ class CommitGate:
         """Returns once everything decided so far about a job, or about all, is durable."""
         if self._concerned(job_id):
             reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._pending.readers.append(reader)
+            self._pending.readers[reader] = None
             self._idle.clear()
             self._wake.set()
-            await reader
+            try:
+                await reader
+            finally:
+                for batch in (self._writing, self._pending):
+                    if batch is not None:
+                        batch.readers.pop(reader, None)
 
     def _concerned(self, job_id: str | None) -> bool:
         """True when something is not durable yet. O(records under way)."""
@@ -215,8 +241,9 @@ class CommitGate:
         replies = [reply for b in (batch, self._pending) for reply in b.unanswered(gone, victims)]
         rest, later = batch.without(gone, victims), self._pending.without(gone, victims)
         self._pending = Batch(
-            rest.records + later.records, rest.gated + later.gated, rest.readers + later.readers
+            rest.records + later.records, rest.gated + later.gated, rest.readers | later.readers
         )
+        self._drop_unawaited()
         if gone:
             self._revert(tuple(record.spec.job_id for record in accepts), replies)
         await self._pause()

@@ -87,8 +87,10 @@ class Runtime:
         self.relay = relay
         self.hosts = hosts
         self._observer = observer
-        self._gate = CommitGate(store, self._release, self._revert, self._store_failed)
         self._replies: dict[int, asyncio.Future[Receipt | str]] = {}
+        self._gate = CommitGate(
+            store, self._release, self._revert, self._store_failed, self._replies.__contains__
+        )
         self._next_reply = 1
         self._thread = threading.get_ident()
         self._stepping = False
@@ -356,6 +358,8 @@ class Runtime:
             return answer
         finally:
             self._replies.pop(reply_to, None)
+            if future.cancelled():
+                self._gate.give_up()
 
     def _answer(self, reply_to: int, value: Receipt | str) -> None:
         future = self._replies.get(reply_to)

@@ -68,7 +68,14 @@ class Recorder:
         self.reverted: list[tuple[str, ...]] = []
         self.refused: list[Gated] = []
         self.failed = asyncio.Event()
-        self.gate = CommitGate(self.store, self.released.append, self._revert, self._failed)
+        self.gone: set[int] = set()
+        self.gate = CommitGate(
+            self.store,
+            self.released.append,
+            self._revert,
+            self._failed,
+            lambda reply_to: reply_to not in self.gone,
+        )
 
     def _failed(self, _: StoreError) -> None:
         self.failed.set()
@@ -250,6 +257,58 @@ async def test_cancel_of_a_victim_is_answered_when_the_victim_returns() -> None:
 
     assert run.refused == [reply("new"), cancelled]
     assert run.released == [reply("victim")]
+
+
+async def test_replies_that_nobody_awaits_do_not_pile_up() -> None:
+    """Cancels repeated while the disk stands still leave nothing behind; others are answered."""
+    async with running() as run:
+        run.gate.add([accept("a")], [])
+        await run.committing()
+        run.gate.add([], [ReplyState(0, "kept")])
+        most = 0
+        for number in range(1, 100):
+            run.gate.add([], [ReplyState(number, "a")])
+            run.gone.add(number)
+            run.gate.give_up()
+            most = max(most, len(run.gate._pending.gated))
+        run.store.verdicts.put_nowait(None)
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+
+    assert most <= 3
+    assert run.released[0] == ReplyState(0, "kept")
+    assert len(run.released) <= 3
+
+
+async def test_a_failed_batch_is_repeated_without_replies_that_nobody_awaits() -> None:
+    """Who left while the batch was under way is not kept for the next."""
+    record, ended = terminal("a")
+    async with running() as run:
+        run.gate.add([record], [ended, ReplyState(1, "a"), ReplyState(2, "a")])
+        await run.committing()
+        run.gone.add(1)
+        run.gate.give_up()
+        run.store.verdicts.put_nowait(StoreUnavailableError("disk full"))
+        await run.committing()
+        run.store.verdicts.put_nowait(None)
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+
+    assert run.released == [ended, ReplyState(2, "a")]
+
+
+async def test_readers_that_left_do_not_pile_up() -> None:
+    """A read that was given up is forgotten at once, wherever its batch is."""
+    async with running() as run:
+        run.gate.add([accept("a")], [])
+        await run.committing()
+        reading = asyncio.create_task(run.gate.settled())
+        await asyncio.sleep(0)
+        waiting = len(run.gate._pending.readers)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+        assert (waiting, len(run.gate._pending.readers)) == (1, 0)
+        run.store.verdicts.put_nowait(None)
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
 
 
 async def test_readers_wait_for_what_was_decided_before_them() -> None:
