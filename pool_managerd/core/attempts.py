@@ -327,8 +327,8 @@ class AttemptLog:
         """Notes that the orchestrator has the first `text_offset` bytes. Never goes back."""
         self._acked_offset = max(self._acked_offset, min(text_offset, self._text_bytes))
 
-    def evict_acked(self) -> int:
-        """Forgets pieces that were acknowledged; returns the bytes freed.
+    def evict_acked(self, wanted_bytes: int) -> int:
+        """Forgets acknowledged pieces, the oldest first, until so much is free; returns how much.
 
         Linear in the pieces held.
         """
@@ -339,12 +339,13 @@ class AttemptLog:
         )
         if not self.visible or not count:
             return 0
-        freed = sum(
-            _cost_bytes(end - start, len(ids))
-            for start, end, ids in zip(
-                self._offsets[:count], ends[:count], self._token_ids[:count], strict=True
-            )
-        )
+        freed = 0
+        for index in range(count):
+            if freed >= wanted_bytes:
+                count = index
+                break
+            size = ends[index] - self._offsets[index]
+            freed += _cost_bytes(size, len(self._token_ids[index]))
         for column in (self._pieces, self._token_ids, self._offsets, self._digests):
             del column[:count]
         self._first_index += count

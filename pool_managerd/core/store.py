@@ -1,10 +1,14 @@
 """All attempts that a host holds, within byte caps per job and per host. LO-302, LO-305."""
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pool_managerd.core.attempts import Appended, AttemptKey, AttemptLog
+
+# What a cap leaves when it makes room: evicting is linear in what is held, so it must be rare, and
+# a reader that comes back after a crash of the orchestrator finds the rest.
+_LEFT = (3, 4)
 
 
 class AppendOutcome(enum.Enum):
@@ -35,8 +39,9 @@ class StoreLimits:
 class AttemptStore:
     """The logs of a host by (job, attempt), from start to release.
 
-    Over the host's cap, acknowledged pieces are evicted: of ended attempts first, the one that
-    ended first before the others, then of running ones. If that does not make room the attempt that
+    Over a cap, acknowledged pieces are evicted, the oldest first and no more than a quarter of the
+    cap. Over the host's cap those of ended attempts go first, the one that ended first before the
+    others, then the same share of each running one. If that does not make room the attempt that
     grows is refused.
     """
 
@@ -83,7 +88,8 @@ class AttemptStore:
             return AppendOutcome.MISMATCH
         self._charge(log.key.job_id, log.held_bytes - before)
         if self._over_job_cap(log.key.job_id):
-            self._evict(log)
+            job_bytes = self._bytes_by_job[log.key.job_id]
+            self._evict(log, job_bytes - _left(self._limits.held_bytes_per_job))
             if self._over_job_cap(log.key.job_id):
                 return AppendOutcome.TOO_LARGE
         if self._held_bytes > self._limits.held_bytes_total and not self._make_room():
@@ -114,14 +120,27 @@ class AttemptStore:
         else:
             self._bytes_by_job.pop(job_id, None)
 
-    def _evict(self, log: AttemptLog) -> None:
-        self._charge(log.key.job_id, -log.evict_acked())
+    def _evict(self, log: AttemptLog, wanted_bytes: int) -> None:
+        self._charge(log.key.job_id, -log.evict_acked(wanted_bytes))
 
     def _make_room(self) -> bool:
-        ended = [self._logs[key] for key in self._ended]
+        left = _left(self._limits.held_bytes_total)
         running = [log for key, log in self._logs.items() if key not in self._ended]
-        for log in (*ended, *running):
-            if self._held_bytes <= self._limits.held_bytes_total:
-                break
-            self._evict(log)
+        self._evict_until(left, [self._logs[key] for key in self._ended])
+        wanted, running_bytes = self._held_bytes - left, sum(log.held_bytes for log in running)
+        if wanted > 0 and running_bytes:
+            for log in running:
+                self._evict(log, -(-wanted * log.held_bytes // running_bytes))
+        # Where the share of one was not acknowledged, others give more.
+        self._evict_until(left, running)
         return self._held_bytes <= self._limits.held_bytes_total
+
+    def _evict_until(self, left_bytes: int, logs: Iterable[AttemptLog]) -> None:
+        for log in logs:
+            if self._held_bytes <= left_bytes:
+                return
+            self._evict(log, self._held_bytes - left_bytes)
+
+
+def _left(cap_bytes: int) -> int:
+    return cap_bytes * _LEFT[0] // _LEFT[1]

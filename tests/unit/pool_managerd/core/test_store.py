@@ -73,6 +73,37 @@ def test_acknowledged_output_of_ended_attempts_goes_first() -> None:
     assert [log.first_index for log in logs] == [0, 1, 0]
 
 
+def test_a_cap_evicts_the_oldest_and_no_more_than_a_quarter() -> None:
+    """After a crash of the orchestrator its readers resume from what is held here. LO-301."""
+    store = AttemptStore(StoreLimits(100_000, 1_000_000, 4))
+    log = held(store, "j0")
+    while not log.first_index:
+        assert store.append(log, "word ", (1,)) is AppendOutcome.KEPT
+        log.ack(log.text_bytes)
+
+    assert 74_000 < log.held_bytes <= 75_000
+    assert log.read_from(log.first_index, 10, 1_000) is not None
+
+
+def test_running_attempts_give_the_same_share() -> None:
+    """No stream is left without anything to resume from while another keeps all."""
+    store = AttemptStore(StoreLimits(1_000_000, 300_000, 4))
+    logs = [held(store, f"j{n}") for n in range(3)]
+    for _ in range(900):
+        for log in logs:
+            assert store.append(log, "word ", ()) is AppendOutcome.KEPT
+            log.ack(log.text_bytes)
+    before = [log.held_bytes for log in logs]
+
+    while not any(log.first_index for log in logs):
+        store.append(logs[0], "word ", ())
+        logs[0].ack(logs[0].text_bytes)
+
+    kept = [log.held_bytes / size for log, size in zip(logs, before, strict=True)]
+    assert all(0.7 < share < 0.9 for share in kept[1:])
+    assert store.held_bytes <= 225_000
+
+
 def test_output_that_nobody_acknowledged_is_never_evicted() -> None:
     """Rather than losing unacknowledged output of others, the attempt that grows is refused."""
     store = AttemptStore(LIMITS)
@@ -84,6 +115,19 @@ def test_output_that_nobody_acknowledged_is_never_evicted() -> None:
 
     assert outcome is AppendOutcome.TOO_LARGE
     assert all(log.first_index == 0 for log in logs)
+
+
+def test_room_is_sought_where_running_attempts_have_nothing_yet() -> None:
+    """Output of ended attempts that nobody acknowledged fills the host; a new one is refused."""
+    store = AttemptStore(StoreLimits(10_000, 1_000, 4))
+    log = held(store, "j0")
+    held(store, "j1")
+    assert store.append(log, "x" * 905, ()) is AppendOutcome.TOO_LARGE
+    log.end(Terminal(EndReason.EOS))
+    store.note_ended(log.key)
+
+    assert store.full
+    assert log.first_index == 0
 
 
 def test_releasing_makes_room() -> None:
