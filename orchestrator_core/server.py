@@ -176,6 +176,7 @@ class OrchestratorServer:
             report_interval_ms=config.pools.report_interval_ms,
             heartbeat_timeout_ms=config.pools.heartbeat_timeout_ms,
             send_window_bytes=config.pools.send_window_bytes,
+            reattach_grace_ms=config.pools.reattach_grace_ms,
         )
         limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
         servicers = (

@@ -143,7 +143,7 @@ class LinkTable(Table):
     """The streams to the orchestrator."""
 
     backoff: BackoffTable = Field(
-        default=BackoffTable(), description="Wait before the next connection."
+        default=BackoffTable(cap_ms=2_000), description="Wait before the next connection."
     )
     connect_timeout_ms: Milliseconds = Field(
         default=10_000, description="Longest wait for Registered."

@@ -36,6 +36,9 @@ from pool_managerd.telemetry import log
 DispatchCall = aio.StreamStreamCall[registry_pb2.DispatchRequest, registry_pb2.DispatchResponse]
 
 _EMPTY = Frame((), (), (), ())
+# The wait here and that of the channel, with its jitter of a fifth, may follow one another; then
+# the connection itself takes its time.
+_WAITS_PER_GRACE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,7 @@ class Link:
             message.send_window_bytes or limits.send_window_bytes,
             message.heartbeat_timeout_ms or self._config.link.heartbeat_timeout_ms,
         )
+        self._check_grace(message.reattach_grace_ms)
         self._outbox = Outbox(terms.send_window_bytes, limits.frame_bytes, self._wake.set)
         self._deps.executor.on_output = self._outbox.touch
         self._obey_verdicts(self._outbox, message)
@@ -182,6 +186,19 @@ class Link:
             human=f"Connected to the orchestrator at {self._config.orchestrator}.",
         )
         return terms
+
+    def _check_grace(self, grace_ms: int) -> None:
+        """Warns of waits so long that what runs here may be given up before this host is back."""
+        cap_ms = self._config.link.backoff.cap_ms
+        if grace_ms and cap_ms * _WAITS_PER_GRACE > grace_ms:
+            log.warning(
+                "backoff_too_long",
+                cap_ms=cap_ms,
+                reattach_grace_ms=grace_ms,
+                human=f"After an outage this host may come back later than the {grace_ms} ms that "
+                f"the orchestrator waits for it: set link.backoff.cap_ms to at most "
+                f"{max(1, grace_ms // _WAITS_PER_GRACE)}, or raise its pools.reattach_grace_ms.",
+            )
 
     def _obey_verdicts(self, outbox: Outbox, message: dispatch_pb2.Registered) -> None:
         store = self._deps.executor.store

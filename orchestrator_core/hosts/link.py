@@ -30,6 +30,7 @@ class LinkTerms:
     heartbeat_timeout_ms: int
     send_window_bytes: int
     journal_id: str = ""
+    reattach_grace_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -135,6 +136,7 @@ class HostLink:
                     send_window_bytes=terms.send_window_bytes,
                     heartbeat_timeout_ms=terms.heartbeat_timeout_ms,
                     journal_id=terms.journal_id,
+                    reattach_grace_ms=terms.reattach_grace_ms,
                 )
             )
         )

@@ -57,8 +57,8 @@ class Session:
 class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
     """Serves PoolRegistryService and records everything, in the order in which it was read.
 
-    `verdict` answers every held attempt; `window_bytes` and `heartbeat_ms` go into Registered. A
-    `silent` one sends no sign of life.
+    `verdict` answers every held attempt; `window_bytes`, `heartbeat_ms` and
+    `reattach_grace_ms` go into Registered. A `silent` one sends no sign of life.
     """
 
     def __init__(self) -> None:
@@ -66,6 +66,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         self.epoch = 1
         self.window_bytes = 1 << 20
         self.heartbeat_ms = 5_000
+        self.reattach_grace_ms = 0
         self.silent = False
         self.verdict: Callable[[dispatch_pb2.HeldAttempt], dispatch_pb2.AttemptVerdict] = _abort
         self.sessions: list[Session] = []
@@ -173,6 +174,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
                 report_interval_ms=500,
                 send_window_bytes=self.window_bytes,
                 heartbeat_timeout_ms=self.heartbeat_ms,
+                reattach_grace_ms=self.reattach_grace_ms,
             ),
         )
 

@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 
+import pytest
+
 from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from tests.integration.pool_managerd.fakes import WAIT_S
@@ -146,6 +148,27 @@ async def test_a_silent_host_sends_heartbeats_and_leaves_a_silent_orchestrator(
     heartbeats = host.orchestrator.sessions[1].frames
     assert len(heartbeats) >= 2
     assert not any(f.refused or f.started or f.ended or f.tokens.handles for f in heartbeats)
+
+
+async def test_a_host_that_may_come_back_too_late_says_so(
+    run_host: RunHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Waits between tries that do not fit into the grace of the orchestrator are named. LO-305."""
+    host = await run_host()
+    said = []
+    for grace_ms in (4 * 50, 4 * 50 - 1):  # the longest wait of these hosts is 50 ms
+        capsys.readouterr()
+        host.orchestrator.reattach_grace_ms = grace_ms
+        sessions = len(host.orchestrator.sessions)
+        host.orchestrator.drop()
+        await host.orchestrator.until(
+            lambda sessions=sessions: (
+                len(host.orchestrator.sessions) > sessions and host.orchestrator.sessions[-1].frames
+            )
+        )
+        said.append("backoff_too_long" in capsys.readouterr().out)
+
+    assert said == [False, True]
 
 
 async def test_frame_numbers_grow_over_all_streams(run_host: RunHost) -> None:

@@ -27,6 +27,14 @@ def problems(tmp_path: Path, text: str) -> tuple[str, ...]:
     return caught.value.problems
 
 
+def test_a_host_comes_back_well_within_the_grace_of_the_orchestrator(tmp_path: Path) -> None:
+    """By default the longest wait fits four times into the ten seconds of the orchestrator."""
+    path = tmp_path / "c.toml"
+    path.write_text(MINIMAL, encoding="utf-8")
+
+    assert 4 * load_config(path, {}).link.backoff.cap_ms <= 10_000
+
+
 def test_defaults_are_loopback_and_bounded(tmp_path: Path) -> None:
     """A minimal file gives a complete configuration on the loopback address. HME-002, ORCH-3035."""
     path = tmp_path / "c.toml"

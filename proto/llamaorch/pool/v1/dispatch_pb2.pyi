@@ -613,6 +613,7 @@ class Registered(_message.Message):
     SEND_WINDOW_BYTES_FIELD_NUMBER: _builtins.int
     HEARTBEAT_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     JOURNAL_ID_FIELD_NUMBER: _builtins.int
+    REATTACH_GRACE_MS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Epoch of the orchestrator: grows with every start on its journal. A host obeys no epoch below the highest that it
     has seen of the same journal. Epochs of different journals do not compare.
@@ -627,6 +628,10 @@ class Registered(_message.Message):
     """Random id of the orchestrator's journal, made with it. With another id than before, the host starts over with this
     journal's epoch and keeps only what a verdict adopts.
     """
+    reattach_grace_ms: _builtins.int
+    """How long a host that was lost is waited for before its attempts count as lost, milliseconds. The waits between two
+    tries of a host to connect should be well below.
+    """
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptVerdict]:
         """What becomes of every held attempt. What is not named here does not count: the host stops and forgets it."""
@@ -640,10 +645,11 @@ class Registered(_message.Message):
         send_window_bytes: _builtins.int = ...,
         heartbeat_timeout_ms: _builtins.int = ...,
         journal_id: _builtins.str = ...,
+        reattach_grace_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "heartbeat_timeout_ms", b"heartbeat_timeout_ms", "journal_id", b"journal_id", "report_interval_ms", b"report_interval_ms", "send_window_bytes", b"send_window_bytes", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "heartbeat_timeout_ms", b"heartbeat_timeout_ms", "journal_id", b"journal_id", "reattach_grace_ms", b"reattach_grace_ms", "report_interval_ms", b"report_interval_ms", "send_window_bytes", b"send_window_bytes", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
