@@ -151,6 +151,7 @@ class Link:
             pools=self._deps.snapshots.all(),
             epoch=self._host.epoch,
             journal_id=self._host.journal_id,
+            held_attempts_max=self._config.limits.held_attempts_max,
         )
         return wire.register_pages(first, self._deps.executor.store)
 

@@ -76,12 +76,16 @@ class HeldAttempt:
 @plain_init
 @dataclass(frozen=True, slots=True)
 class HostRegistered:
-    """A host opened its Dispatch stream, named `link_id`."""
+    """A host opened its Dispatch stream, named `link_id`.
+
+    `held_attempts_max` bounds what it may hold, running or ended; 0 says nothing.
+    """
 
     host_id: str
     link_id: int
     snapshots: tuple[PoolSnapshot, ...]
     held: tuple[HeldAttempt, ...] = ()
+    held_attempts_max: int = 0
 
 
 @plain_init

@@ -3,9 +3,10 @@
 from typing import assert_never
 
 from orchestrator_core.core import fleet
-from orchestrator_core.core.effects import AskToForget, JobForgotten, SendRelease
+from orchestrator_core.core.effects import AskToForget, JobForgotten
 from orchestrator_core.core.events import ForgetConfirmed
 from orchestrator_core.core.job import Job
+from orchestrator_core.core.keeping import release_output
 from orchestrator_core.core.lifecycle import CANCELLED, end_job, expire_job, release_former
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.scheduler import schedule
@@ -87,8 +88,7 @@ def forget_confirmed(state: State, event: ForgetConfirmed) -> None:
     state.timers.clear(TimerKind.FORGET, job.job_id)
     state.displaced.pop(job.job_id, None)
     release_former(state, job)
-    if job.attempt is not None:
-        state.emit(SendRelease(job.attempt.host_id, job.job_id, job.attempt.number))
+    release_output(state, job)
     state.emit(JobForgotten(job.job_id))
 
 

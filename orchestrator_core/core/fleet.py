@@ -4,6 +4,7 @@ from orchestrator_core.core.effects import SendCancel, SendVerdicts, Verdict
 from orchestrator_core.core.events import HeldAttempt, HostLost, HostRegistered, SnapshotsReported
 from orchestrator_core.core.feasibility import kv_needed_bytes
 from orchestrator_core.core.job import Attempt
+from orchestrator_core.core.keeping import keep_adopted
 from orchestrator_core.core.lifecycle import (
     close_attempt,
     close_for_retry,
@@ -31,6 +32,7 @@ def host_registered(state: State, event: HostRegistered, now_ms: int) -> None:
     verdicts = tuple((held.job_id, held.attempt, _verdict(state, held)) for held in event.held)
     state.emit(SendVerdicts(event.host_id, event.link_id, verdicts))
     _settle_attempts(state, event, verdicts, now_ms)
+    keep_adopted(state, event, verdicts)
     for pool_id in host.pool_ids:
         _lose_replaced(state, state.pools[pool_id], now_ms)
         state.refresh(state.pools[pool_id], now_ms)

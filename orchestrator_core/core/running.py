@@ -12,6 +12,7 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.gates import settle
 from orchestrator_core.core.job import Attempt, Job
+from orchestrator_core.core.keeping import keep_output
 from orchestrator_core.core.lifecycle import (
     close_attempt,
     end_job,
@@ -109,6 +110,8 @@ def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
         # It was stopped before; only now it is known what it took.
         settle(state, job, event.usage, now_ms)
         fairness.settle(state, job, event.usage)
+    if job is not None and job.attempt is attempt and not job.live:
+        keep_output(state, attempt)
     schedule(state, now_ms)
 
 

@@ -21,11 +21,17 @@ from orchestrator_core.core.timers import TimerKind, Timers
 
 @dataclass(slots=True)
 class Host:
-    """A GPU host. `link_id` names its open Dispatch stream, None while there is none."""
+    """A GPU host. `link_id` names its open Dispatch stream, None while there is none.
+
+    `kept` are the attempts of ended jobs whose output it holds, in order of their end, `kept_max`
+    how many these may be, None without a bound.
+    """
 
     host_id: str
     link_id: int | None
     pool_ids: dict[str, None] = field(default_factory=dict)
+    kept: OrderedDict[tuple[str, int], None] = field(default_factory=OrderedDict)
+    kept_max: int | None = None
 
 
 @plain_init

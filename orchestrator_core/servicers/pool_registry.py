@@ -141,7 +141,9 @@ class PoolRegistryServicer:
         )
         self._next_link += 1
         hosts.connect(link)
-        self._runtime.submit(HostRegistered(link.host_id, link.link_id, snapshots, held))
+        self._runtime.submit(
+            HostRegistered(link.host_id, link.link_id, snapshots, held, register.held_attempts_max)
+        )
         hosts.keep_reported(self._runtime.core.pools)
         self._show(link, register.pools, snapshots)
         return link

@@ -54,11 +54,15 @@ class Bench:
         return self.step(Tick(), now_ms)
 
     def register(
-        self, *pools: PoolSnapshot, host: str = "h", held: Sequence[HeldAttempt] = ()
+        self,
+        *pools: PoolSnapshot,
+        host: str = "h",
+        held: Sequence[HeldAttempt] = (),
+        held_attempts_max: int = 0,
     ) -> list[Effect]:
         """A host opens a link."""
         self._links += 1
-        return self.step(HostRegistered(host, self._links, pools, tuple(held)))
+        return self.step(HostRegistered(host, self._links, pools, tuple(held), held_attempts_max))
 
     def report(self, *pools: PoolSnapshot, as_of_ms: int | None = None) -> list[Effect]:
         """The host of the pools reports."""

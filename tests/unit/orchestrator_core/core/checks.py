@@ -50,6 +50,7 @@ class Checks:
         self._queue_is_exact(state, event)
         self._leaving(state, effects)
         self._jobs_are_somewhere(state)
+        self._hosts_keep_what_they_may(state)
         self._pools_are_exact(state, world.core._last_ms)
         self._timers_are_bound(state, world)
         self._effects_are_lawful(state, effects)
@@ -95,6 +96,15 @@ class Checks:
             # Only retries and victims that came back may lie beyond the bound.
             before = len(self.waiting_before)
             assert len(queue) <= max(before, state.config.queue_capacity)
+
+    def _hosts_keep_what_they_may(self, state: State) -> None:
+        """Output of ended jobs leaves room for what runs; each is the last attempt of its job."""
+        for host in state.hosts.values():
+            assert host.kept_max is None or len(host.kept) <= host.kept_max
+            for job_id, number in host.kept:
+                job = state.jobs[job_id]
+                assert not job.live
+                assert job.attempts_made == number
 
     def _leaving(self, state: State, effects: list[Effect]) -> None:
         """Notes which jobs are forgotten as soon as that is safe."""

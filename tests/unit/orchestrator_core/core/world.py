@@ -39,6 +39,9 @@ ERRORS = (
 )
 
 
+# Attempts that a host may hold: few enough for ended ones to be released early.
+HELD_MAX = 12
+
 # The slow pools of model m are far enough behind for jobs to wait for the fast one.
 SPEEDS = {"p1": 200.0, "p2": None, "p3": 50.0, "p4": 20.0}
 
@@ -169,7 +172,8 @@ class World(Shell):
         host = self.hosts[name]
         self._links += 1
         host.link_id, host.frames = self._links, 0
-        self.step(HostRegistered(name, self._links, host.snapshots(), host.held()))
+        held = host.held()
+        self.step(HostRegistered(name, self._links, host.snapshots(), held, HELD_MAX))
         for pool in host.pools.values():
             for attempt in [a for a in pool.attempts.values() if a.ended]:
                 self._tell_end(host, attempt)

@@ -1,0 +1,88 @@
+"""Which output of ended jobs hosts keep."""
+
+from orchestrator_core.core.effects import SendRelease, TerminalRecord
+from orchestrator_core.core.events import AttemptErrorKind, CancelRequested, HeldAttempt
+from tests.unit.orchestrator_core.core.bench import Bench, wide
+
+CALM = {"stale_after_ms": 10**6, "retention_ms": 10**5}
+
+
+def released(effects: list[object]) -> list[str]:
+    """Jobs whose host may forget them."""
+    return [effect.job_id for effect in effects if isinstance(effect, SendRelease)]
+
+
+def test_a_host_is_never_filled_by_what_has_ended() -> None:
+    """Three quarters of what it may hold are kept; the attempt that ended first goes first."""
+    bench = Bench(**CALM)
+    bench.register(wide(), held_attempts_max=4)
+    jobs = [f"j{n}" for n in range(6)]
+    bench.enqueue(*jobs)
+
+    gone = {job_id: released([*bench.end(job_id)]) for job_id in reversed(jobs)}
+
+    assert gone == {"j5": [], "j4": [], "j3": [], "j2": ["j5"], "j1": ["j4"], "j0": ["j3"]}
+    assert set(bench.core.jobs) == set(jobs), "the jobs are known for their whole retention"
+
+
+def test_a_cancelled_job_counts_once_its_attempt_is_over() -> None:
+    """While the engine works on it, it is one that runs."""
+    bench = Bench(**CALM)
+    bench.register(wide(), held_attempts_max=2)
+    bench.enqueue("a", "b")
+    bench.end("a")
+
+    stopping = bench.step(CancelRequested("b", 0))
+    stopped = bench.end("b")
+
+    assert released([*stopping]) == []
+    assert released([*stopped]) == ["a"]
+
+
+def test_what_a_host_holds_of_a_job_that_ended_in_the_queue_is_released() -> None:
+    """Its last attempt had failed before; retention ends for what that had written all the same."""
+    bench = Bench(**CALM)
+    bench.register(wide(), held_attempts_max=8)
+    bench.enqueue("a")
+    bench.fail("a", AttemptErrorKind.ENGINE_DIED)
+    bench.step(CancelRequested("a", 0))
+    bench.register(wide(), held=[HeldAttempt("a", 1, "p", "p#1", ended=True)], held_attempts_max=8)
+
+    assert released([*bench.at(10**5)]) == ["a"]
+
+
+def test_what_a_host_brings_back_counts() -> None:
+    """After a reconnection too the oldest go first; what still runs is not among them."""
+    bench = Bench(**CALM)
+    bench.register(wide(), held_attempts_max=8)
+    bench.enqueue("a", "b", "c")
+    bench.end("a")
+    bench.end("b")
+    held = [HeldAttempt(j, 1, "p", "p#1", ended=j != "c") for j in ("a", "b", "c")]
+
+    effects = bench.register(wide(), held=held, held_attempts_max=2)
+
+    assert released([*effects]) == ["a"]
+    assert released([*bench.end("c")]) == ["b"]
+
+
+def test_a_release_is_emitted_after_the_records_it_rests_on() -> None:
+    """The end of the job is in the journal's hands before its output may go. LO-305."""
+    bench = Bench(**CALM)
+    bench.register(wide(), held_attempts_max=1)
+    bench.enqueue("a")
+
+    effects = bench.end("a")
+
+    kinds = [type(effect) for effect in effects if isinstance(effect, TerminalRecord | SendRelease)]
+    assert kinds == [TerminalRecord, SendRelease]
+
+
+def test_a_host_that_names_no_bound_keeps_everything() -> None:
+    """Until retention ends; then all is released once."""
+    bench = Bench(wide(slots=100), **CALM)
+    jobs = [f"j{n}" for n in range(50)]
+    bench.enqueue(*jobs)
+
+    assert not [gone for job_id in jobs for gone in released([*bench.end(job_id)])]
+    assert sorted(released([*bench.at(10**5)])) == sorted(jobs)
