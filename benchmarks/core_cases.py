@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.config import CoreConfig
-from orchestrator_core.core.effects import AskToForget, Effect, OfferDeclined, SendStart
+from orchestrator_core.core.effects import ConfirmEnd, Effect, OfferDeclined, SendStart
 from orchestrator_core.core.events import (
     AttemptEnded,
     AttemptStarted,
+    EndConfirmed,
     EnqueueRequested,
-    ForgetConfirmed,
     HostRegistered,
     OutputProgressed,
 )
@@ -203,8 +203,8 @@ class Lives:
                 self.core.step(OutputProgressed(job_id, attempt, 1), self.now_ms)
                 # Pools differ by a few percent, as those of one kind do.
                 self._running.append((job_id, attempt, 96 + int(effect.pool_id[-2:]) % 9))
-            elif isinstance(effect, AskToForget):
-                self.core.step(ForgetConfirmed(effect.job_id), self.now_ms)
+            elif isinstance(effect, ConfirmEnd):
+                self.core.step(EndConfirmed(effect.job_id), self.now_ms)
             elif isinstance(effect, OfferDeclined):
                 self.declined += 1
 

@@ -11,7 +11,7 @@ from typing import assert_never
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
-    AskToForget,
+    ConfirmEnd,
     DispatchRecord,
     Gated,
     JobEnded,
@@ -34,7 +34,7 @@ PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 5.0
 
 # What leaves because a job ended, and is untrue when the end is taken back.
-_OF_AN_END = (JobEnded, ReplyState, AskToForget)
+_OF_AN_END = (JobEnded, ReplyState, ConfirmEnd)
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ def gated_job_id(effect: Gated) -> str:
             return effect.receipt.job_id
         case SendStart():
             return effect.spec.job_id
-        case ReplyState() | SendCancel() | SendRelease() | JobEnded() | AskToForget():
+        case ReplyState() | SendCancel() | SendRelease() | JobEnded() | ConfirmEnd():
             return effect.job_id
         case _:
             assert_never(effect)

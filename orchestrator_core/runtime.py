@@ -16,8 +16,8 @@ from orchestrator_core.clock import Clock
 from orchestrator_core.commit import CommitGate
 from orchestrator_core.core.effects import (
     AcceptRecord,
-    AskToForget,
     AttemptClosed,
+    ConfirmEnd,
     DispatchRecord,
     Effect,
     Gated,
@@ -40,9 +40,9 @@ from orchestrator_core.core.effects import (
 from orchestrator_core.core.events import (
     AcceptsFailed,
     CancelRequested,
+    EndConfirmed,
     EnqueueRequested,
     Event,
-    ForgetConfirmed,
     OutputProgressed,
     Recovered,
     Tick,
@@ -289,8 +289,8 @@ class Runtime:
                 self.hosts.cancel(effect)
             case SendRelease():
                 self.hosts.release(effect)
-            case AskToForget():
-                self.submit(ForgetConfirmed(effect.job_id))
+            case ConfirmEnd():
+                self.submit(EndConfirmed(effect.job_id))
             case JobEnded():
                 self._ended(effect)
             case _:

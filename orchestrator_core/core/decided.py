@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
-    AskToForget,
     AttemptClosed,
+    ConfirmEnd,
     DispatchRecord,
     Effect,
     JobEnded,
@@ -88,6 +88,6 @@ _LINES: Mapping[type, Callable[..., Line]] = {
     SendVerdicts: _verdicts,
     SendRelease: lambda e: ("release", e.host_id, e.job_id, e.attempt),
     AttemptClosed: lambda e: ("closed", e.job_id, e.attempt, e.why, e.retried),
-    AskToForget: lambda e: ("ask_to_forget", e.job_id),
+    ConfirmEnd: lambda e: ("confirm_end", e.job_id),
     JobForgotten: lambda e: ("forgotten", e.job_id),
 }

@@ -160,8 +160,8 @@ class SendRelease:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
-class AskToForget:
-    """Retention of a job is over; `ForgetConfirmed` answers, once its end is durable."""
+class ConfirmEnd:
+    """Asks for `EndConfirmed` once the end of a job is durable: it may be taken back till then."""
 
     job_id: str
 
@@ -228,6 +228,6 @@ class JobForgotten:
     job_id: str
 
 
-Gated = ReplyAccepted | ReplyState | SendStart | SendCancel | SendRelease | JobEnded | AskToForget
+Gated = ReplyAccepted | ReplyState | SendStart | SendCancel | SendRelease | JobEnded | ConfirmEnd
 Immediate = ReplyRefused | JobStarted | OfferDeclined | SendVerdicts | AttemptClosed | JobForgotten
 Effect = Record | Gated | Immediate

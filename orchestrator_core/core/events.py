@@ -163,8 +163,8 @@ class AcceptsFailed:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
-class ForgetConfirmed:
-    """The end of a job whose retention is over is durable. Answers `AskToForget`."""
+class EndConfirmed:
+    """The end of a job is durable. Answers `ConfirmEnd`."""
 
     job_id: str
 
@@ -203,7 +203,7 @@ Event = (
     | AttemptEnded
     | AttemptRefused
     | AcceptsFailed
-    | ForgetConfirmed
+    | EndConfirmed
     | DrainRequested
     | Recovered
     | Tick

@@ -3,8 +3,8 @@
 from typing import assert_never
 
 from orchestrator_core.core import fleet
-from orchestrator_core.core.effects import AskToForget, JobForgotten
-from orchestrator_core.core.events import ForgetConfirmed
+from orchestrator_core.core.effects import ConfirmEnd, JobForgotten
+from orchestrator_core.core.events import EndConfirmed
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.keeping import release_output
 from orchestrator_core.core.lifecycle import CANCELLED, end_job, expire_job, release_former
@@ -78,10 +78,17 @@ def _idle_due_ms(state: State, job: Job) -> int:
     return job.attempt.last_progress_ms + state.config.idle_timeout_ms
 
 
-def forget_confirmed(state: State, event: ForgetConfirmed) -> None:
-    """Forgets a job, here and at the pool that holds its output; without effect while it lives."""
+def end_confirmed(state: State, event: EndConfirmed) -> None:
+    """A job will not come back: forgets its prompt, and all of it when its retention is over.
+
+    Without effect while it lives.
+    """
     job = state.jobs.get(event.job_id)
     if job is None or job.live:
+        return
+    if state.timers.is_set(TimerKind.FORGET, job.job_id):
+        job.drop_payload()
+        state.displaced = {n: v for n, v in state.displaced.items() if v is not job}
         return
     del state.jobs[job.job_id]
     state.ended.pop(job.job_id, None)
@@ -101,4 +108,4 @@ def _retention_over(state: State, job_id: str, now_ms: int) -> None:
         # Its number must not be given out again while the pool has not confirmed the end.
         state.timers.set(TimerKind.FORGET, job_id, now_ms + state.config.retention_ms)
         return
-    state.emit(AskToForget(job_id))
+    state.emit(ConfirmEnd(job_id))

@@ -9,6 +9,7 @@ from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
+    ConfirmEnd,
     JobForgotten,
     Receipt,
     ReplyAccepted,
@@ -349,6 +350,7 @@ def _drop(state: State, victim: Job, newcomer: Job, now_ms: int) -> None:
         victim.spec.needs.engine,
     )
     end_job(state, victim, JobTrigger.DROP, Outcome(error=refusal), now_ms, why="dropped")
+    state.emit(ConfirmEnd(victim.job_id))
 
 
 def _receipt(state: State, job: Job, shape: Forecast, now_ms: int) -> Receipt:

@@ -1,7 +1,7 @@
 """Jobs and attempts: what was asked for, and where it stands."""
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator_core.core.decision import DECISIONS_KEPT, Decision
 from orchestrator_core.core.outcome import Outcome, Usage
@@ -87,8 +87,9 @@ NO_BUDGETS = Budgets()
 class JobSpec:
     """A validated request. `payload` is what the pool needs and the core never looks into.
 
-    `deadline_ms` is an instant of the core's clock, `queue_timeout_ms` a span. `digest` covers
-    every field that a repeated request must have in common with the first.
+    It is empty once the job has ended; `labels`, which are the client's too, stay. `deadline_ms` is
+    an instant of the core's clock, `queue_timeout_ms` a span. `digest` covers every field that a
+    repeated request must have in common with the first.
     """
 
     job_id: str
@@ -99,6 +100,7 @@ class JobSpec:
     session_id: str = ""
     digest: str = ""
     payload: bytes = b""
+    labels: tuple[tuple[str, str], ...] = ()
     seed: int = 0
     traceparent: str = ""
     correlation_id: str = ""
@@ -212,6 +214,11 @@ class Job:
         """Keeps a placement, the latest last."""
         self.decisions.append(decision)
         del self.decisions[:-DECISIONS_KEPT]
+
+    def drop_payload(self) -> None:
+        """Forgets the prompt."""
+        if self.spec.payload:
+            self.spec = replace(self.spec, payload=b"")
 
     @property
     def live(self) -> bool:

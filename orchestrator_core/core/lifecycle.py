@@ -82,10 +82,13 @@ def end_job(
 ) -> None:
     """Brings a job to its one terminal state. ORCH-3026.
 
-    A running attempt is told to stop; its slot stays taken until the pool confirms.
+    A running attempt is told to stop; its slot stays taken until the pool confirms. The prompt,
+    which may be large, is not needed any more, unless a displaced job comes back.
     """
     if job.state is JobState.QUEUED:
         leave_queue(state, job, now_ms, displaced=trigger is JobTrigger.DROP)
+    if trigger is not JobTrigger.DROP:
+        job.drop_payload()
     job.state = next_job_state(job.state, trigger)
     job.outcome = outcome
     job.ended_ms = now_ms

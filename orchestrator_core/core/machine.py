@@ -19,9 +19,9 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     CancelRequested,
     DrainRequested,
+    EndConfirmed,
     EnqueueRequested,
     Event,
-    ForgetConfirmed,
     HostLost,
     HostRegistered,
     OutputProgressed,
@@ -182,8 +182,8 @@ class Core:
                 running.attempt_refused(state, event, now_ms)
             case AcceptsFailed():
                 intake.accepts_failed(state, event, now_ms)
-            case ForgetConfirmed():
-                expiry.forget_confirmed(state, event)
+            case EndConfirmed():
+                expiry.end_confirmed(state, event)
             case DrainRequested():
                 state.draining = True
             case Recovered():

@@ -46,6 +46,7 @@ def recover(state: State, event: Recovered, now_ms: int) -> None:
         job = state.jobs.get(terminal.job_id)
         if job is None:
             continue
+        job.drop_payload()
         job.state, job.outcome = terminal.state, terminal.outcome
         job.usage, job.ended_ms = terminal.usage, terminal.ended_ms
         retain(state, job, now_ms)

@@ -52,6 +52,10 @@ class Timers:
         if present_ms is None or present_ms > at_ms:
             self.set(kind, key, at_ms)
 
+    def is_set(self, kind: TimerKind, key: str) -> bool:
+        """True when there is a deadline."""
+        return (kind, key) in self._due
+
     def clear_all(self, kinds: Iterable[TimerKind], key: str) -> None:
         """Forgets the deadlines of these kinds about one thing."""
         due = self._due

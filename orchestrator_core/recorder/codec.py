@@ -65,7 +65,8 @@ def same_lines(lines: list[Line] | None, others: list[Line] | None) -> bool:
 def bare_event(event: Event) -> Event:
     """The event without what a client wrote; the core never looks at it."""
     if isinstance(event, EnqueueRequested):
-        return replace(event, spec=_bare(event.spec)) if event.spec.payload else event
+        bare = _bare(event.spec)
+        return event if bare is event.spec else replace(event, spec=bare)
     if isinstance(event, Recovered):
         return replace(event, accepts=tuple(map(_bare_accept, event.accepts)))
     return event
@@ -104,7 +105,9 @@ def state_hash(frozen: Frozen) -> bytes:
 
 
 def _bare(spec: JobSpec) -> JobSpec:
-    return replace(spec, payload=b"") if spec.payload else spec
+    if not spec.payload and not spec.labels:
+        return spec
+    return replace(spec, payload=b"", labels=())
 
 
 def _bare_accept(accept: AcceptRecord) -> AcceptRecord:
@@ -114,7 +117,7 @@ def _bare_accept(accept: AcceptRecord) -> AcceptRecord:
 def _bare_row(row: object) -> object:
     plain, *rest = cast("Sequence[Sequence[object]]", row)
     spec = cast("JobSpec", plain[SPEC_COLUMN])
-    if not spec.payload:
+    if not spec.payload and not spec.labels:
         return row
     return (*plain[:SPEC_COLUMN], _bare(spec), *plain[SPEC_COLUMN + 1 :]), *rest
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import (
-    AskToForget,
+    ConfirmEnd,
     JobEnded,
     Receipt,
     ReplyAccepted,
@@ -23,9 +23,9 @@ from orchestrator_core.core.effects import (
 from orchestrator_core.core.events import (
     AttemptEnded,
     AttemptStarted,
+    EndConfirmed,
     EnqueueRequested,
     Event,
-    ForgetConfirmed,
     HostRegistered,
     OutputProgressed,
     SnapshotsReported,
@@ -214,8 +214,8 @@ class CoreRun:
                         self._forget_late(int(effect.job_id))
                     case SendCancel():
                         pending += self._stop(effect, now_ms)
-                    case AskToForget():
-                        pending.append(ForgetConfirmed(effect.job_id))
+                    case ConfirmEnd():
+                        pending.append(EndConfirmed(effect.job_id))
                     case ReplyRefused():
                         self._outstanding -= 1
                     case _:

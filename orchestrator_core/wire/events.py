@@ -9,7 +9,6 @@ from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.wire.enums import FINISH_TO_WIRE, JOB_STATE_TO_WIRE, RESUME_MODE_TO_WIRE
 from orchestrator_core.wire.errors import to_status
-from orchestrator_core.wire.payload import seed_of
 from orchestrator_core.wire.views import usage_to_proto
 
 # First eight bytes, big-endian, of the SHA-256 of no bytes at all.
@@ -66,7 +65,7 @@ def started(job: Job, effect: JobStarted, where: Where) -> events_pb2.JobEvent:
             replica_id=where.replica_id,
             attempt=effect.attempt,
             kv_warmth=effect.kv_warmth,
-            seed=seed_of(job.spec.payload),
+            seed=job.spec.seed,
             engine=where.engine,
             engine_version=where.engine_version,
         )

@@ -245,6 +245,7 @@ def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobS
         session_id=spec.session_id,
         digest=spec_digest(spec),
         payload=_payload(spec, job_id, seed),
+        labels=tuple(sorted(spec.labels.items())),
         seed=seed,
         traceparent=context.traceparent,
         correlation_id=context.correlation_id,

@@ -11,7 +11,6 @@ from orchestrator_core.core.outcome import Finish, Usage
 from orchestrator_core.core.states import JobState
 from orchestrator_core.wire.enums import FINISH_TO_WIRE, JOB_STATE_TO_WIRE, PRIORITY_TO_WIRE
 from orchestrator_core.wire.errors import to_status
-from orchestrator_core.wire.payload import labels_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ def job_to_proto(view: JobView) -> job_pb2.Job:
         attempt=job.attempts_made,
         usage=usage_to_proto(job.usage),
         trace_id=view.trace_id,
-        labels=labels_of(spec.payload),
+        labels=dict(spec.labels),
     )
     _add_progress(message, view)
     _add_placement(message, job)

@@ -26,8 +26,8 @@ from orchestrator_core.core.config import (
 )
 from orchestrator_core.core.effects import (
     AcceptRecord,
-    AskToForget,
     AttemptClosed,
+    ConfirmEnd,
     DispatchRecord,
     Effect,
     JobEnded,
@@ -51,9 +51,9 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     CancelRequested,
     DrainRequested,
+    EndConfirmed,
     EnqueueRequested,
     Event,
-    ForgetConfirmed,
     HeldAttempt,
     HostLost,
     HostRegistered,
@@ -177,7 +177,7 @@ class Stage:
         return AcceptsFailed(job_ids)
 
     def _forget(self, _: int, job_id: str) -> Event:
-        return ForgetConfirmed(job_id)
+        return EndConfirmed(job_id)
 
     def _drain(self, _: int) -> Event:
         return DrainRequested()
@@ -261,8 +261,8 @@ def _show_rest(effect: Effect) -> str:
         case AttemptClosed():
             retried = " retried" if effect.retried else ""
             line = f"closed {effect.job_id}#{effect.attempt} {effect.why}{retried}"
-        case AskToForget():
-            line = f"ask to forget {effect.job_id}"
+        case ConfirmEnd():
+            line = f"confirm end of {effect.job_id}"
         case JobForgotten():
             line = f"forgot {effect.job_id}"
         case _:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from orchestrator_core.commit import CommitGate
 from orchestrator_core.core.effects import (
     AcceptRecord,
-    AskToForget,
+    ConfirmEnd,
     Gated,
     JobEnded,
     Receipt,
@@ -195,7 +195,7 @@ async def test_what_is_over_is_forgotten_and_released_after_its_end_is_durable()
     """Neither leaves before; of a victim that comes back neither leaves at all. LO-305."""
     record, ended = terminal("old")
     victim_record, victim_ended = terminal("victim")
-    release, ask = SendRelease("host", "old", 1), AskToForget("old")
+    release, ask = SendRelease("host", "old", 1), ConfirmEnd("old")
     async with running() as run:
         run.gate.add([record], [ended])
         await run.committing()
@@ -203,7 +203,7 @@ async def test_what_is_over_is_forgotten_and_released_after_its_end_is_durable()
         run.gate.add(
             [victim_record, accept("new", displaced="victim")], [victim_ended, reply("new")]
         )
-        run.gate.add([], [AskToForget("victim")])
+        run.gate.add([], [ConfirmEnd("victim")])
         before = list(run.released)
         run.store.verdicts.put_nowait(None)
         await run.committing()

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from orchestrator_core.core.config import CoreConfig
-from orchestrator_core.core.effects import AskToForget, Effect
+from orchestrator_core.core.effects import ConfirmEnd, Effect
 from orchestrator_core.core.events import (
     AttemptEnded,
     AttemptError,
     AttemptErrorKind,
+    EndConfirmed,
     EnqueueRequested,
     Event,
-    ForgetConfirmed,
     HeldAttempt,
     HostRegistered,
     SnapshotsReported,
@@ -21,6 +21,7 @@ from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Usage
 from orchestrator_core.core.pool import PoolSnapshot
 from orchestrator_core.core.state import State
+from orchestrator_core.core.timers import TimerKind
 from tests.unit.orchestrator_core.core.build import snapshot, spec
 
 E = TypeVar("E")
@@ -42,11 +43,13 @@ class Bench:
         return self.core._state
 
     def step(self, event: Event, now_ms: int | None = None) -> list[Effect]:
-        """One step, at once or at a later time; the journal confirms whatever is asked of it."""
+        """One step, at once or at a later time; ends whose retention is over are durable."""
         self.now_ms = self.now_ms if now_ms is None else now_ms
         effects = self.core.step(event, self.now_ms)
-        for asked in only(effects, AskToForget):
-            effects += self.core.step(ForgetConfirmed(asked.job_id), self.now_ms)
+        for asked in only(effects, ConfirmEnd):
+            if self.state.timers.is_set(TimerKind.FORGET, asked.job_id):
+                continue
+            effects += self.core.step(EndConfirmed(asked.job_id), self.now_ms)
         return effects
 
     def at(self, now_ms: int) -> list[Effect]:

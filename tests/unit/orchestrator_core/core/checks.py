@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
-    AskToForget,
+    ConfirmEnd,
     DispatchRecord,
     Effect,
     JobEnded,
@@ -108,7 +108,7 @@ class Checks:
 
     def _leaving(self, state: State, effects: list[Effect]) -> None:
         """Notes which jobs are forgotten as soon as that is safe."""
-        self.leaving |= {e.job_id: None for e in effects if isinstance(e, AskToForget)}
+        self.leaving |= {e.job_id: None for e in effects if isinstance(e, ConfirmEnd)}
         for job_id in [j for j in self.leaving if j not in state.jobs or state.jobs[j].live]:
             del self.leaving[job_id]
 

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import (
     AcceptRecord,
-    AskToForget,
+    ConfirmEnd,
     DispatchRecord,
     Effect,
     JobEnded,
@@ -28,8 +28,8 @@ from orchestrator_core.core.events import (
     AcceptsFailed,
     AttemptErrorKind,
     AttemptRefused,
+    EndConfirmed,
     Event,
-    ForgetConfirmed,
     Recovered,
 )
 from orchestrator_core.core.machine import Core
@@ -44,7 +44,7 @@ ERRORS = (
     AttemptErrorKind.REPLAY_MISMATCH,
 )
 
-_GATED = ReplyAccepted | SendStart | SendCancel | SendRelease | JobEnded | AskToForget
+_GATED = ReplyAccepted | SendStart | SendCancel | SendRelease | JobEnded | ConfirmEnd
 
 
 @dataclass
@@ -172,8 +172,8 @@ class Shell:
             self._host(effect.host_id, lambda host: _cancel(host, effect))
         elif isinstance(effect, SendRelease):
             self._host(effect.host_id, lambda host: host.release((effect.job_id, effect.attempt)))
-        elif isinstance(effect, AskToForget):
-            self.step(ForgetConfirmed(effect.job_id))
+        elif isinstance(effect, ConfirmEnd):
+            self.step(EndConfirmed(effect.job_id))
 
     def _start(self, host: SimHost, effect: SendStart) -> None:
         assert effect.spec.job_id not in self.told, "nothing starts after the terminal event"

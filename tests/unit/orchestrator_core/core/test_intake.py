@@ -7,6 +7,7 @@ import pytest
 from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.decision import ExclusionReason
 from orchestrator_core.core.effects import (
+    ConfirmEnd,
     DispatchRecord,
     JobEnded,
     JobForgotten,
@@ -18,6 +19,8 @@ from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptRefused,
     CancelRequested,
+    EndConfirmed,
+    EnqueueRequested,
     HeldAttempt,
     HostLost,
 )
@@ -26,7 +29,7 @@ from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.states import JobState
 from orchestrator_core.core.timers import TimerKind
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
-from tests.unit.orchestrator_core.core.build import snapshot
+from tests.unit.orchestrator_core.core.build import snapshot, spec
 
 
 def test_what_no_pool_can_serve_is_refused_with_every_shortfall() -> None:
@@ -118,6 +121,21 @@ def test_a_victim_comes_back_as_it_was() -> None:
     assert bench.core.jobs["victim"].usage.queue_time_ms is None
     assert bench.state.timers._due[(TimerKind.QUEUE_TIMEOUT, "victim")] == 500
     assert only(bench.at(300), JobEnded)[0].why == "disconnect"
+
+
+def test_a_displaced_job_keeps_its_prompt_only_until_its_end_is_durable() -> None:
+    """It may come back until then; a flood of large prompts does not pile up after. LO-302."""
+    bench = Bench(wide(slots=1), queue_capacity=1, queue_policy=QueuePolicy.DROP_LRU)
+    bench.enqueue("running", payload=b"prompt")
+    bench.enqueue("victim", payload=b"prompt")
+    displacing = bench.core.step(EnqueueRequested(spec("newcomer", payload=b"prompt"), 1), 1)
+    undecided = bench.core.jobs["victim"].spec.payload
+
+    assert only(displacing, ConfirmEnd) == [ConfirmEnd("victim")]
+    assert undecided == b"prompt"
+    bench.core.step(EndConfirmed("victim"), 2)
+    assert bench.core.jobs["victim"].spec == spec("victim")
+    assert not bench.state.displaced
 
 
 def test_a_victim_comes_back_even_when_it_was_forgotten() -> None:

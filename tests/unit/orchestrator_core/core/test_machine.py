@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import (
-    AskToForget,
+    ConfirmEnd,
     JobForgotten,
     ReplyRefused,
     SendRelease,
@@ -13,8 +13,8 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     CancelRequested,
     DrainRequested,
+    EndConfirmed,
     EnqueueRequested,
-    ForgetConfirmed,
     SubscribersChanged,
     Tick,
 )
@@ -110,12 +110,24 @@ def test_a_job_is_kept_until_the_journal_confirms_its_end() -> None:
 
     asked = bench.core.step(Tick(), 100)
     again = bench.core.step(EnqueueRequested(spec("a", digest="another"), 7), 500)
-    confirmed = bench.core.step(ForgetConfirmed("a"), 600)
+    confirmed = bench.core.step(EndConfirmed("a"), 600)
 
-    assert asked == [AskToForget("a")]
+    assert asked == [ConfirmEnd("a")]
     assert only(again, ReplyRefused)[0].refusal.reason is Reason.DUPLICATE
     assert confirmed == [SendRelease("h", "a", 1), JobForgotten("a")]
     assert not bench.core.jobs
+
+
+def test_an_ended_job_keeps_everything_but_its_prompt() -> None:
+    """Ten thousand retained jobs with large prompts must not fill the memory. LO-302."""
+    bench = Bench(wide(), stale_after_ms=10**6)
+    labels = (("team", "a"),)
+    bench.enqueue("a", "b", payload=b"prompt", labels=labels, seed=7)
+    bench.end("a")
+    bench.step(CancelRequested("b", 0))
+
+    assert bench.core.jobs["a"].spec == spec("a", labels=labels, seed=7)
+    assert bench.core.jobs["b"].spec == spec("b", labels=labels, seed=7)
 
 
 def test_a_job_that_came_back_is_not_forgotten() -> None:
@@ -123,8 +135,8 @@ def test_a_job_that_came_back_is_not_forgotten() -> None:
     bench = Bench(wide())
     bench.enqueue("a")
 
-    assert bench.core.step(ForgetConfirmed("a"), 1) == []
-    assert bench.core.step(ForgetConfirmed("unknown"), 1) == []
+    assert bench.core.step(EndConfirmed("a"), 1) == []
+    assert bench.core.step(EndConfirmed("unknown"), 1) == []
     assert bench.core.jobs["a"].live
 
 

@@ -13,6 +13,7 @@ from tests.unit.orchestrator_core.core.test_random_driver import config_of
 from tests.unit.orchestrator_core.core.world import World
 
 PROMPT = b"a prompt that nobody may find on disk"
+LABELS = (("a label", "that nobody may find either"),)
 PATIENCE_S = 30.0
 
 
@@ -30,7 +31,7 @@ class Recorded(World):
     def step(self, event: Event) -> list:  # type: ignore[type-arg]
         """Lets the recorded core take one event."""
         if isinstance(event, EnqueueRequested):
-            event = replace(event, spec=replace(event.spec, payload=PROMPT))
+            event = replace(event, spec=replace(event.spec, payload=PROMPT, labels=LABELS))
         return super().step(event)
 
     def crash(self) -> None:

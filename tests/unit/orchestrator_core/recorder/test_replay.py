@@ -19,6 +19,7 @@ from orchestrator_core.recorder.segment import Frame, RecordingError
 from tests.unit.orchestrator_core.core.build import spec
 from tests.unit.orchestrator_core.core.state_break import BrokenStepError, break_step
 from tests.unit.orchestrator_core.recorder.recordings import (
+    LABELS,
     PROMPT,
     Recorded,
     inflated,
@@ -209,6 +210,7 @@ def test_no_prompt_is_on_disk(tmp_path: Path) -> None:
         clear = inflated(path)
         assert b"needs" in clear
         assert PROMPT not in clear
+        assert LABELS[0][1].encode() not in clear
         assert PROMPT[:8] not in path.read_bytes()
 
 
@@ -251,7 +253,7 @@ def test_every_event_survives_the_codec(tmp_path: Path) -> None:
     ]
 
     def bare(event: Event) -> str:
-        return repr(event).replace(repr(PROMPT), "b''")
+        return repr(event).replace(repr(PROMPT), "b''").replace(repr(LABELS), "()")
 
     assert [(step.now_ms, repr(step.event)) for step in steps] == [
         (now_ms, bare(event)) for event, now_ms in world.inputs

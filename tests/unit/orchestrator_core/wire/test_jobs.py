@@ -11,7 +11,6 @@ from orchestrator_core.core.job import Budgets, Failover, JobSpec, Needs, Priori
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.wire.errors import to_status
 from orchestrator_core.wire.jobs import SpecContext, WireLimits, parse_spec
-from orchestrator_core.wire.payload import labels_of, seed_of
 from tests.unit.orchestrator_core.wire.messages import messages
 from tests.unit.orchestrator_core.wire.specs import CONTEXT, NOW_MS, full_spec, small_spec
 
@@ -49,9 +48,8 @@ def test_no_message_makes_it_raise(spec: job_pb2.JobSpec) -> None:
         to_status(parsed)
     else:
         assert parsed.job_id
-        assert seed_of(parsed.payload) == (
-            spec.sampling.seed if spec.sampling.HasField("seed") else 77
-        )
+        seed = spec.sampling.seed if spec.sampling.HasField("seed") else 77
+        assert job_pb2.JobSpec.FromString(parsed.payload).sampling.seed == parsed.seed == seed
 
 
 def test_every_field_is_taken_over() -> None:
@@ -59,6 +57,7 @@ def test_every_field_is_taken_over() -> None:
     job = accepted(full_spec())
 
     assert dataclasses.replace(job, payload=b"", digest="") == JobSpec(
+        labels=(("run", "7"), ("team", "a"), ("zone", "z")),
         seed=5,
         job_id="job-1",
         needs=Needs(
@@ -122,9 +121,9 @@ def test_a_seed_of_zero_is_a_choice() -> None:
     assert job_pb2.JobSpec.FromString(accepted(spec).payload).sampling.seed == 0
 
 
-def test_labels_can_be_read_from_the_payload() -> None:
-    """The client's labels are kept with the job."""
-    assert labels_of(accepted(full_spec()).payload) == {"team": "a", "run": "7", "zone": "z"}
+def test_labels_are_kept_beside_the_payload() -> None:
+    """They outlive the prompt, and equal ones are equal in whatever order they came."""
+    assert accepted(full_spec()).labels == (("run", "7"), ("team", "a"), ("zone", "z"))
 
 
 def test_unknown_enum_values_count_as_unspecified() -> None:

@@ -5,9 +5,6 @@ from dataclasses import replace
 
 import pytest
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
-from google.protobuf.message import DecodeError
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import (
     decision_pb2,
@@ -33,11 +30,9 @@ from orchestrator_core.wire import enums
 from orchestrator_core.wire.decisions import decision_to_proto
 from orchestrator_core.wire.errors import to_status
 from orchestrator_core.wire.jobs import parse_spec
-from orchestrator_core.wire.payload import labels_of, seed_of
 from orchestrator_core.wire.pools import PoolView, pool_to_proto
 from orchestrator_core.wire.snapshots import parse_snapshot
 from orchestrator_core.wire.views import JobView, job_to_proto, receipt_to_proto
-from tests.unit.orchestrator_core.wire.messages import messages
 from tests.unit.orchestrator_core.wire.specs import CONTEXT, full_spec
 from tests.unit.orchestrator_core.wire.test_snapshots import full_snapshot
 
@@ -309,33 +304,3 @@ def test_every_refusal_reason_has_a_name() -> None:
     assert enums.state_reason_from_wire(snapshot_pb2.POOL_STATE_REASON_RESTART_STORM) == (
         "restart_storm"
     )
-
-
-# --- the payload
-
-
-@given(messages(job_pb2.JobSpec))
-def test_labels_and_seed_are_found_without_decoding_the_rest(spec: job_pb2.JobSpec) -> None:
-    """Skipping fields finds what the full message holds."""
-    payload = spec.SerializeToString()
-
-    assert labels_of(payload) == dict(spec.labels)
-    assert seed_of(payload) == spec.sampling.seed
-
-
-@given(st.binary(max_size=40))
-def test_a_payload_of_something_else_is_an_error_not_a_crash(payload: bytes) -> None:
-    """Damaged bytes raise DecodeError and nothing else."""
-    try:
-        labels_of(payload)
-        seed_of(payload)
-    except DecodeError:
-        return
-    # Bytes that happen to be fields are fine.
-
-
-@pytest.mark.parametrize("payload", [b"\x80", b"\x0a\x05ab", b"\x0f", b"\xff" * 11, b"\x09\x00"])
-def test_a_torn_payload_is_noticed(payload: bytes) -> None:
-    """A field that ends early or has no type is damage."""
-    with pytest.raises(DecodeError):
-        labels_of(payload)
