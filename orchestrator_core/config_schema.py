@@ -36,6 +36,12 @@ class StoreTable(Table):
         max_length=4096,
         description="SQLite file; relative to the configuration file, or to the working directory.",
     )
+    bytes_max: int = Field(
+        default=1 << 30,
+        ge=1 << 20,
+        le=1 << 40,
+        description="Content at which the oldest ended jobs go early, but for jobs.finished_max.",
+    )
 
 
 class QueueTable(Table):

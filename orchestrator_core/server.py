@@ -26,7 +26,7 @@ from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import orchestrator, pool_admin, pool_registry
 from orchestrator_core.servicers.capabilities import ServerFacts
 from orchestrator_core.store.memory import MemoryStore
-from orchestrator_core.store.port import Opened, Store, StoreError
+from orchestrator_core.store.port import Keep, Opened, Store, StoreError
 from orchestrator_core.store.sqlite import SqliteStore
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire.jobs import WireLimits
@@ -203,15 +203,20 @@ class OrchestratorServer:
         self.address = Address(host, port)
 
     async def _prune(self, runtime: Runtime) -> None:
-        """Deletes from the journal what retention has ended for."""
+        """Deletes from the journal what nobody may ask for any more, or what is too much."""
         while True:
             await asyncio.sleep(PRUNE_EVERY_S)
             jobs = self._config.jobs
             # A repeated request must find its first answer, also after a restart.
             kept_ms = max(jobs.retention_ms, jobs.idempotency_ttl_ms)
-            before_ms = runtime.clock.now_ms() - kept_ms
+            keep = Keep(
+                ended_since_ms=runtime.clock.now_ms() - kept_ms,
+                ended_max=max(jobs.finished_max, jobs.idempotency_max),
+                ended_min=jobs.finished_max,
+                bytes_max=self._config.store.bytes_max,
+            )
             try:
-                await self._store.prune(before_ms)
+                await self._store.prune(keep)
             except StoreError as error:
                 _log.warning("prune_failed", error=str(error))
 

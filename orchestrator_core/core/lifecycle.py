@@ -87,10 +87,10 @@ def end_job(
     """
     if job.state is JobState.QUEUED:
         leave_queue(state, job, now_ms, displaced=trigger is JobTrigger.DROP)
-    if trigger is not JobTrigger.DROP:
-        job.drop_payload()
     job.state = next_job_state(job.state, trigger)
     job.outcome = outcome
+    if trigger is not JobTrigger.DROP:
+        job.drop_payload()
     job.ended_ms = now_ms
     job.usage = _final_usage(job, now_ms)
     gates.settle(state, job, job.usage, now_ms)

@@ -30,10 +30,13 @@ def encode_accept(record: AcceptRecord) -> tuple[str, bytes]:
     return text.decode(), record.spec.payload
 
 
-def decode_accept(version: int, text: str, payload: bytes) -> AcceptRecord:
-    """Reads what `encode_accept` wrote. Raises `RecordFormatError`."""
+def decode_accept(version: int, text: str, payload: bytes | None) -> AcceptRecord:
+    """Reads what `encode_accept` wrote; without a payload, of which the record then has none.
+
+    Raises `RecordFormatError`.
+    """
     record = _decode(_ACCEPT, version, text)
-    return replace(record, spec=replace(record.spec, payload=payload))
+    return replace(record, spec=replace(record.spec, payload=payload)) if payload else record
 
 
 def encode_dispatch(record: DispatchRecord) -> str:

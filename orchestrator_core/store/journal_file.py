@@ -21,6 +21,7 @@ from orchestrator_core.core.events import Recovered
 from orchestrator_core.store import codec, schema
 from orchestrator_core.store.port import (
     JOURNAL_ID_BYTES,
+    Keep,
     Opened,
     StoreCorruptError,
     StoreError,
@@ -30,6 +31,9 @@ from orchestrator_core.store.port import (
 
 LOCK_WAIT_S = 0.25
 WAL_BYTES_KEPT = 64 * 1024 * 1024
+# Free pages are used again; a file gives them back only where they are many. A page has 4 KiB.
+FREE_PAGES_KEPT = 1_024
+VACUUM_PAGES = 1_024
 
 Connect = Callable[[Path], sqlite3.Connection]
 
@@ -103,12 +107,12 @@ class JournalFile:
         except sqlite3.Error as error:
             raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
 
-    def prune_chunk(self, ended_before_ms: int, jobs_max: int) -> int:
-        """Deletes at most `jobs_max` jobs that ended before; returns how many."""
+    def prune_chunk(self, keep: Keep, jobs_max: int) -> int:
+        """Deletes at most `jobs_max` ended jobs that are not to be kept; returns how many."""
         connection = self._ready()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            ended = connection.execute(schema.SELECT_ENDED, (ended_before_ms, jobs_max)).fetchall()
+            ended = _superfluous(connection, keep, jobs_max)
             _delete(connection, [job_id for job_id, _ in ended])
             if ended:
                 last_ms = ended[-1][1]
@@ -122,6 +126,19 @@ class JournalFile:
             # Deleting is repeatable, so it does not matter whether it happened.
             raise StoreUnavailableError(str(error)) from error
         return len(ended)
+
+    def shrink_chunk(self) -> bool:
+        """Gives a few free pages back to the disk; False when the rest is worth keeping."""
+        connection = self._ready()
+        try:
+            pages, free = (_pragma(connection, name) for name in ("page_count", "freelist_count"))
+            if not _pragma(connection, "auto_vacuum") or free < max(FREE_PAGES_KEPT, pages // 4):
+                return False
+            connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+        except sqlite3.Error as error:
+            self._roll_back(connection)
+            raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
+        return True
 
     def close(self) -> None:
         """Closes the file and releases its lock. Idempotent."""
@@ -144,6 +161,8 @@ class JournalFile:
         try:
             for pragma in (
                 "locking_mode = EXCLUSIVE",
+                # Counts for a file that has no table yet; older ones never shrink.
+                "auto_vacuum = INCREMENTAL",
                 "journal_mode = WAL",
                 "synchronous = FULL",
                 "foreign_keys = ON",
@@ -279,6 +298,7 @@ class JournalFile:
                     ),
                 )
             case TerminalRecord():
+                connection.execute(schema.DELETE_PAYLOAD, (b"", record.job_id))
                 connection.execute(
                     schema.INSERT_TERMINAL,
                     (
@@ -319,6 +339,26 @@ def _has(connection: sqlite3.Connection, record: Record) -> bool:
         case _:
             assert_never(record)
     return found.fetchone() is not None
+
+
+def _superfluous(
+    connection: sqlite3.Connection, keep: Keep, jobs_max: int
+) -> list[tuple[str, int]]:
+    """The oldest ended jobs that are not to be kept, with their ends. O(ended jobs)."""
+    (total,) = connection.execute(schema.COUNT_ENDED).fetchone()
+    most = max(0, min(jobs_max, total - keep.ended_min))
+    found = connection.execute(schema.SELECT_ENDED, (keep.ended_since_ms, most)).fetchall()
+    if found:
+        return found
+    used_pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
+    too_large = used_pages * _pragma(connection, "page_size") > keep.bytes_max
+    excess = most if too_large else min(most, max(0, total - keep.ended_max))
+    return connection.execute(schema.SELECT_OLDEST, (excess,)).fetchall()
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    (value,) = connection.execute(f"PRAGMA {name}").fetchone()
+    return int(value)
 
 
 def _delete(connection: sqlite3.Connection, job_ids: Sequence[str]) -> None:

@@ -3,12 +3,14 @@
 import enum
 import secrets
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.store.port import (
     JOURNAL_ID_BYTES,
+    Keep,
     Opened,
     StoreOutcomeUnknownError,
     StoreUnavailableError,
@@ -75,10 +77,13 @@ class MemoryStore:
         self._require_open()
         return all(self._holds(record) for record in batch)
 
-    async def prune(self, ended_before_ms: int) -> int:
-        """See `Store.prune`."""
+    async def prune(self, keep: Keep) -> int:
+        """See `Store.prune`. Bytes are not counted here."""
         self._require_open()
-        ended = {j: r.ended_ms for j, r in self._terminals.items() if r.ended_ms < ended_before_ms}
+        oldest = sorted(self._terminals.values(), key=lambda record: record.ended_ms)
+        due = sum(record.ended_ms < keep.ended_since_ms for record in oldest)
+        count = min(max(due, len(oldest) - keep.ended_max), len(oldest) - keep.ended_min)
+        ended = {record.job_id: record.ended_ms for record in oldest[: max(0, count)]}
         self._forget(ended.keys())
         self._pruned_last_ms = max(self._pruned_last_ms, *ended.values(), 0)
         return len(ended)
@@ -121,6 +126,9 @@ class MemoryStore:
                 self._dispatches.setdefault((record.job_id, record.attempt), record)
             case TerminalRecord():
                 self._terminals.setdefault(record.job_id, record)
+                accepted = self._accepts[record.job_id]
+                bare = replace(accepted.spec, payload=b"")
+                self._accepts[record.job_id] = replace(accepted, spec=bare)
             case _:
                 assert_never(record)
 

@@ -51,6 +51,19 @@ class Opened:
     journal_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which ended jobs a journal keeps: those since `ended_since_ms`, but no more than `ended_max`.
+
+    Of what is larger than `bytes_max` the oldest go too. The last `ended_min` stay all the same.
+    """
+
+    ended_since_ms: int
+    ended_max: int
+    ended_min: int
+    bytes_max: int
+
+
 class Store(Protocol):
     """A journal. All methods run on the event loop and never block it."""
 
@@ -61,6 +74,8 @@ class Store(Protocol):
     async def commit(self, batch: Sequence[Record]) -> None:
         """Writes a batch durably, all or nothing. Records that are held already change nothing.
 
+        A terminal deletes the payload of its job, which nobody needs any more.
+
         One call at a time. Raises `StoreUnavailableError` or `StoreOutcomeUnknownError`.
         """
         ...
@@ -69,8 +84,8 @@ class Store(Protocol):
         """Tells whether a batch of unknown outcome was written. Raises `StoreUnavailableError`."""
         ...
 
-    async def prune(self, ended_before_ms: int) -> int:
-        """Deletes jobs that ended before that instant, with their dispatches; returns how many."""
+    async def prune(self, keep: Keep) -> int:
+        """Deletes all ended jobs but those to keep, the oldest first; returns how many."""
         ...
 
     async def close(self) -> None:

@@ -75,9 +75,15 @@ INSERT_TERMINAL = (
     " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING"
 )
 
-READ_ACCEPTS = "SELECT job_id, format, record, payload FROM accept ORDER BY seq"
+# Journals of earlier versions hold the payloads of ended jobs too; they may be large.
+READ_ACCEPTS = (
+    "SELECT job_id, format, record,"
+    " CASE WHEN EXISTS (SELECT 1 FROM terminal WHERE terminal.job_id = accept.job_id)"
+    " THEN NULL ELSE payload END FROM accept ORDER BY seq"
+)
 READ_DISPATCHES = "SELECT job_id, format, record FROM dispatch ORDER BY written"
 READ_TERMINALS = "SELECT job_id, format, record FROM terminal ORDER BY written"
+DELETE_PAYLOAD = "UPDATE accept SET payload = ? WHERE job_id = ?"
 READ_LAST_WRITTEN = (
     "SELECT max(written) FROM dispatch",
     "SELECT max(written) FROM terminal",
@@ -89,6 +95,8 @@ HAS_DISPATCH = "SELECT 1 FROM dispatch WHERE job_id = ? AND attempt = ?"
 HAS_TERMINAL = "SELECT 1 FROM terminal WHERE job_id = ?"
 
 SELECT_ENDED = "SELECT job_id, ended_ms FROM terminal WHERE ended_ms < ? ORDER BY ended_ms LIMIT ?"
+COUNT_ENDED = "SELECT count(*) FROM terminal"
+SELECT_OLDEST = "SELECT job_id, ended_ms FROM terminal ORDER BY ended_ms LIMIT ?"
 RAISE_PRUNED_LAST_MS = "UPDATE journal SET pruned_last_ms = ? WHERE id = 1 AND pruned_last_ms < ?"
 # Children before parents, as the foreign keys demand.
 DELETE_JOB = (

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from orchestrator_core.core.effects import Record
 from orchestrator_core.store.journal_file import Connect, JournalFile, connect
-from orchestrator_core.store.port import Opened, StoreUnavailableError
+from orchestrator_core.store.port import Keep, Opened, StoreUnavailableError
 
 # Rows deleted in one transaction: commits wait no longer than for one such chunk.
 PRUNE_CHUNK = 256
@@ -50,14 +50,17 @@ class SqliteStore:
         """See `Store.holds`."""
         return await self._run(lambda: self._file.holds(tuple(batch)))
 
-    async def prune(self, ended_before_ms: int) -> int:
-        """See `Store.prune`. Commits may come in between chunks of `PRUNE_CHUNK` jobs."""
+    async def prune(self, keep: Keep) -> int:
+        """See `Store.prune`. Commits may come in between chunks of `PRUNE_CHUNK` jobs.
+
+        What this frees is used again, or given back to the disk.
+        """
         total = 0
-        while True:
-            count = await self._run(lambda: self._file.prune_chunk(ended_before_ms, PRUNE_CHUNK))
+        while count := await self._run(lambda: self._file.prune_chunk(keep, PRUNE_CHUNK)):
             total += count
-            if count < PRUNE_CHUNK:
-                return total
+        while await self._run(self._file.shrink_chunk):
+            pass
+        return total
 
     async def close(self) -> None:
         """See `Store.close`."""

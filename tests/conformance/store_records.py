@@ -1,5 +1,7 @@
 """Minimal records of a journal."""
 
+from dataclasses import replace
+
 from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, TerminalRecord
 from orchestrator_core.core.job import JobSpec, Needs
@@ -11,6 +13,11 @@ def accept(number: int, *, job_id: str = "", accepted_ms: int = 1) -> AcceptReco
     """An accept with arrival number `number`."""
     spec = JobSpec(job_id or f"job-{number}", Needs("model"), payload=b"prompt \x00\xff")
     return AcceptRecord(spec, number, accepted_ms, 1, None, None)
+
+
+def over(record: AcceptRecord) -> AcceptRecord:
+    """What is kept of an accept whose job has ended: all but the prompt."""
+    return replace(record, spec=replace(record.spec, payload=b""))
 
 
 def dispatch(job_id: str, attempt: int = 1, sent_ms: int = 2) -> DispatchRecord:

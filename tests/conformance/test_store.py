@@ -17,16 +17,23 @@ from orchestrator_core.core.outcome import Finish
 from orchestrator_core.store.memory import CommitFault, MemoryStore
 from orchestrator_core.store.port import (
     JOURNAL_ID_BYTES,
+    Keep,
     Store,
     StoreOutcomeUnknownError,
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import PRUNE_CHUNK, SqliteStore
-from tests.conformance.store_records import accept, dispatch, terminal
+from tests.conformance.store_records import accept, dispatch, over, terminal
 from tests.unit.orchestrator_core.store.commit_breaks import CommitBreaks
 from tests.unit.orchestrator_core.store.strategies import strategy_of
 
 KINDS = ("memory", "sqlite")
+MUCH = 1 << 40
+
+
+def since(ended_since_ms: int) -> Keep:
+    """What ended before goes, nothing else."""
+    return Keep(ended_since_ms, ended_max=10**6, ended_min=0, bytes_max=MUCH)
 
 
 @dataclasses.dataclass
@@ -113,7 +120,7 @@ def test_every_record_comes_back_equal(
     with tempfile.TemporaryDirectory() as directory:
         recovered = asyncio.run(run(Path(directory)))
 
-    assert recovered == Recovered((accepted,), (dispatched,), (ended,))
+    assert recovered == Recovered((over(accepted),), (dispatched,), (ended,))
 
 
 # --- order, repetition, all or nothing
@@ -156,7 +163,7 @@ async def test_writing_again_changes_nothing(medium: Medium, store: Store) -> No
 
     recovered = await reopened(medium, store)
 
-    assert recovered == Recovered((accept(1),), (dispatch("job-1"),), (terminal("job-1"),))
+    assert recovered == Recovered((over(accept(1)),), (dispatch("job-1"),), (terminal("job-1"),))
 
 
 async def test_a_record_of_an_unknown_job_refuses_the_whole_batch(
@@ -241,7 +248,7 @@ async def test_an_unknown_batch_can_be_written_again(medium: Medium, store: Stor
             await store.commit([accept(1), terminal("job-1")])
         await store.commit([accept(1), terminal("job-1")])
 
-    assert await reopened(medium, store) == Recovered((accept(1),), (), (terminal("job-1"),))
+    assert await reopened(medium, store) == Recovered((over(accept(1)),), (), (terminal("job-1"),))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +339,7 @@ async def test_a_closed_journal_refuses_and_close_is_idempotent(store: Store) ->
     await store.close()
     await store.close()
 
-    for use in (store.commit([accept(1)]), store.holds([accept(1)]), store.prune(5)):
+    for use in (store.commit([accept(1)]), store.holds([accept(1)]), store.prune(since(5))):
         with pytest.raises(StoreUnavailableError):
             await use
 
@@ -349,13 +356,40 @@ async def test_prune_deletes_what_ended_before_with_its_dispatches(
         await store.commit([accept(number), dispatch(job_id), terminal(job_id, ended_ms=ended_ms)])
     await store.commit([accept(4), dispatch("job-4")])
 
-    assert await store.prune(20) == 1
-    assert await store.prune(20) == 0
+    assert await store.prune(since(20)) == 1
+    assert await store.prune(since(20)) == 0
 
     recovered = await reopened(medium, store)
     assert [r.seq for r in recovered.accepts] == [2, 3, 4]
     assert [r.job_id for r in recovered.dispatches] == ["job-2", "job-3", "job-4"]
     assert [r.job_id for r in recovered.terminals] == ["job-2", "job-3"]
+
+
+async def test_prune_keeps_the_last_that_ended_within_bounds(medium: Medium, store: Store) -> None:
+    """Too many go, the oldest first; those that must stay do, however long ago they ended."""
+    for number in range(1, 7):
+        ended_ms = 70 - 10 * number
+        await store.commit([accept(number), terminal(f"job-{number}", ended_ms=ended_ms)])
+    await store.commit([accept(7)])
+
+    assert await store.prune(Keep(0, ended_max=4, ended_min=3, bytes_max=MUCH)) == 2
+    assert await store.prune(Keep(1_000, ended_max=4, ended_min=3, bytes_max=MUCH)) == 1
+
+    recovered = await reopened(medium, store)
+    assert [r.job_id for r in recovered.terminals] == ["job-1", "job-2", "job-3"]
+    assert [r.seq for r in recovered.accepts] == [1, 2, 3, 7]
+
+
+async def test_an_end_deletes_the_prompt(medium: Medium, store: Store) -> None:
+    """Nobody needs it any more; that of a live job stays. LO-305."""
+    await store.commit([accept(1), accept(2), accept(3)])
+    await store.commit([terminal("job-2"), accept(4), terminal("job-4")])
+
+    recovered = await reopened(medium, store)
+
+    payloads = {r.seq: r.spec.payload for r in recovered.accepts}
+    prompt = accept(1).spec.payload
+    assert payloads == {1: prompt, 2: b"", 3: prompt, 4: b""}
 
 
 async def test_prune_takes_more_than_one_chunk(medium: Medium, store: Store) -> None:
@@ -364,7 +398,7 @@ async def test_prune_takes_more_than_one_chunk(medium: Medium, store: Store) -> 
     await store.commit([accept(n) for n in range(count)])
     await store.commit([terminal(f"job-{n}", ended_ms=n) for n in range(count)])
 
-    assert await store.prune(count - 1) == count - 1
+    assert await store.prune(since(count - 1)) == count - 1
 
     assert [r.seq for r in (await reopened(medium, store)).accepts] == [count - 1]
 
@@ -372,7 +406,7 @@ async def test_prune_takes_more_than_one_chunk(medium: Medium, store: Store) -> 
 async def test_prune_does_not_turn_the_clock_back(medium: Medium, store: Store) -> None:
     """The latest instant outlives the record that held it."""
     await store.commit([accept(1), terminal("job-1", ended_ms=500)])
-    await store.prune(1_000)
+    await store.prune(since(1_000))
     await store.close()
 
     again = medium.store()

@@ -21,6 +21,7 @@ from orchestrator_core.core.job import JobSpec, Needs
 from orchestrator_core.core.outcome import Finish, Outcome, Usage
 from orchestrator_core.core.states import JobState
 from orchestrator_core.store.port import (
+    Keep,
     Opened,
     StoreError,
     StoreOutcomeUnknownError,
@@ -52,8 +53,8 @@ class GatedStore:
     async def holds(self, batch: Sequence[Record]) -> bool:
         return self.held and list(batch) in self.batches
 
-    async def prune(self, ended_before_ms: int) -> int:
-        return ended_before_ms * 0
+    async def prune(self, keep: Keep) -> int:
+        return keep.ended_max * 0
 
     async def close(self) -> None:
         return

@@ -1,5 +1,7 @@
 """Records for the tests of the stores, and batches whose prefixes can be told apart."""
 
+from dataclasses import replace
+
 from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
 from orchestrator_core.core.events import Recovered
@@ -7,12 +9,13 @@ from orchestrator_core.core.job import JobSpec, Needs
 from orchestrator_core.core.outcome import NO_USAGE, Finish, Outcome
 from orchestrator_core.core.states import JobState
 
+NEEDS = Needs("model")
 PAYLOAD = bytes(range(256)) * 4
 
 
 def accept(number: int) -> AcceptRecord:
     """The accept of job `number`."""
-    spec = JobSpec(f"job-{number}", Needs("model"), payload=PAYLOAD)
+    spec = JobSpec(f"job-{number}", NEEDS, payload=PAYLOAD)
     return AcceptRecord(spec, number, number, 1, None, None)
 
 
@@ -39,9 +42,12 @@ def batch(number: int) -> list[Record]:
 
 
 def after(batches: int) -> Recovered:
-    """What a journal holds after batches 1 to `batches`."""
+    """What a journal holds after batches 1 to `batches`: of ended jobs no payload."""
     return Recovered(
-        tuple(accept(n) for n in range(1, batches + 1)),
+        tuple(
+            accept(n) if n == batches else replace(accept(n), spec=JobSpec(f"job-{n}", NEEDS))
+            for n in range(1, batches + 1)
+        ),
         tuple(dispatch(n) for n in range(1, batches + 1)),
         tuple(terminal(n) for n in range(1, batches)),
     )
