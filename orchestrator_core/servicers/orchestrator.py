@@ -1,8 +1,9 @@
 """OrchestratorService: jobs in, events out."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from itertools import islice
+from typing import TypeVar
 
 import grpc
 
@@ -28,6 +29,8 @@ PAGE_MAX = 500
 PAGE_TOKEN_CHARS = 18
 # Until callers prove who they are, they all share one name.
 ANONYMOUS = "anonymous"
+
+_T = TypeVar("_T")
 
 
 class OrchestratorServicer:
@@ -100,27 +103,31 @@ class OrchestratorServicer:
 
     async def get_job(self, request: pb.GetJobRequest, _: rpc.Context) -> pb.GetJobResponse:
         """Returns one job."""
-        answer = pb.GetJobResponse(job=job_to_proto(self._view(self._runtime.job(request.job_id))))
-        await self._runtime.settled(request.job_id)
-        # What was read may have been taken back meanwhile.
-        self._runtime.job(request.job_id)
-        return answer
+        told = await self._durable(request.job_id, lambda job: job_to_proto(self._view(job)))
+        return pb.GetJobResponse(job=told)
 
     async def list_jobs(self, request: pb.ListJobsRequest, _: rpc.Context) -> pb.ListJobsResponse:
         """Lists jobs, newest first. O(retained jobs)."""
         size = min(request.page_size or PAGE_DEFAULT, PAGE_MAX)
         before = _page_start(request.page_token)
         states = set(request.states)
-        matching = (
-            job
-            for job in sorted(self._runtime.core.jobs.values(), key=lambda j: -j.seq)
-            if (before is None or job.seq < before)
-            and (not states or JOB_STATE_TO_WIRE[job.state] in states)
-            and (not request.session_id or job.spec.session_id == request.session_id)
-        )
-        page = list(islice(matching, size + 1))
-        listed = [job_to_proto(self._view(job)) for job in page[:size]]
-        await self._runtime.settled()
+
+        def matching() -> Iterator[Job]:
+            for job in sorted(self._runtime.core.jobs.values(), key=lambda j: -j.seq):
+                if (
+                    (before is None or job.seq < before)
+                    and (not states or JOB_STATE_TO_WIRE[job.state] in states)
+                    and (not request.session_id or job.spec.session_id == request.session_id)
+                ):
+                    yield job
+
+        while True:
+            page = list(islice(matching(), size + 1))
+            listed = [job_to_proto(self._view(job)) for job in page[:size]]
+            over = [job for job in page if not job.live]
+            await self._runtime.settled()
+            if not any(job.live for job in over):
+                break
         return pb.ListJobsResponse(
             jobs=[job for job in listed if job.job_id in self._runtime.core.jobs],
             next_page_token=str(page[size - 1].seq) if len(page) > size else "",
@@ -132,23 +139,39 @@ class OrchestratorServicer:
         """Tells why a job runs where it runs, or why it waits. LO-207."""
         job = self._runtime.job(request.job_id)
         full = await self._explainer.complete(job) if self._explainer else {}
-        core, now_ms = self._runtime.core, self._runtime.clock.now_ms()
-        waiting = core.waiting_for(job, now_ms) if job.state is JobState.QUEUED else ()
-        answer = pb.ExplainJobResponse(
-            job=job_to_proto(self._view(job)),
-            decisions=[decision_to_proto(d, full.get(d.attempt)) for d in job.decisions],
-            waiting_for=[exclusion_to_proto(exclusion) for exclusion in waiting],
-            trace_id=_trace_id(job),
-        )
-        await self._runtime.settled(request.job_id)
-        self._runtime.job(request.job_id)
-        return answer
+        core = self._runtime.core
+
+        def explain(job: Job) -> pb.ExplainJobResponse:
+            now_ms = self._runtime.clock.now_ms()
+            waiting = core.waiting_for(job, now_ms) if job.state is JobState.QUEUED else ()
+            return pb.ExplainJobResponse(
+                job=job_to_proto(self._view(job)),
+                decisions=[decision_to_proto(d, full.get(d.attempt)) for d in job.decisions],
+                waiting_for=[exclusion_to_proto(exclusion) for exclusion in waiting],
+                trace_id=_trace_id(job),
+            )
+
+        return await self._durable(request.job_id, explain)
 
     async def get_capabilities(
         self, _: pb.GetCapabilitiesRequest, __: rpc.Context
     ) -> pb.GetCapabilitiesResponse:
         """Tells what this server can do."""
         return capabilities(self._runtime.core, self._facts)
+
+    async def _durable(self, job_id: str, tell: Callable[[Job], _T]) -> _T:
+        """What is told of a job, once that is durable; anew where its end was taken back meanwhile.
+
+        Raises:
+            RefusalError: NOT_FOUND, also when its accept was taken back; STORE_UNAVAILABLE.
+        """
+        while True:
+            job = self._runtime.job(job_id)
+            told, over = tell(job), not job.live
+            await self._runtime.settled(job_id)
+            now = self._runtime.job(job_id)
+            if not (over and now.live):
+                return told
 
     def _spec_context(self) -> SpecContext:
         now_ms = self._runtime.clock.now_ms()

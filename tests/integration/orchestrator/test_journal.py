@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import grpc
 import pytest
 
-from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2
+from llamaorch.orchestrator.v1 import job_pb2
+from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core.core.effects import Record
 from orchestrator_core.core.events import Tick
@@ -187,6 +188,40 @@ async def test_nothing_is_forgotten_before_its_end_is_durable(
     assert again.job_id == "mine"
 
 
+async def test_a_reader_is_not_told_of_an_end_that_is_taken_back(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """A job that gave its place to one whose accept fails waits, whoever asks while it is open."""
+    store = SlowStore()
+    orchestrator = await start_orchestrator(store, queue={"capacity": 1, "policy": "drop-lru"})
+    host = await ready_host(orchestrator, slots_total=1, slots_free=1)
+    await enqueue(orchestrator)
+    await host.start()
+    victim = (await enqueue(orchestrator)).job_id
+    store.moving.clear()
+    newcomer = asyncio.create_task(enqueue(orchestrator))
+    await asyncio.wait_for(store.waiting.wait(), WAIT_S)
+    jobs = orchestrator.jobs
+    reads = [
+        asyncio.create_task(job(orchestrator, victim)),
+        asyncio.ensure_future(jobs.ExplainJob(pb.ExplainJobRequest(job_id=victim))),
+        asyncio.ensure_future(jobs.ListJobs(pb.ListJobsRequest())),
+    ]
+    gate = orchestrator.server.runtime._gate
+    async with asyncio.timeout(WAIT_S):
+        while len(gate._pending.readers) < len(reads):  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0.001)
+
+    store.broken = True
+    store.moving.set()
+    got, explained, listed = await asyncio.gather(*reads)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await newcomer
+
+    told = [got, explained.job, *(j for j in listed.jobs if j.job_id == victim)]
+    assert [j.state for j in told] == [job_pb2.JOB_STATE_QUEUED] * 3
+
+
 async def test_a_cancel_that_cannot_be_written_stops_the_engine_and_is_answered(
     start_orchestrator: StartOrchestrator,
 ) -> None:
@@ -201,7 +236,7 @@ async def test_a_cancel_that_cannot_be_written_stops_the_engine_and_is_answered(
     following = follow(orchestrator, receipt.job_id)
     await anext(following)
     store.moving.clear()
-    request = orchestrator_service_pb2.CancelRequest(job_id=receipt.job_id)
+    request = pb.CancelRequest(job_id=receipt.job_id)
 
     cancelling = asyncio.ensure_future(orchestrator.jobs.Cancel(request))
     stopped = await host.command("cancel")
