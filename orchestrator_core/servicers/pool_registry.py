@@ -1,7 +1,6 @@
 """PoolRegistryService: GPU hosts register, take commands, send frames and report snapshots."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Container, Iterable
 
 import grpc
@@ -11,6 +10,7 @@ from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as pb
 from orchestrator_core.core.events import HostLost, HostRegistered
 from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.hosts.acks import SentAcks
 from orchestrator_core.hosts.link import HostLink, LinkTerms
 from orchestrator_core.hosts.registration import (
     POOLS_PER_HOST_MAX,
@@ -27,7 +27,6 @@ from orchestrator_core.wire import dispatch as wire_dispatch
 from orchestrator_core.wire.snapshots import ID_CHARS_MAX, MalformedSnapshot, parse_snapshot
 
 SERVICE = "llamaorch.pool.v1.PoolRegistryService"
-ACKS_KEPT = 16
 
 _log = structlog.get_logger("orchestratord")
 
@@ -97,17 +96,14 @@ class PoolRegistryServicer:
 
     async def report_snapshots(self, context: rpc.Context) -> None:
         """Snapshots of one host; each report is acknowledged, malformed ones are named."""
-        sent_ms: OrderedDict[int, int] = OrderedDict()
+        acks = SentAcks(self._runtime.clock.now_ms())
         ack_id = 0
         while (request := await rpc.read(context, pb.ReportSnapshotsRequest)) is not None:
             now_ms = self._runtime.clock.now_ms()
             # What a host sent after it had seen an acknowledgement is younger than that.
-            as_of_ms = sent_ms.get(request.echoed_ack_id, now_ms)
-            rejections = self._take_report(request, as_of_ms)
+            rejections = self._take_report(request, acks.as_of_ms(request.echoed_ack_id))
             ack_id += 1
-            sent_ms[ack_id] = now_ms
-            if len(sent_ms) > ACKS_KEPT:
-                sent_ms.popitem(last=False)
+            acks.sent(ack_id, now_ms)
             await context.write(pb.ReportSnapshotsResponse(ack_id=ack_id, rejections=rejections))
 
     def _take_report(
