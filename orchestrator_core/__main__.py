@@ -9,8 +9,10 @@ import sys
 
 from orchestrator_core.config import ConfigError, load
 from orchestrator_core.server import CannotStartError, run
+from orchestrator_core.store.port import StoreTakenError
 from orchestrator_core.telemetry.logs import configure_logs
 
+EXIT_BROKE_DOWN = 1
 EXIT_CANNOT_START = 2
 # The journal's writer thread competes with the event loop for the interpreter; at the default of
 # 5 ms a commit waits tens of milliseconds for its turn.
@@ -31,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     except CannotStartError as error:
         print(f"orchestratord: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
+    except StoreTakenError as error:
+        print(f"orchestratord: {error}", file=sys.stderr)
+        return EXIT_BROKE_DOWN
     return 0
 
 

@@ -26,7 +26,13 @@ from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import orchestrator, pool_admin, pool_registry
 from orchestrator_core.servicers.capabilities import ServerFacts
 from orchestrator_core.store.memory import MemoryStore
-from orchestrator_core.store.port import Keep, Opened, Store, StoreError
+from orchestrator_core.store.port import (
+    Keep,
+    Opened,
+    Store,
+    StoreError,
+    StoreUnavailableError,
+)
 from orchestrator_core.store.sqlite import SqliteStore
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire.jobs import WireLimits
@@ -147,7 +153,10 @@ class OrchestratorServer:
         await self._telemetry.shutdown()
 
     async def wait_failed(self) -> None:
-        """Raises what a background task or a step of the core raised: that is always a bug."""
+        """Raises what a background task or a step of the core raised.
+
+        That is always a bug, or `StoreTakenError`.
+        """
         watched = [*self._tasks, self.runtime.failed]
         done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -217,7 +226,7 @@ class OrchestratorServer:
             )
             try:
                 await self._store.prune(keep)
-            except StoreError as error:
+            except StoreUnavailableError as error:
                 _log.warning("prune_failed", error=str(error))
 
 

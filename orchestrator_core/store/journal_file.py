@@ -14,11 +14,12 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TypeVar, assert_never
 
 from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
 from orchestrator_core.core.events import Recovered
-from orchestrator_core.store import codec, schema
+from orchestrator_core.store import codec, schema, space
 from orchestrator_core.store.port import (
     JOURNAL_ID_BYTES,
     Keep,
@@ -26,20 +27,23 @@ from orchestrator_core.store.port import (
     StoreCorruptError,
     StoreError,
     StoreOutcomeUnknownError,
+    StoreTakenError,
     StoreUnavailableError,
 )
 
 LOCK_WAIT_S = 0.25
+# A copy or a look into the file takes seconds; who has held it for longer will not give it back.
+TAKEN_AFTER_S = 30.0
 WAL_BYTES_KEPT = 64 * 1024 * 1024
-# Free pages are used again; a file gives them back only where they are many. A page has 4 KiB.
-FREE_PAGES_KEPT = 1_024
-VACUUM_PAGES = 1_024
 
 Connect = Callable[[Path], sqlite3.Connection]
 
 _T = TypeVar("_T")
 
 _CERTAINLY_LOST = frozenset({"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_READONLY"})
+
+_LOCKED = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED"})
+_TAKEN = "was taken over by another process: stop one of the two, or give them a file each"
 
 _ADVICE = {
     "SQLITE_NOTADB": "is not a journal: move it away, or name another file",
@@ -67,6 +71,7 @@ class JournalFile:
         self._connection: sqlite3.Connection | None = None
         self._epoch = 0
         self._written = 0
+        self._locked_since_s: float | None = None
 
     def open(self) -> Opened:
         """Opens or creates the journal and raises its epoch. Raises `StoreCorruptError`."""
@@ -112,7 +117,7 @@ class JournalFile:
         connection = self._ready()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            ended = _superfluous(connection, keep, jobs_max)
+            ended = space.superfluous(connection, keep, jobs_max)
             _delete(connection, [job_id for job_id, _ in ended])
             if ended:
                 last_ms = ended[-1][1]
@@ -131,14 +136,10 @@ class JournalFile:
         """Gives a few free pages back to the disk; False when the rest is worth keeping."""
         connection = self._ready()
         try:
-            pages, free = (_pragma(connection, name) for name in ("page_count", "freelist_count"))
-            if not _pragma(connection, "auto_vacuum") or free < max(FREE_PAGES_KEPT, pages // 4):
-                return False
-            connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            return space.give_back(connection)
         except sqlite3.Error as error:
             self._roll_back(connection)
             raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
-        return True
 
     def close(self) -> None:
         """Closes the file and releases its lock. Idempotent."""
@@ -244,6 +245,7 @@ class JournalFile:
         try:
             connection = self._connected()
         except (sqlite3.Error, OSError) as error:
+            self._note_lock(locked=_name(error) in _LOCKED)
             raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
         try:
             # What recovery found in the log may not be on the disk yet: copy and sync it.
@@ -254,9 +256,21 @@ class JournalFile:
             raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
         if busy or epoch != self._epoch:
             connection.close()
+            if epoch != self._epoch:
+                raise StoreTakenError(f"{self.path} {_TAKEN} (epoch {epoch}, not {self._epoch})")
+            self._note_lock(locked=True)
             raise StoreUnavailableError(f"{self.path} {_ADVICE['SQLITE_BUSY']}")
+        self._note_lock(locked=False)
         self._connection = connection
         return connection
+
+    def _note_lock(self, *, locked: bool) -> None:
+        """Gives the file up when another process has held it for long."""
+        now_s = monotonic()
+        if not locked or self._locked_since_s is None:
+            self._locked_since_s = now_s if locked else None
+        elif now_s - self._locked_since_s >= TAKEN_AFTER_S:
+            raise StoreTakenError(f"{self.path} {_TAKEN} (locked for {TAKEN_AFTER_S:.0f} s)")
 
     def _insert(self, connection: sqlite3.Connection, batch: Sequence[Record]) -> None:
         # Accepts first, as the dispatches and terminals of a batch may belong to them.
@@ -339,26 +353,6 @@ def _has(connection: sqlite3.Connection, record: Record) -> bool:
         case _:
             assert_never(record)
     return found.fetchone() is not None
-
-
-def _superfluous(
-    connection: sqlite3.Connection, keep: Keep, jobs_max: int
-) -> list[tuple[str, int]]:
-    """The oldest ended jobs that are not to be kept, with their ends. O(ended jobs)."""
-    (total,) = connection.execute(schema.COUNT_ENDED).fetchone()
-    most = max(0, min(jobs_max, total - keep.ended_min))
-    found = connection.execute(schema.SELECT_ENDED, (keep.ended_since_ms, most)).fetchall()
-    if found:
-        return found
-    used_pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
-    too_large = used_pages * _pragma(connection, "page_size") > keep.bytes_max
-    excess = most if too_large else min(most, max(0, total - keep.ended_max))
-    return connection.execute(schema.SELECT_OLDEST, (excess,)).fetchall()
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    (value,) = connection.execute(f"PRAGMA {name}").fetchone()
-    return int(value)
 
 
 def _delete(connection: sqlite3.Connection, job_ids: Sequence[str]) -> None:

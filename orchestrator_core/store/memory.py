@@ -82,8 +82,8 @@ class MemoryStore:
         self._require_open()
         oldest = sorted(self._terminals.values(), key=lambda record: record.ended_ms)
         due = sum(record.ended_ms < keep.ended_since_ms for record in oldest)
-        count = min(max(due, len(oldest) - keep.ended_max), len(oldest) - keep.ended_min)
-        ended = {record.job_id: record.ended_ms for record in oldest[: max(0, count)]}
+        excess = min(len(oldest) - keep.ended_max, len(oldest) - keep.ended_min)
+        ended = {record.job_id: record.ended_ms for record in oldest[: max(due, excess)]}
         self._forget(ended.keys())
         self._pruned_last_ms = max(self._pruned_last_ms, *ended.values(), 0)
         return len(ended)

@@ -20,7 +20,8 @@ class StoreError(Exception):
     StoreError
     ├── StoreUnavailableError      the batch was certainly not written
     ├── StoreOutcomeUnknownError   the batch may or may not have been written: ask `holds`
-    └── StoreCorruptError          the journal cannot be opened; names the file and what to do
+    ├── StoreCorruptError          the journal cannot be opened; names the file and what to do
+    └── StoreTakenError            another orchestrator has the journal now: this one must end
     """
 
 
@@ -34,6 +35,13 @@ class StoreOutcomeUnknownError(StoreError):
 
 class StoreCorruptError(StoreError):
     """The journal cannot be opened. The message names the file and what to do."""
+
+
+class StoreTakenError(StoreError):
+    """Another orchestrator has the journal now; what is decided here counts no more.
+
+    The message names the file.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +61,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Which ended jobs a journal keeps: those since `ended_since_ms`, but no more than `ended_max`.
+    """Which ended jobs a journal keeps: those since `ended_since_ms`.
 
-    Of what is larger than `bytes_max` the oldest go too. The last `ended_min` stay all the same.
+    Of these no more than `ended_max` and no more than fit into `bytes_max`, the oldest go first;
+    but the last `ended_min` in any case.
     """
 
     ended_since_ms: int
@@ -76,7 +85,8 @@ class Store(Protocol):
 
         A terminal deletes the payload of its job, which nobody needs any more.
 
-        One call at a time. Raises `StoreUnavailableError` or `StoreOutcomeUnknownError`.
+        One call at a time. Raises `StoreUnavailableError` or `StoreOutcomeUnknownError`; as all
+        that follow, `StoreTakenError`.
         """
         ...
 

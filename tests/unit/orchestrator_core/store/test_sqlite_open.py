@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator_core.store import journal_file
 from orchestrator_core.store.port import (
     StoreCorruptError,
     StoreOutcomeUnknownError,
+    StoreTakenError,
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import SqliteStore
@@ -272,7 +274,7 @@ async def test_after_an_unknown_outcome_the_file_is_opened_anew(tmp_path: Path) 
 async def test_a_takeover_between_an_unknown_outcome_and_the_question_is_noticed(
     tmp_path: Path,
 ) -> None:
-    """When another orchestrator opened the file meanwhile, this one writes nothing any more."""
+    """When another orchestrator opened the file meanwhile, this one must end. LO-305."""
     path = tmp_path / "journal.db"
     store = SqliteStore(path)
     await store.open()
@@ -281,6 +283,28 @@ async def test_a_takeover_between_an_unknown_outcome_and_the_question_is_noticed
     await store._run(store._file.close)
     await filled(path, batches=0)
 
+    with pytest.raises(StoreTakenError, match=rf"{path} was taken over"):
+        await store.commit([accept(9)])
+    await store.close()
+
+
+async def test_a_file_that_another_process_keeps_locked_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short look is waited for; who holds the file for long has taken it over. LO-305."""
+    path = tmp_path / "journal.db"
+    store = SqliteStore(path)
+    await store.open()
+    await store._run(store._file.close)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN IMMEDIATE")
+
     with pytest.raises(StoreUnavailableError, match="another orchestrator"):
         await store.commit([accept(9)])
+    monkeypatch.setattr(journal_file, "TAKEN_AFTER_S", 0.0)
+    with pytest.raises(StoreTakenError, match=rf"{path} was taken over"):
+        await store.commit([accept(9)])
+    other.close()
+    await store.commit([accept(9)])
     await store.close()
