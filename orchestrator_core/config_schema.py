@@ -200,7 +200,10 @@ class JobsTable(Table):
         default=600_000, description="How long an ended job is kept."
     )
     finished_max: int = Field(
-        default=10_000, ge=1, le=1_000_000, description="Ended jobs that are kept."
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Ended jobs that are kept; if room is short, a quarter that never ran.",
     )
     attempts_max: int = Field(default=3, ge=1, le=100, description="Attempts of one job.")
     input_bytes_max: int = Field(

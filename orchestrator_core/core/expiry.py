@@ -7,7 +7,13 @@ from orchestrator_core.core.effects import ConfirmEnd, JobForgotten
 from orchestrator_core.core.events import EndConfirmed
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.keeping import release_output
-from orchestrator_core.core.lifecycle import CANCELLED, end_job, expire_job, release_former
+from orchestrator_core.core.lifecycle import (
+    CANCELLED,
+    end_job,
+    end_retention,
+    expire_job,
+    release_former,
+)
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.scheduler import schedule
 from orchestrator_core.core.state import State
@@ -91,8 +97,7 @@ def end_confirmed(state: State, event: EndConfirmed) -> None:
         state.displaced = {n: v for n, v in state.displaced.items() if v is not job}
         return
     del state.jobs[job.job_id]
-    state.ended.pop(job.job_id, None)
-    state.timers.clear(TimerKind.FORGET, job.job_id)
+    end_retention(state, job.job_id)
     state.displaced.pop(job.job_id, None)
     release_former(state, job)
     release_output(state, job)

@@ -48,6 +48,7 @@ from orchestrator_core.core.lifecycle import (
     LIVE_TIMERS,
     close_attempt,
     end_job,
+    end_retention,
     enter_queue,
     leave_queue,
 )
@@ -129,8 +130,7 @@ def _restore(state: State, victim: Job, now_ms: int) -> None:
     victim.state, victim.outcome, victim.ended_ms = JobState.QUEUED, None, None
     victim.usage = NO_USAGE
     state.jobs[victim.job_id] = victim
-    state.ended.pop(victim.job_id, None)
-    state.timers.clear(TimerKind.FORGET, victim.job_id)
+    end_retention(state, victim.job_id)
     enter_queue(state, victim, now_ms)
     charge_again(state, victim, now_ms)
     watch_audience(state, victim, now_ms)
@@ -145,9 +145,8 @@ def _retract(state: State, job: Job, now_ms: int) -> None:
     if job.attempt is not None and job.attempt.key in state.attempts:
         close_attempt(state, job.attempt, 0, now_ms)
         state.emit(AttemptClosed(job.job_id, job.attempt.number, "not accepted", retried=False))
-    state.ended.pop(job.job_id, None)
-    for kind in (*LIVE_TIMERS, TimerKind.FORGET):
-        state.timers.clear(kind, job.job_id)
+    end_retention(state, job.job_id)
+    state.timers.clear_all(LIVE_TIMERS, job.job_id)
     state.remembered.pop((job.spec.identity, job.spec.request_id), None)
     state.emit(JobForgotten(job.job_id))
 

@@ -108,13 +108,26 @@ def end_job(
 
 
 def retain(state: State, job: Job, now_ms: int) -> None:
-    """Keeps an ended job until retention ends; beyond the bound the oldest is forgotten first."""
-    state.ended[job.job_id] = None
-    if len(state.ended) > state.config.finished_jobs_max:
-        oldest, _ = state.ended.popitem(last=False)
-        state.timers.set(TimerKind.FORGET, oldest, now_ms)
+    """Keeps an ended job until retention ends; beyond the bound the oldest is forgotten first.
+
+    Of those that never ran, while they take more than a quarter of the room: a flood of jobs that
+    are dropped or cancelled in the queue must not expel the outputs of others.
+    """
     due_ms = (job.ended_ms or now_ms) + state.config.retention_ms
     state.timers.set(TimerKind.FORGET, job.job_id, due_ms)
+    (state.ended if job.attempts_made else state.ended_unrun)[job.job_id] = None
+    bound = state.config.finished_jobs_max
+    if len(state.ended) + len(state.ended_unrun) > bound:
+        crowding = len(state.ended_unrun) > bound // 4
+        oldest, _ = (state.ended_unrun if crowding else state.ended).popitem(last=False)
+        state.timers.set(TimerKind.FORGET, oldest, now_ms)
+
+
+def end_retention(state: State, job_id: str) -> None:
+    """An ended job is forgotten, or lives again."""
+    state.ended.pop(job_id, None)
+    state.ended_unrun.pop(job_id, None)
+    state.timers.clear(TimerKind.FORGET, job_id)
 
 
 def fail_job(state: State, job: Job, refusal: Refusal, now_ms: int) -> None:

@@ -79,12 +79,13 @@ class State:
     """Everything that the core remembers.
 
     `available` holds the pools that could take an attempt at this moment. `fleet` counts changes
-    of what pools can do at all, as opposed to whether they are busy. `served` holds the tokens
-    that each identity was served, for fairness between them. `stepping` is True within a step.
-    `on_placement` is told of a job that is about to be placed, the pools kept for others and the
-    time; only explanations set it. Dicts stand in for sets where the order of iteration could reach
-    an effect: string sets iterate differently from run to run. The tables that give up their oldest
-    entry are ordered ones, where that costs O(1).
+    of what pools can do at all, as opposed to whether they are busy. `ended` and `ended_unrun` hold
+    the ended jobs that are kept, in order of their end; of the latter none had an attempt. `served`
+    holds the tokens that each identity was served, for fairness between them. `stepping` is True
+    within a step. `on_placement` is told of a job that is about to be placed, the pools kept for
+    others and the time; only explanations set it. Dicts stand in for sets where the order of
+    iteration could reach an effect: string sets iterate differently from run to run. The tables
+    that give up their oldest entry are ordered ones, where that costs O(1).
     """
 
     config: CoreConfig
@@ -93,6 +94,7 @@ class State:
     predictor: Predictor = field(default_factory=Predictor)
     jobs: dict[str, Job] = field(default_factory=dict)
     ended: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    ended_unrun: OrderedDict[str, None] = field(default_factory=OrderedDict)
     pools: dict[str, Pool] = field(default_factory=dict)
     hosts: dict[str, Host] = field(default_factory=dict)
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)

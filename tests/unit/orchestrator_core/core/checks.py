@@ -124,12 +124,14 @@ class Checks:
                 assert attempt.state is not AttemptState.CANCELLING
             else:
                 assert job.outcome is not None
-                assert job.job_id in state.ended or job.job_id in self.leaving
+                kept = job.job_id in state.ended or job.job_id in state.ended_unrun
+                assert kept or job.job_id in self.leaving
         for key, attempt in state.attempts.items():
             assert attempt.state is not AttemptState.ENDED
             assert key == attempt.key
             assert state.jobs[attempt.job_id].attempt is attempt
-        assert len(state.ended) <= state.config.finished_jobs_max
+        kept_total = len(state.ended) + len(state.ended_unrun)
+        assert kept_total <= state.config.finished_jobs_max
 
     def _pools_are_exact(self, state: State, now_ms: int) -> None:
         """LO-203, LO-204: the account of slots adds up and `available` is what it would be anew."""
@@ -149,7 +151,7 @@ class Checks:
             TimerKind.REATTACH: {a.host_id for a in state.attempts.values()},
             TimerKind.POOL_REOPENS: state.pools.keys(),
             TimerKind.POOL_STALE: state.pools.keys(),
-            TimerKind.FORGET: state.ended.keys(),
+            TimerKind.FORGET: state.ended.keys() | state.ended_unrun.keys(),
             TimerKind.QUEUE_TIMEOUT: {j.job_id for j in _waiting(state.queue)},
         }
         live = {j.job_id for j in state.jobs.values() if j.live}

@@ -21,6 +21,7 @@ from orchestrator_core.core.events import (
 from orchestrator_core.core.job import Priority
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.pool import PoolState
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot, spec
@@ -97,6 +98,45 @@ def test_a_job_is_not_forgotten_while_its_attempt_holds_a_slot() -> None:
 
     assert only(effects, SendRelease)
     assert only(effects, JobForgotten)
+
+
+def test_a_flood_of_jobs_that_never_ran_leaves_the_outputs_of_others() -> None:
+    """They take a quarter of the room where it is short, and all that nobody else needs. LO-302."""
+    bench = Bench(wide(slots=20), finished_jobs_max=8, stale_after_ms=10**6)
+    ran = [f"ran{n}" for n in range(6)]
+    bench.enqueue(*ran)
+    for job_id in ran:
+        bench.end(job_id)
+    bench.report(wide(slots=20, version=2, state=PoolState.DRAINING))
+    flood = [f"flood{n}" for n in range(50)]
+    for job_id in flood:
+        bench.enqueue(job_id)
+        bench.step(CancelRequested(job_id, 0))
+
+    assert list(bench.core.jobs) == [*ran, *flood[-2:]]
+
+
+def test_the_least_room_is_for_a_job_that_ran() -> None:
+    """What never ran goes at once then, the newest too."""
+    bench = Bench(wide(), finished_jobs_max=1)
+    bench.enqueue("ran")
+    bench.end("ran")
+    bench.report(wide(version=2, state=PoolState.DRAINING))
+    bench.enqueue("dropped")
+
+    assert only(bench.step(CancelRequested("dropped", 0)), JobForgotten)
+    assert list(bench.core.jobs) == ["ran"]
+
+
+def test_jobs_that_never_ran_may_fill_the_room_that_is_left() -> None:
+    """Their clients ask for the reason; only what is too much goes, the oldest first."""
+    bench = Bench(snapshot(slots_free=0), finished_jobs_max=8, queue_timeout_ms=10)
+    jobs = [f"j{n}" for n in range(10)]
+    bench.enqueue(*jobs)
+
+    bench.at(10)
+
+    assert list(bench.core.jobs) == jobs[2:]
 
 
 def test_a_job_is_kept_until_the_journal_confirms_its_end() -> None:

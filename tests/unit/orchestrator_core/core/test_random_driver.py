@@ -69,6 +69,7 @@ def test_no_world_breaks_an_invariant_and_nothing_is_left_behind(first: int) -> 
         assert not state.jobs, seed
         assert not state.attempts, seed
         assert not state.ended, seed
+        assert not state.ended_unrun, seed
         assert not state.displaced, seed
         assert not len(state.queue), seed
         assert not state.throttle._waiting, seed
