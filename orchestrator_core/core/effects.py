@@ -28,6 +28,7 @@ class AcceptRecord:
     predicted_start_ms: int | None
     predicted_end_ms: int | None
     displaced: str | None = None
+    plain_start_ms: int | None = None
 
 
 @plain_init

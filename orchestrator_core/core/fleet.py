@@ -43,6 +43,7 @@ def host_lost(state: State, event: HostLost, now_ms: int) -> None:
     if host is None or host.link_id != event.link_id:
         return
     host.link_id = None
+    _forget_if_empty(state, host)
     for pool_id in host.pool_ids:
         pool = state.pools[pool_id]
         pool.connected = False
@@ -119,12 +120,22 @@ def _put_pool(state: State, host: Host, snapshot: PoolSnapshot, now_ms: int) -> 
         former = state.hosts.get(pool.snapshot.host_id)
         if former is not None and former is not host:
             former.pool_ids.pop(snapshot.pool_id, None)
+            _forget_if_empty(state, former)
     pool.ended_at_frame.clear()
     pool.apply(snapshot, now_ms)
     pool.rates = state.predictor.pool_rates(snapshot)
     pool.connected = True
     host.pool_ids[snapshot.pool_id] = None
     state.fleet_changed()
+
+
+def _forget_if_empty(state: State, host: Host) -> None:
+    """Keeps no host that has neither a link nor a pool: its name may never be heard again.
+
+    Attempts name their host themselves, so theirs come back without it.
+    """
+    if host.link_id is None and not host.pool_ids:
+        state.hosts.pop(host.host_id, None)
 
 
 def _remove_pool(state: State, host: Host, pool_id: str) -> None:
@@ -158,22 +169,27 @@ def _settle_attempts(
 ) -> None:
     """Re-attaches adopted attempts; what the host no longer holds is lost for certain."""
     adopted = {(job_id, number) for job_id, number, verdict in verdicts if verdict is Verdict.ADOPT}
+    over = {(held.job_id, held.attempt) for held in event.held if held.ended}
     for attempt in [a for a in state.attempts.values() if a.host_id == event.host_id]:
         if attempt.key in adopted:
             attempt.detached = False
-            _attach(state, attempt)
+            _attach(state, attempt, ended=attempt.key in over)
             if attempt.state is AttemptState.CANCELLING:
                 state.emit(SendCancel(attempt.host_id, attempt.job_id, attempt.number))
         else:
             _not_held(state, attempt, now_ms)
 
 
-def _attach(state: State, attempt: Attempt) -> None:
-    """Gives an adopted attempt its slot; one of a former incarnation has only its end to tell."""
+def _attach(state: State, attempt: Attempt, *, ended: bool) -> None:
+    """Gives an adopted attempt its slot, unless it has only its end to tell.
+
+    That is so for one that ended at its host meanwhile, and for one of a former incarnation.
+    """
+    attempt.ended_at_host = ended
     pool = state.pools.get(attempt.pool_id)
     if pool is None:
         return
-    if pool.snapshot.replica_id == attempt.replica_id:
+    if pool.snapshot.replica_id == attempt.replica_id and not ended:
         pool.own[attempt.key] = attempt
         job = state.jobs.get(attempt.job_id)
         if job is not None:

@@ -112,10 +112,10 @@ def learn_from_end(state: State, job: Job, now_ms: int, *, finished: bool) -> No
     """Compares what a job was told with what became of it. LO-206.
 
     A job that was given up had taken at least so long: its residual is censored. Only first
-    attempts count: a retry was not part of what was told.
+    attempts count: a retry was not part of what was told, and neither was a restart.
     """
     start_ms, end_ms = job.predicted_start_ms, job.predicted_end_ms
-    if start_ms is None or end_ms is None or job.attempts_made > 1:
+    if start_ms is None or end_ms is None or job.attempts_made > 1 or job.recovered:
         return
     plain_ms = job.plain_start_ms
     residuals = state.predictor.residuals
@@ -125,7 +125,7 @@ def learn_from_end(state: State, job: Job, now_ms: int, *, finished: bool) -> No
         started = dispatched_ms is not None
         ratio = (until_ms - job.accepted_ms) / max(1, plain_ms)
         residuals.start.add(ratio, censored=not started)
-    if dispatched_ms is None or job.attempt is None or job.attempt.recovered:
+    if dispatched_ms is None or job.attempt is None:
         return
     told_ms = max(1, end_ms - start_ms)
     residuals.service(waited=plain_ms is not None).add(

@@ -109,7 +109,8 @@ def accepts_failed(state: State, event: AcceptsFailed, now_ms: int) -> None:
             continue
         _retract(state, job, now_ms)
         victim = state.displaced.pop(job_id, None)
-        if victim is not None:
+        # A victim that was forgotten since may have lent its id to a newer job.
+        if victim is not None and state.jobs.get(victim.job_id, victim) is victim:
             _restore(state, victim, now_ms)
     # A job that never was cannot come back when the one that displaced it is taken back later.
     gone = frozenset(event.job_ids)
@@ -331,6 +332,7 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
             shape.start_ms,
             shape.end_ms,
             displaces,
+            shape.plain_start_ms,
         ),
         ReplyAccepted(event.reply_to, receipt),
     ]

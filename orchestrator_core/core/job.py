@@ -133,6 +133,7 @@ class Attempt:
     `first_output_area` is the pool's `busy_area` at the first output.
     `replay` says that it generates again what an earlier one delivered. A `recovered` attempt was
     read from the journal: it is `detached` until its host is back, and its times teach nothing.
+    One that is `ended_at_host` holds no slot any more: only its end is yet to be read.
     """
 
     job_id: str
@@ -151,6 +152,7 @@ class Attempt:
     last_progress_ms: int = 0
     detached: bool = False
     recovered: bool = False
+    ended_at_host: bool = False
     replay: bool = False
 
     @property
@@ -167,7 +169,8 @@ class Job:
     attempt may have reached a client. `failures` counts lost attempts; refused ones are not tries.
     `plain_start_ms` is the forecast of its start before corrections, None for a job that was placed
     in the step that accepted it; `shape` is its expected size when it began to wait.
-    `declined_offers` counts the slots that it let pass since `declined_since_ms`.
+    `declined_offers` counts the slots that it let pass since `declined_since_ms`. A `recovered`
+    one was read from the journal: what became of it teaches nothing about what it was told.
     `tokens_charged` is what its client's throttle holds for it, `tokens_served` what fairness has
     counted for it; None where nothing was charged.
     `decisions` are the latest `DECISIONS_KEPT`: a job may be refused any number of times.
@@ -202,6 +205,7 @@ class Job:
     declined_since_ms: int | None = None
     tokens_served: float = 0.0
     tokens_charged: int | None = None
+    recovered: bool = False
 
     @property
     def job_id(self) -> str:

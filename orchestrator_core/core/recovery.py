@@ -62,6 +62,8 @@ def _job(accept: AcceptRecord) -> Job:
         position_at_admission=accept.position,
         predicted_start_ms=accept.predicted_start_ms,
         predicted_end_ms=accept.predicted_end_ms,
+        plain_start_ms=accept.plain_start_ms,
+        recovered=True,
     )
 
 

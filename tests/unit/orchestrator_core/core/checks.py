@@ -113,7 +113,9 @@ class Checks:
 
     def _pools_are_exact(self, state: State, now_ms: int) -> None:
         """LO-203, LO-204: the account of slots adds up and `available` is what it would be anew."""
-        attached = {k: a for k, a in state.attempts.items() if not a.detached}
+        attached = {
+            k: a for k, a in state.attempts.items() if not a.detached and not a.ended_at_host
+        }
         for pool in state.pools.values():
             replica_id = pool.snapshot.replica_id
             assert set(pool.own) == {k for k, a in attached.items() if a.replica_id == replica_id}

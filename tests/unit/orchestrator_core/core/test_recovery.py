@@ -80,6 +80,26 @@ def test_times_of_a_recovered_attempt_teach_nothing() -> None:
     assert after.core.tokens_per_s(after.core.pools["p"]) == 20.0
 
 
+def test_a_wait_through_a_restart_teaches_nothing() -> None:
+    """LO-206: an hour without a pool is no lesson."""
+    before = Bench(wide(slots=1))
+    effects = before.enqueue("a", "b")
+    effects += before.end("a")
+    waited = before.core.jobs["b"].plain_start_ms
+    after = Bench()
+    after.step(journal(*[e for e in effects if getattr(e, "job_id", "") != "b"]))
+    after.at(3_500_000)
+
+    after.register(wide(slots=1))
+    after.end("b")
+
+    assert after.core.jobs["b"].state is JobState.FINISHED
+    assert after.core.jobs["b"].plain_start_ms == waited is not None
+    residuals = after.state.predictor.residuals
+    assert not residuals.start.kept
+    assert not residuals.judged
+
+
 def test_an_adopted_first_attempt_is_no_replay() -> None:
     """A client is told `resumed` only when something is generated again. LO-304."""
     before = Bench(wide())
