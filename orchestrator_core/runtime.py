@@ -38,6 +38,7 @@ from orchestrator_core.core.effects import (
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
+    AttemptEnded,
     CancelRequested,
     EnqueueRequested,
     Event,
@@ -45,11 +46,12 @@ from orchestrator_core.core.events import (
     Recovered,
     Tick,
 )
-from orchestrator_core.core.job import Job, JobSpec
+from orchestrator_core.core.job import Job, JobSpec, StartMode
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Outcome, Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
+from orchestrator_core.hosts.continuing import continuation
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay.relay import Relay
 from orchestrator_core.store.port import Store, StoreError
@@ -133,6 +135,9 @@ class Runtime:
         Outcomes are told again from here; the output before them comes back from the hosts.
         """
         self.submit(recovered)
+        for job in self.core.jobs.values():
+            if job.live and job.attempt is not None:
+                self.relay.log(job.job_id).doubtful = True
         for ended in recovered.terminals:
             if ended.job_id in self.core.jobs:
                 self._ended(JobEnded(ended.job_id, ended.state, ended.outcome, ended.usage))
@@ -181,7 +186,7 @@ class Runtime:
         event = wire_events.metrics(
             self.core.queue_depth(),
             self.core.on_time_probability(job, now_ms) if job.live else None,
-            kv_warmth=bool(candidates and candidates[0].kv_warm),
+            kv_warmth=bool(candidates and candidates[0].kv_warm and not job.failures),
         )
         log.set_metrics(encode_event(event))
 
@@ -264,9 +269,17 @@ class Runtime:
     def _start(self, effect: SendStart) -> None:
         """Sends an attempt, unless it stopped counting while its record was written."""
         job_id, attempt = effect.spec.job_id, effect.attempt
-        if self.core.holds_slot(job_id, attempt):
-            traceparent = self._observer.dispatch_traceparent(job_id, attempt)
-            self.hosts.start(effect, self.relay.log(job_id), traceparent)
+        if not self.core.holds_slot(job_id, attempt):
+            return
+        log = self.relay.log(job_id)
+        if effect.mode is StartMode.FRESH:
+            log.doubtful = False  # Nothing was delivered before.
+        follows = continuation(effect, log) if effect.mode is StartMode.CONTINUE else None
+        if isinstance(follows, AttemptEnded):
+            self.submit(follows)
+            return
+        traceparent = self._observer.dispatch_traceparent(job_id, attempt)
+        self.hosts.start(effect, log, traceparent, follows)
 
     def _started(self, effect: JobStarted) -> None:
         job = self.core.jobs.get(effect.job_id)

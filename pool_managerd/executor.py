@@ -101,6 +101,9 @@ class Executor:
         incarnation = pool.incarnation
         if incarnation.slots is None or not incarnation.slots.acquire(command.key):
             return Refusal(RefusalReason.NO_SLOT, f"all slots of {pool.pool_id} are taken")
+        if prefix is not None:
+            request = replace(command.request, continue_text=prefix.text)
+            command = replace(command, request=request)
         return self._begin(command, pool, prefix)
 
     def cancel(self, key: AttemptKey) -> None:
@@ -302,6 +305,7 @@ class Executor:
 
     async def _settle(self, run: _Run, terminal: Terminal) -> None:
         """Waits until the slot is idle, then ends the log; a dead engine's end is told at once."""
+        terminal = _with_continued(terminal, run.command.continue_tokens)
         outcome = terminal.outcome
         died = isinstance(outcome, AttemptFailure) and outcome.kind is ErrorKind.ENGINE_DIED
         if died:
@@ -355,6 +359,16 @@ def _unknown_replica(command: AttemptCommand) -> Refusal:
     return Refusal(
         RefusalReason.UNKNOWN_REPLICA, f"{command.replica_id or 'no replica'} does not run here"
     )
+
+
+def _with_continued(terminal: Terminal, tokens: int) -> Terminal:
+    """Counts what was generated before a continuation as output, where the engine read a prompt."""
+    usage = terminal.usage
+    if not tokens:
+        return terminal
+    tokens_in = None if usage.tokens_in is None else max(0, usage.tokens_in - tokens)
+    tokens_out = None if usage.tokens_out is None else usage.tokens_out + tokens
+    return replace(terminal, usage=replace(usage, tokens_in=tokens_in, tokens_out=tokens_out))
 
 
 def _usage(usage: port.Usage) -> Usage:

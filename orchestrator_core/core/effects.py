@@ -8,7 +8,7 @@ import enum
 from dataclasses import dataclass
 
 from orchestrator_core.core.decision import Decision
-from orchestrator_core.core.job import JobSpec
+from orchestrator_core.core.job import JobSpec, StartMode
 from orchestrator_core.core.outcome import Outcome, Refusal, Usage
 from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.states import JobState
@@ -34,7 +34,11 @@ class AcceptRecord:
 @plain_init
 @dataclass(frozen=True, slots=True)
 class DispatchRecord:
-    """An attempt was bound to one incarnation of a pool."""
+    """An attempt was bound to one incarnation of a pool.
+
+    `failures` are the tries that were lost before. `mode` is None in a record of a version that did
+    not write it.
+    """
 
     job_id: str
     attempt: int
@@ -44,6 +48,8 @@ class DispatchRecord:
     sent_ms: int
     decision: Decision
     replica_set: tuple[str, str, str, str]
+    mode: StartMode | None = None
+    failures: int = 0
 
 
 @plain_init
@@ -106,17 +112,13 @@ class ReplyState:
     job_id: str
 
 
-class StartMode(enum.Enum):
-    """How an attempt relates to the output of earlier ones."""
-
-    FRESH = "fresh"
-    VERIFIED_REPLAY = "verified_replay"
-
-
 @plain_init
 @dataclass(frozen=True, slots=True)
 class SendStart:
-    """Starts an attempt at its pool. `remaining_ms` is left until the job's deadline."""
+    """Starts an attempt at its pool. `remaining_ms` is left until the job's deadline.
+
+    `same_tokens` says that token ids of earlier attempts mean the same to this replica.
+    """
 
     host_id: str
     pool_id: str
@@ -125,6 +127,7 @@ class SendStart:
     spec: JobSpec
     mode: StartMode
     remaining_ms: int | None
+    same_tokens: bool = True
 
 
 @plain_init

@@ -11,7 +11,10 @@ from orchestrator_core.core.records import plain_init
 
 
 class AttemptErrorKind(enum.Enum):
-    """How an attempt failed, as the pool reports it."""
+    """How an attempt failed, as the pool reports it.
+
+    OUTPUT_LOST no pool reports: what the attempt was to continue is no longer held on this side.
+    """
 
     ENGINE_DIED = "engine_died"
     ENGINE_ERROR = "engine_error"
@@ -22,6 +25,7 @@ class AttemptErrorKind(enum.Enum):
     DEVICE_OUT_OF_MEMORY = "device_out_of_memory"
     HOST_OUT_OF_MEMORY = "host_out_of_memory"
     OUTPUT_TOO_LARGE = "output_too_large"
+    OUTPUT_LOST = "output_lost"
 
 
 @plain_init

@@ -3,7 +3,7 @@
 from orchestrator_core.core.effects import SendCancel, SendVerdicts, Verdict
 from orchestrator_core.core.events import HeldAttempt, HostLost, HostRegistered, SnapshotsReported
 from orchestrator_core.core.feasibility import kv_needed_bytes
-from orchestrator_core.core.job import Attempt
+from orchestrator_core.core.job import Attempt, StartMode
 from orchestrator_core.core.lifecycle import (
     close_attempt,
     close_for_retry,
@@ -214,7 +214,7 @@ def _not_held(state: State, attempt: Attempt, now_ms: int) -> None:
         return
     close_attempt(state, attempt, 0, now_ms)
     close_for_retry(state, job, attempt)
-    if attempt.recovered and not attempt.replay:
+    if attempt.recovered and attempt.mode is StartMode.FRESH:
         job.delivered = False
     requeue(state, job, now_ms)
 

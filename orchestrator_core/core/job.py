@@ -23,7 +23,16 @@ class Failover(enum.Enum):
     """What happens when an engine dies after output was delivered. LO-304."""
 
     VERIFIED_REPLAY = "verified_replay"
+    CONTINUE = "continue"
     FAIL = "fail"
+
+
+class StartMode(enum.Enum):
+    """How an attempt relates to the output of earlier ones."""
+
+    FRESH = "fresh"
+    VERIFIED_REPLAY = "verified_replay"
+    CONTINUE = "continue"
 
 
 class _Hashed:
@@ -130,10 +139,10 @@ NO_SHAPE = Shape(0.0, 0.0)
 class Attempt:
     """One try of a job on one incarnation of a pool. Holds a slot there until ENDED.
 
-    `first_output_area` is the pool's `busy_area` at the first output.
-    `replay` says that it generates again what an earlier one delivered. A `recovered` attempt was
-    read from the journal: it is `detached` until its host is back, and its times teach nothing.
-    One that is `ended_at_host` holds no slot any more: only its end is yet to be read.
+    `first_output_area` is the pool's `busy_area` at the first output. `mode` says whether it
+    generates again what an earlier one delivered, or goes on from there. A `recovered` attempt was
+    read from the journal: it is `detached` until its host is back, and its times teach nothing. One
+    that is `ended_at_host` holds no slot any more: only its end is yet to be read.
     """
 
     job_id: str
@@ -153,7 +162,7 @@ class Attempt:
     detached: bool = False
     recovered: bool = False
     ended_at_host: bool = False
-    replay: bool = False
+    mode: StartMode = StartMode.FRESH
 
     @property
     def key(self) -> tuple[str, int]:
@@ -167,6 +176,7 @@ class Job:
 
     `seq` is the arrival number, kept through retries. `delivered` is True when output of an earlier
     attempt may have reached a client. `failures` counts lost attempts; refused ones are not tries.
+    `mixed` says that the output came from more than one replica set: token ids then mean nothing.
     `plain_start_ms` is the forecast of its start before corrections, None for a job that was placed
     in the step that accepted it; `shape` is its expected size when it began to wait.
     `declined_offers` counts the slots that it let pass since `declined_since_ms`. A `recovered`
@@ -197,6 +207,7 @@ class Job:
     usage: Usage = field(default_factory=Usage)
     subscribers: int = 0
     replica_set: tuple[str, str, str, str] | None = None
+    mixed: bool = False
     unreleased: Attempt | None = None
     refusals: int = 0
     plain_start_ms: int | None = None
@@ -211,6 +222,22 @@ class Job:
     def job_id(self) -> str:
         """Id of the job."""
         return self.spec.job_id
+
+    @property
+    def next_mode(self) -> StartMode:
+        """How the next attempt begins."""
+        if not self.delivered or self.spec.failover is Failover.FAIL:
+            return StartMode.FRESH
+        return StartMode[self.spec.failover.name]
+
+    @property
+    def bound_to(self) -> tuple[str, str, str, str] | None:
+        """Replica set to which the next attempt must keep; None: any that is feasible. LO-304.
+
+        A verified replay must give the same bytes. A continuation is announced as what it is: the
+        client has agreed to text that another engine goes on with.
+        """
+        return self.replica_set if self.next_mode is StartMode.VERIFIED_REPLAY else None
 
     def note_decision(self, decision: Decision) -> None:
         """Keeps a placement, the latest last."""

@@ -141,19 +141,20 @@ def retry_or_fail(
 ) -> None:
     """After a lost attempt: back into the queue where that is allowed, else the end. LO-304.
 
-    Nothing delivered: a silent restart. Something delivered: only a verified replay may go on. The
-    attempt must be closed already. `replica_gone` says that it was lost with its incarnation or its
-    host, which proves nothing against the replica: should it be back it may be tried again.
+    Nothing delivered: a silent restart. Something delivered: generated again, continued, or ended
+    by WORKER_RESET, as the job's policy says. The attempt must be closed already. `replica_gone`
+    says that it was lost with its incarnation or its host, which proves nothing against the
+    replica: should it be back it may be tried again.
     """
     attempt = job.attempt
     assert attempt is not None, "only a job with an attempt can lose one"
-    replayable = job.spec.failover is Failover.VERIFIED_REPLAY
-    if job.delivered and not replayable:
+    if job.delivered and job.spec.failover is Failover.FAIL:
         if refusal.reason is not Reason.ENGINE_ERROR:
             refusal = Refusal(
                 Reason.WORKER_RESET,
                 f"the engine of pool {attempt.pool_id} was lost after output had been delivered: "
-                f"{refusal.message}; enqueue the job again, or set failover to VERIFIED_REPLAY",
+                f"{refusal.message}; enqueue the job again, or set failover to "
+                "VERIFIED_REPLAY or CONTINUE",
                 engine=refusal.engine,
                 pool_id=attempt.pool_id,
             )
@@ -213,7 +214,7 @@ def _close(state: State, job: Job, attempt: Attempt, why: str, *, retried: bool)
 def _exhausted(state: State, job: Job, *, replica_gone: bool) -> bool:
     """True when no further replica may be tried; one that is gone makes room for the next.
 
-    Once output was delivered only the replica set that generated it counts.
+    Once output was delivered a replay counts only the replica set that generated it.
     """
     if job.failures >= state.config.attempts_max:
         return True
@@ -221,7 +222,7 @@ def _exhausted(state: State, job: Job, *, replica_gone: bool) -> bool:
     return not replica_gone and all(
         snapshot.replica_id in job.tried_replicas
         for snapshot in feasible
-        if not job.delivered or job.replica_set in (None, snapshot.replica_set)
+        if job.bound_to in (None, snapshot.replica_set)
     )
 
 

@@ -1,9 +1,9 @@
 """Rebuilding the tables from the journal at start. LO-305."""
 
-from orchestrator_core.core.effects import AcceptRecord, Receipt
+from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Receipt
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.core.intake import watch_audience
-from orchestrator_core.core.job import Attempt, Failover, Job
+from orchestrator_core.core.job import Attempt, Failover, Job, StartMode
 from orchestrator_core.core.lifecycle import enter_queue, retain
 from orchestrator_core.core.scheduler import watch_attempt
 from orchestrator_core.core.state import State
@@ -26,7 +26,9 @@ def recover(state: State, event: Recovered, now_ms: int) -> None:
             continue
         job.attempts_made = max(job.attempts_made, dispatch.attempt)
         job.note_decision(dispatch.decision)
+        job.mixed = job.mixed or job.replica_set not in (None, dispatch.replica_set)
         job.replica_set = dispatch.replica_set
+        job.failures = dispatch.failures
         if job.first_dispatch_ms is None:
             job.first_dispatch_ms = dispatch.sent_ms
         job.attempt = Attempt(
@@ -40,7 +42,7 @@ def recover(state: State, event: Recovered, now_ms: int) -> None:
             last_progress_ms=now_ms,
             detached=True,
             recovered=True,
-            replay=dispatch.attempt > 1 and job.spec.failover is Failover.VERIFIED_REPLAY,
+            mode=_mode(dispatch, job),
         )
     for terminal in event.terminals:
         job = state.jobs.get(terminal.job_id)
@@ -65,6 +67,14 @@ def _job(accept: AcceptRecord) -> Job:
         plain_start_ms=accept.plain_start_ms,
         recovered=True,
     )
+
+
+def _mode(dispatch: DispatchRecord, job: Job) -> StartMode:
+    """How an attempt began; where that was not written, a later one may be a replay."""
+    if dispatch.mode is not None:
+        return dispatch.mode
+    replays = dispatch.attempt > 1 and job.spec.failover is Failover.VERIFIED_REPLAY
+    return StartMode.VERIFIED_REPLAY if replays else StartMode.FRESH
 
 
 def _remember(state: State, accept: AcceptRecord, now_ms: int) -> None:

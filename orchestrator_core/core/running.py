@@ -1,7 +1,7 @@
 """What pools report about attempts: started, output, ended, refused."""
 
 from orchestrator_core.core import fairness
-from orchestrator_core.core.effects import JobStarted, SendRelease, StartMode
+from orchestrator_core.core.effects import JobStarted, SendRelease
 from orchestrator_core.core.events import (
     AttemptEnded,
     AttemptError,
@@ -11,7 +11,7 @@ from orchestrator_core.core.events import (
     OutputProgressed,
 )
 from orchestrator_core.core.gates import settle
-from orchestrator_core.core.job import Attempt, Job
+from orchestrator_core.core.job import Attempt, Job, StartMode
 from orchestrator_core.core.lifecycle import (
     close_attempt,
     end_job,
@@ -51,7 +51,10 @@ _FINAL = frozenset(
 
 
 def attempt_started(state: State, event: AttemptStarted, now_ms: int) -> None:
-    """The engine took an attempt up; `started` goes out unless the job ended meanwhile."""
+    """The engine took an attempt up; `started` goes out unless the job ended meanwhile.
+
+    ORCH-3009.
+    """
     attempt = state.attempts.get((event.job_id, event.attempt))
     if attempt is None or attempt.state is AttemptState.RUNNING:
         return
@@ -69,8 +72,9 @@ def attempt_started(state: State, event: AttemptStarted, now_ms: int) -> None:
     state.displaced.pop(job.job_id, None)
     release_former(state, job)
     attempt.last_progress_ms = now_ms
-    mode = StartMode.VERIFIED_REPLAY if attempt.replay else StartMode.FRESH
-    state.emit(JobStarted(job.job_id, attempt.number, mode, event.kv_warmth))
+    # After a failover the cache is lost, whatever the session's other turns left elsewhere.
+    warm = event.kv_warmth and not job.failures
+    state.emit(JobStarted(job.job_id, attempt.number, attempt.mode, warm))
 
 
 def output_progressed(state: State, event: OutputProgressed, now_ms: int) -> None:
@@ -197,6 +201,9 @@ def _settle_error(
         )
         reset = Refusal(Reason.WORKER_RESET, message, engine=engine, pool_id=attempt.pool_id)
         fail_job(state, job, reset, now_ms)
+    elif error.kind is AttemptErrorKind.OUTPUT_LOST:
+        reset = Refusal(Reason.WORKER_RESET, error.message, engine=engine, pool_id=attempt.pool_id)
+        fail_job(state, job, reset, now_ms)
     elif error.kind in _FINAL:
         fail_job(state, job, refusal, now_ms)
     else:
@@ -222,11 +229,11 @@ def _learn(
 ) -> None:
     """Feeds the predictor with what the attempt really took. LO-206.
 
-    The output of a recovered attempt arrives in one piece, long after it was sent, and a replay
-    is not what its model's jobs are like.
+    The output of a recovered attempt arrives in one piece, long after it was sent, and a replay or
+    a continuation is not what its model's jobs are like.
     """
     pool = state.pools.get(attempt.pool_id)
-    if pool is None or attempt.replay:
+    if pool is None or attempt.mode is not StartMode.FRESH:
         return
     first_ms = None if attempt.recovered else attempt.first_output_ms
     state.predictor.observe(

@@ -23,10 +23,10 @@ from orchestrator_core.core.decision import (
     ExclusionReason,
 )
 from orchestrator_core.core.declining import may_decline, same_replica_set, weigh_offer
-from orchestrator_core.core.effects import DispatchRecord, OfferDeclined, SendStart, StartMode
+from orchestrator_core.core.effects import DispatchRecord, OfferDeclined, SendStart
 from orchestrator_core.core.fairness import charge, served_tokens
 from orchestrator_core.core.feasibility import kv_needed_bytes
-from orchestrator_core.core.job import Attempt, Failover, Job, JobSpec, Needs, Priority
+from orchestrator_core.core.job import Attempt, Job, JobSpec, Needs, Priority
 from orchestrator_core.core.lifecycle import leave_queue
 from orchestrator_core.core.outlook import (
     Advice,
@@ -307,10 +307,12 @@ def _dispatch(state: State, job: Job, request: PlacementInput, placed: Assigned)
         uncached_tokens=uncached_tokens(request, pool),
         predicted_end_ms=placed.end_ms,
         last_progress_ms=now_ms,
-        replay=job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY,
+        mode=job.next_mode,
     )
     job.attempt = attempt
     job.note_decision(record)
+    changed = job.replica_set not in (None, snapshot.replica_set)
+    job.mixed = job.mixed or (job.delivered and changed)
     job.replica_set = snapshot.replica_set
     if job.first_dispatch_ms is None:
         job.first_dispatch_ms = now_ms
@@ -351,6 +353,8 @@ def _emit(state: State, job: Job, attempt: Attempt) -> None:
             sent_ms=attempt.sent_ms,
             decision=record,
             replica_set=job.replica_set,
+            mode=attempt.mode,
+            failures=job.failures,
         )
     )
     state.emit(
@@ -360,8 +364,9 @@ def _emit(state: State, job: Job, attempt: Attempt) -> None:
             replica_id=attempt.replica_id,
             attempt=attempt.number,
             spec=job.spec,
-            mode=StartMode.VERIFIED_REPLAY if attempt.replay else StartMode.FRESH,
+            mode=attempt.mode,
             remaining_ms=remaining_ms,
+            same_tokens=not job.mixed,
         )
     )
 

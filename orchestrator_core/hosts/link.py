@@ -145,11 +145,12 @@ class HostLink:
         log: OutputLog,
         resume: events_pb2.ResumePoint | None,
         traceparent: str,
+        follows: wire_dispatch.Delivered | None = None,
     ) -> None:
         """Sends an attempt; from now on only its output is taken for the job."""
         handle = self._bind((effect.spec.job_id, effect.attempt))
         log.begin_attempt(effect.attempt)
-        message = wire_dispatch.start_to_proto(effect, handle, resume, traceparent)
+        message = wire_dispatch.start_to_proto(effect, handle, resume, traceparent, follows)
         self.send(pool_registry_service_pb2.DispatchResponse(start=message))
 
     def cancel(self, key: AttemptKey) -> None:

@@ -11,6 +11,7 @@ evicted under the cap like anything else, and it is then told RESUME_WINDOW. LO-
 import asyncio
 import hashlib
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -56,7 +57,8 @@ class OutputLog:
     """Events of one job in order; text beyond `bytes_max` is evicted, oldest first.
 
     `attempt` is the only attempt whose text is taken, 0 while there is none. `oldest_offset` is the
-    first place from which all text up to `next_offset` is held.
+    first place from which all text up to `next_offset` is held. A `doubtful` log may lack the end
+    of what readers have: it was begun anew after a restart.
     """
 
     __slots__ = (
@@ -68,6 +70,7 @@ class OutputLog:
         "_readers",
         "attempt",
         "bytes_held",
+        "doubtful",
         "final",
         "forgotten",
         "metrics",
@@ -85,6 +88,7 @@ class OutputLog:
         self._hash: hashlib._Hash | None = hashlib.sha256()
         self._expected: int | None = None
         self.attempt = 0
+        self.doubtful = False
         self.next_index = 0
         self.next_offset = 0
         self.oldest_offset = 0
@@ -122,6 +126,11 @@ class OutputLog:
             self._jump(frame)
         self._take(frame, text, batch.prefix_digest)
         return True
+
+    def told_all(self, text_bytes: int) -> None:
+        """Notes that the attempt ended after so much text: what is here is all that there was."""
+        if self.next_offset >= text_bytes:
+            self.doubtful = False
 
     def append_event(self, entry: bytes) -> None:
         """Adds an event other than text, at the present place of the output."""
@@ -255,6 +264,10 @@ class OutputLog:
         if text_offset < self.oldest_offset:
             raise self.out_of_window("the reader fell behind what is held")
         return self._base
+
+    def items(self) -> Iterator[Item]:
+        """What is held, oldest first."""
+        return iter(self._items)
 
     def item(self, position: int) -> Item | None:
         """Item at an absolute position that is held; None when there is none yet."""

@@ -46,6 +46,7 @@ class FrameReader:
         for ended in frame.ended:
             key = link.key(ended.handle)
             if key is not None:
+                runtime.relay.log(key[0]).told_all(ended.text_bytes)
                 runtime.submit(wire_dispatch.attempt_ended(ended, key, frame.frame_seq))
                 self._heard.pop(ended.handle, None)
         link.frame_seq = max(link.frame_seq, frame.frame_seq)

@@ -91,7 +91,7 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal
     _check_requirements(spec.requirements, context.limits, bad)
     _check_labels(spec, context.limits, bad)
     _check_times(spec, context.now_ms, bad)
-    _check_features(spec, bad)
+    _check_failover(spec, bad)
     if bad.total:
         return _refusal(bad)
     return _job(spec, context, prompt_bytes)
@@ -224,11 +224,20 @@ def _check_times(spec: job_pb2.JobSpec, now_ms: int, bad: Violations) -> None:
             bad.add("spec.queue_timeout", "must be more than 0; leave it out for the default")
 
 
-def _check_features(spec: job_pb2.JobSpec, bad: Violations) -> None:
-    if spec.failover == job_pb2.FAILOVER_POLICY_CONTINUE:
+def _check_failover(spec: job_pb2.JobSpec, bad: Violations) -> None:
+    """A continuation is prompt and text for a new generation, which knows of no state. LO-304."""
+    if spec.failover != job_pb2.FAILOVER_POLICY_CONTINUE:
+        return
+    instead = "choose VERIFIED_REPLAY or FAIL, or leave it out"
+    constraint = spec.sampling.WhichOneof("constraint")
+    if constraint is not None:
+        bad.add(
+            "spec.failover", f"CONTINUE cannot keep to sampling.{constraint} half-way: {instead}"
+        )
+    if spec.determinism == job_pb2.DETERMINISM_REQUIRED:
         bad.add(
             "spec.failover",
-            "CONTINUE is not available yet: choose VERIFIED_REPLAY or FAIL, or leave it out",
+            f"CONTINUE does not reproduce the output, as determinism REQUIRED promises: {instead}",
         )
 
 
@@ -294,6 +303,8 @@ def _failover(spec: job_pb2.JobSpec) -> Failover:
         return Failover.FAIL
     if spec.failover == job_pb2.FAILOVER_POLICY_VERIFIED_REPLAY:
         return Failover.VERIFIED_REPLAY
+    if spec.failover == job_pb2.FAILOVER_POLICY_CONTINUE:
+        return Failover.CONTINUE
     greedy = spec.sampling.HasField("temperature") and spec.sampling.temperature == 0
     if greedy or spec.determinism == job_pb2.DETERMINISM_REQUIRED:
         return Failover.VERIFIED_REPLAY

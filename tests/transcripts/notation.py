@@ -317,7 +317,7 @@ _NUMBERS = ("deadline_ms", "queue_timeout_ms", "max_tokens", "prompt_bytes")
 def _spec(job_id: str, words: list[str]) -> JobSpec:
     flags = {word for word in words if "=" not in word}
     given = _pairs([word for word in words if "=" in word])
-    unknown = flags - {"batch", "replay", "cancel-on-disconnect"}
+    unknown = flags - {"batch", "replay", "continue", "cancel-on-disconnect"}
     assert not unknown, unknown
     numbers = {name: int(given[name]) for name in _NUMBERS if name in given}
     return JobSpec(
@@ -327,12 +327,18 @@ def _spec(job_id: str, words: list[str]) -> JobSpec:
         request_id=given.get("request", ""),
         digest=given.get("body", f"body of {job_id}"),
         est_kv_bytes=int(given["kv"]) if "kv" in given else None,
-        failover=Failover.VERIFIED_REPLAY if "replay" in flags else Failover.FAIL,
+        failover=_failover(flags),
         cancel_on_disconnect="cancel-on-disconnect" in flags,
         identity=given.get("identity", ""),
         budgets=Budgets(**_parts(given["budgets"])) if "budgets" in given else Budgets(),
         **numbers,  # type: ignore[arg-type]
     )
+
+
+def _failover(flags: set[str]) -> Failover:
+    if "continue" in flags:
+        return Failover.CONTINUE
+    return Failover.VERIFIED_REPLAY if "replay" in flags else Failover.FAIL
 
 
 def _record_job(record: AcceptRecord | DispatchRecord | TerminalRecord) -> str:

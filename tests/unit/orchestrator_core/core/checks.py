@@ -15,7 +15,7 @@ from orchestrator_core.core.effects import (
 )
 from orchestrator_core.core.events import AcceptsFailed, EnqueueRequested, Event, Recovered
 from orchestrator_core.core.feasibility import static_shortfalls
-from orchestrator_core.core.job import Job, Priority
+from orchestrator_core.core.job import Failover, Job, Priority, StartMode
 from orchestrator_core.core.pool import Pool, PoolState
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import AttemptState, JobState
@@ -151,6 +151,7 @@ class Checks:
                 self.attempts[effect.job_id] += 1
                 assert effect.attempt == self.attempts[effect.job_id]
                 assert effect.job_id not in self.ended
+                _goes_on(state.jobs[effect.job_id], effect)
                 _within_bounds(state, effect)
             elif isinstance(effect, SendStart):
                 assert effect.spec.job_id not in self.ended
@@ -239,7 +240,8 @@ def _could_ever(job: Job, pool: Pool) -> bool:
         return False
     if pool.snapshot.replica_id in job.tried_replicas:
         return False
-    if job.delivered and job.replica_set not in (None, pool.snapshot.replica_set):
+    replays = job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY
+    if replays and job.replica_set not in (None, pool.snapshot.replica_set):
         return False
     needed, most = job.spec.est_kv_bytes, pool.room_idle_bytes
     return needed is None or most is None or needed <= most
@@ -254,6 +256,13 @@ def _declines(state: State, job: Job, now_ms: int) -> bool:
 def _fits(job: Job, pool: Pool) -> bool:
     room = pool.kv_room_bytes()
     return room is None or job.spec.est_kv_bytes is None or job.spec.est_kv_bytes <= room
+
+
+def _goes_on(job: Job, effect: DispatchRecord) -> None:
+    """LO-304: an attempt begins anew only while no client has output of an earlier one."""
+    wanted = StartMode.FRESH if not job.delivered else StartMode[job.spec.failover.name]
+    assert effect.mode is wanted
+    assert effect.failures == job.failures < effect.attempt
 
 
 def _within_bounds(state: State, effect: DispatchRecord) -> None:

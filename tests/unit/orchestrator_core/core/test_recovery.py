@@ -4,6 +4,7 @@ from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
     JobForgotten,
+    JobStarted,
     Record,
     TerminalRecord,
 )
@@ -11,9 +12,11 @@ from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptStarted,
     HeldAttempt,
+    OutputProgressed,
     Recovered,
 )
-from orchestrator_core.core.job import Failover
+from orchestrator_core.core.job import Failover, StartMode
+from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
@@ -98,6 +101,43 @@ def test_a_wait_through_a_restart_teaches_nothing() -> None:
     residuals = after.state.predictor.residuals
     assert not residuals.start.kept
     assert not residuals.judged
+
+
+def test_the_number_of_tries_survives_a_restart() -> None:
+    """LO-304: a job that kills engines is given up after so many, whatever else restarts."""
+    died = AttemptErrorKind.ENGINE_DIED
+    before = Bench(wide("p"), wide("q"), attempts_max=3)
+    effects = before.enqueue("a")
+    effects += before.fail("a", died)
+    effects += before.fail("a", died, attempt=2)
+    anew = wide("p", replica_id="p#2")
+    effects += before.report(anew)
+    after = Bench(attempts_max=3)
+    after.step(journal(*effects))
+    after.register(anew, wide("q"), held=[HeldAttempt("a", 3, "p", "p#2", ended=False)])
+
+    effects = after.fail("a", died, attempt=3)
+
+    (ended,) = only(effects, TerminalRecord)
+    assert ended.outcome.error is not None
+    assert ended.outcome.error.reason is Reason.REPLICA_EXHAUSTED
+
+
+def test_a_continuation_is_still_one_after_a_restart() -> None:
+    """LO-304: its host goes on with it, and its followers are told what it is."""
+    before = Bench(wide("p"), wide("q"))
+    effects = before.enqueue("a", failover=Failover.CONTINUE)
+    before.step(AttemptStarted("a", 1))
+    before.step(OutputProgressed("a", 1, 1))
+    effects += before.fail("a", AttemptErrorKind.ENGINE_DIED)
+    after = Bench()
+    after.step(journal(*effects))
+    after.register(wide("p"), wide("q"), held=[HeldAttempt("a", 2, "q", "q#1", ended=False)])
+
+    (started,) = only(after.step(AttemptStarted("a", 2, kv_warmth=True)), JobStarted)
+
+    assert started.mode is StartMode.CONTINUE
+    assert not started.kv_warmth, "ORCH-3009"
 
 
 def test_an_adopted_first_attempt_is_no_replay() -> None:

@@ -1,6 +1,7 @@
 """Opening the SQLite journal: every obstacle names the file and what to do. LO-305."""
 
 import asyncio
+import contextlib
 import os
 import re
 import sqlite3
@@ -11,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator_core.core.config import CoreConfig
+from orchestrator_core.core.job import StartMode
+from orchestrator_core.core.machine import Core
+from orchestrator_core.core.states import JobState
 from orchestrator_core.store.port import (
     StoreCorruptError,
     StoreOutcomeUnknownError,
@@ -180,6 +185,37 @@ async def test_what_cannot_be_read_is_not_quoted(tmp_path: Path) -> None:
         await SqliteStore(path).open()
 
     assert "secret" not in str(caught.value)
+
+
+async def test_a_journal_of_the_first_format_opens(tmp_path: Path) -> None:
+    """What was not written then has a safe meaning now. LO-304, LO-305."""
+    path = tmp_path / "journal.db"
+    old = Path(__file__).parent / "journal_first_format.sql"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(old.read_text(encoding="utf-8"))
+    store = SqliteStore(path)
+
+    opened = await store.open()
+    await store.close()
+
+    content = opened.recovered
+    assert [accept.spec.job_id for accept in content.accepts] == [
+        "replayed",
+        "cancelled",
+        "finished",
+    ]
+    assert {(d.job_id, d.attempt, d.mode, d.failures) for d in content.dispatches} == {
+        ("replayed", 1, None, 0),
+        ("replayed", 2, None, 0),
+        ("cancelled", 1, None, 0),
+        ("finished", 1, None, 0),
+    }
+    core = Core(CoreConfig())
+    core.step(content, 10)
+    attempt = core.jobs["replayed"].attempt
+    assert attempt is not None
+    assert (attempt.number, attempt.mode) == (2, StartMode.VERIFIED_REPLAY)
+    assert core.jobs["cancelled"].state is JobState.CANCELLED
 
 
 @pytest.mark.parametrize("below", ["missing", "a-file"])
