@@ -1,9 +1,9 @@
 """Hosts and their pools: registration, snapshots, loss, and what becomes of held attempts."""
 
-from orchestrator_core.core.effects import SendCancel, SendVerdicts, Verdict
+from orchestrator_core.core.effects import AttemptClosed, SendCancel, SendVerdicts, Verdict
 from orchestrator_core.core.events import HeldAttempt, HostLost, HostRegistered, SnapshotsReported
 from orchestrator_core.core.feasibility import kv_needed_bytes
-from orchestrator_core.core.job import Attempt, StartMode
+from orchestrator_core.core.job import Attempt, Job, StartMode
 from orchestrator_core.core.lifecycle import (
     close_attempt,
     close_for_retry,
@@ -156,9 +156,17 @@ def _verdict(state: State, held: HeldAttempt) -> Verdict:
         return Verdict.RELEASE if held.ended else Verdict.ABORT
     if attempt is not None and attempt.replica_id == held.replica_id:
         return Verdict.ADOPT
+    if _is_proof(job, held):
+        return Verdict.ADOPT
     if not job.live and held.attempt == job.attempts_made and held.ended:
         return Verdict.ADOPT
     return Verdict.RELEASE if held.ended else Verdict.ABORT
+
+
+def _is_proof(job: Job, held: HeldAttempt) -> bool:
+    """True for an attempt that was given up, and must be kept until the next one is durable."""
+    former = job.unreleased
+    return former is not None and former.key == (held.job_id, held.attempt)
 
 
 def _settle_attempts(
@@ -178,6 +186,12 @@ def _settle_attempts(
                 state.emit(SendCancel(attempt.host_id, attempt.job_id, attempt.number))
         else:
             _not_held(state, attempt, now_ms)
+    for held in event.held:
+        job = state.jobs.get(held.job_id)
+        if job is not None and _is_proof(job, held):
+            # It stops, and nothing of it counts, but its host keeps it.
+            state.emit(SendCancel(event.host_id, held.job_id, held.attempt))
+            state.emit(AttemptClosed(held.job_id, held.attempt, "superseded", retried=False))
 
 
 def _attach(state: State, attempt: Attempt, *, ended: bool) -> None:

@@ -177,9 +177,10 @@ def retry_or_fail(
         fail_job(state, job, exhausted, now_ms)
         return
     close_for_retry(state, job, attempt)
-    release_former(state, job)
-    if job.delivered:
-        # Until the next attempt is durable, only this host can prove that output was delivered.
+    # Until an attempt is durable that says so, only its host can prove that output was delivered.
+    proves = job.delivered and (job.unreleased is None or attempt.started_ms is not None)
+    if proves:
+        release_former(state, job)
         job.unreleased = attempt
     else:
         state.emit(SendRelease(attempt.host_id, job.job_id, attempt.number))

@@ -21,7 +21,7 @@ from orchestrator_core.core.lifecycle import (
     requeue,
     retry_or_fail,
 )
-from orchestrator_core.core.outcome import Outcome, Reason, Refusal
+from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal
 from orchestrator_core.core.prediction import Observation
 from orchestrator_core.core.scheduler import schedule
 from orchestrator_core.core.state import State
@@ -105,6 +105,8 @@ def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
         # Before the slot is given on: the next placement counts with what this one took.
         _learn(state, job, attempt, event, now_ms)
     close_attempt(state, attempt, event.frame_seq, now_ms)
+    if job is not None and counts and _was_silent(attempt, event):
+        job.delivered = False
     if event.error is not None and event.error.kind is AttemptErrorKind.ENGINE_DIED:
         _rest_pool(state, attempt, now_ms)
     if job is not None and counts:
@@ -114,6 +116,12 @@ def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
         settle(state, job, event.usage, now_ms)
         fairness.settle(state, job, event.usage)
     schedule(state, now_ms)
+
+
+def _was_silent(attempt: Attempt, event: AttemptEnded) -> bool:
+    """True when nothing can have been delivered, although a restart had left that open."""
+    first = attempt.recovered and attempt.mode is StartMode.FRESH
+    return first and not event.text_bytes and attempt.first_output_ms is None
 
 
 def attempt_refused(state: State, event: AttemptRefused, now_ms: int) -> None:
@@ -168,6 +176,13 @@ def _settle(state: State, job: Job, attempt: Attempt, event: AttemptEnded, now_m
     """Draws the job's consequence from the end of its present attempt."""
     if event.error is not None:
         _settle_error(state, job, attempt, event.error, now_ms)
+        return
+    if event.finish is Finish.CANCELLED:
+        # Not at the wish of its client: it was given up before a restart, or by its host.
+        stopped = Refusal(
+            Reason.WORKER_RESET, "the attempt was stopped at its host", pool_id=attempt.pool_id
+        )
+        retry_or_fail(state, job, stopped, now_ms, replica_gone=True)
         return
     usage = job.usage = event.usage
     counted = usage.tokens_in is not None and usage.tokens_out is not None

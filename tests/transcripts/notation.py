@@ -158,14 +158,18 @@ class Stage:
     def _output(self, _: int, attempt: str) -> Event:
         return OutputProgressed(*_attempt(attempt), pieces=1)
 
-    def _ended(self, _: int, attempt: str, how: str) -> Event:
+    def _ended(self, _: int, attempt: str, how: str, *words: str) -> Event:
         self._frames += 1
         key = _attempt(attempt)
+        text_bytes = int(_pairs(list(words)).get("bytes", "0"))
         if how in {finish.value for finish in Finish}:
             usage = Usage(tokens_in=3, tokens_out=5)
-            return AttemptEnded(*key, self._frames, finish=Finish(how), usage=usage)
+            finish = Finish(how)
+            return AttemptEnded(
+                *key, self._frames, finish=finish, usage=usage, text_bytes=text_bytes
+            )
         error = AttemptError(AttemptErrorKind(how), "it broke")
-        return AttemptEnded(*key, self._frames, error=error)
+        return AttemptEnded(*key, self._frames, error=error, text_bytes=text_bytes)
 
     def _refused(self, _: int, attempt: str) -> Event:
         return AttemptRefused(*_attempt(attempt), "no_slot")

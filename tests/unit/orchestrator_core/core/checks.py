@@ -13,7 +13,13 @@ from orchestrator_core.core.effects import (
     ReplyRefused,
     SendStart,
 )
-from orchestrator_core.core.events import AcceptsFailed, EnqueueRequested, Event, Recovered
+from orchestrator_core.core.events import (
+    AcceptsFailed,
+    EnqueueRequested,
+    Event,
+    OutputProgressed,
+    Recovered,
+)
 from orchestrator_core.core.feasibility import static_shortfalls
 from orchestrator_core.core.job import Failover, Job, Priority, StartMode
 from orchestrator_core.core.pool import Pool, PoolState
@@ -30,6 +36,7 @@ class Checks:
     attempts: Counter[str] = field(default_factory=Counter)
     victims: dict[str, str] = field(default_factory=dict)
     ended: dict[str, None] = field(default_factory=dict)
+    delivered: set[str] = field(default_factory=set)
     waiting_before: dict[str, int] = field(default_factory=dict)
     interactive_in_a_row: int = 0
 
@@ -43,6 +50,10 @@ class Checks:
         state = world.core._state
         if isinstance(event, Recovered):
             self._restart(world, event)
+        if isinstance(event, OutputProgressed) and world.core.holds_slot(
+            event.job_id, event.attempt
+        ):
+            self.delivered.add(event.job_id)
         if isinstance(event, AcceptsFailed):
             self._taken_back(state, event)
         self._queue_is_exact(state, event)
@@ -152,12 +163,15 @@ class Checks:
                 assert effect.attempt == self.attempts[effect.job_id]
                 assert effect.job_id not in self.ended
                 _goes_on(state.jobs[effect.job_id], effect)
+                fresh = effect.mode is StartMode.FRESH
+                assert not (fresh and effect.job_id in self.delivered), "LO-304: output is mixed"
                 _within_bounds(state, effect)
             elif isinstance(effect, SendStart):
                 assert effect.spec.job_id not in self.ended
             elif isinstance(effect, JobStarted):
                 assert effect.job_id not in self.ended
             elif isinstance(effect, JobForgotten):
+                self.delivered.discard(effect.job_id)
                 self.ended.pop(effect.job_id, None)
             elif isinstance(effect, ReplyRefused):
                 assert effect.refusal.message

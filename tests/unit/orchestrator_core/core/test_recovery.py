@@ -123,6 +123,21 @@ def test_the_number_of_tries_survives_a_restart() -> None:
     assert ended.outcome.error.reason is Reason.REPLICA_EXHAUSTED
 
 
+def test_an_attempt_that_ended_without_output_is_restarted_silently() -> None:
+    """LO-304: what a restart left open, whether a client has text, its host has told by then."""
+    before = Bench(wide("p"), wide("q"))
+    effects = before.enqueue("a", failover=Failover.FAIL)
+    after = Bench()
+    after.step(journal(*effects))
+    after.register(wide("p"), wide("q"), held=[HeldAttempt("a", 1, "p", "p#1", ended=False)])
+    after.step(AttemptStarted("a", 1))
+
+    effects = after.fail("a", AttemptErrorKind.ENGINE_DIED)
+
+    (dispatch,) = only(effects, DispatchRecord)
+    assert (dispatch.attempt, dispatch.pool_id, dispatch.mode) == (2, "q", StartMode.FRESH)
+
+
 def test_a_continuation_is_still_one_after_a_restart() -> None:
     """LO-304: its host goes on with it, and its followers are told what it is."""
     before = Bench(wide("p"), wide("q"))

@@ -214,7 +214,10 @@ class World(Shell):
         for attempt in host.reboot(pool.pool_id):
             if host.link_id is not None and self.rng.random() < 0.7:
                 error = AttemptError(AttemptErrorKind.ENGINE_DIED, "died")
-                self.step(AttemptEnded(*attempt.key, host.frame(), error=error))
+                text_bytes = attempt.text_bytes
+                self.step(
+                    AttemptEnded(*attempt.key, host.frame(), error=error, text_bytes=text_bytes)
+                )
         if host.link_id is not None:
             self.step(SnapshotsReported(host.host_id, host.snapshots(), self.now_ms))
 
@@ -229,6 +232,7 @@ class World(Shell):
         """An engine has produced output."""
         attempt = self._some_attempt(lambda a: a.started and not a.ended)
         if attempt is not None:
+            attempt.text_bytes += 1
             self.step(OutputProgressed(*attempt.key, pieces=1))
 
     def end_attempt(self) -> None:
@@ -241,15 +245,15 @@ class World(Shell):
         self._tell_end(host, attempt)
 
     def _tell_end(self, host: SimHost, attempt: SimAttempt) -> None:
-        frame_seq = host.frame()
+        told = AttemptEnded(*attempt.key, host.frame(), text_bytes=attempt.text_bytes)
         if attempt.cancelled:
-            self.step(AttemptEnded(*attempt.key, frame_seq, finish=Finish.CANCELLED))
+            self.step(replace(told, finish=Finish.CANCELLED))
         elif self.faults and self.rng.random() < 0.2:
             error = AttemptError(self.rng.choice(ERRORS), "broke")
-            self.step(AttemptEnded(*attempt.key, frame_seq, error=error))
+            self.step(replace(told, error=error))
         else:
             usage = Usage(tokens_in=3, tokens_out=self.rng.randint(1, 9))
-            self.step(AttemptEnded(*attempt.key, frame_seq, finish=Finish.EOS, usage=usage))
+            self.step(replace(told, finish=Finish.EOS, usage=usage))
 
     def old_frame(self) -> None:
         """A frame of an attempt that does not count, or never existed, arrives."""
