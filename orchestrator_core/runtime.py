@@ -221,14 +221,28 @@ class Runtime:
         gated: list[Gated] = []
         for effect in effects:
             match effect:
-                case AcceptRecord() | DispatchRecord() | TerminalRecord():
+                case AcceptRecord() | DispatchRecord():
                     records.append(effect)
+                case TerminalRecord():
+                    records.append(self._with_output(effect))
                 case ReplyAccepted() | ReplyState() | SendStart() | SendCancel() | JobEnded():
                     gated.append(effect)
                 case _:
                     self._immediate(effect)
         if records or gated:
             self._gate.add(records, gated)
+
+    def _with_output(self, record: TerminalRecord) -> TerminalRecord:
+        """Notes in the record of a job that did not finish how much output it ended with. LO-305.
+
+        From here on nothing is added, so that followers get the same after a restart.
+        """
+        log = self.relay.log(record.job_id)
+        if record.state is JobState.FINISHED or log.doubtful:
+            return record
+        log.sealed = True
+        outcome = replace(record.outcome, text_bytes=log.next_offset, text_digest=log.digest())
+        return replace(record, outcome=outcome)
 
     def _immediate(self, effect: Immediate) -> None:
         match effect:
@@ -297,17 +311,19 @@ class Runtime:
         if effect.job_id not in self.core.jobs:
             return
         log = self.relay.log(effect.job_id)
-        expected = effect.outcome.text_bytes if effect.state is JobState.FINISHED else None
+        # Of a job that did not finish it is known only from the journal; else all of it is here.
+        expected, digest = effect.outcome.text_bytes, effect.outcome.text_digest
+        text_bytes = log.next_offset if expected is None else expected
         if effect.state is JobState.CANCELLED and log.next_index:
             # The engine's own count comes too late for a cancelled job; pieces delivered are known.
             effect = replace(effect, usage=replace(effect.usage, tokens_out=log.next_index))
         error = effect.outcome.error
         if error is not None and error.reason is Reason.WORKER_RESET:
-            told = error.metadata | {"text_offset": str(log.next_offset)}
+            told = error.metadata | {"text_offset": str(text_bytes)}
             effect = replace(effect, outcome=Outcome(error=replace(error, metadata=told)))
-        output = wire_events.Output(log.next_offset, log.digest() if expected is None else None)
+        output = wire_events.Output(text_bytes, log.digest() if expected is None else digest)
         entry = encode_event(wire_events.ended(effect, output))
-        self.relay.finish(effect.job_id, entry, expected)
+        self.relay.finish(effect.job_id, entry, expected, digest)
 
     def _revert(
         self, job_ids: tuple[str, ...], replies: Sequence[ReplyAccepted | ReplyState]

@@ -1,5 +1,7 @@
 """Hosts and their pools: registration, snapshots, loss, and what becomes of held attempts."""
 
+from dataclasses import replace
+
 from orchestrator_core.core.effects import AttemptClosed, SendCancel, SendVerdicts, Verdict
 from orchestrator_core.core.events import HeldAttempt, HostLost, HostRegistered, SnapshotsReported
 from orchestrator_core.core.feasibility import kv_needed_bytes
@@ -14,7 +16,7 @@ from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.pool import Pool, PoolSnapshot
 from orchestrator_core.core.scheduler import schedule
 from orchestrator_core.core.state import Host, State
-from orchestrator_core.core.states import AttemptState
+from orchestrator_core.core.states import AttemptState, JobState
 from orchestrator_core.core.timers import TimerKind
 
 
@@ -158,9 +160,29 @@ def _verdict(state: State, held: HeldAttempt) -> Verdict:
         return Verdict.ADOPT
     if _is_proof(job, held):
         return Verdict.ADOPT
-    if not job.live and held.attempt == job.attempts_made and held.ended:
+    if job.live:
+        return Verdict.RELEASE if held.ended else Verdict.ABORT
+    if held.attempt == job.attempts_made and (held.ended or _stops(job, held)):
         return Verdict.ADOPT
     return Verdict.RELEASE if held.ended else Verdict.ABORT
+
+
+def _stops(job: Job, held: HeldAttempt) -> bool:
+    """True for an attempt that still runs although its job ended: its output may be asked for."""
+    last = job.attempt
+    if held.ended or last is None or job.live or job.state is JobState.FINISHED:
+        return False
+    return last.key == (held.job_id, held.attempt) and last.replica_id == held.replica_id
+
+
+def _stop_again(state: State, job: Job) -> None:
+    """Takes the attempt of an ended job up again until its host confirms the end."""
+    assert job.attempt is not None
+    # The former one is closed, or was never opened in this run.
+    attempt = replace(job.attempt, state=AttemptState.CANCELLING, detached=False)
+    job.attempt = state.attempts[attempt.key] = attempt
+    _attach(state, attempt, ended=False)
+    state.emit(SendCancel(attempt.host_id, attempt.job_id, attempt.number))
 
 
 def _is_proof(job: Job, held: HeldAttempt) -> bool:
@@ -187,11 +209,19 @@ def _settle_attempts(
         else:
             _not_held(state, attempt, now_ms)
     for held in event.held:
-        job = state.jobs.get(held.job_id)
-        if job is not None and _is_proof(job, held):
-            # It stops, and nothing of it counts, but its host keeps it.
-            state.emit(SendCancel(event.host_id, held.job_id, held.attempt))
-            state.emit(AttemptClosed(held.job_id, held.attempt, "superseded", retried=False))
+        _settle_leftover(state, held, event.host_id)
+
+
+def _settle_leftover(state: State, held: HeldAttempt, host_id: str) -> None:
+    """Stops what a host still runs and nobody waits for, although its output is kept."""
+    job = state.jobs.get(held.job_id)
+    if job is None:
+        return
+    if _is_proof(job, held):
+        state.emit(SendCancel(host_id, held.job_id, held.attempt))
+        state.emit(AttemptClosed(held.job_id, held.attempt, "superseded", retried=False))
+    elif (held.job_id, held.attempt) not in state.attempts and _stops(job, held):
+        _stop_again(state, job)
 
 
 def _attach(state: State, attempt: Attempt, *, ended: bool) -> None:

@@ -12,13 +12,12 @@ import asyncio
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
-
-from google.protobuf.message import DecodeError
+from dataclasses import dataclass, replace
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
+from orchestrator_core.relay import chunks
 from orchestrator_core.wire.frames import encode_token_event
 
 # Sending several events in one message is the main lever on cost per token; this bounds such a
@@ -58,13 +57,15 @@ class OutputLog:
 
     `attempt` is the only attempt whose text is taken, 0 while there is none. `oldest_offset` is the
     first place from which all text up to `next_offset` is held. A `doubtful` log may lack the end
-    of what readers have: it was begun anew after a restart.
+    of what readers have: it was begun anew after a restart. A `sealed` one takes no more text of
+    its attempt: the job ended with what is here.
     """
 
     __slots__ = (
         "_base",
         "_bytes_max",
         "_expected",
+        "_expected_digest",
         "_hash",
         "_items",
         "_readers",
@@ -78,6 +79,7 @@ class OutputLog:
         "next_index",
         "next_offset",
         "oldest_offset",
+        "sealed",
     )
 
     def __init__(self, bytes_max: int) -> None:
@@ -87,8 +89,10 @@ class OutputLog:
         self._readers: set[Reader] = set()
         self._hash: hashlib._Hash | None = hashlib.sha256()
         self._expected: int | None = None
+        self._expected_digest: int | None = None
         self.attempt = 0
         self.doubtful = False
+        self.sealed = False
         self.next_index = 0
         self.next_offset = 0
         self.oldest_offset = 0
@@ -105,6 +109,7 @@ class OutputLog:
         if attempt != self.attempt:
             self.attempt = attempt
             self.next_index = 0
+            self.sealed = False
 
     def append_text(self, frame: Frame, *, accept_gap: bool = False) -> bool | None:
         """Takes a frame. True: taken; False: known already, of another attempt or malformed.
@@ -112,16 +117,27 @@ class OutputLog:
         None: it lies ahead of what is here. With `accept_gap` it is taken all the same: what is
         before it is gone for good, and so is the digest.
         """
-        if frame.attempt != self.attempt or self.complete:
+        if frame.attempt != self.attempt or self.sealed or self.complete:
             return False
         if frame.text_offset > self.next_offset and not accept_gap:
             return None
         if frame.text_offset + frame.text_bytes <= self.next_offset:
             self.next_index = max(self.next_index, frame.first_index + frame.pieces)
             return False
-        batch, text = _parse(frame)
-        if batch is None:
+        batch = chunks.parse(frame.chunk)
+        text = chunks.text_of(batch)
+        if batch.text_offset != frame.text_offset or len(text) != frame.text_bytes:
             return False
+        if self._expected is not None and frame.text_offset + frame.text_bytes > self._expected:
+            # A host may hold more than the job ended with.
+            batch = chunks.cut(batch, self._expected)
+            text = chunks.text_of(batch)
+            frame = replace(
+                frame,
+                pieces=len(batch.pieces),
+                text_bytes=len(text),
+                chunk=batch.SerializeToString(),
+            )
         if frame.text_offset > self.next_offset:
             self._jump(frame)
         self._take(frame, text, batch.prefix_digest)
@@ -142,11 +158,14 @@ class OutputLog:
         self.metrics_version += 1
         self.wake()
 
-    def finish(self, entry: bytes, text_bytes: int | None) -> None:
-        """Sets the outcome. It is sent after `text_bytes` of output; None: whatever there is."""
+    def finish(self, entry: bytes, text_bytes: int | None, text_digest: int | None = None) -> None:
+        """Sets the outcome. It is sent after `text_bytes` of output; None: whatever there is.
+
+        Who proves by `text_digest` to have all of that text is told the outcome in any case.
+        """
         if self.final is None:
             self.final = entry
-            self._expected = text_bytes
+            self._expected, self._expected_digest = text_bytes, text_digest
             self.wake()
 
     def expect(self, text_bytes: int, entry: bytes | None = None) -> None:
@@ -220,6 +239,11 @@ class OutputLog:
     def complete(self) -> bool:
         """True when no more text may come: the outcome and all text before it are here."""
         return self.final is not None and self.next_offset >= (self._expected or 0)
+
+    def ends_at(self, text_offset: int, proof: int | None) -> bool:
+        """True when a reader with that much text, and the digest of it, lacks only the outcome."""
+        known = self.final is not None and self._expected_digest is not None
+        return known and (text_offset, proof) == (self._expected, self._expected_digest)
 
     def open(self, resume: events_pb2.ResumePoint | None) -> "Reader":
         """Opens a reader at the beginning or at a resume point.
@@ -337,6 +361,9 @@ class Reader:
                 raise log.out_of_window("the resume point lies beyond the output")
             entries.append(log.final)
             self.done = True
+        elif log.final is not None and log.ends_at(self._offset, self._proof):
+            entries.append(log.final)
+            self.done = True
         elif log.metrics_version != self._metrics_version:
             self._metrics_version = log.metrics_version
             entries.append(log.metrics)
@@ -388,14 +415,3 @@ class Reader:
 
 def _end(item: Item) -> int:
     return item.text_offset + item.text_bytes
-
-
-def _parse(frame: Frame) -> tuple[events_pb2.TokenBatch | None, bytes]:
-    """The batch in a frame and its text; None when it is not what the frame says."""
-    try:
-        batch = events_pb2.TokenBatch.FromString(frame.chunk)
-    except DecodeError:
-        return None, b""
-    text = "".join(batch.pieces).encode()
-    fits = batch.text_offset == frame.text_offset and len(text) == frame.text_bytes
-    return (batch if fits else None), text

@@ -45,9 +45,15 @@ class Relay:
         log.append_event(entry)
         self._account(job_id, log.bytes_held - before)
 
-    def finish(self, job_id: str, entry: bytes, text_bytes: int | None) -> None:
-        """Sets the outcome of a job."""
-        self.log(job_id).finish(entry, text_bytes)
+    def finish(
+        self,
+        job_id: str,
+        entry: bytes,
+        text_bytes: int | None,
+        text_digest: int | None = None,
+    ) -> None:
+        """Sets the outcome of a job; see `OutputLog.finish`."""
+        self.log(job_id).finish(entry, text_bytes, text_digest)
         self._ended[job_id] = None
 
     @property

@@ -111,6 +111,26 @@ def test_hosts_without_a_link_and_pools_are_forgotten() -> None:
     assert list(bench.state.hosts) == ["g"]
 
 
+def test_what_still_runs_of_an_ended_job_is_stopped_and_kept() -> None:
+    """LO-305: its output may be asked for, and its slot is taken until the host confirms the end."""
+    bench = Bench(wide(slots=1), reattach_grace_ms=100)
+    bench.enqueue("a")
+    bench.step(HostLost("h", 1))
+    bench.step(CancelRequested("a", 0))
+    bench.at(100)
+    assert not bench.core.live_attempts, "given up"
+
+    effects = bench.register(wide(slots=1, version=2), held=[held("a")])
+
+    (answer,) = only(effects, SendVerdicts)
+    assert answer.verdicts == (("a", 1, Verdict.ADOPT),)
+    assert [effect.job_id for effect in only(effects, SendCancel)] == ["a"]
+    assert bench.core.pools["p"].slots_free() == 0
+    bench.end("a")
+    assert bench.core.pools["p"].slots_free() == 1
+    assert bench.core.jobs["a"].state is JobState.CANCELLED
+
+
 def test_an_attempt_is_bound_to_its_incarnation() -> None:
     """LO-304: what another incarnation holds under the same number is not this attempt."""
     bench = Bench(wide())

@@ -362,3 +362,51 @@ def test_resumed_reader_is_not_told_again_what_it_knows() -> None:
     events = read_all(log.open(point(b"")))
 
     assert [event.WhichOneof("event") for event in events] == ["tokens", "tokens"]
+
+
+def test_nothing_is_added_to_a_sealed_log_until_another_attempt_begins() -> None:
+    """The job ended with what is here; one that was displaced in vain runs after all."""
+    log = log_with([["one "]])
+    log.sealed = True
+
+    late = frames([["one "], ["two"]])[1]
+    assert log.append_text(late) is False
+    log.begin_attempt(2)
+
+    assert log.append_text(replace(late, attempt=2)) is True
+
+
+@given(pieces_lists, st.data())
+def test_after_a_restart_a_log_ends_where_its_job_did(
+    batches: list[list[str]], data: st.DataObject
+) -> None:
+    """A host holds more than was told; what comes is cut between two pieces, never within one."""
+    pieces = [piece for batch in batches for piece in batch]
+    count = data.draw(st.integers(0, len(pieces)))
+    told = "".join(pieces[:count]).encode()
+    log = OutputLog(ROOMY)
+    log.begin_attempt(1)
+    log.finish(END, len(told), digest(told))
+
+    for frame in frames(batches):
+        log.append_text(frame)
+
+    assert log.complete
+    assert (log.next_offset, log.digest()) == (len(told), digest(told))
+    reader = log.open(None)
+    entries = reader.take()
+    assert entries[-1] == END
+    shown = [orchestrator_service_pb2.StreamTokensResponse.FromString(e) for e in entries[:-1]]
+    text = "".join(p for response in shown for p in response.events[0].tokens.pieces)
+    assert text.encode() == told
+
+
+def test_who_has_all_of_the_text_is_told_the_outcome_without_it() -> None:
+    """No host need come back for that; another text is no proof."""
+    log = OutputLog(ROOMY)
+    log.finish(END, 8, digest(b"one two "))
+
+    reader, other = log.open(point(b"one two ")), log.open(point(b"one xxx "))
+
+    assert (reader.take(), reader.done) == ([END], True)
+    assert (other.take(), other.done) == ([], False)
