@@ -243,6 +243,12 @@ class PoolsTable(Table):
     reattach_grace_ms: Milliseconds = Field(
         default=10_000, description="Wait for a lost host before its attempts count as lost."
     )
+    cancel_timeout_ms: Milliseconds = Field(
+        default=10_000,
+        description="Wait for a host to confirm a cancel before it is sent again. After as long"
+        " again the pool gets no more jobs until it is confirmed. Longer than the host's own"
+        " `cancel_confirm_ms`.",
+    )
     max: int = Field(default=10_000, ge=1, le=100_000, description="Pools that may register.")
 
 

@@ -17,6 +17,7 @@ from orchestrator_core.commit import CommitGate
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
+    CancelUnconfirmed,
     DispatchRecord,
     Effect,
     Gated,
@@ -260,7 +261,7 @@ class Runtime:
                     self.relay.log(effect.job_id).wake()
             case JobForgotten():
                 self.relay.forget(effect.job_id)
-            case OfferDeclined():
+            case OfferDeclined() | CancelUnconfirmed():
                 pass  # for the observer only
             case _:
                 assert_never(effect)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
+    CancelUnconfirmed,
     DispatchRecord,
     Effect,
     JobEnded,
@@ -87,5 +88,6 @@ _LINES: Mapping[type, Callable[..., Line]] = {
     SendVerdicts: _verdicts,
     SendRelease: lambda e: ("release", e.host_id, e.job_id, e.attempt),
     AttemptClosed: lambda e: ("closed", e.job_id, e.attempt, e.why, e.retried),
+    CancelUnconfirmed: lambda e: ("cancel unconfirmed", e.job_id, e.attempt, e.pool_id),
     JobForgotten: lambda e: ("forgotten", e.job_id),
 }

@@ -218,6 +218,16 @@ class AttemptClosed:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
+class CancelUnconfirmed:
+    """A host does not confirm a cancel: its pool gets no more jobs until that is resolved."""
+
+    job_id: str
+    attempt: int
+    pool_id: str
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
 class JobForgotten:
     """Retention ended: nothing is kept of the job any more."""
 
@@ -232,6 +242,7 @@ Immediate = (
     | SendVerdicts
     | SendRelease
     | AttemptClosed
+    | CancelUnconfirmed
     | JobForgotten
 )
 Effect = Record | Gated | Immediate

@@ -5,7 +5,13 @@ from typing import assert_never
 from orchestrator_core.core import fleet
 from orchestrator_core.core.effects import JobForgotten, SendRelease
 from orchestrator_core.core.job import Job
-from orchestrator_core.core.lifecycle import CANCELLED, end_job, expire_job, release_former
+from orchestrator_core.core.lifecycle import (
+    CANCELLED,
+    cancel_unconfirmed,
+    end_job,
+    expire_job,
+    release_former,
+)
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.scheduler import schedule
 from orchestrator_core.core.state import State
@@ -24,6 +30,8 @@ def expire_due(state: State, now_ms: int) -> None:
                 schedule(state, now_ms)
             case TimerKind.POOL_REOPENS | TimerKind.POOL_STALE:
                 _refresh_pool(state, key, now_ms)
+            case TimerKind.CANCEL:
+                cancel_unconfirmed(state, key, now_ms)
             case TimerKind.FORGET:
                 _forget(state, key, now_ms)
             case (

@@ -11,6 +11,7 @@ from orchestrator_core.core.lifecycle import (
     close_for_retry,
     requeue,
     retry_or_fail,
+    send_cancel,
 )
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.pool import Pool, PoolSnapshot
@@ -175,14 +176,23 @@ def _stops(job: Job, held: HeldAttempt) -> bool:
     return last.key == (held.job_id, held.attempt) and last.replica_id == held.replica_id
 
 
-def _stop_again(state: State, job: Job) -> None:
+def _stop_again(state: State, job: Job, now_ms: int) -> None:
     """Takes the attempt of an ended job up again until its host confirms the end."""
     assert job.attempt is not None
     # The former one is closed, or was never opened in this run.
     attempt = replace(job.attempt, state=AttemptState.CANCELLING, detached=False)
     job.attempt = state.attempts[attempt.key] = attempt
     _attach(state, attempt, ended=False)
-    state.emit(SendCancel(attempt.host_id, attempt.job_id, attempt.number))
+    _cancel_anew(state, attempt, now_ms)
+
+
+def _cancel_anew(state: State, attempt: Attempt, now_ms: int) -> None:
+    """Cancels on a new link: what was unconfirmed on the former one is open again."""
+    attempt.cancels = 0
+    pool = state.pools.get(attempt.pool_id)
+    if pool is not None:
+        pool.unconfirmed.discard(attempt.key)
+    send_cancel(state, attempt, now_ms)
 
 
 def _is_proof(job: Job, held: HeldAttempt) -> bool:
@@ -205,14 +215,14 @@ def _settle_attempts(
             attempt.detached = False
             _attach(state, attempt, ended=attempt.key in over)
             if attempt.state is AttemptState.CANCELLING:
-                state.emit(SendCancel(attempt.host_id, attempt.job_id, attempt.number))
+                _cancel_anew(state, attempt, now_ms)
         else:
             _not_held(state, attempt, now_ms)
     for held in event.held:
-        _settle_leftover(state, held, event.host_id)
+        _settle_leftover(state, held, event.host_id, now_ms)
 
 
-def _settle_leftover(state: State, held: HeldAttempt, host_id: str) -> None:
+def _settle_leftover(state: State, held: HeldAttempt, host_id: str, now_ms: int) -> None:
     """Stops what a host still runs and nobody waits for, although its output is kept."""
     job = state.jobs.get(held.job_id)
     if job is None:
@@ -221,7 +231,7 @@ def _settle_leftover(state: State, held: HeldAttempt, host_id: str) -> None:
         state.emit(SendCancel(host_id, held.job_id, held.attempt))
         state.emit(AttemptClosed(held.job_id, held.attempt, "superseded", retried=False))
     elif (held.job_id, held.attempt) not in state.attempts and _stops(job, held):
-        _stop_again(state, job)
+        _stop_again(state, job, now_ms)
 
 
 def _attach(state: State, attempt: Attempt, *, ended: bool) -> None:

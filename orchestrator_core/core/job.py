@@ -142,7 +142,8 @@ class Attempt:
     `first_output_area` is the pool's `busy_area` at the first output. `mode` says whether it
     generates again what an earlier one delivered, or goes on from there. A `recovered` attempt was
     read from the journal: it is `detached` until its host is back, and its times teach nothing. One
-    that is `ended_at_host` holds no slot any more: only its end is yet to be read.
+    that is `ended_at_host` holds no slot any more: only its end is yet to be read. `cancels` counts
+    how often its host was told to stop it.
     """
 
     job_id: str
@@ -162,6 +163,7 @@ class Attempt:
     detached: bool = False
     recovered: bool = False
     ended_at_host: bool = False
+    cancels: int = 0
     mode: StartMode = StartMode.FRESH
 
     @property

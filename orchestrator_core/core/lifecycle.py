@@ -3,6 +3,7 @@
 from orchestrator_core.core import fairness, gates
 from orchestrator_core.core.effects import (
     AttemptClosed,
+    CancelUnconfirmed,
     JobEnded,
     SendCancel,
     SendRelease,
@@ -96,7 +97,7 @@ def end_job(
     attempt = job.attempt
     if attempt is not None and attempt.state in (AttemptState.SENT, AttemptState.RUNNING):
         attempt.state = next_attempt_state(attempt.state, AttemptTrigger.STOP)
-        state.emit(SendCancel(attempt.host_id, job.job_id, attempt.number))
+        send_cancel(state, attempt, now_ms)
     if job.state in _TELLING:
         learn_from_end(state, job, now_ms, finished=job.state is JobState.FINISHED)
     state.emit(TerminalRecord(job.job_id, job.state, outcome, job.usage, now_ms))
@@ -112,6 +113,33 @@ def retain(state: State, job: Job, now_ms: int) -> None:
         state.timers.set(TimerKind.FORGET, oldest, now_ms)
     due_ms = (job.ended_ms or now_ms) + state.config.retention_ms
     state.timers.set(TimerKind.FORGET, job.job_id, due_ms)
+
+
+def send_cancel(state: State, attempt: Attempt, now_ms: int) -> None:
+    """Tells a host to stop an attempt whose job ended, and sets the time for it to confirm."""
+    attempt.cancels += 1
+    state.emit(SendCancel(attempt.host_id, attempt.job_id, attempt.number))
+    due_ms = now_ms + state.config.cancel_timeout_ms
+    state.timers.set(TimerKind.CANCEL, attempt.job_id, due_ms)
+
+
+def cancel_unconfirmed(state: State, job_id: str, now_ms: int) -> None:
+    """Sends a cancel again that nobody confirmed; from the second time on, closes the pool.
+
+    What keeps a slot against its orders may keep others too. The pool opens again when the end is
+    confirmed, or its incarnation is gone.
+    """
+    job = state.jobs.get(job_id)
+    attempt = job.attempt if job is not None else None
+    if attempt is None or attempt.state is not AttemptState.CANCELLING:
+        return
+    pool = state.pools.get(attempt.pool_id)
+    if pool is not None and attempt.cancels > 1 and attempt.key in pool.own:
+        if attempt.key not in pool.unconfirmed:
+            state.emit(CancelUnconfirmed(job_id, attempt.number, attempt.pool_id))
+        pool.unconfirmed.add(attempt.key)
+        state.refresh(pool, now_ms)
+    send_cancel(state, attempt, now_ms)
 
 
 def fail_job(state: State, job: Job, refusal: Refusal, now_ms: int) -> None:
@@ -130,6 +158,8 @@ def close_attempt(state: State, attempt: Attempt, frame_seq: int, now_ms: int) -
     """Ends an attempt: the slot is free by the orchestrator's account."""
     attempt.state = next_attempt_state(attempt.state, AttemptTrigger.END)
     state.attempts.pop(attempt.key, None)
+    if attempt.cancels:
+        state.timers.clear(TimerKind.CANCEL, attempt.job_id)
     pool = state.pools.get(attempt.pool_id)
     if pool is not None:
         pool.forget(attempt.key, frame_seq)

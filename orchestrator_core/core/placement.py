@@ -67,6 +67,9 @@ class PlacementInput:
     complete: bool = False
 
 
+CANCEL_UNCONFIRMED = "cancel unconfirmed"
+
+
 class NoCapacityKind(enum.Enum):
     """Why no pool can take the job now."""
 
@@ -201,6 +204,8 @@ def pool_shortfalls(pool: Pool, now_ms: int, stale_after_ms: int) -> tuple[Short
     if pool.closed_until_ms > now_ms:
         wait = f"refused, closed until {pool.closed_until_ms}"
         found.append(Shortfall(ExclusionReason.NOT_READY, "ready", wait))
+    if pool.unconfirmed:
+        found.append(Shortfall(ExclusionReason.NOT_READY, "ready", CANCEL_UNCONFIRMED))
     return tuple(found)
 
 

@@ -80,6 +80,7 @@ class Pool:
 
     `as_of_ms` is the latest instant of the core's clock at which the snapshot is known to have been
     true. `own` holds the orchestrator's attempts by key, `reported` what the host says it runs.
+    `unconfirmed` are attempts of which the host does not confirm that they were stopped.
     `room_idle_bytes` is what the present incarnation offers when nothing runs, None until seen;
     `former_replica_ids` are the latest incarnations before it, whose late snapshots do not count.
 
@@ -100,6 +101,7 @@ class Pool:
     ended_at_frame: dict[tuple[str, int], int] = field(default_factory=dict)
     refusals: int = 0
     closed_until_ms: int = 0
+    unconfirmed: set[tuple[str, int]] = field(default_factory=set)
     room_idle_bytes: int | None = None
     former_replica_ids: tuple[str, ...] = ()
     rates: PoolRates = field(default_factory=lambda: PoolRates(("", "", "")))
@@ -132,6 +134,7 @@ class Pool:
             busy < snapshot.slots_total
             and snapshot.state is PoolState.READY
             and self.closed_until_ms <= now_ms
+            and not self.unconfirmed
             and self.fresh(now_ms, stale_after_ms)
         )
         self.open_until_ms = self.as_of_ms + stale_after_ms if self.open else -1
@@ -195,6 +198,7 @@ class Pool:
             self.former_replica_ids = (*kept, former_id)[-FORMER_REPLICAS_KEPT:]
             self.room_idle_bytes = None
             self.refusals = self.closed_until_ms = 0
+            self.unconfirmed.clear()
         self.snapshot = snapshot
         self.as_of_ms = as_of_ms
         self.ended_at_frame = {
@@ -207,6 +211,7 @@ class Pool:
     def forget(self, key: tuple[str, int], frame_seq: int) -> None:
         """Frees the slot of an attempt whose end was read in frame `frame_seq` (0: no frame)."""
         self.own.pop(key, None)
+        self.unconfirmed.discard(key)
         self.reported.discard(key)
         self.room_counted = False
         if frame_seq > self.snapshot.emitted_frame_seq:

@@ -18,6 +18,7 @@ class TimerKind(enum.IntEnum):
     FORGET = 8
     POOL_STALE = 9
     DECLINE = 10
+    CANCEL = 11
 
     # That of an enum's name is computed in Python each time; kinds are in the key of every timer.
     __hash__ = int.__hash__

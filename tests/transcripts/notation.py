@@ -27,6 +27,7 @@ from orchestrator_core.core.config import (
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
+    CancelUnconfirmed,
     DispatchRecord,
     Effect,
     JobEnded,
@@ -260,6 +261,10 @@ def _show_rest(effect: Effect) -> str:
         case AttemptClosed():
             retried = " retried" if effect.retried else ""
             line = f"closed {effect.job_id}#{effect.attempt} {effect.why}{retried}"
+        case CancelUnconfirmed():
+            line = (
+                f"{effect.pool_id} closed: cancel of {effect.job_id}#{effect.attempt} unconfirmed"
+            )
         case JobForgotten():
             line = f"forgot {effect.job_id}"
         case _:

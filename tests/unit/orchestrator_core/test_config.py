@@ -98,6 +98,7 @@ def test_every_key_reaches_the_core(tmp_path: Path) -> None:
         max = 20
         [pools]
         reattach_grace_ms = 21
+        cancel_timeout_ms = 24
         max = 22
         """,
         encoding="utf-8",

@@ -140,6 +140,9 @@ class Checks:
         assert due_ms is None or due_ms > world.core._last_ms
         owners = {
             TimerKind.REATTACH: {a.host_id for a in state.attempts.values()},
+            TimerKind.CANCEL: {
+                a.job_id for a in state.attempts.values() if a.state is AttemptState.CANCELLING
+            },
             TimerKind.POOL_REOPENS: state.pools.keys(),
             TimerKind.POOL_STALE: state.pools.keys(),
             TimerKind.FORGET: state.ended.keys(),
@@ -244,6 +247,7 @@ def _open(state: State, pool: Pool, now_ms: int) -> bool:
         and pool.snapshot.state is PoolState.READY
         and now_ms - pool.as_of_ms <= state.config.stale_after_ms
         and pool.closed_until_ms <= now_ms
+        and not pool.unconfirmed
         and taken + max(0, foreign) < pool.snapshot.slots_total
     )
 

@@ -112,7 +112,7 @@ def test_hosts_without_a_link_and_pools_are_forgotten() -> None:
 
 
 def test_what_still_runs_of_an_ended_job_is_stopped_and_kept() -> None:
-    """LO-305: its output may be asked for, and its slot is taken until the host confirms the end."""
+    """LO-305: its output may be asked for; its slot is taken until the host confirms the end."""
     bench = Bench(wide(slots=1), reattach_grace_ms=100)
     bench.enqueue("a")
     bench.step(HostLost("h", 1))
