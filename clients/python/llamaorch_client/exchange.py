@@ -37,6 +37,8 @@ from llamaorch_client.request import JobFields, JobRequest, job_request
 from llamaorch_client.retry import RetryRow
 from llamaorch_client.transport import Transport
 
+_WRITE_FAILED = "Internal error from Core"
+
 if TYPE_CHECKING:
     from grpc import aio
 
@@ -313,7 +315,7 @@ class Exchange:
             results = await asyncio.gather(reader, writer, return_exceptions=True)
         for result in results:
             if isinstance(result, grpc.aio.AioRpcError):
-                return from_rpc_error(result, self._correlation_id)
+                return None if _lost(result) else from_rpc_error(result, self._correlation_id)
         for result in results:
             if isinstance(result, Exception) and not isinstance(result, asyncio.InvalidStateError):
                 raise result
@@ -465,6 +467,14 @@ def _subscribe(job: ExchangeJob) -> pb.ExchangeRequest:
         credit_bytes=job.initial_credit(),
     )
     return pb.ExchangeRequest(subscribe=asked)
+
+
+def _lost(error: grpc.aio.AioRpcError) -> bool:
+    """True when a write found the connection gone before the call's status was known.
+
+    Source: grpc 1.85, `_StreamRequestMixin._write` and `set_internal_error`.
+    """
+    return error.code() is grpc.StatusCode.INTERNAL and error.details() == _WRITE_FAILED
 
 
 def _traceparent(context: Context) -> str:

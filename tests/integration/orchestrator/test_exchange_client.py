@@ -78,7 +78,8 @@ async def until(job: ExchangeJob, kind: type[Event]) -> Event:
 async def test_jobs_are_given_and_followed(orchestrator: Orchestrator) -> None:
     """Typed events in order, verified text, one outcome, receipt and result as on a stream."""
     host = await ready_host(orchestrator)
-    async with exchange(orchestrator.server.address) as opened:
+    kept = ClientOptions(exchange=ExchangeOptions(acknowledge=False))
+    async with exchange(orchestrator.server.address, kept) as opened:
         job = await opened.run(model_id="tiny", prompt="Hi")
         handle = await begin(host, "Hello ", "wörld")
         await host.finish(handle)
