@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import events_pb2
@@ -335,6 +335,7 @@ class Play:
 texts = st.lists(st.text("abcé", min_size=1, max_size=6), min_size=1, max_size=2)
 
 
+@settings(deadline=None)
 @given(
     st.data(),
     st.lists(
