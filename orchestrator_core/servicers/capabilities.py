@@ -9,6 +9,7 @@ from orchestrator_core.core.pool import PoolSnapshot
 API_VERSION = "1.0"
 FEATURES = (
     "budgets.job",
+    "exchange",
     "failover.continue",
     "failover.verified_replay",
     "on_disconnect.cancel",
