@@ -105,8 +105,9 @@ class BareRelay:
             reader.changed.clear()
             chunks, reader.waiting = reader.waiting, []
             # A message around one field of bytes, as the relay writes it.
-            yield b"".join(_tokens_entry(chunk) for _, chunk in chunks)
-            if reader.ended:
+            if chunks:
+                yield b"".join(_tokens_entry(chunk) for _, chunk in chunks)
+            if reader.ended and not reader.waiting:
                 end = events_pb2.JobEvent(end=_end(reader.ended[0][1]))
                 yield pb.StreamTokensResponse(events=[end]).SerializeToString()
                 return
@@ -156,7 +157,8 @@ async def main() -> None:
     """Serves until the driver ends."""
     argparse.ArgumentParser().parse_args()
     relay = BareRelay()
-    server = grpc.aio.server()
+    import os as _os, json as _json
+    server = grpc.aio.server(options=list(_json.loads(_os.environ.get("ARGS", "{}")).items()))
     bidi = grpc.stream_stream_rpc_method_handler
     methods = {
         "llamaorch.pool.v1.PoolRegistryService": {
@@ -178,4 +180,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    from benchmarks.load._exp import run; run(main())
