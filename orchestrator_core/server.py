@@ -79,6 +79,7 @@ class OrchestratorServer:
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._runtime: Runtime | None = None
+        self._jobs: orchestrator.OrchestratorServicer | None = None
         self.address = Address("", 0)
         self.metrics_port: int | None = None
 
@@ -133,6 +134,8 @@ class OrchestratorServer:
         """Closes everything. Idempotent. Jobs that still run are found again at the next start."""
         for link in list(self._runtime.hosts.links.values()) if self._runtime else ():
             link.closed.set()
+        if self._jobs is not None:
+            self._jobs.stop()
         await self._server.stop(STOP_GRACE_S)
         for task in self._tasks:
             task.cancel()
@@ -178,10 +181,11 @@ class OrchestratorServer:
             send_window_bytes=config.pools.send_window_bytes,
         )
         limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
+        self._jobs = orchestrator.OrchestratorServicer(
+            runtime, self._telemetry, limits, facts, _explainer(runtime)
+        )
         servicers = (
-            orchestrator.OrchestratorServicer(
-                runtime, self._telemetry, limits, facts, _explainer(runtime)
-            ),
+            self._jobs,
             pool_admin.PoolAdminServicer(runtime),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )

@@ -63,6 +63,14 @@ class SubscribersChanged:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
+class OutputAcknowledged:
+    """Whoever followed an ended job has all of its output and its outcome. LO-306."""
+
+    job_id: str
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
 class HeldAttempt:
     """An attempt that a re-registering host still holds."""
 
@@ -183,6 +191,7 @@ Event = (
     EnqueueRequested
     | CancelRequested
     | SubscribersChanged
+    | OutputAcknowledged
     | HostRegistered
     | HostLost
     | SnapshotsReported

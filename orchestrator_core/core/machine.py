@@ -23,6 +23,7 @@ from orchestrator_core.core.events import (
     Event,
     HostLost,
     HostRegistered,
+    OutputAcknowledged,
     OutputProgressed,
     Recovered,
     SnapshotsReported,
@@ -165,6 +166,8 @@ class Core:
                 intake.cancel(state, event, now_ms)
             case SubscribersChanged():
                 intake.subscribers_changed(state, event, now_ms)
+            case OutputAcknowledged():
+                running.output_acknowledged(state, event)
             case HostRegistered():
                 fleet.host_registered(state, event, now_ms)
             case HostLost():

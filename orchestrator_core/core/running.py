@@ -8,6 +8,7 @@ from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptRefused,
     AttemptStarted,
+    OutputAcknowledged,
     OutputProgressed,
 )
 from orchestrator_core.core.gates import settle
@@ -87,6 +88,17 @@ def output_progressed(state: State, event: OutputProgressed, now_ms: int) -> Non
         job.first_output_ms = now_ms
     job.delivered = True
     attempt.last_progress_ms = now_ms
+
+
+def output_acknowledged(state: State, event: OutputAcknowledged) -> None:
+    """Lets the host forget the output of an ended job before its retention does. LO-306.
+
+    An attempt that the pool has not confirmed as ended is kept: its slot is still taken.
+    """
+    job = state.jobs.get(event.job_id)
+    if job is None or job.live or job.attempt is None or job.attempt.key in state.attempts:
+        return
+    state.emit(SendRelease(job.attempt.host_id, job.job_id, job.attempt.number))
 
 
 def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:

@@ -8,9 +8,9 @@ A reader is only a position, so a slow or absent one costs no memory: what it ha
 evicted under the cap like anything else, and it is then told RESUME_WINDOW. LO-301, LO-302.
 """
 
-import asyncio
 import hashlib
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -43,6 +43,7 @@ class Item:
     """One encoded event. `text_bytes` is 0 for events other than text.
 
     `prefix_digest` is the digest of all text before the item, None where it is not known.
+    `first_index` is that of its first piece, 0 for events other than text.
     """
 
     attempt: int
@@ -50,6 +51,7 @@ class Item:
     text_bytes: int
     prefix_digest: int | None
     entry: bytes
+    first_index: int = 0
 
 
 class OutputLog:
@@ -155,7 +157,25 @@ class OutputLog:
     def wake(self) -> None:
         """Lets readers look again, also for something that is not in the log."""
         for reader in self._readers:
-            reader.changed.set()
+            reader.wake()
+
+    def drop_acknowledged(self) -> int:
+        """Drops what all present readers have acknowledged; returns the bytes freed.
+
+        A reader that acknowledges nothing, as one that follows this job alone, keeps everything.
+        """
+        if not self._readers:
+            return 0
+        offset = min(reader.acked for reader in self._readers)
+        count = freed = 0
+        for item in self._items:
+            if _end(item) > offset or (not item.text_bytes and item.text_offset == offset):
+                break
+            count += 1
+            freed += len(item.entry)
+        if count:
+            self._drop(count, freed)
+        return freed
 
     def evict_all(self) -> int:
         """Drops all items; returns the bytes freed. Readers behind are told RESUME_WINDOW."""
@@ -185,7 +205,8 @@ class OutputLog:
         self.next_index = max(self.next_index, frame.first_index + frame.pieces)
         self.next_offset = frame.text_offset + frame.text_bytes
         entry = encode_token_event(frame.chunk)
-        self._append(Item(frame.attempt, frame.text_offset, frame.text_bytes, prefix_digest, entry))
+        where = frame.attempt, frame.text_offset, frame.text_bytes
+        self._append(Item(*where, prefix_digest, entry, frame.first_index))
 
     def _append(self, item: Item) -> None:
         self._items.append(item)
@@ -196,14 +217,19 @@ class OutputLog:
 
     def _evict(self) -> None:
         """Drops the oldest items down to three quarters of the cap: cheap on average."""
-        count = 0
-        while self.bytes_held > self._bytes_max * 3 // 4 and count < len(self._items) - 1:
-            self.bytes_held -= len(self._items[count].entry)
+        count = freed = 0
+        least = self.bytes_held - self._bytes_max * 3 // 4
+        while freed < least and count < len(self._items) - 1:
+            freed += len(self._items[count].entry)
             count += 1
         if count:
-            del self._items[:count]
-            self._base += count
-            self.oldest_offset = self._items[0].text_offset
+            self._drop(count, freed)
+
+    def _drop(self, count: int, freed: int) -> None:
+        del self._items[:count]
+        self._base += count
+        self.bytes_held -= freed
+        self.oldest_offset = self._items[0].text_offset if self._items else self.next_offset
 
     # --- reading
 
@@ -212,8 +238,15 @@ class OutputLog:
         """True when no more text may come: the outcome and all text before it are here."""
         return self.final is not None and self.next_offset >= (self._expected or 0)
 
-    def open(self, resume: events_pb2.ResumePoint | None) -> "Reader":
-        """Opens a reader at the beginning or at a resume point.
+    @property
+    def followed(self) -> bool:
+        """True while somebody reads."""
+        return bool(self._readers)
+
+    def open(
+        self, resume: events_pb2.ResumePoint | None, wake: Callable[[], None] = lambda: None
+    ) -> "Reader":
+        """Opens a reader at the beginning or at a resume point; `wake` is called at each change.
 
         A point beyond the output is fine while text can still come: the reader waits for it.
 
@@ -228,7 +261,7 @@ class OutputLog:
         if offset > self.next_offset and self.complete:
             raise self.out_of_window("the resume point lies beyond the output")
         index = bisect_left(self._items, offset, key=_end)
-        reader = Reader(self, self._base + index, point)
+        reader = Reader(self, self._base + index, point, wake)
         reader.settle()
         self._readers.add(reader)
         return reader
@@ -274,7 +307,10 @@ class OutputLog:
 
 
 class Reader:
-    """A position in an output log. `_offset` is how much text the reader has."""
+    """A position in an output log. `_offset` is how much text the reader has.
+
+    `acked` is how much of it the reader will never ask for again; whoever reads sets it.
+    """
 
     __slots__ = (
         "_attempt",
@@ -283,11 +319,19 @@ class Reader:
         "_offset",
         "_position",
         "_proof",
-        "changed",
+        "acked",
+        "caught_up",
         "done",
+        "wake",
     )
 
-    def __init__(self, log: OutputLog, position: int, resume: events_pb2.ResumePoint) -> None:
+    def __init__(
+        self,
+        log: OutputLog,
+        position: int,
+        resume: events_pb2.ResumePoint,
+        wake: Callable[[], None],
+    ) -> None:
         self._log = log
         self._position = position
         self._offset = resume.text_offset
@@ -297,8 +341,10 @@ class Reader:
         self._attempt = resume.attempt if named else -1
         self._proof: int | None = resume.prefix_digest if named else None
         self._metrics_version = log.metrics_version
-        self.changed = asyncio.Event()
+        self.acked = 0
+        self.caught_up = False
         self.done = False
+        self.wake = wake
 
     def take(self) -> list[bytes]:
         """Returns what can be sent now, about `MESSAGE_BYTES`; sets `done` with the outcome.
@@ -307,8 +353,6 @@ class Reader:
             RefusalError: NOT_FOUND when the job was forgotten; RESUME_WINDOW when the next item was
             evicted or never came, or when text that came differs from what the reader has.
         """
-        log = self._log
-        self.changed.clear()
         if self.done:
             return []
         entries: list[bytes] = []
@@ -318,16 +362,51 @@ class Reader:
             size += len(item.entry)
             self._pass(item)
         if size >= MESSAGE_BYTES:
-            self.changed.set()
-        elif log.complete and log.final is not None:
+            self.wake()
+        elif last := self.take_last():
+            entries.append(last)
+        return entries
+
+    def take_items(self, bytes_max: int, offset_max: int) -> list[Item]:
+        """Returns what comes next, in a run of events and then one of text.
+
+        Ends after about `bytes_max`, and before text once the reader has `offset_max` bytes of it.
+        `caught_up` says afterwards whether that was all there is. Raises as `take`.
+        """
+        items: list[Item] = []
+        size, text = 0, False
+        while (item := self.settle()) is not None:
+            begins = not item.text_bytes
+            if size >= bytes_max or (text if begins else self._offset >= offset_max):
+                self.caught_up = False
+                return items
+            text = not begins
+            items.append(item)
+            size += len(item.entry)
+            self._pass(item)
+        self.caught_up = True
+        return items
+
+    def take_last(self) -> bytes:
+        """For a reader that has caught up: the outcome, which sets `done`, else new metrics.
+
+        Raises as `take`.
+        """
+        log = self._log
+        if log.complete and log.final is not None:
             if self._offset > log.next_offset:
                 raise log.out_of_window("the resume point lies beyond the output")
-            entries.append(log.final)
             self.done = True
-        elif log.metrics_version != self._metrics_version:
-            self._metrics_version = log.metrics_version
-            entries.append(log.metrics)
-        return entries
+            return log.final
+        if log.metrics_version == self._metrics_version:
+            return b""
+        self._metrics_version = log.metrics_version
+        return log.metrics
+
+    @property
+    def offset(self) -> int:
+        """UTF-8 bytes of text that the reader has."""
+        return self._offset
 
     def settle(self) -> Item | None:
         """Skips what the reader has; returns the item that comes next, None while there is none.

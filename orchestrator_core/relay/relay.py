@@ -50,6 +50,23 @@ class Relay:
         self.log(job_id).finish(entry, text_bytes)
         self._ended[job_id] = None
 
+    def acknowledged(self, job_id: str) -> None:
+        """A reader of a job moved its `acked`: drops what none of the present ones needs."""
+        log = self._logs.get(job_id)
+        if log is not None:
+            self._bytes -= log.drop_acknowledged()
+
+    def release(self, job_id: str) -> bool:
+        """Drops the output of an ended job that nobody reads any more; its outcome stays.
+
+        False when somebody still reads, or output is still to come.
+        """
+        log = self._logs.get(job_id)
+        if log is None or log.followed or not log.complete:
+            return False
+        self._bytes -= log.evict_all()
+        return True
+
     @property
     def bytes_held(self) -> int:
         """Bytes of output held in all."""

@@ -38,44 +38,26 @@ class Followers:
         await self._runtime.settled(job_id)
         job = self._runtime.job(job_id)
         log = self._runtime.relay.log(job_id)
-        reader = log.open(resume)
-        self._count(job_id, 0 if observer else 1)
+        changed = asyncio.Event()
+        reader = log.open(resume, changed.set)
+        self.count(job_id, 0 if observer else 1)
         try:
-            async for message in self._messages(job, log, reader):
+            async for message in self._messages(job, log, reader, changed):
                 yield message
         finally:
             log.close(reader)
-            self._count(job_id, 0 if observer else -1)
+            self.count(job_id, 0 if observer else -1)
 
-    async def _messages(self, job: Job, log: OutputLog, reader: Reader) -> AsyncIterator[bytes]:
-        place = _Place()
-        patience_s = self._runtime.core.config.reattach_grace_ms / 1000
-        while not reader.done:
-            entries = reader.take()
-            if entries:
-                place.left()
-                yield b"".join(entries)
-            elif job.state is JobState.QUEUED:
-                wait_s = place.wait_s()
-                if wait_s <= 0 and (event := place.told(self._queued(job))):
-                    yield event
-                await _wait(reader, wait_s if wait_s > 0 else QUEUED_EVERY_S)
-            elif log.final is not None:
-                # The outcome is known but its text is not here: a host holds it and may come back.
-                if not await _wait(reader, patience_s):
-                    raise RefusalError(_text_lost(job, log))
-            else:
-                place.left()  # A job that goes back to the queue wakes its readers.
-                await _wait(reader, None)
-
-    def _queued(self, job: Job) -> bytes:
+    def queued(self, job: Job) -> bytes:
+        """The place of a waiting job, as an entry."""
         core = self._runtime.core
         shape = core.forecast(job)
         chance = core.on_time_probability(job, self._runtime.clock.now_ms())
         position = core.position(job) or 1
         return encode_event(wire_events.queued(position, shape.start_ms, shape.end_ms, chance))
 
-    def _count(self, job_id: str, change: int) -> None:
+    def count(self, job_id: str, change: int) -> None:
+        """Tells the core of non-observing followers who came or left. LO-303."""
         if change == 0:
             return
         self._counts[job_id] += change
@@ -83,6 +65,30 @@ class Followers:
         if count == 0:
             del self._counts[job_id]
         self._runtime.submit(SubscribersChanged(job_id, count))
+
+    async def _messages(
+        self, job: Job, log: OutputLog, reader: Reader, changed: asyncio.Event
+    ) -> AsyncIterator[bytes]:
+        place = _Place()
+        patience_s = self._runtime.core.config.reattach_grace_ms / 1000
+        while not reader.done:
+            changed.clear()
+            entries = reader.take()
+            if entries:
+                place.left()
+                yield b"".join(entries)
+            elif job.state is JobState.QUEUED:
+                wait_s = place.wait_s()
+                if wait_s <= 0 and (event := place.told(self.queued(job))):
+                    yield event
+                await _wait(changed, wait_s if wait_s > 0 else QUEUED_EVERY_S)
+            elif log.final is not None:
+                # The outcome is known but its text is not here: a host holds it and may come back.
+                if not await _wait(changed, patience_s):
+                    raise RefusalError(text_lost(job.job_id, log))
+            else:
+                place.left()  # A job that goes back to the queue wakes its readers.
+                await _wait(changed, None)
 
 
 class _Place:
@@ -110,19 +116,20 @@ class _Place:
         self._event = b""
 
 
-def _text_lost(job: Job, log: OutputLog) -> Refusal:
+def text_lost(job_id: str, log: OutputLog) -> Refusal:
+    """The outcome of a job is known, but no host brings the text before it."""
     return Refusal(
         Reason.RESUME_WINDOW,
-        f"job {job.job_id!r} ended, but its output is not held any more",
+        f"job {job_id!r} ended, but its output is not held any more",
         metadata={"oldest_offset": str(log.oldest_offset)},
     )
 
 
-async def _wait(reader: Reader, timeout_s: float | None) -> bool:
+async def _wait(changed: asyncio.Event, timeout_s: float | None) -> bool:
     """Waits for a change; False when the time is over first."""
     try:
         async with asyncio.timeout(timeout_s):
-            await reader.changed.wait()
+            await changed.wait()
     except TimeoutError:
         return False
     return True

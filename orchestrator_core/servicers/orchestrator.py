@@ -6,6 +6,7 @@ from itertools import islice
 
 import grpc
 
+from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core.core.job import Job, JobSpec
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
@@ -15,6 +16,7 @@ from orchestrator_core.recorder.explaining import Explainer
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import ids, rpc
 from orchestrator_core.servicers.capabilities import ServerFacts, capabilities
+from orchestrator_core.servicers.exchange import Caller, Exchanges, JobCalls
 from orchestrator_core.servicers.follow import Followers
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
@@ -47,6 +49,8 @@ class OrchestratorServicer:
         self._facts = facts
         self._explainer = explainer
         self._followers = Followers(runtime)
+        calls = JobCalls(self._enqueue, self._cancel)
+        self._exchanges = Exchanges(runtime, self._followers, calls)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """All methods of the service."""
@@ -56,7 +60,7 @@ class OrchestratorServicer:
                 "Enqueue": rpc.unary(self.enqueue, pb.EnqueueRequest),
                 "Cancel": rpc.unary(self.cancel, pb.CancelRequest),
                 "StreamTokens": rpc.server_stream(self.stream_tokens, pb.StreamTokensRequest),
-                "Exchange": rpc.bidi(self.exchange, pb.ExchangeRequest),
+                "Exchange": rpc.bidi(self._exchanges.serve, pb.ExchangeRequest, encoded=True),
                 "GetJob": rpc.unary(self.get_job, pb.GetJobRequest),
                 "ListJobs": rpc.unary(self.list_jobs, pb.ListJobsRequest),
                 "ExplainJob": rpc.unary(self.explain_job, pb.ExplainJobRequest),
@@ -66,23 +70,11 @@ class OrchestratorServicer:
 
     async def enqueue(self, request: pb.EnqueueRequest, context: rpc.Context) -> pb.EnqueueResponse:
         """Accepts a job; answers only after it is durable."""
-        with self._telemetry.rpc("enqueue", context.invocation_metadata()) as span:
-            parsed = parse_spec(request.spec, self._spec_context())
-            if isinstance(parsed, Refusal):
-                raise RefusalError(parsed)
-            spec: JobSpec = replace(
-                parsed,
-                traceparent=span.traceparent,
-                correlation_id=rpc.correlation_id(context),
-            )
-            receipt = await self._runtime.enqueue(spec)
-        return receipt_to_proto(receipt)
+        return await self._enqueue(request.spec, _caller(context))
 
     async def cancel(self, request: pb.CancelRequest, context: rpc.Context) -> pb.CancelResponse:
         """Cancels a job; answers its true state once that is durable."""
-        with self._telemetry.rpc("cancel", context.invocation_metadata()):
-            job = await self._runtime.cancel(request.job_id)
-        return pb.CancelResponse(job=job_to_proto(self._view(job)))
+        return await self._cancel(request.job_id, _caller(context))
 
     async def stream_tokens(
         self, request: pb.StreamTokensRequest, _: rpc.Context
@@ -94,9 +86,9 @@ class OrchestratorServicer:
         ):
             yield message
 
-    async def exchange(self, _: rpc.Context) -> None:
-        """Comes with a later version."""
-        raise rpc.not_yet("Exchange", "use Enqueue, StreamTokens and Cancel")
+    def stop(self) -> None:
+        """Ends open exchanges once they have sent what is ready; the other calls end as they do."""
+        self._exchanges.stop()
 
     async def get_job(self, request: pb.GetJobRequest, _: rpc.Context) -> pb.GetJobResponse:
         """Returns one job."""
@@ -150,6 +142,24 @@ class OrchestratorServicer:
         """Tells what this server can do."""
         return capabilities(self._runtime.core, self._facts)
 
+    async def _enqueue(self, asked: job_pb2.JobSpec, caller: Caller) -> pb.EnqueueResponse:
+        with self._telemetry.rpc("enqueue", caller.metadata) as span:
+            parsed = parse_spec(asked, self._spec_context())
+            if isinstance(parsed, Refusal):
+                raise RefusalError(parsed)
+            spec: JobSpec = replace(
+                parsed,
+                traceparent=span.traceparent,
+                correlation_id=caller.correlation_id,
+            )
+            receipt = await self._runtime.enqueue(spec)
+        return receipt_to_proto(receipt)
+
+    async def _cancel(self, job_id: str, caller: Caller) -> pb.CancelResponse:
+        with self._telemetry.rpc("cancel", caller.metadata):
+            job = await self._runtime.cancel(job_id)
+        return pb.CancelResponse(job=job_to_proto(self._view(job)))
+
     def _spec_context(self) -> SpecContext:
         now_ms = self._runtime.clock.now_ms()
         return SpecContext(
@@ -174,6 +184,10 @@ class OrchestratorServicer:
         return JobView(
             job, now_ms, predicted_end_ms=end_ms, on_time_probability=chance, trace_id=trace_id
         )
+
+
+def _caller(context: rpc.Context) -> Caller:
+    return Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id(context))
 
 
 def _trace_id(job: Job) -> str:

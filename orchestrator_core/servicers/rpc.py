@@ -71,9 +71,12 @@ def server_stream(
 
 
 def bidi(
-    handler: Callable[[Context], Awaitable[None]], request: type[Request]
+    handler: Callable[[Context], Awaitable[None]], request: type[Request], *, encoded: bool = False
 ) -> "grpc.RpcMethodHandler[Any, Any]":
-    """A stream in both directions; the handler reads and writes the context itself."""
+    """A stream in both directions; the handler reads and writes the context itself.
+
+    With `encoded` it writes bytes instead of messages.
+    """
 
     async def call(_: object, context: Context) -> None:
         await _begin(context)
@@ -83,7 +86,9 @@ def bidi(
             await _fail(context, error)
 
     return grpc.stream_stream_rpc_method_handler(
-        call, request_deserializer=_decoder(request), response_serializer=_encode
+        call,
+        request_deserializer=_decoder(request),
+        response_serializer=_as_is if encoded else _encode,
     )
 
 
@@ -109,6 +114,15 @@ def not_yet(what: str, instead: str) -> RefusalError:
     return RefusalError(Refusal(Reason.UNIMPLEMENTED, f"{what} is not available yet; {instead}"))
 
 
+def refusal_of(error: Exception) -> Refusal:
+    """What a caller is told of an error; one that is a bug of ours is logged."""
+    if isinstance(error, RefusalError):
+        return error.refusal
+    trace_id = structlog.contextvars.get_contextvars().get("correlation_id", "")
+    _log.error("internal_error", exc_info=error, human="A bug: please report it with this entry.")
+    return Refusal(Reason.INTERNAL, "", metadata={"trace_id": str(trace_id)})
+
+
 async def _begin(context: Context) -> None:
     chosen = correlation_id(context)
     structlog.contextvars.clear_contextvars()
@@ -117,13 +131,9 @@ async def _begin(context: Context) -> None:
 
 
 async def _fail(context: Context, error: Exception) -> NoReturn:
-    if isinstance(error, RefusalError):
-        await abort(context, error.refusal)
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    trace_id = structlog.contextvars.get_contextvars().get("correlation_id", "")
-    _log.error("internal_error", exc_info=error, human="A bug: please report it with this entry.")
-    await abort(context, Refusal(Reason.INTERNAL, "", metadata={"trace_id": str(trace_id)}))
+    await abort(context, refusal_of(error))
 
 
 def _decoder(request: type[Request]) -> Callable[[bytes], Request | Undecodable]:

@@ -5,7 +5,12 @@ import asyncio
 import grpc
 import pytest
 
-from llamaorch.orchestrator.v1 import events_pb2, job_pb2, orchestrator_service_pb2
+from llamaorch.orchestrator.v1 import (
+    events_pb2,
+    job_pb2,
+    orchestrator_service_pb2,
+    pool_admin_service_pb2,
+)
 from llamaorch.pool.v1 import snapshot_pb2
 from tests.integration.orchestrator.calls import (
     all_events,
@@ -310,13 +315,13 @@ async def test_later_calls_answer_unimplemented_with_a_sentence(
     orchestrator: Orchestrator,
 ) -> None:
     """What is not there yet says so and names what to use instead."""
-    call = orchestrator.jobs.Exchange()
+    request = pool_admin_service_pb2.DrainPoolRequest(pool_id="pool-a")
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call.read()
+        await orchestrator.pools.DrainPool(request)
 
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "StreamTokens" in (caught.value.details() or "")
+    assert "SIGTERM" in (caught.value.details() or "")
 
 
 async def test_correlation_id_is_returned(orchestrator: Orchestrator) -> None:
