@@ -236,7 +236,8 @@ async def run(options: argparse.Namespace) -> int:
     print(
         f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
         f"load {os.getloadavg()[0]:.1f}; {options.pools_per_host} pools of {SLOTS} slots a host, "
-        f"{options.connections} connections of clients, {options.rate:g} tokens/s a stream"
+        f"{options.connections} connections with one call a job, or one Exchange; "
+        f"{options.rate:g} tokens/s a stream"
     )
     print(
         f"{'':9}{'streams':>7} {'us per token:':14}{'best':>8}{'median':>8}{'x bare':>8}"
@@ -245,9 +246,8 @@ async def run(options: argparse.Namespace) -> int:
     met = True
     for exchange in [name == "exchange" for name in options.modes.split(",")]:
         for streams in map(int, options.streams.split(",")):
-            case = Case(
-                streams, exchange, options.pools_per_host, options.connections, options.rate
-            )
+            connections = 1 if exchange else options.connections
+            case = Case(streams, exchange, options.pools_per_host, connections, options.rate)
             met = await compare(case, timing, options.rounds) and met
     return 0 if met or not options.strict else 1
 

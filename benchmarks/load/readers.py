@@ -23,7 +23,10 @@ Stub: TypeAlias = "orchestrator_service_pb2_grpc.OrchestratorServiceAsyncStub"
 
 # One batch in so many is looked at for its age.
 SAMPLE_EVERY = 8
+OPENING_MAX = 16
 ACK_EVERY_S = 0.1
+# An Exchange gives each job this much credit, and as much again as it reads.
+CREDIT_BYTES = 64 * 1024
 
 
 def job_spec() -> job_pb2.JobSpec:
@@ -87,10 +90,14 @@ class Readers:
             job.outcome = True
 
 
-async def follow(stub: Stub, readers: Readers, job: Job) -> None:
+async def follow(stub: Stub, readers: Readers, job: Job, opening: asyncio.Semaphore) -> None:
     """Gives a job and reads it on a stream of its own."""
-    receipt = await stub.Enqueue(pb.EnqueueRequest(spec=job_spec()))
-    async for response in stub.StreamTokens(pb.StreamTokensRequest(job_id=receipt.job_id)):
+    async with opening:
+        receipt = await stub.Enqueue(pb.EnqueueRequest(spec=job_spec()))
+        call = stub.StreamTokens(pb.StreamTokensRequest(job_id=receipt.job_id))
+        # A server sheds calls that come faster than it can take them.
+        await call.initial_metadata()
+    async for response in call:
         for event in response.events:
             if event.HasField("tokens"):
                 readers.batch(job, event.tokens)
@@ -118,7 +125,9 @@ class Exchange:
 
     async def _requests(self) -> AsyncIterator[pb.ExchangeRequest]:
         for number in self._given:
-            enqueue = pb.ExchangeEnqueue(spec=job_spec(), subscribe=True)
+            enqueue = pb.ExchangeEnqueue(
+                spec=job_spec(), subscribe=True, credit_bytes=CREDIT_BYTES
+            )
             yield pb.ExchangeRequest(correlation_id=number, enqueue=enqueue)
         while not self._over.is_set():
             await asyncio.sleep(ACK_EVERY_S)
@@ -170,12 +179,13 @@ class Commands:
     async def open(self, fields: Fields) -> Fields:
         """Gives jobs; answers when each has output."""
         self._readers.jobs = jobs = [Job() for _ in range(int(fields["jobs"]))]
+        opening = asyncio.Semaphore(OPENING_MAX)
         parts = [jobs[start :: len(self._stubs)] for start in range(len(self._stubs))]
         for stub, part in zip(self._stubs, parts, strict=True):
             if fields["exchange"]:
                 work = [Exchange(stub, self._readers, part).run()]
             else:
-                work = [follow(stub, self._readers, job) for job in part]
+                work = [follow(stub, self._readers, job, opening) for job in part]
             self._tasks.extend(map(asyncio.create_task, work))
         while self._readers.started < len(jobs):
             await asyncio.sleep(0.05)

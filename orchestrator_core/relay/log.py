@@ -26,7 +26,9 @@ MESSAGE_BYTES = 64 * 1024
 BEGINNING = events_pb2.ResumePoint()
 
 
-@dataclass(frozen=True, slots=True)
+# Frames and items are made for every batch of tokens, and making a frozen one takes several times as
+# long: these two are not frozen, and nobody changes them.
+@dataclass(slots=True)
 class Frame:
     """Text of one attempt as it came from the pool. `chunk` is an encoded TokenBatch."""
 
@@ -38,7 +40,7 @@ class Frame:
     chunk: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Item:
     """One encoded event. `text_bytes` is 0 for events other than text.
 
@@ -110,19 +112,22 @@ class OutputLog:
         None: it lies ahead of what is here. With `accept_gap` it is taken all the same: what is
         before it is gone for good, and so is the digest.
         """
-        if frame.attempt != self.attempt or self.complete:
+        if frame.attempt != self.attempt or (self.final is not None and self.complete):
             return False
-        if frame.text_offset > self.next_offset and not accept_gap:
+        known = self.next_offset - frame.text_offset
+        if known < 0 and not accept_gap:
             return None
-        if frame.text_offset + frame.text_bytes <= self.next_offset:
+        if frame.text_bytes <= known:
             self.next_index = max(self.next_index, frame.first_index + frame.pieces)
             return False
         batch, text = _parse(frame)
         if batch is None:
             return False
-        if frame.text_offset > self.next_offset:
+        if known < 0:
             self._jump(frame)
-        self._take(frame, text, batch.prefix_digest)
+        elif self._hash is not None:
+            self._hash.update(text[known:] if known else text)
+        self._take(frame, batch.prefix_digest)
         return True
 
     def append_event(self, entry: bytes) -> None:
@@ -199,21 +204,27 @@ class OutputLog:
         self._hash = None
         self.evict_all()
 
-    def _take(self, frame: Frame, text: bytes, prefix_digest: int) -> None:
-        if self._hash is not None:
-            self._hash.update(text[self.next_offset - frame.text_offset :])
+    def _take(self, frame: Frame, prefix_digest: int) -> None:
         self.next_index = max(self.next_index, frame.first_index + frame.pieces)
         self.next_offset = frame.text_offset + frame.text_bytes
-        entry = encode_token_event(frame.chunk)
-        where = frame.attempt, frame.text_offset, frame.text_bytes
-        self._append(Item(*where, prefix_digest, entry, frame.first_index))
+        self._append(
+            Item(
+                frame.attempt,
+                frame.text_offset,
+                frame.text_bytes,
+                prefix_digest,
+                encode_token_event(frame.chunk),
+                frame.first_index,
+            )
+        )
 
     def _append(self, item: Item) -> None:
         self._items.append(item)
         self.bytes_held += len(item.entry)
         if self.bytes_held > self._bytes_max:
             self._evict()
-        self.wake()
+        for reader in self._readers:
+            reader.wake()
 
     def _evict(self) -> None:
         """Drops the oldest items down to three quarters of the cap: cheap on average."""
