@@ -32,7 +32,7 @@ from benchmarks.load.processes import (
     start_sink,
 )
 
-WINDOW_S = 1.0
+WINDOW_S = 0.5
 # Bars of the design, section 11: microseconds of CPU per token.
 BARS_US = {
     (False, 64): 40.0,
@@ -259,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--streams", default="64,200,1000")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--warm", type=float, default=4.0, help="seconds")
-    parser.add_argument("--windows", type=int, default=8, help="of one second each")
+    parser.add_argument("--windows", type=int, default=16, help="of half a second each")
     parser.add_argument("--pools-per-host", type=int, default=8)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--rate", type=float, default=50.0, help="tokens per second a stream")

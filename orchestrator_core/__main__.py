@@ -8,6 +8,7 @@ import os
 import sys
 
 from orchestrator_core.config import ConfigError, load
+from orchestrator_core.loop import Loop
 from orchestrator_core.server import CannotStartError, run
 from orchestrator_core.telemetry.logs import configure_logs
 
@@ -17,13 +18,16 @@ EXIT_CANNOT_START = 2
 SWITCH_INTERVAL_S = 0.0005
 
 
+import uvloop
+LOOPS = {"uvdrain": Loop, "uv": uvloop.Loop, "none": asyncio.new_event_loop}
 def main(argv: list[str] | None = None) -> int:
     """Runs orchestratord until a signal; returns the exit code."""
     try:
         config = load(sys.argv[1:] if argv is None else argv, os.environ)
         configure_logs(config.log_level, config.log_format)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        asyncio.run(run(config))
+        with asyncio.Runner(loop_factory=LOOPS[os.environ.get("EXP", "uvdrain")]) as runner:
+            runner.run(run(config))
     except ConfigError as error:
         for problem in error.problems:
             print(f"orchestratord: {problem}", file=sys.stderr)
