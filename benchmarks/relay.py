@@ -96,6 +96,24 @@ class Figures:
     cores: float
     rss_mib: float
 
+    @classmethod
+    def of(cls, marks: list[Mark], rss: int) -> "Figures":
+        """What happened between marks."""
+        first, last = marks[0], marks[-1]
+        tokens = last.tokens - first.tokens
+        return cls(
+            cpu_us=[
+                (after.cpu_s - before.cpu_s) / max(1, after.tokens - before.tokens) * 1e6
+                for before, after in pairwise(marks)
+            ],
+            tokens_per_s=tokens / (last.at_s - first.at_s),
+            p50_ms=statistics.median(it.p50_ms for it in marks[1:]),
+            p99_ms=statistics.median(it.p99_ms for it in marks[1:]),
+            per_message=tokens / max(1, last.batches - first.batches),
+            cores=(last.cpu_s - first.cpu_s) / (last.at_s - first.at_s),
+            rss_mib=rss / 2**20,
+        )
+
     @property
     def best_us(self) -> float:
         """CPU per token in the window that neighbours disturbed least."""
@@ -168,25 +186,12 @@ async def measure(case: Case, timing: Timing, *, bare: bool) -> Figures:
             for _ in range(timing.windows):
                 await asyncio.sleep(WINDOW_S)
                 marks.append(await mark(server, readers))
-            rss = rss_bytes(server.pid) / 2**20
+            rss = rss_bytes(server.pid)
             await hosts.ask("finish")
             end, total = await readers.ask("close"), await hosts.ask("totals")
     if end["problems"] or end["tokens"] != total["tokens"]:
         raise RuntimeError(f"sent {total['tokens']} tokens, read {end}")
-    first, last = marks[0], marks[-1]
-    tokens = last.tokens - first.tokens
-    return Figures(
-        cpu_us=[
-            (after.cpu_s - before.cpu_s) / max(1, after.tokens - before.tokens) * 1e6
-            for before, after in pairwise(marks)
-        ],
-        tokens_per_s=tokens / (last.at_s - first.at_s),
-        p50_ms=statistics.median(it.p50_ms for it in marks[1:]),
-        p99_ms=statistics.median(it.p99_ms for it in marks[1:]),
-        per_message=tokens / max(1, last.batches - first.batches),
-        cores=(last.cpu_s - first.cpu_s) / (last.at_s - first.at_s),
-        rss_mib=rss,
-    )
+    return Figures.of(marks, rss)
 
 
 async def mark(server: Child, readers: Child) -> Mark:

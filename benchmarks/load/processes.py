@@ -57,15 +57,21 @@ class Child:
 
     @classmethod
     async def start_program(
-        cls, name: str, program: list[str], directory: Path, env: dict[str, str] | None = None
+        cls,
+        name: str,
+        program: list[str],
+        directory: Path,
+        env: dict[str, str] | None = None,
+        *,
+        quiet: bool = False,
     ) -> "Child":
-        """Starts any program."""
+        """Starts any program; with `quiet` nobody reads its output."""
         log = directory / f"{name}.log"
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
                 *program,
                 stdin=PIPE,
-                stdout=PIPE,
+                stdout=DEVNULL if quiet else PIPE,
                 stderr=errors,
                 env=os.environ | (env or {}),
                 limit=LINE_BYTES_MAX,
