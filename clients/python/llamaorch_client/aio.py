@@ -20,9 +20,10 @@ from llamaorch.orchestrator.v1 import (
 from llamaorch_client import tracing, wire, wire_request
 from llamaorch_client.errors import IntegrityError
 from llamaorch_client.events import ResumePoint
+from llamaorch_client.exchange import Exchange
 from llamaorch_client.model import Capabilities, Explanation, Job, JobState, Pool, Receipt
 from llamaorch_client.options import ClientOptions
-from llamaorch_client.request import JobFields, JobRequest
+from llamaorch_client.request import JobFields, JobRequest, job_request
 from llamaorch_client.stream import JobStream, Origin, StreamPlan
 from llamaorch_client.transport import Transport
 
@@ -94,7 +95,7 @@ class AsyncClient:
             again. InvalidParamsError: `violations` names each bad field.
             ValueError: the request is not complete; nothing was sent.
         """
-        job = _job_request(request, fields)
+        job = job_request(request, fields)
         receipt, _ = await self._enqueue(job, correlation_id, None)
         return receipt
 
@@ -132,7 +133,7 @@ class AsyncClient:
         The job is given when the first event is asked for. Leaving the iteration early does not
         cancel it.
         """
-        job = _job_request(request, fields)
+        job = job_request(request, fields)
         plan = StreamPlan(None, False, failures_as_events, correlation_id)
 
         async def start() -> Origin:
@@ -144,6 +145,10 @@ class AsyncClient:
             return Origin(receipt.job_id, receipt, outer if nested else inner)
 
         return JobStream(self._open(), plan, start)
+
+    def exchange(self, *, correlation_id: str | None = None) -> Exchange:
+        """Many jobs on one stream: `async with client.exchange() as exchange` (LO-306)."""
+        return Exchange(self._open(), correlation_id)
 
     async def cancel(self, job_id: str, *, correlation_id: str | None = None) -> Job:
         """Cancels a job and returns its true state; one that ended stays as it was (ORCH-3026)."""
@@ -271,14 +276,3 @@ class AsyncClient:
             transport.jobs.ListJobs, request, correlation_id=correlation_id
         )
         return answer.message
-
-
-def _job_request(request: JobRequest | None, fields: JobFields) -> JobRequest:
-    if request is None:
-        try:
-            return JobRequest(**fields)
-        except TypeError as error:
-            raise ValueError(f"the job is not complete: {error}") from error
-    if fields:
-        raise ValueError("give either a JobRequest or its fields, not both")
-    return request

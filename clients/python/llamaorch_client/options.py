@@ -79,6 +79,24 @@ class StreamOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangeOptions:
+    """Bounds of an exchange (LO-306).
+
+    `credit_bytes` is how much output of each job may wait unread here. `requests_max` are the
+    requests under way at a time; the server refuses more than 1,024. With `acknowledge` the server
+    is told what was read, and may forget it: then nobody can read the job from its beginning.
+    """
+
+    credit_bytes: int = 256 * 1024
+    requests_max: int = 512
+    acknowledge: bool = True
+
+    def __post_init__(self) -> None:
+        _require("credit_bytes", self.credit_bytes, 1, 1 << 40)
+        _require("requests_max", self.requests_max, 1, 1_024)
+
+
+@dataclass(frozen=True, slots=True)
 class ClientOptions:
     """Everything about a client except the address.
 
@@ -90,6 +108,7 @@ class ClientOptions:
     credentials: grpc.ChannelCredentials | None = field(default=None, repr=False)
     retry: RetryOptions = field(default_factory=RetryOptions)
     stream: StreamOptions = field(default_factory=StreamOptions)
+    exchange: ExchangeOptions = field(default_factory=ExchangeOptions)
     rpc_timeout_ms: int = 30_000
     tracer_provider: TracerProvider | None = None
     timing: Timing = field(default_factory=Timing)

@@ -168,3 +168,19 @@ class JobFields(TypedDict, total=False):
     failover: FailoverPolicy | None
     on_disconnect: OnDisconnect
     labels: Mapping[str, str]
+
+
+def job_request(request: JobRequest | None, fields: JobFields) -> JobRequest:
+    """Returns the job that was given in one of two ways.
+
+    Raises:
+        ValueError: it was given in both, or is not complete.
+    """
+    if request is None:
+        try:
+            return JobRequest(**fields)
+        except TypeError as error:
+            raise ValueError(f"the job is not complete: {error}") from error
+    if fields:
+        raise ValueError("give either a JobRequest or its fields, not both")
+    return request

@@ -26,6 +26,8 @@ from llamaorch_client.retry import RetryRow
 
 if TYPE_CHECKING:
     from llamaorch.orchestrator.v1.orchestrator_service_pb2 import (
+        ExchangeRequest,
+        ExchangeResponse,
         StreamTokensRequest,
         StreamTokensResponse,
     )
@@ -95,6 +97,12 @@ class Transport:
         """Begins a StreamTokens call; the caller cancels it."""
         metadata = call_metadata(correlation_id, self.options.token, context)
         return self.jobs.StreamTokens(request, metadata=metadata)
+
+    def open_exchange(
+        self, correlation_id: str
+    ) -> "aio.StreamStreamCall[ExchangeRequest, ExchangeResponse]":
+        """Begins an Exchange call; the caller cancels it."""
+        return self.jobs.Exchange(metadata=call_metadata(correlation_id, self.options.token, None))
 
     async def _attempt(
         self,

@@ -8,6 +8,7 @@ from orchestrator_core.core.events import (
     AttemptRefused,
     AttemptStarted,
     CancelRequested,
+    OutputAcknowledged,
     OutputProgressed,
 )
 from orchestrator_core.core.job import Failover
@@ -206,3 +207,20 @@ def test_output_that_was_delivered_stays_at_its_host_until_the_replay_runs() -> 
 
     assert only(lost, SendRelease) == []
     assert [(release.job_id, release.attempt) for release in only(again, SendRelease)] == [("a", 1)]
+
+
+def test_acknowledged_output_may_be_forgotten_by_its_host() -> None:
+    """The job stays known; nothing is released of a job that runs or whose slot is still taken."""
+    bench = Bench(wide("p"))
+    bench.enqueue("a", "b", "c")
+    bench.end("a")
+    bench.step(CancelRequested("b", 0))
+
+    done = bench.step(OutputAcknowledged("a"))
+    unconfirmed = bench.step(OutputAcknowledged("b"))
+    running = bench.step(OutputAcknowledged("c"))
+    unknown = bench.step(OutputAcknowledged("nobody"))
+
+    assert done == [SendRelease("h", "a", 1)]
+    assert unconfirmed == running == unknown == []
+    assert bench.core.jobs["a"].state is JobState.FINISHED

@@ -18,6 +18,7 @@ from orchestrator_core.core.events import (
     EnqueueRequested,
     HostLost,
     HostRegistered,
+    OutputAcknowledged,
     OutputProgressed,
     SnapshotsReported,
     SubscribersChanged,
@@ -150,10 +151,12 @@ class World(Shell):
             self.step(CancelRequested(self.rng.choice(self._specs).job_id, -1))
 
     def audience(self) -> None:
-        """Subscribers come and go."""
+        """Subscribers come and go, or have all that they want."""
         if self.core.jobs:
             job_id = self.rng.choice(list(self.core.jobs))
             self.step(SubscribersChanged(job_id, self.rng.randint(0, 1)))
+            if self.rng.random() < 0.3:
+                self.step(OutputAcknowledged(job_id))
 
     def advance(self, most_ms: int | None = None) -> None:
         """Time passes, now and then backwards or up to the next deadline exactly."""
