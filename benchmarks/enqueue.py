@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import os
 import platform
-import statistics
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -64,7 +63,6 @@ async def served(directory: Path, *, bare: bool) -> AsyncIterator[tuple[Child, C
 
 async def play(directory: Path, command: str, *, bare: bool, **fields: object) -> Fields:
     """One load on a server of its own; also CPU per call in microseconds."""
-    directory.mkdir()
     async with served(directory, bare=bare) as (server, client):
         await client.ask("warm_up")
         before_s = cpu_s(server.pid)
@@ -77,7 +75,6 @@ async def play(directory: Path, command: str, *, bare: bool, **fields: object) -
 
 async def memory(directory: Path, jobs: int, streams: int, verdicts: Verdicts) -> None:
     """Resident memory for each queued job and for each stream on which nothing happens."""
-    directory.mkdir()
     async with served(directory, bare=False) as (server, client):
         await client.ask("warm_up")
         await client.ask("fast", calls=jobs // 10, in_flight=64)
@@ -92,6 +89,45 @@ async def memory(directory: Path, jobs: int, streams: int, verdicts: Verdicts) -
         verdicts.judge("bytes of RSS per idle stream", idle, IDLE_BYTES_BAR)
 
 
+async def at_rate(options: argparse.Namespace, root: Path, verdicts: Verdicts) -> None:
+    """Latency at the rate that was asked for."""
+    p99s = []
+    for turn in range(options.rounds):
+        for bare in (True, False):
+            directory = made(root / f"rate-{turn}-{bare}")
+            asked = {"rate": options.rate, "seconds": options.seconds}
+            told = await play(directory, "at_rate", bare=bare, **asked)
+            show(f"at {options.rate:g}/s", told, bare=bare)
+            if not bare:
+                p99s.append(told["p99_ms"])
+    print(f"  p99 of all rounds, ms: {', '.join(f'{p99:.1f}' for p99 in p99s)}")
+    verdicts.judge(f"p99 at {options.rate:g}/s, ms, best round", min(p99s), P99_BAR_MS)
+
+
+async def fast(options: argparse.Namespace, root: Path, verdicts: Verdicts) -> None:
+    """Highest rates."""
+    for what, command, in_flight, bar in (
+        ("unary", "fast", UNARY_IN_FLIGHT, UNARY_BAR),
+        ("Exchange", "fast_exchange", EXCHANGE_IN_FLIGHT, EXCHANGE_BAR),
+    ):
+        rates = []
+        for turn in range(options.rounds):
+            for bare in (True, False):
+                directory = made(root / f"{what}-{turn}-{bare}")
+                asked = {"calls": options.calls, "in_flight": in_flight}
+                told = await play(directory, command, bare=bare, **asked)
+                show(f"{what}, {in_flight} under way", told, bare=bare)
+                if not bare:
+                    rates.append(told["calls_per_s"])
+        verdicts.judge(f"{what} calls per second, best round", max(rates), bar, least=True)
+
+
+def made(directory: Path) -> Path:
+    """A new folder."""
+    directory.mkdir()
+    return directory
+
+
 async def run(options: argparse.Namespace) -> int:
     """Prints the figures; 1 when a bar was missed and that was asked for."""
     print("python -m benchmarks.enqueue " + " ".join(sys.argv[1:]))
@@ -103,40 +139,9 @@ async def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         root = Path(name)
         print(f"{'':34}{'calls/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'us CPU':>9}")
-        p99s = []
-        for turn in range(options.rounds):
-            for bare in (True, False):
-                told = await play(
-                    root / f"rate-{turn}-{bare}",
-                    "at_rate",
-                    bare=bare,
-                    rate=options.rate,
-                    seconds=options.seconds,
-                )
-                show(f"at {options.rate:g}/s", told, bare=bare)
-                if not bare:
-                    p99s.append(told["p99_ms"])
-        verdicts.judge(f"p99 at {options.rate:g}/s, ms, best round", min(p99s), P99_BAR_MS)
-        print(f"  all rounds: {', '.join(f'{p99:.1f}' for p99 in p99s)}; median {statistics.median(p99s):.1f}")
-        for what, exchange, in_flight, bar in (
-            ("unary", False, UNARY_IN_FLIGHT, UNARY_BAR),
-            ("Exchange", True, EXCHANGE_IN_FLIGHT, EXCHANGE_BAR),
-        ):
-            rates = []
-            for turn in range(options.rounds):
-                for bare in (True, False):
-                    told = await play(
-                        root / f"{what}-{turn}-{bare}",
-                        "fast_exchange" if exchange else "fast",
-                        bare=bare,
-                        calls=options.calls,
-                        in_flight=in_flight,
-                    )
-                    show(f"{what}, {in_flight} under way", told, bare=bare)
-                    if not bare:
-                        rates.append(told["calls_per_s"])
-            verdicts.judge(f"{what} calls per second, best", max(rates), bar, least=True)
-        await memory(root / "memory", options.jobs, options.streams, verdicts)
+        await at_rate(options, root, verdicts)
+        await fast(options, root, verdicts)
+        await memory(made(root / "memory"), options.jobs, options.streams, verdicts)
     return 1 if verdicts.missed and options.strict else 0
 
 
@@ -158,7 +163,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=10_000, help="queued jobs for memory")
     parser.add_argument("--streams", type=int, default=1_000, help="idle streams for memory")
-    parser.add_argument("--directory", default=None, help="where the journal is; default: temporary")
+    parser.add_argument(
+        "--directory", default=None, help="where the journal is; default: temporary"
+    )
     parser.add_argument("--quick", action="store_true", help="shows that it works, no more")
     parser.add_argument("--strict", action="store_true", help="fail when a bar is missed")
     options = parser.parse_args(argv)

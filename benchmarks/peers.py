@@ -194,7 +194,6 @@ async def run(options: argparse.Namespace) -> int:
             except subprocess.SubprocessError as error:
                 print(f"{peer.name}: cannot be installed: {error}")
                 peers.remove(peer)
-    timing = Timing(options.warm, options.windows)
     print("python -m benchmarks.peers " + " ".join(sys.argv[1:]))
     print(
         f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
@@ -204,28 +203,34 @@ async def run(options: argparse.Namespace) -> int:
         f"{'us of CPU per token':28}{'streams':>8}{'best':>9}{'median':>9}{'tokens/s':>10}"
         f"{'p50 ms':>9}{'p99 ms':>9}{'MiB':>7}"
     )
+    timing = Timing(options.warm, options.windows)
     for streams in map(int, options.streams.split(",")):
-        ours: dict[bool, list[Figures]] = {False: [], True: []}
-        theirs: dict[str, list[Figures]] = {peer.name: [] for peer in peers}
-        failed: dict[str, str] = {}
-        for _ in range(options.rounds):
-            for exchange, played in ours.items():
-                case = Case(streams, exchange, 8, 1 if exchange else 8)
-                played.append(await measure(case, timing, bare=False))
-            for peer in peers:
-                try:
-                    theirs[peer.name].append(await play(peer, streams, timing))
-                except ProcessError as error:
-                    failed[peer.name] = str(error)
-        for exchange, played in ours.items():
-            name = f"orchestratord, {'Exchange' if exchange else 'a stream a job'}"
-            show(name, streams, played)
-        for peer in peers:
-            if theirs[peer.name]:
-                show(f"{peer.name} {version(peer)}", streams, theirs[peer.name])
-            else:
-                print(f"{peer.name} {version(peer)}: does not run: {failed[peer.name]}")
+        await compare(peers, streams, timing, options.rounds)
     return 0
+
+
+async def compare(peers: list[Peer], streams: int, timing: Timing, rounds: int) -> None:
+    """Prints all routers under one load, in turns."""
+    ours: dict[bool, list[Figures]] = {False: [], True: []}
+    theirs: dict[str, list[Figures]] = {peer.name: [] for peer in peers}
+    failed: dict[str, str] = {}
+    for _ in range(rounds):
+        for exchange, played in ours.items():
+            case = Case(streams, exchange, 8, 1 if exchange else 8)
+            played.append(await measure(case, timing, bare=False))
+        for peer in peers:
+            try:
+                theirs[peer.name].append(await play(peer, streams, timing))
+            except ProcessError as error:
+                failed[peer.name] = str(error)
+    for exchange, played in ours.items():
+        name = f"orchestratord, {'Exchange' if exchange else 'a call a job'}"
+        show(name, streams, played)
+    for peer in peers:
+        if theirs[peer.name]:
+            show(f"{peer.name} {version(peer)}", streams, theirs[peer.name])
+        else:
+            print(f"{peer.name} {version(peer)}: does not run: {failed[peer.name]}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -132,7 +132,7 @@ async def bare_relay(directory: Path) -> AsyncIterator[tuple[Child, str]]:
 
 @asynccontextmanager
 async def our_relay(directory: Path) -> AsyncIterator[tuple[Child, str]]:
-    """orchestratord with its defaults, but for a queue that takes all jobs at once."""
+    """Orchestratord with its defaults, but for a queue that takes all jobs at once."""
     sink, endpoint = await start_sink(directory)
     try:
         settings = "[queue]\ncapacity = 10000\n"
@@ -150,8 +150,13 @@ async def loaded(case: Case, address: str, directory: Path) -> AsyncIterator[tup
     """Hosts and readers with all streams under way."""
     hosts = await Child.start(
         "hosts",
-        ["benchmarks.load.hosts", address, f"--hosts={case.hosts}", f"--rate={case.rate}"]
-        + [f"--pools={case.pools_per_host}"],
+        [
+            "benchmarks.load.hosts",
+            address,
+            f"--hosts={case.hosts}",
+            f"--rate={case.rate}",
+            f"--pools={case.pools_per_host}",
+        ],
         directory,
     )
     try:

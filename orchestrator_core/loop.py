@@ -22,7 +22,9 @@ _GRPC_READER = "PollerCompletionQueue._handle_events"
 class Loop(uvloop.Loop):
     """As uvloop's. Without that reader of grpc.aio, nothing differs."""
 
-    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:
+    def add_reader(  # type: ignore[override] # uvloop does not say that the types vary
+        self, fd: Any, callback: Callable[..., Any], *args: Any
+    ) -> None:
         """Watches a descriptor; surplus wake-ups of grpc.aio are dropped before its reader runs."""
         if isinstance(fd, socket.socket) and _GRPC_READER in repr(callback):
             callback = _Gathered(fd, callback)

@@ -137,7 +137,7 @@ class BareRelay:
 
 def _tokens_entry(chunk: bytes) -> bytes:
     body = len(chunk)
-    assert body < 1 << 14, "two bytes of length will do here"  # noqa: PLR2004
+    assert body < 1 << 14, "two bytes of length will do here"
     inner = b"\x1a" + bytes((body & 127 | 128, body >> 7)) + chunk
     return b"\x0a" + bytes((len(inner) & 127 | 128, len(inner) >> 7)) + inner
 
@@ -146,9 +146,7 @@ def _end(ended: dispatch_pb2.AttemptEnded) -> events_pb2.End:
     return events_pb2.End(text_bytes=ended.text_bytes, text_digest=ended.text_digest)
 
 
-async def _write(
-    commands: "asyncio.Queue[registry_pb.DispatchResponse]", context: Context
-) -> None:
+async def _write(commands: "asyncio.Queue[registry_pb.DispatchResponse]", context: Context) -> None:
     while True:
         await context.write((await commands.get()).SerializeToString())
 
@@ -157,10 +155,9 @@ async def main() -> None:
     """Serves until the driver ends."""
     argparse.ArgumentParser().parse_args()
     relay = BareRelay()
-    import os as _os, json as _json
-    server = grpc.aio.server(options=list(_json.loads(_os.environ.get("ARGS", "{}")).items()))
+    server = grpc.aio.server()
     bidi = grpc.stream_stream_rpc_method_handler
-    methods = {
+    methods: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {
         "llamaorch.pool.v1.PoolRegistryService": {
             "Dispatch": bidi(relay.dispatch),
             "ReportSnapshots": bidi(relay.reports),
@@ -180,4 +177,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    from benchmarks.load._exp import run; run(main())
+    asyncio.run(main())

@@ -115,7 +115,7 @@ class Host:
     async def _read(self) -> None:
         while True:
             message = await self._call.read()
-            if message is grpc.aio.EOF:
+            if not isinstance(message, pool_registry_service_pb2.DispatchResponse):
                 return
             match message.WhichOneof("command"):
                 case "start":
@@ -227,7 +227,7 @@ class Host:
                 )
             )
             answer = await call.read()
-            if answer is grpc.aio.EOF:
+            if not isinstance(answer, pool_registry_service_pb2.ReportSnapshotsResponse):
                 return
             ack_id = answer.ack_id
             await asyncio.sleep(REPORT_EVERY_S)

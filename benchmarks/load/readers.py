@@ -125,9 +125,7 @@ class Exchange:
 
     async def _requests(self) -> AsyncIterator[pb.ExchangeRequest]:
         for number in self._given:
-            enqueue = pb.ExchangeEnqueue(
-                spec=job_spec(), subscribe=True, credit_bytes=CREDIT_BYTES
-            )
+            enqueue = pb.ExchangeEnqueue(spec=job_spec(), subscribe=True, credit_bytes=CREDIT_BYTES)
             yield pb.ExchangeRequest(correlation_id=number, enqueue=enqueue)
         while not self._over.is_set():
             await asyncio.sleep(ACK_EVERY_S)

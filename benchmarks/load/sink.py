@@ -21,7 +21,9 @@ async def _export(_request: bytes, _context: Any) -> bytes:
 async def main() -> None:
     """Serves until the driver ends."""
     server = grpc.aio.server()
-    handler = {"Export": grpc.unary_unary_rpc_method_handler(_export)}
+    handler: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Export": grpc.unary_unary_rpc_method_handler(_export)
+    }
     server.add_generic_rpc_handlers(
         [grpc.method_handlers_generic_handler(name, handler) for name in _SERVICES]
     )

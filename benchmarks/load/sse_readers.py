@@ -36,8 +36,9 @@ class Streams:
         }
         body = json.dumps(asked).encode()
         head = (
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
-            f"authorization: Bearer none\r\ncontent-length: {len(body)}\r\n\r\n"
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\n"
+            "content-type: application/json\r\nauthorization: Bearer none\r\n"
+            f"content-length: {len(body)}\r\n\r\n"
         )
         writer.write(head.encode() + body)
         status = await reader.readline()

@@ -26,8 +26,8 @@ MESSAGE_BYTES = 64 * 1024
 BEGINNING = events_pb2.ResumePoint()
 
 
-# Frames and items are made for every batch of tokens, and making a frozen one takes several times as
-# long: these two are not frozen, and nobody changes them.
+# Frames and items are made for every batch of tokens, and making a frozen one takes several times
+# as long: these two are not frozen, and nobody changes them.
 @dataclass(slots=True)
 class Frame:
     """Text of one attempt as it came from the pool. `chunk` is an encoded TokenBatch."""
@@ -300,10 +300,28 @@ class OutputLog:
             raise self.out_of_window("the reader fell behind what is held")
         return self._base
 
-    def item(self, position: int) -> Item | None:
-        """Item at an absolute position that is held; None when there is none yet."""
-        index = position - self._base
-        return self._items[index] if index < len(self._items) else None
+    def next_after(self, position: int, offset: int, attempt: int) -> tuple[int, Item | None]:
+        """First item at or after a position that a reader lacks, and its position.
+
+        The reader has the text up to `offset`, and there the events of attempts up to `attempt`.
+        One call for what a reader asks for every batch of tokens.
+
+        Raises:
+            RefusalError: as `position`.
+        """
+        if position < self._base:
+            position = self.position(position, offset)
+        items = self._items
+        for index in range(position - self._base, len(items)):
+            item = items[index]
+            ahead = item.text_offset - offset
+            if (
+                ahead + item.text_bytes > 0
+                if item.text_bytes
+                else ahead > 0 or (ahead == 0 and item.attempt > attempt)
+            ):
+                return self._base + index, item
+        return max(position, self._base + len(items)), None
 
     def out_of_window(self, why: str) -> RefusalError:
         """RESUME_WINDOW, naming the oldest offset held."""
@@ -428,20 +446,12 @@ class Reader:
         log = self._log
         if log.forgotten is not None:
             raise RefusalError(log.forgotten)
-        self._position = log.position(self._position, self._offset)
-        while (item := log.item(self._position)) is not None and self._has(item):
-            self._position += 1
+        self._position, item = log.next_after(self._position, self._offset, self._attempt)
         if self._proof is not None and log.next_offset >= self._offset:
             self._prove(item)
         if item is not None and item.text_offset > self._offset:
             raise log.out_of_window("output before the next batch was lost")
         return item
-
-    def _has(self, item: Item) -> bool:
-        if item.text_bytes:
-            return _end(item) <= self._offset
-        here = item.text_offset == self._offset and item.attempt <= self._attempt
-        return here or item.text_offset < self._offset
 
     def _pass(self, item: Item) -> None:
         self._position += 1

@@ -79,20 +79,22 @@ class Followers:
             changed.clear()
             entries = reader.take()
             if entries:
-                place.left()
                 await write(entries[0] if len(entries) == 1 else b"".join(entries))
+            if log.final is None and job.state is not JobState.QUEUED:
+                # The usual case: after what there was, the next change is waited for. A job that
+                # goes back to the queue wakes its readers too.
+                place.left()
+                await changed.wait(None)
+            elif entries:
+                place.left()
             elif job.state is JobState.QUEUED:
                 wait_s = place.wait_s()
                 if wait_s <= 0 and (event := place.told(self.queued(job))):
                     await write(event)
                 await changed.wait(wait_s if wait_s > 0 else QUEUED_EVERY_S)
-            elif log.final is not None:
-                # The outcome is known but its text is not here: a host holds it and may come back.
-                if not await changed.wait(patience_s):
-                    raise RefusalError(text_lost(job.job_id, log))
-            else:
-                place.left()  # A job that goes back to the queue wakes its readers.
-                await changed.wait(None)
+            # The outcome is known but its text is not here: a host holds it and may come back.
+            elif not await changed.wait(patience_s):
+                raise RefusalError(text_lost(job.job_id, log))
 
 
 class _Place:
