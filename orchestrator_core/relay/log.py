@@ -25,7 +25,9 @@ MESSAGE_BYTES = 64 * 1024
 BEGINNING = events_pb2.ResumePoint()
 
 
-@dataclass(frozen=True, slots=True)
+# Frames and items are made for every batch of tokens, and making a frozen one takes several times
+# as long: these two are not frozen, and nobody changes them.
+@dataclass(slots=True)
 class Frame:
     """Text of one attempt as it came from the pool. `chunk` is an encoded TokenBatch."""
 
@@ -37,7 +39,7 @@ class Frame:
     chunk: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Item:
     """One encoded event. `text_bytes` is 0 for events other than text.
 
@@ -121,11 +123,13 @@ class OutputLog:
         None: it lies ahead of what is here. With `accept_gap` it is taken all the same: what is
         before it is gone for good, and so is the digest.
         """
-        if frame.attempt != self.attempt or self.sealed or self.complete:
+        over = self.final is not None and self.complete
+        if frame.attempt != self.attempt or self.sealed or over:
             return False
-        if frame.text_offset > self.next_offset and not accept_gap:
+        known = self.next_offset - frame.text_offset
+        if known < 0 and not accept_gap:
             return None
-        if frame.text_offset + frame.text_bytes <= self.next_offset:
+        if frame.text_bytes <= known:
             self.next_index = max(self.next_index, frame.first_index + frame.pieces)
             return False
         batch = chunks.parse(frame.chunk)
@@ -142,9 +146,11 @@ class OutputLog:
                 text_bytes=len(text),
                 chunk=batch.SerializeToString(),
             )
-        if frame.text_offset > self.next_offset:
+        if known < 0:
             self._jump(frame)
-        self._take(frame, text, batch.prefix_digest)
+        elif self._hash is not None:
+            self._hash.update(text[known:] if known else text)
+        self._take(frame, batch.prefix_digest)
         return True
 
     def told_all(self, text_bytes: int) -> None:
@@ -229,14 +235,19 @@ class OutputLog:
         self._hash = None
         self.evict_all()
 
-    def _take(self, frame: Frame, text: bytes, prefix_digest: int) -> None:
-        if self._hash is not None:
-            self._hash.update(text[self.next_offset - frame.text_offset :])
+    def _take(self, frame: Frame, prefix_digest: int) -> None:
         self.next_index = max(self.next_index, frame.first_index + frame.pieces)
         self.next_offset = frame.text_offset + frame.text_bytes
-        entry = encode_token_event(frame.chunk)
-        where = frame.attempt, frame.text_offset, frame.text_bytes
-        self._append(Item(*where, prefix_digest, entry, frame.first_index))
+        self._append(
+            Item(
+                frame.attempt,
+                frame.text_offset,
+                frame.text_bytes,
+                prefix_digest,
+                encode_token_event(frame.chunk),
+                frame.first_index,
+            )
+        )
 
     def _append(self, item: Item) -> None:
         self._items.append(item)
@@ -244,7 +255,8 @@ class OutputLog:
         self.bytes_held += len(item.entry)
         if self.bytes_held > self._bytes_max:
             self._evict()
-        self.wake()
+        for reader in self._readers:
+            reader.wake()
 
     def _evict(self) -> None:
         """Drops the oldest items down to three quarters of the cap: cheap on average."""
@@ -329,10 +341,28 @@ class OutputLog:
         """What is held, oldest first."""
         return iter(self._items)
 
-    def item(self, position: int) -> Item | None:
-        """Item at an absolute position that is held; None when there is none yet."""
-        index = position - self._base
-        return self._items[index] if index < len(self._items) else None
+    def next_after(self, position: int, offset: int, attempt: int) -> tuple[int, Item | None]:
+        """First item at or after a position that a reader lacks, and its position.
+
+        The reader has the text up to `offset`, and there the events of attempts up to `attempt`.
+        One call for what a reader asks for every batch of tokens.
+
+        Raises:
+            RefusalError: as `position`.
+        """
+        if position < self._base:
+            position = self.position(position, offset)
+        items = self._items
+        for index in range(position - self._base, len(items)):
+            item = items[index]
+            ahead = item.text_offset - offset
+            if (
+                ahead + item.text_bytes > 0
+                if item.text_bytes
+                else ahead > 0 or (ahead == 0 and item.attempt > attempt)
+            ):
+                return self._base + index, item
+        return max(position, self._base + len(items)), None
 
     def out_of_window(self, why: str) -> RefusalError:
         """RESUME_WINDOW, naming the oldest offset held."""
@@ -462,20 +492,12 @@ class Reader:
         log = self._log
         if log.forgotten is not None:
             raise RefusalError(log.forgotten)
-        self._position = log.position(self._position, self._offset)
-        while (item := log.item(self._position)) is not None and self._has(item):
-            self._position += 1
+        self._position, item = log.next_after(self._position, self._offset, self._attempt)
         if self._proof is not None and log.next_offset >= self._offset:
             self._prove(item)
         if item is not None and item.text_offset > self._offset:
             raise log.out_of_window("output before the next batch was lost")
         return item
-
-    def _has(self, item: Item) -> bool:
-        if item.text_bytes:
-            return _end(item) <= self._offset
-        here = item.text_offset == self._offset and item.attempt <= self._attempt
-        return here or item.text_offset < self._offset
 
     def _pass(self, item: Item) -> None:
         self._position += 1

@@ -32,7 +32,7 @@ class Relay:
 
     def append_text(self, job_id: str, frame: Frame, *, accept_gap: bool = False) -> bool | None:
         """Adds text; see `OutputLog.append_text`."""
-        log = self.log(job_id)
+        log = self._logs.get(job_id) or self.log(job_id)
         before = log.bytes_held
         taken = log.append_text(frame, accept_gap=accept_gap)
         self._account(job_id, log.bytes_held - before)

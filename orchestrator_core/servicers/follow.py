@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.events import SubscribersChanged
@@ -18,6 +18,8 @@ from orchestrator_core.wire.frames import encode_event
 
 QUEUED_EVERY_S = 1.0
 
+Write = Callable[[bytes], Awaitable[None]]
+
 
 class Followers:
     """Opens readers on jobs and counts who listens."""
@@ -27,9 +29,12 @@ class Followers:
         self._counts: Counter[str] = Counter()
 
     async def follow(
-        self, job_id: str, resume: events_pb2.ResumePoint | None, *, observer: bool
-    ) -> AsyncIterator[bytes]:
-        """Yields encoded StreamTokensResponses until the outcome was sent.
+        self, job_id: str, resume: events_pb2.ResumePoint | None, write: Write, *, observer: bool
+    ) -> None:
+        """Writes encoded StreamTokensResponses until the outcome was sent.
+
+        While a write waits for its client nothing is taken from the log, so a slow one is sent
+        several batches in a message, and an absent one holds at most one message here.
 
         Raises:
             RefusalError: NOT_FOUND, RESUME_WINDOW when what comes next is not held any more, or
@@ -38,12 +43,11 @@ class Followers:
         await self._runtime.settled(job_id)
         job = self._runtime.job(job_id)
         log = self._runtime.relay.log(job_id)
-        changed = asyncio.Event()
+        changed = _Flag()
         reader = log.open(resume, changed.set)
         self.count(job_id, 0 if observer else 1)
         try:
-            async for message in self._messages(job, log, reader, changed):
-                yield message
+            await self._send(job, log, reader, changed, write)
         finally:
             log.close(reader)
             self.count(job_id, 0 if observer else -1)
@@ -66,29 +70,31 @@ class Followers:
             del self._counts[job_id]
         self._runtime.submit(SubscribersChanged(job_id, count))
 
-    async def _messages(
-        self, job: Job, log: OutputLog, reader: Reader, changed: asyncio.Event
-    ) -> AsyncIterator[bytes]:
+    async def _send(
+        self, job: Job, log: OutputLog, reader: Reader, changed: "_Flag", write: Write
+    ) -> None:
         place = _Place()
         patience_s = self._runtime.core.config.reattach_grace_ms / 1000
         while not reader.done:
             changed.clear()
             entries = reader.take()
             if entries:
+                await write(entries[0] if len(entries) == 1 else b"".join(entries))
+            if log.final is None and job.state is not JobState.QUEUED:
+                # The usual case: after what there was, the next change is waited for. A job that
+                # goes back to the queue wakes its readers too.
                 place.left()
-                yield b"".join(entries)
+                await changed.wait(None)
+            elif entries:
+                place.left()
             elif job.state is JobState.QUEUED:
                 wait_s = place.wait_s()
                 if wait_s <= 0 and (event := place.told(self.queued(job))):
-                    yield event
-                await _wait(changed, wait_s if wait_s > 0 else QUEUED_EVERY_S)
-            elif log.final is not None:
-                # The outcome is known but its text is not here: a host holds it and may come back.
-                if not await _wait(changed, patience_s):
-                    raise RefusalError(text_lost(job.job_id, log))
-            else:
-                place.left()  # A job that goes back to the queue wakes its readers.
-                await _wait(changed, None)
+                    await write(event)
+                await changed.wait(wait_s if wait_s > 0 else QUEUED_EVERY_S)
+            # The outcome is known but its text is not here: a host holds it and may come back.
+            elif not await changed.wait(patience_s):
+                raise RefusalError(text_lost(job.job_id, log))
 
 
 class _Place:
@@ -125,11 +131,37 @@ def text_lost(job_id: str, log: OutputLog) -> Refusal:
     )
 
 
-async def _wait(changed: asyncio.Event, timeout_s: float | None) -> bool:
-    """Waits for a change; False when the time is over first."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await changed.wait()
-    except TimeoutError:
-        return False
-    return True
+class _Flag:
+    """Something changed: an `asyncio.Event` with one waiter, which costs a fraction of it."""
+
+    __slots__ = ("_set", "_waiter")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Lets the waiter go on."""
+        if not self._set:
+            self._set = True
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+
+    def clear(self) -> None:
+        """The next wait is for something new."""
+        self._set = False
+
+    async def wait(self, timeout_s: float | None) -> bool:
+        """Waits for a change; False when the time is over first. One task at a time."""
+        if self._set:
+            return True
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        if timeout_s is None:
+            await waiter
+            return True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            return False
+        return True

@@ -63,48 +63,45 @@ class FrameReader:
             tokens.chunks,
             strict=True,
         )
+        link, now_ms = self._link, self._runtime.clock.now_ms()
         read: dict[int, int] = {}
         for handle, first_index, pieces, text_offset, text_bytes, chunk in columns:
-            key = self._link.key(handle)
+            key = link.key(handle)
             if key is None:
                 continue
+            heard = self._heard.get(handle) or self._hear(handle)
             frame = Frame(key[1], first_index, pieces, text_offset, text_bytes, chunk)
-            if self._append(handle, key[0], frame) is not None:
+            if self._append(handle, key[0], frame, heard) is not None:
                 read[handle] = text_offset + text_bytes
-            self._progress(handle, key[0], key[1])
-        self._link.acknowledge(read)
+            if heard.told_ms is None or now_ms - heard.told_ms >= PROGRESS_EVERY_MS:
+                heard.told_ms = now_ms
+                self._progress(key[0], key[1])
+        link.acknowledge(read)
 
-    def _append(self, handle: int, job_id: str, frame: Frame) -> bool | None:
+    def _append(self, handle: int, job_id: str, frame: Frame, heard: _Heard) -> bool | None:
         """Takes a frame. After a gap the host is asked once to go back, and then taken at its word.
 
         A host that adopted a job after a restart may have evicted what was acknowledged.
         """
-        relay, heard = self._runtime.relay, self._hear(handle)
-        log = relay.log(job_id)
-        asked = heard.gap_offset == log.next_offset
+        relay, gap_offset = self._runtime.relay, heard.gap_offset
+        asked = gap_offset is not None and gap_offset == relay.log(job_id).next_offset
         taken = relay.append_text(job_id, frame, accept_gap=asked)
         if taken is None:
+            log = relay.log(job_id)
             heard.gap_offset = log.next_offset
             self._link.seek(handle, log.next_index)
         return taken
 
-    def _progress(self, handle: int, job_id: str, attempt: int) -> None:
+    def _progress(self, job_id: str, attempt: int) -> None:
         """Tells the core that an attempt lives, be its output new or not."""
-        heard, now_ms = self._hear(handle), self._runtime.clock.now_ms()
-        if heard.told_ms is not None and now_ms - heard.told_ms < PROGRESS_EVERY_MS:
-            return
-        heard.told_ms = now_ms
         job = self._runtime.core.jobs.get(job_id)
         if job is not None:
             self._runtime.text_arrived(job, attempt)
 
     def _hear(self, handle: int) -> _Heard:
-        """What is known of a handle. A new one drops those whose attempts no longer count."""
-        heard = self._heard.get(handle)
-        if heard is None:
-            bound = {known: it for known, it in self._heard.items() if self._link.key(known)}
-            self._heard = bound
-            heard = bound[handle] = _Heard()
+        """Begins to listen to a handle, and drops those whose attempts no longer count."""
+        self._heard = {known: it for known, it in self._heard.items() if self._link.key(known)}
+        heard = self._heard[handle] = _Heard()
         return heard
 
     def _forget(self, handle: int) -> None:

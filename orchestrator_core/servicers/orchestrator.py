@@ -1,6 +1,5 @@
 """OrchestratorService: jobs in, events out."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import islice
 
@@ -76,15 +75,12 @@ class OrchestratorServicer:
         """Cancels a job; answers its true state once that is durable."""
         return await self._cancel(request.job_id, _caller(context))
 
-    async def stream_tokens(
-        self, request: pb.StreamTokensRequest, _: rpc.Context
-    ) -> AsyncIterator[bytes]:
+    async def stream_tokens(self, request: pb.StreamTokensRequest, context: rpc.Context) -> None:
         """Follows a job from any point that is held."""
         resume = request.resume_from if request.HasField("resume_from") else None
-        async for message in self._followers.follow(
-            request.job_id, resume, observer=request.observer
-        ):
-            yield message
+        await self._followers.follow(
+            request.job_id, resume, context.write, observer=request.observer
+        )
 
     def stop(self) -> None:
         """Ends open exchanges once they have sent what is ready; the other calls end as they do."""
