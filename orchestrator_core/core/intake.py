@@ -301,7 +301,7 @@ def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None
 
 def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms: int) -> None:
     spec = event.spec
-    job = Job(spec=spec, seq=state.next_seq, accepted_ms=now_ms)
+    job = Job(spec, state.next_seq, now_ms)
     state.next_seq += 1
     state.jobs[spec.job_id] = job
     if displaces is not None:
@@ -353,14 +353,19 @@ def _drop(state: State, victim: Job, newcomer: Job, now_ms: int) -> None:
 
 def _receipt(state: State, job: Job, shape: Forecast, now_ms: int) -> Receipt:
     full = len(state.queue) >= state.config.queue_capacity
+    spec = job.spec
+    probability = on_time_probability(state, spec, shape, now_ms)
+    backoff_ms = retry_after_ms(state, now_ms, spec) if full else 0
+    position, duplicate = job.position_at_admission, False
     return Receipt(
-        job_id=job.job_id,
-        position=job.position_at_admission,
-        predicted_start_ms=job.predicted_start_ms,
-        predicted_end_ms=job.predicted_end_ms,
-        on_time_probability=on_time_probability(state, job.spec, shape, now_ms),
-        backoff_ms=retry_after_ms(state, now_ms, job.spec) if full else 0,
-        seed=job.spec.seed,
+        spec.job_id,
+        position,
+        job.predicted_start_ms,
+        job.predicted_end_ms,
+        probability,
+        backoff_ms,
+        duplicate,
+        spec.seed,
     )
 
 

@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.decision import DECISIONS_KEPT, Decision
-from orchestrator_core.core.outcome import Outcome, Usage
+from orchestrator_core.core.outcome import NO_USAGE, Outcome, Usage
 from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.states import AttemptState, JobState
 
@@ -191,7 +191,7 @@ class Job:
     first_output_ms: int | None = None
     ended_ms: int | None = None
     outcome: Outcome | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     subscribers: int = 0
     replica_set: tuple[str, str, str, str] | None = None
     unreleased: Attempt | None = None

@@ -200,7 +200,9 @@ def expected_service_ms(view: Outlook, shape: Shape) -> float:
     """Mean service of a job over the tiers, each by its share of what is ended. O(tiers)."""
     if not view.tiers:
         return 0.0
-    ended = added(tier.jobs_per_ms * tier.service_ms(shape) for tier in view.tiers)
+    ended = 0.0
+    for tier in view.tiers:
+        ended += tier.jobs_per_ms * tier.service_ms(shape)
     return ended / view.jobs_per_ms
 
 

@@ -19,6 +19,7 @@ from itertools import islice
 
 from orchestrator_core.core.decision import (
     EXCLUSIONS_KEPT,
+    Decision,
     Exclusion,
     ExclusionReason,
 )
@@ -111,26 +112,27 @@ def placement_input(
 
     Unless `check_all`, the pools are feasible for the job and open.
     """
-    spec = job.spec
+    spec, config = job.spec, state.config
     warm_pool_id, warm_tokens = "", None
     if spec.kv_reuse and spec.session_id:
         session = state.session(spec.session_id, now_ms)
         warm_pool_id, warm_tokens = session.pool_id, session.tokens
+    attempt, waited_ms, all_open = job.attempts_made + 1, now_ms - job.accepted_ms, not check_all
     return PlacementInput(
-        spec=spec,
-        shape=job.shape,
-        attempt=job.attempts_made + 1,
-        now_ms=now_ms,
-        waited_ms=now_ms - job.accepted_ms,
-        pools=same_replica_set(job, pools),
-        stale_after_ms=state.config.stale_after_ms,
-        scorer=state.config.effective_scorer,
-        check_static=check_all,
-        all_open=not check_all,
-        warm_pool_id=warm_pool_id,
-        warm_tokens=warm_tokens,
-        tried_replicas=frozenset(job.tried_replicas),
-        reserved=reserved,
+        spec,
+        job.shape,
+        attempt,
+        now_ms,
+        waited_ms,
+        same_replica_set(job, pools),
+        config.stale_after_ms,
+        config.effective_scorer,
+        check_all,
+        all_open,
+        warm_pool_id,
+        warm_tokens,
+        frozenset(job.tried_replicas),
+        reserved,
     )
 
 
@@ -295,32 +297,31 @@ def _dispatch(state: State, job: Job, request: PlacementInput, placed: Assigned)
     )
     leave_queue(state, job, now_ms)
     job.state = next_job_state(job.state, JobTrigger.PLACE)
-    job.attempts_made += 1
-    attempt = Attempt(
-        job_id=job.job_id,
-        number=job.attempts_made,
-        pool_id=snapshot.pool_id,
-        replica_id=snapshot.replica_id,
-        host_id=snapshot.host_id,
-        sent_ms=now_ms,
-        est_kv_bytes=kv_needed_bytes(job.spec, snapshot) or 0,
-        uncached_tokens=uncached_tokens(request, pool),
-        predicted_end_ms=placed.end_ms,
-        last_progress_ms=now_ms,
-        replay=job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY,
+    job.attempts_made = number = job.attempts_made + 1
+    attempt = job.attempt = Attempt(
+        job.spec.job_id,
+        number,
+        snapshot.pool_id,
+        snapshot.replica_id,
+        snapshot.host_id,
+        now_ms,
+        kv_needed_bytes(job.spec, snapshot) or 0,
+        uncached_tokens(request, pool),
+        placed.end_ms,
     )
-    job.attempt = attempt
+    attempt.last_progress_ms = now_ms
+    attempt.replay = job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY
     job.note_decision(record)
     job.replica_set = snapshot.replica_set
     if job.first_dispatch_ms is None:
         job.first_dispatch_ms = now_ms
-    state.attempts[attempt.key] = attempt
-    pool.own[attempt.key] = attempt
+    key = attempt.key
+    state.attempts[key] = pool.own[key] = attempt
     state.refresh(pool, now_ms)
     charge(state, job, request.shape)
     _count_classes(state, job)
     watch_attempt(state, job, now_ms)
-    _emit(state, job, attempt)
+    _emit(state, job, attempt, record)
 
 
 def _others(state: State, feasible: Feasible) -> list[Exclusion]:
@@ -328,42 +329,33 @@ def _others(state: State, feasible: Feasible) -> list[Exclusion]:
 
     What keeps a feasible pool out is noted once after each change of it.
     """
-    looked_at = islice(feasible.pools.values(), OTHERS_LOOKED_AT)
-    shut = list(islice((pool for pool in looked_at if not pool.open), EXCLUSIONS_KEPT))
-    for pool in shut:
+    found: list[Exclusion] = []
+    for pool in islice(feasible.pools.values(), OTHERS_LOOKED_AT):
+        if pool.open:
+            continue
         if pool.exclusion is None:
             shortfalls = pool_shortfalls(pool, pool.noted_ms, state.config.stale_after_ms)
             pool.exclusion = Exclusion(pool.snapshot.pool_id, shortfalls)
-    return [*(pool.exclusion for pool in shut if pool.exclusion), *feasible.infeasible]
+        found.append(pool.exclusion)
+        if len(found) == EXCLUSIONS_KEPT:
+            break
+    found.extend(feasible.infeasible)
+    return found
 
 
-def _emit(state: State, job: Job, attempt: Attempt) -> None:
+def _emit(state: State, job: Job, attempt: Attempt, record: Decision) -> None:
     assert job.replica_set is not None
-    record, deadline_ms = job.decisions[-1], job.spec.deadline_ms
-    remaining_ms = None if deadline_ms is None else max(0, deadline_ms - attempt.sent_ms)
+    spec, number, sent_ms = job.spec, attempt.number, attempt.sent_ms
+    pool_id, replica_id, host_id = attempt.pool_id, attempt.replica_id, attempt.host_id
+    deadline_ms = spec.deadline_ms
+    remaining_ms = None if deadline_ms is None else max(0, deadline_ms - sent_ms)
+    mode = StartMode.VERIFIED_REPLAY if attempt.replay else StartMode.FRESH
     state.emit(
         DispatchRecord(
-            job_id=job.job_id,
-            attempt=attempt.number,
-            pool_id=attempt.pool_id,
-            replica_id=attempt.replica_id,
-            host_id=attempt.host_id,
-            sent_ms=attempt.sent_ms,
-            decision=record,
-            replica_set=job.replica_set,
+            spec.job_id, number, pool_id, replica_id, host_id, sent_ms, record, job.replica_set
         )
     )
-    state.emit(
-        SendStart(
-            host_id=attempt.host_id,
-            pool_id=attempt.pool_id,
-            replica_id=attempt.replica_id,
-            attempt=attempt.number,
-            spec=job.spec,
-            mode=StartMode.VERIFIED_REPLAY if attempt.replay else StartMode.FRESH,
-            remaining_ms=remaining_ms,
-        )
-    )
+    state.emit(SendStart(host_id, pool_id, replica_id, number, spec, mode, remaining_ms))
 
 
 def _count_classes(state: State, job: Job) -> None:
