@@ -207,9 +207,9 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
 
 def _unfit(state: State, spec: JobSpec) -> Refusal | None:
     """Refuses a job that no registered pool can ever serve. LO-201."""
-    feasible = state.feasible(spec.needs).pools.values()
-    if any(not kv_shortfalls(spec, pool.snapshot) for pool in feasible):
-        return None
+    for pool in state.feasible(spec.needs).pools.values():
+        if not kv_shortfalls(spec, pool.snapshot):
+            return None
     exclusions = tuple(
         Exclusion(pool_id, lasting_shortfalls(spec, state.pools[pool_id].snapshot))
         for pool_id in sorted(state.pools)
@@ -315,12 +315,13 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
     before = len(state.effects)
     schedule(state, now_ms)
     if job.state is JobState.QUEUED:
-        shape = forecast(state, spec, state.queue.place_in_line(spec, job.seq), now_ms)
+        place = state.queue.place_in_line(spec, job.seq)
+        told = forecast(state, spec, place, now_ms, job.shape)
     else:
-        shape = forecast_placed(job)
-    job.plain_start_ms = shape.plain_start_ms
-    job.predicted_start_ms, job.predicted_end_ms = shape.start_ms, shape.end_ms
-    receipt = _receipt(state, job, shape, now_ms)
+        told = forecast_placed(job)
+    job.plain_start_ms = told.plain_start_ms
+    job.predicted_start_ms, job.predicted_end_ms = told.start_ms, told.end_ms
+    receipt = _receipt(state, job, told, now_ms)
     state.remember(spec, receipt, now_ms, now_ms)
     state.effects[before:before] = [
         AcceptRecord(
@@ -328,8 +329,8 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
             job.seq,
             now_ms,
             job.position_at_admission,
-            shape.start_ms,
-            shape.end_ms,
+            told.start_ms,
+            told.end_ms,
             displaces,
         ),
         ReplyAccepted(event.reply_to, receipt),

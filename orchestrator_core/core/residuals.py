@@ -141,7 +141,8 @@ class Residuals:
 def _quantiles(ranked: list[tuple[float, bool]], *, censored: bool) -> list[float]:
     """Values at (i + 1/2) / QUANTILES of the product-limit estimate."""
     if not censored:
-        return [ranked[(2 * i + 1) * len(ranked) // (2 * QUANTILES)][0] for i in range(QUANTILES)]
+        count = len(ranked)
+        return [ranked[(2 * i + 1) * count // (2 * QUANTILES)][0] for i in range(QUANTILES)]
     table: list[float] = []
     at_risk, survival = len(ranked), 1.0
     for ratio, given_up in ranked:

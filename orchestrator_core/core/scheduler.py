@@ -27,7 +27,16 @@ from orchestrator_core.core.declining import may_decline, same_replica_set, weig
 from orchestrator_core.core.effects import DispatchRecord, OfferDeclined, SendStart, StartMode
 from orchestrator_core.core.fairness import charge, served_tokens
 from orchestrator_core.core.feasibility import kv_needed_bytes
-from orchestrator_core.core.job import Attempt, Failover, Job, JobSpec, Needs, Priority
+from orchestrator_core.core.job import (
+    BATCH,
+    INTERACTIVE,
+    Attempt,
+    Failover,
+    Job,
+    JobSpec,
+    Needs,
+    Priority,
+)
 from orchestrator_core.core.lifecycle import leave_queue
 from orchestrator_core.core.outlook import (
     Advice,
@@ -138,10 +147,11 @@ def placement_input(
 
 def watch_attempt(state: State, job: Job, now_ms: int) -> None:
     """Starts the wall and idle watchdogs of a dispatched job. OC-CORE-1022."""
-    config, budget_ms = state.config, job.spec.budgets.time_ms
+    config, timers, job_id = state.config, state.timers, job.spec.job_id
+    budget_ms = job.spec.budgets.time_ms
     wall_ms = min(config.wall_timeout_ms, budget_ms or config.wall_timeout_ms)
-    state.timers.set(TimerKind.WALL, job.job_id, now_ms + wall_ms)
-    state.timers.set(TimerKind.IDLE, job.job_id, now_ms + config.idle_timeout_ms)
+    timers.set(TimerKind.WALL, job_id, now_ms + wall_ms)
+    timers.set(TimerKind.IDLE, job_id, now_ms + config.idle_timeout_ms)
 
 
 # --- rounds of offers
@@ -153,11 +163,11 @@ def _pass_down_all(state: State, offers: Round) -> int:
     while True:
         limit, placed = _interactive_limit(state, offers)
         total += placed
-        placed = _pass_down(state, Priority.INTERACTIVE, offers, limit)
+        placed = _pass_down(state, INTERACTIVE, offers, limit)
         total += placed
         if limit is None or placed < limit:
             break
-    return total + _pass_down(state, Priority.BATCH, offers)
+    return total + _pass_down(state, BATCH, offers)
 
 
 def _interactive_limit(state: State, offers: Round) -> tuple[int | None, int]:
@@ -166,11 +176,11 @@ def _interactive_limit(state: State, offers: Round) -> tuple[int | None, int]:
     None when no batch job can use what is open. The second number is how many turns were used.
     """
     placed = 0
-    if not state.queue.depth(Priority.BATCH):
+    if not state.queue.depth(BATCH):
         return None, placed
     interactive, batch = state.config.turns
     while state.batch_credit >= interactive:
-        if not _pass_down(state, Priority.BATCH, offers, limit=1):
+        if not _pass_down(state, BATCH, offers, limit=1):
             return None, placed
         placed += 1
     return -(-(interactive - state.batch_credit) // batch), placed
@@ -231,7 +241,7 @@ def _place_one(state: State, job: Job, offers: Round, passed: int) -> bool:
         return False
     if may_decline(state, job, now_ms):
         ahead = passed
-        if job.spec.priority is Priority.BATCH:
+        if job.spec.priority is BATCH:
             ahead += state.queue.depth(Priority.INTERACTIVE)
         weighed = weigh_offer(state, job, request, answer, ahead)
         if weighed.advice is not Advice.TAKE:
@@ -365,9 +375,9 @@ def _count_classes(state: State, job: Job) -> None:
     INTERACTIVE for as long as it was kept out by something else.
     """
     interactive, batch = state.config.turns
-    if not state.queue.depth(Priority.BATCH):
+    if not state.queue.depth(BATCH):
         state.batch_credit = 0
-    elif job.spec.priority is Priority.BATCH:
+    elif job.spec.priority is BATCH:
         state.batch_credit = max(0, state.batch_credit - interactive)
     else:
         state.batch_credit = min(state.batch_credit + batch, interactive + batch - 1)
