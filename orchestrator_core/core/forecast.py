@@ -133,9 +133,8 @@ def learn_from_end(state: State, job: Job, now_ms: int, *, finished: bool) -> No
     if dispatched_ms is None or job.attempt is None or job.attempt.recovered:
         return
     told_ms = max(1, end_ms - start_ms)
-    residuals.service(waited=plain_ms is not None).add(
-        (now_ms - dispatched_ms) / told_ms, censored=not finished
-    )
+    window = residuals.service_at_once if plain_ms is None else residuals.service_waited
+    window.add((now_ms - dispatched_ms) / told_ms, censored=not finished)
 
 
 def _near_start_ms(state: State, spec: JobSpec, position: int, now_ms: int) -> int | None:

@@ -307,7 +307,8 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
     if displaces is not None:
         _drop(state, state.jobs[displaces], job, now_ms)
     enter_queue(state, job, now_ms)
-    watch_audience(state, job, now_ms)
+    if spec.cancel_on_disconnect:
+        watch_audience(state, job, now_ms)
     state.predictor.model(spec.needs.model_id).arrivals[spec.priority].append(now_ms)
     charge(state, job, now_ms)
     job.position_at_admission = state.queue.position(job)

@@ -61,7 +61,10 @@ class Core:
         `now_ms` is the core's clock. Time that goes backwards counts as standing still.
         """
         state = self._state
-        now_ms = self._last_ms = max(now_ms, self._last_ms)
+        if now_ms > self._last_ms:
+            self._last_ms = now_ms
+        else:
+            now_ms = self._last_ms
         state.effects, state.stepping = [], True
         self._apply(event, now_ms)
         if state.timers.due(now_ms):

@@ -77,7 +77,8 @@ class Outlook:
 
     def due(self, learned: int, fleet: int) -> bool:
         """True when it must be made anew."""
-        return fleet != self.fleet or learned - self.learned >= max(RENEW_AFTER, self.pools // 2)
+        lessons = learned - self.learned
+        return fleet != self.fleet or (lessons >= RENEW_AFTER and lessons >= self.pools // 2)
 
 
 @plain_init

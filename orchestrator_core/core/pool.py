@@ -120,16 +120,16 @@ class Pool:
         """Brings what placement reads up to date; returns `open`. Due after every change."""
         self.busy_area += self.busy * (now_ms - self.noted_ms)
         self.noted_ms = now_ms
-        snapshot, rates = self.snapshot, self.rates
+        snapshot, first, decode = self.snapshot, self.rates.first, self.rates.decode
         self.busy = busy = self.occupied()
-        self.first_base_ms, self.prompt_token_ms = rates.first.base, rates.first.slope
-        token_ms, more_ms = rates.decode.base, rates.decode.slope
-        self.next_token_ms = max(TOKEN_MS_MIN, token_ms + more_ms * busy)
-        self.full_token_ms = max(
-            TOKEN_MS_MIN, token_ms + more_ms * max(0, snapshot.slots_total - 1)
-        )
+        self.first_base_ms, self.prompt_token_ms = first.base, first.slope
+        token_ms, more_ms, slots = decode.base, decode.slope, snapshot.slots_total
+        next_ms = token_ms + more_ms * busy
+        full_ms = token_ms + more_ms * (slots - 1) if slots > 1 else token_ms
+        self.next_token_ms = next_ms if next_ms > TOKEN_MS_MIN else TOKEN_MS_MIN
+        self.full_token_ms = full_ms if full_ms > TOKEN_MS_MIN else TOKEN_MS_MIN
         self.open = (
-            busy < snapshot.slots_total
+            busy < slots
             and snapshot.state is PoolState.READY
             and self.closed_until_ms <= now_ms
             and self.fresh(now_ms, stale_after_ms)

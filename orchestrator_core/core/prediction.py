@@ -131,7 +131,9 @@ class Predictor:
         that. O(1).
         """
         stats = self.known_model(spec.needs.model_id)
-        prompt = min(spec.prompt_bytes / stats.bytes_per_token, TOKENS_MAX)
+        prompt = spec.prompt_bytes / stats.bytes_per_token
+        if prompt > TOKENS_MAX:
+            prompt = TOKENS_MAX
         output = stats.output_tokens
         if spec.expected_tokens:
             output = float(spec.expected_tokens)
@@ -141,7 +143,7 @@ class Predictor:
                 output = known.mean
         if spec.max_tokens is not None and output > spec.max_tokens:
             output = float(spec.max_tokens)
-        return Shape(prompt, min(output, TOKENS_MAX))
+        return Shape(prompt, output if output < TOKENS_MAX else TOKENS_MAX)
 
     def pool_rates(self, snapshot: PoolSnapshot) -> PoolRates:
         """The learned lines of a pool; made from its snapshot when it is new or serves anew."""

@@ -37,7 +37,9 @@ class Window:
 
     def add(self, ratio: float, *, censored: bool = False) -> None:
         """Remembers one residual; the oldest beyond `RESIDUALS_KEPT` goes. O(RESIDUALS_KEPT)."""
-        entry = (min(max(ratio, 0.0), RATIO_MAX), censored)
+        if ratio < 0.0:
+            ratio = 0.0
+        entry = (ratio if ratio < RATIO_MAX else RATIO_MAX, censored)
         self.kept.append(entry)
         insort(self.ranked, entry)
         if len(self.kept) > RESIDUALS_KEPT:

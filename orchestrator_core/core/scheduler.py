@@ -206,6 +206,8 @@ def _pass_down(state: State, priority: Priority, offers: Round, limit: int | Non
             continue
         if _place_one(state, state.queue.job(seq), offers, passed):
             placed += 1
+            if not state.available:
+                break
         elif passed < LOOK_AHEAD and _some_open(state, lane, offers):
             passed += 1
         else:
@@ -374,10 +376,11 @@ def _count_classes(state: State, job: Job) -> None:
     What BATCH could not use is not saved up: more than one turn's worth would let it stand before
     INTERACTIVE for as long as it was kept out by something else.
     """
-    interactive, batch = state.config.turns
     if not state.queue.depth(BATCH):
         state.batch_credit = 0
-    elif job.spec.priority is BATCH:
+        return
+    interactive, batch = state.config.turns
+    if job.spec.priority is BATCH:
         state.batch_credit = max(0, state.batch_credit - interactive)
     else:
         state.batch_credit = min(state.batch_credit + batch, interactive + batch - 1)
