@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator_core.core.job import Shape
-from orchestrator_core.core.pool import Pool, PoolState
+from orchestrator_core.core.pool import READY, Pool
 from orchestrator_core.core.prediction import ModelStats
 from orchestrator_core.core.records import plain_init
 
@@ -209,7 +209,7 @@ def expected_service_ms(view: Outlook, shape: Shape) -> float:
 
 def _usable(pool: Pool) -> bool:
     snapshot = pool.snapshot
-    return pool.connected and snapshot.state is PoolState.READY and snapshot.slots_total > 0
+    return pool.connected and snapshot.state is READY and snapshot.slots_total > 0
 
 
 def _service_ms(pool: Pool, shape: Shape) -> float:

@@ -2,6 +2,7 @@
 
 import enum
 from dataclasses import dataclass, field
+from typing import Final
 
 from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.job import Attempt
@@ -19,6 +20,10 @@ class PoolState(enum.Enum):
     READY = "ready"
     DRAINING = "draining"
     UNREADY = "unready"
+
+
+# In Python 3.11 looking a member up on its class takes 0.15 µs; every note of a pool goes by this.
+READY: Final = PoolState.READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,7 @@ class Pool:
         self.full_token_ms = full_ms if full_ms > TOKEN_MS_MIN else TOKEN_MS_MIN
         self.open = (
             busy < slots
-            and snapshot.state is PoolState.READY
+            and snapshot.state is READY
             and self.closed_until_ms <= now_ms
             and self.fresh(now_ms, stale_after_ms)
         )

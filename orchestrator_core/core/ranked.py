@@ -73,7 +73,7 @@ class RankedSet:
     def remove(self, value: int) -> None:
         """Removes a member. Raises KeyError when it is none."""
         runs, lows = self._runs, self._lows
-        index = self._run_of(value)
+        index = bisect_right(lows, value) - 1
         run = runs[index] if index >= 0 else []
         place = bisect_left(run, value)
         if place == len(run) or run[place] != value:
@@ -97,10 +97,9 @@ class RankedSet:
 
     def rank(self, value: int) -> int:
         """Returns the number of members below `value`, which need not be a member."""
-        index = self._run_of(value)
+        runs, index = self._runs, bisect_right(self._lows, value) - 1
         if index < 0:
             return 0
-        runs = self._runs
         place = bisect_left(runs[index], value)
         if index > len(runs) // 2:
             return self._length - sum(map(len, runs[index:])) + place
@@ -108,4 +107,4 @@ class RankedSet:
 
     def _run_of(self, value: int) -> int:
         """Index of the run that holds or would hold `value`; -1 when below every run."""
-        return bisect_left(self._lows, value + 1) - 1
+        return bisect_right(self._lows, value) - 1

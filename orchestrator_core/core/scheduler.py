@@ -15,7 +15,8 @@ keeps BATCH from starving. ORCH-3008, LO-103, LO-208.
 
 import heapq
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import filterfalse, islice
+from operator import attrgetter
 
 from orchestrator_core.core.decision import (
     EXCLUSIONS_KEPT,
@@ -59,6 +60,7 @@ from orchestrator_core.core.timers import TimerKind
 
 LOOK_AHEAD = 16
 OTHERS_LOOKED_AT = 64
+_IS_OPEN = attrgetter("open")
 
 
 @dataclass(slots=True)
@@ -341,18 +343,16 @@ def _others(state: State, feasible: Feasible) -> list[Exclusion]:
 
     What keeps a feasible pool out is noted once after each change of it.
     """
-    found: list[Exclusion] = []
-    for pool in islice(feasible.pools.values(), OTHERS_LOOKED_AT):
-        if pool.open:
-            continue
-        if pool.exclusion is None:
-            shortfalls = pool_shortfalls(pool, pool.noted_ms, state.config.stale_after_ms)
-            pool.exclusion = Exclusion(pool.snapshot.pool_id, shortfalls)
-        found.append(pool.exclusion)
-        if len(found) == EXCLUSIONS_KEPT:
-            break
-    found.extend(feasible.infeasible)
-    return found
+    looked_at = islice(feasible.pools.values(), OTHERS_LOOKED_AT)
+    shut = islice(filterfalse(_IS_OPEN, looked_at), EXCLUSIONS_KEPT)
+    return [*[pool.exclusion or _excluded(state, pool) for pool in shut], *feasible.infeasible]
+
+
+def _excluded(state: State, pool: Pool) -> Exclusion:
+    """Notes why a pool is not open."""
+    shortfalls = pool_shortfalls(pool, pool.noted_ms, state.config.stale_after_ms)
+    noted = pool.exclusion = Exclusion(pool.snapshot.pool_id, shortfalls)
+    return noted
 
 
 def _emit(state: State, job: Job, attempt: Attempt, record: Decision) -> None:
