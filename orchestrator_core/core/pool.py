@@ -174,9 +174,10 @@ class Pool:
             return None
         unseen = estimated = 0
         for key, attempt in self.own.items():
-            estimated += attempt.est_kv_bytes
-            if key not in self.reported:
-                unseen += attempt.est_kv_bytes
+            if attempt.est_kv_bytes:
+                estimated += attempt.est_kv_bytes
+                if key not in self.reported:
+                    unseen += attempt.est_kv_bytes
         room -= unseen
         if self.room_idle_bytes is not None:
             room = min(room, self.room_idle_bytes - estimated)

@@ -73,11 +73,14 @@ class RankedSet:
     def remove(self, value: int) -> None:
         """Removes a member. Raises KeyError when it is none."""
         runs, lows = self._runs, self._lows
-        index = bisect_right(lows, value) - 1
-        run = runs[index] if index >= 0 else []
-        place = bisect_left(run, value)
-        if place == len(run) or run[place] != value:
-            raise KeyError(value)
+        index = place = 0
+        # A queue gives up its first member again and again: that one need not be searched.
+        if not lows or lows[0] != value:
+            index = bisect_right(lows, value) - 1
+            place = bisect_left(runs[index], value) if index >= 0 else 0
+            if index < 0 or place == len(runs[index]) or runs[index][place] != value:
+                raise KeyError(value)
+        run = runs[index]
         del run[place]
         self._length -= 1
         if not run:
