@@ -199,6 +199,8 @@ def _pass_down(state: State, priority: Priority, offers: Round, limit: int | Non
     ]
     heapq.heapify(heads)
     placed = 0
+    # Open pools by lane; who declines leaves them as they are.
+    known: dict[int, list[Pool]] = {}
     while heads and state.available and (limit is None or placed < limit):
         rank, seq, index, passed, lane = heapq.heappop(heads)
         now_rank = _rank(state, lane)
@@ -206,11 +208,15 @@ def _pass_down(state: State, priority: Priority, offers: Round, limit: int | Non
             # Its identity was served meanwhile: others may be before it now.
             heapq.heappush(heads, (now_rank, seq, index, passed, lane))
             continue
-        if _place_one(state, state.queue.job(seq), offers, passed):
+        pools = known.get(index)
+        if pools is None:
+            pools = known[index] = _open_pools(state, lane.needs, offers.now_ms)
+        if pools and _place_one(state, state.queue.job(seq), pools, offers, passed):
             placed += 1
             if not state.available:
                 break
-        elif passed < LOOK_AHEAD and _some_open(state, lane, offers):
+            known.clear()
+        elif passed < LOOK_AHEAD and _some_unreserved(pools, offers):
             passed += 1
         else:
             continue
@@ -226,18 +232,14 @@ def _rank(state: State, lane: Lane) -> float:
     return served_tokens(state, lane.identity) if state.config.token_fairness else 0.0
 
 
-def _some_open(state: State, lane: Lane, offers: Round) -> bool:
+def _some_unreserved(pools: list[Pool], offers: Round) -> bool:
     """True when a pool could still take a younger job of the lane."""
-    pools = _open_pools(state, lane.needs, offers.now_ms)
     return any(pool.snapshot.pool_id not in offers.reserved for pool in pools)
 
 
-def _place_one(state: State, job: Job, offers: Round, passed: int) -> bool:
-    """Places a job, or notes what it declined and the pools that must be kept for it."""
+def _place_one(state: State, job: Job, pools: list[Pool], offers: Round, passed: int) -> bool:
+    """Places a job on an open pool, or notes what it declined and the pools to keep for it."""
     now_ms = offers.now_ms
-    pools = _open_pools(state, job.spec.needs, now_ms)
-    if not pools:
-        return False
     request = placement_input(state, job, pools, now_ms, offers.reserved)
     answer = place(request)
     if isinstance(answer, NoCapacity):
