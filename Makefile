@@ -55,7 +55,7 @@ bench-completion: $(DEV_STAMP) ## Compare completion times with other dispatcher
 
 .PHONY: bench-calibration
 bench-calibration: $(DEV_STAMP) ## How far predictions can be taken at their word (TRACES=folder, OTHERS=made-up cases)
-	$(BIN)/python -m benchmarks.calibration --traces '$(TRACES)' $(if $(OTHERS),--others $(OTHERS))
+	$(BIN)/python -m benchmarks.calibration --traces '$(TRACES)' $(if $(OTHERS),--others $(OTHERS)) $(ARGS)
 
 .PHONY: check
 check: lint types imports proto-check docs-check ## Everything static that CI checks

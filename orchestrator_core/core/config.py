@@ -21,6 +21,9 @@ class Scorer(enum.Enum):
     LATENCY_TARGET = "latency_target"
     OFF = "off"
 
+    # That of an enum's name is computed in Python each time; each placement looks its scorer up.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -58,7 +61,9 @@ class ThrottleConfig:
     @property
     def limiting(self) -> bool:
         """True when anybody is limited at all."""
-        return self.default != NO_LIMITS or bool(self.identities)
+        limits = self.default
+        everybody = limits.requests_per_min or limits.tokens_per_min or limits.queued_jobs
+        return bool(everybody or self.identities)
 
     def limits(self, identity: str) -> Limits:
         """The limits of one identity."""

@@ -208,9 +208,9 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
 
 def _unfit(state: State, spec: JobSpec) -> Refusal | None:
     """Refuses a job that no registered pool can ever serve. LO-201."""
-    feasible = state.feasible(spec.needs).pools.values()
-    if any(not kv_shortfalls(spec, pool.snapshot) for pool in feasible):
-        return None
+    for pool in state.feasible(spec.needs).pools.values():
+        if not kv_shortfalls(spec, pool.snapshot):
+            return None
     exclusions = tuple(
         Exclusion(pool_id, lasting_shortfalls(spec, state.pools[pool_id].snapshot))
         for pool_id in sorted(state.pools)
@@ -302,13 +302,14 @@ def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None
 
 def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms: int) -> None:
     spec = event.spec
-    job = Job(spec=spec, seq=state.next_seq, accepted_ms=now_ms)
+    job = Job(spec, state.next_seq, now_ms)
     state.next_seq += 1
     state.jobs[spec.job_id] = job
     if displaces is not None:
         _drop(state, state.jobs[displaces], job, now_ms)
     enter_queue(state, job, now_ms)
-    watch_audience(state, job, now_ms)
+    if spec.cancel_on_disconnect:
+        watch_audience(state, job, now_ms)
     state.predictor.model(spec.needs.model_id).arrivals[spec.priority].append(now_ms)
     charge(state, job, now_ms)
     job.position_at_admission = state.queue.position(job)
@@ -316,12 +317,13 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
     before = len(state.effects)
     schedule(state, now_ms)
     if job.state is JobState.QUEUED:
-        shape = forecast(state, spec, state.queue.place_in_line(spec, job.seq), now_ms)
+        place = state.queue.place_in_line(spec, job.seq)
+        told = forecast(state, spec, place, now_ms, job.shape)
     else:
-        shape = forecast_placed(job)
-    job.plain_start_ms = shape.plain_start_ms
-    job.predicted_start_ms, job.predicted_end_ms = shape.start_ms, shape.end_ms
-    receipt = _receipt(state, job, shape, now_ms)
+        told = forecast_placed(job)
+    job.plain_start_ms = told.plain_start_ms
+    job.predicted_start_ms, job.predicted_end_ms = told.start_ms, told.end_ms
+    receipt = _receipt(state, job, told, now_ms)
     state.remember(spec, receipt, now_ms, now_ms)
     state.effects[before:before] = [
         AcceptRecord(
@@ -329,10 +331,10 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
             job.seq,
             now_ms,
             job.position_at_admission,
-            shape.start_ms,
-            shape.end_ms,
+            told.start_ms,
+            told.end_ms,
             displaces,
-            shape.plain_start_ms,
+            told.plain_start_ms,
         ),
         ReplyAccepted(event.reply_to, receipt),
     ]
@@ -355,14 +357,19 @@ def _drop(state: State, victim: Job, newcomer: Job, now_ms: int) -> None:
 
 def _receipt(state: State, job: Job, shape: Forecast, now_ms: int) -> Receipt:
     full = len(state.queue) >= state.config.queue_capacity
+    spec = job.spec
+    probability = on_time_probability(state, spec, shape, now_ms)
+    backoff_ms = retry_after_ms(state, now_ms, spec) if full else 0
+    position, duplicate = job.position_at_admission, False
     return Receipt(
-        job_id=job.job_id,
-        position=job.position_at_admission,
-        predicted_start_ms=job.predicted_start_ms,
-        predicted_end_ms=job.predicted_end_ms,
-        on_time_probability=on_time_probability(state, job.spec, shape, now_ms),
-        backoff_ms=retry_after_ms(state, now_ms, job.spec) if full else 0,
-        seed=job.spec.seed,
+        spec.job_id,
+        position,
+        job.predicted_start_ms,
+        job.predicted_end_ms,
+        probability,
+        backoff_ms,
+        duplicate,
+        spec.seed,
     )
 
 

@@ -2,11 +2,12 @@
 
 import enum
 from dataclasses import dataclass, field
+from typing import Final
 
 from orchestrator_core.core.decision import DECISIONS_KEPT, Decision
-from orchestrator_core.core.outcome import Outcome, Usage
+from orchestrator_core.core.outcome import NO_USAGE, Outcome, Usage
 from orchestrator_core.core.records import plain_init
-from orchestrator_core.core.states import AttemptState, JobState
+from orchestrator_core.core.states import TERMINAL, AttemptState, JobState
 
 
 class Priority(enum.IntEnum):
@@ -17,6 +18,11 @@ class Priority(enum.IntEnum):
 
     # That of an enum's name is computed in Python each time; classes are keys of hot tables.
     __hash__ = int.__hash__
+
+
+# In Python 3.11 looking a member up on its class takes 0.15 µs; every job goes by these many times.
+INTERACTIVE: Final = Priority.INTERACTIVE
+BATCH: Final = Priority.BATCH
 
 
 class Failover(enum.Enum):
@@ -206,7 +212,7 @@ class Job:
     first_output_ms: int | None = None
     ended_ms: int | None = None
     outcome: Outcome | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     subscribers: int = 0
     replica_set: tuple[str, str, str, str] | None = None
     mixed: bool = False
@@ -249,4 +255,4 @@ class Job:
     @property
     def live(self) -> bool:
         """True until a terminal state is reached."""
-        return not self.state.terminal
+        return self.state not in TERMINAL

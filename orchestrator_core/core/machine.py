@@ -62,7 +62,10 @@ class Core:
         `now_ms` is the core's clock. Time that goes backwards counts as standing still.
         """
         state = self._state
-        now_ms = self._last_ms = max(now_ms, self._last_ms)
+        if now_ms > self._last_ms:
+            self._last_ms = now_ms
+        else:
+            now_ms = self._last_ms
         state.effects, state.stepping = [], True
         self._apply(event, now_ms)
         if state.timers.due(now_ms):
@@ -159,9 +162,20 @@ class Core:
 
     def _apply(self, event: Event, now_ms: int) -> None:  # noqa: C901, PLR0912 - one arm per event
         state = self._state
+        # An arm costs one look at the type, so what every job goes through comes first.
         match event:
+            case OutputProgressed():
+                running.output_progressed(state, event, now_ms)
             case EnqueueRequested():
                 intake.enqueue(state, event, now_ms)
+            case AttemptStarted():
+                running.attempt_started(state, event, now_ms)
+            case AttemptEnded():
+                running.attempt_ended(state, event, now_ms)
+            case SnapshotsReported():
+                fleet.snapshots_reported(state, event, now_ms)
+            case Tick():
+                pass
             case CancelRequested():
                 intake.cancel(state, event, now_ms)
             case SubscribersChanged():
@@ -172,14 +186,6 @@ class Core:
                 fleet.host_registered(state, event, now_ms)
             case HostLost():
                 fleet.host_lost(state, event, now_ms)
-            case SnapshotsReported():
-                fleet.snapshots_reported(state, event, now_ms)
-            case AttemptStarted():
-                running.attempt_started(state, event, now_ms)
-            case OutputProgressed():
-                running.output_progressed(state, event, now_ms)
-            case AttemptEnded():
-                running.attempt_ended(state, event, now_ms)
             case AttemptRefused():
                 running.attempt_refused(state, event, now_ms)
             case AcceptsFailed():
@@ -188,7 +194,5 @@ class Core:
                 state.draining = True
             case Recovered():
                 recovery.recover(state, event, now_ms)
-            case Tick():
-                pass
             case _:
                 assert_never(event)

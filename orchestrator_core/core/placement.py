@@ -175,18 +175,20 @@ def decision(
     )
     ranked, decided_by = _ranked(request, placed, candidates_limit)
     excluded = len(placed.exclusions) if pools_total is None else pools_total - len(placed.pools)
+    candidates = tuple([_candidate(request, placed, i) for i in ranked])
+    exclusions = (*placed.exclusions, *others)[:exclusions_limit]
     return Decision(
-        job_id=request.spec.job_id,
-        attempt=request.attempt,
-        decided_ms=request.now_ms,
-        pool_id=placed.pool.snapshot.pool_id,
-        decided_by=decided_by,
-        candidates=tuple([_candidate(request, placed, i) for i in ranked]),
-        candidates_total=len(placed.pools),
-        exclusions=tuple((*placed.exclusions, *others)[:exclusions_limit]),
-        exclusions_total=excluded,
-        waited_ms=request.waited_ms,
-        declined_offers=declined,
+        request.spec.job_id,
+        request.attempt,
+        request.now_ms,
+        placed.pool.snapshot.pool_id,
+        decided_by,
+        candidates,
+        len(placed.pools),
+        exclusions,
+        excluded,
+        request.waited_ms,
+        declined,
     )
 
 
@@ -274,21 +276,26 @@ def _ranked(request: PlacementInput, placed: Assigned, limit: int | None) -> tup
 
 
 def _candidate(request: PlacementInput, placed: Assigned, index: int) -> Candidate:
-    pool = placed.pools[index]
+    pool, end_ms = placed.pools[index], placed.ends_ms[index]
+    snapshot = pool.snapshot
     first = pool.first_base_ms + pool.prompt_token_ms * uncached_tokens(request, pool)
-    first_ms = min(int(first), placed.ends_ms[index])
+    first_token_ms = min(int(first), end_ms)
+    decode_ms = end_ms - first_token_ms
+    slots_free = snapshot.slots_total - pool.busy
+    tokens_per_s = 1000.0 / pool.next_token_ms
+    snapshot_age_ms = max(0, request.now_ms - pool.as_of_ms)
     return Candidate(
-        pool_id=pool.snapshot.pool_id,
-        replica_id=pool.snapshot.replica_id,
-        predicted_end_ms=placed.ends_ms[index],
-        first_token_ms=first_ms,
-        decode_ms=placed.ends_ms[index] - first_ms,
-        kv_warm=warm(request, pool),
-        slots_free=pool.snapshot.slots_total - pool.busy,
-        vram_headroom_bytes=_headroom_bytes(request, pool),
-        tokens_per_s=1000.0 / pool.next_token_ms,
-        snapshot_version=pool.snapshot.version,
-        snapshot_age_ms=max(0, request.now_ms - pool.as_of_ms),
+        snapshot.pool_id,
+        snapshot.replica_id,
+        end_ms,
+        first_token_ms,
+        decode_ms,
+        warm(request, pool),
+        slots_free,
+        _headroom_bytes(request, pool),
+        tokens_per_s,
+        snapshot.version,
+        snapshot_age_ms,
     )
 
 

@@ -2,6 +2,7 @@
 
 import enum
 from dataclasses import dataclass, field
+from typing import Final
 
 from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.job import Attempt
@@ -19,6 +20,10 @@ class PoolState(enum.Enum):
     READY = "ready"
     DRAINING = "draining"
     UNREADY = "unready"
+
+
+# In Python 3.11 looking a member up on its class takes 0.15 µs; every note of a pool goes by this.
+READY: Final = PoolState.READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +127,17 @@ class Pool:
         """Brings what placement reads up to date; returns `open`. Due after every change."""
         self.busy_area += self.busy * (now_ms - self.noted_ms)
         self.noted_ms = now_ms
-        snapshot, rates = self.snapshot, self.rates
+        snapshot, first, decode = self.snapshot, self.rates.first, self.rates.decode
         self.busy = busy = self.occupied()
-        self.first_base_ms, self.prompt_token_ms = rates.first.base, rates.first.slope
-        token_ms, more_ms = rates.decode.base, rates.decode.slope
-        self.next_token_ms = max(TOKEN_MS_MIN, token_ms + more_ms * busy)
-        self.full_token_ms = max(
-            TOKEN_MS_MIN, token_ms + more_ms * max(0, snapshot.slots_total - 1)
-        )
+        self.first_base_ms, self.prompt_token_ms = first.base, first.slope
+        token_ms, more_ms, slots = decode.base, decode.slope, snapshot.slots_total
+        next_ms = token_ms + more_ms * busy
+        full_ms = token_ms + more_ms * (slots - 1) if slots > 1 else token_ms
+        self.next_token_ms = next_ms if next_ms > TOKEN_MS_MIN else TOKEN_MS_MIN
+        self.full_token_ms = full_ms if full_ms > TOKEN_MS_MIN else TOKEN_MS_MIN
         self.open = (
-            busy < snapshot.slots_total
-            and snapshot.state is PoolState.READY
+            busy < slots
+            and snapshot.state is READY
             and self.closed_until_ms <= now_ms
             and not self.unconfirmed
             and self.fresh(now_ms, stale_after_ms)
@@ -172,9 +177,10 @@ class Pool:
             return None
         unseen = estimated = 0
         for key, attempt in self.own.items():
-            estimated += attempt.est_kv_bytes
-            if key not in self.reported:
-                unseen += attempt.est_kv_bytes
+            if attempt.est_kv_bytes:
+                estimated += attempt.est_kv_bytes
+                if key not in self.reported:
+                    unseen += attempt.est_kv_bytes
         room -= unseen
         if self.room_idle_bytes is not None:
             room = min(room, self.room_idle_bytes - estimated)

@@ -37,10 +37,11 @@ class Timers:
 
     def set(self, kind: TimerKind, key: str, at_ms: int) -> None:
         """Sets or moves a deadline."""
-        if self._due.get((kind, key)) != at_ms:
-            self._due[(kind, key)] = at_ms
-            heapq.heappush(self._heap, (at_ms, kind, key))
-            if len(self._heap) > 4 * len(self._due) + 64:
+        due, heap, name = self._due, self._heap, (kind, key)
+        if due.get(name) != at_ms:
+            due[name] = at_ms
+            heapq.heappush(heap, (at_ms, kind, key))
+            if len(heap) > 4 * len(due) + 64:
                 self._heap = self.sorted_heap()
 
     def sorted_heap(self) -> list[tuple[int, TimerKind, str]]:
