@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from orchestrator_core.core import fleet
+from orchestrator_core.core import fleet, spending
 from orchestrator_core.core.effects import JobForgotten, SendRelease
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.lifecycle import CANCELLED, end_job, expire_job, release_former
@@ -24,6 +24,8 @@ def expire_due(state: State, now_ms: int) -> None:
                 schedule(state, now_ms)
             case TimerKind.POOL_REOPENS | TimerKind.POOL_STALE:
                 _refresh_pool(state, key, now_ms)
+            case TimerKind.SESSION:
+                spending.look_again(state, key, now_ms)
             case TimerKind.FORGET:
                 _forget(state, key, now_ms)
             case (

@@ -68,10 +68,10 @@ class Needs(_Hashed):
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """What one job may spend; None is unbounded.
+    """What one job or a session may spend, or has left; None is unbounded.
 
-    `tokens` are prompt and output together, `time_ms` is the time of one attempt at a pool,
-    `cost_micros` are millionths of the currency unit.
+    `tokens` are prompt and output together, `time_ms` is the time of one attempt of a job at a
+    pool, `cost_micros` are millionths of the currency unit.
     """
 
     tokens: int | None = None
@@ -88,7 +88,8 @@ class JobSpec:
     """A validated request. `payload` is what the pool needs and the core never looks into.
 
     `deadline_ms` is an instant of the core's clock, `queue_timeout_ms` a span. `digest` covers
-    every field that a repeated request must have in common with the first.
+    every field that a repeated request must have in common with the first. `session_budgets` are
+    those that the client asked for when it opened the session, or repeats.
     """
 
     job_id: str
@@ -112,6 +113,7 @@ class JobSpec:
     failover: Failover = Failover.FAIL
     cancel_on_disconnect: bool = False
     budgets: Budgets = NO_BUDGETS
+    session_budgets: Budgets = NO_BUDGETS
 
 
 @plain_init
@@ -131,7 +133,8 @@ class Attempt:
     """One try of a job on one incarnation of a pool. Holds a slot there until ENDED.
 
     `first_output_area` is the pool's `busy_area` at the first output.
-    `replay` says that it generates again what an earlier one delivered. A `recovered` attempt was
+    `replay` says that it generates again what an earlier one delivered, `kv_warmth` that its pool
+    found keys and values of the session. A `recovered` attempt was
     read from the journal: it is `detached` until its host is back, and its times teach nothing.
     """
 
@@ -152,6 +155,7 @@ class Attempt:
     detached: bool = False
     recovered: bool = False
     replay: bool = False
+    kv_warmth: bool = False
 
     @property
     def key(self) -> tuple[str, int]:
@@ -170,6 +174,7 @@ class Job:
     `declined_offers` counts the slots that it let pass since `declined_since_ms`.
     `tokens_charged` is what its client's throttle holds for it, `tokens_served` what fairness has
     counted for it; None where nothing was charged.
+    `pieces` of output were relayed, as of the last progress.
     `decisions` are the latest `DECISIONS_KEPT`: a job may be refused any number of times.
     """
 
@@ -202,6 +207,7 @@ class Job:
     declined_since_ms: int | None = None
     tokens_served: float = 0.0
     tokens_charged: int | None = None
+    pieces: int = 0
 
     @property
     def job_id(self) -> str:

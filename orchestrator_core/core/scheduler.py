@@ -43,6 +43,7 @@ from orchestrator_core.core.placement import (
 )
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.queue import Lane
+from orchestrator_core.core.spending import warm_session_of
 from orchestrator_core.core.state import Feasible, State
 from orchestrator_core.core.states import JobTrigger, next_job_state
 from orchestrator_core.core.timers import TimerKind
@@ -112,10 +113,13 @@ def placement_input(
     Unless `check_all`, the pools are feasible for the job and open.
     """
     spec = job.spec
-    warm_pool_id, warm_tokens = "", None
-    if spec.kv_reuse and spec.session_id:
-        session = state.session(spec.session_id, now_ms)
-        warm_pool_id, warm_tokens = session.pool_id, session.tokens
+    warm_session, warm_pool_id, warm_tokens = "", "", None
+    session = warm_session_of(state, job, now_ms)
+    if session is not None:
+        warm_session = session.session_id
+        pool = state.pools.get(session.pool_id)
+        if pool is not None and pool.snapshot.replica_id == session.replica_id:
+            warm_pool_id, warm_tokens = session.pool_id, session.kv_tokens
     return PlacementInput(
         spec=spec,
         shape=job.shape,
@@ -127,6 +131,7 @@ def placement_input(
         scorer=state.config.effective_scorer,
         check_static=check_all,
         all_open=not check_all,
+        warm_session=warm_session,
         warm_pool_id=warm_pool_id,
         warm_tokens=warm_tokens,
         tried_replicas=frozenset(job.tried_replicas),
