@@ -51,6 +51,7 @@ from llamaorch_client.model import (
     Receipt,
     ReplicaSet,
     ResumeMode,
+    Session,
     Shortfall,
     Usage,
 )
@@ -124,6 +125,7 @@ __all__ = [
     "RetryOptions",
     "Sampling",
     "ServerError",
+    "Session",
     "Shortfall",
     "Started",
     "StreamOptions",
