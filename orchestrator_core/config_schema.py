@@ -111,7 +111,8 @@ class AdmissionTable(Table):
         default=0,
         ge=0,
         le=10**12,
-        description="Price in millionths of your currency; 0: jobs with a cost budget are refused.",
+        description="Price of models without their own, in millionths of your currency; 0: their "
+        "jobs with a cost budget are refused.",
     )
     prices: dict[str, PriceTable] = Field(
         default_factory=dict,

@@ -59,6 +59,8 @@ from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState, JobTrigger
 from orchestrator_core.core.timers import TimerKind
 
+SESSION_RESOURCE = "llamaorch.orchestrator.v1.Session"
+
 
 def enqueue(state: State, event: EnqueueRequested, now_ms: int) -> None:
     """Accepts or refuses one job. ORCH-3005, ORCH-3024."""
@@ -138,7 +140,8 @@ def unknown_job(job_id: str) -> Refusal:
 def unknown_session(session_id: str) -> Refusal:
     """The answer for a session that is not known, no longer, or not to this client."""
     message = f"no session {session_id!r} is known; it may have been silent for too long"
-    return Refusal(Reason.NOT_FOUND, message, resource=session_id)
+    kind = {"resource_type": SESSION_RESOURCE}
+    return Refusal(Reason.NOT_FOUND, message, resource=session_id, metadata=kind)
 
 
 def _restore(state: State, victim: Job, now_ms: int) -> None:
