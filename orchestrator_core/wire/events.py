@@ -103,7 +103,10 @@ def metrics(
     *,
     kv_warmth: bool,
 ) -> events_pb2.JobEvent:
-    """How the job and its surroundings are doing. Keys and values never migrate. ORCH-3023, HME-021."""
+    """How the job and its surroundings are doing. ORCH-3100, HME-021.
+
+    Keys and values never migrate. ORCH-3023.
+    """
     return events_pb2.JobEvent(
         metrics=events_pb2.Metrics(
             queue_depth=queue_depth,

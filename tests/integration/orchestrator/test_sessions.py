@@ -172,6 +172,33 @@ async def test_a_deleted_session_stays_deleted(start_orchestrator: StartOrchestr
     assert gone.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+@pytest.mark.parametrize(
+    ("hint", "warm"), [(job_pb2.KV_HINT_REUSE, True), (job_pb2.KV_HINT_NONE, False)]
+)
+async def test_metrics_tell_of_a_cache_where_one_was_wanted(
+    orchestrator: Orchestrator, hint: job_pb2.KvHint.ValueType, warm: bool
+) -> None:
+    """ORCH-3009, ORCH-3100, ORCH-3023: by the pool's word, and never migrated."""
+    host = await ready_host(orchestrator)
+    await finished(orchestrator, host, "first")
+    receipt = await enqueue(orchestrator, session_id="s", kv_hint=hint)
+    start = await host.start()
+    await host.frame(started=[dispatch_pb2.AttemptStarted(handle=start.handle, kv_warmth=True)])
+
+    told: list[tuple[bool, bool]] = []
+    async with asyncio.timeout(WAIT_S):
+        async for event in follow(orchestrator, receipt.job_id):
+            if event.HasField("started"):
+                told.append((event.started.kv_warmth, False))
+                await host.tokens(start.handle, "x")
+            if event.HasField("metrics"):
+                told.append((event.metrics.kv_warmth, event.metrics.kv_migrated))
+                await host.finish(start.handle)
+
+    assert set(told) == {(warm, False)}
+    assert len(told) > 1
+
+
 async def test_sessions_are_listed_page_by_page(orchestrator: Orchestrator) -> None:
     """By id, each once."""
     await ready_host(orchestrator)
@@ -200,8 +227,12 @@ async def test_bad_session_budgets_are_named(orchestrator: Orchestrator) -> None
     assert fields == {"spec.session_budgets.tokens", "spec.session_budgets"}
 
 
-async def test_the_command_line_shows_and_deletes_sessions(orchestrator: Orchestrator) -> None:
+async def test_the_command_line_shows_and_deletes_sessions(
+    start_orchestrator: StartOrchestrator,
+) -> None:
     """`llorch run` opens one with a budget, `llorch sessions` lists, shows and forgets it."""
+    # The scripted host sends no heartbeats while the command starts.
+    orchestrator = await start_orchestrator(pools={"heartbeat_timeout_ms": 600_000})
     host = await ready_host(orchestrator)
     address = str(orchestrator.server.address)
     opening = ("--session", "s", "--session-tokens", "500", "--reuse-kv", "--max-tokens", "20")
