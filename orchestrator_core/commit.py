@@ -16,9 +16,12 @@ from orchestrator_core.core.effects import (
     JobEnded,
     Record,
     ReplyAccepted,
+    ReplySession,
     ReplyState,
     SendCancel,
     SendStart,
+    SessionForgotten,
+    SessionRecord,
     TerminalRecord,
 )
 from orchestrator_core.store.port import (
@@ -72,18 +75,20 @@ class Batch:
 
 
 def record_job_id(record: Record) -> str:
-    """Job that a record is about."""
+    """Job that a record is about; empty for one about a session."""
     match record:
         case AcceptRecord():
             return record.spec.job_id
         case DispatchRecord() | TerminalRecord():
             return record.job_id
+        case SessionRecord() | SessionForgotten():
+            return ""
         case _:
             assert_never(record)
 
 
 def gated_job_id(effect: Gated) -> str:
-    """Job that a gated effect is about."""
+    """Job that a gated effect is about; empty for one about a session."""
     match effect:
         case ReplyAccepted():
             return effect.receipt.job_id
@@ -91,6 +96,8 @@ def gated_job_id(effect: Gated) -> str:
             return effect.spec.job_id
         case ReplyState() | SendCancel() | JobEnded():
             return effect.job_id
+        case ReplySession():
+            return ""
         case _:
             assert_never(effect)
 

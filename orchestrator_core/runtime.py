@@ -30,11 +30,14 @@ from orchestrator_core.core.effects import (
     Record,
     ReplyAccepted,
     ReplyRefused,
+    ReplySession,
     ReplyState,
     SendCancel,
     SendRelease,
     SendStart,
     SendVerdicts,
+    SessionForgotten,
+    SessionRecord,
     TerminalRecord,
 )
 from orchestrator_core.core.events import (
@@ -45,6 +48,8 @@ from orchestrator_core.core.events import (
     Event,
     OutputProgressed,
     Recovered,
+    SessionDeleted,
+    Stalled,
     Tick,
 )
 from orchestrator_core.core.job import Job, JobSpec, StartMode
@@ -61,6 +66,11 @@ from orchestrator_core.wire.frames import encode_event
 
 STORE_RETRY_MS = 1_000
 READ_PATIENCE_S = 1.0
+# The event loop shows twice a second that it runs; lateness by more than this is a pause: the
+# process was stopped, the machine slept, or something held the loop.
+BEAT_MS = 500
+PAUSE_MIN_MS = 500
+PAUSED = "The process stood still; whoever was silent meanwhile is given that time on top."
 
 _log = structlog.get_logger("orchestratord")
 
@@ -93,6 +103,7 @@ class Runtime:
         self._next_reply = 1
         self._thread = threading.get_ident()
         self._stepping = False
+        self._beat_ms: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
         self.idle = asyncio.Event()
@@ -112,12 +123,12 @@ class Runtime:
         if threading.get_ident() != self._thread or self._stepping:
             raise RuntimeError("submit belongs to the event loop's thread and is not reentrant")
         now_ms = self.clock.now_ms()
-        self._stepping = True
+        pause_ms = self._pause_ms(now_ms)
         try:
-            effects = self.core.step(event, now_ms)
-            self._stepping = False
-            self._observe(effects, now_ms)
-            self._carry_out(effects)
+            if pause_ms:
+                self._beat_ms = now_ms
+                self._step(Stalled(pause_ms), now_ms)
+            self._step(event, now_ms)
             self._arm_timer(now_ms)
         except Exception as error:
             # A step that broke off may have left half of a decision: only a restart, which rebuilds
@@ -129,6 +140,29 @@ class Runtime:
             self.idle.clear()
         else:
             self.idle.set()
+
+    def _step(self, event: Event, now_ms: int) -> None:
+        self._stepping = True
+        effects = self.core.step(event, now_ms)
+        self._stepping = False
+        self._observe(effects, now_ms)
+        self._carry_out(effects)
+
+    async def watch_pauses(self) -> None:
+        """Notes that the event loop runs, until cancelled; `submit` sees when it did not."""
+        while True:
+            self._beat_ms = self.clock.now_ms()
+            await asyncio.sleep(BEAT_MS / 1000)
+
+    def _pause_ms(self, now_ms: int) -> int:
+        """For how long the loop stood still until now; 0 when it did not, or nobody watches."""
+        if self._beat_ms is None:
+            return 0
+        late_ms = now_ms - self._beat_ms - BEAT_MS
+        if late_ms < PAUSE_MIN_MS:
+            return 0
+        _log.warning("event_loop_paused", pause_ms=late_ms, human=PAUSED)
+        return late_ms
 
     def recover(self, recovered: Recovered) -> None:
         """Restores the journal's content, once, before anything else.
@@ -155,6 +189,10 @@ class Runtime:
         """Cancels a job; returns it once its state is durable. Raises `RefusalError`."""
         await self._ask(lambda reply_to: CancelRequested(job_id, reply_to))
         return self.job(job_id)
+
+    async def delete_session(self, identity: str, session_id: str) -> None:
+        """Forgets a session; returns once that is durable. Raises `RefusalError` NOT_FOUND."""
+        await self._ask(lambda reply_to: SessionDeleted(identity, session_id, reply_to))
 
     def job(self, job_id: str) -> Job:
         """Looks a job up. Raises `RefusalError` NOT_FOUND."""
@@ -183,11 +221,11 @@ class Runtime:
         log = self.relay.log(job.job_id)
         self.submit(OutputProgressed(job.job_id, attempt, log.next_index))
         now_ms = self.clock.now_ms()
-        candidates = job.decisions[-1].candidates if job.decisions else ()
         event = wire_events.metrics(
             self.core.queue_depth(),
             self.core.on_time_probability(job, now_ms) if job.live else None,
-            kv_warmth=bool(candidates and candidates[0].kv_warm and not job.failures),
+            self.core.remaining(job, now_ms),
+            kv_warmth=job.attempt is not None and job.attempt.kv_warmth,
         )
         log.set_metrics(encode_event(event))
 
@@ -226,7 +264,11 @@ class Runtime:
                     records.append(effect)
                 case TerminalRecord():
                     records.append(self._with_output(effect))
-                case ReplyAccepted() | ReplyState() | SendStart() | SendCancel() | JobEnded():
+                case SessionRecord() | SessionForgotten():
+                    records.append(effect)
+                case ReplyAccepted() | ReplyState() | ReplySession():
+                    gated.append(effect)
+                case SendStart() | SendCancel() | JobEnded():
                     gated.append(effect)
                 case _:
                     self._immediate(effect)
@@ -272,6 +314,8 @@ class Runtime:
                 self._answer(effect.reply_to, effect.receipt)
             case ReplyState():
                 self._answer(effect.reply_to, effect.job_id)
+            case ReplySession():
+                self._answer(effect.reply_to, effect.session_id)
             case SendStart():
                 self._start(effect)
             case SendCancel():

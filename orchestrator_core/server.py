@@ -23,7 +23,7 @@ from orchestrator_core.recorder.explaining import Explainer
 from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
-from orchestrator_core.servicers import orchestrator, pool_admin, pool_registry
+from orchestrator_core.servicers import orchestrator, pool_admin, pool_registry, sessions
 from orchestrator_core.servicers.capabilities import ServerFacts
 from orchestrator_core.store.memory import MemoryStore
 from orchestrator_core.store.port import Opened, Store, StoreError
@@ -105,6 +105,7 @@ class OrchestratorServer:
         await self._serve(runtime, opened)
         self._tasks = [
             asyncio.create_task(runtime.run(), name="commit"),
+            asyncio.create_task(runtime.watch_pauses(), name="pauses"),
             asyncio.create_task(self._prune(runtime), name="prune"),
         ]
         jobs = len(runtime.core.jobs)
@@ -187,10 +188,16 @@ class OrchestratorServer:
         servicers = (
             self._jobs,
             pool_admin.PoolAdminServicer(runtime),
+            sessions.SessionServicer(runtime),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )
         self._server.add_generic_rpc_handlers([servicer.handlers() for servicer in servicers])
-        names = (orchestrator.SERVICE, pool_admin.SERVICE, pool_registry.SERVICE)
+        names = (
+            orchestrator.SERVICE,
+            pool_admin.SERVICE,
+            sessions.SERVICE,
+            pool_registry.SERVICE,
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         for name in ("", *names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -8,9 +8,10 @@ import enum
 from dataclasses import dataclass
 
 from orchestrator_core.core.decision import Decision
-from orchestrator_core.core.job import JobSpec, StartMode
+from orchestrator_core.core.job import Budgets, JobSpec, StartMode
 from orchestrator_core.core.outcome import Outcome, Refusal, Usage
 from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.session import Hold, Spent
 from orchestrator_core.core.states import JobState
 
 # --- records
@@ -64,7 +65,35 @@ class TerminalRecord:
     ended_ms: int
 
 
-Record = AcceptRecord | DispatchRecord | TerminalRecord
+@plain_init
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A session as it is now; replaces what was written of it before. See `session.Session`."""
+
+    identity: str
+    session_id: str
+    opened_ms: int
+    used_ms: int
+    budgets: Budgets
+    turns: int
+    spent: Spent
+    held: tuple[tuple[str, Hold], ...]
+    pool_id: str = ""
+    replica_id: str = ""
+    kv_tokens: int | None = None
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class SessionForgotten:
+    """A session is over: nothing is kept of it."""
+
+    identity: str
+    session_id: str
+
+
+JobRecord = AcceptRecord | DispatchRecord | TerminalRecord
+Record = JobRecord | SessionRecord | SessionForgotten
 
 # --- gated effects
 
@@ -72,7 +101,10 @@ Record = AcceptRecord | DispatchRecord | TerminalRecord
 @plain_init
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the client is told at admission. Times in milliseconds from accept."""
+    """What the client is told at admission. Times in milliseconds from accept.
+
+    `remaining` is what further jobs of the session may spend; None where it has no budgets.
+    """
 
     job_id: str
     position: int
@@ -82,6 +114,7 @@ class Receipt:
     backoff_ms: int
     duplicate: bool = False
     seed: int = 0
+    remaining: Budgets | None = None
 
 
 @plain_init
@@ -110,6 +143,15 @@ class ReplyState:
 
     reply_to: int
     job_id: str
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class ReplySession:
+    """Answers a request about a session, once what was done to it is durable."""
+
+    reply_to: int
+    session_id: str
 
 
 @plain_init
@@ -234,7 +276,7 @@ class JobForgotten:
     job_id: str
 
 
-Gated = ReplyAccepted | ReplyState | SendStart | SendCancel | JobEnded
+Gated = ReplyAccepted | ReplyState | ReplySession | SendStart | SendCancel | JobEnded
 Immediate = (
     ReplyRefused
     | JobStarted

@@ -3,7 +3,12 @@
 import enum
 from dataclasses import dataclass
 
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, TerminalRecord
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    SessionRecord,
+    TerminalRecord,
+)
 from orchestrator_core.core.job import JobSpec
 from orchestrator_core.core.outcome import NO_USAGE, Finish, Usage
 from orchestrator_core.core.pool import PoolSnapshot
@@ -183,6 +188,25 @@ class Recovered:
     accepts: tuple[AcceptRecord, ...] = ()
     dispatches: tuple[DispatchRecord, ...] = ()
     terminals: tuple[TerminalRecord, ...] = ()
+    sessions: tuple[SessionRecord, ...] = ()
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class SessionDeleted:
+    """A client gives a session of its own up. `reply_to` names the caller in the reply."""
+
+    identity: str
+    session_id: str
+    reply_to: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """The event loop stood still for so long and goes on now: nobody was heard meanwhile."""
+
+    pause_ms: int
 
 
 @plain_init
@@ -206,5 +230,7 @@ Event = (
     | AcceptsFailed
     | DrainRequested
     | Recovered
+    | SessionDeleted
+    | Stalled
     | Tick
 )

@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from orchestrator_core.core import fleet
+from orchestrator_core.core import fleet, spending
 from orchestrator_core.core.effects import JobForgotten, SendRelease
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.lifecycle import (
@@ -32,6 +32,8 @@ def expire_due(state: State, now_ms: int) -> None:
                 _refresh_pool(state, key, now_ms)
             case TimerKind.CANCEL:
                 cancel_unconfirmed(state, key, now_ms)
+            case TimerKind.SESSION:
+                spending.look_again(state, key, now_ms)
             case TimerKind.FORGET:
                 _forget(state, key, now_ms)
             case (

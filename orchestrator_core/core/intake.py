@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from orchestrator_core.core import fairness
+from orchestrator_core.core import fairness, spending
 from orchestrator_core.core.admission import QueueState, Reject, admission_policy
 from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.decision import Exclusion
@@ -13,12 +13,14 @@ from orchestrator_core.core.effects import (
     Receipt,
     ReplyAccepted,
     ReplyRefused,
+    ReplySession,
     ReplyState,
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
     CancelRequested,
     EnqueueRequested,
+    SessionDeleted,
     SubscribersChanged,
 )
 from orchestrator_core.core.feasibility import (
@@ -57,6 +59,8 @@ from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState, JobTrigger
 from orchestrator_core.core.timers import TimerKind
 
+SESSION_RESOURCE = "llamaorch.orchestrator.v1.Session"
+
 
 def enqueue(state: State, event: EnqueueRequested, now_ms: int) -> None:
     """Accepts or refuses one job. ORCH-3005, ORCH-3024."""
@@ -80,6 +84,16 @@ def cancel(state: State, event: CancelRequested, now_ms: int) -> None:
         end_job(state, job, JobTrigger.CANCEL, CANCELLED, now_ms, why=event.why)
         schedule(state, now_ms)
     state.emit(ReplyState(event.reply_to, event.job_id))
+
+
+def delete_session(state: State, event: SessionDeleted, now_ms: int) -> None:
+    """Forgets a session of the client's own; its jobs run on. ORCH-3021."""
+    session = spending.find(state, event.identity, event.session_id, now_ms)
+    if session is None:
+        state.emit(ReplyRefused(event.reply_to, unknown_session(event.session_id)))
+        return
+    spending.forget(state, session)
+    state.emit(ReplySession(event.reply_to, event.session_id))
 
 
 def subscribers_changed(state: State, event: SubscribersChanged, now_ms: int) -> None:
@@ -124,6 +138,13 @@ def unknown_job(job_id: str) -> Refusal:
     return Refusal(Reason.NOT_FOUND, message, resource=job_id)
 
 
+def unknown_session(session_id: str) -> Refusal:
+    """The answer for a session that is not known, no longer, or not to this client."""
+    message = f"no session {session_id!r} is known; it may have been silent for too long"
+    kind = {"resource_type": SESSION_RESOURCE}
+    return Refusal(Reason.NOT_FOUND, message, resource=session_id, metadata=kind)
+
+
 def _restore(state: State, victim: Job, now_ms: int) -> None:
     """Puts a dropped job back as if it had never been dropped, even if it was forgotten since."""
     victim.state, victim.outcome, victim.ended_ms = JobState.QUEUED, None, None
@@ -133,6 +154,7 @@ def _restore(state: State, victim: Job, now_ms: int) -> None:
     state.timers.clear(TimerKind.FORGET, victim.job_id)
     enter_queue(state, victim, now_ms)
     charge_again(state, victim, now_ms)
+    spending.join(state, victim, now_ms)
     watch_audience(state, victim, now_ms)
 
 
@@ -141,6 +163,7 @@ def _retract(state: State, job: Job, now_ms: int) -> None:
     if job.state is JobState.QUEUED:
         leave_queue(state, job, now_ms, displaced=True)
     give_back(state, job, now_ms)
+    spending.give_back(state, job)
     fairness.give_back(state, job)
     if job.attempt is not None and job.attempt.key in state.attempts:
         close_attempt(state, job.attempt, 0, now_ms)
@@ -235,7 +258,7 @@ def _incompatible(spec: JobSpec, exclusions: tuple[Exclusion, ...]) -> Refusal:
 
 def _pass_gates(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:
     """Refuses for good what no wait would help, then what may come later; else admits."""
-    guarded = guard(state, event.spec)
+    guarded = guard(state, event.spec, now_ms)
     if isinstance(guarded, Refusal):
         return guarded
     if guarded is not event.spec:
@@ -312,6 +335,7 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
         watch_audience(state, job, now_ms)
     state.predictor.model(spec.needs.model_id).arrivals[spec.priority].append(now_ms)
     charge(state, job, now_ms)
+    spending.join(state, job, now_ms)
     job.position_at_admission = state.queue.position(job)
     # What is decided now is known before it is told, but the accept goes first.
     before = len(state.effects)
@@ -358,6 +382,7 @@ def _drop(state: State, victim: Job, newcomer: Job, now_ms: int) -> None:
 def _receipt(state: State, job: Job, shape: Forecast, now_ms: int) -> Receipt:
     full = len(state.queue) >= state.config.queue_capacity
     spec = job.spec
+    session = spending.find(state, spec.identity, spec.session_id, now_ms)
     probability = on_time_probability(state, spec, shape, now_ms)
     backoff_ms = retry_after_ms(state, now_ms, spec) if full else 0
     position, duplicate = job.position_at_admission, False
@@ -370,6 +395,7 @@ def _receipt(state: State, job: Job, shape: Forecast, now_ms: int) -> Receipt:
         backoff_ms,
         duplicate,
         spec.seed,
+        None if session is None else spending.left(state, session),
     )
 
 

@@ -83,10 +83,10 @@ class Needs(_Hashed):
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """What one job may spend; None is unbounded.
+    """What one job or a session may spend, or has left; None is unbounded.
 
-    `tokens` are prompt and output together, `time_ms` is the time of one attempt at a pool,
-    `cost_micros` are millionths of the currency unit.
+    `tokens` are prompt and output together, `time_ms` is the time of one attempt of a job at a
+    pool, `cost_micros` are millionths of the currency unit.
     """
 
     tokens: int | None = None
@@ -103,7 +103,8 @@ class JobSpec:
     """A validated request. `payload` is what the pool needs and the core never looks into.
 
     `deadline_ms` is an instant of the core's clock, `queue_timeout_ms` a span. `digest` covers
-    every field that a repeated request must have in common with the first.
+    every field that a repeated request must have in common with the first. `session_budgets` are
+    those that the client asked for when it opened the session, or repeats.
     """
 
     job_id: str
@@ -127,6 +128,7 @@ class JobSpec:
     failover: Failover = Failover.FAIL
     cancel_on_disconnect: bool = False
     budgets: Budgets = NO_BUDGETS
+    session_budgets: Budgets = NO_BUDGETS
 
 
 @plain_init
@@ -146,7 +148,8 @@ class Attempt:
     """One try of a job on one incarnation of a pool. Holds a slot there until ENDED.
 
     `first_output_area` is the pool's `busy_area` at the first output. `mode` says whether it
-    generates again what an earlier one delivered, or goes on from there. A `recovered` attempt was
+    generates again what an earlier one delivered, or goes on from there; `kv_warmth` that its pool
+    found keys and values of the session. A `recovered` attempt was
     read from the journal: it is `detached` until its host is back, and its times teach nothing. One
     that is `ended_at_host` holds no slot any more: only its end is yet to be read. `cancels` counts
     how often its host was told to stop it.
@@ -171,6 +174,7 @@ class Attempt:
     ended_at_host: bool = False
     cancels: int = 0
     mode: StartMode = StartMode.FRESH
+    kv_warmth: bool = False
 
     @property
     def key(self) -> tuple[str, int]:
@@ -191,6 +195,7 @@ class Job:
     one was read from the journal: what became of it teaches nothing about what it was told.
     `tokens_charged` is what its client's throttle holds for it, `tokens_served` what fairness has
     counted for it; None where nothing was charged.
+    `pieces` of output were relayed, as of the last progress.
     `decisions` are the latest `DECISIONS_KEPT`: a job may be refused any number of times.
     """
 
@@ -225,6 +230,7 @@ class Job:
     tokens_served: float = 0.0
     tokens_charged: int | None = None
     recovered: bool = False
+    pieces: int = 0
 
     @property
     def job_id(self) -> str:

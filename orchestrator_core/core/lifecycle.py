@@ -1,6 +1,6 @@
 """Moving jobs and attempts through their state tables, with everything that goes with it."""
 
-from orchestrator_core.core import fairness, gates
+from orchestrator_core.core import fairness, gates, spending
 from orchestrator_core.core.effects import (
     AttemptClosed,
     CancelUnconfirmed,
@@ -98,6 +98,9 @@ def end_job(
     if attempt is not None and attempt.state in (AttemptState.SENT, AttemptState.RUNNING):
         attempt.state = next_attempt_state(attempt.state, AttemptTrigger.STOP)
         send_cancel(state, attempt, now_ms)
+    if attempt is None or attempt.key not in state.attempts:
+        # Else its pool will tell what it took.
+        spending.settle(state, job, job.usage, now_ms)
     if job.state in _TELLING:
         learn_from_end(state, job, now_ms, finished=job.state is JobState.FINISHED)
     state.emit(TerminalRecord(job.job_id, job.state, outcome, job.usage, now_ms))
@@ -164,6 +167,9 @@ def close_attempt(state: State, attempt: Attempt, frame_seq: int, now_ms: int) -
     if pool is not None:
         pool.forget(attempt.key, frame_seq)
         state.refresh(pool, now_ms)
+    job = state.jobs.get(attempt.job_id)
+    if job is not None and job.attempt is attempt and not job.live:
+        spending.settle(state, job, job.usage, now_ms)
 
 
 def retry_or_fail(

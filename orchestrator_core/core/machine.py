@@ -6,7 +6,7 @@ One owner calls it from one thread, so `step` is the critical section: no locks,
 from collections.abc import Callable, Mapping
 from typing import assert_never
 
-from orchestrator_core.core import expiry, fleet, intake, recovery, running
+from orchestrator_core.core import expiry, fleet, intake, recovery, running, spending
 from orchestrator_core.core.checkpoint import Frozen, freeze, thaw
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import Exclusion
@@ -26,7 +26,9 @@ from orchestrator_core.core.events import (
     OutputAcknowledged,
     OutputProgressed,
     Recovered,
+    SessionDeleted,
     SnapshotsReported,
+    Stalled,
     SubscribersChanged,
     Tick,
 )
@@ -37,10 +39,13 @@ from orchestrator_core.core.forecast import (
     forecast,
     on_time_probability,
 )
-from orchestrator_core.core.job import Job, Priority
+from orchestrator_core.core.job import Budgets, Job, Priority
 from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.scheduler import placement_input
+from orchestrator_core.core.session import Session, Sessions
+from orchestrator_core.core.spending import Account
+from orchestrator_core.core.stalls import extend
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState
 
@@ -147,6 +152,23 @@ class Core:
             return on_time_probability(self._state, job.spec, self.forecast(job), now_ms)
         return finish_probability(self._state, job, now_ms)
 
+    @property
+    def sessions(self) -> Sessions:
+        """All sessions; the silent ones until their time to live has passed."""
+        return self._state.sessions
+
+    def session(self, identity: str, session_id: str) -> Session | None:
+        """A session of a client, while it lives."""
+        return spending.find(self._state, identity, session_id, self._last_ms)
+
+    def session_account(self, session: Session) -> Account:
+        """What a session has, and until when."""
+        return spending.account(self._state, session)
+
+    def remaining(self, job: Job, now_ms: int) -> Budgets | None:
+        """What would be left of all budgets if a job ended now; None without budgets."""
+        return spending.remaining(self._state, job, now_ms)
+
     def waiting_for(self, job: Job, now_ms: int) -> tuple[Exclusion, ...]:
         """Why each registered pool does not take a waiting job now. O(pools)."""
         pools = list(self._state.pools.values())
@@ -194,5 +216,9 @@ class Core:
                 state.draining = True
             case Recovered():
                 recovery.recover(state, event, now_ms)
+            case SessionDeleted():
+                intake.delete_session(state, event, now_ms)
+            case Stalled():
+                extend(state, event.pause_ms, now_ms)
             case _:
                 assert_never(event)

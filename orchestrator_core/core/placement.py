@@ -45,9 +45,9 @@ class PlacementInput:
     `pools` are the pools to consider; with `check_static` the static filter runs on them too,
     without it they are known to be feasible. With `all_open` they are also known to be able to
     take an attempt at this moment, so only what is particular to the job is looked at. `reserved`
-    maps pools that are kept for an older job to that job. `warm_pool_id` served the session last
-    and holds `warm_tokens` of it, None where that is not known. `complete` lifts the limits of the
-    record.
+    maps pools that are kept for an older job to that job. `warm_session` is the session whose keys
+    and values count, empty where none do; `warm_pool_id` served it last and holds `warm_tokens` of
+    it, None where that is not known. `complete` lifts the limits of the record.
     """
 
     spec: JobSpec
@@ -60,6 +60,7 @@ class PlacementInput:
     scorer: Scorer = Scorer.PREDICTED_END
     check_static: bool = True
     all_open: bool = False
+    warm_session: str = ""
     warm_pool_id: str = ""
     warm_tokens: int | None = None
     tried_replicas: frozenset[str] = frozenset()
@@ -124,7 +125,7 @@ def place(request: PlacementInput) -> Assigned | NoCapacity:
 def predicted_ends_ms(request: PlacementInput, pools: Sequence[Pool]) -> list[int]:
     """Milliseconds until the job would end on each pool, were it placed there now."""
     prompt, output = request.shape.prompt_tokens, request.shape.output_tokens
-    if not request.spec.session_id:
+    if not request.warm_session:
         return [
             int(p.first_base_ms + p.prompt_token_ms * prompt + p.next_token_ms * output)
             for p in pools
@@ -151,7 +152,7 @@ def uncached_tokens(request: PlacementInput, pool: Pool) -> float:
 
 def warm(request: PlacementInput, pool: Pool) -> bool:
     """True when keys and values of the job's session are expected at the pool."""
-    session = request.spec.session_id
+    session = request.warm_session
     if not session:
         return False
     return (

@@ -1,5 +1,6 @@
 """Rebuilding the tables from the journal at start. LO-305."""
 
+from orchestrator_core.core import spending
 from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Receipt
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.core.intake import watch_audience
@@ -54,6 +55,8 @@ def recover(state: State, event: Recovered, now_ms: int) -> None:
     for job in state.jobs.values():
         if job.live:
             _resume(state, job, now_ms)
+    for session in sorted(event.sessions, key=lambda s: (s.used_ms, s.identity, s.session_id)):
+        spending.restore(state, session, now_ms)
 
 
 def _job(accept: AcceptRecord) -> Job:

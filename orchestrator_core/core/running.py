@@ -1,6 +1,6 @@
 """What pools report about attempts: started, output, ended, refused."""
 
-from orchestrator_core.core import fairness
+from orchestrator_core.core import fairness, spending
 from orchestrator_core.core.effects import JobStarted, SendRelease
 from orchestrator_core.core.events import (
     AttemptEnded,
@@ -73,9 +73,9 @@ def attempt_started(state: State, event: AttemptStarted, now_ms: int) -> None:
     state.displaced.pop(job.job_id, None)
     release_former(state, job)
     attempt.last_progress_ms = now_ms
-    # After a failover the cache is lost, whatever the session's other turns left elsewhere.
-    warm = event.kv_warmth and not job.failures
-    state.emit(JobStarted(job.job_id, attempt.number, attempt.mode, warm))
+    # After a failure nobody counts on a cache, whatever the new pool may hold. ORCH-3009.
+    attempt.kv_warmth = event.kv_warmth and job.spec.kv_reuse and not job.failures
+    state.emit(JobStarted(job.job_id, attempt.number, attempt.mode, attempt.kv_warmth))
 
 
 def output_progressed(state: State, event: OutputProgressed, now_ms: int) -> None:
@@ -91,6 +91,7 @@ def output_progressed(state: State, event: OutputProgressed, now_ms: int) -> Non
     if job.first_output_ms is None:
         job.first_output_ms = now_ms
     job.delivered = True
+    job.pieces = max(job.pieces, event.pieces)
     attempt.last_progress_ms = now_ms
 
 
@@ -113,6 +114,9 @@ def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
         return
     job = state.jobs.get(event.job_id)
     counts = job is not None and job.attempt is attempt and job.live
+    if job is not None and job.attempt is attempt and not job.live:
+        # It was stopped before; only now it is known what it took.
+        spending.settle(state, job, event.usage, now_ms)
     if job is not None and counts and event.error is None:
         # Before the slot is given on: the next placement counts with what this one took.
         _learn(state, job, attempt, event, now_ms)
@@ -197,9 +201,7 @@ def _settle(state: State, job: Job, attempt: Attempt, event: AttemptEnded, now_m
         retry_or_fail(state, job, stopped, now_ms, replica_gone=True)
         return
     usage = job.usage = event.usage
-    counted = usage.tokens_in is not None and usage.tokens_out is not None
-    held = (usage.tokens_in or 0) + (usage.tokens_out or 0) if counted else None
-    state.touch_session(job.spec.session_id, attempt.pool_id, held, now_ms)
+    spending.served(state, job, usage)
     outcome = Outcome(
         finish=event.finish, text_bytes=event.text_bytes, text_digest=event.text_digest
     )

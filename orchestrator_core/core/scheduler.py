@@ -53,6 +53,7 @@ from orchestrator_core.core.placement import (
 )
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.queue import Lane
+from orchestrator_core.core.spending import warm_session_of
 from orchestrator_core.core.state import Feasible, State
 from orchestrator_core.core.states import JobTrigger, next_job_state
 from orchestrator_core.core.timers import TimerKind
@@ -123,10 +124,13 @@ def placement_input(
     Unless `check_all`, the pools are feasible for the job and open.
     """
     spec, config = job.spec, state.config
-    warm_pool_id, warm_tokens = "", None
-    if spec.kv_reuse and spec.session_id:
-        session = state.session(spec.session_id, now_ms)
-        warm_pool_id, warm_tokens = session.pool_id, session.tokens
+    warm_session, warm_pool_id, warm_tokens = "", "", None
+    session = warm_session_of(state, job, now_ms)
+    if session is not None:
+        warm_session = session.session_id
+        pool = state.pools.get(session.pool_id)
+        if pool is not None and pool.snapshot.replica_id == session.replica_id:
+            warm_pool_id, warm_tokens = session.pool_id, session.kv_tokens
     attempt, waited_ms, all_open = job.attempts_made + 1, now_ms - job.accepted_ms, not check_all
     return PlacementInput(
         spec,
@@ -139,6 +143,7 @@ def placement_input(
         config.effective_scorer,
         check_all,
         all_open,
+        warm_session,
         warm_pool_id,
         warm_tokens,
         frozenset(job.tried_replicas),

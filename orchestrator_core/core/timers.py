@@ -2,7 +2,7 @@
 
 import enum
 import heapq
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 
 class TimerKind(enum.IntEnum):
@@ -19,6 +19,7 @@ class TimerKind(enum.IntEnum):
     POOL_STALE = 9
     DECLINE = 10
     CANCEL = 11
+    SESSION = 12
 
     # That of an enum's name is computed in Python each time; kinds are in the key of every timer.
     __hash__ = int.__hash__
@@ -53,6 +54,11 @@ class Timers:
         present_ms = self._due.get((kind, key))
         if present_ms is None or present_ms > at_ms:
             self.set(kind, key, at_ms)
+
+    def postpone(self, kinds: Container[TimerKind], by_ms: int) -> None:
+        """Moves every deadline of these kinds. O(deadlines)."""
+        for kind, key in [entry for entry in self._due if entry[0] in kinds]:
+            self.set(kind, key, self._due[(kind, key)] + by_ms)
 
     def clear_all(self, kinds: Iterable[TimerKind], key: str) -> None:
         """Forgets the deadlines of these kinds about one thing."""

@@ -9,11 +9,13 @@ from orchestrator_core.core.pool import PoolSnapshot
 API_VERSION = "1.0"
 FEATURES = (
     "budgets.job",
+    "budgets.session",
     "exchange",
     "failover.continue",
     "failover.verified_replay",
     "on_disconnect.cancel",
     "resume",
+    "sessions",
 )
 
 

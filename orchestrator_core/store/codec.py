@@ -9,7 +9,12 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, TerminalRecord
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    SessionRecord,
+    TerminalRecord,
+)
 
 FORMAT_VERSION = 1
 
@@ -18,6 +23,7 @@ _T = TypeVar("_T")
 _ACCEPT = TypeAdapter(AcceptRecord)
 _DISPATCH = TypeAdapter(DispatchRecord)
 _TERMINAL = TypeAdapter(TerminalRecord)
+_SESSION = TypeAdapter(SessionRecord)
 
 
 class RecordFormatError(ValueError):
@@ -54,6 +60,16 @@ def encode_terminal(record: TerminalRecord) -> str:
 def decode_terminal(version: int, text: str) -> TerminalRecord:
     """Reads what `encode_terminal` wrote. Raises `RecordFormatError`."""
     return _decode(_TERMINAL, version, text)
+
+
+def encode_session(record: SessionRecord) -> str:
+    """Returns the record as text."""
+    return _SESSION.dump_json(record).decode()
+
+
+def decode_session(version: int, text: str) -> SessionRecord:
+    """Reads what `encode_session` wrote. Raises `RecordFormatError`."""
+    return _decode(_SESSION, version, text)
 
 
 def _decode(adapter: TypeAdapter[_T], version: int, text: str) -> _T:

@@ -16,7 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, assert_never
 
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    Record,
+    SessionForgotten,
+    SessionRecord,
+    TerminalRecord,
+)
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.store import codec, schema
 from orchestrator_core.store.port import (
@@ -26,6 +33,7 @@ from orchestrator_core.store.port import (
     StoreError,
     StoreOutcomeUnknownError,
     StoreUnavailableError,
+    latest_only,
 )
 
 LOCK_WAIT_S = 0.25
@@ -99,7 +107,7 @@ class JournalFile:
         """Tells whether every record of a batch is durable. Raises `StoreUnavailableError`."""
         connection = self._ready()
         try:
-            return all(_has(connection, record) for record in batch)
+            return all(_has(connection, record) for record in latest_only(batch))
         except sqlite3.Error as error:
             raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
 
@@ -177,6 +185,7 @@ class JournalFile:
             self._read(connection, schema.READ_ACCEPTS, codec.decode_accept),
             self._read(connection, schema.READ_DISPATCHES, codec.decode_dispatch),
             self._read(connection, schema.READ_TERMINALS, codec.decode_terminal),
+            self._read(connection, schema.READ_SESSIONS, codec.decode_session, "session"),
         )
         last_ms = max(pruned_last_ms, _last_ms(recovered))
         return Opened(self._epoch, last_ms, recovered, journal_id)
@@ -201,17 +210,23 @@ class JournalFile:
                 f"{self.path} has schema version {row[0]}, this orchestrator reads"
                 f" {schema.SCHEMA_VERSION}: run the version that wrote it, or name another file"
             )
+        for statement in schema.CREATE_LATER:
+            connection.execute(statement)
 
     def _read(
-        self, connection: sqlite3.Connection, query: str, decode: Callable[..., _T]
+        self,
+        connection: sqlite3.Connection,
+        query: str,
+        decode: Callable[..., _T],
+        kind: str = "job",
     ) -> tuple[_T, ...]:
         records = []
-        for job_id, *columns in connection.execute(query):
+        for name, *columns in connection.execute(query):
             try:
                 records.append(decode(*columns))
             except codec.RecordFormatError as error:
                 raise StoreCorruptError(
-                    f"{self.path} holds a record of job {job_id} that cannot be read ({error}):"
+                    f"{self.path} holds a record of {kind} {name} that cannot be read ({error}):"
                     " run the version that wrote it, or restore a copy"
                 ) from error
         return tuple(records)
@@ -244,7 +259,7 @@ class JournalFile:
         for record in batch:
             if isinstance(record, AcceptRecord):
                 self._insert_accept(connection, record)
-        for record in batch:
+        for record in latest_only(batch):
             self._insert_other(connection, record)
 
     def _insert_accept(self, connection: sqlite3.Connection, record: AcceptRecord) -> None:
@@ -286,6 +301,16 @@ class JournalFile:
                         *(codec.FORMAT_VERSION, codec.encode_terminal(record)),
                     ),
                 )
+            case SessionRecord():
+                connection.execute(
+                    schema.PUT_SESSION,
+                    (
+                        *(record.identity, record.session_id, self._epoch),
+                        *(codec.FORMAT_VERSION, codec.encode_session(record)),
+                    ),
+                )
+            case SessionForgotten():
+                connection.execute(schema.DELETE_SESSION, (record.identity, record.session_id))
             case _:
                 assert_never(record)
 
@@ -316,9 +341,19 @@ def _has(connection: sqlite3.Connection, record: Record) -> bool:
             found = connection.execute(schema.HAS_DISPATCH, (record.job_id, record.attempt))
         case TerminalRecord():
             found = connection.execute(schema.HAS_TERMINAL, (record.job_id,))
+        case SessionRecord() | SessionForgotten():
+            return _has_session(connection, record)
         case _:
             assert_never(record)
     return found.fetchone() is not None
+
+
+def _has_session(connection: sqlite3.Connection, record: SessionRecord | SessionForgotten) -> bool:
+    key = (record.identity, record.session_id)
+    row = connection.execute(schema.GET_SESSION, key).fetchone()
+    if isinstance(record, SessionForgotten):
+        return row is None
+    return row is not None and row[0] == codec.encode_session(record)
 
 
 def _delete(connection: sqlite3.Connection, job_ids: Sequence[str]) -> None:
@@ -332,6 +367,7 @@ def _last_ms(recovered: Recovered) -> int:
         *(record.accepted_ms for record in recovered.accepts),
         *(record.sent_ms for record in recovered.dispatches),
         *(record.ended_ms for record in recovered.terminals),
+        *(record.used_ms for record in recovered.sessions),
         0,
     )
 

@@ -46,7 +46,7 @@ BUDGETS: Final[Mapping[str, int]] = {
     "model_id": 1024,
     "device": 1024,
     "outcome": 8,
-    "policy": 8,
+    "policy": 24,
     "mode": 8,
     "kind": 8,
     "direction": 8,

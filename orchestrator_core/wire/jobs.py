@@ -87,7 +87,10 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal
     prompt_bytes = _check_input(spec, context.limits, bad)
     check_sampling(spec.sampling, bad)
     _check_numbers(spec, bad)
-    _check_budgets(spec.budgets, bad)
+    _check_budgets("spec.budgets", spec.budgets, bad)
+    _check_budgets("spec.session_budgets", spec.session_budgets, bad)
+    if spec.HasField("session_budgets") and not spec.session_id:
+        bad.add("spec.session_budgets", "needs a session: set session_id, or use budgets")
     _check_requirements(spec.requirements, context.limits, bad)
     _check_labels(spec, context.limits, bad)
     _check_times(spec, context.now_ms, bad)
@@ -169,10 +172,10 @@ def _check_numbers(spec: job_pb2.JobSpec, bad: Violations) -> None:
         bad.positive("spec.required_ctx", spec.required_ctx)
 
 
-def _check_budgets(budgets: job_pb2.Budgets, bad: Violations) -> None:
+def _check_budgets(path: str, budgets: job_pb2.Budgets, bad: Violations) -> None:
     for name in _BUDGETS:
         if budgets.HasField(name):
-            bad.positive(f"spec.budgets.{name}", getattr(budgets, name))
+            bad.positive(f"{path}.{name}", getattr(budgets, name))
 
 
 def _check_requirements(needs: job_pb2.Requirements, limits: WireLimits, bad: Violations) -> None:
@@ -269,6 +272,7 @@ def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobS
         failover=_failover(spec),
         cancel_on_disconnect=spec.on_disconnect == job_pb2.ON_DISCONNECT_CANCEL,
         budgets=_budgets(spec.budgets),
+        session_budgets=_budgets(spec.session_budgets),
     )
 
 

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    Record,
+    SessionForgotten,
+    TerminalRecord,
+)
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.core.outcome import Finish
 from orchestrator_core.store.memory import CommitFault, MemoryStore
@@ -22,7 +28,7 @@ from orchestrator_core.store.port import (
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import PRUNE_CHUNK, SqliteStore
-from tests.conformance.store_records import accept, dispatch, terminal
+from tests.conformance.store_records import accept, dispatch, session, terminal
 from tests.unit.orchestrator_core.store.commit_breaks import CommitBreaks
 from tests.unit.orchestrator_core.store.strategies import strategy_of
 
@@ -380,3 +386,43 @@ async def test_prune_does_not_turn_the_clock_back(medium: Medium, store: Store) 
     await again.close()
 
     assert (opened.last_ms, opened.recovered) == (500, Recovered())
+
+
+async def test_of_a_session_the_latest_record_counts(medium: Medium, store: Store) -> None:
+    """ORCH-3021, ORCH-3099: within a batch and over batches, and nothing of one that is over."""
+    await store.commit([session("s", turns=1), session("t"), session("s", turns=2)])
+    await store.commit([session("s", turns=3), session("u"), SessionForgotten("client", "t")])
+    await store.commit([SessionForgotten("client", "u"), session("u", turns=9)])
+
+    recovered = await reopened(medium, store)
+
+    assert recovered.sessions == (session("s", turns=3), session("u", turns=9))
+
+
+async def test_an_unknown_batch_of_sessions_is_read_back(medium: Medium) -> None:
+    """Whether it was written is seen from the last record of each session alone."""
+    store = medium.store()
+    await store.open()
+    await store.commit([session("t")])
+    batch = [accept(1), session(turns=1), session(turns=2), SessionForgotten("client", "t")]
+    held = []
+    for fault in (CommitFault.UNKNOWN_LOST, CommitFault.UNKNOWN_WRITTEN):
+        medium.plan.append(fault)
+        with pytest.raises(StoreOutcomeUnknownError):
+            await store.commit(batch)
+        held.append(await store.holds(batch))
+
+    recovered = await reopened(medium, store)
+
+    assert held == [False, True]
+    assert recovered.sessions == (session(turns=2),)
+
+
+async def test_the_clock_never_goes_below_a_session(medium: Medium, store: Store) -> None:
+    """Its jobs may have been deleted since."""
+    await store.commit([session(used_ms=77)])
+    await store.close()
+
+    opened = await medium.store().open()
+
+    assert opened.last_ms == 77

@@ -53,6 +53,7 @@ from llamaorch_client.model import (
     Receipt,
     ReplicaSet,
     ResumeMode,
+    Session,
     Shortfall,
     Usage,
 )
@@ -135,6 +136,7 @@ __all__ = [
     "RetryOptions",
     "Sampling",
     "ServerError",
+    "Session",
     "Shortfall",
     "Started",
     "StreamOptions",

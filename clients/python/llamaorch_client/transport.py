@@ -13,6 +13,7 @@ from opentelemetry.context import Context
 from llamaorch.orchestrator.v1 import (
     orchestrator_service_pb2_grpc,
     pool_admin_service_pb2_grpc,
+    session_service_pb2_grpc,
 )
 from llamaorch_client.errors import LlamaOrchError, from_rpc_error
 from llamaorch_client.metadata import (
@@ -57,6 +58,7 @@ class Transport:
         self.options = options
         self.jobs = orchestrator_service_pb2_grpc.OrchestratorServiceStub(self._channel)
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(self._channel)
+        self.sessions = session_service_pb2_grpc.SessionServiceStub(self._channel)
         self.health = health_pb2_grpc.HealthStub(self._channel)
 
     async def close(self) -> None:

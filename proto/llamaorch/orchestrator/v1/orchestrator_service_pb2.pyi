@@ -82,7 +82,9 @@ class EnqueueResponse(_message.Message):
     """True when this is the first answer again for a repeated request_id."""
     @_builtins.property
     def remaining(self) -> _job_pb2.Budgets:
-        """What is left of the session's budgets; absent without budgets."""
+        """What further jobs of the session may spend: what neither was spent nor is set aside, for this job too; absent
+        without budgets.
+        """
 
     def __init__(
         self,

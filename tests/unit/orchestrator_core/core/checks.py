@@ -60,6 +60,7 @@ class Checks:
         self._jobs_are_somewhere(state)
         self._pools_are_exact(state, world.core._last_ms)
         self._timers_are_bound(state, world)
+        self._sessions_add_up(state)
         self._effects_are_lawful(state, effects)
         self._order_of_arrival(state, effects)
         self._nobody_waits_in_vain(state, world.core._last_ms)
@@ -134,6 +135,20 @@ class Checks:
         anew = {p.snapshot.pool_id for p in state.pools.values() if _open(state, p, now_ms)}
         assert set(state.available) == anew
 
+    def _sessions_add_up(self, state: State) -> None:
+        """Holds belong to jobs that may still take something; bounds and idleness are kept."""
+        idle = set(state.sessions._idle)
+        warm = [key for keys in state.sessions._warm.values() for key in keys]
+        assert len(warm) == len(set(warm)), "a session is warm at one pool"
+        for session in state.sessions:
+            assert (session.key in idle) == (not session.held)
+            assert (session.key in warm) == bool(session.pool_id)
+            assert 0 <= session.turns <= state.config.session_turns_max
+            for job_id in session.held:
+                job = state.jobs[job_id]
+                assert job.spec.session_id == session.session_id
+                assert job.live or (job.attempt and job.attempt.key in state.attempts)
+
     def _timers_are_bound(self, state: State, world: Shell) -> None:
         """Every deadline lies ahead and belongs to something that exists."""
         due_ms = world.core.next_deadline_ms()
@@ -146,6 +161,7 @@ class Checks:
             TimerKind.POOL_REOPENS: state.pools.keys(),
             TimerKind.POOL_STALE: state.pools.keys(),
             TimerKind.FORGET: state.ended.keys(),
+            TimerKind.SESSION: {session.key for session in state.sessions},
             TimerKind.QUEUE_TIMEOUT: {j.job_id for j in _waiting(state.queue)},
         }
         live = {j.job_id for j in state.jobs.values() if j.live}

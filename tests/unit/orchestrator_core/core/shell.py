@@ -20,6 +20,8 @@ from orchestrator_core.core.effects import (
     SendRelease,
     SendStart,
     SendVerdicts,
+    SessionForgotten,
+    SessionRecord,
     TerminalRecord,
 )
 from orchestrator_core.core.events import (
@@ -56,6 +58,7 @@ class Journal:
     accepts: list[AcceptRecord] = field(default_factory=list)
     dispatches: list[DispatchRecord] = field(default_factory=list)
     terminals: list[TerminalRecord] = field(default_factory=list)
+    sessions: dict[tuple[str, str], SessionRecord] = field(default_factory=dict)
 
     def write(self, records: list[Record]) -> None:
         """Makes a batch durable."""
@@ -64,12 +67,21 @@ class Journal:
                 self.accepts.append(record)
             elif isinstance(record, DispatchRecord):
                 self.dispatches.append(record)
-            else:
+            elif isinstance(record, TerminalRecord):
                 self.terminals.append(record)
+            elif isinstance(record, SessionRecord):
+                self.sessions[record.identity, record.session_id] = record
+            else:
+                self.sessions.pop((record.identity, record.session_id), None)
 
     def content(self) -> Recovered:
         """What a start reads back."""
-        return Recovered(tuple(self.accepts), tuple(self.dispatches), tuple(self.terminals))
+        return Recovered(
+            tuple(self.accepts),
+            tuple(self.dispatches),
+            tuple(self.terminals),
+            tuple(self.sessions.values()),
+        )
 
 
 Observer = Callable[[Any, Event, list[Effect]], None]
@@ -110,7 +122,7 @@ class Shell:
         return effects
 
     def _carry_out(self, effect: Effect) -> None:
-        if isinstance(effect, AcceptRecord | DispatchRecord | TerminalRecord):
+        if isinstance(effect, Record):
             self.pending.records.append(effect)
         elif isinstance(effect, SendVerdicts):
             self.hosts[effect.host_id].obey(effect)
@@ -194,5 +206,7 @@ def _job_of(effect: Effect) -> str:
         return effect.spec.job_id
     if isinstance(effect, ReplyAccepted):
         return effect.receipt.job_id
+    if isinstance(effect, SessionRecord | SessionForgotten):
+        return ""
     assert isinstance(effect, DispatchRecord | TerminalRecord | SendCancel | JobEnded)
     return effect.job_id

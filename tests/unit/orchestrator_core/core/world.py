@@ -67,7 +67,11 @@ def fleet(rng: random.Random, *, memory: bool) -> dict[str, SimHost]:
 
 
 class World(Shell):
-    """Random moves. `memory` bounds keys and values at pools, `faults` lets things break."""
+    """Random moves.
+
+    `memory` bounds keys and values at pools, `faults` lets things break, `sessions` lets jobs
+    belong to conversations.
+    """
 
     def __init__(
         self,
@@ -76,12 +80,14 @@ class World(Shell):
         *,
         memory: bool = True,
         faults: bool = True,
+        sessions: bool = True,
         observe: Observer | None = None,
     ) -> None:
         self.rng = random.Random(seed)  # noqa: S311 - a test case, not a secret
         super().__init__(config, fleet(self.rng, memory=memory), observe)
         self.memory = memory
         self.faults = faults
+        self.sessions = sessions
         self._old_snapshots: list[PoolSnapshot] = []
         self._specs: list[JobSpec] = []
         self._links = 0
@@ -133,6 +139,13 @@ class World(Shell):
             deadline_ms=self.now_ms + rng.randint(1, 4_000) if rng.random() < 0.15 else None,
             queue_timeout_ms=rng.randint(1, 4_000) if rng.random() < 0.15 else None,
         )
+        if self.sessions:
+            new = replace(
+                new,
+                session_id=rng.choice(("", "", "s1", "s2", "s3")),
+                kv_reuse=rng.random() < 0.5,
+                max_tokens=rng.choice((None, 10, 20)),
+            )
         self._specs.append(new)
         self.step(EnqueueRequested(new, number))
 
