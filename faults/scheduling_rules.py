@@ -73,28 +73,40 @@ def bounded_queue(observed: Observed) -> Iterator[Violation]:
 
 
 def _victims(observed: Observed) -> Iterator[Violation]:
+    """The end of a victim and the accept for which it went may be written in either order."""
     queue, victims = _Queue(), dict[str, JournalAccepted]()
+    ends: dict[str, JournalEnded] = {}
     for event in observed.events:
         match event:
             case JournalAccepted():
                 if event.displaced in queue.waiting:
                     victims[event.displaced] = event
                     yield from _judged(queue, event)
+                    del queue.waiting[event.displaced]
                 queue.waiting[event.job_id] = event
             case JournalDispatched():
                 queue.waiting.pop(event.job_id, None)
             case JournalEnded():
-                queue.waiting.pop(event.job_id, None)
-                if event.state == "DROPPED" and event.job_id not in victims:
-                    yield Violation("I7", event.job_id, "dropped for nobody", (event,))
+                ends[event.job_id] = event
+                if event.state != "DROPPED":
+                    queue.waiting.pop(event.job_id, None)
             case _:
                 pass
-    ends = {end.job_id: end for end in observed.all(JournalEnded)}
+    yield from _told(victims, ends)
+
+
+def _told(
+    victims: dict[str, JournalAccepted], ends: dict[str, JournalEnded]
+) -> Iterator[Violation]:
+    """Who was displaced is dropped, and nobody else."""
     for victim, newcomer in victims.items():
-        end = ends.get(victim)
-        if end is None or end.state != "DROPPED":
-            proof = (newcomer,) if end is None else (newcomer, end)
+        found = ends.get(victim)
+        if found is None or found.state != "DROPPED":
+            proof = (newcomer,) if found is None else (newcomer, found)
             yield Violation("I7", victim, "displaced, but not told so", proof)
+    for end in ends.values():
+        if end.state == "DROPPED" and end.job_id not in victims:
+            yield Violation("I7", end.job_id, "dropped for nobody", (end,))
 
 
 def _judged(queue: _Queue, newcomer: JournalAccepted) -> Iterator[Violation]:

@@ -81,7 +81,7 @@ class OutputLog:
         self._bytes_max = bytes_max
         self._items: list[Item] = []
         self._base = 0
-        self._readers: set[Reader] = set()
+        self._readers: dict[Reader, None] = {}
         self._hash: hashlib._Hash | None = hashlib.sha256()
         self._expected: int | None = None
         self.attempt = 0
@@ -230,12 +230,12 @@ class OutputLog:
         index = bisect_left(self._items, offset, key=_end)
         reader = Reader(self, self._base + index, point)
         reader.settle()
-        self._readers.add(reader)
+        self._readers[reader] = None
         return reader
 
     def close(self, reader: "Reader") -> None:
         """Forgets a reader."""
-        self._readers.discard(reader)
+        self._readers.pop(reader, None)
 
     def digest(self) -> int | None:
         """Digest of all text so far: first eight bytes, big-endian, of its SHA-256.
