@@ -7,7 +7,7 @@ from enum import StrEnum
 
 PAUSE_MS = (0, 800)
 STOP_MS = (100, 8_000)
-MOMENT_MS = (300, 4_000)
+MOMENT_MS = (1_000, 9_000)
 PASSES_MAX = 4
 # Points on the way to readiness are passed once in a life.
 ONCE = frozenset({"journal.opened", "listening", "register.before", "register.after"})
