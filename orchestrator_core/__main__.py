@@ -7,6 +7,9 @@ import asyncio
 import os
 import sys
 
+import structlog
+
+from orchestrator_core import failpoints
 from orchestrator_core.config import ConfigError, load
 from orchestrator_core.server import CannotStartError, run
 from orchestrator_core.telemetry.logs import configure_logs
@@ -16,12 +19,15 @@ EXIT_CANNOT_START = 2
 # 5 ms a commit waits tens of milliseconds for its turn.
 SWITCH_INTERVAL_S = 0.0005
 
+_log = structlog.get_logger("orchestratord")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs orchestratord until a signal; returns the exit code."""
     try:
         config = load(sys.argv[1:] if argv is None else argv, os.environ)
         configure_logs(config.log_level, config.log_format)
+        _arm(os.environ.get(failpoints.VARIABLE, ""))
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         asyncio.run(run(config))
     except ConfigError as error:
@@ -32,6 +38,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"orchestratord: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
     return 0
+
+
+def _arm(failpoint: str) -> None:
+    try:
+        failpoints.arm(failpoint)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    if failpoint:
+        _log.warning("failpoint_armed", failpoint=failpoint, human="It will die where it was told.")
 
 
 if __name__ == "__main__":

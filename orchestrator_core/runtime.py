@@ -12,6 +12,7 @@ from typing import Protocol, assert_never
 
 import structlog
 
+from orchestrator_core import failpoints
 from orchestrator_core.clock import Clock
 from orchestrator_core.commit import CommitGate
 from orchestrator_core.core.effects import (
@@ -294,7 +295,9 @@ class Runtime:
             effect = replace(effect, outcome=Outcome(error=replace(error, metadata=told)))
         output = wire_events.Output(log.next_offset, log.digest() if expected is None else None)
         entry = encode_event(wire_events.ended(effect, output))
+        failpoints.reach("end.before")
         self.relay.finish(effect.job_id, entry, expected)
+        failpoints.reach("end.after")
 
     def _revert(
         self, job_ids: tuple[str, ...], replies: Sequence[ReplyAccepted | ReplyState]

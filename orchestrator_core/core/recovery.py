@@ -52,6 +52,8 @@ def recover(state: State, event: Recovered, now_ms: int) -> None:
     for job in state.jobs.values():
         if job.live:
             _resume(state, job, now_ms)
+    if event.accepts:
+        state.hosts_due_ms = now_ms + state.config.reattach_grace_ms
 
 
 def _job(accept: AcceptRecord) -> Job:

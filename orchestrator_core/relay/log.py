@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
+from orchestrator_core.relay.retelling import outcome_at, resumed_at
 from orchestrator_core.wire.frames import encode_token_event
 
 # Sending several events in one message is the main lever on cost per token; this bounds such a
@@ -60,6 +61,7 @@ class OutputLog:
     """
 
     __slots__ = (
+        "_announced",
         "_base",
         "_bytes_max",
         "_expected",
@@ -84,6 +86,7 @@ class OutputLog:
         self._readers: dict[Reader, None] = {}
         self._hash: hashlib._Hash | None = hashlib.sha256()
         self._expected: int | None = None
+        self._announced = (0, b"")
         self.attempt = 0
         self.next_index = 0
         self.next_offset = 0
@@ -124,7 +127,8 @@ class OutputLog:
         return True
 
     def append_event(self, entry: bytes) -> None:
-        """Adds an event other than text, at the present place of the output."""
+        """Adds an event other than text, at the present place of the output: of a new attempt."""
+        self._announced = (self.attempt, entry)
         self._append(Item(self.attempt, self.next_offset, 0, self.digest(), entry))
 
     def set_metrics(self, entry: bytes) -> None:
@@ -212,6 +216,20 @@ class OutputLog:
         """True when no more text may come: the outcome and all text before it are here."""
         return self.final is not None and self.next_offset >= (self._expected or 0)
 
+    @property
+    def textless(self) -> bool:
+        """True for the outcome of a job that did not finish, told again after a restart.
+
+        What text there was nobody knows.
+        """
+        return self.final is not None and self._expected is None and not self.next_offset
+
+    def announcement(self, attempt: int, text_offset: int) -> Item:
+        """The `resumed` of an attempt for a reader that missed it."""
+        known, entry = self._announced
+        told = resumed_at(attempt, entry if known == attempt else b"", text_offset)
+        return Item(attempt, text_offset, 0, None, told)
+
     def open(self, resume: events_pb2.ResumePoint | None) -> "Reader":
         """Opens a reader at the beginning or at a resume point.
 
@@ -225,7 +243,7 @@ class OutputLog:
         offset = point.text_offset
         if offset < self.oldest_offset:
             raise self.out_of_window("the resume point is no longer held")
-        if offset > self.next_offset and self.complete:
+        if offset > self.next_offset and self.complete and not self.textless:
             raise self.out_of_window("the resume point lies beyond the output")
         index = bisect_left(self._items, offset, key=_end)
         reader = Reader(self, self._base + index, point)
@@ -283,6 +301,7 @@ class Reader:
         "_offset",
         "_position",
         "_proof",
+        "_told",
         "changed",
         "done",
     )
@@ -295,6 +314,7 @@ class Reader:
         # attempt is new to it, and the digest is to be compared once.
         named = resume.attempt != 0 or resume.text_offset != 0
         self._attempt = resume.attempt if named else -1
+        self._told = resume.attempt
         self._proof: int | None = resume.prefix_digest if named else None
         self._metrics_version = log.metrics_version
         self.changed = asyncio.Event()
@@ -320,9 +340,10 @@ class Reader:
         if size >= MESSAGE_BYTES:
             self.changed.set()
         elif log.complete and log.final is not None:
-            if self._offset > log.next_offset:
+            ahead = self._offset > log.next_offset
+            if ahead and not log.textless:
                 raise log.out_of_window("the resume point lies beyond the output")
-            entries.append(log.final)
+            entries.append(outcome_at(log.final, self._offset) if ahead else log.final)
             self.done = True
         elif log.metrics_version != self._metrics_version:
             self._metrics_version = log.metrics_version
@@ -345,6 +366,9 @@ class Reader:
             self._prove(item)
         if item is not None and item.text_offset > self._offset:
             raise log.out_of_window("output before the next batch was lost")
+        if item is not None and item.text_bytes and 0 < self._told < item.attempt:
+            # It was announced at a place that this reader has passed long ago.
+            return log.announcement(item.attempt, self._offset)
         return item
 
     def _has(self, item: Item) -> bool:
@@ -354,7 +378,9 @@ class Reader:
         return here or item.text_offset < self._offset
 
     def _pass(self, item: Item) -> None:
-        self._position += 1
+        self._told = max(self._told, item.attempt)
+        if item is self._log.item(self._position):
+            self._position += 1
         if item.text_bytes:
             self._offset = _end(item)
             self._attempt = -1

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from llamaorch.pool.v1 import dispatch_pb2
+from orchestrator_core import failpoints
 from orchestrator_core.hosts.link import HostLink
 from orchestrator_core.relay.log import Frame
 from orchestrator_core.runtime import Runtime
@@ -46,6 +47,7 @@ class FrameReader:
         for ended in frame.ended:
             key = link.key(ended.handle)
             if key is not None:
+                failpoints.reach("end.read")
                 runtime.submit(wire_dispatch.attempt_ended(ended, key, frame.frame_seq))
                 self._heard.pop(ended.handle, None)
         link.frame_seq = max(link.frame_seq, frame.frame_seq)
@@ -68,8 +70,12 @@ class FrameReader:
             if key is None:
                 continue
             frame = Frame(key[1], first_index, pieces, text_offset, text_bytes, chunk)
+            if first_index == 0:
+                failpoints.reach("output.first.before")
             if self._append(handle, key[0], frame) is not None:
                 read[handle] = text_offset + text_bytes
+            if first_index == 0:
+                failpoints.reach("output.first.after")
             self._progress(handle, key[0], key[1])
         self._link.acknowledge(read)
 

@@ -7,6 +7,7 @@ from itertools import islice
 import grpc
 
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
+from orchestrator_core import failpoints
 from orchestrator_core.core.job import Job, JobSpec
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.states import JobState
@@ -76,12 +77,18 @@ class OrchestratorServicer:
                 correlation_id=rpc.correlation_id(context),
             )
             receipt = await self._runtime.enqueue(spec)
+        failpoints.reach("reply.before")
+        if failpoints.armed():
+            # The stubs leave out the context, with which grpcio calls it.
+            context.add_done_callback(_answered)  # type: ignore[arg-type]
         return receipt_to_proto(receipt)
 
     async def cancel(self, request: pb.CancelRequest, context: rpc.Context) -> pb.CancelResponse:
         """Cancels a job; answers its true state once that is durable."""
         with self._telemetry.rpc("cancel", context.invocation_metadata()):
+            failpoints.reach("cancel.before")
             job = await self._runtime.cancel(request.job_id)
+            failpoints.reach("cancel.after")
         return pb.CancelResponse(job=job_to_proto(self._view(job)))
 
     async def stream_tokens(
@@ -191,3 +198,7 @@ def _page_start(token: str) -> int | None:
         text = "page_token is not one of this server's"
         raise RefusalError(Refusal(Reason.INVALID_PARAMS, text, violations=(wrong,)))
     return int(token)
+
+
+def _answered(_: object) -> None:
+    failpoints.reach("reply.after")
