@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -119,12 +119,12 @@ class ClientCall:
             return
         connection.client_calls[self] = None
         server = self._server = ServerCall(self, connection, self._method, self._metadata)
-        connection.up.send(server.opened)
+        connection.to_server(server.opened)
         if request is not None:
             data = self._encode(request)
-            connection.up.send(lambda: server.inbox.put(data))
+            connection.to_server(lambda: server.inbox.put(data))
         if half_close:
-            connection.up.send(server.inbox.end)
+            connection.to_server(server.inbox.end)
 
     def limit(self, timeout_s: float) -> None:
         """Gives up after a time."""
@@ -218,7 +218,7 @@ class ClientCall:
 
     def _tell_cancel(self) -> None:
         if self._connection is not None and self._server is not None:
-            self._connection.up.send(self._server.broken)
+            self._connection.to_server(self._server.broken)
 
     def done(self) -> bool:
         """True when the call is over."""
@@ -250,13 +250,13 @@ class ClientCall:
             self._raise_for_status()
             return
         data, inbox = self._encode(message), self._server.inbox
-        self._connection.up.send(lambda: inbox.put(data))
+        self._connection.to_server(lambda: inbox.put(data))
         await asyncio.sleep(0)
 
     async def done_writing(self) -> None:
         """Closes this direction."""
         if self._connection is not None and self._server is not None:
-            self._connection.up.send(self._server.inbox.end)
+            self._connection.to_server(self._server.inbox.end)
 
 
 class ServerCall:
@@ -274,6 +274,7 @@ class ServerCall:
         self._handler: Any = None
         self._task: asyncio.Task[None] | None = None
         self._over = False
+        self._when_done: list[Callable[[ServerCall], None]] = []
 
     def opened(self) -> None:
         """The call arrives: its handler begins."""
@@ -289,8 +290,7 @@ class ServerCall:
 
     def broken(self) -> None:
         """The client is gone, or does not want it any more."""
-        self._over = True
-        self._connection.server_calls.pop(self, None)
+        self._close()
         if self._task is not None:
             self._task.cancel()
 
@@ -325,15 +325,26 @@ class ServerCall:
             await self.write(await handler.unary_unary(request, self))
 
     def _send(self, deliver: Any) -> None:
-        if not self._over and self._connection.server.process.alive:
-            self._connection.down.send(deliver)
+        if not self._over:
+            self._connection.to_client(deliver)
 
     def _finish(self, code: grpc.StatusCode, details: str, trailing: Pairs) -> None:
         self._send(lambda: self._client.finish(code, details, trailing))
+        self._close()
+
+    def _close(self) -> None:
         self._over = True
         self._connection.server_calls.pop(self, None)
+        callbacks, self._when_done = self._when_done, []
+        if self._connection.server.process.alive:
+            for callback in callbacks:
+                callback(self)
 
     # --- what grpc.aio offers
+
+    def add_done_callback(self, callback: "Callable[[ServerCall], None]") -> None:
+        """Calls back once the call is over."""
+        self._when_done.append(callback)
 
     def invocation_metadata(self) -> Pairs:
         """The client's metadata."""

@@ -77,6 +77,16 @@ class Connection:
         self.client_thinks_open = True
         self.server_thinks_open = True
 
+    def to_server(self, deliver: Callable[[], None]) -> None:
+        """Sends something up; the dead send nothing."""
+        if self.client.alive:
+            self.up.send(deliver)
+
+    def to_client(self, deliver: Callable[[], None]) -> None:
+        """Sends something down; the dead send nothing."""
+        if self.server.process.alive:
+            self.down.send(deliver)
+
     @property
     def open(self) -> bool:
         """True while anybody thinks so."""
@@ -226,7 +236,7 @@ class Channel:
             for call in list(connection.client_calls):
                 call.cancel()
             connection.client_thinks_open = False
-            connection.up.send(connection.server_notices)
+            connection.to_server(connection.server_notices)
 
     async def __aenter__(self) -> "Channel":
         """See `grpc.aio.Channel`."""

@@ -8,6 +8,7 @@ from faults.simulation.disk import Disk, SimulatedStore
 from faults.simulation.network import Network, Server
 from faults.simulation.recorder import Recorder
 from faults.simulation.virtual_time import Process, VirtualLoop
+from orchestrator_core import failpoints
 from orchestrator_core.config import core_config
 from orchestrator_core.config_schema import Config
 from orchestrator_core.core.effects import Effect, OfferDeclined
@@ -94,6 +95,7 @@ class Orchestrator:
         """Recovers the journal and takes connections. To be run as this process."""
         store = SimulatedStore(self._disk)
         opened = await store.open()
+        failpoints.reach("journal.opened")
         config, jobs = self._config, self._config.jobs
         hosts = Hosts()
         watcher = Watcher(self._recorder, self.process, config.queue.capacity)
@@ -127,6 +129,7 @@ class Orchestrator:
         )
         handlers = [servicer.handlers() for servicer in servicers]
         self._network.serve(ADDRESS, Server(self.process, handlers, self._network.bugs))
+        failpoints.reach("listening")
         await runtime.run()
 
     def measures(self) -> dict[str, int]:

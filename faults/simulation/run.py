@@ -4,8 +4,10 @@ import asyncio
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import Any, assert_never
 
+import orchestrator_core.failpoints
+import pool_managerd.failpoints
 from faults import history as h
 from faults.checker import Expect, Violation, check
 from faults.simulation.disk import Condition
@@ -22,8 +24,8 @@ from faults.simulation.scenario import (
     scenario_of,
 )
 from faults.simulation.sealed import sealed
-from faults.simulation.virtual_time import StuckError, VirtualLoop
-from faults.simulation.world import World
+from faults.simulation.virtual_time import Killed, StuckError, VirtualLoop
+from faults.simulation.world import Mine, World
 
 _PATIENCE_MS = 60_000
 _DISKS = {
@@ -68,19 +70,29 @@ def simulate(seed: int) -> Run:
     recorder = Recorder(loop)
     world = World(scenario, loop, recorder)
     bugs = world.network.bugs
-    loop.set_exception_handler(lambda _, context: bugs.append(repr(context)))
+    loop.set_exception_handler(lambda _, context: _unhandled(context, bugs))
     with sealed(random.Random(f"entropy {seed}"), world.network.channel, bugs):
+        for points in (orchestrator_core.failpoints, pool_managerd.failpoints):
+            points.watch(world.passes)
         try:
-            loop.run_until_complete(_play(world, recorder))
+            loop.run_until_complete(_play(world))
         except StuckError as error:
             bugs.append(str(error))
         finally:
+            for points in (orchestrator_core.failpoints, pool_managerd.failpoints):
+                points.watch(None)
             loop.clean_up()
             loop.close()
     return _judged(world, recorder, loop.now_ms)
 
 
-async def _play(world: World, recorder: Recorder) -> None:
+def _unhandled(context: dict[str, Any], bugs: list[str]) -> None:
+    """An error that nobody handles is a bug; being killed is none."""
+    if not isinstance(context.get("exception"), Killed):
+        bugs.append(repr(context))
+
+
+async def _play(world: World) -> None:
     loop = asyncio.get_running_loop()
     world.start()
     await asyncio.sleep(READY_MS / 1000)
@@ -90,7 +102,7 @@ async def _play(world: World, recorder: Recorder) -> None:
     for blow in world.scenario.blows:
         await asyncio.sleep(max(0.0, blow.at_ms / 1000 - loop.time()))
         world.tally.blows += 1
-        await _strike(world, blow)
+        _strike(world, blow)
     await asyncio.sleep(max(0.0, world.scenario.heal_ms / 1000 - loop.time()))
     world.heal()
     clients += [client.process.spawn(client.last_look()) for client in world.clients]
@@ -106,7 +118,7 @@ async def _over(world: World, tasks: list[asyncio.Task[None]], limit_ms: int) ->
     world.network.bugs.extend("a client was not done in time" for _ in late)
 
 
-async def _strike(world: World, blow: Blow) -> None:
+def _strike(world: World, blow: Blow) -> None:
     """Does what a fault says, to whom its `chance` names."""
     draw = random.Random(blow.chance)
     match blow.fault:
@@ -119,9 +131,13 @@ async def _strike(world: World, blow: Blow) -> None:
         case Fault.SLOW_NETWORK:
             world.slow_network(draw.choice((10.0, 200.0)), blow.for_ms)
         case Fault.KILL_ORCHESTRATOR:
-            await world.kill_orchestrator(blow.for_ms, _notice_s(draw))
+            world.kill_orchestrator(blow.for_ms, _notice_s(draw))
         case Fault.KILL_HOST:
             world.kill_host(draw.choice(list(world.hosts)), blow.for_ms, _notice_s(draw))
+        case Fault.KILL_AT_POINT:
+            points = draw.choice((orchestrator_core.failpoints, pool_managerd.failpoints)).POINTS
+            name, passes = draw.choice(sorted(points)), draw.randint(1, 4)
+            world.lay(Mine(points, name, passes, blow.for_ms, _notice_s(draw)))
         case Fault.KILL_ENGINE:
             world.kill_engine(draw.random())
         case Fault.SLOW_DISK | Fault.FULL_DISK | Fault.UNSURE_DISK:

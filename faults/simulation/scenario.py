@@ -27,6 +27,7 @@ class Fault(enum.Enum):
     KILL_ORCHESTRATOR = "orchestratord is killed"
     KILL_HOST = "a pool-managerd is killed, with its engines"
     KILL_ENGINE = "an engine dies"
+    KILL_AT_POINT = "a service is killed as it passes a named point"
     SLOW_DISK = "each commit takes seconds"
     FULL_DISK = "no commit succeeds"
     UNSURE_DISK = "half of the commits have an unknown outcome"
@@ -37,9 +38,10 @@ _OFTEN = {
     Fault.STALL: 5,
     Fault.REFUSE: 2,
     Fault.SLOW_NETWORK: 2,
-    Fault.KILL_ORCHESTRATOR: 5,
+    Fault.KILL_ORCHESTRATOR: 4,
     Fault.KILL_HOST: 3,
     Fault.KILL_ENGINE: 4,
+    Fault.KILL_AT_POINT: 8,
     Fault.SLOW_DISK: 2,
     Fault.FULL_DISK: 2,
     Fault.UNSURE_DISK: 3,

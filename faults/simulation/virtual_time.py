@@ -26,6 +26,10 @@ class StuckError(Exception):
     """The run goes nowhere: nothing will ever happen, or too much happens at one instant."""
 
 
+class Killed(BaseException):
+    """Ends the code that runs while its own process is killed. What it unwinds is closed off."""
+
+
 class Process:
     """What dies together. `tasks` are all that it ever started."""
 
@@ -101,17 +105,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def freeze(self, process: Process) -> None:
         """Kills a process: nothing of it runs from now on. O(handles that wait)."""
         process.alive = False
-        ready = [handle for handle in self._ready if not _belongs(handle, process)]
-        self._parked += [handle for handle in self._ready if _belongs(handle, process)]
-        self._ready.clear()
-        self._ready.extend(ready)
-        # A timer keeps its place in the heap, so that one which is cancelled is still counted.
-        for timer in self._scheduled:
-            if _belongs(timer, process) and not timer.cancelled():
+        # A cancelled handle keeps its place: the loop has counted it already.
+        for handle in (*self._ready, *self._scheduled):
+            if _belongs(handle, process) and not handle.cancelled():
                 self._parked.append(
-                    events.Handle(timer._callback, timer._args, self, timer._context)
+                    events.Handle(handle._callback, handle._args, self, handle._context)
                 )
-                timer.cancel()
+                handle.cancel()
 
     def thaw(self) -> None:
         """Lets the dead run again, to be cleaned up."""

@@ -1,10 +1,12 @@
 """Everything that lives in one run, and what can be done to it."""
 
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import orchestrator_core.failpoints
+import pool_managerd.failpoints
 from faults import history as h
 from faults.simulation.clients import SimulatedClient
 from faults.simulation.disk import Condition, Disk
@@ -13,11 +15,22 @@ from faults.simulation.network import Connection, Network
 from faults.simulation.orchestrator import ADDRESS, Orchestrator
 from faults.simulation.recorder import Recorder
 from faults.simulation.scenario import Scenario, host_config
-from faults.simulation.virtual_time import VirtualLoop
+from faults.simulation.virtual_time import CURRENT, Killed, Process, VirtualLoop
 from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
 
 _T = TypeVar("_T")
 _GOOD_DISK = Condition(write_ms=1.0)
+
+
+@dataclass(slots=True)
+class Mine:
+    """Kills who passes a point for the n-th time. `points` are those of one service."""
+
+    points: Mapping[str, str]
+    name: str
+    passes: int
+    down_ms: int
+    notice_s: float
 
 
 @dataclass(slots=True)
@@ -48,6 +61,7 @@ class World:
             for name, plans in scenario.clients.items()
         ]
         self._healed = True
+        self._mines: list[Mine] = []
 
     # --- life and death
 
@@ -80,7 +94,7 @@ class World:
         else:
             self.network.bugs.append(f"{name} ended by itself")
 
-    async def kill_orchestrator(self, down_ms: int, notice_s: float) -> None:
+    def kill_orchestrator(self, down_ms: int, notice_s: float) -> None:
         """Kills orchestratord and starts it again after a time."""
         life = self.orchestrator
         if life is None or not life.process.alive:
@@ -89,7 +103,7 @@ class World:
         self._recorder.record(None, h.Crashed, process=ADDRESS)
         self._loop.freeze(life.process)
         self.network.died(life.process, notice_s)
-        await self._disk.crash()
+        self._disk.crash()
         self._later(down_ms, self._restart_orchestrator)
 
     def _restart_orchestrator(self) -> None:
@@ -124,6 +138,30 @@ class World:
         if engines:
             self.tally.kills += 1
             pick(engines, chosen).die()
+
+    def lay(self, mine: Mine) -> None:
+        """Waits for a service to pass a point."""
+        self._mines.append(mine)
+
+    def passes(self, name: str) -> None:
+        """A service passes a point."""
+        process = CURRENT.get()
+        if process is None or not process.alive or self._healed:
+            return
+        points = orchestrator_core if process.name == ADDRESS else pool_managerd
+        for mine in self._mines:
+            if mine.name == name and mine.points is points.failpoints.POINTS:
+                mine.passes -= 1
+                if mine.passes == 0:
+                    self._mines.remove(mine)
+                    self._blow_up(process, mine)
+                    raise Killed
+
+    def _blow_up(self, process: Process, mine: Mine) -> None:
+        if process.name == ADDRESS:
+            self.kill_orchestrator(mine.down_ms, mine.notice_s)
+        else:
+            self.kill_host(process.name, mine.down_ms, mine.notice_s)
 
     def let_loose(self) -> None:
         """From now on engines may have faults of their own."""

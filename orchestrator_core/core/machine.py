@@ -41,7 +41,7 @@ from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.scheduler import placement_input
 from orchestrator_core.core.state import State
-from orchestrator_core.core.states import JobState
+from orchestrator_core.core.states import AttemptState, JobState
 
 
 class Core:
@@ -118,6 +118,11 @@ class Core:
     def holds_slot(self, job_id: str, attempt: int) -> bool:
         """True while that attempt counts and holds a slot."""
         return (job_id, attempt) in self._state.attempts
+
+    def stopping(self, job_id: str, attempt: int) -> bool:
+        """True when a job has ended and its attempt was told to stop, but has not confirmed it."""
+        found = self._state.attempts.get((job_id, attempt))
+        return found is not None and found.state is AttemptState.CANCELLING
 
     def queue_depth(self, priority: Priority | None = None) -> int:
         """Jobs that wait, in one class or in both."""

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
-from orchestrator_core.relay.retelling import outcome_at, resumed_at
+from orchestrator_core.relay.retelling import outcome_at, resumed_at, text_of
 from orchestrator_core.wire.frames import encode_token_event
 
 # Sending several events in one message is the main lever on cost per token; this bounds such a
@@ -262,6 +262,21 @@ class OutputLog:
         """
         return None if self._hash is None else int.from_bytes(self._hash.digest()[:8], "big")
 
+    def digest_within(self, text_offset: int) -> int | None:
+        """Digest of the text before a place inside a chunk; None unless all of it is held.
+
+        O(text): chunks are kept encoded. Only a reader that comes back at such a place asks.
+        """
+        if self._hash is None or self.oldest_offset or text_offset > self.next_offset:
+            return None
+        state, done = hashlib.sha256(), 0
+        for item in self._items:
+            if item.text_bytes and done < text_offset:
+                text = text_of(item.entry)[done - item.text_offset : text_offset - item.text_offset]
+                state.update(text)
+                done += len(text)
+        return int.from_bytes(state.digest()[:8], "big")
+
     def position(self, position: int, text_offset: int) -> int:
         """Absolute position where a reader goes on that has the text up to an offset.
 
@@ -386,7 +401,7 @@ class Reader:
             self._attempt = -1
 
     def _prove(self, item: Item | None) -> None:
-        """Compares digests where a chunk begins or the text ends; elsewhere the reader's own check.
+        """Compares digests. Where the log knows none there, the reader's own check remains.
 
         The digest of the next batch covers what the reader has, so it finds what is not found here.
         """
@@ -394,6 +409,8 @@ class Reader:
         known = item.prefix_digest if item and at_item else None
         if known is None and self._log.next_offset == self._offset:
             known = self._log.digest()
+        if known is None:
+            known = self._log.digest_within(self._offset)
         if known is not None and known != self._proof:
             raise self._log.out_of_window("the digest of the text before the resume point differs")
         self._proof = None

@@ -37,6 +37,11 @@ def outcome_at(final: bytes, text_offset: int) -> bytes:
     return encode_event(event)
 
 
+def text_of(entry: bytes) -> bytes:
+    """The text in an entry; empty where it is another event."""
+    return "".join(_event(entry).tokens.pieces).encode()
+
+
 def _event(entry: bytes) -> events_pb2.JobEvent:
     events = orchestrator_service_pb2.StreamTokensResponse.FromString(entry).events
     return events[0] if events else events_pb2.JobEvent()

@@ -69,6 +69,10 @@ class FrameReader:
             key = self._link.key(handle)
             if key is None:
                 continue
+            if self._runtime.core.stopping(*key):
+                # Nothing follows an end that is decided, also while it is being written.
+                read[handle] = text_offset + text_bytes
+                continue
             frame = Frame(key[1], first_index, pieces, text_offset, text_bytes, chunk)
             if first_index == 0:
                 failpoints.reach("output.first.before")
