@@ -41,6 +41,9 @@ def _taken_back(observed: Observed, seen: StatusSeen | CancelAnswered) -> Iterat
     """A question asked after a promise was known must not be answered as if it had not been."""
     acked, ends = observed.acked.get(seen.job_id), observed.ends.get(seen.job_id)
     if seen.state == UNKNOWN_JOB:
+        kept_ms = observed.expect.retention_ms
+        if ends is not None and kept_ms is not None and seen.at_ms >= ends[0].at_ms + kept_ms:
+            return
         if acked is not None and acked.at_ms < seen.asked_ms:
             yield Violation("I1", seen.job_id, "acknowledged, then unknown", (acked, seen))
     elif seen.state not in TERMINAL_STATES and ends is not None and ends[0].at_ms < seen.asked_ms:

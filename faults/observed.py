@@ -49,6 +49,7 @@ class Expect:
         texts: The whole output of jobs that an engine in the deterministic profile ran, by job id.
         must_finish: Jobs that nothing but FINISHED is good enough for.
         settle_ms: After `Healed`, all accepted jobs must end within this time; None: not judged.
+        retention_ms: How long an ended job is known; None: for the whole run.
         drop_lru: The queue's policy is drop-lru, so its victims are known.
         slack: How far a resource of `Measured` may lie above its value before the load.
     """
@@ -56,6 +57,7 @@ class Expect:
     texts: Mapping[str, str] = field(default_factory=dict)
     must_finish: Collection[str] = ()
     settle_ms: int | None = None
+    retention_ms: int | None = None
     drop_lru: bool = True
     slack: Mapping[str, int] = field(default_factory=dict)
 

@@ -35,6 +35,7 @@ from orchestrator_core.core.effects import (
     SendRelease,
     SendStart,
     SendVerdicts,
+    StartMode,
     TerminalRecord,
 )
 from orchestrator_core.core.events import (
@@ -185,6 +186,17 @@ class Runtime:
             kv_warmth=bool(candidates and candidates[0].kv_warm),
         )
         log.set_metrics(encode_event(event))
+
+    def announce_ended(self, job_id: str, attempt: int, *, kv_warmth: bool) -> None:
+        """Tells readers of an ended job, whose output a host still holds, of which attempt it is.
+
+        After a restart nobody here has told them; the core has no part in a job that is over.
+        """
+        job = self.core.jobs.get(job_id)
+        if job is None or job.live or self.core.stopping(job_id, attempt):
+            return
+        if not self.relay.log(job_id).announced(attempt):
+            self._started(JobStarted(job_id, attempt, StartMode.FRESH, kv_warmth))
 
     async def run(self) -> None:
         """Commits what is decided, until cancelled."""

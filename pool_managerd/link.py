@@ -9,6 +9,7 @@ aio stream.
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -146,7 +147,7 @@ class Link:
         first = dispatch_pb2.Register(
             host_id=self._host.host_id,
             boot_id=self._host.boot_id,
-            version=metadata.version("llamaorch"),
+            version=_version(),
             protocol_version=wire.PROTOCOL_VERSION,
             pools=self._deps.snapshots.all(),
             epoch=self._host.epoch,
@@ -347,6 +348,12 @@ class Link:
             log.warning("command_for_unknown_pool", pool_id=message.pool_id)
         else:
             pool.reload(message.model_ref)
+
+
+@functools.cache
+def _version() -> str:
+    """Read once: a registration must not parse the metadata of the package each time."""
+    return metadata.version("llamaorch")
 
 
 def _log_lost(error: BaseException) -> None:

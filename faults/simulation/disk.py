@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
-from orchestrator_core.store.memory import MemoryStore
+from orchestrator_core.store.memory import CommitFault, MemoryStore
 from orchestrator_core.store.port import (
     Opened,
     StoreOutcomeUnknownError,
@@ -32,13 +32,29 @@ class Condition:
 class Disk:
     """What survives: the journal, and the batch that a crash may find under way."""
 
-    def __init__(self, chance: random.Random, on_durable: OnDurable = lambda _record: None) -> None:
+    def __init__(
+        self,
+        chance: random.Random,
+        on_durable: OnDurable = lambda _record: None,
+        fault: Callable[[], CommitFault] | None = None,
+    ) -> None:
         self.condition = Condition()
+        self.fault = fault or self._drawn
         self.image = MemoryStore()
         self.chance = chance
         self.under_way: Sequence[Record] = ()
         self._on_durable = on_durable
         self._written: set[tuple[str, str, int]] = set()
+
+    def _drawn(self) -> CommitFault:
+        """What goes wrong in one commit, in the present condition."""
+        drawn, condition = self.chance.random(), self.condition
+        if drawn < condition.refused:
+            return CommitFault.UNAVAILABLE
+        if drawn < condition.refused + condition.unknown:
+            written = self.chance.random() < 0.5
+            return CommitFault.UNKNOWN_WRITTEN if written else CommitFault.UNKNOWN_LOST
+        return CommitFault.NONE
 
     def write(self, batch: Sequence[Record]) -> None:
         """Makes a batch durable; tells of each record that was not there before."""
@@ -87,18 +103,17 @@ class SimulatedStore:
 
     async def commit(self, batch: Sequence[Record]) -> None:
         """See `Store.commit`."""
-        disk, condition = self._disk, self._disk.condition
+        disk = self._disk
         disk.under_way = tuple(batch)
         await self._wait()
         disk.under_way = ()
-        drawn = disk.chance.random()
-        if drawn < condition.refused:
+        fault = disk.fault()
+        if fault is CommitFault.UNAVAILABLE:
             raise StoreUnavailableError("the disk is full (injected)")
-        if drawn < condition.refused + condition.unknown:
-            if disk.chance.random() < 0.5:
-                disk.write(batch)
+        if fault is not CommitFault.UNKNOWN_LOST:
+            disk.write(batch)
+        if fault is not CommitFault.NONE:
             raise StoreOutcomeUnknownError("the outcome of the batch is unknown (injected)")
-        disk.write(batch)
 
     async def holds(self, batch: Sequence[Record]) -> bool:
         """See `Store.holds`."""

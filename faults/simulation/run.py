@@ -183,6 +183,7 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
     expect = Expect(
         texts=_texts(scenario, accepted),
         settle_ms=SETTLE_MS,
+        retention_ms=RETENTION_MS,
         drop_lru=scenario.config.queue.policy == "drop-lru",
     )
     return Run(history, stats, check(history, expect), world.network.bugs)

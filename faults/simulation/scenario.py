@@ -159,7 +159,7 @@ def host_config(host_id: str, pools: tuple[str, ...]) -> HostConfig:
 
 
 def _clients(chance: random.Random, span_ms: int) -> dict[str, list[Plan]]:
-    jobs = chance.randint(3, 10)
+    jobs = chance.randint(2, 8)
     names = [f"client{number}" for number in range(1, chance.randint(1, 3) + 1)]
     plans: dict[str, list[Plan]] = {name: [] for name in names}
     burst = chance.random() < 0.4
@@ -177,7 +177,7 @@ def _plan(chance: random.Random, request_id: str, at_ms: int) -> Plan:
     return Plan(
         request_id=request_id,
         at_ms=at_ms,
-        tokens=chance.choice((1, 3, 8, 20)),
+        tokens=chance.choice((1, 3, 6, 14)),
         seed=chance.randint(1, 1_000),
         batch=chance.random() < 0.3,
         deterministic=chance.random() < 0.5,

@@ -42,6 +42,7 @@ class FrameReader:
             key = link.key(started.handle)
             if key is not None:
                 runtime.submit(wire_dispatch.attempt_started(started, key))
+                runtime.announce_ended(*key, kv_warmth=started.kv_warmth)
         if frame.HasField("tokens"):
             self._tokens(frame.tokens)
         for ended in frame.ended:
