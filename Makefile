@@ -39,6 +39,14 @@ up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS
 test: $(DEV_STAMP) ## Run the whole test suite
 	$(BIN)/pytest -q $(ARGS)
 
+.PHONY: fault-seeds
+fault-seeds: $(DEV_STAMP) ## Run 2,000 fault seeds (COUNT=, FIRST=): both services on virtual time, judged by the history checker
+	$(BIN)/python -m faults.simulation --count $(or $(COUNT),2000) --first $(or $(FIRST),0)
+
+.PHONY: soak
+soak: $(DEV_STAMP) ## Run fault seeds for SECONDS (600), from FIRST (the time of day)
+	$(BIN)/python -m faults.simulation --seconds $(or $(SECONDS),600) --first $(or $(FIRST),$(shell date +%s))
+
 .PHONY: bench-core
 bench-core: $(DEV_STAMP) ## What a decision and a job cost the core: CPU over pools and waiting jobs, beside a bare peer
 	$(BIN)/python -m benchmarks.core $(ARGS)

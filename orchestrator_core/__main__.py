@@ -8,6 +8,9 @@ import gc
 import os
 import sys
 
+import structlog
+
+from orchestrator_core import failpoints
 from orchestrator_core.config import ConfigError, load
 from orchestrator_core.loop import Loop
 from orchestrator_core.server import CannotStartError, run
@@ -17,6 +20,8 @@ EXIT_CANNOT_START = 2
 # The journal's writer thread competes with the event loop for the interpreter; at the default of
 # 5 ms a commit waits tens of milliseconds for its turn.
 SWITCH_INTERVAL_S = 0.0005
+
+_log = structlog.get_logger("orchestratord")
 
 
 # Allocations between two looks for cyclic garbage. A relay reaches the default of 700 within
@@ -29,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load(sys.argv[1:] if argv is None else argv, os.environ)
         configure_logs(config.log_level, config.log_format)
+        _arm(os.environ.get(failpoints.VARIABLE, ""))
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.set_threshold(GC_ALLOCATIONS)
         with asyncio.Runner(loop_factory=Loop) as runner:
@@ -41,6 +47,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"orchestratord: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
     return 0
+
+
+def _arm(failpoint: str) -> None:
+    try:
+        failpoints.arm(failpoint)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    if failpoint:
+        _log.warning("failpoint_armed", failpoint=failpoint, human="It will die where it was told.")
 
 
 if __name__ == "__main__":

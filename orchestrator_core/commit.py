@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from orchestrator_core import failpoints
 from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
@@ -175,7 +176,9 @@ class CommitGate:
     async def _write(self, batch: Batch) -> None:
         try:
             if batch.records:
+                failpoints.reach("commit.before")
                 await self._store.commit(batch.records)
+                failpoints.reach("commit.after")
         except StoreOutcomeUnknownError as error:
             self._on_error(error)
             written = await self._read_back(batch)
@@ -191,6 +194,7 @@ class CommitGate:
             self._pause_s = PAUSE_MIN_S
         for effect in batch.gated:
             self._release(effect)
+        failpoints.reach("effects.released")
         for reader in batch.readers:
             if not reader.done():
                 reader.set_result(None)

@@ -36,6 +36,9 @@ class StoreTable(Table):
         max_length=4096,
         description="SQLite file; relative to the configuration file, or to the working directory.",
     )
+    prune_every_ms: Milliseconds = Field(
+        default=60_000, description="Time between two deletions of what is kept no longer."
+    )
 
 
 class QueueTable(Table):

@@ -12,6 +12,7 @@ from typing import Protocol, assert_never
 
 import structlog
 
+from orchestrator_core import failpoints
 from orchestrator_core.clock import Clock
 from orchestrator_core.commit import CommitGate
 from orchestrator_core.core.effects import (
@@ -229,6 +230,17 @@ class Runtime:
         )
         log.set_metrics(encode_event(event))
 
+    def announce_ended(self, job_id: str, attempt: int, *, kv_warmth: bool) -> None:
+        """Tells readers of an ended job, whose output a host still holds, of which attempt it is.
+
+        After a restart nobody here has told them; the core has no part in a job that is over.
+        """
+        job = self.core.jobs.get(job_id)
+        if job is None or job.live or self.core.stopping(job_id, attempt):
+            return
+        if not self.relay.log(job_id).announced(attempt):
+            self._started(JobStarted(job_id, attempt, StartMode.FRESH, kv_warmth))
+
     async def run(self) -> None:
         """Commits what is decided, until cancelled."""
         await self._gate.run()
@@ -281,9 +293,11 @@ class Runtime:
         From here on nothing is added, so that followers get the same after a restart.
         """
         log = self.relay.log(record.job_id)
-        if record.state is JobState.FINISHED or log.doubtful:
+        if record.state is JobState.FINISHED:
             return record
         log.sealed = True
+        if log.doubtful:
+            return record
         outcome = replace(record.outcome, text_bytes=log.next_offset, text_digest=log.digest())
         return replace(record, outcome=outcome)
 
@@ -368,7 +382,9 @@ class Runtime:
             effect = replace(effect, outcome=Outcome(error=replace(error, metadata=told)))
         output = wire_events.Output(text_bytes, log.digest() if expected is None else digest)
         entry = encode_event(wire_events.ended(effect, output))
+        failpoints.reach("end.before")
         self.relay.finish(effect.job_id, entry, expected, digest)
+        failpoints.reach("end.after")
 
     def _revert(
         self, job_ids: tuple[str, ...], replies: Sequence[ReplyAccepted | ReplyState]

@@ -12,6 +12,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from orchestrator_core import failpoints
 from orchestrator_core.clock import Clock, SystemClock
 from orchestrator_core.config import Config, core_config
 from orchestrator_core.core.events import DrainRequested
@@ -33,7 +34,6 @@ from orchestrator_core.wire.jobs import WireLimits
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 STREAMS_PER_CONNECTION_MAX = 1_024
-PRUNE_EVERY_S = 60.0
 # Streams end by themselves once their jobs have; this is for those that do not.
 STOP_GRACE_S = 0.5
 
@@ -98,6 +98,7 @@ class OrchestratorServer:
             OSError: when the metrics address is not free.
         """
         opened = await self._store.open()
+        failpoints.reach("journal.opened")
         clock = SystemClock(opened.last_ms)
         self._runtime = runtime = self._build(clock)
         self.metrics_port = metrics_port = await self._telemetry.start(runtime.core)
@@ -108,6 +109,7 @@ class OrchestratorServer:
             asyncio.create_task(runtime.watch_pauses(), name="pauses"),
             asyncio.create_task(self._prune(runtime), name="prune"),
         ]
+        failpoints.reach("listening")
         jobs = len(runtime.core.jobs)
         _log.info(
             "listening",
@@ -215,15 +217,17 @@ class OrchestratorServer:
     async def _prune(self, runtime: Runtime) -> None:
         """Deletes from the journal what retention has ended for."""
         while True:
-            await asyncio.sleep(PRUNE_EVERY_S)
+            await asyncio.sleep(self._config.store.prune_every_ms / 1000)
             jobs = self._config.jobs
             # A repeated request must find its first answer, also after a restart.
             kept_ms = max(jobs.retention_ms, jobs.idempotency_ttl_ms)
             before_ms = runtime.clock.now_ms() - kept_ms
+            failpoints.reach("prune.before")
             try:
                 await self._store.prune(before_ms)
             except StoreError as error:
                 _log.warning("prune_failed", error=str(error))
+            failpoints.reach("prune.after")
 
 
 def _store(config: Config) -> Store:

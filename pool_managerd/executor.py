@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
+from pool_managerd import failpoints
 from pool_managerd.attempt import OUTCOME_OF_STOP, AttemptCommand, Refusal, Stop, prefix_of
 from pool_managerd.core.attempts import (
     AttemptFailure,
@@ -277,8 +278,13 @@ class Executor:
                 return Terminal(AttemptFailure(kind, message), _usage(usage))
 
     def _keep(self, run: _Run, text: str, token_ids: tuple[int, ...]) -> None:
+        first = run.log.next_index == 0
+        if first:
+            failpoints.reach("output.first.before")
         match self.store.append(run.log, text, token_ids):
             case AppendOutcome.KEPT:
+                if first:
+                    failpoints.reach("output.first.after")
                 self.on_output(run.log)
             case AppendOutcome.MISMATCH:
                 run.request_stop(Stop.MISMATCH)
@@ -316,8 +322,10 @@ class Executor:
 
     def _end(self, run: _Run, terminal: Terminal) -> None:
         if run.log.terminal is None:
+            failpoints.reach("end.before")
             run.log.end(terminal)
             self.store.note_ended(run.log.key)
+            failpoints.reach("end.after")
             self.on_output(run.log)
 
     async def _confirm_idle(self, run: _Run) -> None:
@@ -337,6 +345,7 @@ class Executor:
                     await task
         self._telemetry.event(SPAN_CANCEL, {**run.fields(), "confirmed": confirmed})
         if confirmed:
+            failpoints.reach("idle.confirmed")
             return
         detail = f"a stopped generation still held its slot after {limit_ms} ms"
         run.pool.fail(run.incarnation.replica_id, Reason.CANCEL_UNCONFIRMED, detail)

@@ -9,6 +9,7 @@ aio stream.
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,7 +19,7 @@ from grpc import aio
 from llamaorch.pool.v1 import dispatch_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from llamaorch.pool.v1.pool_registry_service_pb2_grpc import PoolRegistryServiceStub
-from pool_managerd import wire
+from pool_managerd import failpoints, wire
 from pool_managerd.attempt import Refusal
 from pool_managerd.config import Config
 from pool_managerd.core.attempts import AttemptKey
@@ -124,7 +125,9 @@ class Link:
         call: DispatchCall = PoolRegistryServiceStub(self._deps.channel).Dispatch()
         try:
             first = await until_lost(self._hello(call))
+            failpoints.reach("register.after")
             terms = self._registered(first)
+            failpoints.reach("verdicts.obeyed")
             yield call, terms
         finally:
             self._outbox = None
@@ -134,6 +137,7 @@ class Link:
     async def _hello(self, call: DispatchCall) -> object:
         async with asyncio.timeout(self._config.link.connect_timeout_ms / 1000):
             # A call that was refused meanwhile says so when it is read.
+            failpoints.reach("register.before")
             with contextlib.suppress(asyncio.InvalidStateError):
                 for register in self._registers():
                     await call.write(registry_pb2.DispatchRequest(register=register))
@@ -143,7 +147,7 @@ class Link:
         first = dispatch_pb2.Register(
             host_id=self._host.host_id,
             boot_id=self._host.boot_id,
-            version=metadata.version("llamaorch"),
+            version=_version(),
             protocol_version=wire.PROTOCOL_VERSION,
             pools=self._deps.snapshots.all(),
             epoch=self._host.epoch,
@@ -261,8 +265,16 @@ class Link:
         message = wire.host_frame(
             frame, self._host.emitted_frame_seq, self._host.applied_dispatch_seq
         )
+        if frame.chunks:
+            failpoints.reach("frame.before")
+        if frame.ended:
+            failpoints.reach("frame.end.before")
         async with asyncio.timeout(terms.heartbeat_timeout_ms / 1000):
             await call.write(registry_pb2.DispatchRequest(frame=message))
+        if frame.chunks:
+            failpoints.reach("frame.after")
+        if frame.ended:
+            failpoints.reach("frame.end.after")
 
     def _bound(self) -> Outbox:
         assert self._outbox is not None, "commands arrive within a session"
@@ -275,7 +287,9 @@ class Link:
             answer = Refusal(RefusalReason.UNSUPPORTED, str(error))
             self._refuse(message, answer)
             return
+        failpoints.reach("start.before")
         started = self._deps.executor.start(command)
+        failpoints.reach("start.after")
         if isinstance(started, Refusal):
             self._refuse(message, started)
             return
@@ -297,15 +311,19 @@ class Link:
     def _cancel(self, handle: int) -> None:
         entry = self._bound().log_of(handle)
         if entry is not None:
+            failpoints.reach("cancel.before")
             self._deps.executor.cancel(entry.key)
+            failpoints.reach("cancel.after")
 
     def _release(self, message: dispatch_pb2.ReleaseAttempts) -> None:
         outbox = self._bound()
         for handle in message.handles:
             entry = outbox.log_of(handle)
             if entry is not None:
+                failpoints.reach("release.before")
                 outbox.unbind(handle)
                 self._deps.executor.forget(entry.key)
+                failpoints.reach("release.after")
 
     def _ack(self, message: dispatch_pb2.AckTokens) -> None:
         for handle, text_offset in zip(message.handles, message.text_offsets, strict=False):
@@ -330,6 +348,12 @@ class Link:
             log.warning("command_for_unknown_pool", pool_id=message.pool_id)
         else:
             pool.reload(message.model_ref)
+
+
+@functools.cache
+def _version() -> str:
+    """Read once: a registration must not parse the metadata of the package each time."""
+    return metadata.version("llamaorch")
 
 
 def _log_lost(error: BaseException) -> None:

@@ -213,7 +213,7 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
         return Refusal(
             Reason.POOL_UNAVAILABLE, message, retry_after_ms(state, now_ms), engine=engine
         )
-    unfit = _unfit(state, spec)
+    unfit = _unfit(state, spec, now_ms)
     if unfit is not None:
         return unfit
     if spec.deadline_ms is not None and spec.deadline_ms <= now_ms:
@@ -229,11 +229,18 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
     return None
 
 
-def _unfit(state: State, spec: JobSpec) -> Refusal | None:
-    """Refuses a job that no registered pool can ever serve. LO-201."""
+def _unfit(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
+    """Refuses a job that no registered pool can ever serve. LO-201.
+
+    Soon after a restart it may be a pool of a host that is not back yet.
+    """
     for pool in state.feasible(spec.needs).pools.values():
         if not kv_shortfalls(spec, pool.snapshot):
             return None
+    if now_ms < state.hosts_due_ms:
+        message = "no pool that could serve the job is back since the orchestrator was restarted"
+        delay_ms = retry_after_ms(state, now_ms)
+        return Refusal(Reason.POOL_UNAVAILABLE, message, delay_ms, engine=spec.needs.engine)
     exclusions = tuple(
         Exclusion(pool_id, lasting_shortfalls(spec, state.pools[pool_id].snapshot))
         for pool_id in sorted(state.pools)
@@ -263,7 +270,7 @@ def _pass_gates(state: State, event: EnqueueRequested, now_ms: int) -> Refusal |
         return guarded
     if guarded is not event.spec:
         event = replace(event, spec=guarded)
-        unfit = _unfit(state, guarded)
+        unfit = _unfit(state, guarded, now_ms)
         if unfit is not None:
             return unfit
     return (

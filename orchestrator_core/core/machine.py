@@ -47,7 +47,7 @@ from orchestrator_core.core.session import Session, Sessions
 from orchestrator_core.core.spending import Account
 from orchestrator_core.core.stalls import extend
 from orchestrator_core.core.state import State
-from orchestrator_core.core.states import JobState
+from orchestrator_core.core.states import AttemptState, JobState
 
 
 class Core:
@@ -127,6 +127,11 @@ class Core:
     def holds_slot(self, job_id: str, attempt: int) -> bool:
         """True while that attempt counts and holds a slot."""
         return (job_id, attempt) in self._state.attempts
+
+    def stopping(self, job_id: str, attempt: int) -> bool:
+        """True when a job has ended and its attempt was told to stop, but has not confirmed it."""
+        found = self._state.attempts.get((job_id, attempt))
+        return found is not None and found.state is AttemptState.CANCELLING
 
     def queue_depth(self, priority: Priority | None = None) -> int:
         """Jobs that wait, in one class or in both."""

@@ -84,6 +84,7 @@ class State:
     feasible_cache: dict[Needs, Feasible] = field(default_factory=dict)
     next_seq: int = 1
     fleet: int = 0
+    hosts_due_ms: int = 0
     batch_credit: int = 0
     draining: bool = False
     stepping: bool = False

@@ -17,6 +17,7 @@ from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay import chunks
+from orchestrator_core.relay.retelling import outcome_at, resumed_at, text_of
 from orchestrator_core.wire.frames import encode_token_event
 
 # Sending several events in one message is the main lever on cost per token; this bounds such a
@@ -66,6 +67,7 @@ class OutputLog:
     """
 
     __slots__ = (
+        "_announced",
         "_base",
         "_bytes_max",
         "_expected",
@@ -92,10 +94,11 @@ class OutputLog:
         self._items: list[Item] = []
         self._base = 0
         self.end = 0
-        self._readers: set[Reader] = set()
+        self._readers: dict[Reader, None] = {}
         self._hash: hashlib._Hash | None = hashlib.sha256()
         self._expected: int | None = None
         self._expected_digest: int | None = None
+        self._announced = (0, b"")
         self.attempt = 0
         self.doubtful = False
         self.sealed = False
@@ -159,7 +162,8 @@ class OutputLog:
             self.doubtful = False
 
     def append_event(self, entry: bytes) -> None:
-        """Adds an event other than text, at the present place of the output."""
+        """Adds an event other than text, at the present place of the output: of a new attempt."""
+        self._announced = (self.attempt, entry)
         self._append(Item(self.attempt, self.next_offset, 0, self.digest(), entry))
 
     def set_metrics(self, entry: bytes) -> None:
@@ -291,6 +295,24 @@ class OutputLog:
         """True while somebody reads."""
         return bool(self._readers)
 
+    @property
+    def textless(self) -> bool:
+        """True for the outcome of a job that did not finish, told again after a restart.
+
+        What text there was nobody knows.
+        """
+        return self.final is not None and self._expected is None and not self.next_offset
+
+    def announced(self, attempt: int) -> bool:
+        """True when readers were told of an attempt, or of a later one."""
+        return self._announced[0] >= attempt
+
+    def announcement(self, attempt: int, text_offset: int) -> Item:
+        """The `resumed` of an attempt for a reader that missed it."""
+        known, entry = self._announced
+        told = resumed_at(attempt, entry if known == attempt else b"", text_offset)
+        return Item(attempt, text_offset, 0, None, told)
+
     def open(
         self, resume: events_pb2.ResumePoint | None, wake: Callable[[], None] = lambda: None
     ) -> "Reader":
@@ -306,17 +328,17 @@ class OutputLog:
         offset = point.text_offset
         if offset < self.oldest_offset:
             raise self.out_of_window("the resume point is no longer held")
-        if offset > self.next_offset and self.complete:
+        if offset > self.next_offset and self.complete and not self.textless:
             raise self.out_of_window("the resume point lies beyond the output")
         index = bisect_left(self._items, offset, key=_end)
         reader = Reader(self, self._base + index, point, wake)
         reader.settle()
-        self._readers.add(reader)
+        self._readers[reader] = None
         return reader
 
     def close(self, reader: "Reader") -> None:
         """Forgets a reader."""
-        self._readers.discard(reader)
+        self._readers.pop(reader, None)
 
     def digest(self) -> int | None:
         """Digest of all text so far: first eight bytes, big-endian, of its SHA-256.
@@ -324,6 +346,21 @@ class OutputLog:
         None when there was a gap: the text before it was never seen here.
         """
         return None if self._hash is None else int.from_bytes(self._hash.digest()[:8], "big")
+
+    def digest_within(self, text_offset: int) -> int | None:
+        """Digest of the text before a place inside a chunk; None unless all of it is held.
+
+        O(text): chunks are kept encoded. Only a reader that comes back at such a place asks.
+        """
+        if self._hash is None or self.oldest_offset or text_offset > self.next_offset:
+            return None
+        state, done = hashlib.sha256(), 0
+        for item in self._items:
+            if item.text_bytes and done < text_offset:
+                text = text_of(item.entry)[done - item.text_offset : text_offset - item.text_offset]
+                state.update(text)
+                done += len(text)
+        return int.from_bytes(state.digest()[:8], "big")
 
     def position(self, position: int, text_offset: int) -> int:
         """Absolute position where a reader goes on that has the text up to an offset.
@@ -340,6 +377,11 @@ class OutputLog:
     def items(self) -> Iterator[Item]:
         """What is held, oldest first."""
         return iter(self._items)
+
+    def item(self, position: int) -> Item | None:
+        """Item at an absolute position that is held; None when there is none yet."""
+        index = position - self._base
+        return self._items[index] if index < len(self._items) else None
 
     def next_after(self, position: int, offset: int, attempt: int) -> tuple[int, Item | None]:
         """First item at or after a position that a reader lacks, and its position.
@@ -389,6 +431,7 @@ class Reader:
         "_offset",
         "_position",
         "_proof",
+        "_told",
         "acked",
         "caught_up",
         "done",
@@ -409,6 +452,7 @@ class Reader:
         # attempt is new to it, and the digest is to be compared once.
         named = resume.attempt != 0 or resume.text_offset != 0
         self._attempt = resume.attempt if named else -1
+        self._told = resume.attempt
         self._proof: int | None = resume.prefix_digest if named else None
         self._metrics_version = log.metrics_version
         self.acked = 0
@@ -466,10 +510,11 @@ class Reader:
         """
         log = self._log
         if log.complete and log.final is not None:
-            if self._offset > log.next_offset:
+            ahead = self._offset > log.next_offset
+            if ahead and not log.textless:
                 raise log.out_of_window("the resume point lies beyond the output")
             self.done = True
-            return log.final
+            return outcome_at(log.final, self._offset) if ahead else log.final
         if log.final is not None and log.ends_at(self._offset, self._proof):
             self.done = True
             return log.final
@@ -497,16 +542,21 @@ class Reader:
             self._prove(item)
         if item is not None and item.text_offset > self._offset:
             raise log.out_of_window("output before the next batch was lost")
+        if item is not None and item.text_bytes and 0 < self._told < item.attempt:
+            # It was announced at a place that this reader has passed long ago.
+            return log.announcement(item.attempt, self._offset)
         return item
 
     def _pass(self, item: Item) -> None:
-        self._position += 1
+        self._told = max(self._told, item.attempt)
+        if item is self._log.item(self._position):
+            self._position += 1
         if item.text_bytes:
             self._offset = _end(item)
             self._attempt = -1
 
     def _prove(self, item: Item | None) -> None:
-        """Compares digests where a chunk begins or the text ends; elsewhere the reader's own check.
+        """Compares digests. Where the log knows none there, the reader's own check remains.
 
         The digest of the next batch covers what the reader has, so it finds what is not found here.
         """
@@ -514,6 +564,8 @@ class Reader:
         known = item.prefix_digest if item and at_item else None
         if known is None and self._log.next_offset == self._offset:
             known = self._log.digest()
+        if known is None:
+            known = self._log.digest_within(self._offset)
         if known is not None and known != self._proof:
             raise self._log.out_of_window("the digest of the text before the resume point differs")
         self._proof = None

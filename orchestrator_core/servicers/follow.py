@@ -1,7 +1,6 @@
 """Following a job: its events from any point that is held, until the outcome. ORCH-2002, LO-301."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -108,13 +107,13 @@ class _Place:
         """Seconds until something may be told; 0 or less: now."""
         if self._at_s is None:
             return 0.0
-        return self._at_s + QUEUED_EVERY_S - time.monotonic()
+        return self._at_s + QUEUED_EVERY_S - asyncio.get_running_loop().time()
 
     def told(self, event: bytes) -> bytes:
         """Returns the event to tell, or nothing when it is what was told before."""
         if event == self._event:
             return b""
-        self._event, self._at_s = event, time.monotonic()
+        self._event, self._at_s = event, asyncio.get_running_loop().time()
         return event
 
     def left(self) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from llamaorch.pool.v1 import dispatch_pb2
+from orchestrator_core import failpoints
 from orchestrator_core.hosts.link import HostLink
 from orchestrator_core.relay.log import Frame
 from orchestrator_core.runtime import Runtime
@@ -41,11 +42,13 @@ class FrameReader:
             key = link.key(started.handle)
             if key is not None:
                 runtime.submit(wire_dispatch.attempt_started(started, key))
+                runtime.announce_ended(*key, kv_warmth=started.kv_warmth)
         if frame.HasField("tokens"):
             self._tokens(frame.tokens)
         for ended in frame.ended:
             key = link.key(ended.handle)
             if key is not None:
+                failpoints.reach("end.read")
                 runtime.relay.log(key[0]).told_all(ended.text_bytes)
                 runtime.submit(wire_dispatch.attempt_ended(ended, key, frame.frame_seq))
                 self._heard.pop(ended.handle, None)
@@ -71,8 +74,12 @@ class FrameReader:
                 continue
             heard = self._heard.get(handle) or self._hear(handle)
             frame = Frame(key[1], first_index, pieces, text_offset, text_bytes, chunk)
+            if first_index == 0:
+                failpoints.reach("output.first.before")
             if self._append(handle, key[0], frame, heard) is not None:
                 read[handle] = text_offset + text_bytes
+            if first_index == 0:
+                failpoints.reach("output.first.after")
             if heard.told_ms is None or now_ms - heard.told_ms >= PROGRESS_EVERY_MS:
                 heard.told_ms = now_ms
                 self._progress(key[0], key[1])

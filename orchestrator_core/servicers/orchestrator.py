@@ -7,6 +7,7 @@ import grpc
 
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
+from orchestrator_core import failpoints
 from orchestrator_core.core.job import Job, JobSpec
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.states import JobState
@@ -69,7 +70,12 @@ class OrchestratorServicer:
 
     async def enqueue(self, request: pb.EnqueueRequest, context: rpc.Context) -> pb.EnqueueResponse:
         """Accepts a job; answers only after it is durable."""
-        return await self._enqueue(request.spec, _caller(context))
+        answer = await self._enqueue(request.spec, _caller(context))
+        failpoints.reach("reply.before")
+        if failpoints.armed():
+            # The stubs leave out the context, with which grpcio calls it.
+            context.add_done_callback(_answered)  # type: ignore[arg-type]
+        return answer
 
     async def cancel(self, request: pb.CancelRequest, context: rpc.Context) -> pb.CancelResponse:
         """Cancels a job; answers its true state once that is durable."""
@@ -153,7 +159,9 @@ class OrchestratorServicer:
 
     async def _cancel(self, job_id: str, caller: Caller) -> pb.CancelResponse:
         with self._telemetry.rpc("cancel", caller.metadata):
+            failpoints.reach("cancel.before")
             job = await self._runtime.cancel(job_id)
+            failpoints.reach("cancel.after")
         return pb.CancelResponse(job=job_to_proto(self._view(job)))
 
     def _spec_context(self) -> SpecContext:
@@ -201,3 +209,7 @@ def _page_start(token: str) -> int | None:
         text = "page_token is not one of this server's"
         raise RefusalError(Refusal(Reason.INVALID_PARAMS, text, violations=(wrong,)))
     return int(token)
+
+
+def _answered(_: object) -> None:
+    failpoints.reach("reply.after")

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import random
 import sqlite3
 import tempfile
 import typing
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
+from faults.simulation.disk import Disk, SimulatedStore
 from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
@@ -32,7 +34,7 @@ from tests.conformance.store_records import accept, dispatch, session, terminal
 from tests.unit.orchestrator_core.store.commit_breaks import CommitBreaks
 from tests.unit.orchestrator_core.store.strategies import strategy_of
 
-KINDS = ("memory", "sqlite")
+KINDS = ("memory", "simulated", "sqlite")
 
 
 @dataclasses.dataclass
@@ -50,6 +52,13 @@ def memory_medium() -> Medium:
     return Medium(lambda: store, plan)
 
 
+def simulated_medium() -> Medium:
+    """A journal on the disk of the fault simulation."""
+    plan: list[CommitFault] = []
+    disk = Disk(random.Random(0), fault=lambda: plan.pop(0) if plan else CommitFault.NONE)  # noqa: S311 - seeded
+    return Medium(lambda: SimulatedStore(disk), plan)
+
+
 def sqlite_medium(directory: Path) -> Medium:
     """A journal in a file."""
     plan: list[CommitFault] = []
@@ -63,6 +72,8 @@ def sqlite_medium(directory: Path) -> Medium:
 
 def medium_of(kind: str, directory: Path) -> Medium:
     """A fresh medium."""
+    if kind == "simulated":
+        return simulated_medium()
     return memory_medium() if kind == "memory" else sqlite_medium(directory)
 
 

@@ -6,6 +6,7 @@ from orchestrator_core.core.effects import (
     JobForgotten,
     JobStarted,
     Record,
+    ReplyRefused,
     TerminalRecord,
 )
 from orchestrator_core.core.events import (
@@ -179,3 +180,20 @@ def test_a_queued_job_keeps_its_queue_timeout_over_a_restart() -> None:
     assert after.core.jobs["a"].live
     after.at(100)
     assert after.core.jobs["a"].state is JobState.EXPIRED
+
+
+def test_a_job_for_a_pool_that_is_not_back_yet_may_come_again() -> None:
+    """Soon after a restart nobody knows what the hosts on their way can serve. LO-201, LO-305."""
+    before = Bench(wide())
+    effects = before.enqueue("a")
+    after = Bench(reattach_grace_ms=1_000)
+    after.step(journal(*effects))
+    after.register(wide(model_id="other"))
+
+    early = only(after.enqueue("b"), ReplyRefused)
+    after.at(1_000)
+    late = only(after.enqueue("c"), ReplyRefused)
+
+    assert [refused.refusal.reason for refused in early] == [Reason.POOL_UNAVAILABLE]
+    assert early[0].refusal.retry_after_ms is not None
+    assert [refused.refusal.reason for refused in late] == [Reason.INCOMPATIBLE_MODEL]

@@ -17,6 +17,8 @@ ROOMY = 1 << 20
 END = encode_event(events_pb2.JobEvent(end=events_pb2.End(text_bytes=1)))
 STARTED = encode_event(events_pb2.JobEvent(started=events_pb2.Started(attempt=1)))
 
+RESUMED = encode_event(events_pb2.JobEvent(resumed=events_pb2.Resumed(attempt=2)))
+
 pieces_lists = st.lists(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=4))
 
 
@@ -64,6 +66,8 @@ def point(text: bytes, attempt: int = 1) -> events_pb2.ResumePoint:
 def trimmed(events: list[events_pb2.JobEvent], have: bytes) -> bytes:
     """What a reader has in the end that checks offsets and digests and trims what overlaps."""
     for event in events:
+        if event.HasField("resumed"):
+            continue
         batch = event.tokens
         raw = "".join(batch.pieces).encode()
         known = len(have) - batch.text_offset
@@ -237,6 +241,7 @@ def test_a_new_attempt_continues_where_the_text_overlaps() -> None:
     reader = log.open(None)
     seen = read_all(reader)
     log.begin_attempt(2)
+    log.append_event(RESUMED)
 
     answers = [log.append_text(frame) for frame in frames([["one "], ["two th", "ree"]], attempt=2)]
 
@@ -410,3 +415,53 @@ def test_who_has_all_of_the_text_is_told_the_outcome_without_it() -> None:
 
     assert (reader.take(), reader.done) == ([END], True)
     assert (other.take(), other.done) == ([], False)
+
+
+def test_a_reader_from_before_a_restart_is_told_of_the_attempt_that_goes_on() -> None:
+    """Text of a later attempt follows its announcement, also where others heard it at byte 0."""
+    log = OutputLog(ROOMY)
+    log.begin_attempt(3)
+    log.append_event(
+        encode_event(events_pb2.JobEvent(started=events_pb2.Started(attempt=3, pool_id="p")))
+    )
+    reader = log.open(point(b"one two"))
+    first, second = frames([["one ", "two"], [" three"]], attempt=3)
+    log.append_text(first)
+    before = read_all(reader)
+    log.append_text(second)
+    after = read_all(reader)
+
+    assert before == []
+    assert [event.WhichOneof("event") for event in after] == ["resumed", "tokens"]
+    assert (after[0].resumed.attempt, after[0].resumed.text_offset) == (3, 7)
+    assert (after[0].resumed.pool_id, after[0].resumed.mode) == (
+        "p",
+        events_pb2.RESUME_MODE_VERIFIED_REPLAY,
+    )
+
+
+def test_an_attempt_is_announced_once() -> None:
+    """A reader that was told by the event itself is not told again."""
+    log = log_with([["a"]])
+    reader = log.open(point(b"a"))
+    log.begin_attempt(2)
+    log.append_event(RESUMED)
+    for frame in frames([["a"], ["b"], ["c"]], attempt=2):
+        log.append_text(frame)
+
+    kinds = [event.WhichOneof("event") for event in read_all(reader)]
+
+    assert kinds == ["resumed", "tokens", "tokens"]
+
+
+def test_the_outcome_of_a_cancelled_job_reaches_who_has_text_that_is_gone() -> None:
+    """After a restart nobody knows how much there was: what the reader has stands."""
+    log = OutputLog(ROOMY)
+    log.finish(encode_event(events_pb2.JobEvent(end=events_pb2.End(text_digest=5))), None)
+
+    (told,) = read_all(log.open(point(b"some")))
+    (fresh,) = read_all(log.open(None))
+
+    assert told.end.text_bytes == 4
+    assert not told.end.HasField("text_digest")
+    assert fresh.end.text_bytes == 0
