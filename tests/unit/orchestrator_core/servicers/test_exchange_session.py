@@ -52,6 +52,9 @@ class FakeRuntime:
             raise RefusalError(Refusal(Reason.NOT_FOUND, "unknown", resource=job_id))
         return self.jobs[job_id]
 
+    async def settled(self, job_id: str) -> None:
+        """Everything is durable."""
+
     def submit(self, told: object) -> None:
         """Records an event of the core."""
         self.told.append(told)
