@@ -180,9 +180,11 @@ async def test_open_jobs_survive_a_restart_of_the_server(
         running = await opened.run(model_id="tiny", prompt="runs")
         waiting = await opened.run(model_id="tiny", prompt="waits")
         await begin(host, "one ", "two ")
-        async with asyncio.timeout(WAIT_S):
-            while running.text_offset < len("one two "):
-                await until(running, Tokens)
+        read = ""
+        while read != "one two ":
+            event = await until(running, Tokens)
+            assert isinstance(event, Tokens)
+            read += event.text
         results = [asyncio.create_task(job.result()) for job in (running, waiting)]
 
         await first.close()
