@@ -21,6 +21,7 @@ from orchestrator_core.core.config import (
     CoreConfig,
     Guardrails,
     Limits,
+    Price,
     QueuePolicy,
     ThrottleConfig,
 )
@@ -32,14 +33,18 @@ from orchestrator_core.core.effects import (
     Effect,
     JobEnded,
     JobForgotten,
+    JobRecord,
     JobStarted,
     ReplyAccepted,
     ReplyRefused,
+    ReplySession,
     ReplyState,
     SendCancel,
     SendRelease,
     SendStart,
     SendVerdicts,
+    SessionForgotten,
+    SessionRecord,
     TerminalRecord,
 )
 from orchestrator_core.core.events import (
@@ -58,7 +63,9 @@ from orchestrator_core.core.events import (
     HostRegistered,
     OutputProgressed,
     Recovered,
+    SessionDeleted,
     SnapshotsReported,
+    Stalled,
     SubscribersChanged,
     Tick,
 )
@@ -74,7 +81,8 @@ class Stage:
     def __init__(self) -> None:
         self._config = CoreConfig()
         self._core: Core | None = None
-        self._records: list[AcceptRecord | DispatchRecord | TerminalRecord] = []
+        self._records: list[JobRecord] = []
+        self._sessions: dict[str, SessionRecord] = {}
         self._links: dict[str, list[int]] = {}
         self._versions = 0
         self._frames = 0
@@ -109,9 +117,12 @@ class Stage:
         else:
             event = getattr(self, f"_{verb.replace('-', '_')}")(now_ms, *words)
         effects = self.core.step(event, now_ms)
-        self._records += [
-            e for e in effects if isinstance(e, AcceptRecord | DispatchRecord | TerminalRecord)
-        ]
+        self._records += [e for e in effects if isinstance(e, JobRecord)]
+        for effect in effects:
+            if isinstance(effect, SessionRecord):
+                self._sessions[effect.session_id] = effect
+            elif isinstance(effect, SessionForgotten):
+                del self._sessions[effect.session_id]
         return [self._show(effect) for effect in effects]
 
     def _journal(self) -> Recovered:
@@ -119,6 +130,7 @@ class Stage:
             tuple(r for r in self._records if isinstance(r, AcceptRecord)),
             tuple(r for r in self._records if isinstance(r, DispatchRecord)),
             tuple(r for r in self._records if isinstance(r, TerminalRecord)),
+            tuple(self._sessions.values()),
         )
 
     # --- events, one method per verb
@@ -181,6 +193,12 @@ class Stage:
 
     def _drain(self, _: int) -> Event:
         return DrainRequested()
+
+    def _delete_session(self, _: int, session_id: str) -> Event:
+        return SessionDeleted("", session_id, 0)
+
+    def _stalled(self, _: int, pause_ms: str) -> Event:
+        return Stalled(int(pause_ms))
 
     def _tick(self, _: int) -> Event:
         return Tick()
@@ -268,8 +286,22 @@ def _show_rest(effect: Effect) -> str:
         case JobForgotten():
             line = f"forgot {effect.job_id}"
         case _:
-            raise AssertionError(effect)
+            line = _show_session(effect)
     return line
+
+
+def _show_session(effect: Effect) -> str:
+    match effect:
+        case SessionRecord():
+            held = sum(hold.tokens for _, hold in effect.held)
+            spent = effect.spent.tokens
+            return f"journal session {effect.session_id} turns={effect.turns} {spent=} {held=}"
+        case SessionForgotten():
+            return f"journal session {effect.session_id} over"
+        case ReplySession():
+            return f"reply session {effect.session_id} is forgotten"
+        case _:
+            raise AssertionError(effect)
 
 
 def _outcome(outcome: Outcome) -> str:
@@ -297,9 +329,13 @@ def _parts(value: str) -> dict[str, int]:
 _CONFIG: dict[str, Callable[[str], Any]] = {
     "queue_policy": QueuePolicy,
     "throttle": lambda value: ThrottleConfig(Limits(**_parts(value))),
-    "guardrails": lambda value: Guardrails(**_parts(value)),
+    "guardrails": lambda value: _guardrails(**_parts(value)),
     "deadline_aware": lambda value: value == "true",
 }
+
+
+def _guardrails(token_bytes_max: int, price: int = 0) -> Guardrails:
+    return Guardrails(token_bytes_max, Price(price, price))
 
 
 def _pairs(words: list[str]) -> dict[str, str]:
@@ -323,6 +359,10 @@ def _held(word: str) -> HeldAttempt:
 _NUMBERS = ("deadline_ms", "queue_timeout_ms", "max_tokens", "prompt_bytes")
 
 
+def _budgets(value: str) -> Budgets:
+    return Budgets(**_parts(value)) if value else Budgets()
+
+
 def _spec(job_id: str, words: list[str]) -> JobSpec:
     flags = {word for word in words if "=" not in word}
     given = _pairs([word for word in words if "=" in word])
@@ -339,7 +379,9 @@ def _spec(job_id: str, words: list[str]) -> JobSpec:
         failover=_failover(flags),
         cancel_on_disconnect="cancel-on-disconnect" in flags,
         identity=given.get("identity", ""),
-        budgets=Budgets(**_parts(given["budgets"])) if "budgets" in given else Budgets(),
+        budgets=_budgets(given.get("budgets", "")),
+        session_id=given.get("session", ""),
+        session_budgets=_budgets(given.get("session_budgets", "")),
         **numbers,  # type: ignore[arg-type]
     )
 
@@ -350,5 +392,5 @@ def _failover(flags: set[str]) -> Failover:
     return Failover.VERIFIED_REPLAY if "replay" in flags else Failover.FAIL
 
 
-def _record_job(record: AcceptRecord | DispatchRecord | TerminalRecord) -> str:
+def _record_job(record: JobRecord) -> str:
     return record.spec.job_id if isinstance(record, AcceptRecord) else record.job_id
