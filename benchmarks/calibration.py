@@ -62,7 +62,7 @@ def judge(name: str, found: Sequence[Measured]) -> bool:
         met = fit is not None and fit.ece <= ECE_BAR and (fit.brier_skill or 0.0) > SKILL_BAR
         if fit is not None:
             held = f"{fit.ece:.3f}  {fit.brier_skill or 0.0:6.3f}  {fit.base_rate:.3f}"
-        note = "" if within(error) else f"   start error over {ERROR_BAR} at this load"
+        note = "" if within(error) else "  (start missed at this load)"
         print(
             f"{name:11} {one.load:<4}    {told(error):22} {ended:>10}  {held}  {verdict(met)}{note}"
         )
@@ -90,7 +90,7 @@ def main() -> int:
     core = CoreOptions(hints=asked.hints)
     lengths = "told" if asked.hints else "not told"
     print(f"bars: start error {ERROR_BAR} over all loads, ECE {ECE_BAR}, Brier skill {SKILL_BAR}")
-    print(f"lengths of outputs are {lengths}\n{HEAD}")
+    print(f"the verdict of a load is about ECE and skill; lengths of outputs are {lengths}\n{HEAD}")
     verdicts = [
         judge(case.fleet_name, [measure(case, load, core) for load in LOADS])
         for case in named(asked)

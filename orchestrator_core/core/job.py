@@ -20,7 +20,7 @@ class Priority(enum.IntEnum):
     __hash__ = int.__hash__
 
 
-# In Python 3.11 looking a member up on its class takes 0.15 µs; every job goes by these many times.
+# In Python 3.11 looking a member up on its class takes 0.14 µs; every job goes by these many times.
 INTERACTIVE: Final = Priority.INTERACTIVE
 BATCH: Final = Priority.BATCH
 

@@ -22,7 +22,7 @@ class PoolState(enum.Enum):
     UNREADY = "unready"
 
 
-# In Python 3.11 looking a member up on its class takes 0.15 µs; every note of a pool goes by this.
+# In Python 3.11 looking a member up on its class takes 0.14 µs; every note of a pool goes by this.
 READY: Final = PoolState.READY
 
 

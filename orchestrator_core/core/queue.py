@@ -134,12 +134,13 @@ class Queue:
         if not job.attempts_made:
             self._untried[spec.priority].remove(seq)
         del self._by_seq[seq]
-        rivals = self._of_model[spec.needs.model_id]
+        model_id = spec.needs.model_id
+        rivals = self._of_model[model_id]
         rivals.of(spec.priority).remove(seq)
         rivals.prompt_tokens -= int(job.shape.prompt_tokens)
         rivals.output_tokens -= int(job.shape.output_tokens)
-        if not len(rivals):
-            del self._of_model[spec.needs.model_id]
+        if not rivals.interactive and not rivals.batch:
+            del self._of_model[model_id]
 
     def job(self, seq: int) -> Job:
         """Returns the waiting job with this arrival number. Raises KeyError."""

@@ -32,7 +32,7 @@ def test_the_start_error_is_judged_over_the_jobs_of_all_loads(
     assert judge("homelab", three([0.4, 0.4], [0.1, 0.1], [0.1]))
     shown = capsys.readouterr().out.splitlines()
     assert "0.400 (2)" in shown[0]
-    assert shown[0].endswith("start error over 0.2 at this load")
+    assert shown[0].endswith("(start missed at this load)")
     assert "0.100 (5)" in shown[3]
 
     assert not judge("homelab", three([0.4, 0.4, 0.4], [0.1], [0.1]))
