@@ -130,7 +130,7 @@ def made(directory: Path) -> Path:
 
 async def run(options: argparse.Namespace) -> int:
     """Prints the figures; 1 when a bar was missed and that was asked for."""
-    print("python -m benchmarks.enqueue " + " ".join(sys.argv[1:]))
+    print("python -m benchmarks.enqueue " + options.told)
     print(
         f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
         f"load {os.getloadavg()[0]:.1f}"
@@ -169,6 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="shows that it works, no more")
     parser.add_argument("--strict", action="store_true", help="fail when a bar is missed")
     options = parser.parse_args(argv)
+    options.told = " ".join(sys.argv[1:] if argv is None else argv)
     if options.quick:
         options.seconds, options.calls, options.rounds = 0.5, 100, 1
         options.jobs, options.streams = 100, 20

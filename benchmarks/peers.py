@@ -194,7 +194,7 @@ async def run(options: argparse.Namespace) -> int:
             except subprocess.SubprocessError as error:
                 print(f"{peer.name}: cannot be installed: {error}")
                 peers.remove(peer)
-    print("python -m benchmarks.peers " + " ".join(sys.argv[1:]))
+    print("python -m benchmarks.peers " + options.told)
     print(
         f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
         f"load {os.getloadavg()[0]:.1f}"
@@ -242,7 +242,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--warm", type=float, default=4.0, help="seconds")
     parser.add_argument("--windows", type=int, default=16, help="of half a second each")
     parser.add_argument("--install", action="store_true", help="install what is missing first")
-    return asyncio.run(run(parser.parse_args(argv)))
+    options = parser.parse_args(argv)
+    options.told = " ".join(sys.argv[1:] if argv is None else argv)
+    return asyncio.run(run(options))
 
 
 if __name__ == "__main__":
