@@ -54,7 +54,7 @@ async def soak(case: Case, seconds: float) -> int:
     if problems:
         print(f"  first: {end['first']}")
     tell_slope(seen[len(seen) // 2 :])
-    return problems
+    return int(problems)
 
 
 def tell_slope(seen: list[tuple[float, float]]) -> None:
