@@ -60,7 +60,8 @@ class OutputLog:
     """Events of one job in order; text beyond `bytes_max` is evicted, oldest first.
 
     `attempt` is the only attempt whose text is taken, 0 while there is none. `oldest_offset` is the
-    first place from which all text up to `next_offset` is held.
+    first place from which all text up to `next_offset` is held. `end` is the absolute position
+    after the last item.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class OutputLog:
         "_readers",
         "attempt",
         "bytes_held",
+        "end",
         "final",
         "forgotten",
         "metrics",
@@ -85,6 +87,7 @@ class OutputLog:
         self._bytes_max = bytes_max
         self._items: list[Item] = []
         self._base = 0
+        self.end = 0
         self._readers: set[Reader] = set()
         self._hash: hashlib._Hash | None = hashlib.sha256()
         self._expected: int | None = None
@@ -220,6 +223,7 @@ class OutputLog:
 
     def _append(self, item: Item) -> None:
         self._items.append(item)
+        self.end += 1
         self.bytes_held += len(item.entry)
         if self.bytes_held > self._bytes_max:
             self._evict()
@@ -403,7 +407,7 @@ class Reader:
         `caught_up` says afterwards whether that was all there is. Raises as `take`.
         """
         items: list[Item] = []
-        size, text = 0, False
+        size, text, end = 0, False, self._log.end
         while (item := self.settle()) is not None:
             begins = not item.text_bytes
             if size >= bytes_max or (text if begins else self._offset >= offset_max):
@@ -413,6 +417,8 @@ class Reader:
             items.append(item)
             size += len(item.entry)
             self._pass(item)
+            if self._position == end:
+                break
         self.caught_up = True
         return items
 

@@ -27,6 +27,9 @@ _HANDLES = _tag(pb.ExchangeTokens.HANDLES_FIELD_NUMBER, _LEN)
 _INDEXES = _tag(pb.ExchangeTokens.FIRST_INDEXES_FIELD_NUMBER, _LEN)
 _HANDLE = _tag(pb.ExchangeJobEvent.HANDLE_FIELD_NUMBER, _VARINT)
 _EVENT = _tag(pb.ExchangeJobEvent.EVENT_FIELD_NUMBER, _LEN)
+# Most jobs have no more pieces than this, and looking a number up takes a third of encoding it.
+_SHORTS = 4_096
+_SHORT = [encode_varint(number) for number in range(_SHORTS)]
 assert pb.ExchangeTokens.CHUNKS_FIELD_NUMBER == events_pb2.JobEvent.TOKENS_FIELD_NUMBER
 
 
@@ -60,7 +63,9 @@ class ResponseBuilder:
     def text(self, key: bytes, first_index: int, entry: bytes) -> None:
         """Adds output: an entry of a `tokens` event."""
         self._handles.append(key)
-        self._indexes.append(encode_varint(first_index))
+        self._indexes.append(
+            _SHORT[first_index] if first_index < _SHORTS else encode_varint(first_index)
+        )
         chunk = entry[2:] if entry[1] < _BYTE else entry[_head_bytes(entry) :]
         self._chunks.append(chunk)
         self.size += len(chunk)

@@ -8,29 +8,26 @@ from what was received of it.
 
 import asyncio
 import uuid
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
 import grpc
 from opentelemetry.context import Context
 
-from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from llamaorch_client import tracing, wire, wire_request
 from llamaorch_client.errors import (
     ErrorDetail,
     LlamaOrchError,
     UnavailableError,
-    detail_of,
     error_of,
     from_rpc_error,
 )
 from llamaorch_client.events import ResumePoint
 from llamaorch_client.exchange_job import ExchangeJob, closed_detail
+from llamaorch_client.exchange_link import Asked, Link, Session
 from llamaorch_client.metadata import call_metadata, checked_correlation_id
 from llamaorch_client.model import Job, Receipt
 from llamaorch_client.request import JobFields, JobRequest, job_request
@@ -45,46 +42,6 @@ if TYPE_CHECKING:
     Call = aio.StreamStreamCall[pb.ExchangeRequest, pb.ExchangeResponse]
 
 
-@dataclass(slots=True)
-class _Asked:
-    """A request without its result. `job` gets the handle that the result names.
-
-    `answer` is None for a job that is followed again after a break.
-    """
-
-    request: pb.ExchangeRequest
-    answer: "asyncio.Future[pb.ExchangeResult] | None"
-    job: ExchangeJob | None = None
-
-    @property
-    def dropped(self) -> bool:
-        """True when the caller has given up waiting."""
-        return self.answer is not None and self.answer.cancelled()
-
-
-@dataclass(slots=True)
-class _Link:
-    """What belongs to one stream and ends with it: requests, and jobs by handle."""
-
-    waiting: deque[_Asked] = field(default_factory=deque)
-    asked: dict[int, _Asked] = field(default_factory=dict)
-    jobs: dict[int, ExchangeJob] = field(default_factory=dict)
-    unread: dict[int, ExchangeJob] = field(default_factory=dict)
-    acks: dict[int, tuple[int, int]] = field(default_factory=dict)
-    final: list[int] = field(default_factory=list)
-    left: list[int] = field(default_factory=list)
-
-    def take_ack(self) -> pb.ExchangeAck | None:
-        """Everything that is to be acknowledged; None for nothing."""
-        if not (self.acks or self.final):
-            return None
-        ack = pb.ExchangeAck(handles=self.acks, final_handles=self.final)
-        ack.text_offsets.extend(offset for offset, _ in self.acks.values())
-        ack.credit_bytes.extend(credit for _, credit in self.acks.values())
-        self.acks, self.final = {}, []
-        return ack
-
-
 class Exchange:
     """One stream with many jobs; `AsyncClient.exchange` makes it, use it as a context manager.
 
@@ -97,10 +54,14 @@ class Exchange:
         self._transport = transport
         self._options = transport.options
         self._correlation_id = checked_correlation_id(correlation_id)
-        self._link = _Link()
         self._open: dict[ExchangeJob, None] = {}
-        self._next_id = 1
         self._work = asyncio.Event()
+        acknowledge = self._options.exchange.acknowledge
+        self._session = Session(
+            self._open, self._work, self._follow_again, self._correlation_id, acknowledge
+        )
+        self._link = Link(self._session)
+        self._next_id = 1
         self._row = RetryRow(self._options.stream.retry, self._options.timing)
         self._runner: asyncio.Task[None] | None = None
         self._resumes = 0
@@ -161,7 +122,7 @@ class Exchange:
         """Gives a job and follows it; returns once it is accepted. Raises as `enqueue`."""
         given = job_request(request, fields)
         credit_bytes = self._options.exchange.credit_bytes
-        job = ExchangeJob("", credit_bytes, self._touch, failures_as_events=failures_as_events)
+        job = ExchangeJob("", credit_bytes, self._read_on, failures_as_events=failures_as_events)
         job.receipt = await self._enqueue(given, job)
         return job
 
@@ -181,7 +142,7 @@ class Exchange:
         job = ExchangeJob(
             job_id,
             self._options.exchange.credit_bytes,
-            self._touch,
+            self._read_on,
             resume_from=resume_from,
             observer=observer,
             failures_as_events=failures_as_events,
@@ -234,7 +195,7 @@ class Exchange:
         if self._runner is None or self._closed:
             raise RuntimeError("this exchange is not open: use `async with client.exchange()`")
         answer = asyncio.get_running_loop().create_future()
-        self._link.waiting.append(_Asked(self._numbered(request), answer, job))
+        self._link.waiting.append(Asked(self._numbered(request), answer, job))
         self._work.set()
         try:
             async with asyncio.timeout(self._options.rpc_timeout_ms / 1000):
@@ -248,23 +209,8 @@ class Exchange:
         self._next_id += 1
         return request
 
-    def _touch(self, job: ExchangeJob) -> None:
-        """A job was read on, or is read no longer."""
-        link, handle = self._link, job.handle
-        if job.finished:
-            if link.unread.pop(handle, None) is not None and self._options.exchange.acknowledge:
-                link.final.append(handle)
-        elif job.left:
-            self._open.pop(job, None)
-            link.unread.pop(handle, None)
-            if link.jobs.pop(handle, None) is not None:
-                link.left.append(handle)
-        elif handle in link.jobs and (due := job.due()) is not None:
-            offset = due[0] if self._options.exchange.acknowledge else 0
-            link.acks[handle] = offset, due[1] + link.acks.get(handle, (0, 0))[1]
-        else:
-            return
-        self._work.set()
+    def _read_on(self, job: ExchangeJob) -> None:
+        self._link.touch(job)
 
     # --- the stream
 
@@ -336,114 +282,35 @@ class Exchange:
                 await call.write(pb.ExchangeRequest(unsubscribe=unsubscribe))
             if (ack := link.take_ack()) is not None:
                 await call.write(pb.ExchangeRequest(ack=ack))
-            if not (link.left or link.acks or link.final):
+            if not (link.left or link.has_acks):
                 await self._work.wait()
 
     async def _read(self, call: "Call") -> None:
         async for message in call:
             self._row.reset()
-            for result in message.results:
-                self._result(result)
-            for begun in message.begun:
-                self._event(begun.handle, begun.event)
-            for handle, chunk in zip(message.tokens.handles, message.tokens.chunks, strict=True):
-                self._tokens(handle, chunk)
-            for event in message.events:
-                self._event(event.handle, event.event)
-            for broken in message.broken:
-                self._broken(broken)
-
-    def _result(self, result: pb.ExchangeResult) -> None:
-        asked = self._link.asked.pop(result.correlation_id, None)
-        self._work.set()
-        if asked is None:
-            return
-        if result.HasField("error"):
-            self._refused(asked, error_of(detail_of(result.error, self._correlation_id)))
-            return
-        if asked.job is not None and result.handle:
-            self._follow(asked.job, result, dropped=asked.dropped)
-        if asked.answer is not None and not asked.answer.done():
-            asked.answer.set_result(result)
-
-    def _follow(self, job: ExchangeJob, result: pb.ExchangeResult, *, dropped: bool) -> None:
-        if dropped or job.left:
-            self._link.left.append(result.handle)
-            self._open.pop(job, None)
-            return
-        job.handle = result.handle
-        if result.HasField("enqueued"):
-            job.named(result.enqueued.job_id)
-        self._link.jobs[result.handle] = job
-        self._open[job] = None
-
-    def _refused(self, asked: _Asked, error: LlamaOrchError) -> None:
-        if asked.answer is not None:
-            if not asked.answer.done():
-                asked.answer.set_exception(error)
-        elif asked.job is not None:
-            # A job that cannot be followed again, now or at all.
-            job, wait_ms = asked.job, error.retry_after_ms
-            if error.retriable and wait_ms is not None and job.may_try_again():
-                later = asyncio.get_running_loop().call_later
-                later(wait_ms / 1000, self._follow_again, job, self._link)
-            else:
-                self._open.pop(job, None)
-                job.fail(error)
-
-    def _event(self, handle: int, event: events_pb2.JobEvent) -> None:
-        job = self._link.jobs.get(handle)
-        if job is not None:
-            job.accept(event)
-            if job.over:
-                self._over(handle, job)
-
-    def _tokens(self, handle: int, chunk: bytes) -> None:
-        job = self._link.jobs.get(handle)
-        if job is not None:
-            job.accept_tokens(events_pb2.TokenBatch.FromString(chunk))
-            if job.over:
-                self._over(handle, job)
-
-    def _over(self, handle: int, job: ExchangeJob) -> None:
-        """A job has its outcome, or broke the contract and is not to be trusted."""
-        del self._link.jobs[handle]
-        self._open.pop(job, None)
-        if job.ended:
-            self._link.unread[handle] = job
-        else:
-            self._link.left.append(handle)
-            self._work.set()
-
-    def _broken(self, broken: pb.ExchangeBroken) -> None:
-        job = self._link.jobs.pop(broken.handle, None)
-        if job is not None:
-            self._open.pop(job, None)
-            job.fail(error_of(detail_of(broken.error, self._correlation_id)))
+            self._link.take(message)
 
     # --- from one stream to the next
 
     def _relink(self) -> None:
         """What was not answered is asked again, and every open job is followed again."""
-        old, self._link = self._link, _Link()
-        for job in (*old.jobs.values(), *old.unread.values()):
-            job.handle = 0
-        for asked in (*old.asked.values(), *old.waiting):
-            if asked.answer is not None and not asked.dropped:
-                self._link.waiting.append(asked)
+        unanswered = self._link.end()
+        self._link = Link(self._session)
+        self._link.waiting.extend(unanswered)
         for job in self._open:
             self._follow_again(job, self._link)
 
-    def _follow_again(self, job: ExchangeJob, link: _Link) -> None:
+    def _follow_again(self, job: ExchangeJob, link: Link) -> None:
         if link is self._link and not job.over:
             job.resumes += 1
-            link.waiting.append(_Asked(self._numbered(_subscribe(job)), None, job))
+            link.waiting.append(Asked(self._numbered(_subscribe(job)), None, job))
             self._work.set()
 
     def _fail_all(self, error: LlamaOrchError) -> None:
         """Tells everybody who waits; each gets an error of its own."""
-        link, self._link = self._link, _Link()
-        for asked in (*link.asked.values(), *link.waiting):
+        unanswered = self._link.end()
+        self._link = Link(self._session)
+        for asked in unanswered:
             if asked.answer is not None and not asked.answer.done():
                 asked.answer.set_exception(error_of(error.detail))
         for job in self._open:

@@ -5,7 +5,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch_client.errors import ErrorDetail, IntegrityError, JobFailedError, LlamaOrchError
@@ -19,9 +19,11 @@ from llamaorch_client.events import (
     ResumePoint,
     Tokens,
 )
-from llamaorch_client.model import Receipt  # noqa: TC001
 from llamaorch_client.reader import OutputReader
 from llamaorch_client.stream import read_result
+
+if TYPE_CHECKING:
+    from llamaorch_client.model import Receipt
 
 # With the server's own delays between them.
 REFUSALS_MAX = 20

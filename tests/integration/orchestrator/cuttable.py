@@ -11,8 +11,7 @@ class Cuttable:
     """Passes bytes on between clients and one server."""
 
     def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = host, int(port)
+        self.lead_to(target)
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -25,6 +24,11 @@ class Cuttable:
         assert self._server is not None
         host, port = self._server.sockets[0].getsockname()[:2]
         return f"{host}:{port}"
+
+    def lead_to(self, target: str) -> None:
+        """Sends new connections to this server."""
+        host, _, port = target.rpartition(":")
+        self._target = host, int(port)
 
     def cut(self) -> None:
         """Breaks every connection at once, without a word on the level of gRPC."""

@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from llamaorch.pool.v1 import dispatch_pb2
 from llamaorch_client import (
     AsyncClient,
     ClientOptions,
@@ -26,17 +27,19 @@ from llamaorch_client import (
     NotFoundError,
     RejectedError,
     ResumePoint,
+    ResumeWindowError,
     RetryOptions,
     Started,
     StreamOptions,
     Tokens,
     UnavailableError,
 )
+from orchestrator_core.store.memory import MemoryStore
 from tests.integration.orchestrator.calls import job as look_up
 from tests.integration.orchestrator.calls import ready_host
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.cuttable import Cuttable
-from tests.integration.orchestrator.scripted_host import ScriptedHost
+from tests.integration.orchestrator.scripted_host import ScriptedHost, snapshot
 
 WAIT_S = 20.0
 QUICK = RetryOptions(attempts_max=50, backoff_initial_ms=10, backoff_max_ms=50)
@@ -164,6 +167,68 @@ async def test_open_jobs_survive_cuts(orchestrator: Orchestrator, proxy: Cuttabl
     }
     assert opened.resumes >= 1
     assert proxy.connections > 1
+
+
+async def test_open_jobs_survive_a_restart_of_the_server(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """The running job goes on at the byte, the waiting one gets its slot, each ends once."""
+    store = MemoryStore()
+    first = await start_orchestrator(store)
+    host = await ready_host(first, slots_total=1, slots_free=1)
+    async with Cuttable(str(first.server.address)) as proxy, exchange(proxy.address) as opened:
+        running = await opened.run(model_id="tiny", prompt="runs")
+        waiting = await opened.run(model_id="tiny", prompt="waits")
+        await begin(host, "one ", "two ")
+        read = ""
+        while read != "one two ":
+            event = await until(running, Tokens)
+            assert isinstance(event, Tokens)
+            read += event.text
+        results = [asyncio.create_task(job.result()) for job in (running, waiting)]
+
+        await first.close()
+        second = await start_orchestrator(store)
+        proxy.lead_to(str(second.server.address))
+        back = second.host(boot_id=host.boot_id)
+        held = dispatch_pb2.HeldAttempt(
+            job_id=running.job_id, attempt=1, pool_id="pool-a", replica_id="pool-a-1", next_index=2
+        )
+        pool = snapshot(slots_total=1, slots_free=1)
+        verdict = (await back.register(pool, held=(held,))).verdicts[0]
+        await back.tokens(verdict.handle, "one ", "two ", "three")
+        await back.finish(verdict.handle)
+        handle = await begin(back, "mine")
+        await back.finish(handle)
+        async with asyncio.timeout(WAIT_S):
+            texts = [(await result).text for result in results]
+
+    assert texts == ["three", "mine"]
+    assert running.text_offset == len("one two three")
+
+
+async def test_an_outcome_whose_text_no_host_brings_is_given_up(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """After a restart, once the grace for hosts is over: RESUME_WINDOW, and others go on."""
+    store = MemoryStore()
+    first = await start_orchestrator(store)
+    host = await ready_host(first)
+    options = ClientOptions(exchange=ExchangeOptions(acknowledge=False))
+    async with exchange(first.server.address, options) as opened:
+        job = await opened.run(model_id="tiny", prompt="Hi")
+        handle = await begin(host, "gone")
+        await host.finish(handle)
+        await job.result()
+    await first.close()
+
+    second = await start_orchestrator(store, pools={"reattach_grace_ms": 100})
+    async with exchange(second.server.address) as opened:
+        lost = await opened.subscribe(job.job_id)
+        with pytest.raises(ResumeWindowError):
+            await asyncio.wait_for(lost.result(), WAIT_S)
+        with pytest.raises(NotFoundError):
+            await opened.cancel("nobody")
 
 
 async def test_an_enqueue_in_flight_at_the_cut_is_accepted_once(

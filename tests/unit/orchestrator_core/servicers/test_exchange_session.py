@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import events_pb2
@@ -51,6 +51,9 @@ class FakeRuntime:
         if job_id not in self.jobs:
             raise RefusalError(Refusal(Reason.NOT_FOUND, "unknown", resource=job_id))
         return self.jobs[job_id]
+
+    async def settled(self, job_id: str) -> None:
+        """Everything is durable."""
 
     def submit(self, told: object) -> None:
         """Records an event of the core."""
@@ -335,6 +338,7 @@ class Play:
 texts = st.lists(st.text("abcé", min_size=1, max_size=6), min_size=1, max_size=2)
 
 
+@settings(deadline=None)
 @given(
     st.data(),
     st.lists(
@@ -531,3 +535,25 @@ async def test_metrics_are_told_once_and_only_the_latest() -> None:
 
     told = [e.metrics.queue_depth for e in world.got[handle] if e.HasField("metrics")]
     assert told == [2]
+
+
+async def test_only_what_all_have_acknowledged_is_dropped_and_never_for_an_observer() -> None:
+    """An observer that lags keeps output here, one that has read lets none go."""
+    world = World()
+    relay = world.runtime.relay
+    job_id = world.job_with("0123", "4567")
+    watcher = world.session.subscribe(job_id, Terms(observer=True))
+    world.drain()
+    held = relay.bytes_held
+
+    world.session.acknowledge(ack(handles=[watcher], text_offsets=[8]))
+    watched = relay.bytes_held
+    first, second = (world.session.subscribe(job_id, Terms()) for _ in range(2))
+    world.drain()
+    world.session.acknowledge(ack(handles=[first], text_offsets=[8]))
+    one = relay.bytes_held
+    world.session.acknowledge(ack(handles=[second], text_offsets=[5]))
+
+    assert watched == one == held
+    assert relay.log(job_id).oldest_offset == 4
+    assert 0 < relay.bytes_held < held
