@@ -55,6 +55,22 @@ bench-core: $(DEV_STAMP) ## What a decision and a job cost the core: CPU over po
 bench-recorder: $(DEV_STAMP) ## What the flight recorder costs: CPU per step, bytes per job, pause of a checkpoint
 	$(BIN)/python -m benchmarks.recorder $(ARGS)
 
+.PHONY: bench-relay
+bench-relay: $(DEV_STAMP) ## What relaying costs: CPU per token and latency, per-job streams and Exchange, beside bare grpc.aio
+	$(BIN)/python -m benchmarks.relay $(ARGS)
+
+.PHONY: bench-enqueue
+bench-enqueue: $(DEV_STAMP) ## Latency and highest rate of Enqueue, memory of queued jobs and idle streams
+	$(BIN)/python -m benchmarks.enqueue $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(DEV_STAMP) ## CPU per token beside SMG, vllm-router and LiteLLM, which it installs under .build/peers
+	$(BIN)/python -m benchmarks.peers --install $(ARGS)
+
+.PHONY: soak-exchange
+soak-exchange: $(DEV_STAMP) ## A thousand jobs on one Exchange for DURATION seconds: no violation, memory flat
+	$(BIN)/python -m benchmarks.soak --seconds $(or $(DURATION),600) $(ARGS)
+
 TRACES ?= ../shared/traces
 
 .PHONY: bench-completion

@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.load.processes import Child, ProcessError, cpu_s
-from benchmarks.relay import WINDOW_S, Case, Figures, Mark, Timing, measure
+from benchmarks.relay import WINDOW_S, Case, Figures, Mark, Timing, best_of, measure
 
 HOME = Path(".build/peers")
 INSTALL_TIMEOUT_S = 900
@@ -170,12 +170,12 @@ async def watch(router: Child, readers: Child, streams: int, timing: Timing) -> 
                 told["p99_ms"],
             )
         )
-    return Figures.of(marks, psutil.Process(router.pid).memory_info().rss)
+    return Figures.of(marks, psutil.Process(router.pid).memory_info().rss, streams * 50.0)
 
 
 def show(name: str, streams: int, played: list[Figures]) -> None:
     """Prints one line."""
-    best = min(played, key=lambda it: it.best_us)
+    best = best_of(played)
     median_us = statistics.median(us for it in played for us in it.cpu_us)
     print(
         f"{name:28}{streams:8}{best.best_us:9.1f}{median_us:9.1f}{best.tokens_per_s:10.0f}"
@@ -194,7 +194,7 @@ async def run(options: argparse.Namespace) -> int:
             except subprocess.SubprocessError as error:
                 print(f"{peer.name}: cannot be installed: {error}")
                 peers.remove(peer)
-    print("python -m benchmarks.peers " + " ".join(sys.argv[1:]))
+    print("python -m benchmarks.peers " + options.told)
     print(
         f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
         f"load {os.getloadavg()[0]:.1f}"
@@ -242,7 +242,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--warm", type=float, default=4.0, help="seconds")
     parser.add_argument("--windows", type=int, default=16, help="of half a second each")
     parser.add_argument("--install", action="store_true", help="install what is missing first")
-    return asyncio.run(run(parser.parse_args(argv)))
+    options = parser.parse_args(argv)
+    options.told = " ".join(sys.argv[1:] if argv is None else argv)
+    return asyncio.run(run(options))
 
 
 if __name__ == "__main__":

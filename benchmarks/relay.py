@@ -1,11 +1,11 @@
 """What relaying costs orchestratord: CPU per token, latency, beside a bare grpc.aio relay.
 
-    python -m benchmarks.relay [--streams 64,200,1000] [--rounds 2] [--window 8] [--quick]
+    python -m benchmarks.relay [--streams 64,200,1000] [--rounds 2] [--windows 16] [--quick]
 
 A real orchestratord (SQLite, recorder, metrics, traces to a sink) serves played hosts and reading
-clients in processes of their own. CPU is user and system time of the orchestratord process over a
-steady window, divided by the tokens that clients read in it. The bare relay plays the same load in
-turns with it; `x bare` is the ratio of the two.
+clients in processes of their own. CPU is user and system time of the orchestratord process over
+steady windows of half a second, divided by the tokens that clients read in them. The bare relay
+plays the same load in turns with it; `x bare` is the ratio of the two, best window of each.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from benchmarks.load.processes import (
 )
 
 WINDOW_S = 0.5
+STEADY = 0.1
 # Bars of the design, section 11: microseconds of CPU per token.
 BARS_US = {
     (False, 64): 40.0,
@@ -86,9 +87,14 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One play: CPU in microseconds per token of each window, ages of tokens in ms."""
+    """One play: CPU in microseconds per token of each steady window, ages of tokens in ms.
+
+    A window is steady when clients read what hosts make in it, within a tenth: one that catches up
+    on what came before is cheaper than what it stands for. Without any, all count: `steady` is 0.
+    """
 
     cpu_us: list[float]
+    steady: int
     tokens_per_s: float
     p50_ms: float
     p99_ms: float
@@ -97,15 +103,21 @@ class Figures:
     rss_mib: float
 
     @classmethod
-    def of(cls, marks: list[Mark], rss: int) -> "Figures":
-        """What happened between marks."""
+    def of(cls, marks: list[Mark], rss: int, tokens_per_s: float) -> "Figures":
+        """What happened between marks; `tokens_per_s` is what hosts make."""
         first, last = marks[0], marks[-1]
         tokens = last.tokens - first.tokens
+        windows = [
+            (
+                (after.cpu_s - before.cpu_s) / max(1, after.tokens - before.tokens) * 1e6,
+                (after.tokens - before.tokens) / (after.at_s - before.at_s) / tokens_per_s,
+            )
+            for before, after in pairwise(marks)
+        ]
+        steady = [us for us, share in windows if abs(share - 1) <= STEADY]
         return cls(
-            cpu_us=[
-                (after.cpu_s - before.cpu_s) / max(1, after.tokens - before.tokens) * 1e6
-                for before, after in pairwise(marks)
-            ],
+            cpu_us=steady or [us for us, _ in windows],
+            steady=len(steady),
             tokens_per_s=tokens / (last.at_s - first.at_s),
             p50_ms=statistics.median(it.p50_ms for it in marks[1:]),
             p99_ms=statistics.median(it.p99_ms for it in marks[1:]),
@@ -196,7 +208,7 @@ async def measure(case: Case, timing: Timing, *, bare: bool) -> Figures:
             end, total = await readers.ask("close"), await hosts.ask("totals")
     if end["problems"] or end["tokens"] != total["tokens"]:
         raise RuntimeError(f"sent {total['tokens']} tokens, read {end}")
-    return Figures.of(marks, rss)
+    return Figures.of(marks, rss, case.streams * case.rate)
 
 
 async def mark(server: Child, readers: Child) -> Mark:
@@ -218,20 +230,26 @@ async def compare(case: Case, timing: Timing, rounds: int) -> bool:
     for _ in range(rounds):
         for bare, figures in played.items():
             figures.append(await measure(case, timing, bare=bare))
-    bare_us = min(it.best_us for it in played[True])
+    bare_us = best_of(played[True]).best_us
     bar_us = BARS_US.get((case.exchange, case.streams))
     for bare, figures in played.items():
-        it = min(figures, key=lambda found: found.best_us)
+        it = best_of(figures)
         median_us = statistics.median(us for found in figures for us in found.cpu_us)
         verdict = "" if bar_us is None or bare else judged(it.best_us, bar_us)
         print(
             f"{'Exchange' if case.exchange else 'per job':9}{case.streams:7} "
             f"{'bare' if bare else 'orchestratord':14}{it.best_us:8.1f}{median_us:8.1f}"
             f"{it.best_us / bare_us:8.2f}{it.tokens_per_s:10.0f}{it.cores:7.2f}"
-            f"{it.p50_ms:9.2f}{it.p99_ms:9.2f}{it.per_message:8.2f}{it.rss_mib:7.0f}  {verdict}",
+            f"{it.p50_ms:9.2f}{it.p99_ms:9.2f}{it.per_message:8.2f}{it.rss_mib:7.0f}"
+            f"{it.steady:7}  {verdict}",
             flush=True,
         )
-    return bar_us is None or min(it.best_us for it in played[False]) <= bar_us
+    return bar_us is None or best_of(played[False]).best_us <= bar_us
+
+
+def best_of(played: list[Figures]) -> Figures:
+    """The play that neighbours disturbed least."""
+    return min(played, key=lambda it: (it.steady == 0, it.best_us))
 
 
 def judged(value: float, bar: float) -> str:
@@ -242,7 +260,7 @@ def judged(value: float, bar: float) -> str:
 async def run(options: argparse.Namespace) -> int:
     """Prints the table; 1 when a bar was missed and that was asked for."""
     timing = Timing(options.warm, options.windows)
-    print("python -m benchmarks.relay " + " ".join(sys.argv[1:]))
+    print("python -m benchmarks.relay " + options.told)
     print(
         f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
         f"load {os.getloadavg()[0]:.1f}; {options.pools_per_host} pools of {SLOTS} slots a host, "
@@ -251,7 +269,7 @@ async def run(options: argparse.Namespace) -> int:
     )
     print(
         f"{'':9}{'streams':>7} {'us per token:':14}{'best':>8}{'median':>8}{'x bare':>8}"
-        f"{'tokens/s':>10}{'cores':>7}{'p50 ms':>9}{'p99 ms':>9}{'a msg':>8}{'MiB':>7}"
+        f"{'tokens/s':>10}{'cores':>7}{'p50 ms':>9}{'p99 ms':>9}{'a msg':>8}{'MiB':>7}{'steady':>7}"
     )
     met = True
     for exchange in [name == "exchange" for name in options.modes.split(",")]:
@@ -273,8 +291,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pools-per-host", type=int, default=8)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--rate", type=float, default=50.0, help="tokens per second a stream")
+    parser.add_argument("--quick", action="store_true", help="shows that it works, no more")
     parser.add_argument("--strict", action="store_true", help="fail when a bar is missed")
     options = parser.parse_args(argv)
+    options.told = " ".join(sys.argv[1:] if argv is None else argv)
+    if options.quick:
+        options.streams, options.rounds, options.warm, options.windows = "8", 1, 0.2, 2
     with contextlib.suppress(KeyboardInterrupt):
         return asyncio.run(run(options))
     return 130

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.relay.log import Frame, OutputLog
+from orchestrator_core.relay.pace import Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +16,17 @@ class RelayLimits:
 
 
 class Relay:
-    """One `OutputLog` per job. Beyond the total, ended jobs lose theirs first, oldest first."""
+    """One `OutputLog` per job, and the `pace` of those who follow one job.
+
+    Beyond the total, ended jobs lose their output first, oldest first.
+    """
 
     def __init__(self, limits: RelayLimits) -> None:
         self._limits = limits
         self._logs: dict[str, OutputLog] = {}
         self._ended: dict[str, None] = {}
         self._bytes = 0
+        self.pace = Pace()
 
     def log(self, job_id: str) -> OutputLog:
         """The log of a job, made when there is none yet."""

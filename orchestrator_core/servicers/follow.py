@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.events import SubscribersChanged
@@ -43,7 +44,7 @@ class Followers:
         job = self._runtime.job(job_id)
         log = self._runtime.relay.log(job_id)
         changed = _Flag()
-        reader = log.open(resume, changed.set)
+        reader = log.open(resume, partial(self._runtime.relay.pace.wake, changed.set))
         self.count(job_id, 0 if observer else 1)
         try:
             await self._send(job, log, reader, changed, write)

@@ -67,6 +67,7 @@ class FrameReader:
             strict=True,
         )
         link, now_ms = self._link, self._runtime.clock.now_ms()
+        self._runtime.relay.pace.frame()
         read: dict[int, int] = {}
         for handle, first_index, pieces, text_offset, text_bytes, chunk in columns:
             key = link.key(handle)

@@ -133,7 +133,8 @@ async def _begin(context: Context) -> None:
 
 
 async def _fail(context: Context, error: Exception) -> NoReturn:
-    if isinstance(error, grpc.aio.AbortError):
+    # An operation fails on a call that its client has left; grpc knows, and lets it pass.
+    if isinstance(error, (grpc.aio.AbortError, grpc.aio.InternalError)):
         raise error
     await abort(context, refusal_of(error))
 
