@@ -50,7 +50,7 @@ async def test_a_pause_of_this_process_does_not_count() -> None:
     """What came meanwhile could not be read; after it the rest of the timeout is left."""
     liveness = Liveness(TIMEOUT_MS)
     watching = asyncio.create_task(gone_after_s(liveness))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0.02)
 
     time.sleep(1.0)  # noqa: ASYNC251 - the pause
     await asyncio.sleep(0.05)
