@@ -216,8 +216,14 @@ class CommitGate:
         """Takes the batch's accepts back, puts the rest in front of the next batch, and waits."""
         self.degraded = True
         accepts = [record for record in batch.records if isinstance(record, AcceptRecord)]
-        gone = {record.spec.job_id for record in accepts}
         victims = {record.displaced for record in accepts if record.displaced is not None}
+        for record in self._pending.records:
+            # A job that took the id of a victim cannot stand beside it.
+            if isinstance(record, AcceptRecord) and record.spec.job_id in victims:
+                accepts.append(record)
+                if record.displaced is not None:
+                    victims.add(record.displaced)
+        gone = {record.spec.job_id for record in accepts}
         replies = [reply for b in (batch, self._pending) for reply in b.unanswered(gone, victims)]
         rest, later = batch.without(gone, victims), self._pending.without(gone, victims)
         self._pending = Batch(

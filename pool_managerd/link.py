@@ -28,6 +28,7 @@ from pool_managerd.core.outbox import Frame, Outbox, RefusalReason, Refused
 from pool_managerd.core.replica import Reason
 from pool_managerd.errors import SessionLostError
 from pool_managerd.executor import Executor
+from pool_managerd.liveness import Liveness
 from pool_managerd.pool import Pool
 from pool_managerd.reporter import Reporter
 from pool_managerd.snapshots import HostState, SnapshotBuilder
@@ -202,13 +203,18 @@ class Link:
                 self._deps.executor.forget(entry.key)
 
     async def _serve(self, call: DispatchCall, terms: _Terms) -> None:
-        reporting = self._deps.reporter.run(self._deps.channel, terms.report_interval_ms)
-        await together(self._read(call, terms), self._write(call, terms), reporting)
+        liveness = Liveness(terms.heartbeat_timeout_ms)
+        await together(
+            self._read(call, liveness),
+            self._write(call, terms, liveness),
+            self._deps.reporter.run(self._deps.channel, terms.report_interval_ms),
+            liveness.watch(),
+        )
 
-    async def _read(self, call: DispatchCall, terms: _Terms) -> None:
+    async def _read(self, call: DispatchCall, liveness: Liveness) -> None:
         while True:
-            async with asyncio.timeout(terms.heartbeat_timeout_ms / 1000):
-                message = await call.read()
+            message = await call.read()
+            liveness.heard()
             if not isinstance(message, registry_pb2.DispatchResponse):
                 raise SessionLostError("the orchestrator closed the stream")
             command = message.WhichOneof("command")
@@ -227,17 +233,18 @@ class Link:
             # One bad command must not end the attempts of others.
             log.exception("command_failed", command=command)
 
-    async def _write(self, call: DispatchCall, terms: _Terms) -> None:
+    async def _write(self, call: DispatchCall, terms: _Terms, liveness: Liveness) -> None:
         outbox = self._outbox
         assert outbox is not None, "a session has an outbox"
         coalesce_s = self._config.coalesce_ms / 1000
         loop = asyncio.get_running_loop()
         # An empty frame at once: the reader then knows the number of the last frame that it may
         # have missed.
-        await self._send(call, _EMPTY, terms)
+        await self._send(call, _EMPTY, liveness)
         while True:
             sent_at_s = loop.time()
-            await self._until_pending(call, outbox, terms)
+            while not await self._until_pending(outbox, terms):
+                await self._send(call, _EMPTY, liveness)
             if not outbox.pending:
                 await call.done_writing()
                 return
@@ -246,19 +253,20 @@ class Link:
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             while (frame := outbox.take()) is not None:
-                await self._send(call, frame, terms)
+                await self._send(call, frame, liveness)
 
-    async def _until_pending(self, call: DispatchCall, outbox: Outbox, terms: _Terms) -> None:
-        """Returns when there is something to send, or nothing more to come."""
+    async def _until_pending(self, outbox: Outbox, terms: _Terms) -> bool:
+        """True once there is something to send, or nothing more to come; False: a sign of life."""
         while not outbox.pending and not (self._leaving and outbox.drained):
             self._wake.clear()
             try:
                 async with asyncio.timeout(terms.heartbeat_timeout_ms / 3000):
                     await self._wake.wait()
             except TimeoutError:
-                await self._send(call, _EMPTY, terms)
+                return False
+        return True
 
-    async def _send(self, call: DispatchCall, frame: Frame, terms: _Terms) -> None:
+    async def _send(self, call: DispatchCall, frame: Frame, liveness: Liveness) -> None:
         # The number is taken in the step that hands the frame over: a snapshot taken later names
         # it.
         self._host.emitted_frame_seq += 1
@@ -269,7 +277,7 @@ class Link:
             failpoints.reach("frame.before")
         if frame.ended:
             failpoints.reach("frame.end.before")
-        async with asyncio.timeout(terms.heartbeat_timeout_ms / 1000):
+        with liveness.writing():
             await call.write(registry_pb2.DispatchRequest(frame=message))
         if frame.chunks:
             failpoints.reach("frame.after")

@@ -78,6 +78,11 @@ class PoolSnapshot:
         """Pools with equal values may stand in for one another."""
         return self.engine, self.engine_version, self.model_digest, self.sampler_profile_version
 
+    @property
+    def unknown(self) -> bool:
+        """True while no engine of the pool has ever told what it is and what it offers."""
+        return not self.engine and self.state is not PoolState.READY
+
 
 @dataclass(slots=True)
 class Pool:

@@ -109,7 +109,9 @@ class _FailoverPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failov
     FAILOVER_POLICY_VERIFIED_REPLAY: _FailoverPolicy.ValueType  # 1
     """Generate again in the same replica set, compare the bytes with the digest chain, go on from there."""
     FAILOVER_POLICY_CONTINUE: _FailoverPolicy.ValueType  # 2
-    """Go on from the prompt and the delivered tokens; announced by `resumed`."""
+    """Go on from the prompt and the delivered tokens, on any pool of the model; announced by `resumed`. Not with a schema, a
+    grammar or determinism REQUIRED.
+    """
     FAILOVER_POLICY_FAIL: _FailoverPolicy.ValueType  # 3
     """End the job with WORKER_RESET."""
 
@@ -123,7 +125,9 @@ FAILOVER_POLICY_UNSPECIFIED: FailoverPolicy.ValueType  # 0
 FAILOVER_POLICY_VERIFIED_REPLAY: FailoverPolicy.ValueType  # 1
 """Generate again in the same replica set, compare the bytes with the digest chain, go on from there."""
 FAILOVER_POLICY_CONTINUE: FailoverPolicy.ValueType  # 2
-"""Go on from the prompt and the delivered tokens; announced by `resumed`."""
+"""Go on from the prompt and the delivered tokens, on any pool of the model; announced by `resumed`. Not with a schema, a
+grammar or determinism REQUIRED.
+"""
 FAILOVER_POLICY_FAIL: FailoverPolicy.ValueType  # 3
 """End the job with WORKER_RESET."""
 Global___FailoverPolicy: _TypeAlias = FailoverPolicy  # noqa: Y015

@@ -148,6 +148,7 @@ def test_a_victim_whose_id_was_used_again_does_not_come_back() -> None:
 
     bench.step(AcceptsFailed(("b", "c")))
 
+    # A shell that takes it back in the same event has the victim again.
     assert bench.core.jobs["a"].spec.digest == "another"
     assert bench.core.queue_order(Priority.INTERACTIVE) == ("a",)
 
@@ -303,3 +304,22 @@ def test_a_cancelled_job_leaves_its_place_at_once() -> None:
 
     assert reply.receipt.position == 1
     assert len(bench.state.queue) == 1
+
+
+def test_a_victim_comes_back_in_the_place_of_the_job_that_took_its_id() -> None:
+    """Both accepts are taken back in one event, the newer one first."""
+    bench = Bench(
+        snapshot(slots_free=0),
+        queue_capacity=1,
+        queue_policy=QueuePolicy.DROP_LRU,
+        retention_ms=100,
+    )
+    bench.enqueue("a", "b")
+    bench.at(100)
+    assert "a" not in bench.core.jobs, "forgotten after its retention"
+    bench.enqueue("a", digest="another")
+
+    bench.step(AcceptsFailed(("b", "a")))
+
+    assert bench.core.jobs["a"].spec.digest == "digest of a"
+    assert bench.core.queue_order(Priority.INTERACTIVE) == ("a",)
