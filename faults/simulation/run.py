@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
@@ -10,6 +11,7 @@ import orchestrator_core.failpoints
 import pool_managerd.failpoints
 from faults import history as h
 from faults.checker import Expect, Violation, check
+from faults.simulation.clients import Plan
 from faults.simulation.disk import Condition
 from faults.simulation.engine import text_of
 from faults.simulation.network import KEEPALIVE_S
@@ -169,7 +171,7 @@ def _notice_s(draw: random.Random) -> float:
 def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
     history, scenario = recorder.history, world.scenario
     accepted = [event for event in history if isinstance(event, h.JournalAccepted)]
-    ends = Counter(event.state for event in history if isinstance(event, h.JournalEnded))
+    ended = _ended(history)
     tally = world.tally
     stats = Stats(
         seed=scenario.seed,
@@ -178,10 +180,12 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
         kills=tally.kills,
         cuts=tally.cuts,
         blows=tally.blows,
-        ends=ends,
+        ends=Counter(ended.values()),
     )
+    safe = [event.job_id for event in accepted if _safe(scenario, event, ended)]
     expect = Expect(
         texts=_texts(scenario, accepted),
+        must_finish=safe,
         settle_ms=SETTLE_MS,
         retention_ms=RETENTION_MS,
         drop_lru=scenario.config.queue.policy == "drop-lru",
@@ -189,9 +193,28 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
     return Run(history, stats, check(history, expect), world.network.bugs)
 
 
+def _safe(scenario: Scenario, job: h.JournalAccepted, ended: Mapping[str, str]) -> bool:
+    """True for a job that every fault must spare: its text can be made again, to the byte.
+
+    It may have been cancelled or dropped, and an engine that stalls may cost it its time.
+    """
+    plan = _plans(scenario)[job.request_id]
+    if ended.get(job.job_id) in ("CANCELLED", "DROPPED") or scenario.bad_engines:
+        return False
+    return plan.deterministic and plan.failover
+
+
+def _ended(history: h.History) -> dict[str, str]:
+    return {event.job_id: event.state for event in history if isinstance(event, h.JournalEnded)}
+
+
+def _plans(scenario: Scenario) -> dict[str, Plan]:
+    return {plan.request_id: plan for plans in scenario.clients.values() for plan in plans}
+
+
 def _texts(scenario: Scenario, accepted: list[h.JournalAccepted]) -> dict[str, str]:
     """The output of jobs that only engines in the deterministic profile may run."""
-    plans = {plan.request_id: plan for plans in scenario.clients.values() for plan in plans}
+    plans = _plans(scenario)
     return {
         event.job_id: "".join(text_of(plan.prompt, plan.seed, plan.tokens))
         for event in accepted
