@@ -20,6 +20,7 @@ STEPS_MAX = 2_000_000
 """Rounds of the loop in one run; more means that something goes round in circles."""
 
 _CLEAN_UP_STEPS_MAX = 20_000
+_CLEAN_UP_ROUNDS_MAX = 20
 
 
 class StuckError(Exception):
@@ -123,17 +124,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Cancels every task and lets them end. The loop must not run; it can only be closed then.
 
         Raises:
-            StuckError: when a task does not end.
+            StuckError: when tasks do not end.
         """
         self.thaw()
         self._steps_left = _CLEAN_UP_STEPS_MAX
         self.set_exception_handler(lambda _loop, _context: None)
-        tasks = [task for task in self._everybody if not task.done()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        # Who is cancelled may start others.
+        for _ in range(_CLEAN_UP_ROUNDS_MAX):
+            tasks = [task for task in self._everybody if not task.done()]
+            self._everybody = []
+            if not tasks:
+                return
+            for task in tasks:
+                task.cancel()
             self.run_until_complete(self._ended(tasks))
-        self._everybody = []
+        raise StuckError("tasks that are cancelled start others without end")
 
     async def _ended(self, tasks: list[asyncio.Task[Any]]) -> None:
         for task in tasks:
