@@ -124,10 +124,8 @@ def _strike(world: World, blow: Blow) -> None:
     """Does what a fault says, to whom its `chance` names."""
     draw = random.Random(blow.chance)
     match blow.fault:
-        case Fault.CUT:
-            _cut(world, draw)
-        case Fault.STALL:
-            _stall(world, draw, blow.for_ms)
+        case Fault.CUT | Fault.STALL:
+            _disturb(world, blow, draw)
         case Fault.REFUSE:
             world.refuse(draw.random(), blow.for_ms)
         case Fault.SLOW_NETWORK:
@@ -140,6 +138,8 @@ def _strike(world: World, blow: Blow) -> None:
             points = draw.choice((orchestrator_core.failpoints, pool_managerd.failpoints)).POINTS
             name, passes = draw.choice(sorted(points)), draw.randint(1, 4)
             world.lay(Mine(points, name, passes, blow.for_ms, _notice_s(draw)))
+        case Fault.STOP:
+            world.stop(draw.random(), blow.for_ms)
         case Fault.KILL_ENGINE:
             world.kill_engine(draw.random())
         case Fault.SLOW_DISK | Fault.FULL_DISK | Fault.UNSURE_DISK:
@@ -148,19 +148,17 @@ def _strike(world: World, blow: Blow) -> None:
             assert_never(blow.fault)
 
 
-def _stall(world: World, draw: random.Random, for_ms: int) -> None:
+def _disturb(world: World, blow: Blow, draw: random.Random) -> None:
+    """Breaks one connection, or lets it go silent."""
     connection = world.connection(draw.random())
-    if connection is not None:
-        world.tally.cuts += 1
-        up, down = draw.choice(((True, True), (True, False), (False, True)))
-        world.stall(connection, up=up, down=down, for_ms=for_ms)
-
-
-def _cut(world: World, draw: random.Random) -> None:
-    connection = world.connection(draw.random())
-    if connection is not None:
-        world.tally.cuts += 1
+    if connection is None:
+        return
+    world.tally.cuts += 1
+    if blow.fault is Fault.CUT:
         world.network.cut(connection, _notice_s(draw), _notice_s(draw))
+    else:
+        up, down = draw.choice(((True, True), (True, False), (False, True)))
+        world.stall(connection, up=up, down=down, for_ms=blow.for_ms)
 
 
 def _notice_s(draw: random.Random) -> float:

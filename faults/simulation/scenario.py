@@ -28,6 +28,7 @@ class Fault(enum.Enum):
     KILL_HOST = "a pool-managerd is killed, with its engines"
     KILL_ENGINE = "an engine dies"
     KILL_AT_POINT = "a service is killed as it passes a named point"
+    STOP = "a service stops, and goes on after a time"
     SLOW_DISK = "each commit takes seconds"
     FULL_DISK = "no commit succeeds"
     UNSURE_DISK = "half of the commits have an unknown outcome"
@@ -42,6 +43,7 @@ _OFTEN = {
     Fault.KILL_HOST: 3,
     Fault.KILL_ENGINE: 4,
     Fault.KILL_AT_POINT: 8,
+    Fault.STOP: 4,
     Fault.SLOW_DISK: 2,
     Fault.FULL_DISK: 2,
     Fault.UNSURE_DISK: 3,
