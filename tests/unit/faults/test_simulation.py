@@ -32,6 +32,8 @@ def test_a_seed_is_one_run(seed: int) -> None:
     assert first.stats == second.stats
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_seed_is_one_run_in_every_process() -> None:
     """Neither the order of hashes nor that of addresses matters."""
     told = []
@@ -42,7 +44,7 @@ def test_a_seed_is_one_run_in_every_process() -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=130,
             check=True,
         )
         told.append(done.stdout)
