@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from faults.history import (
     TERMINAL_STATES,
     UNKNOWN_JOB,
+    AttemptBegan,
     CancelAnswered,
     EnqueueAcked,
     JournalAccepted,
+    JournalEnded,
     Outcome,
+    ReplicaGone,
     Resumed,
     Started,
     StatusSeen,
@@ -20,6 +23,7 @@ from faults.history import (
 from faults.observed import Observed, StreamEvent, Violation, state_of
 
 INTEGRITY = "STREAM_INTEGRITY"
+LOST = "RESUME_WINDOW"
 
 
 def one_outcome(observed: Observed) -> Iterator[Violation]:
@@ -186,6 +190,20 @@ def nothing_after_the_end(observed: Observed) -> Iterator[Violation]:
                 end = event
 
 
+def text_kept(observed: Observed) -> Iterator[Violation]:
+    """I2: the text of a finished job can be had as long as whoever generated it lives."""
+    gone = {event.replica for event in observed.all(ReplicaGone)}
+    finished = {e.job_id for e in observed.all(JournalEnded) if e.state == "FINISHED"}
+    replicas: dict[str, set[str]] = {}
+    for began in observed.all(AttemptBegan):
+        replicas.setdefault(began.job_id, set()).add(began.replica)
+    for broken in observed.all(StreamBroken):
+        mine = replicas.get(broken.job_id, set())
+        lived = bool(mine) and not gone & mine
+        if broken.reason == LOST and broken.job_id in finished and lived:
+            yield Violation("I2", broken.job_id, "text was lost that its host held", (broken,))
+
+
 def one_job_per_request(observed: Observed) -> Iterator[Violation]:
     """I12: a request is one job, however often it was sent."""
     told: dict[str, EnqueueAcked] = {}
@@ -203,6 +221,7 @@ def one_job_per_request(observed: Observed) -> Iterator[Violation]:
 RULES: Sequence[Callable[[Observed], Iterator[Violation]]] = (
     one_outcome,
     text_whole,
+    text_kept,
     attempts_not_mixed,
     nothing_after_the_end,
     one_job_per_request,

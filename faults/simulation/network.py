@@ -17,8 +17,10 @@ import grpc
 from faults.simulation.calls import ClientCall, Multi, ServerCall
 from faults.simulation.virtual_time import CURRENT, Process
 
-KEEPALIVE_S = 40.0
+KEEPALIVE_S = 30.0
 """After so long without an answer a transport gives up by itself. Source: channel_options()."""
+
+_RESET_S = 0.002
 
 _OUTSIDE = contextvars.Context()
 """Messages under way belong to nobody: they do not die with who sent them."""
@@ -68,6 +70,7 @@ class Connection:
     """Between a client's and a server's process. Either side may think it open when it is not."""
 
     def __init__(self, network: "Network", client: Process, server: "Server") -> None:
+        self._network = network
         self.client = client
         self.server = server
         self.up = Lane(network)
@@ -78,9 +81,15 @@ class Connection:
         self.server_thinks_open = True
 
     def to_server(self, deliver: Callable[[], None]) -> None:
-        """Sends something up; the dead send nothing."""
-        if self.client.alive:
-            self.up.send(deliver)
+        """Sends something up; the dead send nothing.
+
+        Where the server was started again, nobody knows the connection: that is told at once.
+        """
+        if not self.client.alive:
+            return
+        self.up.send(deliver)
+        if not self.server.process.alive and self._network.replaced(self.server):
+            self._network.later(_RESET_S, self.client_notices)
 
     def to_client(self, deliver: Callable[[], None]) -> None:
         """Sends something down; the dead send nothing."""
@@ -152,6 +161,10 @@ class Network:
     def serve(self, address: str, server: Server) -> None:
         """Takes connections at an address from now on."""
         self.servers[address] = server
+
+    def replaced(self, server: Server) -> bool:
+        """True when another process listens where this server did."""
+        return all(other is not server for other in self.servers.values())
 
     def channel(self, target: str, _options: object = None, **_named: object) -> "Channel":
         """Stands for `grpc.aio.insecure_channel`."""

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
@@ -10,6 +11,7 @@ import orchestrator_core.failpoints
 import pool_managerd.failpoints
 from faults import history as h
 from faults.checker import Expect, Violation, check
+from faults.simulation.clients import Plan
 from faults.simulation.disk import Condition
 from faults.simulation.engine import text_of
 from faults.simulation.network import KEEPALIVE_S
@@ -122,10 +124,8 @@ def _strike(world: World, blow: Blow) -> None:
     """Does what a fault says, to whom its `chance` names."""
     draw = random.Random(blow.chance)
     match blow.fault:
-        case Fault.CUT:
-            _cut(world, draw)
-        case Fault.STALL:
-            _stall(world, draw, blow.for_ms)
+        case Fault.CUT | Fault.STALL:
+            _disturb(world, blow, draw)
         case Fault.REFUSE:
             world.refuse(draw.random(), blow.for_ms)
         case Fault.SLOW_NETWORK:
@@ -138,6 +138,8 @@ def _strike(world: World, blow: Blow) -> None:
             points = draw.choice((orchestrator_core.failpoints, pool_managerd.failpoints)).POINTS
             name, passes = draw.choice(sorted(points)), draw.randint(1, 4)
             world.lay(Mine(points, name, passes, blow.for_ms, _notice_s(draw)))
+        case Fault.STOP:
+            world.stop(draw.random(), blow.for_ms)
         case Fault.KILL_ENGINE:
             world.kill_engine(draw.random())
         case Fault.SLOW_DISK | Fault.FULL_DISK | Fault.UNSURE_DISK:
@@ -146,19 +148,17 @@ def _strike(world: World, blow: Blow) -> None:
             assert_never(blow.fault)
 
 
-def _stall(world: World, draw: random.Random, for_ms: int) -> None:
+def _disturb(world: World, blow: Blow, draw: random.Random) -> None:
+    """Breaks one connection, or lets it go silent."""
     connection = world.connection(draw.random())
-    if connection is not None:
-        world.tally.cuts += 1
-        up, down = draw.choice(((True, True), (True, False), (False, True)))
-        world.stall(connection, up=up, down=down, for_ms=for_ms)
-
-
-def _cut(world: World, draw: random.Random) -> None:
-    connection = world.connection(draw.random())
-    if connection is not None:
-        world.tally.cuts += 1
+    if connection is None:
+        return
+    world.tally.cuts += 1
+    if blow.fault is Fault.CUT:
         world.network.cut(connection, _notice_s(draw), _notice_s(draw))
+    else:
+        up, down = draw.choice(((True, True), (True, False), (False, True)))
+        world.stall(connection, up=up, down=down, for_ms=blow.for_ms)
 
 
 def _notice_s(draw: random.Random) -> float:
@@ -169,7 +169,7 @@ def _notice_s(draw: random.Random) -> float:
 def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
     history, scenario = recorder.history, world.scenario
     accepted = [event for event in history if isinstance(event, h.JournalAccepted)]
-    ends = Counter(event.state for event in history if isinstance(event, h.JournalEnded))
+    ended = _ended(history)
     tally = world.tally
     stats = Stats(
         seed=scenario.seed,
@@ -178,10 +178,12 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
         kills=tally.kills,
         cuts=tally.cuts,
         blows=tally.blows,
-        ends=ends,
+        ends=Counter(ended.values()),
     )
+    safe = [event.job_id for event in accepted if _safe(scenario, event, ended)]
     expect = Expect(
         texts=_texts(scenario, accepted),
+        must_finish=safe,
         settle_ms=SETTLE_MS,
         retention_ms=RETENTION_MS,
         drop_lru=scenario.config.queue.policy == "drop-lru",
@@ -189,9 +191,28 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
     return Run(history, stats, check(history, expect), world.network.bugs)
 
 
+def _safe(scenario: Scenario, job: h.JournalAccepted, ended: Mapping[str, str]) -> bool:
+    """True for a job that every fault must spare: its text can be made again, to the byte.
+
+    It may have been cancelled or dropped, and an engine that stalls may cost it its time.
+    """
+    plan = _plans(scenario)[job.request_id]
+    if ended.get(job.job_id) in ("CANCELLED", "DROPPED") or scenario.bad_engines:
+        return False
+    return plan.deterministic and plan.failover
+
+
+def _ended(history: h.History) -> dict[str, str]:
+    return {event.job_id: event.state for event in history if isinstance(event, h.JournalEnded)}
+
+
+def _plans(scenario: Scenario) -> dict[str, Plan]:
+    return {plan.request_id: plan for plans in scenario.clients.values() for plan in plans}
+
+
 def _texts(scenario: Scenario, accepted: list[h.JournalAccepted]) -> dict[str, str]:
     """The output of jobs that only engines in the deterministic profile may run."""
-    plans = {plan.request_id: plan for plans in scenario.clients.values() for plan in plans}
+    plans = _plans(scenario)
     return {
         event.job_id: "".join(text_of(plan.prompt, plan.seed, plan.tokens))
         for event in accepted

@@ -28,6 +28,7 @@ class Fault(enum.Enum):
     KILL_HOST = "a pool-managerd is killed, with its engines"
     KILL_ENGINE = "an engine dies"
     KILL_AT_POINT = "a service is killed as it passes a named point"
+    STOP = "a service stops, and goes on after a time"
     SLOW_DISK = "each commit takes seconds"
     FULL_DISK = "no commit succeeds"
     UNSURE_DISK = "half of the commits have an unknown outcome"
@@ -42,6 +43,7 @@ _OFTEN = {
     Fault.KILL_HOST: 3,
     Fault.KILL_ENGINE: 4,
     Fault.KILL_AT_POINT: 8,
+    Fault.STOP: 4,
     Fault.SLOW_DISK: 2,
     Fault.FULL_DISK: 2,
     Fault.UNSURE_DISK: 3,
@@ -62,7 +64,8 @@ class Blow:
 class Scenario:
     """Everything that a seed decides beforehand.
 
-    Clients begin at `READY_MS`, and at `heal_ms` all faults are healed.
+    Clients begin at `READY_MS`, and at `heal_ms` all faults are healed. With `bad_engines` a
+    generation may fail or stall.
     """
 
     seed: int
@@ -71,19 +74,22 @@ class Scenario:
     clients: Mapping[str, list[Plan]]
     blows: tuple[Blow, ...]
     heal_ms: int
+    bad_engines: bool
 
 
 def scenario_of(seed: int) -> Scenario:
     """Draws a scenario."""
     chance = random.Random(f"scenario {seed}")
     span_ms = chance.randint(3_000, 14_000)
+    bad = chance.random() < 0.3
     return Scenario(
         seed=seed,
         config=_config(chance.choice(POLICIES), chance.choice((1, 3, 8))),
-        hosts=_hosts(chance),
+        hosts=_hosts(chance, bad=bad),
         clients=_clients(chance, span_ms),
         blows=_blows(chance, span_ms),
         heal_ms=READY_MS + span_ms,
+        bad_engines=bad,
     )
 
 
@@ -95,7 +101,7 @@ def _config(policy: str, capacity: int) -> Config:
             "jobs": {
                 "retention_ms": RETENTION_MS,
                 "attempts_max": 40,
-                "idle_timeout_ms": 8_000,
+                "idle_timeout_ms": 25_000,
                 "disconnect_grace_ms": 2_000,
             },
             "pools": {
@@ -109,8 +115,7 @@ def _config(policy: str, capacity: int) -> Config:
     )
 
 
-def _hosts(chance: random.Random) -> dict[str, tuple[Kind, ...]]:
-    bad = chance.random() < 0.3
+def _hosts(chance: random.Random, *, bad: bool) -> dict[str, tuple[Kind, ...]]:
     hosts = {}
     for number in range(1, chance.randint(2, 3) + 1):
         host = f"host{number}"

@@ -20,6 +20,7 @@ STEPS_MAX = 2_000_000
 """Rounds of the loop in one run; more means that something goes round in circles."""
 
 _CLEAN_UP_STEPS_MAX = 20_000
+_CLEAN_UP_ROUNDS_MAX = 20
 
 
 class StuckError(Exception):
@@ -31,11 +32,17 @@ class Killed(BaseException):
 
 
 class Process:
-    """What dies together. `tasks` are all that it ever started."""
+    """What dies, or stops, together. `tasks` are all that it ever started.
+
+    `running` is False while it is stopped, and for ever once it is not `alive`. `parked` are the
+    callbacks and timers that wait meanwhile.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
+        self.running = True
+        self.parked: list[events.Handle] = []
         self.tasks: list[asyncio.Task[Any]] = []
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -68,8 +75,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._steps_left = STEPS_MAX
         self._selector = self
         self._clock_resolution = 1e-9
-        self._parked: list[events.Handle] = []
-        self._frozen = True
+        self._stopped: list[Process] = []
         self._everybody: list[asyncio.Task[Any]] = []
         self.set_task_factory(self._make_task)  # type: ignore[arg-type] # the stubs know no context
 
@@ -105,35 +111,60 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def freeze(self, process: Process) -> None:
         """Kills a process: nothing of it runs from now on. O(handles that wait)."""
         process.alive = False
-        # A cancelled handle keeps its place: the loop has counted it already.
-        for handle in (*self._ready, *self._scheduled):
-            if _belongs(handle, process) and not handle.cancelled():
-                self._parked.append(
-                    events.Handle(handle._callback, handle._args, self, handle._context)
-                )
-                handle.cancel()
+        self.pause(process)
 
-    def thaw(self) -> None:
-        """Lets the dead run again, to be cleaned up."""
-        self._frozen = False
-        self._ready.extend(self._parked)
-        self._parked = []
+    def pause(self, process: Process) -> None:
+        """Stops a process until `resume`, as SIGSTOP does. O(handles that wait)."""
+        if not process.running:
+            return
+        process.running = False
+        self._stopped.append(process)
+        for index, handle in enumerate(self._ready):
+            if _belongs(handle, process):
+                # The loop has counted what is ready, so another takes the place.
+                self._ready[index] = _nothing(self)
+                process.parked.append(handle)
+        timers = [timer for timer in self._scheduled if _belongs(timer, process)]
+        self._scheduled = [timer for timer in self._scheduled if not _belongs(timer, process)]
+        heapq.heapify(self._scheduled)
+        for timer in timers:
+            timer._scheduled = False
+        process.parked += sorted(timers)
+
+    def resume(self, process: Process) -> None:
+        """Lets a stopped process go on. What was due meanwhile is done now."""
+        self._stopped.remove(process)
+        process.running = True
+        parked, process.parked = process.parked, []
+        for handle in parked:
+            if handle.cancelled():
+                continue
+            if isinstance(handle, events.TimerHandle):
+                heapq.heappush(self._scheduled, handle)
+                handle._scheduled = True  # type: ignore[attr-defined] # not in the stubs
+            else:
+                self._ready.append(handle)
 
     def clean_up(self) -> None:
         """Cancels every task and lets them end. The loop must not run; it can only be closed then.
 
         Raises:
-            StuckError: when a task does not end.
+            StuckError: when tasks do not end.
         """
-        self.thaw()
+        for process in list(self._stopped):
+            self.resume(process)
         self._steps_left = _CLEAN_UP_STEPS_MAX
         self.set_exception_handler(lambda _loop, _context: None)
-        tasks = [task for task in self._everybody if not task.done()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        # Who is cancelled may start others.
+        for _ in range(_CLEAN_UP_ROUNDS_MAX):
+            tasks = [task for task in self._everybody if not task.done()]
+            self._everybody = []
+            if not tasks:
+                return
+            for task in tasks:
+                task.cancel()
             self.run_until_complete(self._ended(tasks))
-        self._everybody = []
+        raise StuckError("tasks that are cancelled start others without end")
 
     async def _ended(self, tasks: list[asyncio.Task[Any]]) -> None:
         for task in tasks:
@@ -163,10 +194,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """As any loop, but for what a dead process asks for."""
         process = CURRENT.get() if context is None else context.get(CURRENT)
         handle = events.Handle(callback, args, self, context)
-        if process is None or process.alive or not self._frozen:
+        if process is None or process.running:
             self._ready.append(handle)
         else:
-            self._parked.append(handle)
+            process.parked.append(handle)
         return handle
 
     def call_at(  # type: ignore[override] # as above
@@ -179,13 +210,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """As any loop, but for what a dead process asks for."""
         process = CURRENT.get() if context is None else context.get(CURRENT)
         timer = events.TimerHandle(when, callback, args, self, context)
-        if process is None or process.alive or not self._frozen:
+        if process is None or process.running:
             heapq.heappush(self._scheduled, timer)
             timer._scheduled = True  # type: ignore[attr-defined] # not in the stubs
+        else:
+            process.parked.append(timer)
         return timer
 
     _ready: Any
     _scheduled: Any
+
+
+def _nothing(loop: VirtualLoop) -> events.Handle:
+    handle = events.Handle(lambda: None, (), loop)
+    handle.cancel()
+    return handle
 
 
 def _belongs(handle: events.Handle, process: Process) -> bool:

@@ -133,6 +133,19 @@ class World:
         self._recorder.record(None, h.Restarted, process=host_id)
         self._start_host(host_id)
 
+    def stop(self, chosen: float, for_ms: int) -> None:
+        """Stops one service and lets it go on after a time."""
+        assert self.orchestrator is not None, "it has started"
+        lives = [self.orchestrator.process, *(host.process for host in self.hosts.values())]
+        process = pick(lives, chosen)
+        if process.running:
+            self._loop.pause(process)
+            self._later(for_ms, lambda: self._go_on(process))
+
+    def _go_on(self, process: Process) -> None:
+        if process.alive:
+            self._loop.resume(process)
+
     def kill_engine(self, chosen: float) -> None:
         """Ends one engine that runs."""
         engines = [

@@ -92,11 +92,12 @@ async def test_output_of_an_ended_job_is_read_again_after_a_restart(
         ended=dispatch_pb2.AttemptEnded(finish_reason=job_pb2.FINISH_REASON_EOS),
     )
     verdict = (await back.register(snapshot(), held=(held,))).verdicts[0]
+    await back.started(verdict.handle)
     await back.tokens(verdict.handle, "all ", "of it")
     events = await asyncio.wait_for(following, WAIT_S)
 
     assert text(events) == "all of it"
-    assert kinds(events) == ["tokens", "end"]
+    assert kinds(events) == ["started", "tokens", "end"]
 
 
 async def test_unwritable_journal_refuses_jobs_while_streams_go_on(

@@ -89,6 +89,11 @@ class Planted:
     invariant: str
     expect: Expect = EXPECT
 
+    def without_gone(self) -> "Planted":
+        """The same, but no replica was lost."""
+        events = [event for event in self.events if not isinstance(event, h.ReplicaGone)]
+        return replace(self, events=events)
+
 
 def _index(kind: type, **fields: object) -> int:
     found = (
@@ -171,6 +176,13 @@ PLANTED: dict[str, Callable[[], Planted]] = {
         "I2",
         h.StreamBroken(at_ms=60, client="c2", stream="s2", job_id="j1", reason="STREAM_INTEGRITY"),
     ),
+    "text lost that its host holds": lambda: replace(
+        _with(
+            "I2",
+            h.StreamBroken(at_ms=60, client="c2", stream="s2", job_id="j1", reason="RESUME_WINDOW"),
+        ),
+        expect=EXPECT,
+    ).without_gone(),
     "attempts mixed": lambda: _without("I3", h.Resumed),
     "text before `started`": lambda: _without("I3", h.Started),
     "the old attempt goes on": lambda: _changed("I3", h.TextDelivered, {"attempt": 2}, attempt=1),

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from faults import history as h
-from faults.simulation.command import Totals, main, reproduce, run_seeds, wrong_with
+from faults.simulation.command import main, wrong_with
 from faults.simulation.run import simulate
 
-SEEDS = 1_000
 SAME = (0, 8, 11)
 
 _HASHES = """
@@ -24,24 +23,6 @@ for seed in {seeds}:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_no_seed_violates_an_invariant() -> None:
-    """Crashes, cuts, silence and bad disks cost no job, no byte and no promise. LO-305, LO-301."""
-    totals = Totals()
-
-    for stats, wrong in run_seeds(range(SEEDS)):
-        totals.add(stats, wrong)
-
-    told = [f"{reproduce(seed)}\n{wrong[0]}" for seed, wrong in totals.bad.items()]
-    assert not told, "\n".join(told)
-    # Seeds in which nothing happens would prove nothing.
-    assert totals.seeds == SEEDS
-    assert totals.stats.kills > SEEDS / 2
-    assert totals.stats.ends["FINISHED"] > SEEDS
-    assert {"CANCELLED", "DROPPED", "EXPIRED", "FAILED"} <= totals.stats.ends.keys()
-
-
 @pytest.mark.parametrize("seed", SAME)
 def test_a_seed_is_one_run(seed: int) -> None:
     """The same seed gives the same history to the byte."""
@@ -51,6 +32,8 @@ def test_a_seed_is_one_run(seed: int) -> None:
     assert first.stats == second.stats
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_seed_is_one_run_in_every_process() -> None:
     """Neither the order of hashes nor that of addresses matters."""
     told = []
@@ -61,7 +44,7 @@ def test_a_seed_is_one_run_in_every_process() -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=130,
             check=True,
         )
         told.append(done.stdout)

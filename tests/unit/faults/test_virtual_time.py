@@ -101,6 +101,31 @@ def test_the_dead_are_cleaned_up_when_the_run_is_over(loop: VirtualLoop) -> None
     assert process.busy == 0
 
 
+def test_a_stopped_process_goes_on_where_it_was(loop: VirtualLoop) -> None:
+    """What was due meanwhile is done when it goes on, what was cancelled meanwhile is not."""
+    process, seen = Process("p"), list[tuple[str, float]]()
+
+    async def life(name: str, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        seen.append((name, loop.time()))
+
+    async def play() -> None:
+        process.spawn(life("due", 2))
+        process.spawn(life("later", 20))
+        gone = process.spawn(life("cancelled", 3))
+        await asyncio.sleep(1)
+        loop.pause(process)
+        gone.cancel()
+        await asyncio.sleep(9)
+        assert seen == []
+        loop.resume(process)
+        await asyncio.sleep(15)
+
+    loop.run_until_complete(play())
+
+    assert seen == [("due", 10.0), ("later", 20.0)]
+
+
 def test_code_that_is_killed_as_it_runs_goes_no_further(loop: VirtualLoop) -> None:
     """A process can be killed by what it calls itself."""
     process, seen = Process("p"), list[str]()

@@ -20,7 +20,8 @@ class FakeRuntime:
         self.relay = Relay(RelayLimits())
         self.now_ms = 0
         self.clock = SimpleNamespace(now_ms=lambda: self.now_ms)
-        self.core = SimpleNamespace(jobs={f"job-{n}": f"job-{n}" for n in range(JOBS)})
+        jobs = {f"job-{n}": f"job-{n}" for n in range(JOBS)}
+        self.core = SimpleNamespace(jobs=jobs, stopping=lambda _job, _attempt: False)
         self.progress: list[tuple[str, int]] = []
 
     def text_arrived(self, job: str, attempt: int) -> None:

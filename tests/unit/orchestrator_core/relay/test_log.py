@@ -194,6 +194,27 @@ def test_resume_with_another_digest_is_refused(batches: list[list[str]], wrong: 
     assert refused(log, resume) == 0
 
 
+def test_another_text_within_a_chunk_is_refused() -> None:
+    """A place inside a chunk is proven from the text that is held, across chunks."""
+    log = log_with([["ab", "cdé"], ["fgh", "i"]])
+
+    with pytest.raises(RefusalError) as caught:
+        log.open(point("abcdéfX".encode()))
+    reader = log.open(point("abcdéfg".encode()))
+
+    assert caught.value.refusal.reason is Reason.RESUME_WINDOW
+    assert log.digest_within(3) == digest(b"abc")
+    assert len(reader.take()) == 1
+
+
+def test_a_place_whose_text_is_not_held_has_no_digest() -> None:
+    """Without all text before it nothing can be proven here: the reader's own check remains."""
+    log = log_with([["ab"], ["cd"]])
+    log.evict_all()
+
+    assert log.digest_within(3) is None
+
+
 def test_text_beyond_the_cap_is_evicted_and_its_readers_are_told_the_oldest_offset() -> None:
     """Memory stays bounded; a reader that fell behind gets RESUME_WINDOW with what is held."""
     log = OutputLog(2_000)
