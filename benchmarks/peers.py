@@ -45,6 +45,7 @@ class Peer:
     name: str
     package: str
     arguments: Callable[[int, int, Path], list[str]]
+    env: tuple[tuple[str, str], ...] = ()
 
 
 def _smg(engine: int, port: int, _: Path) -> list[str]:
@@ -71,7 +72,13 @@ def _litellm(engine: int, port: int, directory: Path) -> list[str]:
 PEERS = (
     Peer("smg", "smg", _smg),
     Peer("vllm-router", "vllm-router", _vllm),
-    Peer("litellm", "litellm[proxy]", _litellm),
+    Peer(
+        "litellm",
+        "litellm[proxy]",
+        _litellm,
+        # It refuses to start without a master key; it listens on loopback here.
+        (("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY", "true"),),
+    ),
 )
 
 
@@ -136,7 +143,9 @@ async def play(peer: Peer, streams: int, timing: Timing) -> Figures:
                 str((HOME / peer.name / "bin" / peer.name).absolute()),
                 *peer.arguments(engine_port, port, directory),
             ]
-            router = await Child.start_program(peer.name, program, directory, quiet=True)
+            router = await Child.start_program(
+                peer.name, program, directory, dict(peer.env), quiet=True
+            )
             children.append(router)
             await until_open(router, port)
             readers = await Child.start(
