@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.load.processes import Child, ProcessError, cpu_s
-from benchmarks.relay import WINDOW_S, Case, Figures, Mark, Timing, best_of, measure
+from benchmarks.relay import Case, Figures, Mark, Timing, best_of, measure
 
 HOME = Path(".build/peers")
 INSTALL_TIMEOUT_S = 900
@@ -45,6 +45,7 @@ class Peer:
     name: str
     package: str
     arguments: Callable[[int, int, Path], list[str]]
+    env: tuple[tuple[str, str], ...] = ()
 
 
 def _smg(engine: int, port: int, _: Path) -> list[str]:
@@ -71,7 +72,13 @@ def _litellm(engine: int, port: int, directory: Path) -> list[str]:
 PEERS = (
     Peer("smg", "smg", _smg),
     Peer("vllm-router", "vllm-router", _vllm),
-    Peer("litellm", "litellm[proxy]", _litellm),
+    Peer(
+        "litellm",
+        "litellm[proxy]",
+        _litellm,
+        # It refuses to start without a master key; it listens on loopback here.
+        (("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY", "true"),),
+    ),
 )
 
 
@@ -136,7 +143,9 @@ async def play(peer: Peer, streams: int, timing: Timing) -> Figures:
                 str((HOME / peer.name / "bin" / peer.name).absolute()),
                 *peer.arguments(engine_port, port, directory),
             ]
-            router = await Child.start_program(peer.name, program, directory, quiet=True)
+            router = await Child.start_program(
+                peer.name, program, directory, dict(peer.env), quiet=True
+            )
             children.append(router)
             await until_open(router, port)
             readers = await Child.start(
@@ -152,13 +161,13 @@ async def play(peer: Peer, streams: int, timing: Timing) -> Figures:
 
 async def watch(router: Child, readers: Child, streams: int, timing: Timing) -> Figures:
     """Opens the streams and looks at them in windows."""
-    seconds = timing.warm_s + timing.windows * WINDOW_S
+    seconds = timing.warm_s + timing.windows * timing.window_s
     await readers.ask("open", jobs=streams, max_tokens=int((seconds + 60) * 50))
     await asyncio.sleep(timing.warm_s)
     marks = []
     for turn in range(timing.windows + 1):
         if turn:
-            await asyncio.sleep(WINDOW_S)
+            await asyncio.sleep(timing.window_s)
         told = await readers.ask("count")
         marks.append(
             Mark(
@@ -240,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", default=",".join(peer.name for peer in PEERS))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--warm", type=float, default=4.0, help="seconds")
-    parser.add_argument("--windows", type=int, default=16, help="of half a second each")
+    parser.add_argument("--windows", type=int, default=6, help="of two seconds each")
     parser.add_argument("--install", action="store_true", help="install what is missing first")
     options = parser.parse_args(argv)
     options.told = " ".join(sys.argv[1:] if argv is None else argv)

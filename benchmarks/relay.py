@@ -1,10 +1,10 @@
 """What relaying costs orchestratord: CPU per token, latency, beside a bare grpc.aio relay.
 
-    python -m benchmarks.relay [--streams 64,200,1000] [--rounds 2] [--windows 16] [--quick]
+    python -m benchmarks.relay [--streams 64,200,1000] [--rounds 2] [--windows 6] [--quick]
 
 A real orchestratord (SQLite, recorder, metrics, traces to a sink) serves played hosts and reading
 clients in processes of their own. CPU is user and system time of the orchestratord process over
-steady windows of half a second, divided by the tokens that clients read in them. The bare relay
+steady windows of two seconds, divided by the tokens that clients read in them. The bare relay
 plays the same load in turns with it; `x bare` is the ratio of the two, best window of each.
 """
 
@@ -32,7 +32,8 @@ from benchmarks.load.processes import (
     start_sink,
 )
 
-WINDOW_S = 0.5
+# Shorter windows would show a process that works ahead or behind of its readers as cheap or dear.
+WINDOW_S = 2.0
 STEADY = 0.1
 # Bars of the design, section 11: microseconds of CPU per token.
 BARS_US = {
@@ -67,10 +68,11 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Warm-up in seconds, and windows of `WINDOW_S` that follow it."""
+    """Warm-up, and windows that follow it."""
 
     warm_s: float
     windows: int
+    window_s: float = WINDOW_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,7 @@ async def measure(case: Case, timing: Timing, *, bare: bool) -> Figures:
             await asyncio.sleep(timing.warm_s)
             marks = [await mark(server, readers)]
             for _ in range(timing.windows):
-                await asyncio.sleep(WINDOW_S)
+                await asyncio.sleep(timing.window_s)
                 marks.append(await mark(server, readers))
             rss = rss_bytes(server.pid)
             await hosts.ask("finish")
@@ -235,7 +237,7 @@ async def compare(case: Case, timing: Timing, rounds: int) -> bool:
     for bare, figures in played.items():
         it = best_of(figures)
         median_us = statistics.median(us for found in figures for us in found.cpu_us)
-        verdict = "" if bar_us is None or bare else judged(it.best_us, bar_us)
+        verdict = "" if bar_us is None or bare else judged(it, bar_us)
         print(
             f"{'Exchange' if case.exchange else 'per job':9}{case.streams:7} "
             f"{'bare' if bare else 'orchestratord':14}{it.best_us:8.1f}{median_us:8.1f}"
@@ -244,7 +246,8 @@ async def compare(case: Case, timing: Timing, rounds: int) -> bool:
             f"{it.steady:7}  {verdict}",
             flush=True,
         )
-    return bar_us is None or best_of(played[False]).best_us <= bar_us
+    ours = best_of(played[False])
+    return bar_us is None or (ours.steady > 0 and ours.best_us <= bar_us)
 
 
 def best_of(played: list[Figures]) -> Figures:
@@ -252,14 +255,16 @@ def best_of(played: list[Figures]) -> Figures:
     return min(played, key=lambda it: (it.steady == 0, it.best_us))
 
 
-def judged(value: float, bar: float) -> str:
-    """The verdict on a figure that must not exceed a bar."""
-    return f"{'PASS' if value <= bar else 'FAIL'} <= {bar:g}"
+def judged(figures: Figures, bar_us: float) -> str:
+    """The verdict on CPU per token; none without a steady window."""
+    if not figures.steady:
+        return f"too busy to tell, bar {bar_us:g}"
+    return f"{'PASS' if figures.best_us <= bar_us else 'FAIL'} <= {bar_us:g}"
 
 
 async def run(options: argparse.Namespace) -> int:
     """Prints the table; 1 when a bar was missed and that was asked for."""
-    timing = Timing(options.warm, options.windows)
+    timing = Timing(options.warm, options.windows, 0.25 if options.quick else WINDOW_S)
     print("python -m benchmarks.relay " + options.told)
     print(
         f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
@@ -287,7 +292,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--streams", default="64,200,1000")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--warm", type=float, default=4.0, help="seconds")
-    parser.add_argument("--windows", type=int, default=16, help="of half a second each")
+    parser.add_argument("--windows", type=int, default=6, help="of two seconds each")
     parser.add_argument("--pools-per-host", type=int, default=8)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--rate", type=float, default=50.0, help="tokens per second a stream")
