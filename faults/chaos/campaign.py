@@ -34,7 +34,6 @@ REACH_TIMEOUT_S = 6.0
 ENGINE_EVERY_S = (1.0, 4.0)
 ENGINE_STOP_S = (0.1, 8.0)
 REFERENCE_TIMEOUT_S = 60.0
-REFERENCE_TRIES_MAX = 200
 VARIANTS = 6
 CLIENTS_OF_OTHERS = 2
 
@@ -127,15 +126,7 @@ class Campaign:
         ):
             for task in tasks(engines=self._options.engines):
                 # A pool that has not loaded its model yet cannot serve it: that is no fault here.
-                self._texts[task] = await self._served(client, task)
-
-    async def _served(self, client: Client, task: Task) -> str:
-        """Runs a task; as often as needed until its pool has loaded the model."""
-        for _ in range(REFERENCE_TRIES_MAX):
-            if text := await client.run(task):
-                return text
-            await asyncio.sleep(POLL_S * 10)
-        raise HarnessError(f"no answer to {task}")
+                self._texts[task] = await client.served(task)
 
     async def _chaos(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -96,7 +96,7 @@ async def test_output_of_an_ended_job_is_read_again_after_a_restart(
     events = await asyncio.wait_for(following, WAIT_S)
 
     assert text(events) == "all of it"
-    assert kinds(events) == ["tokens", "end"]
+    assert kinds(events) == ["started", "tokens", "end"]
 
 
 async def test_unwritable_journal_refuses_jobs_while_streams_go_on(
