@@ -98,6 +98,7 @@ def _options() -> Options:
     parser.add_argument("--jobs", type=int, default=defaults.jobs, help="of each client")
     parser.add_argument("--hosts", type=int, default=defaults.hosts)
     parser.add_argument("--limit-s", type=float, default=defaults.limit_s)
+    parser.add_argument("--overlap", type=int, default=defaults.overlap, help="faults at a time")
     parser.add_argument("--no-points", action="store_true", help="random moments alone")
     parser.add_argument("--no-engines", action="store_true", help="the mock engine alone")
     found = parser.parse_args()
@@ -108,6 +109,7 @@ def _options() -> Options:
         hosts=found.hosts,
         engines=not found.no_engines,
         points=not found.no_points,
+        overlap=found.overlap,
         limit_s=found.limit_s,
     )
 

@@ -73,6 +73,10 @@ class JournalFile:
         except (sqlite3.Error, OSError) as error:
             self.close()
             raise StoreCorruptError(f"{self.path} {_advice(error)} ({error})") from error
+        except UnicodeDecodeError as error:
+            # SQLite quotes a name that is none any more.
+            self.close()
+            raise StoreCorruptError(f"{self.path} {_ADVICE['SQLITE_CORRUPT']}") from error
         except StoreError:
             self.close()
             raise
@@ -170,6 +174,7 @@ class JournalFile:
         connection.execute("COMMIT")
         row = connection.execute(schema.READ_JOURNAL).fetchone()
         self._epoch, pruned_last_ms, journal_id = row
+        self._check_identity(connection, journal_id)
         self._written = max(
             connection.execute(query).fetchone()[0] or 0 for query in schema.READ_LAST_WRITTEN
         )
@@ -180,6 +185,14 @@ class JournalFile:
         )
         last_ms = max(pruned_last_ms, _last_ms(recovered))
         return Opened(self._epoch, last_ms, recovered, journal_id)
+
+    def _check_identity(self, connection: sqlite3.Connection, journal_id: object) -> None:
+        """The journal's own row has no checksum: hosts would believe a wrong epoch or id."""
+        digits = str(journal_id)
+        told = len(digits) == 2 * JOURNAL_ID_BYTES and set(digits) <= set("0123456789abcdef")
+        (last_epoch,) = connection.execute(schema.READ_LAST_EPOCH).fetchone()
+        if not told or (last_epoch or 0) >= self._epoch:
+            raise StoreCorruptError(f"{self.path} {_ADVICE['SQLITE_CORRUPT']} (its identity)")
 
     def _ensure_schema(self, connection: sqlite3.Connection) -> None:
         tables = {
@@ -206,9 +219,9 @@ class JournalFile:
         self, connection: sqlite3.Connection, query: str, decode: Callable[..., _T]
     ) -> tuple[_T, ...]:
         records = []
-        for job_id, *columns in connection.execute(query):
+        for job_id, number, version, *columns in connection.execute(query):
             try:
-                records.append(decode(*columns))
+                records.append(decode(version, _place(job_id, number), *columns))
             except codec.RecordFormatError as error:
                 raise StoreCorruptError(
                     f"{self.path} holds a record of job {job_id} that cannot be read ({error}):"
@@ -249,7 +262,7 @@ class JournalFile:
 
     def _insert_accept(self, connection: sqlite3.Connection, record: AcceptRecord) -> None:
         job_id = record.spec.job_id
-        text, payload = codec.encode_accept(record)
+        text, payload = codec.encode_accept(record, _place(job_id, record.seq))
         row = (
             *(job_id, record.seq, record.accepted_ms, self._epoch),
             *(codec.FORMAT_VERSION, text, payload),
@@ -271,19 +284,21 @@ class JournalFile:
             case AcceptRecord():
                 pass
             case DispatchRecord():
+                text = codec.encode_dispatch(record, _place(record.job_id, self._written))
                 connection.execute(
                     schema.INSERT_DISPATCH,
                     (
                         *(record.job_id, record.attempt, self._written, record.sent_ms),
-                        *(self._epoch, codec.FORMAT_VERSION, codec.encode_dispatch(record)),
+                        *(self._epoch, codec.FORMAT_VERSION, text),
                     ),
                 )
             case TerminalRecord():
+                text = codec.encode_terminal(record, _place(record.job_id, self._written))
                 connection.execute(
                     schema.INSERT_TERMINAL,
                     (
                         *(record.job_id, self._written, record.ended_ms, self._epoch),
-                        *(codec.FORMAT_VERSION, codec.encode_terminal(record)),
+                        *(codec.FORMAT_VERSION, text),
                     ),
                 )
             case _:
@@ -306,6 +321,11 @@ class JournalFile:
         if connection.in_transaction:
             # Without a commit mark the transaction is lost as well when the file is closed.
             self.close()
+
+
+def _place(job_id: str, number: int) -> str:
+    """What a record's checksum covers of its row."""
+    return f"{job_id} {number} "
 
 
 def _has(connection: sqlite3.Connection, record: Record) -> bool:

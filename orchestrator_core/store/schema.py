@@ -75,12 +75,17 @@ INSERT_TERMINAL = (
     " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING"
 )
 
-READ_ACCEPTS = "SELECT job_id, format, record, payload FROM accept ORDER BY seq"
-READ_DISPATCHES = "SELECT job_id, format, record FROM dispatch ORDER BY written"
-READ_TERMINALS = "SELECT job_id, format, record FROM terminal ORDER BY written"
+READ_ACCEPTS = "SELECT job_id, seq, format, record, payload FROM accept ORDER BY seq"
+READ_DISPATCHES = "SELECT job_id, written, format, record FROM dispatch ORDER BY written"
+READ_TERMINALS = "SELECT job_id, written, format, record FROM terminal ORDER BY written"
 READ_LAST_WRITTEN = (
     "SELECT max(written) FROM dispatch",
     "SELECT max(written) FROM terminal",
+)
+
+READ_LAST_EPOCH = (
+    "SELECT max(epoch) FROM (SELECT max(epoch) AS epoch FROM accept"
+    " UNION ALL SELECT max(epoch) FROM dispatch UNION ALL SELECT max(epoch) FROM terminal) AS rows"
 )
 
 ACCEPT_SEQ = "SELECT seq FROM accept WHERE job_id = ?"
