@@ -161,7 +161,8 @@ async def test_a_newer_schema_is_refused_and_not_touched(tmp_path: Path) -> None
         "UPDATE terminal SET record = replace(record, 'eos', 'length') WHERE job_id = 'job-2'",
         "UPDATE terminal SET record = CAST(record AS BLOB) WHERE job_id = 'job-2'",
         "UPDATE accept SET payload = zeroblob(length(payload)) WHERE job_id = 'job-2'",
-        "UPDATE accept SET payload = NULL WHERE job_id = 'job-2'",
+        "UPDATE accept SET payload = 'text' WHERE job_id = 'job-2'",
+        "UPDATE dispatch SET written = written + 100 WHERE job_id = 'job-2'",
     ],
 )
 async def test_an_unreadable_record_is_refused_with_its_job(tmp_path: Path, statement: str) -> None:
