@@ -30,6 +30,9 @@ from orchestrator_core.store.port import (
 
 LOCK_WAIT_S = 0.25
 WAL_BYTES_KEPT = 64 * 1024 * 1024
+FREE_BYTES_KEPT = 64 * 1024 * 1024
+# Pages given back in one go: commits wait no longer than for so many.
+COMPACT_PAGES = 1_024
 
 Connect = Callable[[Path], sqlite3.Connection]
 
@@ -57,8 +60,9 @@ def connect(path: Path) -> sqlite3.Connection:
 class JournalFile:
     """One journal file. Not thread-safe: one thread uses it from `open` to `close`."""
 
-    def __init__(self, path: Path, connect: Connect) -> None:
+    def __init__(self, path: Path, connect: Connect, free_bytes_kept: int) -> None:
         self.path = path
+        self._free_bytes_kept = free_bytes_kept
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._epoch = 0
@@ -127,6 +131,25 @@ class JournalFile:
             raise StoreUnavailableError(str(error)) from error
         return len(ended)
 
+    def compact_chunk(self) -> bool:
+        """Gives pages back to the file system; True when more than is to be kept is free still.
+
+        A file that was made by an earlier version keeps its size: its pages are used again.
+        """
+        connection = self._ready()
+        try:
+            (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+            pages = min(free - self._free_bytes_kept // page_bytes, COMPACT_PAGES)
+            if pages <= 0:
+                return False
+            # The statement gives back a page per step.
+            connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+            (left,) = connection.execute("PRAGMA freelist_count").fetchone()
+        except sqlite3.Error as error:
+            raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
+        return bool(left < free and left * page_bytes > self._free_bytes_kept)
+
     def close(self) -> None:
         """Closes the file and releases its lock. Idempotent."""
         connection, self._connection = self._connection, None
@@ -148,6 +171,8 @@ class JournalFile:
         try:
             for pragma in (
                 "locking_mode = EXCLUSIVE",
+                # Counts for a new file alone.
+                "auto_vacuum = INCREMENTAL",
                 "journal_mode = WAL",
                 "synchronous = FULL",
                 "foreign_keys = ON",

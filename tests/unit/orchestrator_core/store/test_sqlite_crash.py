@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -174,14 +172,6 @@ async def refusals(store: SqliteStore, number: int) -> int:
         except StoreUnavailableError:
             count += 1
     return count
-
-
-@pytest.fixture
-def fast_disk() -> Iterator[Path]:
-    """A directory whose syncs cost nothing where there is one: these tests open many journals."""
-    memory = Path("/dev/shm")  # noqa: S108 - a directory of its own below it
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
-        yield Path(directory)
 
 
 @pytest.mark.parametrize("seed", range(4))
