@@ -97,7 +97,6 @@ class Troubled(sqlite3.Connection):
 
     code = ""
     gate = threading.Event()
-    failed = threading.Event()
 
     def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
         """Fails or waits at each commit."""
@@ -105,7 +104,6 @@ class Troubled(sqlite3.Connection):
             type(self).gate.wait()
             if self.code:
                 super().execute("ROLLBACK")
-                type(self).failed.set()
                 error = sqlite3.OperationalError("injected")
                 error.sqlite_errorname = self.code
                 raise error
@@ -118,7 +116,6 @@ def troubled() -> Iterator[type[Troubled]]:
 
     class Mine(Troubled):
         gate = threading.Event()
-        failed = threading.Event()
 
     Mine.gate.set()
     yield Mine
@@ -178,11 +175,11 @@ async def test_nobody_is_answered_while_the_outcome_of_a_commit_is_unknown(
     ):
         stream = slow_job(client)
         await output(stream, 1)
+        degraded = asyncio.Event()
+        server.runtime._gate._on_error = lambda _error: degraded.set()
         troubled.code = "SQLITE_IOERR_FSYNC"
         doubtful = asyncio.create_task(client.enqueue(model_id="mock", prompt="in doubt"))
-        await asyncio.to_thread(troubled.failed.wait, WAIT_S)
-        while not server.runtime._gate.degraded:
-            await asyncio.sleep(0)
+        await degraded.wait()
         with pytest.raises(UnavailableError) as refused:
             await client.enqueue(model_id="mock", prompt="refused")
         during = await output(stream, 5)
