@@ -26,7 +26,7 @@ ORCHESTRATOR_TOML = """
 path = "journal.db"
 prune_every_ms = 1000
 [jobs]
-retention_ms = 60000
+retention_ms = 20000
 attempts_max = 100
 [placement]
 decline_offers = false

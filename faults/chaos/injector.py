@@ -16,9 +16,10 @@ from faults.chaos.clients import Notes, now_ms
 from faults.chaos.fleet import POLL_S, Fleet, Process, host_of_pool
 from faults.chaos.plan import ENGINE, Action, Fault, plan
 
-REACH_TIMEOUT_S = 15.0
+# Longer than the retention of jobs, with which output is released.
+REACH_TIMEOUT_S = 30.0
 CALM_TIMEOUT_S = 20.0
-TRIES_MAX = 4
+TRIES_MAX = 3
 
 
 @dataclass(slots=True)
@@ -44,6 +45,7 @@ class Injector:
         self._notes = notes
         self._plan: Iterator[Fault] = plan(str(seed), points)
         self._again: deque[Fault] = deque()
+        self._turn = False
         self._chance = random.Random(f"{seed} engines")  # noqa: S311 - a seed is asked for
         self._processes = {p.name: p for p in (fleet.orchestrator, *fleet.hosts)}
         self._locks = {name: asyncio.Lock() for name in (*self._processes, ENGINE)}
@@ -71,11 +73,12 @@ class Injector:
         self.healing.set()
 
     def _next(self) -> Fault:
-        """The next fault of the plan; what was not reached comes again after the others."""
-        fault = next(self._plan)
-        if not fault.point and self._again:
+        """The next fault of the plan, or in turn with it one whose point was not reached."""
+        if self._again and self._turn:
+            self._turn = False
             return self._again.popleft()
-        return fault
+        self._turn = True
+        return next(self._plan)
 
     async def _hit(self, process: Process, fault: Fault) -> None:
         if fault.point:
