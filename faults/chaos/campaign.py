@@ -31,7 +31,8 @@ CLIENTS_OF_OTHERS = 2
 class Options:
     """Size of a campaign.
 
-    `points` False: random moments alone. `overlap`: so many faults at a time. `limit_s` bounds all.
+    `points` False: random moments alone. `kinds_first`: begins with a kill of each kind of process,
+    and goes on until they were. `overlap`: so many faults at a time. `limit_s` bounds all.
     """
 
     seed: int = 1
@@ -40,6 +41,7 @@ class Options:
     hosts: int = 2
     engines: bool = True
     points: bool = True
+    kinds_first: bool = False
     overlap: int = 1
     limit_s: float = 1_200.0
 
@@ -72,6 +74,8 @@ class Campaign:
         self._notes = Notes()
         self._texts: dict[Task, str] = {}
         self._injector = Injector(self._fleet, self._notes, options.seed, self._points())
+        if options.kinds_first:
+            self._injector.kinds_first()
 
     async def run(self) -> Result:
         """All of it. What goes wrong is in the result; no process is left behind."""

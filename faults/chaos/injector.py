@@ -19,6 +19,7 @@ from faults.chaos.plan import ENGINE, Action, Fault, plan
 # Longer than the retention of jobs, with which output is released.
 REACH_TIMEOUT_S = 30.0
 CALM_TIMEOUT_S = 20.0
+ENGINE_TIMEOUT_S = 10.0
 TRIES_MAX = 3
 
 
@@ -46,6 +47,7 @@ class Injector:
         self._plan: Iterator[Fault] = plan(str(seed), points)
         self._again: deque[Fault] = deque()
         self._turn = False
+        self._first: deque[Fault] = deque()
         self._chance = random.Random(f"{seed} engines")  # noqa: S311 - a seed is asked for
         self._processes = {p.name: p for p in (fleet.orchestrator, *fleet.hosts)}
         self._locks = {name: asyncio.Lock() for name in (*self._processes, ENGINE)}
@@ -57,6 +59,12 @@ class Injector:
         if not self._left:
             self.all_points.set()
 
+    def kinds_first(self) -> None:
+        """Puts a kill of each kind of process before the plan; `all_points` waits for them too."""
+        targets = (self._fleet.orchestrator.name, self._fleet.hosts[0].name, ENGINE)
+        self._first.extend(Fault(target, Action.KILL, moment_ms=300) for target in targets)
+        self.all_points.clear()
+
     async def run(self) -> None:
         """Injects one fault after another."""
         while not self.healing.is_set():
@@ -67,6 +75,8 @@ class Injector:
                 else:
                     await self._hit(self._processes[fault.target], fault)
             await self._calm()
+            if not self._left and not self._first:
+                self.all_points.set()
 
     def heal(self) -> None:
         """Ends what `run` does, soon."""
@@ -74,6 +84,8 @@ class Injector:
 
     def _next(self) -> Fault:
         """The next fault of the plan, or in turn with it one whose point was not reached."""
+        if self._first:
+            return self._first.popleft()
         if self._again and self._turn:
             self._turn = False
             return self._again.popleft()
@@ -115,8 +127,6 @@ class Injector:
         if reached:
             self.done.reached.add(f"{kind(process.name)} {point}")
         self._left.discard((kind(process.name), point))
-        if not self._left:
-            self.all_points.set()
 
     async def _reached(self, process: Process) -> bool:
         """Waits until the process died or stopped at its point."""
@@ -151,10 +161,11 @@ class Injector:
 
     async def _hit_engine(self, fault: Fault) -> None:
         await self._wait(fault.moment_ms / 1000)
-        hosts = [host for host in self._fleet.hosts if host.alive]
-        engines = [(host.name, engine) for host in hosts for engine in host.engines()]
-        if not engines:
-            return
+        until_s = time.monotonic() + ENGINE_TIMEOUT_S
+        while not (engines := self._engines()):
+            if time.monotonic() > until_s or self.healing.is_set():
+                return
+            await asyncio.sleep(POLL_S)
         host_name, engine = self._chance.choice(engines)
         with contextlib.suppress(psutil.NoSuchProcess):
             if fault.action is Action.KILL:
@@ -170,6 +181,10 @@ class Injector:
             self.done.stops[ENGINE] += 1
             await self._wait(fault.stop_ms / 1000)
             self._fleet.continue_engines()
+
+    def _engines(self) -> list[tuple[str, psutil.Process]]:
+        hosts = [host for host in self._fleet.hosts if host.alive]
+        return [(host.name, engine) for host in hosts for engine in host.engines()]
 
     async def _calm(self) -> None:
         """Waits until every stream that a fault broke goes on again."""
