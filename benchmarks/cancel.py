@@ -34,8 +34,8 @@ READY_TRIES_MAX = 300
 LIMIT_S = 1_200.0
 SLOTS = {MOCK_MODEL: MOCK_SLOTS, FREE_MODEL: FREE_SLOTS}
 STAGES = ("queued", "dispatched", "prefill", "mid-stream", "finishing")
-# Some 800 tokens: the embedded engine needs a good while for them.
-LONG_PROMPT = "Once upon a time there was a small lantern. " * 80
+# Some 900 tokens: the embedded engine needs a good while for them.
+LONG_PROMPT = "Once upon a time there was a small lantern. " * 27
 
 
 @dataclass(frozen=True, slots=True)
