@@ -49,13 +49,18 @@ class Task:
 
 @dataclass(slots=True)
 class Following:
-    """One stream while it is followed. `broken_ms`: since when a fault keeps it from going on."""
+    """One stream while it is followed.
+
+    `broken_ms`: since when a fault keeps it from going on. `owed`: a fault came before its output,
+    which the next fault must not make a double one.
+    """
 
     job_id: str = ""
     pool_id: str = ""
     running: bool = False
     broken_ms: int | None = None
     hits: int = 0
+    owed: bool = False
 
 
 @dataclass(slots=True)
@@ -82,6 +87,7 @@ class Notes:
         One on another pool may hit a stream too that is broken already; it does not count.
         """
         for following in self.following.values():
+            following.owed = following.owed or not following.pool_id or hits(following.pool_id)
             if following.running and hits(following.pool_id):
                 following.hits += 1
                 following.broken_ms = following.broken_ms or now_ms()
@@ -236,6 +242,7 @@ class Client:
         self._notes.outcomes[following.job_id] = f"{state} {reason}".strip()
 
     def _went_on(self, following: Following) -> None:
+        following.owed = False
         if following.broken_ms is not None:
             span_ms = now_ms() - following.broken_ms
             self._notes.resume_ms.append(span_ms)

@@ -190,7 +190,7 @@ class Injector:
         """Waits until every stream that a fault broke goes on again."""
         until_s = time.monotonic() + CALM_TIMEOUT_S
         while time.monotonic() < until_s and not self.healing.is_set():
-            if not any(f.broken_ms is not None for f in self._notes.following.values()):
+            if not any(following.owed for following in self._notes.following.values()):
                 return
             await asyncio.sleep(POLL_S)
 
