@@ -81,6 +81,14 @@ bench-completion: $(DEV_STAMP) ## Compare completion times with other dispatcher
 bench-calibration: $(DEV_STAMP) ## How far predictions can be taken at their word (TRACES=folder, OTHERS=made-up cases)
 	$(BIN)/python -m benchmarks.calibration --traces '$(TRACES)' $(if $(OTHERS),--others $(OTHERS)) $(ARGS)
 
+.PHONY: bench-cancel
+bench-cancel: $(DEV_STAMP) ## How soon after a Cancel call the slot is free at the engine, at each point of a job's life
+	$(BIN)/python -m benchmarks.cancel $(ARGS)
+
+.PHONY: chaos
+chaos: $(DEV_STAMP) ## Kill and stop every process, at random moments and at each failpoint, under 8 clients x 100 jobs (ARGS="--seed 2")
+	$(BIN)/python -m faults.chaos $(ARGS)
+
 .PHONY: check
 check: lint types imports proto-check docs-check ## Everything static that CI checks
 

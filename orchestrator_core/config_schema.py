@@ -39,6 +39,12 @@ class StoreTable(Table):
     prune_every_ms: Milliseconds = Field(
         default=60_000, description="Time between two deletions of what is kept no longer."
     )
+    free_bytes_kept: int = Field(
+        default=64 << 20,
+        ge=0,
+        le=1 << 40,
+        description="Unused bytes that the SQLite file may have; more goes back to the disk.",
+    )
 
 
 class QueueTable(Table):

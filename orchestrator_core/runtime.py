@@ -40,6 +40,7 @@ from orchestrator_core.core.effects import (
     SessionForgotten,
     SessionRecord,
     TerminalRecord,
+    Verdict,
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
@@ -309,6 +310,7 @@ class Runtime:
                 self._started(effect)
             case SendVerdicts():
                 self.hosts.send_verdicts(effect, self.relay)
+                self._tell_adopted(effect)
             case SendRelease():
                 self.hosts.release(effect)
             case AttemptClosed():
@@ -365,6 +367,14 @@ class Runtime:
         offset = self.relay.log(effect.job_id).next_offset
         event = wire_events.started_or_resumed(job, effect, where, offset)
         self.relay.append_event(effect.job_id, encode_event(event))
+
+    def _tell_adopted(self, effect: SendVerdicts) -> None:
+        """Output of a job that ended before a restart comes again: first, who made it."""
+        for job_id, attempt, verdict in effect.verdicts:
+            job = self.core.jobs.get(job_id)
+            ended = verdict is Verdict.ADOPT and job is not None and not job.live
+            if ended and not self.relay.log(job_id).announced(attempt):
+                self._started(JobStarted(job_id, attempt, StartMode.FRESH, kv_warmth=False))
 
     def _ended(self, effect: JobEnded) -> None:
         if effect.job_id not in self.core.jobs:

@@ -233,7 +233,9 @@ class OrchestratorServer:
 
 
 def _store(config: Config) -> Store:
-    return MemoryStore() if config.store.kind == "memory" else SqliteStore(Path(config.store.path))
+    if config.store.kind == "memory":
+        return MemoryStore()
+    return SqliteStore(Path(config.store.path), free_bytes_kept=config.store.free_bytes_kept)
 
 
 def _explainer(runtime: Runtime) -> Explainer | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from faults import history
+from faults.chaos.fleet import HarnessError
 from llamaorch_client import (
     AsyncClient,
     ClientOptions,
@@ -26,6 +27,8 @@ from llamaorch_client.stream import JobStream
 
 # A campaign ends by its own time limit; within it a client does not give up.
 PATIENT = RetryOptions(attempts_max=1_000, time_max_ms=600_000, backoff_max_ms=500)
+TRIES_MAX = 300
+TRY_EVERY_S = 0.2
 STATE_OF_REASON = {
     "DEADLINE": "EXPIRED",
     "DECODE_TIMEOUT": "EXPIRED",
@@ -46,21 +49,32 @@ class Task:
 
 @dataclass(slots=True)
 class Following:
-    """One stream while it is followed. `broken_ms`: since when a fault keeps it from going on."""
+    """One stream while it is followed.
+
+    `broken_ms`: since when a fault keeps it from going on. `owed`: a fault came before its output,
+    which the next fault must not make a double one.
+    """
 
     job_id: str = ""
     pool_id: str = ""
     running: bool = False
     broken_ms: int | None = None
+    hits: int = 0
+    owed: bool = False
 
 
 @dataclass(slots=True)
 class Notes:
-    """Everything that all clients saw."""
+    """Everything that all clients saw.
+
+    `resume_ms` is from a kill to a stream's next output, also where more faults came before that;
+    `resume_once_ms` is where none did.
+    """
 
     events: list[history.AnyEvent] = field(default_factory=list)
     following: dict[str, Following] = field(default_factory=dict)
     resume_ms: list[int] = field(default_factory=list)
+    resume_once_ms: list[int] = field(default_factory=list)
     tasks: dict[str, Task] = field(default_factory=dict)
     outcomes: dict[str, str] = field(default_factory=dict)
     resumes: int = 0
@@ -68,11 +82,15 @@ class Notes:
     restarts: int = 0
 
     def fault(self, hits: Callable[[str], bool]) -> None:
-        """A fault hit the pools that `hits` names: running streams of theirs must resume."""
+        """A fault hit the pools that `hits` names: running streams of theirs must resume.
+
+        One on another pool may hit a stream too that is broken already; it does not count.
+        """
         for following in self.following.values():
-            mine = following.running and following.broken_ms is None and hits(following.pool_id)
-            if mine:
-                following.broken_ms = now_ms()
+            following.owed = following.owed or not following.pool_id or hits(following.pool_id)
+            if following.running and hits(following.pool_id):
+                following.hits += 1
+                following.broken_ms = following.broken_ms or now_ms()
 
 
 def now_ms() -> int:
@@ -124,6 +142,23 @@ class Client:
         finally:
             self._notes.following.pop(request_id, None)
             self._notes.resumes += stream.resumes
+
+    async def served(self, task: Task) -> str:
+        """Runs a task, as often as needed until a pool has loaded its model; returns the text.
+
+        Raises:
+            HarnessError: when none did.
+        """
+        for _ in range(TRIES_MAX):
+            if text := await self.run(task):
+                return text
+            await asyncio.sleep(TRY_EVERY_S)
+        raise HarnessError(f"no answer to {task}")
+
+    async def ready(self, model_id: str) -> int:
+        """How many pools of a model are READY."""
+        pools = await self._client.pools()
+        return sum(pool.model_id == model_id and pool.state == "READY" for pool in pools)
 
     async def _follow(self, stream: JobStream, name: str, cancel_after: int | None) -> str:
         following = self._notes.following[name] = Following(stream.job_id)
@@ -207,9 +242,13 @@ class Client:
         self._notes.outcomes[following.job_id] = f"{state} {reason}".strip()
 
     def _went_on(self, following: Following) -> None:
+        following.owed = False
         if following.broken_ms is not None:
-            self._notes.resume_ms.append(now_ms() - following.broken_ms)
-            following.broken_ms = None
+            span_ms = now_ms() - following.broken_ms
+            self._notes.resume_ms.append(span_ms)
+            if following.hits == 1:
+                self._notes.resume_once_ms.append(span_ms)
+            following.broken_ms, following.hits = None, 0
 
     def _accepted(self, request_id: str, job_id: str) -> None:
         self._note(

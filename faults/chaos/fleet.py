@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from demo.services import Service
-from pool_managerd.models.tiny_gguf import TINY, write_tiny_model
+from pool_managerd.models.tiny_gguf import SLOW, TINY, write_tiny_model
 
 FAILPOINT = "LLAMAORCH_FAILPOINT"
 EXACT_MODEL, FREE_MODEL, MOCK_MODEL = "exact", "free", "mock"
@@ -26,7 +26,7 @@ ORCHESTRATOR_TOML = """
 path = "journal.db"
 prune_every_ms = 1000
 [jobs]
-retention_ms = 60000
+retention_ms = 20000
 attempts_max = 100
 [placement]
 decline_offers = false
@@ -109,11 +109,17 @@ class Process:
 
 
 class Fleet:
-    """orchestratord and its hosts. `exact`: the embedded engine's pools beside the mock's."""
+    """orchestratord and its hosts. `engines`: the embedded engine's pools beside the mock's.
 
-    def __init__(self, directory: Path, hosts: int, *, engines: bool = True) -> None:
+    `slow` takes a model that can be caught in the middle of a prompt.
+    """
+
+    def __init__(
+        self, directory: Path, hosts: int, *, engines: bool = True, slow: bool = False
+    ) -> None:
         self._directory = directory
         self._engines = engines
+        self._shape = SLOW if slow else TINY
         self.address = "127.0.0.1:0"
         config = str(directory / "orchestratord.toml")
         self.orchestrator = Process(
@@ -142,7 +148,7 @@ class Fleet:
         """Starts all of it; the first start finds the address that every later one gets."""
         model = self._directory / "tiny.gguf"
         if self._engines:
-            await asyncio.to_thread(write_tiny_model, model, TINY)
+            await asyncio.to_thread(write_tiny_model, model, self._shape)
         self._write_orchestrator()
         await self.orchestrator.start()
         assert self.orchestrator.service is not None, "it was started"

@@ -27,7 +27,7 @@ def host_events(log: Path) -> Iterator[history.AnyEvent]:
             continue
         if not isinstance(entry, dict):
             continue
-        at_ms = _ms(entry.get("timestamp"))
+        at_ms = int(wall_ms(entry.get("timestamp")))
         if entry.get("event") == "listening":
             # A new life: nothing of the one before runs any more.
             yield from _gone(busy, at_ms)
@@ -123,6 +123,6 @@ def _record(text: str) -> dict[str, Any]:
     return record
 
 
-def _ms(timestamp: object) -> int:
-    moment = dt.datetime.fromisoformat(str(timestamp))
-    return int(moment.timestamp() * 1000)
+def wall_ms(timestamp: object) -> float:
+    """The instant of a log line, in milliseconds of wall time."""
+    return dt.datetime.fromisoformat(str(timestamp)).timestamp() * 1000

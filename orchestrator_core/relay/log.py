@@ -304,8 +304,8 @@ class OutputLog:
         return self.final is not None and self._expected is None and not self.next_offset
 
     def announced(self, attempt: int) -> bool:
-        """True when readers were told of an attempt, or of a later one."""
-        return self._announced[0] >= attempt
+        """True when the log has the event that announces the attempt."""
+        return self._announced[0] == attempt
 
     def announcement(self, attempt: int, text_offset: int) -> Item:
         """The `resumed` of an attempt for a reader that missed it."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core import failpoints
+from orchestrator_core.core.states import JobState
 from orchestrator_core.hosts.link import HostLink
 from orchestrator_core.relay.log import Frame
 from orchestrator_core.runtime import Runtime
@@ -92,13 +93,24 @@ class FrameReader:
         A host that adopted a job after a restart may have evicted what was acknowledged.
         """
         relay, gap_offset = self._runtime.relay, heard.gap_offset
-        asked = gap_offset is not None and gap_offset == relay.log(job_id).next_offset
+        log = relay.log(job_id)
+        if not log.announced(frame.attempt) and self._unwanted(job_id):
+            return False
+        asked = gap_offset is not None and gap_offset == log.next_offset
         taken = relay.append_text(job_id, frame, accept_gap=asked)
         if taken is None:
             log = relay.log(job_id)
             heard.gap_offset = log.next_offset
             self._link.seek(handle, log.next_index)
         return taken
+
+    def _unwanted(self, job_id: str) -> bool:
+        """True for the text of a job that was ended before it started, so nobody heard `started`.
+
+        Its outcome may still wait for the journal.
+        """
+        job = self._runtime.core.jobs.get(job_id)
+        return job is not None and not job.live and job.state is not JobState.FINISHED
 
     def _progress(self, job_id: str, attempt: int) -> None:
         """Tells the core that an attempt lives, be its output new or not."""

@@ -38,6 +38,9 @@ from orchestrator_core.store.port import (
 
 LOCK_WAIT_S = 0.25
 WAL_BYTES_KEPT = 64 * 1024 * 1024
+FREE_BYTES_KEPT = 64 * 1024 * 1024
+# Pages given back in one go: commits wait no longer than for so many.
+COMPACT_PAGES = 1_024
 
 Connect = Callable[[Path], sqlite3.Connection]
 
@@ -65,8 +68,9 @@ def connect(path: Path) -> sqlite3.Connection:
 class JournalFile:
     """One journal file. Not thread-safe: one thread uses it from `open` to `close`."""
 
-    def __init__(self, path: Path, connect: Connect) -> None:
+    def __init__(self, path: Path, connect: Connect, free_bytes_kept: int) -> None:
         self.path = path
+        self._free_bytes_kept = free_bytes_kept
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._epoch = 0
@@ -81,6 +85,10 @@ class JournalFile:
         except (sqlite3.Error, OSError) as error:
             self.close()
             raise StoreCorruptError(f"{self.path} {_advice(error)} ({error})") from error
+        except UnicodeDecodeError as error:
+            # SQLite quotes a name that is none any more.
+            self.close()
+            raise StoreCorruptError(f"{self.path} {_ADVICE['SQLITE_CORRUPT']}") from error
         except StoreError:
             self.close()
             raise
@@ -131,6 +139,25 @@ class JournalFile:
             raise StoreUnavailableError(str(error)) from error
         return len(ended)
 
+    def compact_chunk(self) -> bool:
+        """Gives pages back to the file system; True when more than is to be kept is free still.
+
+        A file that was made by an earlier version keeps its size: its pages are used again.
+        """
+        connection = self._ready()
+        try:
+            (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+            pages = min(free - self._free_bytes_kept // page_bytes, COMPACT_PAGES)
+            if pages <= 0:
+                return False
+            # The statement gives back a page per step.
+            connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+            (left,) = connection.execute("PRAGMA freelist_count").fetchone()
+        except sqlite3.Error as error:
+            raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
+        return bool(left < free and left * page_bytes > self._free_bytes_kept)
+
     def close(self) -> None:
         """Closes the file and releases its lock. Idempotent."""
         connection, self._connection = self._connection, None
@@ -152,6 +179,8 @@ class JournalFile:
         try:
             for pragma in (
                 "locking_mode = EXCLUSIVE",
+                # Counts for a new file alone.
+                "auto_vacuum = INCREMENTAL",
                 "journal_mode = WAL",
                 "synchronous = FULL",
                 "foreign_keys = ON",
@@ -178,6 +207,7 @@ class JournalFile:
         connection.execute("COMMIT")
         row = connection.execute(schema.READ_JOURNAL).fetchone()
         self._epoch, pruned_last_ms, journal_id = row
+        self._check_identity(connection, journal_id)
         self._written = max(
             connection.execute(query).fetchone()[0] or 0 for query in schema.READ_LAST_WRITTEN
         )
@@ -189,6 +219,14 @@ class JournalFile:
         )
         last_ms = max(pruned_last_ms, _last_ms(recovered))
         return Opened(self._epoch, last_ms, recovered, journal_id)
+
+    def _check_identity(self, connection: sqlite3.Connection, journal_id: object) -> None:
+        """The journal's own row has no checksum: hosts would believe a wrong epoch or id."""
+        digits = str(journal_id)
+        told = len(digits) == 2 * JOURNAL_ID_BYTES and set(digits) <= set("0123456789abcdef")
+        (last_epoch,) = connection.execute(schema.READ_LAST_EPOCH).fetchone()
+        if not told or (last_epoch or 0) >= self._epoch:
+            raise StoreCorruptError(f"{self.path} {_ADVICE['SQLITE_CORRUPT']} (its identity)")
 
     def _ensure_schema(self, connection: sqlite3.Connection) -> None:
         tables = {
@@ -221,9 +259,9 @@ class JournalFile:
         kind: str = "job",
     ) -> tuple[_T, ...]:
         records = []
-        for name, *columns in connection.execute(query):
+        for name, within, version, *columns in connection.execute(query):
             try:
-                records.append(decode(*columns))
+                records.append(decode(version, _place(name, within), *columns))
             except codec.RecordFormatError as error:
                 raise StoreCorruptError(
                     f"{self.path} holds a record of {kind} {name} that cannot be read ({error}):"
@@ -264,7 +302,7 @@ class JournalFile:
 
     def _insert_accept(self, connection: sqlite3.Connection, record: AcceptRecord) -> None:
         job_id = record.spec.job_id
-        text, payload = codec.encode_accept(record)
+        text, payload = codec.encode_accept(record, _place(job_id, record.seq))
         row = (
             *(job_id, record.seq, record.accepted_ms, self._epoch),
             *(codec.FORMAT_VERSION, text, payload),
@@ -286,27 +324,30 @@ class JournalFile:
             case AcceptRecord():
                 pass
             case DispatchRecord():
+                text = codec.encode_dispatch(record, _place(record.job_id, self._written))
                 connection.execute(
                     schema.INSERT_DISPATCH,
                     (
                         *(record.job_id, record.attempt, self._written, record.sent_ms),
-                        *(self._epoch, codec.FORMAT_VERSION, codec.encode_dispatch(record)),
+                        *(self._epoch, codec.FORMAT_VERSION, text),
                     ),
                 )
             case TerminalRecord():
+                text = codec.encode_terminal(record, _place(record.job_id, self._written))
                 connection.execute(
                     schema.INSERT_TERMINAL,
                     (
                         *(record.job_id, self._written, record.ended_ms, self._epoch),
-                        *(codec.FORMAT_VERSION, codec.encode_terminal(record)),
+                        *(codec.FORMAT_VERSION, text),
                     ),
                 )
             case SessionRecord():
+                text = codec.encode_session(record, _place(record.session_id, record.identity))
                 connection.execute(
                     schema.PUT_SESSION,
                     (
                         *(record.identity, record.session_id, self._epoch),
-                        *(codec.FORMAT_VERSION, codec.encode_session(record)),
+                        *(codec.FORMAT_VERSION, text),
                     ),
                 )
             case SessionForgotten():
@@ -331,6 +372,11 @@ class JournalFile:
         if connection.in_transaction:
             # Without a commit mark the transaction is lost as well when the file is closed.
             self.close()
+
+
+def _place(name: str, within: int | str) -> str:
+    """What a record's checksum covers of its row."""
+    return f"{name} {within} "
 
 
 def _has(connection: sqlite3.Connection, record: Record) -> bool:

@@ -97,13 +97,20 @@ PUT_SESSION = (
 )
 DELETE_SESSION = "DELETE FROM session WHERE identity = ? AND session_id = ?"
 
-READ_ACCEPTS = "SELECT job_id, format, record, payload FROM accept ORDER BY seq"
-READ_DISPATCHES = "SELECT job_id, format, record FROM dispatch ORDER BY written"
-READ_TERMINALS = "SELECT job_id, format, record FROM terminal ORDER BY written"
-READ_SESSIONS = "SELECT session_id, format, record FROM session ORDER BY identity, session_id"
+READ_ACCEPTS = "SELECT job_id, seq, format, record, payload FROM accept ORDER BY seq"
+READ_DISPATCHES = "SELECT job_id, written, format, record FROM dispatch ORDER BY written"
+READ_TERMINALS = "SELECT job_id, written, format, record FROM terminal ORDER BY written"
+READ_SESSIONS = (
+    "SELECT session_id, identity, format, record FROM session ORDER BY identity, session_id"
+)
 READ_LAST_WRITTEN = (
     "SELECT max(written) FROM dispatch",
     "SELECT max(written) FROM terminal",
+)
+
+READ_LAST_EPOCH = (
+    "SELECT max(epoch) FROM (SELECT max(epoch) AS epoch FROM accept"
+    " UNION ALL SELECT max(epoch) FROM dispatch UNION ALL SELECT max(epoch) FROM terminal) AS rows"
 )
 
 ACCEPT_SEQ = "SELECT seq FROM accept WHERE job_id = ?"

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator_core.core.effects import Record
-from orchestrator_core.store.journal_file import Connect, JournalFile, connect
+from orchestrator_core.store.journal_file import (
+    FREE_BYTES_KEPT,
+    Connect,
+    JournalFile,
+    connect,
+)
 from orchestrator_core.store.port import Opened, StoreUnavailableError
 
 # Rows deleted in one transaction: commits wait no longer than for one such chunk.
@@ -23,11 +28,14 @@ _T = TypeVar("_T")
 class SqliteStore:
     """Implements `orchestrator_core.store.port.Store` on the file `path`.
 
-    Its directory must exist. A cancelled call may still take effect.
+    Its directory must exist. A cancelled call may still take effect. `free_bytes_kept` of the file
+    may be unused; what is above that is given back to the file system.
     """
 
-    def __init__(self, path: Path, connect: Connect = connect) -> None:
-        self._file = JournalFile(path, connect)
+    def __init__(
+        self, path: Path, connect: Connect = connect, free_bytes_kept: int = FREE_BYTES_KEPT
+    ) -> None:
+        self._file = JournalFile(path, connect, free_bytes_kept)
         self._thread: ThreadPoolExecutor | None = None
 
     async def open(self) -> Opened:
@@ -51,13 +59,19 @@ class SqliteStore:
         return await self._run(lambda: self._file.holds(tuple(batch)))
 
     async def prune(self, ended_before_ms: int) -> int:
-        """See `Store.prune`. Commits may come in between chunks of `PRUNE_CHUNK` jobs."""
+        """See `Store.prune`. Commits may come in between chunks of `PRUNE_CHUNK` jobs.
+
+        Then the file gives back what it no longer needs, in chunks too.
+        """
         total = 0
         while True:
             count = await self._run(lambda: self._file.prune_chunk(ended_before_ms, PRUNE_CHUNK))
             total += count
             if count < PRUNE_CHUNK:
-                return total
+                break
+        while await self._run(self._file.compact_chunk):
+            pass
+        return total
 
     async def close(self) -> None:
         """See `Store.close`."""

@@ -50,7 +50,7 @@ class Transport:
     """Owns the channel. Must be made inside a running event loop, and be closed there."""
 
     def __init__(self, target: str, options: ClientOptions) -> None:
-        settings = channel_options()
+        settings = channel_options(options)
         if options.credentials is None:
             self._channel = aio.insecure_channel(target, settings)
         else:

@@ -1,12 +1,14 @@
 """The journal as clients see it: restarts, failures, and what they never lose."""
 
 import asyncio
+from collections.abc import Sequence
 
 import grpc
 import pytest
 
-from llamaorch.orchestrator.v1 import job_pb2
+from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2
 from llamaorch.pool.v1 import dispatch_pb2
+from orchestrator_core.core.effects import Record
 from orchestrator_core.store.memory import CommitFault, MemoryStore
 from tests.integration.orchestrator.calls import (
     all_events,
@@ -154,3 +156,46 @@ async def test_an_accept_whose_commit_is_uncertain_is_answered_as_the_journal_sa
     assert (await host.start()).job_id == written.job_id == "written"
     assert details(lost.value)[0].reason == "STORE_UNAVAILABLE"
     assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+class WaitingStore(MemoryStore):
+    """A journal whose commits wait while `gate` is clear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def commit(self, batch: Sequence[Record]) -> None:
+        """See `Store.commit`."""
+        await self.gate.wait()
+        await super().commit(batch)
+
+
+async def test_text_of_a_job_that_was_cancelled_before_its_start_is_not_told(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """While the outcome waits for the journal no token comes without `started`. LO-301."""
+    store = WaitingStore()
+    orchestrator = await start_orchestrator(store)
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    following = asyncio.create_task(all_events(orchestrator, receipt.job_id))
+    store.gate.clear()
+    asked = orchestrator_service_pb2.GetCapabilitiesRequest()
+    request = orchestrator_service_pb2.CancelRequest(job_id=receipt.job_id)
+    cancelling = asyncio.ensure_future(orchestrator.jobs.Cancel(request))
+    core = orchestrator.server.runtime.core
+    async with asyncio.timeout(WAIT_S):
+        while core.jobs[receipt.job_id].live:
+            await orchestrator.jobs.GetCapabilities(asked)
+    await host.started(start.handle)
+    await host.tokens(start.handle, "too ", "late")
+    async with asyncio.timeout(WAIT_S):
+        while orchestrator.server.runtime.hosts.links["host-1"].frame_seq < host.frame_seq:
+            await orchestrator.jobs.GetCapabilities(asked)
+    store.gate.set()
+    await cancelling
+
+    assert kinds(await asyncio.wait_for(following, WAIT_S)) == ["end"]

@@ -159,10 +159,15 @@ async def test_a_newer_schema_is_refused_and_not_touched(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE accept SET format = 2 WHERE job_id = 'job-2'",
+        "UPDATE accept SET format = 3 WHERE job_id = 'job-2'",
         "UPDATE dispatch SET record = '{}' WHERE job_id = 'job-2'",
         "UPDATE terminal SET record = 'no JSON' WHERE job_id = 'job-2'",
         "UPDATE terminal SET record = replace(record, 'eos', 'end') WHERE job_id = 'job-2'",
+        "UPDATE terminal SET record = replace(record, 'eos', 'length') WHERE job_id = 'job-2'",
+        "UPDATE terminal SET record = CAST(record AS BLOB) WHERE job_id = 'job-2'",
+        "UPDATE accept SET payload = zeroblob(length(payload)) WHERE job_id = 'job-2'",
+        "UPDATE accept SET payload = 'text' WHERE job_id = 'job-2'",
+        "UPDATE dispatch SET written = written + 100 WHERE job_id = 'job-2'",
     ],
 )
 async def test_an_unreadable_record_is_refused_with_its_job(tmp_path: Path, statement: str) -> None:
@@ -320,3 +325,17 @@ async def test_a_takeover_between_an_unknown_outcome_and_the_question_is_noticed
     with pytest.raises(StoreUnavailableError, match="another orchestrator"):
         await store.commit([accept(9)])
     await store.close()
+
+
+async def test_rows_of_the_first_format_still_load(tmp_path: Path) -> None:
+    """A journal that was written without checksums is read as it is. LO-305."""
+    path = tmp_path / "journal.db"
+    await filled(path)
+    for table in ("accept", "dispatch", "terminal"):
+        change(path, f"UPDATE {table} SET format = 1, record = substr(record, 9)")  # noqa: S608 - names above
+
+    store = SqliteStore(path)
+    opened = await store.open()
+    await store.close()
+
+    assert opened.recovered == after(3)
