@@ -399,7 +399,8 @@ def _has_session(connection: sqlite3.Connection, record: SessionRecord | Session
     row = connection.execute(schema.GET_SESSION, key).fetchone()
     if isinstance(record, SessionForgotten):
         return row is None
-    return row is not None and row[0] == codec.encode_session(record)
+    text = codec.encode_session(record, _place(record.session_id, record.identity))
+    return row is not None and row[0] == text
 
 
 def _delete(connection: sqlite3.Connection, job_ids: Sequence[str]) -> None:
