@@ -6,6 +6,7 @@ answers pings that come too often with GOAWAY.
 
 import pytest
 
+from llamaorch_client.options import ClientOptions
 from llamaorch_client.options import channel_options as client_options
 from orchestrator_core.server import SERVER_OPTIONS as ORCHESTRATOR
 from pool_managerd.config import LinkTable
@@ -15,7 +16,10 @@ from pool_managerd.servicer import SERVER_OPTIONS as INSPECTION
 # The server's default, where it sets nothing else.
 MIN_PING_INTERVAL_MS = 300_000
 
-CHANNELS = {"client": dict(client_options()), "host": dict(host_options(LinkTable()))}
+CHANNELS = {
+    "client": dict(client_options(ClientOptions())),
+    "host": dict(host_options(LinkTable())),
+}
 SERVERS = {"orchestratord": dict(ORCHESTRATOR), "pool-managerd": dict(INSPECTION)}
 KNOWN = {
     "grpc.http2.max_pings_without_data",
