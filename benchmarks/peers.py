@@ -253,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--windows", type=int, default=6, help="of two seconds each")
     parser.add_argument("--install", action="store_true", help="install what is missing first")
     options = parser.parse_args(argv)
-    # A peer is no Python program of ours that would end with this one: it is stopped on the way out.
+    # Unlike our own processes a peer does not end with this one: it is stopped on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options.told = " ".join(sys.argv[1:] if argv is None else argv)
     return asyncio.run(run(options))
