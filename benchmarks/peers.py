@@ -196,6 +196,10 @@ def show(name: str, streams: int, played: list[Figures]) -> None:
 
 async def run(options: argparse.Namespace) -> int:
     """Prints the table; what cannot be installed or run is said with its error."""
+    # Unlike our own processes a peer does not end with this one: it is stopped on the way out.
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     peers = [peer for peer in PEERS if peer.name in options.only.split(",")]
     if options.install:
         for peer in list(peers):
@@ -253,8 +257,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--windows", type=int, default=6, help="of two seconds each")
     parser.add_argument("--install", action="store_true", help="install what is missing first")
     options = parser.parse_args(argv)
-    # Unlike our own processes a peer does not end with this one: it is stopped on the way out.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options.told = " ".join(sys.argv[1:] if argv is None else argv)
     return asyncio.run(run(options))
 
