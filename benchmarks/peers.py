@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import os
 import platform
+import signal
 import socket
 import statistics
 import subprocess
@@ -195,6 +196,10 @@ def show(name: str, streams: int, played: list[Figures]) -> None:
 
 async def run(options: argparse.Namespace) -> int:
     """Prints the table; what cannot be installed or run is said with its error."""
+    # Unlike our own processes a peer does not end with this one: it is stopped on the way out.
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     peers = [peer for peer in PEERS if peer.name in options.only.split(",")]
     if options.install:
         for peer in list(peers):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.load.control import Fields
 
-ANSWER_TIMEOUT_S = 300.0
+ANSWER_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 # Replies of a load process are short, but latencies of a long run may come in one line.
 LINE_BYTES_MAX = 1 << 22

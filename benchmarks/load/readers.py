@@ -141,7 +141,6 @@ class Exchange:
 
     async def run(self) -> None:
         """Reads until all jobs have their outcomes."""
-        batch = events_pb2.TokenBatch()
         async for response in self._call:
             for result in response.results:
                 if result.HasField("error"):
@@ -151,7 +150,8 @@ class Exchange:
                     self._acked[result.handle] = 0
             tokens = response.tokens
             for handle, chunk in zip(tokens.handles, tokens.chunks, strict=True):
-                batch.ParseFromString(chunk)
+                # One message used again would never give memory back.
+                batch = events_pb2.TokenBatch.FromString(chunk)
                 self._readers.batch(self._jobs[handle], batch)
             for event in response.events:
                 job = self._jobs[event.handle]
