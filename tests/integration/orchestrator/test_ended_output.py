@@ -73,7 +73,7 @@ async def test_a_cancelled_jobs_output_comes_back_from_its_host(
     await host.finish(handle, job_pb2.FINISH_REASON_CANCELLED)
     events = await all_events(second, job_id)
 
-    assert kinds(events) == ["tokens", "end"]
+    assert kinds(events) == ["started", "tokens", "end"]
     assert text(events) == "one two "
     end = events[-1].end
     assert (end.state, end.text_bytes) == (job_pb2.JOB_STATE_CANCELLED, 8)
@@ -90,7 +90,7 @@ async def test_a_failed_jobs_output_comes_before_its_error(
     await host.tokens(handle, "one ", "two ")
     events = await all_events(second, job_id)
 
-    assert kinds(events) == ["tokens", "error"]
+    assert kinds(events) == ["started", "tokens", "error"]
     assert text(events) == "one two "
 
 
