@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -318,9 +317,7 @@ class ServerCall:
             return
         request = handler.request_deserializer(data)
         if handler.response_streaming:
-            async with aclosing(handler.unary_stream(request, self)) as responses:
-                async for response in responses:
-                    await self.write(response)
+            await handler.unary_stream(request, self)
         else:
             await self.write(await handler.unary_unary(request, self))
 
