@@ -39,6 +39,14 @@ up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS
 test: $(DEV_STAMP) ## Run the whole test suite
 	$(BIN)/pytest -q $(ARGS)
 
+.PHONY: fault-seeds
+fault-seeds: $(DEV_STAMP) ## Run 2,000 fault seeds (COUNT=, FIRST=): both services on virtual time, judged by the history checker
+	$(BIN)/python -m faults.simulation --count $(or $(COUNT),2000) --first $(or $(FIRST),0)
+
+.PHONY: soak
+soak: $(DEV_STAMP) ## Run fault seeds for SECONDS (600), from FIRST (the time of day)
+	$(BIN)/python -m faults.simulation --seconds $(or $(SECONDS),600) --first $(or $(FIRST),$(shell date +%s))
+
 .PHONY: bench-core
 bench-core: $(DEV_STAMP) ## What a decision and a job cost the core: CPU over pools and waiting jobs, beside a bare peer
 	$(BIN)/python -m benchmarks.core $(ARGS)
@@ -46,6 +54,22 @@ bench-core: $(DEV_STAMP) ## What a decision and a job cost the core: CPU over po
 .PHONY: bench-recorder
 bench-recorder: $(DEV_STAMP) ## What the flight recorder costs: CPU per step, bytes per job, pause of a checkpoint
 	$(BIN)/python -m benchmarks.recorder $(ARGS)
+
+.PHONY: bench-relay
+bench-relay: $(DEV_STAMP) ## What relaying costs: CPU per token and latency, per-job streams and Exchange, beside bare grpc.aio
+	$(BIN)/python -m benchmarks.relay $(ARGS)
+
+.PHONY: bench-enqueue
+bench-enqueue: $(DEV_STAMP) ## Latency and highest rate of Enqueue, memory of queued jobs and idle streams
+	$(BIN)/python -m benchmarks.enqueue $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(DEV_STAMP) ## CPU per token beside SMG, vllm-router and LiteLLM, which it installs under .build/peers
+	$(BIN)/python -m benchmarks.peers --install $(ARGS)
+
+.PHONY: soak-exchange
+soak-exchange: $(DEV_STAMP) ## A thousand jobs on one Exchange for DURATION seconds: no violation, memory flat
+	$(BIN)/python -m benchmarks.soak --seconds $(or $(DURATION),600) $(ARGS)
 
 TRACES ?= ../shared/traces
 
@@ -55,7 +79,15 @@ bench-completion: $(DEV_STAMP) ## Compare completion times with other dispatcher
 
 .PHONY: bench-calibration
 bench-calibration: $(DEV_STAMP) ## How far predictions can be taken at their word (TRACES=folder, OTHERS=made-up cases)
-	$(BIN)/python -m benchmarks.calibration --traces '$(TRACES)' $(if $(OTHERS),--others $(OTHERS))
+	$(BIN)/python -m benchmarks.calibration --traces '$(TRACES)' $(if $(OTHERS),--others $(OTHERS)) $(ARGS)
+
+.PHONY: bench-cancel
+bench-cancel: $(DEV_STAMP) ## How soon after a Cancel call the slot is free at the engine, at each point of a job's life
+	$(BIN)/python -m benchmarks.cancel $(ARGS)
+
+.PHONY: chaos
+chaos: $(DEV_STAMP) ## Kill and stop every process, at random moments and at each failpoint, under 8 clients x 100 jobs (ARGS="--seed 2")
+	$(BIN)/python -m faults.chaos $(ARGS)
 
 .PHONY: check
 check: lint types imports proto-check docs-check ## Everything static that CI checks

@@ -24,15 +24,15 @@ class Case:
     requests: tuple[Request, ...]
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """Reads the command line that all of these benchmarks have in common."""
+def parser(description: str) -> argparse.ArgumentParser:
+    """The command line that all of these benchmarks have in common."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--traces", type=Path, required=True, help=f"folder of {TRACE}, {FLEETS}")
     parser.add_argument("--requests", type=int, help="only the first N requests, for a quick look")
     parser.add_argument("--others", type=int, default=0, help="made-up traces and fleets as well")
     parser.add_argument("--first-seed", type=int, default=1, help="seed of the first made-up case")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    return parser.parse_args()
+    return parser
 
 
 def named(asked: argparse.Namespace) -> Iterator[Case]:

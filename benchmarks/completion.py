@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.cases import LOADS, Case, arguments, made_up, named, verdict
+from benchmarks.cases import LOADS, Case, made_up, named, parser, verdict
 from orchestrator_core.simulator.clairvoyant import least_mean_completion_ms
 from orchestrator_core.simulator.load import scaled
 from orchestrator_core.simulator.measures import Spread, summarise
@@ -118,7 +118,7 @@ def judge(name: str, found: list[Ratios]) -> bool:
 
 def main() -> int:
     """Runs the published cases with their bars, then made-up ones without."""
-    asked = arguments(__doc__ or "")
+    asked = parser(__doc__ or "").parse_args()
     good = True
     for case in named(asked):
         found = [measure(case, load, asked.processes) for load in LOADS]

@@ -39,6 +39,7 @@ from orchestrator_core.core.job import Job, JobSpec
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.placement import Assigned, decision, place
 from orchestrator_core.core.scheduler import _open_pools, placement_input
+from orchestrator_core.core.session import Session
 from orchestrator_core.core.state import State
 
 # Bars of the design, section 11. A tenfold fleet may cost somewhat more than ten times as much: its
@@ -179,7 +180,10 @@ def placement(sizes: Sizes, verdicts: Verdicts) -> None:
     plain: dict[tuple[int, int], Cost] = {}
     for feasible, others in fleets:
         state = state_of(idle_fleet(feasible, others))
-        state.touch_session("session-1-1", "gpu-00001", 400, 0)
+        known = Session("", "session-1-1", 0, 0)
+        state.sessions.add(known)
+        at_pool = state.pools["gpu-00001"].snapshot
+        state.sessions.warm(known, at_pool.pool_id, at_pool.replica_id, 400, at_pool.slots_total)
         count = max(3, 20 * sizes.cycles // feasible)
         bare = repeated(bare_minimum(feasible))
         new = spec(0)

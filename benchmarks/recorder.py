@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator_core.core.config import CoreConfig
+from orchestrator_core.core.effects import ConfirmEnd
 from orchestrator_core.core.events import (
     AttemptEnded,
     AttemptStarted,
+    EndConfirmed,
     EnqueueRequested,
     Event,
     HostRegistered,
@@ -117,13 +119,20 @@ def play(core: Core, events: Sequence[Event], *, pause_s: float) -> Cost:
         burst = events[start : start + BURST_STEPS]
         began_ns = time.thread_time_ns()
         for index, event in enumerate(burst, start=start):
-            core.step(event, index)
+            step(core, event, index)
         loop_ns += time.thread_time_ns() - began_ns
         time.sleep(pause_s)
     if isinstance(core, RecordedCore):
         core.recorder.flush(60.0)
     process_ns = time.process_time_ns() - process_ns
     return Cost(loop_ns / len(events) / 1000, process_ns / len(events) / 1000)
+
+
+def step(core: Core, event: Event, now_ms: int) -> None:
+    """One step; what it asks for is durable at once."""
+    for effect in core.step(event, now_ms):
+        if isinstance(effect, ConfirmEnd):
+            core.step(EndConfirmed(effect.job_id), now_ms)
 
 
 def measure(jobs: int, pools: int, directory: Path) -> tuple[list[Cost], list[Cost], int]:
@@ -149,7 +158,7 @@ def checkpoint_pause(pools: int) -> tuple[list[float], float, int]:
     """Milliseconds that a checkpoint stops the loop, what encoding it takes, and its bytes."""
     core = Core(CORE)
     for index, event in enumerate(lives(CORE.finished_jobs_max, pools)):
-        core.step(event, index)
+        step(core, event, index)
     waiting = 5_000
     for number in range(waiting + pools * SLOTS):
         core.step(EnqueueRequested(spec(number + 1_000_000), 0), 1_000_000)

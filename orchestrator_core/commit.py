@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from orchestrator_core import failpoints
 from orchestrator_core.core.effects import (
     AcceptRecord,
     ConfirmEnd,
@@ -17,10 +18,13 @@ from orchestrator_core.core.effects import (
     JobEnded,
     Record,
     ReplyAccepted,
+    ReplySession,
     ReplyState,
     SendCancel,
     SendRelease,
     SendStart,
+    SessionForgotten,
+    SessionRecord,
     TerminalRecord,
 )
 from orchestrator_core.store.port import (
@@ -35,6 +39,7 @@ PAUSE_MAX_S = 5.0
 
 # What leaves because a job ended, and is untrue when the end is taken back.
 _OF_AN_END = (JobEnded, ReplyState, ConfirmEnd)
+_REPLIES = (ReplyAccepted, ReplyState, ReplySession)
 
 
 @dataclass(slots=True)
@@ -77,18 +82,20 @@ class Batch:
 
 
 def record_job_id(record: Record) -> str:
-    """Job that a record is about."""
+    """Job that a record is about; empty for one about a session."""
     match record:
         case AcceptRecord():
             return record.spec.job_id
         case DispatchRecord() | TerminalRecord():
             return record.job_id
+        case SessionRecord() | SessionForgotten():
+            return ""
         case _:
             assert_never(record)
 
 
 def gated_job_id(effect: Gated) -> str:
-    """Job that a gated effect is about."""
+    """Job that a gated effect is about; empty for one about a session."""
     match effect:
         case ReplyAccepted():
             return effect.receipt.job_id
@@ -96,6 +103,8 @@ def gated_job_id(effect: Gated) -> str:
             return effect.spec.job_id
         case ReplyState() | SendCancel() | SendRelease() | JobEnded() | ConfirmEnd():
             return effect.job_id
+        case ReplySession():
+            return ""
         case _:
             assert_never(effect)
 
@@ -157,7 +166,7 @@ class CommitGate:
         self._pending.gated = [
             effect
             for effect in self._pending.gated
-            if not isinstance(effect, ReplyAccepted | ReplyState) or self._awaited(effect.reply_to)
+            if not isinstance(effect, _REPLIES) or self._awaited(effect.reply_to)
         ]
 
     async def run(self) -> None:
@@ -199,7 +208,9 @@ class CommitGate:
     async def _write(self, batch: Batch) -> None:
         try:
             if batch.records:
+                failpoints.reach("commit.before")
                 await self._store.commit(batch.records)
+                failpoints.reach("commit.after")
         except StoreOutcomeUnknownError as error:
             self._on_error(error)
             written = await self._read_back(batch)
@@ -215,6 +226,7 @@ class CommitGate:
             self._pause_s = PAUSE_MIN_S
         for effect in batch.gated:
             self._release(effect)
+        failpoints.reach("effects.released")
         for reader in batch.readers:
             if not reader.done():
                 reader.set_result(None)
@@ -236,8 +248,14 @@ class CommitGate:
         """Takes the batch's accepts back, puts the rest in front of the next batch, and waits."""
         self.degraded = True
         accepts = [record for record in batch.records if isinstance(record, AcceptRecord)]
-        gone = {record.spec.job_id for record in accepts}
         victims = {record.displaced for record in accepts if record.displaced is not None}
+        for record in self._pending.records:
+            # A job that took the id of a victim cannot stand beside it.
+            if isinstance(record, AcceptRecord) and record.spec.job_id in victims:
+                accepts.append(record)
+                if record.displaced is not None:
+                    victims.add(record.displaced)
+        gone = {record.spec.job_id for record in accepts}
         replies = [reply for b in (batch, self._pending) for reply in b.unanswered(gone, victims)]
         rest, later = batch.without(gone, victims), self._pending.without(gone, victims)
         self._pending = Batch(

@@ -18,13 +18,21 @@ from typing import Literal
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from orchestrator_core.config_schema import ENVIRONMENT_KEYS, Config, Table, ThrottleTable
+from orchestrator_core.config_schema import (
+    ENVIRONMENT_KEYS,
+    AdmissionTable,
+    Config,
+    Table,
+    ThrottleTable,
+)
 from orchestrator_core.core.config import (
     CoreConfig,
     Guardrails,
     Limits,
+    Price,
     QueuePolicy,
     Scorer,
+    SessionBudgets,
     ThrottleConfig,
 )
 
@@ -67,6 +75,7 @@ def core_config(config: Config) -> CoreConfig:
         attempts_max=jobs.attempts_max,
         stale_after_ms=placement.stale_after_ms,
         reattach_grace_ms=config.pools.reattach_grace_ms,
+        cancel_timeout_ms=config.pools.cancel_timeout_ms,
         queue_timeout_ms=queue.timeout_ms,
         wall_timeout_ms=jobs.wall_timeout_ms,
         idle_timeout_ms=jobs.idle_timeout_ms,
@@ -79,6 +88,12 @@ def core_config(config: Config) -> CoreConfig:
         idempotency_max=jobs.idempotency_max,
         session_ttl_ms=config.sessions.ttl_ms,
         sessions_max=config.sessions.max,
+        session_turns_max=config.sessions.turns_max,
+        session_budgets=SessionBudgets(
+            config.sessions.budget_tokens,
+            config.sessions.budget_time_ms,
+            config.sessions.budget_cost_micros,
+        ),
         batch_every=queue.batch_every,
         class_weights=(
             (queue.interactive_weight, queue.batch_weight) if queue.batch_weight else None
@@ -91,10 +106,17 @@ def core_config(config: Config) -> CoreConfig:
         deadline_aware=config.admission.deadline_aware,
         min_on_time_probability=config.admission.min_on_time_probability,
         throttle=_throttle(config.throttle),
-        guardrails=Guardrails(
-            config.admission.token_bytes_max, config.admission.price_micros_per_1k_tokens
-        ),
+        guardrails=_guardrails(config.admission),
     )
+
+
+def _guardrails(table: AdmissionTable) -> Guardrails:
+    general = table.price_micros_per_1k_tokens
+    prices = {
+        model_id: Price(own.input_micros_per_1k_tokens, own.output_micros_per_1k_tokens)
+        for model_id, own in table.prices.items()
+    }
+    return Guardrails(table.token_bytes_max, Price(general, general), prices)
 
 
 def _throttle(table: ThrottleTable) -> ThrottleConfig:

@@ -42,6 +42,15 @@ class StoreTable(Table):
         le=1 << 40,
         description="Content at which the oldest ended jobs go early, but for jobs.finished_max.",
     )
+    prune_every_ms: Milliseconds = Field(
+        default=60_000, description="Time between two deletions of what is kept no longer."
+    )
+    free_bytes_kept: int = Field(
+        default=64 << 20,
+        ge=0,
+        le=1 << 40,
+        description="Unused bytes that the SQLite file may have; more goes back to the disk.",
+    )
 
 
 class QueueTable(Table):
@@ -87,6 +96,17 @@ class QueueTable(Table):
     )
 
 
+class PriceTable(Table):
+    """What tokens of one model cost. ORCH-3099."""
+
+    input_micros_per_1k_tokens: int = Field(
+        ge=0, le=_LIMIT_MAX, description="Price of prompts, in millionths of your currency."
+    )
+    output_micros_per_1k_tokens: int = Field(
+        ge=0, le=_LIMIT_MAX, description="Price of output, in millionths of your currency."
+    )
+
+
 class AdmissionTable(Table):
     """What is refused before it is queued. ORCH-3014, LO-105."""
 
@@ -106,7 +126,13 @@ class AdmissionTable(Table):
         default=0,
         ge=0,
         le=10**12,
-        description="Price in millionths of your currency; 0: jobs with a cost budget are refused.",
+        description="Price of models without their own, in millionths of your currency; 0: their "
+        "jobs with a cost budget are refused.",
+    )
+    prices: dict[str, PriceTable] = Field(
+        default_factory=dict,
+        max_length=10_000,
+        description="Prices of single models, one table each.",
     )
 
 
@@ -227,13 +253,37 @@ class JobsTable(Table):
 
 
 class SessionsTable(Table):
-    """Affinity of sessions to pools. ORCH-3021."""
+    """Sessions: how long, how many turns, what they may spend. ORCH-3021, ORCH-3099."""
 
     ttl_ms: Milliseconds = Field(
         default=600_000, description="How long a silent session is remembered."
     )
+    turns_max: int = Field(
+        default=8, ge=1, le=10_000, description="Jobs of one session; the next one is refused."
+    )
     max: int = Field(
-        default=10_000, ge=1, le=1_000_000, description="Sessions that are remembered."
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Sessions that are remembered; the one idle for longest goes first.",
+    )
+    budget_tokens: int = Field(
+        default=0,
+        ge=0,
+        le=_LIMIT_MAX,
+        description="Most tokens of a session, whatever it asks for; 0: no limit.",
+    )
+    budget_time_ms: int = Field(
+        default=0,
+        ge=0,
+        le=_LIMIT_MAX,
+        description="Most time of a session on pools; 0: no limit.",
+    )
+    budget_cost_micros: int = Field(
+        default=0,
+        ge=0,
+        le=_LIMIT_MAX,
+        description="Most that a session may cost, in millionths of your currency; 0: no limit.",
     )
 
 
@@ -251,6 +301,12 @@ class PoolsTable(Table):
     )
     reattach_grace_ms: Milliseconds = Field(
         default=10_000, description="Wait for a lost host before its attempts count as lost."
+    )
+    cancel_timeout_ms: Milliseconds = Field(
+        default=10_000,
+        description="Wait for a host to confirm a cancel before it is sent again. After as long"
+        " again the pool gets no more jobs until it is confirmed. Longer than the host's own"
+        " `cancel_confirm_ms`.",
     )
     max: int = Field(default=10_000, ge=1, le=100_000, description="Pools that may register.")
 
@@ -305,7 +361,7 @@ class Config(Table):
     throttle: ThrottleTable = Field(default=ThrottleTable(), description="Limits per client.")
     placement: PlacementTable = Field(default=PlacementTable(), description="Choice of a pool.")
     jobs: JobsTable = Field(default=JobsTable(), description="Limits of jobs.")
-    sessions: SessionsTable = Field(default=SessionsTable(), description="Affinity of sessions.")
+    sessions: SessionsTable = Field(default=SessionsTable(), description="Sessions.")
     pools: PoolsTable = Field(default=PoolsTable(), description="Connections of hosts.")
     recorder: RecorderTable = Field(default=RecorderTable(), description="The flight recorder.")
     otlp_traces_endpoint: str = Field(default="", exclude=True, description="(environment)")

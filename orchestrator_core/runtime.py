@@ -12,11 +12,13 @@ from typing import Protocol, assert_never
 
 import structlog
 
+from orchestrator_core import failpoints
 from orchestrator_core.clock import Clock
 from orchestrator_core.commit import CommitGate
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
+    CancelUnconfirmed,
     ConfirmEnd,
     DispatchRecord,
     Effect,
@@ -30,28 +32,36 @@ from orchestrator_core.core.effects import (
     Record,
     ReplyAccepted,
     ReplyRefused,
+    ReplySession,
     ReplyState,
     SendCancel,
     SendRelease,
     SendStart,
     SendVerdicts,
+    SessionForgotten,
+    SessionRecord,
     TerminalRecord,
+    Verdict,
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
+    AttemptEnded,
     CancelRequested,
     EndConfirmed,
     EnqueueRequested,
     Event,
     OutputProgressed,
     Recovered,
+    SessionDeleted,
+    Stalled,
     Tick,
 )
-from orchestrator_core.core.job import Job, JobSpec
+from orchestrator_core.core.job import Job, JobSpec, StartMode
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Outcome, Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
+from orchestrator_core.hosts.continuing import continuation
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay.relay import Relay
 from orchestrator_core.store.port import Store, StoreError
@@ -60,6 +70,11 @@ from orchestrator_core.wire.frames import encode_event
 
 STORE_RETRY_MS = 1_000
 READ_PATIENCE_S = 1.0
+# The event loop shows twice a second that it runs; lateness by more than this is a pause: the
+# process was stopped, the machine slept, or something held the loop.
+BEAT_MS = 500
+PAUSE_MIN_MS = 500
+PAUSED = "The process stood still; whoever was silent meanwhile is given that time on top."
 
 _log = structlog.get_logger("orchestratord")
 
@@ -94,6 +109,7 @@ class Runtime:
         self._next_reply = 1
         self._thread = threading.get_ident()
         self._stepping = False
+        self._beat_ms: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
         self.idle = asyncio.Event()
@@ -113,12 +129,12 @@ class Runtime:
         if threading.get_ident() != self._thread or self._stepping:
             raise RuntimeError("submit belongs to the event loop's thread and is not reentrant")
         now_ms = self.clock.now_ms()
-        self._stepping = True
+        pause_ms = self._pause_ms(now_ms)
         try:
-            effects = self.core.step(event, now_ms)
-            self._stepping = False
-            self._observe(effects, now_ms)
-            self._carry_out(effects)
+            if pause_ms:
+                self._beat_ms = now_ms
+                self._step(Stalled(pause_ms), now_ms)
+            self._step(event, now_ms)
             self._arm_timer(now_ms)
         except Exception as error:
             # A step that broke off may have left half of a decision: only a restart, which rebuilds
@@ -131,12 +147,38 @@ class Runtime:
         else:
             self.idle.set()
 
+    def _step(self, event: Event, now_ms: int) -> None:
+        self._stepping = True
+        effects = self.core.step(event, now_ms)
+        self._stepping = False
+        self._observe(effects, now_ms)
+        self._carry_out(effects)
+
+    async def watch_pauses(self) -> None:
+        """Notes that the event loop runs, until cancelled; `submit` sees when it did not."""
+        while True:
+            self._beat_ms = self.clock.now_ms()
+            await asyncio.sleep(BEAT_MS / 1000)
+
+    def _pause_ms(self, now_ms: int) -> int:
+        """For how long the loop stood still until now; 0 when it did not, or nobody watches."""
+        if self._beat_ms is None:
+            return 0
+        late_ms = now_ms - self._beat_ms - BEAT_MS
+        if late_ms < PAUSE_MIN_MS:
+            return 0
+        _log.warning("event_loop_paused", pause_ms=late_ms, human=PAUSED)
+        return late_ms
+
     def recover(self, recovered: Recovered) -> None:
         """Restores the journal's content, once, before anything else.
 
         Outcomes are told again from here; the output before them comes back from the hosts.
         """
         self.submit(recovered)
+        for job in self.core.jobs.values():
+            if job.live and job.attempt is not None:
+                self.relay.log(job.job_id).doubtful = True
         for ended in recovered.terminals:
             if ended.job_id in self.core.jobs:
                 self._ended(JobEnded(ended.job_id, ended.state, ended.outcome, ended.usage))
@@ -156,12 +198,17 @@ class Runtime:
             RefusalError: NOT_FOUND; STORE_UNAVAILABLE, when that takes longer than a second. The
             engine is stopped all the same, and the outcome follows as soon as it can be written.
         """
-        try:
-            async with asyncio.timeout(READ_PATIENCE_S):
-                await self._ask(lambda reply_to: CancelRequested(job_id, reply_to))
-        except TimeoutError:
-            raise RefusalError(_store_unavailable()) from None
+        await self._ask_briefly(lambda reply_to: CancelRequested(job_id, reply_to))
         return self.job(job_id)
+
+    async def delete_session(self, identity: str, session_id: str) -> None:
+        """Forgets a session; returns once that is durable.
+
+        Raises:
+            RefusalError: NOT_FOUND; STORE_UNAVAILABLE, when that takes longer than a second. It is
+            forgotten all the same, as soon as that can be written.
+        """
+        await self._ask_briefly(lambda to: SessionDeleted(identity, session_id, to))
 
     def job(self, job_id: str) -> Job:
         """Looks a job up. Raises `RefusalError` NOT_FOUND."""
@@ -190,13 +237,24 @@ class Runtime:
         log = self.relay.log(job.job_id)
         self.submit(OutputProgressed(job.job_id, attempt, log.next_index))
         now_ms = self.clock.now_ms()
-        candidates = job.decisions[-1].candidates if job.decisions else ()
         event = wire_events.metrics(
             self.core.queue_depth(),
             self.core.on_time_probability(job, now_ms) if job.live else None,
-            kv_warmth=bool(candidates and candidates[0].kv_warm),
+            self.core.remaining(job, now_ms),
+            kv_warmth=job.attempt is not None and job.attempt.kv_warmth,
         )
         log.set_metrics(encode_event(event))
+
+    def announce_ended(self, job_id: str, attempt: int, *, kv_warmth: bool) -> None:
+        """Tells readers of an ended job, whose output a host still holds, of which attempt it is.
+
+        After a restart nobody here has told them; the core has no part in a job that is over.
+        """
+        job = self.core.jobs.get(job_id)
+        if job is None or job.live or self.core.stopping(job_id, attempt):
+            return
+        if not self.relay.log(job_id).announced(attempt):
+            self._started(JobStarted(job_id, attempt, StartMode.FRESH, kv_warmth))
 
     async def run(self) -> None:
         """Commits what is decided, until cancelled."""
@@ -229,7 +287,11 @@ class Runtime:
         gated: list[Gated] = []
         for effect in effects:
             match effect:
-                case AcceptRecord() | DispatchRecord() | TerminalRecord():
+                case AcceptRecord() | DispatchRecord():
+                    records.append(effect)
+                case TerminalRecord():
+                    records.append(self._with_output(effect))
+                case SessionRecord() | SessionForgotten():
                     records.append(effect)
                 case (
                     ReplyRefused()
@@ -237,6 +299,7 @@ class Runtime:
                     | OfferDeclined()
                     | SendVerdicts()
                     | AttemptClosed()
+                    | CancelUnconfirmed()
                     | JobForgotten()
                 ):
                     self._immediate(effect)
@@ -258,6 +321,20 @@ class Runtime:
         given_up = job is not None and job.state is JobState.CANCELLED
         return given_up and self.hosts.bound(effect.host_id, (effect.job_id, effect.attempt))
 
+    def _with_output(self, record: TerminalRecord) -> TerminalRecord:
+        """Notes in the record of a job that did not finish how much output it ended with. LO-305.
+
+        From here on nothing is added, so that followers get the same after a restart.
+        """
+        log = self.relay.log(record.job_id)
+        if record.state is JobState.FINISHED:
+            return record
+        log.sealed = True
+        if log.doubtful:
+            return record
+        outcome = replace(record.outcome, text_bytes=log.next_offset, text_digest=log.digest())
+        return replace(record, outcome=outcome)
+
     def _immediate(self, effect: Immediate) -> None:
         match effect:
             case ReplyRefused():
@@ -266,13 +343,14 @@ class Runtime:
                 self._started(effect)
             case SendVerdicts():
                 self.hosts.send_verdicts(effect, self.relay)
+                self._tell_adopted(effect)
             case AttemptClosed():
                 self.hosts.unbind(effect.job_id, effect.attempt)
                 if effect.retried:
                     self.relay.log(effect.job_id).wake()
             case JobForgotten():
                 self.relay.forget(effect.job_id)
-            case OfferDeclined():
+            case OfferDeclined() | CancelUnconfirmed():
                 pass  # for the observer only
             case _:
                 assert_never(effect)
@@ -283,6 +361,8 @@ class Runtime:
                 self._answer(effect.reply_to, effect.receipt)
             case ReplyState():
                 self._answer(effect.reply_to, effect.job_id)
+            case ReplySession():
+                self._answer(effect.reply_to, effect.session_id)
             case SendStart():
                 self._start(effect)
             case SendCancel():
@@ -299,9 +379,17 @@ class Runtime:
     def _start(self, effect: SendStart) -> None:
         """Sends an attempt, unless it stopped counting while its record was written."""
         job_id, attempt = effect.spec.job_id, effect.attempt
-        if self.core.holds_slot(job_id, attempt):
-            traceparent = self._observer.dispatch_traceparent(job_id, attempt)
-            self.hosts.start(effect, self.relay.log(job_id), traceparent)
+        if not self.core.holds_slot(job_id, attempt):
+            return
+        log = self.relay.log(job_id)
+        if effect.mode is StartMode.FRESH:
+            log.doubtful = False  # Nothing was delivered before.
+        follows = continuation(effect, log) if effect.mode is StartMode.CONTINUE else None
+        if isinstance(follows, AttemptEnded):
+            self.submit(follows)
+            return
+        traceparent = self._observer.dispatch_traceparent(job_id, attempt)
+        self.hosts.start(effect, log, traceparent, follows)
 
     def _started(self, effect: JobStarted) -> None:
         job = self.core.jobs.get(effect.job_id)
@@ -315,21 +403,33 @@ class Runtime:
         event = wire_events.started_or_resumed(job, effect, where, offset)
         self.relay.append_event(effect.job_id, encode_event(event))
 
+    def _tell_adopted(self, effect: SendVerdicts) -> None:
+        """Output of a job that ended before a restart comes again: first, who made it."""
+        for job_id, attempt, verdict in effect.verdicts:
+            job = self.core.jobs.get(job_id)
+            ended = verdict is Verdict.ADOPT and job is not None and not job.live
+            if ended and not self.relay.log(job_id).announced(attempt):
+                self._started(JobStarted(job_id, attempt, StartMode.FRESH, kv_warmth=False))
+
     def _ended(self, effect: JobEnded) -> None:
         if effect.job_id not in self.core.jobs:
             return
         log = self.relay.log(effect.job_id)
-        expected = effect.outcome.text_bytes if effect.state is JobState.FINISHED else None
+        # Of a job that did not finish it is known only from the journal; else all of it is here.
+        expected, digest = effect.outcome.text_bytes, effect.outcome.text_digest
+        text_bytes = log.next_offset if expected is None else expected
         if effect.state is JobState.CANCELLED and log.next_index:
             # The engine's own count comes too late for a cancelled job; pieces delivered are known.
             effect = replace(effect, usage=replace(effect.usage, tokens_out=log.next_index))
         error = effect.outcome.error
         if error is not None and error.reason is Reason.WORKER_RESET:
-            told = error.metadata | {"text_offset": str(log.next_offset)}
+            told = error.metadata | {"text_offset": str(text_bytes)}
             effect = replace(effect, outcome=Outcome(error=replace(error, metadata=told)))
-        output = wire_events.Output(log.next_offset, log.digest() if expected is None else None)
+        output = wire_events.Output(text_bytes, log.digest() if expected is None else digest)
         entry = encode_event(wire_events.ended(effect, output))
-        self.relay.finish(effect.job_id, entry, expected)
+        failpoints.reach("end.before")
+        self.relay.finish(effect.job_id, entry, expected, digest)
+        failpoints.reach("end.after")
 
     def _revert(
         self, job_ids: tuple[str, ...], replies: Sequence[ReplyAccepted | ReplyState]
@@ -360,6 +460,13 @@ class Runtime:
             self._replies.pop(reply_to, None)
             if future.cancelled():
                 self._gate.give_up()
+
+    async def _ask_briefly(self, event: Callable[[int], Event]) -> None:
+        try:
+            async with asyncio.timeout(READ_PATIENCE_S):
+                await self._ask(event)
+        except TimeoutError:
+            raise RefusalError(_store_unavailable()) from None
 
     def _answer(self, reply_to: int, value: Receipt | str) -> None:
         future = self._replies.get(reply_to)

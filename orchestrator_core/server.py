@@ -12,6 +12,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from orchestrator_core import failpoints
 from orchestrator_core.clock import Clock, SystemClock
 from orchestrator_core.config import Config, core_config
 from orchestrator_core.core.events import DrainRequested
@@ -23,7 +24,7 @@ from orchestrator_core.recorder.explaining import Explainer
 from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
-from orchestrator_core.servicers import orchestrator, pool_admin, pool_registry
+from orchestrator_core.servicers import orchestrator, pool_admin, pool_registry, sessions
 from orchestrator_core.servicers.capabilities import ServerFacts
 from orchestrator_core.store.memory import MemoryStore
 from orchestrator_core.store.port import (
@@ -39,17 +40,18 @@ from orchestrator_core.wire.jobs import WireLimits
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 STREAMS_PER_CONNECTION_MAX = 1_024
-PRUNE_EVERY_S = 60.0
 # Streams end by themselves once their jobs have; this is for those that do not.
 STOP_GRACE_S = 0.5
 
-_SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
     # Clients and hosts ping idle connections; the defaults would cut them off for it.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A stream may be silent for as long as a prompt is long: pings go on all the same.
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.so_reuseport", 0),
@@ -81,10 +83,11 @@ class OrchestratorServer:
         self._hosts = Hosts()
         self._telemetry = Telemetry.from_config(config, fleet=ReportedFleet(self._hosts))
         self._store: Store = store or _store(config)
-        self._server = grpc.aio.server(options=_SERVER_OPTIONS)
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._runtime: Runtime | None = None
+        self._jobs: orchestrator.OrchestratorServicer | None = None
         self.address = Address("", 0)
         self.metrics_port: int | None = None
 
@@ -103,6 +106,7 @@ class OrchestratorServer:
             OSError: when the metrics address is not free.
         """
         opened = await self._store.open()
+        failpoints.reach("journal.opened")
         clock = SystemClock(opened.last_ms)
         self._runtime = runtime = self._build(clock)
         self.metrics_port = metrics_port = await self._telemetry.start(runtime.core)
@@ -110,8 +114,10 @@ class OrchestratorServer:
         await self._serve(runtime, opened)
         self._tasks = [
             asyncio.create_task(runtime.run(), name="commit"),
+            asyncio.create_task(runtime.watch_pauses(), name="pauses"),
             asyncio.create_task(self._prune(runtime), name="prune"),
         ]
+        failpoints.reach("listening")
         jobs = len(runtime.core.jobs)
         _log.info(
             "listening",
@@ -139,6 +145,8 @@ class OrchestratorServer:
         """Closes everything. Idempotent. Jobs that still run are found again at the next start."""
         for link in list(self._runtime.hosts.links.values()) if self._runtime else ():
             link.closed.set()
+        if self._jobs is not None:
+            self._jobs.stop()
         await self._server.stop(STOP_GRACE_S)
         for task in self._tasks:
             task.cancel()
@@ -188,15 +196,22 @@ class OrchestratorServer:
             reattach_grace_ms=config.pools.reattach_grace_ms,
         )
         limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
+        self._jobs = orchestrator.OrchestratorServicer(
+            runtime, self._telemetry, limits, facts, _explainer(runtime)
+        )
         servicers = (
-            orchestrator.OrchestratorServicer(
-                runtime, self._telemetry, limits, facts, _explainer(runtime)
-            ),
+            self._jobs,
             pool_admin.PoolAdminServicer(runtime),
+            sessions.SessionServicer(runtime),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )
         self._server.add_generic_rpc_handlers([servicer.handlers() for servicer in servicers])
-        names = (orchestrator.SERVICE, pool_admin.SERVICE, pool_registry.SERVICE)
+        names = (
+            orchestrator.SERVICE,
+            pool_admin.SERVICE,
+            sessions.SERVICE,
+            pool_registry.SERVICE,
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         for name in ("", *names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -214,7 +229,7 @@ class OrchestratorServer:
     async def _prune(self, runtime: Runtime) -> None:
         """Deletes from the journal what nobody may ask for any more, or what is too much."""
         while True:
-            await asyncio.sleep(PRUNE_EVERY_S)
+            await asyncio.sleep(self._config.store.prune_every_ms / 1000)
             jobs = self._config.jobs
             # A repeated request must find its first answer, also after a restart.
             kept_ms = max(jobs.retention_ms, jobs.idempotency_ttl_ms)
@@ -224,14 +239,18 @@ class OrchestratorServer:
                 ended_min=jobs.finished_max,
                 bytes_max=self._config.store.bytes_max,
             )
+            failpoints.reach("prune.before")
             try:
                 await self._store.prune(keep)
             except StoreUnavailableError as error:
                 _log.warning("prune_failed", error=str(error))
+            failpoints.reach("prune.after")
 
 
 def _store(config: Config) -> Store:
-    return MemoryStore() if config.store.kind == "memory" else SqliteStore(Path(config.store.path))
+    if config.store.kind == "memory":
+        return MemoryStore()
+    return SqliteStore(Path(config.store.path), free_bytes_kept=config.store.free_bytes_kept)
 
 
 def _explainer(runtime: Runtime) -> Explainer | None:

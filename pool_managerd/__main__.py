@@ -5,15 +5,17 @@ Exit codes: 0 stopped as asked, 1 broke down, 2 cannot start as configured.
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
 
+from pool_managerd import failpoints
 from pool_managerd.config import Config, ConfigError, load_config
 from pool_managerd.config_text import to_toml
 from pool_managerd.errors import DevicesUnavailableError
 from pool_managerd.server import PoolManager
-from pool_managerd.telemetry import configure_logs
+from pool_managerd.telemetry import configure_logs, log
 
 DEFAULT_CONFIG = Path("pool-managerd.toml")
 EXIT_CANNOT_START = 2
@@ -37,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             print(to_toml(config), end="")
             return 0
         configure_logs(config.log_level)
+        _arm(os.environ.get(failpoints.VARIABLE, ""))
         asyncio.run(_serve(config))
     except ConfigError as error:
         for problem in error.problems:
@@ -46,6 +49,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"pool-managerd: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
     return 0
+
+
+def _arm(failpoint: str) -> None:
+    try:
+        failpoints.arm(failpoint)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    if failpoint:
+        log.warning("failpoint_armed", failpoint=failpoint, human="It will die where it was told.")
 
 
 async def _serve(config: Config) -> None:

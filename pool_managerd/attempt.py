@@ -23,6 +23,7 @@ class AttemptCommand:
 
     `remaining_ms` is the backstop of the job's deadline. `continue_text` is what a continuation
     follows, `continue_index` the index of its first piece; without it the text must be held.
+    `continue_tokens` were generated before.
     """
 
     key: AttemptKey
@@ -36,6 +37,7 @@ class AttemptCommand:
     continue_from: tuple[int, Boundary] | None = None
     continue_text: str = ""
     continue_index: int = 0
+    continue_tokens: int = 0
     traceparent: str = ""
     correlation_id: str = ""
 
@@ -55,7 +57,7 @@ def prefix_of(text: str, boundary: Boundary, next_index: int) -> Prefix | None:
     digest = int.from_bytes(state.digest()[:8], "big")
     if (len(data), digest) != (boundary.text_offset, boundary.digest):
         return None
-    return Prefix(state, digest, len(data), next_index)
+    return Prefix(state, digest, text, len(data), next_index)
 
 
 class Stop(enum.Enum):

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
+from pool_managerd import failpoints
 from pool_managerd.attempt import OUTCOME_OF_STOP, AttemptCommand, Refusal, Stop, prefix_of
 from pool_managerd.core.attempts import (
     AttemptFailure,
@@ -101,6 +102,9 @@ class Executor:
         incarnation = pool.incarnation
         if incarnation.slots is None or not incarnation.slots.acquire(command.key):
             return Refusal(RefusalReason.NO_SLOT, f"all slots of {pool.pool_id} are taken")
+        if prefix is not None:
+            request = replace(command.request, continue_text=prefix.text)
+            command = replace(command, request=request)
         return self._begin(command, pool, prefix)
 
     def cancel(self, key: AttemptKey) -> None:
@@ -274,8 +278,13 @@ class Executor:
                 return Terminal(AttemptFailure(kind, message), _usage(usage))
 
     def _keep(self, run: _Run, text: str, token_ids: tuple[int, ...]) -> None:
+        first = run.log.next_index == 0
+        if first:
+            failpoints.reach("output.first.before")
         match self.store.append(run.log, text, token_ids):
             case AppendOutcome.KEPT:
+                if first:
+                    failpoints.reach("output.first.after")
                 self.on_output(run.log)
             case AppendOutcome.MISMATCH:
                 run.request_stop(Stop.MISMATCH)
@@ -302,6 +311,7 @@ class Executor:
 
     async def _settle(self, run: _Run, terminal: Terminal) -> None:
         """Waits until the slot is idle, then ends the log; a dead engine's end is told at once."""
+        terminal = _with_continued(terminal, run.command.continue_tokens)
         outcome = terminal.outcome
         died = isinstance(outcome, AttemptFailure) and outcome.kind is ErrorKind.ENGINE_DIED
         if died:
@@ -312,8 +322,10 @@ class Executor:
 
     def _end(self, run: _Run, terminal: Terminal) -> None:
         if run.log.terminal is None:
+            failpoints.reach("end.before")
             run.log.end(terminal)
             self.store.note_ended(run.log.key)
+            failpoints.reach("end.after")
             self.on_output(run.log)
 
     async def _confirm_idle(self, run: _Run) -> None:
@@ -333,6 +345,7 @@ class Executor:
                     await task
         self._telemetry.event(SPAN_CANCEL, {**run.fields(), "confirmed": confirmed})
         if confirmed:
+            failpoints.reach("idle.confirmed")
             return
         detail = f"a stopped generation still held its slot after {limit_ms} ms"
         run.pool.fail(run.incarnation.replica_id, Reason.CANCEL_UNCONFIRMED, detail)
@@ -355,6 +368,16 @@ def _unknown_replica(command: AttemptCommand) -> Refusal:
     return Refusal(
         RefusalReason.UNKNOWN_REPLICA, f"{command.replica_id or 'no replica'} does not run here"
     )
+
+
+def _with_continued(terminal: Terminal, tokens: int) -> Terminal:
+    """Counts what was generated before a continuation as output, where the engine read a prompt."""
+    usage = terminal.usage
+    if not tokens:
+        return terminal
+    tokens_in = None if usage.tokens_in is None else max(0, usage.tokens_in - tokens)
+    tokens_out = None if usage.tokens_out is None else usage.tokens_out + tokens
+    return replace(terminal, usage=replace(usage, tokens_in=tokens_in, tokens_out=tokens_out))
 
 
 def _usage(usage: port.Usage) -> Usage:

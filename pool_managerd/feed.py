@@ -48,7 +48,7 @@ class ChangeFeed:
 
     def __init__(self, subscribers_max: int) -> None:
         self._subscribers_max = subscribers_max
-        self._subscriptions: set[Subscription] = set()
+        self._subscriptions: dict[Subscription, None] = {}
 
     @property
     def full(self) -> bool:
@@ -64,8 +64,8 @@ class ChangeFeed:
     def subscribe(self) -> Iterator[Subscription]:
         """A subscription for the duration of the block."""
         subscription = Subscription()
-        self._subscriptions.add(subscription)
+        self._subscriptions[subscription] = None
         try:
             yield subscription
         finally:
-            self._subscriptions.discard(subscription)
+            self._subscriptions.pop(subscription, None)

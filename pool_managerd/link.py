@@ -9,6 +9,7 @@ aio stream.
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,7 +19,7 @@ from grpc import aio
 from llamaorch.pool.v1 import dispatch_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from llamaorch.pool.v1.pool_registry_service_pb2_grpc import PoolRegistryServiceStub
-from pool_managerd import wire
+from pool_managerd import failpoints, wire
 from pool_managerd.attempt import Refusal
 from pool_managerd.config import Config
 from pool_managerd.core.attempts import AttemptKey
@@ -27,6 +28,7 @@ from pool_managerd.core.outbox import Frame, Outbox, RefusalReason, Refused
 from pool_managerd.core.replica import Reason
 from pool_managerd.errors import SessionLostError
 from pool_managerd.executor import Executor
+from pool_managerd.liveness import Liveness
 from pool_managerd.pool import Pool
 from pool_managerd.reporter import Reporter
 from pool_managerd.snapshots import HostState, SnapshotBuilder
@@ -127,7 +129,9 @@ class Link:
         call: DispatchCall = PoolRegistryServiceStub(self._deps.channel).Dispatch()
         try:
             first = await until_lost(self._hello(call))
+            failpoints.reach("register.after")
             terms = self._registered(first)
+            failpoints.reach("verdicts.obeyed")
             yield call, terms
         finally:
             self._outbox = None
@@ -137,6 +141,7 @@ class Link:
     async def _hello(self, call: DispatchCall) -> object:
         async with asyncio.timeout(self._config.link.connect_timeout_ms / 1000):
             # A call that was refused meanwhile says so when it is read.
+            failpoints.reach("register.before")
             with contextlib.suppress(asyncio.InvalidStateError):
                 for register in self._registers():
                     await call.write(registry_pb2.DispatchRequest(register=register))
@@ -146,7 +151,7 @@ class Link:
         first = dispatch_pb2.Register(
             host_id=self._host.host_id,
             boot_id=self._host.boot_id,
-            version=metadata.version("llamaorch"),
+            version=_version(),
             protocol_version=wire.PROTOCOL_VERSION,
             pools=self._deps.snapshots.all(),
             epoch=self._host.epoch,
@@ -216,13 +221,18 @@ class Link:
                 self._deps.executor.forget(entry.key)
 
     async def _serve(self, call: DispatchCall, terms: _Terms) -> None:
-        reporting = self._deps.reporter.run(self._deps.channel, terms.report_interval_ms)
-        await together(self._read(call, terms), self._write(call, terms), reporting)
+        liveness = Liveness(terms.heartbeat_timeout_ms)
+        await together(
+            self._read(call, liveness),
+            self._write(call, terms, liveness),
+            self._deps.reporter.run(self._deps.channel, terms.report_interval_ms),
+            liveness.watch(),
+        )
 
-    async def _read(self, call: DispatchCall, terms: _Terms) -> None:
+    async def _read(self, call: DispatchCall, liveness: Liveness) -> None:
         while True:
-            async with asyncio.timeout(terms.heartbeat_timeout_ms / 1000):
-                message = await call.read()
+            message = await call.read()
+            liveness.heard()
             if not isinstance(message, registry_pb2.DispatchResponse):
                 raise SessionLostError("the orchestrator closed the stream")
             command = message.WhichOneof("command")
@@ -241,17 +251,18 @@ class Link:
             # One bad command must not end the attempts of others.
             log.exception("command_failed", command=command)
 
-    async def _write(self, call: DispatchCall, terms: _Terms) -> None:
+    async def _write(self, call: DispatchCall, terms: _Terms, liveness: Liveness) -> None:
         outbox = self._outbox
         assert outbox is not None, "a session has an outbox"
         coalesce_s = self._config.coalesce_ms / 1000
         loop = asyncio.get_running_loop()
         # An empty frame at once: the reader then knows the number of the last frame that it may
         # have missed.
-        await self._send(call, _EMPTY, terms)
+        await self._send(call, _EMPTY, liveness)
         while True:
             sent_at_s = loop.time()
-            await self._until_pending(call, outbox, terms)
+            while not await self._until_pending(outbox, terms):
+                await self._send(call, _EMPTY, liveness)
             if not outbox.pending:
                 await call.done_writing()
                 return
@@ -260,27 +271,36 @@ class Link:
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             while (frame := outbox.take()) is not None:
-                await self._send(call, frame, terms)
+                await self._send(call, frame, liveness)
 
-    async def _until_pending(self, call: DispatchCall, outbox: Outbox, terms: _Terms) -> None:
-        """Returns when there is something to send, or nothing more to come."""
+    async def _until_pending(self, outbox: Outbox, terms: _Terms) -> bool:
+        """True once there is something to send, or nothing more to come; False: a sign of life."""
         while not outbox.pending and not (self._leaving and outbox.drained):
             self._wake.clear()
             try:
                 async with asyncio.timeout(terms.heartbeat_timeout_ms / 3000):
                     await self._wake.wait()
             except TimeoutError:
-                await self._send(call, _EMPTY, terms)
+                return False
+        return True
 
-    async def _send(self, call: DispatchCall, frame: Frame, terms: _Terms) -> None:
+    async def _send(self, call: DispatchCall, frame: Frame, liveness: Liveness) -> None:
         # The number is taken in the step that hands the frame over: a snapshot taken later names
         # it.
         self._host.emitted_frame_seq += 1
         message = wire.host_frame(
             frame, self._host.emitted_frame_seq, self._host.applied_dispatch_seq
         )
-        async with asyncio.timeout(terms.heartbeat_timeout_ms / 1000):
+        if frame.chunks:
+            failpoints.reach("frame.before")
+        if frame.ended:
+            failpoints.reach("frame.end.before")
+        with liveness.writing():
             await call.write(registry_pb2.DispatchRequest(frame=message))
+        if frame.chunks:
+            failpoints.reach("frame.after")
+        if frame.ended:
+            failpoints.reach("frame.end.after")
 
     def _bound(self) -> Outbox:
         assert self._outbox is not None, "commands arrive within a session"
@@ -293,7 +313,9 @@ class Link:
             answer = Refusal(RefusalReason.UNSUPPORTED, str(error))
             self._refuse(message, answer)
             return
+        failpoints.reach("start.before")
         started = self._deps.executor.start(command)
+        failpoints.reach("start.after")
         if isinstance(started, Refusal):
             self._refuse(message, started)
             return
@@ -315,15 +337,19 @@ class Link:
     def _cancel(self, handle: int) -> None:
         entry = self._bound().log_of(handle)
         if entry is not None:
+            failpoints.reach("cancel.before")
             self._deps.executor.cancel(entry.key)
+            failpoints.reach("cancel.after")
 
     def _release(self, message: dispatch_pb2.ReleaseAttempts) -> None:
         outbox = self._bound()
         for handle in message.handles:
             entry = outbox.log_of(handle)
             if entry is not None:
+                failpoints.reach("release.before")
                 outbox.unbind(handle)
                 self._deps.executor.forget(entry.key)
+                failpoints.reach("release.after")
 
     def _ack(self, message: dispatch_pb2.AckTokens) -> None:
         for handle, text_offset in zip(message.handles, message.text_offsets, strict=False):
@@ -348,6 +374,12 @@ class Link:
             log.warning("command_for_unknown_pool", pool_id=message.pool_id)
         else:
             pool.reload(message.model_ref)
+
+
+@functools.cache
+def _version() -> str:
+    """Read once: a registration must not parse the metadata of the package each time."""
+    return metadata.version("llamaorch")
 
 
 def _log_lost(error: BaseException) -> None:

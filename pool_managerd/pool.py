@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pool_managerd import failpoints
 from pool_managerd.clock import Clock
 from pool_managerd.config import PoolTable, SupervisionTable
 from pool_managerd.core.backoff import Backoff
@@ -247,6 +248,7 @@ class Pool:
                     incarnation.engine = engine
                     info = await engine.start()
                     incarnation.slots = Slots(info.slots_total)
+                    failpoints.reach("engine.ready")
             except PreloadError as error:
                 problem = str(error)
             except TimeoutError:

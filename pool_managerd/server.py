@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from grpc import aio
 
 from pool_managerd.clock import Clock, SystemClock
-from pool_managerd.config import Config, ConfigError
+from pool_managerd.config import Config, ConfigError, LinkTable
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.replica import Reason
 from pool_managerd.core.store import AttemptStore, StoreLimits
@@ -111,7 +111,7 @@ class PoolManager:
     async def _serve(
         self, server: InspectionServer, executor: Executor, snapshots: SnapshotBuilder
     ) -> None:
-        options = channel_options(self._config)
+        options = channel_options(self._config.link)
         async with aio.insecure_channel(self._config.orchestrator, options=options) as channel:
             link = self._make_link(channel, executor, snapshots)
             link_task = self._spawn(link.run())
@@ -226,12 +226,12 @@ def _jitter() -> float:
     return random.random()  # noqa: S311 - spreads retries, guards nothing
 
 
-def channel_options(config: Config) -> list[tuple[str, int]]:
+def channel_options(link: LinkTable) -> list[tuple[str, int]]:
     """Options of the channel to the orchestrator.
 
     Pings find a peer that vanished without a word.
     """
-    backoff = config.link.backoff
+    backoff = link.backoff
     return [
         ("grpc.max_receive_message_length", 4 << 20),
         ("grpc.max_send_message_length", 4 << 20),

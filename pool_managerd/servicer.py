@@ -130,6 +130,7 @@ SERVER_OPTIONS = (
     ("grpc.max_send_message_length", 4 << 20),
     ("grpc.max_concurrent_streams", 100),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 )

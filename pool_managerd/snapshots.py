@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from llamaorch.pool.v1 import snapshot_pb2
 from pool_managerd.clock import Clock
 from pool_managerd.config import PoolTable
+from pool_managerd.config_engines import EngineTable
 from pool_managerd.core.device import (
     Device,
     DeviceKind,
@@ -129,6 +130,8 @@ def _add_engine(message: snapshot_pb2.PoolSnapshot, pool: Pool) -> None:
     # What the last engine told stays known while the next one starts: jobs may queue for it.
     info = pool.info
     if info is None:
+        # A job that needs determinism may queue for it already.
+        message.deterministic = _configured_deterministic(pool.table.engine)
         return
     message.engine = info.engine
     message.engine_version = info.engine_version
@@ -143,6 +146,10 @@ def _add_engine(message: snapshot_pb2.PoolSnapshot, pool: Pool) -> None:
     slots = pool.incarnation.slots
     message.slots_free = slots.free if slots is not None else 0
     add_kv(message, info)
+
+
+def _configured_deterministic(engine: EngineTable) -> bool:
+    return engine.kind == "mock" or engine.deterministic
 
 
 def add_kv(message: snapshot_pb2.PoolSnapshot, info: EngineInfo) -> None:

@@ -79,6 +79,7 @@ def parse_start(message: dispatch_pb2.StartAttempt) -> AttemptCommand:
         continue_from=continue_from,
         continue_text=message.continue_text,
         continue_index=message.continue_index,
+        continue_tokens=message.continue_tokens,
         traceparent=message.traceparent,
         correlation_id=message.correlation_id,
     )

@@ -21,6 +21,9 @@ class Scorer(enum.Enum):
     LATENCY_TARGET = "latency_target"
     OFF = "off"
 
+    # That of an enum's name is computed in Python each time; each placement looks its scorer up.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -58,7 +61,9 @@ class ThrottleConfig:
     @property
     def limiting(self) -> bool:
         """True when anybody is limited at all."""
-        return self.default != NO_LIMITS or bool(self.identities)
+        limits = self.default
+        everybody = limits.requests_per_min or limits.tokens_per_min or limits.queued_jobs
+        return bool(everybody or self.identities)
 
     def limits(self, identity: str) -> Limits:
         """The limits of one identity."""
@@ -66,25 +71,85 @@ class ThrottleConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """Millionths of the currency unit per 1,000 tokens, of the prompt and of the output.
+
+    Raises:
+        ValueError: when one is negative.
+    """
+
+    input_micros: int = 0
+    output_micros: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses a negative price."""
+        if min(self.input_micros, self.output_micros) < 0:
+            raise ValueError(f"a price must not be negative, is {self}")
+
+    def __bool__(self) -> bool:
+        """False where nothing costs anything: there is no price."""
+        return bool(self.input_micros or self.output_micros)
+
+    def cost_micros(self, prompt_tokens: int, output_tokens: int) -> int:
+        """What so many tokens cost, rounded up to a whole millionth."""
+        thousandfold = prompt_tokens * self.input_micros + output_tokens * self.output_micros
+        return -(-thousandfold // TOKENS_PER_PRICE)
+
+    def affordable(self, cost_micros: int, prompt_tokens: int) -> int | None:
+        """Most tokens of output that a cost allows after a prompt; None: any number.
+
+        Negative when it does not even allow the prompt.
+        """
+        left = cost_micros * TOKENS_PER_PRICE - prompt_tokens * self.input_micros
+        if left < 0:
+            return -1
+        return left // self.output_micros if self.output_micros else None
+
+
+TOKENS_PER_PRICE = 1_000
+NO_PRICE = Price()
+
+
+@dataclass(frozen=True, slots=True)
 class Guardrails:
     """`token_bytes_max`: most bytes of text that one token stands for; see docs/admission.md.
 
-    `price_micros_per_1k_tokens` is in millionths of the currency unit; 0: there is no price.
+    `price` is that of models which have none of their own in `prices`.
 
     Raises:
         ValueError: when a number is out of range.
     """
 
     token_bytes_max: int = 256
-    price_micros_per_1k_tokens: int = 0
+    price: Price = NO_PRICE
+    prices: Mapping[str, Price] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuses a token without bytes and a negative price."""
+        """Refuses a token without bytes."""
         if self.token_bytes_max < 1:
             raise ValueError(f"token_bytes_max must be positive, is {self.token_bytes_max}")
-        if self.price_micros_per_1k_tokens < 0:
-            price = self.price_micros_per_1k_tokens
-            raise ValueError(f"price_micros_per_1k_tokens must not be negative, is {price}")
+
+    def price_of(self, model_id: str) -> Price:
+        """What tokens of a model cost."""
+        return self.prices.get(model_id, self.price)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionBudgets:
+    """What every session may spend at most, whatever its client asks for; 0 sets no limit.
+
+    Raises:
+        ValueError: when a number is negative.
+    """
+
+    tokens: int = 0
+    time_ms: int = 0
+    cost_micros: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses negative budgets."""
+        if min(self.tokens, self.time_ms, self.cost_micros) < 0:
+            raise ValueError(f"budgets of sessions must not be negative: {self}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +171,7 @@ class CoreConfig:
     attempts_max: int = 3
     stale_after_ms: int = 5_000
     reattach_grace_ms: int = 10_000
+    cancel_timeout_ms: int = 10_000
     queue_timeout_ms: int = 3_600_000
     wall_timeout_ms: int = 3_600_000
     idle_timeout_ms: int = 120_000
@@ -118,6 +184,8 @@ class CoreConfig:
     idempotency_max: int = 100_000
     session_ttl_ms: int = 600_000
     sessions_max: int = 10_000
+    session_turns_max: int = 8
+    session_budgets: SessionBudgets = field(default_factory=SessionBudgets)
     batch_every: int = 8
     class_weights: tuple[int, int] | None = None
     token_fairness: bool = False

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
+    CancelUnconfirmed,
     ConfirmEnd,
     DispatchRecord,
     Effect,
@@ -17,11 +18,14 @@ from orchestrator_core.core.effects import (
     OfferDeclined,
     ReplyAccepted,
     ReplyRefused,
+    ReplySession,
     ReplyState,
     SendCancel,
     SendRelease,
     SendStart,
     SendVerdicts,
+    SessionForgotten,
+    SessionRecord,
     TerminalRecord,
 )
 
@@ -52,6 +56,12 @@ def _terminal(e: TerminalRecord) -> Line:
     return "terminal", e.job_id, e.state.value, why
 
 
+def _session(e: SessionRecord) -> Line:
+    spent = (e.spent.tokens, e.spent.time_ms, e.spent.cost_micros)
+    held = (len(e.held), sum(hold.tokens for _, hold in e.held))
+    return "session", e.identity, e.session_id, e.turns, *spent, *held, e.replica_id
+
+
 def _accepted(e: ReplyAccepted) -> Line:
     receipt = e.receipt
     told = (receipt.on_time_probability, receipt.backoff_ms, receipt.duplicate)
@@ -77,6 +87,9 @@ _LINES: Mapping[type, Callable[..., Line]] = {
     AcceptRecord: _accept,
     DispatchRecord: _dispatch,
     TerminalRecord: _terminal,
+    SessionRecord: _session,
+    SessionForgotten: lambda e: ("session over", e.identity, e.session_id),
+    ReplySession: lambda e: ("session told", e.session_id),
     ReplyAccepted: _accepted,
     ReplyRefused: _refused,
     ReplyState: lambda e: ("state", e.job_id),
@@ -88,6 +101,7 @@ _LINES: Mapping[type, Callable[..., Line]] = {
     SendVerdicts: _verdicts,
     SendRelease: lambda e: ("release", e.host_id, e.job_id, e.attempt),
     AttemptClosed: lambda e: ("closed", e.job_id, e.attempt, e.why, e.retried),
+    CancelUnconfirmed: lambda e: ("cancel unconfirmed", e.job_id, e.attempt, e.pool_id),
     ConfirmEnd: lambda e: ("confirm_end", e.job_id),
     JobForgotten: lambda e: ("forgotten", e.job_id),
 }

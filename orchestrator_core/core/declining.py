@@ -24,9 +24,10 @@ from orchestrator_core.core.states import JobState
 
 def same_replica_set(job: Job, pools: list[Pool]) -> list[Pool]:
     """A verified replay stays within the replica set that generated the delivered output."""
-    if not job.delivered or job.replica_set is None:
+    bound_to = job.bound_to
+    if bound_to is None:
         return pools
-    return [pool for pool in pools if pool.snapshot.replica_set == job.replica_set]
+    return [pool for pool in pools if pool.snapshot.replica_set == bound_to]
 
 
 def may_decline(state: State, job: Job, now_ms: int) -> bool:

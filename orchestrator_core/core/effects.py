@@ -8,9 +8,10 @@ import enum
 from dataclasses import dataclass
 
 from orchestrator_core.core.decision import Decision
-from orchestrator_core.core.job import JobSpec
+from orchestrator_core.core.job import Budgets, JobSpec, StartMode
 from orchestrator_core.core.outcome import Outcome, Refusal, Usage
 from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.session import Hold, Spent
 from orchestrator_core.core.states import JobState
 
 # --- records
@@ -28,12 +29,17 @@ class AcceptRecord:
     predicted_start_ms: int | None
     predicted_end_ms: int | None
     displaced: str | None = None
+    plain_start_ms: int | None = None
 
 
 @plain_init
 @dataclass(frozen=True, slots=True)
 class DispatchRecord:
-    """An attempt was bound to one incarnation of a pool."""
+    """An attempt was bound to one incarnation of a pool.
+
+    `failures` are the tries that were lost before. `mode` is None in a record of a version that did
+    not write it.
+    """
 
     job_id: str
     attempt: int
@@ -43,6 +49,8 @@ class DispatchRecord:
     sent_ms: int
     decision: Decision
     replica_set: tuple[str, str, str, str]
+    mode: StartMode | None = None
+    failures: int = 0
 
 
 @plain_init
@@ -57,7 +65,35 @@ class TerminalRecord:
     ended_ms: int
 
 
-Record = AcceptRecord | DispatchRecord | TerminalRecord
+@plain_init
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A session as it is now; replaces what was written of it before. See `session.Session`."""
+
+    identity: str
+    session_id: str
+    opened_ms: int
+    used_ms: int
+    budgets: Budgets
+    turns: int
+    spent: Spent
+    held: tuple[tuple[str, Hold], ...]
+    pool_id: str = ""
+    replica_id: str = ""
+    kv_tokens: int | None = None
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class SessionForgotten:
+    """A session is over: nothing is kept of it."""
+
+    identity: str
+    session_id: str
+
+
+JobRecord = AcceptRecord | DispatchRecord | TerminalRecord
+Record = JobRecord | SessionRecord | SessionForgotten
 
 # --- gated effects
 
@@ -65,7 +101,10 @@ Record = AcceptRecord | DispatchRecord | TerminalRecord
 @plain_init
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the client is told at admission. Times in milliseconds from accept."""
+    """What the client is told at admission. Times in milliseconds from accept.
+
+    `remaining` is what further jobs of the session may spend; None where it has no budgets.
+    """
 
     job_id: str
     position: int
@@ -75,6 +114,7 @@ class Receipt:
     backoff_ms: int
     duplicate: bool = False
     seed: int = 0
+    remaining: Budgets | None = None
 
 
 @plain_init
@@ -105,17 +145,22 @@ class ReplyState:
     job_id: str
 
 
-class StartMode(enum.Enum):
-    """How an attempt relates to the output of earlier ones."""
+@plain_init
+@dataclass(frozen=True, slots=True)
+class ReplySession:
+    """Answers a request about a session, once what was done to it is durable."""
 
-    FRESH = "fresh"
-    VERIFIED_REPLAY = "verified_replay"
+    reply_to: int
+    session_id: str
 
 
 @plain_init
 @dataclass(frozen=True, slots=True)
 class SendStart:
-    """Starts an attempt at its pool. `remaining_ms` is left until the job's deadline."""
+    """Starts an attempt at its pool. `remaining_ms` is left until the job's deadline.
+
+    `same_tokens` says that token ids of earlier attempts mean the same to this replica.
+    """
 
     host_id: str
     pool_id: str
@@ -124,6 +169,7 @@ class SendStart:
     spec: JobSpec
     mode: StartMode
     remaining_ms: int | None
+    same_tokens: bool = True
 
 
 @plain_init
@@ -222,12 +268,39 @@ class AttemptClosed:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
+class CancelUnconfirmed:
+    """A host does not confirm a cancel: its pool gets no more jobs until that is resolved."""
+
+    job_id: str
+    attempt: int
+    pool_id: str
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
 class JobForgotten:
     """Nothing is kept of the job any more: it is long over, or its accept was taken back."""
 
     job_id: str
 
 
-Gated = ReplyAccepted | ReplyState | SendStart | SendCancel | SendRelease | JobEnded | ConfirmEnd
-Immediate = ReplyRefused | JobStarted | OfferDeclined | SendVerdicts | AttemptClosed | JobForgotten
+Gated = (
+    ReplyAccepted
+    | ReplyState
+    | ReplySession
+    | SendStart
+    | SendCancel
+    | SendRelease
+    | JobEnded
+    | ConfirmEnd
+)
+Immediate = (
+    ReplyRefused
+    | JobStarted
+    | OfferDeclined
+    | SendVerdicts
+    | AttemptClosed
+    | CancelUnconfirmed
+    | JobForgotten
+)
 Effect = Record | Gated | Immediate

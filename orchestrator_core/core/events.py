@@ -3,7 +3,12 @@
 import enum
 from dataclasses import dataclass
 
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, TerminalRecord
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    SessionRecord,
+    TerminalRecord,
+)
 from orchestrator_core.core.job import JobSpec
 from orchestrator_core.core.outcome import NO_USAGE, Finish, Usage
 from orchestrator_core.core.pool import PoolSnapshot
@@ -11,7 +16,10 @@ from orchestrator_core.core.records import plain_init
 
 
 class AttemptErrorKind(enum.Enum):
-    """How an attempt failed, as the pool reports it."""
+    """How an attempt failed, as the pool reports it.
+
+    OUTPUT_LOST no pool reports: what the attempt was to continue is no longer held on this side.
+    """
 
     ENGINE_DIED = "engine_died"
     ENGINE_ERROR = "engine_error"
@@ -22,6 +30,7 @@ class AttemptErrorKind(enum.Enum):
     DEVICE_OUT_OF_MEMORY = "device_out_of_memory"
     HOST_OUT_OF_MEMORY = "host_out_of_memory"
     OUTPUT_TOO_LARGE = "output_too_large"
+    OUTPUT_LOST = "output_lost"
 
 
 @plain_init
@@ -59,6 +68,14 @@ class SubscribersChanged:
 
     job_id: str
     count: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class OutputAcknowledged:
+    """Whoever followed an ended job has all of its output and its outcome. LO-306."""
+
+    job_id: str
 
 
 @plain_init
@@ -183,6 +200,25 @@ class Recovered:
     accepts: tuple[AcceptRecord, ...] = ()
     dispatches: tuple[DispatchRecord, ...] = ()
     terminals: tuple[TerminalRecord, ...] = ()
+    sessions: tuple[SessionRecord, ...] = ()
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class SessionDeleted:
+    """A client gives a session of its own up. `reply_to` names the caller in the reply."""
+
+    identity: str
+    session_id: str
+    reply_to: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """The event loop stood still for so long and goes on now: nobody was heard meanwhile."""
+
+    pause_ms: int
 
 
 @plain_init
@@ -195,6 +231,7 @@ Event = (
     EnqueueRequested
     | CancelRequested
     | SubscribersChanged
+    | OutputAcknowledged
     | HostRegistered
     | HostLost
     | SnapshotsReported
@@ -206,5 +243,7 @@ Event = (
     | EndConfirmed
     | DrainRequested
     | Recovered
+    | SessionDeleted
+    | Stalled
     | Tick
 )

@@ -2,13 +2,14 @@
 
 from typing import assert_never
 
-from orchestrator_core.core import fleet
+from orchestrator_core.core import fleet, spending
 from orchestrator_core.core.effects import ConfirmEnd, JobForgotten
 from orchestrator_core.core.events import EndConfirmed
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.keeping import release_output
 from orchestrator_core.core.lifecycle import (
     CANCELLED,
+    cancel_unconfirmed,
     end_job,
     end_retention,
     expire_job,
@@ -32,6 +33,10 @@ def expire_due(state: State, now_ms: int) -> None:
                 schedule(state, now_ms)
             case TimerKind.POOL_REOPENS | TimerKind.POOL_STALE:
                 _refresh_pool(state, key, now_ms)
+            case TimerKind.CANCEL:
+                cancel_unconfirmed(state, key, now_ms)
+            case TimerKind.SESSION:
+                spending.look_again(state, key, now_ms)
             case TimerKind.FORGET:
                 _retention_over(state, key, now_ms)
             case (

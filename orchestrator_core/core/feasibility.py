@@ -29,13 +29,16 @@ STATIC_REASONS = frozenset(_FAMILY)
 
 
 def static_shortfalls(needs: Needs, pool: PoolSnapshot) -> tuple[Shortfall, ...]:
-    """Returns everything that this incarnation lacks for good; empty means feasible."""
-    found = [
-        *_identity_shortfalls(needs, pool),
-        *_support_shortfalls(needs, pool),
-        *_device_shortfalls(needs, pool),
-    ]
-    return tuple(found)
+    """Returns everything that this incarnation lacks for good; empty means feasible.
+
+    What only a loaded model tells is no shortfall before that: a job can wait for it.
+    """
+    devices = _device_shortfalls(needs, pool)
+    if pool.unknown:
+        # The model's name and the devices are configured, the rest is told by the engine.
+        wrong = (s for s in _identity_shortfalls(needs, pool) if s.offered)
+        return (*wrong, *devices)
+    return (*_identity_shortfalls(needs, pool), *_support_shortfalls(needs, pool), *devices)
 
 
 def kv_needed_bytes(spec: JobSpec, pool: PoolSnapshot) -> int | None:

@@ -1,21 +1,24 @@
 """Hosts and their pools: registration, snapshots, loss, and what becomes of held attempts."""
 
-from orchestrator_core.core.effects import SendCancel, SendVerdicts, Verdict
+from dataclasses import replace
+
+from orchestrator_core.core.effects import AttemptClosed, SendCancel, SendVerdicts, Verdict
 from orchestrator_core.core.events import HeldAttempt, HostLost, HostRegistered, SnapshotsReported
 from orchestrator_core.core.feasibility import kv_needed_bytes
-from orchestrator_core.core.job import Attempt
+from orchestrator_core.core.job import Attempt, Job, StartMode
 from orchestrator_core.core.keeping import keep_adopted
 from orchestrator_core.core.lifecycle import (
     close_attempt,
     close_for_retry,
     requeue,
     retry_or_fail,
+    send_cancel,
 )
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.pool import Pool, PoolSnapshot
 from orchestrator_core.core.scheduler import schedule
 from orchestrator_core.core.state import Host, State
-from orchestrator_core.core.states import AttemptState
+from orchestrator_core.core.states import AttemptState, JobState
 from orchestrator_core.core.timers import TimerKind
 
 
@@ -45,6 +48,7 @@ def host_lost(state: State, event: HostLost, now_ms: int) -> None:
     if host is None or host.link_id != event.link_id:
         return
     host.link_id = None
+    _forget_if_empty(state, host)
     for pool_id in host.pool_ids:
         pool = state.pools[pool_id]
         pool.connected = False
@@ -121,12 +125,22 @@ def _put_pool(state: State, host: Host, snapshot: PoolSnapshot, now_ms: int) -> 
         former = state.hosts.get(pool.snapshot.host_id)
         if former is not None and former is not host:
             former.pool_ids.pop(snapshot.pool_id, None)
+            _forget_if_empty(state, former)
     pool.ended_at_frame.clear()
     pool.apply(snapshot, now_ms)
     pool.rates = state.predictor.pool_rates(snapshot)
     pool.connected = True
     host.pool_ids[snapshot.pool_id] = None
     state.fleet_changed()
+
+
+def _forget_if_empty(state: State, host: Host) -> None:
+    """Keeps no host that has neither a link nor a pool: its name may never be heard again.
+
+    Attempts name their host themselves, so theirs come back without it.
+    """
+    if host.link_id is None and not host.pool_ids:
+        state.hosts.pop(host.host_id, None)
 
 
 def _remove_pool(state: State, host: Host, pool_id: str) -> None:
@@ -147,9 +161,46 @@ def _verdict(state: State, held: HeldAttempt) -> Verdict:
         return Verdict.RELEASE if held.ended else Verdict.ABORT
     if attempt is not None and attempt.replica_id == held.replica_id:
         return Verdict.ADOPT
-    if not job.live and held.attempt == job.attempts_made and held.ended:
+    if _is_proof(job, held):
+        return Verdict.ADOPT
+    if job.live:
+        return Verdict.RELEASE if held.ended else Verdict.ABORT
+    if held.attempt == job.attempts_made and (held.ended or _stops(job, held)):
         return Verdict.ADOPT
     return Verdict.RELEASE if held.ended else Verdict.ABORT
+
+
+def _stops(job: Job, held: HeldAttempt) -> bool:
+    """True for an attempt that still runs although its job ended: its output may be asked for."""
+    last = job.attempt
+    if held.ended or last is None or job.live or job.state is JobState.FINISHED:
+        return False
+    return last.key == (held.job_id, held.attempt) and last.replica_id == held.replica_id
+
+
+def _stop_again(state: State, job: Job, now_ms: int) -> None:
+    """Takes the attempt of an ended job up again until its host confirms the end."""
+    assert job.attempt is not None
+    # The former one is closed, or was never opened in this run.
+    attempt = replace(job.attempt, state=AttemptState.CANCELLING, detached=False)
+    job.attempt = state.attempts[attempt.key] = attempt
+    _attach(state, attempt, ended=False)
+    _cancel_anew(state, attempt, now_ms)
+
+
+def _cancel_anew(state: State, attempt: Attempt, now_ms: int) -> None:
+    """Cancels on a new link: what was unconfirmed on the former one is open again."""
+    attempt.cancels = 0
+    pool = state.pools.get(attempt.pool_id)
+    if pool is not None:
+        pool.unconfirmed.discard(attempt.key)
+    send_cancel(state, attempt, now_ms)
+
+
+def _is_proof(job: Job, held: HeldAttempt) -> bool:
+    """True for an attempt that was given up, and must be kept until the next one is durable."""
+    former = job.unreleased
+    return former is not None and former.key == (held.job_id, held.attempt)
 
 
 def _settle_attempts(
@@ -160,22 +211,41 @@ def _settle_attempts(
 ) -> None:
     """Re-attaches adopted attempts; what the host no longer holds is lost for certain."""
     adopted = {(job_id, number) for job_id, number, verdict in verdicts if verdict is Verdict.ADOPT}
+    over = {(held.job_id, held.attempt) for held in event.held if held.ended}
     for attempt in [a for a in state.attempts.values() if a.host_id == event.host_id]:
         if attempt.key in adopted:
             attempt.detached = False
-            _attach(state, attempt)
+            _attach(state, attempt, ended=attempt.key in over)
             if attempt.state is AttemptState.CANCELLING:
-                state.emit(SendCancel(attempt.host_id, attempt.job_id, attempt.number))
+                _cancel_anew(state, attempt, now_ms)
         else:
             _not_held(state, attempt, now_ms)
+    for held in event.held:
+        _settle_leftover(state, held, event.host_id, now_ms)
 
 
-def _attach(state: State, attempt: Attempt) -> None:
-    """Gives an adopted attempt its slot; one of a former incarnation has only its end to tell."""
+def _settle_leftover(state: State, held: HeldAttempt, host_id: str, now_ms: int) -> None:
+    """Stops what a host still runs and nobody waits for, although its output is kept."""
+    job = state.jobs.get(held.job_id)
+    if job is None:
+        return
+    if _is_proof(job, held):
+        state.emit(SendCancel(host_id, held.job_id, held.attempt))
+        state.emit(AttemptClosed(held.job_id, held.attempt, "superseded", retried=False))
+    elif (held.job_id, held.attempt) not in state.attempts and _stops(job, held):
+        _stop_again(state, job, now_ms)
+
+
+def _attach(state: State, attempt: Attempt, *, ended: bool) -> None:
+    """Gives an adopted attempt its slot, unless it has only its end to tell.
+
+    That is so for one that ended at its host meanwhile, and for one of a former incarnation.
+    """
+    attempt.ended_at_host = ended
     pool = state.pools.get(attempt.pool_id)
     if pool is None:
         return
-    if pool.snapshot.replica_id == attempt.replica_id:
+    if pool.snapshot.replica_id == attempt.replica_id and not ended:
         pool.own[attempt.key] = attempt
         job = state.jobs.get(attempt.job_id)
         if job is not None:
@@ -200,7 +270,7 @@ def _not_held(state: State, attempt: Attempt, now_ms: int) -> None:
         return
     close_attempt(state, attempt, 0, now_ms)
     close_for_retry(state, job, attempt)
-    if attempt.recovered and not attempt.replay:
+    if attempt.recovered and attempt.mode is StartMode.FRESH:
         job.delivered = False
     requeue(state, job, now_ms)
 

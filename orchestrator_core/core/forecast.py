@@ -8,7 +8,7 @@ LO-206.
 import heapq
 from dataclasses import dataclass
 
-from orchestrator_core.core.job import Job, JobSpec, Priority
+from orchestrator_core.core.job import INTERACTIVE, Job, JobSpec, Shape
 from orchestrator_core.core.outlook import Outlook, ending_per_ms, expected_service_ms
 from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.state import State
@@ -37,8 +37,13 @@ class Forecast:
 UNKNOWN = Forecast(None, None)
 
 
-def forecast(state: State, spec: JobSpec, position: int, now_ms: int) -> Forecast:
-    """Predicts a job that is `position`-th among those who compete for its pools. O(tiers)."""
+def forecast(
+    state: State, spec: JobSpec, position: int, now_ms: int, shape: Shape | None = None
+) -> Forecast:
+    """Predicts a job that is `position`-th among those who compete for its pools. O(tiers).
+
+    `shape` is its expected size, where the caller knows it already.
+    """
     view = state.outlook(spec.needs)
     if not view.tiers:
         return UNKNOWN
@@ -48,7 +53,7 @@ def forecast(state: State, spec: JobSpec, position: int, now_ms: int) -> Forecas
         near_ms = _near_start_ms(state, spec, position, now_ms)
         plain_ms = plain_ms if near_ms is None else near_ms
     start_ms = int(min(plain_ms * state.predictor.residuals.start.median(), START_MS_MAX))
-    service_ms = expected_service_ms(view, state.predictor.shape(spec))
+    service_ms = expected_service_ms(view, shape or state.predictor.shape(spec))
     return Forecast(start_ms, start_ms + int(service_ms), plain_ms)
 
 
@@ -112,10 +117,10 @@ def learn_from_end(state: State, job: Job, now_ms: int, *, finished: bool) -> No
     """Compares what a job was told with what became of it. LO-206.
 
     A job that was given up had taken at least so long: its residual is censored. Only first
-    attempts count: a retry was not part of what was told.
+    attempts count: a retry was not part of what was told, and neither was a restart.
     """
     start_ms, end_ms = job.predicted_start_ms, job.predicted_end_ms
-    if start_ms is None or end_ms is None or job.attempts_made > 1:
+    if start_ms is None or end_ms is None or job.attempts_made > 1 or job.recovered:
         return
     plain_ms = job.plain_start_ms
     residuals = state.predictor.residuals
@@ -125,12 +130,11 @@ def learn_from_end(state: State, job: Job, now_ms: int, *, finished: bool) -> No
         started = dispatched_ms is not None
         ratio = (until_ms - job.accepted_ms) / max(1, plain_ms)
         residuals.start.add(ratio, censored=not started)
-    if dispatched_ms is None or job.attempt is None or job.attempt.recovered:
+    if dispatched_ms is None or job.attempt is None:
         return
     told_ms = max(1, end_ms - start_ms)
-    residuals.service(waited=plain_ms is not None).add(
-        (now_ms - dispatched_ms) / told_ms, censored=not finished
-    )
+    window = residuals.service_at_once if plain_ms is None else residuals.service_waited
+    window.add((now_ms - dispatched_ms) / told_ms, censored=not finished)
 
 
 def _near_start_ms(state: State, spec: JobSpec, position: int, now_ms: int) -> int | None:
@@ -166,9 +170,9 @@ def _ending_per_ms(state: State, view: Outlook, spec: JobSpec, now_ms: int) -> f
     """
     mean = state.queue.mean_shape(spec.needs.model_id) or state.predictor.shape(spec)
     rate = ending_per_ms(view, state.traffic(spec.needs.model_id, now_ms), mean)
-    if spec.priority is Priority.INTERACTIVE:
+    if spec.priority is INTERACTIVE:
         return rate
     stats = state.predictor.known_model(spec.needs.model_id)
-    left = rate - stats.arrivals_per_ms(Priority.INTERACTIVE, now_ms)
+    left = rate - stats.arrivals_per_ms(INTERACTIVE, now_ms)
     interactive, batch = state.config.turns
     return max(left, rate * batch / (interactive + batch))

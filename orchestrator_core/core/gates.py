@@ -4,10 +4,12 @@ The rules are in `guardrails` and `throttle`; here they meet the tables.
 """
 
 from orchestrator_core.core import guardrails
+from orchestrator_core.core.allowance import ctx_max
 from orchestrator_core.core.decision import Exclusion, ExclusionReason, Shortfall
 from orchestrator_core.core.forecast import forecast, on_time_probability, retry_after_ms
 from orchestrator_core.core.job import Job, JobSpec
 from orchestrator_core.core.outcome import Reason, Refusal, Usage
+from orchestrator_core.core.session_gate import fit
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState
 
@@ -17,8 +19,8 @@ EVIDENCE_MIN = 20
 DEADLINE_UNLIKELY = "deadline-unlikely"
 
 
-def guard(state: State, spec: JobSpec) -> JobSpec | Refusal:
-    """Refuses what certainly exceeds a context or a budget; else the job as it will be run.
+def guard(state: State, spec: JobSpec, now_ms: int) -> JobSpec | Refusal:
+    """Refuses what exceeds a context, a budget or a session; else the job as it will be run.
 
     Some pool must be feasible. O(1), O(pools) when it refuses.
     """
@@ -26,10 +28,14 @@ def guard(state: State, spec: JobSpec) -> JobSpec | Refusal:
     refused = guardrails.over_budget(spec, rails)
     if refused is not None:
         return refused
-    sizes = state.feasible(spec.needs).ctx_sizes
+    sizes, asked = state.feasible(spec.needs).ctx_sizes, spec.max_tokens is not None
     if spec.budgets.tokens is not None or spec.budgets.cost_micros is not None:
-        ctx_max = sizes[-1] if sizes else guardrails.MAX_TOKENS_MAX
-        spec = guardrails.capped(spec, _prompt_tokens(state, spec), ctx_max, rails)
+        most = ctx_max(state, spec)
+        spec = guardrails.capped(spec, _prompt_tokens(state, spec), most, rails)
+    fitted = fit(state, spec, now_ms, asked=asked)
+    if isinstance(fitted, Refusal):
+        return fitted
+    spec = fitted
     if not sizes:
         return spec
     needed = guardrails.certain_ctx(spec, rails)

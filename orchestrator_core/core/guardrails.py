@@ -9,13 +9,12 @@ as the next prompt may consist of the longest tokens alone; it is used for estim
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orchestrator_core.core.config import Guardrails
+from orchestrator_core.core.config import Guardrails, Price
 from orchestrator_core.core.job import Budgets, JobSpec
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 
 # Largest value of the wire's max_tokens, a uint32.
 MAX_TOKENS_MAX = 2**32 - 1
-TOKENS_PER_PRICE = 1_000
 
 BUDGET = "budget"
 PRICE_KEY = "admission.price_micros_per_1k_tokens"
@@ -59,41 +58,55 @@ def ctx_field(spec: JobSpec, ctx_max: int, rails: Guardrails) -> FieldViolation:
     return FieldViolation("spec.sampling.max_tokens", what)
 
 
-def budget_tokens(budgets: Budgets, rails: Guardrails) -> int | None:
-    """Tokens that the budgets for tokens and for cost allow; None without either."""
-    allowed = budgets.tokens
-    price = rails.price_micros_per_1k_tokens
-    if budgets.cost_micros is not None and price:
-        affordable = budgets.cost_micros * TOKENS_PER_PRICE // price
-        allowed = affordable if allowed is None else min(allowed, affordable)
-    return allowed
+def output_left(budgets: Budgets, prompt_tokens: int, price: Price) -> int | None:
+    """Tokens of output that budgets for tokens and cost allow after a prompt; None: any number.
+
+    Not positive where they do not allow the first one.
+    """
+    left = None if budgets.tokens is None else budgets.tokens - prompt_tokens
+    if budgets.cost_micros is not None:
+        affordable = price.affordable(budgets.cost_micros, prompt_tokens)
+        if affordable is not None:
+            left = affordable if left is None else min(left, affordable)
+    return left
 
 
 def over_budget(spec: JobSpec, rails: Guardrails) -> Refusal | None:
     """Refuses a job that its own budgets cannot hold, or a cost without a price."""
+    price = rails.price_of(spec.needs.model_id)
+    if not price:
+        for field, budgets in (
+            ("spec.budgets.cost_micros", spec.budgets),
+            ("spec.session_budgets.cost_micros", spec.session_budgets),
+        ):
+            if budgets.cost_micros is not None:
+                return _without_price(spec, field)
     budgets = spec.budgets
-    if budgets.cost_micros is not None and not rails.price_micros_per_1k_tokens:
-        what = f"needs a price: set {PRICE_KEY} at the server, or leave this budget out"
-        return Refusal(
-            Reason.INVALID_PARAMS,
-            f"spec.budgets.cost_micros {what}",
-            engine=spec.needs.engine,
-            violations=(FieldViolation("spec.budgets.cost_micros", what),),
-        )
-    allowed = budget_tokens(budgets, rails)
-    if allowed is None:
-        return None
-    prompt = certain_prompt_tokens(spec.prompt_bytes, rails.token_bytes_max)
-    needed = prompt + (spec.max_tokens or 1)
-    if needed <= allowed:
-        return None
-    field, has = "spec.budgets.tokens", f"{allowed}"
-    least = f"{needed}"
-    if allowed != budgets.tokens:
-        field, has = "spec.budgets.cost_micros", f"{budgets.cost_micros}"
-        least = f"{-(-needed * rails.price_micros_per_1k_tokens // TOKENS_PER_PRICE)}"
+    prompt, output = certain_prompt_tokens(spec.prompt_bytes, rails.token_bytes_max), 1
+    if spec.max_tokens is not None:
+        output = spec.max_tokens
+    for field, has, needed in (
+        ("spec.budgets.tokens", budgets.tokens, prompt + output),
+        ("spec.budgets.cost_micros", budgets.cost_micros, price.cost_micros(prompt, output)),
+    ):
+        if has is not None and needed > has:
+            return _over(spec, field, has, needed, prompt)
+    return None
+
+
+def _without_price(spec: JobSpec, field: str) -> Refusal:
+    what = f"needs a price: set {PRICE_KEY} at the server, or leave this budget out"
+    return Refusal(
+        Reason.INVALID_PARAMS,
+        f"{field} {what}",
+        engine=spec.needs.engine,
+        violations=(FieldViolation(field, what),),
+    )
+
+
+def _over(spec: JobSpec, field: str, has: int, needed: int, prompt: int) -> Refusal:
     output = f"max_tokens of {spec.max_tokens}" if spec.max_tokens else "one token of output"
-    what = f"is {has}, and a prompt of at least {prompt} tokens with {output} takes {least}"
+    what = f"is {has}, and a prompt of at least {prompt} tokens with {output} takes {needed}"
     advice = "raise it, shorten the input" + (" or lower max_tokens" if spec.max_tokens else "")
     return Refusal(
         Reason.ADMISSION_REJECT,
@@ -112,10 +125,10 @@ def capped(spec: JobSpec, prompt_tokens: int, ctx_max: int, rails: Guardrails) -
     At least one token is left: an estimate refuses nobody. Where no bound was asked for and the
     context `ctx_max` is the tighter one, none is set: engines refuse more than fits.
     """
-    allowed = budget_tokens(spec.budgets, rails)
-    if allowed is None or (spec.max_tokens is None and allowed >= ctx_max):
+    left = output_left(spec.budgets, prompt_tokens, rails.price_of(spec.needs.model_id))
+    if left is None or (spec.max_tokens is None and prompt_tokens + left >= ctx_max):
         return spec
-    left = min(max(1, allowed - prompt_tokens), MAX_TOKENS_MAX)
+    left = min(max(1, left), MAX_TOKENS_MAX)
     if spec.max_tokens is not None and spec.max_tokens <= left:
         return spec
     return replace(spec, max_tokens=left)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from orchestrator_core.core import fairness
+from orchestrator_core.core import fairness, spending
 from orchestrator_core.core.admission import QueueState, Reject, admission_policy
 from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.decision import Exclusion
@@ -14,12 +14,14 @@ from orchestrator_core.core.effects import (
     Receipt,
     ReplyAccepted,
     ReplyRefused,
+    ReplySession,
     ReplyState,
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
     CancelRequested,
     EnqueueRequested,
+    SessionDeleted,
     SubscribersChanged,
 )
 from orchestrator_core.core.feasibility import (
@@ -59,6 +61,8 @@ from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState, JobTrigger
 from orchestrator_core.core.timers import TimerKind
 
+SESSION_RESOURCE = "llamaorch.orchestrator.v1.Session"
+
 
 def enqueue(state: State, event: EnqueueRequested, now_ms: int) -> None:
     """Accepts or refuses one job. ORCH-3005, ORCH-3024."""
@@ -82,6 +86,16 @@ def cancel(state: State, event: CancelRequested, now_ms: int) -> None:
         end_job(state, job, JobTrigger.CANCEL, CANCELLED, now_ms, why=event.why)
         schedule(state, now_ms)
     state.emit(ReplyState(event.reply_to, event.job_id))
+
+
+def delete_session(state: State, event: SessionDeleted, now_ms: int) -> None:
+    """Forgets a session of the client's own; its jobs run on. ORCH-3021."""
+    session = spending.find(state, event.identity, event.session_id, now_ms)
+    if session is None:
+        state.emit(ReplyRefused(event.reply_to, unknown_session(event.session_id)))
+        return
+    spending.forget(state, session)
+    state.emit(ReplySession(event.reply_to, event.session_id))
 
 
 def subscribers_changed(state: State, event: SubscribersChanged, now_ms: int) -> None:
@@ -111,7 +125,8 @@ def accepts_failed(state: State, event: AcceptsFailed, now_ms: int) -> None:
             continue
         _retract(state, job, now_ms)
         victim = state.displaced.pop(job_id, None)
-        if victim is not None:
+        # A victim that was forgotten since may have lent its id to a newer job.
+        if victim is not None and state.jobs.get(victim.job_id, victim) is victim:
             _restore(state, victim, now_ms)
     # A job that never was cannot come back when the one that displaced it is taken back later.
     gone = frozenset(event.job_ids)
@@ -125,6 +140,13 @@ def unknown_job(job_id: str) -> Refusal:
     return Refusal(Reason.NOT_FOUND, message, resource=job_id)
 
 
+def unknown_session(session_id: str) -> Refusal:
+    """The answer for a session that is not known, no longer, or not to this client."""
+    message = f"no session {session_id!r} is known; it may have been silent for too long"
+    kind = {"resource_type": SESSION_RESOURCE}
+    return Refusal(Reason.NOT_FOUND, message, resource=session_id, metadata=kind)
+
+
 def _restore(state: State, victim: Job, now_ms: int) -> None:
     """Puts a dropped job back as if it had never been dropped, even if it was forgotten since."""
     victim.state, victim.outcome, victim.ended_ms = JobState.QUEUED, None, None
@@ -133,6 +155,7 @@ def _restore(state: State, victim: Job, now_ms: int) -> None:
     end_retention(state, victim.job_id)
     enter_queue(state, victim, now_ms)
     charge_again(state, victim, now_ms)
+    spending.join(state, victim, now_ms)
     watch_audience(state, victim, now_ms)
 
 
@@ -141,6 +164,7 @@ def _retract(state: State, job: Job, now_ms: int) -> None:
     if job.state is JobState.QUEUED:
         leave_queue(state, job, now_ms, displaced=True)
     give_back(state, job, now_ms)
+    spending.give_back(state, job)
     fairness.give_back(state, job)
     if job.attempt is not None and job.attempt.key in state.attempts:
         close_attempt(state, job.attempt, 0, now_ms)
@@ -189,7 +213,7 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
         return Refusal(
             Reason.POOL_UNAVAILABLE, message, retry_after_ms(state, now_ms), engine=engine
         )
-    unfit = _unfit(state, spec)
+    unfit = _unfit(state, spec, now_ms)
     if unfit is not None:
         return unfit
     if spec.deadline_ms is not None and spec.deadline_ms <= now_ms:
@@ -205,11 +229,18 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
     return None
 
 
-def _unfit(state: State, spec: JobSpec) -> Refusal | None:
-    """Refuses a job that no registered pool can ever serve. LO-201."""
-    feasible = state.feasible(spec.needs).pools.values()
-    if any(not kv_shortfalls(spec, pool.snapshot) for pool in feasible):
-        return None
+def _unfit(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
+    """Refuses a job that no registered pool can ever serve. LO-201.
+
+    Soon after a restart it may be a pool of a host that is not back yet.
+    """
+    for pool in state.feasible(spec.needs).pools.values():
+        if not kv_shortfalls(spec, pool.snapshot):
+            return None
+    if now_ms < state.hosts_due_ms:
+        message = "no pool that could serve the job is back since the orchestrator was restarted"
+        delay_ms = retry_after_ms(state, now_ms)
+        return Refusal(Reason.POOL_UNAVAILABLE, message, delay_ms, engine=spec.needs.engine)
     exclusions = tuple(
         Exclusion(pool_id, lasting_shortfalls(spec, state.pools[pool_id].snapshot))
         for pool_id in sorted(state.pools)
@@ -234,12 +265,12 @@ def _incompatible(spec: JobSpec, exclusions: tuple[Exclusion, ...]) -> Refusal:
 
 def _pass_gates(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:
     """Refuses for good what no wait would help, then what may come later; else admits."""
-    guarded = guard(state, event.spec)
+    guarded = guard(state, event.spec, now_ms)
     if isinstance(guarded, Refusal):
         return guarded
     if guarded is not event.spec:
         event = replace(event, spec=guarded)
-        unfit = _unfit(state, guarded)
+        unfit = _unfit(state, guarded, now_ms)
         if unfit is not None:
             return unfit
     return (
@@ -301,26 +332,29 @@ def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None
 
 def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms: int) -> None:
     spec = event.spec
-    job = Job(spec=spec, seq=state.next_seq, accepted_ms=now_ms)
+    job = Job(spec, state.next_seq, now_ms)
     state.next_seq += 1
     state.jobs[spec.job_id] = job
     if displaces is not None:
         _drop(state, state.jobs[displaces], job, now_ms)
     enter_queue(state, job, now_ms)
-    watch_audience(state, job, now_ms)
+    if spec.cancel_on_disconnect:
+        watch_audience(state, job, now_ms)
     state.predictor.model(spec.needs.model_id).arrivals[spec.priority].append(now_ms)
     charge(state, job, now_ms)
+    spending.join(state, job, now_ms)
     job.position_at_admission = state.queue.position(job)
     # What is decided now is known before it is told, but the accept goes first.
     before = len(state.effects)
     schedule(state, now_ms)
     if job.state is JobState.QUEUED:
-        shape = forecast(state, spec, state.queue.place_in_line(spec, job.seq), now_ms)
+        place = state.queue.place_in_line(spec, job.seq)
+        told = forecast(state, spec, place, now_ms, job.shape)
     else:
-        shape = forecast_placed(job)
-    job.plain_start_ms = shape.plain_start_ms
-    job.predicted_start_ms, job.predicted_end_ms = shape.start_ms, shape.end_ms
-    receipt = _receipt(state, job, shape, now_ms)
+        told = forecast_placed(job)
+    job.plain_start_ms = told.plain_start_ms
+    job.predicted_start_ms, job.predicted_end_ms = told.start_ms, told.end_ms
+    receipt = _receipt(state, job, told, now_ms)
     state.remember(spec, receipt, now_ms, now_ms)
     state.effects[before:before] = [
         AcceptRecord(
@@ -328,9 +362,10 @@ def _accept(state: State, event: EnqueueRequested, displaces: str | None, now_ms
             job.seq,
             now_ms,
             job.position_at_admission,
-            shape.start_ms,
-            shape.end_ms,
+            told.start_ms,
+            told.end_ms,
             displaces,
+            told.plain_start_ms,
         ),
         ReplyAccepted(event.reply_to, receipt),
     ]
@@ -354,14 +389,21 @@ def _drop(state: State, victim: Job, newcomer: Job, now_ms: int) -> None:
 
 def _receipt(state: State, job: Job, shape: Forecast, now_ms: int) -> Receipt:
     full = len(state.queue) >= state.config.queue_capacity
+    spec = job.spec
+    session = spending.find(state, spec.identity, spec.session_id, now_ms)
+    probability = on_time_probability(state, spec, shape, now_ms)
+    backoff_ms = retry_after_ms(state, now_ms, spec) if full else 0
+    position, duplicate = job.position_at_admission, False
     return Receipt(
-        job_id=job.job_id,
-        position=job.position_at_admission,
-        predicted_start_ms=job.predicted_start_ms,
-        predicted_end_ms=job.predicted_end_ms,
-        on_time_probability=on_time_probability(state, job.spec, shape, now_ms),
-        backoff_ms=retry_after_ms(state, now_ms, job.spec) if full else 0,
-        seed=job.spec.seed,
+        spec.job_id,
+        position,
+        job.predicted_start_ms,
+        job.predicted_end_ms,
+        probability,
+        backoff_ms,
+        duplicate,
+        spec.seed,
+        None if session is None else spending.left(state, session),
     )
 
 

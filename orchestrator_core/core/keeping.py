@@ -23,8 +23,15 @@ def keep_adopted(
     held_max = event.held_attempts_max
     host.kept_max = held_max * _KEPT_OF_HELD[0] // _KEPT_OF_HELD[1] if held_max else None
     told = [(job_id, number) for job_id, number, verdict in verdicts if verdict is Verdict.ADOPT]
-    host.kept = OrderedDict.fromkeys(key for key in told if key not in state.attempts)
+    host.kept = OrderedDict.fromkeys(key for key in told if _is_last_of_ended(state, *key))
     _release_oldest(state, host)
+
+
+def _is_last_of_ended(state: State, job_id: str, number: int) -> bool:
+    """False for what runs still, and for the proof of what was delivered of a live job."""
+    job = state.jobs.get(job_id)
+    over = job is not None and not job.live and job.attempts_made == number
+    return over and (job_id, number) not in state.attempts
 
 
 def keep_output(state: State, attempt: Attempt) -> None:
@@ -36,7 +43,7 @@ def keep_output(state: State, attempt: Attempt) -> None:
 
 
 def release_output(state: State, job: Job) -> None:
-    """Retention is over: lets the host forget the job's last attempt."""
+    """Nobody will ask for it: lets the host forget the last attempt of an ended job."""
     key = job.job_id, job.attempts_made
     if job.attempt is not None:
         host = state.hosts.get(job.attempt.host_id)

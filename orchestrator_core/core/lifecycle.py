@@ -1,8 +1,9 @@
 """Moving jobs and attempts through their state tables, with everything that goes with it."""
 
-from orchestrator_core.core import fairness, gates
+from orchestrator_core.core import fairness, gates, spending
 from orchestrator_core.core.effects import (
     AttemptClosed,
+    CancelUnconfirmed,
     JobEnded,
     SendCancel,
     SendRelease,
@@ -99,7 +100,10 @@ def end_job(
     attempt = job.attempt
     if attempt is not None and attempt.state in (AttemptState.SENT, AttemptState.RUNNING):
         attempt.state = next_attempt_state(attempt.state, AttemptTrigger.STOP)
-        state.emit(SendCancel(attempt.host_id, job.job_id, attempt.number))
+        send_cancel(state, attempt, now_ms)
+    if attempt is None or attempt.key not in state.attempts:
+        # Else its pool will tell what it took.
+        spending.settle(state, job, job.usage, now_ms)
     if job.state in _TELLING:
         learn_from_end(state, job, now_ms, finished=job.state is JobState.FINISHED)
     state.emit(TerminalRecord(job.job_id, job.state, outcome, job.usage, now_ms))
@@ -130,6 +134,33 @@ def end_retention(state: State, job_id: str) -> None:
     state.timers.clear(TimerKind.FORGET, job_id)
 
 
+def send_cancel(state: State, attempt: Attempt, now_ms: int) -> None:
+    """Tells a host to stop an attempt whose job ended, and sets the time for it to confirm."""
+    attempt.cancels += 1
+    state.emit(SendCancel(attempt.host_id, attempt.job_id, attempt.number))
+    due_ms = now_ms + state.config.cancel_timeout_ms
+    state.timers.set(TimerKind.CANCEL, attempt.job_id, due_ms)
+
+
+def cancel_unconfirmed(state: State, job_id: str, now_ms: int) -> None:
+    """Sends a cancel again that nobody confirmed; from the second time on, closes the pool.
+
+    What keeps a slot against its orders may keep others too. The pool opens again when the end is
+    confirmed, or its incarnation is gone.
+    """
+    job = state.jobs.get(job_id)
+    attempt = job.attempt if job is not None else None
+    if attempt is None or attempt.state is not AttemptState.CANCELLING:
+        return
+    pool = state.pools.get(attempt.pool_id)
+    if pool is not None and attempt.cancels > 1 and attempt.key in pool.own:
+        if attempt.key not in pool.unconfirmed:
+            state.emit(CancelUnconfirmed(job_id, attempt.number, attempt.pool_id))
+        pool.unconfirmed.add(attempt.key)
+        state.refresh(pool, now_ms)
+    send_cancel(state, attempt, now_ms)
+
+
 def fail_job(state: State, job: Job, refusal: Refusal, now_ms: int) -> None:
     """Ends a job that cannot be completed."""
     end_job(state, job, JobTrigger.FAIL, Outcome(error=refusal), now_ms)
@@ -146,10 +177,15 @@ def close_attempt(state: State, attempt: Attempt, frame_seq: int, now_ms: int) -
     """Ends an attempt: the slot is free by the orchestrator's account."""
     attempt.state = next_attempt_state(attempt.state, AttemptTrigger.END)
     state.attempts.pop(attempt.key, None)
+    if attempt.cancels:
+        state.timers.clear(TimerKind.CANCEL, attempt.job_id)
     pool = state.pools.get(attempt.pool_id)
     if pool is not None:
         pool.forget(attempt.key, frame_seq)
         state.refresh(pool, now_ms)
+    job = state.jobs.get(attempt.job_id)
+    if job is not None and job.attempt is attempt and not job.live:
+        spending.settle(state, job, job.usage, now_ms)
 
 
 def retry_or_fail(
@@ -157,19 +193,20 @@ def retry_or_fail(
 ) -> None:
     """After a lost attempt: back into the queue where that is allowed, else the end. LO-304.
 
-    Nothing delivered: a silent restart. Something delivered: only a verified replay may go on. The
-    attempt must be closed already. `replica_gone` says that it was lost with its incarnation or its
-    host, which proves nothing against the replica: should it be back it may be tried again.
+    Nothing delivered: a silent restart. Something delivered: generated again, continued, or ended
+    by WORKER_RESET, as the job's policy says. The attempt must be closed already. `replica_gone`
+    says that it was lost with its incarnation or its host, which proves nothing against the
+    replica: should it be back it may be tried again.
     """
     attempt = job.attempt
     assert attempt is not None, "only a job with an attempt can lose one"
-    replayable = job.spec.failover is Failover.VERIFIED_REPLAY
-    if job.delivered and not replayable:
+    if job.delivered and job.spec.failover is Failover.FAIL:
         if refusal.reason is not Reason.ENGINE_ERROR:
             refusal = Refusal(
                 Reason.WORKER_RESET,
                 f"the engine of pool {attempt.pool_id} was lost after output had been delivered: "
-                f"{refusal.message}; enqueue the job again, or set failover to VERIFIED_REPLAY",
+                f"{refusal.message}; enqueue the job again, or set failover to "
+                "VERIFIED_REPLAY or CONTINUE",
                 engine=refusal.engine,
                 pool_id=attempt.pool_id,
             )
@@ -192,9 +229,10 @@ def retry_or_fail(
         fail_job(state, job, exhausted, now_ms)
         return
     close_for_retry(state, job, attempt)
-    release_former(state, job)
-    if job.delivered:
-        # Until the next attempt is durable, only this host can prove that output was delivered.
+    # Until an attempt is durable that says so, only its host can prove that output was delivered.
+    proves = job.delivered and (job.unreleased is None or attempt.started_ms is not None)
+    if proves:
+        release_former(state, job)
         job.unreleased = attempt
     else:
         state.emit(SendRelease(attempt.host_id, job.job_id, attempt.number))
@@ -229,7 +267,7 @@ def _close(state: State, job: Job, attempt: Attempt, why: str, *, retried: bool)
 def _exhausted(state: State, job: Job, *, replica_gone: bool) -> bool:
     """True when no further replica may be tried; one that is gone makes room for the next.
 
-    Once output was delivered only the replica set that generated it counts.
+    Once output was delivered a replay counts only the replica set that generated it.
     """
     if job.failures >= state.config.attempts_max:
         return True
@@ -237,7 +275,7 @@ def _exhausted(state: State, job: Job, *, replica_gone: bool) -> bool:
     return not replica_gone and all(
         snapshot.replica_id in job.tried_replicas
         for snapshot in feasible
-        if not job.delivered or job.replica_set in (None, snapshot.replica_set)
+        if job.bound_to in (None, snapshot.replica_set)
     )
 
 

@@ -6,7 +6,7 @@ One owner calls it from one thread, so `step` is the critical section: no locks,
 from collections.abc import Callable, Mapping
 from typing import assert_never
 
-from orchestrator_core.core import expiry, fleet, intake, recovery, running
+from orchestrator_core.core import expiry, fleet, intake, recovery, running, spending
 from orchestrator_core.core.checkpoint import Frozen, freeze, thaw
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import Exclusion
@@ -24,9 +24,12 @@ from orchestrator_core.core.events import (
     Event,
     HostLost,
     HostRegistered,
+    OutputAcknowledged,
     OutputProgressed,
     Recovered,
+    SessionDeleted,
     SnapshotsReported,
+    Stalled,
     SubscribersChanged,
     Tick,
 )
@@ -37,12 +40,15 @@ from orchestrator_core.core.forecast import (
     forecast,
     on_time_probability,
 )
-from orchestrator_core.core.job import Job, Priority
+from orchestrator_core.core.job import Budgets, Job, Priority
 from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.scheduler import placement_input
+from orchestrator_core.core.session import Session, Sessions
+from orchestrator_core.core.spending import Account
+from orchestrator_core.core.stalls import extend
 from orchestrator_core.core.state import State
-from orchestrator_core.core.states import JobState
+from orchestrator_core.core.states import AttemptState, JobState
 
 
 class Core:
@@ -62,7 +68,10 @@ class Core:
         `now_ms` is the core's clock. Time that goes backwards counts as standing still.
         """
         state = self._state
-        now_ms = self._last_ms = max(now_ms, self._last_ms)
+        if now_ms > self._last_ms:
+            self._last_ms = now_ms
+        else:
+            now_ms = self._last_ms
         state.effects, state.stepping = [], True
         self._apply(event, now_ms)
         if state.timers.due(now_ms):
@@ -120,6 +129,11 @@ class Core:
         """True while that attempt counts and holds a slot."""
         return (job_id, attempt) in self._state.attempts
 
+    def stopping(self, job_id: str, attempt: int) -> bool:
+        """True when a job has ended and its attempt was told to stop, but has not confirmed it."""
+        found = self._state.attempts.get((job_id, attempt))
+        return found is not None and found.state is AttemptState.CANCELLING
+
     def queue_depth(self, priority: Priority | None = None) -> int:
         """Jobs that wait, in one class or in both."""
         return len(self._state.queue) if priority is None else self._state.queue.depth(priority)
@@ -144,6 +158,23 @@ class Core:
             return on_time_probability(self._state, job.spec, self.forecast(job), now_ms)
         return finish_probability(self._state, job, now_ms)
 
+    @property
+    def sessions(self) -> Sessions:
+        """All sessions; the silent ones until their time to live has passed."""
+        return self._state.sessions
+
+    def session(self, identity: str, session_id: str) -> Session | None:
+        """A session of a client, while it lives."""
+        return spending.find(self._state, identity, session_id, self._last_ms)
+
+    def session_account(self, session: Session) -> Account:
+        """What a session has, and until when."""
+        return spending.account(self._state, session)
+
+    def remaining(self, job: Job, now_ms: int) -> Budgets | None:
+        """What would be left of all budgets if a job ended now; None without budgets."""
+        return spending.remaining(self._state, job, now_ms)
+
     def waiting_for(self, job: Job, now_ms: int) -> tuple[Exclusion, ...]:
         """Why each registered pool does not take a waiting job now. O(pools)."""
         pools = list(self._state.pools.values())
@@ -159,25 +190,30 @@ class Core:
 
     def _apply(self, event: Event, now_ms: int) -> None:  # noqa: C901, PLR0912 - one arm per event
         state = self._state
+        # An arm costs one look at the type, so what every job goes through comes first.
         match event:
+            case OutputProgressed():
+                running.output_progressed(state, event, now_ms)
             case EnqueueRequested():
                 intake.enqueue(state, event, now_ms)
+            case AttemptStarted():
+                running.attempt_started(state, event, now_ms)
+            case AttemptEnded():
+                running.attempt_ended(state, event, now_ms)
+            case SnapshotsReported():
+                fleet.snapshots_reported(state, event, now_ms)
+            case Tick():
+                pass
             case CancelRequested():
                 intake.cancel(state, event, now_ms)
             case SubscribersChanged():
                 intake.subscribers_changed(state, event, now_ms)
+            case OutputAcknowledged():
+                running.output_acknowledged(state, event)
             case HostRegistered():
                 fleet.host_registered(state, event, now_ms)
             case HostLost():
                 fleet.host_lost(state, event, now_ms)
-            case SnapshotsReported():
-                fleet.snapshots_reported(state, event, now_ms)
-            case AttemptStarted():
-                running.attempt_started(state, event, now_ms)
-            case OutputProgressed():
-                running.output_progressed(state, event, now_ms)
-            case AttemptEnded():
-                running.attempt_ended(state, event, now_ms)
             case AttemptRefused():
                 running.attempt_refused(state, event, now_ms)
             case AcceptsFailed():
@@ -188,7 +224,9 @@ class Core:
                 state.draining = True
             case Recovered():
                 recovery.recover(state, event, now_ms)
-            case Tick():
-                pass
+            case SessionDeleted():
+                intake.delete_session(state, event, now_ms)
+            case Stalled():
+                extend(state, event.pause_ms, now_ms)
             case _:
                 assert_never(event)

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator_core.core.job import Shape
-from orchestrator_core.core.pool import Pool, PoolState
+from orchestrator_core.core.pool import READY, Pool
 from orchestrator_core.core.prediction import ModelStats
 from orchestrator_core.core.records import plain_init
 
@@ -77,7 +77,8 @@ class Outlook:
 
     def due(self, learned: int, fleet: int) -> bool:
         """True when it must be made anew."""
-        return fleet != self.fleet or learned - self.learned >= max(RENEW_AFTER, self.pools // 2)
+        lessons = learned - self.learned
+        return fleet != self.fleet or (lessons >= RENEW_AFTER and lessons >= self.pools // 2)
 
 
 @plain_init
@@ -200,13 +201,15 @@ def expected_service_ms(view: Outlook, shape: Shape) -> float:
     """Mean service of a job over the tiers, each by its share of what is ended. O(tiers)."""
     if not view.tiers:
         return 0.0
-    ended = added(tier.jobs_per_ms * tier.service_ms(shape) for tier in view.tiers)
+    ended = 0.0
+    for tier in view.tiers:
+        ended += tier.jobs_per_ms * tier.service_ms(shape)
     return ended / view.jobs_per_ms
 
 
 def _usable(pool: Pool) -> bool:
     snapshot = pool.snapshot
-    return pool.connected and snapshot.state is PoolState.READY and snapshot.slots_total > 0
+    return pool.connected and snapshot.state is READY and snapshot.slots_total > 0
 
 
 def _service_ms(pool: Pool, shape: Shape) -> float:

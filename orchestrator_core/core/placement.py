@@ -45,9 +45,9 @@ class PlacementInput:
     `pools` are the pools to consider; with `check_static` the static filter runs on them too,
     without it they are known to be feasible. With `all_open` they are also known to be able to
     take an attempt at this moment, so only what is particular to the job is looked at. `reserved`
-    maps pools that are kept for an older job to that job. `warm_pool_id` served the session last
-    and holds `warm_tokens` of it, None where that is not known. `complete` lifts the limits of the
-    record.
+    maps pools that are kept for an older job to that job. `warm_session` is the session whose keys
+    and values count, empty where none do; `warm_pool_id` served it last and holds `warm_tokens` of
+    it, None where that is not known. `complete` lifts the limits of the record.
     """
 
     spec: JobSpec
@@ -60,11 +60,15 @@ class PlacementInput:
     scorer: Scorer = Scorer.PREDICTED_END
     check_static: bool = True
     all_open: bool = False
+    warm_session: str = ""
     warm_pool_id: str = ""
     warm_tokens: int | None = None
     tried_replicas: frozenset[str] = frozenset()
     reserved: Mapping[str, str] | None = None
     complete: bool = False
+
+
+CANCEL_UNCONFIRMED = "cancel unconfirmed"
 
 
 class NoCapacityKind(enum.Enum):
@@ -121,7 +125,7 @@ def place(request: PlacementInput) -> Assigned | NoCapacity:
 def predicted_ends_ms(request: PlacementInput, pools: Sequence[Pool]) -> list[int]:
     """Milliseconds until the job would end on each pool, were it placed there now."""
     prompt, output = request.shape.prompt_tokens, request.shape.output_tokens
-    if not request.spec.session_id:
+    if not request.warm_session:
         return [
             int(p.first_base_ms + p.prompt_token_ms * prompt + p.next_token_ms * output)
             for p in pools
@@ -148,7 +152,7 @@ def uncached_tokens(request: PlacementInput, pool: Pool) -> float:
 
 def warm(request: PlacementInput, pool: Pool) -> bool:
     """True when keys and values of the job's session are expected at the pool."""
-    session = request.spec.session_id
+    session = request.warm_session
     if not session:
         return False
     return (
@@ -172,18 +176,20 @@ def decision(
     )
     ranked, decided_by = _ranked(request, placed, candidates_limit)
     excluded = len(placed.exclusions) if pools_total is None else pools_total - len(placed.pools)
+    candidates = tuple([_candidate(request, placed, i) for i in ranked])
+    exclusions = (*placed.exclusions, *others)[:exclusions_limit]
     return Decision(
-        job_id=request.spec.job_id,
-        attempt=request.attempt,
-        decided_ms=request.now_ms,
-        pool_id=placed.pool.snapshot.pool_id,
-        decided_by=decided_by,
-        candidates=tuple([_candidate(request, placed, i) for i in ranked]),
-        candidates_total=len(placed.pools),
-        exclusions=tuple((*placed.exclusions, *others)[:exclusions_limit]),
-        exclusions_total=excluded,
-        waited_ms=request.waited_ms,
-        declined_offers=declined,
+        request.spec.job_id,
+        request.attempt,
+        request.now_ms,
+        placed.pool.snapshot.pool_id,
+        decided_by,
+        candidates,
+        len(placed.pools),
+        exclusions,
+        excluded,
+        request.waited_ms,
+        declined,
     )
 
 
@@ -201,6 +207,8 @@ def pool_shortfalls(pool: Pool, now_ms: int, stale_after_ms: int) -> tuple[Short
     if pool.closed_until_ms > now_ms:
         wait = f"refused, closed until {pool.closed_until_ms}"
         found.append(Shortfall(ExclusionReason.NOT_READY, "ready", wait))
+    if pool.unconfirmed:
+        found.append(Shortfall(ExclusionReason.NOT_READY, "ready", CANCEL_UNCONFIRMED))
     return tuple(found)
 
 
@@ -269,21 +277,26 @@ def _ranked(request: PlacementInput, placed: Assigned, limit: int | None) -> tup
 
 
 def _candidate(request: PlacementInput, placed: Assigned, index: int) -> Candidate:
-    pool = placed.pools[index]
+    pool, end_ms = placed.pools[index], placed.ends_ms[index]
+    snapshot = pool.snapshot
     first = pool.first_base_ms + pool.prompt_token_ms * uncached_tokens(request, pool)
-    first_ms = min(int(first), placed.ends_ms[index])
+    first_token_ms = min(int(first), end_ms)
+    decode_ms = end_ms - first_token_ms
+    slots_free = snapshot.slots_total - pool.busy
+    tokens_per_s = 1000.0 / pool.next_token_ms
+    snapshot_age_ms = max(0, request.now_ms - pool.as_of_ms)
     return Candidate(
-        pool_id=pool.snapshot.pool_id,
-        replica_id=pool.snapshot.replica_id,
-        predicted_end_ms=placed.ends_ms[index],
-        first_token_ms=first_ms,
-        decode_ms=placed.ends_ms[index] - first_ms,
-        kv_warm=warm(request, pool),
-        slots_free=pool.snapshot.slots_total - pool.busy,
-        vram_headroom_bytes=_headroom_bytes(request, pool),
-        tokens_per_s=1000.0 / pool.next_token_ms,
-        snapshot_version=pool.snapshot.version,
-        snapshot_age_ms=max(0, request.now_ms - pool.as_of_ms),
+        snapshot.pool_id,
+        snapshot.replica_id,
+        end_ms,
+        first_token_ms,
+        decode_ms,
+        warm(request, pool),
+        slots_free,
+        _headroom_bytes(request, pool),
+        tokens_per_s,
+        snapshot.version,
+        snapshot_age_ms,
     )
 
 

@@ -2,6 +2,7 @@
 
 import enum
 from dataclasses import dataclass, field
+from typing import Final
 
 from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.job import Attempt
@@ -19,6 +20,10 @@ class PoolState(enum.Enum):
     READY = "ready"
     DRAINING = "draining"
     UNREADY = "unready"
+
+
+# In Python 3.11 looking a member up on its class takes 0.14 µs; every note of a pool goes by this.
+READY: Final = PoolState.READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,11 @@ class PoolSnapshot:
         """Pools with equal values may stand in for one another."""
         return self.engine, self.engine_version, self.model_digest, self.sampler_profile_version
 
+    @property
+    def unknown(self) -> bool:
+        """True while no engine of the pool has ever told what it is and what it offers."""
+        return not self.engine and self.state is not PoolState.READY
+
 
 @dataclass(slots=True)
 class Pool:
@@ -80,6 +90,7 @@ class Pool:
 
     `as_of_ms` is the latest instant of the core's clock at which the snapshot is known to have been
     true. `own` holds the orchestrator's attempts by key, `reported` what the host says it runs.
+    `unconfirmed` are attempts of which the host does not confirm that they were stopped.
     `room_idle_bytes` is what the present incarnation offers when nothing runs, None until seen;
     `former_replica_ids` are the latest incarnations before it, whose late snapshots do not count.
 
@@ -100,6 +111,7 @@ class Pool:
     ended_at_frame: dict[tuple[str, int], int] = field(default_factory=dict)
     refusals: int = 0
     closed_until_ms: int = 0
+    unconfirmed: set[tuple[str, int]] = field(default_factory=set)
     room_idle_bytes: int | None = None
     former_replica_ids: tuple[str, ...] = ()
     rates: PoolRates = field(default_factory=lambda: PoolRates(("", "", "")))
@@ -120,18 +132,19 @@ class Pool:
         """Brings what placement reads up to date; returns `open`. Due after every change."""
         self.busy_area += self.busy * (now_ms - self.noted_ms)
         self.noted_ms = now_ms
-        snapshot, rates = self.snapshot, self.rates
+        snapshot, first, decode = self.snapshot, self.rates.first, self.rates.decode
         self.busy = busy = self.occupied()
-        self.first_base_ms, self.prompt_token_ms = rates.first.base, rates.first.slope
-        token_ms, more_ms = rates.decode.base, rates.decode.slope
-        self.next_token_ms = max(TOKEN_MS_MIN, token_ms + more_ms * busy)
-        self.full_token_ms = max(
-            TOKEN_MS_MIN, token_ms + more_ms * max(0, snapshot.slots_total - 1)
-        )
+        self.first_base_ms, self.prompt_token_ms = first.base, first.slope
+        token_ms, more_ms, slots = decode.base, decode.slope, snapshot.slots_total
+        next_ms = token_ms + more_ms * busy
+        full_ms = token_ms + more_ms * (slots - 1) if slots > 1 else token_ms
+        self.next_token_ms = next_ms if next_ms > TOKEN_MS_MIN else TOKEN_MS_MIN
+        self.full_token_ms = full_ms if full_ms > TOKEN_MS_MIN else TOKEN_MS_MIN
         self.open = (
-            busy < snapshot.slots_total
-            and snapshot.state is PoolState.READY
+            busy < slots
+            and snapshot.state is READY
             and self.closed_until_ms <= now_ms
+            and not self.unconfirmed
             and self.fresh(now_ms, stale_after_ms)
         )
         self.open_until_ms = self.as_of_ms + stale_after_ms if self.open else -1
@@ -169,9 +182,10 @@ class Pool:
             return None
         unseen = estimated = 0
         for key, attempt in self.own.items():
-            estimated += attempt.est_kv_bytes
-            if key not in self.reported:
-                unseen += attempt.est_kv_bytes
+            if attempt.est_kv_bytes:
+                estimated += attempt.est_kv_bytes
+                if key not in self.reported:
+                    unseen += attempt.est_kv_bytes
         room -= unseen
         if self.room_idle_bytes is not None:
             room = min(room, self.room_idle_bytes - estimated)
@@ -195,6 +209,7 @@ class Pool:
             self.former_replica_ids = (*kept, former_id)[-FORMER_REPLICAS_KEPT:]
             self.room_idle_bytes = None
             self.refusals = self.closed_until_ms = 0
+            self.unconfirmed.clear()
         self.snapshot = snapshot
         self.as_of_ms = as_of_ms
         self.ended_at_frame = {
@@ -207,6 +222,7 @@ class Pool:
     def forget(self, key: tuple[str, int], frame_seq: int) -> None:
         """Frees the slot of an attempt whose end was read in frame `frame_seq` (0: no frame)."""
         self.own.pop(key, None)
+        self.unconfirmed.discard(key)
         self.reported.discard(key)
         self.room_counted = False
         if frame_seq > self.snapshot.emitted_frame_seq:

@@ -11,7 +11,7 @@ the numbers.
 from collections import deque
 from dataclasses import dataclass, field
 
-from orchestrator_core.core.job import JobSpec, Priority, Shape
+from orchestrator_core.core.job import BATCH, INTERACTIVE, JobSpec, Priority, Shape
 from orchestrator_core.core.pool import PoolRates, PoolSnapshot
 from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.residuals import Residuals
@@ -91,8 +91,8 @@ class ModelStats:
 
     def demand_per_ms(self, now_ms: int) -> float:
         """Recent rate of accepts of both classes."""
-        interactive = self.arrivals_per_ms(Priority.INTERACTIVE, now_ms)
-        return interactive + self.arrivals_per_ms(Priority.BATCH, now_ms)
+        interactive = self.arrivals_per_ms(INTERACTIVE, now_ms)
+        return interactive + self.arrivals_per_ms(BATCH, now_ms)
 
 
 NO_STATS = ModelStats()
@@ -131,16 +131,19 @@ class Predictor:
         that. O(1).
         """
         stats = self.known_model(spec.needs.model_id)
-        prompt = min(spec.prompt_bytes / stats.bytes_per_token, TOKENS_MAX)
+        prompt = spec.prompt_bytes / stats.bytes_per_token
+        if prompt > TOKENS_MAX:
+            prompt = TOKENS_MAX
+        output = stats.output_tokens
         if spec.expected_tokens:
             output = float(spec.expected_tokens)
         else:
             known = stats.lengths.get(int(prompt).bit_length())
-            enough = known is not None and known.jobs >= BUCKET_JOBS_MIN
-            output = known.mean if known is not None and enough else stats.output_tokens
+            if known is not None and known.jobs >= BUCKET_JOBS_MIN:
+                output = known.mean
         if spec.max_tokens is not None and output > spec.max_tokens:
             output = float(spec.max_tokens)
-        return Shape(prompt, min(output, TOKENS_MAX))
+        return Shape(prompt, output if output < TOKENS_MAX else TOKENS_MAX)
 
     def pool_rates(self, snapshot: PoolSnapshot) -> PoolRates:
         """The learned lines of a pool; made from its snapshot when it is new or serves anew."""

@@ -7,7 +7,7 @@ ORCH-3008, OC-CORE-1003, LO-101, LO-104.
 
 from dataclasses import dataclass, field
 
-from orchestrator_core.core.job import Job, JobSpec, Needs, Priority, Shape
+from orchestrator_core.core.job import BATCH, INTERACTIVE, Job, JobSpec, Needs, Priority, Shape
 from orchestrator_core.core.ranked import RankedSet
 
 
@@ -39,7 +39,7 @@ class Contenders:
 
     def of(self, priority: Priority) -> RankedSet:
         """Arrival numbers of one class."""
-        return self.interactive if priority is Priority.INTERACTIVE else self.batch
+        return self.interactive if priority is INTERACTIVE else self.batch
 
 
 class Queue:
@@ -94,7 +94,7 @@ class Queue:
             return 1
         mine = known.of(spec.priority)
         ahead = len(mine) if seq is None else mine.rank(seq)
-        if spec.priority is Priority.BATCH:
+        if spec.priority is BATCH:
             ahead += len(known.interactive)
         return ahead + 1
 
@@ -104,7 +104,7 @@ class Queue:
 
     def add(self, job: Job) -> None:
         """Puts a job at the place of its arrival number. O(log n)."""
-        spec, seq = job.spec, job.seq
+        spec, seq, shape = job.spec, job.seq, job.shape
         key = self._key(spec)
         lane = self._lanes.get(key)
         if lane is None:
@@ -115,12 +115,13 @@ class Queue:
         if not job.attempts_made:
             self._untried[spec.priority].add(seq)
         self._by_seq[seq] = job
-        rivals = self._of_model.get(spec.needs.model_id)
+        model_id = spec.needs.model_id
+        rivals = self._of_model.get(model_id)
         if rivals is None:
-            rivals = self._of_model[spec.needs.model_id] = Contenders()
+            rivals = self._of_model[model_id] = Contenders()
         rivals.of(spec.priority).add(seq)
-        rivals.prompt_tokens += int(job.shape.prompt_tokens)
-        rivals.output_tokens += int(job.shape.output_tokens)
+        rivals.prompt_tokens += int(shape.prompt_tokens)
+        rivals.output_tokens += int(shape.output_tokens)
 
     def remove(self, job: Job) -> None:
         """Takes a job out. O(log n). Raises KeyError when it does not wait."""
@@ -133,12 +134,13 @@ class Queue:
         if not job.attempts_made:
             self._untried[spec.priority].remove(seq)
         del self._by_seq[seq]
-        rivals = self._of_model[spec.needs.model_id]
+        model_id = spec.needs.model_id
+        rivals = self._of_model[model_id]
         rivals.of(spec.priority).remove(seq)
         rivals.prompt_tokens -= int(job.shape.prompt_tokens)
         rivals.output_tokens -= int(job.shape.output_tokens)
-        if not len(rivals):
-            del self._of_model[spec.needs.model_id]
+        if not rivals.interactive and not rivals.batch:
+            del self._of_model[model_id]
 
     def job(self, seq: int) -> Job:
         """Returns the waiting job with this arrival number. Raises KeyError."""
@@ -148,8 +150,8 @@ class Queue:
         """Rank from 1: jobs ahead in lane and class, plus the higher class of the same needs."""
         spec = job.spec
         ahead = self._lane_of[job.seq].waiting.rank(job.seq)
-        if spec.priority is Priority.BATCH:
-            upper = self._lanes.get((Priority.INTERACTIVE, spec.needs, self._identity(spec)))
+        if spec.priority is BATCH:
+            upper = self._lanes.get((INTERACTIVE, spec.needs, self._identity(spec)))
             ahead += len(upper.waiting) if upper else 0
         return ahead + 1
 

@@ -49,8 +49,9 @@ class RankedSet:
 
     def add(self, value: int) -> None:
         """Adds a member. Raises ValueError when it is one already."""
-        if self._runs and value > self._runs[-1][-1] and len(self._runs[-1]) < RUN_MAX:
-            self._runs[-1].append(value)
+        last = self._runs[-1] if self._runs else None
+        if last is not None and value > last[-1] and len(last) < RUN_MAX:
+            last.append(value)
             self._length += 1
             return
         if value in self:
@@ -71,18 +72,21 @@ class RankedSet:
 
     def remove(self, value: int) -> None:
         """Removes a member. Raises KeyError when it is none."""
-        index = self._run_of(value)
-        run = self._runs[index] if index >= 0 else []
-        place = bisect_left(run, value)
-        if place == len(run) or run[place] != value:
-            raise KeyError(value)
+        runs, lows = self._runs, self._lows
+        index = place = 0
+        # A queue gives up its first member again and again: that one need not be searched.
+        if not lows or lows[0] != value:
+            index = bisect_right(lows, value) - 1
+            place = bisect_left(runs[index], value) if index >= 0 else 0
+            if index < 0 or place == len(runs[index]) or runs[index][place] != value:
+                raise KeyError(value)
+        run = runs[index]
         del run[place]
         self._length -= 1
-        if run:
-            self._lows[index] = run[0]
-        else:
-            del self._runs[index]
-            del self._lows[index]
+        if not run:
+            del runs[index], lows[index]
+        elif place == 0:
+            lows[index] = run[0]
 
     def above(self, value: int) -> int | None:
         """Returns the least member above `value`, which need not be a member; None without one."""
@@ -96,14 +100,14 @@ class RankedSet:
 
     def rank(self, value: int) -> int:
         """Returns the number of members below `value`, which need not be a member."""
-        index = self._run_of(value)
+        runs, index = self._runs, bisect_right(self._lows, value) - 1
         if index < 0:
             return 0
-        place = bisect_left(self._runs[index], value)
-        if index > len(self._runs) // 2:
-            return self._length - sum(map(len, self._runs[index:])) + place
-        return sum(map(len, self._runs[:index])) + place
+        place = bisect_left(runs[index], value)
+        if index > len(runs) // 2:
+            return self._length - sum(map(len, runs[index:])) + place
+        return sum(map(len, runs[:index])) + place
 
     def _run_of(self, value: int) -> int:
         """Index of the run that holds or would hold `value`; -1 when below every run."""
-        return bisect_left(self._lows, value + 1) - 1
+        return bisect_right(self._lows, value) - 1

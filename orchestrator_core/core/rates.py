@@ -95,11 +95,12 @@ class Line:
         spread = self.sum_xx + prior * reach * reach - weight * mean_x * mean_x
         joint = self.sum_xy + prior * reach * far_y - weight * mean_x * mean_y
         slope = joint / spread if spread > 0.0 else self.prior_slope
-        slope = max(0.0, slope)
+        slope = slope if slope > 0.0 else 0.0
         if mean_y < slope * mean_x:
             slope = mean_y / mean_x
         self.slope = slope
-        self.base = max(0.0, mean_y - slope * mean_x)
+        base = mean_y - slope * mean_x
+        self.base = base if base > 0.0 else 0.0
 
 
 @dataclass(slots=True)

@@ -1,9 +1,10 @@
 """Rebuilding the tables from the journal at start. LO-305."""
 
-from orchestrator_core.core.effects import AcceptRecord, Receipt
+from orchestrator_core.core import spending
+from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Receipt, TerminalRecord
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.core.intake import watch_audience
-from orchestrator_core.core.job import Attempt, Failover, Job
+from orchestrator_core.core.job import Attempt, Failover, Job, StartMode
 from orchestrator_core.core.lifecycle import enter_queue, retain
 from orchestrator_core.core.scheduler import watch_attempt
 from orchestrator_core.core.state import State
@@ -21,38 +22,48 @@ def recover(state: State, event: Recovered, now_ms: int) -> None:
         state.next_seq = max(state.next_seq, accept.seq + 1)
         _remember(state, accept, now_ms)
     for dispatch in event.dispatches:
-        job = state.jobs.get(dispatch.job_id)
-        if job is None:
-            continue
-        job.attempts_made = max(job.attempts_made, dispatch.attempt)
-        job.note_decision(dispatch.decision)
-        job.replica_set = dispatch.replica_set
-        if job.first_dispatch_ms is None:
-            job.first_dispatch_ms = dispatch.sent_ms
-        job.attempt = Attempt(
-            job_id=dispatch.job_id,
-            number=dispatch.attempt,
-            pool_id=dispatch.pool_id,
-            replica_id=dispatch.replica_id,
-            host_id=dispatch.host_id,
-            sent_ms=dispatch.sent_ms,
-            est_kv_bytes=job.spec.est_kv_bytes or 0,
-            last_progress_ms=now_ms,
-            detached=True,
-            recovered=True,
-            replay=dispatch.attempt > 1 and job.spec.failover is Failover.VERIFIED_REPLAY,
-        )
+        if (job := state.jobs.get(dispatch.job_id)) is not None:
+            _dispatched(job, dispatch, now_ms)
     for terminal in event.terminals:
-        job = state.jobs.get(terminal.job_id)
-        if job is None:
-            continue
-        job.drop_payload()
-        job.state, job.outcome = terminal.state, terminal.outcome
-        job.usage, job.ended_ms = terminal.usage, terminal.ended_ms
-        retain(state, job, now_ms)
+        if (job := state.jobs.get(terminal.job_id)) is not None:
+            _ended(state, job, terminal, now_ms)
     for job in state.jobs.values():
         if job.live:
             _resume(state, job, now_ms)
+    for session in sorted(event.sessions, key=lambda s: (s.used_ms, s.identity, s.session_id)):
+        spending.restore(state, session, now_ms)
+    if event.accepts:
+        state.hosts_due_ms = now_ms + state.config.reattach_grace_ms
+
+
+def _dispatched(job: Job, dispatch: DispatchRecord, now_ms: int) -> None:
+    job.attempts_made = max(job.attempts_made, dispatch.attempt)
+    job.note_decision(dispatch.decision)
+    job.mixed = job.mixed or job.replica_set not in (None, dispatch.replica_set)
+    job.replica_set = dispatch.replica_set
+    job.failures = dispatch.failures
+    if job.first_dispatch_ms is None:
+        job.first_dispatch_ms = dispatch.sent_ms
+    job.attempt = Attempt(
+        job_id=dispatch.job_id,
+        number=dispatch.attempt,
+        pool_id=dispatch.pool_id,
+        replica_id=dispatch.replica_id,
+        host_id=dispatch.host_id,
+        sent_ms=dispatch.sent_ms,
+        est_kv_bytes=job.spec.est_kv_bytes or 0,
+        last_progress_ms=now_ms,
+        detached=True,
+        recovered=True,
+        mode=_mode(dispatch, job),
+    )
+
+
+def _ended(state: State, job: Job, terminal: TerminalRecord, now_ms: int) -> None:
+    job.drop_payload()
+    job.state, job.outcome = terminal.state, terminal.outcome
+    job.usage, job.ended_ms = terminal.usage, terminal.ended_ms
+    retain(state, job, now_ms)
 
 
 def _job(accept: AcceptRecord) -> Job:
@@ -63,7 +74,17 @@ def _job(accept: AcceptRecord) -> Job:
         position_at_admission=accept.position,
         predicted_start_ms=accept.predicted_start_ms,
         predicted_end_ms=accept.predicted_end_ms,
+        plain_start_ms=accept.plain_start_ms,
+        recovered=True,
     )
+
+
+def _mode(dispatch: DispatchRecord, job: Job) -> StartMode:
+    """How an attempt began; where that was not written, a later one may be a replay."""
+    if dispatch.mode is not None:
+        return dispatch.mode
+    replays = dispatch.attempt > 1 and job.spec.failover is Failover.VERIFIED_REPLAY
+    return StartMode.VERIFIED_REPLAY if replays else StartMode.FRESH
 
 
 def _remember(state: State, accept: AcceptRecord, now_ms: int) -> None:

@@ -37,7 +37,9 @@ class Window:
 
     def add(self, ratio: float, *, censored: bool = False) -> None:
         """Remembers one residual; the oldest beyond `RESIDUALS_KEPT` goes. O(RESIDUALS_KEPT)."""
-        entry = (min(max(ratio, 0.0), RATIO_MAX), censored)
+        if ratio < 0.0:
+            ratio = 0.0
+        entry = (ratio if ratio < RATIO_MAX else RATIO_MAX, censored)
         self.kept.append(entry)
         insort(self.ranked, entry)
         if len(self.kept) > RESIDUALS_KEPT:
@@ -141,7 +143,8 @@ class Residuals:
 def _quantiles(ranked: list[tuple[float, bool]], *, censored: bool) -> list[float]:
     """Values at (i + 1/2) / QUANTILES of the product-limit estimate."""
     if not censored:
-        return [ranked[(2 * i + 1) * len(ranked) // (2 * QUANTILES)][0] for i in range(QUANTILES)]
+        count = len(ranked)
+        return [ranked[(2 * i + 1) * count // (2 * QUANTILES)][0] for i in range(QUANTILES)]
     table: list[float] = []
     at_risk, survival = len(ranked), 1.0
     for ratio, given_up in ranked:

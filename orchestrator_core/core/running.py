@@ -1,18 +1,19 @@
 """What pools report about attempts: started, output, ended, refused."""
 
-from orchestrator_core.core import fairness
-from orchestrator_core.core.effects import JobStarted, SendRelease, StartMode
+from orchestrator_core.core import fairness, spending
+from orchestrator_core.core.effects import JobStarted, SendRelease
 from orchestrator_core.core.events import (
     AttemptEnded,
     AttemptError,
     AttemptErrorKind,
     AttemptRefused,
     AttemptStarted,
+    OutputAcknowledged,
     OutputProgressed,
 )
 from orchestrator_core.core.gates import settle
-from orchestrator_core.core.job import Attempt, Job
-from orchestrator_core.core.keeping import keep_output
+from orchestrator_core.core.job import Attempt, Job, StartMode
+from orchestrator_core.core.keeping import keep_output, release_output
 from orchestrator_core.core.lifecycle import (
     close_attempt,
     end_job,
@@ -22,7 +23,7 @@ from orchestrator_core.core.lifecycle import (
     requeue,
     retry_or_fail,
 )
-from orchestrator_core.core.outcome import Outcome, Reason, Refusal
+from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal
 from orchestrator_core.core.prediction import Observation
 from orchestrator_core.core.scheduler import schedule
 from orchestrator_core.core.state import State
@@ -52,7 +53,10 @@ _FINAL = frozenset(
 
 
 def attempt_started(state: State, event: AttemptStarted, now_ms: int) -> None:
-    """The engine took an attempt up; `started` goes out unless the job ended meanwhile."""
+    """The engine took an attempt up; `started` goes out unless the job ended meanwhile.
+
+    ORCH-3009.
+    """
     attempt = state.attempts.get((event.job_id, event.attempt))
     if attempt is None or attempt.state is AttemptState.RUNNING:
         return
@@ -70,8 +74,9 @@ def attempt_started(state: State, event: AttemptStarted, now_ms: int) -> None:
     state.displaced.pop(job.job_id, None)
     release_former(state, job)
     attempt.last_progress_ms = now_ms
-    mode = StartMode.VERIFIED_REPLAY if attempt.replay else StartMode.FRESH
-    state.emit(JobStarted(job.job_id, attempt.number, mode, event.kv_warmth))
+    # After a failure nobody counts on a cache, whatever the new pool may hold. ORCH-3009.
+    attempt.kv_warmth = event.kv_warmth and job.spec.kv_reuse and not job.failures
+    state.emit(JobStarted(job.job_id, attempt.number, attempt.mode, attempt.kv_warmth))
 
 
 def output_progressed(state: State, event: OutputProgressed, now_ms: int) -> None:
@@ -87,7 +92,19 @@ def output_progressed(state: State, event: OutputProgressed, now_ms: int) -> Non
     if job.first_output_ms is None:
         job.first_output_ms = now_ms
     job.delivered = True
+    job.pieces = max(job.pieces, event.pieces)
     attempt.last_progress_ms = now_ms
+
+
+def output_acknowledged(state: State, event: OutputAcknowledged) -> None:
+    """Lets the host forget the output of an ended job before its retention does. LO-306.
+
+    An attempt that the pool has not confirmed as ended is kept: its slot is still taken.
+    """
+    job = state.jobs.get(event.job_id)
+    if job is None or job.live or job.attempt is None or job.attempt.key in state.attempts:
+        return
+    release_output(state, job)
 
 
 def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
@@ -98,10 +115,15 @@ def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
         return
     job = state.jobs.get(event.job_id)
     counts = job is not None and job.attempt is attempt and job.live
+    if job is not None and job.attempt is attempt and not job.live:
+        # It was stopped before; only now it is known what it took.
+        spending.settle(state, job, event.usage, now_ms)
     if job is not None and counts and event.error is None:
         # Before the slot is given on: the next placement counts with what this one took.
         _learn(state, job, attempt, event, now_ms)
     close_attempt(state, attempt, event.frame_seq, now_ms)
+    if job is not None and counts and _was_silent(attempt, event):
+        job.delivered = False
     if event.error is not None and event.error.kind is AttemptErrorKind.ENGINE_DIED:
         _rest_pool(state, attempt, now_ms)
     if job is not None and counts:
@@ -113,6 +135,12 @@ def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
     if job is not None and job.attempt is attempt and not job.live:
         keep_output(state, attempt)
     schedule(state, now_ms)
+
+
+def _was_silent(attempt: Attempt, event: AttemptEnded) -> bool:
+    """True when nothing can have been delivered, although a restart had left that open."""
+    first = attempt.recovered and attempt.mode is StartMode.FRESH
+    return first and not event.text_bytes and attempt.first_output_ms is None
 
 
 def attempt_refused(state: State, event: AttemptRefused, now_ms: int) -> None:
@@ -168,10 +196,15 @@ def _settle(state: State, job: Job, attempt: Attempt, event: AttemptEnded, now_m
     if event.error is not None:
         _settle_error(state, job, attempt, event.error, now_ms)
         return
+    if event.finish is Finish.CANCELLED:
+        # Not at the wish of its client: it was given up before a restart, or by its host.
+        stopped = Refusal(
+            Reason.WORKER_RESET, "the attempt was stopped at its host", pool_id=attempt.pool_id
+        )
+        retry_or_fail(state, job, stopped, now_ms, replica_gone=True)
+        return
     usage = job.usage = event.usage
-    counted = usage.tokens_in is not None and usage.tokens_out is not None
-    held = (usage.tokens_in or 0) + (usage.tokens_out or 0) if counted else None
-    state.touch_session(job.spec.session_id, attempt.pool_id, held, now_ms)
+    spending.served(state, job, usage)
     outcome = Outcome(
         finish=event.finish, text_bytes=event.text_bytes, text_digest=event.text_digest
     )
@@ -200,6 +233,9 @@ def _settle_error(
         )
         reset = Refusal(Reason.WORKER_RESET, message, engine=engine, pool_id=attempt.pool_id)
         fail_job(state, job, reset, now_ms)
+    elif error.kind is AttemptErrorKind.OUTPUT_LOST:
+        reset = Refusal(Reason.WORKER_RESET, error.message, engine=engine, pool_id=attempt.pool_id)
+        fail_job(state, job, reset, now_ms)
     elif error.kind in _FINAL:
         fail_job(state, job, refusal, now_ms)
     else:
@@ -225,11 +261,11 @@ def _learn(
 ) -> None:
     """Feeds the predictor with what the attempt really took. LO-206.
 
-    The output of a recovered attempt arrives in one piece, long after it was sent, and a replay
-    is not what its model's jobs are like.
+    The output of a recovered attempt arrives in one piece, long after it was sent, and a replay or
+    a continuation is not what its model's jobs are like.
     """
     pool = state.pools.get(attempt.pool_id)
-    if pool is None or attempt.replay:
+    if pool is None or attempt.mode is not StartMode.FRESH:
         return
     first_ms = None if attempt.recovered else attempt.first_output_ms
     state.predictor.observe(

@@ -15,18 +15,28 @@ keeps BATCH from starving. ORCH-3008, LO-103, LO-208.
 
 import heapq
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import filterfalse, islice
+from operator import attrgetter
 
 from orchestrator_core.core.decision import (
     EXCLUSIONS_KEPT,
+    Decision,
     Exclusion,
     ExclusionReason,
 )
 from orchestrator_core.core.declining import may_decline, same_replica_set, weigh_offer
-from orchestrator_core.core.effects import DispatchRecord, OfferDeclined, SendStart, StartMode
+from orchestrator_core.core.effects import DispatchRecord, OfferDeclined, SendStart
 from orchestrator_core.core.fairness import charge, served_tokens
 from orchestrator_core.core.feasibility import kv_needed_bytes
-from orchestrator_core.core.job import Attempt, Failover, Job, JobSpec, Needs, Priority
+from orchestrator_core.core.job import (
+    BATCH,
+    INTERACTIVE,
+    Attempt,
+    Job,
+    JobSpec,
+    Needs,
+    Priority,
+)
 from orchestrator_core.core.lifecycle import leave_queue
 from orchestrator_core.core.outlook import (
     Advice,
@@ -43,12 +53,14 @@ from orchestrator_core.core.placement import (
 )
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.queue import Lane
+from orchestrator_core.core.spending import warm_session_of
 from orchestrator_core.core.state import Feasible, State
 from orchestrator_core.core.states import JobTrigger, next_job_state
 from orchestrator_core.core.timers import TimerKind
 
 LOOK_AHEAD = 16
 OTHERS_LOOKED_AT = 64
+_IS_OPEN = attrgetter("open")
 
 
 @dataclass(slots=True)
@@ -111,35 +123,41 @@ def placement_input(
 
     Unless `check_all`, the pools are feasible for the job and open.
     """
-    spec = job.spec
-    warm_pool_id, warm_tokens = "", None
-    if spec.kv_reuse and spec.session_id:
-        session = state.session(spec.session_id, now_ms)
-        warm_pool_id, warm_tokens = session.pool_id, session.tokens
+    spec, config = job.spec, state.config
+    warm_session, warm_pool_id, warm_tokens = "", "", None
+    session = warm_session_of(state, job, now_ms)
+    if session is not None:
+        warm_session = session.session_id
+        pool = state.pools.get(session.pool_id)
+        if pool is not None and pool.snapshot.replica_id == session.replica_id:
+            warm_pool_id, warm_tokens = session.pool_id, session.kv_tokens
+    attempt, waited_ms, all_open = job.attempts_made + 1, now_ms - job.accepted_ms, not check_all
     return PlacementInput(
-        spec=spec,
-        shape=job.shape,
-        attempt=job.attempts_made + 1,
-        now_ms=now_ms,
-        waited_ms=now_ms - job.accepted_ms,
-        pools=same_replica_set(job, pools),
-        stale_after_ms=state.config.stale_after_ms,
-        scorer=state.config.effective_scorer,
-        check_static=check_all,
-        all_open=not check_all,
-        warm_pool_id=warm_pool_id,
-        warm_tokens=warm_tokens,
-        tried_replicas=frozenset(job.tried_replicas),
-        reserved=reserved,
+        spec,
+        job.shape,
+        attempt,
+        now_ms,
+        waited_ms,
+        same_replica_set(job, pools),
+        config.stale_after_ms,
+        config.effective_scorer,
+        check_all,
+        all_open,
+        warm_session,
+        warm_pool_id,
+        warm_tokens,
+        frozenset(job.tried_replicas),
+        reserved,
     )
 
 
 def watch_attempt(state: State, job: Job, now_ms: int) -> None:
     """Starts the wall and idle watchdogs of a dispatched job. OC-CORE-1022."""
-    config, budget_ms = state.config, job.spec.budgets.time_ms
+    config, timers, job_id = state.config, state.timers, job.spec.job_id
+    budget_ms = job.spec.budgets.time_ms
     wall_ms = min(config.wall_timeout_ms, budget_ms or config.wall_timeout_ms)
-    state.timers.set(TimerKind.WALL, job.job_id, now_ms + wall_ms)
-    state.timers.set(TimerKind.IDLE, job.job_id, now_ms + config.idle_timeout_ms)
+    timers.set(TimerKind.WALL, job_id, now_ms + wall_ms)
+    timers.set(TimerKind.IDLE, job_id, now_ms + config.idle_timeout_ms)
 
 
 # --- rounds of offers
@@ -151,11 +169,11 @@ def _pass_down_all(state: State, offers: Round) -> int:
     while True:
         limit, placed = _interactive_limit(state, offers)
         total += placed
-        placed = _pass_down(state, Priority.INTERACTIVE, offers, limit)
+        placed = _pass_down(state, INTERACTIVE, offers, limit)
         total += placed
         if limit is None or placed < limit:
             break
-    return total + _pass_down(state, Priority.BATCH, offers)
+    return total + _pass_down(state, BATCH, offers)
 
 
 def _interactive_limit(state: State, offers: Round) -> tuple[int | None, int]:
@@ -164,11 +182,11 @@ def _interactive_limit(state: State, offers: Round) -> tuple[int | None, int]:
     None when no batch job can use what is open. The second number is how many turns were used.
     """
     placed = 0
-    if not state.queue.depth(Priority.BATCH):
+    if not state.queue.depth(BATCH):
         return None, placed
     interactive, batch = state.config.turns
     while state.batch_credit >= interactive:
-        if not _pass_down(state, Priority.BATCH, offers, limit=1):
+        if not _pass_down(state, BATCH, offers, limit=1):
             return None, placed
         placed += 1
     return -(-(interactive - state.batch_credit) // batch), placed
@@ -185,6 +203,8 @@ def _pass_down(state: State, priority: Priority, offers: Round, limit: int | Non
     ]
     heapq.heapify(heads)
     placed = 0
+    # Open pools by lane; who declines leaves them as they are.
+    known: dict[int, list[Pool]] = {}
     while heads and state.available and (limit is None or placed < limit):
         rank, seq, index, passed, lane = heapq.heappop(heads)
         now_rank = _rank(state, lane)
@@ -192,9 +212,15 @@ def _pass_down(state: State, priority: Priority, offers: Round, limit: int | Non
             # Its identity was served meanwhile: others may be before it now.
             heapq.heappush(heads, (now_rank, seq, index, passed, lane))
             continue
-        if _place_one(state, state.queue.job(seq), offers, passed):
+        pools = known.get(index)
+        if pools is None:
+            pools = known[index] = _open_pools(state, lane.needs, offers.now_ms)
+        if pools and _place_one(state, state.queue.job(seq), pools, offers, passed):
             placed += 1
-        elif passed < LOOK_AHEAD and _some_open(state, lane, offers):
+            if not state.available:
+                break
+            known.clear()
+        elif passed < LOOK_AHEAD and _some_unreserved(pools, offers):
             passed += 1
         else:
             continue
@@ -210,18 +236,14 @@ def _rank(state: State, lane: Lane) -> float:
     return served_tokens(state, lane.identity) if state.config.token_fairness else 0.0
 
 
-def _some_open(state: State, lane: Lane, offers: Round) -> bool:
+def _some_unreserved(pools: list[Pool], offers: Round) -> bool:
     """True when a pool could still take a younger job of the lane."""
-    pools = _open_pools(state, lane.needs, offers.now_ms)
     return any(pool.snapshot.pool_id not in offers.reserved for pool in pools)
 
 
-def _place_one(state: State, job: Job, offers: Round, passed: int) -> bool:
-    """Places a job, or notes what it declined and the pools that must be kept for it."""
+def _place_one(state: State, job: Job, pools: list[Pool], offers: Round, passed: int) -> bool:
+    """Places a job on an open pool, or notes what it declined and the pools to keep for it."""
     now_ms = offers.now_ms
-    pools = _open_pools(state, job.spec.needs, now_ms)
-    if not pools:
-        return False
     request = placement_input(state, job, pools, now_ms, offers.reserved)
     answer = place(request)
     if isinstance(answer, NoCapacity):
@@ -229,7 +251,7 @@ def _place_one(state: State, job: Job, offers: Round, passed: int) -> bool:
         return False
     if may_decline(state, job, now_ms):
         ahead = passed
-        if job.spec.priority is Priority.BATCH:
+        if job.spec.priority is BATCH:
             ahead += state.queue.depth(Priority.INTERACTIVE)
         weighed = weigh_offer(state, job, request, answer, ahead)
         if weighed.advice is not Advice.TAKE:
@@ -295,32 +317,33 @@ def _dispatch(state: State, job: Job, request: PlacementInput, placed: Assigned)
     )
     leave_queue(state, job, now_ms)
     job.state = next_job_state(job.state, JobTrigger.PLACE)
-    job.attempts_made += 1
-    attempt = Attempt(
-        job_id=job.job_id,
-        number=job.attempts_made,
-        pool_id=snapshot.pool_id,
-        replica_id=snapshot.replica_id,
-        host_id=snapshot.host_id,
-        sent_ms=now_ms,
-        est_kv_bytes=kv_needed_bytes(job.spec, snapshot) or 0,
-        uncached_tokens=uncached_tokens(request, pool),
-        predicted_end_ms=placed.end_ms,
-        last_progress_ms=now_ms,
-        replay=job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY,
+    job.attempts_made = number = job.attempts_made + 1
+    attempt = job.attempt = Attempt(
+        job.spec.job_id,
+        number,
+        snapshot.pool_id,
+        snapshot.replica_id,
+        snapshot.host_id,
+        now_ms,
+        kv_needed_bytes(job.spec, snapshot) or 0,
+        uncached_tokens(request, pool),
+        placed.end_ms,
     )
-    job.attempt = attempt
+    attempt.last_progress_ms = now_ms
+    attempt.mode = job.next_mode
     job.note_decision(record)
+    changed = job.replica_set not in (None, snapshot.replica_set)
+    job.mixed = job.mixed or (job.delivered and changed)
     job.replica_set = snapshot.replica_set
     if job.first_dispatch_ms is None:
         job.first_dispatch_ms = now_ms
-    state.attempts[attempt.key] = attempt
-    pool.own[attempt.key] = attempt
+    key = attempt.key
+    state.attempts[key] = pool.own[key] = attempt
     state.refresh(pool, now_ms)
     charge(state, job, request.shape)
     _count_classes(state, job)
     watch_attempt(state, job, now_ms)
-    _emit(state, job, attempt)
+    _emit(state, job, attempt, record)
 
 
 def _others(state: State, feasible: Feasible) -> list[Exclusion]:
@@ -329,39 +352,41 @@ def _others(state: State, feasible: Feasible) -> list[Exclusion]:
     What keeps a feasible pool out is noted once after each change of it.
     """
     looked_at = islice(feasible.pools.values(), OTHERS_LOOKED_AT)
-    shut = list(islice((pool for pool in looked_at if not pool.open), EXCLUSIONS_KEPT))
-    for pool in shut:
-        if pool.exclusion is None:
-            shortfalls = pool_shortfalls(pool, pool.noted_ms, state.config.stale_after_ms)
-            pool.exclusion = Exclusion(pool.snapshot.pool_id, shortfalls)
-    return [*(pool.exclusion for pool in shut if pool.exclusion), *feasible.infeasible]
+    shut = islice(filterfalse(_IS_OPEN, looked_at), EXCLUSIONS_KEPT)
+    return [*[pool.exclusion or _excluded(state, pool) for pool in shut], *feasible.infeasible]
 
 
-def _emit(state: State, job: Job, attempt: Attempt) -> None:
+def _excluded(state: State, pool: Pool) -> Exclusion:
+    """Notes why a pool is not open."""
+    shortfalls = pool_shortfalls(pool, pool.noted_ms, state.config.stale_after_ms)
+    noted = pool.exclusion = Exclusion(pool.snapshot.pool_id, shortfalls)
+    return noted
+
+
+def _emit(state: State, job: Job, attempt: Attempt, record: Decision) -> None:
     assert job.replica_set is not None
-    record, deadline_ms = job.decisions[-1], job.spec.deadline_ms
-    remaining_ms = None if deadline_ms is None else max(0, deadline_ms - attempt.sent_ms)
+    spec, number, sent_ms = job.spec, attempt.number, attempt.sent_ms
+    pool_id, replica_id, host_id = attempt.pool_id, attempt.replica_id, attempt.host_id
+    deadline_ms = spec.deadline_ms
+    remaining_ms = None if deadline_ms is None else max(0, deadline_ms - sent_ms)
     state.emit(
         DispatchRecord(
-            job_id=job.job_id,
-            attempt=attempt.number,
-            pool_id=attempt.pool_id,
-            replica_id=attempt.replica_id,
-            host_id=attempt.host_id,
-            sent_ms=attempt.sent_ms,
-            decision=record,
-            replica_set=job.replica_set,
+            spec.job_id,
+            number,
+            pool_id,
+            replica_id,
+            host_id,
+            sent_ms,
+            record,
+            job.replica_set,
+            attempt.mode,
+            job.failures,
         )
     )
+    same_tokens = not job.mixed
     state.emit(
         SendStart(
-            host_id=attempt.host_id,
-            pool_id=attempt.pool_id,
-            replica_id=attempt.replica_id,
-            attempt=attempt.number,
-            spec=job.spec,
-            mode=StartMode.VERIFIED_REPLAY if attempt.replay else StartMode.FRESH,
-            remaining_ms=remaining_ms,
+            host_id, pool_id, replica_id, number, spec, attempt.mode, remaining_ms, same_tokens
         )
     )
 
@@ -372,10 +397,11 @@ def _count_classes(state: State, job: Job) -> None:
     What BATCH could not use is not saved up: more than one turn's worth would let it stand before
     INTERACTIVE for as long as it was kept out by something else.
     """
-    interactive, batch = state.config.turns
-    if not state.queue.depth(Priority.BATCH):
+    if not state.queue.depth(BATCH):
         state.batch_credit = 0
-    elif job.spec.priority is Priority.BATCH:
+        return
+    interactive, batch = state.config.turns
+    if job.spec.priority is BATCH:
         state.batch_credit = max(0, state.batch_credit - interactive)
     else:
         state.batch_credit = min(state.batch_credit + batch, interactive + batch - 1)

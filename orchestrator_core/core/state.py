@@ -15,6 +15,7 @@ from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import Predictor
 from orchestrator_core.core.queue import Queue
 from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.session import Sessions
 from orchestrator_core.core.throttle import Throttle
 from orchestrator_core.core.timers import TimerKind, Timers
 
@@ -43,22 +44,6 @@ class Remembered:
     digest: str
     receipt: Receipt
     expires_ms: int
-
-
-@plain_init
-@dataclass(frozen=True, slots=True)
-class Session:
-    """Where a session was served last, until when it lives, and how many of its tokens are there.
-
-    `tokens` is None when the engine did not count them.
-    """
-
-    pool_id: str
-    expires_ms: int
-    tokens: int | None = None
-
-
-NO_SESSION = Session("", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +85,14 @@ class State:
     attempts: dict[tuple[str, int], Attempt] = field(default_factory=dict)
     available: dict[str, Pool] = field(default_factory=dict)
     remembered: OrderedDict[tuple[str, str], Remembered] = field(default_factory=OrderedDict)
-    sessions: OrderedDict[str, Session] = field(default_factory=OrderedDict)
+    sessions: Sessions = field(default_factory=Sessions)
     displaced: dict[str, Job] = field(default_factory=dict)
     outlooks: dict[Needs, Outlook] = field(default_factory=dict)
     served: OrderedDict[str, float] = field(default_factory=OrderedDict)
     feasible_cache: dict[Needs, Feasible] = field(default_factory=dict)
     next_seq: int = 1
     fleet: int = 0
+    hosts_due_ms: int = 0
     batch_credit: int = 0
     draining: bool = False
     stepping: bool = False
@@ -198,18 +184,3 @@ class State:
         if len(self.remembered) >= self.config.idempotency_max:
             self.remembered.popitem(last=False)
         self.remembered[key] = Remembered(spec.job_id, spec.digest, receipt, expires_ms)
-
-    def session(self, session_id: str, now_ms: int) -> Session:
-        """Where a session was served last, while it lives. ORCH-3009."""
-        known = self.sessions.get(session_id, NO_SESSION)
-        return known if known.expires_ms > now_ms else NO_SESSION
-
-    def touch_session(self, session_id: str, pool_id: str, tokens: int | None, now_ms: int) -> None:
-        """Remembers where a session was served; the least recently used goes first. ORCH-3021."""
-        if not session_id:
-            return
-        self.sessions.pop(session_id, None)
-        if len(self.sessions) >= self.config.sessions_max:
-            self.sessions.popitem(last=False)
-        expires_ms = now_ms + self.config.session_ttl_ms
-        self.sessions[session_id] = Session(pool_id, expires_ms, tokens)

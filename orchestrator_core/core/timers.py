@@ -2,7 +2,7 @@
 
 import enum
 import heapq
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 
 class TimerKind(enum.IntEnum):
@@ -18,6 +18,8 @@ class TimerKind(enum.IntEnum):
     FORGET = 8
     POOL_STALE = 9
     DECLINE = 10
+    CANCEL = 11
+    SESSION = 12
 
     # That of an enum's name is computed in Python each time; kinds are in the key of every timer.
     __hash__ = int.__hash__
@@ -36,10 +38,11 @@ class Timers:
 
     def set(self, kind: TimerKind, key: str, at_ms: int) -> None:
         """Sets or moves a deadline."""
-        if self._due.get((kind, key)) != at_ms:
-            self._due[(kind, key)] = at_ms
-            heapq.heappush(self._heap, (at_ms, kind, key))
-            if len(self._heap) > 4 * len(self._due) + 64:
+        due, heap, name = self._due, self._heap, (kind, key)
+        if due.get(name) != at_ms:
+            due[name] = at_ms
+            heapq.heappush(heap, (at_ms, kind, key))
+            if len(heap) > 4 * len(due) + 64:
                 self._heap = self.sorted_heap()
 
     def sorted_heap(self) -> list[tuple[int, TimerKind, str]]:
@@ -55,6 +58,11 @@ class Timers:
     def is_set(self, kind: TimerKind, key: str) -> bool:
         """True when there is a deadline."""
         return (kind, key) in self._due
+
+    def postpone(self, kinds: Container[TimerKind], by_ms: int) -> None:
+        """Moves every deadline of these kinds. O(deadlines)."""
+        for kind, key in [entry for entry in self._due if entry[0] in kinds]:
+            self.set(kind, key, self._due[(kind, key)] + by_ms)
 
     def clear_all(self, kinds: Iterable[TimerKind], key: str) -> None:
         """Forgets the deadlines of these kinds about one thing."""

@@ -147,11 +147,12 @@ class HostLink:
         log: OutputLog,
         resume: events_pb2.ResumePoint | None,
         traceparent: str,
+        follows: wire_dispatch.Delivered | None = None,
     ) -> None:
         """Sends an attempt; from now on only its output is taken for the job."""
         handle = self._bind((effect.spec.job_id, effect.attempt))
         log.begin_attempt(effect.attempt)
-        message = wire_dispatch.start_to_proto(effect, handle, resume, traceparent)
+        message = wire_dispatch.start_to_proto(effect, handle, resume, traceparent, follows)
         self.send(pool_registry_service_pb2.DispatchResponse(start=message))
 
     def bound(self, key: AttemptKey) -> bool:
@@ -192,19 +193,21 @@ class HostLink:
     def acknowledge(self, offsets: Mapping[int, int]) -> None:
         """Opens the send window: at once where a quarter or more was used, else a little later."""
         due = []
+        quarter, idle = self.terms.send_window_bytes // 4, not self._unacked
         for handle, offset in offsets.items():
             binding = self._bindings.get(handle)
             if binding is None:
                 continue
             binding.read_offset = offset
-            if offset - binding.acked_offset >= self.terms.send_window_bytes // 4:
+            unacked = offset - binding.acked_offset
+            if unacked >= quarter:
                 due.append(handle)
-            elif offset > binding.acked_offset:
-                if not self._unacked:
-                    later = asyncio.get_running_loop().call_later
-                    later(ACK_DELAY_S, self._acknowledge_rest)
+            elif unacked > 0:
                 self._unacked.add(handle)
-        self._send_acks(due)
+        if idle and self._unacked:
+            asyncio.get_running_loop().call_later(ACK_DELAY_S, self._acknowledge_rest)
+        if due:
+            self._send_acks(due)
 
     def _acknowledge_rest(self) -> None:
         rest, self._unacked = sorted(self._unacked), set()

@@ -9,12 +9,13 @@ from orchestrator_core.core.effects import (
     SendRelease,
     SendStart,
     SendVerdicts,
-    StartMode,
 )
+from orchestrator_core.core.job import StartMode
 from orchestrator_core.hosts.link import AttemptKey, HostLink
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.relay import Relay
 from orchestrator_core.telemetry.fleet import PoolGauges, pool_gauges
+from orchestrator_core.wire.dispatch import Delivered
 
 if TYPE_CHECKING:
     from llamaorch.pool.v1 import snapshot_pb2
@@ -54,7 +55,13 @@ class Hosts:
         if link is not None and link.link_id == effect.link_id:
             link.registered(effect, relay)
 
-    def start(self, effect: SendStart, log: OutputLog, traceparent: str) -> None:
+    def start(
+        self,
+        effect: SendStart,
+        log: OutputLog,
+        traceparent: str,
+        follows: Delivered | None = None,
+    ) -> None:
         """Sends an attempt. A replay is told what is held; if that is not known, readers check."""
         link = self.links.get(effect.host_id)
         if link is None:
@@ -65,7 +72,7 @@ class Hosts:
             resume = events_pb2.ResumePoint(
                 attempt=log.attempt, text_offset=log.next_offset, prefix_digest=digest
             )
-        link.start(effect, log, resume, traceparent)
+        link.start(effect, log, resume, traceparent, follows)
 
     def bound(self, host_id: str, key: AttemptKey) -> bool:
         """True when an attempt was sent to a host, or adopted from it, on its present stream."""

@@ -8,16 +8,16 @@ A reader is only a position, so a slow or absent one costs no memory: what it ha
 evicted under the cap like anything else, and it is then told RESUME_WINDOW. LO-301, LO-302.
 """
 
-import asyncio
 import hashlib
 from bisect import bisect_left
-from dataclasses import dataclass
-
-from google.protobuf.message import DecodeError
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
+from orchestrator_core.relay import chunks
+from orchestrator_core.relay.retelling import outcome_at, resumed_at, text_of
 from orchestrator_core.wire.frames import encode_token_event
 
 # Sending several events in one message is the main lever on cost per token; this bounds such a
@@ -26,7 +26,9 @@ MESSAGE_BYTES = 64 * 1024
 BEGINNING = events_pb2.ResumePoint()
 
 
-@dataclass(frozen=True, slots=True)
+# Frames and items are made for every batch of tokens, and making a frozen one takes several times
+# as long: these two are not frozen, and nobody changes them.
+@dataclass(slots=True)
 class Frame:
     """Text of one attempt as it came from the pool. `chunk` is an encoded TokenBatch."""
 
@@ -38,11 +40,12 @@ class Frame:
     chunk: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Item:
     """One encoded event. `text_bytes` is 0 for events other than text.
 
     `prefix_digest` is the digest of all text before the item, None where it is not known.
+    `first_index` is that of its first piece, 0 for events other than text.
     """
 
     attempt: int
@@ -50,24 +53,32 @@ class Item:
     text_bytes: int
     prefix_digest: int | None
     entry: bytes
+    first_index: int = 0
 
 
 class OutputLog:
     """Events of one job in order; text beyond `bytes_max` is evicted, oldest first.
 
     `attempt` is the only attempt whose text is taken, 0 while there is none. `oldest_offset` is the
-    first place from which all text up to `next_offset` is held.
+    first place from which all text up to `next_offset` is held. A `doubtful` log may lack the end
+    of what readers have: it was begun anew after a restart. A `sealed` one takes no more text of
+    its attempt: the job ended with what is here. `end` is the absolute position after the last
+    item.
     """
 
     __slots__ = (
+        "_announced",
         "_base",
         "_bytes_max",
         "_expected",
+        "_expected_digest",
         "_hash",
         "_items",
         "_readers",
         "attempt",
         "bytes_held",
+        "doubtful",
+        "end",
         "final",
         "forgotten",
         "metrics",
@@ -75,16 +86,22 @@ class OutputLog:
         "next_index",
         "next_offset",
         "oldest_offset",
+        "sealed",
     )
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._items: list[Item] = []
         self._base = 0
-        self._readers: set[Reader] = set()
+        self.end = 0
+        self._readers: dict[Reader, None] = {}
         self._hash: hashlib._Hash | None = hashlib.sha256()
         self._expected: int | None = None
+        self._expected_digest: int | None = None
+        self._announced = (0, b"")
         self.attempt = 0
+        self.doubtful = False
+        self.sealed = False
         self.next_index = 0
         self.next_offset = 0
         self.oldest_offset = 0
@@ -101,6 +118,7 @@ class OutputLog:
         if attempt != self.attempt:
             self.attempt = attempt
             self.next_index = 0
+            self.sealed = False
 
     def append_text(self, frame: Frame, *, accept_gap: bool = False) -> bool | None:
         """Takes a frame. True: taken; False: known already, of another attempt or malformed.
@@ -108,23 +126,44 @@ class OutputLog:
         None: it lies ahead of what is here. With `accept_gap` it is taken all the same: what is
         before it is gone for good, and so is the digest.
         """
-        if frame.attempt != self.attempt or self.complete:
+        over = self.final is not None and self.complete
+        if frame.attempt != self.attempt or self.sealed or over:
             return False
-        if frame.text_offset > self.next_offset and not accept_gap:
+        known = self.next_offset - frame.text_offset
+        if known < 0 and not accept_gap:
             return None
-        if frame.text_offset + frame.text_bytes <= self.next_offset:
+        if frame.text_bytes <= known:
             self.next_index = max(self.next_index, frame.first_index + frame.pieces)
             return False
-        batch, text = _parse(frame)
-        if batch is None:
+        batch = chunks.parse(frame.chunk)
+        text = chunks.text_of(batch)
+        if batch.text_offset != frame.text_offset or len(text) != frame.text_bytes:
             return False
-        if frame.text_offset > self.next_offset:
+        if self._expected is not None and frame.text_offset + frame.text_bytes > self._expected:
+            # A host may hold more than the job ended with.
+            batch = chunks.cut(batch, self._expected)
+            text = chunks.text_of(batch)
+            frame = replace(
+                frame,
+                pieces=len(batch.pieces),
+                text_bytes=len(text),
+                chunk=batch.SerializeToString(),
+            )
+        if known < 0:
             self._jump(frame)
-        self._take(frame, text, batch.prefix_digest)
+        elif self._hash is not None:
+            self._hash.update(text[known:] if known else text)
+        self._take(frame, batch.prefix_digest)
         return True
 
+    def told_all(self, text_bytes: int) -> None:
+        """Notes that the attempt ended after so much text: what is here is all that there was."""
+        if self.next_offset >= text_bytes:
+            self.doubtful = False
+
     def append_event(self, entry: bytes) -> None:
-        """Adds an event other than text, at the present place of the output."""
+        """Adds an event other than text, at the present place of the output: of a new attempt."""
+        self._announced = (self.attempt, entry)
         self._append(Item(self.attempt, self.next_offset, 0, self.digest(), entry))
 
     def set_metrics(self, entry: bytes) -> None:
@@ -133,11 +172,14 @@ class OutputLog:
         self.metrics_version += 1
         self.wake()
 
-    def finish(self, entry: bytes, text_bytes: int | None) -> None:
-        """Sets the outcome. It is sent after `text_bytes` of output; None: whatever there is."""
+    def finish(self, entry: bytes, text_bytes: int | None, text_digest: int | None = None) -> None:
+        """Sets the outcome. It is sent after `text_bytes` of output; None: whatever there is.
+
+        Who proves by `text_digest` to have all of that text is told the outcome in any case.
+        """
         if self.final is None:
             self.final = entry
-            self._expected = text_bytes
+            self._expected, self._expected_digest = text_bytes, text_digest
             self.wake()
 
     def expect(self, text_bytes: int, entry: bytes | None = None) -> None:
@@ -155,7 +197,25 @@ class OutputLog:
     def wake(self) -> None:
         """Lets readers look again, also for something that is not in the log."""
         for reader in self._readers:
-            reader.changed.set()
+            reader.wake()
+
+    def drop_acknowledged(self) -> int:
+        """Drops what all present readers have acknowledged; returns the bytes freed.
+
+        A reader that acknowledges nothing, as one that follows this job alone, keeps everything.
+        """
+        if not self._readers:
+            return 0
+        offset = min(reader.acked for reader in self._readers)
+        count = freed = 0
+        for item in self._items:
+            if _end(item) > offset or (not item.text_bytes and item.text_offset == offset):
+                break
+            count += 1
+            freed += len(item.entry)
+        if count:
+            self._drop(count, freed)
+        return freed
 
     def evict_all(self) -> int:
         """Drops all items; returns the bytes freed. Readers behind are told RESUME_WINDOW."""
@@ -179,31 +239,44 @@ class OutputLog:
         self._hash = None
         self.evict_all()
 
-    def _take(self, frame: Frame, text: bytes, prefix_digest: int) -> None:
-        if self._hash is not None:
-            self._hash.update(text[self.next_offset - frame.text_offset :])
+    def _take(self, frame: Frame, prefix_digest: int) -> None:
         self.next_index = max(self.next_index, frame.first_index + frame.pieces)
         self.next_offset = frame.text_offset + frame.text_bytes
-        entry = encode_token_event(frame.chunk)
-        self._append(Item(frame.attempt, frame.text_offset, frame.text_bytes, prefix_digest, entry))
+        self._append(
+            Item(
+                frame.attempt,
+                frame.text_offset,
+                frame.text_bytes,
+                prefix_digest,
+                encode_token_event(frame.chunk),
+                frame.first_index,
+            )
+        )
 
     def _append(self, item: Item) -> None:
         self._items.append(item)
+        self.end += 1
         self.bytes_held += len(item.entry)
         if self.bytes_held > self._bytes_max:
             self._evict()
-        self.wake()
+        for reader in self._readers:
+            reader.wake()
 
     def _evict(self) -> None:
         """Drops the oldest items down to three quarters of the cap: cheap on average."""
-        count = 0
-        while self.bytes_held > self._bytes_max * 3 // 4 and count < len(self._items) - 1:
-            self.bytes_held -= len(self._items[count].entry)
+        count = freed = 0
+        least = self.bytes_held - self._bytes_max * 3 // 4
+        while freed < least and count < len(self._items) - 1:
+            freed += len(self._items[count].entry)
             count += 1
         if count:
-            del self._items[:count]
-            self._base += count
-            self.oldest_offset = self._items[0].text_offset
+            self._drop(count, freed)
+
+    def _drop(self, count: int, freed: int) -> None:
+        del self._items[:count]
+        self._base += count
+        self.bytes_held -= freed
+        self.oldest_offset = self._items[0].text_offset if self._items else self.next_offset
 
     # --- reading
 
@@ -212,8 +285,38 @@ class OutputLog:
         """True when no more text may come: the outcome and all text before it are here."""
         return self.final is not None and self.next_offset >= (self._expected or 0)
 
-    def open(self, resume: events_pb2.ResumePoint | None) -> "Reader":
-        """Opens a reader at the beginning or at a resume point.
+    def ends_at(self, text_offset: int, proof: int | None) -> bool:
+        """True when a reader with that much text, and the digest of it, lacks only the outcome."""
+        known = self.final is not None and self._expected_digest is not None
+        return known and (text_offset, proof) == (self._expected, self._expected_digest)
+
+    @property
+    def followed(self) -> bool:
+        """True while somebody reads."""
+        return bool(self._readers)
+
+    @property
+    def textless(self) -> bool:
+        """True for the outcome of a job that did not finish, told again after a restart.
+
+        What text there was nobody knows.
+        """
+        return self.final is not None and self._expected is None and not self.next_offset
+
+    def announced(self, attempt: int) -> bool:
+        """True when the log has the event that announces the attempt."""
+        return self._announced[0] == attempt
+
+    def announcement(self, attempt: int, text_offset: int) -> Item:
+        """The `resumed` of an attempt for a reader that missed it."""
+        known, entry = self._announced
+        told = resumed_at(attempt, entry if known == attempt else b"", text_offset)
+        return Item(attempt, text_offset, 0, None, told)
+
+    def open(
+        self, resume: events_pb2.ResumePoint | None, wake: Callable[[], None] = lambda: None
+    ) -> "Reader":
+        """Opens a reader at the beginning or at a resume point; `wake` is called at each change.
 
         A point beyond the output is fine while text can still come: the reader waits for it.
 
@@ -225,17 +328,17 @@ class OutputLog:
         offset = point.text_offset
         if offset < self.oldest_offset:
             raise self.out_of_window("the resume point is no longer held")
-        if offset > self.next_offset and self.complete:
+        if offset > self.next_offset and self.complete and not self.textless:
             raise self.out_of_window("the resume point lies beyond the output")
         index = bisect_left(self._items, offset, key=_end)
-        reader = Reader(self, self._base + index, point)
+        reader = Reader(self, self._base + index, point, wake)
         reader.settle()
-        self._readers.add(reader)
+        self._readers[reader] = None
         return reader
 
     def close(self, reader: "Reader") -> None:
         """Forgets a reader."""
-        self._readers.discard(reader)
+        self._readers.pop(reader, None)
 
     def digest(self) -> int | None:
         """Digest of all text so far: first eight bytes, big-endian, of its SHA-256.
@@ -243,6 +346,21 @@ class OutputLog:
         None when there was a gap: the text before it was never seen here.
         """
         return None if self._hash is None else int.from_bytes(self._hash.digest()[:8], "big")
+
+    def digest_within(self, text_offset: int) -> int | None:
+        """Digest of the text before a place inside a chunk; None unless all of it is held.
+
+        O(text): chunks are kept encoded. Only a reader that comes back at such a place asks.
+        """
+        if self._hash is None or self.oldest_offset or text_offset > self.next_offset:
+            return None
+        state, done = hashlib.sha256(), 0
+        for item in self._items:
+            if item.text_bytes and done < text_offset:
+                text = text_of(item.entry)[done - item.text_offset : text_offset - item.text_offset]
+                state.update(text)
+                done += len(text)
+        return int.from_bytes(state.digest()[:8], "big")
 
     def position(self, position: int, text_offset: int) -> int:
         """Absolute position where a reader goes on that has the text up to an offset.
@@ -256,10 +374,37 @@ class OutputLog:
             raise self.out_of_window("the reader fell behind what is held")
         return self._base
 
+    def items(self) -> Iterator[Item]:
+        """What is held, oldest first."""
+        return iter(self._items)
+
     def item(self, position: int) -> Item | None:
         """Item at an absolute position that is held; None when there is none yet."""
         index = position - self._base
         return self._items[index] if index < len(self._items) else None
+
+    def next_after(self, position: int, offset: int, attempt: int) -> tuple[int, Item | None]:
+        """First item at or after a position that a reader lacks, and its position.
+
+        The reader has the text up to `offset`, and there the events of attempts up to `attempt`.
+        One call for what a reader asks for every batch of tokens.
+
+        Raises:
+            RefusalError: as `position`.
+        """
+        if position < self._base:
+            position = self.position(position, offset)
+        items = self._items
+        for index in range(position - self._base, len(items)):
+            item = items[index]
+            ahead = item.text_offset - offset
+            if (
+                ahead + item.text_bytes > 0
+                if item.text_bytes
+                else ahead > 0 or (ahead == 0 and item.attempt > attempt)
+            ):
+                return self._base + index, item
+        return max(position, self._base + len(items)), None
 
     def out_of_window(self, why: str) -> RefusalError:
         """RESUME_WINDOW, naming the oldest offset held."""
@@ -274,7 +419,10 @@ class OutputLog:
 
 
 class Reader:
-    """A position in an output log. `_offset` is how much text the reader has."""
+    """A position in an output log. `_offset` is how much text the reader has.
+
+    `acked` is how much of it the reader will never ask for again; whoever reads sets it.
+    """
 
     __slots__ = (
         "_attempt",
@@ -283,11 +431,20 @@ class Reader:
         "_offset",
         "_position",
         "_proof",
-        "changed",
+        "_told",
+        "acked",
+        "caught_up",
         "done",
+        "wake",
     )
 
-    def __init__(self, log: OutputLog, position: int, resume: events_pb2.ResumePoint) -> None:
+    def __init__(
+        self,
+        log: OutputLog,
+        position: int,
+        resume: events_pb2.ResumePoint,
+        wake: Callable[[], None],
+    ) -> None:
         self._log = log
         self._position = position
         self._offset = resume.text_offset
@@ -295,10 +452,13 @@ class Reader:
         # attempt is new to it, and the digest is to be compared once.
         named = resume.attempt != 0 or resume.text_offset != 0
         self._attempt = resume.attempt if named else -1
+        self._told = resume.attempt
         self._proof: int | None = resume.prefix_digest if named else None
         self._metrics_version = log.metrics_version
-        self.changed = asyncio.Event()
+        self.acked = 0
+        self.caught_up = False
         self.done = False
+        self.wake = wake
 
     def take(self) -> list[bytes]:
         """Returns what can be sent now, about `MESSAGE_BYTES`; sets `done` with the outcome.
@@ -307,8 +467,6 @@ class Reader:
             RefusalError: NOT_FOUND when the job was forgotten; RESUME_WINDOW when the next item was
             evicted or never came, or when text that came differs from what the reader has.
         """
-        log = self._log
-        self.changed.clear()
         if self.done:
             return []
         entries: list[bytes] = []
@@ -318,16 +476,57 @@ class Reader:
             size += len(item.entry)
             self._pass(item)
         if size >= MESSAGE_BYTES:
-            self.changed.set()
-        elif log.complete and log.final is not None:
-            if self._offset > log.next_offset:
-                raise log.out_of_window("the resume point lies beyond the output")
-            entries.append(log.final)
-            self.done = True
-        elif log.metrics_version != self._metrics_version:
-            self._metrics_version = log.metrics_version
-            entries.append(log.metrics)
+            self.wake()
+        elif last := self.take_last():
+            entries.append(last)
         return entries
+
+    def take_items(self, bytes_max: int, offset_max: int) -> list[Item]:
+        """Returns what comes next, in a run of events and then one of text.
+
+        Ends after about `bytes_max`, and before text once the reader has `offset_max` bytes of it.
+        `caught_up` says afterwards whether that was all there is. Raises as `take`.
+        """
+        items: list[Item] = []
+        size, text, end = 0, False, self._log.end
+        while (item := self.settle()) is not None:
+            begins = not item.text_bytes
+            if size >= bytes_max or (text if begins else self._offset >= offset_max):
+                self.caught_up = False
+                return items
+            text = not begins
+            items.append(item)
+            size += len(item.entry)
+            self._pass(item)
+            if self._position == end:
+                break
+        self.caught_up = True
+        return items
+
+    def take_last(self) -> bytes:
+        """For a reader that has caught up: the outcome, which sets `done`, else new metrics.
+
+        Raises as `take`.
+        """
+        log = self._log
+        if log.complete and log.final is not None:
+            ahead = self._offset > log.next_offset
+            if ahead and not log.textless:
+                raise log.out_of_window("the resume point lies beyond the output")
+            self.done = True
+            return outcome_at(log.final, self._offset) if ahead else log.final
+        if log.final is not None and log.ends_at(self._offset, self._proof):
+            self.done = True
+            return log.final
+        if log.metrics_version == self._metrics_version:
+            return b""
+        self._metrics_version = log.metrics_version
+        return log.metrics
+
+    @property
+    def offset(self) -> int:
+        """UTF-8 bytes of text that the reader has."""
+        return self._offset
 
     def settle(self) -> Item | None:
         """Skips what the reader has; returns the item that comes next, None while there is none.
@@ -338,29 +537,26 @@ class Reader:
         log = self._log
         if log.forgotten is not None:
             raise RefusalError(log.forgotten)
-        self._position = log.position(self._position, self._offset)
-        while (item := log.item(self._position)) is not None and self._has(item):
-            self._position += 1
+        self._position, item = log.next_after(self._position, self._offset, self._attempt)
         if self._proof is not None and log.next_offset >= self._offset:
             self._prove(item)
         if item is not None and item.text_offset > self._offset:
             raise log.out_of_window("output before the next batch was lost")
+        if item is not None and item.text_bytes and 0 < self._told < item.attempt:
+            # It was announced at a place that this reader has passed long ago.
+            return log.announcement(item.attempt, self._offset)
         return item
 
-    def _has(self, item: Item) -> bool:
-        if item.text_bytes:
-            return _end(item) <= self._offset
-        here = item.text_offset == self._offset and item.attempt <= self._attempt
-        return here or item.text_offset < self._offset
-
     def _pass(self, item: Item) -> None:
-        self._position += 1
+        self._told = max(self._told, item.attempt)
+        if item is self._log.item(self._position):
+            self._position += 1
         if item.text_bytes:
             self._offset = _end(item)
             self._attempt = -1
 
     def _prove(self, item: Item | None) -> None:
-        """Compares digests where a chunk begins or the text ends; elsewhere the reader's own check.
+        """Compares digests. Where the log knows none there, the reader's own check remains.
 
         The digest of the next batch covers what the reader has, so it finds what is not found here.
         """
@@ -368,6 +564,8 @@ class Reader:
         known = item.prefix_digest if item and at_item else None
         if known is None and self._log.next_offset == self._offset:
             known = self._log.digest()
+        if known is None:
+            known = self._log.digest_within(self._offset)
         if known is not None and known != self._proof:
             raise self._log.out_of_window("the digest of the text before the resume point differs")
         self._proof = None
@@ -375,14 +573,3 @@ class Reader:
 
 def _end(item: Item) -> int:
     return item.text_offset + item.text_bytes
-
-
-def _parse(frame: Frame) -> tuple[events_pb2.TokenBatch | None, bytes]:
-    """The batch in a frame and its text; None when it is not what the frame says."""
-    try:
-        batch = events_pb2.TokenBatch.FromString(frame.chunk)
-    except DecodeError:
-        return None, b""
-    text = "".join(batch.pieces).encode()
-    fits = batch.text_offset == frame.text_offset and len(text) == frame.text_bytes
-    return (batch if fits else None), text

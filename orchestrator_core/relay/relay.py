@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.relay.log import Frame, OutputLog
+from orchestrator_core.relay.pace import Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +16,17 @@ class RelayLimits:
 
 
 class Relay:
-    """One `OutputLog` per job. Beyond the total, ended jobs lose theirs first, oldest first."""
+    """One `OutputLog` per job, and the `pace` of those who follow one job.
+
+    Beyond the total, ended jobs lose their output first, oldest first.
+    """
 
     def __init__(self, limits: RelayLimits) -> None:
         self._limits = limits
         self._logs: dict[str, OutputLog] = {}
         self._ended: dict[str, None] = {}
         self._bytes = 0
+        self.pace = Pace()
 
     def log(self, job_id: str) -> OutputLog:
         """The log of a job, made when there is none yet."""
@@ -32,7 +37,7 @@ class Relay:
 
     def append_text(self, job_id: str, frame: Frame, *, accept_gap: bool = False) -> bool | None:
         """Adds text; see `OutputLog.append_text`."""
-        log = self.log(job_id)
+        log = self._logs.get(job_id) or self.log(job_id)
         before = log.bytes_held
         taken = log.append_text(frame, accept_gap=accept_gap)
         self._account(job_id, log.bytes_held - before)
@@ -45,10 +50,33 @@ class Relay:
         log.append_event(entry)
         self._account(job_id, log.bytes_held - before)
 
-    def finish(self, job_id: str, entry: bytes, text_bytes: int | None) -> None:
-        """Sets the outcome of a job."""
-        self.log(job_id).finish(entry, text_bytes)
+    def finish(
+        self,
+        job_id: str,
+        entry: bytes,
+        text_bytes: int | None,
+        text_digest: int | None = None,
+    ) -> None:
+        """Sets the outcome of a job; see `OutputLog.finish`."""
+        self.log(job_id).finish(entry, text_bytes, text_digest)
         self._ended[job_id] = None
+
+    def acknowledged(self, job_id: str) -> None:
+        """A reader of a job moved its `acked`: drops what none of the present ones needs."""
+        log = self._logs.get(job_id)
+        if log is not None:
+            self._bytes -= log.drop_acknowledged()
+
+    def release(self, job_id: str) -> bool:
+        """Drops the output of an ended job that nobody reads any more; its outcome stays.
+
+        False when somebody still reads, or output is still to come.
+        """
+        log = self._logs.get(job_id)
+        if log is None or log.followed or not log.complete:
+            return False
+        self._bytes -= log.evict_all()
+        return True
 
     @property
     def bytes_held(self) -> int:

@@ -7,7 +7,16 @@ from orchestrator_core.core.machine import Core
 from orchestrator_core.core.pool import PoolSnapshot
 
 API_VERSION = "1.0"
-FEATURES = ("budgets.job", "failover.verified_replay", "on_disconnect.cancel", "resume")
+FEATURES = (
+    "budgets.job",
+    "budgets.session",
+    "exchange",
+    "failover.continue",
+    "failover.verified_replay",
+    "on_disconnect.cancel",
+    "resume",
+    "sessions",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Following a job: its events from any point that is held, until the outcome. ORCH-2002, LO-301."""
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.events import SubscribersChanged
@@ -18,6 +18,8 @@ from orchestrator_core.wire.frames import encode_event
 
 QUEUED_EVERY_S = 1.0
 
+Write = Callable[[bytes], Awaitable[None]]
+
 
 class Followers:
     """Opens readers on jobs and counts who listens."""
@@ -27,9 +29,12 @@ class Followers:
         self._counts: Counter[str] = Counter()
 
     async def follow(
-        self, job_id: str, resume: events_pb2.ResumePoint | None, *, observer: bool
-    ) -> AsyncIterator[bytes]:
-        """Yields encoded StreamTokensResponses until the outcome was sent.
+        self, job_id: str, resume: events_pb2.ResumePoint | None, write: Write, *, observer: bool
+    ) -> None:
+        """Writes encoded StreamTokensResponses until the outcome was sent.
+
+        While a write waits for its client nothing is taken from the log, so a slow one is sent
+        several batches in a message, and an absent one holds at most one message here.
 
         Raises:
             RefusalError: NOT_FOUND, RESUME_WINDOW when what comes next is not held any more, or
@@ -38,44 +43,25 @@ class Followers:
         await self._runtime.settled(job_id)
         job = self._runtime.job(job_id)
         log = self._runtime.relay.log(job_id)
-        reader = log.open(resume)
-        self._count(job_id, 0 if observer else 1)
+        changed = _Flag()
+        reader = log.open(resume, partial(self._runtime.relay.pace.wake, changed.set))
+        self.count(job_id, 0 if observer else 1)
         try:
-            async for message in self._messages(job, log, reader):
-                yield message
+            await self._send(job, log, reader, changed, write)
         finally:
             log.close(reader)
-            self._count(job_id, 0 if observer else -1)
+            self.count(job_id, 0 if observer else -1)
 
-    async def _messages(self, job: Job, log: OutputLog, reader: Reader) -> AsyncIterator[bytes]:
-        place = _Place()
-        patience_s = self._runtime.core.config.reattach_grace_ms / 1000
-        while not reader.done:
-            entries = reader.take()
-            if entries:
-                place.left()
-                yield b"".join(entries)
-            elif job.state is JobState.QUEUED:
-                wait_s = place.wait_s()
-                if wait_s <= 0 and (event := place.told(self._queued(job))):
-                    yield event
-                await _wait(reader, wait_s if wait_s > 0 else QUEUED_EVERY_S)
-            elif log.final is not None:
-                # The outcome is known but its text is not here: a host holds it and may come back.
-                if not await _wait(reader, patience_s):
-                    raise RefusalError(_text_lost(job, log))
-            else:
-                place.left()  # A job that goes back to the queue wakes its readers.
-                await _wait(reader, None)
-
-    def _queued(self, job: Job) -> bytes:
+    def queued(self, job: Job) -> bytes:
+        """The place of a waiting job, as an entry."""
         core = self._runtime.core
         shape = core.forecast(job)
         chance = core.on_time_probability(job, self._runtime.clock.now_ms())
         position = core.position(job) or 1
         return encode_event(wire_events.queued(position, shape.start_ms, shape.end_ms, chance))
 
-    def _count(self, job_id: str, change: int) -> None:
+    def count(self, job_id: str, change: int) -> None:
+        """Tells the core of non-observing followers who came or left. LO-303."""
         if change == 0:
             return
         self._counts[job_id] += change
@@ -83,6 +69,32 @@ class Followers:
         if count == 0:
             del self._counts[job_id]
         self._runtime.submit(SubscribersChanged(job_id, count))
+
+    async def _send(
+        self, job: Job, log: OutputLog, reader: Reader, changed: "_Flag", write: Write
+    ) -> None:
+        place = _Place()
+        patience_s = self._runtime.core.config.reattach_grace_ms / 1000
+        while not reader.done:
+            changed.clear()
+            entries = reader.take()
+            if entries:
+                await write(entries[0] if len(entries) == 1 else b"".join(entries))
+            if log.final is None and job.state is not JobState.QUEUED:
+                # The usual case: after what there was, the next change is waited for. A job that
+                # goes back to the queue wakes its readers too.
+                place.left()
+                await changed.wait(None)
+            elif entries:
+                place.left()
+            elif job.state is JobState.QUEUED:
+                wait_s = place.wait_s()
+                if wait_s <= 0 and (event := place.told(self.queued(job))):
+                    await write(event)
+                await changed.wait(wait_s if wait_s > 0 else QUEUED_EVERY_S)
+            # The outcome is known but its text is not here: a host holds it and may come back.
+            elif not await changed.wait(patience_s):
+                raise RefusalError(text_lost(job.job_id, log))
 
 
 class _Place:
@@ -96,13 +108,13 @@ class _Place:
         """Seconds until something may be told; 0 or less: now."""
         if self._at_s is None:
             return 0.0
-        return self._at_s + QUEUED_EVERY_S - time.monotonic()
+        return self._at_s + QUEUED_EVERY_S - asyncio.get_running_loop().time()
 
     def told(self, event: bytes) -> bytes:
         """Returns the event to tell, or nothing when it is what was told before."""
         if event == self._event:
             return b""
-        self._event, self._at_s = event, time.monotonic()
+        self._event, self._at_s = event, asyncio.get_running_loop().time()
         return event
 
     def left(self) -> None:
@@ -110,19 +122,46 @@ class _Place:
         self._event = b""
 
 
-def _text_lost(job: Job, log: OutputLog) -> Refusal:
+def text_lost(job_id: str, log: OutputLog) -> Refusal:
+    """The outcome of a job is known, but no host brings the text before it."""
     return Refusal(
         Reason.RESUME_WINDOW,
-        f"job {job.job_id!r} ended, but its output is not held any more",
+        f"job {job_id!r} ended, but its output is not held any more",
         metadata={"oldest_offset": str(log.oldest_offset)},
     )
 
 
-async def _wait(reader: Reader, timeout_s: float | None) -> bool:
-    """Waits for a change; False when the time is over first."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await reader.changed.wait()
-    except TimeoutError:
-        return False
-    return True
+class _Flag:
+    """Something changed: an `asyncio.Event` with one waiter, which costs a fraction of it."""
+
+    __slots__ = ("_set", "_waiter")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Lets the waiter go on."""
+        if not self._set:
+            self._set = True
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+
+    def clear(self) -> None:
+        """The next wait is for something new."""
+        self._set = False
+
+    async def wait(self, timeout_s: float | None) -> bool:
+        """Waits for a change; False when the time is over first. One task at a time."""
+        if self._set:
+            return True
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        if timeout_s is None:
+            await waiter
+            return True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            return False
+        return True

@@ -1,13 +1,15 @@
 """OrchestratorService: jobs in, events out."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
 import grpc
 
+from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
+from orchestrator_core import failpoints
 from orchestrator_core.core.job import Job, JobSpec
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.states import JobState
@@ -16,6 +18,7 @@ from orchestrator_core.recorder.explaining import Explainer
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import ids, rpc
 from orchestrator_core.servicers.capabilities import ServerFacts, capabilities
+from orchestrator_core.servicers.exchange import Caller, Exchanges, JobCalls
 from orchestrator_core.servicers.follow import Followers
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
@@ -50,6 +53,8 @@ class OrchestratorServicer:
         self._facts = facts
         self._explainer = explainer
         self._followers = Followers(runtime)
+        calls = JobCalls(self._enqueue, self._cancel)
+        self._exchanges = Exchanges(runtime, self._followers, calls)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """All methods of the service."""
@@ -59,7 +64,7 @@ class OrchestratorServicer:
                 "Enqueue": rpc.unary(self.enqueue, pb.EnqueueRequest),
                 "Cancel": rpc.unary(self.cancel, pb.CancelRequest),
                 "StreamTokens": rpc.server_stream(self.stream_tokens, pb.StreamTokensRequest),
-                "Exchange": rpc.bidi(self.exchange, pb.ExchangeRequest),
+                "Exchange": rpc.bidi(self._exchanges.serve, pb.ExchangeRequest, encoded=True),
                 "GetJob": rpc.unary(self.get_job, pb.GetJobRequest),
                 "ListJobs": rpc.unary(self.list_jobs, pb.ListJobsRequest),
                 "ExplainJob": rpc.unary(self.explain_job, pb.ExplainJobRequest),
@@ -69,37 +74,27 @@ class OrchestratorServicer:
 
     async def enqueue(self, request: pb.EnqueueRequest, context: rpc.Context) -> pb.EnqueueResponse:
         """Accepts a job; answers only after it is durable."""
-        with self._telemetry.rpc("enqueue", context.invocation_metadata()) as span:
-            parsed = parse_spec(request.spec, self._spec_context())
-            if isinstance(parsed, Refusal):
-                raise RefusalError(parsed)
-            spec: JobSpec = replace(
-                parsed,
-                traceparent=span.traceparent,
-                correlation_id=rpc.correlation_id(context),
-            )
-            receipt = await self._runtime.enqueue(spec)
-        return receipt_to_proto(receipt)
+        answer = await self._enqueue(request.spec, _caller(context))
+        failpoints.reach("reply.before")
+        if failpoints.armed():
+            # The stubs leave out the context, with which grpcio calls it.
+            context.add_done_callback(_answered)  # type: ignore[arg-type]
+        return answer
 
     async def cancel(self, request: pb.CancelRequest, context: rpc.Context) -> pb.CancelResponse:
         """Cancels a job; answers its true state once that is durable."""
-        with self._telemetry.rpc("cancel", context.invocation_metadata()):
-            job = await self._runtime.cancel(request.job_id)
-        return pb.CancelResponse(job=job_to_proto(self._view(job)))
+        return await self._cancel(request.job_id, _caller(context))
 
-    async def stream_tokens(
-        self, request: pb.StreamTokensRequest, _: rpc.Context
-    ) -> AsyncIterator[bytes]:
+    async def stream_tokens(self, request: pb.StreamTokensRequest, context: rpc.Context) -> None:
         """Follows a job from any point that is held."""
         resume = request.resume_from if request.HasField("resume_from") else None
-        async for message in self._followers.follow(
-            request.job_id, resume, observer=request.observer
-        ):
-            yield message
+        await self._followers.follow(
+            request.job_id, resume, context.write, observer=request.observer
+        )
 
-    async def exchange(self, _: rpc.Context) -> None:
-        """Comes with a later version."""
-        raise rpc.not_yet("Exchange", "use Enqueue, StreamTokens and Cancel")
+    def stop(self) -> None:
+        """Ends open exchanges once they have sent what is ready; the other calls end as they do."""
+        self._exchanges.stop()
 
     async def get_job(self, request: pb.GetJobRequest, _: rpc.Context) -> pb.GetJobResponse:
         """Returns one job."""
@@ -173,6 +168,26 @@ class OrchestratorServicer:
             if not (over and now.live):
                 return told
 
+    async def _enqueue(self, asked: job_pb2.JobSpec, caller: Caller) -> pb.EnqueueResponse:
+        with self._telemetry.rpc("enqueue", caller.metadata) as span:
+            parsed = parse_spec(asked, self._spec_context())
+            if isinstance(parsed, Refusal):
+                raise RefusalError(parsed)
+            spec: JobSpec = replace(
+                parsed,
+                traceparent=span.traceparent,
+                correlation_id=caller.correlation_id,
+            )
+            receipt = await self._runtime.enqueue(spec)
+        return receipt_to_proto(receipt)
+
+    async def _cancel(self, job_id: str, caller: Caller) -> pb.CancelResponse:
+        with self._telemetry.rpc("cancel", caller.metadata):
+            failpoints.reach("cancel.before")
+            job = await self._runtime.cancel(job_id)
+            failpoints.reach("cancel.after")
+        return pb.CancelResponse(job=job_to_proto(self._view(job)))
+
     def _spec_context(self) -> SpecContext:
         now_ms = self._runtime.clock.now_ms()
         return SpecContext(
@@ -199,6 +214,10 @@ class OrchestratorServicer:
         )
 
 
+def _caller(context: rpc.Context) -> Caller:
+    return Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id(context))
+
+
 def _trace_id(job: Job) -> str:
     """The trace id within a W3C traceparent. Source: W3C Trace Context, section 3.2.2."""
     parts = job.spec.traceparent.split("-")
@@ -214,3 +233,7 @@ def _page_start(token: str) -> int | None:
         text = "page_token is not one of this server's"
         raise RefusalError(Refusal(Reason.INVALID_PARAMS, text, violations=(wrong,)))
     return int(token)
+
+
+def _answered(_: object) -> None:
+    failpoints.reach("reply.after")

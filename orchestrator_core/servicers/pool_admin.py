@@ -1,7 +1,5 @@
 """PoolAdminService: looking at pools. Operating them comes with a later version."""
 
-from collections.abc import AsyncIterator
-
 import grpc
 
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pb
@@ -49,10 +47,9 @@ class PoolAdminServicer:
             ]
         )
 
-    async def watch_pools(self, _: pb.WatchPoolsRequest, __: rpc.Context) -> AsyncIterator[bytes]:
+    async def watch_pools(self, _: pb.WatchPoolsRequest, __: rpc.Context) -> None:
         """Comes with a later version."""
         raise rpc.not_yet("WatchPools", "call ListPools")
-        yield b""  # makes this an async generator, as the handler's shape demands
 
     async def drain_pool(self, _: pb.DrainPoolRequest, __: rpc.Context) -> pb.DrainPoolResponse:
         """Comes with a later version."""

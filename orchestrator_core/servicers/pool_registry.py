@@ -1,13 +1,14 @@
 """PoolRegistryService: GPU hosts register, take commands, send frames and report snapshots."""
 
 import asyncio
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 
 import grpc
 import structlog
 
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as pb
+from orchestrator_core import failpoints
 from orchestrator_core.core.events import HostLost, HostRegistered
 from orchestrator_core.core.pool import PoolSnapshot
 from orchestrator_core.hosts.acks import SentAcks
@@ -27,6 +28,13 @@ from orchestrator_core.wire import dispatch as wire_dispatch
 from orchestrator_core.wire.snapshots import ID_CHARS_MAX, MalformedSnapshot, parse_snapshot
 
 SERVICE = "llamaorch.pool.v1.PoolRegistryService"
+_POINTS: Mapping[str | None, tuple[str, str]] = {
+    "registered": ("send.verdicts.before", "send.verdicts.after"),
+    "start": ("send.start.before", "send.start.after"),
+    "cancel": ("send.cancel.before", "send.cancel.after"),
+    "release": ("send.release.before", "send.release.after"),
+}
+_NO_POINTS = ("", "")
 
 _log = structlog.get_logger("orchestratord")
 
@@ -55,6 +63,7 @@ class PoolRegistryServicer:
         register = await self._registration(context)
         if register is None:
             return
+        failpoints.reach("register.read")
         link = self._register(register)
         work = (
             _write(link, context),
@@ -214,4 +223,10 @@ def _why(link: HostLink, *, silent: bool) -> str:
 async def _write(link: HostLink, context: rpc.Context) -> None:
     """The only writer of the stream: concurrent writes would break it."""
     while True:
-        await context.write(await link.next_command())
+        command = await link.next_command()
+        before, after = _POINTS.get(command.WhichOneof("command"), _NO_POINTS)
+        if before:
+            failpoints.reach(before)
+        await context.write(command)
+        if after:
+            failpoints.reach(after)

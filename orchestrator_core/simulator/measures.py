@@ -100,7 +100,7 @@ class Summary:
 def summarise(run: Run, slots: Sequence[int], warm_up: float) -> Summary:
     """Sums up a run; what is about predictions leaves the first `warm_up` share of jobs out."""
     ended = [line for line in run.jobs if line.end_ms is not None]
-    counted = run.jobs[int(len(run.jobs) * warm_up) :]
+    counted = _counted(run, warm_up)
     return Summary(
         policy=run.policy,
         jobs=len(run.jobs),
@@ -113,8 +113,8 @@ def summarise(run: Run, slots: Sequence[int], warm_up: float) -> Summary:
             busy_ms / (count * run.makespan_ms) if run.makespan_ms else 0.0
             for busy_ms, count in zip(run.busy_ms, slots, strict=True)
         ),
-        start_error=_error(counted, "predicted_start_ms", "start_ms"),
-        end_error=_error(counted, "predicted_end_ms", "end_ms"),
+        start_error=median_error(start_errors(run, warm_up)),
+        end_error=median_error(_errors(counted, "predicted_end_ms", "end_ms")),
         calibration=calibration(
             [
                 (line.on_time_probability, line.on_time)
@@ -125,12 +125,32 @@ def summarise(run: Run, slots: Sequence[int], warm_up: float) -> Summary:
     )
 
 
+def start_errors(run: Run, warm_up: float) -> list[float]:
+    """|predicted - actual| / actual of the start of each job that waited for over a second."""
+    return _errors(_counted(run, warm_up), "predicted_start_ms", "start_ms")
+
+
+def median_error(errors: Sequence[float]) -> PredictionError | None:
+    """The middle of relative errors; None when there are none."""
+    if not errors:
+        return None
+    ordered, middle = sorted(errors), len(errors) // 2
+    median = ordered[middle]
+    if len(errors) % 2 == 0:
+        median = (ordered[middle - 1] + median) / 2
+    return PredictionError(len(errors), median)
+
+
+def _counted(run: Run, warm_up: float) -> list[JobLine]:
+    return run.jobs[int(len(run.jobs) * warm_up) :]
+
+
 def _spread_since_arrival(lines: Sequence[JobLine], instant: str) -> Spread | None:
     instants = ((getattr(line, instant), line.arrival_ms) for line in lines)
     return spread([at_ms - arrival_ms for at_ms, arrival_ms in instants if at_ms is not None])
 
 
-def _error(lines: Sequence[JobLine], predicted: str, actual: str) -> PredictionError | None:
+def _errors(lines: Sequence[JobLine], predicted: str, actual: str) -> list[float]:
     """Looks at the jobs whose actual span was over a second: below it, any error is large."""
     errors = []
     for line in lines:
@@ -139,9 +159,4 @@ def _error(lines: Sequence[JobLine], predicted: str, actual: str) -> PredictionE
             continue
         span_ms = at_ms - line.arrival_ms
         errors.append(abs(guess - span_ms) / span_ms)
-    if not errors:
-        return None
-    errors.sort()
-    middle = len(errors) // 2
-    median = errors[middle] if len(errors) % 2 else (errors[middle - 1] + errors[middle]) / 2
-    return PredictionError(len(errors), median)
+    return errors

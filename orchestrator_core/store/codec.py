@@ -1,67 +1,126 @@
 """Records as text columns: JSON of the core's dataclasses, the job's payload beside it as bytes.
 
 `FORMAT_VERSION` stands in every row. A field that is new in a dataclass needs a default, so that
-older rows still load; anything else needs a new version and code that reads the old one.
+older rows still load; anything else needs a new version and code that reads the old one. A record
+begins with a checksum, as SQLite keeps none of what is in the database: a bit that flips on the
+disk must not become another prompt or another outcome. It covers the row's `place` too: its job id
+and its number of writing. An accept goes on with the checksum of its payload, which is deleted when
+the job ends; in version 2 one checksum covered both, so that it tells nothing once the payload is
+gone. Version 1 had none.
 """
 
+import zlib
 from dataclasses import replace
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, TerminalRecord
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    SessionRecord,
+    TerminalRecord,
+)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 3
+_JOINT_VERSION = 2
+_UNCHECKED_VERSION = 1
+_SUM_CHARS = 8
 
 _T = TypeVar("_T")
 
 _ACCEPT = TypeAdapter(AcceptRecord)
 _DISPATCH = TypeAdapter(DispatchRecord)
 _TERMINAL = TypeAdapter(TerminalRecord)
+_SESSION = TypeAdapter(SessionRecord)
 
 
 class RecordFormatError(ValueError):
     """A stored record that this version cannot read."""
 
 
-def encode_accept(record: AcceptRecord) -> tuple[str, bytes]:
+def encode_accept(record: AcceptRecord, place: str) -> tuple[str, bytes]:
     """Returns the record without its payload, and the payload."""
     text = _ACCEPT.dump_json(record, exclude={"spec": {"payload"}})
-    return text.decode(), record.spec.payload
+    payload = record.spec.payload
+    return _summed(place, _sum(payload).encode() + text), payload
 
 
-def decode_accept(version: int, text: str, payload: bytes | None) -> AcceptRecord:
+def decode_accept(version: int, place: str, text: str, payload: bytes | None) -> AcceptRecord:
     """Reads what `encode_accept` wrote; without a payload, of which the record then has none.
 
     Raises `RecordFormatError`.
     """
-    record = _decode(_ACCEPT, version, text)
+    if payload is not None and not isinstance(payload, bytes):
+        raise RecordFormatError("damaged: the payload is no bytes")
+    if version == _JOINT_VERSION:
+        body = _body(version, place, text, payload)
+    else:
+        body = _body(version, place, text)
+    if version == FORMAT_VERSION:
+        told, body = body[:_SUM_CHARS], body[_SUM_CHARS:]
+        if payload is not None and told != _sum(payload):
+            raise RecordFormatError("damaged: the checksum of its payload differs")
+    record = _parse(_ACCEPT, body)
     return replace(record, spec=replace(record.spec, payload=payload)) if payload else record
 
 
-def encode_dispatch(record: DispatchRecord) -> str:
+def encode_dispatch(record: DispatchRecord, place: str) -> str:
     """Returns the record as text."""
-    return _DISPATCH.dump_json(record).decode()
+    return _summed(place, _DISPATCH.dump_json(record))
 
 
-def decode_dispatch(version: int, text: str) -> DispatchRecord:
+def decode_dispatch(version: int, place: str, text: str) -> DispatchRecord:
     """Reads what `encode_dispatch` wrote. Raises `RecordFormatError`."""
-    return _decode(_DISPATCH, version, text)
+    return _parse(_DISPATCH, _body(version, place, text))
 
 
-def encode_terminal(record: TerminalRecord) -> str:
+def encode_terminal(record: TerminalRecord, place: str) -> str:
     """Returns the record as text."""
-    return _TERMINAL.dump_json(record).decode()
+    return _summed(place, _TERMINAL.dump_json(record))
 
 
-def decode_terminal(version: int, text: str) -> TerminalRecord:
+def decode_terminal(version: int, place: str, text: str) -> TerminalRecord:
     """Reads what `encode_terminal` wrote. Raises `RecordFormatError`."""
-    return _decode(_TERMINAL, version, text)
+    return _parse(_TERMINAL, _body(version, place, text))
 
 
-def _decode(adapter: TypeAdapter[_T], version: int, text: str) -> _T:
-    if version != FORMAT_VERSION:
+def encode_session(record: SessionRecord, place: str) -> str:
+    """Returns the record as text."""
+    return _summed(place, _SESSION.dump_json(record))
+
+
+def decode_session(version: int, place: str, text: str) -> SessionRecord:
+    """Reads what `encode_session` wrote. Raises `RecordFormatError`."""
+    return _parse(_SESSION, _body(version, place, text))
+
+
+def _summed(place: str, text: bytes) -> str:
+    return f"{_sum(place.encode(), text)}{text.decode()}"
+
+
+def _sum(*parts: bytes) -> str:
+    number = 0
+    for part in parts:
+        number = zlib.crc32(part, number)
+    return f"{number:0{_SUM_CHARS}x}"
+
+
+def _body(version: int, place: str, text: str, payload: bytes | None = b"") -> str:
+    """The text without its checksum, which is right, or covers a payload that is not known."""
+    if version not in (_UNCHECKED_VERSION, _JOINT_VERSION, FORMAT_VERSION):
         raise RecordFormatError(f"format {version}, this version reads {FORMAT_VERSION}")
+    if not isinstance(text, str):
+        raise RecordFormatError("damaged: the record is no text")
+    if version == _UNCHECKED_VERSION:
+        return text
+    told, body = text[:_SUM_CHARS], text[_SUM_CHARS:]
+    if payload is not None and told != _sum(place.encode(), body.encode(), payload):
+        raise RecordFormatError("damaged: its checksum differs")
+    return body
+
+
+def _parse(adapter: TypeAdapter[_T], text: str) -> _T:
     try:
         return adapter.validate_json(text, strict=True)
     except ValidationError as error:

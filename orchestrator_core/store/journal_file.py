@@ -17,7 +17,14 @@ from pathlib import Path
 from time import monotonic
 from typing import TypeVar, assert_never
 
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    Record,
+    SessionForgotten,
+    SessionRecord,
+    TerminalRecord,
+)
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.store import codec, schema, space
 from orchestrator_core.store.port import (
@@ -29,6 +36,7 @@ from orchestrator_core.store.port import (
     StoreOutcomeUnknownError,
     StoreTakenError,
     StoreUnavailableError,
+    latest_only,
 )
 
 LOCK_WAIT_S = 0.25
@@ -65,8 +73,9 @@ def connect(path: Path) -> sqlite3.Connection:
 class JournalFile:
     """One journal file. Not thread-safe: one thread uses it from `open` to `close`."""
 
-    def __init__(self, path: Path, connect: Connect) -> None:
+    def __init__(self, path: Path, connect: Connect, free_bytes_kept: int) -> None:
         self.path = path
+        self._free_bytes_kept = free_bytes_kept
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._epoch = 0
@@ -82,6 +91,10 @@ class JournalFile:
         except (sqlite3.Error, OSError) as error:
             self.close()
             raise StoreCorruptError(f"{self.path} {_advice(error)} ({error})") from error
+        except UnicodeDecodeError as error:
+            # SQLite quotes a name that is none any more.
+            self.close()
+            raise StoreCorruptError(f"{self.path} {_ADVICE['SQLITE_CORRUPT']}") from error
         except StoreError:
             self.close()
             raise
@@ -108,7 +121,7 @@ class JournalFile:
         """Tells whether every record of a batch is durable. Raises `StoreUnavailableError`."""
         connection = self._ready()
         try:
-            return all(_has(connection, record) for record in batch)
+            return all(_has(connection, record) for record in latest_only(batch))
         except sqlite3.Error as error:
             raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
 
@@ -132,11 +145,11 @@ class JournalFile:
             raise StoreUnavailableError(str(error)) from error
         return len(ended)
 
-    def shrink_chunk(self) -> bool:
-        """Gives a few free pages back to the disk; False when the rest is worth keeping."""
+    def compact_chunk(self) -> bool:
+        """Gives pages back to the file system; True when more than is to be kept is free still."""
         connection = self._ready()
         try:
-            return space.give_back(connection)
+            return space.give_back(connection, self._free_bytes_kept)
         except sqlite3.Error as error:
             self._roll_back(connection)
             raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
@@ -190,6 +203,7 @@ class JournalFile:
         connection.execute("COMMIT")
         row = connection.execute(schema.READ_JOURNAL).fetchone()
         self._epoch, pruned_last_ms, journal_id = row
+        self._check_identity(connection, journal_id)
         self._written = max(
             connection.execute(query).fetchone()[0] or 0 for query in schema.READ_LAST_WRITTEN
         )
@@ -197,9 +211,18 @@ class JournalFile:
             self._read(connection, schema.READ_ACCEPTS, codec.decode_accept),
             self._read(connection, schema.READ_DISPATCHES, codec.decode_dispatch),
             self._read(connection, schema.READ_TERMINALS, codec.decode_terminal),
+            self._read(connection, schema.READ_SESSIONS, codec.decode_session, "session"),
         )
         last_ms = max(pruned_last_ms, _last_ms(recovered))
         return Opened(self._epoch, last_ms, recovered, journal_id)
+
+    def _check_identity(self, connection: sqlite3.Connection, journal_id: object) -> None:
+        """The journal's own row has no checksum: hosts would believe a wrong epoch or id."""
+        digits = str(journal_id)
+        told = len(digits) == 2 * JOURNAL_ID_BYTES and set(digits) <= set("0123456789abcdef")
+        (last_epoch,) = connection.execute(schema.READ_LAST_EPOCH).fetchone()
+        if not told or (last_epoch or 0) >= self._epoch:
+            raise StoreCorruptError(f"{self.path} {_ADVICE['SQLITE_CORRUPT']} (its identity)")
 
     def _ensure_schema(self, connection: sqlite3.Connection) -> None:
         tables = {
@@ -221,17 +244,23 @@ class JournalFile:
                 f"{self.path} has schema version {row[0]}, this orchestrator reads"
                 f" {schema.SCHEMA_VERSION}: run the version that wrote it, or name another file"
             )
+        for statement in schema.CREATE_LATER:
+            connection.execute(statement)
 
     def _read(
-        self, connection: sqlite3.Connection, query: str, decode: Callable[..., _T]
+        self,
+        connection: sqlite3.Connection,
+        query: str,
+        decode: Callable[..., _T],
+        kind: str = "job",
     ) -> tuple[_T, ...]:
         records = []
-        for job_id, *columns in connection.execute(query):
+        for name, within, version, *columns in connection.execute(query):
             try:
-                records.append(decode(*columns))
+                records.append(decode(version, _place(name, within), *columns))
             except codec.RecordFormatError as error:
                 raise StoreCorruptError(
-                    f"{self.path} holds a record of job {job_id} that cannot be read ({error}):"
+                    f"{self.path} holds a record of {kind} {name} that cannot be read ({error}):"
                     " run the version that wrote it, or restore a copy"
                 ) from error
         return tuple(records)
@@ -277,12 +306,12 @@ class JournalFile:
         for record in batch:
             if isinstance(record, AcceptRecord):
                 self._insert_accept(connection, record)
-        for record in batch:
+        for record in latest_only(batch):
             self._insert_other(connection, record)
 
     def _insert_accept(self, connection: sqlite3.Connection, record: AcceptRecord) -> None:
         job_id = record.spec.job_id
-        text, payload = codec.encode_accept(record)
+        text, payload = codec.encode_accept(record, _place(job_id, record.seq))
         row = (
             *(job_id, record.seq, record.accepted_ms, self._epoch),
             *(codec.FORMAT_VERSION, text, payload),
@@ -304,22 +333,35 @@ class JournalFile:
             case AcceptRecord():
                 pass
             case DispatchRecord():
+                text = codec.encode_dispatch(record, _place(record.job_id, self._written))
                 connection.execute(
                     schema.INSERT_DISPATCH,
                     (
                         *(record.job_id, record.attempt, self._written, record.sent_ms),
-                        *(self._epoch, codec.FORMAT_VERSION, codec.encode_dispatch(record)),
+                        *(self._epoch, codec.FORMAT_VERSION, text),
                     ),
                 )
             case TerminalRecord():
                 connection.execute(schema.DELETE_PAYLOAD, (b"", record.job_id))
+                text = codec.encode_terminal(record, _place(record.job_id, self._written))
                 connection.execute(
                     schema.INSERT_TERMINAL,
                     (
                         *(record.job_id, self._written, record.ended_ms, self._epoch),
-                        *(codec.FORMAT_VERSION, codec.encode_terminal(record)),
+                        *(codec.FORMAT_VERSION, text),
                     ),
                 )
+            case SessionRecord():
+                text = codec.encode_session(record, _place(record.session_id, record.identity))
+                connection.execute(
+                    schema.PUT_SESSION,
+                    (
+                        *(record.identity, record.session_id, self._epoch),
+                        *(codec.FORMAT_VERSION, text),
+                    ),
+                )
+            case SessionForgotten():
+                connection.execute(schema.DELETE_SESSION, (record.identity, record.session_id))
             case _:
                 assert_never(record)
 
@@ -342,6 +384,11 @@ class JournalFile:
             self.close()
 
 
+def _place(name: str, within: int | str) -> str:
+    """What a record's checksum covers of its row."""
+    return f"{name} {within} "
+
+
 def _has(connection: sqlite3.Connection, record: Record) -> bool:
     match record:
         case AcceptRecord():
@@ -350,9 +397,20 @@ def _has(connection: sqlite3.Connection, record: Record) -> bool:
             found = connection.execute(schema.HAS_DISPATCH, (record.job_id, record.attempt))
         case TerminalRecord():
             found = connection.execute(schema.HAS_TERMINAL, (record.job_id,))
+        case SessionRecord() | SessionForgotten():
+            return _has_session(connection, record)
         case _:
             assert_never(record)
     return found.fetchone() is not None
+
+
+def _has_session(connection: sqlite3.Connection, record: SessionRecord | SessionForgotten) -> bool:
+    key = (record.identity, record.session_id)
+    row = connection.execute(schema.GET_SESSION, key).fetchone()
+    if isinstance(record, SessionForgotten):
+        return row is None
+    text = codec.encode_session(record, _place(record.session_id, record.identity))
+    return row is not None and row[0] == text
 
 
 def _delete(connection: sqlite3.Connection, job_ids: Sequence[str]) -> None:
@@ -366,6 +424,7 @@ def _last_ms(recovered: Recovered) -> int:
         *(record.accepted_ms for record in recovered.accepts),
         *(record.sent_ms for record in recovered.dispatches),
         *(record.ended_ms for record in recovered.terminals),
+        *(record.used_ms for record in recovered.sessions),
         0,
     )
 

@@ -6,7 +6,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import assert_never
 
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    Record,
+    SessionForgotten,
+    SessionRecord,
+    TerminalRecord,
+)
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.store.port import (
     JOURNAL_ID_BYTES,
@@ -14,6 +21,7 @@ from orchestrator_core.store.port import (
     Opened,
     StoreOutcomeUnknownError,
     StoreUnavailableError,
+    latest_only,
 )
 
 
@@ -38,6 +46,7 @@ class MemoryStore:
         self._accepts: dict[str, AcceptRecord] = {}
         self._dispatches: dict[tuple[str, int], DispatchRecord] = {}
         self._terminals: dict[str, TerminalRecord] = {}
+        self._sessions: dict[tuple[str, str], SessionRecord] = {}
         self._journal_id = secrets.token_hex(JOURNAL_ID_BYTES)
         self._epoch = 0
         self._commits = 0
@@ -50,7 +59,10 @@ class MemoryStore:
         self._opened = True
         accepts = sorted(self._accepts.values(), key=lambda record: record.seq)
         recovered = Recovered(
-            tuple(accepts), tuple(self._dispatches.values()), tuple(self._terminals.values())
+            tuple(accepts),
+            tuple(self._dispatches.values()),
+            tuple(self._terminals.values()),
+            tuple(self._sessions.values()),
         )
         return Opened(self._epoch, self._last_ms(), recovered, self._journal_id)
 
@@ -75,7 +87,7 @@ class MemoryStore:
     async def holds(self, batch: Sequence[Record]) -> bool:
         """See `Store.holds`."""
         self._require_open()
-        return all(self._holds(record) for record in batch)
+        return all(self._holds(record) for record in latest_only(batch))
 
     async def prune(self, keep: Keep) -> int:
         """See `Store.prune`. Bytes are not counted here."""
@@ -111,6 +123,8 @@ class MemoryStore:
             held = self._accepts.get(job_id)
             if held is not None and held.seq != record.seq and job_id not in self._terminals:
                 raise ValueError(f"job {job_id} is accepted already and has not ended")
+        elif isinstance(record, SessionRecord | SessionForgotten):
+            return
         elif record.job_id not in self._accepts and record.job_id not in new:
             raise ValueError(f"job {record.job_id} was never accepted")
 
@@ -129,6 +143,10 @@ class MemoryStore:
                 accepted = self._accepts[record.job_id]
                 bare = replace(accepted.spec, payload=b"")
                 self._accepts[record.job_id] = replace(accepted, spec=bare)
+            case SessionRecord():
+                self._sessions[record.identity, record.session_id] = record
+            case SessionForgotten():
+                self._sessions.pop((record.identity, record.session_id), None)
             case _:
                 assert_never(record)
 
@@ -141,6 +159,10 @@ class MemoryStore:
                 return (record.job_id, record.attempt) in self._dispatches
             case TerminalRecord():
                 return record.job_id in self._terminals
+            case SessionRecord():
+                return self._sessions.get((record.identity, record.session_id)) == record
+            case SessionForgotten():
+                return (record.identity, record.session_id) not in self._sessions
             case _:
                 assert_never(record)
 
@@ -157,5 +179,6 @@ class MemoryStore:
             *(record.accepted_ms for record in self._accepts.values()),
             *(record.sent_ms for record in self._dispatches.values()),
             *(record.ended_ms for record in self._terminals.values()),
+            *(record.used_ms for record in self._sessions.values()),
             0,
         )

@@ -1,6 +1,7 @@
 """The port between the orchestrator and its journal.
 
-A journal holds accepts, dispatches and terminals; never tokens. It has one writer. A batch is all
+A journal holds accepts, dispatches, terminals and sessions; never tokens. Of a session only the
+latest record counts. It has one writer. A batch is all
 or nothing: after `commit` returns, every record of it survives a crash. LO-305.
 """
 
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator_core.core.effects import Record
+from orchestrator_core.core.effects import Record, SessionForgotten, SessionRecord
 from orchestrator_core.core.events import Recovered
 
 JOURNAL_ID_BYTES = 16
@@ -71,6 +72,22 @@ class Keep:
     ended_max: int
     ended_min: int
     bytes_max: int
+
+
+def latest_only(batch: Sequence[Record]) -> list[Record]:
+    """A batch without the records of sessions that later ones of it replace."""
+    last: dict[tuple[str, str], int] = {}
+    for index, record in enumerate(batch):
+        if isinstance(record, SessionRecord | SessionForgotten):
+            last[record.identity, record.session_id] = index
+    if not last:
+        return list(batch)
+    kept = set(last.values())
+    return [
+        record
+        for index, record in enumerate(batch)
+        if index in kept or not isinstance(record, SessionRecord | SessionForgotten)
+    ]
 
 
 class Store(Protocol):

@@ -1,7 +1,7 @@
 """Tables of the journal. The statements keep to what SQLite and PostgreSQL have in common.
 
 `written` numbers dispatches and terminals in order of writing; accepts have `seq`. `epoch` names
-the opening of the journal that wrote a row.
+the opening of the journal that wrote a row. `session` has one row per session that lives.
 """
 
 SCHEMA_VERSION = 1
@@ -52,6 +52,21 @@ CREATE = (
     "CREATE INDEX terminal_ended_ms ON terminal (ended_ms)",
 )
 
+# Made when it is missing: older journals of the same version lack it, and older orchestrators do
+# not look at it.
+CREATE_LATER = (
+    """
+    CREATE TABLE IF NOT EXISTS session (
+      identity TEXT NOT NULL,
+      session_id TEXT NOT NULL,
+      epoch BIGINT NOT NULL,
+      format INTEGER NOT NULL,
+      record TEXT NOT NULL,
+      PRIMARY KEY (identity, session_id)
+    )
+    """,
+)
+
 INSERT_JOURNAL = (
     "INSERT INTO journal (id, schema_version, journal_id, epoch, pruned_last_ms)"
     " VALUES (1, ?, ?, 0, 0)"
@@ -75,23 +90,39 @@ INSERT_TERMINAL = (
     " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING"
 )
 
-# Journals of earlier versions hold the payloads of ended jobs too; they may be large.
+PUT_SESSION = (
+    "INSERT INTO session (identity, session_id, epoch, format, record) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (identity, session_id) DO UPDATE SET"
+    " epoch = excluded.epoch, format = excluded.format, record = excluded.record"
+)
+DELETE_SESSION = "DELETE FROM session WHERE identity = ? AND session_id = ?"
+
+# The payload of an ended job is NULL: journals of earlier versions hold these, and they are large.
 READ_ACCEPTS = (
-    "SELECT job_id, format, record,"
+    "SELECT job_id, seq, format, record,"
     " CASE WHEN EXISTS (SELECT 1 FROM terminal WHERE terminal.job_id = accept.job_id)"
     " THEN NULL ELSE payload END FROM accept ORDER BY seq"
 )
-READ_DISPATCHES = "SELECT job_id, format, record FROM dispatch ORDER BY written"
-READ_TERMINALS = "SELECT job_id, format, record FROM terminal ORDER BY written"
+READ_DISPATCHES = "SELECT job_id, written, format, record FROM dispatch ORDER BY written"
+READ_TERMINALS = "SELECT job_id, written, format, record FROM terminal ORDER BY written"
+READ_SESSIONS = (
+    "SELECT session_id, identity, format, record FROM session ORDER BY identity, session_id"
+)
 DELETE_PAYLOAD = "UPDATE accept SET payload = ? WHERE job_id = ?"
 READ_LAST_WRITTEN = (
     "SELECT max(written) FROM dispatch",
     "SELECT max(written) FROM terminal",
 )
 
+READ_LAST_EPOCH = (
+    "SELECT max(epoch) FROM (SELECT max(epoch) AS epoch FROM accept"
+    " UNION ALL SELECT max(epoch) FROM dispatch UNION ALL SELECT max(epoch) FROM terminal) AS rows"
+)
+
 ACCEPT_SEQ = "SELECT seq FROM accept WHERE job_id = ?"
 HAS_ACCEPT = "SELECT 1 FROM accept WHERE job_id = ? AND seq = ?"
 HAS_DISPATCH = "SELECT 1 FROM dispatch WHERE job_id = ? AND attempt = ?"
+GET_SESSION = "SELECT record FROM session WHERE identity = ? AND session_id = ?"
 HAS_TERMINAL = "SELECT 1 FROM terminal WHERE job_id = ?"
 
 SELECT_ENDED = "SELECT job_id, ended_ms FROM terminal WHERE ended_ms < ? ORDER BY ended_ms LIMIT ?"

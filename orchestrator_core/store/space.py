@@ -5,9 +5,10 @@ import sqlite3
 from orchestrator_core.store import schema
 from orchestrator_core.store.port import Keep
 
-# Free pages are used again; a file gives them back only where they are many. A page has 4 KiB.
-FREE_PAGES_KEPT = 1_024
-VACUUM_PAGES = 1_024
+# Free pages are used again; a file gives them back only where they are many.
+FREE_BYTES_KEPT = 64 * 1024 * 1024
+# Pages given back in one go: commits wait no longer than for so many.
+COMPACT_PAGES = 1_024
 
 
 def superfluous(connection: sqlite3.Connection, keep: Keep, jobs_max: int) -> list[tuple[str, int]]:
@@ -28,14 +29,17 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(value)
 
 
-def give_back(connection: sqlite3.Connection) -> bool:
-    """Gives a few free pages back to the disk; False when the rest is worth keeping.
+def give_back(connection: sqlite3.Connection, kept_bytes: int) -> bool:
+    """Gives free pages back to the file system; True when more than is to be kept is free still.
 
+    A file that was made by an earlier version keeps its size: its pages are used again.
     Source: sqlite.org/pragma.html#pragma_incremental_vacuum.
     """
-    pages, free = (_pragma(connection, name) for name in ("page_count", "freelist_count"))
-    if not _pragma(connection, "auto_vacuum") or free < max(FREE_PAGES_KEPT, pages // 4):
+    page_bytes, free = (_pragma(connection, name) for name in ("page_size", "freelist_count"))
+    pages = min(free - kept_bytes // page_bytes, COMPACT_PAGES)
+    if pages <= 0:
         return False
-    # Each row that is read frees a page.
-    connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
-    return True
+    # The statement gives back a page per step.
+    connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+    left = _pragma(connection, "freelist_count")
+    return left < free and left * page_bytes > kept_bytes

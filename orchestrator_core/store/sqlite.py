@@ -13,6 +13,7 @@ from typing import TypeVar
 from orchestrator_core.core.effects import Record
 from orchestrator_core.store.journal_file import Connect, JournalFile, connect
 from orchestrator_core.store.port import Keep, Opened, StoreUnavailableError
+from orchestrator_core.store.space import FREE_BYTES_KEPT
 
 # Rows deleted in one transaction: commits wait no longer than for one such chunk.
 PRUNE_CHUNK = 256
@@ -23,11 +24,14 @@ _T = TypeVar("_T")
 class SqliteStore:
     """Implements `orchestrator_core.store.port.Store` on the file `path`.
 
-    Its directory must exist. A cancelled call may still take effect.
+    Its directory must exist. A cancelled call may still take effect. `free_bytes_kept` of the file
+    may be unused; what is above that is given back to the file system.
     """
 
-    def __init__(self, path: Path, connect: Connect = connect) -> None:
-        self._file = JournalFile(path, connect)
+    def __init__(
+        self, path: Path, connect: Connect = connect, free_bytes_kept: int = FREE_BYTES_KEPT
+    ) -> None:
+        self._file = JournalFile(path, connect, free_bytes_kept)
         self._thread: ThreadPoolExecutor | None = None
 
     async def open(self) -> Opened:
@@ -53,12 +57,12 @@ class SqliteStore:
     async def prune(self, keep: Keep) -> int:
         """See `Store.prune`. Commits may come in between chunks of `PRUNE_CHUNK` jobs.
 
-        What this frees is used again, or given back to the disk.
+        Then the file gives back what it no longer needs, in chunks too.
         """
         total = 0
         while count := await self._run(lambda: self._file.prune_chunk(keep, PRUNE_CHUNK)):
             total += count
-        while await self._run(self._file.shrink_chunk):
+        while await self._run(self._file.compact_chunk):
             pass
         return total
 

@@ -46,7 +46,7 @@ BUDGETS: Final[Mapping[str, int]] = {
     "model_id": 1024,
     "device": 1024,
     "outcome": 8,
-    "policy": 8,
+    "policy": 24,
     "mode": 8,
     "kind": 8,
     "direction": 8,
@@ -101,7 +101,7 @@ TOKENS_OUT: Final = _counter("tokens_out_total", _REPLICA, "Tokens generated for
 FAILOVERS: Final = _counter(
     "failovers_total",
     ("engine", "pool_id", "mode"),
-    "Attempts lost and tried again: restart (nothing was delivered) or verified_replay.",
+    "Attempts lost and tried again: restart (nothing was delivered), verified_replay or continue.",
 )
 ORCHD_ENQUEUED: Final = _counter(
     "orchd_admission_enqueued_total", ("pool_id", "outcome"), "Decided enqueues."

@@ -15,6 +15,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
+    CancelUnconfirmed,
     DispatchRecord,
     JobEnded,
     OfferDeclined,
@@ -169,6 +170,17 @@ class Lines:
             attempt=effect.attempt,
             why=effect.why,
             human=f"Job {effect.job_id} lost its pool {pool_id} and waits for another try.",
+        )
+
+    def cancel_unconfirmed(self, effect: CancelUnconfirmed) -> None:
+        """A host does not confirm that it stopped an attempt."""
+        self._log.error(
+            "cancel_unconfirmed",
+            job_id=effect.job_id,
+            attempt=effect.attempt,
+            pool_id=effect.pool_id,
+            human=f"Pool {effect.pool_id} does not confirm that job {effect.job_id} was stopped:"
+            " it gets no more jobs until it does. Look at the log of its pool-managerd.",
         )
 
     def ended(self, tracked: Tracked, effect: JobEnded) -> None:

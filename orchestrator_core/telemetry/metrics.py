@@ -15,7 +15,7 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import JobEnded
-from orchestrator_core.core.job import JobSpec, Priority
+from orchestrator_core.core.job import JobSpec, Priority, StartMode
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.pool import PoolState
@@ -135,7 +135,8 @@ class Metrics:
 
     def lost(self, tracked: Tracked, pool_id: str) -> None:
         """An attempt was lost and is tried again."""
-        mode = "verified_replay" if tracked.job.delivered else "restart"
+        next_mode = tracked.job.next_mode
+        mode = "restart" if next_mode is StartMode.FRESH else next_mode.value
         self._failovers.add(1, tracked.engine, pool_id, mode)
 
     def ended(self, tracked: Tracked, effect: JobEnded, now_ms: int) -> None:

@@ -165,7 +165,11 @@ SPANS: Final = (
     SpanRow(EXPIRE, "instant: a deadline or watchdog ended it", _END),
     SpanRow(FAIL, "instant: it cannot be completed", _END),
     SpanRow(RETRY, "instant: back into the queue, nothing was delivered", (JOB_ID, ATTEMPT, WHY)),
-    SpanRow(FAILOVER, "instant: back into the queue for a verified replay", (JOB_ID, ATTEMPT, WHY)),
+    SpanRow(
+        FAILOVER,
+        "instant: back into the queue for a replay or a continuation",
+        (JOB_ID, ATTEMPT, WHY),
+    ),
     SpanRow(RETRACT, "instant: the journal refused the accept, it never happened", (JOB_ID,)),
     SpanRow(
         ADOPT,

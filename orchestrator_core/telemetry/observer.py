@@ -16,6 +16,7 @@ from orchestrator_core.config import Config
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
+    CancelUnconfirmed,
     DispatchRecord,
     Effect,
     JobEnded,
@@ -206,6 +207,8 @@ class Telemetry:
                 self._started(self._tracked.get(job_id), effect, now_ms)
             case AttemptClosed(job_id=job_id):
                 self._closed(self._tracked.get(job_id), effect, now_ms)
+            case CancelUnconfirmed():
+                self._lines.cancel_unconfirmed(effect)
             case SendRelease(job_id=job_id):
                 self._released(self._tracked.get(job_id), effect, now_ms)
             case JobEnded(job_id=job_id):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
-from orchestrator_core.core.effects import SendStart, SendVerdicts, StartMode, Verdict
+from orchestrator_core.core.effects import SendStart, SendVerdicts, Verdict
 from orchestrator_core.core.events import (
     AttemptEnded,
     AttemptError,
@@ -14,6 +14,7 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     HeldAttempt,
 )
+from orchestrator_core.core.job import StartMode
 from orchestrator_core.core.outcome import Usage
 from orchestrator_core.wire.enums import (
     VERDICT_TO_WIRE,
@@ -37,15 +38,34 @@ class Adoption:
     first_index: int
 
 
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """All output of a job so far, of which `attempt` was the last to add.
+
+    `tokens` counts ids where the engine reported them, else pieces. `token_ids` is empty unless
+    they are known for all of the text.
+    """
+
+    attempt: int
+    text: str
+    text_bytes: int
+    digest: int
+    pieces: int
+    tokens: int
+    token_ids: tuple[int, ...]
+
+
 def start_to_proto(
     start: SendStart,
     handle: int,
     resume: events_pb2.ResumePoint | None = None,
     traceparent: str = "",
+    follows: Delivered | None = None,
 ) -> dispatch_pb2.StartAttempt:
     """The command that starts an attempt. `resume` is what followers of a replayed job hold.
 
-    `traceparent` names the span of the dispatch; without it the job's own is passed on.
+    `follows` is the output that the attempt continues. `traceparent` names the span of the
+    dispatch; without it the job's own is passed on.
 
     Raises:
         google.protobuf.message.DecodeError: when the job's payload is not a JobSpec.
@@ -70,7 +90,22 @@ def start_to_proto(
         message.sampling.max_tokens = start.spec.max_tokens
     if start.mode is StartMode.VERIFIED_REPLAY and resume is not None:
         message.verify_until.CopyFrom(resume)
+    if follows is not None:
+        _follow(message, follows)
     return message
+
+
+def _follow(message: dispatch_pb2.StartAttempt, follows: Delivered) -> None:
+    """Makes a continuation of an attempt: what is generated counts as one output. LO-304."""
+    message.continue_from.attempt = follows.attempt
+    message.continue_from.text_offset = follows.text_bytes
+    message.continue_from.prefix_digest = follows.digest
+    message.continue_text = follows.text
+    message.continue_index = follows.pieces
+    message.continue_tokens = follows.tokens
+    message.continue_token_ids.extend(follows.token_ids)
+    if message.sampling.HasField("max_tokens"):
+        message.sampling.max_tokens -= follows.tokens
 
 
 def attempt_started(message: dispatch_pb2.AttemptStarted, key: AttemptKey) -> AttemptStarted:

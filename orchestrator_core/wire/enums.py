@@ -3,9 +3,9 @@
 from llamaorch.orchestrator.v1 import decision_pb2, events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from orchestrator_core.core.decision import ExclusionReason
-from orchestrator_core.core.effects import StartMode, Verdict
+from orchestrator_core.core.effects import Verdict
 from orchestrator_core.core.events import AttemptErrorKind
-from orchestrator_core.core.job import Priority
+from orchestrator_core.core.job import Priority, StartMode
 from orchestrator_core.core.outcome import Finish
 from orchestrator_core.core.pool import PoolState
 from orchestrator_core.core.states import JobState
@@ -65,6 +65,7 @@ VERDICT_TO_WIRE: dict[Verdict, dispatch_pb2.HeldVerdict.ValueType] = {
 # A fresh attempt is announced by `started`, every other mode by `resumed` with this value.
 RESUME_MODE_TO_WIRE: dict[StartMode, events_pb2.ResumeMode.ValueType] = {
     StartMode.VERIFIED_REPLAY: events_pb2.RESUME_MODE_VERIFIED_REPLAY,
+    StartMode.CONTINUE: events_pb2.RESUME_MODE_CONTINUE,
 }
 
 _FINISH_FROM_WIRE = {value: key for key, value in FINISH_TO_WIRE.items()}

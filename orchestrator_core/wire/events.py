@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from llamaorch.orchestrator.v1 import events_pb2
-from orchestrator_core.core.effects import JobEnded, JobStarted, StartMode
-from orchestrator_core.core.job import Job
+from orchestrator_core.core.effects import JobEnded, JobStarted
+from orchestrator_core.core.job import Budgets, Job, StartMode
 from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.wire.enums import FINISH_TO_WIRE, JOB_STATE_TO_WIRE, RESUME_MODE_TO_WIRE
 from orchestrator_core.wire.errors import to_status
-from orchestrator_core.wire.views import usage_to_proto
+from orchestrator_core.wire.views import budgets_to_proto, usage_to_proto
 
 # First eight bytes, big-endian, of the SHA-256 of no bytes at all.
 EMPTY_TEXT_DIGEST = 0xE3B0C44298FC1C14
@@ -96,12 +96,22 @@ def started_or_resumed(
 
 
 def metrics(
-    queue_depth: int, on_time_probability: float | None, *, kv_warmth: bool
+    queue_depth: int,
+    on_time_probability: float | None,
+    remaining: Budgets | None,
+    *,
+    kv_warmth: bool,
 ) -> events_pb2.JobEvent:
-    """How the job and its surroundings are doing. Keys and values never migrate. ORCH-3023."""
+    """How the job and its surroundings are doing. ORCH-3100, HME-021.
+
+    Keys and values never migrate. ORCH-3023.
+    """
     return events_pb2.JobEvent(
         metrics=events_pb2.Metrics(
-            queue_depth=queue_depth, on_time_probability=on_time_probability, kv_warmth=kv_warmth
+            queue_depth=queue_depth,
+            on_time_probability=on_time_probability,
+            kv_warmth=kv_warmth,
+            remaining=budgets_to_proto(remaining),
         )
     )
 

@@ -11,10 +11,17 @@ from orchestrator_core.wire.varint import encode_varint
 _LEN = 2
 _EVENTS_TAG = bytes([orchestrator_service_pb2.StreamTokensResponse.EVENTS_FIELD_NUMBER << 3 | _LEN])
 _TOKENS_TAG = bytes([events_pb2.JobEvent.TOKENS_FIELD_NUMBER << 3 | _LEN])
+_SHORT = 126
+# Heads of the chunks whose two lengths take one byte each: most of them.
+_SHORT_HEADS = tuple(
+    _EVENTS_TAG + bytes([size + 2]) + _TOKENS_TAG + bytes([size]) for size in range(_SHORT)
+)
 
 
 def encode_token_event(chunk: bytes) -> bytes:
     """Wraps the bytes of a TokenBatch as the entry of a `tokens` event, without parsing them."""
+    if len(chunk) < _SHORT:
+        return _SHORT_HEADS[len(chunk)] + chunk
     event_head = _TOKENS_TAG + encode_varint(len(chunk))
     return b"".join((_EVENTS_TAG, encode_varint(len(event_head) + len(chunk)), event_head, chunk))
 

@@ -87,11 +87,14 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal
     prompt_bytes = _check_input(spec, context.limits, bad)
     check_sampling(spec.sampling, bad)
     _check_numbers(spec, bad)
-    _check_budgets(spec.budgets, bad)
+    _check_budgets("spec.budgets", spec.budgets, bad)
+    _check_budgets("spec.session_budgets", spec.session_budgets, bad)
+    if spec.HasField("session_budgets") and not spec.session_id:
+        bad.add("spec.session_budgets", "needs a session: set session_id, or use budgets")
     _check_requirements(spec.requirements, context.limits, bad)
     _check_labels(spec, context.limits, bad)
     _check_times(spec, context.now_ms, bad)
-    _check_features(spec, bad)
+    _check_failover(spec, bad)
     if bad.total:
         return _refusal(bad)
     return _job(spec, context, prompt_bytes)
@@ -169,10 +172,10 @@ def _check_numbers(spec: job_pb2.JobSpec, bad: Violations) -> None:
         bad.positive("spec.required_ctx", spec.required_ctx)
 
 
-def _check_budgets(budgets: job_pb2.Budgets, bad: Violations) -> None:
+def _check_budgets(path: str, budgets: job_pb2.Budgets, bad: Violations) -> None:
     for name in _BUDGETS:
         if budgets.HasField(name):
-            bad.positive(f"spec.budgets.{name}", getattr(budgets, name))
+            bad.positive(f"{path}.{name}", getattr(budgets, name))
 
 
 def _check_requirements(needs: job_pb2.Requirements, limits: WireLimits, bad: Violations) -> None:
@@ -224,11 +227,20 @@ def _check_times(spec: job_pb2.JobSpec, now_ms: int, bad: Violations) -> None:
             bad.add("spec.queue_timeout", "must be more than 0; leave it out for the default")
 
 
-def _check_features(spec: job_pb2.JobSpec, bad: Violations) -> None:
-    if spec.failover == job_pb2.FAILOVER_POLICY_CONTINUE:
+def _check_failover(spec: job_pb2.JobSpec, bad: Violations) -> None:
+    """A continuation is prompt and text for a new generation, which knows of no state. LO-304."""
+    if spec.failover != job_pb2.FAILOVER_POLICY_CONTINUE:
+        return
+    instead = "choose VERIFIED_REPLAY or FAIL, or leave it out"
+    constraint = spec.sampling.WhichOneof("constraint")
+    if constraint is not None:
+        bad.add(
+            "spec.failover", f"CONTINUE cannot keep to sampling.{constraint} half-way: {instead}"
+        )
+    if spec.determinism == job_pb2.DETERMINISM_REQUIRED:
         bad.add(
             "spec.failover",
-            "CONTINUE is not available yet: choose VERIFIED_REPLAY or FAIL, or leave it out",
+            f"CONTINUE does not reproduce the output, as determinism REQUIRED promises: {instead}",
         )
 
 
@@ -261,6 +273,7 @@ def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobS
         failover=_failover(spec),
         cancel_on_disconnect=spec.on_disconnect == job_pb2.ON_DISCONNECT_CANCEL,
         budgets=_budgets(spec.budgets),
+        session_budgets=_budgets(spec.session_budgets),
     )
 
 
@@ -295,6 +308,8 @@ def _failover(spec: job_pb2.JobSpec) -> Failover:
         return Failover.FAIL
     if spec.failover == job_pb2.FAILOVER_POLICY_VERIFIED_REPLAY:
         return Failover.VERIFIED_REPLAY
+    if spec.failover == job_pb2.FAILOVER_POLICY_CONTINUE:
+        return Failover.CONTINUE
     greedy = spec.sampling.HasField("temperature") and spec.sampling.temperature == 0
     if greedy or spec.determinism == job_pb2.DETERMINISM_REQUIRED:
         return Failover.VERIFIED_REPLAY

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2
 from llamaorch.pool.v1 import snapshot_pb2
+from orchestrator_core.core.placement import CANCEL_UNCONFIRMED
 from orchestrator_core.core.pool import Pool
 
 
@@ -31,7 +32,7 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
         connected=pool.connected,
         # What a host said last is no news of a pool that nobody has heard of since.
         state=snapshot.state.name if pool.connected else "DISCONNECTED",
-        state_reason=_reason(snapshot.state_reason, snapshot.state_detail),
+        state_reason=_state_reason(pool),
         engine=snapshot.engine,
         engine_version=snapshot.engine_version,
         model_id=snapshot.model_id,
@@ -44,6 +45,12 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
         devices=[] if view.reported is None else map(_device, view.reported.devices),
         tokens_per_s=view.tokens_per_s,
     )
+
+
+def _state_reason(pool: Pool) -> str:
+    if pool.unconfirmed:
+        return f"{CANCEL_UNCONFIRMED}: {len(pool.unconfirmed)} attempts were not confirmed stopped"
+    return _reason(pool.snapshot.state_reason, pool.snapshot.state_detail)
 
 
 def _reason(reason: str, detail: str) -> str:

@@ -6,7 +6,7 @@ from google.protobuf import timestamp_pb2
 
 from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2
 from orchestrator_core.core.effects import Receipt
-from orchestrator_core.core.job import Job
+from orchestrator_core.core.job import Budgets, Job
 from orchestrator_core.core.outcome import Finish, Usage
 from orchestrator_core.core.states import JobState
 from orchestrator_core.wire.enums import FINISH_TO_WIRE, JOB_STATE_TO_WIRE, PRIORITY_TO_WIRE
@@ -47,6 +47,15 @@ def usage_to_proto(usage: Usage) -> job_pb2.Usage:
     )
 
 
+def budgets_to_proto(budgets: Budgets | None) -> job_pb2.Budgets | None:
+    """Budgets, or what is left of them; what is unbounded stays absent."""
+    if budgets is None:
+        return None
+    return job_pb2.Budgets(
+        tokens=budgets.tokens, time_ms=budgets.time_ms, cost_micros=budgets.cost_micros
+    )
+
+
 def job_to_proto(view: JobView) -> job_pb2.Job:
     """One job as it is now, without prompt and output. O(labels)."""
     job, spec = view.job, view.job.spec
@@ -80,6 +89,7 @@ def receipt_to_proto(receipt: Receipt) -> orchestrator_service_pb2.EnqueueRespon
         backoff_ms=receipt.backoff_ms,
         seed=receipt.seed,
         duplicate=receipt.duplicate,
+        remaining=budgets_to_proto(receipt.remaining),
     )
 
 

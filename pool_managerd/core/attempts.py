@@ -109,11 +109,12 @@ class Chunk:
 class Prefix:
     """Text that an earlier attempt delivered.
 
-    A SHA-256 state over it, its digest, its size, its pieces.
+    A SHA-256 state over it, its digest, the text itself, its size, its pieces.
     """
 
     state: "hashlib._Hash"
     digest: int
+    text: str
     text_bytes: int
     next_index: int
 
@@ -150,11 +151,9 @@ class AttemptLog:
         self._offsets = array("Q")
         self._digests = array("Q")
         self._hash = prefix.state.copy() if prefix else hashlib.sha256()
-        self._base_hash = self._hash.copy()
-        self._base_index = prefix.next_index if prefix else 0
         self._digest = prefix.digest if prefix else EMPTY_DIGEST
         self._text_bytes = prefix.text_bytes if prefix else 0
-        self._first_index = self._new_from = self._base_index
+        self._first_index = self._new_from = prefix.next_index if prefix else 0
         self._acked_offset = self._text_bytes
         self._tokens_out = 0
         self.tokens_counted = True
@@ -276,20 +275,20 @@ class AttemptLog:
     def prefix_at(self, boundary: Boundary) -> Prefix | None:
         """The text up to `boundary`, for an attempt that goes on from there.
 
-        None when pieces before it were evicted, when it lies inside a piece, or when the digest
+        None when this log lacks the first pieces, when it lies inside a piece, or when the digest
         differs. Linear in the text before it.
         """
         count = bisect_left(self._offsets, boundary.text_offset)
         index = self._first_index + count
-        if self._first_index > self._base_index or self.offset_of(index) != boundary.text_offset:
+        # A log that begins later has evicted its first pieces, or never had them as text.
+        if self._first_index or self.offset_of(index) != boundary.text_offset:
             return None
-        state = self._base_hash.copy()
-        for piece in self._pieces[:count]:
-            state.update(piece.encode())
+        text = "".join(self._pieces[:count])
+        state = hashlib.sha256(text.encode())
         digest = _first_eight(state)
         if digest != boundary.digest:
             return None
-        return Prefix(state, digest, boundary.text_offset, index)
+        return Prefix(state, digest, text, boundary.text_offset, index)
 
     def read_from(self, first_index: int, text_bytes_max: int, cost_bytes_max: int) -> Chunk | None:
         """Pieces from `first_index` on within both limits, at least one; None when none is there.

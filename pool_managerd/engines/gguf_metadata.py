@@ -83,16 +83,20 @@ class _Scanner:
         form = self._format(kind)
         if count <= KEPT_ENTRIES:
             return [self._one(form) for _ in range(count)]
-        self._at += struct.calcsize(form) * count
+        self._skip(struct.calcsize(form) * count, "an array")
         return None
 
     def _string(self, most_bytes: int) -> str | None:
         """The string at this place, None when it is longer than `most_bytes`."""
         size = self._one("<Q")
-        start, self._at = self._at, self._at + size
-        if self._at > len(self._data):
-            raise MetadataError("ends within a string")
+        start = self._at
+        self._skip(size, "a string")
         return self._data[start : self._at].decode() if size <= most_bytes else None
+
+    def _skip(self, size: int, what: str) -> None:
+        self._at += size
+        if self._at > len(self._data):
+            raise MetadataError(f"ends within {what}")
 
     def _format(self, kind: int) -> str:
         form = _SCALARS.get(kind)

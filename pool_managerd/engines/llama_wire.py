@@ -94,7 +94,8 @@ def completion_body(
 ) -> Json | Failed:
     """Builds the body of `POST /completion`, or the `Failed` event that refuses the request.
 
-    `prompt` is the text to continue, with the template applied. Without `max_tokens` the context of
+    `prompt` is the input with the template applied, which ends where the answer begins; what is
+    continued follows it. Without `max_tokens` the context of
     the slot, `ctx_max` tokens, is the limit. The deterministic profile never reuses cached keys and
     values.
     """
@@ -103,7 +104,7 @@ def completion_body(
     if sampling.max_tokens is not None and sampling.max_tokens < 1:
         return invalid("max_tokens must be at least 1")
     body: Json = {
-        "prompt": [prompt, *ids] if ids else prompt,
+        "prompt": [prompt, *ids] if ids else prompt + request.continue_text,
         "n_predict": ctx_max if sampling.max_tokens is None else sampling.max_tokens,
         "seed": sampling.seed % SEED_MODULUS,
         "id_slot": slot,

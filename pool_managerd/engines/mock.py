@@ -140,7 +140,7 @@ class MockEngine:
         script = script_of(request, self._config.script)
         if isinstance(script, Failed):
             return script
-        tokens_in = len(_prompt_text(request).split()) + len(request.continue_token_ids)
+        tokens_in = len(_prompt_text(request).split()) + _continued(request)
         if tokens_in > self._config.ctx_max:
             message = f"request ({tokens_in} tokens) exceeds the context ({self._config.ctx_max})"
             return Failed(Failure.CONTEXT_OVERFLOW, message)
@@ -166,7 +166,7 @@ class MockEngine:
 
     def _finish(self, generation: _Generation) -> Finish | None:
         sampling, done = generation.request.sampling, generation.tokens_out
-        if done + len(generation.request.continue_token_ids) >= generation.script.token_count:
+        if done + _continued(generation.request) >= generation.script.token_count:
             return Finish.EOS
         if any(stop in _piece(generation, done).text for stop in sampling.stop):
             return Finish.STOP
@@ -216,10 +216,15 @@ def _prompt_text(request: GenerationRequest) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in request.prompt)
 
 
+def _continued(request: GenerationRequest) -> int:
+    """Tokens that were generated before: each of them is one word."""
+    return len(request.continue_token_ids) or len(request.continue_text.split())
+
+
 def _piece(generation: _Generation, index: int) -> Piece:
     """Returns the token at a position; positions count from the start of the original output."""
     request = generation.request
-    position = index + len(request.continue_token_ids)
+    position = index + _continued(request)
     key = f"{request.sampling.seed}\0{position}\0{_prompt_text(request)}"
     token = int.from_bytes(hashlib.sha256(key.encode()).digest()[:2])
     words = _MULTI_BYTE_WORDS if generation.script.multi_byte else _WORDS

@@ -111,8 +111,10 @@ class GenerationRequest:
     """One generation.
 
     `prompt` is raw text, or a conversation to which the engine applies its template.
-    `continue_token_ids` follow the prompt (failover policy CONTINUE). `traceparent` is passed on to
-    the engine as an HTTP header.
+    `continue_text` follows the prompt and was generated before (failover policy CONTINUE): of a
+    conversation it is the beginning of the assistant's answer. Where `continue_token_ids` are not
+    empty they are the tokens of that text, and better: text may be cut into other tokens.
+    `traceparent` is passed on to the engine as an HTTP header.
     """
 
     request_id: str
@@ -120,6 +122,7 @@ class GenerationRequest:
     sampling: SamplingParams
     continue_token_ids: tuple[int, ...] = ()
     traceparent: str = ""
+    continue_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import pytest
 from demo.services import Stack
 from llamaorch_client import (
     AsyncClient,
+    ChatMessage,
     ClientOptions,
     End,
     Event,
@@ -17,6 +18,8 @@ from llamaorch_client import (
     JobFailedError,
     JobState,
     RejectedError,
+    Resumed,
+    ResumeMode,
     RetryOptions,
     Sampling,
     Started,
@@ -173,6 +176,36 @@ async def test_engine_killed_mid_stream_completes_by_verified_replay(
     assert killed
     assert isinstance(events[-1], End)
     assert text_of(events) == text_of(calm)
+
+
+async def test_engine_killed_mid_stream_is_continued(start_stack: StartStack) -> None:
+    """LO-304: a sampled answer goes on after the delivered text, counted once and announced."""
+    stack = await start_stack(slots=1)
+    sampling = Sampling(max_tokens=LONG, temperature=1.0, seed=7)
+    chat = (ChatMessage("user", "Hi"),)
+
+    async with AsyncClient(stack.address) as client, asyncio.timeout(WAIT_S):
+        calm = [e async for e in client.run(model_id="tiny", messages=chat, sampling=sampling)]
+        killed = False
+        events: list[Event] = []
+        async for event in client.run(
+            model_id="tiny", messages=chat, sampling=sampling, failover=FailoverPolicy.CONTINUE
+        ):
+            events.append(event)
+            if isinstance(event, Tokens) and not killed:
+                engine_of(stack).kill()
+                killed = True
+
+    end, uninterrupted = events[-1], calm[-1]
+    (resumed,) = [event for event in events if isinstance(event, Resumed)]
+    assert (resumed.attempt, resumed.mode) == (2, ResumeMode.CONTINUE)
+    assert 0 < resumed.text_offset < len(text_of(events).encode())
+    assert not resumed.kv_warmth
+    assert isinstance(end, End)
+    assert isinstance(uninterrupted, End)
+    assert end.text_bytes == len(text_of(events).encode())
+    assert end.usage.tokens_in == uninterrupted.usage.tokens_in
+    assert end.usage.tokens_out == uninterrupted.usage.tokens_out == LONG
 
 
 async def test_sigterm_lets_running_jobs_finish(start_stack: StartStack) -> None:

@@ -129,11 +129,14 @@ def request(
     request_id: str = "r",
     prompt: str | tuple[ChatMessage, ...] = "once upon a time",
     continue_token_ids: tuple[int, ...] = (),
+    continue_text: str = "",
     **sampling: Any,
 ) -> GenerationRequest:
     """Returns a request; further keyword arguments are those of `SamplingParams`."""
     parameters = SamplingParams(**{"seed": 1, "max_tokens": 12, **sampling})
-    return GenerationRequest(request_id, prompt, parameters, continue_token_ids)
+    return GenerationRequest(
+        request_id, prompt, parameters, continue_token_ids, continue_text=continue_text
+    )
 
 
 async def collect(engine: Engine, wanted: GenerationRequest) -> list[GenerationEvent]:

@@ -3,9 +3,15 @@
 from dataclasses import replace
 
 from orchestrator_core.core.decision import Decision
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, TerminalRecord
-from orchestrator_core.core.job import JobSpec, Needs
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    SessionRecord,
+    TerminalRecord,
+)
+from orchestrator_core.core.job import Budgets, JobSpec, Needs
 from orchestrator_core.core.outcome import Finish, Outcome, Usage
+from orchestrator_core.core.session import Hold, Spent
 from orchestrator_core.core.states import JobState
 
 
@@ -32,3 +38,20 @@ def terminal(job_id: str, *, ended_ms: int = 3, finish: Finish = Finish.EOS) -> 
     """A regular end."""
     outcome = Outcome(finish=finish, text_bytes=4, text_digest=2**64 - 1)
     return TerminalRecord(job_id, JobState.FINISHED, outcome, Usage(tokens_out=2), ended_ms)
+
+
+def session(session_id: str = "s", *, turns: int = 1, used_ms: int = 3) -> SessionRecord:
+    """A session with a job that has not ended."""
+    return SessionRecord(
+        identity="client",
+        session_id=session_id,
+        opened_ms=1,
+        used_ms=used_ms,
+        budgets=Budgets(tokens=2**63),
+        turns=turns,
+        spent=Spent(1, 2, 3),
+        held=(("job-1", Hold(1, 2, 3, 4)),),
+        pool_id="pool",
+        replica_id="replica",
+        kv_tokens=5,
+    )

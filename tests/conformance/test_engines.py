@@ -169,6 +169,24 @@ async def test_a_greedy_continuation_goes_on_as_the_original(shared: Running) ->
         assert text_of(original).endswith(text_of(continued))
 
 
+async def test_text_is_continued_without_token_ids(shared: Running) -> None:
+    """The text before is what the engine goes on from; of a conversation it begins the answer."""
+    original = text_of(await collect(shared.engine, request(temperature=0.0)))
+    chat = (ChatMessage("user", "hello"),)
+
+    rest = await collect(
+        shared.engine, request(temperature=0.0, max_tokens=6, continue_text=original)
+    )
+    whole = await collect(shared.engine, request(temperature=0.0, max_tokens=18))
+    answer = await collect(
+        shared.engine, request(prompt=chat, temperature=0.0, max_tokens=6, continue_text=" and")
+    )
+
+    assert isinstance(end_of(rest), Finished)
+    assert text_of(whole) == original + text_of(rest)
+    assert text_of(answer) != text_of(await collect(shared.engine, request(prompt=chat)))
+
+
 async def test_a_cancelled_generation_gives_its_slot_back(opener: Opener) -> None:
     """On an engine with one slot, the next generation runs at once after a confirmed cancel."""
     running = await opener(1)

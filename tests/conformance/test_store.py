@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import random
 import sqlite3
 import tempfile
 import typing
@@ -11,7 +12,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
+from faults.simulation.disk import Disk, SimulatedStore
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    Record,
+    SessionForgotten,
+    TerminalRecord,
+)
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.core.outcome import Finish
 from orchestrator_core.store.memory import CommitFault, MemoryStore
@@ -23,11 +31,11 @@ from orchestrator_core.store.port import (
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import PRUNE_CHUNK, SqliteStore
-from tests.conformance.store_records import accept, dispatch, over, terminal
+from tests.conformance.store_records import accept, dispatch, over, session, terminal
 from tests.unit.orchestrator_core.store.commit_breaks import CommitBreaks
 from tests.unit.orchestrator_core.store.strategies import strategy_of
 
-KINDS = ("memory", "sqlite")
+KINDS = ("memory", "simulated", "sqlite")
 MUCH = 1 << 40
 
 
@@ -51,6 +59,13 @@ def memory_medium() -> Medium:
     return Medium(lambda: store, plan)
 
 
+def simulated_medium() -> Medium:
+    """A journal on the disk of the fault simulation."""
+    plan: list[CommitFault] = []
+    disk = Disk(random.Random(0), fault=lambda: plan.pop(0) if plan else CommitFault.NONE)  # noqa: S311 - seeded
+    return Medium(lambda: SimulatedStore(disk), plan)
+
+
 def sqlite_medium(directory: Path) -> Medium:
     """A journal in a file."""
     plan: list[CommitFault] = []
@@ -64,6 +79,8 @@ def sqlite_medium(directory: Path) -> Medium:
 
 def medium_of(kind: str, directory: Path) -> Medium:
     """A fresh medium."""
+    if kind == "simulated":
+        return simulated_medium()
     return memory_medium() if kind == "memory" else sqlite_medium(directory)
 
 
@@ -415,3 +432,43 @@ async def test_prune_does_not_turn_the_clock_back(medium: Medium, store: Store) 
     await again.close()
 
     assert (opened.last_ms, opened.recovered) == (500, Recovered())
+
+
+async def test_of_a_session_the_latest_record_counts(medium: Medium, store: Store) -> None:
+    """ORCH-3021, ORCH-3099: within a batch and over batches, and nothing of one that is over."""
+    await store.commit([session("s", turns=1), session("t"), session("s", turns=2)])
+    await store.commit([session("s", turns=3), session("u"), SessionForgotten("client", "t")])
+    await store.commit([SessionForgotten("client", "u"), session("u", turns=9)])
+
+    recovered = await reopened(medium, store)
+
+    assert recovered.sessions == (session("s", turns=3), session("u", turns=9))
+
+
+async def test_an_unknown_batch_of_sessions_is_read_back(medium: Medium) -> None:
+    """Whether it was written is seen from the last record of each session alone."""
+    store = medium.store()
+    await store.open()
+    await store.commit([session("t")])
+    batch = [accept(1), session(turns=1), session(turns=2), SessionForgotten("client", "t")]
+    held = []
+    for fault in (CommitFault.UNKNOWN_LOST, CommitFault.UNKNOWN_WRITTEN):
+        medium.plan.append(fault)
+        with pytest.raises(StoreOutcomeUnknownError):
+            await store.commit(batch)
+        held.append(await store.holds(batch))
+
+    recovered = await reopened(medium, store)
+
+    assert held == [False, True]
+    assert recovered.sessions == (session(turns=2),)
+
+
+async def test_the_clock_never_goes_below_a_session(medium: Medium, store: Store) -> None:
+    """Its jobs may have been deleted since."""
+    await store.commit([session(used_ms=77)])
+    await store.close()
+
+    opened = await medium.store().open()
+
+    assert opened.last_ms == 77

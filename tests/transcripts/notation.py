@@ -21,25 +21,31 @@ from orchestrator_core.core.config import (
     CoreConfig,
     Guardrails,
     Limits,
+    Price,
     QueuePolicy,
     ThrottleConfig,
 )
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
+    CancelUnconfirmed,
     ConfirmEnd,
     DispatchRecord,
     Effect,
     JobEnded,
     JobForgotten,
+    JobRecord,
     JobStarted,
     ReplyAccepted,
     ReplyRefused,
+    ReplySession,
     ReplyState,
     SendCancel,
     SendRelease,
     SendStart,
     SendVerdicts,
+    SessionForgotten,
+    SessionRecord,
     TerminalRecord,
 )
 from orchestrator_core.core.events import (
@@ -59,7 +65,9 @@ from orchestrator_core.core.events import (
     HostRegistered,
     OutputProgressed,
     Recovered,
+    SessionDeleted,
     SnapshotsReported,
+    Stalled,
     SubscribersChanged,
     Tick,
 )
@@ -75,7 +83,8 @@ class Stage:
     def __init__(self) -> None:
         self._config = CoreConfig()
         self._core: Core | None = None
-        self._records: list[AcceptRecord | DispatchRecord | TerminalRecord] = []
+        self._records: list[JobRecord] = []
+        self._sessions: dict[str, SessionRecord] = {}
         self._links: dict[str, list[int]] = {}
         self._versions = 0
         self._frames = 0
@@ -110,9 +119,12 @@ class Stage:
         else:
             event = getattr(self, f"_{verb.replace('-', '_')}")(now_ms, *words)
         effects = self.core.step(event, now_ms)
-        self._records += [
-            e for e in effects if isinstance(e, AcceptRecord | DispatchRecord | TerminalRecord)
-        ]
+        self._records += [e for e in effects if isinstance(e, JobRecord)]
+        for effect in effects:
+            if isinstance(effect, SessionRecord):
+                self._sessions[effect.session_id] = effect
+            elif isinstance(effect, SessionForgotten):
+                del self._sessions[effect.session_id]
         return [self._show(effect) for effect in effects]
 
     def _journal(self) -> Recovered:
@@ -120,6 +132,7 @@ class Stage:
             tuple(r for r in self._records if isinstance(r, AcceptRecord)),
             tuple(r for r in self._records if isinstance(r, DispatchRecord)),
             tuple(r for r in self._records if isinstance(r, TerminalRecord)),
+            tuple(self._sessions.values()),
         )
 
     # --- events, one method per verb
@@ -160,14 +173,18 @@ class Stage:
     def _output(self, _: int, attempt: str) -> Event:
         return OutputProgressed(*_attempt(attempt), pieces=1)
 
-    def _ended(self, _: int, attempt: str, how: str) -> Event:
+    def _ended(self, _: int, attempt: str, how: str, *words: str) -> Event:
         self._frames += 1
         key = _attempt(attempt)
+        text_bytes = int(_pairs(list(words)).get("bytes", "0"))
         if how in {finish.value for finish in Finish}:
             usage = Usage(tokens_in=3, tokens_out=5)
-            return AttemptEnded(*key, self._frames, finish=Finish(how), usage=usage)
+            finish = Finish(how)
+            return AttemptEnded(
+                *key, self._frames, finish=finish, usage=usage, text_bytes=text_bytes
+            )
         error = AttemptError(AttemptErrorKind(how), "it broke")
-        return AttemptEnded(*key, self._frames, error=error)
+        return AttemptEnded(*key, self._frames, error=error, text_bytes=text_bytes)
 
     def _refused(self, _: int, attempt: str) -> Event:
         return AttemptRefused(*_attempt(attempt), "no_slot")
@@ -181,6 +198,12 @@ class Stage:
 
     def _drain(self, _: int) -> Event:
         return DrainRequested()
+
+    def _delete_session(self, _: int, session_id: str) -> Event:
+        return SessionDeleted("", session_id, 0)
+
+    def _stalled(self, _: int, pause_ms: str) -> Event:
+        return Stalled(int(pause_ms))
 
     def _tick(self, _: int) -> Event:
         return Tick()
@@ -258,13 +281,33 @@ def _show_rest(effect: Effect) -> str:
         case JobEnded():
             why = f" ({effect.why})" if effect.why else ""
             line = f"tell {effect.job_id} {effect.state.value} {_outcome(effect.outcome)}{why}"
+        case _:
+            line = _show_over(effect)
+    return line
+
+
+def _show_over(effect: Effect) -> str:
+    """What is over, and sessions."""
+    match effect:
         case AttemptClosed():
             retried = " retried" if effect.retried else ""
             line = f"closed {effect.job_id}#{effect.attempt} {effect.why}{retried}"
+        case CancelUnconfirmed():
+            line = (
+                f"{effect.pool_id} closed: cancel of {effect.job_id}#{effect.attempt} unconfirmed"
+            )
         case ConfirmEnd():
             line = f"confirm end of {effect.job_id}"
         case JobForgotten():
             line = f"forgot {effect.job_id}"
+        case SessionRecord():
+            held = sum(hold.tokens for _, hold in effect.held)
+            spent = effect.spent.tokens
+            line = f"journal session {effect.session_id} turns={effect.turns} {spent=} {held=}"
+        case SessionForgotten():
+            line = f"journal session {effect.session_id} over"
+        case ReplySession():
+            line = f"reply session {effect.session_id} is forgotten"
         case _:
             raise AssertionError(effect)
     return line
@@ -295,9 +338,13 @@ def _parts(value: str) -> dict[str, int]:
 _CONFIG: dict[str, Callable[[str], Any]] = {
     "queue_policy": QueuePolicy,
     "throttle": lambda value: ThrottleConfig(Limits(**_parts(value))),
-    "guardrails": lambda value: Guardrails(**_parts(value)),
+    "guardrails": lambda value: _guardrails(**_parts(value)),
     "deadline_aware": lambda value: value == "true",
 }
+
+
+def _guardrails(token_bytes_max: int, price: int = 0) -> Guardrails:
+    return Guardrails(token_bytes_max, Price(price, price))
 
 
 def _pairs(words: list[str]) -> dict[str, str]:
@@ -321,10 +368,14 @@ def _held(word: str) -> HeldAttempt:
 _NUMBERS = ("deadline_ms", "queue_timeout_ms", "max_tokens", "prompt_bytes")
 
 
+def _budgets(value: str) -> Budgets:
+    return Budgets(**_parts(value)) if value else Budgets()
+
+
 def _spec(job_id: str, words: list[str]) -> JobSpec:
     flags = {word for word in words if "=" not in word}
     given = _pairs([word for word in words if "=" in word])
-    unknown = flags - {"batch", "replay", "cancel-on-disconnect"}
+    unknown = flags - {"batch", "replay", "continue", "cancel-on-disconnect"}
     assert not unknown, unknown
     numbers = {name: int(given[name]) for name in _NUMBERS if name in given}
     return JobSpec(
@@ -334,13 +385,21 @@ def _spec(job_id: str, words: list[str]) -> JobSpec:
         request_id=given.get("request", ""),
         digest=given.get("body", f"body of {job_id}"),
         est_kv_bytes=int(given["kv"]) if "kv" in given else None,
-        failover=Failover.VERIFIED_REPLAY if "replay" in flags else Failover.FAIL,
+        failover=_failover(flags),
         cancel_on_disconnect="cancel-on-disconnect" in flags,
         identity=given.get("identity", ""),
-        budgets=Budgets(**_parts(given["budgets"])) if "budgets" in given else Budgets(),
+        budgets=_budgets(given.get("budgets", "")),
+        session_id=given.get("session", ""),
+        session_budgets=_budgets(given.get("session_budgets", "")),
         **numbers,  # type: ignore[arg-type]
     )
 
 
-def _record_job(record: AcceptRecord | DispatchRecord | TerminalRecord) -> str:
+def _failover(flags: set[str]) -> Failover:
+    if "continue" in flags:
+        return Failover.CONTINUE
+    return Failover.VERIFIED_REPLAY if "replay" in flags else Failover.FAIL
+
+
+def _record_job(record: JobRecord) -> str:
     return record.spec.job_id if isinstance(record, AcceptRecord) else record.job_id

@@ -35,6 +35,8 @@ from llamaorch_client.events import (
     Started,
     Tokens,
 )
+from llamaorch_client.exchange import Exchange
+from llamaorch_client.exchange_job import ExchangeJob
 from llamaorch_client.model import (
     Candidate,
     Capabilities,
@@ -51,10 +53,17 @@ from llamaorch_client.model import (
     Receipt,
     ReplicaSet,
     ResumeMode,
+    Session,
     Shortfall,
     Usage,
 )
-from llamaorch_client.options import ClientOptions, RetryOptions, StreamOptions, Timing
+from llamaorch_client.options import (
+    ClientOptions,
+    ExchangeOptions,
+    RetryOptions,
+    StreamOptions,
+    Timing,
+)
 from llamaorch_client.request import (
     Budgets,
     ChatMessage,
@@ -85,6 +94,9 @@ __all__ = [
     "End",
     "ErrorDetail",
     "Event",
+    "Exchange",
+    "ExchangeJob",
+    "ExchangeOptions",
     "Exclusion",
     "ExclusionReason",
     "Explanation",
@@ -124,6 +136,7 @@ __all__ = [
     "RetryOptions",
     "Sampling",
     "ServerError",
+    "Session",
     "Shortfall",
     "Started",
     "StreamOptions",

@@ -16,13 +16,15 @@ from opentelemetry.context import Context
 from llamaorch.orchestrator.v1 import (
     orchestrator_service_pb2,
     pool_admin_service_pb2,
+    session_service_pb2,
 )
 from llamaorch_client import tracing, wire, wire_request
 from llamaorch_client.errors import IntegrityError
 from llamaorch_client.events import ResumePoint
-from llamaorch_client.model import Capabilities, Explanation, Job, JobState, Pool, Receipt
+from llamaorch_client.exchange import Exchange
+from llamaorch_client.model import Capabilities, Explanation, Job, JobState, Pool, Receipt, Session
 from llamaorch_client.options import ClientOptions
-from llamaorch_client.request import JobFields, JobRequest
+from llamaorch_client.request import JobFields, JobRequest, job_request
 from llamaorch_client.stream import JobStream, Origin, StreamPlan
 from llamaorch_client.transport import Transport
 
@@ -94,7 +96,7 @@ class AsyncClient:
             again. InvalidParamsError: `violations` names each bad field.
             ValueError: the request is not complete; nothing was sent.
         """
-        job = _job_request(request, fields)
+        job = job_request(request, fields)
         receipt, _ = await self._enqueue(job, correlation_id, None)
         return receipt
 
@@ -132,7 +134,7 @@ class AsyncClient:
         The job is given when the first event is asked for. Leaving the iteration early does not
         cancel it.
         """
-        job = _job_request(request, fields)
+        job = job_request(request, fields)
         plan = StreamPlan(None, False, failures_as_events, correlation_id)
 
         async def start() -> Origin:
@@ -144,6 +146,10 @@ class AsyncClient:
             return Origin(receipt.job_id, receipt, outer if nested else inner)
 
         return JobStream(self._open(), plan, start)
+
+    def exchange(self, *, correlation_id: str | None = None) -> Exchange:
+        """Many jobs on one stream: `async with client.exchange() as exchange` (LO-306)."""
+        return Exchange(self._open(), correlation_id)
 
     async def cancel(self, job_id: str, *, correlation_id: str | None = None) -> Job:
         """Cancels a job and returns its true state; one that ended stays as it was (ORCH-3026)."""
@@ -189,6 +195,47 @@ class AsyncClient:
                 raise IntegrityError("the server answered the same page of jobs twice")
             token = page.next_page_token
         raise IntegrityError(f"the list of jobs has more than {PAGES_MAX} pages")
+
+    async def list_sessions(
+        self, *, page_size: int = PAGE_SIZE, correlation_id: str | None = None
+    ) -> AsyncGenerator[Session, None]:
+        """Yields the caller's sessions by id, page by page as they are asked for (ORCH-3021)."""
+        transport, token = self._open(), ""
+        for _ in range(PAGES_MAX):
+            request = session_service_pb2.ListSessionsRequest(page_size=page_size, page_token=token)
+            answer = await transport.unary(
+                transport.sessions.ListSessions, request, correlation_id=correlation_id
+            )
+            for message in answer.message.sessions:
+                yield wire.session(message)
+            if not answer.message.next_page_token:
+                return
+            if answer.message.next_page_token == token:
+                raise IntegrityError("the server answered the same page of sessions twice")
+            token = answer.message.next_page_token
+        raise IntegrityError(f"the list of sessions has more than {PAGES_MAX} pages")
+
+    async def get_session(self, session_id: str, *, correlation_id: str | None = None) -> Session:
+        """Returns one session: its turns, budgets and place in a cache (ORCH-3022, ORCH-3099)."""
+        transport = self._open()
+        request = session_service_pb2.GetSessionRequest(session_id=session_id)
+        answer = await transport.unary(
+            transport.sessions.GetSession, request, correlation_id=correlation_id
+        )
+        return wire.session(answer.message.session)
+
+    async def delete_session(self, session_id: str, *, correlation_id: str | None = None) -> None:
+        """Forgets a session: affinity, turns and budgets. Its jobs run on.
+
+        Raises:
+            NotFoundError: there is none, or an attempt whose answer was lost has deleted it.
+        """
+        transport = self._open()
+        await transport.unary(
+            transport.sessions.DeleteSession,
+            session_service_pb2.DeleteSessionRequest(session_id=session_id),
+            correlation_id=correlation_id,
+        )
 
     async def explain(self, job_id: str, *, correlation_id: str | None = None) -> Explanation:
         """Returns why a job runs where it runs, or why it waits (LO-207)."""
@@ -271,14 +318,3 @@ class AsyncClient:
             transport.jobs.ListJobs, request, correlation_id=correlation_id
         )
         return answer.message
-
-
-def _job_request(request: JobRequest | None, fields: JobFields) -> JobRequest:
-    if request is None:
-        try:
-            return JobRequest(**fields)
-        except TypeError as error:
-            raise ValueError(f"the job is not complete: {error}") from error
-    if fields:
-        raise ValueError("give either a JobRequest or its fields, not both")
-    return request

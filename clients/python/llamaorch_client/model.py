@@ -105,6 +105,31 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One conversation: its turns, its budgets, and where its cache is (ORCH-3021, ORCH-3099).
+
+    `budgets` are those in force and `remaining` what further jobs may spend, None without budgets;
+    `spent` was used, `reserved` is set aside for `job_ids`, which have not ended. `expires_at` is
+    when the session is forgotten if it stays silent, None while it has such jobs. `kv_tokens` are
+    held by `warm_pool_id`, which is empty when no cache is expected to hold the session.
+    """
+
+    session_id: str
+    opened_at: datetime | None
+    used_at: datetime | None
+    expires_at: datetime | None
+    turns: int
+    turns_max: int
+    budgets: Budgets | None
+    spent: Budgets
+    reserved: Budgets
+    remaining: Budgets | None
+    job_ids: tuple[str, ...]
+    warm_pool_id: str
+    kv_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """What a job took; times in milliseconds by the orchestrator's clock."""
 

@@ -79,23 +79,48 @@ class StreamOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangeOptions:
+    """Bounds of an exchange (LO-306).
+
+    `credit_bytes` is how much output of each job may wait unread here. `requests_max` are the
+    requests under way at a time; the server refuses more than 1,024. With `acknowledge` the server
+    is told what was read, and may forget it: then nobody can read the job from its beginning.
+    """
+
+    credit_bytes: int = 256 * 1024
+    requests_max: int = 512
+    acknowledge: bool = True
+
+    def __post_init__(self) -> None:
+        _require("credit_bytes", self.credit_bytes, 1, 1 << 40)
+        _require("requests_max", self.requests_max, 1, 1_024)
+
+
+@dataclass(frozen=True, slots=True)
 class ClientOptions:
     """Everything about a client except the address.
 
     `credentials` None means plain text, which suits loopback only. `rpc_timeout_ms` bounds one
-    attempt of a unary call; a stream lasts as long as its job.
+    attempt of a unary call; a stream lasts as long as its job. A server that vanished without a
+    word is found after `keepalive_ms` of silence and `keepalive_timeout_ms` without an answer; the
+    server takes no more than a ping every five seconds.
     """
 
     token: str | None = field(default=None, repr=False)
     credentials: grpc.ChannelCredentials | None = field(default=None, repr=False)
     retry: RetryOptions = field(default_factory=RetryOptions)
     stream: StreamOptions = field(default_factory=StreamOptions)
+    exchange: ExchangeOptions = field(default_factory=ExchangeOptions)
     rpc_timeout_ms: int = 30_000
+    keepalive_ms: int = 30_000
+    keepalive_timeout_ms: int = 10_000
     tracer_provider: TracerProvider | None = None
     timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
         _require("rpc_timeout_ms", self.rpc_timeout_ms, 1, 3_600_000)
+        _require("keepalive_ms", self.keepalive_ms, 5_000, 3_600_000)
+        _require("keepalive_timeout_ms", self.keepalive_timeout_ms, 100, 600_000)
 
 
 def _require(name: str, value: int, least: int, most: int) -> None:
@@ -103,19 +128,19 @@ def _require(name: str, value: int, least: int, most: int) -> None:
         raise ValueError(f"{name} must be from {least} to {most}, not {value}")
 
 
-def channel_options() -> list[tuple[str, int]]:
+def channel_options(options: ClientOptions) -> list[tuple[str, int]]:
     """Returns the channel's settings.
 
-    Source: the keys of gRPC core's channel arguments. Keepalive finds a dead peer in 40 s, also
-    while a long prefill is silent. Reconnecting starts after 100 ms, because gRPC's own second
+    Source: the keys of gRPC core's channel arguments. Keepalive finds a dead peer also while a long
+    prefill is silent. Reconnecting starts after 100 ms, because gRPC's own second
     (growing to two minutes) would eat a resume's budget. gRPC's own retries are off: attempts are
     counted in one place.
     """
     return [
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_time_ms", options.keepalive_ms),
+        ("grpc.keepalive_timeout_ms", options.keepalive_timeout_ms),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),

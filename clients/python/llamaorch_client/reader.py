@@ -66,7 +66,7 @@ class OutputReader:
             raise IntegrityError(f"the server sent `{kind}` after the job's outcome")
         match kind:
             case "tokens":
-                return self._tokens(event.tokens)
+                return self.accept_tokens(event.tokens)
             case "end":
                 return self._end(event.end)
             case "error":
@@ -74,6 +74,12 @@ class OutputReader:
                 return Failed(wire.outcome(event.error))
             case _:
                 return self._progress(event)
+
+    def accept_tokens(self, batch: events_pb2.TokenBatch) -> Tokens | None:
+        """Checks the next batch of output, as `accept`."""
+        if self._ended:
+            raise IntegrityError("the server sent `tokens` after the job's outcome")
+        return self._tokens(batch)
 
     def _progress(self, event: events_pb2.JobEvent) -> Event | None:
         match event.WhichOneof("event"):

@@ -101,7 +101,8 @@ class JobRequest:
     """One job. Exactly one of `prompt`, `messages` and `artifact_id` is the input.
 
     `deadline` must know its time zone. An empty `request_id` is replaced by a fresh one, so that a
-    retry can never run the job twice (ORCH-3024).
+    retry can never run the job twice (ORCH-3024). `session_budgets` are those of the session that
+    `session_id` opens; later jobs of it leave them out or repeat them (ORCH-3099).
 
     Raises:
         ValueError: there is not exactly one input, or the deadline has no time zone.
@@ -132,6 +133,7 @@ class JobRequest:
     failover: FailoverPolicy | None = None
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
     labels: Mapping[str, str] = field(default_factory=dict)
+    session_budgets: Budgets | None = None
 
     def __post_init__(self) -> None:
         if (self.prompt is not None) + bool(self.messages) + bool(self.artifact_id) != 1:
@@ -168,3 +170,20 @@ class JobFields(TypedDict, total=False):
     failover: FailoverPolicy | None
     on_disconnect: OnDisconnect
     labels: Mapping[str, str]
+    session_budgets: Budgets | None
+
+
+def job_request(request: JobRequest | None, fields: JobFields) -> JobRequest:
+    """Returns the job that was given in one of two ways.
+
+    Raises:
+        ValueError: it was given in both, or is not complete.
+    """
+    if request is None:
+        try:
+            return JobRequest(**fields)
+        except TypeError as error:
+            raise ValueError(f"the job is not complete: {error}") from error
+    if fields:
+        raise ValueError("give either a JobRequest or its fields, not both")
+    return request

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import grpc
 from opentelemetry.context import Context
@@ -55,6 +55,46 @@ class Origin:
     job_id: str
     receipt: Receipt | None = None
     context: Context | None = None
+
+
+class Followed(Protocol):
+    """A job whose events can be iterated."""
+
+    @property
+    def job_id(self) -> str:
+        """Id of the job."""
+        ...
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """Its receipt, where it was given just now."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Its events."""
+        ...
+
+
+async def read_result(job: Followed, before: str) -> Result:
+    """Reads a job to its end; `before` is the text that was known already.
+
+    Raises as `JobStream.result`.
+    """
+    texts = [before]
+    end: End | None = None
+    async for event in job:
+        match event:
+            case Tokens():
+                texts.append(event.text)
+            case End():
+                end = event
+            case Failed():
+                raise JobFailedError(event.error, job.job_id)
+            case _:
+                pass
+    if end is None:
+        raise RuntimeError("this stream was already read to its end or closed")
+    return Result("".join(texts), end, job.receipt)
 
 
 class JobStream(AsyncIterator[Event]):
@@ -116,23 +156,8 @@ class JobStream(AsyncIterator[Event]):
             LlamaOrchError: the stream could not be followed to its end.
             RuntimeError: the stream was already read or closed.
         """
-        texts: list[str] = []
-        if self._plan.resume_from is not None:
-            texts.append(self._plan.resume_from.text)
-        end: End | None = None
-        async for event in self:
-            match event:
-                case Tokens():
-                    texts.append(event.text)
-                case End():
-                    end = event
-                case Failed():
-                    raise JobFailedError(event.error, self.job_id)
-                case _:
-                    pass
-        if end is None:
-            raise RuntimeError("this stream was already read to its end or closed")
-        return Result("".join(texts), end, self.receipt)
+        before = self._plan.resume_from.text if self._plan.resume_from is not None else ""
+        return await read_result(self, before)
 
     async def aclose(self) -> None:
         """Stops following; the job runs on."""

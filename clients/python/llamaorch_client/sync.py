@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from llamaorch_client.aio import AsyncClient, JobFilter
 from llamaorch_client.events import Event, Result, ResumePoint
-from llamaorch_client.model import Capabilities, Explanation, Job, Pool, Receipt
+from llamaorch_client.model import Capabilities, Explanation, Job, Pool, Receipt, Session
 from llamaorch_client.options import ClientOptions
 from llamaorch_client.request import JobFields, JobRequest
 from llamaorch_client.stream import JobStream
@@ -248,6 +248,23 @@ class Client:
         jobs = self._client.list_jobs(where, limit=limit, correlation_id=correlation_id)
         while (job := thread.call(_next_or_none(jobs))) is not None:
             yield job
+
+    def list_sessions(self, *, correlation_id: str | None = None) -> Iterator[Session]:
+        """Yields the caller's sessions by id, page by page as they are asked for."""
+        thread = self._open()
+        sessions = self._client.list_sessions(correlation_id=correlation_id)
+        while (session := thread.call(_next_or_none(sessions))) is not None:
+            yield session
+
+    def get_session(self, session_id: str, *, correlation_id: str | None = None) -> Session:
+        """Returns one session."""
+        return self._open().call(
+            self._client.get_session(session_id, correlation_id=correlation_id)
+        )
+
+    def delete_session(self, session_id: str, *, correlation_id: str | None = None) -> None:
+        """Forgets a session; its jobs run on."""
+        self._open().call(self._client.delete_session(session_id, correlation_id=correlation_id))
 
     def explain(self, job_id: str, *, correlation_id: str | None = None) -> Explanation:
         """Returns why a job runs where it runs, or why it waits."""

@@ -13,6 +13,7 @@ from opentelemetry.context import Context
 from llamaorch.orchestrator.v1 import (
     orchestrator_service_pb2_grpc,
     pool_admin_service_pb2_grpc,
+    session_service_pb2_grpc,
 )
 from llamaorch_client.errors import LlamaOrchError, from_rpc_error
 from llamaorch_client.metadata import (
@@ -26,6 +27,8 @@ from llamaorch_client.retry import RetryRow
 
 if TYPE_CHECKING:
     from llamaorch.orchestrator.v1.orchestrator_service_pb2 import (
+        ExchangeRequest,
+        ExchangeResponse,
         StreamTokensRequest,
         StreamTokensResponse,
     )
@@ -47,7 +50,7 @@ class Transport:
     """Owns the channel. Must be made inside a running event loop, and be closed there."""
 
     def __init__(self, target: str, options: ClientOptions) -> None:
-        settings = channel_options()
+        settings = channel_options(options)
         if options.credentials is None:
             self._channel = aio.insecure_channel(target, settings)
         else:
@@ -55,6 +58,7 @@ class Transport:
         self.options = options
         self.jobs = orchestrator_service_pb2_grpc.OrchestratorServiceStub(self._channel)
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(self._channel)
+        self.sessions = session_service_pb2_grpc.SessionServiceStub(self._channel)
         self.health = health_pb2_grpc.HealthStub(self._channel)
 
     async def close(self) -> None:
@@ -95,6 +99,12 @@ class Transport:
         """Begins a StreamTokens call; the caller cancels it."""
         metadata = call_metadata(correlation_id, self.options.token, context)
         return self.jobs.StreamTokens(request, metadata=metadata)
+
+    def open_exchange(
+        self, correlation_id: str
+    ) -> "aio.StreamStreamCall[ExchangeRequest, ExchangeResponse]":
+        """Begins an Exchange call; the caller cancels it."""
+        return self.jobs.Exchange(metadata=call_metadata(correlation_id, self.options.token, None))
 
     async def _attempt(
         self,

@@ -15,6 +15,7 @@ from llamaorch.orchestrator.v1 import (
     job_pb2,
     orchestrator_service_pb2,
     pool_admin_service_pb2,
+    session_service_pb2,
 )
 from llamaorch_client import events, model
 from llamaorch_client.errors import ErrorDetail, detail_of
@@ -47,6 +48,25 @@ def budgets(message: job_pb2.Budgets) -> Budgets:
         tokens=message.tokens if message.HasField("tokens") else None,
         time_ms=message.time_ms if message.HasField("time_ms") else None,
         cost_micros=message.cost_micros if message.HasField("cost_micros") else None,
+    )
+
+
+def session(message: session_service_pb2.Session) -> model.Session:
+    """One session."""
+    return model.Session(
+        session_id=message.session_id,
+        opened_at=_instant(message.opened_at, message.HasField("opened_at")),
+        used_at=_instant(message.used_at, message.HasField("used_at")),
+        expires_at=_instant(message.expires_at, message.HasField("expires_at")),
+        turns=message.turns,
+        turns_max=message.turns_max,
+        budgets=budgets(message.budgets) if message.HasField("budgets") else None,
+        spent=budgets(message.spent),
+        reserved=budgets(message.reserved),
+        remaining=budgets(message.remaining) if message.HasField("remaining") else None,
+        job_ids=tuple(message.job_ids),
+        warm_pool_id=message.warm_pool_id,
+        kv_tokens=message.kv_tokens if message.HasField("kv_tokens") else None,
     )
 
 

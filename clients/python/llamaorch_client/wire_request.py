@@ -51,6 +51,7 @@ def _job_spec(request: JobRequest, request_id: str) -> job_pb2.JobSpec:
         kv_hint=job_pb2.KvHint.Value(f"KV_HINT_{request.kv_hint.value}"),
         on_disconnect=job_pb2.OnDisconnect.Value(f"ON_DISCONNECT_{request.on_disconnect.value}"),
         labels=dict(request.labels),
+        session_budgets=_budgets(request.session_budgets),
     )
     if request.failover is not None:
         spec.failover = job_pb2.FailoverPolicy.Value(f"FAILOVER_POLICY_{request.failover.value}")

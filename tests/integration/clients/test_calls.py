@@ -85,6 +85,7 @@ async def test_enqueue_takes_fields_instead_of_a_request(
         ),
         requirements=Requirements(min_vram_bytes=1, required_extensions=("grammar",)),
         budgets=Budgets(tokens=9),
+        session_budgets=Budgets(cost_micros=8),
         failover=FailoverPolicy.CONTINUE,
         kv_hint=KvHint.REUSE,
         on_disconnect=OnDisconnect.CANCEL,
@@ -103,6 +104,7 @@ async def test_enqueue_takes_fields_instead_of_a_request(
     assert spec.determinism == job_pb2.DETERMINISM_REQUIRED
     assert (spec.requirements.min_vram_bytes, spec.budgets.tokens) == (1, 9)
     assert list(spec.requirements.required_extensions) == ["grammar"]
+    assert spec.session_budgets == job_pb2.Budgets(cost_micros=8)
     assert not spec.budgets.HasField("time_ms")
     assert spec.sampling.WhichOneof("constraint") == "json_schema"
     assert spec.sampling.HasField("seed")

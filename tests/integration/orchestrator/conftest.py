@@ -10,6 +10,7 @@ import pytest
 from llamaorch.orchestrator.v1 import (
     orchestrator_service_pb2_grpc,
     pool_admin_service_pb2_grpc,
+    session_service_pb2_grpc,
 )
 from orchestrator_core.config import Config
 from orchestrator_core.server import OrchestratorServer
@@ -25,6 +26,7 @@ class Orchestrator:
         self.channel = channel
         self.jobs = orchestrator_service_pb2_grpc.OrchestratorServiceStub(channel)
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(channel)
+        self.sessions = session_service_pb2_grpc.SessionServiceStub(channel)
         self._hosts: list[ScriptedHost] = []
 
     def host(self, host_id: str = "host-1", boot_id: str = "") -> ScriptedHost:

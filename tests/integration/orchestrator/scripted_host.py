@@ -95,9 +95,13 @@ class ScriptedHost:
         await self._call.write(pool_registry_service_pb2.DispatchRequest(frame=frame))
         return self.frame_seq
 
-    async def started(self, handle: int) -> None:
+    async def started(self, handle: int, *, kv_warmth: bool = False) -> None:
         """Tells that the engine took an attempt up."""
-        await self.frame(started=[dispatch_pb2.AttemptStarted(handle=handle)])
+        await self.frame(started=[dispatch_pb2.AttemptStarted(handle=handle, kv_warmth=kv_warmth)])
+
+    def goes_on(self, handle: int, text: str, pieces: int) -> None:
+        """What is sent next follows text that an earlier attempt produced."""
+        self._text[handle], self._pieces[handle] = text, pieces
 
     async def tokens(self, handle: int, *pieces: str) -> None:
         """Sends pieces of text that follow what was sent for the handle."""
@@ -144,8 +148,12 @@ class ScriptedHost:
 
     async def fail(self, handle: int, kind: dispatch_pb2.AttemptErrorKind.ValueType) -> None:
         """Ends an attempt with an error."""
-        error = dispatch_pb2.AttemptError(kind=kind, message="scripted failure")
-        await self.frame(ended=[dispatch_pb2.AttemptEnded(handle=handle, error=error)])
+        ended = dispatch_pb2.AttemptEnded(
+            handle=handle,
+            error=dispatch_pb2.AttemptError(kind=kind, message="scripted failure"),
+            text_bytes=len(self._text.get(handle, "").encode()),
+        )
+        await self.frame(ended=[ended])
 
     @asynccontextmanager
     async def reports(self) -> AsyncIterator["Reports"]:

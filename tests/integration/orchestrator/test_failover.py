@@ -3,8 +3,9 @@
 import grpc
 from google.rpc import error_details_pb2
 
-from llamaorch.orchestrator.v1 import job_pb2
+from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
+from orchestrator_core.store.memory import MemoryStore
 from tests.integration.orchestrator.calls import (
     all_events,
     enqueue,
@@ -13,8 +14,10 @@ from tests.integration.orchestrator.calls import (
     ready_host,
     text,
 )
-from tests.integration.orchestrator.conftest import Orchestrator
-from tests.integration.orchestrator.scripted_host import digest, snapshot
+from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
+from tests.integration.orchestrator.scripted_host import ScriptedHost, digest, snapshot
+
+CONTINUE = job_pb2.FAILOVER_POLICY_CONTINUE
 
 
 async def test_engine_death_before_output_is_retried_silently(orchestrator: Orchestrator) -> None:
@@ -103,7 +106,7 @@ async def test_host_that_returns_goes_on_with_its_attempts(orchestrator: Orchest
     )
     answer = await back.register(snapshot(), held=(held,))
     verdict = answer.verdicts[0]
-    back._text[verdict.handle], back._pieces[verdict.handle] = "before ", 1
+    back.goes_on(verdict.handle, "before ", pieces=1)
     await back.tokens(verdict.handle, "after")
     await back.finish(verdict.handle)
     seen.extend([event async for event in stream])
@@ -124,3 +127,115 @@ async def test_unknown_held_attempt_is_aborted(orchestrator: Orchestrator) -> No
     answer = await host.register(snapshot(), held=(held,))
 
     assert [verdict.verdict for verdict in answer.verdicts] == [dispatch_pb2.HELD_VERDICT_ABORT]
+
+
+async def test_a_continuation_goes_on_from_the_delivered_text(orchestrator: Orchestrator) -> None:
+    """LO-304: another replica set gets the text and what is left of max_tokens."""
+    host = await ready_host(orchestrator)
+    sampling = job_pb2.Sampling(max_tokens=5, seed=7)
+    receipt = await enqueue(orchestrator, failover=CONTINUE, sampling=sampling)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "één ", "twee ")
+    await host.fail(start.handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
+    other = orchestrator.host(host_id="host-2")
+    await other.register(snapshot("pool-b", host_id="host-2", model_digest="sha256:01"))
+
+    second = await other.start()
+    await other.started(second.handle, kv_warmth=True)
+    other.goes_on(second.handle, "één twee ", pieces=2)
+    await other.tokens(second.handle, "drie")
+    await other.finish(second.handle)
+    events = await all_events(orchestrator, receipt.job_id)
+
+    text_so_far = "één twee ".encode()
+    assert (second.attempt, second.continue_text) == (2, "één twee ")
+    assert second.continue_from.text_offset == len(text_so_far)
+    assert second.continue_from.prefix_digest == digest(text_so_far)
+    assert (second.continue_index, second.continue_tokens) == (2, 2)
+    assert not second.continue_token_ids, "another model has other tokens"
+    assert (second.sampling.max_tokens, second.sampling.seed) == (3, 7)
+    assert kinds(events) == ["started", "tokens", "resumed", "tokens", "end"]
+    assert text(events) == "één twee drie"
+    resumed = next(event.resumed for event in events if event.HasField("resumed"))
+    assert (resumed.attempt, resumed.mode) == (2, events_pb2.RESUME_MODE_CONTINUE)
+    assert resumed.text_offset == len(text_so_far)
+    assert not resumed.kv_warmth, "ORCH-3009"
+    assert events[-1].end.text_digest == digest("één twee drie".encode())
+
+
+async def test_a_continuation_of_all_that_was_asked_for_ends_there(
+    orchestrator: Orchestrator,
+) -> None:
+    """The engine died after its last token and before its end: nothing is left to generate."""
+    host = await ready_host(orchestrator)
+    sampling = job_pb2.Sampling(max_tokens=2)
+    receipt = await enqueue(orchestrator, failover=CONTINUE, sampling=sampling)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "one ", "two ")
+    await host.fail(start.handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
+    async with host.reports() as reports:
+        await reports.send(snapshot(replica_id="pool-a-2", emitted_frame_seq=host.frame_seq))
+        events = await all_events(orchestrator, receipt.job_id)
+
+    assert text(events) == "one two "
+    assert events[-1].end.finish_reason == job_pb2.FINISH_REASON_LENGTH
+    assert events[-1].end.usage.tokens_out == 2
+
+
+async def restarted_after_text(
+    start_orchestrator: StartOrchestrator,
+) -> tuple[Orchestrator, ScriptedHost, str]:
+    """An orchestrator without its relay log; the host whose attempt had produced text; the job."""
+    store = MemoryStore()
+    first = await start_orchestrator(store)
+    host = await ready_host(first)
+    receipt = await enqueue(first, failover=CONTINUE)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "one ", "two ")
+    async for event in follow(first, receipt.job_id):
+        if event.HasField("tokens"):
+            break
+    await first.close()
+    return await start_orchestrator(store), host, receipt.job_id
+
+
+async def test_after_a_restart_lost_output_is_not_continued(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """LO-305: a client may hold text that nobody else does: a typed end that says so."""
+    second, _, job_id = await restarted_after_text(start_orchestrator)
+    back = second.host(boot_id="anew")
+    await back.register(snapshot(replica_id="pool-a-2"))
+
+    events = await all_events(second, job_id)
+
+    info = error_details_pb2.ErrorInfo()
+    assert kinds(events) == ["error"]
+    assert events[-1].error.details[0].Unpack(info)
+    assert info.reason == "WORKER_RESET"
+    assert "no longer held" in events[-1].error.message
+
+
+async def test_after_a_restart_output_that_came_back_is_continued(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """LO-305: the host held all of it, and its end says that this was all."""
+    second, former, job_id = await restarted_after_text(start_orchestrator)
+    back = second.host(boot_id=former.boot_id)
+    held = dispatch_pb2.HeldAttempt(
+        job_id=job_id, attempt=1, pool_id="pool-a", replica_id="pool-a-1", next_index=2
+    )
+    answer = await back.register(snapshot(), held=(held,))
+    handle = answer.verdicts[0].handle
+    await back.started(handle)
+    await back.tokens(handle, "one ", "two ")
+    await back.fail(handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
+    async with back.reports() as reports:
+        await reports.send(snapshot(replica_id="pool-a-2", emitted_frame_seq=back.frame_seq))
+        again = await back.start()
+
+    assert again.continue_text == "one two "
+    assert again.continue_from.prefix_digest == digest(b"one two ")

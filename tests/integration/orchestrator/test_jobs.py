@@ -5,7 +5,13 @@ import asyncio
 import grpc
 import pytest
 
-from llamaorch.orchestrator.v1 import events_pb2, job_pb2, orchestrator_service_pb2
+from llamaorch.orchestrator.v1 import (
+    events_pb2,
+    job_pb2,
+    orchestrator_service_pb2,
+    orchestrator_service_pb2_grpc,
+    pool_admin_service_pb2,
+)
 from llamaorch.pool.v1 import snapshot_pb2
 from tests.integration.orchestrator.calls import (
     all_events,
@@ -114,6 +120,34 @@ async def test_cancel_of_a_running_job_ends_its_stream_and_stops_the_pool(
     assert rest[-1].end.finish_reason == job_pb2.FINISH_REASON_CANCELLED
     assert rest[-1].end.text_bytes == len("partial")
     assert text(await all_events(orchestrator, receipt.job_id)) == "partial"
+
+
+async def test_cancel_and_end_at_once_from_another_connection(orchestrator: Orchestrator) -> None:
+    """Whichever comes first wins, and answer, stream and GetJob tell the same."""
+    host = await ready_host(orchestrator, slots_total=1, slots_free=1)
+    address = str(orchestrator.server.address)
+    async with grpc.aio.insecure_channel(address) as channel:
+        other = orchestrator_service_pb2_grpc.OrchestratorServiceStub(channel)
+        for _ in range(20):
+            receipt = await enqueue(orchestrator)
+            following = asyncio.create_task(all_events(orchestrator, receipt.job_id))
+            start = await host.start()
+            await host.started(start.handle)
+            await host.tokens(start.handle, "whole")
+            request = orchestrator_service_pb2.CancelRequest(job_id=receipt.job_id)
+
+            answer, _ = await asyncio.gather(other.Cancel(request), host.finish(start.handle))
+            events = await following
+
+            state = answer.job.state
+            assert state in {job_pb2.JOB_STATE_FINISHED, job_pb2.JOB_STATE_CANCELLED}
+            assert kinds(events)[-1] == "end"
+            assert events[-1].end.state == state
+            assert (await job(orchestrator, receipt.job_id)).state == state
+            assert events[-1].end.text_bytes == len(text(events))
+            if state == job_pb2.JOB_STATE_CANCELLED:
+                # Sent although the end was on its way: the next job has the slot all the same.
+                await host.command("cancel")
 
 
 async def test_slot_of_a_cancelled_job_is_free_only_when_the_pool_confirms(
@@ -310,13 +344,13 @@ async def test_later_calls_answer_unimplemented_with_a_sentence(
     orchestrator: Orchestrator,
 ) -> None:
     """What is not there yet says so and names what to use instead."""
-    call = orchestrator.jobs.Exchange()
+    request = pool_admin_service_pb2.DrainPoolRequest(pool_id="pool-a")
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call.read()
+        await orchestrator.pools.DrainPool(request)
 
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "StreamTokens" in (caught.value.details() or "")
+    assert "SIGTERM" in (caught.value.details() or "")
 
 
 async def test_correlation_id_is_returned(orchestrator: Orchestrator) -> None:

@@ -120,11 +120,12 @@ async def test_output_of_an_ended_job_is_read_again_after_a_restart(
         ended=dispatch_pb2.AttemptEnded(finish_reason=job_pb2.FINISH_REASON_EOS),
     )
     verdict = (await back.register(snapshot(), held=(held,))).verdicts[0]
+    await back.started(verdict.handle)
     await back.tokens(verdict.handle, "all ", "of it")
     events = await asyncio.wait_for(following, WAIT_S)
 
     assert text(events) == "all of it"
-    assert kinds(events) == ["tokens", "end"]
+    assert kinds(events) == ["started", "tokens", "end"]
 
 
 async def test_unwritable_journal_refuses_jobs_while_streams_go_on(
@@ -296,3 +297,46 @@ async def test_an_accept_whose_commit_is_uncertain_is_answered_as_the_journal_sa
     assert (await host.start()).job_id == written.job_id == "written"
     assert details(lost.value)[0].reason == "STORE_UNAVAILABLE"
     assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+class WaitingStore(MemoryStore):
+    """A journal whose commits wait while `gate` is clear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def commit(self, batch: Sequence[Record]) -> None:
+        """See `Store.commit`."""
+        await self.gate.wait()
+        await super().commit(batch)
+
+
+async def test_text_of_a_job_that_was_cancelled_before_its_start_is_not_told(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """While the outcome waits for the journal no token comes without `started`. LO-301."""
+    store = WaitingStore()
+    orchestrator = await start_orchestrator(store)
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    following = asyncio.create_task(all_events(orchestrator, receipt.job_id))
+    store.gate.clear()
+    asked = pb.GetCapabilitiesRequest()
+    request = pb.CancelRequest(job_id=receipt.job_id)
+    cancelling = asyncio.ensure_future(orchestrator.jobs.Cancel(request))
+    core = orchestrator.server.runtime.core
+    async with asyncio.timeout(WAIT_S):
+        while core.jobs[receipt.job_id].live:
+            await orchestrator.jobs.GetCapabilities(asked)
+    await host.started(start.handle)
+    await host.tokens(start.handle, "too ", "late")
+    async with asyncio.timeout(WAIT_S):
+        while orchestrator.server.runtime.hosts.links["host-1"].frame_seq < host.frame_seq:
+            await orchestrator.jobs.GetCapabilities(asked)
+    store.gate.set()
+    await cancelling
+
+    assert kinds(await asyncio.wait_for(following, WAIT_S)) == ["end"]

@@ -29,6 +29,7 @@ async def test_a_continuation_goes_on_with_offsets_and_digests(run_host: RunHost
     assert (rest.batches[0].first_index, rest.batches[0].text_offset) == (2, 8)
     assert rest.ended[0].text_digest == digest("one two three")
     assert host.engine.requests[-1].continue_token_ids == (0, 1)
+    assert host.engine.requests[-1].continue_text == "one two "
 
 
 async def test_a_continuation_on_another_host_builds_on_the_text_it_is_given(
@@ -40,7 +41,15 @@ async def test_a_continuation_on_another_host_builds_on_the_text_it_is_given(
     offset = len(text.encode())
     point = events_pb2.ResumePoint(attempt=1, text_offset=offset, prefix_digest=digest(text))
 
-    await host.start("j1", 2, attempt=2, continue_from=point, continue_text=text, continue_index=5)
+    await host.start(
+        "j1",
+        2,
+        attempt=2,
+        continue_from=point,
+        continue_text=text,
+        continue_index=5,
+        continue_tokens=2,
+    )
     host.engine.say("j1", "drie", attempt=2, end=True)
     rest = host.orchestrator.stored(2)
     await host.orchestrator.until(lambda: rest.ended)
@@ -50,6 +59,10 @@ async def test_a_continuation_on_another_host_builds_on_the_text_it_is_given(
     assert (batch.first_index, batch.text_offset) == (5, offset)
     assert batch.prefix_digest == digest(text)
     assert rest.ended[0].text_digest == digest(text + "drie")
+    assert host.engine.requests[-1].continue_text == text
+    # Three of the prompt by the engine's count, of which two were generated before.
+    usage = rest.ended[0].usage
+    assert (usage.tokens_in, usage.tokens_out) == (1, 3)
 
 
 async def test_a_continuation_of_another_text_is_refused(run_host: RunHost) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 
 import pytest
 
@@ -182,3 +183,40 @@ async def test_frame_numbers_grow_over_all_streams(run_host: RunHost) -> None:
     numbers = [f.frame_seq for s in host.orchestrator.sessions for f in s.frames]
     assert numbers == sorted(set(numbers))
     assert len({s.register.boot_id for s in host.orchestrator.sessions}) == 1
+
+
+async def test_a_stalled_host_keeps_its_stream(run_host: RunHost) -> None:
+    """What could not be heard is not silence: after a pause the orchestrator has its time anew."""
+    host = await run_host()
+    host.orchestrator.heartbeat_ms = 600
+    host.orchestrator.drop()
+    await host.orchestrator.until(lambda: len(host.orchestrator.sessions) == 2)
+    await two_pieces_delivered(host)
+
+    time.sleep(2.0)  # noqa: ASYNC251 - the stall
+    host.engine.say("j1", "c", end=True)
+    out = host.orchestrator.stored(1)
+    await host.orchestrator.until(lambda: out.ended)
+
+    assert out.text == "abc"
+    assert len(host.orchestrator.sessions) == 2
+
+
+async def test_attempts_outlive_a_stalled_orchestrator(run_host: RunHost) -> None:
+    """The host leaves a silent stream, keeps what it runs, and comes back with it."""
+    host = await run_host()
+    host.orchestrator.heartbeat_ms = 300
+    host.orchestrator.verdict = adopt(first_index=2, handle=1)  # type: ignore[assignment]  # reason: test
+    host.orchestrator.drop()
+    await host.orchestrator.until(lambda: len(host.orchestrator.sessions) == 2)
+    await two_pieces_delivered(host)
+
+    host.orchestrator.silent = True
+    await host.orchestrator.until(lambda: len(host.orchestrator.sessions) == 3)
+    host.engine.say("j1", "c", end=True)
+    out = host.orchestrator.stored(1)
+    await host.orchestrator.until(lambda: out.ended)
+
+    assert [h.job_id for h in host.orchestrator.sessions[2].register.held] == ["j1"]
+    assert out.text == "abc"
+    assert len(host.engine.requests) == 1

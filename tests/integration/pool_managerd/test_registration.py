@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from llamaorch.pool.v1 import dispatch_pb2
+from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from pool_managerd import wire
-from tests.integration.pool_managerd.fakes import WAIT_S
-from tests.integration.pool_managerd.harness import Host, RunHost
+from tests.integration.pool_managerd.fakes import WAIT_S, ScriptedEngine
+from tests.integration.pool_managerd.harness import Host, Options, RunHost
 from tests.integration.pool_managerd.test_reconnect import adopt, two_pieces_delivered
 
 
@@ -105,3 +105,16 @@ async def test_what_is_held_comes_in_pages(
     session = host.orchestrator.sessions[1]
     assert session.held_per_page == [2, 2, 1]
     assert [h.job_id for h in session.register.held] == ["j1", "j2", "j3", "j4", "j5"]
+
+
+async def test_a_pool_tells_its_determinism_before_its_engine_is_loaded(run_host: RunHost) -> None:
+    """A job that needs it may queue for the pool meanwhile. LO-201, LO-304."""
+
+    def never_loads(engine: ScriptedEngine, _number: int) -> None:
+        engine.preload_problem = "no model"
+
+    host = await run_host(Options(prepare=never_loads))
+
+    (pool,) = host.orchestrator.sessions[0].register.pools
+    assert pool.state != snapshot_pb2.POOL_STATE_READY
+    assert pool.deterministic

@@ -23,14 +23,15 @@ def test_every_bug_can_still_be_planted(mutant: Mutant) -> None:
 
 
 def test_the_bugs_that_matter_are_in_the_list() -> None:
-    """At least ten, each in a core."""
-    assert len(MUTANTS) >= 10
-    assert {Path(mutant.file).parts[:2] for mutant in MUTANTS} <= {
-        ("orchestrator_core", "core"),
-        ("pool_managerd", "core"),
-    }
+    """At least ten in a core, eight that fault seeds must find, and all in one of the services."""
+    homes = [Path(mutant.file).parts[:2] for mutant in MUTANTS]
+
+    assert sum(part == "core" for _, part in homes) >= 10
+    assert sum(mutant.tests == FAULT_SEEDS for mutant in MUTANTS) >= 8
+    assert {service for service, _ in homes} == {"orchestrator_core", "pool_managerd"}
 
 
+FAULT_SEEDS = ("tests/unit/faults/test_seeds.py::test_the_first_seeds_violate_no_invariant",)
 GOOD = 'name = "n"\nbreaks = "b"\nfile = "code.py"\nold = "return 1"\nnew = "return 2"\n'
 TESTS = 'tests = ["test_code.py"]\n'
 ASSERTING = "from code_under_test import one\n\n\ndef test_one():\n    assert one() == 1\n"

@@ -215,6 +215,24 @@ async def test_what_is_over_is_forgotten_and_released_after_its_end_is_durable()
     assert run.released == [ended, ask, release]
 
 
+async def test_a_job_with_the_id_of_a_returning_victim_is_taken_back() -> None:
+    """The victim is accepted still, and the journal holds no two jobs of one id."""
+    record, ended = terminal("victim")
+    async with running() as run:
+        run.gate.add([record, accept("new", displaced="victim")], [ended, reply("new")])
+        await run.committing()
+        run.gate.add([accept("victim"), accept("other")], [reply("victim"), reply("other")])
+        run.store.verdicts.put_nowait(StoreUnavailableError("disk full"))
+        await run.committing()
+        run.store.verdicts.put_nowait(None)
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+
+    assert run.reverted == [("new", "victim")]
+    assert run.refused == [reply("new"), reply("victim")]
+    assert run.store.batches[1] == [accept("other")]
+    assert run.released == [reply("other")]
+
+
 async def test_unknown_outcome_is_read_back_before_anybody_is_answered() -> None:
     """A commit that may have happened counts as what the store then says."""
     async with running() as run:

@@ -96,8 +96,11 @@ def test_every_key_reaches_the_core(tmp_path: Path) -> None:
         [sessions]
         ttl_ms = 19
         max = 20
+        turns_max = 26
+        budget_tokens = 27
         [pools]
         reattach_grace_ms = 21
+        cancel_timeout_ms = 24
         max = 22
         """,
         encoding="utf-8",

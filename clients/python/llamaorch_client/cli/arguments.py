@@ -50,6 +50,7 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     _job_id(stream)
     _job_id(commands.add_parser("cancel", parents=[common], help="cancel a job"))
     _jobs(commands.add_parser("jobs", parents=[common], help="list jobs, newest first"))
+    _sessions(commands.add_parser("sessions", parents=[common], help="list, show, delete sessions"))
     commands.add_parser("pools", parents=[common], help="list pools and their devices")
     explain = commands.add_parser(
         "explain", parents=[common], help="why a job runs where it runs, or why it waits"
@@ -155,6 +156,10 @@ def _run(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=float, metavar="P")
     add("--stop", action="append", default=[], metavar="TEXT", help="stop at TEXT; may be repeated")
     add("--session", default="", metavar="ID", help="conversation that the job belongs to")
+    add("--reuse-kv", action="store_true", help="prefer the pool whose cache holds the session")
+    add("--session-tokens", type=_positive, metavar="N", help="budget of the session that opens")
+    add("--session-time-ms", type=_positive, metavar="MS", help="its time on pools")
+    add("--session-cost-micros", type=_positive, metavar="N", help="its cost, in millionths")
     add("--engine", default="", help="engine family that must serve the job")
     add("--expected-tokens", type=_positive, metavar="N", help="guess that improves predictions")
     add("--deadline-s", type=_seconds, metavar="S", help="expire the job after S seconds")
@@ -165,6 +170,18 @@ def _run(parser: argparse.ArgumentParser) -> None:
     add("--job-id", default="", metavar="ID", help="id for the job (default: the server's)")
     add("--detach", action="store_true", help="print the job's id and leave it running")
     add("--wait-s", type=_seconds, default=0.0, metavar="S", help="retry a rejected job this long")
+
+
+def _sessions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("list", "show", "delete"),
+        default="list",
+        metavar="ACTION",
+        help="list (the default), show or delete",
+    )
+    parser.add_argument("session_id", nargs="?", default="", metavar="SESSION", help="which one")
 
 
 def _jobs(parser: argparse.ArgumentParser) -> None:

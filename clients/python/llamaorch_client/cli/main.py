@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 
 from llamaorch_client.aio import AsyncClient
-from llamaorch_client.cli import fleet, inspecting, running
+from llamaorch_client.cli import fleet, inspecting, running, sessions
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, exit_code, sentences
 from llamaorch_client.cli.output import Output
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "cancel": running.cancel,
     "jobs": inspecting.jobs,
     "explain": inspecting.explain,
+    "sessions": sessions.sessions,
     "pools": fleet.pools,
     "status": fleet.status,
 }

@@ -15,7 +15,14 @@ from llamaorch_client.errors import JobFailedError, LlamaOrchError, NotFoundErro
 from llamaorch_client.events import End, Event, Failed, Resumed, Tokens
 from llamaorch_client.model import JobState, Receipt
 from llamaorch_client.options import Timing
-from llamaorch_client.request import ChatMessage, JobRequest, Priority, Sampling
+from llamaorch_client.request import (
+    Budgets,
+    ChatMessage,
+    JobRequest,
+    KvHint,
+    Priority,
+    Sampling,
+)
 from llamaorch_client.stream import JobStream
 
 # How long Ctrl-C waits for the server: once to learn whether a job was accepted, once to cancel it.
@@ -103,6 +110,15 @@ async def _model(arguments: argparse.Namespace, client: AsyncClient) -> str:
             raise UsageError(f"choose a model with --model: {', '.join(served)}")
 
 
+def _session_budgets(arguments: argparse.Namespace) -> Budgets | None:
+    given = Budgets(
+        tokens=arguments.session_tokens,
+        time_ms=arguments.session_time_ms,
+        cost_micros=arguments.session_cost_micros,
+    )
+    return None if given == Budgets() else given
+
+
 def _request(arguments: argparse.Namespace, model_id: str) -> JobRequest:
     system = [ChatMessage("system", arguments.system)] if arguments.system is not None else []
     chat = arguments.chat or bool(system)
@@ -116,6 +132,8 @@ def _request(arguments: argparse.Namespace, model_id: str) -> JobRequest:
         messages=(*system, ChatMessage("user", arguments.prompt)) if chat else (),
         job_id=arguments.job_id,
         session_id=arguments.session,
+        session_budgets=_session_budgets(arguments),
+        kv_hint=KvHint.REUSE if arguments.reuse_kv else KvHint.NONE,
         priority=Priority(arguments.priority.upper()),
         engine=arguments.engine,
         sampling=Sampling(

@@ -262,7 +262,9 @@ class Metrics(_message.Message):
     """True when keys and values moved between replicas; always false today."""
     @_builtins.property
     def remaining(self) -> _job_pb2.Budgets:
-        """What is left of the budgets; absent without budgets."""
+        """What would be left of the budgets of the job and its session, the less of both, if the job ended now; absent
+        without budgets.
+        """
 
     def __init__(
         self,

@@ -109,7 +109,9 @@ class _FailoverPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failov
     FAILOVER_POLICY_VERIFIED_REPLAY: _FailoverPolicy.ValueType  # 1
     """Generate again in the same replica set, compare the bytes with the digest chain, go on from there."""
     FAILOVER_POLICY_CONTINUE: _FailoverPolicy.ValueType  # 2
-    """Go on from the prompt and the delivered tokens; announced by `resumed`."""
+    """Go on from the prompt and the delivered tokens, on any pool of the model; announced by `resumed`. Not with a schema, a
+    grammar or determinism REQUIRED.
+    """
     FAILOVER_POLICY_FAIL: _FailoverPolicy.ValueType  # 3
     """End the job with WORKER_RESET."""
 
@@ -123,7 +125,9 @@ FAILOVER_POLICY_UNSPECIFIED: FailoverPolicy.ValueType  # 0
 FAILOVER_POLICY_VERIFIED_REPLAY: FailoverPolicy.ValueType  # 1
 """Generate again in the same replica set, compare the bytes with the digest chain, go on from there."""
 FAILOVER_POLICY_CONTINUE: FailoverPolicy.ValueType  # 2
-"""Go on from the prompt and the delivered tokens; announced by `resumed`."""
+"""Go on from the prompt and the delivered tokens, on any pool of the model; announced by `resumed`. Not with a schema, a
+grammar or determinism REQUIRED.
+"""
 FAILOVER_POLICY_FAIL: FailoverPolicy.ValueType  # 3
 """End the job with WORKER_RESET."""
 Global___FailoverPolicy: _TypeAlias = FailoverPolicy  # noqa: Y015
@@ -459,7 +463,7 @@ Global___Requirements: _TypeAlias = Requirements  # noqa: Y015
 
 @_typing.final
 class Budgets(_message.Message):
-    """Budgets bound what one job or its session may spend. Unset means unbounded."""
+    """Budgets bound what one job or its session may spend, or say what is left. Unset means unbounded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -469,7 +473,7 @@ class Budgets(_message.Message):
     tokens: _builtins.int
     """Tokens, prompt and output together."""
     time_ms: _builtins.int
-    """Generation time, milliseconds."""
+    """Time at a pool, milliseconds: of one attempt of the job, or of all jobs of the session together."""
     cost_micros: _builtins.int
     """Cost in millionths of the configured currency unit."""
     def __init__(
@@ -547,6 +551,7 @@ class JobSpec(_message.Message):
     FAILOVER_FIELD_NUMBER: _builtins.int
     ON_DISCONNECT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    SESSION_BUDGETS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Chosen by the client or, when empty, by the server (UUIDv7). 1 to 128 characters of [A-Za-z0-9._:-]."""
     request_id: _builtins.str
@@ -601,11 +606,17 @@ class JobSpec(_message.Message):
 
     @_builtins.property
     def budgets(self) -> Global___Budgets:
-        """What the job may spend."""
+        """What this job may spend."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free labels for the client's own use. At most 32; keys up to 64, values up to 256 bytes."""
+
+    @_builtins.property
+    def session_budgets(self) -> Global___Budgets:
+        """What the session may spend in all its jobs. Set by the job that opens the session; later jobs leave it out or
+        repeat it. Needs `session_id`.
+        """
 
     def __init__(
         self,
@@ -633,10 +644,11 @@ class JobSpec(_message.Message):
         failover: Global___FailoverPolicy.ValueType = ...,
         on_disconnect: Global___OnDisconnect.ValueType = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        session_budgets: Global___Budgets | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_est_kv_bytes", b"_est_kv_bytes", "_expected_tokens", b"_expected_tokens", "_required_ctx", b"_required_ctx", "budgets", b"budgets", "deadline", b"deadline", "est_kv_bytes", b"est_kv_bytes", "expected_tokens", b"expected_tokens", "input", b"input", "queue_timeout", b"queue_timeout", "required_ctx", b"required_ctx", "requirements", b"requirements", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_est_kv_bytes", b"_est_kv_bytes", "_expected_tokens", b"_expected_tokens", "_required_ctx", b"_required_ctx", "budgets", b"budgets", "deadline", b"deadline", "est_kv_bytes", b"est_kv_bytes", "expected_tokens", b"expected_tokens", "input", b"input", "queue_timeout", b"queue_timeout", "required_ctx", b"required_ctx", "requirements", b"requirements", "sampling", b"sampling", "session_budgets", b"session_budgets"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_est_kv_bytes", b"_est_kv_bytes", "_expected_tokens", b"_expected_tokens", "_required_ctx", b"_required_ctx", "budgets", b"budgets", "deadline", b"deadline", "determinism", b"determinism", "engine", b"engine", "engine_version", b"engine_version", "est_kv_bytes", b"est_kv_bytes", "expected_tokens", b"expected_tokens", "failover", b"failover", "input", b"input", "job_id", b"job_id", "kv_hint", b"kv_hint", "labels", b"labels", "model_digest", b"model_digest", "model_id", b"model_id", "on_disconnect", b"on_disconnect", "priority", b"priority", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "required_ctx", b"required_ctx", "requirements", b"requirements", "sampler_profile_version", b"sampler_profile_version", "sampling", b"sampling", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_est_kv_bytes", b"_est_kv_bytes", "_expected_tokens", b"_expected_tokens", "_required_ctx", b"_required_ctx", "budgets", b"budgets", "deadline", b"deadline", "determinism", b"determinism", "engine", b"engine", "engine_version", b"engine_version", "est_kv_bytes", b"est_kv_bytes", "expected_tokens", b"expected_tokens", "failover", b"failover", "input", b"input", "job_id", b"job_id", "kv_hint", b"kv_hint", "labels", b"labels", "model_digest", b"model_digest", "model_id", b"model_id", "on_disconnect", b"on_disconnect", "priority", b"priority", "queue_timeout", b"queue_timeout", "request_id", b"request_id", "required_ctx", b"required_ctx", "requirements", b"requirements", "sampler_profile_version", b"sampler_profile_version", "sampling", b"sampling", "session_budgets", b"session_budgets", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__est_kv_bytes: _TypeAlias = _typing.Literal["est_kv_bytes"]  # noqa: Y015
     _WhichOneofArgType__est_kv_bytes: _TypeAlias = _typing.Literal["_est_kv_bytes", b"_est_kv_bytes"]  # noqa: Y015

@@ -82,7 +82,9 @@ class EnqueueResponse(_message.Message):
     """True when this is the first answer again for a repeated request_id."""
     @_builtins.property
     def remaining(self) -> _job_pb2.Budgets:
-        """What is left of the session's budgets; absent without budgets."""
+        """What further jobs of the session may spend: what neither was spent nor is set aside, for this job too; absent
+        without budgets.
+        """
 
     def __init__(
         self,
@@ -230,7 +232,7 @@ class ExchangeEnqueue(_message.Message):
     subscribe: _builtins.bool
     """True to follow it from the beginning on this stream."""
     credit_bytes: _builtins.int
-    """Bytes of output that may be sent before more credit is given; 0 means the server's default."""
+    """Credit of the subscription, see ExchangeSubscribe."""
     @_builtins.property
     def spec(self) -> _job_pb2.JobSpec:
         """The job."""
@@ -240,13 +242,15 @@ class ExchangeEnqueue(_message.Message):
         *,
         spec: _job_pb2.JobSpec | None = ...,
         subscribe: _builtins.bool = ...,
-        credit_bytes: _builtins.int = ...,
+        credit_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_credit_bytes", b"_credit_bytes", "credit_bytes", b"credit_bytes", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_bytes", b"credit_bytes", "spec", b"spec", "subscribe", b"subscribe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credit_bytes", b"_credit_bytes", "credit_bytes", b"credit_bytes", "spec", b"spec", "subscribe", b"subscribe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__credit_bytes: _TypeAlias = _typing.Literal["credit_bytes"]  # noqa: Y015
+    _WhichOneofArgType__credit_bytes: _TypeAlias = _typing.Literal["_credit_bytes", b"_credit_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__credit_bytes) -> _WhichOneofReturnType__credit_bytes | None: ...
 
 Global___ExchangeEnqueue: _TypeAlias = ExchangeEnqueue  # noqa: Y015
 
@@ -274,7 +278,12 @@ Global___ExchangeCancel: _TypeAlias = ExchangeCancel  # noqa: Y015
 
 @_typing.final
 class ExchangeSubscribe(_message.Message):
-    """ExchangeSubscribe follows one job on the stream."""
+    """ExchangeSubscribe follows one job on the stream.
+
+    Credit is counted in UTF-8 bytes of output beyond the resume point. Output is sent while any credit is left, in whole
+    batches, so the last one may overdraw it; what was overdrawn is taken from the credit that follows. Without credit
+    this job stops, and no other: its other events wait for the output before them.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -285,9 +294,11 @@ class ExchangeSubscribe(_message.Message):
     job_id: _builtins.str
     """Id of the job."""
     credit_bytes: _builtins.int
-    """Bytes of output that may be sent before more credit is given; 0 means the server's default."""
+    """Bytes of output that may be sent before more credit is given: 0 means none yet, absent means without limit, for
+    good. Once the client has closed its side no credit can be given any more, and no subscription waits for it.
+    """
     observer: _builtins.bool
-    """True for a watcher that must not keep the job alive."""
+    """True for a watcher that must not keep the job alive, and whose acknowledgements give nothing away."""
     @_builtins.property
     def resume_from(self) -> _events_pb2.ResumePoint:
         """Where to go on; absent means from the beginning. The first batch may begin before this point: see TokenBatch."""
@@ -297,26 +308,34 @@ class ExchangeSubscribe(_message.Message):
         *,
         job_id: _builtins.str = ...,
         resume_from: _events_pb2.ResumePoint | None = ...,
-        credit_bytes: _builtins.int = ...,
+        credit_bytes: _builtins.int | None = ...,
         observer: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resume_from", b"resume_from"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_credit_bytes", b"_credit_bytes", "credit_bytes", b"credit_bytes", "resume_from", b"resume_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_bytes", b"credit_bytes", "job_id", b"job_id", "observer", b"observer", "resume_from", b"resume_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credit_bytes", b"_credit_bytes", "credit_bytes", b"credit_bytes", "job_id", b"job_id", "observer", b"observer", "resume_from", b"resume_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__credit_bytes: _TypeAlias = _typing.Literal["credit_bytes"]  # noqa: Y015
+    _WhichOneofArgType__credit_bytes: _TypeAlias = _typing.Literal["_credit_bytes", b"_credit_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__credit_bytes) -> _WhichOneofReturnType__credit_bytes | None: ...
 
 Global___ExchangeSubscribe: _TypeAlias = ExchangeSubscribe  # noqa: Y015
 
 @_typing.final
 class ExchangeAck(_message.Message):
-    """ExchangeAck acknowledges output and gives credit, for any number of jobs. The three lists run in parallel."""
+    """ExchangeAck acknowledges output and gives credit, for any number of jobs. `handles`, `text_offsets` and `credit_bytes`
+    run in parallel; of the latter two either may be empty, which stands for zeros.
+
+    The server may drop output that every present subscriber has acknowledged. Handles of subscriptions that have ended
+    are ignored: their end and an acknowledgement may cross.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HANDLES_FIELD_NUMBER: _builtins.int
     TEXT_OFFSETS_FIELD_NUMBER: _builtins.int
     CREDIT_BYTES_FIELD_NUMBER: _builtins.int
+    FINAL_HANDLES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def handles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Handles that the server assigned on this stream."""
@@ -329,16 +348,23 @@ class ExchangeAck(_message.Message):
     def credit_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Further bytes that may be sent."""
 
+    @_builtins.property
+    def final_handles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Handles whose outcome (`end` or `error`) was received, with all output before it: the final acknowledgement. The
+        server then lets the output go before its retention ends, here and at the host, unless others still follow the job.
+        """
+
     def __init__(
         self,
         *,
         handles: _abc.Iterable[_builtins.int] | None = ...,
         text_offsets: _abc.Iterable[_builtins.int] | None = ...,
         credit_bytes: _abc.Iterable[_builtins.int] | None = ...,
+        final_handles: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_bytes", b"credit_bytes", "handles", b"handles", "text_offsets", b"text_offsets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_bytes", b"credit_bytes", "final_handles", b"final_handles", "handles", b"handles", "text_offsets", b"text_offsets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -370,7 +396,9 @@ Global___ExchangeUnsubscribe: _TypeAlias = ExchangeUnsubscribe  # noqa: Y015
 
 @_typing.final
 class ExchangeRequest(_message.Message):
-    """ExchangeRequest is one request on an Exchange stream."""
+    """ExchangeRequest is one request on an Exchange stream. Requests take effect in the order in which they were sent;
+    their results come in any order.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -380,8 +408,13 @@ class ExchangeRequest(_message.Message):
     SUBSCRIBE_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
     UNSUBSCRIBE_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     correlation_id: _builtins.int
-    """Chosen by the client, echoed by the result. 0 asks for no result (acknowledgements only)."""
+    """Chosen by the client, echoed by the result. 0 asks for no result, which only `ack` and `unsubscribe` may do; errors
+    are told all the same.
+    """
+    traceparent: _builtins.str
+    """W3C trace context of this request; empty means that of the stream's metadata."""
     @_builtins.property
     def enqueue(self) -> Global___ExchangeEnqueue:
         """Gives a job."""
@@ -411,10 +444,11 @@ class ExchangeRequest(_message.Message):
         subscribe: Global___ExchangeSubscribe | None = ...,
         ack: Global___ExchangeAck | None = ...,
         unsubscribe: Global___ExchangeUnsubscribe | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "cancel", b"cancel", "enqueue", b"enqueue", "request", b"request", "subscribe", b"subscribe", "unsubscribe", b"unsubscribe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "cancel", b"cancel", "correlation_id", b"correlation_id", "enqueue", b"enqueue", "request", b"request", "subscribe", b"subscribe", "unsubscribe", b"unsubscribe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "cancel", b"cancel", "correlation_id", b"correlation_id", "enqueue", b"enqueue", "request", b"request", "subscribe", b"subscribe", "traceparent", b"traceparent", "unsubscribe", b"unsubscribe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["enqueue", "cancel", "subscribe", "ack", "unsubscribe"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
@@ -435,19 +469,22 @@ class ExchangeResult(_message.Message):
     SUBSCRIBED_JOB_ID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     UNSUBSCRIBED_JOB_ID_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_HANDLES_FIELD_NUMBER: _builtins.int
     correlation_id: _builtins.int
     """Echo of the request."""
     handle: _builtins.int
     """Handle of the job on this stream from now on; 0 when the request follows no job. It is valid until the job's outcome
-    (`end` or `error`) was sent or until it is unsubscribed, and is not used again on this stream.
+    (`end` or `error`) or `broken` was sent, or until it is unsubscribed, and is not used again on this stream.
     """
     subscribed_job_id: _builtins.str
     """The job is followed; its id."""
     unsubscribed_job_id: _builtins.str
     """The job is followed no longer; its id."""
+    acknowledged_handles: _builtins.int
+    """The acknowledgement was taken, for this many handles that were followed."""
     @_builtins.property
     def enqueued(self) -> Global___EnqueueResponse:
-        """The job was accepted."""
+        """The job was accepted. When it is to be followed and cannot be, `broken` says why."""
 
     @_builtins.property
     def cancelled(self) -> Global___CancelResponse:
@@ -467,12 +504,13 @@ class ExchangeResult(_message.Message):
         subscribed_job_id: _builtins.str = ...,
         error: _status_pb2.Status | None = ...,
         unsubscribed_job_id: _builtins.str = ...,
+        acknowledged_handles: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "enqueued", b"enqueued", "error", b"error", "result", b"result", "subscribed_job_id", b"subscribed_job_id", "unsubscribed_job_id", b"unsubscribed_job_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged_handles", b"acknowledged_handles", "cancelled", b"cancelled", "enqueued", b"enqueued", "error", b"error", "result", b"result", "subscribed_job_id", b"subscribed_job_id", "unsubscribed_job_id", b"unsubscribed_job_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "correlation_id", b"correlation_id", "enqueued", b"enqueued", "error", b"error", "handle", b"handle", "result", b"result", "subscribed_job_id", b"subscribed_job_id", "unsubscribed_job_id", b"unsubscribed_job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_handles", b"acknowledged_handles", "cancelled", b"cancelled", "correlation_id", b"correlation_id", "enqueued", b"enqueued", "error", b"error", "handle", b"handle", "result", b"result", "subscribed_job_id", b"subscribed_job_id", "unsubscribed_job_id", b"unsubscribed_job_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["enqueued", "cancelled", "subscribed_job_id", "error", "unsubscribed_job_id"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["enqueued", "cancelled", "subscribed_job_id", "error", "unsubscribed_job_id", "acknowledged_handles"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -505,6 +543,36 @@ class ExchangeJobEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExchangeJobEvent: _TypeAlias = ExchangeJobEvent  # noqa: Y015
+
+@_typing.final
+class ExchangeBroken(_message.Message):
+    """ExchangeBroken ends a subscription without the job's outcome, e.g. RESUME_WINDOW for a reader that fell too far behind.
+    It concerns this subscription alone, as the status of a StreamTokens call would.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    handle: _builtins.int
+    """Handle of the job; not valid any more."""
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why."""
+
+    def __init__(
+        self,
+        *,
+        handle: _builtins.int = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "handle", b"handle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeBroken: _TypeAlias = ExchangeBroken  # noqa: Y015
 
 @_typing.final
 class ExchangeTokens(_message.Message):
@@ -545,7 +613,7 @@ Global___ExchangeTokens: _TypeAlias = ExchangeTokens  # noqa: Y015
 @_typing.final
 class ExchangeResponse(_message.Message):
     """ExchangeResponse carries results, beginnings, output and other events, processed in the order results, begun, tokens,
-    events. A server that would have to break a job's own order puts the rest into the next message.
+    events, broken. A server that would have to break a job's own order puts the rest into the next message.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -554,6 +622,7 @@ class ExchangeResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     BEGUN_FIELD_NUMBER: _builtins.int
+    BROKEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExchangeResult]:
         """Answers to requests."""
@@ -570,6 +639,10 @@ class ExchangeResponse(_message.Message):
     def begun(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExchangeJobEvent]:
         """Events that come before the output of this message: queued, started, resumed."""
 
+    @_builtins.property
+    def broken(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExchangeBroken]:
+        """Subscriptions that ended without an outcome."""
+
     def __init__(
         self,
         *,
@@ -577,10 +650,11 @@ class ExchangeResponse(_message.Message):
         tokens: Global___ExchangeTokens | None = ...,
         events: _abc.Iterable[Global___ExchangeJobEvent] | None = ...,
         begun: _abc.Iterable[Global___ExchangeJobEvent] | None = ...,
+        broken: _abc.Iterable[Global___ExchangeBroken] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "events", b"events", "results", b"results", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "broken", b"broken", "events", b"events", "results", b"results", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

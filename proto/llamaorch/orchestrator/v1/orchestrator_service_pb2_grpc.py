@@ -110,7 +110,10 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Exchange(self, request_iterator, context):
-        """Enqueues, cancels, follows and acknowledges many jobs on one stream.
+        """Enqueues, cancels, follows and acknowledges many jobs on one stream; see docs/streams.md. An error of one request or
+        job becomes its result and never ends the stream. When the client closes its side, the server answers what was
+        asked, sends what is followed to its end and closes with OK. A stream that breaks ends every subscription on it: open
+        another and subscribe from where each job stands.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

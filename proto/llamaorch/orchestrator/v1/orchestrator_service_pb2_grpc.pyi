@@ -49,7 +49,11 @@ class OrchestratorServiceStub:
     a close without either means: resume.
     """
     Exchange: _grpc.StreamStreamMultiCallable[_orchestrator_service_pb2.ExchangeRequest, _orchestrator_service_pb2.ExchangeResponse]
-    """Enqueues, cancels, follows and acknowledges many jobs on one stream."""
+    """Enqueues, cancels, follows and acknowledges many jobs on one stream; see docs/streams.md. An error of one request or
+    job becomes its result and never ends the stream. When the client closes its side, the server answers what was
+    asked, sends what is followed to its end and closes with OK. A stream that breaks ends every subscription on it: open
+    another and subscribe from where each job stands.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetJobRequest, _orchestrator_service_pb2.GetJobResponse]
     """Returns one job."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListJobsRequest, _orchestrator_service_pb2.ListJobsResponse]
@@ -77,7 +81,11 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     a close without either means: resume.
     """
     Exchange: _aio.StreamStreamMultiCallable[_orchestrator_service_pb2.ExchangeRequest, _orchestrator_service_pb2.ExchangeResponse]  # type: ignore[assignment]
-    """Enqueues, cancels, follows and acknowledges many jobs on one stream."""
+    """Enqueues, cancels, follows and acknowledges many jobs on one stream; see docs/streams.md. An error of one request or
+    job becomes its result and never ends the stream. When the client closes its side, the server answers what was
+    asked, sends what is followed to its end and closes with OK. A stream that breaks ends every subscription on it: open
+    another and subscribe from where each job stands.
+    """
     GetJob: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetJobRequest, _orchestrator_service_pb2.GetJobResponse]  # type: ignore[assignment]
     """Returns one job."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ListJobsRequest, _orchestrator_service_pb2.ListJobsResponse]  # type: ignore[assignment]
@@ -126,7 +134,11 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_orchestrator_service_pb2.ExchangeRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_orchestrator_service_pb2.ExchangeResponse], _abc.AsyncIterator[_orchestrator_service_pb2.ExchangeResponse]]:
-        """Enqueues, cancels, follows and acknowledges many jobs on one stream."""
+        """Enqueues, cancels, follows and acknowledges many jobs on one stream; see docs/streams.md. An error of one request or
+        job becomes its result and never ends the stream. When the client closes its side, the server answers what was
+        asked, sends what is followed to its end and closes with OK. A stream that breaks ends every subscription on it: open
+        another and subscribe from where each job stands.
+        """
 
     @_abc_1.abstractmethod
     def GetJob(

@@ -150,7 +150,7 @@ Global___HeldVerdict: _TypeAlias = HeldVerdict  # noqa: Y015
 
 @_typing.final
 class AttemptUsage(_message.Message):
-    """AttemptUsage is what an attempt took, as the engine counted it."""
+    """AttemptUsage is what an attempt took, as the engine counted it. Of a continuation, what it takes with what it follows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -684,6 +684,7 @@ class StartAttempt(_message.Message):
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     CONTINUE_TEXT_FIELD_NUMBER: _builtins.int
     CONTINUE_INDEX_FIELD_NUMBER: _builtins.int
+    CONTINUE_TOKENS_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """Handle of the attempt on this stream."""
     job_id: _builtins.str
@@ -710,6 +711,10 @@ class StartAttempt(_message.Message):
     """
     continue_index: _builtins.int
     """For a continuation with `continue_text`: index of the first new piece in the job's output."""
+    continue_tokens: _builtins.int
+    """For a continuation: tokens that were generated before it, as far as that is known. AttemptEnded.usage counts them as
+    output, not as prompt. `sampling.max_tokens` is what is left for this attempt.
+    """
     @_builtins.property
     def input(self) -> _job_pb2.JobInput:
         """Input."""
@@ -724,7 +729,9 @@ class StartAttempt(_message.Message):
 
     @_builtins.property
     def continue_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """For a continuation: ids of the delivered tokens, which follow the input."""
+        """For a continuation: ids of the delivered tokens, which follow the input. Empty where they are not known, or where the
+        pool's tokens are others: the engine then goes on from the text.
+        """
 
     @_builtins.property
     def continue_from(self) -> _events_pb2.ResumePoint:
@@ -750,10 +757,11 @@ class StartAttempt(_message.Message):
         correlation_id: _builtins.str = ...,
         continue_text: _builtins.str = ...,
         continue_index: _builtins.int = ...,
+        continue_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms", "continue_from", b"continue_from", "input", b"input", "remaining_ms", b"remaining_ms", "sampling", b"sampling", "verify_until", b"verify_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms", "attempt", b"attempt", "continue_from", b"continue_from", "continue_index", b"continue_index", "continue_text", b"continue_text", "continue_token_ids", b"continue_token_ids", "correlation_id", b"correlation_id", "handle", b"handle", "input", b"input", "job_id", b"job_id", "model_id", b"model_id", "pool_id", b"pool_id", "remaining_ms", b"remaining_ms", "replica_id", b"replica_id", "sampling", b"sampling", "session_id", b"session_id", "traceparent", b"traceparent", "verify_until", b"verify_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms", "attempt", b"attempt", "continue_from", b"continue_from", "continue_index", b"continue_index", "continue_text", b"continue_text", "continue_token_ids", b"continue_token_ids", "continue_tokens", b"continue_tokens", "correlation_id", b"correlation_id", "handle", b"handle", "input", b"input", "job_id", b"job_id", "model_id", b"model_id", "pool_id", b"pool_id", "remaining_ms", b"remaining_ms", "replica_id", b"replica_id", "sampling", b"sampling", "session_id", b"session_id", "traceparent", b"traceparent", "verify_until", b"verify_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__remaining_ms: _TypeAlias = _typing.Literal["remaining_ms"]  # noqa: Y015
     _WhichOneofArgType__remaining_ms: _TypeAlias = _typing.Literal["_remaining_ms", b"_remaining_ms"]  # noqa: Y015

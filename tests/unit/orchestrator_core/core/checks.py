@@ -14,9 +14,15 @@ from orchestrator_core.core.effects import (
     ReplyRefused,
     SendStart,
 )
-from orchestrator_core.core.events import AcceptsFailed, EnqueueRequested, Event, Recovered
+from orchestrator_core.core.events import (
+    AcceptsFailed,
+    EnqueueRequested,
+    Event,
+    OutputProgressed,
+    Recovered,
+)
 from orchestrator_core.core.feasibility import static_shortfalls
-from orchestrator_core.core.job import Job, Priority
+from orchestrator_core.core.job import Failover, Job, Priority, StartMode
 from orchestrator_core.core.pool import Pool, PoolState
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import AttemptState, JobState
@@ -32,6 +38,7 @@ class Checks:
     victims: dict[str, str] = field(default_factory=dict)
     ended: dict[str, None] = field(default_factory=dict)
     leaving: dict[str, None] = field(default_factory=dict)
+    delivered: set[str] = field(default_factory=set)
     waiting_before: dict[str, int] = field(default_factory=dict)
     interactive_in_a_row: int = 0
 
@@ -45,6 +52,10 @@ class Checks:
         state = world.core._state
         if isinstance(event, Recovered):
             self._restart(world, event)
+        if isinstance(event, OutputProgressed) and world.core.holds_slot(
+            event.job_id, event.attempt
+        ):
+            self.delivered.add(event.job_id)
         if isinstance(event, AcceptsFailed):
             self._taken_back(state, event)
         self._queue_is_exact(state, event)
@@ -53,6 +64,7 @@ class Checks:
         self._hosts_keep_what_they_may(state)
         self._pools_are_exact(state, world.core._last_ms)
         self._timers_are_bound(state, world)
+        self._sessions_add_up(state)
         self._effects_are_lawful(state, effects)
         self._order_of_arrival(state, effects)
         self._nobody_waits_in_vain(state, world.core._last_ms)
@@ -135,7 +147,9 @@ class Checks:
 
     def _pools_are_exact(self, state: State, now_ms: int) -> None:
         """LO-203, LO-204: the account of slots adds up and `available` is what it would be anew."""
-        attached = {k: a for k, a in state.attempts.items() if not a.detached}
+        attached = {
+            k: a for k, a in state.attempts.items() if not a.detached and not a.ended_at_host
+        }
         for pool in state.pools.values():
             replica_id = pool.snapshot.replica_id
             assert set(pool.own) == {k for k, a in attached.items() if a.replica_id == replica_id}
@@ -143,15 +157,33 @@ class Checks:
         anew = {p.snapshot.pool_id for p in state.pools.values() if _open(state, p, now_ms)}
         assert set(state.available) == anew
 
+    def _sessions_add_up(self, state: State) -> None:
+        """Holds belong to jobs that may still take something; bounds and idleness are kept."""
+        idle = set(state.sessions._idle)
+        warm = [key for keys in state.sessions._warm.values() for key in keys]
+        assert len(warm) == len(set(warm)), "a session is warm at one pool"
+        for session in state.sessions:
+            assert (session.key in idle) == (not session.held)
+            assert (session.key in warm) == bool(session.pool_id)
+            assert 0 <= session.turns <= state.config.session_turns_max
+            for job_id in session.held:
+                job = state.jobs[job_id]
+                assert job.spec.session_id == session.session_id
+                assert job.live or (job.attempt and job.attempt.key in state.attempts)
+
     def _timers_are_bound(self, state: State, world: Shell) -> None:
         """Every deadline lies ahead and belongs to something that exists."""
         due_ms = world.core.next_deadline_ms()
         assert due_ms is None or due_ms > world.core._last_ms
         owners = {
             TimerKind.REATTACH: {a.host_id for a in state.attempts.values()},
+            TimerKind.CANCEL: {
+                a.job_id for a in state.attempts.values() if a.state is AttemptState.CANCELLING
+            },
             TimerKind.POOL_REOPENS: state.pools.keys(),
             TimerKind.POOL_STALE: state.pools.keys(),
             TimerKind.FORGET: state.ended.keys() | state.ended_unrun.keys(),
+            TimerKind.SESSION: {session.key for session in state.sessions},
             TimerKind.QUEUE_TIMEOUT: {j.job_id for j in _waiting(state.queue)},
         }
         live = {j.job_id for j in state.jobs.values() if j.live}
@@ -171,12 +203,16 @@ class Checks:
                 self.attempts[effect.job_id] += 1
                 assert effect.attempt == self.attempts[effect.job_id]
                 assert effect.job_id not in self.ended
+                _goes_on(state.jobs[effect.job_id], effect)
+                fresh = effect.mode is StartMode.FRESH
+                assert not (fresh and effect.job_id in self.delivered), "LO-304: output is mixed"
                 _within_bounds(state, effect)
             elif isinstance(effect, SendStart):
                 assert effect.spec.job_id not in self.ended
             elif isinstance(effect, JobStarted):
                 assert effect.job_id not in self.ended
             elif isinstance(effect, JobForgotten):
+                self.delivered.discard(effect.job_id)
                 self.ended.pop(effect.job_id, None)
             elif isinstance(effect, ReplyRefused):
                 assert effect.refusal.message
@@ -249,6 +285,7 @@ def _open(state: State, pool: Pool, now_ms: int) -> bool:
         and pool.snapshot.state is PoolState.READY
         and now_ms - pool.as_of_ms <= state.config.stale_after_ms
         and pool.closed_until_ms <= now_ms
+        and not pool.unconfirmed
         and taken + max(0, foreign) < pool.snapshot.slots_total
     )
 
@@ -259,7 +296,8 @@ def _could_ever(job: Job, pool: Pool) -> bool:
         return False
     if pool.snapshot.replica_id in job.tried_replicas:
         return False
-    if job.delivered and job.replica_set not in (None, pool.snapshot.replica_set):
+    replays = job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY
+    if replays and job.replica_set not in (None, pool.snapshot.replica_set):
         return False
     needed, most = job.spec.est_kv_bytes, pool.room_idle_bytes
     return needed is None or most is None or needed <= most
@@ -274,6 +312,13 @@ def _declines(state: State, job: Job, now_ms: int) -> bool:
 def _fits(job: Job, pool: Pool) -> bool:
     room = pool.kv_room_bytes()
     return room is None or job.spec.est_kv_bytes is None or job.spec.est_kv_bytes <= room
+
+
+def _goes_on(job: Job, effect: DispatchRecord) -> None:
+    """LO-304: an attempt begins anew only while no client has output of an earlier one."""
+    wanted = StartMode.FRESH if not job.delivered else StartMode[job.spec.failover.name]
+    assert effect.mode is wanted
+    assert effect.failures == job.failures < effect.attempt
 
 
 def _within_bounds(state: State, effect: DispatchRecord) -> None:

@@ -19,6 +19,7 @@ class SimAttempt:
     started: bool = False
     cancelled: bool = False
     ended: bool = False
+    text_bytes: int = 0
 
 
 @dataclass

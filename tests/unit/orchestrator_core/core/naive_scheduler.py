@@ -7,7 +7,7 @@ looking ahead is out of reach, and identities do not matter. Quadratic and obvio
 from collections.abc import Mapping
 from dataclasses import replace
 
-from orchestrator_core.core.job import Job, Priority
+from orchestrator_core.core.job import Failover, Job, Priority
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState
@@ -54,7 +54,8 @@ def kept_for_somebody(state: State, now_ms: int) -> dict[str, str]:
 
 def question(state: State, job: Job, kept: dict[str, str], now_ms: int) -> Question:
     """What the placement of one job is about. Output is repeated by the same replicas only."""
-    replay_at = job.replica_set if job.delivered else None
+    replays = job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY
+    replay_at = job.replica_set if replays else None
     pools = [
         pool
         for pool_id, pool in state.pools.items()

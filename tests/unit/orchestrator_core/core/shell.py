@@ -22,6 +22,8 @@ from orchestrator_core.core.effects import (
     SendRelease,
     SendStart,
     SendVerdicts,
+    SessionForgotten,
+    SessionRecord,
     TerminalRecord,
 )
 from orchestrator_core.core.events import (
@@ -63,6 +65,7 @@ class Journal:
     dispatches: list[DispatchRecord] = field(default_factory=list)
     terminals: list[TerminalRecord] = field(default_factory=list)
     live: dict[str, None] = field(default_factory=dict)
+    sessions: dict[tuple[str, str], SessionRecord] = field(default_factory=dict)
 
     def write(self, records: list[Record]) -> None:
         """Makes a batch durable."""
@@ -72,13 +75,22 @@ class Journal:
                 self.live[record.spec.job_id] = None
             elif isinstance(record, DispatchRecord):
                 self.dispatches.append(record)
-            else:
+            elif isinstance(record, TerminalRecord):
                 self.terminals.append(record)
                 self.live.pop(record.job_id, None)
+            elif isinstance(record, SessionRecord):
+                self.sessions[record.identity, record.session_id] = record
+            else:
+                self.sessions.pop((record.identity, record.session_id), None)
 
     def content(self) -> Recovered:
         """What a start reads back."""
-        return Recovered(tuple(self.accepts), tuple(self.dispatches), tuple(self.terminals))
+        return Recovered(
+            tuple(self.accepts),
+            tuple(self.dispatches),
+            tuple(self.terminals),
+            tuple(self.sessions.values()),
+        )
 
 
 Observer = Callable[[Any, Event, list[Effect]], None]
@@ -119,7 +131,7 @@ class Shell:
         return effects
 
     def _carry_out(self, effect: Effect) -> None:
-        if isinstance(effect, AcceptRecord | DispatchRecord | TerminalRecord):
+        if isinstance(effect, Record):
             self.pending.records.append(effect)
         elif isinstance(effect, SendVerdicts):
             self.hosts[effect.host_id].obey(effect)
@@ -215,5 +227,7 @@ def _job_of(effect: Effect) -> str:
         return effect.spec.job_id
     if isinstance(effect, ReplyAccepted):
         return effect.receipt.job_id
+    if isinstance(effect, SessionRecord | SessionForgotten):
+        return ""
     assert isinstance(effect, DispatchRecord | TerminalRecord | _GATED)
     return effect.job_id

@@ -15,6 +15,9 @@ from orchestrator_core.core.feasibility import (
 )
 from orchestrator_core.core.job import Needs
 from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.pool import PoolState
+from orchestrator_core.core.states import JobState
+from tests.unit.orchestrator_core.core.bench import Bench
 from tests.unit.orchestrator_core.core.build import snapshot, spec
 
 POOL = snapshot(
@@ -44,6 +47,18 @@ MET = Needs(
     required_extensions=("grammar",),
     device_mask=("gpu0", "gpu1", "gpu2"),
     required_ctx=4096,
+)
+# As a host reports a pool whose model it loads for the first time.
+LOADING = snapshot(
+    model_id="m",
+    engine="",
+    state=PoolState.STARTING,
+    slots_total=0,
+    slots_free=0,
+    ctx_max=0,
+    device_ids=("gpu0", "gpu1"),
+    vram_total_bytes=8,
+    compute_capability=(8, 9),
 )
 ONE_TOO_MUCH = [
     ("model_id", "x", ExclusionReason.MODEL),
@@ -239,3 +254,30 @@ def test_lasting_shortfalls_are_of_both_families_and_never_of_the_moment() -> No
     assert found == [ExclusionReason.MODEL, ExclusionReason.CONTEXT, ExclusionReason.KV_TOTAL]
     last = list(ExclusionReason).index(ExclusionReason.NOT_READY)
     assert set(list(ExclusionReason)[:last]) == STATIC_REASONS
+
+
+@pytest.mark.parametrize("state", [PoolState.STARTING, PoolState.UNREADY])
+def test_what_a_loading_engine_has_not_told_is_no_shortfall(state: PoolState) -> None:
+    """LO-201: unknown is not "never"; what is configured is known already."""
+    loading = replace(LOADING, state=state)
+
+    assert static_shortfalls(MET, loading) == ()
+    other = replace(MET, model_id="x", device_mask=("gpu0",), min_vram_bytes=9)
+    assert {s.reason for s in static_shortfalls(other, loading)} == {
+        ExclusionReason.MODEL,
+        ExclusionReason.DEVICE_MASK,
+        ExclusionReason.VRAM_TOTAL,
+    }
+    restarting = replace(POOL, state=state, ctx_max=512)
+    assert [s.reason for s in static_shortfalls(MET, restarting)] == [ExclusionReason.CONTEXT]
+
+
+def test_a_job_waits_for_an_engine_that_loads_for_the_first_time() -> None:
+    """It is placed when the engine turns out to be the one that was asked for."""
+    bench = Bench(LOADING)
+    bench.enqueue("a", needs=MET)
+    assert bench.core.jobs["a"].state is JobState.QUEUED
+
+    bench.report(replace(POOL, version=2))
+
+    assert bench.core.jobs["a"].state is JobState.DISPATCHED

@@ -82,6 +82,55 @@ def test_the_end_of_a_dead_incarnations_attempt_is_still_heard() -> None:
     assert bench.core.jobs["a"].state is JobState.FINISHED
 
 
+def test_an_attempt_that_ended_at_its_host_takes_no_slot() -> None:
+    """LO-203: the host says so as it registers; the slot is free before the end was read."""
+    bench = Bench(wide(slots=1))
+    bench.enqueue("a", "b")
+    bench.step(HostLost("h", 1))
+
+    effects = bench.register(wide(slots=1, version=2), held=[held("a", ended=True)])
+
+    assert [d.job_id for d in only(effects, DispatchRecord)] == ["b"]
+    assert list(bench.core.pools["p"].own) == [("b", 1)]
+    bench.end("a")
+    assert bench.core.jobs["a"].state is JobState.FINISHED
+    assert list(bench.core.pools["p"].own) == [("b", 1)]
+
+
+def test_hosts_without_a_link_and_pools_are_forgotten() -> None:
+    """Names of hosts that come and go do not pile up; one that still has pools may come back."""
+    bench = Bench(wide())
+    for n in range(9):
+        bench.register(host=f"passing{n}")
+        bench.step(HostLost(f"passing{n}", n + 2))
+    bench.step(HostLost("h", 1))
+    assert list(bench.state.hosts) == ["h"]
+
+    bench.register(wide(replica_id="p#2", host_id="g"), host="g")
+
+    assert list(bench.state.hosts) == ["g"]
+
+
+def test_what_still_runs_of_an_ended_job_is_stopped_and_kept() -> None:
+    """LO-305: its output may be asked for; its slot is taken until the host confirms the end."""
+    bench = Bench(wide(slots=1), reattach_grace_ms=100)
+    bench.enqueue("a")
+    bench.step(HostLost("h", 1))
+    bench.step(CancelRequested("a", 0))
+    bench.at(100)
+    assert not bench.core.live_attempts, "given up"
+
+    effects = bench.register(wide(slots=1, version=2), held=[held("a")])
+
+    (answer,) = only(effects, SendVerdicts)
+    assert answer.verdicts == (("a", 1, Verdict.ADOPT),)
+    assert [effect.job_id for effect in only(effects, SendCancel)] == ["a"]
+    assert bench.core.pools["p"].slots_free() == 0
+    bench.end("a")
+    assert bench.core.pools["p"].slots_free() == 1
+    assert bench.core.jobs["a"].state is JobState.CANCELLED
+
+
 def test_an_attempt_is_bound_to_its_incarnation() -> None:
     """LO-304: what another incarnation holds under the same number is not this attempt."""
     bench = Bench(wide())

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_core.core.config import Guardrails
+from orchestrator_core.core.config import Guardrails, Price
 from orchestrator_core.core.guardrails import (
     MAX_TOKENS_MAX,
-    budget_tokens,
     capped,
     certain_ctx,
     certain_prompt_tokens,
     ctx_field,
+    output_left,
     over_budget,
     with_certain_ctx,
 )
@@ -20,7 +20,7 @@ from orchestrator_core.core.outcome import Reason
 from tests.unit.orchestrator_core.core.build import spec
 from tests.unit.orchestrator_core.core.settings import STEADY
 
-RAILS = Guardrails(token_bytes_max=10, price_micros_per_1k_tokens=2_000)
+RAILS = Guardrails(token_bytes_max=10, price=Price(2_000, 2_000))
 MAYBE = st.none() | st.integers(1, 500)
 
 
@@ -122,7 +122,7 @@ def test_what_may_be_generated_is_what_the_budget_leaves(job: JobSpec, prompt: i
     """Never more than was asked for, never nothing, never beyond the budget if it can be helped."""
     cap = capped(job, prompt, 10**6, RAILS).max_tokens
 
-    if budget_tokens(job.budgets, RAILS) is None:
+    if output_left(job.budgets, prompt, RAILS.price) is None:
         assert cap == job.max_tokens
         return
     assert cap is not None
@@ -159,8 +159,37 @@ def test_a_cost_without_a_price_names_the_key_to_set() -> None:
     assert "admission.price_micros_per_1k_tokens" in refused.message
 
 
-@pytest.mark.parametrize("bad", [(0, 0), (-1, 0), (1, -1)])
-def test_rails_out_of_range_are_refused(bad: tuple[int, int]) -> None:
-    """A token has a byte, and nobody is paid for tokens."""
+@pytest.mark.parametrize("bad", [0, -1])
+def test_rails_out_of_range_are_refused(bad: int) -> None:
+    """A token has a byte."""
     with pytest.raises(ValueError, match="must"):
-        Guardrails(*bad)
+        Guardrails(bad)
+
+
+@pytest.mark.parametrize("bad", [(-1, 0), (0, -1)])
+def test_nobody_is_paid_for_tokens(bad: tuple[int, int]) -> None:
+    """A price is not negative."""
+    with pytest.raises(ValueError, match="must not be negative"):
+        Price(*bad)
+
+
+@STEADY
+@given(st.integers(0, 5_000), st.integers(0, 5_000), st.integers(0, 300), st.integers(0, 5_000))
+def test_what_a_cost_affords_is_exactly_what_it_pays_for(
+    per_input: int, per_output: int, prompt: int, cost: int
+) -> None:
+    """ORCH-3099: in whole millionths, rounded up for the client; one token more is too dear."""
+    price = Price(per_input, per_output)
+
+    affordable = price.affordable(cost, prompt)
+
+    if affordable is None:
+        assert price.cost_micros(prompt, 10**9) <= cost
+    elif affordable < 0:
+        assert price.cost_micros(prompt, 0) > cost
+    else:
+        assert (
+            price.cost_micros(prompt, affordable)
+            <= cost
+            < price.cost_micros(prompt, affordable + 1)
+        )

@@ -24,7 +24,7 @@ from orchestrator_core.core.events import (
     HeldAttempt,
     HostLost,
 )
-from orchestrator_core.core.job import Needs
+from orchestrator_core.core.job import Needs, Priority
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.states import JobState
 from orchestrator_core.core.timers import TimerKind
@@ -150,6 +150,25 @@ def test_a_victim_comes_back_even_when_it_was_forgotten() -> None:
     bench.step(AcceptsFailed(("newcomer",)))
 
     assert bench.core.jobs["victim"].attempt is not None
+
+
+def test_a_victim_whose_id_was_used_again_does_not_come_back() -> None:
+    """Two jobs of one id would be in the queue: the newer one stands."""
+    bench = Bench(
+        snapshot(slots_free=0),
+        queue_capacity=1,
+        queue_policy=QueuePolicy.DROP_LRU,
+        finished_jobs_max=1,
+    )
+    bench.enqueue("a", "b", "c")
+    assert "a" not in bench.core.jobs, "forgotten beyond the bound"
+    bench.enqueue("a", digest="another")
+
+    bench.step(AcceptsFailed(("b", "c")))
+
+    # A shell that takes it back in the same event has the victim again.
+    assert bench.core.jobs["a"].spec.digest == "another"
+    assert bench.core.queue_order(Priority.INTERACTIVE) == ("a",)
 
 
 def test_fail_fast_wants_memory_too() -> None:
@@ -303,3 +322,22 @@ def test_a_cancelled_job_leaves_its_place_at_once() -> None:
 
     assert reply.receipt.position == 1
     assert len(bench.state.queue) == 1
+
+
+def test_a_victim_comes_back_in_the_place_of_the_job_that_took_its_id() -> None:
+    """Both accepts are taken back in one event, the newer one first."""
+    bench = Bench(
+        snapshot(slots_free=0),
+        queue_capacity=1,
+        queue_policy=QueuePolicy.DROP_LRU,
+        retention_ms=100,
+    )
+    bench.enqueue("a", "b")
+    bench.at(100)
+    assert "a" not in bench.core.jobs, "forgotten after its retention"
+    bench.enqueue("a", digest="another")
+
+    bench.step(AcceptsFailed(("b", "a")))
+
+    assert bench.core.jobs["a"].spec.digest == "digest of a"
+    assert bench.core.queue_order(Priority.INTERACTIVE) == ("a",)

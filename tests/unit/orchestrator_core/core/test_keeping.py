@@ -1,7 +1,15 @@
 """Which output of ended jobs hosts keep."""
 
 from orchestrator_core.core.effects import SendRelease, TerminalRecord
-from orchestrator_core.core.events import AttemptErrorKind, CancelRequested, HeldAttempt
+from orchestrator_core.core.events import (
+    AttemptErrorKind,
+    AttemptStarted,
+    CancelRequested,
+    HeldAttempt,
+    OutputAcknowledged,
+    OutputProgressed,
+)
+from orchestrator_core.core.job import Failover
 from tests.unit.orchestrator_core.core.bench import Bench, wide
 
 CALM = {"stale_after_ms": 10**6, "retention_ms": 10**5}
@@ -86,3 +94,29 @@ def test_a_host_that_names_no_bound_keeps_everything() -> None:
 
     assert not [gone for job_id in jobs for gone in released([*bench.end(job_id)])]
     assert sorted(released([*bench.at(10**5)])) == sorted(jobs)
+
+
+def test_the_proof_of_what_a_live_job_delivered_is_not_released_for_room() -> None:
+    """It is kept until the next attempt runs, however full its host is."""
+    bench = Bench(wide("p"), **CALM)
+    bench.enqueue("a", failover=Failover.VERIFIED_REPLAY)
+    bench.step(AttemptStarted("a", 1))
+    bench.step(OutputProgressed("a", 1, 1))
+    bench.fail("a", AttemptErrorKind.ENGINE_DIED)
+    held = [HeldAttempt("a", 1, "p", "p#1", ended=True)]
+
+    effects = bench.register(wide("p"), held=held, held_attempts_max=1)
+
+    assert released([*effects]) == []
+
+
+def test_acknowledged_output_takes_no_room() -> None:
+    """Its host has forgotten it, so that the output of others may stay."""
+    bench = Bench(**CALM)
+    bench.register(wide(), held_attempts_max=2)
+    bench.enqueue("a", "b", "c")
+    bench.end("a")
+    bench.step(OutputAcknowledged("a"))
+
+    assert released([*bench.end("b")]) == []
+    assert released([*bench.end("c")]) == ["b"]

@@ -52,7 +52,8 @@ class Judge:
 def judged(seed: int, config: CoreConfig) -> Judge:
     """One world under the eyes of the naive scheduler."""
     judge = Judge()
-    world = World(seed, config, memory=seed % 2 == 0, faults=seed % 7 != 0)
+    # The naive scheduler knows no caches.
+    world = World(seed, config, memory=seed % 2 == 0, faults=seed % 7 != 0, sessions=False)
     world.before, world.observe = judge.before, judge.after
     world.run(STEPS)
     return judge

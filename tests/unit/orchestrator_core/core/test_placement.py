@@ -96,6 +96,7 @@ def ask(question: Question) -> Decision | NoCapacity:
         pools=question.pools,
         stale_after_ms=question.stale_after_ms,
         scorer=Scorer.PREDICTED_END if question.scoring else Scorer.OFF,
+        warm_session=question.spec.session_id,
         warm_pool_id=question.warm_pool_id,
         tried_replicas=question.tried,
         reserved=question.reserved,
@@ -266,6 +267,7 @@ def test_only_where_a_session_is_warm_its_prompt_is_not_read_again(
     ]
     request = PlacementInput(
         spec=spec(session_id="s"),
+        warm_session="s",
         shape=Shape(1_000.0, 10.0),
         attempt=1,
         now_ms=NOW_MS,

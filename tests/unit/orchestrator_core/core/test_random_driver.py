@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.core.config import NO_LIMITS, CoreConfig, Limits, QueuePolicy, ThrottleConfig
+from orchestrator_core.core.config import (
+    NO_LIMITS,
+    CoreConfig,
+    Limits,
+    QueuePolicy,
+    SessionBudgets,
+    ThrottleConfig,
+)
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.timers import TimerKind
 from tests.unit.orchestrator_core.core.checks import Checks
@@ -37,6 +44,12 @@ def config_of(seed: int) -> CoreConfig:
         decline_offers=seed % 3 != 0,
         decline_max_ms=400,
         deadline_aware=seed % 2 == 0,
+        session_ttl_ms=2_000,
+        session_turns_max=(3, 8)[seed % 2],
+        sessions_max=(2, 4)[seed % 2],
+        session_budgets=SessionBudgets(
+            tokens=(0, 900)[seed % 2], time_ms=(0, 30_000)[seed // 2 % 2]
+        ),
         throttle=ThrottleConfig(Limits(900, 20_000, 4) if seed % 4 == 1 else NO_LIMITS),
     )
 
@@ -73,6 +86,8 @@ def test_no_world_breaks_an_invariant_and_nothing_is_left_behind(first: int) -> 
         assert not state.displaced, seed
         assert not len(state.queue), seed
         assert not state.throttle._waiting, seed
+        assert not len(state.sessions), seed
+        assert not world.journal.sessions, seed
         pool_timers = {TimerKind.POOL_STALE, TimerKind.POOL_REOPENS}
         assert {kind for kind, _ in state.timers._due} <= pool_timers, seed
         assert set(world.promised) <= set(world.told), seed

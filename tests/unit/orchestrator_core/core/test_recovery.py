@@ -4,16 +4,20 @@ from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
     JobForgotten,
+    JobStarted,
     Record,
+    ReplyRefused,
     TerminalRecord,
 )
 from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptStarted,
     HeldAttempt,
+    OutputProgressed,
     Recovered,
 )
-from orchestrator_core.core.job import Failover
+from orchestrator_core.core.job import Failover, StartMode
+from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
@@ -80,6 +84,78 @@ def test_times_of_a_recovered_attempt_teach_nothing() -> None:
     assert after.core.tokens_per_s(after.core.pools["p"]) == 20.0
 
 
+def test_a_wait_through_a_restart_teaches_nothing() -> None:
+    """LO-206: an hour without a pool is no lesson."""
+    before = Bench(wide(slots=1))
+    effects = before.enqueue("a", "b")
+    effects += before.end("a")
+    waited = before.core.jobs["b"].plain_start_ms
+    after = Bench()
+    after.step(journal(*[e for e in effects if getattr(e, "job_id", "") != "b"]))
+    after.at(3_500_000)
+
+    after.register(wide(slots=1))
+    after.end("b")
+
+    assert after.core.jobs["b"].state is JobState.FINISHED
+    assert after.core.jobs["b"].plain_start_ms == waited is not None
+    residuals = after.state.predictor.residuals
+    assert not residuals.start.kept
+    assert not residuals.judged
+
+
+def test_the_number_of_tries_survives_a_restart() -> None:
+    """LO-304: a job that kills engines is given up after so many, whatever else restarts."""
+    died = AttemptErrorKind.ENGINE_DIED
+    before = Bench(wide("p"), wide("q"), attempts_max=3)
+    effects = before.enqueue("a")
+    effects += before.fail("a", died)
+    effects += before.fail("a", died, attempt=2)
+    anew = wide("p", replica_id="p#2")
+    effects += before.report(anew)
+    after = Bench(attempts_max=3)
+    after.step(journal(*effects))
+    after.register(anew, wide("q"), held=[HeldAttempt("a", 3, "p", "p#2", ended=False)])
+
+    effects = after.fail("a", died, attempt=3)
+
+    (ended,) = only(effects, TerminalRecord)
+    assert ended.outcome.error is not None
+    assert ended.outcome.error.reason is Reason.REPLICA_EXHAUSTED
+
+
+def test_an_attempt_that_ended_without_output_is_restarted_silently() -> None:
+    """LO-304: what a restart left open, whether a client has text, its host has told by then."""
+    before = Bench(wide("p"), wide("q"))
+    effects = before.enqueue("a", failover=Failover.FAIL)
+    after = Bench()
+    after.step(journal(*effects))
+    after.register(wide("p"), wide("q"), held=[HeldAttempt("a", 1, "p", "p#1", ended=False)])
+    after.step(AttemptStarted("a", 1))
+
+    effects = after.fail("a", AttemptErrorKind.ENGINE_DIED)
+
+    (dispatch,) = only(effects, DispatchRecord)
+    assert (dispatch.attempt, dispatch.pool_id, dispatch.mode) == (2, "q", StartMode.FRESH)
+
+
+def test_a_continuation_is_still_one_after_a_restart() -> None:
+    """LO-304: its host goes on with it, and its followers are told what it is."""
+    before = Bench(wide("p"), wide("q"))
+    effects = before.enqueue("a", failover=Failover.CONTINUE)
+    before.step(AttemptStarted("a", 1))
+    before.step(OutputProgressed("a", 1, 1))
+    effects += before.fail("a", AttemptErrorKind.ENGINE_DIED)
+    after = Bench()
+    after.step(journal(*effects))
+    after.register(wide("p"), wide("q"), held=[HeldAttempt("a", 2, "q", "q#1", ended=False)])
+
+    (started,) = only(after.step(AttemptStarted("a", 2, kv_warmth=True)), JobStarted)
+
+    assert started.mode is StartMode.CONTINUE
+    assert not started.kv_warmth, "ORCH-3009"
+
+
 def test_an_adopted_first_attempt_is_no_replay() -> None:
     """A client is told `resumed` only when something is generated again. LO-304."""
     before = Bench(wide())
@@ -104,3 +180,20 @@ def test_a_queued_job_keeps_its_queue_timeout_over_a_restart() -> None:
     assert after.core.jobs["a"].live
     after.at(100)
     assert after.core.jobs["a"].state is JobState.EXPIRED
+
+
+def test_a_job_for_a_pool_that_is_not_back_yet_may_come_again() -> None:
+    """Soon after a restart nobody knows what the hosts on their way can serve. LO-201, LO-305."""
+    before = Bench(wide())
+    effects = before.enqueue("a")
+    after = Bench(reattach_grace_ms=1_000)
+    after.step(journal(*effects))
+    after.register(wide(model_id="other"))
+
+    early = only(after.enqueue("b"), ReplyRefused)
+    after.at(1_000)
+    late = only(after.enqueue("c"), ReplyRefused)
+
+    assert [refused.refusal.reason for refused in early] == [Reason.POOL_UNAVAILABLE]
+    assert early[0].refusal.retry_after_ms is not None
+    assert [refused.refusal.reason for refused in late] == [Reason.INCOMPATIBLE_MODEL]

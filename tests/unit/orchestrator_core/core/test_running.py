@@ -8,11 +8,11 @@ from orchestrator_core.core.events import (
     AttemptRefused,
     AttemptStarted,
     CancelRequested,
+    OutputAcknowledged,
     OutputProgressed,
 )
 from orchestrator_core.core.job import Failover
 from orchestrator_core.core.outcome import Reason, Usage
-from orchestrator_core.core.state import NO_SESSION, Session
 from orchestrator_core.core.states import AttemptState, JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 
@@ -148,17 +148,9 @@ def test_finished_jobs_teach_rate_start_and_length() -> None:
     assert bench.state.predictor.models["m"].output_tokens == 5.0
     assert bench.core.jobs["a"].usage.first_token_ms == 100
     assert bench.core.jobs["a"].usage.decode_time_ms == 400
-    assert bench.state.session("s", 501) == Session("p", 600_500, 8)
-
-
-def test_sessions_are_bounded_and_end() -> None:
-    """ORCH-3021: the least recently used goes first, and each after its time."""
-    bench = Bench(wide(), sessions_max=2, session_ttl_ms=100)
-    for session in ("s", "t", "s", "u"):
-        bench.state.touch_session(session, "p", None, 0)
-
-    assert [bench.state.session(name, 99).pool_id for name in "stu"] == ["p", "", "p"]
-    assert bench.state.session("s", 100) == NO_SESSION
+    session = bench.core.session("", "s")
+    assert session is not None
+    assert (session.pool_id, session.replica_id, session.kv_tokens) == ("p", "p#1", 8)
 
 
 @pytest.mark.parametrize(
@@ -206,3 +198,20 @@ def test_output_that_was_delivered_stays_at_its_host_until_the_replay_runs() -> 
 
     assert only(lost, SendRelease) == []
     assert [(release.job_id, release.attempt) for release in only(again, SendRelease)] == [("a", 1)]
+
+
+def test_acknowledged_output_may_be_forgotten_by_its_host() -> None:
+    """The job stays known; nothing is released of a job that runs or whose slot is still taken."""
+    bench = Bench(wide("p"))
+    bench.enqueue("a", "b", "c")
+    bench.end("a")
+    bench.step(CancelRequested("b", 0))
+
+    done = bench.step(OutputAcknowledged("a"))
+    unconfirmed = bench.step(OutputAcknowledged("b"))
+    running = bench.step(OutputAcknowledged("c"))
+    unknown = bench.step(OutputAcknowledged("nobody"))
+
+    assert done == [SendRelease("h", "a", 1)]
+    assert unconfirmed == running == unknown == []
+    assert bench.core.jobs["a"].state is JobState.FINISHED

@@ -18,6 +18,7 @@ from orchestrator_core.core.events import (
     EnqueueRequested,
     HostLost,
     HostRegistered,
+    OutputAcknowledged,
     OutputProgressed,
     SnapshotsReported,
     SubscribersChanged,
@@ -69,7 +70,11 @@ def fleet(rng: random.Random, *, memory: bool) -> dict[str, SimHost]:
 
 
 class World(Shell):
-    """Random moves. `memory` bounds keys and values at pools, `faults` lets things break."""
+    """Random moves.
+
+    `memory` bounds keys and values at pools, `faults` lets things break, `sessions` lets jobs
+    belong to conversations.
+    """
 
     def __init__(
         self,
@@ -78,12 +83,14 @@ class World(Shell):
         *,
         memory: bool = True,
         faults: bool = True,
+        sessions: bool = True,
         observe: Observer | None = None,
     ) -> None:
         self.rng = random.Random(seed)  # noqa: S311 - a test case, not a secret
         super().__init__(config, fleet(self.rng, memory=memory), observe)
         self.memory = memory
         self.faults = faults
+        self.sessions = sessions
         self._old_snapshots: list[PoolSnapshot] = []
         self._specs: list[JobSpec] = []
         self._links = 0
@@ -135,6 +142,13 @@ class World(Shell):
             deadline_ms=self.now_ms + rng.randint(1, 4_000) if rng.random() < 0.15 else None,
             queue_timeout_ms=rng.randint(1, 4_000) if rng.random() < 0.15 else None,
         )
+        if self.sessions:
+            new = replace(
+                new,
+                session_id=rng.choice(("", "", "s1", "s2", "s3")),
+                kv_reuse=rng.random() < 0.5,
+                max_tokens=rng.choice((None, 10, 20)),
+            )
         self._specs.append(new)
         self.step(EnqueueRequested(new, number))
 
@@ -153,10 +167,12 @@ class World(Shell):
             self.step(CancelRequested(self.rng.choice(self._specs).job_id, -1))
 
     def audience(self) -> None:
-        """Subscribers come and go."""
+        """Subscribers come and go, or have all that they want."""
         if self.core.jobs:
             job_id = self.rng.choice(list(self.core.jobs))
             self.step(SubscribersChanged(job_id, self.rng.randint(0, 1)))
+            if self.rng.random() < 0.3:
+                self.step(OutputAcknowledged(job_id))
 
     def advance(self, most_ms: int | None = None) -> None:
         """Time passes, now and then backwards or up to the next deadline exactly."""
@@ -218,7 +234,10 @@ class World(Shell):
         for attempt in host.reboot(pool.pool_id):
             if host.link_id is not None and self.rng.random() < 0.7:
                 error = AttemptError(AttemptErrorKind.ENGINE_DIED, "died")
-                self.step(AttemptEnded(*attempt.key, host.frame(), error=error))
+                text_bytes = attempt.text_bytes
+                self.step(
+                    AttemptEnded(*attempt.key, host.frame(), error=error, text_bytes=text_bytes)
+                )
         if host.link_id is not None:
             self.step(SnapshotsReported(host.host_id, host.snapshots(), self.now_ms))
 
@@ -233,6 +252,7 @@ class World(Shell):
         """An engine has produced output."""
         attempt = self._some_attempt(lambda a: a.started and not a.ended)
         if attempt is not None:
+            attempt.text_bytes += 1
             self.step(OutputProgressed(*attempt.key, pieces=1))
 
     def end_attempt(self) -> None:
@@ -245,15 +265,15 @@ class World(Shell):
         self._tell_end(host, attempt)
 
     def _tell_end(self, host: SimHost, attempt: SimAttempt) -> None:
-        frame_seq = host.frame()
+        told = AttemptEnded(*attempt.key, host.frame(), text_bytes=attempt.text_bytes)
         if attempt.cancelled:
-            self.step(AttemptEnded(*attempt.key, frame_seq, finish=Finish.CANCELLED))
+            self.step(replace(told, finish=Finish.CANCELLED))
         elif self.faults and self.rng.random() < 0.2:
             error = AttemptError(self.rng.choice(ERRORS), "broke")
-            self.step(AttemptEnded(*attempt.key, frame_seq, error=error))
+            self.step(replace(told, error=error))
         else:
             usage = Usage(tokens_in=3, tokens_out=self.rng.randint(1, 9))
-            self.step(AttemptEnded(*attempt.key, frame_seq, finish=Finish.EOS, usage=usage))
+            self.step(replace(told, finish=Finish.EOS, usage=usage))
 
     def old_frame(self) -> None:
         """A frame of an attempt that does not count, or never existed, arrives."""

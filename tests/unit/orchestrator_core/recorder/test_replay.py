@@ -113,7 +113,7 @@ def test_a_changed_rule_is_caught_at_the_first_step_that_it_decides(
 
 def test_another_victim_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue that drops the newest instead of the oldest decides otherwise. LO-102."""
-    record(1, tmp_path)
+    record(21, tmp_path)
     assert replay(recordings(tmp_path)).steps > 0
     monkeypatch.setattr(Queue, "oldest", Queue.newest)
 

@@ -20,12 +20,14 @@ class FakeRuntime:
         self.relay = Relay(RelayLimits())
         self.now_ms = 0
         self.clock = SimpleNamespace(now_ms=lambda: self.now_ms)
-        self.core = SimpleNamespace(jobs={f"job-{n}": f"job-{n}" for n in range(JOBS)})
+        self.core = SimpleNamespace(
+            jobs={f"job-{n}": SimpleNamespace(job_id=f"job-{n}", live=True) for n in range(JOBS)}
+        )
         self.progress: list[tuple[str, int]] = []
 
-    def text_arrived(self, job: str, attempt: int) -> None:
+    def text_arrived(self, job: SimpleNamespace, attempt: int) -> None:
         """Records a sign of life."""
-        self.progress.append((job, attempt))
+        self.progress.append((job.job_id, attempt))
 
 
 def adopted() -> tuple[FakeRuntime, HostLink, FrameReader]:

@@ -17,6 +17,8 @@ ROOMY = 1 << 20
 END = encode_event(events_pb2.JobEvent(end=events_pb2.End(text_bytes=1)))
 STARTED = encode_event(events_pb2.JobEvent(started=events_pb2.Started(attempt=1)))
 
+RESUMED = encode_event(events_pb2.JobEvent(resumed=events_pb2.Resumed(attempt=2)))
+
 pieces_lists = st.lists(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=4))
 
 
@@ -64,6 +66,8 @@ def point(text: bytes, attempt: int = 1) -> events_pb2.ResumePoint:
 def trimmed(events: list[events_pb2.JobEvent], have: bytes) -> bytes:
     """What a reader has in the end that checks offsets and digests and trims what overlaps."""
     for event in events:
+        if event.HasField("resumed"):
+            continue
         batch = event.tokens
         raw = "".join(batch.pieces).encode()
         known = len(have) - batch.text_offset
@@ -190,6 +194,27 @@ def test_resume_with_another_digest_is_refused(batches: list[list[str]], wrong: 
     assert refused(log, resume) == 0
 
 
+def test_another_text_within_a_chunk_is_refused() -> None:
+    """A place inside a chunk is proven from the text that is held, across chunks."""
+    log = log_with([["ab", "cdé"], ["fgh", "i"]])
+
+    with pytest.raises(RefusalError) as caught:
+        log.open(point("abcdéfX".encode()))
+    reader = log.open(point("abcdéfg".encode()))
+
+    assert caught.value.refusal.reason is Reason.RESUME_WINDOW
+    assert log.digest_within(3) == digest(b"abc")
+    assert len(reader.take()) == 1
+
+
+def test_a_place_whose_text_is_not_held_has_no_digest() -> None:
+    """Without all text before it nothing can be proven here: the reader's own check remains."""
+    log = log_with([["ab"], ["cd"]])
+    log.evict_all()
+
+    assert log.digest_within(3) is None
+
+
 def test_text_beyond_the_cap_is_evicted_and_its_readers_are_told_the_oldest_offset() -> None:
     """Memory stays bounded; a reader that fell behind gets RESUME_WINDOW with what is held."""
     log = OutputLog(2_000)
@@ -237,6 +262,7 @@ def test_a_new_attempt_continues_where_the_text_overlaps() -> None:
     reader = log.open(None)
     seen = read_all(reader)
     log.begin_attempt(2)
+    log.append_event(RESUMED)
 
     answers = [log.append_text(frame) for frame in frames([["one "], ["two th", "ree"]], attempt=2)]
 
@@ -362,3 +388,101 @@ def test_resumed_reader_is_not_told_again_what_it_knows() -> None:
     events = read_all(log.open(point(b"")))
 
     assert [event.WhichOneof("event") for event in events] == ["tokens", "tokens"]
+
+
+def test_nothing_is_added_to_a_sealed_log_until_another_attempt_begins() -> None:
+    """The job ended with what is here; one that was displaced in vain runs after all."""
+    log = log_with([["one "]])
+    log.sealed = True
+
+    late = frames([["one "], ["two"]])[1]
+    assert log.append_text(late) is False
+    log.begin_attempt(2)
+
+    assert log.append_text(replace(late, attempt=2)) is True
+
+
+@given(pieces_lists, st.data())
+def test_after_a_restart_a_log_ends_where_its_job_did(
+    batches: list[list[str]], data: st.DataObject
+) -> None:
+    """A host holds more than was told; what comes is cut between two pieces, never within one."""
+    pieces = [piece for batch in batches for piece in batch]
+    count = data.draw(st.integers(0, len(pieces)))
+    told = "".join(pieces[:count]).encode()
+    log = OutputLog(ROOMY)
+    log.begin_attempt(1)
+    log.finish(END, len(told), digest(told))
+
+    for frame in frames(batches):
+        log.append_text(frame)
+
+    assert log.complete
+    assert (log.next_offset, log.digest()) == (len(told), digest(told))
+    reader = log.open(None)
+    entries = reader.take()
+    assert entries[-1] == END
+    shown = [orchestrator_service_pb2.StreamTokensResponse.FromString(e) for e in entries[:-1]]
+    text = "".join(p for response in shown for p in response.events[0].tokens.pieces)
+    assert text.encode() == told
+
+
+def test_who_has_all_of_the_text_is_told_the_outcome_without_it() -> None:
+    """No host need come back for that; another text is no proof."""
+    log = OutputLog(ROOMY)
+    log.finish(END, 8, digest(b"one two "))
+
+    reader, other = log.open(point(b"one two ")), log.open(point(b"one xxx "))
+
+    assert (reader.take(), reader.done) == ([END], True)
+    assert (other.take(), other.done) == ([], False)
+
+
+def test_a_reader_from_before_a_restart_is_told_of_the_attempt_that_goes_on() -> None:
+    """Text of a later attempt follows its announcement, also where others heard it at byte 0."""
+    log = OutputLog(ROOMY)
+    log.begin_attempt(3)
+    log.append_event(
+        encode_event(events_pb2.JobEvent(started=events_pb2.Started(attempt=3, pool_id="p")))
+    )
+    reader = log.open(point(b"one two"))
+    first, second = frames([["one ", "two"], [" three"]], attempt=3)
+    log.append_text(first)
+    before = read_all(reader)
+    log.append_text(second)
+    after = read_all(reader)
+
+    assert before == []
+    assert [event.WhichOneof("event") for event in after] == ["resumed", "tokens"]
+    assert (after[0].resumed.attempt, after[0].resumed.text_offset) == (3, 7)
+    assert (after[0].resumed.pool_id, after[0].resumed.mode) == (
+        "p",
+        events_pb2.RESUME_MODE_VERIFIED_REPLAY,
+    )
+
+
+def test_an_attempt_is_announced_once() -> None:
+    """A reader that was told by the event itself is not told again."""
+    log = log_with([["a"]])
+    reader = log.open(point(b"a"))
+    log.begin_attempt(2)
+    log.append_event(RESUMED)
+    for frame in frames([["a"], ["b"], ["c"]], attempt=2):
+        log.append_text(frame)
+
+    kinds = [event.WhichOneof("event") for event in read_all(reader)]
+
+    assert kinds == ["resumed", "tokens", "tokens"]
+
+
+def test_the_outcome_of_a_cancelled_job_reaches_who_has_text_that_is_gone() -> None:
+    """After a restart nobody knows how much there was: what the reader has stands."""
+    log = OutputLog(ROOMY)
+    log.finish(encode_event(events_pb2.JobEvent(end=events_pb2.End(text_digest=5))), None)
+
+    (told,) = read_all(log.open(point(b"some")))
+    (fresh,) = read_all(log.open(None))
+
+    assert told.end.text_bytes == 4
+    assert not told.end.HasField("text_digest")
+    assert fresh.end.text_bytes == 0

@@ -46,12 +46,13 @@ def test_relay_account_is_exact() -> None:
 def test_readers_of_a_forgotten_job_are_told_not_found() -> None:
     """A job that is not kept any longer ends the streams of who still follows it."""
     relay = Relay(RelayLimits())
-    reader = relay.log("a").open(None)
+    woken: list[str] = []
+    reader = relay.log("a").open(None, lambda: woken.append("a"))
     reader.take()
 
     relay.forget("a")
 
-    assert reader.changed.is_set()
+    assert woken == ["a"]
     with pytest.raises(RefusalError) as caught:
         reader.take()
     assert caught.value.refusal.reason is Reason.NOT_FOUND

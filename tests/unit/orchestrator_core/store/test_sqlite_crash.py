@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.core.events import Recovered
-from orchestrator_core.store.port import StoreUnavailableError
+from orchestrator_core.store.port import StoreCorruptError, StoreUnavailableError
 from orchestrator_core.store.sqlite import SqliteStore
 from tests.unit.orchestrator_core.store.records import after, batch
 from tests.unit.orchestrator_core.store.small_disk import remount, tmpfs
@@ -171,3 +172,53 @@ async def refusals(store: SqliteStore, number: int) -> int:
         except StoreUnavailableError:
             count += 1
     return count
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_flipped_bit_in_the_database_is_found_or_changes_nothing(
+    fast_disk: Path, seed: int
+) -> None:
+    """Wherever it is: all is as it was, or the start is refused and names the file."""
+    path = fast_disk / "whole.db"
+    store = SqliteStore(path)
+    await store.open()
+    for number in range(1, 9):
+        await store.commit(batch(number))
+    await store.close()
+    content, chance = path.read_bytes(), random.Random(seed)  # noqa: S311 - a seed
+
+    refusals = []
+    for flip in range(100):
+        damaged = bytearray(content)
+        damaged[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        copy = fast_disk / f"flip-{flip}.db"
+        copy.write_bytes(damaged)
+        found: Recovered | None = None
+        try:
+            found = await recovered_from(copy)
+        except StoreCorruptError as error:
+            refusals.append((str(copy), str(error)))
+        assert found in (None, after(8))
+
+    assert 20 < len(refusals) < 80
+    assert all(file in message for file, message in refusals)
+
+
+async def test_a_log_cut_at_any_offset_is_never_taken_for_more(fast_disk: Path) -> None:
+    """Between two commits every offset gives the same: the batches before it, whole."""
+    path = fast_disk / "whole.db"
+    store = SqliteStore(path)
+    await store.open()
+    await store.commit(batch(1))
+    before = len(taken(path)[1])
+    await store.commit(batch(2))
+    database, log = taken(path)
+    await store.close()
+
+    # Every offset is some ten thousand starts; a prime step meets each byte of a frame's head.
+    for cut in range(before, len(log), 37):
+        copy = laid_out(fast_disk / f"cut-{cut}.db", database, log[:cut])
+        assert await recovered_from(copy) == after(1)
+        copy.unlink()
+
+    assert await recovered_from(laid_out(fast_disk / "full.db", database, log)) == after(2)

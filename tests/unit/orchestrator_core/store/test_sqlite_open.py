@@ -1,16 +1,22 @@
 """Opening the SQLite journal: every obstacle names the file and what to do. LO-305."""
 
 import asyncio
+import contextlib
 import os
 import re
 import sqlite3
 import stat
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator_core.core.config import CoreConfig
+from orchestrator_core.core.job import StartMode
+from orchestrator_core.core.machine import Core
+from orchestrator_core.core.states import JobState
 from orchestrator_core.store import journal_file
 from orchestrator_core.store.port import (
     StoreCorruptError,
@@ -19,7 +25,7 @@ from orchestrator_core.store.port import (
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import SqliteStore
-from tests.unit.orchestrator_core.store.records import accept, after, batch
+from tests.unit.orchestrator_core.store.records import PAYLOAD, accept, after, batch
 from tests.unit.orchestrator_core.store.small_disk import remount, tmpfs
 
 
@@ -153,13 +159,64 @@ async def test_a_newer_schema_is_refused_and_not_touched(tmp_path: Path) -> None
     await store.close()
 
 
+def in_second_format(path: Path) -> None:
+    """Makes the rows such that one checksum covers an accept and its payload, which stays."""
+    connection = sqlite3.connect(path)
+    with connection:
+        for table in ("dispatch", "terminal"):
+            connection.execute(f"UPDATE {table} SET format = 2")  # noqa: S608 - names above
+        rows = connection.execute("SELECT job_id, seq, record FROM accept").fetchall()
+        for job_id, seq, record in rows:
+            covered = f"{job_id} {seq} {record[16:]}".encode() + PAYLOAD
+            text = f"{zlib.crc32(covered):08x}{record[16:]}"
+            change = "UPDATE accept SET format = 2, record = ?, payload = ? WHERE job_id = ?"
+            connection.execute(change, (text, PAYLOAD, job_id))
+    connection.close()
+
+
+async def test_rows_of_the_second_format_still_load_and_end(tmp_path: Path) -> None:
+    """The prompts of jobs that have ended are not read; others go as their jobs end. LO-305."""
+    path = tmp_path / "journal.db"
+    await filled(path)
+    in_second_format(path)
+    store = SqliteStore(path)
+
+    first = (await store.open()).recovered
+    await store.commit(batch(4))
+    await store.close()
+    second = (await store.open()).recovered
+    await store.close()
+
+    assert first == after(3)
+    assert second == after(4)
+
+
+async def test_a_damaged_prompt_of_the_second_format_is_found(tmp_path: Path) -> None:
+    """Its checksum counts for as long as the job may be sent."""
+    path = tmp_path / "journal.db"
+    await filled(path)
+    in_second_format(path)
+    change(path, "UPDATE accept SET payload = zeroblob(1024) WHERE job_id = 'job-3'")
+
+    with pytest.raises(StoreCorruptError, match=rf"{path} .*job job-3 .*checksum"):
+        await SqliteStore(path).open()
+
+
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE accept SET format = 2 WHERE job_id = 'job-2'",
+        "UPDATE accept SET format = 4 WHERE job_id = 'job-2'",
+        "UPDATE accept SET record = replace(record, 'model', 'other') WHERE job_id = 'job-2'",
         "UPDATE dispatch SET record = '{}' WHERE job_id = 'job-2'",
         "UPDATE terminal SET record = 'no JSON' WHERE job_id = 'job-2'",
         "UPDATE terminal SET record = replace(record, 'eos', 'end') WHERE job_id = 'job-2'",
+        "UPDATE terminal SET record = replace(record, 'eos', 'length') WHERE job_id = 'job-2'",
+        "UPDATE terminal SET record = CAST(record AS BLOB) WHERE job_id = 'job-2'",
+        "UPDATE accept SET payload = zeroblob(1024) WHERE job_id = 'job-3'",
+        "UPDATE accept SET payload = x'' WHERE job_id = 'job-3'",
+        "UPDATE accept SET payload = 'text' WHERE job_id = 'job-3'",
+        "DELETE FROM terminal WHERE job_id = 'job-2'",
+        "UPDATE dispatch SET written = written + 100 WHERE job_id = 'job-2'",
     ],
 )
 async def test_an_unreadable_record_is_refused_with_its_job(tmp_path: Path, statement: str) -> None:
@@ -168,7 +225,7 @@ async def test_an_unreadable_record_is_refused_with_its_job(tmp_path: Path, stat
     await filled(path)
     change(path, statement)
 
-    with pytest.raises(StoreCorruptError, match=rf"{path} .*job job-2 .*cannot be read"):
+    with pytest.raises(StoreCorruptError, match=rf"{path} .*job job-[23] .*cannot be read"):
         await SqliteStore(path).open()
 
 
@@ -182,6 +239,37 @@ async def test_what_cannot_be_read_is_not_quoted(tmp_path: Path) -> None:
         await SqliteStore(path).open()
 
     assert "secret" not in str(caught.value)
+
+
+async def test_a_journal_of_the_first_format_opens(tmp_path: Path) -> None:
+    """What was not written then has a safe meaning now. LO-304, LO-305."""
+    path = tmp_path / "journal.db"
+    old = Path(__file__).parent / "journal_first_format.sql"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(old.read_text(encoding="utf-8"))
+    store = SqliteStore(path)
+
+    opened = await store.open()
+    await store.close()
+
+    content = opened.recovered
+    assert [accept.spec.job_id for accept in content.accepts] == [
+        "replayed",
+        "cancelled",
+        "finished",
+    ]
+    assert {(d.job_id, d.attempt, d.mode, d.failures) for d in content.dispatches} == {
+        ("replayed", 1, None, 0),
+        ("replayed", 2, None, 0),
+        ("cancelled", 1, None, 0),
+        ("finished", 1, None, 0),
+    }
+    core = Core(CoreConfig())
+    core.step(content, 10)
+    attempt = core.jobs["replayed"].attempt
+    assert attempt is not None
+    assert (attempt.number, attempt.mode) == (2, StartMode.VERIFIED_REPLAY)
+    assert core.jobs["cancelled"].state is JobState.CANCELLED
 
 
 @pytest.mark.parametrize("below", ["missing", "a-file"])
@@ -308,3 +396,19 @@ async def test_a_file_that_another_process_keeps_locked_is_given_up(
     other.close()
     await store.commit([accept(9)])
     await store.close()
+
+
+async def test_rows_of_the_first_format_still_load(tmp_path: Path) -> None:
+    """A journal that was written without checksums is read as it is. LO-305."""
+    path = tmp_path / "journal.db"
+    await filled(path)
+    # An accept begins with two checksums, of itself and of its payload.
+    change(path, "UPDATE accept SET format = 1, record = substr(record, 17)")
+    change(path, "UPDATE dispatch SET format = 1, record = substr(record, 9)")
+    change(path, "UPDATE terminal SET format = 1, record = substr(record, 9)")
+
+    store = SqliteStore(path)
+    opened = await store.open()
+    await store.close()
+
+    assert opened.recovered == after(3)

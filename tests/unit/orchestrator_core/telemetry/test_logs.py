@@ -35,7 +35,7 @@ def test_the_line_of_a_finished_job_has_every_required_key() -> None:
     harness = Harness()
     harness.host()
 
-    harness.enqueue(spec(correlation_id="c-1", session_id="s-1"))
+    harness.enqueue(spec(correlation_id="c-1", session_id="s-1", kv_reuse=True))
     harness.run()
 
     line = harness.line("job_finished")

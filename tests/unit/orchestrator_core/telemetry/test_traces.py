@@ -124,7 +124,7 @@ def test_decode_tells_what_the_job_took() -> None:
     """Token counts and times are on the span of the generation."""
     harness = Harness()
     harness.host()
-    harness.enqueue(spec())
+    harness.enqueue(spec(session_id="s", kv_reuse=True))
 
     harness.run()
 

@@ -5,8 +5,8 @@ import hashlib
 import pytest
 
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
-from orchestrator_core.core.effects import JobEnded, JobStarted, StartMode
-from orchestrator_core.core.job import Job, JobSpec
+from orchestrator_core.core.effects import JobEnded, JobStarted
+from orchestrator_core.core.job import Budgets, Job, JobSpec, StartMode
 from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal, Usage
 from orchestrator_core.core.states import JobState
 from orchestrator_core.wire import events
@@ -75,11 +75,21 @@ def test_a_replayed_attempt_is_resumed() -> None:
 
 def test_metrics_tell_depth_and_probability() -> None:
     """Keys and values never migrate. ORCH-3100, ORCH-3023."""
-    event = events.metrics(7, 0.5, kv_warmth=True).metrics
+    event = events.metrics(7, 0.5, None, kv_warmth=True).metrics
 
     assert (event.queue_depth, event.on_time_probability, event.kv_warmth) == (7, 0.5, True)
     assert not event.kv_migrated
-    assert not events.metrics(7, None, kv_warmth=True).metrics.HasField("on_time_probability")
+    assert not events.metrics(7, None, None, kv_warmth=True).metrics.HasField("on_time_probability")
+
+
+def test_metrics_tell_what_is_left_of_the_budgets() -> None:
+    """What is unbounded is absent, and nothing left is 0. ORCH-3100, HME-021, ORCH-3099."""
+    event = events.metrics(0, None, Budgets(tokens=0, cost_micros=5), kv_warmth=False).metrics
+
+    assert (event.remaining.tokens, event.remaining.cost_micros) == (0, 5)
+    assert event.remaining.HasField("tokens")
+    assert not event.remaining.HasField("time_ms")
+    assert not events.metrics(0, None, None, kv_warmth=False).metrics.HasField("remaining")
 
 
 def test_a_finished_job_ends_with_its_usage_and_the_proof_of_its_text() -> None:

@@ -153,8 +153,33 @@ BAD: list[tuple[str, str, Edit]] = [
     ),
     (
         "spec.failover",
-        "not available yet",
-        _field("failover", job_pb2.FAILOVER_POLICY_CONTINUE),
+        "cannot keep to sampling.grammar",
+        lambda spec: spec.MergeFrom(
+            job_pb2.JobSpec(
+                failover=job_pb2.FAILOVER_POLICY_CONTINUE,
+                sampling=job_pb2.Sampling(grammar="root ::= [a-z]+"),
+            )
+        ),
+    ),
+    (
+        "spec.failover",
+        "cannot keep to sampling.json_schema",
+        lambda spec: spec.MergeFrom(
+            job_pb2.JobSpec(
+                failover=job_pb2.FAILOVER_POLICY_CONTINUE,
+                sampling=job_pb2.Sampling(json_schema="{}"),
+            )
+        ),
+    ),
+    (
+        "spec.failover",
+        "as determinism REQUIRED promises",
+        lambda spec: spec.MergeFrom(
+            job_pb2.JobSpec(
+                failover=job_pb2.FAILOVER_POLICY_CONTINUE,
+                determinism=job_pb2.DETERMINISM_REQUIRED,
+            )
+        ),
     ),
 ]
 

@@ -191,8 +191,11 @@ def test_budgets_reach_the_core() -> None:
     for name in ("tokens", "time_ms", "cost_micros"):
         spec = small_spec()
         setattr(spec.budgets, name, 5)
+        spec.session_id = "s"
+        setattr(spec.session_budgets, name, 6)
 
         assert accepted(spec).budgets == Budgets(**{name: 5})
+        assert accepted(spec).session_budgets == Budgets(**{name: 6})
 
     assert accepted(small_spec()).budgets == Budgets()
 

@@ -20,9 +20,9 @@ from orchestrator_core.core.decision import (
     ExclusionReason,
     Shortfall,
 )
-from orchestrator_core.core.effects import Receipt, StartMode
+from orchestrator_core.core.effects import Receipt
 from orchestrator_core.core.explain import Explained
-from orchestrator_core.core.job import Attempt, Job, JobSpec
+from orchestrator_core.core.job import Attempt, Job, JobSpec, StartMode
 from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal, Usage
 from orchestrator_core.core.pool import Pool, PoolSnapshot
 from orchestrator_core.core.states import JobState

@@ -72,6 +72,7 @@ def test_what_the_library_writes_is_read(written: Path) -> None:
         b"GGUF" + struct.pack("<IQQQ1sI", 3, 0, 1, 1, b"k", 99),
         b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 62),
         b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"k", 9, 8, 1 << 62),
+        b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 2, 1, b"k", 9, 4, 1 << 62),
         b"GGUF" + struct.pack("<IQQQ1sI", 3, 0, 1, 1, b"\xff", 4),
     ],
 )

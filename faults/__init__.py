@@ -1,0 +1,1 @@
+"""Proof that jobs survive faults: histories, their checker, and a deterministic simulation."""

@@ -1,0 +1,228 @@
+"""What clients were told: one outcome, all of the text, nothing mixed, nothing twice."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+from faults.history import (
+    TERMINAL_STATES,
+    UNKNOWN_JOB,
+    AttemptBegan,
+    CancelAnswered,
+    EnqueueAcked,
+    JournalAccepted,
+    JournalEnded,
+    Outcome,
+    ReplicaGone,
+    Resumed,
+    Started,
+    StatusSeen,
+    StreamBroken,
+    StreamOpened,
+    TextDelivered,
+)
+from faults.observed import Observed, StreamEvent, Violation, state_of
+
+INTEGRITY = "STREAM_INTEGRITY"
+LOST = "RESUME_WINDOW"
+
+
+def one_outcome(observed: Observed) -> Iterator[Violation]:
+    """I1: an acknowledged job has one terminal state, for everybody and for ever."""
+    for job_id, ends in observed.ends.items():
+        for other in ends[1:]:
+            if state_of(other) != state_of(ends[0]):
+                yield Violation("I1", job_id, "two terminal states", (ends[0], other))
+    for event in observed.events:
+        if isinstance(event, StatusSeen | CancelAnswered):
+            yield from _taken_back(observed, event)
+    for job_id in observed.expect.must_finish:
+        ended = observed.ends.get(job_id, [])
+        if not any(state_of(end) == "FINISHED" for end in ended):
+            yield Violation("I1", job_id, "did not finish", tuple(ended[:1]))
+
+
+def _taken_back(observed: Observed, seen: StatusSeen | CancelAnswered) -> Iterator[Violation]:
+    """A question asked after a promise was known must not be answered as if it had not been."""
+    acked, ends = observed.acked.get(seen.job_id), observed.ends.get(seen.job_id)
+    if seen.state == UNKNOWN_JOB:
+        kept_ms = observed.expect.retention_ms
+        if ends is not None and kept_ms is not None and seen.at_ms >= ends[0].at_ms + kept_ms:
+            return
+        if acked is not None and acked.at_ms < seen.asked_ms:
+            yield Violation("I1", seen.job_id, "acknowledged, then unknown", (acked, seen))
+    elif seen.state not in TERMINAL_STATES and ends is not None and ends[0].at_ms < seen.asked_ms:
+        yield Violation("I1", seen.job_id, "live again after its end", (ends[0], seen))
+
+
+def text_whole(observed: Observed) -> Iterator[Violation]:
+    """I2: text arrives in order without gap or repetition, and is what the digests say."""
+    longest: dict[str, tuple[bytes, TextDelivered]] = {}
+    for events in observed.streams.values():
+        reader = _Text()
+        for event in events:
+            what = reader.take(event)
+            if what:
+                yield Violation("I2", event.job_id, what, (*reader.last(), event))
+        yield from _compared(observed, reader, longest)
+
+
+class _Text:
+    """The text of one stream. What began later than at 0 has no digest that could be compared."""
+
+    def __init__(self) -> None:
+        self.begin = self.offset = 0
+        self.data = bytearray()
+        self.delivered: TextDelivered | None = None
+        self.outcome: Outcome | None = None
+
+    def last(self) -> tuple[TextDelivered, ...]:
+        return () if self.delivered is None else (self.delivered,)
+
+    def take(self, event: StreamEvent) -> str:
+        """Adds an event; returns what is wrong with it, or nothing."""
+        match event:
+            case StreamOpened():
+                self.begin = self.offset = event.text_offset
+            case Resumed(mode="RESTARTED"):
+                self.begin = self.offset = 0
+                self.data.clear()
+            case TextDelivered():
+                return self._text(event)
+            case Outcome():
+                self.outcome = event
+                return self._whole(event)
+            case StreamBroken(reason=reason) if reason == INTEGRITY:
+                return "the reader found a defect in what the server sent"
+            case _:
+                pass
+        return ""
+
+    def _text(self, event: TextDelivered) -> str:
+        what = ""
+        if event.text_offset != self.offset:
+            kind = "a gap" if event.text_offset > self.offset else "a repetition"
+            what = f"{kind}: text from byte {event.text_offset}, {self.offset} were delivered"
+        elif not self._proven(event.prefix_digest):
+            what = "the digest of the text before it differs"
+        data = event.text.encode()
+        self.data += data
+        self.offset = event.text_offset + len(data)
+        self.delivered = event
+        return what
+
+    def _whole(self, event: Outcome) -> str:
+        if event.state == "FINISHED" and event.text_bytes not in (None, self.offset):
+            return f"{event.text_bytes} bytes in all, {self.offset} were delivered"
+        return "" if self._proven(event.text_digest) else "the digest of the whole text differs"
+
+    def _proven(self, told: int | None) -> bool:
+        """False when the server's digest is not that of the text so far."""
+        return told is None or self.begin > 0 or told == digest(self.data)
+
+
+def _compared(
+    observed: Observed, reader: _Text, longest: dict[str, tuple[bytes, TextDelivered]]
+) -> Iterator[Violation]:
+    """Compares a stream with what is expected, and with what others were told of the same job."""
+    if reader.delivered is None and reader.outcome is None:
+        return
+    event = reader.delivered or reader.outcome
+    assert event is not None, "one of them is there"
+    job_id, data, begin = event.job_id, bytes(reader.data), reader.begin
+    expected = observed.expect.texts.get(job_id)
+    if expected is not None:
+        whole = expected.encode()[begin:]
+        finished = reader.outcome is not None and reader.outcome.state == "FINISHED"
+        if not whole.startswith(data) or (finished and whole != data):
+            what = f"other text than expected: {_difference(data, whole, begin)}"
+            yield Violation("I2", job_id, what, (event,))
+    if begin or reader.delivered is None:
+        return
+    other, proof = longest.get(job_id, (b"", reader.delivered))
+    if not (data.startswith(other) or other.startswith(data)):
+        what = f"two readers got different text: {_difference(data, other, 0)}"
+        yield Violation("I2", job_id, what, (proof, reader.delivered))
+    if len(data) >= len(other):
+        longest[job_id] = (data, reader.delivered)
+
+
+def _difference(data: bytes, other: bytes, begin: int) -> str:
+    pairs = zip(data, other, strict=False)
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(data), len(other)))
+    return f"from byte {begin + at}: {data[at : at + 16]!r} for {other[at : at + 16]!r}"
+
+
+def digest(data: bytes | bytearray) -> int:
+    """First eight bytes, big-endian, of the SHA-256: as the wire's `prefix_digest`."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
+
+
+def attempts_not_mixed(observed: Observed) -> Iterator[Violation]:
+    """I3: text of another attempt follows only after the stream announced that attempt."""
+    for events in observed.streams.values():
+        announced = delivered = 0
+        for event in events:
+            match event:
+                case StreamOpened():
+                    announced = delivered = event.attempt
+                case Started() | Resumed():
+                    announced = max(announced, event.attempt)
+                    if isinstance(event, Started) and delivered not in (0, event.attempt):
+                        what = f"`started` of attempt {event.attempt} amid the text of {delivered}"
+                        yield Violation("I3", event.job_id, what, (event,))
+                case TextDelivered():
+                    if event.attempt != announced:
+                        what = f"text of attempt {event.attempt}, announced was {announced}"
+                        yield Violation("I3", event.job_id, what, (event,))
+                    delivered = event.attempt
+                case _:
+                    pass
+
+
+def nothing_after_the_end(observed: Observed) -> Iterator[Violation]:
+    """I4: nothing follows the outcome on a stream."""
+    for events in observed.streams.values():
+        end: Outcome | None = None
+        for event in events:
+            if end is not None:
+                yield Violation("I4", event.job_id, "an event after the outcome", (end, event))
+            elif isinstance(event, Outcome):
+                end = event
+
+
+def text_kept(observed: Observed) -> Iterator[Violation]:
+    """I2: the text of a finished job can be had as long as whoever generated it lives."""
+    gone = {event.replica for event in observed.all(ReplicaGone)}
+    finished = {e.job_id for e in observed.all(JournalEnded) if e.state == "FINISHED"}
+    replicas: dict[str, set[str]] = {}
+    for began in observed.all(AttemptBegan):
+        replicas.setdefault(began.job_id, set()).add(began.replica)
+    for broken in observed.all(StreamBroken):
+        mine = replicas.get(broken.job_id, set())
+        lived = bool(mine) and not gone & mine
+        if broken.reason == LOST and broken.job_id in finished and lived:
+            yield Violation("I2", broken.job_id, "text was lost that its host held", (broken,))
+
+
+def one_job_per_request(observed: Observed) -> Iterator[Violation]:
+    """I12: a request is one job, however often it was sent."""
+    told: dict[str, EnqueueAcked] = {}
+    for acked in observed.all(EnqueueAcked):
+        first = told.setdefault(acked.request_id, acked)
+        if first.job_id != acked.job_id:
+            yield Violation("I12", acked.job_id, "two jobs for one request", (first, acked))
+    written: dict[str, JournalAccepted] = {}
+    for record in observed.all(JournalAccepted):
+        earlier = written.setdefault(record.request_id or record.job_id, record)
+        if earlier.job_id != record.job_id:
+            yield Violation("I12", record.job_id, "two accepts of one request", (earlier, record))
+
+
+RULES: Sequence[Callable[[Observed], Iterator[Violation]]] = (
+    one_outcome,
+    text_whole,
+    text_kept,
+    attempts_not_mixed,
+    nothing_after_the_end,
+    one_job_per_request,
+)

@@ -1,0 +1,1 @@
+"""Runs both services and their clients on virtual time, with faults drawn from a seed."""

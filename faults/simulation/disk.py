@@ -1,0 +1,146 @@
+"""A journal on a disk that is slow, full, or unsure, and that a crash finds amid a write."""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    Record,
+    SessionForgotten,
+    SessionRecord,
+    TerminalRecord,
+)
+from orchestrator_core.store.memory import CommitFault, MemoryStore
+from orchestrator_core.store.port import (
+    Keep,
+    Opened,
+    StoreOutcomeUnknownError,
+    StoreUnavailableError,
+)
+
+OnDurable = Callable[[Record], None]
+
+
+@dataclass(slots=True)
+class Condition:
+    """How a disk is now. Chances are those of one commit.
+
+    `unknown` is the chance that the outcome is not known, `refused` that nothing is written.
+    """
+
+    write_ms: float = 0.0
+    unknown: float = 0.0
+    refused: float = 0.0
+    unreadable: float = 0.0
+
+
+class Disk:
+    """What survives: the journal, and the batch that a crash may find under way."""
+
+    def __init__(
+        self,
+        chance: random.Random,
+        on_durable: OnDurable = lambda _record: None,
+        fault: Callable[[], CommitFault] | None = None,
+    ) -> None:
+        self.condition = Condition()
+        self.fault = fault or self._drawn
+        self.image = MemoryStore()
+        self.chance = chance
+        self.under_way: Sequence[Record] = ()
+        self._on_durable = on_durable
+        self._written: set[tuple[str, str, int]] = set()
+
+    def _drawn(self) -> CommitFault:
+        """What goes wrong in one commit, in the present condition."""
+        drawn, condition = self.chance.random(), self.condition
+        if drawn < condition.refused:
+            return CommitFault.UNAVAILABLE
+        if drawn < condition.refused + condition.unknown:
+            written = self.chance.random() < 0.5
+            return CommitFault.UNKNOWN_WRITTEN if written else CommitFault.UNKNOWN_LOST
+        return CommitFault.NONE
+
+    def write(self, batch: Sequence[Record]) -> None:
+        """Makes a batch durable; tells of each record that was not there before."""
+        _now(self.image.commit(batch))
+        for record in batch:
+            key = _key(record)
+            if key is not None and key not in self._written:
+                self._written.add(key)
+                self._on_durable(record)
+
+    def crash(self) -> None:
+        """The writer dies: what is under way is there in whole, or not at all."""
+        batch, self.under_way = self.under_way, ()
+        if batch and self.chance.random() < 0.5:
+            self.write(batch)
+
+
+def _now(work: Coroutine[None, None, None]) -> None:
+    """Runs what only looks as if it could wait: a journal in memory."""
+    try:
+        work.send(None)
+    except StopIteration:
+        return
+    raise AssertionError("a journal in memory does not wait")
+
+
+def _key(record: Record) -> tuple[str, str, int] | None:
+    """What tells a record from others; None for what is written again and again."""
+    match record:
+        case AcceptRecord():
+            return ("accept", record.spec.job_id, record.seq)
+        case DispatchRecord():
+            return ("dispatch", record.job_id, record.attempt)
+        case TerminalRecord():
+            return ("terminal", record.job_id, 0)
+        case SessionRecord() | SessionForgotten():
+            return None
+
+
+class SimulatedStore:
+    """Implements `orchestrator_core.store.port.Store` on a `Disk` that outlives it."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+
+    async def open(self) -> Opened:
+        """See `Store.open`."""
+        return await self._disk.image.open()
+
+    async def commit(self, batch: Sequence[Record]) -> None:
+        """See `Store.commit`."""
+        disk = self._disk
+        disk.under_way = tuple(batch)
+        await self._wait()
+        disk.under_way = ()
+        fault = disk.fault()
+        if fault is CommitFault.UNAVAILABLE:
+            raise StoreUnavailableError("the disk is full (injected)")
+        if fault is not CommitFault.UNKNOWN_LOST:
+            disk.write(batch)
+        if fault is not CommitFault.NONE:
+            raise StoreOutcomeUnknownError("the outcome of the batch is unknown (injected)")
+
+    async def holds(self, batch: Sequence[Record]) -> bool:
+        """See `Store.holds`."""
+        await self._wait()
+        if self._disk.chance.random() < self._disk.condition.unreadable:
+            raise StoreUnavailableError("the disk cannot be read (injected)")
+        return await self._disk.image.holds(batch)
+
+    async def prune(self, keep: Keep) -> int:
+        """See `Store.prune`."""
+        return await self._disk.image.prune(keep)
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        await self._disk.image.close()
+
+    async def _wait(self) -> None:
+        span_ms = self._disk.condition.write_ms
+        await asyncio.sleep(span_ms * (0.5 + self._disk.chance.random()) / 1000)

@@ -1,0 +1,149 @@
+"""One life of orchestratord in a simulation: its parts, put together as `server.py` does."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from faults import history as h
+from faults.simulation.disk import Disk, SimulatedStore
+from faults.simulation.network import Network, Server
+from faults.simulation.recorder import Recorder
+from faults.simulation.virtual_time import Process, VirtualLoop
+from orchestrator_core import failpoints
+from orchestrator_core.config import core_config
+from orchestrator_core.config_schema import Config
+from orchestrator_core.core.effects import Effect, OfferDeclined
+from orchestrator_core.core.machine import Core
+from orchestrator_core.core.states import JobState
+from orchestrator_core.hosts.link import LinkTerms
+from orchestrator_core.hosts.registry import Hosts
+from orchestrator_core.relay.relay import Relay, RelayLimits
+from orchestrator_core.runtime import Runtime
+from orchestrator_core.servicers import orchestrator, pool_registry
+from orchestrator_core.servicers.capabilities import ServerFacts
+from orchestrator_core.telemetry.calls import Metadata, Rpc
+from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.telemetry.tracing import Tracing
+from orchestrator_core.wire.jobs import WireLimits
+
+ADDRESS = "orchestrator"
+EPOCH_MS = 1_800_000_000_000
+"""Where the clocks of a run begin, milliseconds since 1970."""
+
+
+class VirtualClock:
+    """The orchestrator's clock on virtual time; never below the journal's latest instant."""
+
+    def __init__(self, loop: VirtualLoop, not_before_ms: int = 0) -> None:
+        self._loop = loop
+        self._base_ms = max(EPOCH_MS, not_before_ms - loop.now_ms)
+
+    def now_ms(self) -> int:
+        """See `Clock.now_ms`."""
+        return self._base_ms + self._loop.now_ms
+
+
+class Watcher(Telemetry):
+    """Sees what the core decides, as telemetry does, and exports nothing."""
+
+    def __init__(self, recorder: Recorder, process: Process, capacity: int) -> None:
+        # Not the parent's construction: it makes instruments, and nothing here is measured.
+        self._recorder = recorder
+        self._process = process
+        self._capacity = capacity
+        self._depth = 0
+        self._quiet = Tracing()
+
+    def observe(self, effects: Sequence[Effect], core: Core, now_ms: int) -> None:
+        """See `Telemetry.observe`."""
+        for effect in effects:
+            if isinstance(effect, OfferDeclined):
+                self._recorder.record(self._process, h.OfferDeclined, job_id=effect.job_id)
+        if core.queue_depth() > self._depth:
+            queued = sum(
+                job.state is JobState.QUEUED and not job.attempts_made for job in core.jobs.values()
+            )
+            self._recorder.record(
+                self._process, h.QueueSeen, queued=queued, capacity=self._capacity
+            )
+        self._depth = core.queue_depth()
+
+    def dispatch_traceparent(self, job_id: str, attempt: int) -> str:
+        """See `Telemetry.dispatch_traceparent`."""
+        return ""
+
+    def host_down(self, host_id: str, why: str) -> None:
+        """See `Telemetry.host_down`."""
+
+    @contextmanager
+    def rpc(self, name: str, metadata: Metadata | None) -> Iterator[Rpc]:
+        """See `Telemetry.rpc`."""
+        yield Rpc(name, self._quiet.context(""), 0)
+
+
+class Orchestrator:
+    """One life. `start` recovers and serves; a crash simply freezes its process."""
+
+    def __init__(self, config: Config, disk: Disk, network: Network, recorder: Recorder) -> None:
+        self.process = Process(ADDRESS)
+        self._config = config
+        self._disk = disk
+        self._network = network
+        self._recorder = recorder
+        self.runtime: Runtime | None = None
+
+    async def start(self, loop: VirtualLoop) -> None:
+        """Recovers the journal and takes connections. To be run as this process."""
+        store = SimulatedStore(self._disk)
+        opened = await store.open()
+        failpoints.reach("journal.opened")
+        config, jobs = self._config, self._config.jobs
+        hosts = Hosts()
+        watcher = Watcher(self._recorder, self.process, config.queue.capacity)
+        runtime = self.runtime = Runtime(
+            Core(core_config(config)),
+            store,
+            VirtualClock(loop, opened.last_ms),
+            Relay(RelayLimits(jobs.output_bytes_per_job, jobs.output_bytes_total)),
+            hosts,
+            watcher,
+        )
+        runtime.recover(opened.recovered)
+        self._recorder.record(
+            self.process,
+            h.Recovered,
+            epoch=opened.epoch,
+            states={job.job_id: job.state.name for job in runtime.core.jobs.values()},
+        )
+        terms = LinkTerms(
+            epoch=opened.epoch,
+            journal_id=opened.journal_id,
+            report_interval_ms=config.pools.report_interval_ms,
+            heartbeat_timeout_ms=config.pools.heartbeat_timeout_ms,
+            send_window_bytes=config.pools.send_window_bytes,
+        )
+        facts = ServerFacts("simulated", 4 << 20, jobs.input_bytes_max, jobs.output_bytes_per_job)
+        limits = WireLimits(input_bytes_max=jobs.input_bytes_max)
+        servicers = (
+            orchestrator.OrchestratorServicer(runtime, watcher, limits, facts),
+            pool_registry.PoolRegistryServicer(runtime, watcher, terms),
+        )
+        handlers = [servicer.handlers() for servicer in servicers]
+        self._network.serve(ADDRESS, Server(self.process, handlers, self._network.bugs))
+        failpoints.reach("listening")
+        await runtime.run()
+
+    def measures(self) -> dict[str, int]:
+        """What is held, in numbers that must come back to where they were."""
+        assert self.runtime is not None, "it has started"
+        runtime = self.runtime
+        links = runtime.hosts.links.values()
+        return {
+            "attempts": runtime.core.live_attempts,
+            "bindings": sum(len(link._bindings) + len(link._handles) for link in links),
+            "jobs": len(runtime.core.jobs),
+            "links": len(runtime.hosts.links),
+            "relay_bytes": runtime.relay.bytes_held,
+            "relay_logs": len(runtime.relay._logs),
+            "replies": len(runtime._replies),
+            "tasks": self.process.busy,
+        }

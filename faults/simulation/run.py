@@ -1,0 +1,220 @@
+"""One run: `simulate(seed)` gives its history, and the same one each time."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+import orchestrator_core.failpoints
+import pool_managerd.failpoints
+from faults import history as h
+from faults.checker import Expect, Violation, check
+from faults.simulation.clients import Plan
+from faults.simulation.disk import Condition
+from faults.simulation.engine import text_of
+from faults.simulation.network import KEEPALIVE_S
+from faults.simulation.recorder import Recorder
+from faults.simulation.scenario import (
+    READY_MS,
+    RETENTION_MS,
+    SETTLE_MS,
+    Blow,
+    Fault,
+    Scenario,
+    scenario_of,
+)
+from faults.simulation.sealed import sealed
+from faults.simulation.virtual_time import Killed, StuckError, VirtualLoop
+from faults.simulation.world import Mine, World
+
+_PATIENCE_MS = 60_000
+_DISKS = {
+    Fault.SLOW_DISK: Condition(write_ms=1_500.0),
+    Fault.FULL_DISK: Condition(write_ms=1.0, refused=1.0),
+    Fault.UNSURE_DISK: Condition(write_ms=20.0, unknown=0.5, refused=0.2, unreadable=0.3),
+}
+
+
+@dataclass(slots=True)
+class Stats:
+    """What one run was. `ends` counts terminal states."""
+
+    seed: int
+    virtual_ms: int = 0
+    jobs: int = 0
+    kills: int = 0
+    cuts: int = 0
+    blows: int = 0
+    ends: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class Run:
+    """A run and what is wrong with it: broken invariants, and errors that nobody should see."""
+
+    history: h.History
+    stats: Stats
+    violations: list[Violation]
+    bugs: list[str]
+
+    @property
+    def good(self) -> bool:
+        """True when nothing is wrong."""
+        return not self.violations and not self.bugs
+
+
+def simulate(seed: int) -> Run:
+    """Runs a seed to its end, a few ten milliseconds of one core."""
+    scenario = scenario_of(seed)
+    loop = VirtualLoop()
+    recorder = Recorder(loop)
+    world = World(scenario, loop, recorder)
+    bugs = world.network.bugs
+    loop.set_exception_handler(lambda _, context: _unhandled(context, bugs))
+    with sealed(random.Random(f"entropy {seed}"), world.network.channel, bugs):
+        for points in (orchestrator_core.failpoints, pool_managerd.failpoints):
+            points.watch(world.passes)
+        try:
+            loop.run_until_complete(_play(world))
+        except StuckError as error:
+            bugs.append(str(error))
+        finally:
+            for points in (orchestrator_core.failpoints, pool_managerd.failpoints):
+                points.watch(None)
+            loop.clean_up()
+            loop.close()
+    return _judged(world, recorder, loop.now_ms)
+
+
+def _unhandled(context: dict[str, Any], bugs: list[str]) -> None:
+    """An error that nobody handles is a bug; being killed is none."""
+    if not isinstance(context.get("exception"), Killed):
+        bugs.append(repr(context))
+
+
+async def _play(world: World) -> None:
+    loop = asyncio.get_running_loop()
+    world.start()
+    await asyncio.sleep(READY_MS / 1000)
+    world.measure(before=True)
+    world.let_loose()
+    clients = [client.process.spawn(client.run()) for client in world.clients]
+    for blow in world.scenario.blows:
+        await asyncio.sleep(max(0.0, blow.at_ms / 1000 - loop.time()))
+        world.tally.blows += 1
+        _strike(world, blow)
+    await asyncio.sleep(max(0.0, world.scenario.heal_ms / 1000 - loop.time()))
+    world.heal()
+    clients += [client.process.spawn(client.last_look()) for client in world.clients]
+    await _over(world, clients, SETTLE_MS + _PATIENCE_MS)
+    await asyncio.sleep(RETENTION_MS / 1000 + 1)
+    world.measure(before=False)
+
+
+async def _over(world: World, tasks: list[asyncio.Task[None]], limit_ms: int) -> None:
+    """Waits for clients, who have bounds of their own."""
+    done, late = await asyncio.wait(tasks, timeout=limit_ms / 1000)
+    world.network.bugs.extend(f"a client broke: {t.exception()!r}" for t in done if t.exception())
+    world.network.bugs.extend("a client was not done in time" for _ in late)
+
+
+def _strike(world: World, blow: Blow) -> None:
+    """Does what a fault says, to whom its `chance` names."""
+    draw = random.Random(blow.chance)
+    match blow.fault:
+        case Fault.CUT | Fault.STALL:
+            _disturb(world, blow, draw)
+        case Fault.REFUSE:
+            world.refuse(draw.random(), blow.for_ms)
+        case Fault.SLOW_NETWORK:
+            world.slow_network(draw.choice((10.0, 200.0)), blow.for_ms)
+        case Fault.KILL_ORCHESTRATOR:
+            world.kill_orchestrator(blow.for_ms, _notice_s(draw))
+        case Fault.KILL_HOST:
+            world.kill_host(draw.choice(list(world.hosts)), blow.for_ms, _notice_s(draw))
+        case Fault.KILL_AT_POINT:
+            points = draw.choice((orchestrator_core.failpoints, pool_managerd.failpoints)).POINTS
+            name, passes = draw.choice(sorted(points)), draw.randint(1, 4)
+            world.lay(Mine(points, name, passes, blow.for_ms, _notice_s(draw)))
+        case Fault.STOP:
+            world.stop(draw.random(), blow.for_ms)
+        case Fault.KILL_ENGINE:
+            world.kill_engine(draw.random())
+        case Fault.SLOW_DISK | Fault.FULL_DISK | Fault.UNSURE_DISK:
+            world.disk(_DISKS[blow.fault], blow.for_ms)
+        case _:
+            assert_never(blow.fault)
+
+
+def _disturb(world: World, blow: Blow, draw: random.Random) -> None:
+    """Breaks one connection, or lets it go silent."""
+    connection = world.connection(draw.random())
+    if connection is None:
+        return
+    world.tally.cuts += 1
+    if blow.fault is Fault.CUT:
+        world.network.cut(connection, _notice_s(draw), _notice_s(draw))
+    else:
+        up, down = draw.choice(((True, True), (True, False), (False, True)))
+        world.stall(connection, up=up, down=down, for_ms=blow.for_ms)
+
+
+def _notice_s(draw: random.Random) -> float:
+    """When a side finds out: at once, or as late as a transport that pings."""
+    return draw.choice((0.0, 0.002, 0.1, 3.0, KEEPALIVE_S))
+
+
+def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
+    history, scenario = recorder.history, world.scenario
+    accepted = [event for event in history if isinstance(event, h.JournalAccepted)]
+    ended = _ended(history)
+    tally = world.tally
+    stats = Stats(
+        seed=scenario.seed,
+        virtual_ms=virtual_ms,
+        jobs=len(accepted),
+        kills=tally.kills,
+        cuts=tally.cuts,
+        blows=tally.blows,
+        ends=Counter(ended.values()),
+    )
+    safe = [event.job_id for event in accepted if _safe(scenario, event, ended)]
+    expect = Expect(
+        texts=_texts(scenario, accepted),
+        must_finish=safe,
+        settle_ms=SETTLE_MS,
+        retention_ms=RETENTION_MS,
+        drop_lru=scenario.config.queue.policy == "drop-lru",
+    )
+    return Run(history, stats, check(history, expect), world.network.bugs)
+
+
+def _safe(scenario: Scenario, job: h.JournalAccepted, ended: Mapping[str, str]) -> bool:
+    """True for a job that every fault must spare: its text can be made again, to the byte.
+
+    It may have been cancelled or dropped, and an engine that stalls may cost it its time.
+    """
+    plan = _plans(scenario)[job.request_id]
+    if ended.get(job.job_id) in ("CANCELLED", "DROPPED") or scenario.bad_engines:
+        return False
+    return plan.deterministic and plan.failover
+
+
+def _ended(history: h.History) -> dict[str, str]:
+    return {event.job_id: event.state for event in history if isinstance(event, h.JournalEnded)}
+
+
+def _plans(scenario: Scenario) -> dict[str, Plan]:
+    return {plan.request_id: plan for plans in scenario.clients.values() for plan in plans}
+
+
+def _texts(scenario: Scenario, accepted: list[h.JournalAccepted]) -> dict[str, str]:
+    """The output of jobs that only engines in the deterministic profile may run."""
+    plans = _plans(scenario)
+    return {
+        event.job_id: "".join(text_of(plan.prompt, plan.seed, plan.tokens))
+        for event in accepted
+        if (plan := plans[event.request_id]).deterministic
+    }

@@ -1,0 +1,210 @@
+"""What a seed means: the fleet, the jobs, and the faults that come over them."""
+
+import enum
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from faults.simulation.clients import Plan
+from faults.simulation.engine import Kind
+from orchestrator_core.config_schema import Config
+from pool_managerd.config import Config as HostConfig
+
+POLICIES = ("reject", "drop-lru", "shed-low-priority")
+READY_MS = 5_000
+SETTLE_MS = 60_000
+RETENTION_MS = 40_000
+
+
+class Fault(enum.Enum):
+    """What may happen."""
+
+    CUT = "a connection breaks"
+    STALL = "a connection goes silent, in one direction or both"
+    REFUSE = "a process cannot connect"
+    SLOW_NETWORK = "every message takes long"
+    KILL_ORCHESTRATOR = "orchestratord is killed"
+    KILL_HOST = "a pool-managerd is killed, with its engines"
+    KILL_ENGINE = "an engine dies"
+    KILL_AT_POINT = "a service is killed as it passes a named point"
+    STOP = "a service stops, and goes on after a time"
+    SLOW_DISK = "each commit takes seconds"
+    FULL_DISK = "no commit succeeds"
+    UNSURE_DISK = "half of the commits have an unknown outcome"
+
+
+_OFTEN = {
+    Fault.CUT: 6,
+    Fault.STALL: 5,
+    Fault.REFUSE: 2,
+    Fault.SLOW_NETWORK: 2,
+    Fault.KILL_ORCHESTRATOR: 4,
+    Fault.KILL_HOST: 3,
+    Fault.KILL_ENGINE: 4,
+    Fault.KILL_AT_POINT: 8,
+    Fault.STOP: 4,
+    Fault.SLOW_DISK: 2,
+    Fault.FULL_DISK: 2,
+    Fault.UNSURE_DISK: 3,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """One fault: when, what, for how long, and whom of those there are then."""
+
+    at_ms: int
+    fault: Fault
+    for_ms: int
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Everything that a seed decides beforehand.
+
+    Clients begin at `READY_MS`, and at `heal_ms` all faults are healed. With `bad_engines` a
+    generation may fail or stall.
+    """
+
+    seed: int
+    config: Config
+    hosts: Mapping[str, tuple[Kind, ...]]
+    clients: Mapping[str, list[Plan]]
+    blows: tuple[Blow, ...]
+    heal_ms: int
+    bad_engines: bool
+
+
+def scenario_of(seed: int) -> Scenario:
+    """Draws a scenario."""
+    chance = random.Random(f"scenario {seed}")
+    span_ms = chance.randint(3_000, 14_000)
+    bad = chance.random() < 0.3
+    return Scenario(
+        seed=seed,
+        config=_config(chance.choice(POLICIES), chance.choice((1, 3, 8))),
+        hosts=_hosts(chance, bad=bad),
+        clients=_clients(chance, span_ms),
+        blows=_blows(chance, span_ms),
+        heal_ms=READY_MS + span_ms,
+        bad_engines=bad,
+    )
+
+
+@cache
+def _config(policy: str, capacity: int) -> Config:
+    return Config.model_validate(
+        {
+            "queue": {"capacity": capacity, "policy": policy, "timeout_ms": 600_000},
+            "jobs": {
+                "retention_ms": RETENTION_MS,
+                "attempts_max": 40,
+                "idle_timeout_ms": 25_000,
+                "disconnect_grace_ms": 2_000,
+            },
+            "pools": {
+                "report_interval_ms": 3_000,
+                "heartbeat_timeout_ms": 6_000,
+                "reattach_grace_ms": 8_000,
+                "send_window_bytes": 1_024,
+            },
+            "placement": {"stale_after_ms": 6_000},
+        }
+    )
+
+
+def _hosts(chance: random.Random, *, bad: bool) -> dict[str, tuple[Kind, ...]]:
+    hosts = {}
+    for number in range(1, chance.randint(2, 3) + 1):
+        host = f"host{number}"
+        hosts[host] = tuple(
+            _kind(chance, host, f"{host}-p{pool}", deterministic=number < 3 and pool == 1, bad=bad)
+            for pool in range(1, chance.randint(1, 2) + 1)
+        )
+    return hosts
+
+
+def _kind(chance: random.Random, host: str, pool: str, *, deterministic: bool, bad: bool) -> Kind:
+    return Kind(
+        host=host,
+        pool=pool,
+        slots=1 if deterministic else chance.randint(1, 4),
+        deterministic=deterministic,
+        token_ms=chance.choice((10.0, 60.0, 300.0)),
+        start_ms=chance.choice((5.0, 500.0, 3_000.0)),
+        preload_fails=0.1 if bad else 0.0,
+        fails=0.05 if bad else 0.0,
+        stalls=0.05 if bad else 0.0,
+        unconfirmed=0.1 if bad else 0.0,
+    )
+
+
+@cache
+def host_config(host_id: str, pools: tuple[str, ...]) -> HostConfig:
+    """The configuration of a host with these pools."""
+    return HostConfig.model_validate(
+        {
+            "host_id": host_id,
+            "devices": "cpu",
+            "report_interval_ms": 3_000,
+            "limits": {"send_window_bytes": 1_024},
+            "link": {"backoff": {"initial_ms": 50, "cap_ms": 2_000}, "connect_timeout_ms": 5_000},
+            "supervision": {
+                "backoff": {"initial_ms": 50, "cap_ms": 2_000},
+                "storm_failures": 1_000,
+                "cancel_confirm_ms": 1_000,
+                "stop_timeout_ms": 2_000,
+                "health_interval_ms": 10_000,
+            },
+            "pools": [{"pool_id": pool, "engine": {"kind": "mock"}} for pool in pools],
+        }
+    )
+
+
+def _clients(chance: random.Random, span_ms: int) -> dict[str, list[Plan]]:
+    jobs = chance.randint(2, 8)
+    names = [f"client{number}" for number in range(1, chance.randint(1, 3) + 1)]
+    plans: dict[str, list[Plan]] = {name: [] for name in names}
+    burst = chance.random() < 0.4
+    for number in range(jobs):
+        at_ms = chance.randrange(500 if burst else span_ms * 3 // 4)
+        plans[chance.choice(names)].append(_plan(chance, f"r{number}", at_ms))
+    return plans
+
+
+def _plan(chance: random.Random, request_id: str, at_ms: int) -> Plan:
+    def sometimes(share: float, upto_ms: int) -> int | None:
+        drawn_ms = chance.randrange(upto_ms)
+        return drawn_ms if chance.random() < share else None
+
+    return Plan(
+        request_id=request_id,
+        at_ms=at_ms,
+        tokens=chance.choice((1, 3, 6, 14)),
+        seed=chance.randint(1, 1_000),
+        batch=chance.random() < 0.3,
+        deterministic=chance.random() < 0.5,
+        failover=chance.random() < 0.8,
+        cancel_on_disconnect=chance.random() < 0.15,
+        repeat_after_ms=sometimes(0.3, 3_000),
+        cancel_after_ms=sometimes(0.2, 4_000),
+        leave_after_ms=sometimes(0.2, 3_000),
+        readers=chance.choice((1, 1, 1, 2)),
+        looks_ms=tuple(chance.randrange(8_000) for _ in range(chance.choice((0, 0, 1, 2)))),
+    )
+
+
+def _blows(chance: random.Random, span_ms: int) -> tuple[Blow, ...]:
+    kinds, weights = list(_OFTEN), list(_OFTEN.values())
+    blows = [
+        Blow(
+            at_ms=READY_MS + chance.randrange(span_ms),
+            fault=chance.choices(kinds, weights)[0],
+            for_ms=chance.choice((20, 300, 2_000, 7_000)),
+            chance=chance.random(),
+        )
+        for _ in range(chance.randint(1, 7))
+    ]
+    return tuple(sorted(blows, key=lambda blow: blow.at_ms))

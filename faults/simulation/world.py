@@ -1,0 +1,293 @@
+"""Everything that lives in one run, and what can be done to it."""
+
+import random
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import orchestrator_core.failpoints
+import pool_managerd.failpoints
+from faults import history as h
+from faults.simulation.clients import SimulatedClient
+from faults.simulation.disk import Condition, Disk
+from faults.simulation.host import SimulatedHost
+from faults.simulation.network import Connection, Network
+from faults.simulation.orchestrator import ADDRESS, Orchestrator
+from faults.simulation.recorder import Recorder
+from faults.simulation.scenario import Scenario, host_config
+from faults.simulation.virtual_time import CURRENT, Killed, Process, VirtualLoop
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    DispatchRecord,
+    Record,
+    SessionForgotten,
+    SessionRecord,
+    TerminalRecord,
+)
+
+_T = TypeVar("_T")
+_GOOD_DISK = Condition(write_ms=1.0)
+
+
+@dataclass(slots=True)
+class Mine:
+    """Kills who passes a point for the n-th time. `points` are those of one service."""
+
+    points: Mapping[str, str]
+    name: str
+    passes: int
+    down_ms: int
+    notice_s: float
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done to the system in one run."""
+
+    kills: int = 0
+    cuts: int = 0
+    blows: int = 0
+
+
+class World:
+    """The processes of a run. All methods but the constructor need the running loop."""
+
+    def __init__(self, scenario: Scenario, loop: VirtualLoop, recorder: Recorder) -> None:
+        self.scenario = scenario
+        self.tally = Tally()
+        self._loop = loop
+        self._recorder = recorder
+        self._chance = random.Random(f"world {scenario.seed}")
+        self.network = Network(random.Random(f"network {scenario.seed}"))
+        self._disk = Disk(random.Random(f"disk {scenario.seed}"), self._durable)
+        self._disk.condition = _GOOD_DISK
+        self.orchestrator: Orchestrator | None = None
+        self.hosts: dict[str, SimulatedHost] = {}
+        self.clients = [
+            SimulatedClient(name, plans, recorder, random.Random(f"{name} {scenario.seed}"))
+            for name, plans in scenario.clients.items()
+        ]
+        self._healed = True
+        self._mines: list[Mine] = []
+
+    # --- life and death
+
+    def start(self) -> None:
+        """Starts both services everywhere."""
+        self._start_orchestrator()
+        for host_id in self.scenario.hosts:
+            self._start_host(host_id)
+
+    def _start_orchestrator(self) -> None:
+        life = self.orchestrator = Orchestrator(
+            self.scenario.config, self._disk, self.network, self._recorder
+        )
+        life.process.spawn(self._watched(life.start(self._loop), ADDRESS))
+
+    def _start_host(self, host_id: str) -> None:
+        kinds = self.scenario.hosts[host_id]
+        config = host_config(host_id, tuple(kind.pool for kind in kinds))
+        chance = random.Random(self._chance.random())
+        life = self.hosts[host_id] = SimulatedHost(config, kinds, self._recorder, chance)
+        life.heal(healed=self._healed)
+        life.process.spawn(self._watched(life.start(self._loop), host_id))
+
+    async def _watched(self, life: Coroutine[object, object, None], name: str) -> None:
+        """A process that ends by itself, or raises, is a bug."""
+        try:
+            await life
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+            self.network.bugs.append(f"{name} broke: {error!r}")
+        else:
+            self.network.bugs.append(f"{name} ended by itself")
+
+    def kill_orchestrator(self, down_ms: int, notice_s: float) -> None:
+        """Kills orchestratord and starts it again after a time."""
+        life = self.orchestrator
+        if life is None or not life.process.alive:
+            return
+        self.tally.kills += 1
+        self._recorder.record(None, h.Crashed, process=ADDRESS)
+        self._loop.freeze(life.process)
+        self.network.died(life.process, notice_s)
+        self._disk.crash()
+        self._later(down_ms, self._restart_orchestrator)
+
+    def _restart_orchestrator(self) -> None:
+        self._recorder.record(None, h.Restarted, process=ADDRESS)
+        self._start_orchestrator()
+
+    def kill_host(self, host_id: str, down_ms: int, notice_s: float) -> None:
+        """Kills a pool-managerd with its engines, and starts it again after a time."""
+        life = self.hosts[host_id]
+        if not life.process.alive:
+            return
+        self.tally.kills += 1
+        life.killed()
+        self._recorder.record(None, h.Crashed, process=host_id)
+        self._loop.freeze(life.process)
+        self.network.died(life.process, notice_s)
+        self._later(down_ms, lambda: self._restart_host(host_id))
+
+    def _restart_host(self, host_id: str) -> None:
+        self._recorder.record(None, h.Restarted, process=host_id)
+        self._start_host(host_id)
+
+    def stop(self, chosen: float, for_ms: int) -> None:
+        """Stops one service and lets it go on after a time."""
+        assert self.orchestrator is not None, "it has started"
+        lives = [self.orchestrator.process, *(host.process for host in self.hosts.values())]
+        process = pick(lives, chosen)
+        if process.running:
+            self._loop.pause(process)
+            self._later(for_ms, lambda: self._go_on(process))
+
+    def _go_on(self, process: Process) -> None:
+        if process.alive:
+            self._loop.resume(process)
+
+    def kill_engine(self, chosen: float) -> None:
+        """Ends one engine that runs."""
+        engines = [
+            engine
+            for host in self.hosts.values()
+            if host.process.alive
+            for engine in host.engines
+            if engine.running
+        ]
+        if engines:
+            self.tally.kills += 1
+            pick(engines, chosen).die()
+
+    def lay(self, mine: Mine) -> None:
+        """Waits for a service to pass a point."""
+        self._mines.append(mine)
+
+    def passes(self, name: str) -> None:
+        """A service passes a point."""
+        process = CURRENT.get()
+        if process is None or not process.alive or self._healed:
+            return
+        points = orchestrator_core if process.name == ADDRESS else pool_managerd
+        for mine in self._mines:
+            if mine.name == name and mine.points is points.failpoints.POINTS:
+                mine.passes -= 1
+                if mine.passes == 0:
+                    self._mines.remove(mine)
+                    self._blow_up(process, mine)
+                    raise Killed
+
+    def _blow_up(self, process: Process, mine: Mine) -> None:
+        if process.name == ADDRESS:
+            self.kill_orchestrator(mine.down_ms, mine.notice_s)
+        else:
+            self.kill_host(process.name, mine.down_ms, mine.notice_s)
+
+    def let_loose(self) -> None:
+        """From now on engines may have faults of their own."""
+        self._healed = False
+        for host in self.hosts.values():
+            host.heal(healed=False)
+
+    # --- the disk and the network
+
+    def disk(self, condition: Condition, for_ms: int) -> None:
+        """Changes the disk for a time."""
+        self._disk.condition = condition
+        self._later(for_ms, self.mend_disk)
+
+    def mend_disk(self) -> None:
+        """Makes the disk good."""
+        self._disk.condition = _GOOD_DISK
+
+    def connection(self, chosen: float) -> Connection | None:
+        """One of the open connections."""
+        there = [connection for connection in self.network.connections if connection.open]
+        return pick(there, chosen) if there else None
+
+    def stall(self, connection: Connection, *, up: bool, down: bool, for_ms: int) -> None:
+        """Lets a connection go silent for a time."""
+        for lane, chosen in ((connection.up, up), (connection.down, down)):
+            if chosen:
+                lane.stall()
+                self._later(for_ms, lane.flow)
+
+    def refuse(self, chosen: float, for_ms: int) -> None:
+        """Lets one process not connect for a time."""
+        names = [*self.hosts, *(client.process.name for client in self.clients)]
+        name = pick(names, chosen)
+        self.network.refusing.add(name)
+        self._later(for_ms, lambda: self.network.refusing.discard(name))
+
+    def slow_network(self, factor: float, for_ms: int) -> None:
+        """Lets every message take longer for a time."""
+        self.network.slow = factor
+        self._later(for_ms, self.mend_network)
+
+    def mend_network(self) -> None:
+        """Lets messages take no longer than they must."""
+        self.network.slow = 1.0
+
+    def heal(self) -> None:
+        """Nothing new is injected, and what can be mended is. What hangs is still to be found."""
+        self._healed = True
+        self.mend_disk()
+        self.mend_network()
+        self.network.refusing.clear()
+        for host in self.hosts.values():
+            host.heal(healed=True)
+        self._recorder.record(None, h.Healed)
+
+    def _later(self, wait_ms: int, call: Callable[[], None]) -> None:
+        """Everything that was begun is over when faults are healed."""
+        left_ms = max(0, self.scenario.heal_ms - self._loop.now_ms)
+        self.network.later(min(wait_ms, left_ms) / 1000, call)
+
+    # --- what outsiders see
+
+    def measure(self, *, before: bool) -> None:
+        """Writes down what each process holds."""
+        assert self.orchestrator is not None, "it has started"
+        lives: list[Orchestrator | SimulatedHost] = [self.orchestrator, *self.hosts.values()]
+        for life in lives:
+            self._recorder.record(
+                None,
+                h.Measured,
+                process=life.process.name,
+                before=before,
+                measures=life.measures(),
+            )
+
+    def _durable(self, record: Record) -> None:
+        match record:
+            case AcceptRecord(spec=spec):
+                self._recorder.record(
+                    None,
+                    h.JournalAccepted,
+                    job_id=spec.job_id,
+                    request_id=spec.request_id,
+                    seq=record.seq,
+                    priority=spec.priority.name,
+                    lane="deterministic" if spec.needs.deterministic else "",
+                    displaced=record.displaced or "",
+                )
+            case DispatchRecord():
+                self._recorder.record(
+                    None,
+                    h.JournalDispatched,
+                    job_id=record.job_id,
+                    attempt=record.attempt,
+                    pool=record.pool_id,
+                    replica=record.replica_id,
+                )
+            case TerminalRecord():
+                self._recorder.record(
+                    None, h.JournalEnded, job_id=record.job_id, state=record.state.name
+                )
+            case SessionRecord() | SessionForgotten():
+                pass  # nobody outside sees them
+
+
+def pick(items: Sequence[_T], chosen: float) -> _T:
+    """The item at a share in [0, 1) of a list."""
+    return items[int(chosen * len(items))]

@@ -1,0 +1,23 @@
+"""What a pause of the event loop changes: nobody was heard, so nobody was silent. OC-CORE-1022.
+
+Only what judges others by their silence is extended. Deadlines, queue timeouts and wall times are
+promises about real time and stay.
+"""
+
+from orchestrator_core.core.scheduler import schedule
+from orchestrator_core.core.state import State
+from orchestrator_core.core.timers import TimerKind
+
+SILENCE = frozenset({TimerKind.REATTACH, TimerKind.DISCONNECT})
+
+
+def extend(state: State, pause_ms: int, now_ms: int) -> None:
+    """Extends liveness by a pause that ends now. O(attempts + pools + deadlines)."""
+    for attempt in state.attempts.values():
+        # The idle watchdog looks at this when it is due.
+        attempt.last_progress_ms = min(now_ms, attempt.last_progress_ms + pause_ms)
+    state.timers.postpone(SILENCE, pause_ms)
+    for pool in state.pools.values():
+        pool.as_of_ms = min(now_ms, pool.as_of_ms + pause_ms)
+        state.refresh(pool, now_ms)
+    schedule(state, now_ms)

@@ -1,0 +1,49 @@
+"""Whether an attempt can go on from what was delivered, and from what exactly. LO-304."""
+
+from dataclasses import replace
+
+from orchestrator_core.core.effects import SendStart
+from orchestrator_core.core.events import AttemptEnded, AttemptError, AttemptErrorKind
+from orchestrator_core.core.outcome import Finish, Usage
+from orchestrator_core.relay.delivered import delivered
+from orchestrator_core.relay.log import OutputLog
+from orchestrator_core.wire.dispatch import Delivered
+
+# A message may have 4 MiB; the rest is room for its other fields.
+START_BYTES_MAX = (4 << 20) - (64 << 10)
+_TOKEN_ID_BYTES = 5
+
+
+def continuation(start: SendStart, log: OutputLog) -> Delivered | AttemptEnded | None:
+    """What the attempt follows; None when nothing was delivered, or the end that it has instead.
+
+    It ends at once where the delivered output is all that was asked for, and where that output is
+    no longer held or too long to be sent.
+    """
+    follows = delivered(log)
+    if follows is None:
+        return _lost(start, "the output that was to be continued is no longer held")
+    if not follows.text_bytes:
+        return None
+    most = start.spec.max_tokens
+    if most is not None and follows.tokens >= most:
+        return AttemptEnded(
+            start.spec.job_id,
+            start.attempt,
+            frame_seq=0,
+            finish=Finish.LENGTH,
+            usage=Usage(tokens_out=follows.tokens),
+            text_bytes=follows.text_bytes,
+            text_digest=follows.digest,
+        )
+    room = START_BYTES_MAX - len(start.spec.payload) - follows.text_bytes
+    if room < 0:
+        return _lost(start, "the output that was to be continued is too long to be sent")
+    fits = start.same_tokens and len(follows.token_ids) * _TOKEN_ID_BYTES <= room
+    return follows if fits else replace(follows, token_ids=())
+
+
+def _lost(start: SendStart, what: str) -> AttemptEnded:
+    message = f"{what}; enqueue the job again"
+    error = AttemptError(AttemptErrorKind.OUTPUT_LOST, message)
+    return AttemptEnded(start.spec.job_id, start.attempt, frame_seq=0, error=error)

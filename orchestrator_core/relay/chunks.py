@@ -1,0 +1,38 @@
+"""Chunks of output: encoded TokenBatches, which are opened only where it cannot be helped."""
+
+from google.protobuf.message import DecodeError
+
+from llamaorch.orchestrator.v1 import events_pb2
+
+
+def parse(chunk: bytes) -> events_pb2.TokenBatch:
+    """Opens a chunk; what is none comes out empty."""
+    try:
+        return events_pb2.TokenBatch.FromString(chunk)
+    except DecodeError:
+        return events_pb2.TokenBatch()
+
+
+def text_of(batch: events_pb2.TokenBatch) -> bytes:
+    """The text of a batch, in UTF-8."""
+    return "".join(batch.pieces).encode()
+
+
+def cut(batch: events_pb2.TokenBatch, end: int) -> events_pb2.TokenBatch:
+    """The pieces of a batch that end at or before byte `end` of the output, with their tokens."""
+    room, count = end - batch.text_offset, 0
+    for piece in batch.pieces:
+        room -= len(piece.encode())
+        if room < 0:
+            break
+        count += 1
+    token_counts = batch.token_counts[:count]
+    return events_pb2.TokenBatch(
+        attempt=batch.attempt,
+        first_index=batch.first_index,
+        text_offset=batch.text_offset,
+        prefix_digest=batch.prefix_digest,
+        pieces=batch.pieces[:count],
+        token_ids=batch.token_ids[: sum(token_counts)],
+        token_counts=token_counts,
+    )

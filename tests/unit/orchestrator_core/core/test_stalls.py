@@ -1,0 +1,78 @@
+"""After a pause of the event loop nobody is judged by a silence that nobody could have heard."""
+
+from orchestrator_core.core.effects import JobEnded, SendStart
+from orchestrator_core.core.events import (
+    AttemptStarted,
+    HostLost,
+    OutputProgressed,
+    Stalled,
+    SubscribersChanged,
+)
+from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.states import JobState
+from tests.unit.orchestrator_core.core.bench import Bench, only, wide
+
+
+def test_the_idle_watchdog_is_extended_by_a_pause() -> None:
+    """OC-CORE-1022: and by no more than that."""
+    bench = Bench(wide(), idle_timeout_ms=1_000)
+    bench.enqueue("a")
+    bench.step(AttemptStarted("a", 1), 100)
+    bench.step(OutputProgressed("a", 1, 1), 400)
+
+    assert not only(bench.step(Stalled(4_000), 5_000), JobEnded)
+    assert not only(bench.at(5_399), JobEnded)
+
+    (ended,) = only(bench.at(5_400), JobEnded)
+    assert ended.outcome.error is not None
+    assert ended.outcome.error.reason is Reason.DECODE_TIMEOUT
+
+
+def test_without_a_pause_the_watchdog_fires() -> None:
+    """The silence was real."""
+    bench = Bench(wide(), idle_timeout_ms=1_000)
+    bench.enqueue("a")
+    bench.step(OutputProgressed("a", 1, 1), 400)
+
+    assert only(bench.at(5_000), JobEnded)
+
+
+def test_promises_about_real_time_are_not_extended() -> None:
+    """A deadline is the client's; a pause of ours does not move it. Nor does the wall time."""
+    bench = Bench(wide(slots=1), wall_timeout_ms=2_000)
+    bench.enqueue("wall")
+    bench.enqueue("late", deadline_ms=3_000)
+
+    ended = only(bench.step(Stalled(4_000), 5_000), JobEnded)
+
+    assert {effect.job_id for effect in ended} == {"wall", "late"}
+
+
+def test_pools_stay_fresh_over_a_pause() -> None:
+    """Their reports could not be read; what waits goes to them at once."""
+    bench = Bench(wide(slots=1), stale_after_ms=1_000)
+    bench.enqueue("a")
+    bench.now_ms = 900
+    bench.report(wide(slots=1, version=2))
+
+    bench.step(Stalled(10_000), 11_000)
+    bench.end("a")
+
+    assert only(bench.enqueue("b"), SendStart)
+    bench.at(12_001)
+    assert not only(bench.enqueue("c"), SendStart), "and only for as long as they would have been"
+
+
+def test_the_grace_of_a_lost_host_and_of_a_silent_audience_are_extended() -> None:
+    """Whoever wanted to come back could not."""
+    bench = Bench(wide(), reattach_grace_ms=1_000, disconnect_grace_ms=1_000)
+    bench.enqueue("a", cancel_on_disconnect=True)
+    bench.step(HostLost("h", 1))
+
+    bench.step(Stalled(5_000), 5_500)
+    held = bench.core.jobs["a"].state
+
+    assert held is JobState.DISPATCHED
+    bench.step(SubscribersChanged("a", 1))
+    bench.at(6_000)
+    assert bench.core.jobs["a"].state is not JobState.DISPATCHED, "the host had its second"

@@ -1,0 +1,88 @@
+"""What a continuation follows, against the text that was sent. LO-304."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamaorch.orchestrator.v1 import events_pb2
+from orchestrator_core.relay.delivered import delivered
+from orchestrator_core.relay.log import Frame, OutputLog
+from tests.unit.orchestrator_core.relay.test_log import STARTED, digest, frames, log_with
+
+texts = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=12)
+
+
+def sent(pieces: list[str], start: int, stop: int, *, ids: bool) -> Frame:
+    """A frame of pieces `start` to `stop`; with ids, piece n has the token n."""
+    before = "".join(pieces[:start]).encode()
+    text = "".join(pieces[start:stop]).encode()
+    numbers = range(start, stop) if ids else ()
+    batch = events_pb2.TokenBatch(
+        attempt=1,
+        first_index=start,
+        text_offset=len(before),
+        prefix_digest=digest(before),
+        pieces=pieces[start:stop],
+        token_ids=numbers,
+        token_counts=[1 for _ in numbers],
+    )
+    chunk = batch.SerializeToString()
+    return Frame(1, start, stop - start, len(before), len(text), chunk)
+
+
+@given(texts, st.data())
+def test_the_text_is_put_together_however_it_was_cut(
+    pieces: list[str], data: st.DataObject
+) -> None:
+    """Chunks may overlap after a reconnect; ids are told only where all of them are certain."""
+    log = OutputLog(1 << 20)
+    log.begin_attempt(1)
+    at, overlapped, with_ids = 0, False, data.draw(st.booleans())
+    while at < len(pieces):
+        log.append_event(STARTED)
+        start = data.draw(st.integers(0, at))
+        stop = data.draw(st.integers(at + 1, len(pieces)))
+        overlapped |= start < at
+        assert log.append_text(sent(pieces, start, stop, ids=with_ids))
+        at = stop
+
+    found = delivered(log)
+
+    text = "".join(pieces)
+    assert found is not None
+    assert (found.text, found.text_bytes) == (text, len(text.encode()))
+    assert (found.digest, found.pieces) == (digest(text.encode()), len(pieces))
+    expected = tuple(range(len(pieces))) if with_ids and not overlapped else ()
+    assert found.token_ids == expected
+    assert found.tokens >= len(pieces)
+
+
+def test_what_was_evicted_cannot_be_continued() -> None:
+    """The beginning of the text is needed, not only its digest."""
+    log = log_with([["x" * 400]] * 10, bytes_max=1_000)
+
+    assert log.digest() is not None
+    assert delivered(log) is None
+
+
+def test_after_a_gap_nothing_is_certain() -> None:
+    """Text that was never seen here may have been delivered."""
+    log = OutputLog(1 << 20)
+    log.begin_attempt(1)
+    assert log.append_text(frames([["one"], ["two"]])[1], accept_gap=True)
+
+    assert delivered(log) is None
+
+
+def test_a_log_begun_anew_is_doubted_until_its_attempt_told_all() -> None:
+    """LO-305: after a restart readers may have more than has come back from the host so far."""
+    log = log_with([["one "]])
+    log.doubtful = True
+    assert delivered(log) is None
+
+    log.told_all(text_bytes=8)
+    assert delivered(log) is None
+    log.told_all(text_bytes=4)
+
+    found = delivered(log)
+    assert found is not None
+    assert found.text == "one "

@@ -1,0 +1,195 @@
+"""Bounds of an Exchange stream, and requests that do not wait for each other. LO-306, LO-302."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import grpc
+from google.rpc import error_details_pb2
+
+from llamaorch.orchestrator.v1 import job_pb2
+from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
+from orchestrator_core.servicers.exchange import Caller, Exchanges, JobCalls
+from orchestrator_core.servicers.exchange_session import ExchangeLimits
+from orchestrator_core.servicers.follow import Followers
+from tests.unit.orchestrator_core.servicers.test_exchange_session import FakeRuntime
+
+WAIT_S = 5.0
+LIMITS = ExchangeLimits(handles_max=2, requests_max=3)
+
+
+class FakeContext:
+    """A call whose requests a test gives, and whose writes it may hold up."""
+
+    def __init__(self, *, stuck: bool = False) -> None:
+        self.requests: asyncio.Queue[pb.ExchangeRequest | object] = asyncio.Queue()
+        self.reads = 0
+        self.results: list[pb.ExchangeResult] = []
+        self._writes = asyncio.Event()
+        self._came = asyncio.Condition()
+        if not stuck:
+            self._writes.set()
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """As gRPC."""
+        return (("traceparent", "stream"), ("x-correlation-id", "abc"))
+
+    async def read(self) -> object:
+        """As gRPC."""
+        request = await self.requests.get()
+        self.reads += 1
+        return request
+
+    async def write(self, message: bytes) -> None:
+        """As gRPC."""
+        await self._writes.wait()
+        async with self._came:
+            self.results += pb.ExchangeResponse.FromString(message).results
+            self._came.notify_all()
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Waits until something is so; checked at each message."""
+        async with asyncio.timeout(WAIT_S), self._came:
+            await self._came.wait_for(true)
+
+
+class FakeCalls:
+    """Enqueue answers when told to; cancel at once. Keeps who asked."""
+
+    def __init__(self) -> None:
+        self.durable = asyncio.Event()
+        self.callers: list[Caller] = []
+
+    async def enqueue(self, spec: job_pb2.JobSpec, caller: Caller) -> pb.EnqueueResponse:
+        """Waits as for the journal."""
+        self.callers.append(caller)
+        await self.durable.wait()
+        return pb.EnqueueResponse(job_id=spec.job_id)
+
+    async def cancel(self, job_id: str, _: Caller) -> pb.CancelResponse:
+        """Answers at once."""
+        return pb.CancelResponse(job=job_pb2.Job(job_id=job_id))
+
+
+class Bench:
+    """One stream on fakes."""
+
+    def __init__(self, *, stuck: bool = False) -> None:
+        self.calls = FakeCalls()
+        self.context = FakeContext(stuck=stuck)
+        runtime = cast("Any", FakeRuntime(9))
+        calls = JobCalls(self.calls.enqueue, self.calls.cancel)
+        self.exchanges = Exchanges(runtime, Followers(runtime), calls, LIMITS)
+        self.serving = asyncio.create_task(self.exchanges.serve(cast("Any", self.context)))
+
+    def give(self, number: int, **request: Any) -> None:
+        """The client sends a request."""
+        self.context.requests.put_nowait(pb.ExchangeRequest(correlation_id=number, **request))
+
+    def enqueue(self, number: int, job_id: str, *, subscribe: bool = False) -> None:
+        """The client gives a job."""
+        spec = job_pb2.JobSpec(job_id=job_id)
+        self.give(number, enqueue=pb.ExchangeEnqueue(spec=spec, subscribe=subscribe))
+
+    async def answers(self, count: int) -> dict[int, pb.ExchangeResult]:
+        """Waits for so many results; by correlation id."""
+        await self.context.until(lambda: len(self.context.results) >= count)
+        return {result.correlation_id: result for result in self.context.results}
+
+    async def close(self) -> None:
+        """The client closes its side; the stream must end well."""
+        self.context.requests.put_nowait(grpc.aio.EOF)
+        await asyncio.wait_for(self.serving, WAIT_S)
+
+
+def told(result: pb.ExchangeResult) -> tuple[str, str, bool]:
+    """Reason, policy label, and whether a retry has a time."""
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    result.error.details[0].Unpack(info)
+    delayed = any(detail.Unpack(retry) for detail in result.error.details)
+    return info.reason, info.metadata["policy_label"], delayed
+
+
+async def test_requests_beyond_the_bound_are_refused_by_name() -> None:
+    """The others go on waiting for the journal and are answered when it is written."""
+    bench = Bench()
+    for number in range(1, 5):
+        bench.enqueue(number, f"job-{number}")
+
+    refused = (await bench.answers(1))[4]
+    bench.calls.durable.set()
+    answers = await bench.answers(4)
+    await bench.close()
+
+    assert told(refused) == ("ADMISSION_REJECT", "exchange-requests", True)
+    assert "3 requests" in refused.error.message
+    assert [answers[n].enqueued.job_id for n in (1, 2, 3)] == ["job-1", "job-2", "job-3"]
+
+
+async def test_handles_beyond_the_bound_are_refused_by_name() -> None:
+    """Also while those before are still on their way; nothing is accepted then."""
+    bench = Bench()
+    for number in (1, 2, 3):
+        bench.enqueue(number, f"job-{number}", subscribe=True)
+
+    refused = (await bench.answers(1))[3]
+    bench.calls.durable.set()
+    answers = await bench.answers(3)
+    bench.give(4, subscribe=pb.ExchangeSubscribe(job_id="job-4"))
+    still = (await bench.answers(4))[4]
+    bench.give(5, unsubscribe=pb.ExchangeUnsubscribe(handle=answers[1].handle))
+    bench.give(6, subscribe=pb.ExchangeSubscribe(job_id="nobody"))
+    free = (await bench.answers(6))[6]
+    bench.serving.cancel()
+    await asyncio.wait((bench.serving,))
+
+    assert told(refused) == told(still) == ("ADMISSION_REJECT", "exchange-handles", True)
+    assert len(bench.calls.callers) == 2
+    assert told(free)[0] == "NOT_FOUND"
+
+
+async def test_a_cancel_overtakes_an_enqueue_that_waits() -> None:
+    """Results come in any order."""
+    bench = Bench()
+    bench.enqueue(1, "job-1")
+    bench.give(2, cancel=pb.ExchangeCancel(job_id="job-2"))
+
+    first = list(await bench.answers(1))
+    bench.calls.durable.set()
+    await bench.close()
+
+    assert first == [2]
+    assert [result.correlation_id for result in bench.context.results] == [2, 1]
+
+
+async def test_a_client_that_does_not_read_its_results_is_not_read_from() -> None:
+    """Results that cannot be sent are bounded, and so is what is made of its requests."""
+    bench = Bench(stuck=True)
+    for number in range(1, 101):
+        bench.give(number, unsubscribe=pb.ExchangeUnsubscribe(handle=7))
+
+    for _ in range(1_000):
+        await asyncio.sleep(0)
+    reads = bench.context.reads
+    bench.context._writes.set()
+    answers = await bench.answers(100)
+    await bench.close()
+
+    assert reads <= 2 * LIMITS.requests_max + 1
+    assert len(answers) == 100
+
+
+async def test_a_request_may_carry_its_own_trace_context() -> None:
+    """Else that of the stream counts; the rest of the metadata is the stream's in either case."""
+    bench = Bench()
+    bench.calls.durable.set()
+    bench.enqueue(1, "job-1")
+    spec = job_pb2.JobSpec(job_id="job-2")
+    bench.give(2, enqueue=pb.ExchangeEnqueue(spec=spec), traceparent="own")
+
+    await bench.answers(2)
+    await bench.close()
+
+    contexts = [dict(caller.metadata) for caller in bench.calls.callers]
+    assert [context["traceparent"] for context in contexts] == ["stream", "own"]
+    assert [context["x-correlation-id"] for context in contexts] == ["abc", "abc"]

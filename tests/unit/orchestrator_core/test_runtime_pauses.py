@@ -1,0 +1,84 @@
+"""The runtime tells the core when the event loop stood still."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from orchestrator_core import runtime as module
+from orchestrator_core.core.config import CoreConfig
+from orchestrator_core.core.effects import Effect
+from orchestrator_core.core.events import Event, Stalled, Tick
+from orchestrator_core.core.machine import Core
+from orchestrator_core.hosts.registry import Hosts
+from orchestrator_core.relay.relay import Relay, RelayLimits
+from orchestrator_core.runtime import BEAT_MS, PAUSE_MIN_MS, Runtime
+from orchestrator_core.store.memory import MemoryStore
+
+
+class Silent:
+    """Sees nothing."""
+
+    def observe(self, effects: Sequence[Effect], core: Core, now_ms: int) -> None:
+        """Nothing to do."""
+
+    def dispatch_traceparent(self, job_id: str, attempt: int) -> str:
+        """No trace."""
+        return ""
+
+
+class Heard(Core):
+    """A core that notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(CoreConfig())
+        self.events: list[Event] = []
+
+    def step(self, event: Event, now_ms: int) -> list[Effect]:
+        """Notes the event first."""
+        self.events.append(event)
+        return super().step(event, now_ms)
+
+
+class HandClock:
+    """Time that a test sets."""
+
+    def __init__(self) -> None:
+        self.ms = 1_000
+
+    def now_ms(self) -> int:
+        """The time that was set."""
+        return self.ms
+
+
+async def told(late_ms: int, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """What the core hears of an event that comes so long after the loop last showed itself."""
+    core, clock = Heard(), HandClock()
+    relay = Relay(RelayLimits(4_096, 4_096))
+    runtime = Runtime(core, MemoryStore(), clock, relay, Hosts(), Silent())
+    beating = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        beating.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    watch = asyncio.create_task(runtime.watch_pauses())
+    await beating.wait()
+    clock.ms += late_ms
+    runtime.submit(Tick())
+    runtime.submit(Tick())
+    watch.cancel()
+    await asyncio.gather(watch, return_exceptions=True)
+    runtime.close()
+    return core.events
+
+
+async def test_a_pause_is_told_before_what_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OC-CORE-1022: once, and by how much the loop was late."""
+    assert await told(BEAT_MS + 4_000, monkeypatch) == [Stalled(4_000), Tick(), Tick()]
+
+
+async def test_a_little_lateness_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy loop is not a stopped one."""
+    assert await told(BEAT_MS + PAUSE_MIN_MS - 1, monkeypatch) == [Tick(), Tick()]
