@@ -161,7 +161,7 @@ def checkpoint_pause(pools: int) -> tuple[list[float], float, int]:
         step(core, event, index)
     waiting = 5_000
     for number in range(waiting + pools * SLOTS):
-        core.step(EnqueueRequested(spec(number + 1_000_000), 0), 1_000_000)
+        step(core, EnqueueRequested(spec(number + 1_000_000), 0), 1_000_000)
     assert core.queue_depth() == waiting, core.queue_depth()
     pauses, frozen = [], core.freeze()
     for _ in range(5):
