@@ -34,12 +34,16 @@ class LinkTerms:
 
 @dataclass(slots=True)
 class Binding:
-    """A handle's attempt, and how far its output was read and acknowledged."""
+    """A handle's attempt, and how far its output was read and acknowledged.
+
+    The host was last told to send from `asked_offset` on, by command `asked_seq`; -1: never.
+    """
 
     key: AttemptKey
     read_offset: int = 0
     acked_offset: int = 0
-    seek_index: int = -1
+    asked_offset: int = -1
+    asked_seq: int = 0
 
 
 @dataclass(slots=True)
@@ -124,6 +128,8 @@ class HostLink:
                 log = relay.log(job_id)
                 log.begin_attempt(attempt)
                 handle = self._bind((job_id, attempt))
+                # An adopted attempt is sent from here on, or from the first that is held.
+                self._bindings[handle].asked_offset = log.next_offset
                 adoptions[(job_id, attempt)] = wire_dispatch.Adoption(handle, log.next_index)
         terms = self.terms
         self.send(
@@ -174,15 +180,29 @@ class HostLink:
         if handle is not None:
             self._bindings.pop(handle, None)
 
-    def seek(self, handle: int, first_index: int) -> None:
+    def seek(self, handle: int, first_index: int, text_offset: int) -> None:
         """Asks for output again after a gap; once per place, so that a broken host cannot loop."""
         binding = self._bindings.get(handle)
-        if binding is not None and binding.seek_index != first_index:
-            binding.seek_index = first_index
+        if binding is not None and binding.asked_offset != text_offset:
             # The host's window begins anew at the place that is sought.
             binding.acked_offset = 0
             seek = dispatch_pb2.SeekTokens(handle=handle, first_index=first_index)
-            self.send(pool_registry_service_pb2.DispatchResponse(seek=seek))
+            command = pool_registry_service_pb2.DispatchResponse(seek=seek)
+            self.send(command)
+            binding.asked_offset, binding.asked_seq = text_offset, command.dispatch_seq
+
+    def answers(self, handle: int, text_offset: int, applied_seq: int) -> bool:
+        """True for output sent after the host was told to send from a place on.
+
+        If it lies ahead of the place, the host holds nothing before it. `applied_seq` is the last
+        command that the host had obeyed: what was under way before the request says nothing.
+        """
+        binding = self._bindings.get(handle)
+        return (
+            binding is not None
+            and binding.asked_offset == text_offset
+            and binding.asked_seq <= applied_seq
+        )
 
     def acknowledge(self, offsets: Mapping[int, int]) -> None:
         """Opens the send window: at once where a quarter or more was used, else a little later."""

@@ -528,7 +528,9 @@ class HostFrame(_message.Message):
     frame_seq: _builtins.int
     """Grows by one with every frame of one boot, over all streams."""
     applied_dispatch_seq: _builtins.int
-    """Last command of this stream that was applied."""
+    """Last command of this stream that was applied before the frame was made. Output that lies ahead of what a SeekTokens
+    asked for counts as its answer only from then on.
+    """
     @_builtins.property
     def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRefused]:
         """Attempts that were not started."""
