@@ -50,7 +50,8 @@ class Binding:
 class HostLink:
     """The state of one stream. Not safe for threads: it lives on the event loop.
 
-    `pool_ids` are the pools that the host registered. `closed` is set when the link is superseded
+    `pool_ids` are the pools that the host registered, `dial_seq` says which stream of its boot this
+    is (0: not told). `closed` is set when the link is superseded
     or broken; its tasks then end.
     """
 
@@ -59,6 +60,7 @@ class HostLink:
     link_id: int
     terms: LinkTerms
     pool_ids: frozenset[str] = frozenset()
+    dial_seq: int = 0
     frame_seq: int = 0
     heard_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     closed: asyncio.Event = field(default_factory=asyncio.Event)

@@ -138,7 +138,7 @@ class PoolRegistryServicer:
 
     def _register(self, register: dispatch_pb2.Register) -> HostLink:
         hosts = self._runtime.hosts
-        check_not_taken(hosts.links.get(register.host_id), register.host_id, register.boot_id)
+        check_not_taken(hosts.links.get(register.host_id), register)
         snapshots, _ = _parse(register.pools, register.host_id)
         held = tuple(wire_dispatch.held_attempt(message) for message in register.held)
         link = HostLink(
@@ -147,6 +147,7 @@ class PoolRegistryServicer:
             self._next_link,
             self._terms,
             frozenset(snapshot.pool_id for snapshot in snapshots),
+            register.dial_seq,
         )
         self._next_link += 1
         hosts.connect(link)

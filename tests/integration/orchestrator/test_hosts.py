@@ -11,7 +11,14 @@ from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from orchestrator_core.hosts.registration import HELD_MAX, POOLS_PER_HOST_MAX
 from orchestrator_core.store.sqlite import SqliteStore
-from tests.integration.orchestrator.calls import details, enqueue, job, ready_host
+from tests.integration.orchestrator.calls import (
+    all_events,
+    details,
+    enqueue,
+    job,
+    kinds,
+    ready_host,
+)
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import ScriptedHost, snapshot
 
@@ -198,6 +205,37 @@ async def test_the_same_pool_manager_supersedes_its_earlier_stream(
     await enqueue(orchestrator)
 
     assert (await again.start()).attempt == 1
+
+
+async def test_a_registration_that_was_overtaken_is_refused(orchestrator: Orchestrator) -> None:
+    """It was under way for long, and knows nothing of the job that its host took up since."""
+    host = orchestrator.host()
+    await host.register(snapshot(), dial_seq=2)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+
+    for dial_seq in (1, 2):
+        late = orchestrator.host(boot_id=host.boot_id)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await late.register(snapshot(), dial_seq=dial_seq)
+        assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+        assert "overtaken by 2" in (refused.value.details() or "")
+
+    await host.tokens(start.handle, "on")
+    await host.finish(start.handle)
+    events = await all_events(orchestrator, receipt.job_id)
+    assert kinds(events) == ["started", "tokens", "end"]
+
+
+async def test_a_later_stream_of_the_same_boot_is_welcome(orchestrator: Orchestrator) -> None:
+    """Also after one that did not tell its number."""
+    first = await ready_host(orchestrator)
+
+    for dial_seq in (3, 4):
+        await orchestrator.host(boot_id=first.boot_id).register(snapshot(), dial_seq=dial_seq)
+
+    assert orchestrator.server.runtime.hosts.links["host-1"].dial_seq == 4
 
 
 async def test_a_silent_link_gives_way_to_a_new_boot(

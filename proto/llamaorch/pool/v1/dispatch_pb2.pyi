@@ -468,6 +468,7 @@ class Register(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     JOURNAL_ID_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    DIAL_SEQ_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """Stable id of the host: 1 to 128 characters of A-Z, a-z, 0-9, ".", "_", ":" and "-". No two pool managers share one:
     while a stream of this host_id is alive, a registration with another boot_id is refused with ALREADY_EXISTS.
@@ -484,6 +485,10 @@ class Register(_message.Message):
     """Registered.journal_id of the orchestrator that it obeyed last; empty: none yet."""
     more: _builtins.bool
     """True when another Register message follows with the rest. Registered is answered after the last one."""
+    dial_seq: _builtins.int
+    """Grows with every stream that this run of the pool manager opens; 0: not told. A registration that was overtaken by
+    a later stream of the same boot_id is refused with ALREADY_EXISTS: what it tells is out of date.
+    """
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[_snapshot_pb2.PoolSnapshot]:
         """All pools of the host."""
@@ -504,10 +509,11 @@ class Register(_message.Message):
         epoch: _builtins.int = ...,
         journal_id: _builtins.str = ...,
         more: _builtins.bool = ...,
+        dial_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "epoch", b"epoch", "held", b"held", "host_id", b"host_id", "journal_id", b"journal_id", "more", b"more", "pools", b"pools", "protocol_version", b"protocol_version", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "dial_seq", b"dial_seq", "epoch", b"epoch", "held", b"held", "host_id", b"host_id", "journal_id", b"journal_id", "more", b"more", "pools", b"pools", "protocol_version", b"protocol_version", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
