@@ -51,8 +51,8 @@ class HostLink:
     """The state of one stream. Not safe for threads: it lives on the event loop.
 
     `pool_ids` are the pools that the host registered, `dial_seq` says which stream of its boot this
-    is (0: not told). `closed` is set when the link is superseded
-    or broken; its tasks then end.
+    is (0: not told). `refused` are pools that it could not register, with the reason. `closed` is
+    set when the link is superseded or broken; its tasks then end.
     """
 
     host_id: str
@@ -61,6 +61,7 @@ class HostLink:
     terms: LinkTerms
     pool_ids: frozenset[str] = frozenset()
     dial_seq: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
     frame_seq: int = 0
     heard_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     closed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -124,6 +125,8 @@ class HostLink:
 
     def registered(self, effect: SendVerdicts, relay: Relay) -> None:
         """Answers the registration: the first command on the stream."""
+        self.refused = dict(effect.refused)
+        self.pool_ids -= self.refused.keys()
         adoptions: dict[AttemptKey, wire_dispatch.Adoption] = {}
         for job_id, attempt, verdict in effect.verdicts:
             if verdict is Verdict.ADOPT:

@@ -254,6 +254,43 @@ async def test_a_silent_link_gives_way_to_a_new_boot(
     assert connected(orchestrator) == ["host-1"]
 
 
+async def test_a_pool_that_another_host_has_is_refused_by_name(
+    orchestrator: Orchestrator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its host is told with every report and its other pools work; it may have the pool later."""
+    first = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator)
+    start = await first.start()
+    await first.started(start.handle)
+    mine = {"host_id": "host-2", "model_id": "other"}
+    second = orchestrator.host("host-2")
+    await second.register(
+        snapshot("pool-a", **{**mine, "replica_id": "pool-a-2"}), snapshot("pool-b", **mine)
+    )
+
+    async with second.reports() as reports:
+        told = await reports.send(snapshot("pool-a", version=2, **mine))
+        await enqueue(orchestrator, model_id="other")
+        started_at = (await second.start()).pool_id
+        await first.tokens(start.handle, "on")
+        await first.finish(start.handle)
+        events = await all_events(orchestrator, receipt.job_id)
+        await first.close()
+        await until_connected(orchestrator, "host-2")
+        await reports.send(snapshot("pool-b", version=2, **mine))
+        await until_connected(orchestrator)
+    again = orchestrator.host("host-2", second.boot_id)
+    await again.register(snapshot("pool-a", **{**mine, "replica_id": "pool-a-2"}))
+
+    assert [rejection.pool_id for rejection in told.rejections] == ["pool-a"]
+    assert "pool_id pool-a is in use at host host-1" in told.rejections[0].reason
+    assert started_at == "pool-b"
+    assert kinds(events) == ["started", "tokens", "end"]
+    assert orchestrator.server.runtime.core.pools["pool-a"].snapshot.host_id == "host-2"
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).count("pool_refused") == 1
+
+
 # --- silence
 
 

@@ -491,7 +491,9 @@ class Register(_message.Message):
     """
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[_snapshot_pb2.PoolSnapshot]:
-        """All pools of the host."""
+        """All pools of the host. One whose pool_id another connected host has is not registered: each report of it is answered
+        with a SnapshotRejection that names both hosts. The stream is closed when it may be registered after all.
+        """
 
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldAttempt]:
