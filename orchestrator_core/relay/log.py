@@ -16,7 +16,7 @@ from operator import attrgetter
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
-from orchestrator_core.errors import RefusalError
+from orchestrator_core.errors import MalformedOutputError, RefusalError
 from orchestrator_core.relay import chunks
 from orchestrator_core.relay.reader import Reader
 from orchestrator_core.relay.retelling import resumed_at, text_of
@@ -125,10 +125,13 @@ class OutputLog:
             self.sealed = False
 
     def append_text(self, frame: Frame, *, accept_gap: bool = False) -> bool | None:
-        """Takes a frame. True: taken; False: known already, of another attempt or malformed.
+        """Takes a frame. True: taken; False: known already, or of another attempt.
 
         None: it lies ahead of what is here. With `accept_gap` it is taken all the same: what is
         before it is gone for good, and so is the digest.
+
+        Raises:
+            MalformedOutputError: the chunk is not what the frame says; nothing was taken.
         """
         over = self.final is not None and self.complete
         if frame.attempt != self.attempt or self.sealed or over:
@@ -142,7 +145,9 @@ class OutputLog:
         batch = chunks.parse(frame.chunk)
         text = chunks.text_of(batch)
         if batch.text_offset != frame.text_offset or len(text) != frame.text_bytes:
-            return False
+            raise MalformedOutputError(
+                f"a chunk of {frame.text_bytes} bytes at {frame.text_offset} cannot be read"
+            )
         if self._expected is not None and frame.text_offset + frame.text_bytes > self._expected:
             # A host may hold more than the job ended with.
             batch = chunks.cut(batch, self._expected)

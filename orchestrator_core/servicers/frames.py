@@ -1,12 +1,18 @@
 """Reading a host's frames: refused, started, tokens, ended, in this order."""
 
+import structlog
+
 from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core import failpoints
+from orchestrator_core.core.events import AttemptEnded, AttemptError, AttemptErrorKind
 from orchestrator_core.core.states import JobState
+from orchestrator_core.errors import MalformedOutputError
 from orchestrator_core.hosts.link import AttemptKey, HostLink
 from orchestrator_core.relay.log import Frame
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.wire import dispatch as wire_dispatch
+
+_log = structlog.get_logger("orchestratord")
 
 # Progress is told to the core at the first output and then this often: it is for watchdogs and
 # forecasts.
@@ -68,7 +74,12 @@ class FrameReader:
             frame = Frame(key[1], first_index, pieces, text_offset, text_bytes, chunk)
             if first_index == 0:
                 failpoints.reach("output.first.before")
-            if self._append(handle, key[0], frame, applied_seq) is not None:
+            try:
+                taken = self._append(handle, key[0], frame, applied_seq)
+            except MalformedOutputError as error:
+                self._give_up(key, frame, error)
+                continue
+            if taken is not None:
                 read[handle] = text_offset + text_bytes
             if first_index == 0:
                 failpoints.reach("output.first.after")
@@ -94,6 +105,30 @@ class FrameReader:
             return relay.append_text(job_id, frame, accept_gap=True)
         link.seek(handle, log.next_index, log.next_offset)
         return None
+
+    def _give_up(self, key: AttemptKey, frame: Frame, error: MalformedOutputError) -> None:
+        """Fails an attempt whose output is lost here. The host keeps it, as it is not acknowledged.
+
+        Nothing more of the attempt counts, not even the host's word that it ended.
+        """
+        message = f"host {self._link.host_id} sent broken output: {error}"
+        _log.error(
+            "output_malformed",
+            host_id=self._link.host_id,
+            job_id=key[0],
+            attempt=key[1],
+            human=f"Attempt {key[1]} of job {key[0]} is given up: {message}.",
+        )
+        self._link.cancel(key)
+        self._link.unbind(key)
+        self._runtime.submit(
+            AttemptEnded(
+                *key,
+                frame_seq=0,
+                error=AttemptError(AttemptErrorKind.ENGINE_ERROR, message),
+                text_bytes=frame.text_offset + frame.text_bytes,
+            )
+        )
 
     def _unwanted(self, job_id: str) -> bool:
         """True for the text of a job that was ended before it started, so nobody heard `started`.

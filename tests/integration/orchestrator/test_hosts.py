@@ -412,6 +412,27 @@ async def test_pools_that_are_gone_leave_the_metrics(orchestrator: Orchestrator)
     assert link.pool_ids == frozenset()
 
 
+async def test_a_job_whose_output_is_broken_fails(orchestrator: Orchestrator) -> None:
+    """Its followers are told the outcome, its host stops, and the slot takes the next job."""
+    host = await ready_host(orchestrator, slots_total=1, slots_free=1)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "one ")
+    broken = host.token_frames(start.handle, "two ")
+    broken.chunks[0] = b"\xff"
+
+    await host.frame(tokens=broken)
+    events = await all_events(orchestrator, receipt.job_id)
+    cancel = (await host.command("cancel")).cancel
+    await enqueue(orchestrator)
+
+    assert kinds(events) == ["started", "tokens", "error"]
+    assert "host host-1 sent broken output" in str(events[-1])
+    assert cancel.handle == start.handle
+    assert (await host.start()).attempt == 1
+
+
 # --- the send window
 
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import dispatch_pb2, pool_registry_service_pb2
 from orchestrator_core.core.effects import SendVerdicts, Verdict
-from orchestrator_core.core.events import Event
+from orchestrator_core.core.events import AttemptEnded, AttemptErrorKind, Event
 from orchestrator_core.hosts.link import HostLink, LinkTerms
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.servicers.frames import FrameReader
@@ -37,10 +37,10 @@ class FakeRuntime:
         self.progress.append((job.job_id, attempt))
 
 
-def adopted() -> tuple[FakeRuntime, HostLink, FrameReader]:
+def adopted(window_bytes: int = 1_024) -> tuple[FakeRuntime, HostLink, FrameReader]:
     """A link on which attempt 1 of each job is bound, to handles 1, 2, ..."""
     runtime = FakeRuntime()
-    link = HostLink("host-1", "boot", 1, LinkTerms(1, 1_000, 3_000, 1_024))
+    link = HostLink("host-1", "boot", 1, LinkTerms(1, 1_000, 3_000, window_bytes))
     verdicts = tuple((job_id, 1, Verdict.ADOPT) for job_id in runtime.core.jobs)
     link.registered(SendVerdicts("host-1", 1, verdicts), runtime.relay)
     return runtime, link, FrameReader(cast("Any", runtime), link)
@@ -165,3 +165,38 @@ async def test_nothing_is_kept_of_attempts_that_no_longer_count() -> None:
         link.unbind((f"job-{number}", 1))
 
     assert len(reader._told_ms) == 1
+
+
+async def test_an_attempt_with_broken_output_is_given_up() -> None:
+    """It is stopped and fails; nothing is acknowledged, and its later frames count for nothing."""
+    runtime, link, reader = adopted()
+    reader.read(host_frame(1, 0))
+    broken = host_frame(1, 1)
+    broken.tokens.chunks[0] = b"\xff"
+
+    reader.read(broken)
+    reader.read(host_frame(1, 1, ended=True))
+    reader.read(host_frame(2, 0))
+
+    (ended,) = runtime.events
+    assert isinstance(ended, AttemptEnded)
+    assert (ended.job_id, ended.attempt, ended.text_bytes) == ("job-0", 1, 8)
+    assert ended.error is not None
+    assert ended.error.kind is AttemptErrorKind.ENGINE_ERROR
+    assert "host host-1 sent broken output" in ended.error.message
+    assert runtime.relay.log("job-0").next_offset == 4
+    assert runtime.relay.log("job-1").next_offset == 4
+    assert await commands(link) == ["cancel"]
+    assert link.key(1) is None
+
+
+async def test_broken_output_is_not_acknowledged() -> None:
+    """The host may drop what was acknowledged."""
+    _, link, reader = adopted(window_bytes=4)
+    broken = host_frame(1, 0)
+    broken.tokens.chunks[0] = b"\xff"
+
+    reader.read(broken)
+    reader.read(host_frame(2, 0))
+
+    assert await commands(link) == ["cancel", "ack"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import events_pb2, orchestrator_service_pb2
 from orchestrator_core.core.outcome import Reason
-from orchestrator_core.errors import RefusalError
+from orchestrator_core.errors import MalformedOutputError, RefusalError
 from orchestrator_core.relay.log import Frame, OutputLog
 from orchestrator_core.relay.reader import Reader
 from orchestrator_core.wire.frames import encode_event
@@ -338,16 +338,15 @@ def test_an_outcome_can_be_put_behind_text_that_a_host_still_holds() -> None:
     assert reader.take() == []
 
 
-def test_a_malformed_chunk_is_dropped() -> None:
+def test_a_malformed_chunk_is_refused() -> None:
     """What cannot be read, or is not what its frame says, never reaches a client."""
     log = OutputLog(ROOMY)
     log.begin_attempt(1)
     (good,) = frames([["one "]])
-    answers = [
-        log.append_text(bad) for bad in (replace(good, chunk=b"\xff"), replace(good, text_bytes=9))
-    ]
+    for bad in (replace(good, chunk=b"\xff"), replace(good, text_bytes=9)):
+        with pytest.raises(MalformedOutputError, match="bytes at 0 cannot be read"):
+            log.append_text(bad)
 
-    assert answers == [False, False]
     assert log.append_text(good) is True
     assert text_of(read_all(log.open(None))) == "one "
 
