@@ -9,7 +9,7 @@ from orchestrator_core.relay.pace import Pace
 
 @dataclass(frozen=True, slots=True)
 class RelayLimits:
-    """Bytes of output kept per job and in all."""
+    """Encoded output kept per job, and memory for the output of all; bytes."""
 
     job_bytes: int = 1024 * 1024
     total_bytes: int = 256 * 1024 * 1024
@@ -80,7 +80,7 @@ class Relay:
 
     @property
     def bytes_held(self) -> int:
-        """Bytes of output held in all."""
+        """Memory for output in all, in bytes."""
         return self._bytes
 
     def forget(self, job_id: str) -> None:

@@ -1,9 +1,13 @@
 """The output of all jobs within one bound."""
 
+import tracemalloc
+from dataclasses import astuple
+
 import pytest
 
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.errors import RefusalError
+from orchestrator_core.relay.log import ITEM_BYTES, Frame, OutputLog
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from tests.unit.orchestrator_core.relay.test_log import END, ROOMY, STARTED, frames, point
 
@@ -41,6 +45,34 @@ def test_relay_account_is_exact() -> None:
         relay.forget(job_id)
 
     assert relay.bytes_held == 0
+
+
+def test_the_account_is_what_the_memory_is() -> None:
+    """Small pieces cost far more than their text: the bound is on what they really take."""
+    made = [astuple(frame) for frame in frames([[" tok"]] * 5_000)]
+    relay = Relay(RelayLimits())
+    relay.log("a").begin_attempt(1)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+
+    for fields in made:
+        relay.append_text("a", Frame(*fields))
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert 0.8 < relay.bytes_held / (after - before) < 1.25
+
+
+def test_the_cost_of_items_leaves_the_window_of_a_job_as_it_is() -> None:
+    """How far back a reader can resume follows from the encoded output alone."""
+    log = OutputLog(40_000)
+    log.begin_attempt(1)
+
+    for frame in frames([[" tok"]] * 1_000):
+        log.append_text(frame)
+
+    assert log.oldest_offset == 0
+    assert log.bytes_held > 1_000 * ITEM_BYTES
 
 
 def test_readers_of_a_forgotten_job_are_told_not_found() -> None:
