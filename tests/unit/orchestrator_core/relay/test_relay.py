@@ -1,7 +1,9 @@
 """The output of all jobs within one bound."""
 
+import itertools
 import tracemalloc
 from dataclasses import astuple
+from functools import partial
 
 import pytest
 
@@ -26,6 +28,54 @@ def test_relay_drops_output_of_ended_jobs_first() -> None:
 
     assert relay.log("ended").bytes_held == 0
     assert relay.log("live").bytes_held > 2_000
+
+
+def test_room_is_made_for_more_than_one_frame() -> None:
+    """A full relay looks for what to drop once per tenth, not with every frame."""
+    relay = Relay(RelayLimits(job_bytes=ROOMY, total_bytes=100_000))
+    (old,) = frames([["x" * 1_000]])
+    for n in range(100):
+        relay.log(f"ended-{n}").begin_attempt(1)
+        relay.append_text(f"ended-{n}", old)
+        relay.finish(f"ended-{n}", END, 1_000)
+    relay.log("live").begin_attempt(1)
+    totals = [relay.bytes_held]
+
+    for frame in frames([["y" * 100]] * 200):
+        relay.append_text("live", frame)
+        totals.append(relay.bytes_held)
+
+    shrunk = [before for before, after in itertools.pairwise(totals) if after < before]
+    assert max(totals) <= 100_000
+    assert 4 <= len(shrunk) <= 7
+    assert relay.log("live").oldest_offset == 0
+
+
+def test_nothing_is_asked_twice_for_what_it_has_not() -> None:
+    """Jobs that lost their output are not looked at again; one that gets some more is."""
+    relay = Relay(RelayLimits(job_bytes=ROOMY, total_bytes=10_000))
+    made = frames([["x" * 1_000]] * 30)
+    evictions: list[str] = []
+    for job_id in ("ended", "idle", "live"):
+        log = relay.log(job_id)
+        log.begin_attempt(1)
+        relay.append_text(job_id, made[0])
+        log.open(None, partial(evictions.append, job_id))
+    relay.finish("ended", END, 2_000)
+    evictions.clear()
+
+    for frame in made[1:]:
+        relay.append_text("live", frame)
+    told = [job_id for job_id in evictions if job_id != "live"]
+    relay.append_text("ended", made[1])
+    more_than_all = relay.log("ended").bytes_held
+    for frame in frames([["x" * 1_000]] * 45)[30:]:
+        relay.append_text("live", frame)
+
+    assert told == ["ended", "idle"]
+    assert more_than_all > 1_000
+    assert relay.log("ended").bytes_held == 0
+    assert relay.bytes_held == relay.log("live").bytes_held
 
 
 def test_relay_account_is_exact() -> None:
