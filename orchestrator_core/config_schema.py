@@ -239,10 +239,13 @@ class JobsTable(Table):
         description="Largest request; a message holds 4 MiB.",
     )
     output_bytes_per_job: int = Field(
-        default=1 << 20, ge=4_096, le=1 << 30, description="Output buffered for one job."
+        default=1 << 20, ge=4_096, le=1 << 30, description="Encoded output buffered for one job."
     )
     output_bytes_total: int = Field(
-        default=256 << 20, ge=4_096, le=1 << 40, description="Output buffered in all."
+        default=256 << 20,
+        ge=4_096,
+        le=1 << 40,
+        description="Memory for buffered output in all, with about 150 bytes per batch of tokens.",
     )
     idempotency_ttl_ms: int = Field(
         default=_DAY_MS, ge=1, le=30 * _DAY_MS, description="How long a request_id is remembered."

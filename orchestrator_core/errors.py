@@ -1,8 +1,9 @@
 """Exceptions of the shell. The core has none: there, an expected refusal is a value.
 
 OrchestratorError
-├── CannotStartError    the server cannot start as configured (`server`)
-└── RefusalError        carries a typed refusal to the edge, where the error table makes it a status
+├── CannotStartError       the server cannot start as configured (`server`)
+├── MalformedOutputError   a host sent output that is not what its frame says (`relay`)
+└── RefusalError           carries a refusal to the edge, where the error table makes it a status
 """
 
 from orchestrator_core.core.outcome import Refusal
@@ -10,6 +11,10 @@ from orchestrator_core.core.outcome import Refusal
 
 class OrchestratorError(Exception):
     """Base of what the orchestrator's shell raises."""
+
+
+class MalformedOutputError(OrchestratorError):
+    """A host sent output that cannot be read, or that is not what its frame says."""
 
 
 class RefusalError(OrchestratorError):

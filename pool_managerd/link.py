@@ -148,7 +148,9 @@ class Link:
             return await call.read()
 
     def _registers(self) -> list[dispatch_pb2.Register]:
+        self._host.dial_seq += 1
         first = dispatch_pb2.Register(
+            dial_seq=self._host.dial_seq,
             host_id=self._host.host_id,
             boot_id=self._host.boot_id,
             version=_version(),

@@ -50,6 +50,7 @@ class Reporter:
         self._backoff = backoff
         self._jitter = jitter
         self._echoed_ack_id = 0
+        self._rejected: dict[str, str] = {}
 
     async def run(self, channel: aio.Channel, report_interval_ms: int) -> None:
         """Keeps one stream open, and opens another with backoff when it ends; until cancelled."""
@@ -57,6 +58,7 @@ class Reporter:
         failures = 0
         while True:
             self._echoed_ack_id = 0
+            self._rejected.clear()
             call: ReportCall = stub.ReportSnapshots()
             try:
                 await together(self._read(call), self._write(call, report_interval_ms))
@@ -74,7 +76,19 @@ class Reporter:
                 raise SessionLostError("the orchestrator closed the report stream")
             self._echoed_ack_id = message.ack_id
             for rejection in message.rejections:
-                log.error("snapshot_rejected", pool_id=rejection.pool_id, reason=rejection.reason)
+                self._tell(rejection)
+
+    def _tell(self, rejection: registry_pb2.SnapshotRejection) -> None:
+        """Logs why a pool's snapshots are not taken: once, as every report gets the same answer."""
+        pool_id, reason = rejection.pool_id, rejection.reason
+        if self._rejected.get(pool_id) != reason:
+            self._rejected[pool_id] = reason
+            log.error(
+                "snapshot_rejected",
+                pool_id=pool_id,
+                reason=reason,
+                human=f"Pool {pool_id} gets no jobs: {reason}",
+            )
 
     async def _write(self, call: ReportCall, report_interval_ms: int) -> None:
         with self._feed.subscribe() as changes:

@@ -47,7 +47,7 @@ class HostState:
 
     `epoch` is the highest epoch seen of the orchestrator's journal `journal_id`,
     `applied_dispatch_seq` the last command of the present stream that was applied,
-    `emitted_frame_seq` the last frame handed to a stream.
+    `emitted_frame_seq` the last frame handed to a stream, `dial_seq` the streams opened so far.
     """
 
     host_id: str
@@ -56,6 +56,7 @@ class HostState:
     epoch: int = 0
     applied_dispatch_seq: int = 0
     emitted_frame_seq: int = 0
+    dial_seq: int = 0
 
 
 class SnapshotBuilder:

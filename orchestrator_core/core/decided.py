@@ -79,7 +79,7 @@ def _start(e: SendStart) -> Line:
 
 def _verdicts(e: SendVerdicts) -> Line:
     told = " ".join(f"{job_id}/{number}:{v.value}" for job_id, number, v in e.verdicts)
-    return "verdicts", e.host_id, told
+    return "verdicts", e.host_id, told, *(pool_id for pool_id, _ in e.refused)
 
 
 # Calls by type: a chain of isinstance takes longer than the lines themselves.

@@ -248,11 +248,15 @@ class Verdict(enum.Enum):
 @plain_init
 @dataclass(frozen=True, slots=True)
 class SendVerdicts:
-    """Answers a host's registration: one verdict per held attempt, in its order."""
+    """Answers a host's registration: one verdict per held attempt, in its order.
+
+    `refused` are pools that were not registered, each with the reason, for people.
+    """
 
     host_id: str
     link_id: int
     verdicts: tuple[tuple[str, int, Verdict], ...]
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 @plain_init

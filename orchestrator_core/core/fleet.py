@@ -30,16 +30,40 @@ def host_registered(state: State, event: HostRegistered, now_ms: int) -> None:
     present = {snapshot.pool_id for snapshot in event.snapshots}
     for pool_id in [p for p in host.pool_ids if p not in present]:
         _remove_pool(state, host, pool_id)
+    refused: list[tuple[str, str]] = []
     for snapshot in event.snapshots:
-        _put_pool(state, host, snapshot, now_ms)
+        why = pool_refusal(state, event.host_id, snapshot.pool_id)
+        if why is None:
+            _put_pool(state, host, snapshot, now_ms)
+        else:
+            refused.append((snapshot.pool_id, why))
     verdicts = tuple((held.job_id, held.attempt, _verdict(state, held)) for held in event.held)
-    state.emit(SendVerdicts(event.host_id, event.link_id, verdicts))
+    state.emit(SendVerdicts(event.host_id, event.link_id, verdicts, tuple(refused)))
     _settle_attempts(state, event, verdicts, now_ms)
     keep_adopted(state, event, verdicts)
     for pool_id in host.pool_ids:
         _lose_replaced(state, state.pools[pool_id], now_ms)
         state.refresh(state.pools[pool_id], now_ms)
     schedule(state, now_ms)
+
+
+def pool_refusal(state: State, host_id: str, pool_id: str) -> str | None:
+    """Why a host cannot register a pool, for people; None when it can.
+
+    A pool stays with its host while that is connected, or may come back to attempts that run there.
+    """
+    pool = state.pools.get(pool_id)
+    if pool is None:
+        if len(state.pools) < state.config.pools_max:
+            return None
+        return f"there are {len(state.pools)} pools already, as many as pools.max allows"
+    owner_id = pool.snapshot.host_id
+    if owner_id == host_id or not (pool.connected or pool.own):
+        return None
+    return (
+        f"pool_id {pool_id} is in use at host {owner_id}:"
+        f" set a different pool_id in the configuration of {host_id} or of {owner_id}"
+    )
 
 
 def host_lost(state: State, event: HostLost, now_ms: int) -> None:
@@ -115,11 +139,9 @@ def _static_part(snapshot: PoolSnapshot) -> tuple[object, ...]:
 
 
 def _put_pool(state: State, host: Host, snapshot: PoolSnapshot, now_ms: int) -> None:
-    """Registers a pool, or takes it over from wherever it was registered before."""
+    """Registers a pool, or takes it over from a host that is gone."""
     pool = state.pools.get(snapshot.pool_id)
     if pool is None:
-        if len(state.pools) >= state.config.pools_max:
-            return
         pool = state.pools[snapshot.pool_id] = Pool(snapshot, now_ms)
     else:
         former = state.hosts.get(pool.snapshot.host_id)

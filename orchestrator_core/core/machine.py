@@ -184,6 +184,10 @@ class Core:
             return answer.exclusions
         return (*answer.exclusions, *declined(self._state, job, request, answer))
 
+    def pool_refusal(self, host_id: str, pool_id: str) -> str | None:
+        """Why a host cannot register a pool, for people; None when it can."""
+        return fleet.pool_refusal(self._state, host_id, pool_id)
+
     def tokens_per_s(self, pool: Pool) -> float:
         """Believed decode rate of a single stream of a pool."""
         return 1000.0 / pool.rates.token_ms(1)

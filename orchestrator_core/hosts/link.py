@@ -35,20 +35,25 @@ class LinkTerms:
 
 @dataclass(slots=True)
 class Binding:
-    """A handle's attempt, and how far its output was read and acknowledged."""
+    """A handle's attempt, and how far its output was read and acknowledged.
+
+    The host was last told to send from `asked_offset` on, by command `asked_seq`; -1: never.
+    """
 
     key: AttemptKey
     read_offset: int = 0
     acked_offset: int = 0
-    seek_index: int = -1
+    asked_offset: int = -1
+    asked_seq: int = 0
 
 
 @dataclass(slots=True)
 class HostLink:
     """The state of one stream. Not safe for threads: it lives on the event loop.
 
-    `pool_ids` are the pools that the host registered. `closed` is set when the link is superseded
-    or broken; its tasks then end.
+    `pool_ids` are the pools that the host registered, `dial_seq` says which stream of its boot this
+    is (0: not told). `refused` are pools that it could not register, with the reason. `closed` is
+    set when the link is superseded or broken; its tasks then end.
     """
 
     host_id: str
@@ -56,6 +61,8 @@ class HostLink:
     link_id: int
     terms: LinkTerms
     pool_ids: frozenset[str] = frozenset()
+    dial_seq: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
     frame_seq: int = 0
     heard_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     closed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -119,12 +126,16 @@ class HostLink:
 
     def registered(self, effect: SendVerdicts, relay: Relay) -> None:
         """Answers the registration: the first command on the stream."""
+        self.refused = dict(effect.refused)
+        self.pool_ids -= self.refused.keys()
         adoptions: dict[AttemptKey, wire_dispatch.Adoption] = {}
         for job_id, attempt, verdict in effect.verdicts:
             if verdict is Verdict.ADOPT:
                 log = relay.log(job_id)
                 log.begin_attempt(attempt)
                 handle = self._bind((job_id, attempt))
+                # An adopted attempt is sent from here on, or from the first that is held.
+                self._bindings[handle].asked_offset = log.next_offset
                 adoptions[(job_id, attempt)] = wire_dispatch.Adoption(handle, log.next_index)
         terms = self.terms
         self.send(
@@ -180,15 +191,29 @@ class HostLink:
         if handle is not None:
             self._bindings.pop(handle, None)
 
-    def seek(self, handle: int, first_index: int) -> None:
+    def seek(self, handle: int, first_index: int, text_offset: int) -> None:
         """Asks for output again after a gap; once per place, so that a broken host cannot loop."""
         binding = self._bindings.get(handle)
-        if binding is not None and binding.seek_index != first_index:
-            binding.seek_index = first_index
+        if binding is not None and binding.asked_offset != text_offset:
             # The host's window begins anew at the place that is sought.
             binding.acked_offset = 0
             seek = dispatch_pb2.SeekTokens(handle=handle, first_index=first_index)
-            self.send(pool_registry_service_pb2.DispatchResponse(seek=seek))
+            command = pool_registry_service_pb2.DispatchResponse(seek=seek)
+            self.send(command)
+            binding.asked_offset, binding.asked_seq = text_offset, command.dispatch_seq
+
+    def answers(self, handle: int, text_offset: int, applied_seq: int) -> bool:
+        """True for output sent after the host was told to send from a place on.
+
+        If it lies ahead of the place, the host holds nothing before it. `applied_seq` is the last
+        command that the host had obeyed: what was under way before the request says nothing.
+        """
+        binding = self._bindings.get(handle)
+        return (
+            binding is not None
+            and binding.asked_offset == text_offset
+            and binding.asked_seq <= applied_seq
+        )
 
     def acknowledge(self, offsets: Mapping[int, int]) -> None:
         """Opens the send window: at once where a quarter or more was used, else a little later."""

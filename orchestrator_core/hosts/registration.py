@@ -60,20 +60,30 @@ class Registration:
         return bad
 
 
-def check_not_taken(present: HostLink | None, host_id: str, boot_id: str) -> None:
-    """Refuses a second pool manager under the id of one that is alive.
+def check_not_taken(present: HostLink | None, register: dispatch_pb2.Register) -> None:
+    """Refuses a second pool manager under the id of one that is alive, and a stream of the past.
 
     One that started anew has another boot id too, but then the earlier stream is broken or silent.
+    A registration that was under way for long may come after a later one of the same boot: what
+    the host took up since then is not in it, so it must not be believed.
 
     Raises:
         RefusalError: when the id is taken.
     """
-    if present is None or present.boot_id == boot_id or not present.alive:
+    if present is None:
         return
-    text = (
-        f"host_id {host_id} is in use by another pool manager that is connected:"
-        " set a different host_id in the configuration of one of them"
-    )
+    host_id = register.host_id
+    if present.boot_id == register.boot_id:
+        if not register.dial_seq or register.dial_seq > present.dial_seq:
+            return
+        text = f"stream {register.dial_seq} of {host_id} was overtaken by {present.dial_seq}"
+    elif present.alive:
+        text = (
+            f"host_id {host_id} is in use by another pool manager that is connected:"
+            " set a different host_id in the configuration of one of them"
+        )
+    else:
+        return
     what = {"resource_type": "host"}
     raise RefusalError(Refusal(Reason.DUPLICATE, text, resource=host_id, metadata=what))
 

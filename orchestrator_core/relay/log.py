@@ -1,4 +1,4 @@
-"""The output of one job, as far as it is kept here, and readers that follow it.
+"""The output of one job, as far as it is kept here.
 
 Items are encoded events, ready to be sent. A chunk of text is sent as it came: it is read once, for
 the running digest, and never cut. So a reader that goes on within a chunk, or follows a replay that
@@ -12,17 +12,18 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
-from orchestrator_core.errors import RefusalError
+from orchestrator_core.errors import MalformedOutputError, RefusalError
 from orchestrator_core.relay import chunks
-from orchestrator_core.relay.retelling import outcome_at, resumed_at, text_of
+from orchestrator_core.relay.reader import Reader
+from orchestrator_core.relay.retelling import resumed_at, text_of
 from orchestrator_core.wire.frames import encode_token_event
 
-# Sending several events in one message is the main lever on cost per token; this bounds such a
-# message.
-MESSAGE_BYTES = 64 * 1024
+# What an item costs beside its entry in CPython 3.11: with pieces of a few bytes, most of it.
+ITEM_BYTES = 150
 BEGINNING = events_pb2.ResumePoint()
 
 
@@ -55,15 +56,20 @@ class Item:
     entry: bytes
     first_index: int = 0
 
+    @property
+    def end(self) -> int:
+        """UTF-8 bytes of output up to and with this item."""
+        return self.text_offset + self.text_bytes
+
 
 class OutputLog:
-    """Events of one job in order; text beyond `bytes_max` is evicted, oldest first.
+    """Events of one job in order; entries beyond `bytes_max` are evicted, oldest first.
 
     `attempt` is the only attempt whose text is taken, 0 while there is none. `oldest_offset` is the
     first place from which all text up to `next_offset` is held. A `doubtful` log may lack the end
     of what readers have: it was begun anew after a restart. A `sealed` one takes no more text of
     its attempt: the job ended with what is here. `end` is the absolute position after the last
-    item.
+    item. `output_bytes` is the length of all entries.
     """
 
     __slots__ = (
@@ -76,7 +82,6 @@ class OutputLog:
         "_items",
         "_readers",
         "attempt",
-        "bytes_held",
         "doubtful",
         "end",
         "final",
@@ -86,6 +91,7 @@ class OutputLog:
         "next_index",
         "next_offset",
         "oldest_offset",
+        "output_bytes",
         "sealed",
     )
 
@@ -105,11 +111,16 @@ class OutputLog:
         self.next_index = 0
         self.next_offset = 0
         self.oldest_offset = 0
-        self.bytes_held = 0
+        self.output_bytes = 0
         self.final: bytes | None = None
         self.forgotten: Refusal | None = None
         self.metrics: bytes = b""
         self.metrics_version = 0
+
+    @property
+    def bytes_held(self) -> int:
+        """Memory that the items take, with what they cost beside their entries."""
+        return self.output_bytes + len(self._items) * ITEM_BYTES
 
     # --- writing
 
@@ -121,10 +132,13 @@ class OutputLog:
             self.sealed = False
 
     def append_text(self, frame: Frame, *, accept_gap: bool = False) -> bool | None:
-        """Takes a frame. True: taken; False: known already, of another attempt or malformed.
+        """Takes a frame. True: taken; False: known already, or of another attempt.
 
         None: it lies ahead of what is here. With `accept_gap` it is taken all the same: what is
         before it is gone for good, and so is the digest.
+
+        Raises:
+            MalformedOutputError: the chunk is not what the frame says; nothing was taken.
         """
         over = self.final is not None and self.complete
         if frame.attempt != self.attempt or self.sealed or over:
@@ -138,7 +152,9 @@ class OutputLog:
         batch = chunks.parse(frame.chunk)
         text = chunks.text_of(batch)
         if batch.text_offset != frame.text_offset or len(text) != frame.text_bytes:
-            return False
+            raise MalformedOutputError(
+                f"a chunk of {frame.text_bytes} bytes at {frame.text_offset} cannot be read"
+            )
         if self._expected is not None and frame.text_offset + frame.text_bytes > self._expected:
             # A host may hold more than the job ended with.
             batch = chunks.cut(batch, self._expected)
@@ -209,20 +225,20 @@ class OutputLog:
         offset = min(reader.acked for reader in self._readers)
         count = freed = 0
         for item in self._items:
-            if _end(item) > offset or (not item.text_bytes and item.text_offset == offset):
+            if item.end > offset or (not item.text_bytes and item.text_offset == offset):
                 break
             count += 1
             freed += len(item.entry)
         if count:
             self._drop(count, freed)
-        return freed
+        return freed + count * ITEM_BYTES
 
     def evict_all(self) -> int:
         """Drops all items; returns the bytes freed. Readers behind are told RESUME_WINDOW."""
         freed = self.bytes_held
         self._base += len(self._items)
         self._items = []
-        self.bytes_held = 0
+        self.output_bytes = 0
         self.oldest_offset = self.next_offset
         self.wake()
         return freed
@@ -256,8 +272,8 @@ class OutputLog:
     def _append(self, item: Item) -> None:
         self._items.append(item)
         self.end += 1
-        self.bytes_held += len(item.entry)
-        if self.bytes_held > self._bytes_max:
+        self.output_bytes += len(item.entry)
+        if self.output_bytes > self._bytes_max:
             self._evict()
         for reader in self._readers:
             reader.wake()
@@ -265,7 +281,7 @@ class OutputLog:
     def _evict(self) -> None:
         """Drops the oldest items down to three quarters of the cap: cheap on average."""
         count = freed = 0
-        least = self.bytes_held - self._bytes_max * 3 // 4
+        least = self.output_bytes - self._bytes_max * 3 // 4
         while freed < least and count < len(self._items) - 1:
             freed += len(self._items[count].entry)
             count += 1
@@ -275,7 +291,7 @@ class OutputLog:
     def _drop(self, count: int, freed: int) -> None:
         del self._items[:count]
         self._base += count
-        self.bytes_held -= freed
+        self.output_bytes -= freed
         self.oldest_offset = self._items[0].text_offset if self._items else self.next_offset
 
     # --- reading
@@ -315,7 +331,7 @@ class OutputLog:
 
     def open(
         self, resume: events_pb2.ResumePoint | None, wake: Callable[[], None] = lambda: None
-    ) -> "Reader":
+    ) -> Reader:
         """Opens a reader at the beginning or at a resume point; `wake` is called at each change.
 
         A point beyond the output is fine while text can still come: the reader waits for it.
@@ -330,13 +346,13 @@ class OutputLog:
             raise self.out_of_window("the resume point is no longer held")
         if offset > self.next_offset and self.complete and not self.textless:
             raise self.out_of_window("the resume point lies beyond the output")
-        index = bisect_left(self._items, offset, key=_end)
+        index = bisect_left(self._items, offset, key=attrgetter("end"))
         reader = Reader(self, self._base + index, point, wake)
         reader.settle()
         self._readers[reader] = None
         return reader
 
-    def close(self, reader: "Reader") -> None:
+    def close(self, reader: Reader) -> None:
         """Forgets a reader."""
         self._readers.pop(reader, None)
 
@@ -416,160 +432,3 @@ class OutputLog:
                 metadata={"oldest_offset": str(oldest)},
             )
         )
-
-
-class Reader:
-    """A position in an output log. `_offset` is how much text the reader has.
-
-    `acked` is how much of it the reader will never ask for again; whoever reads sets it.
-    """
-
-    __slots__ = (
-        "_attempt",
-        "_log",
-        "_metrics_version",
-        "_offset",
-        "_position",
-        "_proof",
-        "_told",
-        "acked",
-        "caught_up",
-        "done",
-        "wake",
-    )
-
-    def __init__(
-        self,
-        log: OutputLog,
-        position: int,
-        resume: events_pb2.ResumePoint,
-        wake: Callable[[], None],
-    ) -> None:
-        self._log = log
-        self._position = position
-        self._offset = resume.text_offset
-        # What the reader knows of the place where it begins: until text follows, no event of this
-        # attempt is new to it, and the digest is to be compared once.
-        named = resume.attempt != 0 or resume.text_offset != 0
-        self._attempt = resume.attempt if named else -1
-        self._told = resume.attempt
-        self._proof: int | None = resume.prefix_digest if named else None
-        self._metrics_version = log.metrics_version
-        self.acked = 0
-        self.caught_up = False
-        self.done = False
-        self.wake = wake
-
-    def take(self) -> list[bytes]:
-        """Returns what can be sent now, about `MESSAGE_BYTES`; sets `done` with the outcome.
-
-        Raises:
-            RefusalError: NOT_FOUND when the job was forgotten; RESUME_WINDOW when the next item was
-            evicted or never came, or when text that came differs from what the reader has.
-        """
-        if self.done:
-            return []
-        entries: list[bytes] = []
-        size = 0
-        while size < MESSAGE_BYTES and (item := self.settle()) is not None:
-            entries.append(item.entry)
-            size += len(item.entry)
-            self._pass(item)
-        if size >= MESSAGE_BYTES:
-            self.wake()
-        elif last := self.take_last():
-            entries.append(last)
-        return entries
-
-    def take_items(self, bytes_max: int, offset_max: int) -> list[Item]:
-        """Returns what comes next, in a run of events and then one of text.
-
-        Ends after about `bytes_max`, and before text once the reader has `offset_max` bytes of it.
-        `caught_up` says afterwards whether that was all there is. Raises as `take`.
-        """
-        items: list[Item] = []
-        size, text, end = 0, False, self._log.end
-        while (item := self.settle()) is not None:
-            begins = not item.text_bytes
-            if size >= bytes_max or (text if begins else self._offset >= offset_max):
-                self.caught_up = False
-                return items
-            text = not begins
-            items.append(item)
-            size += len(item.entry)
-            self._pass(item)
-            if self._position == end:
-                break
-        self.caught_up = True
-        return items
-
-    def take_last(self) -> bytes:
-        """For a reader that has caught up: the outcome, which sets `done`, else new metrics.
-
-        Raises as `take`.
-        """
-        log = self._log
-        if log.complete and log.final is not None:
-            ahead = self._offset > log.next_offset
-            if ahead and not log.textless:
-                raise log.out_of_window("the resume point lies beyond the output")
-            self.done = True
-            return outcome_at(log.final, self._offset) if ahead else log.final
-        if log.final is not None and log.ends_at(self._offset, self._proof):
-            self.done = True
-            return log.final
-        if log.metrics_version == self._metrics_version:
-            return b""
-        self._metrics_version = log.metrics_version
-        return log.metrics
-
-    @property
-    def offset(self) -> int:
-        """UTF-8 bytes of text that the reader has."""
-        return self._offset
-
-    def settle(self) -> Item | None:
-        """Skips what the reader has; returns the item that comes next, None while there is none.
-
-        Raises:
-            RefusalError: as `take`.
-        """
-        log = self._log
-        if log.forgotten is not None:
-            raise RefusalError(log.forgotten)
-        self._position, item = log.next_after(self._position, self._offset, self._attempt)
-        if self._proof is not None and log.next_offset >= self._offset:
-            self._prove(item)
-        if item is not None and item.text_offset > self._offset:
-            raise log.out_of_window("output before the next batch was lost")
-        if item is not None and item.text_bytes and 0 < self._told < item.attempt:
-            # It was announced at a place that this reader has passed long ago.
-            return log.announcement(item.attempt, self._offset)
-        return item
-
-    def _pass(self, item: Item) -> None:
-        self._told = max(self._told, item.attempt)
-        if item is self._log.item(self._position):
-            self._position += 1
-        if item.text_bytes:
-            self._offset = _end(item)
-            self._attempt = -1
-
-    def _prove(self, item: Item | None) -> None:
-        """Compares digests. Where the log knows none there, the reader's own check remains.
-
-        The digest of the next batch covers what the reader has, so it finds what is not found here.
-        """
-        at_item = item is not None and item.text_offset == self._offset
-        known = item.prefix_digest if item and at_item else None
-        if known is None and self._log.next_offset == self._offset:
-            known = self._log.digest()
-        if known is None:
-            known = self._log.digest_within(self._offset)
-        if known is not None and known != self._proof:
-            raise self._log.out_of_window("the digest of the text before the resume point differs")
-        self._proof = None
-
-
-def _end(item: Item) -> int:
-    return item.text_offset + item.text_bytes

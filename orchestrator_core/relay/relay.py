@@ -9,7 +9,7 @@ from orchestrator_core.relay.pace import Pace
 
 @dataclass(frozen=True, slots=True)
 class RelayLimits:
-    """Bytes of output kept per job and in all."""
+    """Encoded output kept per job, and memory for the output of all; bytes."""
 
     job_bytes: int = 1024 * 1024
     total_bytes: int = 256 * 1024 * 1024
@@ -18,13 +18,16 @@ class RelayLimits:
 class Relay:
     """One `OutputLog` per job, and the `pace` of those who follow one job.
 
-    Beyond the total, ended jobs lose their output first, oldest first.
+    Beyond the total, ended jobs lose their output first, oldest first. As a tenth is freed at a
+    time, and who has nothing left is not looked at again, that is cheap on average.
     """
 
     def __init__(self, limits: RelayLimits) -> None:
         self._limits = limits
         self._logs: dict[str, OutputLog] = {}
+        # Jobs that may hold output, each in one of the two, in the order in which they came there.
         self._ended: dict[str, None] = {}
+        self._holding: dict[str, None] = {}
         self._bytes = 0
         self.pace = Pace()
 
@@ -60,6 +63,7 @@ class Relay:
         """Sets the outcome of a job; see `OutputLog.finish`."""
         self.log(job_id).finish(entry, text_bytes, text_digest)
         self._ended[job_id] = None
+        self._holding.pop(job_id, None)
 
     def acknowledged(self, job_id: str) -> None:
         """A reader of a job moved its `acked`: drops what none of the present ones needs."""
@@ -75,31 +79,39 @@ class Relay:
         log = self._logs.get(job_id)
         if log is None or log.followed or not log.complete:
             return False
-        self._bytes -= log.evict_all()
+        self._evict(job_id, log)
         return True
 
     @property
     def bytes_held(self) -> int:
-        """Bytes of output held in all."""
+        """Memory for output in all, in bytes."""
         return self._bytes
 
     def forget(self, job_id: str) -> None:
         """Drops everything about a job. Readers that are still there are told NOT_FOUND."""
         log = self._logs.pop(job_id, None)
         self._ended.pop(job_id, None)
+        self._holding.pop(job_id, None)
         if log is not None:
             message = f"job {job_id!r} is not kept any longer"
             self._bytes -= log.forget(Refusal(Reason.NOT_FOUND, message, resource=job_id))
 
     def _account(self, job_id: str, change: int) -> None:
         self._bytes += change
+        if job_id not in self._ended:
+            self._holding[job_id] = None
         if self._bytes > self._limits.total_bytes:
             self._make_room(job_id)
 
     def _make_room(self, spare: str) -> None:
-        """Drops the output of ended jobs, then of others, until the total is met again."""
-        for job_id in [*self._ended, *self._logs]:
-            if self._bytes <= self._limits.total_bytes:
+        """Drops the output of ended jobs, then of others, down to nine tenths of the total."""
+        for job_id in [*self._ended, *self._holding]:
+            if self._bytes <= self._limits.total_bytes * 9 // 10:
                 return
             if job_id != spare:
-                self._bytes -= self._logs[job_id].evict_all()
+                self._evict(job_id, self._logs[job_id])
+
+    def _evict(self, job_id: str, log: OutputLog) -> None:
+        self._bytes -= log.evict_all()
+        self._ended.pop(job_id, None)
+        self._holding.pop(job_id, None)

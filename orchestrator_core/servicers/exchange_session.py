@@ -19,7 +19,8 @@ from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
-from orchestrator_core.relay.log import MESSAGE_BYTES, OutputLog
+from orchestrator_core.relay.log import OutputLog
+from orchestrator_core.relay.reader import MESSAGE_BYTES
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers.follow import QUEUED_EVERY_S, Followers, text_lost
 from orchestrator_core.wire.errors import to_status

@@ -11,7 +11,8 @@ from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
-from orchestrator_core.relay.log import OutputLog, Reader
+from orchestrator_core.relay.log import OutputLog
+from orchestrator_core.relay.reader import Reader
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.wire import events as wire_events
 from orchestrator_core.wire.frames import encode_event

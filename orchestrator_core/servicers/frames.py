@@ -1,26 +1,22 @@
 """Reading a host's frames: refused, started, tokens, ended, in this order."""
 
-from dataclasses import dataclass
+import structlog
 
 from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core import failpoints
+from orchestrator_core.core.events import AttemptEnded, AttemptError, AttemptErrorKind
 from orchestrator_core.core.states import JobState
-from orchestrator_core.hosts.link import HostLink
+from orchestrator_core.errors import MalformedOutputError
+from orchestrator_core.hosts.link import AttemptKey, HostLink
 from orchestrator_core.relay.log import Frame
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.wire import dispatch as wire_dispatch
 
+_log = structlog.get_logger("orchestratord")
+
 # Progress is told to the core at the first output and then this often: it is for watchdogs and
 # forecasts.
 PROGRESS_EVERY_MS = 1_000
-
-
-@dataclass(slots=True)
-class _Heard:
-    """Of a handle's output: when it was last told to the core, and where the last gap was."""
-
-    told_ms: int | None = None
-    gap_offset: int | None = None
 
 
 class FrameReader:
@@ -29,7 +25,8 @@ class FrameReader:
     def __init__(self, runtime: Runtime, link: HostLink) -> None:
         self._runtime = runtime
         self._link = link
-        self._heard: dict[int, _Heard] = {}
+        # When output of a handle was last told to the core.
+        self._told_ms: dict[int, int] = {}
 
     def read(self, frame: dispatch_pb2.HostFrame) -> None:
         """Applies one frame. Frames of attempts that no longer count are dropped. LO-304."""
@@ -45,19 +42,19 @@ class FrameReader:
                 runtime.submit(wire_dispatch.attempt_started(started, key))
                 runtime.announce_ended(*key, kv_warmth=started.kv_warmth)
         if frame.HasField("tokens"):
-            self._tokens(frame.tokens)
+            self._tokens(frame.tokens, frame.applied_dispatch_seq)
         for ended in frame.ended:
             key = link.key(ended.handle)
             if key is not None:
                 failpoints.reach("end.read")
                 runtime.relay.log(key[0]).told_all(ended.text_bytes)
                 runtime.submit(wire_dispatch.attempt_ended(ended, key, frame.frame_seq))
-                self._heard.pop(ended.handle, None)
+                self._told_ms.pop(ended.handle, None)
         link.frame_seq = max(link.frame_seq, frame.frame_seq)
         for event in link.ripe_snapshots():
             runtime.submit(event)
 
-    def _tokens(self, tokens: dispatch_pb2.TokenFrames) -> None:
+    def _tokens(self, tokens: dispatch_pb2.TokenFrames, applied_seq: int) -> None:
         columns = zip(
             tokens.handles,
             tokens.first_indexes,
@@ -74,35 +71,64 @@ class FrameReader:
             key = link.key(handle)
             if key is None:
                 continue
-            heard = self._heard.get(handle) or self._hear(handle)
             frame = Frame(key[1], first_index, pieces, text_offset, text_bytes, chunk)
             if first_index == 0:
                 failpoints.reach("output.first.before")
-            if self._append(handle, key[0], frame, heard) is not None:
+            try:
+                taken = self._append(handle, key[0], frame, applied_seq)
+            except MalformedOutputError as error:
+                self._give_up(key, frame, error)
+                continue
+            if taken is not None:
                 read[handle] = text_offset + text_bytes
             if first_index == 0:
                 failpoints.reach("output.first.after")
-            if heard.told_ms is None or now_ms - heard.told_ms >= PROGRESS_EVERY_MS:
-                heard.told_ms = now_ms
-                self._progress(key[0], key[1])
+            told_ms = self._told_ms.get(handle)
+            if told_ms is None or now_ms - told_ms >= PROGRESS_EVERY_MS:
+                self._tell(handle, key, now_ms)
         link.acknowledge(read)
 
-    def _append(self, handle: int, job_id: str, frame: Frame, heard: _Heard) -> bool | None:
-        """Takes a frame. After a gap the host is asked once to go back, and then taken at its word.
+    def _append(self, handle: int, job_id: str, frame: Frame, applied_seq: int) -> bool | None:
+        """Takes a frame. After a gap the host is asked to go back; its answer is taken as it is.
 
-        A host that adopted a job after a restart may have evicted what was acknowledged.
+        A host that adopted a job after a restart may have evicted what was acknowledged. Frames
+        that it wrote before it read the request are no answer, and are dropped.
         """
-        relay, gap_offset = self._runtime.relay, heard.gap_offset
+        relay, link = self._runtime.relay, self._link
         log = relay.log(job_id)
         if not log.announced(frame.attempt) and self._unwanted(job_id):
             return False
-        asked = gap_offset is not None and gap_offset == log.next_offset
-        taken = relay.append_text(job_id, frame, accept_gap=asked)
-        if taken is None:
-            log = relay.log(job_id)
-            heard.gap_offset = log.next_offset
-            self._link.seek(handle, log.next_index)
-        return taken
+        taken = relay.append_text(job_id, frame)
+        if taken is not None:
+            return taken
+        if link.answers(handle, log.next_offset, applied_seq):
+            return relay.append_text(job_id, frame, accept_gap=True)
+        link.seek(handle, log.next_index, log.next_offset)
+        return None
+
+    def _give_up(self, key: AttemptKey, frame: Frame, error: MalformedOutputError) -> None:
+        """Fails an attempt whose output is lost here. The host keeps it, as it is not acknowledged.
+
+        Nothing more of the attempt counts, not even the host's word that it ended.
+        """
+        message = f"host {self._link.host_id} sent broken output: {error}"
+        _log.error(
+            "output_malformed",
+            host_id=self._link.host_id,
+            job_id=key[0],
+            attempt=key[1],
+            human=f"Attempt {key[1]} of job {key[0]} is given up: {message}.",
+        )
+        self._link.cancel(key)
+        self._link.unbind(key)
+        self._runtime.submit(
+            AttemptEnded(
+                *key,
+                frame_seq=0,
+                error=AttemptError(AttemptErrorKind.ENGINE_ERROR, message),
+                text_bytes=frame.text_offset + frame.text_bytes,
+            )
+        )
 
     def _unwanted(self, job_id: str) -> bool:
         """True for the text of a job that was ended before it started, so nobody heard `started`.
@@ -112,18 +138,16 @@ class FrameReader:
         job = self._runtime.core.jobs.get(job_id)
         return job is not None and not job.live and job.state is not JobState.FINISHED
 
-    def _progress(self, job_id: str, attempt: int) -> None:
+    def _tell(self, handle: int, key: AttemptKey, now_ms: int) -> None:
         """Tells the core that an attempt lives, be its output new or not."""
-        job = self._runtime.core.jobs.get(job_id)
+        if handle not in self._told_ms:
+            # Those whose attempts no longer count are dropped with each new one.
+            self._told_ms = {h: told for h, told in self._told_ms.items() if self._link.key(h)}
+        self._told_ms[handle] = now_ms
+        job = self._runtime.core.jobs.get(key[0])
         if job is not None:
-            self._runtime.text_arrived(job, attempt)
-
-    def _hear(self, handle: int) -> _Heard:
-        """Begins to listen to a handle, and drops those whose attempts no longer count."""
-        self._heard = {known: it for known, it in self._heard.items() if self._link.key(known)}
-        heard = self._heard[handle] = _Heard()
-        return heard
+            self._runtime.text_arrived(job, key[1])
 
     def _forget(self, handle: int) -> None:
-        self._heard.pop(handle, None)
+        self._told_ms.pop(handle, None)
         self._link.handle_gone(handle)

@@ -1,7 +1,7 @@
 """PoolRegistryService: GPU hosts register, take commands, send frames and report snapshots."""
 
 import asyncio
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import grpc
 import structlog
@@ -125,16 +125,23 @@ class PoolRegistryServicer:
             reason = f"pools: at most {POOLS_PER_HOST_MAX} in one report"
             _log.warning("snapshot_refused", host_id=link.host_id, reason=reason)
             return [pb.SnapshotRejection(reason=reason)]
-        snapshots, rejections = _parse(request.pools, link.host_id, link.pool_ids)
+        snapshots, rejections = _parse(request.pools, link.host_id, link)
+        self._offer_again(link)
         link.hold_snapshots(snapshots, as_of_ms)
         self._show(link, request.pools, snapshots)
         for event in link.ripe_snapshots():
             self._runtime.submit(event)
         return rejections
 
+    def _offer_again(self, link: HostLink) -> None:
+        """Lets a host register anew once nothing is in the way of a pool that was refused."""
+        core = self._runtime.core
+        if any(core.pool_refusal(link.host_id, pool_id) is None for pool_id in link.refused):
+            link.closed.set()
+
     def _register(self, register: dispatch_pb2.Register) -> HostLink:
         hosts = self._runtime.hosts
-        check_not_taken(hosts.links.get(register.host_id), register.host_id, register.boot_id)
+        check_not_taken(hosts.links.get(register.host_id), register)
         snapshots, _ = _parse(register.pools, register.host_id)
         held = tuple(wire_dispatch.held_attempt(message) for message in register.held)
         link = HostLink(
@@ -143,6 +150,7 @@ class PoolRegistryServicer:
             self._next_link,
             self._terms,
             frozenset(snapshot.pool_id for snapshot in snapshots),
+            register.dial_seq,
         )
         self._next_link += 1
         hosts.connect(link)
@@ -186,18 +194,19 @@ class PoolRegistryServicer:
 def _parse(
     messages: Iterable[snapshot_pb2.PoolSnapshot],
     host_id: str,
-    pool_ids: Container[str] | None = None,
+    link: HostLink | None = None,
 ) -> tuple[tuple[PoolSnapshot, ...], list[pb.SnapshotRejection]]:
     """Parses snapshots of one host; what is malformed or not its own is refused and named. LO-203.
 
-    With `pool_ids`, other pools are refused too.
+    With `link`, pools that are not registered there are refused too.
     """
     good: list[PoolSnapshot] = []
     bad: list[pb.SnapshotRejection] = []
     for message in messages:
         parsed = parse_snapshot(message, host_id)
-        if pool_ids is not None and message.pool_id not in pool_ids:
-            parsed = MalformedSnapshot(message.pool_id[:ID_CHARS_MAX], "pool_id was not registered")
+        if link is not None and message.pool_id not in link.pool_ids:
+            why = link.refused.get(message.pool_id, "pool_id was not registered")
+            parsed = MalformedSnapshot(message.pool_id[:ID_CHARS_MAX], why)
         if isinstance(parsed, MalformedSnapshot):
             bad.append(pb.SnapshotRejection(pool_id=parsed.pool_id, reason=parsed.reason))
         else:

@@ -230,6 +230,14 @@ class Lines:
             human=f"Host {effect.host_id} is connected; {kept} of the {held} attempts that it "
             "holds go on.",
         )
+        for pool_id, why in effect.refused:
+            self._log.error(
+                "pool_refused",
+                host_id=effect.host_id,
+                pool_id=pool_id,
+                why=why,
+                human=f"Pool {pool_id} of host {effect.host_id} gets no jobs: {why}.",
+            )
 
     def host_down(self, host_id: str, why: str) -> None:
         """The stream of a host ended."""

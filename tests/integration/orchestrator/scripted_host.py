@@ -50,6 +50,7 @@ class ScriptedHost:
         self.host_id = host_id
         self.boot_id = boot_id
         self.frame_seq = 0
+        self.applied_seq = 0
         self._call = self._stub.Dispatch()
         self._text: dict[int, str] = {}
         self._pieces: dict[int, int] = {}
@@ -76,6 +77,7 @@ class ScriptedHost:
         while True:
             command = await asyncio.wait_for(self._call.read(), WAIT_S)
             assert command is not grpc.aio.EOF, f"stream ended while waiting for {kind}"
+            self.applied_seq = command.dispatch_seq
             found = command.WhichOneof("command")
             if found is None or (found == "ack" and kind != "ack"):
                 continue
@@ -91,7 +93,11 @@ class ScriptedHost:
     async def frame(self, **parts: object) -> int:
         """Sends one frame; returns its number."""
         self.frame_seq += 1
-        frame = dispatch_pb2.HostFrame(frame_seq=self.frame_seq, **parts)  # type: ignore[arg-type]
+        frame = dispatch_pb2.HostFrame(
+            frame_seq=self.frame_seq,
+            applied_dispatch_seq=self.applied_seq,
+            **parts,  # type: ignore[arg-type]
+        )
         await self._call.write(pool_registry_service_pb2.DispatchRequest(frame=frame))
         return self.frame_seq
 

@@ -11,7 +11,14 @@ from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from orchestrator_core.hosts.registration import HELD_MAX, POOLS_PER_HOST_MAX
 from orchestrator_core.store.sqlite import SqliteStore
-from tests.integration.orchestrator.calls import details, enqueue, job, ready_host
+from tests.integration.orchestrator.calls import (
+    all_events,
+    details,
+    enqueue,
+    job,
+    kinds,
+    ready_host,
+)
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import ScriptedHost, snapshot
 
@@ -200,6 +207,37 @@ async def test_the_same_pool_manager_supersedes_its_earlier_stream(
     assert (await again.start()).attempt == 1
 
 
+async def test_a_registration_that_was_overtaken_is_refused(orchestrator: Orchestrator) -> None:
+    """It was under way for long, and knows nothing of the job that its host took up since."""
+    host = orchestrator.host()
+    await host.register(snapshot(), dial_seq=2)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+
+    for dial_seq in (1, 2):
+        late = orchestrator.host(boot_id=host.boot_id)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await late.register(snapshot(), dial_seq=dial_seq)
+        assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+        assert "overtaken by 2" in (refused.value.details() or "")
+
+    await host.tokens(start.handle, "on")
+    await host.finish(start.handle)
+    events = await all_events(orchestrator, receipt.job_id)
+    assert kinds(events) == ["started", "tokens", "end"]
+
+
+async def test_a_later_stream_of_the_same_boot_is_welcome(orchestrator: Orchestrator) -> None:
+    """Also after one that did not tell its number."""
+    first = await ready_host(orchestrator)
+
+    for dial_seq in (3, 4):
+        await orchestrator.host(boot_id=first.boot_id).register(snapshot(), dial_seq=dial_seq)
+
+    assert orchestrator.server.runtime.hosts.links["host-1"].dial_seq == 4
+
+
 async def test_a_silent_link_gives_way_to_a_new_boot(
     start_orchestrator: StartOrchestrator,
 ) -> None:
@@ -214,6 +252,43 @@ async def test_a_silent_link_gives_way_to_a_new_boot(
     await orchestrator.host().register(snapshot(replica_id="pool-a-2"))
 
     assert connected(orchestrator) == ["host-1"]
+
+
+async def test_a_pool_that_another_host_has_is_refused_by_name(
+    orchestrator: Orchestrator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its host is told with every report and its other pools work; it may have the pool later."""
+    first = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator)
+    start = await first.start()
+    await first.started(start.handle)
+    mine = {"host_id": "host-2", "model_id": "other"}
+    second = orchestrator.host("host-2")
+    await second.register(
+        snapshot("pool-a", **{**mine, "replica_id": "pool-a-2"}), snapshot("pool-b", **mine)
+    )
+
+    async with second.reports() as reports:
+        told = await reports.send(snapshot("pool-a", version=2, **mine))
+        await enqueue(orchestrator, model_id="other")
+        started_at = (await second.start()).pool_id
+        await first.tokens(start.handle, "on")
+        await first.finish(start.handle)
+        events = await all_events(orchestrator, receipt.job_id)
+        await first.close()
+        await until_connected(orchestrator, "host-2")
+        await reports.send(snapshot("pool-b", version=2, **mine))
+        await until_connected(orchestrator)
+    again = orchestrator.host("host-2", second.boot_id)
+    await again.register(snapshot("pool-a", **{**mine, "replica_id": "pool-a-2"}))
+
+    assert [rejection.pool_id for rejection in told.rejections] == ["pool-a"]
+    assert "pool_id pool-a is in use at host host-1" in told.rejections[0].reason
+    assert started_at == "pool-b"
+    assert kinds(events) == ["started", "tokens", "end"]
+    assert orchestrator.server.runtime.core.pools["pool-a"].snapshot.host_id == "host-2"
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).count("pool_refused") == 1
 
 
 # --- silence
@@ -335,6 +410,27 @@ async def test_pools_that_are_gone_leave_the_metrics(orchestrator: Orchestrator)
     assert hosts.reported == {}
     link = hosts.links["host-1"]
     assert link.pool_ids == frozenset()
+
+
+async def test_a_job_whose_output_is_broken_fails(orchestrator: Orchestrator) -> None:
+    """Its followers are told the outcome, its host stops, and the slot takes the next job."""
+    host = await ready_host(orchestrator, slots_total=1, slots_free=1)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "one ")
+    broken = host.token_frames(start.handle, "two ")
+    broken.chunks[0] = b"\xff"
+
+    await host.frame(tokens=broken)
+    events = await all_events(orchestrator, receipt.job_id)
+    cancel = (await host.command("cancel")).cancel
+    await enqueue(orchestrator)
+
+    assert kinds(events) == ["started", "tokens", "error"]
+    assert "host host-1 sent broken output" in str(events[-1])
+    assert cancel.handle == start.handle
+    assert (await host.start()).attempt == 1
 
 
 # --- the send window

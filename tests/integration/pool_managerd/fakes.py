@@ -72,6 +72,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         self.sessions: list[Session] = []
         self.snapshots: list[snapshot_pb2.PoolSnapshot] = []
         self.acks: list[int] = []
+        self.rejections: list[registry_pb2.SnapshotRejection] = []
         self.snapshots_ahead: list[tuple[int, int]] = []
         self.handles: dict[int, Stored] = {}
         self._dispatch_seq = 0
@@ -210,7 +211,9 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
             self.snapshots.extend(request.pools)
             self.acks.append(request.echoed_ack_id)
             await self._notify()
-            yield registry_pb2.ReportSnapshotsResponse(ack_id=len(self.acks))
+            yield registry_pb2.ReportSnapshotsResponse(
+                ack_id=len(self.acks), rejections=self.rejections
+            )
 
     async def _notify(self) -> None:
         async with self._changed:

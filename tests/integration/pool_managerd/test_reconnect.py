@@ -183,6 +183,9 @@ async def test_frame_numbers_grow_over_all_streams(run_host: RunHost) -> None:
     numbers = [f.frame_seq for s in host.orchestrator.sessions for f in s.frames]
     assert numbers == sorted(set(numbers))
     assert len({s.register.boot_id for s in host.orchestrator.sessions}) == 1
+    dials = [s.register.dial_seq for s in host.orchestrator.sessions]
+    assert dials[0] >= 1
+    assert dials == sorted(set(dials)), "each stream is told from those before it"
 
 
 async def test_a_stalled_host_keeps_its_stream(run_host: RunHost) -> None:

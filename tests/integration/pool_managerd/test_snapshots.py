@@ -2,8 +2,11 @@
 
 import random
 
+import pytest
+
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
+from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from tests.integration.pool_managerd.fakes import FakeOrchestrator
 from tests.integration.pool_managerd.harness import Host, Options, RunHost
 
@@ -102,6 +105,22 @@ async def test_versions_grow_and_acknowledgements_are_echoed(run_host: RunHost) 
     assert versions == sorted(set(versions))
     assert host.orchestrator.acks[0] == 0
     assert 0 < host.orchestrator.acks[2] <= 2
+
+
+async def test_why_a_pool_is_refused_is_logged_once(
+    run_host: RunHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every report gets the same answer; another reason is news."""
+    host = await run_host()
+    for why in ("in use", "malformed"):
+        rejection = registry_pb2.SnapshotRejection(pool_id="p0", reason=why)
+        host.orchestrator.rejections[:] = [rejection]
+        reports = len(host.orchestrator.acks)
+        await host.orchestrator.until(lambda seen=reports: len(host.orchestrator.acks) >= seen + 4)
+
+    captured = capsys.readouterr()
+    told = [line for line in (captured.out + captured.err).splitlines() if "snapshot_rej" in line]
+    assert ["in use" in line for line in told] == [True, False]
 
 
 async def test_a_finished_session_is_expected_to_be_warm(run_host: RunHost) -> None:

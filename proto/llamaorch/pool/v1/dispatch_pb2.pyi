@@ -469,6 +469,7 @@ class Register(_message.Message):
     JOURNAL_ID_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     HELD_ATTEMPTS_MAX_FIELD_NUMBER: _builtins.int
+    DIAL_SEQ_FIELD_NUMBER: _builtins.int
     host_id: _builtins.str
     """Stable id of the host: 1 to 128 characters of A-Z, a-z, 0-9, ".", "_", ":" and "-". No two pool managers share one:
     while a stream of this host_id is alive, a registration with another boot_id is refused with ALREADY_EXISTS.
@@ -489,9 +490,15 @@ class Register(_message.Message):
     """Attempts that it may hold, running or ended. The orchestrator releases the oldest that ended before they fill it;
     0: it is not told, and at the bound the host refuses new ones.
     """
+    dial_seq: _builtins.int
+    """Grows with every stream that this run of the pool manager opens; 0: not told. A registration that was overtaken by
+    a later stream of the same boot_id is refused with ALREADY_EXISTS: what it tells is out of date.
+    """
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[_snapshot_pb2.PoolSnapshot]:
-        """All pools of the host."""
+        """All pools of the host. One whose pool_id another connected host has is not registered: each report of it is answered
+        with a SnapshotRejection that names both hosts. The stream is closed when it may be registered after all.
+        """
 
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldAttempt]:
@@ -510,10 +517,11 @@ class Register(_message.Message):
         journal_id: _builtins.str = ...,
         more: _builtins.bool = ...,
         held_attempts_max: _builtins.int = ...,
+        dial_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "epoch", b"epoch", "held", b"held", "held_attempts_max", b"held_attempts_max", "host_id", b"host_id", "journal_id", b"journal_id", "more", b"more", "pools", b"pools", "protocol_version", b"protocol_version", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "dial_seq", b"dial_seq", "epoch", b"epoch", "held", b"held", "held_attempts_max", b"held_attempts_max", "host_id", b"host_id", "journal_id", b"journal_id", "more", b"more", "pools", b"pools", "protocol_version", b"protocol_version", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -534,7 +542,9 @@ class HostFrame(_message.Message):
     frame_seq: _builtins.int
     """Grows by one with every frame of one boot, over all streams."""
     applied_dispatch_seq: _builtins.int
-    """Last command of this stream that was applied."""
+    """Last command of this stream that was applied before the frame was made. Output that lies ahead of what a SeekTokens
+    asked for counts as its answer only from then on.
+    """
     @_builtins.property
     def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptRefused]:
         """Attempts that were not started."""

@@ -38,19 +38,51 @@ def test_a_report_cannot_be_true_later_than_now() -> None:
     assert not bench.state.available
 
 
-def test_a_pool_that_moves_is_taken_over() -> None:
-    """The former host's loss and its reports no longer concern it, and its attempts are lost."""
+def test_a_pool_stays_with_the_host_that_is_connected() -> None:
+    """Another host with a pool of that id is refused it by name, and gets its other pools."""
     bench = Bench(wide())
     bench.enqueue("a")
 
-    bench.register(wide(replica_id="p#2", host_id="g"), host="g")
+    effects = bench.register(
+        wide(replica_id="p#2", host_id="g"), wide("q", host_id="g"), host="g", held=[held("x")]
+    )
+
+    (answer,) = only(effects, SendVerdicts)
+    ((pool_id, why),) = answer.refused
+    assert pool_id == "p"
+    assert "pool_id p is in use at host h" in why
+    assert "configuration of g or of h" in why
+    assert answer.verdicts == (("x", 1, Verdict.ABORT),)
+    assert bench.core.pools["p"].snapshot == wide()
+    assert bench.core.pools["q"].connected
+    job = bench.core.jobs["a"]
+    assert job.attempt is not None
+    assert (job.attempt.number, job.attempt.host_id) == (1, "h")
+    bench.end("a")
+    assert job.state is JobState.FINISHED
+
+
+def test_a_pool_is_taken_over_once_nothing_can_come_back() -> None:
+    """A lost host is waited for as long as it may hold attempts; then its pool may move."""
+    bench = Bench(wide(), reattach_grace_ms=100)
+    bench.enqueue("a")
     bench.step(HostLost("h", 1))
+    moved = wide(replica_id="p#2", host_id="g")
+    bench.register(moved, host="g")
+    assert bench.core.pools["p"].snapshot == wide()
+    assert bench.core.pool_refusal("g", "p") is not None
+
+    bench.at(100)
+    assert bench.core.pool_refusal("g", "p") is None
+    bench.register(moved, host="g")
 
     assert bench.core.pools["p"].connected
     job = bench.core.jobs["a"]
     assert job.attempt is not None
     assert (job.attempt.number, job.attempt.host_id) == (2, "g")
     assert bench.core.live_attempts == 1
+    bench.step(HostLost("h", 1))
+    assert bench.core.pools["p"].connected, "the former host has no part in it"
 
 
 def test_a_pool_that_is_no_longer_registered_is_gone() -> None:
@@ -163,10 +195,13 @@ def test_output_of_ended_jobs_stays_where_it_is_held() -> None:
 
 
 def test_pools_are_bounded() -> None:
-    """A pool beyond the bound is not registered."""
-    bench = Bench(wide("p"), wide("q"), pools_max=1)
+    """A pool beyond the bound is not registered, and its host is told."""
+    bench = Bench(pools_max=1)
+
+    (answer,) = only(bench.register(wide("p"), wide("q")), SendVerdicts)
 
     assert list(bench.core.pools) == ["p"]
+    assert answer.refused == (("q", "there are 1 pools already, as many as pools.max allows"),)
 
 
 def test_a_changed_pool_is_judged_anew() -> None:

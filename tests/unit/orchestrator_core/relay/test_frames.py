@@ -3,8 +3,10 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
+from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import dispatch_pb2, pool_registry_service_pb2
 from orchestrator_core.core.effects import SendVerdicts, Verdict
+from orchestrator_core.core.events import AttemptEnded, AttemptErrorKind, Event
 from orchestrator_core.hosts.link import HostLink, LinkTerms
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.servicers.frames import FrameReader
@@ -24,24 +26,34 @@ class FakeRuntime:
             jobs={f"job-{n}": SimpleNamespace(job_id=f"job-{n}", live=True) for n in range(JOBS)}
         )
         self.progress: list[tuple[str, int]] = []
+        self.events: list[Event] = []
+
+    def submit(self, event: Event) -> None:
+        """Records what the core is told."""
+        self.events.append(event)
 
     def text_arrived(self, job: SimpleNamespace, attempt: int) -> None:
         """Records a sign of life."""
         self.progress.append((job.job_id, attempt))
 
 
-def adopted() -> tuple[FakeRuntime, HostLink, FrameReader]:
+def adopted(window_bytes: int = 1_024) -> tuple[FakeRuntime, HostLink, FrameReader]:
     """A link on which attempt 1 of each job is bound, to handles 1, 2, ..."""
     runtime = FakeRuntime()
-    link = HostLink("host-1", "boot", 1, LinkTerms(1, 1_000, 3_000, 1_024))
+    link = HostLink("host-1", "boot", 1, LinkTerms(1, 1_000, 3_000, window_bytes))
     verdicts = tuple((job_id, 1, Verdict.ADOPT) for job_id in runtime.core.jobs)
     link.registered(SendVerdicts("host-1", 1, verdicts), runtime.relay)
     return runtime, link, FrameReader(cast("Any", runtime), link)
 
 
-def host_frame(handle: int, number: int) -> dispatch_pb2.HostFrame:
-    """One of the frames of an output that goes `one two three`."""
-    frame = frames([["one "], ["two "], ["three"]])[number]
+def host_frame(
+    handle: int, number: int, applied_seq: int = 1, *, ended: bool = False
+) -> dispatch_pb2.HostFrame:
+    """One of the frames of an output that goes `one two three four`.
+
+    The host wrote it once it had obeyed command `applied_seq`; 1 is the answer to its registration.
+    """
+    frame = frames([["one "], ["two "], ["three "], ["four"]])[number]
     tokens = dispatch_pb2.TokenFrames(
         handles=[handle],
         first_indexes=[frame.first_index],
@@ -50,7 +62,14 @@ def host_frame(handle: int, number: int) -> dispatch_pb2.HostFrame:
         text_bytes=[frame.text_bytes],
         chunks=[frame.chunk],
     )
-    return dispatch_pb2.HostFrame(frame_seq=number, tokens=tokens)
+    message = dispatch_pb2.HostFrame(
+        frame_seq=number, tokens=tokens, applied_dispatch_seq=applied_seq
+    )
+    if ended:
+        message.ended.add(
+            handle=handle, finish_reason=job_pb2.FINISH_REASON_EOS, text_bytes=18, next_index=4
+        )
+    return message
 
 
 async def commands(link: HostLink) -> list[str | None]:
@@ -62,31 +81,68 @@ async def commands(link: HostLink) -> list[str | None]:
     return kinds[1:]
 
 
+async def test_an_adopted_attempt_begins_with_the_oldest_that_is_held() -> None:
+    """The host was told where to go on, so what it skips is gone, and nobody asks for it."""
+    runtime, link, reader = adopted()
+
+    for number in (1, 2):
+        reader.read(host_frame(1, number))
+
+    log = runtime.relay.log("job-0")
+    assert (log.oldest_offset, log.next_offset, log.next_index) == (4, 14, 3)
+    assert await commands(link) == []
+
+
 async def test_a_gap_is_sought_once_and_then_accepted() -> None:
     """A host that has no more than what lies ahead is not waited for without end."""
     runtime, link, reader = adopted()
 
-    reader.read(host_frame(1, 1))
+    for number in (0, 2, 3):
+        reader.read(host_frame(1, number))
     held_before = runtime.relay.log("job-0").next_offset
-    reader.read(host_frame(1, 1))
-    reader.read(host_frame(1, 2))
+    reader.read(host_frame(1, 3, applied_seq=2))
 
     log = runtime.relay.log("job-0")
-    assert held_before == 0
-    assert (log.oldest_offset, log.next_offset, log.next_index) == (4, 13, 3)
+    assert held_before == 4
+    assert (log.oldest_offset, log.next_offset, log.next_index) == (14, 18, 4)
     assert await commands(link) == ["seek"]
 
 
-async def test_a_gap_that_the_host_fills_loses_nothing() -> None:
-    """A host that goes back as asked fills the log from its beginning."""
-    runtime, _, reader = adopted()
+async def test_frames_under_way_do_not_answer_a_request_to_go_back() -> None:
+    """Written before the host read it, they say nothing of what the host holds."""
+    runtime, link, reader = adopted()
 
-    for number in (1, 0, 1, 2):
+    for number in (0, 2, 3):
         reader.read(host_frame(1, number))
+    for number in (1, 2, 3):
+        reader.read(host_frame(1, number, applied_seq=2))
 
     log = runtime.relay.log("job-0")
-    assert (log.oldest_offset, log.next_offset) == (0, 13)
+    assert (log.oldest_offset, log.next_offset) == (0, 18)
     assert log.digest() is not None
+    assert await commands(link) == ["seek"]
+
+
+async def test_a_gap_at_the_end_is_filled_or_accepted_too() -> None:
+    """That the attempt ended does not make forget where its host was asked to go back."""
+    runtime, link, reader = adopted()
+
+    reader.read(host_frame(1, 0))
+    reader.read(host_frame(1, 3, ended=True))
+    reader.read(host_frame(1, 3, applied_seq=2))
+
+    assert runtime.relay.log("job-0").next_offset == 18
+    assert await commands(link) == ["seek"]
+
+
+async def test_a_later_gap_is_sought_again() -> None:
+    """An answer is one to the last request alone."""
+    _, link, reader = adopted()
+
+    for number, applied_seq in ((0, 1), (2, 1), (1, 2), (3, 2)):
+        reader.read(host_frame(1, number, applied_seq))
+
+    assert await commands(link) == ["seek", "seek"]
 
 
 async def test_output_that_is_not_new_is_a_sign_of_life_too() -> None:
@@ -108,4 +164,39 @@ async def test_nothing_is_kept_of_attempts_that_no_longer_count() -> None:
         reader.read(host_frame(number + 1, 0))
         link.unbind((f"job-{number}", 1))
 
-    assert len(reader._heard) == 1
+    assert len(reader._told_ms) == 1
+
+
+async def test_an_attempt_with_broken_output_is_given_up() -> None:
+    """It is stopped and fails; nothing is acknowledged, and its later frames count for nothing."""
+    runtime, link, reader = adopted()
+    reader.read(host_frame(1, 0))
+    broken = host_frame(1, 1)
+    broken.tokens.chunks[0] = b"\xff"
+
+    reader.read(broken)
+    reader.read(host_frame(1, 1, ended=True))
+    reader.read(host_frame(2, 0))
+
+    (ended,) = runtime.events
+    assert isinstance(ended, AttemptEnded)
+    assert (ended.job_id, ended.attempt, ended.text_bytes) == ("job-0", 1, 8)
+    assert ended.error is not None
+    assert ended.error.kind is AttemptErrorKind.ENGINE_ERROR
+    assert "host host-1 sent broken output" in ended.error.message
+    assert runtime.relay.log("job-0").next_offset == 4
+    assert runtime.relay.log("job-1").next_offset == 4
+    assert await commands(link) == ["cancel"]
+    assert link.key(1) is None
+
+
+async def test_broken_output_is_not_acknowledged() -> None:
+    """The host may drop what was acknowledged."""
+    _, link, reader = adopted(window_bytes=4)
+    broken = host_frame(1, 0)
+    broken.tokens.chunks[0] = b"\xff"
+
+    reader.read(broken)
+    reader.read(host_frame(2, 0))
+
+    assert await commands(link) == ["cancel", "ack"]

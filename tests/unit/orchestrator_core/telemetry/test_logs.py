@@ -16,6 +16,7 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     CancelRequested,
     DrainRequested,
+    HostRegistered,
     Tick,
 )
 from orchestrator_core.telemetry.logs import configure_logs
@@ -76,6 +77,7 @@ def test_what_goes_wrong_is_told() -> None:
     harness.step(AttemptEnded("refused", 2, 5, error=DIED))
     harness.step(AttemptStarted("refused", 3))
     harness.step(CancelRequested("refused", reply_to=2))
+    harness.step(HostRegistered("g", 9, (snapshot("p", host_id="g"),)))
     harness.telemetry.host_down("h", "its stream ended")
     harness.step(DrainRequested())
 
@@ -83,6 +85,7 @@ def test_what_goes_wrong_is_told() -> None:
     assert events >= {
         *("job_rejected", "attempt_refused", "job_dropped", "job_expired", "job_retracted"),
         *("job_cancelled", "host_up", "host_down", "drain_started"),
+        "pool_refused",
     }
     assert all(line.get("human", "").endswith(".") for line in harness.lines())
 

@@ -1,0 +1,168 @@
+"""Readers that follow the output of a job: positions in its log. LO-301, LO-302."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llamaorch.orchestrator.v1 import events_pb2
+from orchestrator_core.errors import RefusalError
+from orchestrator_core.relay.retelling import outcome_at
+
+if TYPE_CHECKING:
+    from orchestrator_core.relay.log import Item, OutputLog
+
+# Sending several events in one message is the main lever on cost per token; this bounds such a
+# message.
+MESSAGE_BYTES = 64 * 1024
+
+
+class Reader:
+    """A position in an output log. `_offset` is how much text the reader has.
+
+    `acked` is how much of it the reader will never ask for again; whoever reads sets it.
+    """
+
+    __slots__ = (
+        "_attempt",
+        "_log",
+        "_metrics_version",
+        "_offset",
+        "_position",
+        "_proof",
+        "_told",
+        "acked",
+        "caught_up",
+        "done",
+        "wake",
+    )
+
+    def __init__(
+        self,
+        log: "OutputLog",
+        position: int,
+        resume: events_pb2.ResumePoint,
+        wake: Callable[[], None],
+    ) -> None:
+        self._log = log
+        self._position = position
+        self._offset = resume.text_offset
+        # What the reader knows of the place where it begins: until text follows, no event of this
+        # attempt is new to it, and the digest is to be compared once.
+        named = resume.attempt != 0 or resume.text_offset != 0
+        self._attempt = resume.attempt if named else -1
+        self._told = resume.attempt
+        self._proof: int | None = resume.prefix_digest if named else None
+        self._metrics_version = log.metrics_version
+        self.acked = 0
+        self.caught_up = False
+        self.done = False
+        self.wake = wake
+
+    def take(self) -> list[bytes]:
+        """Returns what can be sent now, about `MESSAGE_BYTES`; sets `done` with the outcome.
+
+        Raises:
+            RefusalError: NOT_FOUND when the job was forgotten; RESUME_WINDOW when the next item was
+            evicted or never came, or when text that came differs from what the reader has.
+        """
+        if self.done:
+            return []
+        entries: list[bytes] = []
+        size = 0
+        while size < MESSAGE_BYTES and (item := self.settle()) is not None:
+            entries.append(item.entry)
+            size += len(item.entry)
+            self._pass(item)
+        if size >= MESSAGE_BYTES:
+            self.wake()
+        elif last := self.take_last():
+            entries.append(last)
+        return entries
+
+    def take_items(self, bytes_max: int, offset_max: int) -> list["Item"]:
+        """Returns what comes next, in a run of events and then one of text.
+
+        Ends after about `bytes_max`, and before text once the reader has `offset_max` bytes of it.
+        `caught_up` says afterwards whether that was all there is. Raises as `take`.
+        """
+        items: list[Item] = []
+        size, text, end = 0, False, self._log.end
+        while (item := self.settle()) is not None:
+            begins = not item.text_bytes
+            if size >= bytes_max or (text if begins else self._offset >= offset_max):
+                self.caught_up = False
+                return items
+            text = not begins
+            items.append(item)
+            size += len(item.entry)
+            self._pass(item)
+            if self._position == end:
+                break
+        self.caught_up = True
+        return items
+
+    def take_last(self) -> bytes:
+        """For a reader that has caught up: the outcome, which sets `done`, else new metrics.
+
+        Raises as `take`.
+        """
+        log = self._log
+        if log.complete and log.final is not None:
+            ahead = self._offset > log.next_offset
+            if ahead and not log.textless:
+                raise log.out_of_window("the resume point lies beyond the output")
+            self.done = True
+            return outcome_at(log.final, self._offset) if ahead else log.final
+        if log.final is not None and log.ends_at(self._offset, self._proof):
+            self.done = True
+            return log.final
+        if log.metrics_version == self._metrics_version:
+            return b""
+        self._metrics_version = log.metrics_version
+        return log.metrics
+
+    @property
+    def offset(self) -> int:
+        """UTF-8 bytes of text that the reader has."""
+        return self._offset
+
+    def settle(self) -> "Item | None":
+        """Skips what the reader has; returns the item that comes next, None while there is none.
+
+        Raises:
+            RefusalError: as `take`.
+        """
+        log = self._log
+        if log.forgotten is not None:
+            raise RefusalError(log.forgotten)
+        self._position, item = log.next_after(self._position, self._offset, self._attempt)
+        if self._proof is not None and log.next_offset >= self._offset:
+            self._prove(item)
+        if item is not None and item.text_offset > self._offset:
+            raise log.out_of_window("output before the next batch was lost")
+        if item is not None and item.text_bytes and 0 < self._told < item.attempt:
+            # It was announced at a place that this reader has passed long ago.
+            return log.announcement(item.attempt, self._offset)
+        return item
+
+    def _pass(self, item: "Item") -> None:
+        self._told = max(self._told, item.attempt)
+        if item is self._log.item(self._position):
+            self._position += 1
+        if item.text_bytes:
+            self._offset = item.end
+            self._attempt = -1
+
+    def _prove(self, item: "Item | None") -> None:
+        """Compares digests. Where the log knows none there, the reader's own check remains.
+
+        The digest of the next batch covers what the reader has, so it finds what is not found here.
+        """
+        at_item = item is not None and item.text_offset == self._offset
+        known = item.prefix_digest if item and at_item else None
+        if known is None and self._log.next_offset == self._offset:
+            known = self._log.digest()
+        if known is None:
+            known = self._log.digest_within(self._offset)
+        if known is not None and known != self._proof:
+            raise self._log.out_of_window("the digest of the text before the resume point differs")
+        self._proof = None
