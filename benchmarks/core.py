@@ -12,15 +12,12 @@ microseconds do not.
 import argparse
 import gc
 import math
-import os
-import platform
 import statistics
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from benchmarks.core_cases import (
     CONFIG,
@@ -34,6 +31,7 @@ from benchmarks.core_cases import (
     idle_fleet,
     spec,
 )
+from benchmarks.machine import run_on_machine
 from orchestrator_core.core.events import CancelRequested, EnqueueRequested
 from orchestrator_core.core.job import Job, JobSpec
 from orchestrator_core.core.machine import Core
@@ -360,19 +358,6 @@ def memory(sizes: Sizes, verdicts: Verdicts) -> None:
     verdicts.judge("bytes per waiting job, prompt left out", figure, QUEUED_BYTES_MAX)
 
 
-def machine() -> str:
-    """The machine in words."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    model = next(models, platform.processor() or platform.machine())
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return (
-        f"{model}, {os.cpu_count()} cores, load {load}; "
-        f"{platform.python_implementation()} {platform.python_version()}"
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the tables; with --strict the exit code is 1 when a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
@@ -382,14 +367,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--strict", action="store_true", help="exit code 1 when a bar is missed")
     chosen = parser.parse_args(arguments)
     sizes = TINY if chosen.quick else Sizes(rounds=chosen.rounds, cycles=chosen.cycles)
-    print(machine())
     given = sys.argv[1:] if arguments is None else arguments
     print(" ".join(["python -m benchmarks.core", *given]))
     print(f"model {MODEL}, {SLOTS} slots per pool; best and median of {sizes.rounds} rounds\n")
     verdicts = Verdicts()
-    placement(sizes, verdicts)
-    core(sizes, verdicts)
-    memory(sizes, verdicts)
+    with run_on_machine():
+        placement(sizes, verdicts)
+        core(sizes, verdicts)
+        memory(sizes, verdicts)
     print(f"\n{verdicts.missed} bars missed" if verdicts.missed else "\nall bars met")
     return 1 if chosen.strict and verdicts.missed else 0
 

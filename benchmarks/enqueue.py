@@ -11,8 +11,6 @@ counts from the scheduled instant; `as fast as it goes` keeps a number of calls 
 
 import argparse
 import asyncio
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -22,6 +20,7 @@ from pathlib import Path
 from benchmarks.core import Verdicts
 from benchmarks.load.control import Fields
 from benchmarks.load.processes import Child, cpu_s, rss_bytes, start_orchestratord, start_sink
+from benchmarks.machine import run_on_machine
 
 QUEUE = "[queue]\ncapacity = 1000000\n[jobs]\nidempotency_max = 1000000\n"
 P99_BAR_MS = 10.0
@@ -131,10 +130,6 @@ def made(directory: Path) -> Path:
 async def run(options: argparse.Namespace) -> int:
     """Prints the figures; 1 when a bar was missed and that was asked for."""
     print("python -m benchmarks.enqueue " + options.told)
-    print(
-        f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
-        f"load {os.getloadavg()[0]:.1f}"
-    )
     verdicts = Verdicts()
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         root = Path(name)
@@ -172,7 +167,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.quick:
         options.seconds, options.calls, options.rounds = 0.5, 100, 1
         options.jobs, options.streams = 100, 20
-    return asyncio.run(run(options))
+    with run_on_machine():
+        return asyncio.run(run(options))
 
 
 if __name__ == "__main__":

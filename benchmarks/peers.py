@@ -10,8 +10,6 @@ pool-managerd. CPU is that of the router's process and its children. Everything 
 
 import argparse
 import asyncio
-import os
-import platform
 import signal
 import socket
 import statistics
@@ -26,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.load.processes import Child, ProcessError, cpu_s
+from benchmarks.machine import run_on_machine
 from benchmarks.relay import Case, Figures, Mark, Timing, best_of, measure
 
 HOME = Path(".build/peers")
@@ -210,10 +209,6 @@ async def run(options: argparse.Namespace) -> int:
                 peers.remove(peer)
     print("python -m benchmarks.peers " + options.told)
     print(
-        f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
-        f"load {os.getloadavg()[0]:.1f}"
-    )
-    print(
         f"{'us of CPU per token':28}{'streams':>8}{'best':>9}{'median':>9}{'tokens/s':>10}"
         f"{'p50 ms':>9}{'p99 ms':>9}{'MiB':>7}"
     )
@@ -258,7 +253,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--install", action="store_true", help="install what is missing first")
     options = parser.parse_args(argv)
     options.told = " ".join(sys.argv[1:] if argv is None else argv)
-    return asyncio.run(run(options))
+    with run_on_machine():
+        return asyncio.run(run(options))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ that steps.
 
 import argparse
 import gc
-import os
-import platform
 import random
 import statistics
 import sys
@@ -21,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.machine import run_on_machine
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import ConfirmEnd
 from orchestrator_core.core.events import (
@@ -182,8 +181,7 @@ def main() -> int:
     parser.add_argument("--pools", type=int, default=20)
     arguments = parser.parse_args()
     sys.setswitchinterval(0.0005)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    with tempfile.TemporaryDirectory() as directory:
+    with run_on_machine(), tempfile.TemporaryDirectory() as directory:
         plain, recorded, size = measure(arguments.jobs, arguments.pools, Path(directory))
         pauses, encode_ms, encoded = checkpoint_pause(arguments.pools)
     print(f"{arguments.jobs} jobs, {arguments.pools} pools; CPU in microseconds per step:")

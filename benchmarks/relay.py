@@ -11,8 +11,6 @@ plays the same load in turns with it; `x bare` is the ratio of the two, best win
 import argparse
 import asyncio
 import contextlib
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -31,6 +29,7 @@ from benchmarks.load.processes import (
     start_orchestratord,
     start_sink,
 )
+from benchmarks.machine import run_on_machine
 
 # Shorter windows would show a process that works ahead or behind of its readers as cheap or dear.
 WINDOW_S = 2.0
@@ -267,8 +266,7 @@ async def run(options: argparse.Namespace) -> int:
     timing = Timing(options.warm, options.windows, 0.25 if options.quick else WINDOW_S)
     print("python -m benchmarks.relay " + options.told)
     print(
-        f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
-        f"load {os.getloadavg()[0]:.1f}; {options.pools_per_host} pools of {SLOTS} slots a host, "
+        f"{options.pools_per_host} pools of {SLOTS} slots a host, "
         f"{options.connections} connections with one call a job, or one Exchange; "
         f"{options.rate:g} tokens/s a stream"
     )
@@ -302,7 +300,7 @@ def main(argv: list[str] | None = None) -> int:
     options.told = " ".join(sys.argv[1:] if argv is None else argv)
     if options.quick:
         options.streams, options.rounds, options.warm, options.windows = "8", 1, 0.2, 2
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), run_on_machine():
         return asyncio.run(run(options))
     return 130
 

@@ -1,6 +1,6 @@
 """A thousand jobs on one Exchange for as long as told: no violation, and memory stays flat.
 
-    python -m benchmarks.soak [--seconds 600] [--streams 1000] [--calls]
+    python -m benchmarks.soak [--seconds 600] [--streams 1000] [--rate 50] [--calls]
 
 Readers check every batch: contiguous, with the digest of all text before it, and at the end the
 outcome's length and digest. Resident memory of orchestratord is read every few seconds, and its
@@ -10,8 +10,6 @@ slope told by least squares over the second half, when caches and retention are 
 
 import argparse
 import asyncio
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -19,6 +17,7 @@ import time
 from pathlib import Path
 
 from benchmarks.load.processes import rss_bytes
+from benchmarks.machine import run_on_machine
 from benchmarks.relay import Case, loaded, our_relay
 
 LOOK_EVERY_S = 5.0
@@ -70,17 +69,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--streams", type=int, default=1_000)
     parser.add_argument("--pools-per-host", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=50.0, help="tokens per second a stream")
     parser.add_argument("--calls", action="store_true", help="a call a job instead of Exchange")
     options = parser.parse_args(argv)
     options.told = " ".join(sys.argv[1:] if argv is None else argv)
     print("python -m benchmarks.soak " + options.told)
-    print(
-        f"{platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
-        f"load {os.getloadavg()[0]:.1f}; {options.streams} jobs at 50 tokens/s"
-    )
+    print(f"{options.streams} jobs at {options.rate:g} tokens/s")
     exchange = not options.calls
-    case = Case(options.streams, exchange, options.pools_per_host, 1 if exchange else 8)
-    return 1 if asyncio.run(soak(case, options.seconds)) else 0
+    connections = 1 if exchange else 8
+    case = Case(options.streams, exchange, options.pools_per_host, connections, options.rate)
+    with run_on_machine():
+        return 1 if asyncio.run(soak(case, options.seconds)) else 0
 
 
 if __name__ == "__main__":

@@ -80,7 +80,9 @@ class Host:
     """One host with its two streams."""
 
     def __init__(self, address: str, host_id: str, pools: int, rate: float) -> None:
-        self._channel = grpc.aio.insecure_channel(address)
+        # Without this, hosts in one process share one connection, as hosts of a fleet never do.
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        self._channel = grpc.aio.insecure_channel(address, options)
         self._stub = pool_registry_service_pb2_grpc.PoolRegistryServiceStub(self._channel)
         self._host_id = host_id
         self._pools = pools

@@ -70,7 +70,7 @@ class HostLink:
     _filled: asyncio.Event = field(default_factory=asyncio.Event)
     _bindings: dict[int, Binding] = field(default_factory=dict)
     _handles: dict[AttemptKey, int] = field(default_factory=dict)
-    _waiting: dict[str, tuple[PoolSnapshot, int]] = field(default_factory=dict)
+    _waiting: dict[str, list[tuple[PoolSnapshot, int]]] = field(default_factory=dict)
     _unacked: set[int] = field(default_factory=set)
     _next_handle: int = 1
     _next_seq: int = 1
@@ -264,24 +264,29 @@ class HostLink:
             self._handles.pop(binding.key, None)
 
     def hold_snapshots(self, snapshots: tuple[PoolSnapshot, ...], as_of_ms: int) -> None:
-        """Keeps the latest snapshot per registered pool until its frames were read."""
+        """Keeps snapshots of registered pools until their frames were read: two of each pool.
+
+        The one that waits longest stays: while frames are behind by more than a report interval, no
+        snapshot would ever ripen if each were replaced by the next.
+        """
         for snapshot in snapshots:
             if snapshot.pool_id in self.pool_ids:
-                self._waiting[snapshot.pool_id] = (snapshot, as_of_ms)
+                waiting = self._waiting.setdefault(snapshot.pool_id, [])
+                waiting[1:] = [(snapshot, as_of_ms)]
 
     def ripe_snapshots(self) -> list[SnapshotsReported]:
-        """Takes the snapshots whose frames were read. Cheap when none waits."""
+        """Takes the latest snapshot per pool whose frames were read. Cheap when none waits."""
         if not self._waiting:
             return []
-        ripe = [
-            pool_id
-            for pool_id, (snapshot, _) in self._waiting.items()
-            if snapshot.emitted_frame_seq <= self.frame_seq
-        ]
         events = []
-        for pool_id in ripe:
-            snapshot, as_of_ms = self._waiting.pop(pool_id)
-            events.append(SnapshotsReported(self.host_id, (snapshot,), as_of_ms))
+        for pool_id, waiting in list(self._waiting.items()):
+            ripe = [it for it in waiting if it[0].emitted_frame_seq <= self.frame_seq]
+            if ripe:
+                snapshot, as_of_ms = ripe[-1]
+                events.append(SnapshotsReported(self.host_id, (snapshot,), as_of_ms))
+                del waiting[: waiting.index(ripe[-1]) + 1]
+            if not waiting:
+                del self._waiting[pool_id]
         return events
 
     def _bind(self, key: AttemptKey) -> int:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pool_managerd.engines import embedded_worker
-from pool_managerd.engines.embedded_worker import WorkerReport, WorkerSettings
+from pool_managerd.engines.embedded_worker import WorkerReport, WorkerSettings, batch_tokens
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shortfalls
 from pool_managerd.engines.gguf_kv import KvFacts, kv_facts
 from pool_managerd.engines.llama_protocol import (
@@ -114,7 +114,8 @@ class EmbeddedEngine:
                 digest = self._config.model_digest or await digest_in_thread(self._model_path)
                 report = await self._load()
                 facts = await self._connect(report.base_url)
-                kv = await asyncio.to_thread(kv_facts, self._model_path, facts.ctx_per_slot)
+                batch = batch_tokens(self._config.slots, self._config.gpu_layers)
+                kv = await asyncio.to_thread(kv_facts, self._model_path, facts.ctx_per_slot, batch)
         except TimeoutError:
             await self.stop()
             wait_ms = self._config.load_timeout_ms

@@ -20,8 +20,9 @@ _PR_SET_PDEATHSIG = 1
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _SPARE_HTTP_THREADS = 6
 _MAX_SETTINGS_BYTES = 65_536
-# Prompt tokens that are computed at a time.
-BATCH_TOKENS = 256
+# Prompt tokens that are computed at a time. llama-server looks at cancels between batches only, and
+# a processor takes as long for 16 tokens as a GPU for thousands.
+_CPU_PROMPT_TOKENS, _GPU_PROMPT_TOKENS = 16, 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,14 @@ class WorkerReport:
     base_url: str = ""
     version: str = ""
     error: str = ""
+
+
+def batch_tokens(slots: int, gpu_layers: int) -> int:
+    """Tokens of a batch: some of a prompt, and the next one of each other slot.
+
+    The same for equal arguments on every machine: sizes of batches change the last bits of results.
+    """
+    return slots - 1 + (_GPU_PROMPT_TOKENS if gpu_layers else _CPU_PROMPT_TOKENS)
 
 
 def main() -> None:
@@ -97,7 +106,7 @@ def _load(settings: WorkerSettings) -> tuple[WorkerReport, object]:
     params.n_parallel = settings.slots
     params.n_ctx = settings.slots * settings.ctx_per_slot
     params.kv_unified = False
-    params.n_batch = params.n_ubatch = BATCH_TOKENS
+    params.n_batch = params.n_ubatch = batch_tokens(settings.slots, settings.gpu_layers)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.threads
     params.n_threads_http = settings.slots + _SPARE_HTTP_THREADS
     params.n_gpu_layers = settings.gpu_layers if settings.gpu_layers >= 0 else 1_000

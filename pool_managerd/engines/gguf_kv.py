@@ -5,12 +5,10 @@ from pathlib import Path
 
 from pool_managerd.core.gguf_dimensions import from_gguf
 from pool_managerd.core.kv_size import CacheShape, DimensionsError, kv_bytes, kv_bytes_per_token
-from pool_managerd.engines.embedded_worker import BATCH_TOKENS
 from pool_managerd.engines.gguf_file import gguf_shards
 from pool_managerd.engines.gguf_metadata import MetadataError, read_metadata
 
-# The cache as `embedded_worker` asks for it: 16 bits, and each slot on its own.
-_SHAPE = CacheShape(batch_tokens=BATCH_TOKENS, pad_tokens=256)
+_PAD_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +22,15 @@ class KvFacts:
     slot_bytes: int
 
 
-def kv_facts(model_path: Path, ctx_per_slot: int) -> KvFacts | None:
+def kv_facts(model_path: Path, ctx_per_slot: int, batch_tokens: int) -> KvFacts | None:
     """Sizes for this file, None when it does not say enough. Blocks for milliseconds.
 
+    The cache is as `embedded_worker` asks for it: 16 bits, and each slot on its own.
     An architecture that is not known gives bounds (see `gguf_dimensions`).
     """
     try:
         model = from_gguf(read_metadata(gguf_shards(model_path)[0]))
     except (MetadataError, DimensionsError, OSError):
         return None
-    return KvFacts(kv_bytes_per_token(model, _SHAPE), kv_bytes(model, ctx_per_slot, _SHAPE))
+    shape = CacheShape(batch_tokens=batch_tokens, pad_tokens=_PAD_TOKENS)
+    return KvFacts(kv_bytes_per_token(model, shape), kv_bytes(model, ctx_per_slot, shape))

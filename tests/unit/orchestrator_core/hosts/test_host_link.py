@@ -36,6 +36,49 @@ async def test_only_snapshots_of_registered_pools_wait() -> None:
     assert ripe == ["pool-a"]
 
 
+def held(link: HostLink, version: int, emitted_frame_seq: int) -> None:
+    """Gives the link a report of its pool."""
+    message = snapshot("pool-a", version=version, emitted_frame_seq=emitted_frame_seq)
+    link.hold_snapshots((parse_snapshot(message),), version)  # type: ignore[arg-type]  # well formed
+
+
+def ripened(link: HostLink, frame_seq: int) -> list[tuple[int, int]]:
+    """Versions that can be taken once that frame was read, and when they were true."""
+    link.frame_seq = frame_seq
+    return [(event.snapshots[0].version, event.as_of_ms) for event in link.ripe_snapshots()]
+
+
+async def test_snapshots_ripen_while_frames_stay_behind() -> None:
+    """Reports that come faster than frames are read do not push each other out for ever."""
+    link = make_link("pool-a")
+    taken = []
+
+    for version in range(1, 13):
+        # Frames are three reports behind, at ten frames a report.
+        held(link, version, 10 * version)
+        taken += ripened(link, 10 * (version - 3))
+
+    assert taken == [(1, 1), (4, 4), (7, 7)]
+    assert ripened(link, 119) == [(10, 10)]
+    assert ripened(link, 120) == [(12, 12)]
+    assert ripened(link, 120) == []
+
+
+async def test_the_latest_ripe_snapshot_is_taken_and_older_ones_are_dropped() -> None:
+    """What an older one said no longer counts, whatever frame it names."""
+    link = make_link("pool-a")
+    held(link, 1, 10)
+    held(link, 2, 20)
+    held(link, 3, 30)
+
+    assert ripened(link, 30) == [(3, 3)]
+
+    held(link, 4, 99)
+    held(link, 5, 31)
+    assert ripened(link, 31) == [(5, 5)]
+    assert ripened(link, 99) == []
+
+
 async def test_small_output_of_many_handles_shares_one_late_acknowledgement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

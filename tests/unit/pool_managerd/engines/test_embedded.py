@@ -1,6 +1,8 @@
 """The embedded engine's worker process: its life, its death, its log. ORCH-3001."""
 
 import asyncio
+import itertools
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +13,16 @@ from typing import Any
 import psutil
 import pytest
 
+from pool_managerd.engines import llama_protocol
 from pool_managerd.engines.embedded import EmbeddedConfig, EmbeddedEngine
-from pool_managerd.engines.port import PreloadError
+from pool_managerd.engines.embedded_worker import batch_tokens
+from pool_managerd.engines.llama_wire import FrameReader
+from pool_managerd.engines.port import (
+    GenerationEvent,
+    GenerationRequest,
+    PreloadError,
+    SamplingParams,
+)
 from pool_managerd.engines.worker_process import LOG_LINE_CHARS, LOG_LINES, LogTail
 from pool_managerd.models.tiny_gguf import write_tiny_model
 
@@ -197,3 +207,41 @@ async def test_it_tells_what_its_cache_takes(model: Path) -> None:
 
     assert (info.ctx_max, info.kv_preallocated) == (1_024, True)
     assert (info.kv_bytes_per_token, info.kv_slot_bytes) == (256, 1_024 * 256)
+
+
+async def test_a_prompt_is_computed_in_small_parts(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two of them llama-server sees a cancel."""
+    processed: list[int] = []
+
+    class Watching(FrameReader):
+        def read(self, payload: bytes) -> list[GenerationEvent]:
+            progress = json.loads(payload).get("prompt_progress")
+            if progress is not None:
+                processed.append(progress["processed"])
+            return super().read(payload)
+
+    monkeypatch.setattr(llama_protocol, "FrameReader", Watching)
+    engine = engine_for(model)
+    await engine.start()
+    request = GenerationRequest(
+        request_id="r-1",
+        prompt="amber lantern " * 40,
+        sampling=SamplingParams(seed=1, max_tokens=1),
+    )
+
+    async for _ in engine.generate(request):
+        pass
+    await engine.stop()
+
+    parts = [later - earlier for earlier, later in itertools.pairwise([0, *processed])]
+    assert sum(parts) > 64
+    assert max(parts) <= 16
+
+
+def test_every_slot_has_room_beside_a_prompt() -> None:
+    """Generations that all go on never keep a prompt out of the batch."""
+    for slots in (1, 2, 16, 256):
+        assert batch_tokens(slots, 0) == slots - 1 + 16
+        assert batch_tokens(slots, -1) == slots - 1 + 256

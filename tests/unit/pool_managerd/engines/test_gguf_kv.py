@@ -13,7 +13,7 @@ def test_a_model_file_tells_what_a_slot_takes(tmp_path: Path) -> None:
     path = tmp_path / "tiny.gguf"
     write_tiny_model(path, TinyShape(embedding=32, layers=3, heads=8, kv_heads=2))
 
-    assert kv_facts(path, 1_024) == KvFacts(3 * 2 * 4 * 2 * 2, 1_024 * 96)
+    assert kv_facts(path, 1_024, 16) == KvFacts(3 * 2 * 4 * 2 * 2, 1_024 * 96)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"GGUF", b"not a model"])
@@ -23,4 +23,4 @@ def test_a_file_that_says_nothing_is_no_failure(tmp_path: Path, content: bytes |
     if content is not None:
         path.write_bytes(content)
 
-    assert kv_facts(path, 1_024) is None
+    assert kv_facts(path, 1_024, 16) is None
