@@ -66,6 +66,27 @@ def text_whole(observed: Observed) -> Iterator[Violation]:
         yield from _compared(observed, reader, longest)
 
 
+def text_as_generated(observed: Observed) -> Iterator[Violation]:
+    """I2: what a reader has at any time is what the attempt's engine has for it, to the byte.
+
+    So a continuation follows on exactly what was delivered, and a replay repeats it.
+    """
+    began = {(event.job_id, event.attempt): event for event in observed.all(AttemptBegan)}
+    for events in observed.streams.values():
+        reader = _Text()
+        for event in events:
+            reader.take(event)
+            text = reader.delivered
+            source = began.get((text.job_id, text.attempt)) if text is not None else None
+            if source is None or source.text is None:
+                continue
+            whole, data = source.text.encode()[reader.begin :], bytes(reader.data)
+            ended = isinstance(event, Outcome) and event.state == "FINISHED"
+            if not whole.startswith(data) or (ended and whole != data):
+                what = f"not what its engine has: {_difference(data, whole, reader.begin)}"
+                yield Violation("I2", event.job_id, what, (source, event))
+
+
 class _Text:
     """The text of one stream. What began later than at 0 has no digest that could be compared."""
 
@@ -157,6 +178,15 @@ def digest(data: bytes | bytearray) -> int:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
 
 
+def tokens_counted(observed: Observed) -> Iterator[Violation]:
+    """I2: a finished job has as many tokens as were asked for, whatever it took to make them."""
+    for end in observed.all(Outcome):
+        expected = observed.expect.tokens.get(end.job_id)
+        told = end.tokens_out
+        if end.state == "FINISHED" and None not in (expected, told) and told != expected:
+            yield Violation("I2", end.job_id, f"{told} tokens, {expected} were asked for", (end,))
+
+
 def attempts_not_mixed(observed: Observed) -> Iterator[Violation]:
     """I3: text of another attempt follows only after the stream announced that attempt."""
     for events in observed.streams.values():
@@ -191,7 +221,11 @@ def nothing_after_the_end(observed: Observed) -> Iterator[Violation]:
 
 
 def text_kept(observed: Observed) -> Iterator[Violation]:
-    """I2: the text of a finished job can be had as long as whoever generated it lives."""
+    """I2: the text of a finished job can be had as long as whoever generated it lives.
+
+    But not once a reader has acknowledged the outcome.
+    """
+    let_go_ms = _let_go(observed)
     gone = {event.replica for event in observed.all(ReplicaGone)}
     finished = {e.job_id for e in observed.all(JournalEnded) if e.state == "FINISHED"}
     replicas: dict[str, set[str]] = {}
@@ -200,8 +234,21 @@ def text_kept(observed: Observed) -> Iterator[Violation]:
     for broken in observed.all(StreamBroken):
         mine = replicas.get(broken.job_id, set())
         lived = bool(mine) and not gone & mine
+        if broken.at_ms >= let_go_ms.get(broken.job_id, broken.at_ms + 1):
+            continue
         if broken.reason == LOST and broken.job_id in finished and lived:
             yield Violation("I2", broken.job_id, "text was lost that its host held", (broken,))
+
+
+def _let_go(observed: Observed) -> dict[str, int]:
+    """When readers that acknowledge had a job's outcome, by job."""
+    told_ms: dict[str, int] = {}
+    for events in observed.streams.values():
+        acknowledges = any(isinstance(e, StreamOpened) and e.acknowledges for e in events)
+        for event in events:
+            if acknowledges and isinstance(event, Outcome):
+                told_ms[event.job_id] = min(event.at_ms, told_ms.get(event.job_id, event.at_ms))
+    return told_ms
 
 
 def one_job_per_request(observed: Observed) -> Iterator[Violation]:
@@ -221,6 +268,8 @@ def one_job_per_request(observed: Observed) -> Iterator[Violation]:
 RULES: Sequence[Callable[[Observed], Iterator[Violation]]] = (
     one_outcome,
     text_whole,
+    text_as_generated,
+    tokens_counted,
     text_kept,
     attempts_not_mixed,
     nothing_after_the_end,

@@ -64,7 +64,13 @@ class World:
         self.orchestrator: Orchestrator | None = None
         self.hosts: dict[str, SimulatedHost] = {}
         self.clients = [
-            SimulatedClient(name, plans, recorder, random.Random(f"{name} {scenario.seed}"))
+            SimulatedClient(
+                name,
+                plans,
+                scenario.exchanges[name],
+                recorder,
+                random.Random(f"{name} {scenario.seed}"),
+            )
             for name, plans in scenario.clients.items()
         ]
         self._healed = True
@@ -147,7 +153,7 @@ class World:
             self._loop.resume(process)
 
     def kill_engine(self, chosen: float) -> None:
-        """Ends one engine that runs."""
+        """Ends one engine that runs; one that works, if any does."""
         engines = [
             engine
             for host in self.hosts.values()
@@ -157,7 +163,7 @@ class World:
         ]
         if engines:
             self.tally.kills += 1
-            pick(engines, chosen).die()
+            pick([engine for engine in engines if engine.busy] or engines, chosen).die()
 
     def lay(self, mine: Mine) -> None:
         """Waits for a service to pass a point."""
