@@ -57,13 +57,17 @@ def _taken_back(observed: Observed, seen: StatusSeen | CancelAnswered) -> Iterat
 def text_whole(observed: Observed) -> Iterator[Violation]:
     """I2: text arrives in order without gap or repetition, and is what the digests say."""
     longest: dict[str, tuple[bytes, TextDelivered]] = {}
+    lost = {broken.job_id for broken in observed.all(StreamBroken) if broken.reason == LOST}
     for events in observed.streams.values():
         reader = _Text()
         for event in events:
             what = reader.take(event)
             if what:
                 yield Violation("I2", event.job_id, what, (*reader.last(), event))
-        yield from _compared(observed, reader, longest)
+        yield from _as_expected(observed, reader)
+        # Who was told that its text is gone may have had another than those who came later.
+        if reader.delivered is not None and reader.delivered.job_id not in lost:
+            yield from _same(reader, reader.delivered, longest)
 
 
 def text_as_generated(observed: Observed) -> Iterator[Violation]:
@@ -141,10 +145,8 @@ class _Text:
         return told is None or self.begin > 0 or told == digest(self.data)
 
 
-def _compared(
-    observed: Observed, reader: _Text, longest: dict[str, tuple[bytes, TextDelivered]]
-) -> Iterator[Violation]:
-    """Compares a stream with what is expected, and with what others were told of the same job."""
+def _as_expected(observed: Observed, reader: _Text) -> Iterator[Violation]:
+    """Compares a stream with the text that the job must have, where that is known."""
     if reader.delivered is None and reader.outcome is None:
         return
     event = reader.delivered or reader.outcome
@@ -157,14 +159,21 @@ def _compared(
         if not whole.startswith(data) or (finished and whole != data):
             what = f"other text than expected: {_difference(data, whole, begin)}"
             yield Violation("I2", job_id, what, (event,))
-    if begin or reader.delivered is None:
+
+
+def _same(
+    reader: _Text, delivered: TextDelivered, longest: dict[str, tuple[bytes, TextDelivered]]
+) -> Iterator[Violation]:
+    """Compares a stream with what others were told of the same job."""
+    if reader.begin:
         return
-    other, proof = longest.get(job_id, (b"", reader.delivered))
+    job_id, data = delivered.job_id, bytes(reader.data)
+    other, proof = longest.get(job_id, (b"", delivered))
     if not (data.startswith(other) or other.startswith(data)):
         what = f"two readers got different text: {_difference(data, other, 0)}"
-        yield Violation("I2", job_id, what, (proof, reader.delivered))
+        yield Violation("I2", job_id, what, (proof, delivered))
     if len(data) >= len(other):
-        longest[job_id] = (data, reader.delivered)
+        longest[job_id] = (data, delivered)
 
 
 def _difference(data: bytes, other: bytes, begin: int) -> str:

@@ -48,7 +48,11 @@ _TRIES_MAX = 200
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One job and what its client does about it. Times are milliseconds; None: never."""
+    """One job and what its client does about it. Times are milliseconds; None: never.
+
+    The first reader pauses for `pause_ms` after each event; each other comes `late_ms` after the
+    one before it.
+    """
 
     request_id: str
     at_ms: int
@@ -62,6 +66,8 @@ class Plan:
     cancel_after_ms: int | None = None
     leave_after_ms: int | None = None
     readers: int = 1
+    pause_ms: int = 0
+    late_ms: int = 0
     exchange: bool = False
     looks_ms: tuple[int, ...] = ()
 
@@ -88,8 +94,9 @@ class Plan:
 
 @dataclass(slots=True)
 class _Text:
-    """What one reader has of a job's output."""
+    """What one reader has of a job's output, and how long it takes over each event."""
 
+    pause_ms: int
     attempt: int = 0
     pieces: list[str] = field(default_factory=list)
     ended: bool = False
@@ -210,7 +217,8 @@ class SimulatedClient:
     # --- following
 
     async def _follow(self, door: Door, plan: Plan, job_id: str, number: int) -> None:
-        text = _Text()
+        text = _Text(0 if number else plan.pause_ms)
+        await asyncio.sleep(number * plan.late_ms / 1000)
         if plan.leave_after_ms is not None and number == 0:
             try:
                 async with asyncio.timeout(plan.leave_after_ms / 1000):
@@ -238,6 +246,7 @@ class SimulatedClient:
             async with await self._opened(door, job_id, point, observer=observer) as stream:
                 async for event in stream:
                     self._seen(event, told, text)
+                    await asyncio.sleep(text.pause_ms / 1000)
         except errors.LlamaOrchError as error:
             self._tell(h.StreamBroken, **told, reason=error.reason)
             given_up = (errors.IntegrityError, errors.ResumeWindowError, errors.NotFoundError)

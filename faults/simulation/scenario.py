@@ -212,11 +212,19 @@ def _failover(drawn: float, *, deterministic: bool) -> FailoverPolicy:
 def _on_exchanges(
     chance: random.Random, clients: Mapping[str, list[Plan]]
 ) -> dict[str, list[Plan]]:
-    """Half of the clients have an exchange, and most of their jobs on it."""
+    """Half of the clients have an exchange, and most of their jobs on it. Some read slowly."""
     given = {}
     for name, plans in clients.items():
         share = chance.choice((0.0, 0.8))
-        given[name] = [replace(plan, exchange=chance.random() < share) for plan in plans]
+        given[name] = [
+            replace(
+                plan,
+                exchange=chance.random() < share,
+                pause_ms=chance.choice((0, 0, 0, 400)),
+                late_ms=chance.choice((0, 2_000, 6_000)),
+            )
+            for plan in plans
+        ]
     return given
 
 
