@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 
 from faults.history import (
     TERMINAL_STATES,
@@ -232,32 +233,42 @@ def nothing_after_the_end(observed: Observed) -> Iterator[Violation]:
 def text_kept(observed: Observed) -> Iterator[Violation]:
     """I2: the text of a finished job can be had as long as whoever generated it lives.
 
-    But not once a reader has acknowledged the outcome.
+    But not by those who lack what a reader that acknowledges has read.
     """
-    let_go_ms = _let_go(observed)
     gone = {event.replica for event in observed.all(ReplicaGone)}
     finished = {e.job_id for e in observed.all(JournalEnded) if e.state == "FINISHED"}
     replicas: dict[str, set[str]] = {}
     for began in observed.all(AttemptBegan):
         replicas.setdefault(began.job_id, set()).add(began.replica)
-    for broken in observed.all(StreamBroken):
-        mine = replicas.get(broken.job_id, set())
-        lived = bool(mine) and not gone & mine
-        if broken.at_ms >= let_go_ms.get(broken.job_id, broken.at_ms + 1):
-            continue
-        if broken.reason == LOST and broken.job_id in finished and lived:
-            yield Violation("I2", broken.job_id, "text was lost that its host held", (broken,))
-
-
-def _let_go(observed: Observed) -> dict[str, int]:
-    """When readers that acknowledge had a job's outcome, by job."""
-    told_ms: dict[str, int] = {}
+    let_go = _let_go(observed)
     for events in observed.streams.values():
-        acknowledges = any(isinstance(e, StreamOpened) and e.acknowledges for e in events)
+        reader = _Text()
         for event in events:
-            if acknowledges and isinstance(event, Outcome):
-                told_ms[event.job_id] = min(event.at_ms, told_ms.get(event.job_id, event.at_ms))
-    return told_ms
+            reader.take(event)
+            if not isinstance(event, StreamBroken) or event.reason != LOST:
+                continue
+            mine = replicas.get(event.job_id, set())
+            lived = bool(mine) and not gone & mine
+            excused = any(
+                at_ms <= event.at_ms and offset > reader.offset
+                for at_ms, offset in let_go.get(event.job_id, ())
+            )
+            if event.job_id in finished and lived and not excused:
+                yield Violation("I2", event.job_id, "text was lost that its host held", (event,))
+
+
+def _let_go(observed: Observed) -> dict[str, list[tuple[int, float]]]:
+    """What readers that acknowledge have read, by job: when, and up to which byte."""
+    read: dict[str, list[tuple[int, float]]] = {}
+    for events in observed.streams.values():
+        if not any(isinstance(event, StreamOpened) and event.acknowledges for event in events):
+            continue
+        reader = _Text()
+        for event in events:
+            reader.take(event)
+            offset = inf if isinstance(event, Outcome) else reader.offset
+            read.setdefault(event.job_id, []).append((event.at_ms, offset))
+    return read
 
 
 def one_job_per_request(observed: Observed) -> Iterator[Violation]:

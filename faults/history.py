@@ -93,7 +93,7 @@ class StatusSeen(Event, frozen=True, kw_only=True, tag=True):
 class StreamOpened(Event, frozen=True, kw_only=True, tag=True):
     """A reader begins to follow a job, with `text_offset` UTF-8 bytes of `attempt` in hand.
 
-    A reader that `acknowledges` lets the text go as soon as it has the outcome.
+    A reader that `acknowledges` lets go what it has read.
     """
 
     client: str
