@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 
 from faults.history import (
     TERMINAL_STATES,
@@ -57,13 +58,38 @@ def _taken_back(observed: Observed, seen: StatusSeen | CancelAnswered) -> Iterat
 def text_whole(observed: Observed) -> Iterator[Violation]:
     """I2: text arrives in order without gap or repetition, and is what the digests say."""
     longest: dict[str, tuple[bytes, TextDelivered]] = {}
+    lost = {broken.job_id for broken in observed.all(StreamBroken) if broken.reason == LOST}
     for events in observed.streams.values():
         reader = _Text()
         for event in events:
             what = reader.take(event)
             if what:
                 yield Violation("I2", event.job_id, what, (*reader.last(), event))
-        yield from _compared(observed, reader, longest)
+        yield from _as_expected(observed, reader)
+        # Who was told that its text is gone may have had another than those who came later.
+        if reader.delivered is not None and reader.delivered.job_id not in lost:
+            yield from _same(reader, reader.delivered, longest)
+
+
+def text_as_generated(observed: Observed) -> Iterator[Violation]:
+    """I2: what a reader has at any time is what the attempt's engine has for it, to the byte.
+
+    So a continuation follows on exactly what was delivered, and a replay repeats it.
+    """
+    began = {(event.job_id, event.attempt): event for event in observed.all(AttemptBegan)}
+    for events in observed.streams.values():
+        reader = _Text()
+        for event in events:
+            reader.take(event)
+            text = reader.delivered
+            source = began.get((text.job_id, text.attempt)) if text is not None else None
+            if source is None or source.text is None:
+                continue
+            whole, data = source.text.encode()[reader.begin :], bytes(reader.data)
+            ended = isinstance(event, Outcome) and event.state == "FINISHED"
+            if not whole.startswith(data) or (ended and whole != data):
+                what = f"not what its engine has: {_difference(data, whole, reader.begin)}"
+                yield Violation("I2", event.job_id, what, (source, event))
 
 
 class _Text:
@@ -120,10 +146,8 @@ class _Text:
         return told is None or self.begin > 0 or told == digest(self.data)
 
 
-def _compared(
-    observed: Observed, reader: _Text, longest: dict[str, tuple[bytes, TextDelivered]]
-) -> Iterator[Violation]:
-    """Compares a stream with what is expected, and with what others were told of the same job."""
+def _as_expected(observed: Observed, reader: _Text) -> Iterator[Violation]:
+    """Compares a stream with the text that the job must have, where that is known."""
     if reader.delivered is None and reader.outcome is None:
         return
     event = reader.delivered or reader.outcome
@@ -136,14 +160,21 @@ def _compared(
         if not whole.startswith(data) or (finished and whole != data):
             what = f"other text than expected: {_difference(data, whole, begin)}"
             yield Violation("I2", job_id, what, (event,))
-    if begin or reader.delivered is None:
+
+
+def _same(
+    reader: _Text, delivered: TextDelivered, longest: dict[str, tuple[bytes, TextDelivered]]
+) -> Iterator[Violation]:
+    """Compares a stream with what others were told of the same job."""
+    if reader.begin:
         return
-    other, proof = longest.get(job_id, (b"", reader.delivered))
+    job_id, data = delivered.job_id, bytes(reader.data)
+    other, proof = longest.get(job_id, (b"", delivered))
     if not (data.startswith(other) or other.startswith(data)):
         what = f"two readers got different text: {_difference(data, other, 0)}"
-        yield Violation("I2", job_id, what, (proof, reader.delivered))
+        yield Violation("I2", job_id, what, (proof, delivered))
     if len(data) >= len(other):
-        longest[job_id] = (data, reader.delivered)
+        longest[job_id] = (data, delivered)
 
 
 def _difference(data: bytes, other: bytes, begin: int) -> str:
@@ -155,6 +186,15 @@ def _difference(data: bytes, other: bytes, begin: int) -> str:
 def digest(data: bytes | bytearray) -> int:
     """First eight bytes, big-endian, of the SHA-256: as the wire's `prefix_digest`."""
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
+
+
+def tokens_counted(observed: Observed) -> Iterator[Violation]:
+    """I2: a finished job has as many tokens as were asked for, whatever it took to make them."""
+    for end in observed.all(Outcome):
+        expected = observed.expect.tokens.get(end.job_id)
+        told = end.tokens_out
+        if end.state == "FINISHED" and None not in (expected, told) and told != expected:
+            yield Violation("I2", end.job_id, f"{told} tokens, {expected} were asked for", (end,))
 
 
 def attempts_not_mixed(observed: Observed) -> Iterator[Violation]:
@@ -191,17 +231,44 @@ def nothing_after_the_end(observed: Observed) -> Iterator[Violation]:
 
 
 def text_kept(observed: Observed) -> Iterator[Violation]:
-    """I2: the text of a finished job can be had as long as whoever generated it lives."""
+    """I2: the text of a finished job can be had as long as whoever generated it lives.
+
+    But not by those who lack what a reader that acknowledges has read.
+    """
     gone = {event.replica for event in observed.all(ReplicaGone)}
     finished = {e.job_id for e in observed.all(JournalEnded) if e.state == "FINISHED"}
     replicas: dict[str, set[str]] = {}
     for began in observed.all(AttemptBegan):
         replicas.setdefault(began.job_id, set()).add(began.replica)
-    for broken in observed.all(StreamBroken):
-        mine = replicas.get(broken.job_id, set())
-        lived = bool(mine) and not gone & mine
-        if broken.reason == LOST and broken.job_id in finished and lived:
-            yield Violation("I2", broken.job_id, "text was lost that its host held", (broken,))
+    let_go = _let_go(observed)
+    for events in observed.streams.values():
+        reader = _Text()
+        for event in events:
+            reader.take(event)
+            if not isinstance(event, StreamBroken) or event.reason != LOST:
+                continue
+            mine = replicas.get(event.job_id, set())
+            lived = bool(mine) and not gone & mine
+            excused = any(
+                at_ms <= event.at_ms and offset > reader.offset
+                for at_ms, offset in let_go.get(event.job_id, ())
+            )
+            if event.job_id in finished and lived and not excused:
+                yield Violation("I2", event.job_id, "text was lost that its host held", (event,))
+
+
+def _let_go(observed: Observed) -> dict[str, list[tuple[int, float]]]:
+    """What readers that acknowledge have read, by job: when, and up to which byte."""
+    read: dict[str, list[tuple[int, float]]] = {}
+    for events in observed.streams.values():
+        if not any(isinstance(event, StreamOpened) and event.acknowledges for event in events):
+            continue
+        reader = _Text()
+        for event in events:
+            reader.take(event)
+            offset = inf if isinstance(event, Outcome) else reader.offset
+            read.setdefault(event.job_id, []).append((event.at_ms, offset))
+    return read
 
 
 def one_job_per_request(observed: Observed) -> Iterator[Violation]:
@@ -221,6 +288,8 @@ def one_job_per_request(observed: Observed) -> Iterator[Violation]:
 RULES: Sequence[Callable[[Observed], Iterator[Violation]]] = (
     one_outcome,
     text_whole,
+    text_as_generated,
+    tokens_counted,
     text_kept,
     attempts_not_mixed,
     nothing_after_the_end,

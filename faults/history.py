@@ -91,13 +91,17 @@ class StatusSeen(Event, frozen=True, kw_only=True, tag=True):
 
 
 class StreamOpened(Event, frozen=True, kw_only=True, tag=True):
-    """A reader begins to follow a job, with `text_offset` UTF-8 bytes of `attempt` in hand."""
+    """A reader begins to follow a job, with `text_offset` UTF-8 bytes of `attempt` in hand.
+
+    A reader that `acknowledges` lets go what it has read.
+    """
 
     client: str
     stream: str
     job_id: str
     attempt: int = 0
     text_offset: int = 0
+    acknowledges: bool = False
 
 
 class Started(Event, frozen=True, kw_only=True, tag=True):
@@ -141,7 +145,8 @@ class TextDelivered(Event, frozen=True, kw_only=True, tag=True):
 class Outcome(Event, frozen=True, kw_only=True, tag=True):
     """The stream told the job's terminal state.
 
-    `text_bytes` and `text_digest` are what the server says about the whole text, where it does.
+    `text_bytes`, `text_digest` and `tokens_out` are what the server says about the whole text,
+    where it does.
     """
 
     client: str
@@ -151,6 +156,7 @@ class Outcome(Event, frozen=True, kw_only=True, tag=True):
     reason: str = ""
     text_bytes: int | None = None
     text_digest: int | None = None
+    tokens_out: int | None = None
 
 
 class StreamBroken(Event, frozen=True, kw_only=True, tag=True):
@@ -169,7 +175,11 @@ class StreamBroken(Event, frozen=True, kw_only=True, tag=True):
 
 
 class AttemptBegan(Event, frozen=True, kw_only=True, tag=True):
-    """An engine took up an attempt, in one of `slots_total` slots."""
+    """An engine took up an attempt, in one of `slots_total` slots.
+
+    `text` is all that the job has once the engine is done: what it was given to continue, and what
+    it makes of that. None where nobody knows it beforehand.
+    """
 
     host: str
     pool: str
@@ -177,6 +187,7 @@ class AttemptBegan(Event, frozen=True, kw_only=True, tag=True):
     job_id: str
     attempt: int
     slots_total: int
+    text: str | None = None
 
 
 class AttemptEnded(Event, frozen=True, kw_only=True, tag=True):

@@ -47,6 +47,7 @@ class Expect:
 
     Attributes:
         texts: The whole output of jobs that an engine in the deterministic profile ran, by job id.
+        tokens: How many tokens a job has if it finishes, by job id, where that is known.
         must_finish: Jobs that nothing but FINISHED is good enough for.
         settle_ms: After `Healed`, all accepted jobs must end within this time; None: not judged.
         retention_ms: How long an ended job is known; None: for the whole run.
@@ -55,6 +56,7 @@ class Expect:
     """
 
     texts: Mapping[str, str] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
     must_finish: Collection[str] = ()
     settle_ms: int | None = None
     retention_ms: int | None = None

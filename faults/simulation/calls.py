@@ -367,7 +367,8 @@ class ServerCall:
     async def write(self, message: Any) -> None:
         """Sends a message."""
         data = self._handler.response_serializer(message)
-        self._send(lambda: self._client.got(data))
+        for _ in range(self._connection.copies(message)):
+            self._send(lambda: self._client.got(data))
         await asyncio.sleep(0)
 
     async def abort(

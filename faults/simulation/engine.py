@@ -46,13 +46,17 @@ class Kind:
     unconfirmed: float = 0.0
 
 
-def text_of(prompt: str, seed: int, tokens: int, salt: str = "") -> list[str]:
-    """The pieces that a generation yields; `salt` is empty in the deterministic profile."""
+def text_of(prompt: str, seed: int, tokens: int, salt: str = "", after: str = "") -> list[str]:
+    """The pieces that a generation yields; `salt` is empty in the deterministic profile.
+
+    Each follows from all text before it, so what continues `after` is what would have come.
+    """
     pieces = []
-    for position in range(tokens):
-        key = f"{salt}\0{seed}\0{position}\0{prompt}"
-        drawn = hashlib.sha256(key.encode()).digest()[0]
-        pieces.append(_WORDS[drawn % len(_WORDS)])
+    text = hashlib.sha256(f"{salt}\0{seed}\0{prompt}\0{after}".encode())
+    for _ in range(tokens):
+        piece = _WORDS[text.digest()[0] % len(_WORDS)]
+        text.update(piece.encode())
+        pieces.append(piece)
     return pieces
 
 
@@ -77,6 +81,11 @@ class SimulatedEngine:
     def running(self) -> bool:
         """True while it can generate."""
         return not self._exited.is_set()
+
+    @property
+    def busy(self) -> bool:
+        """True while it works on anything."""
+        return bool(self._open)
 
     def die(self) -> None:
         """Ends the engine as a crash would."""
@@ -112,10 +121,12 @@ class SimulatedEngine:
             return
         job_id, _, number = request.request_id.rpartition("#")
         self._open[request.request_id] = (job_id, int(number))
-        self._tell(h.AttemptBegan, job_id, int(number), slots_total=self._kind.slots)
+        pieces = self._pieces(request)
+        text = "".join((request.continue_text, *pieces))
+        self._tell(h.AttemptBegan, job_id, int(number), slots_total=self._kind.slots, text=text)
         over = False
         try:
-            async for event in self._events(request):
+            async for event in self._events(pieces):
                 over = not isinstance(event, Piece)
                 yield event
         except (GeneratorExit, asyncio.CancelledError):
@@ -126,10 +137,12 @@ class SimulatedEngine:
             if request.request_id not in self._stuck:
                 self._close(request.request_id)
 
-    async def _events(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+    def _pieces(self, request: GenerationRequest) -> list[str]:
         prompt = request.prompt if isinstance(request.prompt, str) else ""
-        sampling = request.sampling
-        pieces = text_of(prompt, sampling.seed, sampling.max_tokens or 1, self._salt)
+        sampling, after = request.sampling, request.continue_text
+        return text_of(prompt, sampling.seed, sampling.max_tokens or 1, self._salt, after)
+
+    async def _events(self, pieces: list[str]) -> AsyncGenerator[GenerationEvent, None]:
         fault_at = self._chance.randrange(len(pieces))
         fault = self._chance.random()
         usage = Usage(tokens_in=3, tokens_out=len(pieces))
@@ -182,7 +195,7 @@ class SimulatedEngine:
         if job is not None:
             self._tell(h.AttemptEnded, *job)
 
-    def _tell(self, event: type, job_id: str, attempt: int, **more: int) -> None:
+    def _tell(self, event: type, job_id: str, attempt: int, **more: int | str) -> None:
         kind = self._kind
         self._recorder.record(
             self._process,

@@ -96,6 +96,10 @@ class Connection:
         if self.server.process.alive:
             self.down.send(deliver)
 
+    def copies(self, message: object) -> int:
+        """How often a message from the server is sent."""
+        return self._network.copies(message)
+
     @property
     def open(self) -> bool:
         """True while anybody thinks so."""
@@ -153,6 +157,7 @@ class Network:
         self.connections: list[Connection] = []
         self.refusing: set[str] = set()
         self.bugs: list[str] = []
+        self.copies: Callable[[object], int] = lambda _message: 1
 
     def delay_s(self) -> float:
         """How long one message takes."""

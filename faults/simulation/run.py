@@ -28,6 +28,7 @@ from faults.simulation.scenario import (
 from faults.simulation.sealed import sealed
 from faults.simulation.virtual_time import Killed, StuckError, VirtualLoop
 from faults.simulation.world import Mine, World
+from llamaorch_client.request import FailoverPolicy
 
 _PATIENCE_MS = 60_000
 _DISKS = {
@@ -183,6 +184,7 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
     safe = [event.job_id for event in accepted if _safe(scenario, event, ended)]
     expect = Expect(
         texts=_texts(scenario, accepted),
+        tokens={job.job_id: _plans(scenario)[job.request_id].tokens for job in accepted},
         must_finish=safe,
         settle_ms=SETTLE_MS,
         retention_ms=RETENTION_MS,
@@ -199,7 +201,7 @@ def _safe(scenario: Scenario, job: h.JournalAccepted, ended: Mapping[str, str]) 
     plan = _plans(scenario)[job.request_id]
     if ended.get(job.job_id) in ("CANCELLED", "DROPPED") or scenario.bad_engines:
         return False
-    return plan.deterministic and plan.failover
+    return plan.deterministic and plan.failover is FailoverPolicy.VERIFIED_REPLAY
 
 
 def _ended(history: h.History) -> dict[str, str]:

@@ -3,11 +3,13 @@
 import enum
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from faults.simulation.clients import Plan
 from faults.simulation.engine import Kind
+from llamaorch_client.options import ExchangeOptions
+from llamaorch_client.request import FailoverPolicy
 from orchestrator_core.config_schema import Config
 from pool_managerd.config import Config as HostConfig
 
@@ -41,7 +43,7 @@ _OFTEN = {
     Fault.SLOW_NETWORK: 2,
     Fault.KILL_ORCHESTRATOR: 4,
     Fault.KILL_HOST: 3,
-    Fault.KILL_ENGINE: 4,
+    Fault.KILL_ENGINE: 6,
     Fault.KILL_AT_POINT: 8,
     Fault.STOP: 4,
     Fault.SLOW_DISK: 2,
@@ -72,6 +74,7 @@ class Scenario:
     config: Config
     hosts: Mapping[str, tuple[Kind, ...]]
     clients: Mapping[str, list[Plan]]
+    exchanges: Mapping[str, ExchangeOptions]
     blows: tuple[Blow, ...]
     heal_ms: int
     bad_engines: bool
@@ -82,11 +85,13 @@ def scenario_of(seed: int) -> Scenario:
     chance = random.Random(f"scenario {seed}")
     span_ms = chance.randint(3_000, 14_000)
     bad = chance.random() < 0.3
+    exchange = random.Random(f"exchange {seed}")
     return Scenario(
         seed=seed,
         config=_config(chance.choice(POLICIES), chance.choice((1, 3, 8))),
         hosts=_hosts(chance, bad=bad),
-        clients=_clients(chance, span_ms),
+        clients=(clients := _on_exchanges(exchange, _clients(chance, span_ms))),
+        exchanges={name: _exchange(exchange) for name in clients},
         blows=_blows(chance, span_ms),
         heal_ms=READY_MS + span_ms,
         bad_engines=bad,
@@ -185,14 +190,47 @@ def _plan(chance: random.Random, request_id: str, at_ms: int) -> Plan:
         tokens=chance.choice((1, 3, 6, 14)),
         seed=chance.randint(1, 1_000),
         batch=chance.random() < 0.3,
-        deterministic=chance.random() < 0.5,
-        failover=chance.random() < 0.8,
+        deterministic=(deterministic := chance.random() < 0.5),
+        failover=_failover(chance.random(), deterministic=deterministic),
         cancel_on_disconnect=chance.random() < 0.15,
         repeat_after_ms=sometimes(0.3, 3_000),
         cancel_after_ms=sometimes(0.2, 4_000),
         leave_after_ms=sometimes(0.2, 3_000),
         readers=chance.choice((1, 1, 1, 2)),
         looks_ms=tuple(chance.randrange(8_000) for _ in range(chance.choice((0, 0, 1, 2)))),
+    )
+
+
+def _failover(drawn: float, *, deterministic: bool) -> FailoverPolicy:
+    if drawn >= 0.8:
+        return FailoverPolicy.FAIL
+    # Where the same output is required, it cannot be continued by another engine.
+    continues = not deterministic and drawn < 0.7
+    return FailoverPolicy.CONTINUE if continues else FailoverPolicy.VERIFIED_REPLAY
+
+
+def _on_exchanges(
+    chance: random.Random, clients: Mapping[str, list[Plan]]
+) -> dict[str, list[Plan]]:
+    """Half of the clients have an exchange, and most of their jobs on it. Some read slowly."""
+    given = {}
+    for name, plans in clients.items():
+        share = chance.choice((0.0, 0.8))
+        given[name] = [
+            replace(
+                plan,
+                exchange=chance.random() < share,
+                pause_ms=chance.choice((0, 0, 0, 400)),
+                late_ms=chance.choice((0, 2_000, 6_000)),
+            )
+            for plan in plans
+        ]
+    return given
+
+
+def _exchange(chance: random.Random) -> ExchangeOptions:
+    return ExchangeOptions(
+        credit_bytes=chance.choice((4, 64, 1 << 18)), acknowledge=chance.random() < 0.7
     )
 
 

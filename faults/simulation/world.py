@@ -16,6 +16,7 @@ from faults.simulation.orchestrator import ADDRESS, Orchestrator
 from faults.simulation.recorder import Recorder
 from faults.simulation.scenario import Scenario, host_config
 from faults.simulation.virtual_time import CURRENT, Killed, Process, VirtualLoop
+from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchResponse
 from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
@@ -26,6 +27,7 @@ from orchestrator_core.core.effects import (
 )
 
 _T = TypeVar("_T")
+_SENT_AGAIN = 0.2
 _GOOD_DISK = Condition(write_ms=1.0)
 
 
@@ -59,12 +61,19 @@ class World:
         self._recorder = recorder
         self._chance = random.Random(f"world {scenario.seed}")
         self.network = Network(random.Random(f"network {scenario.seed}"))
+        self.network.copies = self._copies
         self._disk = Disk(random.Random(f"disk {scenario.seed}"), self._durable)
         self._disk.condition = _GOOD_DISK
         self.orchestrator: Orchestrator | None = None
         self.hosts: dict[str, SimulatedHost] = {}
         self.clients = [
-            SimulatedClient(name, plans, recorder, random.Random(f"{name} {scenario.seed}"))
+            SimulatedClient(
+                name,
+                plans,
+                scenario.exchanges[name],
+                recorder,
+                random.Random(f"{name} {scenario.seed}"),
+            )
             for name, plans in scenario.clients.items()
         ]
         self._healed = True
@@ -147,7 +156,7 @@ class World:
             self._loop.resume(process)
 
     def kill_engine(self, chosen: float) -> None:
-        """Ends one engine that runs."""
+        """Ends one engine that runs; one that works, if any does."""
         engines = [
             engine
             for host in self.hosts.values()
@@ -157,7 +166,7 @@ class World:
         ]
         if engines:
             self.tally.kills += 1
-            pick(engines, chosen).die()
+            pick([engine for engine in engines if engine.busy] or engines, chosen).die()
 
     def lay(self, mine: Mine) -> None:
         """Waits for a service to pass a point."""
@@ -190,6 +199,11 @@ class World:
             host.heal(healed=False)
 
     # --- the disk and the network
+
+    def _copies(self, message: object) -> int:
+        """Now and then a start is sent again: what has begun must not begin twice."""
+        start = isinstance(message, DispatchResponse) and message.HasField("start")
+        return 2 if start and not self._healed and self._chance.random() < _SENT_AGAIN else 1
 
     def disk(self, condition: Condition, for_ms: int) -> None:
         """Changes the disk for a time."""

@@ -62,6 +62,7 @@ class ExchangeJob(AsyncIterator[Event]):
         self._read_offset = self._reader.text_offset
         self._granted_offset = self._acked_offset = self._read_offset
         self._closed = False
+        self._outcome_read = False
         self._refusals = 0
         self.resumes = 0
 
@@ -127,7 +128,7 @@ class ExchangeJob(AsyncIterator[Event]):
             self._read_offset = event.text_offset + len(event.text.encode())
             self._changed(self)
         elif isinstance(event, End | Failed):
-            self._closed = True
+            self._closed = self._outcome_read = True
             self._changed(self)
         if isinstance(event, Failed) and not self._failures_as_events:
             raise JobFailedError(event.error, self._job_id)
@@ -157,8 +158,8 @@ class ExchangeJob(AsyncIterator[Event]):
 
     @property
     def finished(self) -> bool:
-        """True when all of it, with the outcome, was received and read."""
-        return self._closed and self._reader.ended and not self._buffer
+        """True when all of it, with the outcome, was read; not when the reader left before."""
+        return self._outcome_read
 
     def named(self, job_id: str) -> None:
         """The server accepted the job under this id."""

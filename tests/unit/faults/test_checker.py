@@ -25,7 +25,7 @@ def _run() -> list[h.AnyEvent]:
         h.EnqueueAcked(at_ms=3, client="c1", request_id="r1", job_id="j1"),
         h.EnqueueAcked(at_ms=3, client="c1", request_id="r1", job_id="j1"),
         h.JournalDispatched(at_ms=4, job_id="j1", attempt=1, pool="p1", replica="p1-a"),
-        h.AttemptBegan(at_ms=5, **WHERE, job_id="j1", attempt=1, slots_total=1),
+        h.AttemptBegan(at_ms=5, **WHERE, job_id="j1", attempt=1, slots_total=1, text=TEXT),
         h.StreamOpened(at_ms=5, **READER),
         h.Started(at_ms=6, **READER, attempt=1),
         h.TextDelivered(at_ms=7, **READER, attempt=1, text_offset=0, text="hé"),
@@ -47,7 +47,12 @@ def _run() -> list[h.AnyEvent]:
         h.ReplicaGone(at_ms=13, **WHERE),
         h.JournalDispatched(at_ms=14, job_id="j1", attempt=2, pool="p1", replica="p1-b"),
         h.AttemptBegan(
-            at_ms=15, host="h1", pool="p1", replica="p1-b", job_id="j1", attempt=2, slots_total=1
+            at_ms=15,
+            **WHERE | {"replica": "p1-b"},
+            job_id="j1",
+            attempt=2,
+            slots_total=1,
+            text=TEXT,
         ),
         h.Resumed(at_ms=16, **READER, attempt=2, mode="VERIFIED_REPLAY", text_offset=3),
         h.TextDelivered(
@@ -66,6 +71,7 @@ def _run() -> list[h.AnyEvent]:
             state="FINISHED",
             text_bytes=12,
             text_digest=digest(TEXT.encode()),
+            tokens_out=4,
         ),
         h.JournalDispatched(at_ms=21, job_id="j4", attempt=1, pool="p1", replica="p1-b"),
         h.JournalDispatched(at_ms=22, job_id="b2", attempt=1, pool="p1", replica="p1-b"),
@@ -78,7 +84,7 @@ def _run() -> list[h.AnyEvent]:
     ]
 
 
-EXPECT = Expect(texts={"j1": TEXT}, must_finish=("j1",), settle_ms=10)
+EXPECT = Expect(texts={"j1": TEXT}, tokens={"j1": 4}, must_finish=("j1",), settle_ms=10)
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,13 @@ PLANTED: dict[str, Callable[[], Planted]] = {
     "a finished job cut short": lambda: replace(
         _with("I2"), expect=replace(EXPECT, texts={"j1": TEXT + "!"})
     ),
+    "text that its engine did not make": lambda: _changed(
+        "I2", h.AttemptBegan, {"attempt": 2}, text="héLLo world"
+    ),
+    "an end before that of its engine": lambda: _changed(
+        "I2", h.AttemptBegan, {"attempt": 2}, text=TEXT + "!"
+    ),
+    "more tokens than asked for": lambda: _changed("I2", h.Outcome, {}, tokens_out=5),
     "two readers, two texts": lambda: replace(
         _with(
             "I2",
@@ -295,6 +308,18 @@ def test_a_declined_offer_excuses_who_was_overtaken() -> None:
     events = [h.OfferDeclined(at_ms=0, job_id="b1"), h.OfferDeclined(at_ms=0, job_id="b2")]
 
     assert "I5" not in {v.invariant for v in check(events + planted.events, EXPECT)}
+
+
+@pytest.mark.parametrize("acknowledges", [False, True])
+def test_a_text_may_be_let_go_once_its_outcome_was_acknowledged(*, acknowledges: bool) -> None:
+    """A reader that comes too late for what another has acknowledged has lost nothing."""
+    events = PLANTED["text lost that its host holds"]().events
+    index = _index(h.StreamOpened)
+    events[index] = msgspec.structs.replace(events[index], acknowledges=acknowledges)
+
+    lost = [v for v in check(events, EXPECT) if "its host held" in v.what]
+
+    assert bool(lost) is not acknowledges
 
 
 def test_slack_is_allowed() -> None:

@@ -1,0 +1,49 @@
+"""What an exchange tells the server about jobs that were read, or were left. LO-306."""
+
+import asyncio
+
+import pytest
+
+from llamaorch.orchestrator.v1 import events_pb2
+from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
+from llamaorch_client.events import End
+from llamaorch_client.exchange_job import ExchangeJob
+from llamaorch_client.exchange_link import Asked, Link, Session
+
+
+def _ended() -> tuple[Link, ExchangeJob]:
+    """A job whose outcome was received and waits to be read."""
+    link = Link(Session({}, asyncio.Event(), lambda _job, _link: None, "c1", acknowledge=True))
+    job = ExchangeJob("", 100, link.touch)
+    link.asked[1] = Asked(pb.ExchangeRequest(correlation_id=1), None, job)
+    accepted = pb.ExchangeResult(
+        correlation_id=1, handle=7, enqueued=pb.EnqueueResponse(job_id="j1")
+    )
+    end = pb.ExchangeJobEvent(handle=7, event=events_pb2.JobEvent(end=events_pb2.End()))
+    link.take(pb.ExchangeResponse(results=[accepted], events=[end]))
+    return link, job
+
+
+async def test_an_outcome_is_acknowledged_once_it_was_read() -> None:
+    """Only then nobody needs the text any more."""
+    link, job = _ended()
+    before = link.take_ack()
+
+    event = await anext(job)
+
+    after = link.take_ack()
+    assert before is None
+    assert isinstance(event, End)
+    assert after is not None
+    assert list(after.final_handles) == [7]
+
+
+async def test_a_job_that_was_left_before_its_outcome_was_read_is_not_acknowledged() -> None:
+    """Whoever left may come back for the rest of the text."""
+    link, job = _ended()
+
+    await job.aclose()
+
+    assert link.take_ack() is None
+    with pytest.raises(StopAsyncIteration):
+        await anext(job)
