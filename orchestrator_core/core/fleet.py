@@ -77,7 +77,9 @@ def host_lost(state: State, event: HostLost, now_ms: int) -> None:
         pool.connected = False
         state.refresh(pool, now_ms)
     state.fleet_changed()
-    state.timers.set(TimerKind.HOST, event.host_id, now_ms + state.config.host_retention_ms)
+    if host.pool_ids:
+        due_ms = now_ms + state.config.host_retention_ms
+        state.timers.set(TimerKind.HOST, event.host_id, due_ms)
     if any(attempt.host_id == event.host_id for attempt in state.attempts.values()):
         due_ms = now_ms + state.config.reattach_grace_ms
         state.timers.set(TimerKind.REATTACH, event.host_id, due_ms)
@@ -174,6 +176,7 @@ def _forget_if_empty(state: State, host: Host) -> None:
     """
     if host.link_id is None and not host.pool_ids:
         state.hosts.pop(host.host_id, None)
+        state.timers.clear(TimerKind.HOST, host.host_id)
 
 
 def _remove_pool(state: State, host: Host, pool_id: str) -> None:
