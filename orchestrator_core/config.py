@@ -75,6 +75,7 @@ def core_config(config: Config) -> CoreConfig:
         attempts_max=jobs.attempts_max,
         stale_after_ms=placement.stale_after_ms,
         reattach_grace_ms=config.pools.reattach_grace_ms,
+        host_retention_ms=config.pools.retention_ms,
         cancel_timeout_ms=config.pools.cancel_timeout_ms,
         queue_timeout_ms=queue.timeout_ms,
         wall_timeout_ms=jobs.wall_timeout_ms,

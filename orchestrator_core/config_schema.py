@@ -305,6 +305,11 @@ class PoolsTable(Table):
     reattach_grace_ms: Milliseconds = Field(
         default=10_000, description="Wait for a lost host before its attempts count as lost."
     )
+    retention_ms: Milliseconds = Field(
+        default=_DAY_MS,
+        description="How long the pools of a lost host are kept. Until then jobs that only they"
+        " could run are accepted, and wait.",
+    )
     cancel_timeout_ms: Milliseconds = Field(
         default=10_000,
         description="Wait for a host to confirm a cancel before it is sent again. After as long"
@@ -400,6 +405,7 @@ def _cross_problems(config: Config) -> Iterator[str]:
     for table, name, low_key, high_key in (
         (queue, "queue", "retry_after_min_ms", "retry_after_max_ms"),
         (placement, "placement", "refusal_backoff_ms", "refusal_backoff_max_ms"),
+        (pools, "pools", "reattach_grace_ms", "retention_ms"),
         (jobs, "jobs", "output_bytes_per_job", "output_bytes_total"),
     ):
         low, high = getattr(table, low_key), getattr(table, high_key)

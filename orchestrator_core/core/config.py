@@ -171,6 +171,7 @@ class CoreConfig:
     attempts_max: int = 3
     stale_after_ms: int = 5_000
     reattach_grace_ms: int = 10_000
+    host_retention_ms: int = 86_400_000
     cancel_timeout_ms: int = 10_000
     queue_timeout_ms: int = 3_600_000
     wall_timeout_ms: int = 3_600_000

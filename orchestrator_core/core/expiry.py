@@ -29,6 +29,8 @@ def expire_due(state: State, now_ms: int) -> None:
         match kind:
             case TimerKind.REATTACH:
                 fleet.grace_ended(state, key, now_ms)
+            case TimerKind.HOST:
+                fleet.retention_ended(state, key, now_ms)
             case TimerKind.DECLINE:
                 schedule(state, now_ms)
             case TimerKind.POOL_REOPENS | TimerKind.POOL_STALE:

@@ -26,7 +26,7 @@ def host_registered(state: State, event: HostRegistered, now_ms: int) -> None:
     """A host opened its Dispatch stream: its pools and held attempts are the truth from here on."""
     host = state.hosts.setdefault(event.host_id, Host(event.host_id, None))
     host.link_id = event.link_id
-    state.timers.clear(TimerKind.REATTACH, event.host_id)
+    state.timers.clear_all((TimerKind.REATTACH, TimerKind.HOST), event.host_id)
     present = {snapshot.pool_id for snapshot in event.snapshots}
     for pool_id in [p for p in host.pool_ids if p not in present]:
         _remove_pool(state, host, pool_id)
@@ -56,7 +56,8 @@ def pool_refusal(state: State, host_id: str, pool_id: str) -> str | None:
     if pool is None:
         if len(state.pools) < state.config.pools_max:
             return None
-        return f"there are {len(state.pools)} pools already, as many as pools.max allows"
+        count = len(state.pools)
+        return f"there are {count} pools, with those of lost hosts, as many as pools.max allows"
     owner_id = pool.snapshot.host_id
     if owner_id == host_id or not (pool.connected or pool.own):
         return None
@@ -78,6 +79,9 @@ def host_lost(state: State, event: HostLost, now_ms: int) -> None:
         pool.connected = False
         state.refresh(pool, now_ms)
     state.fleet_changed()
+    if host.pool_ids:
+        due_ms = now_ms + state.config.host_retention_ms
+        state.timers.set(TimerKind.HOST, event.host_id, due_ms)
     if any(attempt.host_id == event.host_id for attempt in state.attempts.values()):
         due_ms = now_ms + state.config.reattach_grace_ms
         state.timers.set(TimerKind.REATTACH, event.host_id, due_ms)
@@ -115,6 +119,17 @@ def grace_ended(state: State, host_id: str, now_ms: int) -> None:
     """A host did not come back in time: its attempts are lost."""
     for attempt in [a for a in state.attempts.values() if a.host_id == host_id]:
         _lose(state, attempt, f"host {host_id} did not come back", now_ms)
+    schedule(state, now_ms)
+
+
+def retention_ended(state: State, host_id: str, now_ms: int) -> None:
+    """A host was away for so long that its pools are forgotten, as if it had never been there."""
+    host = state.hosts.get(host_id)
+    if host is None or host.link_id is not None:
+        return
+    for pool_id in list(host.pool_ids):
+        _remove_pool(state, host, pool_id)
+    _forget_if_empty(state, host)
     schedule(state, now_ms)
 
 
@@ -163,6 +178,7 @@ def _forget_if_empty(state: State, host: Host) -> None:
     """
     if host.link_id is None and not host.pool_ids:
         state.hosts.pop(host.host_id, None)
+        state.timers.clear(TimerKind.HOST, host.host_id)
 
 
 def _remove_pool(state: State, host: Host, pool_id: str) -> None:

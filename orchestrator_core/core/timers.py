@@ -20,6 +20,7 @@ class TimerKind(enum.IntEnum):
     DECLINE = 10
     CANCEL = 11
     SESSION = 12
+    HOST = 13
 
     # That of an enum's name is computed in Python each time; kinds are in the key of every timer.
     __hash__ = int.__hash__

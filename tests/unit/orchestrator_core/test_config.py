@@ -100,6 +100,7 @@ def test_every_key_reaches_the_core(tmp_path: Path) -> None:
         budget_tokens = 27
         [pools]
         reattach_grace_ms = 21
+        retention_ms = 28
         cancel_timeout_ms = 24
         max = 22
         """,

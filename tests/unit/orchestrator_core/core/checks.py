@@ -180,6 +180,7 @@ class Checks:
             TimerKind.CANCEL: {
                 a.job_id for a in state.attempts.values() if a.state is AttemptState.CANCELLING
             },
+            TimerKind.HOST: {h.host_id for h in state.hosts.values() if h.link_id is None},
             TimerKind.POOL_REOPENS: state.pools.keys(),
             TimerKind.POOL_STALE: state.pools.keys(),
             TimerKind.FORGET: state.ended.keys() | state.ended_unrun.keys(),

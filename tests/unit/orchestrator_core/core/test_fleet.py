@@ -3,7 +3,12 @@
 from dataclasses import replace
 
 from orchestrator_core.core.effects import DispatchRecord, SendCancel, SendVerdicts, Verdict
-from orchestrator_core.core.events import CancelRequested, HeldAttempt, HostLost
+from orchestrator_core.core.events import (
+    CancelRequested,
+    HeldAttempt,
+    HostLost,
+    HostRegistered,
+)
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
@@ -143,6 +148,42 @@ def test_hosts_without_a_link_and_pools_are_forgotten() -> None:
     assert list(bench.state.hosts) == ["g"]
 
 
+def test_pools_of_hosts_that_never_return_are_forgotten() -> None:
+    """They make room for others; a host that was back in between keeps its pools."""
+    bench = Bench(wide("p"), wide("q"), pools_max=3, host_retention_ms=1_000)
+    bench.register(wide("r", host_id="g"), host="g")
+    bench.step(HostLost("h", 1))
+    bench.step(HostLost("g", 2))
+    bench.step(HostRegistered("g", 3, (wide("r", version=2, host_id="g"),)), 500)
+    bench.step(HostLost("g", 3))
+
+    bench.at(999)
+    assert list(bench.core.pools) == ["p", "q", "r"]
+    assert bench.core.pool_refusal("new", "n") is not None
+    bench.at(1_000)
+    assert list(bench.core.pools) == ["r"]
+    assert list(bench.state.hosts) == ["g"]
+    assert bench.core.pool_refusal("new", "n") is None
+    bench.at(1_500)
+    assert not bench.core.pools
+    assert not bench.state.hosts
+    assert bench.core.next_deadline_ms() is None
+
+
+def test_a_job_waits_for_a_lost_host_and_outlives_its_pools() -> None:
+    """It keeps its place when the pools are forgotten, and runs when they are back after all."""
+    bench = Bench(wide(), host_retention_ms=1_000)
+    bench.step(HostLost("h", 1))
+    bench.enqueue("a")
+
+    bench.at(1_000)
+    assert not bench.core.pools
+    assert bench.core.jobs["a"].state is JobState.QUEUED
+    effects = bench.register(wide(version=2))
+
+    assert [d.job_id for d in only(effects, DispatchRecord)] == ["a"]
+
+
 def test_what_still_runs_of_an_ended_job_is_stopped_and_kept() -> None:
     """LO-305: its output may be asked for; its slot is taken until the host confirms the end."""
     bench = Bench(wide(slots=1), reattach_grace_ms=100)
@@ -201,7 +242,8 @@ def test_pools_are_bounded() -> None:
     (answer,) = only(bench.register(wide("p"), wide("q")), SendVerdicts)
 
     assert list(bench.core.pools) == ["p"]
-    assert answer.refused == (("q", "there are 1 pools already, as many as pools.max allows"),)
+    ((pool_id, why),) = answer.refused
+    assert (pool_id, why[:19]) == ("q", "there are 1 pools, ")
 
 
 def test_a_changed_pool_is_judged_anew() -> None:

@@ -119,7 +119,7 @@ async def test_silence_ends_a_link_and_words_keep_it() -> None:
     assert not watch.done()
     await asyncio.wait_for(watch, 2)
     assert not link.alive
-    check_not_taken(link, "host-1", "boot-2")
+    check_not_taken(link, dispatch_pb2.Register(host_id="host-1", boot_id="boot-2"))
 
 
 class StubbornContext:
