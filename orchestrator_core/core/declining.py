@@ -79,15 +79,22 @@ def declined(state: State, job: Job, request: PlacementInput, placed: Assigned) 
 
 
 def _waits_for_something(state: State, job: Job, request: PlacementInput, placed: Assigned) -> bool:
-    """True when a faster pool could take this very job, once it is free."""
+    """True when a faster pool that cannot take the job now may take this very job later.
+
+    Tiers are made anew only now and then, and tell of pools that are open too: what those can do
+    now has just been weighed, so nobody waits for them.
+    """
+    pools = list(state.feasible(request.spec.needs).pools.values())
     sized = request.spec.est_kv_bytes is not None or request.spec.needs.required_ctx is not None
-    if not (sized or request.tried_replicas or job.delivered):
-        return True
-    feasible = list(state.feasible(request.spec.needs).pools.values())
-    return any(
-        faster(pool, request.shape, placed.end_ms) and could_ever_take(request, pool)
-        for pool in same_replica_set(job, feasible)
-    )
+    bound = sized or bool(request.tried_replicas) or job.delivered
+    if bound:
+        pools = same_replica_set(job, pools)
+    for pool in pools:
+        if pool.open or not faster(pool, request.shape, placed.end_ms):
+            continue
+        if not bound or could_ever_take(request, pool):
+            return True
+    return False
 
 
 def _warm_end_ms(state: State, request: PlacementInput, placed: Assigned) -> int | None:
