@@ -1,5 +1,6 @@
 """Jobs let slow slots pass where that pays, for so long, and nobody else is harmed. LO-202."""
 
+from dataclasses import replace
 from typing import Any
 
 from orchestrator_core.core.decision import ExclusionReason
@@ -68,6 +69,25 @@ def test_a_job_waits_for_the_faster_pool_and_gets_it() -> None:
     assert (record.job_id, record.pool_id) == ("b", "fast")
     assert record.decision.declined_offers == 2
     assert only(effects, DispatchRecord)[0].decision.declined_offers == 0
+
+
+def test_nobody_waits_for_a_pool_that_is_free() -> None:
+    """What is expected of pools is made anew now and then only; a free one is not to be waited for.
+
+    A job that is alone would teach nothing while it waits, so the error would last.
+    """
+    bench = homelab()
+    queued(bench, "a")
+    bench.end("a")
+    known = bench.state.outlooks
+    for needs, view in known.items():
+        better = [replace(tier, token_ms=tier.token_ms / 10) for tier in view.tiers]
+        known[needs] = replace(view, tiers=tuple(better))
+
+    effects = queued(bench, "b")
+
+    assert placed(effects) == {"b": "fast"}
+    assert only(effects, OfferDeclined) == []
 
 
 def test_who_asks_is_told_both_ends() -> None:
