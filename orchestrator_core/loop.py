@@ -3,8 +3,7 @@
 grpc.aio tells the loop of each completed operation by one byte in a socket, and its reader of that
 socket takes one byte but all completions. A relay completes dozens of writes at a time, so most
 bytes wake the loop for nothing. Source: grpc, src/python/grpcio/grpc/_cython/_cygrpc/aio/
-completion_queue.pyx.pxi, `_handle_events`. Both together take about a third off a relayed message;
-benchmarks/README.md has the figures.
+completion_queue.pyx.pxi, `_handle_events`. What that saves stands in benchmarks/README.md.
 """
 
 import array
