@@ -5,10 +5,12 @@ nor jobs that pass straight through say anything about how long a place takes.
 """
 
 from collections import deque
+from dataclasses import dataclass
 
 DEPARTURES_KEPT = 64
 
 
+@dataclass(slots=True, init=False, eq=False, repr=False)
 class DrainRate:
     """Measures departures from the queue. Every call O(1), bounded by `DEPARTURES_KEPT`.
 
@@ -16,7 +18,6 @@ class DrainRate:
     apart: told the same time, all would come back for one place.
     """
 
-    __slots__ = ("_busy_ms", "_busy_since_ms", "_departed_at", "_promised_ms")
     _busy_ms: int
     _busy_since_ms: int | None
     _departed_at: deque[int]

@@ -42,13 +42,13 @@ class Contenders:
         return self.interactive if priority is INTERACTIVE else self.batch
 
 
+@dataclass(slots=True, init=False, eq=False, repr=False)
 class Queue:
     """Waiting jobs by arrival number. The bound counts both classes; retries are exempt from it.
 
     A retry is not dropped for a newcomer either (design 5.1): `oldest` and `newest` pass it by.
     """
 
-    __slots__ = ("_by_seq", "_depth", "_lane_of", "_lanes", "_of_model", "_untried", "per_identity")
     _by_seq: dict[int, Job]
     _depth: dict[Priority, int]
     _lane_of: dict[int, Lane]

@@ -7,14 +7,15 @@ hundreds of thousands.
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 RUN_MAX = 512
 
 
+@dataclass(slots=True, init=False, eq=False, repr=False)
 class RankedSet:
     """Sorted set of ints. add, discard: O(log n + RUN_MAX); first: O(1); rank: O(n / RUN_MAX)."""
 
-    __slots__ = ("_length", "_lows", "_runs")
     _length: int
     _lows: list[int]
     _runs: list[list[int]]

@@ -96,6 +96,7 @@ def session_key(identity: str, session_id: str) -> str:
     return f"{len(identity)}:{identity}{session_id}"
 
 
+@dataclass(slots=True, init=False, eq=False, repr=False)
 class Sessions:
     """All sessions. Every call O(1) unless it says otherwise.
 
@@ -103,7 +104,6 @@ class Sessions:
     those that a pool's cache is expected to hold, by pool, in the same order.
     """
 
-    __slots__ = ("_all", "_idle", "_warm")
     _all: dict[str, Session]
     _idle: OrderedDict[str, None]
     _warm: dict[str, OrderedDict[str, None]]

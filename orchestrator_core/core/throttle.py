@@ -16,10 +16,10 @@ MS_PER_MINUTE = 60_000
 IDLE_LOOKED_AT = 8
 
 
+@dataclass(slots=True, init=False, eq=False, repr=False)
 class Bucket:
     """A token bucket of `per_min` units, full at first. Mutable: one owner."""
 
-    __slots__ = ("_as_of_ms", "_level", "_per_min")
     _as_of_ms: int
     _level: int
     _per_min: int
@@ -74,6 +74,7 @@ class Throttled:
     wait_ms: int | None
 
 
+@dataclass(slots=True, init=False, eq=False, repr=False)
 class Throttle:
     """Who may still enqueue. Every call O(1).
 
@@ -82,7 +83,6 @@ class Throttle:
     keeps anybody out.
     """
 
-    __slots__ = ("_accounts", "_waiting", "config")
     _accounts: OrderedDict[str, Account]
     _waiting: dict[str, int]
     config: ThrottleConfig

@@ -3,6 +3,7 @@
 import enum
 import heapq
 from collections.abc import Container, Iterable
+from dataclasses import dataclass
 
 
 class TimerKind(enum.IntEnum):
@@ -26,10 +27,10 @@ class TimerKind(enum.IntEnum):
     __hash__ = int.__hash__
 
 
+@dataclass(slots=True, init=False, eq=False, repr=False)
 class Timers:
     """One deadline per (kind, key). set, clear: O(log n); due deadlines come in order of time."""
 
-    __slots__ = ("_due", "_heap")
     _due: dict[tuple[TimerKind, str], int]
     _heap: list[tuple[int, TimerKind, str]]
 
