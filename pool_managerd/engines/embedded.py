@@ -21,6 +21,7 @@ from pool_managerd.engines import embedded_worker
 from pool_managerd.engines.embedded_worker import WorkerReport, WorkerSettings, batch_tokens
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shortfalls
 from pool_managerd.engines.gguf_kv import KvFacts, kv_facts
+from pool_managerd.engines.llama_memory import MemoryLog
 from pool_managerd.engines.llama_protocol import (
     Endpoint,
     LlamaApiError,
@@ -93,6 +94,7 @@ class EmbeddedEngine:
         self._worker: WorkerProcess | None = None
         self._protocol: LlamaProtocol | None = None
         self._stopped = False
+        self.memory = MemoryLog()
 
     @property
     def pid(self) -> int | None:
@@ -131,6 +133,7 @@ class EmbeddedEngine:
     async def _load(self) -> WorkerReport:
         """Starts the worker and waits for its report."""
         self._worker = await WorkerProcess.spawn(embedded_worker.__name__)
+        self._worker.log.on_line = self.memory.read
         if self._stopped:
             raise PreloadError(["the engine was stopped during its start"])
         answer = await self._worker.ask(json.dumps(asdict(self._settings())).encode())
@@ -183,6 +186,8 @@ class EmbeddedEngine:
             kv_preallocated=True,
             kv_bytes_per_token=kv.bytes_per_token if kv else None,
             kv_slot_bytes=kv.slot_bytes if kv else None,
+            host_bytes=self.memory.host_bytes,
+            device_bytes=self.memory.device_bytes,
         )
 
     async def _load_failure(self, message: str) -> PreloadError:

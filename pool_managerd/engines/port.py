@@ -65,6 +65,8 @@ class EngineInfo:
     `kv_preallocated`: keys and values of all slots got their memory as the model was loaded.
     `kv_bytes_per_token` and `kv_slot_bytes` are what a token of context takes at most, and a slot
     in all; None where the engine's cache is not known.
+    `host_bytes` and `device_bytes` are what it says that it took of the host's memory and of each
+    device, in the order in which it was shown them; None and empty where it does not say.
     """
 
     engine: str
@@ -80,6 +82,8 @@ class EngineInfo:
     kv_preallocated: bool = False
     kv_bytes_per_token: int | None = None
     kv_slot_bytes: int | None = None
+    host_bytes: int | None = None
+    device_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 LOG_LINES = 200
@@ -18,7 +19,12 @@ _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 class LogTail:
-    """The last lines of a log, each cut to a length; holds at most 200 kB."""
+    """The last lines of a log, each cut to a length; holds at most 200 kB.
+
+    `on_line` gets every line as it ends.
+    """
+
+    on_line: Callable[[str], None] | None = None
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
@@ -28,8 +34,11 @@ class LogTail:
         """Takes what the process wrote, in pieces of any size."""
         *ends, rest = data.decode("utf-8", "replace").split("\n")
         for end in ends:
-            self._lines.append((self._partial + end)[:LOG_LINE_CHARS].rstrip())
+            line = (self._partial + end)[:LOG_LINE_CHARS].rstrip()
+            self._lines.append(line)
             self._partial = ""
+            if self.on_line is not None:
+                self.on_line(line)
         self._partial = (self._partial + rest)[:LOG_LINE_CHARS]
 
     def last(self, count: int) -> tuple[str, ...]:
