@@ -14,6 +14,7 @@ from pool_managerd import failpoints
 from pool_managerd.config import Config, ConfigError, load_config
 from pool_managerd.config_text import to_toml
 from pool_managerd.errors import DevicesUnavailableError
+from pool_managerd.fetch_command import run_fetch
 from pool_managerd.server import PoolManager
 from pool_managerd.telemetry import configure_logs, log
 
@@ -32,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--print-config", action="store_true", help="print the effective configuration and exit"
     )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    fetch = commands.add_parser("fetch", help="bring a model to this host and print its path")
+    fetch.add_argument("ref", metavar="REF", help="hf:ORG/REPO/FILE, https://... or a path")
     args = parser.parse_args(argv)
     try:
         config = load_config(args.config)
@@ -39,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
             print(to_toml(config), end="")
             return 0
         configure_logs(config.log_level)
+        if args.command == "fetch":
+            return run_fetch(config, args.ref)
         _arm(os.environ.get(failpoints.VARIABLE, ""))
         asyncio.run(_serve(config))
     except ConfigError as error:

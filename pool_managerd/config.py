@@ -26,6 +26,7 @@ from pool_managerd.config_engines import (
     MockEngine,
     Table,
 )
+from pool_managerd.config_models import ModelsTable, OutboundTable
 from pool_managerd.errors import PoolManagerError
 
 _ID = r"^[A-Za-z0-9._:-]{1,128}$"
@@ -67,6 +68,23 @@ class PoolTable(Table):
     prefill_tokens_per_s: float | None = Field(
         default=None, gt=0, le=1e7, description="Prompt tokens per second: a first guess."
     )
+    vram_claim_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        le=1 << 50,
+        description="Memory that the engine takes of all its devices together; replaces the "
+        "estimate.",
+    )
+    vram_claim_ratio: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of each device that the engine claims (vLLM's gpu_memory_utilization); "
+        "replaces the estimate.",
+    )
+    memory_check: Literal["enforce", "warn", "off"] = Field(
+        default="enforce", description="What happens when the engine does not seem to fit."
+    )
 
     @model_validator(mode="after")
     def _split_fits(self) -> "PoolTable":
@@ -77,6 +95,8 @@ class PoolTable(Table):
             )
         if self.tensor_split and not sum(self.tensor_split):
             raise ValueError("tensor_split must not be 0 on all devices")
+        if self.vram_claim_bytes is not None and self.vram_claim_ratio is not None:
+            raise ValueError("set vram_claim_bytes or vram_claim_ratio, not both")
         return self
 
 
@@ -134,6 +154,12 @@ class SupervisionTable(Table):
     storm_failures: int = Field(default=5, ge=1, le=1000, description="Failures that halt a pool.")
     storm_window_ms: Milliseconds = Field(default=300_000, description="Window of those failures.")
     stable_ms: Milliseconds = Field(default=60_000, description="Service that resets the backoff.")
+    freed_memory_wait_ms: int = Field(
+        default=5_000,
+        ge=0,
+        le=600_000,
+        description="Wait for memory that drivers give back late, before a pool does not fit.",
+    )
     cancel_confirm_ms: Milliseconds = Field(
         default=5_000, description="Wait for a cancelled generation before its engine is restarted."
     )
@@ -185,6 +211,8 @@ class Config(Table):
         default=SupervisionTable(), description="Engine supervision."
     )
     link: LinkTable = Field(default=LinkTable(), description="Streams to the orchestrator.")
+    models: ModelsTable = Field(default=ModelsTable(), description="Model files.")
+    outbound: OutboundTable = Field(default=OutboundTable(), description="Fetching of models.")
     pools: tuple[PoolTable, ...] = Field(
         default=(), max_length=256, description="The pools of this host, at least one."
     )
@@ -234,14 +262,25 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
     endpoint = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or env.get(
         "OTEL_EXPORTER_OTLP_ENDPOINT"
     )
-    return config.model_copy(update={"pools": pools, "otlp_endpoint": endpoint or ""})
+    models = config.models.model_copy(
+        update={"directory": str(base / Path(config.models.directory).expanduser())}
+    )
+    token = SecretStr(env.get(config.outbound.hf_token_env, ""))
+    return config.model_copy(
+        update={
+            "pools": pools,
+            "models": models,
+            "outbound": config.outbound.model_copy(update={"hf_token": token}),
+            "otlp_endpoint": endpoint or "",
+        }
+    )
 
 
 def _resolved(
     pool: PoolTable, base: Path, env: Mapping[str, str], problems: list[str]
 ) -> EmbeddedEngine | LlamaServerEngine | MockEngine:
     match pool.engine:
-        case EmbeddedEngine() as engine:
+        case EmbeddedEngine() as engine if engine.model_path:
             return engine.model_copy(update={"model_path": str(base / engine.model_path)})
         case LlamaServerEngine() as engine if engine.api_key_env:
             secret = env.get(engine.api_key_env, "")
@@ -262,6 +301,11 @@ def _refuse_file_secrets(raw: dict[str, object]) -> None:
         if isinstance(engine, dict) and "api_key" in engine:
             key = f"pools[{number}].engine.api_key"
             raise ConfigError([f"{key}: set api_key_env: secrets come from the environment"])
+    outbound = raw.get("outbound")
+    if isinstance(outbound, dict) and "hf_token" in outbound:
+        raise ConfigError(
+            ["outbound.hf_token: set hf_token_env: secrets come from the environment"]
+        )
     if "otlp_endpoint" in raw:
         raise ConfigError(["otlp_endpoint: set OTEL_EXPORTER_OTLP_ENDPOINT in the environment"])
 
@@ -291,7 +335,7 @@ def _problem(item: typing.Any) -> str:
     return f"{_dotted(location)}: {message}" if location else message
 
 
-_HIDDEN = frozenset({"api_key", "otlp_endpoint"})
+_HIDDEN = frozenset({"api_key", "hf_token", "otlp_endpoint"})
 _TAGS = frozenset({"embedded", "llama_server", "mock"})
 
 

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from pool_managerd.core.model_ref import REF_CHARS_MAX, parse_model_ref
+
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
 
 
@@ -17,8 +19,13 @@ class EmbeddedEngine(Table):
     """The llama.cpp engine that ships with the product, in a worker process of its own."""
 
     kind: Literal["embedded"] = Field(description="Selects the embedded llama.cpp engine.")
+    model_ref: str = Field(
+        default="",
+        max_length=REF_CHARS_MAX,
+        description="GGUF file: a path, file:, hf: or https:; see models.md.",
+    )
     model_path: str = Field(
-        min_length=1, description="GGUF file; relative to the configuration file."
+        default="", description="GGUF file; relative to the configuration file."
     )
     model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
     slots: int = Field(default=1, ge=1, le=256, description="Generations at a time.")
@@ -34,8 +41,18 @@ class EmbeddedEngine(Table):
     )
 
     model_digest: str = Field(
-        default="", description="Digest of the file, if known: saves reading it once."
+        default="",
+        pattern=r"^(sha256:[0-9a-f]{64})?$",
+        description="Digest that the file must have: sha256: and 64 hex digits.",
     )
+
+    @model_validator(mode="after")
+    def _one_model(self) -> "EmbeddedEngine":
+        if bool(self.model_ref) == bool(self.model_path):
+            raise ValueError("set model_ref, or model_path, and not both")
+        if self.model_ref:
+            parse_model_ref(self.model_ref)
+        return self
 
     @model_validator(mode="after")
     def _one_slot(self) -> "EmbeddedEngine":

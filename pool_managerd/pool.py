@@ -28,6 +28,7 @@ from pool_managerd.core.replica import (
 from pool_managerd.core.slots import Slots
 from pool_managerd.engines.port import Engine, EngineInfo, PreloadError
 from pool_managerd.feed import ChangeFeed
+from pool_managerd.preflight import NoPreflight, Preflight, Prepared
 from pool_managerd.telemetry import SPAN_DRAIN, SPAN_START, SPAN_STOP, Telemetry, log
 
 WARM_SESSIONS_MAX = 64
@@ -63,6 +64,7 @@ class PoolDeps:
     random_hex: Callable[[int], str]
     jitter: Callable[[], float]
     supervision: SupervisionTable
+    preflight: Preflight = field(default_factory=NoPreflight)
 
 
 @dataclass(slots=True, eq=False)
@@ -243,10 +245,10 @@ class Pool:
         timeout_ms = self._deps.supervision.preload_timeout_ms
         with self._deps.telemetry.span(SPAN_START, attributes) as span:
             try:
+                # A model may have to be fetched first, which has a bound of its own.
+                prepared = await self._deps.preflight.model(self.table, self._wanted_ref)
                 async with asyncio.timeout(timeout_ms / 1000):
-                    engine = self._deps.make_engine(self.table, self._wanted_ref)
-                    incarnation.engine = engine
-                    info = await engine.start()
+                    info = await self._start_engine(incarnation, prepared)
                     incarnation.slots = Slots(info.slots_total)
                     failpoints.reach("engine.ready")
             except PreloadError as error:
@@ -264,6 +266,14 @@ class Pool:
             self._reload_detail = f"the model {self._wanted_ref} could not be loaded: {problem}"
             self._wanted_ref = self._loaded_ref
         self.fail(replica_id, Reason.PRELOAD_FAILED, problem)
+
+    async def _start_engine(self, incarnation: Incarnation, prepared: Prepared) -> EngineInfo:
+        await self._deps.preflight.memory(prepared.table)
+        engine = self._deps.make_engine(prepared.table, prepared.model_ref)
+        incarnation.engine = engine
+        info = await engine.start()
+        self._deps.preflight.loaded(prepared.table, info)
+        return info
 
     def _serving(self, incarnation: Incarnation, info: EngineInfo) -> None:
         self.info = info
@@ -315,6 +325,7 @@ class Pool:
             )
         with self._deps.telemetry.span(SPAN_STOP, attributes):
             await self._stop_engine(incarnation)
+        self._deps.preflight.gone(self.pool_id)
         incarnation.gone.set()
         self._post(Event(Kind.ENGINE_STOPPED, jitter=self._deps.jitter()))
 

@@ -11,6 +11,7 @@ from grpc import aio
 from pool_managerd.clock import Clock, SystemClock
 from pool_managerd.config import Config, ConfigError, LinkTable
 from pool_managerd.core.backoff import Backoff
+from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.replica import Reason
 from pool_managerd.core.store import AttemptStore, StoreLimits
 from pool_managerd.devices.port import DeviceSource
@@ -18,7 +19,9 @@ from pool_managerd.executor import Executor
 from pool_managerd.factory import make_devices, make_engine
 from pool_managerd.feed import ChangeFeed
 from pool_managerd.link import Link, LinkDeps
+from pool_managerd.model_files import ModelFiles
 from pool_managerd.pool import EngineFactory, Pool, PoolDeps
+from pool_managerd.preflight import HostPreflight, PreflightDeps
 from pool_managerd.reporter import Reporter
 from pool_managerd.servicer import InspectionServer, PoolManagerServicer
 from pool_managerd.snapshots import (
@@ -58,6 +61,7 @@ class PoolManager:
         self._telemetry = Telemetry(config.otlp_endpoint)
         self._feed = ChangeFeed(config.limits.watchers_max)
         self._host = HostState(config.host_id, secrets.token_hex(8))
+        self._ledger = Ledger()
         self._pools: dict[str, Pool] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._stop = asyncio.Event()
@@ -85,7 +89,7 @@ class PoolManager:
             self._check_masks()
             executor = self._make_pools()
             snapshots = SnapshotBuilder(
-                self._host, self._pools.values(), executor, self._devices, self._clock
+                self._host, self._pools.values(), executor, self._devices, self._clock, self._ledger
             )
             watch_interval_ms = self._config.report_interval_ms * 10
             servicer = PoolManagerServicer(snapshots, self._feed, watch_interval_ms)
@@ -143,6 +147,7 @@ class PoolManager:
             random_hex=lambda digits: secrets.token_hex((digits + 1) // 2)[:digits],
             jitter=_jitter,
             supervision=self._config.supervision,
+            preflight=self._make_preflight(),
         )
         executor = Executor(store, deps)
         for table in self._config.pools:
@@ -150,6 +155,17 @@ class PoolManager:
             self._pools[pool.pool_id] = pool
             executor.attach(pool)
         return executor
+
+    def _make_preflight(self) -> HostPreflight:
+        return HostPreflight(
+            PreflightDeps(
+                clock=self._clock,
+                files=ModelFiles(self._config, self._clock),
+                ledger=self._ledger,
+                devices=lambda table: masked(table, self._devices.devices()),
+                wait_ms=self._config.supervision.freed_memory_wait_ms,
+            )
+        )
 
     def _make_link(
         self, channel: aio.Channel, executor: Executor, snapshots: SnapshotBuilder

@@ -18,11 +18,13 @@ from pool_managerd.core.device import (
     lowest_compute_capability,
     sum_or_none,
 )
+from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.replica import PoolState, Reason
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.port import EngineInfo
 from pool_managerd.executor import Executor
 from pool_managerd.pool import Pool
+from pool_managerd.preflight import host_memory, memory_of
 
 _STATES: Mapping[PoolState, snapshot_pb2.PoolState.ValueType] = {
     state: snapshot_pb2.PoolState.Value(f"POOL_STATE_{state.name}") for state in PoolState
@@ -72,8 +74,10 @@ class SnapshotBuilder:
         executor: Executor,
         devices: DeviceSource,
         clock: Clock,
+        ledger: Ledger | None = None,
     ) -> None:
         self._host = host
+        self._ledger = ledger or Ledger()
         self._pools = {pool.pool_id: pool for pool in pools}
         self._executor = executor
         self._devices = devices
@@ -109,7 +113,7 @@ class SnapshotBuilder:
         message.state, message.state_reason = _STATES[state], _REASONS[reason]
         message.state_detail = detail
         _add_engine(message, pool)
-        _add_devices(message, pool.table, self._devices.devices())
+        _add_devices(message, pool.table, self._devices.devices(), self._ledger)
         for log in self._executor.running(replica_id):
             message.running.add(
                 job_id=log.key.job_id, attempt=log.key.attempt, tokens_out=log.tokens_out
@@ -199,6 +203,17 @@ def split_weights(table: PoolTable, mine: tuple[Device, ...]) -> dict[str, int]:
     }
 
 
+def _free_bytes(device: Device, ledger: Ledger) -> int | None:
+    """What is free by the device and by what the pools of this host claim. Design 5.4.
+
+    An engine that has just started has not taken all that it will.
+    """
+    free, total = device.memory_free_bytes, device.memory_total_bytes
+    if free is None or total is None:
+        return free
+    return max(0, min(free, total - ledger.claimed(memory_of(device, host_memory().total))))
+
+
 def unknown_in_mask(table: PoolTable, devices: tuple[Device, ...]) -> list[str]:
     """Entries of a pool's mask that name no device."""
     known = {d.device_id for d in devices} | {str(d.index) for d in devices if d.index is not None}
@@ -206,7 +221,10 @@ def unknown_in_mask(table: PoolTable, devices: tuple[Device, ...]) -> list[str]:
 
 
 def _add_devices(
-    message: snapshot_pb2.PoolSnapshot, table: PoolTable, devices: tuple[Device, ...]
+    message: snapshot_pb2.PoolSnapshot,
+    table: PoolTable,
+    devices: tuple[Device, ...],
+    ledger: Ledger,
 ) -> None:
     mine = masked(table, devices)
     weights = split_weights(table, mine)
@@ -220,7 +238,7 @@ def _add_devices(
                 setattr(entry, name, value)
     capability = lowest_compute_capability(mine)
     total_bytes = sum_or_none([device.memory_total_bytes for device in mine])
-    free_bytes = sum_or_none([device.memory_free_bytes for device in mine])
+    free_bytes = sum_or_none([_free_bytes(device, ledger) for device in mine])
     if capability is not None:
         message.compute_capability = capability
     if total_bytes is not None:
