@@ -10,34 +10,21 @@ with every shortfall. The caller bounds the whole.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, assert_never
+from typing import Protocol
 
 import psutil
 
 from pool_managerd.clock import Clock
 from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import EmbeddedEngine, LlamaServerEngine, MockEngine
-from pool_managerd.core.device import Device, DeviceKind
-from pool_managerd.core.fit import (
-    HOST,
-    Estimate,
-    Need,
-    Room,
-    human_bytes,
-    merged,
-    shortfalls,
-)
-from pool_managerd.core.gguf_fit import PAD_TOKENS, GgufModel, LoadPlan, gguf_estimate
-from pool_managerd.core.kv_size import DimensionsError
+from pool_managerd.config_engines import EmbeddedEngine, LlamaServerEngine
+from pool_managerd.core.device import Device
+from pool_managerd.core.fit import HOST, Estimate, Need, Room, human_bytes, merged, shortfalls
 from pool_managerd.core.ledger import Ledger
-from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
-from pool_managerd.engines.embedded_worker import batch_tokens
 from pool_managerd.engines.gguf_file import gguf_shortfalls
-from pool_managerd.engines.gguf_kv import read_model
-from pool_managerd.engines.gguf_metadata import MetadataError
 from pool_managerd.engines.port import EngineInfo, PreloadError
+from pool_managerd.memory_plan import MemoryPlan, device_name, memory_of, plan_memory
 from pool_managerd.model_files import FoundModel, ModelFiles
 from pool_managerd.telemetry import log
 
@@ -176,13 +163,14 @@ class HostPreflight:
         if table.memory_check == "off":
             return
         rooms = self._rooms(table)
-        wanted = await asyncio.to_thread(self._wanted, table, rooms)
-        if wanted is None:
+        claims = self._deps.ledger.beside(table.pool_id)
+        planned = await asyncio.to_thread(plan_memory, table, rooms, claims)
+        if planned is None:
             return
-        estimate, advise = wanted
+        estimate = planned.estimate
         attached = isinstance(table.engine, LlamaServerEngine)
         if not attached:
-            await self._until_fits(table, estimate, advise)
+            await self._until_fits(table, planned)
         needs = merged(estimate.needs, rooms)
         self._deps.ledger.claim(
             table.pool_id, {memory: need.total for memory, need in needs.items()}
@@ -219,10 +207,8 @@ class HostPreflight:
         self._loading.pop(pool_id, None)
         self._deps.ledger.release(pool_id)
 
-    async def _until_fits(
-        self, table: PoolTable, estimate: Estimate, advise: Callable[[], str]
-    ) -> None:
-        pool_id, ledger = table.pool_id, self._deps.ledger
+    async def _until_fits(self, table: PoolTable, planned: MemoryPlan) -> None:
+        pool_id, ledger, estimate = table.pool_id, self._deps.ledger, planned.estimate
         began_ms = self._deps.clock.now_ms()
         while True:
             rooms = self._rooms(table)
@@ -234,7 +220,7 @@ class HostPreflight:
             if waited_ms >= self._deps.wait_ms and not ledger.loading_beside(pool_id, memories):
                 break
             await self._deps.pause(LOOK_INTERVAL_MS)
-        advice = advise()
+        advice = planned.advise()
         notes = "".join(f" ({note})" for note in estimate.notes)
         sentences = [shortfall.sentence(advice) + notes for shortfall in missing]
         if table.memory_check == "enforce":
@@ -246,38 +232,12 @@ class HostPreflight:
         rooms = {HOST: Room("the host", HOST, host.total, host.free)}
         for device in self._deps.devices(table):
             rooms[device.device_id] = Room(
-                _name(device),
+                device_name(device),
                 memory_of(device, host.total),
                 device.memory_total_bytes,
                 device.memory_free_bytes,
             )
         return rooms
-
-    def _wanted(
-        self, table: PoolTable, rooms: Mapping[str, Room]
-    ) -> tuple[Estimate, Callable[[], str]] | None:
-        """The estimate, and who advises when it is too much; None when nothing is known. Blocks."""
-        stated = _stated(table, rooms)
-        if stated is not None:
-            return stated, lambda: "lower the pool's vram_claim, or use another device"
-        match table.engine:
-            case EmbeddedEngine() as engine:
-                try:
-                    model = read_model(Path(engine.model_path))
-                except (MetadataError, DimensionsError, OSError) as error:
-                    log.warning("memory_unknown", pool_id=table.pool_id, error=str(error))
-                    return None
-                plan = _plan(table, engine, rooms)
-                claims = self._deps.ledger.beside(table.pool_id)
-
-                def fits(changed: LoadPlan) -> bool:
-                    return not shortfalls(gguf_estimate(model, changed), rooms, claims)
-
-                return gguf_estimate(model, plan), lambda: advice(model, plan, fits)
-            case LlamaServerEngine() | MockEngine():
-                return None
-            case engine:
-                assert_never(engine)
 
     def _taken(self, table: PoolTable, info: EngineInfo, loading: _Loading) -> dict[str, int]:
         """Bytes by memory that the engine took, as far as anybody can tell."""
@@ -309,88 +269,6 @@ class HostPreflight:
             if before.free is not None and after.free is not None and before.free > after.free:
                 taken[place] = before.free - after.free
         return taken
-
-
-def memory_of(device: Device, host_total: int) -> str:
-    """The memory that a device uses: its own, or the host's where they are one. LO-205."""
-    unified = device.memory_total_bytes == host_total
-    return HOST if device.kind is DeviceKind.CPU or unified else device.device_id
-
-
-def advice(model: GgufModel, plan: LoadPlan, fits: Callable[[LoadPlan], bool]) -> str:
-    """What to change so that the engine fits: what helps by itself first. O(log) estimates."""
-    slots = _most(plan.slots - 1, lambda count: fits(replace(plan, slots=count)))
-    if slots:
-        return f"slots = {slots} would fit instead of {plan.slots}, or use another device"
-    for base, words in ((plan, ""), (replace(plan, slots=1), "slots = 1 and ")):
-        ctx_tokens = _longest(base, fits)
-        if ctx_tokens:
-            return f"{words}ctx_per_slot = {ctx_tokens} would fit, or use another device"
-    if plan.gpu_layers:
-        layers = model.layer_count + 1
-        most = layers if plan.gpu_layers < 0 else min(plan.gpu_layers, layers)
-        found = _most(most - 1, lambda count: fits(replace(plan, gpu_layers=count)))
-        if found:
-            return f"gpu_layers = {found} would fit, or use another device"
-    return "use another device, or a model file of fewer bits or parameters"
-
-
-def _longest(plan: LoadPlan, fits: Callable[[LoadPlan], bool]) -> int:
-    """The longest context that fits, 0 for none."""
-    steps = (plan.ctx_per_slot - 1) // PAD_TOKENS
-    return PAD_TOKENS * _most(
-        steps, lambda count: fits(replace(plan, ctx_per_slot=count * PAD_TOKENS))
-    )
-
-
-def _most(highest: int, works: Callable[[int], bool]) -> int:
-    """The largest number up to `highest` that works, where smaller ones do too; 0 for none."""
-    low, high = 0, highest
-    while low < high:
-        middle = (low + high + 1) // 2
-        if works(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _plan(table: PoolTable, engine: EmbeddedEngine, rooms: Mapping[str, Room]) -> LoadPlan:
-    devices = [place for place in rooms if place not in (HOST, CPU_DEVICE_ID)]
-    stated = dict(zip(table.devices, table.tensor_split, strict=False))
-    shares = {
-        device: stated.get(device, 0) if stated else (rooms[device].free or 1) for device in devices
-    }
-    return LoadPlan(
-        slots=engine.slots,
-        ctx_per_slot=engine.ctx_per_slot,
-        batch_tokens=batch_tokens(engine.slots, engine.gpu_layers),
-        gpu_layers=engine.gpu_layers,
-        shares=shares if engine.gpu_layers else {},
-    )
-
-
-def _stated(table: PoolTable, rooms: Mapping[str, Room]) -> Estimate | None:
-    """What the operator says that the engine takes, by device; None when nothing is said."""
-    devices = [place for place in rooms if place != HOST] or [HOST]
-    if table.vram_claim_ratio is not None:
-        shares = {d: int((rooms[d].total or 0) * table.vram_claim_ratio) for d in devices}
-    elif table.vram_claim_bytes is not None:
-        stated = dict(zip(table.devices, table.tensor_split, strict=False))
-        weights = {d: stated.get(d, 0) if stated else 1 for d in devices}
-        whole = sum(weights.values()) or 1
-        shares = {d: table.vram_claim_bytes * weights[d] // whole for d in devices}
-    else:
-        return None
-    needs = {device: Need(weights=size) for device, size in shares.items()}
-    return Estimate(needs, ("as the configuration states",), stated=True)
-
-
-def _name(device: Device) -> str:
-    if device.kind is DeviceKind.CPU:
-        return "the host"
-    number = f"GPU {device.index}" if device.index is not None else device.device_id
-    return f"{number} ({device.name})" if device.name else number
 
 
 def _comparison(memory: str, estimated: int, taken: int | None) -> str:

@@ -23,8 +23,9 @@ from pool_managerd.core.replica import PoolState, Reason
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.port import EngineInfo
 from pool_managerd.executor import Executor
+from pool_managerd.memory_plan import memory_of
 from pool_managerd.pool import Pool
-from pool_managerd.preflight import host_memory, memory_of
+from pool_managerd.preflight import host_memory
 
 _STATES: Mapping[PoolState, snapshot_pb2.PoolState.ValueType] = {
     state: snapshot_pb2.PoolState.Value(f"POOL_STATE_{state.name}") for state in PoolState
