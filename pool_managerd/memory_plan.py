@@ -139,6 +139,7 @@ def _stated(table: PoolTable, rooms: Mapping[str, Room]) -> Estimate | None:
 
 
 def device_name(device: Device) -> str:
+    """What people call it."""
     if device.kind is DeviceKind.CPU:
         return "the host"
     number = f"GPU {device.index}" if device.index is not None else device.device_id

@@ -269,16 +269,24 @@ async def _read(
 ) -> None:
     size = partial.size
     judge.progress(size, partial.total)
+    unwritten = bytearray()
     with partial.file.open("ab") as file:
-        async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
-            size += len(chunk)
-            if size > judge.limits.file_bytes_max:
-                raise FetchError(
-                    f"{_host(request.url)} sends more than outbound.file_bytes_max = "
-                    f"{judge.limits.file_bytes_max}"
-                )
-            await asyncio.to_thread(file.write, chunk)
-            judge.progress(size, partial.total)
+        try:
+            async for data in answer.content.iter_any():
+                size += len(data)
+                if size > judge.limits.file_bytes_max:
+                    raise FetchError(
+                        f"{_host(request.url)} sends more than outbound.file_bytes_max = "
+                        f"{judge.limits.file_bytes_max}"
+                    )
+                unwritten += data
+                if len(unwritten) >= _CHUNK_BYTES:
+                    block, unwritten = unwritten, bytearray()
+                    await asyncio.to_thread(file.write, block)
+                judge.progress(size, partial.total)
+        finally:
+            # What came before a break or a cancel is kept; it is less than a chunk.
+            file.write(unwritten)
     if partial.total is not None and size != partial.total:
         raise FetchError(f"{size} of {partial.total} bytes came", lasting=False)
     partial.total = size
