@@ -6,10 +6,9 @@ LO-205, ORCH-3003.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import assert_never
 
 from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import EmbeddedEngine, LlamaServerEngine, MockEngine
+from pool_managerd.config_engines import EmbeddedEngine
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.fit import HOST, Claim, Estimate, Need, Room, shortfalls
 from pool_managerd.core.gguf_fit import PAD_TOKENS, GgufModel, LoadPlan, gguf_estimate
@@ -39,23 +38,20 @@ def plan_memory(
     stated = _stated(table, rooms)
     if stated is not None:
         return MemoryPlan(stated, lambda: "lower the pool's vram_claim, or use another device")
-    match table.engine:
-        case EmbeddedEngine() as engine:
-            try:
-                model = read_model(Path(engine.model_path))
-            except (MetadataError, DimensionsError, OSError) as error:
-                log.warning("memory_unknown", pool_id=table.pool_id, error=str(error))
-                return None
-            plan = _plan(table, engine, rooms)
+    engine = table.engine
+    if not isinstance(engine, EmbeddedEngine):
+        return None
+    try:
+        model = read_model(Path(engine.model_path))
+    except (MetadataError, DimensionsError, OSError) as error:
+        log.warning("memory_unknown", pool_id=table.pool_id, error=str(error))
+        return None
+    plan = _plan(table, engine, rooms)
 
-            def fits(changed: LoadPlan) -> bool:
-                return not shortfalls(gguf_estimate(model, changed), rooms, claims)
+    def fits(changed: LoadPlan) -> bool:
+        return not shortfalls(gguf_estimate(model, changed), rooms, claims)
 
-            return MemoryPlan(gguf_estimate(model, plan), lambda: _advice(model, plan, fits))
-        case LlamaServerEngine() | MockEngine():
-            return None
-        case engine:
-            assert_never(engine)
+    return MemoryPlan(gguf_estimate(model, plan), lambda: _advice(model, plan, fits))
 
 
 def memory_of(device: Device, host_total: int) -> str:

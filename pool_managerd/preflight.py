@@ -168,8 +168,8 @@ class HostPreflight:
         if planned is None:
             return
         estimate = planned.estimate
-        attached = isinstance(table.engine, LlamaServerEngine)
-        if not attached:
+        # An engine that runs already has what it takes: there is nothing to refuse.
+        if not isinstance(table.engine, LlamaServerEngine):
             await self._until_fits(table, planned)
         needs = merged(estimate.needs, rooms)
         self._deps.ledger.claim(

@@ -19,7 +19,6 @@ POLICY = OutboundPolicy(
         ("https://evilcdn.example/x", False, "outbound.allow"),
         ("https://models.example.evil/x", False, "outbound.allow"),
         ("https://models.example@evil/x", False, "outbound.allow"),
-        ("https://bad.cdn.example/x", False, "outbound.deny bad.cdn.example"),
         ("http://models.example/a", False, "scheme"),
         ("http://127.0.0.1:80/a", True, "outbound.allow 127.0.0.1"),
         ("ftp://models.example/a", False, "scheme"),
@@ -33,6 +32,13 @@ def test_an_address_is_judged_by_its_host(url: str, allowed: bool, rule: str) ->
 
     assert (decision.allowed, decision.rule) == (allowed, rule)
     assert bool(decision.sentence) != allowed
+
+
+def test_a_denied_host_is_denied_though_it_is_allowed() -> None:
+    """The list of denied hosts goes before the other."""
+    decision = decide_outbound(POLICY, "https://bad.cdn.example/x")
+
+    assert (decision.allowed, decision.rule) == (False, "outbound.deny bad.cdn.example")
 
 
 def test_one_switch_refuses_everything_and_names_itself() -> None:
