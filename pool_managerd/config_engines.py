@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from pool_managerd.core.model_ref import REF_CHARS_MAX, parse_model_ref
 
+KvType = Literal["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
 
 
@@ -40,6 +41,10 @@ class EmbeddedEngine(Table):
         default=0, ge=-1, le=10_000, description="Layers on the GPU; -1 means all."
     )
 
+    kv_type: KvType = Field(
+        default="f16",
+        description="Type of cached keys and values; fewer bits take less memory, other output.",
+    )
     model_digest: str = Field(
         default="",
         pattern=r"^(sha256:[0-9a-f]{64})?$",

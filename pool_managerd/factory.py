@@ -62,6 +62,7 @@ def _embedded(
             devices=devices,
             tensor_split=tensor_split,
             model_digest=table.model_digest,
+            kv_type=table.kv_type,
         )
     )
 

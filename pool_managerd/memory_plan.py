@@ -12,7 +12,7 @@ from pool_managerd.config_engines import EmbeddedEngine
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.fit import HOST, Claim, Estimate, Need, Room, shortfalls
 from pool_managerd.core.gguf_fit import PAD_TOKENS, GgufModel, LoadPlan, gguf_estimate
-from pool_managerd.core.kv_size import DimensionsError
+from pool_managerd.core.kv_size import CacheType, DimensionsError
 from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
 from pool_managerd.engines.embedded_worker import batch_tokens
 from pool_managerd.engines.gguf_kv import read_model
@@ -69,6 +69,10 @@ def _advice(model: GgufModel, plan: LoadPlan, fits: Callable[[LoadPlan], bool]) 
         ctx_tokens = _longest(base, fits)
         if ctx_tokens:
             return f"{words}ctx_per_slot = {ctx_tokens} would fit, or use another device"
+    for kind in (CacheType.Q8_0, CacheType.Q4_0):
+        smaller = kind.row_bytes(32) < plan.type_k.row_bytes(32)
+        if smaller and fits(replace(plan, type_k=kind, type_v=kind)):
+            return f'kv_type = "{kind.value[0]}" would fit, or use another device'
     if plan.gpu_layers:
         layers = model.layer_count + 1
         most = layers if plan.gpu_layers < 0 else min(plan.gpu_layers, layers)
@@ -115,6 +119,8 @@ def _plan(table: PoolTable, engine: EmbeddedEngine, rooms: Mapping[str, Room]) -
         batch_tokens=batch_tokens(engine.slots, engine.gpu_layers),
         gpu_layers=engine.gpu_layers,
         shares=shares if engine.gpu_layers else {},
+        type_k=CacheType.named(engine.kv_type),
+        type_v=CacheType.named(engine.kv_type),
     )
 
 

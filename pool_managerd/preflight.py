@@ -20,7 +20,16 @@ from pool_managerd.clock import Clock
 from pool_managerd.config import PoolTable
 from pool_managerd.config_engines import EmbeddedEngine, LlamaServerEngine
 from pool_managerd.core.device import Device
-from pool_managerd.core.fit import HOST, Estimate, Need, Room, human_bytes, merged, shortfalls
+from pool_managerd.core.fit import (
+    HOST,
+    Estimate,
+    Need,
+    Room,
+    Shortfall,
+    human_bytes,
+    merged,
+    shortfalls,
+)
 from pool_managerd.core.ledger import Ledger
 from pool_managerd.engines.gguf_file import gguf_shortfalls
 from pool_managerd.engines.port import EngineInfo, PreloadError
@@ -125,6 +134,15 @@ class PreflightDeps:
     pause: Callable[[int], Awaitable[None]] = pause
 
 
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What a pool would take, bytes by memory; a sentence for each memory that is too small."""
+
+    needs: Mapping[str, int]
+    shortfalls: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class _Loading:
     """An engine that is being started: what was expected, and what was free before."""
@@ -160,30 +178,47 @@ class HostPreflight:
 
     async def memory(self, table: PoolTable) -> None:
         """See `Preflight.memory`."""
-        if table.memory_check == "off":
-            return
-        rooms = self._rooms(table)
-        claims = self._deps.ledger.beside(table.pool_id)
-        planned = await asyncio.to_thread(plan_memory, table, rooms, claims)
+        planned = await self._planned(table)
         if planned is None:
             return
-        estimate = planned.estimate
         # An engine that runs already has what it takes: there is nothing to refuse.
         if not isinstance(table.engine, LlamaServerEngine):
             await self._until_fits(table, planned)
-        needs = merged(estimate.needs, rooms)
-        self._deps.ledger.claim(
-            table.pool_id, {memory: need.total for memory, need in needs.items()}
-        )
-        self._loading[table.pool_id] = _Loading(estimate, self._rooms(table))
+        self._claim(table, planned.estimate)
+
+    async def review(self, table: PoolTable) -> Review | None:
+        """What the pool would take now, and what is short; claims it for reviews of other pools.
+
+        Nothing is waited for. None when nobody can tell, or nobody asked.
+        """
+        planned = await self._planned(table)
+        if planned is None:
+            return None
+        rooms = self._rooms(table)
+        missing = shortfalls(planned.estimate, rooms, self._deps.ledger.beside(table.pool_id))
+        needs = self._claim(table, planned.estimate)
+        return Review(needs, _sentences(planned, missing), planned.estimate.notes)
+
+    async def _planned(self, table: PoolTable) -> MemoryPlan | None:
+        if table.memory_check == "off":
+            return None
+        claims = self._deps.ledger.beside(table.pool_id)
+        return await asyncio.to_thread(plan_memory, table, self._rooms(table), claims)
+
+    def _claim(self, table: PoolTable, estimate: Estimate) -> dict[str, int]:
+        rooms = self._rooms(table)
+        needs = {memory: need.total for memory, need in merged(estimate.needs, rooms).items()}
+        self._deps.ledger.claim(table.pool_id, needs)
+        self._loading[table.pool_id] = _Loading(estimate, rooms)
         log.info(
             "memory_estimate",
             pool_id=table.pool_id,
+            bytes_by_memory=needs,
             notes=list(estimate.notes),
             stated=estimate.stated,
-            **{f"{memory}_bytes": need.total for memory, need in needs.items()},
-            human="; ".join(f"{m}: {human_bytes(n.total)}" for m, n in needs.items()),
+            human="; ".join(f"{memory}: {human_bytes(size)}" for memory, size in needs.items()),
         )
+        return needs
 
     def loaded(self, table: PoolTable, info: EngineInfo) -> None:
         """See `Preflight.loaded`."""
@@ -220,9 +255,7 @@ class HostPreflight:
             if waited_ms >= self._deps.wait_ms and not ledger.loading_beside(pool_id, memories):
                 break
             await self._deps.pause(LOOK_INTERVAL_MS)
-        advice = planned.advise()
-        notes = "".join(f" ({note})" for note in estimate.notes)
-        sentences = [shortfall.sentence(advice) + notes for shortfall in missing]
+        sentences = _sentences(planned, missing)
         if table.memory_check == "enforce":
             raise PreloadError(sentences)
         log.warning("memory_short", pool_id=pool_id, shortfalls=sentences, human=sentences[0])
@@ -269,6 +302,14 @@ class HostPreflight:
             if before.free is not None and after.free is not None and before.free > after.free:
                 taken[place] = before.free - after.free
         return taken
+
+
+def _sentences(planned: MemoryPlan, missing: tuple[Shortfall, ...]) -> tuple[str, ...]:
+    if not missing:
+        return ()
+    advice = planned.advise()
+    notes = "".join(f" ({note})" for note in planned.estimate.notes)
+    return tuple(shortfall.sentence(advice) + notes for shortfall in missing)
 
 
 def _comparison(memory: str, estimated: int, taken: int | None) -> str:

@@ -27,7 +27,7 @@ from pool_managerd.core.graph_size import (
     graph_bytes,
     graph_dimensions,
 )
-from pool_managerd.core.kv_size import CacheShape, ModelDimensions, kv_bytes_by_layer
+from pool_managerd.core.kv_size import CacheShape, CacheType, ModelDimensions, kv_bytes_by_layer
 
 PAD_TOKENS = 256
 """Cells come in multiples of it. Source: llama.cpp, `llama_context` (`GGML_PAD(n_ctx, 256)`)."""
@@ -63,6 +63,8 @@ class LoadPlan:
     batch_tokens: int
     gpu_layers: int = 0
     shares: Mapping[str, int] = field(default_factory=dict)
+    type_k: CacheType = CacheType.F16
+    type_v: CacheType = CacheType.F16
     flash: bool = True
     extra_bytes: int = 0
 
@@ -84,7 +86,13 @@ def gguf_estimate(model: GgufModel, plan: LoadPlan) -> Estimate:
         if place != HOST:
             needs.setdefault(place, Need(context=GPU_CONTEXT_BYTES))
     _add(needs, _weights(model, places))
-    shape = CacheShape(sequences=plan.slots, batch_tokens=plan.batch_tokens, pad_tokens=PAD_TOKENS)
+    shape = CacheShape(
+        plan.type_k,
+        plan.type_v,
+        sequences=plan.slots,
+        batch_tokens=plan.batch_tokens,
+        pad_tokens=PAD_TOKENS,
+    )
     ctx_tokens = -(-plan.ctx_per_slot // PAD_TOKENS) * PAD_TOKENS
     kv = kv_bytes_by_layer(model.dimensions, ctx_tokens, shape)
     for place, size in zip(places, kv, strict=False):

@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pool_managerd.core.kv_size import CacheType
 from pool_managerd.engines import embedded_worker
 from pool_managerd.engines.embedded_worker import WorkerReport, WorkerSettings, batch_tokens
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shortfalls
@@ -59,6 +60,7 @@ class EmbeddedConfig:
         gpu_layers: Layers on the GPU; -1 means all. Needs a build of xllamacpp with GPU support.
         devices: CUDA device ids that the worker may see; empty leaves the choice to the driver.
         tensor_split: Weight of each of `devices` in the split of the layers; empty: by free memory.
+        kv_type: Type of cached keys and values, as llama.cpp names it.
         model_digest: Digest of the file if it is known already; saves reading the file once.
         load_timeout_ms: Longest wait for the model.
     """
@@ -73,6 +75,7 @@ class EmbeddedConfig:
     devices: tuple[str, ...] = ()
     tensor_split: tuple[int, ...] = ()
     model_digest: str = ""
+    kv_type: str = "f16"
     load_timeout_ms: int = 600_000
 
     def __post_init__(self) -> None:
@@ -117,7 +120,13 @@ class EmbeddedEngine:
                 report = await self._load()
                 facts = await self._connect(report.base_url)
                 batch = batch_tokens(self._config.slots, self._config.gpu_layers)
-                kv = await asyncio.to_thread(kv_facts, self._model_path, facts.ctx_per_slot, batch)
+                kv = await asyncio.to_thread(
+                    kv_facts,
+                    self._model_path,
+                    facts.ctx_per_slot,
+                    batch,
+                    CacheType.named(self._config.kv_type),
+                )
         except TimeoutError:
             await self.stop()
             wait_ms = self._config.load_timeout_ms
@@ -154,6 +163,7 @@ class EmbeddedEngine:
             gpu_layers=self._config.gpu_layers,
             devices=self._config.devices,
             tensor_split=self._config.tensor_split,
+            kv_type=self._config.kv_type,
             api_key=self._api_key,
             parent_pid=os.getpid(),
         )
@@ -177,7 +187,9 @@ class EmbeddedEngine:
             engine_version=f"xllamacpp-{report.version}",
             model_id=self._config.model_id,
             model_digest=digest,
-            sampler_profile_version=sampler_profile(deterministic=self._config.deterministic),
+            sampler_profile_version=sampler_profile(
+                deterministic=self._config.deterministic, kv_type=self._config.kv_type
+            ),
             slots_total=facts.slots_total,
             ctx_max=facts.ctx_per_slot,
             deterministic=self._config.deterministic,

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from dataclasses import asdict, dataclass
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -40,6 +41,7 @@ class WorkerSettings:
     gpu_layers: int
     devices: tuple[str, ...]
     tensor_split: tuple[int, ...]
+    kv_type: str
     api_key: str
     parent_pid: int
 
@@ -122,6 +124,7 @@ def _load(settings: WorkerSettings) -> tuple[WorkerReport, object]:
             *map(float, settings.tensor_split),
             *weights[len(settings.tensor_split) :],
         ]
+    params.cache_type_k = params.cache_type_v = _cache_type(xllamacpp, settings.kv_type)
     params.cache_ram_mib = 0
     params.ctx_shift = params.fit_params = params.warmup = params.ui = False
     params.endpoint_slots = params.endpoint_metrics = params.offline = True
@@ -132,6 +135,10 @@ def _load(settings: WorkerSettings) -> tuple[WorkerReport, object]:
     if verbosity is not None:
         verbosity.value = _SERVING_VERBOSITY
     return WorkerReport(base_url=server.listening_address, version=xllamacpp.__version__), server
+
+
+def _cache_type(library: Any, name: str) -> object:
+    return getattr(library.ggml_type, f"GGML_TYPE_{name.upper()}")
 
 
 def _verbosity(library: str) -> ctypes.c_int | None:

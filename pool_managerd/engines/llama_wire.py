@@ -79,9 +79,13 @@ class FrameError(Exception):
     """The engine sent something that is no stream of frames."""
 
 
-def sampler_profile(*, deterministic: bool) -> str:
-    """Returns the version of how requests are turned into llama.cpp's sampling. ORCH-3045."""
-    return "llamacpp-deterministic-1" if deterministic else "llamacpp-1"
+def sampler_profile(*, deterministic: bool, kv_type: str = "f16") -> str:
+    """Returns the version of how requests are turned into llama.cpp's sampling. ORCH-3045.
+
+    Cached keys and values of fewer bits give other output: such engines are no replicas of others.
+    """
+    name = "llamacpp-deterministic-1" if deterministic else "llamacpp-1"
+    return name if kv_type == "f16" else f"{name}-kv-{kv_type}"
 
 
 def invalid(message: str) -> Failed:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urlsplit
+from weakref import WeakValueDictionary
 
 from pool_managerd.core.model_ref import ModelRef, Scheme, part_names
 from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy, decide_outbound
@@ -57,7 +58,8 @@ class Resolver:
 
     def __init__(self, config: ResolverConfig) -> None:
         self._config = config
-        self._locks: dict[Path, asyncio.Lock] = {}
+        # A lock lives as long as somebody holds it or waits for it.
+        self._locks: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
 
     async def resolve(self, ref: ModelRef, on_decision: OnDecision, progress: Progress) -> Resolved:
         """The file of `ref`. One of this host need not be there: whoever loads it says so.
@@ -92,7 +94,8 @@ class Resolver:
     async def _part(
         self, ref: ModelRef, url: str, target: Path, on_decision: OnDecision, progress: Progress
     ) -> Resolved:
-        async with self._locks.setdefault(target, asyncio.Lock()):
+        lock = self._locks.setdefault(target, asyncio.Lock())
+        async with lock:
             known = await asyncio.to_thread(_verified, target)
             if known:
                 self._check_known(ref, known, target)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pool_managerd.core.fit import HOST, Estimate
 from pool_managerd.core.gguf_fit import LoadPlan, gguf_estimate
+from pool_managerd.core.kv_size import CacheType
 from pool_managerd.engines.embedded import EmbeddedConfig, EmbeddedEngine
 from pool_managerd.engines.embedded_worker import batch_tokens
 from pool_managerd.engines.gguf_kv import read_model
@@ -40,14 +41,23 @@ class Compared:
         )
 
 
-async def compare(name: str, size: Size, folder: Path) -> Compared:
+async def compare(name: str, size: Size, folder: Path, kv_type: str = "f16") -> Compared:
     """Writes the model, estimates it, loads it."""
     slots, ctx = (2, 1_000) if size is SMALL else (4, 2_048)
     path = write_model(folder / "m.gguf", name, size)
-    plan = LoadPlan(slots=slots, ctx_per_slot=ctx, batch_tokens=batch_tokens(slots, 0))
+    cache = CacheType.named(kv_type)
+    plan = LoadPlan(
+        slots=slots,
+        ctx_per_slot=ctx,
+        batch_tokens=batch_tokens(slots, 0),
+        type_k=cache,
+        type_v=cache,
+    )
     estimate = gguf_estimate(read_model(path), plan)
     engine = EmbeddedEngine(
-        EmbeddedConfig(model_path=path, model_id="m", slots=slots, ctx_per_slot=ctx)
+        EmbeddedConfig(
+            model_path=path, model_id="m", slots=slots, ctx_per_slot=ctx, kv_type=kv_type
+        )
     )
     info = await engine.start()
     await engine.stop()

@@ -29,3 +29,13 @@ async def test_the_estimate_is_what_the_engine_takes(name: str, size: Size, tmp_
     assert compared.info.host_bytes == pytest.approx(weights[1] + kv[1] + graph[1], abs=3)
     assert compared.info.device_bytes == ()
     assert not compared.estimate.notes
+
+
+@pytest.mark.parametrize("kv_type", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
+async def test_a_cache_of_fewer_bits_is_estimated_as_exactly(kv_type: str, tmp_path: Path) -> None:
+    """And an engine that has one is no replica of an engine that has not."""
+    compared = await compare("llama", WIDE, tmp_path, kv_type)
+
+    _, kv, _ = compared.pairs()
+    assert kv[1] == pytest.approx(kv[0], abs=TOLD_BYTES)
+    assert compared.info.sampler_profile_version == f"llamacpp-1-kv-{kv_type}"

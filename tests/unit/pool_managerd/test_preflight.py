@@ -148,14 +148,18 @@ async def test_a_pool_that_does_not_fit_says_why_for_every_memory(model: Path) -
         ({"slots": 1}, "slots = 1 would fit instead of 2"),
         ({"ctx_per_slot": 256}, "; ctx_per_slot = 256 would fit"),
         ({"slots": 1, "ctx_per_slot": 256}, "slots = 1 and ctx_per_slot = 256 would fit"),
+        ({"kv_type": "q8_0"}, 'kv_type = "q8_0" would fit'),
         ({"gpu_layers": 3}, "gpu_layers = 3 would fit"),
     ],
 )
 async def test_the_remedy_is_the_smallest_change_that_works(
-    tmp_path: Path, change: dict[str, int], advice: str
+    tmp_path: Path, change: dict[str, object], advice: str
 ) -> None:
     """A device that has room for exactly the changed pool leads to that change."""
     base = {"slots": 2, "ctx_per_slot": 512 if "ctx_per_slot" in change else 256}
+    if "kv_type" in change:
+        # One slot of the least context: only fewer bits are left.
+        base["slots"] = 1
     pool = table(write_model(tmp_path / "m.gguf", "llama", WIDE))
     pool = pool.model_copy(update={"engine": pool.engine.model_copy(update=base)})
     changed = pool.model_copy(update={"engine": pool.engine.model_copy(update=change)})
@@ -254,6 +258,24 @@ async def test_the_check_can_be_softened(model: Path, check: str) -> None:
     await box.preflight().memory(table(model, memory_check=check))
 
     assert (box.ledger.claimed("GPU-a") > 0) == (check == "warn")
+
+
+async def test_a_review_waits_for_nothing_and_adds_pools_up(model: Path) -> None:
+    """Two pools that fit one by one need not fit together."""
+    box = Box(devices=(gpu("a", 800 << 20, total=800 << 20),))
+    preflight = box.preflight()
+
+    first = await preflight.review(table(model, "p"))
+    second = await preflight.review(table(model, "q"))
+
+    assert first is not None
+    assert second is not None
+    assert not first.shortfalls
+    assert first.needs["GPU-a"] == box.ledger.claimed("GPU-a") // 2
+    (sentence,) = second.shortfalls
+    assert "other pools of this host claim 459" in sentence
+    assert box.looks == 0
+    assert await preflight.review(table(model, memory_check="off")) is None
 
 
 async def test_what_the_engine_took_replaces_the_estimate(model: Path) -> None:
