@@ -3,13 +3,13 @@
 import asyncio
 import hashlib
 import json
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 import structlog
 
-from pool_managerd.__main__ import main
 from pool_managerd.clock import SystemClock
 from pool_managerd.config import Config
 from pool_managerd.engines.port import PreloadError
@@ -145,23 +145,35 @@ async def test_relative_references_start_at_the_models_directory(tmp_path: Path)
     assert (await files.find("file:/abs/m.gguf", "p")).path == Path("/abs/m.gguf")
 
 
-async def test_the_command_fetches_and_says_where(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def run_command(*arguments: str) -> tuple[int | None, str, str]:
+    """Exit code, standard output and standard error of pool-managerd."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "pool_managerd",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_the_command_fetches_and_says_where(tmp_path: Path) -> None:
     """`pool-managerd fetch REF` prints the path and the digest, or the reason."""
     config = tmp_path / "c.toml"
     config.write_text(
-        '[models]\ncache_directory = "%s"\n[outbound]\nenabled = true\nallow = ["127.0.0.1"]\n'
-        '[[pools]]\npool_id = "p"\nengine = { kind = "mock" }\n' % (tmp_path / "cache")
+        f'[models]\ncache_directory = "{tmp_path / "cache"}"\n'
+        '[outbound]\nenabled = true\nallow = ["127.0.0.1"]\n'
+        '[[pools]]\npool_id = "p"\nengine = { kind = "mock" }\n'
     )
     async with serving(FileServer()) as server:
         digest = hashlib.sha256(server.content).hexdigest()
         ref = f"{server.url}/m.gguf#sha256={digest}"
 
-        code = await asyncio.to_thread(main, ["--config", str(config), "fetch", ref])
-        refused = await asyncio.to_thread(main, ["--config", str(config), "fetch", "oci:x"])
+        code, out, _ = await run_command("--config", str(config), "fetch", ref)
+        refused, _, err = await run_command("--config", str(config), "fetch", "oci:x")
 
-    out = capsys.readouterr()
     assert (code, refused) == (0, 1)
-    assert out.out == f"{tmp_path}/cache/sha256/{digest}/m.gguf sha256:{digest}\n"
-    assert "models cannot be fetched from oci: yet" in out.err
+    assert out == f"{tmp_path}/cache/sha256/{digest}/m.gguf sha256:{digest}\n"
+    assert "models cannot be fetched from oci: yet" in err
