@@ -123,6 +123,8 @@ class Pool:
     def state(self) -> tuple[PoolState, Reason, str]:
         """State, reason and a sentence for people."""
         state, reason, detail = self._supervisor.state()
+        if state is PoolState.STARTING:
+            detail = detail or self._deps.preflight.doing(self.pool_id)
         return state, reason, detail or self._reload_detail
 
     def open(self) -> None:

@@ -88,6 +88,10 @@ class Preflight(Protocol):
         """Notes that the pool's engine has ended. Idempotent."""
         ...
 
+    def doing(self, pool_id: str) -> str:
+        """What a pool that starts waits for, for people; empty when it is its engine."""
+        ...
+
 
 class NoPreflight:
     """Judges nothing: for hosts whose engines take no memory, as in simulations."""
@@ -104,6 +108,10 @@ class NoPreflight:
 
     def gone(self, pool_id: str) -> None:
         """Notes nothing."""
+
+    def doing(self, pool_id: str) -> str:
+        """Nothing is waited for."""
+        return ""
 
 
 def host_memory() -> HostMemory:
@@ -157,6 +165,7 @@ class HostPreflight:
     def __init__(self, deps: PreflightDeps) -> None:
         self._deps = deps
         self._loading: dict[str, _Loading] = {}
+        self._doing: dict[str, str] = {}
 
     async def model(self, table: PoolTable, model_ref: str) -> Prepared:
         """See `Preflight.model`. Engines that read no model file here get the reference."""
@@ -166,7 +175,7 @@ class HostPreflight:
         wanted = model_ref or engine.model_ref
         expected = "" if model_ref else engine.model_digest
         if wanted:
-            found = await self._deps.files.find(wanted, table.pool_id)
+            found = await self._found(table.pool_id, wanted)
         else:
             found = FoundModel(Path(engine.model_path))
         missing = await asyncio.to_thread(gguf_shortfalls, found.path)
@@ -183,7 +192,10 @@ class HostPreflight:
             return
         # An engine that runs already has what it takes: there is nothing to refuse.
         if not isinstance(table.engine, LlamaServerEngine):
-            await self._until_fits(table, planned)
+            try:
+                await self._until_fits(table, planned)
+            finally:
+                self._doing.pop(table.pool_id, None)
         self._claim(table, planned.estimate)
 
     async def review(self, table: PoolTable) -> Review | None:
@@ -242,6 +254,20 @@ class HostPreflight:
         self._loading.pop(pool_id, None)
         self._deps.ledger.release(pool_id)
 
+    def doing(self, pool_id: str) -> str:
+        """See `Preflight.doing`."""
+        return self._doing.get(pool_id, "")
+
+    async def _found(self, pool_id: str, wanted: str) -> FoundModel:
+        def progress(done: int, total: int | None) -> None:
+            of_total = f" of {human_bytes(total)}" if total is not None else ""
+            self._doing[pool_id] = f"fetching {wanted}: {human_bytes(done)}{of_total}"
+
+        try:
+            return await self._deps.files.find(wanted, pool_id, progress)
+        finally:
+            self._doing.pop(pool_id, None)
+
     async def _until_fits(self, table: PoolTable, planned: MemoryPlan) -> None:
         pool_id, ledger, estimate = table.pool_id, self._deps.ledger, planned.estimate
         began_ms = self._deps.clock.now_ms()
@@ -254,6 +280,8 @@ class HostPreflight:
             waited_ms = self._deps.clock.now_ms() - began_ms
             if waited_ms >= self._deps.wait_ms and not ledger.loading_beside(pool_id, memories):
                 break
+            names = " and ".join(shortfall.name for shortfall in missing)
+            self._doing[pool_id] = f"waiting for memory of {names}"
             await self._deps.pause(LOOK_INTERVAL_MS)
         sentences = _sentences(planned, missing)
         if table.memory_check == "enforce":

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import secrets
 import sys
 from collections.abc import AsyncGenerator
@@ -43,6 +44,7 @@ from pool_managerd.engines.worker_process import LOG_LINES, WorkerProcess
 _POLL_INTERVAL_S = 0.02
 _EXIT_NEWS_S = 0.2
 _LOG_LINES_IN_MESSAGES = 3
+_ERROR_LINE = re.compile(r"([0-9.]+ )?E ")
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -203,13 +205,15 @@ class EmbeddedEngine:
         )
 
     async def _load_failure(self, message: str) -> PreloadError:
-        """Ends the worker and adds llama.cpp's last words; only its end makes them complete.
+        """Ends the worker and adds llama.cpp's errors; only its end makes them complete.
 
         Messages quote the log in this place alone: later lines may hold parts of requests.
         """
         assert self._worker is not None, "only a worker can fail to load"
         await self._worker.stop()
-        lines = self._worker.log.last(_LOG_LINES_IN_MESSAGES)
+        # The first error is the cause, later ones say that something failed because of it.
+        errors = [line for line in self.log_tail if _ERROR_LINE.match(line)]
+        lines = errors[:_LOG_LINES_IN_MESSAGES] or self._worker.log.last(_LOG_LINES_IN_MESSAGES)
         return PreloadError([f"{message} ({' | '.join(lines)})" if lines else message])
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:

@@ -11,6 +11,7 @@ from pool_managerd.models.tiny_gguf import TinyShape, write_tiny_model
 from pool_managerd.server import PoolManager
 from tests.integration.pool_managerd.fakes import WAIT_S, FakeOrchestrator
 from tests.integration.pool_managerd.harness import FAST, make_config
+from tests.unit.pool_managerd.models.file_servers import FileServer, serving
 
 Run = Callable[..., Awaitable[None]]
 
@@ -21,12 +22,13 @@ async def run_pool(orchestrator: FakeOrchestrator, tmp_path: Path) -> AsyncItera
     running: list[tuple[PoolManager, asyncio.Task[None]]] = []
     write_tiny_model(tmp_path / "tiny.gguf")
 
-    async def run(**pool: object) -> None:
-        engine = {"kind": "embedded", "model_ref": "tiny.gguf", "model_id": "m"}
+    async def run(model_ref: str = "tiny.gguf", **pool: object) -> None:
+        engine = {"kind": "embedded", "model_ref": model_ref, "model_id": "m"}
         config = make_config(
             orchestrator.address,
             pools=[{"pool_id": "p0", "engine": engine, **pool}],
-            models={"directory": str(tmp_path)},
+            models={"directory": str(tmp_path), "cache_directory": str(tmp_path / "cache")},
+            outbound={"enabled": True, "allow": ["127.0.0.1"]},
             supervision={**FAST, "freed_memory_wait_ms": 0},
         )
         manager = PoolManager(config)
@@ -68,6 +70,29 @@ async def test_a_pool_that_does_not_fit_says_why_in_one_sentence(
     assert "1048576.0 GiB are needed" in detail
     assert "lower the pool's vram_claim, or use another device" in detail
     assert not any(snapshot.engine for snapshot in orchestrator.snapshots)
+
+
+@pytest.fixture
+async def silent_server() -> AsyncIterator[FileServer]:
+    """Sends the first bytes of a file and no more."""
+    async with serving(FileServer(stall=True)) as server:
+        yield server
+
+
+async def test_a_pool_that_fetches_its_model_says_how_far_it_is(
+    silent_server: FileServer, run_pool: Run, orchestrator: FakeOrchestrator
+) -> None:
+    """And a stop does not wait for a server that has gone silent."""
+    await run_pool(f"{silent_server.url}/m.gguf#sha256={'0' * 64}")
+
+    await orchestrator.until(
+        lambda: (
+            (found := orchestrator.newest())
+            and found.state == snapshot_pb2.POOL_STATE_STARTING
+            and "/m.gguf#sha256=" in found.state_detail
+            and found.state_detail.endswith(": 1000 bytes of 250.0 KiB")
+        )
+    )
 
 
 async def test_free_memory_is_the_lower_of_ledger_and_driver(

@@ -178,14 +178,17 @@ async def test_memory_that_comes_back_late_is_waited_for(model: Path) -> None:
     """A driver gives back an ended engine's memory a moment later."""
 
     def give_back(box: Box, number: int) -> None:
+        assert preflight.doing("p") == "waiting for memory of GPU-a (RTX 3060)"
         if number == 3:
             box.devices = (gpu("a", 12 * GIB),)
 
     box = Box(devices=(gpu("a", 0),), on_look=give_back)
+    preflight = box.preflight()
 
-    await box.preflight().memory(table(model))
+    await preflight.memory(table(model))
 
     assert box.looks == 3
+    assert preflight.doing("p") == ""
 
 
 async def test_a_pool_waits_while_another_one_loads(model: Path) -> None:
@@ -383,3 +386,4 @@ async def test_engines_without_a_model_file_of_ours_get_the_reference() -> None:
         await preflight.memory(pool)
         preflight.loaded(pool, info())
         preflight.gone("p")
+        assert preflight.doing("p") == ""

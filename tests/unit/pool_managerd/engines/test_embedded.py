@@ -126,6 +126,35 @@ async def test_a_broken_model_fails_the_start_with_the_engines_words(tmp_path: P
     assert not psutil.pid_exists(engine.pid)
 
 
+@pytest.fixture
+def odd_model(model: Path, tmp_path: Path) -> Path:
+    """A model of an architecture that nobody knows."""
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(model.read_bytes().replace(b"llama", b"lxama"))
+    return path
+
+
+async def test_the_cause_of_a_failed_load_is_quoted(odd_model: Path) -> None:
+    """Not only that something failed because of it."""
+    with pytest.raises(PreloadError, match="unknown model architecture: 'lxama'"):
+        await engine_for(odd_model).start()
+
+
+async def test_a_loaded_engine_logs_errors_alone(model: Path) -> None:
+    """Finer lines are for the load: they tell what memory was taken, then they would cost time."""
+    engine = engine_for(model)
+    await engine.start()
+    loaded = engine.log_tail
+
+    request = GenerationRequest("r#1", "hello", SamplingParams(seed=1, max_tokens=4))
+    events = [event async for event in engine.generate(request)]
+    await engine.stop()
+
+    assert events
+    assert any("buffer size" in line for line in loaded)
+    assert not [line for line in engine.log_tail if "slot" in line and "processing" in line]
+
+
 async def test_a_load_beyond_its_bound_fails_and_leaves_no_process(model: Path) -> None:
     """The wait for a model has an end."""
     engine = engine_for(model, load_timeout_ms=1)
