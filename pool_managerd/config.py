@@ -50,7 +50,7 @@ class PoolTable(Table):
     devices: tuple[str, ...] = Field(
         default=(),
         max_length=64,
-        description="Device ids (UUIDs) or indexes; empty: all devices of the host.",
+        description="UUIDs of GPUs or MIG slices, indexes of GPUs, GPU:SLICE; empty: all.",
     )
     tensor_split: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] = Field(
         default=(),
@@ -167,6 +167,11 @@ class Config(Table):
     )
     devices: Literal["nvml", "cpu"] = Field(
         default="nvml", description="Source of devices: NVIDIA GPUs, or the processor."
+    )
+    device_interval_ms: Milliseconds = Field(
+        default=1_000,
+        description="Time between two readings of GPU memory and utilisation; "
+        "what costs the driver more is read a fifth as often.",
     )
     coalesce_ms: int = Field(
         default=4, ge=0, le=5, description="Output within this time shares a frame."

@@ -20,7 +20,7 @@ from pool_managerd.engines.port import Engine, PreloadError
 
 def make_devices(config: Config) -> DeviceSource:
     """The configured source of devices; nothing is read yet."""
-    return NvmlDevices() if config.devices == "nvml" else CpuDevices()
+    return NvmlDevices(config.device_interval_ms) if config.devices == "nvml" else CpuDevices()
 
 
 def make_engine(table: PoolTable, model_ref: str) -> Engine:
