@@ -89,6 +89,10 @@ bench-cancel: $(DEV_STAMP) ## How soon after a Cancel call the slot is free at t
 chaos: $(DEV_STAMP) ## Kill and stop every process, at random moments and at each failpoint, under 8 clients x 100 jobs (ARGS="--seed 2")
 	$(BIN)/python -m faults.chaos $(ARGS)
 
+.PHONY: gpu-check
+gpu-check: $(DEV_STAMP) ## On a machine with an NVIDIA GPU: snapshots beside nvidia-smi, memory, an engine; writes docs/hardware
+	$(BIN)/python -m tests.gpu.check $(ARGS)
+
 .PHONY: check
 check: lint types imports proto-check docs-check ## Everything static that CI checks
 

@@ -2,6 +2,7 @@
  *
  * The tests build it and load it with LD_LIBRARY_PATH, so that the real binding (pynvml) runs against it.
  * NVML_STUB_SCRIPT names the file, NVML_STUB_CALLS a file to which the name of each called function is appended.
+ * What the file named by NVML_STUB_ALLOCATED says is in use on every device besides (cuda_stub.c writes it).
  * With -DOLD_DRIVER the functions that old drivers lack are not exported.
  *
  * The script, one item a line; what follows a `gpu` or `mig` line belongs to it:
@@ -256,17 +257,27 @@ ret nvmlDeviceGetMigDeviceHandleByIndex(device *d, unsigned index, device **hand
   if (index >= (unsigned)d->children) return INVALID_ARGUMENT;
   return *handle = d->child[index], *handle ? OK : NOT_FOUND;
 }
+static u64 allocated(void) {
+  u64 bytes = 0;
+  const char *path = getenv("NVML_STUB_ALLOCATED");
+  FILE *file = path ? fopen(path, "r") : NULL;
+  if (!file) return 0;
+  if (fscanf(file, "%llu", &bytes) != 1) bytes = 0;
+  return fclose(file), bytes;
+}
 ret nvmlDeviceGetMemoryInfo(device *d, u64 *memory) {
   BEGIN(d, MEMORY);
+  u64 more = allocated();
   /* The first version counts what the driver reserves as used. */
-  return memory[0] = d->total, memory[1] = d->free, memory[2] = d->used + d->reserved, OK;
+  return memory[0] = d->total, memory[1] = d->free - more, memory[2] = d->used + d->reserved + more, OK;
 }
 #ifndef OLD_DRIVER
 typedef struct { unsigned version; u64 total, reserved, free, used; } memory_v2;
 ret nvmlDeviceGetMemoryInfo_v2(device *d, memory_v2 *memory) {
   BEGIN(d, MEMORY);
   if (memory->version != MEMORY_V2) return ARGUMENT_VERSION_MISMATCH;
-  memory->total = d->total, memory->reserved = d->reserved, memory->free = d->free, memory->used = d->used;
+  u64 more = allocated();
+  memory->total = d->total, memory->reserved = d->reserved, memory->free = d->free - more, memory->used = d->used + more;
   return OK;
 }
 typedef struct { unsigned version; int sensor, temperature; } temperature_v1;

@@ -9,6 +9,8 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("nvml_stub.c")
 LIBRARY = "libnvidia-ml.so.1"
+CUDA_SOURCE = Path(__file__).with_name("cuda_stub.c")
+CUDA_LIBRARY = "libcuda.so.1"
 NO_COMPILER = "no C compiler (cc) on this machine: the stub of NVML cannot be built"
 GIB = 1 << 30
 
@@ -30,10 +32,11 @@ def build(folder: Path, *, old_driver: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     flags = ["-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC"]
     old = ["-DOLD_DRIVER"] if old_driver else []
-    command = [cc, *flags, *old, "-o", str(folder / LIBRARY), str(SOURCE)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the stub of NVML does not compile: {done.stderr}")
+    for library, source in ((LIBRARY, SOURCE), (CUDA_LIBRARY, CUDA_SOURCE)):
+        command = [cc, *flags, *old, "-o", str(folder / library), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{source.name} does not compile: {done.stderr}")
     return folder
 
 
@@ -101,6 +104,7 @@ class StubDriver:
             "LD_LIBRARY_PATH": str(self.library),
             "NVML_STUB_SCRIPT": str(self.folder / "script"),
             "NVML_STUB_CALLS": str(self.folder / "calls"),
+            "NVML_STUB_ALLOCATED": str(self.folder / "allocated"),
         }
 
     def set(self, *gpus: Gpu, head: tuple[str, ...] = ()) -> None:
