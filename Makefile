@@ -55,6 +55,10 @@ bench-core: $(DEV_STAMP) ## What a decision and a job cost the core: CPU over po
 bench-recorder: $(DEV_STAMP) ## What the flight recorder costs: CPU per step, bytes per job, pause of a checkpoint
 	$(BIN)/python -m benchmarks.recorder $(ARGS)
 
+.PHONY: bench-snapshots
+bench-snapshots: $(DEV_STAMP) ## What reading GPUs and reporting them costs: CPU per second at 8 and 64 simulated GPUs, beside bare NVML calls
+	$(BIN)/python -m benchmarks.snapshots $(ARGS)
+
 .PHONY: bench-relay
 bench-relay: $(DEV_STAMP) ## What relaying costs: CPU per token and latency, per-job streams and Exchange, beside bare grpc.aio
 	$(BIN)/python -m benchmarks.relay $(ARGS)

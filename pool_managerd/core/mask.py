@@ -16,10 +16,17 @@ def names(entry: str, device: Device) -> bool:
 
 
 def selected(entries: Sequence[str], devices: Sequence[Device]) -> tuple[Device, ...]:
-    """The devices that `entries` name, in the order of `devices`; all of them for no entries."""
+    """The devices that `entries` name, in the order of `devices`; all of them for no entries.
+
+    O(devices), and without making texts where all entries are ids: snapshots are made of it.
+    """
     if not entries:
         return tuple(devices)
-    return tuple(d for d in devices if any(names(entry, d) for entry in entries))
+    wanted = set(entries)
+    by_id = tuple(device for device in devices if device.device_id in wanted)
+    if len(by_id) == len(wanted):
+        return by_id
+    return tuple(d for d in devices if d.device_id in wanted or _place(d) in wanted)
 
 
 def mask_problems(entries: Sequence[str], devices: Sequence[Device]) -> list[str]:

@@ -189,28 +189,28 @@ class NvmlReader:
 
     def _read(self, gpu: _Gpu, part: _Part, thorough: bool) -> Reading:
         device_id = part.facts.device_id
-        facts = self._with_memory(replace(part.facts, **gpu.slow), part)
+        told = {**gpu.slow, **self._memory_fields(part)}
         rates = self._calls.ask(device_id, "nvmlDeviceGetUtilizationRates", part.handle)
         if rates is not None:
-            facts = replace(facts, utilization_ratio=rates.gpu / 100)
-        return Reading(plausible(facts), self._problem(gpu, part), thorough)
+            told["utilization_ratio"] = rates.gpu / 100
+        facts = plausible(replace(part.facts, **told))
+        if facts.memory_total_bytes is None and _integrated(facts):
+            facts = replace(facts, **_host_memory())
+        return Reading(facts, self._problem(gpu, part), thorough)
 
-    def _with_memory(self, facts: Device, part: _Part) -> Device:
+    def _memory_fields(self, part: _Part) -> dict[str, Any]:
         memory = self._memory(part)
-        if memory is not None:
-            part.had_memory, part.failures = True, 0
-            told = replace(
-                facts,
-                memory_total_bytes=memory.total,
-                memory_free_bytes=memory.free,
-                memory_used_bytes=memory.used,
-                memory_reserved_bytes=getattr(memory, "reserved", None),
-            )
-            if plausible(told).memory_total_bytes is not None:
-                return replace(told, memory_is_host_memory=_integrated(told) or None)
-        elif part.had_memory:
-            part.failures += 1
-        return _with_host_memory(facts) if _integrated(facts) else facts
+        if memory is None:
+            part.failures += part.had_memory
+            return {}
+        part.had_memory, part.failures = True, 0
+        return {
+            "memory_total_bytes": memory.total,
+            "memory_free_bytes": memory.free,
+            "memory_used_bytes": memory.used,
+            "memory_reserved_bytes": getattr(memory, "reserved", None),
+            "memory_is_host_memory": _integrated(part.facts) or None,
+        }
 
     def _memory(self, part: _Part) -> Any:
         ask, device_id = self._calls.ask, part.facts.device_id
@@ -282,13 +282,12 @@ def _integrated(facts: Device) -> bool:
     return any(word in (facts.name or "") for word in INTEGRATED)
 
 
-def _with_host_memory(facts: Device) -> Device:
+def _host_memory() -> dict[str, Any]:
     # Available, not free: what the page cache holds can be had.
     host = psutil.virtual_memory()
-    return replace(
-        facts,
-        memory_total_bytes=host.total,
-        memory_free_bytes=host.available,
-        memory_used_bytes=host.total - host.available,
-        memory_is_host_memory=True,
-    )
+    return {
+        "memory_total_bytes": host.total,
+        "memory_free_bytes": host.available,
+        "memory_used_bytes": host.total - host.available,
+        "memory_is_host_memory": True,
+    }

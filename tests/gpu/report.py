@@ -50,7 +50,8 @@ def write(folder: Path, checked: Sequence[Checked], ran: Ran, bar_s: float) -> P
         (
             f"`make gpu-check`: {verdict}. Driver {first.driver_version or 'unknown'}, "
             f"CUDA {first.cuda_driver_version or 'unknown'}, "
-            f"{platform.system()} {platform.release()}, {platform.machine()}, Python {platform.python_version()}."
+            f"{platform.system()} {platform.release()}, {platform.machine()}, "
+            f"Python {platform.python_version()}."
         ),
         "",
     ]
