@@ -34,7 +34,8 @@ REOPEN_FIRST_INTERVALS = 2
 REOPEN_LAST_INTERVALS = 60
 """Wait before NVML is opened anew for a device that is gone: doubles from the first to the last."""
 STALE_INTERVALS = 10
-"""Facts that are older are no longer told: the driver hangs."""
+STALE_MIN_MS = 2_000
+"""Facts older than both are no longer told: the driver hangs."""
 START_TIMEOUT_MS = 30_000
 STOP_TIMEOUT_S = 5.0
 
@@ -107,7 +108,7 @@ class NvmlDevices:
     def devices(self) -> tuple[Device, ...]:
         """The latest facts; when the driver has hung for a while, only what cannot change."""
         silent_s = time.monotonic() - self._published_s
-        if silent_s * 1000 < self._interval_ms * STALE_INTERVALS:
+        if silent_s * 1000 < max(self._interval_ms * STALE_INTERVALS, STALE_MIN_MS):
             return self._devices
         detail = f"the driver has not answered for {silent_s:.0f} s: look at the kernel log (dmesg)"
         return tuple(device.unwell(DeviceHealth.NO_ANSWER, detail) for device in self._devices)

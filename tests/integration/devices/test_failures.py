@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.devices.conftest import INTERVAL_MS, Facts, Host
+from pool_managerd.devices.nvml import STALE_MIN_MS
+from tests.integration.devices.conftest import Facts, Host
 from tests.nvml_stub.stub import Gpu, StubDriver, h200
 
 UNINITIALIZED, NO_PERMISSION, DRIVER_NOT_LOADED, VERSION_MISMATCH = 1, 4, 9, 18
@@ -226,7 +227,7 @@ def test_a_driver_that_hangs_is_told_while_it_does(host: Host) -> None:
     host.driver.set(A)
     host.start()
 
-    host.driver.set(A, head=(f"delay nvmlDeviceGetUtilizationRates {INTERVAL_MS * 40}",))
+    host.driver.set(A, head=(f"delay nvmlDeviceGetUtilizationRates {STALE_MIN_MS + 500}",))
     host.readings(1)
     while (asked := host.ask())[0]["health"] == "ok":
         pass
