@@ -168,8 +168,10 @@ class Config(Table):
     devices: Literal["nvml", "cpu"] = Field(
         default="nvml", description="Source of devices: NVIDIA GPUs, or the processor."
     )
-    device_interval_ms: Milliseconds = Field(
+    device_interval_ms: int = Field(
         default=1_000,
+        ge=50,
+        le=60_000,
         description="Time between two readings of GPU memory and utilisation; "
         "what costs the driver more is read a fifth as often.",
     )

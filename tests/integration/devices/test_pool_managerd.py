@@ -22,7 +22,7 @@ CONFIG = """
 orchestrator = "127.0.0.1:1"
 listen = "127.0.0.1:{port}"
 device_interval_ms = {interval_ms}
-report_interval_ms = {interval_ms}
+report_interval_ms = {report_ms}
 supervision = {{ backoff = {{ initial_ms = {backoff_ms}, cap_ms = {backoff_ms} }} }}
 """
 POOL = """
@@ -36,9 +36,17 @@ engine = {{ kind = "mock", slots = 2 }}
 class Daemon:
     """A pool-managerd in a process of its own, watched through its inspection service."""
 
-    def __init__(self, driver: StubDriver, folder: Path, pools: dict[str, list[str]]) -> None:
+    def __init__(
+        self,
+        driver: StubDriver,
+        folder: Path,
+        pools: dict[str, list[str]],
+        report_ms: int = INTERVAL_MS,
+    ) -> None:
         path = folder / "pool-managerd.toml"
-        head = CONFIG.format(port=0, interval_ms=INTERVAL_MS, backoff_ms=BACKOFF_MS)
+        head = CONFIG.format(
+            port=0, interval_ms=INTERVAL_MS, report_ms=report_ms, backoff_ms=BACKOFF_MS
+        )
         tables = [POOL.format(pool_id=p, devices=str(d)) for p, d in pools.items()]
         path.write_text(head + "".join(tables), encoding="utf-8")
         self.process = subprocess.Popen(
@@ -149,9 +157,12 @@ def test_a_gpu_from_the_first_snapshot_to_its_loss_and_return(
 def test_a_gpu_that_needs_a_reset_at_the_start_holds_its_pool_back(
     driver: StubDriver, tmp_path: Path
 ) -> None:
-    """The engine is first started once the GPU was reset."""
+    """The engine is first started once the GPU was reset. What changes is reported as it is read.
+
+    The report interval is so long that nothing would come by it.
+    """
     driver.set(A.having(recovery="1"), B)
-    daemon = Daemon(driver, tmp_path, {"both": []})
+    daemon = Daemon(driver, tmp_path, {"both": []}, report_ms=3_600_000)
     try:
         snapshots = daemon.watch()
 
@@ -159,6 +170,10 @@ def test_a_gpu_that_needs_a_reset_at_the_start_holds_its_pool_back(
         driver.set(A, B)
         ready = until(snapshots, lambda s: s.state == pb.POOL_STATE_READY)
 
+        driver.set(A, B.having(memory=f"{140 * GIB} 77 3 {GIB}"))
+        full = until(snapshots, lambda s: s.devices[1].memory_free_bytes == 77)
+
+        assert full.vram_free_bytes == 100 * GIB + 77
         assert held.state_reason == pb.POOL_STATE_REASON_DEVICE_ERROR
         assert "nvidia-smi --gpu-reset" in held.state_detail
         assert [d.device_id for d in ready.devices] == ["GPU-a", "GPU-b"]
