@@ -3,8 +3,8 @@
 All others (13, 31, 43, 45, 63, 68, 94, 109 and so on) concern one program or are notes of the
 driver: they are shown and logged, and the engine's own supervision sees what became of it.
 
-Source: NVIDIA's XID catalogue (docs.nvidia.com/deploy/xid-errors): those that ask for a reset of
-the GPU or a restart of the machine.
+Source: NVIDIA's XID catalogue (docs.nvidia.com/deploy/xid-errors) for the numbers; the choice is
+ours: what points at the device or its driver, and for which health checks of GPU fleets drain.
 """
 
 from collections.abc import Mapping

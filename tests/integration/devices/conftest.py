@@ -116,13 +116,13 @@ def _host(folder: Path, *, old_driver: bool) -> Iterator[Host]:
     host.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def new_driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """One process for all tests of a module: what the driver answers is scripted by each."""
+    """One process for all tests: what the driver answers is scripted by each."""
     yield from _host(tmp_path_factory.mktemp("nvml"), old_driver=False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def old_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """The same with a library that lacks the younger functions."""
     yield from _host(tmp_path_factory.mktemp("nvml-old"), old_driver=True)
