@@ -41,6 +41,7 @@ from pool_managerd.engines.triton_wire import ResponseReader, infer_request
 _POLL_INTERVAL_S = 0.1
 _BUSY_INTERVAL_S = 0.01
 _QUIET_POLLS_UNANSWERED = 3
+_END_TIMEOUT_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,7 @@ class TritonEngine:
         self._profile = PROFILES[config.profile]
         self._binding: Binding | None = None
         self._leases: dict[str, _Lease] = {}
+        self._gone = False
         self._gauge: BusyGauge | None = None
         if config.metrics_url:
             self._gauge = BusyGauge(
@@ -191,6 +193,9 @@ class TritonEngine:
     def _explanation(self, error: TritonApiError) -> str:
         address = self._config.target.address
         match error.code:
+            case grpc.StatusCode.UNAVAILABLE if "restricted" in str(error):
+                # Triton says so when --grpc-restricted-protocol wants another key, or a key at all.
+                return f"{address} refuses the API key: {error}"
             case grpc.StatusCode.UNAVAILABLE:
                 return f"{address} does not accept connections"
             case grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -252,6 +257,7 @@ class TritonEngine:
                     for event in reader.read(response):
                         if isinstance(event, Finished | Failed):
                             self._leases.pop(request.request_id, None)
+                            await self._ended(event, responses)
                             yield event
                             return
                         yield event
@@ -271,6 +277,20 @@ class TritonEngine:
         except TimeoutError:
             reason = f"the engine was silent for {self._config.target.silence_timeout_ms} ms"
         yield Failed(Failure.ENGINE_DIED, reason, reader.usage)
+
+    async def _ended(
+        self, event: Finished | Failed, responses: AsyncGenerator[object, None]
+    ) -> None:
+        """Lets the server end the stream, and notes when the model is gone for good.
+
+        A stream that is cancelled after an error makes Triton 2.51 log an internal error. A model
+        whose process died counts as ready there for ever, and is not started again.
+        """
+        if isinstance(event, Failed) and event.failure is Failure.ENGINE_DIED:
+            self._gone = True
+        with contextlib.suppress(TimeoutError, TritonApiError, StreamBrokenError):
+            async with asyncio.timeout(_END_TIMEOUT_S):
+                await anext(responses, None)
 
     async def confirm_idle(self, request_id: str, timeout_ms: int) -> None:
         """Returns once the model has let a closed generation go, as far as that can be known.
@@ -314,8 +334,8 @@ class TritonEngine:
         return busy <= sum(not lease.closed for lease in self._leases.values())
 
     async def healthy(self) -> bool:
-        """See `port.Engine.healthy`."""
-        return await self._client.ready()
+        """See `port.Engine.healthy`. A model that said that it is gone stays unhealthy."""
+        return not self._gone and await self._client.ready()
 
     async def wait_exit(self) -> str:
         """Never returns: nobody here watches a foreign process."""

@@ -22,7 +22,9 @@ _NO_MEMORY = re.compile(
 _ON_DEVICE = re.compile(r"cuda|gpu|vram|cublas|cudnn|nccl")
 _GONE = re.compile(
     r"stub process .*(not healthy|terminated|exited)|unhealthy vllm engine|enginedead|engine core|"
-    r"has no available versions|request for unknown model"
+    r"has no available versions|request for unknown model|"
+    # grpc.aio's own words for a stream that ended while the request was being written.
+    r"^internal error from core$"
 )
 # Found before a model sees the request, so no replica would take it either.
 _REFUSED = re.compile(
@@ -36,7 +38,8 @@ _BY_CODE = {
     grpc.StatusCode.UNAVAILABLE: Failure.ENGINE_DIED,
     grpc.StatusCode.CANCELLED: Failure.ENGINE_DIED,
 }
-_BUSY = re.compile(r"maximum queue size|max(imum)? number of (concurrent )?requests")
+# Statuses that blame the server, but no engine is gone: it is full, or wants another key.
+_ALIVE = re.compile(r"maximum queue size|maximum number of requests|protocol is restricted")
 
 
 def failure_of(text: str, code: grpc.StatusCode | None = None, usage: Usage = _UNKNOWN) -> Failed:
@@ -57,7 +60,7 @@ def _kind(message: str, code: grpc.StatusCode | None) -> Failure:
         return Failure.DEVICE_OUT_OF_MEMORY if on_device else Failure.HOST_OUT_OF_MEMORY
     if _GONE.search(message):
         return Failure.ENGINE_DIED
-    if _BUSY.search(message):
+    if _ALIVE.search(message):
         return Failure.ENGINE_ERROR
     if _REFUSED.search(message):
         return Failure.INVALID_REQUEST

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -137,6 +138,28 @@ async def test_the_models_own_end_and_counts_are_told(engine: TritonEngine) -> N
 
     assert end_of(events) == Finished(Finish.EOS, Usage(tokens_in=3, tokens_out=2))
     assert len(text_of(events).split()) == 2
+
+
+async def test_a_model_whose_process_dies_is_noticed_with_the_next_request(tmp_path: Path) -> None:
+    """Triton goes on to call it ready, and an open stream just stays silent."""
+    server = await start_server(tmp_path / "log")
+    engine = TritonEngine(triton_config(server.address))
+    await engine.start()
+    children = psutil.Process(server.process.pid).children()
+    (stub,) = [child for child in children if "stub" in child.name()]
+    stub.kill()
+    async with asyncio.timeout(5):
+        # Triton does not reap it.
+        while stub.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.01)
+
+    end = end_of(await collect(engine, request()))
+
+    assert isinstance(end, Failed)
+    assert (end.failure, "Stub process" in end.message) == (Failure.ENGINE_DIED, True)
+    assert not await engine.healthy()
+    await engine.stop()
+    await server.close()
 
 
 async def test_what_the_server_refuses_is_the_requests_fault(server: TritonServer) -> None:

@@ -393,6 +393,33 @@ async def test_an_error_is_known_by_its_text(
     assert end == Failed(failure, text, Usage(tokens_in=3, tokens_out=1))
 
 
+async def test_a_model_whose_process_died_is_unhealthy(
+    engine: TritonEngine, replay: Replay
+) -> None:
+    """The server says that the model is ready, but it starts no other process for it."""
+    assert await engine.healthy()
+    replay.responses = [failed("Stub process 'm_0_0' is not healthy.")]
+
+    await events_of(engine)
+
+    assert not await engine.healthy()
+
+
+async def test_a_stream_that_has_ended_is_not_cancelled(
+    engine: TritonEngine, replay: Replay
+) -> None:
+    """Its server ends it in order; one that forgets to is not waited for."""
+    replay.responses = [failed("no")]
+    await events_of(engine)
+    assert not replay.cancelled.is_set()
+
+    replay.hangs = True
+    await events_of(engine)
+
+    async with asyncio.timeout(5):
+        await replay.cancelled.wait()
+
+
 @pytest.mark.parametrize(
     ("status", "text", "failure"),
     [
@@ -401,6 +428,12 @@ async def test_an_error_is_known_by_its_text(
         (grpc.StatusCode.INTERNAL, "CUDA out of memory", Failure.DEVICE_OUT_OF_MEMORY),
         (grpc.StatusCode.UNAVAILABLE, "the server goes", Failure.ENGINE_DIED),
         (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size", Failure.ENGINE_ERROR),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "This protocol is restricted, expecting header 'x-key'",
+            Failure.ENGINE_ERROR,
+        ),
+        (grpc.StatusCode.INTERNAL, "Internal error from Core", Failure.ENGINE_DIED),
         (grpc.StatusCode.CANCELLED, "Request was cancelled", Failure.ENGINE_DIED),
         (grpc.StatusCode.DATA_LOSS, "odd", Failure.ENGINE_ERROR),
     ],
