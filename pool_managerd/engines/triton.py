@@ -32,7 +32,7 @@ from pool_managerd.engines.triton_client import (
     TritonApiError,
     TritonClient,
 )
-from pool_managerd.engines.triton_errors import failure_of, secrets_of
+from pool_managerd.engines.triton_errors import failure_of, says_gone, secrets_of
 from pool_managerd.engines.triton_inference_service_pb2 import ModelInferRequest
 from pool_managerd.engines.triton_profiles import PROFILES
 from pool_managerd.engines.triton_tensors import TensorError
@@ -268,7 +268,8 @@ class TritonEngine:
             return
         except TritonApiError as error:
             failed = failure_of(str(error), error.code, reader.usage)
-            if failed.failure is not Failure.ENGINE_DIED:
+            self._gone |= says_gone(str(error))
+            if self._gone or failed.failure is not Failure.ENGINE_DIED:
                 self._leases.pop(request.request_id, None)
             yield failed
             return
@@ -286,8 +287,7 @@ class TritonEngine:
         A stream that is cancelled after an error makes Triton 2.51 log an internal error. A model
         whose process died counts as ready there for ever, and is not started again.
         """
-        if isinstance(event, Failed) and event.failure is Failure.ENGINE_DIED:
-            self._gone = True
+        self._gone |= isinstance(event, Failed) and says_gone(event.message)
         with contextlib.suppress(TimeoutError, TritonApiError, StreamBrokenError):
             async with asyncio.timeout(_END_TIMEOUT_S):
                 await anext(responses, None)

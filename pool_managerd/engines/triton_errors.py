@@ -22,10 +22,10 @@ _NO_MEMORY = re.compile(
 _ON_DEVICE = re.compile(r"cuda|gpu|vram|cublas|cudnn|nccl")
 _GONE = re.compile(
     r"stub process .*(not healthy|terminated|exited)|unhealthy vllm engine|enginedead|engine core|"
-    r"has no available versions|request for unknown model|"
-    # grpc.aio's own words for a stream that ended while the request was being written.
-    r"^internal error from core$"
+    r"has no available versions|request for unknown model"
 )
+# grpc.aio's own words for a stream that ended while the request was being written.
+_NOT_WRITTEN = "internal error from core"
 # Found before a model sees the request, so no replica would take it either.
 _REFUSED = re.compile(
     r"^(\[request id: [^\]]*\] )?(expected \d+ inputs but got|inference input |unexpected "
@@ -52,13 +52,18 @@ def failure_of(text: str, code: grpc.StatusCode | None = None, usage: Usage = _U
     return Failed(_kind(message.lower(), code), message or "the engine failed", usage)
 
 
+def says_gone(text: str) -> bool:
+    """Tells whether the server says that the model is over, rather than that a request is."""
+    return bool(_GONE.search(text.lower()))
+
+
 def _kind(message: str, code: grpc.StatusCode | None) -> Failure:
     if _OVERFLOW.search(message):
         return Failure.CONTEXT_OVERFLOW
     if _NO_MEMORY.search(message):
         on_device = _ON_DEVICE.search(message)
         return Failure.DEVICE_OUT_OF_MEMORY if on_device else Failure.HOST_OUT_OF_MEMORY
-    if _GONE.search(message):
+    if _GONE.search(message) or message == _NOT_WRITTEN:
         return Failure.ENGINE_DIED
     if _ALIVE.search(message):
         return Failure.ENGINE_ERROR

@@ -206,14 +206,14 @@ class ResponseReader:
         self._text += self._cut.feed(self._decoder.decode(data, final=final), final=final)
         if "finish_reason" in found:
             self._reason = text_of(response, found["finish_reason"]).decode("utf-8", "replace")
-        if "token_ids" in found:
-            self._ids += numbers_of(response, found["token_ids"])
+        ids = numbers_of(response, found["token_ids"]) if "token_ids" in found else ()
+        self._ids += ids
         if "tokens_in" in found:
             self._tokens_in = sum(numbers_of(response, found["tokens_in"]))
         if "tokens_out" in found:
             self._count(sum(numbers_of(response, found["tokens_out"])))
-        elif "token_ids" in found and "tokens_out" not in self._outputs:
-            self._count(len(numbers_of(response, found["token_ids"])))
+        elif ids and "tokens_out" not in self._outputs:
+            self._count(len(ids))
 
     def _count(self, tokens: int) -> None:
         self._tokens_out = tokens + (self._tokens_out or 0)

@@ -393,14 +393,19 @@ async def test_an_error_is_known_by_its_text(
     assert end == Failed(failure, text, Usage(tokens_in=3, tokens_out=1))
 
 
+@pytest.mark.parametrize("with_status", [False, True])
 async def test_a_model_whose_process_died_is_unhealthy(
-    engine: TritonEngine, replay: Replay
+    engine: TritonEngine, replay: Replay, with_status: bool
 ) -> None:
     """The server says that the model is ready, but it starts no other process for it."""
     assert await engine.healthy()
-    replay.responses = [failed("Stub process 'm_0_0' is not healthy.")]
+    text = "Stub process 'm_0_0' is not healthy."
+    if with_status:
+        replay.responses, replay.status, replay.status_text = [], grpc.StatusCode.INTERNAL, text
+    else:
+        replay.responses = [failed(text)]
 
-    await events_of(engine)
+    assert await failure_of(engine) == (Failure.ENGINE_DIED, text)
 
     assert not await engine.healthy()
 
