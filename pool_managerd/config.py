@@ -240,7 +240,7 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
 
 def _resolved(
     pool: PoolTable, base: Path, env: Mapping[str, str], problems: list[str]
-) -> EmbeddedEngine | LlamaServerEngine | TritonEngine | MockEngine:
+) -> EmbeddedEngine | LlamaServerEngine | MockEngine | TritonEngine:
     match pool.engine:
         case EmbeddedEngine() as engine:
             return engine.model_copy(update={"model_path": str(base / engine.model_path)})

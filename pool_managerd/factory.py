@@ -49,10 +49,10 @@ def make_engine(table: PoolTable, model_ref: str) -> Engine:
             return _embedded(engine, model_ref, shown, table.tensor_split)
         case LlamaServerEngine():
             return _llama_server(engine)
-        case TritonEngine():
-            return _triton(engine)
         case MockEngine():
             return _mock(engine)
+        case TritonEngine():
+            return _triton(engine)
         case _:
             assert_never(engine)
 
@@ -91,6 +91,18 @@ def _llama_server(table: LlamaServerEngine) -> Engine:
     )
 
 
+def _mock(table: MockEngine) -> Engine:
+    return MockAdapter(
+        MockConfig(
+            model_id=table.model_id,
+            slots=table.slots,
+            ctx_max=table.ctx_max,
+            script=MockScript(**table.script.model_dump()),
+            preload_shortfalls=table.preload_shortfalls,
+        )
+    )
+
+
 def _triton(table: TritonEngine) -> Engine:
     target = Target(
         address=table.address,
@@ -116,17 +128,5 @@ def _triton(table: TritonEngine) -> Engine:
             metrics_url=table.metrics_url,
             busy_metric=table.busy_metric,
             cancel_settle_ms=table.cancel_settle_ms,
-        )
-    )
-
-
-def _mock(table: MockEngine) -> Engine:
-    return MockAdapter(
-        MockConfig(
-            model_id=table.model_id,
-            slots=table.slots,
-            ctx_max=table.ctx_max,
-            script=MockScript(**table.script.model_dump()),
-            preload_shortfalls=table.preload_shortfalls,
         )
     )

@@ -43,7 +43,6 @@ class Binding:
         outputs: Names of tensors by field.
         flags: Tensors that every request sets, with the value.
         options: Tensors that an engine option may fill, by name.
-        takes_seed: False: seeds are not passed on, because the operator said so.
     """
 
     profile: Profile
@@ -51,7 +50,11 @@ class Binding:
     outputs: Mapping[str, str]
     flags: tuple[tuple[Tensor, bool], ...]
     options: Mapping[str, Tensor]
-    takes_seed: bool
+
+    def takes(self, field: str) -> bool:
+        """Tells whether the model can be given a field, in a tensor or in the JSON object."""
+        in_json = "sampling" in self.inputs and field in self.profile.sampling_names
+        return in_json or field in self.inputs
 
     @property
     def extensions(self) -> tuple[str, ...]:
@@ -88,7 +91,6 @@ def bind(
         outputs={field: tensor.name for field, tensor in given.items()},
         flags=flags,
         options=_options(profile, inputs, owned),
-        takes_seed="seed" in taken or ("seed" in profile.sampling_names and "sampling" in taken),
     )
     shortfalls += _missing(binding, facts, ignore_seed=ignore_seed)
     shortfalls += _wrong_types(taken | given)
@@ -156,7 +158,7 @@ def _missing(binding: Binding, facts: ModelFacts, *, ignore_seed: bool) -> list[
             f"the model has no output {wanted} for the text, only {outputs}: name one in "
             "tensors.text"
         )
-    if not binding.takes_seed and not ignore_seed:
+    if not binding.takes("seed") and not ignore_seed:
         shortfalls.append(
             "the model takes no seed: name its input in tensors.seed, or set ignore_seed = true if "
             "equal seeds need not give equal text"

@@ -72,13 +72,13 @@ def infer_request(
     try:
         for field, values in _fields(request, binding, ctx_max):
             tensor = binding.inputs.get(field)
-            name = binding.profile.sampling_names.get(field)
+            if not binding.takes(field):
+                return invalid(f"this model cannot be given {field}")
             if tensor is not None:
                 append(message, tensor, values)
-            elif name is not None and "sampling" in binding.inputs:
-                in_json[name] = values if field == "stop" else values[0]
             else:
-                return invalid(f"this model cannot be given {field}")
+                name = binding.profile.sampling_names[field]
+                in_json[name] = values if field == "stop" else values[0]
         refusal = _add_options(message, in_json, request.sampling.engine_options, binding)
         if refusal is not None:
             return refusal
@@ -96,20 +96,21 @@ def _fields(
 ) -> Iterator[tuple[str, list[object]]]:
     """Yields what a request asks for, with the elements of its tensor."""
     sampling = request.sampling
-    conversation = not isinstance(request.prompt, str)
-    prompt = request.prompt if isinstance(request.prompt, str) else ""
-    if conversation or request.continue_token_ids:
-        yield "prompt", [prompt]
+    takes_ids = "continue_token_ids" in binding.inputs or not request.continue_text
+    by_ids = bool(request.continue_token_ids) and takes_ids
+    text = "" if by_ids else request.continue_text
+    if isinstance(request.prompt, str):
+        yield "prompt", [request.prompt + text]
     else:
-        yield "prompt", [prompt + request.continue_text]
-    if not isinstance(request.prompt, str):
+        yield "prompt", [""]
         yield "messages", [_messages(request.prompt)]
-    if request.continue_token_ids:
+        if text:
+            yield "continue_text", [text]
+    if by_ids:
         yield "continue_token_ids", list(request.continue_token_ids)
-    elif conversation and request.continue_text:
-        yield "continue_text", [request.continue_text]
-    yield "max_tokens", [sampling.max_tokens or ctx_max]
-    if binding.takes_seed:
+    if sampling.max_tokens is not None or binding.takes("max_tokens"):
+        yield "max_tokens", [sampling.max_tokens or ctx_max]
+    if binding.takes("seed"):
         tensor = binding.inputs.get("seed")
         yield "seed", [sampling.seed % (seed_modulus(tensor.datatype) if tensor else _JSON_SEEDS)]
     for field in ("temperature", "top_p", "top_k", "min_p", "json_schema", "grammar"):

@@ -123,45 +123,6 @@ async def _open_llama_server(model: Path, slots: int) -> Running:
     return replace(server, engine=engine, info=info, close=close, watched=False, pid=None)
 
 
-async def _open_triton(folder: Path, slots: int) -> Running:
-    if missing():
-        pytest.skip(missing())
-    server = await start_server(folder / "triton.log")
-    engine = TritonEngine(triton_config(server.address, server.metrics_url, slots=slots))
-
-    async def close() -> None:
-        await engine.stop()
-        await server.close()
-
-    try:
-        info = await engine.start()
-    except BaseException:
-        await server.close()
-        raise
-    return Running(
-        engine,
-        info,
-        server.kill,
-        close,
-        watched=False,
-        endless={"interval_ms": 6},
-        multi_byte=SamplingParams(seed=1, max_tokens=20, engine_options={"multi_byte": True}),
-    )
-
-
-def triton_config(address: str, metrics_url: str = "", *, slots: int = 2) -> TritonConfig:
-    """Returns how the adapter attaches to the scripted model."""
-    return TritonConfig(
-        target=Target(address=address, model=MODEL),
-        model_id="m",
-        slots=slots,
-        ctx_max=CTX_MAX,
-        deterministic=slots == 1,
-        metrics_url=metrics_url,
-        busy_metric=BUSY_METRIC if metrics_url else "",
-    )
-
-
 def attachment(server: EmbeddedEngine, *, deterministic: bool = False) -> LlamaServerConfig:
     """Returns how a foreign adapter attaches to the HTTP server of an embedded engine."""
     assert server._protocol is not None
@@ -209,3 +170,42 @@ def end_of(events: list[GenerationEvent]) -> Finished | Failed:
     assert isinstance(end, Finished | Failed)
     assert all(isinstance(piece, Piece) for piece in pieces)
     return end
+
+
+async def _open_triton(folder: Path, slots: int) -> Running:
+    if missing():
+        pytest.skip(missing())
+    server = await start_server(folder / "triton.log")
+    engine = TritonEngine(triton_config(server.address, server.metrics_url, slots=slots))
+
+    async def close() -> None:
+        await engine.stop()
+        await server.close()
+
+    try:
+        info = await engine.start()
+    except BaseException:
+        await server.close()
+        raise
+    return Running(
+        engine,
+        info,
+        server.kill,
+        close,
+        watched=False,
+        endless={"interval_ms": 6},
+        multi_byte=SamplingParams(seed=1, max_tokens=20, engine_options={"multi_byte": True}),
+    )
+
+
+def triton_config(address: str, metrics_url: str = "", *, slots: int = 2) -> TritonConfig:
+    """Returns how the adapter attaches to the scripted model."""
+    return TritonConfig(
+        target=Target(address=address, model=MODEL),
+        model_id="m",
+        slots=slots,
+        ctx_max=CTX_MAX,
+        deterministic=slots == 1,
+        metrics_url=metrics_url,
+        busy_metric=BUSY_METRIC if metrics_url else "",
+    )

@@ -274,6 +274,14 @@ async def test_an_address_where_nobody_listens_fails_at_once(replay: Replay) -> 
     assert message == f"{replay.address} does not accept connections"
 
 
+async def test_tls_is_spoken_where_it_is_configured(replay: Replay) -> None:
+    """A server without it then does not answer, instead of being spoken to in the clear."""
+    target = Target(address=replay.address, model="m", tls=True)
+    engine = TritonEngine(TritonConfig(target=target, model_id="x", slots=1, ctx_max=1))
+
+    assert await shortfalls_of(engine) == f"{replay.address} does not accept connections"
+
+
 async def test_a_wrong_key_is_named(replay: Replay) -> None:
     """The right one travels in the metadata that was configured."""
     replay.api_key = "right"

@@ -157,6 +157,7 @@ def test_a_tensor_may_have_a_name_of_its_own() -> None:
     assert shortfalls == []
     assert binding.outputs == {"text": "answer"}
     # Nothing takes a limit, so none can be kept.
+    assert sent(asked(), binding).keys() == {"question", "dice"}
     refused = infer_request(asked(max_tokens=3), binding, 100)
     assert refused == Failed(Failure.INVALID_REQUEST, "this model cannot be given max_tokens")
 
@@ -196,12 +197,12 @@ def test_a_conversation_goes_to_a_model_that_takes_one() -> None:
 
 
 def test_a_continuation_is_ids_where_the_model_takes_them() -> None:
-    """Otherwise the text follows the prompt, and ids that nobody takes are refused."""
+    """Otherwise the text follows the prompt, and ids without a text are refused."""
     takes_ids = [*PLAIN_INPUTS, ("continue_token_ids", "INT32", (-1,), True)]
     binding = bound(PLAIN, takes_ids, WITH_IDS)
 
     by_ids = sent(asked(continue_token_ids=(7, 8), continue_text=" x"), binding)
-    by_text = sent(asked(continue_text=" x"), bound())
+    by_text = sent(asked(continue_text=" x", continue_token_ids=(7,)), bound())
     refused = infer_request(asked(continue_token_ids=(7,)), bound(), 100)
 
     assert by_ids["continue_token_ids"] == ([2], struct.pack("<2i", 7, 8))
