@@ -1,4 +1,4 @@
-"""The `triton` engine: attaches to a model on a Triton server that somebody else runs. ORCH-3056.
+"""The `triton` engine: attaches to a model on a Triton server that somebody else runs. ORCH-3057.
 
 The model must be decoupled, that is, give any number of responses to a request. Other models of the
 server, and other clients of this one, are not harmed. Detaching leaves the server as it is.

@@ -1,4 +1,4 @@
-"""How models of the known families are asked through Triton, and read: names as data. ORCH-3056.
+"""How models of the known families are asked through Triton, and read: names as data. ORCH-3057.
 
 Sources: the vLLM backend's `src/model.py` and `src/utils/request.py`; `config.pbtxt` of the model
 `ensemble` in TensorRT-LLM's `triton_backend/all_models/inflight_batcher_llm`, and Triton's own

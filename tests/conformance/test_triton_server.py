@@ -1,4 +1,4 @@
-"""What only a real Triton server can show; the rest is in the common suite. ORCH-3056."""
+"""What only a real Triton server can show; the rest is in the common suite. ORCH-3057."""
 
 import asyncio
 import os

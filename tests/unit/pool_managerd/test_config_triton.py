@@ -1,4 +1,4 @@
-"""The table of a Triton engine, from the file to the adapter. ORCH-3056."""
+"""The table of a Triton engine, from the file to the adapter. ORCH-3057."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Triton's messages without a server: documented models, cuts at every byte. ORCH-3056."""
+"""Triton's messages without a server: documented models, cuts at every byte. ORCH-3057."""
 
 import json
 import struct
