@@ -1,9 +1,11 @@
 """What only a real Triton server can show; the rest is in the common suite. ORCH-3057."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -43,7 +45,7 @@ CONFIRM_MS = 5_000
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TritonServer]:
     """A server without a model, which loads it when it is asked to."""
-    server = await start_server(tmp_path_factory.mktemp("triton") / "log", explicit=True)
+    server = await start_server(tmp_path_factory.mktemp("triton") / "log", empty=True)
     client = TritonClient(Target(address=server.address, model=MODEL))
     client.open()
     await client.load(30_000)
@@ -187,6 +189,65 @@ async def test_what_the_server_refuses_is_the_requests_fault(server: TritonServe
     await engine.stop()
 
 
+async def echo(server: TritonServer, profile: str, **sampling: Any) -> dict[str, Any]:
+    """Returns what a model with the tensors of a backend was given, and its shapes."""
+    engine = TritonEngine(
+        TritonConfig(
+            target=Target(address=server.address, model=f"{profile}_shaped"),
+            model_id="m",
+            slots=1,
+            ctx_max=CTX_MAX,
+            profile=profile,
+            load=True,
+        )
+    )
+    await engine.start()
+    events = await collect(engine, request(**sampling))
+    await engine.stop()
+    assert isinstance(end_of(events), Finished)
+    given: dict[str, Any] = json.loads(text_of(events))
+    return given
+
+
+async def test_triton_takes_what_the_vllm_profile_sends(server: TritonServer) -> None:
+    """By the backend's own tensors; the sampling is one JSON object."""
+    given = await echo(server, "vllm", top_k=7, stop=("x", "y"))
+
+    sampling = json.loads(given.pop("sampling_parameters")["values"][0])
+    assert sampling == {"max_tokens": 12, "seed": 1, "top_k": 7, "stop": ["x", "y"]}
+    assert given.pop("text_input") == {"shape": [1], "values": ["once upon a time"]}
+    assert given == {
+        name: {"shape": [1], "values": [True]}
+        for name in (
+            "stream",
+            "exclude_input_in_output",
+            "return_finish_reason",
+            "return_num_input_tokens",
+            "return_num_output_tokens",
+        )
+    }
+
+
+async def test_triton_takes_what_the_tensorrt_llm_profile_sends(server: TritonServer) -> None:
+    """With the batch dimension of its tensors. The echo escapes the stop sequences, so is whole."""
+    options = {"bad_words": "no", "repetition_penalty": 1.5}
+
+    given = await echo(server, "tensorrt_llm", top_p=0.5, stop=("é", "日"), engine_options=options)
+
+    flags = ("exclude_input_in_output", "return_num_input_tokens", "return_num_output_tokens")
+    assert given == {
+        "text_input": {"shape": [1, 1], "values": ["once upon a time"]},
+        "max_tokens": {"shape": [1, 1], "values": [12]},
+        "seed": {"shape": [1, 1], "values": [1]},
+        "top_p": {"shape": [1, 1], "values": [0.5]},
+        "stop_words": {"shape": [1, 2], "values": ["é", "日"]},
+        "bad_words": {"shape": [1, 1], "values": ["no"]},
+        "repetition_penalty": {"shape": [1, 1], "values": [1.5]},
+        "stream": {"shape": [1, 1], "values": [True]},
+        **{name: {"shape": [1, 1], "values": [True]} for name in flags},
+    }
+
+
 async def test_many_streams_share_one_connection(
     engine: TritonEngine, server: TritonServer
 ) -> None:
@@ -225,7 +286,7 @@ async def test_a_model_that_is_not_there_fails_the_start(server: TritonServer, l
 
 async def test_a_model_is_loaded_and_answers(tmp_path: Path) -> None:
     """By a server that was started without any."""
-    server = await start_server(tmp_path / "log", explicit=True)
+    server = await start_server(tmp_path / "log", empty=True)
     config = triton_config(server.address)
     engine = TritonEngine(
         TritonConfig(target=config.target, model_id="m", slots=1, ctx_max=CTX_MAX, load=True)

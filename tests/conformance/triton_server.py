@@ -45,14 +45,17 @@ class TritonServer:
         _remove_regions(self.shm_prefix)
 
 
-async def start_server(log: Path, *, explicit: bool = False) -> TritonServer:
-    """Starts a server and returns once it takes connections; `explicit`: without any model."""
+async def start_server(log: Path, *, empty: bool = False) -> TritonServer:
+    """Starts a server with the scripted model and returns once it takes connections.
+
+    With `empty`, no model is loaded yet.
+    """
     grpc_port, metrics_port = _free_ports(2)
     shm_prefix = f"llamaorch_test_{os.getpid()}_{grpc_port}"
     package = next(ENVIRONMENT.glob("lib/python*/site-packages/pytriton/tritonserver"))
     settings = {
         "model-repository": REPOSITORY,
-        "model-control-mode": "explicit" if explicit else "none",
+        "model-control-mode": "explicit",
         "backend-directory": package / "backends",
         "backend-config": f"python,shm-region-prefix-name={shm_prefix}",
         "allow-http": "false",
@@ -68,6 +71,7 @@ async def start_server(log: Path, *, explicit: bool = False) -> TritonServer:
         process = await asyncio.create_subprocess_exec(
             package / "bin" / "tritonserver",
             *[f"--{name}={value}" for name, value in settings.items()],
+            *([] if empty else [f"--load-model={MODEL}"]),
             stdout=sink,
             stderr=sink,
             env={**os.environ, "PATH": path},
