@@ -32,7 +32,7 @@ from tests.conformance.triton_server import (
     MODEL,
     TritonServer,
     missing,
-    start_server,
+    running_server,
 )
 
 pytestmark = [
@@ -45,13 +45,12 @@ CONFIRM_MS = 5_000
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TritonServer]:
     """A server without a model, which loads it when it is asked to."""
-    server = await start_server(tmp_path_factory.mktemp("triton") / "log", empty=True)
-    client = TritonClient(Target(address=server.address, model=MODEL))
-    client.open()
-    await client.load(30_000)
-    await client.close()
-    yield server
-    await server.close()
+    async with running_server(tmp_path_factory.mktemp("triton") / "log", empty=True) as server:
+        client = TritonClient(Target(address=server.address, model=MODEL))
+        client.open()
+        await client.load(30_000)
+        await client.close()
+        yield server
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -156,20 +155,19 @@ async def killed(process: psutil.Process) -> None:
 
 async def test_a_model_whose_process_dies_is_noticed_with_the_next_request(tmp_path: Path) -> None:
     """Triton goes on to call it ready, and an open stream just stays silent."""
-    server = await start_server(tmp_path / "log")
-    engine = TritonEngine(triton_config(server.address))
-    await engine.start()
-    children = psutil.Process(server.process.pid).children()
-    (stub,) = [child for child in children if "stub" in child.name()]
-    await killed(stub)
+    async with running_server(tmp_path / "log") as server:
+        engine = TritonEngine(triton_config(server.address))
+        await engine.start()
+        children = psutil.Process(server.process.pid).children()
+        (stub,) = [child for child in children if "stub" in child.name()]
+        await killed(stub)
 
-    end = end_of(await collect(engine, request()))
+        end = end_of(await collect(engine, request()))
 
-    assert isinstance(end, Failed)
-    assert (end.failure, "Stub process" in end.message) == (Failure.ENGINE_DIED, True)
-    assert not await engine.healthy()
-    await engine.stop()
-    await server.close()
+        assert isinstance(end, Failed)
+        assert (end.failure, "Stub process" in end.message) == (Failure.ENGINE_DIED, True)
+        assert not await engine.healthy()
+        await engine.stop()
 
 
 async def test_what_the_server_refuses_is_the_requests_fault(server: TritonServer) -> None:
@@ -286,14 +284,13 @@ async def test_a_model_that_is_not_there_fails_the_start(server: TritonServer, l
 
 async def test_a_model_is_loaded_and_answers(tmp_path: Path) -> None:
     """By a server that was started without any."""
-    server = await start_server(tmp_path / "log", empty=True)
-    config = triton_config(server.address)
-    engine = TritonEngine(
-        TritonConfig(target=config.target, model_id="m", slots=1, ctx_max=CTX_MAX, load=True)
-    )
+    async with running_server(tmp_path / "log", empty=True) as server:
+        config = triton_config(server.address)
+        engine = TritonEngine(
+            TritonConfig(target=config.target, model_id="m", slots=1, ctx_max=CTX_MAX, load=True)
+        )
 
-    await engine.start()
+        await engine.start()
 
-    assert isinstance(end_of(await collect(engine, request())), Finished)
-    await engine.stop()
-    await server.close()
+        assert isinstance(end_of(await collect(engine, request())), Finished)
+        await engine.stop()

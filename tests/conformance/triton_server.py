@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +89,16 @@ async def start_server(log: Path, *, empty: bool = False) -> TritonServer:
         await server.close()
         raise
     return server
+
+
+@asynccontextmanager
+async def running_server(log: Path, *, empty: bool = False) -> AsyncIterator[TritonServer]:
+    """Runs a server as `start_server` does, and ends it."""
+    server = await start_server(log, empty=empty)
+    try:
+        yield server
+    finally:
+        await server.close()
 
 
 def _remove_regions(prefix: str) -> None:
