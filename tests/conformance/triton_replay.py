@@ -5,6 +5,7 @@ import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from aiohttp import web
@@ -13,6 +14,15 @@ from grpc import aio
 
 from pool_managerd.engines import triton_inference_service_pb2 as pb
 from pool_managerd.engines import triton_inference_service_pb2_grpc as pb_grpc
+from pool_managerd.engines.port import (
+    Failed,
+    Failure,
+    GenerationEvent,
+    GenerationRequest,
+    SamplingParams,
+)
+from pool_managerd.engines.triton import TritonConfig, TritonEngine
+from pool_managerd.engines.triton_client import Target
 
 Inputs = Sequence[tuple[str, str, Sequence[int], bool]]
 
@@ -99,6 +109,14 @@ def _packed(text: bytes) -> bytes:
 def _add(inner: pb.ModelInferResponse, name: str, datatype: str, raw: bytes) -> None:
     inner.outputs.add(name=name, datatype=datatype, shape=[1])
     inner.raw_output_contents.append(raw)
+
+
+REQUEST = GenerationRequest("r", "hi there", SamplingParams(seed=5, max_tokens=2))
+HELLO = (
+    response(b" a", tokens_in=3, tokens_out=1),
+    response(b" b", tokens_in=3, tokens_out=1),
+    response(final=True),
+)
 
 
 @dataclass
@@ -228,3 +246,32 @@ async def replay_server() -> AsyncIterator[Replay]:
             yield replay
         finally:
             await server.stop(None)
+
+
+def engine_of(replay: Replay, *, silence_timeout_ms: int = 300_000, **more: Any) -> TritonEngine:
+    """Returns an adapter with two slots for the model `m`."""
+    target = Target(
+        address=replay.address,
+        model="m",
+        api_key=replay.api_key,
+        api_key_name="x-key",
+        silence_timeout_ms=silence_timeout_ms,
+    )
+    settings = {"model_id": "x", "slots": 2, "ctx_max": 100, "cancel_settle_ms": 1, **more}
+    return TritonEngine(TritonConfig(target=target, **settings))
+
+
+async def events_of(
+    engine: TritonEngine, request: GenerationRequest = REQUEST
+) -> list[GenerationEvent]:
+    """Returns all events of a generation."""
+    return [event async for event in engine.generate(request)]
+
+
+async def failure_of(
+    engine: TritonEngine, request: GenerationRequest = REQUEST
+) -> tuple[Failure, str]:
+    """Returns how a generation failed, and the message."""
+    end = (await events_of(engine, request))[-1]
+    assert isinstance(end, Failed)
+    return end.failure, end.message

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 import struct
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,29 +16,25 @@ from pool_managerd.engines.port import (
     Failure,
     Finish,
     Finished,
-    GenerationEvent,
     GenerationRequest,
     Piece,
-    PreloadError,
     SamplingParams,
     Usage,
 )
-from pool_managerd.engines.triton import TritonConfig, TritonEngine
-from pool_managerd.engines.triton_client import Target
+from pool_managerd.engines.triton import TritonEngine
 from tests.conformance.triton_replay import (
+    HELLO,
+    REQUEST,
     VLLM_INPUTS,
     Replay,
+    engine_of,
+    events_of,
     failed,
+    failure_of,
     replay_server,
     response,
 )
 
-REQUEST = GenerationRequest("r", "hi there", SamplingParams(seed=5, max_tokens=2))
-HELLO = (
-    response(b" a", tokens_in=3, tokens_out=1),
-    response(b" b", tokens_in=3, tokens_out=1),
-    response(final=True),
-)
 CONFIRM_MS = 5_000
 
 
@@ -51,19 +46,6 @@ async def replay() -> AsyncIterator[Replay]:
         yield replay
 
 
-def engine_of(replay: Replay, *, silence_timeout_ms: int = 300_000, **more: Any) -> TritonEngine:
-    """Returns an adapter with two slots for the model `m`."""
-    target = Target(
-        address=replay.address,
-        model="m",
-        api_key=replay.api_key,
-        api_key_name="x-key",
-        silence_timeout_ms=silence_timeout_ms,
-    )
-    settings = {"model_id": "x", "slots": 2, "ctx_max": 100, "cancel_settle_ms": 1, **more}
-    return TritonEngine(TritonConfig(target=target, **settings))
-
-
 @pytest.fixture
 async def engine(replay: Replay) -> AsyncIterator[TritonEngine]:
     """An adapter attached to the replay server, with its gauge."""
@@ -71,30 +53,6 @@ async def engine(replay: Replay) -> AsyncIterator[TritonEngine]:
     await engine.start()
     yield engine
     await engine.stop()
-
-
-async def events_of(
-    engine: TritonEngine, request: GenerationRequest = REQUEST
-) -> list[GenerationEvent]:
-    """Returns all events of a generation."""
-    return [event async for event in engine.generate(request)]
-
-
-async def failure_of(
-    engine: TritonEngine, request: GenerationRequest = REQUEST
-) -> tuple[Failure, str]:
-    """Returns how a generation failed, and the message."""
-    end = (await events_of(engine, request))[-1]
-    assert isinstance(end, Failed)
-    return end.failure, end.message
-
-
-async def shortfalls_of(engine: TritonEngine) -> str:
-    """Returns why an engine cannot start."""
-    with pytest.raises(PreloadError) as raised:
-        await engine.start()
-    assert not await engine.healthy()
-    return str(raised.value)
 
 
 async def test_a_stream_is_pieces_and_the_end_that_its_parameter_marks(
@@ -123,24 +81,6 @@ async def test_the_request_names_model_and_tensors(engine: TritonEngine, replay:
     }
 
 
-async def test_the_engine_says_what_it_serves(replay: Replay) -> None:
-    """Version and model come from the server, slots and context from the operator."""
-    engine = engine_of(replay)
-
-    info = await engine.start()
-    again = await engine_of(replay).start()
-    replay.inputs = replay.inputs[:-1]
-    changed = await engine_of(replay).start()
-    await engine.stop()
-
-    assert (info.engine, info.engine_version) == ("triton", "2.51.0-replay")
-    assert (info.model_id, info.slots_total, info.ctx_max) == ("x", 2, 100)
-    assert info.sampler_profile_version == "triton-plain-1"
-    assert info.model_digest.startswith("unverified:")
-    assert info.model_digest == again.model_digest != changed.model_digest
-    assert not info.deterministic
-
-
 async def test_a_trace_is_passed_on_and_a_status_is_asked_for(
     engine: TritonEngine, replay: Replay
 ) -> None:
@@ -151,101 +91,6 @@ async def test_a_trace_is_passed_on_and_a_status_is_asked_for(
 
     assert replay.metadata[0]["traceparent"] == "00-ab-cd-01"
     assert replay.metadata[0]["triton_grpc_error"] == "true"
-
-
-async def test_a_model_that_loads_is_waited_for(replay: Replay) -> None:
-    """The start returns once the model is ready."""
-    replay.loading_answers = 2
-    engine = engine_of(replay)
-
-    await engine.start()
-
-    assert replay.loading_answers == 0
-    await engine.stop()
-
-
-async def test_a_model_that_loads_too_long_fails_the_start(replay: Replay) -> None:
-    """With the wait in the message."""
-    replay.loading_answers = 1_000_000
-
-    message = await shortfalls_of(engine_of(replay, load_timeout_ms=50))
-
-    assert message == "model m is not ready after 50 ms"
-
-
-async def test_the_model_is_loaded_where_that_is_configured(replay: Replay) -> None:
-    """Once, and only if it does not serve yet."""
-    replay.loading_answers, replay.state = 1_000_000, ""
-    engine = engine_of(replay, load=True)
-    await engine.start()
-    other = engine_of(replay, load=True)
-    await other.start()
-
-    assert replay.loaded == ["m"]
-    await engine.stop()
-    await other.stop()
-
-
-@pytest.mark.parametrize(
-    ("changes", "settings", "words"),
-    [
-        (
-            {"loading_answers": 9, "state": ""},
-            {},
-            "model m is not there; a server in explicit mode",
-        ),
-        (
-            {"loading_answers": 9, "state": "UNAVAILABLE", "state_reason": "no numpy"},
-            {},
-            "model m is unavailable (no numpy)",
-        ),
-        (
-            {"loading_answers": 9, "load_error": "explicit model load is not allowed"},
-            {"load": True},
-            "does not load m: explicit model load is not allowed",
-        ),
-        ({"decoupled": False}, {}, "model_transaction_policy { decoupled: true }"),
-        ({"outputs": [("answer", "BYTES")]}, {}, "no output text_output for the text, only answer"),
-        ({"inputs": [("question", "BYTES", [1], False)]}, {}, "no input text_input or prompt"),
-        ({}, {"tensors": {"seed": "dice"}}, "tensors.seed = 'dice', but the model's inputs are"),
-        ({"inputs": VLLM_INPUTS}, {}, "the model takes no seed"),
-        ({"outputs": [("text_output", "INT32")]}, {}, "text_output is INT32, but text needs BYTES"),
-        ({"gauge": "other"}, {"busy_metric": "running"}, "has no gauge running"),
-    ],
-)
-async def test_a_start_that_cannot_succeed_says_what_to_change(
-    replay: Replay, changes: dict[str, Any], settings: dict[str, Any], words: str
-) -> None:
-    """Each shortfall is a sentence that names the thing."""
-    for name, value in changes.items():
-        setattr(replay, name, value)
-    if "busy_metric" in settings:
-        settings = {**settings, "metrics_url": replay.metrics_url}
-
-    message = await shortfalls_of(engine_of(replay, **settings))
-
-    assert words in message
-
-
-async def test_an_input_that_must_be_filled_and_is_not_fails_the_start(replay: Replay) -> None:
-    """Or else every request would fail."""
-    replay.inputs = (*replay.inputs, ("image", "BYTES", (1,), False))
-
-    message = await shortfalls_of(engine_of(replay))
-
-    assert message.startswith("not every request fills the model's input image: set optional: true")
-
-
-async def test_a_model_without_a_seed_serves_if_the_operator_says_so(replay: Replay) -> None:
-    """Then no seed is sent."""
-    replay.inputs = [entry for entry in replay.inputs if entry[0] != "seed"]
-    engine = engine_of(replay, ignore_seed=True)
-    await engine.start()
-
-    await events_of(engine)
-
-    assert "seed" not in {entry.name for entry in replay.requests[0].inputs}
-    await engine.stop()
 
 
 async def test_a_server_without_a_gauge_url_is_not_asked_for_metrics(replay: Replay) -> None:
@@ -262,38 +107,6 @@ async def test_a_server_without_a_gauge_url_is_not_asked_for_metrics(replay: Rep
 
     assert isinstance((await events_of(engine))[-1], Finished)
     await engine.stop()
-
-
-async def test_an_address_where_nobody_listens_fails_at_once(replay: Replay) -> None:
-    """And something that is no Triton server is named too."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        replay.address = f"127.0.0.1:{listener.getsockname()[1]}"
-
-    message = await shortfalls_of(engine_of(replay))
-
-    assert message == f"{replay.address} does not accept connections"
-
-
-async def test_tls_is_spoken_where_it_is_configured(replay: Replay) -> None:
-    """A server without it then does not answer, instead of being spoken to in the clear."""
-    target = Target(address=replay.address, model="m", tls=True)
-    engine = TritonEngine(TritonConfig(target=target, model_id="x", slots=1, ctx_max=1))
-
-    assert await shortfalls_of(engine) == f"{replay.address} does not accept connections"
-
-
-async def test_a_wrong_key_is_named(replay: Replay) -> None:
-    """The right one travels in the metadata that was configured."""
-    replay.api_key = "right"
-    engine = engine_of(replay)
-    await engine.start()
-    assert await engine.healthy()
-    await engine.stop()
-
-    wrong = engine_of(replay)
-    replay.api_key = "changed"
-
-    assert await shortfalls_of(wrong) == f"{replay.address} refuses the API key"
 
 
 async def test_closing_a_generation_cancels_its_stream(
@@ -608,22 +421,3 @@ async def test_stopping_ends_open_generations(replay: Replay) -> None:
     assert end.failure is Failure.ENGINE_DIED
     assert (await failure_of(engine))[0] is Failure.ENGINE_DIED
     assert not await engine.healthy()
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"slots": 0}, "slots"),
-        ({"profile": "onnx"}, "onnx"),
-        ({"deterministic": True}, "slots = 1"),
-        ({"metrics_url": "http://x/metrics"}, "busy_metric"),
-    ],
-)
-def test_settings_that_no_server_satisfies_are_refused(
-    settings: dict[str, Any], words: str
-) -> None:
-    """Before anything is asked of a server."""
-    target = Target(address="127.0.0.1:9", model="m")
-
-    with pytest.raises(ValueError, match=words):
-        TritonConfig(**{"target": target, "model_id": "x", "slots": 2, "ctx_max": 1, **settings})
