@@ -75,6 +75,21 @@ bench-peers: $(DEV_STAMP) ## CPU per token beside SMG, vllm-router and LiteLLM, 
 soak-exchange: $(DEV_STAMP) ## A thousand jobs on one Exchange for DURATION seconds: no violation, memory flat
 	$(BIN)/python -m benchmarks.soak --seconds $(or $(DURATION),600) $(ARGS)
 
+TRITON := .build/triton
+
+.PHONY: engines-triton
+engines-triton: $(DEV_STAMP) $(TRITON)/.installed ## Install a Triton server (145 MB) under .build/triton and run its adapter against it
+	$(BIN)/pytest -q tests/conformance -k triton
+
+# The wheel carries the server. Of what it depends on, only numpy is needed to run a Python model.
+$(TRITON)/.installed: ci/triton-requirements.txt
+	rm -rf $(TRITON) && $(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/pip install --quiet --disable-pip-version-check --no-deps -r ci/triton-requirements.txt
+	cd $(TRITON)/lib/python*/site-packages/pytriton/tritonserver && ln -sf \
+	  ../../python_backend_stubs/$$($(CURDIR)/$(TRITON)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')/triton_python_backend_stub \
+	  backends/python/triton_python_backend_stub && test -e backends/python/triton_python_backend_stub
+	@touch $@
+
 TRACES ?= ../shared/traces
 
 .PHONY: bench-completion

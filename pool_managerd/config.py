@@ -25,6 +25,7 @@ from pool_managerd.config_engines import (
     Milliseconds,
     MockEngine,
     Table,
+    TritonEngine,
 )
 from pool_managerd.errors import PoolManagerError
 
@@ -246,11 +247,11 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
 
 def _resolved(
     pool: PoolTable, base: Path, env: Mapping[str, str], problems: list[str]
-) -> EmbeddedEngine | LlamaServerEngine | MockEngine:
+) -> EmbeddedEngine | LlamaServerEngine | MockEngine | TritonEngine:
     match pool.engine:
         case EmbeddedEngine() as engine:
             return engine.model_copy(update={"model_path": str(base / engine.model_path)})
-        case LlamaServerEngine() as engine if engine.api_key_env:
+        case (LlamaServerEngine() | TritonEngine()) as engine if engine.api_key_env:
             secret = env.get(engine.api_key_env, "")
             if not secret:
                 problems.append(
@@ -299,7 +300,7 @@ def _problem(item: typing.Any) -> str:
 
 
 _HIDDEN = frozenset({"api_key", "otlp_endpoint"})
-_TAGS = frozenset({"embedded", "llama_server", "mock"})
+_TAGS = frozenset({"embedded", "llama_server", "mock", "triton"})
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
