@@ -54,10 +54,10 @@ def plan_memory(
     return MemoryPlan(gguf_estimate(model, plan), lambda: _advice(model, plan, fits))
 
 
-def memory_of(device: Device, host_total: int) -> str:
+def memory_of(device: Device) -> str:
     """The memory that a device uses: its own, or the host's where they are one. LO-205."""
-    unified = device.memory_total_bytes == host_total
-    return HOST if device.kind is DeviceKind.CPU or unified else device.device_id
+    shared = device.kind is DeviceKind.CPU or device.memory_is_host_memory
+    return HOST if shared else device.device_id
 
 
 def _advice(model: GgufModel, plan: LoadPlan, fits: Callable[[LoadPlan], bool]) -> str:

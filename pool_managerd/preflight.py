@@ -18,7 +18,7 @@ import psutil
 
 from pool_managerd.clock import Clock
 from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import EmbeddedEngine, LlamaServerEngine
+from pool_managerd.config_engines import EmbeddedEngine, LlamaServerEngine, TritonEngine
 from pool_managerd.core.device import Device
 from pool_managerd.core.fit import (
     HOST,
@@ -191,7 +191,7 @@ class HostPreflight:
         if planned is None:
             return
         # An engine that runs already has what it takes: there is nothing to refuse.
-        if not isinstance(table.engine, LlamaServerEngine):
+        if not isinstance(table.engine, LlamaServerEngine | TritonEngine):
             try:
                 await self._until_fits(table, planned)
             finally:
@@ -294,7 +294,7 @@ class HostPreflight:
         for device in self._deps.devices(table):
             rooms[device.device_id] = Room(
                 device_name(device),
-                memory_of(device, host.total),
+                memory_of(device),
                 device.memory_total_bytes,
                 device.memory_free_bytes,
             )

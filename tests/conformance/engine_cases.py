@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pool_managerd.engines.embedded import EmbeddedConfig, EmbeddedEngine
 from pool_managerd.engines.llama_server import LlamaServerConfig, LlamaServerEngine
 from pool_managerd.engines.mock import MockConfig, MockEngine
@@ -22,8 +24,11 @@ from pool_managerd.engines.port import (
     Piece,
     SamplingParams,
 )
+from pool_managerd.engines.triton import TritonConfig, TritonEngine
+from pool_managerd.engines.triton_client import Target
+from tests.conformance.triton_server import BUSY_METRIC, CTX_MAX, MODEL, missing, start_server
 
-CASES = ("mock", "embedded", "llama_server")
+CASES = ("mock", "embedded", "llama_server", "triton")
 UNREACHABLE = "http://127.0.0.1:9"
 
 
@@ -50,6 +55,8 @@ async def open_case(name: str, model: Path, *, slots: int = 2) -> Running:
             return await _open_embedded(model, slots)
         case "llama_server":
             return await _open_llama_server(model, slots)
+        case "triton":
+            return await _open_triton(model.parent, slots)
     raise ValueError(name)
 
 
@@ -61,6 +68,9 @@ def failing_to_start(name: str) -> tuple[Engine, str]:
         case "embedded":
             config = EmbeddedConfig(model_path="/nowhere/x.gguf", model_id="x")
             return EmbeddedEngine(config), "/nowhere/x.gguf does not exist"
+        case "triton":
+            address = UNREACHABLE.removeprefix("http://")
+            return TritonEngine(triton_config(address, slots=1)), address
     config_of_foreign = LlamaServerConfig(base_url=UNREACHABLE, model_id="x")
     return LlamaServerEngine(config_of_foreign), UNREACHABLE
 
@@ -160,3 +170,42 @@ def end_of(events: list[GenerationEvent]) -> Finished | Failed:
     assert isinstance(end, Finished | Failed)
     assert all(isinstance(piece, Piece) for piece in pieces)
     return end
+
+
+async def _open_triton(folder: Path, slots: int) -> Running:
+    if missing():
+        pytest.skip(missing())
+    server = await start_server(folder / "triton.log")
+    engine = TritonEngine(triton_config(server.address, server.metrics_url, slots=slots))
+
+    async def close() -> None:
+        await engine.stop()
+        await server.close()
+
+    try:
+        info = await engine.start()
+    except BaseException:
+        await server.close()
+        raise
+    return Running(
+        engine,
+        info,
+        server.kill,
+        close,
+        watched=False,
+        endless={"interval_ms": 6},
+        multi_byte=SamplingParams(seed=1, max_tokens=20, engine_options={"multi_byte": True}),
+    )
+
+
+def triton_config(address: str, metrics_url: str = "", *, slots: int = 2) -> TritonConfig:
+    """Returns how the adapter attaches to the scripted model."""
+    return TritonConfig(
+        target=Target(address=address, model=MODEL),
+        model_id="m",
+        slots=slots,
+        ctx_max=CTX_MAX,
+        deterministic=slots == 1,
+        metrics_url=metrics_url,
+        busy_metric=BUSY_METRIC if metrics_url else "",
+    )

@@ -219,7 +219,8 @@ async def test_what_other_pools_claim_is_not_free(model: Path) -> None:
 
 async def test_an_integrated_device_uses_the_memory_of_the_host(model: Path) -> None:
     """What both need is compared with what the host has."""
-    box = Box(devices=(gpu("a", 32 * GIB, total=64 * GIB),))
+    shared = replace(gpu("a", 32 * GIB, total=64 * GIB), memory_is_host_memory=True)
+    box = Box(devices=(shared,))
 
     await box.preflight().memory(table(model))
 
