@@ -23,7 +23,8 @@ from pool_managerd.config_engines import (
     EngineTable,
     LlamaServerEngine,
     Milliseconds,
-    MockEngine,
+    OllamaEngine,
+    OpenAiEngine,
     Table,
 )
 from pool_managerd.errors import PoolManagerError
@@ -239,11 +240,11 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
 
 def _resolved(
     pool: PoolTable, base: Path, env: Mapping[str, str], problems: list[str]
-) -> EmbeddedEngine | LlamaServerEngine | MockEngine:
+) -> EngineTable:
     match pool.engine:
         case EmbeddedEngine() as engine:
             return engine.model_copy(update={"model_path": str(base / engine.model_path)})
-        case LlamaServerEngine() as engine if engine.api_key_env:
+        case LlamaServerEngine() | OpenAiEngine() | OllamaEngine() as engine if engine.api_key_env:
             secret = env.get(engine.api_key_env, "")
             if not secret:
                 problems.append(
@@ -292,7 +293,7 @@ def _problem(item: typing.Any) -> str:
 
 
 _HIDDEN = frozenset({"api_key", "otlp_endpoint"})
-_TAGS = frozenset({"embedded", "llama_server", "mock"})
+_TAGS = frozenset({"embedded", "llama_server", "mock", "ollama", "openai"})
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

@@ -71,12 +71,14 @@ _OWNED_OPTIONS = frozenset({
     "sse_ping_interval", "stop", "stream", "t_max_predict_ms", "temperature", "timings_per_token",
     "top_k", "top_p",
 })  # fmt: skip
-_OPTION_KINDS = {
+OPTION_KINDS = {
     **dict.fromkeys(_NUMBER_OPTIONS, "number"),
     **dict.fromkeys(_INTEGER_OPTIONS, "integer"),
     **dict.fromkeys(_BOOLEAN_OPTIONS, "boolean"),
     **dict.fromkeys(_LIST_OPTIONS, "list"),
 }
+"""Engine options that are passed on, and their types."""
+
 _OVERFLOW = ("exceed_context_size_error", "context size has been exceeded")
 
 
@@ -142,7 +144,7 @@ def _add_options(body: Json, request: GenerationRequest, deterministic: bool) ->
             return invalid(
                 "engine option 'cache_prompt' cannot be given in the deterministic profile"
             )
-        kind = _OPTION_KINDS.get(name)
+        kind = OPTION_KINDS.get(name)
         accepted = option_value(kind, value) if kind else None
         if accepted is None:
             return invalid(

@@ -1,0 +1,35 @@
+"""How many generations an engine has open, where it does not show which slot each one holds."""
+
+from pool_managerd.engines.failures import invalid
+from pool_managerd.engines.http_client import Progress
+from pool_managerd.engines.port import Failed, Failure
+
+
+class OpenGenerations:
+    """The generations that hold a slot: those that run, and those whose cancel is not confirmed."""
+
+    def __init__(self, slots_total: int) -> None:
+        if slots_total < 1:
+            raise ValueError("an engine has at least one slot")
+        self._slots_total = slots_total
+        self._open: dict[str, Progress] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def admit(self, request_id: str) -> Progress | Failed:
+        """Takes a slot for a generation, or returns the event that refuses it."""
+        if request_id in self._open:
+            return invalid("a generation with this request id is open")
+        if len(self._open) >= self._slots_total:
+            return Failed(Failure.ENGINE_ERROR, "all slots of the engine are taken")
+        self._open[request_id] = Progress()
+        return self._open[request_id]
+
+    def progress_of(self, request_id: str) -> Progress | None:
+        """Returns how far a generation got, or None when it holds no slot."""
+        return self._open.get(request_id)
+
+    def release(self, request_id: str) -> None:
+        """Gives the slot back. Idempotent."""
+        self._open.pop(request_id, None)
