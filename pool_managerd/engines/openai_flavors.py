@@ -34,7 +34,7 @@ _RESPONSE_FORMAT: Mapping[str, object] = {
         "json_schema": {"name": "output", "strict": True, "schema": VALUE},
     }
 }
-_FINISHES: Mapping[str, Finish] = MappingProxyType({
+FINISHES: Mapping[str, Finish] = MappingProxyType({
     "stop": Finish.EOS,
     "eos_token": Finish.EOS,
     "stop_sequence": Finish.STOP,
@@ -43,6 +43,7 @@ _FINISHES: Mapping[str, Finish] = MappingProxyType({
     "function_call": Finish.TOOL_CALLS,
     "content_filter": Finish.CONTENT_FILTER,
 })  # fmt: skip
+"""Finish reasons of all flavors; a reason that is not here is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,6 @@ class Flavor:
         stops_max: Longest list of stop sequences; 0 means any.
         keeps_stop: The stop sequence is left in the output, where it is cut off here.
         stop_detail: Field of a choice that holds the stop sequence that was met.
-        finishes: Finish reasons.
         stream_usage: Counts come only when `stream_options` ask for them.
         ids_field: Request field that asks for token ids; empty: there are none.
         mixed_prompt: The prompt may be a list of text and token ids.
@@ -116,7 +116,6 @@ class Flavor:
     stops_max: int = 0
     keeps_stop: bool = False
     stop_detail: str = ""
-    finishes: Mapping[str, Finish] = _FINISHES
     stream_usage: bool = True
     ids_field: str = ""
     mixed_prompt: bool = False

@@ -15,7 +15,7 @@ from pool_managerd.engines.failures import (
     option_value,
     schema_object,
 )
-from pool_managerd.engines.openai_flavors import VALUE, VALUE_TEXT, Flavor
+from pool_managerd.engines.openai_flavors import FINISHES, VALUE, VALUE_TEXT, Flavor
 from pool_managerd.engines.port import (
     Failed,
     Failure,
@@ -272,7 +272,7 @@ class ChunkReader:
         return self._pieces()
 
     def _finish_of(self, reason: str, choice: Json) -> Finish | None:
-        finish = self._flavor.finishes.get(reason)
+        finish = FINISHES.get(reason)
         if finish is not Finish.EOS:
             return finish
         if self._flavor.stop_detail:
