@@ -1,10 +1,9 @@
-"""Writes a tiny Llama model with random weights for `transformers serve`. Runs in .build/transformers.
+"""Writes a tiny Llama model with random weights, for `transformers serve` in its environment.
 
     .build/transformers/bin/python tests/conformance/tiny_hf_model.py FOLDER
 
 It streams random words and never ends by itself. Channel 0 of the embedding is constant and written
-by nothing else, so that column 0 of the output acts as a bias: tokens that are no printable text are
-pushed out of reach.
+by nothing else, so that column 0 of the output acts as a bias: what is no word is out of reach.
 """
 
 import sys
@@ -16,11 +15,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 CONTEXT = 2048
 _WIDTH = 64
-_TEXT = "once upon a time there was a lantern é 日本 🚀 that walked over the hill and sang to the sea"
+_TEXT = (
+    "once upon a time there was a lantern é 日本 🚀 that walked over the hill and sang to the sea"
+)
 _TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+_SPECIAL = ("<s>", "</s>")
+_CONSTANT = 8.0
 _OUT_OF_REACH = -40.0
 
 
@@ -31,13 +34,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
     bare.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=["<s>", "</s>"],
+        special_tokens=list(_SPECIAL),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     bare.train_from_iterator([_TEXT] * 4, trainer)
+    begin, end = _SPECIAL
     return PreTrainedTokenizerFast(
-        tokenizer_object=bare, bos_token="<s>", eos_token="</s>", chat_template=_TEMPLATE
+        tokenizer_object=bare, bos_token=begin, eos_token=end, chat_template=_TEMPLATE
     )
 
 
@@ -59,15 +63,15 @@ def model(words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
     made = LlamaForCausalLM(config)
     with torch.no_grad():
-        made.model.embed_tokens.weight[:, 0] = 1.0
+        made.model.embed_tokens.weight[:, 0] = _CONSTANT
         for layer in made.model.layers:
             layer.self_attn.o_proj.weight[0, :] = 0.0
             layer.mlp.down_proj.weight[0, :] = 0.0
         made.model.norm.weight.fill_(1.0)
         for token in range(len(words)):
             text = words.decode([token])
-            good = text.isprintable() and "\ufffd" not in text and token > words.eos_token_id
-            made.lm_head.weight[token, 0] = 0.0 if good else _OUT_OF_REACH
+            is_word = text.startswith(" ") and text[1:] in _TEXT.split()
+            made.lm_head.weight[token, 0] = 0.0 if is_word else _OUT_OF_REACH
     return made.eval()
 
 
