@@ -164,6 +164,7 @@ generate: $(DEV_STAMP) ## Write the stubs from the protos
 docs: $(DEV_STAMP) ## Draw the generated pages
 	$(BIN)/python ci/draw_state_machine.py
 	$(BIN)/python ci/write_configuration.py
+	$(BIN)/python ci/write_flavors.py
 	$(BIN)/python ci/trace_requirements.py
 
 .PHONY: constraints
