@@ -9,8 +9,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from pool_managerd.engines.failures import redacted, secrets_of
-from pool_managerd.engines.http_client import Endpoint, HttpApiError, HttpClient, Progress
+from pool_managerd.engines.http_client import Endpoint, HttpApiError, HttpClient
 from pool_managerd.engines.ollama_wire import (
     EXTENSIONS,
     SAMPLER_PROFILE,
@@ -163,24 +162,11 @@ class OllamaEngine:
         if isinstance(body, Failed):
             yield body
             return
-        progress = self._open.admit(request.request_id)
-        if isinstance(progress, Failed):
-            yield progress
-            return
-        async with contextlib.aclosing(self._events(request, body, progress)) as events:
-            async for event in events:
-                if progress.settled:
-                    self._open.release(request.request_id)
-                yield event
-
-    async def _events(
-        self, request: GenerationRequest, body: Json, progress: Progress
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        secrets, reader = secrets_of(request), LineReader(request)
-        stream = self._http.events(path_for(request), body, request.traceparent, reader, progress)
+        reader = LineReader(request)
+        stream = self._open.stream(self._http, path_for(request), body, request, reader)
         async with contextlib.aclosing(stream) as events:
             async for event in events:
-                yield redacted(event, secrets) if isinstance(event, Failed) else event
+                yield event
 
     async def confirm_idle(self, request_id: str, timeout_ms: int) -> None:
         """Returns at once: Ollama shows nothing to wait for. See `port.Engine.confirm_idle`."""

@@ -1,8 +1,12 @@
 """How many generations an engine has open, where it does not show which slot each one holds."""
 
-from pool_managerd.engines.failures import invalid
-from pool_managerd.engines.http_client import Progress
-from pool_managerd.engines.port import Failed, Failure
+import contextlib
+from collections.abc import AsyncGenerator
+
+from pool_managerd.engines.failures import invalid, redacted, secrets_of
+from pool_managerd.engines.http_client import EventReader, HttpClient, Progress
+from pool_managerd.engines.port import Failed, Failure, GenerationEvent, GenerationRequest
+from pool_managerd.engines.stream_lines import Json
 
 
 class OpenGenerations:
@@ -17,8 +21,31 @@ class OpenGenerations:
     def __len__(self) -> int:
         return len(self._open)
 
-    def admit(self, request_id: str) -> Progress | Failed:
-        """Takes a slot for a generation, or returns the event that refuses it."""
+    async def stream(
+        self,
+        http: HttpClient,
+        path: str,
+        body: Json,
+        request: GenerationRequest,
+        reader: EventReader,
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Sends a request and streams its events, while it holds a slot.
+
+        A connection that is lost or closed early leaves the slot to `confirm_idle`.
+        """
+        progress = self._admit(request.request_id)
+        if isinstance(progress, Failed):
+            yield progress
+            return
+        secrets = secrets_of(request)
+        stream = http.events(path, body, request.traceparent, reader, progress)
+        async with contextlib.aclosing(stream) as events:
+            async for event in events:
+                if progress.settled:
+                    self.release(request.request_id)
+                yield redacted(event, secrets) if isinstance(event, Failed) else event
+
+    def _admit(self, request_id: str) -> Progress | Failed:
         if request_id in self._open:
             return invalid("a generation with this request id is open")
         if len(self._open) >= self._slots_total:

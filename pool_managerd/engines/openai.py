@@ -12,8 +12,7 @@ import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from pool_managerd.engines.failures import redacted, secrets_of
-from pool_managerd.engines.http_client import Endpoint, HttpApiError, HttpClient, Progress
+from pool_managerd.engines.http_client import Endpoint, HttpApiError, HttpClient
 from pool_managerd.engines.idle_check import IdleCheck
 from pool_managerd.engines.open_generations import OpenGenerations
 from pool_managerd.engines.openai_flavors import FLAVORS, Fact, Flavor, FlavorName
@@ -226,25 +225,11 @@ class OpenAiEngine:
         if isinstance(body, Failed):
             yield body
             return
-        progress = self._open.admit(request.request_id)
-        if isinstance(progress, Failed):
-            yield progress
-            return
-        async with contextlib.aclosing(self._events(request, body, progress)) as events:
-            async for event in events:
-                if progress.settled:
-                    self._open.release(request.request_id)
-                yield event
-
-    async def _events(
-        self, request: GenerationRequest, body: Json, progress: Progress
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        secrets = secrets_of(request)
         reader = ChunkReader(self._flavor, request)
-        stream = self._http.events(path_for(request), body, request.traceparent, reader, progress)
+        stream = self._open.stream(self._http, path_for(request), body, request, reader)
         async with contextlib.aclosing(stream) as events:
             async for event in events:
-                yield redacted(event, secrets) if isinstance(event, Failed) else event
+                yield event
 
     async def confirm_idle(self, request_id: str, timeout_ms: int) -> None:
         """Returns once the server shows that it stopped, or at once where it shows nothing.
