@@ -24,6 +24,8 @@ def _fact(fact: Fact | None) -> str:
 
 
 def _slots(flavor: Flavor) -> str:
+    if flavor.slots_max:
+        return str(flavor.slots_max)
     if flavor.slots is None or flavor.slots_exact:
         return _fact(flavor.slots)
     return f"configured, at most `{flavor.slots.path}`"

@@ -163,6 +163,8 @@ class OpenAiEngine:
             shortfalls.append(f"slots must be set: {flavor.engine} does not tell how many it has")
         if told.slots and config.slots > told.slots:
             shortfalls.append(f"slots = {config.slots}, but the server has {told.slots}")
+        if flavor.slots_max and config.slots > flavor.slots_max:
+            shortfalls.append(f"slots = {config.slots}, but {flavor.engine} runs one at a time")
         if not config.ctx_max and not told.context:
             shortfalls.append(f"ctx_max must be set: {flavor.engine} does not tell its context")
         if told.context and config.ctx_max > told.context:

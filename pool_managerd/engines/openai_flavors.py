@@ -79,6 +79,7 @@ class Flavor:
         serves_any_name: There is one model, whatever name is asked for.
         version, context, slots: Where the server says them; None where it does not.
         slots_exact: `slots` are what runs at once; else only a bound.
+        slots_max: More of them than this do not work; 0 means any.
         seed_modulus: Seeds are taken modulo this.
         sampling: Parameters beside seed, stop and max_tokens that are accepted.
         unlimited_text, unlimited_chat: What to send without `max_tokens`: nothing, null, or
@@ -109,6 +110,7 @@ class Flavor:
     context: Fact | None = None
     slots: Fact | None = None
     slots_exact: bool = True
+    slots_max: int = 0
     seed_modulus: int = _INT64
     sampling: frozenset[str] = _OPENAI_SAMPLING
     unlimited_text: Unlimited = "refuse"
@@ -233,6 +235,8 @@ _TRANSFORMERS = Flavor(
     engine="transformers",
     # It lists the cache of the hub, not the folder that it was started with.
     lists_model=False,
+    # It computes one after the other, and a seed sets the generator of all.
+    slots_max=1,
     sampling=_ALL_SAMPLING,
     unlimited_chat="refuse",
     keeps_stop=True,

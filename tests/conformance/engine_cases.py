@@ -72,7 +72,7 @@ class Running:
     """A started engine. `kill` ends its process as `kill -9` would; `watched`: it has a process.
 
     `ids`: it reports token ids. `continues_chat`, `checks_context`: it can. `serial`: it computes
-    one generation after the other, whatever its slots.
+    one generation after the other, and has one slot.
     """
 
     engine: Engine
@@ -202,7 +202,7 @@ async def _open_transformers(slots: int) -> Running:
             flavor="transformers",
             model_id="m",
             served_model=folder.name,
-            slots=slots,
+            slots=1,
             ctx_max=2048,
             deterministic=slots == 1,
         )

@@ -35,8 +35,13 @@ def frames_of(name: str) -> dict[str, Any]:
     return tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
 
 
+def slots_of(name: str) -> int:
+    """Returns how many generations the adapter has open at most."""
+    return 1 if name == "transformers" else 2
+
+
 def adapter(name: str, base_url: str, **settings: Any) -> Engine:
-    """Returns the adapter for the server, with two slots. Further settings are the adapter's."""
+    """Returns the adapter for the server, with `slots_of` slots. Further settings are its own."""
     if name == "llama_server":
         return LlamaServerEngine(
             LlamaServerConfig(base_url=base_url, model_id="m", **{"slots": 2, **settings})
@@ -45,7 +50,7 @@ def adapter(name: str, base_url: str, **settings: Any) -> Engine:
         return OllamaEngine(
             OllamaConfig(base_url=base_url, model_id="m", **{"slots": 2, **settings})
         )
-    known = {"flavor": _FLAVORS[name], "slots": 2, "ctx_max": 512, **settings}
+    known = {"flavor": _FLAVORS[name], "slots": slots_of(name), "ctx_max": 512, **settings}
     return OpenAiEngine(OpenAiConfig(base_url=base_url, model_id="m", **known))
 
 

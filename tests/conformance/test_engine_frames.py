@@ -33,6 +33,7 @@ from tests.conformance.engine_frames import (
     adapter,
     frame_server,
     frames_of,
+    slots_of,
 )
 
 CONFIRM_MS = 5_000
@@ -399,9 +400,10 @@ async def test_continued_text_follows_the_prompt(attached: Attached) -> None:
 async def test_no_more_generations_than_slots(attached: Attached) -> None:
     """One more is refused instead of queued, and so is an id that is open."""
     attached.server.chunks, attached.server.hangs = [b": ping\n"], True
-    open_ones = [attached.engine.generate(wanted(request_id=f"g{n}")) for n in range(2)]
+    count = slots_of(attached.name)
+    open_ones = [attached.engine.generate(wanted(request_id=f"g{n}")) for n in range(count)]
     firsts = [asyncio.ensure_future(anext(generation)) for generation in open_ones]
-    while len(attached.server.bodies) < 2:
+    while len(attached.server.bodies) < count:
         attached.server.entered.clear()
         await attached.server.entered.wait()
 
