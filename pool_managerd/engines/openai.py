@@ -29,6 +29,7 @@ from pool_managerd.engines.stream_lines import Json
 
 _POLL_INTERVAL_S = 0.1
 _MODELS_PATH = "/v1/models"
+_NOT_FOUND = 404
 _DESCRIBING_KEYS = ("id", "root", "max_model_len", "meta", "owned_by")
 
 
@@ -126,7 +127,7 @@ class OpenAiEngine:
                     flavor.version, flavor.context, flavor.slots, flavor.deterministic_fact
                 ):  # fmt: skip
                     if fact is not None and fact.path not in pages:
-                        pages[fact.path] = await self._http.call("GET", fact.path)
+                        pages[fact.path] = await self._page(fact)
         except TimeoutError:
             wait_ms = self._config.load_timeout_ms
             raise PreloadError([f"{url} is still loading its model after {wait_ms} ms"]) from None
@@ -139,6 +140,14 @@ class OpenAiEngine:
             slots=_count(_found(pages, flavor.slots)),
             deterministic=_found(pages, flavor.deterministic_fact) is True,
         )
+
+    async def _page(self, fact: Fact) -> object:
+        try:
+            return await self._http.call("GET", fact.path)
+        except HttpApiError as error:
+            if error.status != _NOT_FOUND or not fact.older:
+                raise
+            return await self._http.call("GET", fact.older)
 
     async def _model_entry(self) -> Json | None:
         """Returns what the server says about its model; None when it does not list it.

@@ -48,10 +48,14 @@ FINISHES: Mapping[str, Finish] = MappingProxyType({
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Where a server says something: a path, and the keys to it. Path "" is the model's entry."""
+    """Where a server says something: a path, and the keys to it. Path "" is the model's entry.
+
+    `older` is where it is asked when there is nothing at `path`.
+    """
 
     path: str
     keys: tuple[str, ...]
+    older: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,7 @@ class Flavor:
         health: Path that answers 200 once the model is loaded.
         lists_model: `/v1/models` holds the model that is served.
         serves_any_name: There is one model, whatever name is asked for.
+        sent_name: The model's name in requests, where it is always the same.
         version, context, slots: Where the server says them; None where it does not.
         slots_exact: `slots` are what runs at once; else only a bound.
         slots_max: More of them than this do not work; 0 means any.
@@ -86,6 +91,7 @@ class Flavor:
             the server's default is so small that the request is refused.
         stops_max: Longest list of stop sequences; 0 means any.
         keeps_stop: The stop sequence is left in the output, where it is cut off here.
+        eos_has_text: The chunk that says `eos_token` holds the text of that token, dropped here.
         stop_detail: Field of a choice that holds the stop sequence that was met.
         stream_usage: Counts come only when `stream_options` ask for them.
         ids_field: Request field that asks for token ids; empty: there are none.
@@ -106,6 +112,7 @@ class Flavor:
     health: str = "/health"
     lists_model: bool = True
     serves_any_name: bool = False
+    sent_name: str = ""
     version: Fact | None = None
     context: Fact | None = None
     slots: Fact | None = None
@@ -118,6 +125,7 @@ class Flavor:
     stops_max: int = 0
     keeps_stop: bool = False
     stop_detail: str = ""
+    eos_has_text: bool = False
     stream_usage: bool = True
     ids_field: str = ""
     mixed_prompt: bool = False
@@ -173,7 +181,7 @@ _VLLM = Flavor(
 
 _SGLANG = Flavor(
     engine="sglang",
-    version=Fact("/get_server_info", ("version",)),
+    version=Fact("/server_info", ("version",), older="/get_server_info"),
     context=Fact("", ("max_model_len",)),
     sampling=_ALL_SAMPLING,
     stop_detail="matched_stop",
@@ -196,12 +204,16 @@ _SGLANG = Flavor(
         counters=("sglang:generation_tokens_total", "sglang:prompt_tokens_total"),
     ),
     determinism="told",
-    deterministic_fact=Fact("/get_server_info", ("enable_deterministic_inference",)),
+    deterministic_fact=Fact(
+        "/server_info", ("enable_deterministic_inference",), older="/get_server_info"
+    ),
     deterministic_hint="--enable-deterministic-inference",
 )
 
 _TGI = Flavor(
     engine="tgi",
+    # Any other name is that of an adapter to load.
+    sent_name="tgi",
     version=Fact("/info", ("version",)),
     context=Fact("/info", ("max_total_tokens",)),
     # Beyond these it answers 429; how many run at once depends on their sizes.
@@ -211,6 +223,7 @@ _TGI = Flavor(
     unlimited_chat="refuse",
     stops_max=4,
     keeps_stop=True,
+    eos_has_text=True,
     schema_chat={"response_format": {"type": "json_object", "value": VALUE}},
     options={"frequency_penalty": "number"},
     overflow=("`inputs` tokens + `max_new_tokens` must be", "`inputs` must have less than"),

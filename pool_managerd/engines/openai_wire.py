@@ -68,7 +68,7 @@ def request_body(
     flavor: Flavor, model: str, request: GenerationRequest, *, deterministic: bool
 ) -> Json | Failed:
     """Builds the body of a request, or the `Failed` event that refuses it."""
-    body: Json = {"model": model, "stream": True, **flavor.extra}
+    body: Json = {"model": flavor.sent_name or model, "stream": True, **flavor.extra}
     if deterministic:
         body |= flavor.extra_deterministic
     if flavor.stream_usage:
@@ -262,8 +262,9 @@ class ChunkReader:
     def _choice(self, choice: object) -> list[GenerationEvent]:
         if not isinstance(choice, dict):
             raise FrameError("the engine sent a choice that is no object")
-        self._take(choice)
         reason = choice.get("finish_reason")
+        if not (self._flavor.eos_has_text and reason == "eos_token"):
+            self._take(choice)
         if reason:
             self._finish = self._finish_of(str(reason), choice)
             if self._finish is None:

@@ -70,7 +70,7 @@ async def test_a_server_with_openais_api_is_attached_as_configured() -> None:
     assert (info.engine, info.model_id, info.model_digest) == ("tgi", "chat", "sha256:ab")
     assert (info.slots_total, info.ctx_max) == (3, 100)
     assert isinstance(events[-1], Finished)
-    assert server.bodies[0]["model"] == "m"
+    assert server.bodies[0]["prompt"] == "hello"
 
 
 async def test_an_ollama_server_is_attached_as_configured() -> None:

@@ -130,7 +130,7 @@ async def test_a_server_that_will_not_do_is_refused_with_the_reason(
     ("name", "pages", "settings"),
     [
         ("vllm", {}, {}),
-        ("sglang", {"/get_server_info": '{"enable_deterministic_inference": true}'}, {}),
+        ("sglang", {"/server_info": '{"enable_deterministic_inference": true}'}, {}),
         ("llama_cpp", {"/props": '{"total_slots": 1}'}, {"slots": 0, "ctx_max": 9}),
         ("transformers", {}, {"slots": 1, "ctx_max": 9}),
     ],
@@ -311,6 +311,19 @@ def test_finish_reasons_have_their_meaning(reason: str, detail: object, finish: 
 
     assert isinstance(end, Finished)
     assert end.finish is finish
+
+
+def test_tgi_is_asked_for_no_adapter_and_its_end_token_is_no_text() -> None:
+    """There the model's name selects an adapter, and the last chunk holds the end token's text."""
+    end = {"choices": [{"text": "</s>", "finish_reason": "eos_token"}], "usage": {}}
+
+    events = read("tgi", REQUEST, {"choices": [{"text": "yes", "finish_reason": ""}]}, end)
+
+    assert body_of("tgi")["model"] == "tgi"
+    assert events[0] == Piece("yes")
+    assert isinstance(events[1], Finished)
+    assert events[1].finish is Finish.EOS
+    assert len(events) == 2
 
 
 @pytest.mark.parametrize("reason", ["abort", "error", "surprise"])
