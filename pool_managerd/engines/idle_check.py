@@ -27,12 +27,12 @@ class IdleCheck:
         """Tells whether the server shows the signs; metrics are often off by default."""
         return await self._look() is not None
 
-    async def wait(self, others: Callable[[], int], *, answered: bool) -> None:
-        """Returns once the server works on no more generations than the `others` that are open.
+    async def wait(self, running: Callable[[], int], *, answered: bool) -> None:
+        """Returns once the server works on no more generations than are `running` for us.
 
         One that was closed before it was `answered` may still be on its way in, so one glance
-        proves nothing. Where nothing else is open, gauges that stand still together with the
-        counters for a second are stale. The caller bounds the wait.
+        proves nothing. Where nothing runs, gauges that stand still together with the counters for
+        a second are stale. The caller bounds the wait.
         """
         needed, quiet = 1 if answered else _QUIET_POLLS_UNANSWERED, 0
         loop = asyncio.get_running_loop()
@@ -41,8 +41,8 @@ class IdleCheck:
             seen = await self._look()
             if seen != last:
                 last, since = seen, loop.time()
-            quiet = quiet + 1 if seen is not None and seen[0] <= others() else 0
-            stale = bool(self._signs.counters) and seen is not None and others() == 0
+            quiet = quiet + 1 if seen is not None and seen[0] <= running() else 0
+            stale = bool(self._signs.counters) and seen is not None and running() == 0
             if quiet == needed or (stale and loop.time() - since >= _STALE_S):
                 return
             await asyncio.sleep(_POLL_INTERVAL_S)

@@ -17,9 +17,12 @@ class OpenGenerations:
             raise ValueError("an engine has at least one slot")
         self._slots_total = slots_total
         self._open: dict[str, Progress] = {}
+        self._closed: set[str] = set()
 
-    def __len__(self) -> int:
-        return len(self._open)
+    @property
+    def running(self) -> int:
+        """Generations that nobody has closed."""
+        return len(self._open) - len(self._closed)
 
     async def stream(
         self,
@@ -39,11 +42,15 @@ class OpenGenerations:
             return
         secrets = secrets_of(request)
         stream = http.events(path, body, request.traceparent, reader, progress)
-        async with contextlib.aclosing(stream) as events:
-            async for event in events:
-                if progress.settled:
-                    self.release(request.request_id)
-                yield redacted(event, secrets) if isinstance(event, Failed) else event
+        try:
+            async with contextlib.aclosing(stream) as events:
+                async for event in events:
+                    if progress.settled:
+                        self.release(request.request_id)
+                    yield redacted(event, secrets) if isinstance(event, Failed) else event
+        finally:
+            if request.request_id in self._open:
+                self._closed.add(request.request_id)
 
     def _admit(self, request_id: str) -> Progress | Failed:
         if request_id in self._open:
@@ -60,3 +67,4 @@ class OpenGenerations:
     def release(self, request_id: str) -> None:
         """Gives the slot back. Idempotent."""
         self._open.pop(request_id, None)
+        self._closed.discard(request_id)

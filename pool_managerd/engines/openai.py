@@ -254,7 +254,7 @@ class OpenAiEngine:
         if self._idle is not None:
             try:
                 async with asyncio.timeout(timeout_ms / 1000):
-                    await self._idle.wait(lambda: len(open_here) - 1, answered=progress.answered)
+                    await self._idle.wait(lambda: open_here.running, answered=progress.answered)
             except TimeoutError:
                 raise CancelUnconfirmedError(
                     f"the server still works on it {timeout_ms} ms after the cancel"

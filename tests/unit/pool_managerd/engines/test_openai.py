@@ -210,11 +210,15 @@ async def test_a_stale_gauge_does_not_fail_a_cancel(
 ) -> None:
     """An engine that idles does not refresh its gauges; that it counts nothing shows it."""
     monkeypatch.setattr(idle_check, "_STALE_S", 0.05)
-    vllm.pages["/metrics"] = metrics(running=1, tokens=7)
+    vllm.pages["/metrics"] = metrics(running=2, tokens=7)
     engine = await started(engine_for(vllm))
+    whole = vllm.chunks
     await closed(vllm, engine)
+    vllm.chunks = whole
+    await closed(vllm, engine, "s")
 
     await engine.confirm_idle("r", 5_000)
+    await engine.confirm_idle("s", 5_000)
 
     await engine.stop()
 
