@@ -277,6 +277,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 def _parsed(text: bytes) -> object:
     try:
         value: object = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value

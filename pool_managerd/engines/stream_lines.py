@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator
 
+import msgspec
+
 Json = dict[str, object]
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
@@ -64,12 +66,21 @@ def json_object(payload: bytes) -> Json:
         FrameError: when the payload is no JSON object.
     """
     try:
-        frame: object = json.loads(payload)
-    except ValueError:
-        frame = None
+        frame: object = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        frame = _lenient(payload)
     if not isinstance(frame, dict):
         raise FrameError("the engine sent a frame that is no JSON object")
     return frame
+
+
+def _lenient(payload: bytes) -> object:
+    """Takes half a pair of surrogates too, of which msgspec makes no text; None for junk."""
+    try:
+        value: object = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    return value
 
 
 def is_incomplete(text: str) -> bool:

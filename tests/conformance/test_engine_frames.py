@@ -292,7 +292,16 @@ async def test_a_silent_engine_is_given_up(server: tuple[str, FrameServer]) -> N
 
 
 @pytest.mark.parametrize(
-    "junk", [b"data: {nonsense\n\n", b"data: [1]\n\n", b'data: "text"\n\n', b"{broken\n"]
+    "junk",
+    [
+        b"data: {nonsense\n\n",
+        b"data: [1]\n\n",
+        b'data: "text"\n\n',
+        b"{broken\n",
+        b"data: \xff\xfe\n\n",
+        b"data: " + b'{"a":' * 100_000 + b"\n\n",
+    ],
+    ids=["broken", "list", "text", "bare", "bytes", "deep"],
 )
 async def test_what_is_no_frame_is_an_engine_error(attached: Attached, junk: bytes) -> None:
     """Junk ends the generation with a typed failure, and the slots stay free."""
