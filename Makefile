@@ -81,6 +81,10 @@ bench-core: $(DEV_STAMP) ## What a decision and a job cost the core: CPU over po
 bench-recorder: $(DEV_STAMP) ## What the flight recorder costs: CPU per step, bytes per job, pause of a checkpoint
 	$(BIN)/python -m benchmarks.recorder $(ARGS)
 
+.PHONY: bench-snapshots
+bench-snapshots: $(DEV_STAMP) ## What reading GPUs and reporting them costs: CPU per second at 8 and 64 simulated GPUs, beside bare NVML calls
+	$(BIN)/python -m benchmarks.snapshots $(ARGS)
+
 .PHONY: bench-relay
 bench-relay: $(DEV_STAMP) ## What relaying costs: CPU per token and latency, per-job streams and Exchange, beside bare grpc.aio
 	$(BIN)/python -m benchmarks.relay $(ARGS)
@@ -96,6 +100,21 @@ bench-peers: $(DEV_STAMP) ## CPU per token beside SMG, vllm-router and LiteLLM, 
 .PHONY: soak-exchange
 soak-exchange: $(DEV_STAMP) ## A thousand jobs on one Exchange for DURATION seconds: no violation, memory flat
 	$(BIN)/python -m benchmarks.soak --seconds $(or $(DURATION),600) $(ARGS)
+
+TRITON := .build/triton
+
+.PHONY: engines-triton
+engines-triton: $(DEV_STAMP) $(TRITON)/.installed ## Install a Triton server (145 MB) under .build/triton and run its adapter against it
+	$(BIN)/pytest -q tests/conformance -k triton
+
+# The wheel carries the server. Of what it depends on, only numpy is needed to run a Python model.
+$(TRITON)/.installed: ci/triton-requirements.txt
+	rm -rf $(TRITON) && $(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/pip install --quiet --disable-pip-version-check --no-deps -r ci/triton-requirements.txt
+	cd $(TRITON)/lib/python*/site-packages/pytriton/tritonserver && ln -sf \
+	  ../../python_backend_stubs/$$($(CURDIR)/$(TRITON)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')/triton_python_backend_stub \
+	  backends/python/triton_python_backend_stub && test -e backends/python/triton_python_backend_stub
+	@touch $@
 
 TRACES ?= ../shared/traces
 
@@ -114,6 +133,10 @@ bench-cancel: $(DEV_STAMP) ## How soon after a Cancel call the slot is free at t
 .PHONY: chaos
 chaos: $(DEV_STAMP) ## Kill and stop every process, at random moments and at each failpoint, under 8 clients x 100 jobs (ARGS="--seed 2")
 	$(BIN)/python -m faults.chaos $(ARGS)
+
+.PHONY: gpu-check
+gpu-check: $(DEV_STAMP) ## On a machine with an NVIDIA GPU: snapshots beside nvidia-smi, memory, an engine; writes docs/hardware
+	$(BIN)/python -m tests.gpu.check $(ARGS)
 
 .PHONY: check
 check: lint types imports proto-check docs-check ## Everything static that CI checks

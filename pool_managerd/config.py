@@ -26,6 +26,7 @@ from pool_managerd.config_engines import (
     OllamaEngine,
     OpenAiEngine,
     Table,
+    TritonEngine,
 )
 from pool_managerd.errors import PoolManagerError
 
@@ -51,7 +52,7 @@ class PoolTable(Table):
     devices: tuple[str, ...] = Field(
         default=(),
         max_length=64,
-        description="Device ids (UUIDs) or indexes; empty: all devices of the host.",
+        description="UUIDs of GPUs or MIG slices, indexes of GPUs, GPU:SLICE; empty: all.",
     )
     tensor_split: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] = Field(
         default=(),
@@ -169,6 +170,13 @@ class Config(Table):
     devices: Literal["nvml", "cpu"] = Field(
         default="nvml", description="Source of devices: NVIDIA GPUs, or the processor."
     )
+    device_interval_ms: int = Field(
+        default=1_000,
+        ge=50,
+        le=60_000,
+        description="Time between two readings of GPU memory and utilisation; "
+        "what costs the driver more is read a fifth as often.",
+    )
     coalesce_ms: int = Field(
         default=4, ge=0, le=5, description="Output within this time shares a frame."
     )
@@ -244,7 +252,9 @@ def _resolved(
     match pool.engine:
         case EmbeddedEngine() as engine:
             return engine.model_copy(update={"model_path": str(base / engine.model_path)})
-        case LlamaServerEngine() | OpenAiEngine() | OllamaEngine() as engine if engine.api_key_env:
+        case (LlamaServerEngine() | OpenAiEngine() | OllamaEngine() | TritonEngine()) as engine if (
+            engine.api_key_env
+        ):
             secret = env.get(engine.api_key_env, "")
             if not secret:
                 problems.append(
@@ -293,7 +303,7 @@ def _problem(item: typing.Any) -> str:
 
 
 _HIDDEN = frozenset({"api_key", "otlp_endpoint"})
-_TAGS = frozenset({"embedded", "llama_server", "mock", "ollama", "openai"})
+_TAGS = frozenset({"embedded", "llama_server", "mock", "ollama", "openai", "triton"})
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from pool_managerd.engines.openai_flavors import FlavorName
+from pool_managerd.engines.triton_profiles import INPUT_FIELDS, OUTPUT_FIELDS
 
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000)]
 
@@ -182,7 +183,76 @@ class MockEngine(Table):
     script: MockScriptTable = Field(default=MockScriptTable(), description="One generation.")
 
 
+class TritonEngine(Table):
+    """A model on a Triton server that runs already: the pool manager attaches to it."""
+
+    kind: Literal["triton"] = Field(description="Attaches to a model on a Triton server.")
+    address: str = Field(
+        pattern=r"^[^/\s]+:\d+$", description="Its gRPC endpoint, e.g. 127.0.0.1:8001."
+    )
+    model: str = Field(min_length=1, max_length=256, description="Name in the model repository.")
+    model_version: str = Field(default="", description="Version; empty: the server's choice.")
+    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
+    slots: int = Field(ge=1, le=4096, description="Generations at a time; Triton tells no limit.")
+    ctx_max: int = Field(
+        ge=1, le=16_777_216, description="Context of a slot, tokens; Triton does not tell it."
+    )
+    profile: Literal["plain", "vllm", "tensorrt_llm"] = Field(
+        default="plain", description="Family of the model: names and use of its tensors."
+    )
+    tensors: dict[str, str] = Field(
+        default={}, max_length=18, description="Names of tensors that differ, by field."
+    )
+    ignore_seed: bool = Field(default=False, description="Serves a model that takes no seed.")
+    deterministic: bool = Field(
+        default=False, description="Equal seeds give equal bytes, by your word; needs one slot."
+    )
+    load: bool = Field(
+        default=False, description="Loads the model, on a server with explicit model control."
+    )
+    model_digest: str = Field(default="", description="Digest of the weights, if known.")
+    metrics_url: str = Field(
+        default="",
+        pattern=r"^(https?://.+)?$",
+        description="Triton's metrics: they confirm cancels.",
+    )
+    busy_metric: str = Field(
+        default="", description="Gauge of requests at work, if not the profile's."
+    )
+    cancel_settle_ms: int = Field(
+        default=200, ge=0, le=60_000, description="Wait after a cancel without metrics_url."
+    )
+    silence_timeout_ms: Milliseconds = Field(
+        default=300_000, description="Longest silence in a stream."
+    )
+    tls: bool = Field(default=False, description="Speaks TLS; trusts gRPC's list of authorities.")
+    api_key_env: str = Field(
+        default="", description="Environment variable that holds the API key; empty: no key."
+    )
+    api_key_name: str = Field(
+        default="",
+        pattern=r"^[a-z0-9_.-]*$",
+        description="Metadata that carries it, e.g. triton-grpc-protocol-infer-key.",
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr(""), exclude=True, repr=False, description="(environment)"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TritonEngine":
+        if self.deterministic and self.slots != 1:
+            raise ValueError("deterministic = true needs slots = 1")
+        if self.api_key_env and not self.api_key_name:
+            raise ValueError("api_key_env needs api_key_name")
+        if self.metrics_url and self.profile == "plain" and not self.busy_metric:
+            raise ValueError("metrics_url needs busy_metric with profile plain")
+        unknown = sorted(self.tensors.keys() - {*INPUT_FIELDS, *OUTPUT_FIELDS})
+        if unknown:
+            raise ValueError(f"tensors.{unknown[0]}: no such field")
+        return self
+
+
 EngineTable = Annotated[
-    EmbeddedEngine | LlamaServerEngine | OpenAiEngine | OllamaEngine | MockEngine,
+    EmbeddedEngine | LlamaServerEngine | OpenAiEngine | OllamaEngine | MockEngine | TritonEngine,
     Field(discriminator="kind"),
 ]

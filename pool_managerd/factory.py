@@ -9,6 +9,7 @@ from pool_managerd.config_engines import (
     MockEngine,
     OllamaEngine,
     OpenAiEngine,
+    TritonEngine,
 )
 from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
 from pool_managerd.devices.cpu import CpuDevices
@@ -26,11 +27,14 @@ from pool_managerd.engines.ollama import OllamaEngine as OllamaAdapter
 from pool_managerd.engines.openai import OpenAiConfig
 from pool_managerd.engines.openai import OpenAiEngine as OpenAiAdapter
 from pool_managerd.engines.port import Engine, PreloadError
+from pool_managerd.engines.triton import TritonConfig
+from pool_managerd.engines.triton import TritonEngine as TritonAdapter
+from pool_managerd.engines.triton_client import Target
 
 
 def make_devices(config: Config) -> DeviceSource:
     """The configured source of devices; nothing is read yet."""
-    return NvmlDevices() if config.devices == "nvml" else CpuDevices()
+    return NvmlDevices(config.device_interval_ms) if config.devices == "nvml" else CpuDevices()
 
 
 def make_engine(table: PoolTable, model_ref: str) -> Engine:
@@ -57,6 +61,8 @@ def make_engine(table: PoolTable, model_ref: str) -> Engine:
             return _ollama(engine)
         case MockEngine():
             return _mock(engine)
+        case TritonEngine():
+            return _triton(engine)
         case _:
             assert_never(engine)
 
@@ -136,5 +142,34 @@ def _mock(table: MockEngine) -> Engine:
             ctx_max=table.ctx_max,
             script=MockScript(**table.script.model_dump()),
             preload_shortfalls=table.preload_shortfalls,
+        )
+    )
+
+
+def _triton(table: TritonEngine) -> Engine:
+    target = Target(
+        address=table.address,
+        model=table.model,
+        model_version=table.model_version,
+        tls=table.tls,
+        api_key=table.api_key.get_secret_value(),
+        api_key_name=table.api_key_name,
+        silence_timeout_ms=table.silence_timeout_ms,
+    )
+    return TritonAdapter(
+        TritonConfig(
+            target=target,
+            model_id=table.model_id,
+            slots=table.slots,
+            ctx_max=table.ctx_max,
+            profile=table.profile,
+            tensors=table.tensors,
+            ignore_seed=table.ignore_seed,
+            deterministic=table.deterministic,
+            load=table.load,
+            model_digest=table.model_digest,
+            metrics_url=table.metrics_url,
+            busy_metric=table.busy_metric,
+            cancel_settle_ms=table.cancel_settle_ms,
         )
     )

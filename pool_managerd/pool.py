@@ -100,6 +100,8 @@ class Pool:
         self._wanted_ref = ""
         self._reload_detail = ""
         self._timer: asyncio.TimerHandle | None = None
+        self._device_faults: dict[str, str] = {}
+        self._opened = False
         self._drain_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -124,8 +126,12 @@ class Pool:
         return state, reason, detail or self._reload_detail
 
     def open(self) -> None:
-        """Starts the first engine."""
-        self._perform((Effect.START_ENGINE,))
+        """Starts the first engine, unless a device is unwell already."""
+        self._opened = True
+        if self._device_faults:
+            self._fail_for_devices()
+        else:
+            self._perform((Effect.START_ENGINE,))
 
     def close(self) -> None:
         """Stops the engine for good; `closed` is set once it is gone. Idempotent."""
@@ -149,6 +155,28 @@ class Pool:
             human=f"The engine of pool {self.pool_id} is stopped: {detail}",
         )
         self._post(Event(Kind.FAILED, reason, detail))
+
+    def device_health(self, device_id: str, sentence: str) -> None:
+        """Notes that a device of the pool is unwell, as `sentence` says, or well again with "".
+
+        The engine is stopped, and started again, with backoff, once all devices are well.
+        ORCH-3038.
+        """
+        self._device_faults.pop(device_id, None)
+        if sentence:
+            self._device_faults[device_id] = sentence
+        self._supervisor.hold("; ".join(self._device_faults.values()))
+        if not self._opened:
+            return
+        if sentence and self._supervisor.phase in (Phase.STARTING, Phase.SERVING):
+            self._fail_for_devices()
+        elif self._supervisor.overdue(self._deps.clock.now_ms()):
+            self._post(Event(Kind.RETRY_DUE))
+        self._changed()
+
+    def _fail_for_devices(self) -> None:
+        sentence = next(iter(self._device_faults.values()))
+        self.fail(self.incarnation.replica_id, Reason.DEVICE_ERROR, sentence)
 
     def drain(self, reason: Reason, timeout_ms: int | None = None) -> None:
         """Takes no more work, or takes it again with `Reason.NONE`. OC-CTRL-2002.

@@ -11,6 +11,7 @@ from grpc import aio
 from pool_managerd.clock import Clock, SystemClock
 from pool_managerd.config import Config, ConfigError, LinkTable
 from pool_managerd.core.backoff import Backoff
+from pool_managerd.core.mask import mask_problems
 from pool_managerd.core.replica import Reason
 from pool_managerd.core.store import AttemptStore, StoreLimits
 from pool_managerd.devices.port import DeviceSource
@@ -26,7 +27,6 @@ from pool_managerd.snapshots import (
     SnapshotBuilder,
     by_device_id,
     masked,
-    unknown_in_mask,
 )
 from pool_managerd.telemetry import Telemetry, log
 
@@ -80,7 +80,7 @@ class PoolManager:
             ConfigError: when a pool's device mask names a device that is not there.
             OSError: when the inspection address cannot be bound.
         """
-        await self._devices.start(self._device_fault)
+        await self._devices.start(self._device_fault, self._devices_changed)
         try:
             self._check_masks()
             executor = self._make_pools()
@@ -149,6 +149,10 @@ class PoolManager:
             pool = Pool(by_device_id(table, self._devices.devices()), deps, executor)
             self._pools[pool.pool_id] = pool
             executor.attach(pool)
+        for device in self._devices.devices():
+            # What became unwell before there were pools was told to nobody.
+            if device.health_detail:
+                self._device_fault(device.device_id, device.health_detail)
         return executor
 
     def _make_link(
@@ -203,15 +207,19 @@ class PoolManager:
         for pool in self._pools.values():
             mine = masked(pool.table, self._devices.devices())
             if any(device.device_id == device_id for device in mine):
-                pool.fail(pool.incarnation.replica_id, Reason.DEVICE_ERROR, sentence)
+                pool.device_health(device_id, sentence)
+
+    def _devices_changed(self) -> None:
+        # What was read goes out at once, not up to a report interval later.
+        for pool_id in self._pools:
+            self._feed.publish(pool_id)
 
     def _check_masks(self) -> None:
         devices = self._devices.devices()
-        present = ", ".join(device.device_id for device in devices) or "none"
         problems = [
-            f"pools.{table.pool_id}.devices: no device {entry}; this host has: {present}"
+            f"pools.{table.pool_id}.devices: {problem}"
             for table in self._config.pools
-            for entry in unknown_in_mask(table, devices)
+            for problem in mask_problems(table.devices, devices)
         ]
         if problems:
             raise ConfigError(problems)

@@ -12,12 +12,15 @@ from llamaorch.pool.v1 import snapshot_pb2
 from pool_managerd.clock import Clock
 from pool_managerd.config import PoolTable
 from pool_managerd.config_engines import EngineTable
+from pool_managerd.core.clocks import perf_scale
 from pool_managerd.core.device import (
     Device,
+    DeviceHealth,
     DeviceKind,
     lowest_compute_capability,
     sum_or_none,
 )
+from pool_managerd.core.mask import names, selected
 from pool_managerd.core.replica import PoolState, Reason
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.port import EngineInfo
@@ -38,7 +41,13 @@ _REASONS: Mapping[Reason, snapshot_pb2.PoolStateReason.ValueType] = {
 _DEVICE_KINDS: Mapping[DeviceKind, snapshot_pb2.DeviceKind.ValueType] = {
     kind: snapshot_pb2.DeviceKind.Value(f"DEVICE_KIND_{kind.name}") for kind in DeviceKind
 }
-_PLAIN_DEVICE_FIELDS = tuple(field.name for field in fields(Device) if field.name != "kind")
+_HEALTH: Mapping[DeviceHealth, snapshot_pb2.DeviceHealth.ValueType] = {
+    health: snapshot_pb2.DeviceHealth.Value(f"DEVICE_HEALTH_{health.name}")
+    for health in DeviceHealth
+}
+_PLAIN_DEVICE_FIELDS = tuple(
+    field.name for field in fields(Device) if field.name not in ("kind", "health")
+)
 
 
 @dataclass(slots=True)
@@ -174,20 +183,16 @@ def add_kv(message: snapshot_pb2.PoolSnapshot, info: EngineInfo) -> None:
 
 
 def masked(table: PoolTable, devices: tuple[Device, ...]) -> tuple[Device, ...]:
-    """The devices of a pool's mask, by id or index; all of them when the mask is empty.
-
-    ORCH-3011.
-    """
-    if not table.devices:
-        return devices
-    wanted = set(table.devices)
-    return tuple(d for d in devices if d.device_id in wanted or str(d.index) in wanted)
+    """The devices of a pool's mask; all of them when the mask is empty. ORCH-3011."""
+    return selected(table.devices, devices)
 
 
 def by_device_id(table: PoolTable, devices: tuple[Device, ...]) -> PoolTable:
-    """The table with its mask as device ids: indexes mean something else to every library."""
-    if not table.devices:
-        return table
+    """The table with its mask as device ids, an empty one too: the pool's devices are fixed then.
+
+    Indexes mean something else to every library, and an engine that is told none would go by the
+    environment.
+    """
     mine = masked(table, devices)
     ids = tuple(device.device_id for device in mine)
     # The weights follow their devices into the new order.
@@ -199,16 +204,10 @@ def split_weights(table: PoolTable, mine: tuple[Device, ...]) -> dict[str, int]:
     """The weight of each of the pool's devices, by id; empty unless the pool states a split."""
     stated = dict(zip(table.devices, table.tensor_split, strict=False))
     return {
-        device.device_id: stated.get(device.device_id, stated.get(str(device.index), 0))
+        device.device_id: next(w for entry, w in stated.items() if names(entry, device))
         for device in mine
         if stated
     }
-
-
-def unknown_in_mask(table: PoolTable, devices: tuple[Device, ...]) -> list[str]:
-    """Entries of a pool's mask that name no device."""
-    known = {d.device_id for d in devices} | {str(d.index) for d in devices if d.index is not None}
-    return [entry for entry in table.devices if entry not in known]
 
 
 def _add_devices(
@@ -220,6 +219,7 @@ def _add_devices(
         entry = message.devices.add(kind=_DEVICE_KINDS[device.kind])
         if weights:
             entry.tensor_split = weights[device.device_id]
+        entry.health = _HEALTH[device.health]
         for name in _PLAIN_DEVICE_FIELDS:
             value = getattr(device, name)
             if value is not None:
@@ -233,3 +233,6 @@ def _add_devices(
         message.vram_total_bytes = total_bytes
     if free_bytes is not None:
         message.vram_free_bytes = free_bytes
+    scale = perf_scale(mine)
+    if scale is not None:
+        message.perf_scale = scale

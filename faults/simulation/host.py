@@ -44,7 +44,9 @@ class VirtualHostClock:
 class OneProcessor:
     """Satisfies `DeviceSource`."""
 
-    async def start(self, on_fault: Callable[[str, str], None]) -> None:
+    async def start(
+        self, on_fault: Callable[[str, str], None], on_change: Callable[[], None]
+    ) -> None:
         """See `DeviceSource.start`."""
 
     def devices(self) -> tuple[Device, ...]:

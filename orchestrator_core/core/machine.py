@@ -189,8 +189,8 @@ class Core:
         return fleet.pool_refusal(self._state, host_id, pool_id)
 
     def tokens_per_s(self, pool: Pool) -> float:
-        """Believed decode rate of a single stream of a pool."""
-        return 1000.0 / pool.rates.token_ms(1)
+        """Believed decode rate of a single stream of a pool, at its present clocks."""
+        return 1000.0 * pool.snapshot.perf_scale / pool.rates.token_ms(1)
 
     def _apply(self, event: Event, now_ms: int) -> None:  # noqa: C901, PLR0912 - one arm per event
         state = self._state

@@ -15,6 +15,7 @@ ID_CHARS_MAX = 256
 DEVICES_MAX = 64
 WARM_SESSIONS_MAX = 64
 SUPPORTS_MAX = 256
+PERF_SCALE_MIN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,8 @@ def _bad_numbers(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
         value = getattr(message, name)
         if not math.isfinite(value) or value < 0:
             yield f"{name} is {value:g}, must be finite and not negative"
+    if message.HasField("perf_scale") and not PERF_SCALE_MIN <= message.perf_scale <= 1.0:
+        yield f"perf_scale is {message.perf_scale:g}, must be in [{PERF_SCALE_MIN}, 1]"
     if not _is_ratio(message.kv_cache_usage_ratio):
         yield f"kv_cache_usage_ratio is {message.kv_cache_usage_ratio:g}, must be in [0, 1]"
     if message.HasField("compute_capability"):
@@ -182,6 +185,7 @@ def _snapshot(message: snapshot_pb2.PoolSnapshot) -> PoolSnapshot:
         perf_tokens_per_s=message.perf_tokens_per_s or None,
         first_token_ms=_optional_int(message, "first_token_ms"),
         prefill_tokens_per_s=message.prefill_tokens_per_s or None,
+        perf_scale=message.perf_scale if message.HasField("perf_scale") else 1.0,
         quantizations=tuple(message.supports.quantizations),
         extensions=tuple(message.supports.extensions),
         warm_session_ids=tuple(message.warm_session_ids),

@@ -3,7 +3,7 @@
 The machine starts an engine, restarts it with backoff when it fails, and stops trying when it fails
 too often. A pair that is not in `TABLE` changes nothing: such events are late news of an engine
 that is already being stopped. Draining is beside the phases: it says whether a serving engine takes
-new work.
+new work. So is holding: no engine is started on a device that is unwell.
 
 ORCH-3002, ORCH-3010, ORCH-3038, ORCH-3040, ORCH-3053, OC-CTRL-2001.
 """
@@ -137,6 +137,7 @@ class Supervisor:
         self._cause = Reason.NONE
         self._detail = ""
         self._drain = Reason.NONE
+        self._held = ""
         self._failures = 0
         self._failed_at_ms: list[int] = []
         self._serving_since_ms = 0
@@ -168,7 +169,8 @@ class Supervisor:
         if self._phase is Phase.HALTED:
             return PoolState.UNREADY, Reason.RESTART_STORM, self._detail
         if self._phase is Phase.WAITING:
-            return PoolState.UNREADY, Reason.BACKOFF, self._detail
+            held = (PoolState.UNREADY, Reason.DEVICE_ERROR, self._held)
+            return held if self._held else (PoolState.UNREADY, Reason.BACKOFF, self._detail)
         return PoolState.UNREADY, self._cause, self._detail
 
     def set_drain(self, reason: Reason) -> None:
@@ -176,8 +178,29 @@ class Supervisor:
         if self._drain is not Reason.SHUTDOWN:
             self._drain = reason
 
+    def hold(self, sentence: str) -> None:
+        """Starts no engine because of a device, as `sentence` says, or starts them again with "".
+
+        Whoever ends the hold posts RETRY_DUE when `overdue`: the timer may have fired meanwhile.
+        """
+        self._held = sentence
+
+    def overdue(self, now_ms: int) -> bool:
+        """True when the next start is due and nothing holds it back."""
+        return (
+            self._phase is Phase.WAITING and not self._held and (self._retry_at_ms or 0) <= now_ms
+        )
+
     def step(self, event: Event, now_ms: int) -> tuple[Effect, ...]:
         """Applies one event and returns what the shell does next, in order."""
+        if self._held and self._phase in (Phase.WAITING, Phase.HALTED):
+            if event.kind is Kind.RETRY_DUE:
+                return ()
+            if event.kind is Kind.RELOAD:
+                # The operator's word ends a storm, but the device still has to be well.
+                self._phase, self._retry_at_ms = Phase.WAITING, now_ms
+                self._forgive(event)
+                return ()
         row = TABLE.get((self._phase, event.kind))
         if row is None:
             return ()

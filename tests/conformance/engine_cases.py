@@ -31,6 +31,8 @@ from pool_managerd.engines.port import (
     Piece,
     SamplingParams,
 )
+from pool_managerd.engines.triton import TritonConfig, TritonEngine
+from pool_managerd.engines.triton_client import Target
 from tests.conformance.foreign_servers import (
     LLAMA_SERVER,
     TRANSFORMERS,
@@ -39,8 +41,9 @@ from tests.conformance.foreign_servers import (
     start_transformers,
     write_hf_model,
 )
+from tests.conformance.triton_server import BUSY_METRIC, CTX_MAX, MODEL, missing, start_server
 
-CASES = ("mock", "embedded", "llama_server", "openai_llama_cpp")
+CASES = ("mock", "embedded", "llama_server", "openai_llama_cpp", "triton")
 FOREIGN_CASES = {
     "transformers": (TRANSFORMERS, "make engines-transformers"),
     "built_llama_server": (LLAMA_SERVER, "make engines-llama-server"),
@@ -94,17 +97,17 @@ async def open_case(name: str, model: Path, *, slots: int = 2) -> Running:
     match name:
         case "mock":
             return await _open_mock(slots)
-        case "embedded":
-            return await _open_embedded(model, slots)
-        case "llama_server":
-            return await _open_llama_server(model, slots)
-        case "openai_llama_cpp":
-            return await _open_openai(model, slots)
         case "transformers":
             return await _open_transformers(slots)
+        case "triton":
+            return await _open_triton(model.parent, slots)
         case "built_llama_server" | "built_openai":
             return await _open_built(name, model, slots)
-    raise ValueError(name)
+    return await {
+        "embedded": _open_embedded,
+        "llama_server": _open_llama_server,
+        "openai_llama_cpp": _open_openai,
+    }[name](model, slots)
 
 
 def failing_to_start(name: str) -> tuple[Engine, str]:
@@ -118,6 +121,9 @@ def failing_to_start(name: str) -> tuple[Engine, str]:
         case "openai_llama_cpp":
             config_of_openai = OpenAiConfig(base_url=UNREACHABLE, flavor="llama_cpp", model_id="x")
             return OpenAiEngine(config_of_openai), UNREACHABLE
+        case "triton":
+            address = UNREACHABLE.removeprefix("http://")
+            return TritonEngine(triton_config(address, slots=1)), address
     config_of_foreign = LlamaServerConfig(base_url=UNREACHABLE, model_id="x")
     return LlamaServerEngine(config_of_foreign), UNREACHABLE
 
@@ -309,3 +315,42 @@ def end_of(events: list[GenerationEvent]) -> Finished | Failed:
     assert isinstance(end, Finished | Failed)
     assert all(isinstance(piece, Piece) for piece in pieces)
     return end
+
+
+async def _open_triton(folder: Path, slots: int) -> Running:
+    if missing():
+        pytest.skip(missing())
+    server = await start_server(folder / "triton.log")
+    engine = TritonEngine(triton_config(server.address, server.metrics_url, slots=slots))
+
+    async def close() -> None:
+        await engine.stop()
+        await server.close()
+
+    try:
+        info = await engine.start()
+    except BaseException:
+        await server.close()
+        raise
+    return Running(
+        engine,
+        info,
+        server.kill,
+        close,
+        watched=False,
+        endless={"interval_ms": 6},
+        multi_byte=SamplingParams(seed=1, max_tokens=20, engine_options={"multi_byte": True}),
+    )
+
+
+def triton_config(address: str, metrics_url: str = "", *, slots: int = 2) -> TritonConfig:
+    """Returns how the adapter attaches to the scripted model."""
+    return TritonConfig(
+        target=Target(address=address, model=MODEL),
+        model_id="m",
+        slots=slots,
+        ctx_max=CTX_MAX,
+        deterministic=slots == 1,
+        metrics_url=metrics_url,
+        busy_metric=BUSY_METRIC if metrics_url else "",
+    )

@@ -64,7 +64,9 @@ DECISION = decision_pb2.Decision(
                 slots_total=4, slots_free=3, vram_free_bytes=2**32, perf_tokens_per_s=41.5
             ),
         ),
-        decision_pb2.Candidate(pool_id="gpu-b", predicted_end_ms=900, slots_free=1),
+        decision_pb2.Candidate(
+            pool_id="gpu-b", predicted_end_ms=900, slots_free=1, perf_scale=0.65
+        ),
     ],
     candidates_total=2,
     exclusions=[
@@ -110,8 +112,10 @@ async def test_explain_shows_candidates_exclusions_and_what_decided(server: Scri
     )
     assert f"trace: {'ab' * 16}" in outcome.stdout
     rows = _rows(outcome.stdout)
-    assert _row("* gpu-a 900 ms 100 ms 800 ms warm 2 3.0 GiB 40 ms 12 3/4 4.0 GiB 41.5 -") in rows
-    assert _row("gpu-b 900 ms 0 ms 0 ms cold 1 - 0 ms 0 - - - -") in rows
+    assert (
+        _row("* gpu-a 900 ms 100 ms 800 ms warm 2 3.0 GiB 40 ms 12 100% 3/4 4.0 GiB 41.5 -") in rows
+    )
+    assert _row("gpu-b 900 ms 0 ms 0 ms cold 1 - 0 ms 0 65% - - - -") in rows
     assert "no longer holds" not in outcome.stdout
     assert ["gpu-c", "COMPUTE_CAP", "8.6", "7.5"] in rows
     assert ["NO_SLOT", "-", "-"] in rows

@@ -42,6 +42,7 @@ def full_snapshot() -> snapshot_pb2.PoolSnapshot:
         perf_tokens_per_s=50.5,
         first_token_ms=0,
         prefill_tokens_per_s=900.0,
+        perf_scale=0.95,
         kv_bytes_per_token=2,
         kv_slot_bytes=1,
         kv_preallocated=True,
@@ -97,6 +98,7 @@ def test_everything_reported_is_taken_over() -> None:
         perf_tokens_per_s=50.5,
         first_token_ms=0,
         prefill_tokens_per_s=900.0,
+        perf_scale=0.95,
         quantizations=("F16",),
         extensions=("grammar",),
         warm_session_ids=("s",),
@@ -194,6 +196,10 @@ BAD: list[tuple[str, Edit]] = [
         for value in (math.nan, math.inf, -0.01, 1.01)
     ],
     *[
+        ("perf_scale is", _set("perf_scale", value))
+        for value in (math.nan, math.inf, -0.5, 0.0, 0.009, 1.01)
+    ],
+    *[
         ("is not MAJOR.MINOR", _set("compute_capability", text))
         for text in ("", "8", "8.", ".6", "8.6.1", "-8.6", "eight", "8.6\n", "٨.٦")
     ],
@@ -232,6 +238,7 @@ def test_whatever_passes_is_usable(message: snapshot_pb2.PoolSnapshot) -> None:
         assert snapshot.reason
         return
     assert snapshot.pool_id
+    assert 0.01 <= snapshot.perf_scale <= 1.0
     assert 0 <= snapshot.slots_free <= snapshot.slots_total
     assert len(set(snapshot.running)) == len(snapshot.running) <= snapshot.slots_total
     for rate in (snapshot.perf_tokens_per_s, snapshot.prefill_tokens_per_s):

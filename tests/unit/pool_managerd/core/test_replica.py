@@ -57,16 +57,21 @@ class Naive:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(list(Kind)), st.integers(0, 4_000), st.booleans()), max_size=60
+        st.tuples(st.sampled_from(list(Kind)), st.integers(0, 4_000), st.booleans(), st.booleans()),
+        max_size=60,
     )
 )
 def test_one_engine_at_a_time_and_no_work_without_it(
-    script: list[tuple[Kind, int, bool]],
+    script: list[tuple[Kind, int, bool, bool]],
 ) -> None:
-    """In any order of events at most one engine lives, and work is taken only while it serves."""
+    """In any order of events at most one engine lives, and work is taken only while it serves.
+
+    While a device holds the pool no engine is started.
+    """
     supervisor, naive, now_ms = Supervisor(LIMITS), Naive(), 0
-    for kind, elapsed_ms, drain in script:
+    for kind, elapsed_ms, drain, held in script:
         now_ms += elapsed_ms
+        supervisor.hold("a device is unwell" if held else "")
         supervisor.set_drain(Reason.OPERATOR if drain else Reason.NONE)
         if kind is Kind.ENGINE_STOPPED:
             if not naive.stopping:
@@ -75,8 +80,10 @@ def test_one_engine_at_a_time_and_no_work_without_it(
         if kind is Kind.CLOSE:
             naive.closing = True
 
-        naive.apply(supervisor.step(Event(kind, Reason.ENGINE_EXITED), now_ms))
+        effects = supervisor.step(Event(kind, Reason.ENGINE_EXITED), now_ms)
+        naive.apply(effects)
 
+        assert not (held and Effect.START_ENGINE in effects)
         if supervisor.accepts_work:
             assert (naive.running, naive.stopping, drain) == (1, False, False)
         assert (supervisor.state()[0] is PoolState.READY) == supervisor.accepts_work
@@ -165,3 +172,44 @@ def test_a_reload_restarts_at_once_and_is_no_failure() -> None:
 
     assert effects == (Effect.ARM_RETRY,)
     assert supervisor.retry_at_ms == 60
+
+
+def waiting(hold: str = "") -> Supervisor:
+    """A pool that failed at 1,000 and waits for 100 ms, held or not."""
+    supervisor = serving()
+    supervisor.hold(hold)
+    fail(supervisor, 1_000)
+    return supervisor
+
+
+def test_a_pool_is_not_started_while_a_device_is_unwell() -> None:
+    """It says so, and starts when the device is well and the backoff is over. ORCH-3038."""
+    supervisor = waiting("the GPU is lost")
+
+    assert supervisor.state() == (PoolState.UNREADY, Reason.DEVICE_ERROR, "the GPU is lost")
+    assert supervisor.step(Event(Kind.RETRY_DUE), 1_100) == ()
+    assert not supervisor.overdue(5_000)
+
+    supervisor.hold("")
+    assert (supervisor.overdue(1_099), supervisor.overdue(1_100)) == (False, True)
+    assert supervisor.state()[1] is Reason.BACKOFF
+    assert supervisor.step(Event(Kind.RETRY_DUE), 5_000) == (Effect.START_ENGINE,)
+    assert not supervisor.overdue(9_000)
+
+
+def test_a_reload_does_not_start_a_pool_on_an_unwell_device() -> None:
+    """It forgives the past, a restart storm too, and the start follows once the device is well."""
+    storm = serving()
+    for now_ms in (1_000, 2_000, 3_000):
+        fail(storm, now_ms)
+        storm.step(Event(Kind.RETRY_DUE), now_ms + 900)
+        storm.step(Event(Kind.PRELOADED), now_ms + 950)
+    assert storm.phase is Phase.HALTED
+
+    for supervisor in (storm, waiting()):
+        supervisor.hold("the GPU is lost")
+        assert supervisor.step(Event(Kind.RELOAD, detail="asked"), 4_000) == ()
+        assert supervisor.state()[1] is Reason.DEVICE_ERROR
+        supervisor.hold("")
+        assert supervisor.overdue(4_000)
+        assert supervisor.step(Event(Kind.RETRY_DUE), 4_000) == (Effect.START_ENGINE,)
