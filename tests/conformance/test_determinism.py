@@ -29,7 +29,7 @@ _CHAT = (ChatMessage("system", "be brief"), ChatMessage("user", "tell me of the 
 WANTED = {
     "sampled": request(temperature=1.0, max_tokens=40, seed=7),
     "another seed": request(temperature=1.0, max_tokens=40, seed=8),
-    "a large seed": request(temperature=0.7, top_p=0.9, max_tokens=20, seed=2**63 - 1),
+    "a large seed": request(temperature=0.7, max_tokens=20, seed=2**63 - 1),
     "greedy": request(temperature=0.0, max_tokens=40),
     "a conversation": request(prompt=_CHAT, temperature=1.0, max_tokens=20, seed=9),
     "a long prompt": request(prompt="amber lantern " * 100, temperature=1.0, seed=10),
