@@ -39,6 +39,32 @@ up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS
 test: $(DEV_STAMP) ## Run the whole test suite
 	$(BIN)/pytest -q $(ARGS)
 
+# Engines that the conformance suite runs for real when they are there: it skips them with these targets' names.
+TRANSFORMERS_VERSION := 5.23.0
+TORCH_VERSION := 2.13.0+cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+LLAMA_CPP_PYTHON_VERSION := 0.3.36
+
+.PHONY: engines-transformers
+engines-transformers: ## Install `transformers serve` for the CPU under .build/transformers (about 1.5 GB; TORCH_INDEX=)
+	$(PYTHON) -m venv .build/transformers
+	.build/transformers/bin/pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) 'torch==$(TORCH_VERSION)'
+	.build/transformers/bin/pip install --quiet 'transformers[serving]==$(TRANSFORMERS_VERSION)'
+	.build/transformers/bin/transformers version
+
+.PHONY: engines-llama-server
+engines-llama-server: ## Build llama-server under .build/llama-server from the sources in the llama-cpp-python sdist
+	mkdir -p .build/llama-server/source
+	$(PYTHON) -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest .build/llama-server \
+	  'llama-cpp-python==$(LLAMA_CPP_PYTHON_VERSION)'
+	tar -xzf .build/llama-server/llama_cpp_python-$(LLAMA_CPP_PYTHON_VERSION).tar.gz --strip-components 1 \
+	  -C .build/llama-server/source
+	cmake -S .build/llama-server/source/vendor/llama.cpp -B .build/llama-server/build -G Ninja \
+	  -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
+	  -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
+	cmake --build .build/llama-server/build --target llama-server --parallel $(or $(JOBS),1)
+	.build/llama-server/build/bin/llama-server --version
+
 .PHONY: fault-seeds
 fault-seeds: $(DEV_STAMP) ## Run 2,000 fault seeds (COUNT=, FIRST=): both services on virtual time, judged by the history checker
 	$(BIN)/python -m faults.simulation --count $(or $(COUNT),2000) --first $(or $(FIRST),0)
@@ -161,6 +187,7 @@ generate: $(DEV_STAMP) ## Write the stubs from the protos
 docs: $(DEV_STAMP) ## Draw the generated pages
 	$(BIN)/python ci/draw_state_machine.py
 	$(BIN)/python ci/write_configuration.py
+	$(BIN)/python ci/write_flavors.py
 	$(BIN)/python ci/trace_requirements.py
 
 .PHONY: constraints

@@ -23,7 +23,8 @@ from pool_managerd.config_engines import (
     EngineTable,
     LlamaServerEngine,
     Milliseconds,
-    MockEngine,
+    OllamaEngine,
+    OpenAiEngine,
     Table,
     TritonEngine,
 )
@@ -286,11 +287,13 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
 
 def _resolved(
     pool: PoolTable, base: Path, env: Mapping[str, str], problems: list[str]
-) -> EmbeddedEngine | LlamaServerEngine | MockEngine | TritonEngine:
+) -> EngineTable:
     match pool.engine:
         case EmbeddedEngine() as engine if engine.model_path:
             return engine.model_copy(update={"model_path": str(base / engine.model_path)})
-        case (LlamaServerEngine() | TritonEngine()) as engine if engine.api_key_env:
+        case (LlamaServerEngine() | OpenAiEngine() | OllamaEngine() | TritonEngine()) as engine if (
+            engine.api_key_env
+        ):
             secret = env.get(engine.api_key_env, "")
             if not secret:
                 problems.append(
@@ -344,7 +347,7 @@ def _problem(item: typing.Any) -> str:
 
 
 _HIDDEN = frozenset({"api_key", "hf_token", "otlp_endpoint"})
-_TAGS = frozenset({"embedded", "llama_server", "mock", "triton"})
+_TAGS = frozenset({"embedded", "llama_server", "mock", "ollama", "openai", "triton"})
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

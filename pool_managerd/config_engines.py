@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from pool_managerd.core.model_ref import REF_CHARS_MAX, parse_model_ref
+from pool_managerd.engines.openai_flavors import FlavorName
 from pool_managerd.engines.triton_profiles import INPUT_FIELDS, OUTPUT_FIELDS
 
 KvType = Literal["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
@@ -83,6 +84,75 @@ class LlamaServerEngine(Table):
     model_digest: str = Field(default="", description="Digest of the weights, if known.")
     model_path: str = Field(
         default="", description="The server's model file, if this host can read it."
+    )
+    silence_timeout_ms: Milliseconds = Field(
+        default=300_000, description="Longest silence in a stream."
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr(""), exclude=True, repr=False, description="(environment)"
+    )
+
+
+class OpenAiEngine(Table):
+    """A server that speaks OpenAI's API and runs already: the pool manager attaches to it."""
+
+    kind: Literal["openai"] = Field(description="Attaches to a server that speaks OpenAI's API.")
+    base_url: str = Field(
+        pattern=r"^https?://", description="Address without /v1, e.g. http://127.0.0.1:8000."
+    )
+    flavor: FlavorName = Field(description="What kind of server it is; see engines.md.")
+    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
+    served_model: str = Field(
+        default="", max_length=1024, description="The server's name of the model; empty: the same."
+    )
+    api_key_env: str = Field(
+        default="", description="Environment variable that holds the API key; empty: no key."
+    )
+    slots: int = Field(
+        default=0, ge=0, le=4096, description="Generations at a time; 0: what the server says."
+    )
+    ctx_max: int = Field(
+        default=0, ge=0, le=4_194_304, description="Context, tokens; 0: what the server says."
+    )
+    deterministic: bool = Field(
+        default=False, description="Equal seeds give equal bytes; see engines.md for each flavor."
+    )
+    engine_version: str = Field(
+        default="", max_length=128, description="Where the server does not tell its version."
+    )
+    model_digest: str = Field(default="", description="Digest of the weights, if known.")
+    silence_timeout_ms: Milliseconds = Field(
+        default=300_000, description="Longest silence in a stream."
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr(""), exclude=True, repr=False, description="(environment)"
+    )
+
+
+class OllamaEngine(Table):
+    """A model of an Ollama server that runs already: the pool manager attaches to it."""
+
+    kind: Literal["ollama"] = Field(description="Attaches to Ollama's native API.")
+    base_url: str = Field(
+        default="http://127.0.0.1:11434", pattern=r"^https?://", description="Address."
+    )
+    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
+    ollama_model: str = Field(
+        default="", max_length=1024, description="Ollama's name of the model; empty: the same."
+    )
+    api_key_env: str = Field(
+        default="", description="Environment variable that holds the API key; empty: no key."
+    )
+    slots: int = Field(
+        default=1, ge=1, le=256, description="Generations at a time; OLLAMA_NUM_PARALLEL allows it."
+    )
+    ctx_max: int = Field(
+        default=4096, ge=64, le=4_194_304, description="Context of a generation, tokens (num_ctx)."
+    )
+    keep_alive: str = Field(
+        default="-1",
+        pattern=r"^-?[0-9]+(ms|[smh])?$",
+        description="How long the model stays loaded, e.g. 10m; -1: for good.",
     )
     silence_timeout_ms: Milliseconds = Field(
         default=300_000, description="Longest silence in a stream."
@@ -204,5 +274,6 @@ class TritonEngine(Table):
 
 
 EngineTable = Annotated[
-    EmbeddedEngine | LlamaServerEngine | MockEngine | TritonEngine, Field(discriminator="kind")
+    EmbeddedEngine | LlamaServerEngine | OpenAiEngine | OllamaEngine | MockEngine | TritonEngine,
+    Field(discriminator="kind"),
 ]

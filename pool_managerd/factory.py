@@ -7,6 +7,8 @@ from pool_managerd.config_engines import (
     EmbeddedEngine,
     LlamaServerEngine,
     MockEngine,
+    OllamaEngine,
+    OpenAiEngine,
     TritonEngine,
 )
 from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
@@ -20,6 +22,10 @@ from pool_managerd.engines.llama_server import LlamaServerEngine as LlamaServerA
 from pool_managerd.engines.mock import MockConfig
 from pool_managerd.engines.mock import MockEngine as MockAdapter
 from pool_managerd.engines.mock_script import MockScript
+from pool_managerd.engines.ollama import OllamaConfig
+from pool_managerd.engines.ollama import OllamaEngine as OllamaAdapter
+from pool_managerd.engines.openai import OpenAiConfig
+from pool_managerd.engines.openai import OpenAiEngine as OpenAiAdapter
 from pool_managerd.engines.port import Engine, PreloadError
 from pool_managerd.engines.triton import TritonConfig
 from pool_managerd.engines.triton import TritonEngine as TritonAdapter
@@ -49,6 +55,10 @@ def make_engine(table: PoolTable, model_ref: str) -> Engine:
             return _embedded(engine, model_ref, shown, table.tensor_split)
         case LlamaServerEngine():
             return _llama_server(engine)
+        case OpenAiEngine():
+            return _openai(engine)
+        case OllamaEngine():
+            return _ollama(engine)
         case MockEngine():
             return _mock(engine)
         case TritonEngine():
@@ -87,6 +97,39 @@ def _llama_server(table: LlamaServerEngine) -> Engine:
             deterministic=table.deterministic,
             model_digest=table.model_digest,
             model_path=table.model_path,
+            silence_timeout_ms=table.silence_timeout_ms,
+        )
+    )
+
+
+def _openai(table: OpenAiEngine) -> Engine:
+    return OpenAiAdapter(
+        OpenAiConfig(
+            base_url=table.base_url,
+            flavor=table.flavor,
+            api_key=table.api_key.get_secret_value(),
+            model_id=table.model_id,
+            served_model=table.served_model,
+            slots=table.slots,
+            ctx_max=table.ctx_max,
+            deterministic=table.deterministic,
+            engine_version=table.engine_version,
+            model_digest=table.model_digest,
+            silence_timeout_ms=table.silence_timeout_ms,
+        )
+    )
+
+
+def _ollama(table: OllamaEngine) -> Engine:
+    return OllamaAdapter(
+        OllamaConfig(
+            base_url=table.base_url,
+            api_key=table.api_key.get_secret_value(),
+            model_id=table.model_id,
+            ollama_model=table.ollama_model,
+            slots=table.slots,
+            ctx_max=table.ctx_max,
+            keep_alive=table.keep_alive,
             silence_timeout_ms=table.silence_timeout_ms,
         )
     )

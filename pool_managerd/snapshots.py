@@ -163,7 +163,13 @@ def _add_engine(message: snapshot_pb2.PoolSnapshot, pool: Pool) -> None:
 
 
 def _configured_deterministic(engine: EngineTable) -> bool:
-    return engine.kind == "mock" or engine.deterministic
+    match engine.kind:
+        case "mock":
+            return True
+        case "ollama":
+            return False
+        case _:
+            return engine.deterministic
 
 
 def add_kv(message: snapshot_pb2.PoolSnapshot, info: EngineInfo) -> None:

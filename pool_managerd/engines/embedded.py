@@ -23,13 +23,9 @@ from pool_managerd.engines import embedded_worker
 from pool_managerd.engines.embedded_worker import WorkerReport, WorkerSettings, batch_tokens
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shortfalls
 from pool_managerd.engines.gguf_kv import KvFacts, kv_facts
+from pool_managerd.engines.http_client import Endpoint, HttpApiError
 from pool_managerd.engines.llama_memory import MemoryLog
-from pool_managerd.engines.llama_protocol import (
-    Endpoint,
-    LlamaApiError,
-    LlamaProtocol,
-    ServerFacts,
-)
+from pool_managerd.engines.llama_protocol import LlamaProtocol, ServerFacts
 from pool_managerd.engines.llama_wire import EXTENSIONS, sampler_profile
 from pool_managerd.engines.port import (
     EngineInfo,
@@ -133,7 +129,7 @@ class EmbeddedEngine:
             await self.stop()
             wait_ms = self._config.load_timeout_ms
             raise PreloadError([f"the model was not loaded within {wait_ms} ms"]) from None
-        except (OSError, LlamaApiError) as error:
+        except (OSError, HttpApiError) as error:
             await self.stop()
             raise PreloadError([str(error)]) from error
         except BaseException:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 import grpc
 
-from pool_managerd.engines.llama_wire import invalid, redacted
+from pool_managerd.engines.failures import invalid, redacted
 from pool_managerd.engines.port import (
     CancelUnconfirmedError,
     EngineInfo,

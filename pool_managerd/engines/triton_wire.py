@@ -14,7 +14,7 @@ import codecs
 import json
 from collections.abc import Iterator, Mapping
 
-from pool_managerd.engines.llama_wire import invalid
+from pool_managerd.engines.failures import invalid
 from pool_managerd.engines.port import (
     ChatMessage,
     Failed,
