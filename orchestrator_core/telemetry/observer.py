@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.trace import SpanContext
 
 from orchestrator_core.config import Config
 from orchestrator_core.core.effects import (
@@ -192,7 +193,7 @@ class Telemetry:
                 self._accepted(effect, core, now_ms)
             case ReplyAccepted():
                 if effect.receipt.duplicate and self._spans is not None:
-                    self._spans.repeated(effect.receipt.job_id, now_ms)
+                    self._spans.repeated(effect.receipt.job_id, _call_context(), now_ms)
             case ReplyRefused():
                 self._reply_refused(effect, now_ms)
             case SendVerdicts():
@@ -274,7 +275,7 @@ class Telemetry:
         rpc = current_rpc.get()
         self._lines.rejected(refusal, engine, rpc.trace_id if rpc is not None else "")
         if self._spans is not None:
-            self._spans.rejected(refusal, now_ms)
+            self._spans.rejected(refusal, _call_context(), now_ms)
 
     def _placed(self, tracked: Tracked | None, record: DispatchRecord, now_ms: int) -> None:
         if tracked is None:
@@ -378,3 +379,9 @@ def _newcomer(effects: Sequence[Effect], victim_id: str) -> str:
         if isinstance(effect, AcceptRecord) and effect.displaced == victim_id:
             return effect.spec.job_id
     return ""
+
+
+def _call_context() -> SpanContext | None:
+    """Context of the call that is being answered; None outside of one."""
+    rpc = current_rpc.get()
+    return None if rpc is None else rpc.context
