@@ -46,7 +46,7 @@ TAKEN_AFTER_S = 30.0
 WAL_BYTES_KEPT = 64 * 1024 * 1024
 # Rows of one statement, the most first. Each statement gives the interpreter away and must wait for
 # the event loop's thread to let go of it again, which takes longer than writing a row.
-_ROWS_AT_ONCE = (32, 8, 1)
+_ROWS_AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
 
 Connect = Callable[[Path], sqlite3.Connection]
 

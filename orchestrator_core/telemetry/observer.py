@@ -228,12 +228,12 @@ class Telemetry:
                 waiting_since_ms = now_ms if job.attempts_made else job.accepted_ms
                 self._metrics.found(self._track(job, waiting_since_ms))
 
-    def _track(self, job: Job, queued_ms: int) -> Tracked:
+    def _track(self, job: Job, queued_ms: int, trace: SpanContext | None = None) -> Tracked:
         tracked = Tracked(
-            job=job,
-            trace=self._tracing.context(job.spec.traceparent),
-            queued_ms=queued_ms if job.attempt is None else None,
-            unstarted=job.attempt.number if job.attempt is not None else 0,
+            job,
+            trace or self._tracing.context(job.spec.traceparent),
+            queued_ms if job.attempt is None else None,
+            job.attempt.number if job.attempt is not None else 0,
         )
         self._tracked[job.job_id] = tracked
         return tracked
@@ -246,13 +246,14 @@ class Telemetry:
             self._spans.draining(depth, attempts, now_ms)
 
     def _accepted(self, record: AcceptRecord, core: Core, now_ms: int) -> None:
-        tracked = self._track(core.jobs[record.spec.job_id], now_ms)
+        rpc = current_rpc.get()
+        trace = None
+        if rpc is not None:
+            rpc.accepted, trace = record.spec, rpc.context
+        tracked = self._track(core.jobs[record.spec.job_id], now_ms, trace)
         tracked.queued_ms = now_ms
         if record.displaced is not None:
             self._displaced[record.spec.job_id] = record.displaced
-        rpc = current_rpc.get()
-        if rpc is not None:
-            rpc.accepted = record.spec
         self._metrics.accepted(tracked)
         self._lines.accepted(tracked, record)
         if self._spans is not None:
