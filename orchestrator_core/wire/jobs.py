@@ -97,12 +97,16 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal
     prompt_bytes = _check_input(spec, context.limits, bad)
     check_sampling(spec.sampling, bad)
     _check_numbers(spec, bad)
-    _check_budgets("spec.budgets", spec.budgets, bad)
-    _check_budgets("spec.session_budgets", spec.session_budgets, bad)
-    if spec.HasField("session_budgets") and not spec.session_id:
-        bad.add("spec.session_budgets", "needs a session: set session_id, or use budgets")
-    _check_requirements(spec.requirements, context.limits, bad)
-    _check_labels(spec, context.limits, bad)
+    if spec.HasField("budgets"):
+        _check_budgets("spec.budgets", spec.budgets, bad)
+    if spec.HasField("session_budgets"):
+        _check_budgets("spec.session_budgets", spec.session_budgets, bad)
+        if not spec.session_id:
+            bad.add("spec.session_budgets", "needs a session: set session_id, or use budgets")
+    if spec.HasField("requirements"):
+        _check_requirements(spec.requirements, context.limits, bad)
+    if spec.labels:
+        _check_labels(spec, context.limits, bad)
     _check_times(spec, context.now_ms, bad)
     _check_failover(spec, bad)
     if bad.total:
@@ -267,7 +271,7 @@ def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobS
         session_id=spec.session_id,
         digest=spec_digest(spec),
         payload=_payload(spec, job_id, seed),
-        labels=tuple(sorted(spec.labels.items())),
+        labels=tuple(sorted(spec.labels.items())) if spec.labels else (),
         seed=seed,
         traceparent=context.traceparent,
         correlation_id=context.correlation_id,
@@ -282,8 +286,10 @@ def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobS
         kv_reuse=spec.kv_hint == job_pb2.KV_HINT_REUSE,
         failover=_failover(spec),
         cancel_on_disconnect=spec.on_disconnect == job_pb2.ON_DISCONNECT_CANCEL,
-        budgets=_budgets(spec.budgets),
-        session_budgets=_budgets(spec.session_budgets),
+        budgets=_budgets(spec.budgets) if spec.HasField("budgets") else NO_BUDGETS,
+        session_budgets=(
+            _budgets(spec.session_budgets) if spec.HasField("session_budgets") else NO_BUDGETS
+        ),
     )
 
 
@@ -316,8 +322,7 @@ def _same_needs(fields: _NeedsFields) -> Needs:
 
 
 def _budgets(given: job_pb2.Budgets) -> Budgets:
-    found = {name: getattr(given, name) for name in _BUDGETS if given.HasField(name)}
-    return Budgets(**found) if found else NO_BUDGETS
+    return Budgets(**{name: getattr(given, name) for name in _BUDGETS if given.HasField(name)})
 
 
 def _failover(spec: job_pb2.JobSpec) -> Failover:
