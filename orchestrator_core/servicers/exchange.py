@@ -98,9 +98,7 @@ class _Stream:
         self._calls = calls
         self._limits = limits
         self._context = context
-        self._caller = Caller(
-            tuple(context.invocation_metadata() or ()), rpc.correlation_id(context)
-        )
+        self._caller = Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id())
         self._woken = asyncio.Event()
         self._drained = asyncio.Event()
         self._session = ExchangeSession(runtime, followers, self._wake, limits)

@@ -212,7 +212,7 @@ class OrchestratorServicer:
 
 
 def _caller(context: rpc.Context) -> Caller:
-    return Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id(context))
+    return Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id())
 
 
 def _trace_id(job: Job) -> str:
