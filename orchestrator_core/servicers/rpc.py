@@ -27,7 +27,7 @@ CORRELATION_KEY = "x-correlation-id"
 _FIT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 # Each call is answered in a task of its own.
-_correlation_id: ContextVar[str] = ContextVar("orchestratord_correlation_id")
+_correlation_id: ContextVar[str] = ContextVar("orchestratord_correlation_id", default="")
 
 _log = structlog.get_logger("orchestratord")
 
@@ -99,7 +99,7 @@ def bidi(
 
 
 def correlation_id() -> str:
-    """The correlation id of the call that this task answers: what its caller was told."""
+    """What the caller of this task's call was told as its correlation id; empty outside of one."""
     return _correlation_id.get()
 
 
