@@ -15,10 +15,11 @@ from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.recorder.explaining import Explainer
 from orchestrator_core.runtime import Runtime
-from orchestrator_core.servicers import ids, rpc
+from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.capabilities import ServerFacts, capabilities
 from orchestrator_core.servicers.exchange import Caller, Exchanges, JobCalls
 from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.ids import Ids
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
 from orchestrator_core.wire.enums import JOB_STATE_TO_WIRE
@@ -51,6 +52,7 @@ class OrchestratorServicer:
         self._limits = limits
         self._facts = facts
         self._explainer = explainer
+        self._ids = Ids()
         self._followers = Followers(runtime)
         calls = JobCalls(self._enqueue, self._cancel)
         self._exchanges = Exchanges(runtime, self._followers, calls)
@@ -187,8 +189,8 @@ class OrchestratorServicer:
         now_ms = self._runtime.clock.now_ms()
         return SpecContext(
             identity=ANONYMOUS,
-            new_job_id=ids.new_job_id(now_ms),
-            new_seed=ids.new_seed(),
+            new_job_id=self._ids.new_job_id(now_ms),
+            new_seed=self._ids.new_seed(),
             now_ms=now_ms,
             traceparent=traceparent,
             correlation_id=correlation_id,
