@@ -34,6 +34,10 @@ from orchestrator_core.store.port import (
     StoreUnavailableError,
 )
 
+# A transaction costs as much as dozens of records in it. After one with so many the next begins no
+# earlier than this after it: under load most of what would follow at once comes a little later.
+BUSY_RECORDS = 4
+GATHER_S = 0.005
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 5.0
 
@@ -171,13 +175,18 @@ class CommitGate:
 
     async def run(self) -> None:
         """Writes batches until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
             self._wake.clear()
             while self._pending:
-                self._writing, self._pending = self._pending, Batch()
-                await self._write(self._writing)
+                began_s = loop.time()
+                batch = self._writing = self._pending
+                self._pending = Batch()
+                await self._write(batch)
                 self._writing = None
+                if len(batch.records) >= BUSY_RECORDS:
+                    await asyncio.sleep(began_s + GATHER_S - loop.time())
             self._idle.set()
 
     async def settled(self, job_id: str | None = None) -> None:

@@ -3,7 +3,7 @@
 One owner calls it from one thread, so `step` is the critical section: no locks, no waits.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import assert_never
 
 from orchestrator_core.core import expiry, fleet, intake, recovery, running, spending
@@ -40,7 +40,7 @@ from orchestrator_core.core.forecast import (
     forecast,
     on_time_probability,
 )
-from orchestrator_core.core.job import Budgets, Job, Priority
+from orchestrator_core.core.job import Budgets, Job, Needs, Priority
 from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.scheduler import placement_input
@@ -137,6 +137,11 @@ class Core:
     def queue_depth(self, priority: Priority | None = None) -> int:
         """Jobs that wait, in one class or in both."""
         return len(self._state.queue) if priority is None else self._state.queue.depth(priority)
+
+    def waiting_by_needs(self) -> Iterator[tuple[Needs, Priority, int]]:
+        """How many wait, by what they need and their class. O(lanes)."""
+        for lane in self._state.queue.lanes:
+            yield lane.needs, lane.priority, len(lane.waiting)
 
     def queue_order(self, priority: Priority) -> tuple[str, ...]:
         """Job ids of one class in offer order. O(n)."""

@@ -211,6 +211,20 @@ async def test_the_id_of_an_ended_job_can_be_used_again(medium: Medium, store: S
     assert await reopened(medium, store) == Recovered((accept(7, job_id="job-1"),))
 
 
+async def test_accepts_beside_a_held_one_and_a_used_id_are_all_written(
+    medium: Medium, store: Store
+) -> None:
+    """However many come in one batch, each counts for itself."""
+    held, ended = accept(1), accept(2)
+    await store.commit([held, ended, terminal("job-2")])
+    later = [accept(number) for number in range(3, 14)]
+    anew = accept(14, job_id="job-2")
+
+    await store.commit([*later[:6], held, anew, *later[6:]])
+
+    assert (await reopened(medium, store)).accepts == (held, *later, anew)
+
+
 async def test_an_empty_batch_is_nothing(medium: Medium, store: Store) -> None:
     """Committing nothing succeeds and is held."""
     await store.commit([])

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from orchestrator_core.commit import CommitGate
+from orchestrator_core.commit import BUSY_RECORDS, GATHER_S, CommitGate
 from orchestrator_core.core.effects import (
     AcceptRecord,
     ConfirmEnd,
@@ -342,3 +342,36 @@ async def test_readers_wait_for_what_was_decided_before_them() -> None:
         await asyncio.wait_for(run.gate.flush(), WAIT_S)
 
     assert run.store.batches == [[accept("a")]]
+
+
+async def test_under_load_records_gather_before_the_next_commit() -> None:
+    """After a busy batch the next begins no earlier than `GATHER_S` later, with all that came."""
+    async with running() as recorder:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        recorder.gate.add([accept(f"j{n}") for n in range(BUSY_RECORDS)], [])
+        await recorder.committing()
+        recorder.gate.add([accept("a")], [])
+
+        recorder.store.verdicts.put_nowait(None)
+        await asyncio.sleep(0)
+        recorder.gate.add([accept("b")], [])
+        await recorder.committing()
+
+        # The loop's timers may be early by the resolution of its clock.
+        assert loop.time() - began_s >= GATHER_S - 0.001
+        assert [len(batch) for batch in recorder.store.batches] == [BUSY_RECORDS, 2]
+
+
+async def test_a_few_records_do_not_delay_the_next_commit() -> None:
+    """Without load nobody waits for company."""
+    async with running() as recorder:
+        recorder.gate.add([accept("a")], [])
+        await recorder.committing()
+        recorder.gate.add([accept("b")], [])
+
+        recorder.store.verdicts.put_nowait(None)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+        assert recorder.store.arrived.is_set()
