@@ -130,6 +130,10 @@ def _with(invariant: str, *extra: h.AnyEvent, after: int | None = None) -> Plant
     return Planted(events[:at] + list(extra) + events[at:], invariant)
 
 
+def _obeyed(at_ms: int, epoch: int) -> h.Obeyed:
+    return h.Obeyed(at_ms=at_ms, host="h1", epoch=epoch)
+
+
 def _late(**fields: object) -> dict[str, object]:
     return {"at_ms": 60, **fields}
 
@@ -272,6 +276,12 @@ PLANTED: dict[str, Callable[[], Planted]] = {
         {"epoch": 2},
         states={"j1": "RUNNING", "b1": "DROPPED", "b2": "QUEUED", "j4": "QUEUED", "x": "QUEUED"},
     ),
+    "a write of who was replaced": lambda: _changed(
+        "I13", h.JournalEnded, {"job_id": "b2"}, epoch=1
+    ),
+    "a host that goes back to who was replaced": lambda: _with(
+        "I13", _obeyed(70, epoch=2), _obeyed(71, epoch=1)
+    ),
     "ended by the restart": lambda: _changed(
         "I14",
         h.Recovered,
@@ -285,6 +295,17 @@ PLANTED: dict[str, Callable[[], Planted]] = {
         "I16", h.Measured, {"before": False}, measures={"bindings": 1}
     ),
 }
+
+
+def test_a_host_that_starts_anew_has_seen_no_epoch() -> None:
+    """It holds nothing that could come to harm."""
+    crashed = h.Crashed(at_ms=71, process="h1")
+
+    anew = _with("", _obeyed(70, epoch=2), crashed, _obeyed(72, epoch=1))
+    later = _with("", _obeyed(70, epoch=2), _obeyed(71, epoch=3))
+
+    assert check(anew.events, EXPECT) == []
+    assert check(later.events, EXPECT) == []
 
 
 def test_a_good_run_has_no_violation() -> None:
