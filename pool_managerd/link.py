@@ -237,12 +237,13 @@ class Link:
             liveness.heard()
             if not isinstance(message, registry_pb2.DispatchResponse):
                 raise SessionLostError("the orchestrator closed the stream")
-            command = message.WhichOneof("command")
             # Each command has the next number of its stream. One that arrives again, however late,
             # was obeyed: what it started may be over and forgotten, and must not begin anew.
-            if command is None or message.dispatch_seq <= self._host.applied_dispatch_seq:
+            if message.dispatch_seq <= self._host.applied_dispatch_seq:
                 continue
-            self._obey(command, message)
+            command = message.WhichOneof("command")
+            if command is not None:
+                self._obey(command, message)
             self._host.applied_dispatch_seq = message.dispatch_seq
 
     def _obey(self, command: str, message: registry_pb2.DispatchResponse) -> None:

@@ -75,6 +75,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         self.rejections: list[registry_pb2.SnapshotRejection] = []
         self.snapshots_ahead: list[tuple[int, int]] = []
         self.handles: dict[int, Stored] = {}
+        self.sent: list[registry_pb2.DispatchResponse] = []
         self._dispatch_seq = 0
         self._changed = asyncio.Condition()
         self._server: aio.Server | None = None
@@ -112,6 +113,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         """Sends one command on the newest session and returns its number."""
         self._dispatch_seq += 1
         message = registry_pb2.DispatchResponse(dispatch_seq=self._dispatch_seq, **command)
+        self.sent.append(message)
         self.sessions[-1].commands.put_nowait(message)
         return self._dispatch_seq
 
