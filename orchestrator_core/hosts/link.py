@@ -121,7 +121,10 @@ class HostLink:
                 async with asyncio.timeout(self.terms.heartbeat_timeout_ms / 3000):
                     await self._filled.wait()
             except TimeoutError:
-                return pool_registry_service_pb2.DispatchResponse(dispatch_seq=self._next_seq - 1)
+                # What was queued in this very moment goes first: its number must not.
+                if not self._outbox:
+                    last_seq = self._next_seq - 1
+                    return pool_registry_service_pb2.DispatchResponse(dispatch_seq=last_seq)
         return self._outbox.popleft()
 
     def registered(self, effect: SendVerdicts, relay: Relay) -> None:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from llamaorch.pool.v1 import snapshot_pb2
 
 
+# So many runs of pool managers are remembered, the latest: far more than there are hosts.
+DIALS_KEPT = 8_192
+
+
 class Hosts:
     """Routes commands to the link of a host.
 
@@ -31,6 +35,7 @@ class Hosts:
     def __init__(self) -> None:
         self.links: dict[str, HostLink] = {}
         self.reported: dict[str, snapshot_pb2.PoolSnapshot] = {}
+        self._dials: dict[tuple[str, str], int] = {}
 
     def connect(self, link: HostLink) -> None:
         """Makes a link the one of its host; an earlier one ends."""
@@ -38,6 +43,18 @@ class Hosts:
         if earlier is not None:
             earlier.closed.set()
         self.links[link.host_id] = link
+        run = (link.host_id, link.boot_id)
+        # The run that registered last is the last to be forgotten.
+        self._dials[run] = max(self._dials.pop(run, 0), link.dial_seq)
+        if len(self._dials) > DIALS_KEPT:
+            del self._dials[next(iter(self._dials))]
+
+    def last_dial(self, host_id: str, boot_id: str) -> int:
+        """Number of the latest stream that a run of a pool manager registered; 0: none is known.
+
+        Also when that has ended: a registration may be under way for longer than its successor.
+        """
+        return self._dials.get((host_id, boot_id), 0)
 
     def disconnect(self, link: HostLink) -> None:
         """Forgets a link, unless another took its place."""

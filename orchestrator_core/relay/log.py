@@ -151,7 +151,11 @@ class OutputLog:
             return False
         batch = chunks.parse(frame.chunk)
         text = chunks.text_of(batch)
-        if batch.text_offset != frame.text_offset or len(text) != frame.text_bytes:
+        if (batch.text_offset, len(text), len(batch.pieces)) != (
+            frame.text_offset,
+            frame.text_bytes,
+            frame.pieces,
+        ):
             raise MalformedOutputError(
                 f"a chunk of {frame.text_bytes} bytes at {frame.text_offset} cannot be read"
             )

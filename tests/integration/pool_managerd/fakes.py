@@ -45,8 +45,9 @@ class Stored:
 class Session:
     """One Dispatch stream as seen by the orchestrator; `register` is put together again."""
 
-    def __init__(self, register: dispatch_pb2.Register, pages: list[int]) -> None:
+    def __init__(self, register: dispatch_pb2.Register, pages: list[int], peer: str) -> None:
         self.register = register
+        self.peer = peer
         self.held_per_page = pages
         self.commands: asyncio.Queue[registry_pb2.DispatchResponse | None] = asyncio.Queue()
         self.frames: list[dispatch_pb2.HostFrame] = []
@@ -144,7 +145,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
             register.held.extend(further.held)
             register.more = further.more
             pages.append(len(further.held))
-        session = Session(register, pages)
+        session = Session(register, pages, context.peer())
         self.sessions.append(session)
         self.snapshots.extend(register.pools)
         await self._notify()
