@@ -37,7 +37,8 @@ class AcceptRecord:
 class DispatchRecord:
     """An attempt was bound to one incarnation of a pool.
 
-    `failures` are the tries that were lost before. `mode` is None in a record of a version that did
+    `failures` are the tries that were lost before, `tried` the replicas that proved unfit for the
+    job by then, and `refusals` counts pools that did not start it. `mode` is None in a record of a version that did
     not write it.
     """
 
@@ -51,6 +52,8 @@ class DispatchRecord:
     replica_set: tuple[str, str, str, str]
     mode: StartMode | None = None
     failures: int = 0
+    tried: tuple[str, ...] = ()
+    refusals: int = 0
 
 
 @plain_init
