@@ -87,11 +87,20 @@ class Watcher(Telemetry):
 class Orchestrator:
     """One life. `start` recovers and serves; a crash simply freezes its process.
 
-    With `trusting` it does not look at which epoch a host has seen: one of an earlier version.
+    `relay_bytes` of each job's output are kept here, by default as many as configured. With
+    `trusting` it does not look at which epoch a host has seen: one of an earlier version.
     """
 
-    def __init__(self, config: Config, disk: Disk, network: Network, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        config: Config,
+        disk: Disk,
+        network: Network,
+        recorder: Recorder,
+        relay_bytes: int | None = None,
+    ) -> None:
         self.process = Process(ADDRESS)
+        self._relay_bytes = relay_bytes or config.jobs.output_bytes_per_job
         self.store = SimulatedStore(disk)
         self.trusting = False
         self.listening = False
@@ -115,7 +124,7 @@ class Orchestrator:
             Core(core_config(config)),
             store,
             VirtualClock(loop, opened.last_ms),
-            Relay(RelayLimits(jobs.output_bytes_per_job, jobs.output_bytes_total)),
+            Relay(RelayLimits(self._relay_bytes, jobs.output_bytes_total)),
             hosts,
             watcher,
         )

@@ -68,7 +68,8 @@ class Scenario:
     """Everything that a seed decides beforehand.
 
     Clients begin at `READY_MS`, and at `heal_ms` all faults are healed. With `bad_engines` a
-    generation may fail or stall.
+    generation may fail or stall. `relay_bytes` bounds what orchestratord keeps of a job's output,
+    None: it keeps all.
     """
 
     seed: int
@@ -79,6 +80,7 @@ class Scenario:
     blows: tuple[Blow, ...]
     heal_ms: int
     bad_engines: bool
+    relay_bytes: int | None
 
 
 _TAKEN_OVER = 0.2
@@ -101,6 +103,7 @@ def scenario_of(seed: int) -> Scenario:
         blows=_with_takeover(takeover, _blows(chance, span_ms), span_ms),
         heal_ms=READY_MS + span_ms,
         bad_engines=bad,
+        relay_bytes=_relay_bytes(random.Random(f"relay {seed}"), clients),
     )
 
 
@@ -252,6 +255,12 @@ def _blows(chance: random.Random, span_ms: int) -> tuple[Blow, ...]:
         for _ in range(chance.randint(1, 7))
     ]
     return tuple(sorted(blows, key=lambda blow: blow.at_ms))
+
+
+def _relay_bytes(chance: random.Random, clients: Mapping[str, list[Plan]]) -> int | None:
+    """A few pieces of output, where nobody has an Exchange: there, what is evicted is gone."""
+    exchanges = any(plan.exchange for plans in clients.values() for plan in plans)
+    return 300 if chance.random() < 0.5 and not exchanges else None
 
 
 def _with_takeover(

@@ -113,7 +113,11 @@ class World:
 
     def _start_orchestrator(self) -> None:
         life = self.orchestrator = Orchestrator(
-            self.scenario.config, self._disk, self.network, self._recorder
+            self.scenario.config,
+            self._disk,
+            self.network,
+            self._recorder,
+            self.scenario.relay_bytes,
         )
         life.process.spawn(self._lives(life))
 

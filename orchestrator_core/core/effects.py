@@ -38,8 +38,8 @@ class DispatchRecord:
     """An attempt was bound to one incarnation of a pool.
 
     `failures` are the tries that were lost before, `tried` the replicas that proved unfit for the
-    job by then, and `refusals` counts pools that did not start it. `mode` is None in a record of a version that did
-    not write it.
+    job by then, and `refusals` counts pools that did not start it. `mode` is None in a record of a
+    version that did not write it.
     """
 
     job_id: str

@@ -205,6 +205,22 @@ class HostLink:
             self.send(command)
             binding.asked_offset, binding.asked_seq = text_offset, command.dispatch_seq
 
+    def send_again(self, key: AttemptKey, first_index: int) -> int | None:
+        """Asks for output from a piece on, for a side read or after it; the command's number.
+
+        None when the attempt is not bound here.
+        """
+        binding = self._bindings.get(self._handles.get(key, 0))
+        if binding is None:
+            return None
+        # As in `seek`: what was acknowledged before must not open the new window.
+        binding.acked_offset = binding.read_offset = 0
+        handle = self._handles[key]
+        seek = dispatch_pb2.SeekTokens(handle=handle, first_index=first_index)
+        command = pool_registry_service_pb2.DispatchResponse(seek=seek)
+        self.send(command)
+        return command.dispatch_seq
+
     def answers(self, handle: int, text_offset: int, applied_seq: int) -> bool:
         """True for output sent after the host was told to send from a place on.
 

@@ -1,5 +1,6 @@
 """All hosts that are connected, and the last raw snapshots of their pools."""
 
+import asyncio
 from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ class Hosts:
         self.links: dict[str, HostLink] = {}
         self.reported: dict[str, snapshot_pb2.PoolSnapshot] = {}
         self._dials: dict[tuple[str, str], int] = {}
+        self._arrival = asyncio.Event()
 
     def connect(self, link: HostLink) -> None:
         """Makes a link the one of its host; an earlier one ends."""
@@ -48,6 +50,12 @@ class Hosts:
         self._dials[run] = max(self._dials.pop(run, 0), link.dial_seq)
         if len(self._dials) > DIALS_KEPT:
             del self._dials[next(iter(self._dials))]
+        self._arrival.set()
+        self._arrival = asyncio.Event()
+
+    async def arrival(self) -> None:
+        """Returns when the next host registers, whichever it is."""
+        await self._arrival.wait()
 
     def last_dial(self, host_id: str, boot_id: str) -> int:
         """Number of the latest stream that a run of a pool manager registered; 0: none is known.
@@ -95,6 +103,11 @@ class Hosts:
         """True when an attempt was sent to a host, or adopted from it, on its present stream."""
         link = self.links.get(host_id)
         return link is not None and link.bound(key)
+
+    def send_again(self, host_id: str, key: AttemptKey, first_index: int) -> int | None:
+        """See `HostLink.send_again`."""
+        link = self.links.get(host_id)
+        return None if link is None else link.send_again(key, first_index)
 
     def cancel(self, effect: SendCancel) -> None:
         """Stops an attempt."""

@@ -123,6 +123,8 @@ class FrameReader:
             return False
         taken = relay.append_text(job_id, frame)
         if taken is not None:
+            if not taken:
+                relay.sides.offer(job_id, frame, applied_seq)
             return taken
         if link.answers(handle, log.next_offset, applied_seq):
             return relay.append_text(job_id, frame, accept_gap=True)
