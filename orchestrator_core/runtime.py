@@ -298,7 +298,7 @@ class Runtime:
                         return items
                     if host_id not in self.hosts.links:
                         await self.hosts.arrival()
-                    elif not self.hosts.bound(host_id, key):
+                    elif not self.hosts.counts(host_id, key):
                         return []
         except TimeoutError:
             return []

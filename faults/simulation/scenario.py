@@ -258,9 +258,13 @@ def _blows(chance: random.Random, span_ms: int) -> tuple[Blow, ...]:
 
 
 def _relay_bytes(chance: random.Random, clients: Mapping[str, list[Plan]]) -> int | None:
-    """A few pieces of output, where nobody has an Exchange: there, what is evicted is gone."""
-    exchanges = any(plan.exchange for plans in clients.values() for plan in plans)
-    return 300 if chance.random() < 0.5 and not exchanges else None
+    """A few pieces of output, where a host holds all that may be asked for again.
+
+    On an Exchange what is evicted is refused; what a continuation follows is held by no host.
+    """
+    plans = [plan for plans in clients.values() for plan in plans]
+    gone = any(plan.exchange or plan.failover is FailoverPolicy.CONTINUE for plan in plans)
+    return 300 if chance.random() < 0.8 and not gone else None
 
 
 def _with_takeover(

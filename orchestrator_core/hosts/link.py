@@ -205,6 +205,10 @@ class HostLink:
             self.send(command)
             binding.asked_offset, binding.asked_seq = text_offset, command.dispatch_seq
 
+    def counts(self, key: AttemptKey) -> bool:
+        """True while frames of an attempt are taken here."""
+        return self._handles.get(key, 0) in self._bindings
+
     def send_again(self, key: AttemptKey, first_index: int) -> int | None:
         """Asks for output from a piece on, for a side read or after it; the command's number.
 

@@ -104,6 +104,11 @@ class Hosts:
         link = self.links.get(host_id)
         return link is not None and link.bound(key)
 
+    def counts(self, host_id: str, key: AttemptKey) -> bool:
+        """True while frames of an attempt are taken from a host."""
+        link = self.links.get(host_id)
+        return link is not None and link.counts(key)
+
     def send_again(self, host_id: str, key: AttemptKey, first_index: int) -> int | None:
         """See `HostLink.send_again`."""
         link = self.links.get(host_id)

@@ -116,7 +116,8 @@ async def test_the_outcome_never_comes_without_the_text_before_it(
     """Output that made room for another job's, and that its host does not send, is refused."""
     monkeypatch.setattr(sides, "PATIENCE_S", 0.1)
     orchestrator = await start_orchestrator(
-        jobs={"output_bytes_per_job": 4096, "output_bytes_total": 4096}
+        jobs={"output_bytes_per_job": 4096, "output_bytes_total": 4096},
+        pools={"reattach_grace_ms": 200},
     )
     host, job_id, handle = await running(orchestrator, "x" * 3000)
     await host.finish(handle)
@@ -174,6 +175,24 @@ async def test_text_that_was_evicted_here_comes_back_from_its_host(
     begin = found[0].tokens.text_offset
     assert begin <= 607
     assert text(found) == ("".join(pieces) + "end")[begin:]
+
+
+async def test_output_of_an_attempt_that_counts_no_more_is_not_asked_for(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """A reader that is behind is refused at once, and nobody else is held up."""
+    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator, failover=job_pb2.FAILOVER_POLICY_FAIL)
+    handle = (await host.start()).handle
+    await host.started(handle)
+    for number in range(40):
+        await host.tokens(handle, f"{number:03d} " * 50)
+    await host.fail(handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
+    await relayed(orchestrator, receipt.job_id, 40)
+
+    async with asyncio.timeout(WAIT_S):
+        assert (await refusal(orchestrator, receipt.job_id))[0] == "RESUME_WINDOW"
 
 
 async def test_a_host_that_holds_no_more_than_what_is_here_is_not_waited_for(
@@ -275,7 +294,11 @@ async def test_a_host_without_the_beginning_goes_on(
     assert state == job_pb2.JOB_STATE_RUNNING
     assert trimmed(events, "one two ") == "one two t0 t1 t2 t3 t4 t5 t6 t7 t8 t9 "
     assert kinds(events)[-1] == "end"
-    assert await refusal(second, job_id) == ("RESUME_WINDOW", "4")
+    refused = asyncio.create_task(refusal(second, job_id))
+    await host.command("seek")
+    host.goes_on(handle, "one ", 1)
+    await host.tokens(handle, "two ")
+    assert await refused == ("RESUME_WINDOW", "4")
 
 
 async def test_a_replay_with_other_borders_after_eviction(

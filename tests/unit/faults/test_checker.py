@@ -343,6 +343,18 @@ def test_a_text_may_be_let_go_once_its_outcome_was_acknowledged(*, acknowledges:
     assert bool(lost) is not acknowledges
 
 
+@pytest.mark.parametrize(("text_offset", "excused"), [(0, False), (3, True)])
+def test_what_a_continuation_followed_on_may_be_gone(*, text_offset: int, excused: bool) -> None:
+    """After a restart no host has it; what comes after it is held."""
+    events = PLANTED["text lost that its host holds"]().events
+    told = {"client": "c9", "stream": "s9", "job_id": "j1", "attempt": 2, "mode": "CONTINUE"}
+    events.append(h.Resumed(at_ms=90, **told, text_offset=text_offset))
+
+    lost = [v for v in check(events, EXPECT) if "its host held" in v.what]
+
+    assert bool(lost) is not excused
+
+
 def test_slack_is_allowed() -> None:
     """A resource may grow by what was granted."""
     planted = PLANTED["a task left"]()
