@@ -159,7 +159,7 @@ def _stop(world: World, blow: Blow, draw: random.Random) -> None:
     takeover = Takeover(
         stopped_ms=blow.for_ms,
         begins_ms=draw.randrange(blow.for_ms),
-        cut_off_ms=draw.choice((0, 0, 1_000, 5_000)),
+        cut_off_ms=draw.choice((0, 0, 1_000, 2_000)),
         trusting=draw.random() < 0.5,
         notice_s=draw.choice((0.0, 0.1, KEEPALIVE_S)),
     )
