@@ -115,21 +115,23 @@ class PoolManager:
     async def _serve(
         self, server: InspectionServer, executor: Executor, snapshots: SnapshotBuilder
     ) -> None:
+        link = self._make_link(executor, snapshots)
+        link_task = self._spawn(link.run())
+        for pool in self._pools.values():
+            pool.open()
+        try:
+            await self._stop.wait()
+            await self._leave(server, executor)
+        finally:
+            await self._close_pools()
+            if not self._stop_now.is_set():
+                await link.leave(LEAVE_TIMEOUT_MS)
+            link_task.cancel()
+            await asyncio.wait((link_task,), timeout=RPC_GRACE_MS / 1000)
+
+    def _connect(self) -> aio.Channel:
         options = channel_options(self._config.link)
-        async with aio.insecure_channel(self._config.orchestrator, options=options) as channel:
-            link = self._make_link(channel, executor, snapshots)
-            link_task = self._spawn(link.run())
-            for pool in self._pools.values():
-                pool.open()
-            try:
-                await self._stop.wait()
-                await self._leave(server, executor)
-            finally:
-                await self._close_pools()
-                if not self._stop_now.is_set():
-                    await link.leave(LEAVE_TIMEOUT_MS)
-                link_task.cancel()
-                await asyncio.wait((link_task,), timeout=RPC_GRACE_MS / 1000)
+        return aio.insecure_channel(self._config.orchestrator, options=options)
 
     def _make_pools(self) -> Executor:
         limits = self._config.limits
@@ -171,15 +173,13 @@ class PoolManager:
             )
         )
 
-    def _make_link(
-        self, channel: aio.Channel, executor: Executor, snapshots: SnapshotBuilder
-    ) -> Link:
+    def _make_link(self, executor: Executor, snapshots: SnapshotBuilder) -> Link:
         table = self._config.link.backoff
         backoff = Backoff(table.initial_ms, table.cap_ms)
         return Link(
             LinkDeps(
                 config=self._config,
-                channel=channel,
+                connect=self._connect,
                 host=self._host,
                 pools=self._pools,
                 executor=executor,

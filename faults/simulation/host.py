@@ -99,22 +99,21 @@ class SimulatedHost:
             executor.attach(pool)
         snapshots = SnapshotBuilder(host, self._pools.values(), executor, OneProcessor(), clock)
         backoff = Backoff(config.link.backoff.initial_ms, config.link.backoff.cap_ms)
-        async with aio.insecure_channel(ADDRESS) as channel:
-            link = Link(
-                LinkDeps(
-                    config=config,
-                    channel=channel,
-                    host=host,
-                    pools=self._pools,
-                    executor=executor,
-                    snapshots=snapshots,
-                    reporter=Reporter(host, snapshots, feed, backoff, self._chance.random),
-                    jitter=self._chance.random,
-                )
+        link = Link(
+            LinkDeps(
+                config=config,
+                connect=lambda: aio.insecure_channel(ADDRESS),
+                host=host,
+                pools=self._pools,
+                executor=executor,
+                snapshots=snapshots,
+                reporter=Reporter(host, snapshots, feed, backoff, self._chance.random),
+                jitter=self._chance.random,
             )
-            for pool in self._pools.values():
-                pool.open()
-            await link.run()
+        )
+        for pool in self._pools.values():
+            pool.open()
+        await link.run()
 
     def _make_engine(self, table: PoolTable, _model_ref: str) -> SimulatedEngine:
         engine = SimulatedEngine(

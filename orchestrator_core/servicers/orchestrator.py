@@ -161,6 +161,7 @@ class OrchestratorServicer:
         Raises:
             RefusalError: NOT_FOUND, also when its accept was taken back; STORE_UNAVAILABLE.
         """
+        await self._runtime.sure()
         while True:
             job = self._runtime.job(job_id)
             told, over = tell(job), not job.live

@@ -45,8 +45,9 @@ class Stored:
 class Session:
     """One Dispatch stream as seen by the orchestrator; `register` is put together again."""
 
-    def __init__(self, register: dispatch_pb2.Register, pages: list[int]) -> None:
+    def __init__(self, register: dispatch_pb2.Register, pages: list[int], peer: str) -> None:
         self.register = register
+        self.peer = peer
         self.held_per_page = pages
         self.commands: asyncio.Queue[registry_pb2.DispatchResponse | None] = asyncio.Queue()
         self.frames: list[dispatch_pb2.HostFrame] = []
@@ -75,6 +76,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         self.rejections: list[registry_pb2.SnapshotRejection] = []
         self.snapshots_ahead: list[tuple[int, int]] = []
         self.handles: dict[int, Stored] = {}
+        self.sent: list[registry_pb2.DispatchResponse] = []
         self._dispatch_seq = 0
         self._changed = asyncio.Condition()
         self._server: aio.Server | None = None
@@ -112,6 +114,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         """Sends one command on the newest session and returns its number."""
         self._dispatch_seq += 1
         message = registry_pb2.DispatchResponse(dispatch_seq=self._dispatch_seq, **command)
+        self.sent.append(message)
         self.sessions[-1].commands.put_nowait(message)
         return self._dispatch_seq
 
@@ -142,7 +145,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
             register.held.extend(further.held)
             register.more = further.more
             pages.append(len(further.held))
-        session = Session(register, pages)
+        session = Session(register, pages, context.peer())
         self.sessions.append(session)
         self.snapshots.extend(register.pools)
         await self._notify()

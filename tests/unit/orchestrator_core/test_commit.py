@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
+
 from orchestrator_core.commit import BUSY_RECORDS, GATHER_S, CommitGate
 from orchestrator_core.core.effects import (
     AcceptRecord,
@@ -25,6 +27,7 @@ from orchestrator_core.store.port import (
     Opened,
     StoreError,
     StoreOutcomeUnknownError,
+    StoreTakenError,
     StoreUnavailableError,
 )
 
@@ -39,6 +42,9 @@ class GatedStore:
         self.arrived = asyncio.Event()
         self.verdicts: asyncio.Queue[StoreError | None] = asyncio.Queue()
         self.held = True
+        self.asked = asyncio.Event()
+        self.asked.set()
+        self.unreadable = 0
 
     async def open(self) -> Opened:
         raise NotImplementedError
@@ -51,6 +57,10 @@ class GatedStore:
             raise verdict
 
     async def holds(self, batch: Sequence[Record]) -> bool:
+        await self.asked.wait()
+        if self.unreadable:
+            self.unreadable -= 1
+            raise StoreUnavailableError("planted")
         return self.held and list(batch) in self.batches
 
     async def prune(self, keep: Keep) -> int:
@@ -375,3 +385,54 @@ async def test_a_few_records_do_not_delay_the_next_commit() -> None:
             await asyncio.sleep(0)
 
         assert recorder.store.arrived.is_set()
+
+
+async def test_after_a_doubt_nothing_leaves_before_the_store_was_asked() -> None:
+    """Not even what rests on no record, and nobody reads meanwhile. LO-305."""
+    async with running() as run:
+        run.store.asked.clear()
+        run.gate.confirm()
+        run.gate.add([], [reply("a")])
+        reading = asyncio.create_task(run.gate.settled("a"))
+        await asyncio.sleep(0)
+        early = list(run.released), reading.done(), run.gate.unsure
+
+        run.store.asked.set()
+        await asyncio.wait_for(reading, WAIT_S)
+
+        assert early == ([], False, True)
+        assert run.released == [reply("a")]
+        assert not run.gate.unsure
+
+
+async def test_a_doubt_that_cannot_be_settled_stays() -> None:
+    """While the store cannot be read, its accepts are taken back and readers wait. LO-305."""
+    async with running() as run:
+        run.store.unreadable = 1
+        run.gate.confirm()
+        run.gate.add([accept("a")], [reply("a")])
+        reading = asyncio.create_task(run.gate.settled())
+        await asyncio.wait_for(run.failed.wait(), WAIT_S)
+        during = run.gate.unsure, reading.done(), list(run.reverted)
+
+        await asyncio.wait_for(reading, WAIT_S)
+
+        assert during == (True, False, [("a",)])
+        assert run.store.batches == []
+
+
+async def test_who_reads_is_told_when_the_journal_is_lost() -> None:
+    """Nothing will be durable any more. LO-305."""
+    async with running() as run:
+        run.gate.add([accept("a")], [])
+        await run.committing()
+        reading = asyncio.create_task(run.gate.settled("a"))
+        await asyncio.sleep(0)
+
+        run.gate.abandon(StoreTakenError("taken"))
+
+        with pytest.raises(StoreTakenError):
+            await asyncio.wait_for(reading, WAIT_S)
+        with pytest.raises(StoreTakenError):
+            await run.gate.settled("b")
+        assert run.gate.degraded

@@ -168,7 +168,36 @@ def _ready_without_slots(message: snapshot_pb2.PoolSnapshot) -> None:
     message.state = snapshot_pb2.POOL_STATE_READY
 
 
+HUGE = 2**63 - 1
+
 BAD: list[tuple[str, Edit]] = [
+    *[
+        (f"{name} is {HUGE}, which is above", _set(name, HUGE))
+        for name in (
+            "version",
+            "epoch",
+            "applied_dispatch_seq",
+            "emitted_frame_seq",
+            "vram_total_bytes",
+            "kv_free_bytes",
+            "kv_bytes_per_token",
+            "kv_slot_bytes",
+            "first_token_ms",
+        )
+    ],
+    *[
+        (f"devices[1].{name} is {HUGE}", lambda m, name=name: setattr(m.devices[1], name, HUGE))
+        for name in (
+            "memory_total_bytes",
+            "memory_free_bytes",
+            "memory_used_bytes",
+            "memory_reserved_bytes",
+        )
+    ],
+    ("running[0].tokens_out is", lambda m: setattr(m.running[0], "tokens_out", HUGE)),
+    ("slots_total is 4294967295", _set("slots_total", 2**32 - 1)),
+    ("perf_tokens_per_s is 1e-300", _set("perf_tokens_per_s", 1e-300)),
+    ("prefill_tokens_per_s is 1e+300", _set("prefill_tokens_per_s", 1e300)),
     ("pool_id is empty", _set("pool_id", "")),
     ("replica_id is empty", _set("replica_id", "")),
     ("host_id is empty", _set("host_id", "")),
