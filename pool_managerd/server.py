@@ -15,10 +15,12 @@ from pool_managerd.core.replica import Reason
 from pool_managerd.core.store import AttemptStore, StoreLimits
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.executor import Executor
-from pool_managerd.factory import make_devices, make_engine
+from pool_managerd.factory import engine_factory as configured_factory
+from pool_managerd.factory import make_devices
 from pool_managerd.feed import ChangeFeed
+from pool_managerd.incarnation import EngineFactory, PoolDeps
 from pool_managerd.link import Link, LinkDeps
-from pool_managerd.pool import EngineFactory, Pool, PoolDeps
+from pool_managerd.pool import Pool
 from pool_managerd.reporter import Reporter
 from pool_managerd.servicer import InspectionServer, PoolManagerServicer
 from pool_managerd.snapshots import (
@@ -45,7 +47,7 @@ class PoolManager:
         self,
         config: Config,
         *,
-        engine_factory: EngineFactory = make_engine,
+        engine_factory: EngineFactory | None = None,
         devices: DeviceSource | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -54,7 +56,7 @@ class PoolManager:
         self._config = config
         self._clock = clock or SystemClock()
         self._devices = devices or make_devices(config)
-        self._engine_factory = engine_factory
+        self._engine_factory = engine_factory or configured_factory(config)
         self._telemetry = Telemetry(config.otlp_endpoint)
         self._feed = ChangeFeed(config.limits.watchers_max)
         self._host = HostState(config.host_id, secrets.token_hex(8))
@@ -71,6 +73,12 @@ class PoolManager:
         """Stops at once; running attempts end with ENGINE_DIED."""
         self._stop_now.set()
         self._stop.set()
+
+    def revive(self) -> None:
+        """Starts pools again that wait after a failure, or that have given up. ORCH-3053."""
+        log.info("revive", human="Pools that had failed are started again.")
+        for pool in self._pools.values():
+            pool.revive()
 
     async def run(self) -> None:
         """Serves until told to stop. Everything that was started is gone when it returns.
