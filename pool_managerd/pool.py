@@ -69,7 +69,7 @@ class Pool:
         self._reload_detail = ""
         # Draining is what an operator or a shutdown asked for, and what a waiting reload needs.
         self._drain_asked = Reason.NONE
-        self._reloads_waiting = 0
+        self._reload_asked: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
         self._reminder = Reminder(self._tell_storm, limits.storm_remind_ms)
@@ -143,11 +143,15 @@ class Pool:
     def reload(self, model_ref: str) -> None:
         """Loads the model anew, or `model_ref`, once the pool is idle. OC-CTRL-2003.
 
-        When the new model cannot be loaded the former one is loaded again.
+        When the new model cannot be loaded the former one is loaded again. Of several reloads that
+        wait the last one counts.
         """
         if self._supervisor.phase in (Phase.CLOSING, Phase.CLOSED):
             return
-        self._deps.spawn(self._reload(model_ref))
+        log.info("pool_reload", pool_id=self.pool_id, model_ref=model_ref)
+        waits, self._reload_asked = self._reload_asked is not None, model_ref
+        if not waits:
+            self._deps.spawn(self._reload())
 
     def revive(self) -> None:
         """Starts a pool again that waits, or that has given up. Others stay as they are."""
@@ -183,7 +187,7 @@ class Pool:
         self._deps.feed.publish(self.pool_id)
 
     def _set_drain(self) -> None:
-        waits = Reason.OPERATOR if self._reloads_waiting else Reason.NONE
+        waits = Reason.NONE if self._reload_asked is None else Reason.OPERATOR
         self._supervisor.set_drain(waits if self._drain_asked is Reason.NONE else self._drain_asked)
 
     def _cancel_drain_timer(self) -> None:
@@ -383,19 +387,15 @@ class Pool:
                 error=f"{type(error).__name__}: {error}",
             )
 
-    async def _reload(self, model_ref: str) -> None:
-        log.info("pool_reload", pool_id=self.pool_id, model_ref=model_ref)
-        self._reloads_waiting += 1
+    async def _reload(self) -> None:
         self._set_drain()
         self._changed()
-        try:
-            with self._deps.feed.subscribe() as changes:
-                busy = (Phase.STARTING, Phase.STOPPING)
-                while not self.idle or self._supervisor.phase in busy:
-                    await changes.next()
-        finally:
-            self._reloads_waiting -= 1
-        self._wanted_ref, self._reload_detail = model_ref or self._loaded_ref, ""
+        with self._deps.feed.subscribe() as changes:
+            busy = (Phase.STARTING, Phase.STOPPING)
+            while not self.idle or self._supervisor.phase in busy:
+                await changes.next()
+        self._wanted_ref, self._reload_detail = self._reload_asked or self._loaded_ref, ""
+        self._reload_asked = None
         self._set_drain()
         if self._timer is not None:
             self._timer.cancel()
