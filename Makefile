@@ -89,6 +89,18 @@ bench-cancel: $(DEV_STAMP) ## How soon after a Cancel call the slot is free at t
 chaos: $(DEV_STAMP) ## Kill and stop every process, at random moments and at each failpoint, under 8 clients x 100 jobs (ARGS="--seed 2")
 	$(BIN)/python -m faults.chaos $(ARGS)
 
+.PHONY: orphans
+orphans: $(DEV_STAMP) ## Kill pool-managerd KILLS (100) times without warning and look for engines that outlive it
+	$(BIN)/python -m faults.orphans --kills $(or $(KILLS),100) $(ARGS)
+
+.PHONY: bench-restart
+bench-restart: $(DEV_STAMP) ## How soon orchestratord sees that an engine was killed, and that it is READY again
+	$(BIN)/python -m benchmarks.restart $(ARGS)
+
+.PHONY: bench-host
+bench-host: $(DEV_STAMP) ## CPU per token in pool-managerd at 8 slots x 50 tokens/s, beside a bare aiohttp reader
+	$(BIN)/python -m benchmarks.host $(ARGS)
+
 .PHONY: check
 check: lint types imports proto-check docs-check ## Everything static that CI checks
 

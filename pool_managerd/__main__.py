@@ -1,19 +1,25 @@
 """The command `pool-managerd`.
 
-Exit codes: 0 stopped as asked, 1 broke down, 2 cannot start as configured.
+Exit codes: 0 stopped as asked, 1 broke down, 2 cannot start as configured. Of `check`: 0 every pool
+can start, 1 a pool cannot, 2 the pool manager cannot.
 """
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from pool_managerd import failpoints
 from pool_managerd.config import Config, ConfigError, load_config
 from pool_managerd.config_text import to_toml
 from pool_managerd.errors import DevicesUnavailableError
+from pool_managerd.factory import make_devices
+from pool_managerd.inspection import inspect_host, report_lines
+from pool_managerd.loop import Loop
 from pool_managerd.server import PoolManager
 from pool_managerd.telemetry import configure_logs, log
 
@@ -27,20 +33,32 @@ def main(argv: list[str] | None = None) -> int:
         prog="pool-managerd", description="Runs inference engines on one GPU host."
     )
     parser.add_argument(
+        "command",
+        nargs="?",
+        choices=("run", "check"),
+        default="run",
+        help="run (the default), or check what would run here and exit",
+    )
+    parser.add_argument(
         "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="configuration (TOML)"
     )
     parser.add_argument(
         "--print-config", action="store_true", help="print the effective configuration and exit"
     )
+    parser.add_argument("--json", action="store_true", help="check: print one JSON object")
+    parser.add_argument("--digests", action="store_true", help="check: read models of any size")
     args = parser.parse_args(argv)
     try:
         config = load_config(args.config)
         if args.print_config:
             print(to_toml(config), end="")
             return 0
+        if args.command == "check":
+            return _check(config, as_json=args.json, all_digests=args.digests)
         configure_logs(config.log_level)
         _arm(os.environ.get(failpoints.VARIABLE, ""))
-        asyncio.run(_serve(config))
+        with asyncio.Runner(loop_factory=Loop) as runner:
+            runner.run(_serve(config))
     except ConfigError as error:
         for problem in error.problems:
             print(f"pool-managerd: {problem}", file=sys.stderr)
@@ -49,6 +67,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"pool-managerd: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
     return 0
+
+
+def _check(config: Config, *, as_json: bool, all_digests: bool) -> int:
+    report = asyncio.run(inspect_host(config, make_devices(config), all_digests=all_digests))
+    if as_json:
+        print(json.dumps({**asdict(report), "exit_code": report.exit_code}))
+    else:
+        print("\n".join(report_lines(report)))
+    return report.exit_code
 
 
 def _arm(failpoint: str) -> None:

@@ -312,15 +312,10 @@ class Pool:
 
     def _trip(self, sentence: str) -> None:
         self._supervisor.trip(sentence[:DETAIL_CHARS_MAX])
-        log.error(
-            "circuit_open" if sentence else "circuit_closed",
-            pool_id=self.pool_id,
-            replica_id=self.incarnation.replica_id,
-            detail=sentence,
-            human=f"Pool {self.pool_id} takes no work: {sentence}"
-            if sentence
-            else f"Pool {self.pool_id} takes work again.",
-        )
+        event = "circuit_open" if sentence else "circuit_closed"
+        human = f"no work: {sentence}" if sentence else "work again."
+        human = f"Pool {self.pool_id} takes {human}"
+        log.warning(event, pool_id=self.pool_id, detail=sentence, human=human)
         self._changed()
 
     async def _probe(self, incarnation: Incarnation) -> None:

@@ -69,7 +69,7 @@ class Server:
     def _facts(self, path: str) -> object:
         if path == "/slots":
             return [
-                {"id": number, "n_ctx": 4096, "is_processing": busy}
+                {"id": number, "n_ctx": 1_000_000, "is_processing": busy}
                 for number, busy in enumerate(self._busy)
             ]
         if path == "/props":

@@ -267,7 +267,12 @@ class EmbeddedEngine:
 
 def _shortfalls(model_path: Path) -> list[str]:
     """Names everything that keeps the worker from loading the model. Blocks. ORCH-3003."""
-    shortfalls = gguf_shortfalls(model_path)
+    return gguf_shortfalls(model_path) + embedded_shortfalls()
+
+
+def embedded_shortfalls() -> list[str]:
+    """Names everything that this host lacks, whatever the model. Blocks shortly."""
+    shortfalls = []
     if importlib.util.find_spec("xllamacpp") is None:
         shortfalls.append("the Python package xllamacpp is not installed")
     if platform.machine() in {"x86_64", "AMD64"} and not _has_avx2():

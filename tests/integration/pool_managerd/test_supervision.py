@@ -234,6 +234,8 @@ async def test_an_engine_that_dies_while_a_reload_waits_comes_back_with_the_new_
         )
     )
 
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).ended)
+
     assert host.orchestrator.stored(1).ended[0].HasField("error")
 
 
