@@ -38,9 +38,10 @@ PORTS = ("port", "port_2", "port_3")
 """Placeholders for loopback ports that were free a moment ago."""
 
 _HOST = "127.0.0.1"
-_FIRST_LOOK_S, _LAST_LOOK_S = 0.02, 0.25
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.02, 0.1
 _FIRST_TRY_S = 0.1
-_LOG_SETTLES_S = 0.5
+# What an ended engine wrote is in the pipe; heirs that still hold it are not waited for.
+_LOG_SETTLES_S = 0.02
 
 Attach = Callable[[Mapping[str, str]], Engine]
 """Makes an adapter that is not started, from the values of the placeholders."""

@@ -52,11 +52,17 @@ def main() -> None:
         _tell({"error": f"cannot start {what}: {error.strerror or error}"})
         return
     _tell({"pid": engine.pid})
+    told = False
     try:
         _watch(engine, wake, order["stop_grace_ms"] / 1000)
+        if engine.poll() is not None:
+            # At once: whoever waits for the news need not wait for the engine's heirs.
+            _tell({"status": engine.returncode})
+            told = True
     finally:
         _kill_all(engine.pid)
-    _tell({"status": engine.wait()})
+    if not told:
+        _tell({"status": engine.wait()})
 
 
 def _read_line() -> bytes:
