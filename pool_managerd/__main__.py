@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
             return _check(config, as_json=args.json, all_digests=args.digests)
         configure_logs(config.log_level)
         _arm(os.environ.get(failpoints.VARIABLE, ""))
-        with asyncio.Runner(loop_factory=Loop) as runner:
+        with asyncio.Runner(loop_factory=lambda: Loop(config.coalesce_ms)) as runner:
             runner.run(_serve(config))
     except ConfigError as error:
         for problem in error.problems:
