@@ -19,7 +19,6 @@ from pool_managerd.config_text import to_toml
 from pool_managerd.errors import DevicesUnavailableError
 from pool_managerd.factory import make_devices
 from pool_managerd.inspection import inspect_host, report_lines
-from pool_managerd.loop import Loop
 from pool_managerd.server import PoolManager
 from pool_managerd.telemetry import configure_logs, log
 
@@ -57,8 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             return _check(config, as_json=args.json, all_digests=args.digests)
         configure_logs(config.log_level)
         _arm(os.environ.get(failpoints.VARIABLE, ""))
-        with asyncio.Runner(loop_factory=lambda: Loop(config.coalesce_ms)) as runner:
-            runner.run(_serve(config))
+        asyncio.run(_serve(config))
     except ConfigError as error:
         for problem in error.problems:
             print(f"pool-managerd: {problem}", file=sys.stderr)
