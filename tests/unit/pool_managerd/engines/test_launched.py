@@ -161,6 +161,7 @@ async def test_a_stop_that_is_cancelled_kills_at_once(marked: Marked) -> None:
     await asyncio.gather(stopping, return_exceptions=True)
 
     await marked.gone()
+    await engine.stop()
 
 
 @pytest.mark.parametrize("victim", ["engine", "warden"])
