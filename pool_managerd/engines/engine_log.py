@@ -9,6 +9,7 @@ import contextlib
 import logging
 import logging.handlers
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ LOG_LINES = 200
 
 LOG_LINE_CHARS = 1_000
 """Characters of each of those lines that are kept."""
+
+OnLine = Callable[[str], None]
+"""Called on the event loop with a line."""
 
 _WAITING_LINES_MAX = 2_000
 _CLOSE_TIMEOUT_S = 2.0
@@ -41,9 +45,13 @@ class LogSettings:
 
 
 class LogTail:
-    """The last lines of a log, each cut to a length; by default it holds at most 200 kB."""
+    """The last lines of a log, each cut to a length; by default it holds at most 200 kB.
+
+    `on_line` gets every line as it ends.
+    """
 
     def __init__(self, lines: int = LOG_LINES) -> None:
+        self.on_line: OnLine | None = None
         self._lines: deque[str] = deque(maxlen=lines)
         self._partial = ""
         self.lines_total = 0
@@ -57,6 +65,9 @@ class LogTail:
             self._partial = ""
         self._partial = (self._partial + rest)[:LOG_LINE_CHARS]
         self._lines.extend(completed)
+        if self.on_line is not None:
+            for line in completed:
+                self.on_line(line)
         self.lines_total += len(completed)
         return completed
 

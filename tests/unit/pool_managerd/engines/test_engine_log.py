@@ -59,6 +59,17 @@ def test_lines_since_a_mark_are_those_that_came_later() -> None:
     assert tail.since(tail.lines_total) == ()
 
 
+def test_every_line_is_told_as_it_ends() -> None:
+    """Whoever reads figures from a log gets each line once, however it arrives."""
+    tail, heard = LogTail(lines=1), list[str]()
+    tail.on_line = heard.append
+
+    tail.feed(b"a\nb")
+    tail.feed(b"c\n")
+
+    assert heard == ["a", "bc"]
+
+
 def test_a_log_without_a_bound_is_refused() -> None:
     """A ring of no lines holds no last words."""
     with pytest.raises(ValueError, match="at least 1"):
