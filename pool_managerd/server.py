@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import random
 import secrets
+import tempfile
 from collections.abc import Coroutine
+from pathlib import Path
 
 from grpc import aio
 
@@ -85,9 +87,11 @@ class PoolManager:
 
         Raises:
             DevicesUnavailableError: when the configured devices cannot be read.
-            ConfigError: when a pool's device mask names a device that is not there.
+            ConfigError: when a pool's device mask names a device that is not there, or logs of
+                engines cannot be written where they are to be.
             OSError: when the inspection address cannot be bound.
         """
+        await asyncio.to_thread(_check_log_directory, self._config.engine_logs.directory)
         await self._devices.start(self._device_fault)
         try:
             self._check_masks()
@@ -228,6 +232,18 @@ class PoolManager:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TELEMETRY_TIMEOUT_MS / 1000):
                 await asyncio.to_thread(self._telemetry.shutdown)
+
+
+def _check_log_directory(directory: str) -> None:
+    if not directory:
+        return
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        problem = f"engine_logs.directory: {directory} cannot be written: {error.strerror}"
+        raise ConfigError([problem]) from error
 
 
 def _jitter() -> float:

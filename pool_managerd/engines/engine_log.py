@@ -84,15 +84,15 @@ class LogTail:
 
 
 class LogFile:
-    """Appends lines to a rotated file, off the event loop."""
+    """Appends lines to a rotated file, off the event loop. `on_problem` is told why it gave up."""
 
-    def __init__(self, settings: LogSettings) -> None:
+    def __init__(self, settings: LogSettings, on_problem: OnLine) -> None:
         self._settings = settings
+        self._on_problem = on_problem
         self._waiting: deque[str] = deque(maxlen=_WAITING_LINES_MAX)
         self._dropped = 0
         self._wake = asyncio.Event()
         self._closed = False
-        self.problem = ""
         self._task = asyncio.create_task(self._run())
 
     def write(self, lines: list[str]) -> None:
@@ -117,7 +117,7 @@ class LogFile:
                 self._wake.clear()
                 await asyncio.to_thread(self._emit, handler, self._take())
         except OSError as error:
-            self.problem = f"the engine's log is not written: {error}"
+            self._on_problem(f"[the file of this log is not written: {error}]")
         finally:
             if handler is not None:
                 handler.close()
@@ -161,7 +161,10 @@ class EngineLog:
 
     def __init__(self, settings: LogSettings) -> None:
         self.tail = LogTail(settings.lines)
-        self._file = LogFile(settings) if settings.path is not None else None
+        self._file = LogFile(settings, self._note) if settings.path is not None else None
+
+    def _note(self, line: str) -> None:
+        self.tail.feed(f"{line}\n".encode())
 
     async def pump(self, stream: asyncio.StreamReader, read_bytes: int = 65_536) -> None:
         """Reads until the process and all its heirs have closed their end."""
@@ -169,11 +172,6 @@ class EngineLog:
             lines = self.tail.feed(data)
             if self._file is not None and lines:
                 self._file.write(lines)
-
-    @property
-    def problem(self) -> str:
-        """Why the file is not written, for people; else empty."""
-        return self._file.problem if self._file is not None else ""
 
     async def close(self) -> None:
         """Closes the file. Idempotent."""

@@ -1,11 +1,16 @@
 """What a pool does with an engine that fails: self-test, circuit, storm, reload with rollback."""
 
+from pathlib import Path
+
 import pytest
 
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
+from pool_managerd.config import ConfigError
+from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.engines.port import Failed, Failure, Finish, Finished, Piece, PreloadError, Usage
+from pool_managerd.server import PoolManager
 from tests.integration.pool_managerd.fakes import FakeOrchestrator, ScriptedEngine
-from tests.integration.pool_managerd.harness import FAST, Host, Options, RunHost
+from tests.integration.pool_managerd.harness import FAST, Host, Options, RunHost, make_config
 
 TESTED = [{"pool_id": "p0", "self_test": True, "engine": {"kind": "mock"}}]
 CIRCUIT = {"errors": 2, "pause": {"initial_ms": 1, "cap_ms": 5}, "probes_max": 3}
@@ -314,3 +319,15 @@ async def test_device_memory_that_runs_out_is_the_reason(run_host: RunHost) -> N
     snapshot = await until_reason(host.orchestrator, "DEVICE_OUT_OF_MEMORY")
 
     assert snapshot.state_detail == "4 GiB too little"
+
+
+async def test_a_log_directory_that_cannot_be_written_is_refused_at_the_start(
+    orchestrator: FakeOrchestrator, tmp_path: Path
+) -> None:
+    """Nobody finds out after a week that no log was kept."""
+    (tmp_path / "file").write_text("")
+    logs = {"directory": str(tmp_path / "file" / "logs")}
+    config = make_config(orchestrator.address, engine_logs=logs)
+
+    with pytest.raises(ConfigError, match=r"engine_logs\.directory: .* cannot be written"):
+        await PoolManager(config, devices=CpuDevices()).run()
