@@ -93,8 +93,19 @@ class AttachingEngine(Table):
         pattern=r"^(https?://.*)?$",
         description="Address, e.g. http://127.0.0.1:8080; with `launch` it may hold {port}.",
     )
+    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
+    api_key_env: str = Field(
+        default="", description="Environment variable that holds the API key; empty: no key."
+    )
+    slots: int = Field(default=0, ge=0, le=256, description="Slots to use; 0: all it has.")
+    model_path: str = Field(
+        default="", description="The server's model file, if this host can read it."
+    )
     launch: LaunchTable | None = Field(
         default=None, description="Starts the server; without it, it runs already."
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr(""), exclude=True, repr=False, description="(environment)"
     )
 
     @model_validator(mode="after")
@@ -108,23 +119,12 @@ class LlamaServerEngine(AttachingEngine):
     """A llama.cpp server: one that runs already, or one that the pool manager launches."""
 
     kind: Literal["llama_server"] = Field(description="Attaches to a llama.cpp server.")
-    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
-    api_key_env: str = Field(
-        default="", description="Environment variable that holds the API key; empty: no key."
-    )
-    slots: int = Field(default=0, ge=0, le=256, description="Slots to use; 0: all it has.")
     deterministic: bool = Field(
         default=False, description="Needs a server with one slot; no prompt cache."
     )
     model_digest: str = Field(default="", description="Digest of the weights, if known.")
-    model_path: str = Field(
-        default="", description="The server's model file, if this host can read it."
-    )
     silence_timeout_ms: Milliseconds = Field(
         default=300_000, description="Longest silence in a stream."
-    )
-    api_key: SecretStr = Field(
-        default=SecretStr(""), exclude=True, repr=False, description="(environment)"
     )
 
 

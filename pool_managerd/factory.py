@@ -1,30 +1,23 @@
 """Turns configuration into engines and devices: the one place that knows every adapter."""
 
 import functools
-import secrets
-from collections.abc import Mapping
 from pathlib import Path
 from typing import assert_never
-
-from pydantic import SecretStr
 
 from pool_managerd.config import Config, PoolTable
 from pool_managerd.config_engines import (
     AttachingEngine,
     EmbeddedEngine,
-    LaunchTable,
     LlamaServerEngine,
     MockEngine,
 )
 from pool_managerd.config_supervision import EngineLogsTable
-from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.nvml import NvmlDevices
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.embedded import EmbeddedConfig
 from pool_managerd.engines.embedded import EmbeddedEngine as EmbeddedAdapter
 from pool_managerd.engines.engine_log import LogSettings
-from pool_managerd.engines.launched import LaunchedEngine, LaunchSpec, filled
 from pool_managerd.engines.llama_server import LlamaServerConfig
 from pool_managerd.engines.llama_server import LlamaServerEngine as LlamaServerAdapter
 from pool_managerd.engines.mock import MockConfig
@@ -32,8 +25,7 @@ from pool_managerd.engines.mock import MockEngine as MockAdapter
 from pool_managerd.engines.mock_script import MockScript
 from pool_managerd.engines.port import Engine, PreloadError
 from pool_managerd.incarnation import EngineFactory
-
-_OWN_ADDRESS = "http://127.0.0.1:{port}"
+from pool_managerd.launching import launched, shown_devices
 
 
 def make_devices(config: Config) -> DeviceSource:
@@ -57,12 +49,12 @@ def make_engine(table: PoolTable, model_ref: str, logs: EngineLogsTable | None =
     engine = table.engine
     log = _log_settings(table.pool_id, logs or EngineLogsTable())
     if isinstance(engine, AttachingEngine) and engine.launch is not None:
-        return _launched(table, engine, engine.launch, model_ref, log)
+        return launched(table, model_ref, log, lambda attached: make_engine(attached, ""))
     if model_ref and not isinstance(engine, EmbeddedEngine):
         raise PreloadError([f"an engine of kind {engine.kind} loads no model by reference"])
     match engine:
         case EmbeddedEngine():
-            return _embedded(engine, model_ref, _shown(table), table.tensor_split, log)
+            return _embedded(engine, model_ref, shown_devices(table), table.tensor_split, log)
         case LlamaServerEngine():
             return _llama_server(engine)
         case MockEngine():
@@ -71,64 +63,9 @@ def make_engine(table: PoolTable, model_ref: str, logs: EngineLogsTable | None =
             assert_never(engine)
 
 
-def _shown(table: PoolTable) -> tuple[str, ...]:
-    # The processor is not a device that a driver could be told to show.
-    return tuple(device for device in table.devices if device != CPU_DEVICE_ID)
-
-
 def _log_settings(pool_id: str, logs: EngineLogsTable) -> LogSettings:
     path = Path(logs.directory) / f"{pool_id}.log" if logs.directory else None
     return LogSettings(lines=logs.lines, path=path, file_bytes=logs.file_bytes, files=logs.files)
-
-
-def _launched(
-    table: PoolTable,
-    engine: LlamaServerEngine,
-    launch: LaunchTable,
-    model_ref: str,
-    log: LogSettings,
-) -> Engine:
-    if model_ref and not launch.uses("model_path"):
-        raise PreloadError(
-            [f"pool {table.pool_id} loads no model by reference: its command has no {{model_path}}"]
-        )
-    model_path = model_ref.removeprefix("file:") or engine.model_path
-    api_key = engine.api_key.get_secret_value()
-    if not api_key and launch.uses("api_key"):
-        # Nobody else is to use a server that is ours.
-        api_key = secrets.token_urlsafe(32)
-
-    def attach(values: Mapping[str, str]) -> Engine:
-        changes = {
-            "base_url": filled(engine.base_url or _OWN_ADDRESS, values),
-            "api_key": SecretStr(api_key),
-            "model_path": model_path,
-            "launch": None,
-        }
-        attached = engine.model_copy(update=changes)
-        return make_engine(table.model_copy(update={"engine": attached}), "")
-
-    devices = ",".join(_shown(table))
-    visible = {"CUDA_VISIBLE_DEVICES": devices} if devices else {}
-    values = {
-        "model_path": model_path,
-        "model_id": engine.model_id,
-        "slots": str(engine.slots or 1),
-        "devices": devices,
-        "api_key": api_key,
-        "pool_id": table.pool_id,
-    }
-    spec = LaunchSpec(
-        command=launch.command,
-        values=values,
-        env={**visible, **launch.env},
-        cwd=launch.cwd,
-        secrets=(api_key,) if api_key else (),
-        attach_timeout_ms=launch.attach_timeout_ms,
-        stop_grace_ms=launch.stop_grace_ms,
-        log=log,
-    )
-    return LaunchedEngine(spec, attach)
 
 
 def _embedded(

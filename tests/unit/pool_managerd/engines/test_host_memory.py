@@ -51,6 +51,7 @@ def test_a_machine_without_counters_is_no_error(tmp_path: Path) -> None:
         (-signal.SIGSEGV, OomKills(1, 1), Failure.ENGINE_DIED, "it ended"),
         (None, OomKills(1, 1), Failure.ENGINE_DIED, "it ended"),
     ],
+    ids=["cgroup", "below-a-shell", "host", "no-victim", "another-signal", "our-own"],
 )
 def test_a_sigkill_while_the_killer_ran_is_the_hosts_memory(
     status: int | None, now: OomKills, failure: Failure, said: str
