@@ -170,13 +170,21 @@ def _signal_group(pid: int, number: int) -> None:
 def _descendants(root: int) -> list[int]:
     """Process ids below `root`, parents first. One pass over /proc."""
     below: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):  # noqa: PTH208 - pathlib would double the start
+    for entry in _processes():
         if entry.isdigit():
             below.setdefault(_parent(entry), []).append(int(entry))
     found = [root]
     for pid in found:
         found.extend(below.get(pid, ()))
     return found[1:]
+
+
+def _processes() -> list[str]:
+    try:
+        return os.listdir("/proc")  # noqa: PTH208 - pathlib would double the start
+    except OSError:
+        # Without it, the engine's process group is all that is known of its heirs.
+        return []
 
 
 def _children(root: int) -> list[int]:
