@@ -29,8 +29,8 @@ MARK = "LLAMAORCH_ORPHANS_MARK"
 PATIENCE_S = 5.0
 POLL_S = 0.01
 START_TIMEOUT_S = 60.0
-# Every other round is cut somewhere in its start, which takes about as long.
-START_S = 0.8, 4.0
+# Every other round is cut at a random moment after the first process below is there.
+START_S = 0.0, 0.6
 SERVER = Path(__file__).resolve().parent.parent / "benchmarks" / "load" / "llama_engine.py"
 TOML = """
 orchestrator = "127.0.0.1:9"
@@ -107,10 +107,8 @@ def _round(config: Path, cut_s: float | None, tally: Tally) -> None:
             arguments, env=os.environ | {MARK: mark}, stderr=log
         )
     try:
-        if cut_s is None:
-            _until_ready(manager, mark)
-        else:
-            time.sleep(cut_s)
+        _until_below(manager, mark, PROCESSES_READY if cut_s is None else 1)
+        time.sleep(cut_s or 0.0)
         below = len(marked(mark)) - 1
         killed_s = time.monotonic()
         manager.send_signal(signal.SIGKILL)
@@ -124,9 +122,9 @@ def _round(config: Path, cut_s: float | None, tally: Tally) -> None:
             process.kill()
 
 
-def _until_ready(manager: "subprocess.Popen[bytes]", mark: str) -> None:
+def _until_below(manager: "subprocess.Popen[bytes]", mark: str, count: int) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
-    while len(marked(mark)) < 1 + PROCESSES_READY:
+    while len(marked(mark)) < 1 + count:
         if manager.poll() is not None or time.monotonic() > deadline_s:
             raise RuntimeError("the pool manager did not bring up its engines")
         time.sleep(POLL_S)
