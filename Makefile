@@ -138,6 +138,18 @@ chaos: $(DEV_STAMP) ## Kill and stop every process, at random moments and at eac
 gpu-check: $(DEV_STAMP) ## On a machine with an NVIDIA GPU: snapshots beside nvidia-smi, memory, an engine; writes docs/hardware
 	$(BIN)/python -m tests.gpu.check $(ARGS)
 
+.PHONY: orphans
+orphans: $(DEV_STAMP) ## Kill pool-managerd KILLS (100) times without warning and look for engines that outlive it
+	$(BIN)/python -m faults.orphans --kills $(or $(KILLS),100) $(ARGS)
+
+.PHONY: bench-restart
+bench-restart: $(DEV_STAMP) ## How soon orchestratord sees that an engine was killed, and that it is READY again
+	$(BIN)/python -m benchmarks.restart $(ARGS)
+
+.PHONY: bench-host
+bench-host: $(DEV_STAMP) ## CPU per token in pool-managerd at 8 slots x 50 tokens/s, beside a bare aiohttp reader
+	$(BIN)/python -m benchmarks.host $(ARGS)
+
 .PHONY: check
 check: lint types imports proto-check docs-check ## Everything static that CI checks
 

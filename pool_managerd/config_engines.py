@@ -1,5 +1,6 @@
 """Configuration of engines: one table for each kind of adapter."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -68,45 +69,96 @@ class EmbeddedEngine(Table):
         return self
 
 
-class LlamaServerEngine(Table):
-    """A llama.cpp server that runs already: the pool manager attaches to it."""
+PLACEHOLDERS = frozenset(
+    {"port", "port_2", "port_3", "model_path", "model_id", "slots", "devices", "api_key", "pool_id"}
+)
+"""What may stand in braces in a `launch` table."""
 
-    kind: Literal["llama_server"] = Field(description="Attaches to a llama.cpp server.")
-    base_url: str = Field(pattern=r"^https?://", description="Address, e.g. http://127.0.0.1:8080.")
+_PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+
+
+class LaunchTable(Table):
+    """A server that the pool manager starts and stops itself. ORCH-3200."""
+
+    command: tuple[Annotated[str, Field(max_length=65_536)], ...] = Field(
+        min_length=1,
+        max_length=256,
+        description="Program and arguments, without a shell; may hold {port}, {model_path} ...",
+    )
+    env: dict[str, str] = Field(
+        default={}, max_length=256, description="Added to the environment; may hold placeholders."
+    )
+    cwd: str = Field(default="", description="Directory to run in, relative to this file.")
+    attach_timeout_ms: Milliseconds = Field(
+        default=10_000, description="Longest wait for sense once its port is open."
+    )
+    stop_grace_ms: Milliseconds = Field(default=10_000, description="From SIGTERM to SIGKILL.")
+
+    @model_validator(mode="after")
+    def _known_placeholders(self) -> "LaunchTable":
+        texts = (*self.command, *self.env.values())
+        used = {name for text in texts for name in _PLACEHOLDER.findall(text)}
+        unknown = sorted(used - PLACEHOLDERS)
+        if unknown:
+            known = ", ".join(f"{{{name}}}" for name in sorted(PLACEHOLDERS))
+            raise ValueError(f"unknown placeholder {{{unknown[0]}}}; there are: {known}")
+        return self
+
+    def uses(self, placeholder: str) -> bool:
+        """True when the command or its environment holds it."""
+        return any(f"{{{placeholder}}}" in text for text in (*self.command, *self.env.values()))
+
+
+class AttachingEngine(Table):
+    """An engine with an address: somebody else's, or with `launch` one that we start."""
+
+    base_url: str = Field(
+        default="",
+        pattern=r"^(https?://.*)?$",
+        description="Address, e.g. http://127.0.0.1:8080; with `launch` it may hold {port}.",
+    )
     model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
     api_key_env: str = Field(
         default="", description="Environment variable that holds the API key; empty: no key."
     )
     slots: int = Field(default=0, ge=0, le=256, description="Slots to use; 0: all it has.")
-    deterministic: bool = Field(
-        default=False, description="Needs a server with one slot; no prompt cache."
-    )
-    model_digest: str = Field(default="", description="Digest of the weights, if known.")
     model_path: str = Field(
         default="", description="The server's model file, if this host can read it."
     )
-    silence_timeout_ms: Milliseconds = Field(
-        default=300_000, description="Longest silence in a stream."
+    launch: LaunchTable | None = Field(
+        default=None, description="Starts the server; without it, it runs already."
     )
     api_key: SecretStr = Field(
         default=SecretStr(""), exclude=True, repr=False, description="(environment)"
     )
 
+    @model_validator(mode="after")
+    def _somewhere(self) -> "AttachingEngine":
+        if not self.base_url and self.launch is None:
+            raise ValueError("base_url is needed, or a launch table")
+        return self
 
-class OpenAiEngine(Table):
-    """A server that speaks OpenAI's API and runs already: the pool manager attaches to it."""
+
+class LlamaServerEngine(AttachingEngine):
+    """A llama.cpp server: one that runs already, or one that the pool manager launches."""
+
+    kind: Literal["llama_server"] = Field(description="Attaches to a llama.cpp server.")
+    deterministic: bool = Field(
+        default=False, description="Needs a server with one slot; no prompt cache."
+    )
+    model_digest: str = Field(default="", description="Digest of the weights, if known.")
+    silence_timeout_ms: Milliseconds = Field(
+        default=300_000, description="Longest silence in a stream."
+    )
+
+
+class OpenAiEngine(AttachingEngine):
+    """A server that speaks OpenAI's API: one that runs already, or one that is launched."""
 
     kind: Literal["openai"] = Field(description="Attaches to a server that speaks OpenAI's API.")
-    base_url: str = Field(
-        pattern=r"^https?://", description="Address without /v1, e.g. http://127.0.0.1:8000."
-    )
     flavor: FlavorName = Field(description="What kind of server it is; see engines.md.")
-    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
     served_model: str = Field(
         default="", max_length=1024, description="The server's name of the model; empty: the same."
-    )
-    api_key_env: str = Field(
-        default="", description="Environment variable that holds the API key; empty: no key."
     )
     slots: int = Field(
         default=0, ge=0, le=4096, description="Generations at a time; 0: what the server says."
@@ -124,24 +176,19 @@ class OpenAiEngine(Table):
     silence_timeout_ms: Milliseconds = Field(
         default=300_000, description="Longest silence in a stream."
     )
-    api_key: SecretStr = Field(
-        default=SecretStr(""), exclude=True, repr=False, description="(environment)"
-    )
 
 
-class OllamaEngine(Table):
-    """A model of an Ollama server that runs already: the pool manager attaches to it."""
+class OllamaEngine(AttachingEngine):
+    """A model of an Ollama server: one that runs already, or one that is launched."""
 
     kind: Literal["ollama"] = Field(description="Attaches to Ollama's native API.")
     base_url: str = Field(
-        default="http://127.0.0.1:11434", pattern=r"^https?://", description="Address."
+        default="http://127.0.0.1:11434",
+        pattern=r"^https?://",
+        description="Address; with `launch` it may hold {port}.",
     )
-    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
     ollama_model: str = Field(
         default="", max_length=1024, description="Ollama's name of the model; empty: the same."
-    )
-    api_key_env: str = Field(
-        default="", description="Environment variable that holds the API key; empty: no key."
     )
     slots: int = Field(
         default=1, ge=1, le=256, description="Generations at a time; OLLAMA_NUM_PARALLEL allows it."
@@ -156,9 +203,6 @@ class OllamaEngine(Table):
     )
     silence_timeout_ms: Milliseconds = Field(
         default=300_000, description="Longest silence in a stream."
-    )
-    api_key: SecretStr = Field(
-        default=SecretStr(""), exclude=True, repr=False, description="(environment)"
     )
 
 

@@ -1,9 +1,12 @@
 """Turns configuration into engines and devices: the one place that knows every adapter."""
 
+import functools
+from pathlib import Path
 from typing import assert_never
 
 from pool_managerd.config import Config, PoolTable
 from pool_managerd.config_engines import (
+    AttachingEngine,
     EmbeddedEngine,
     LlamaServerEngine,
     MockEngine,
@@ -11,12 +14,13 @@ from pool_managerd.config_engines import (
     OpenAiEngine,
     TritonEngine,
 )
-from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
+from pool_managerd.config_supervision import EngineLogsTable
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.nvml import NvmlDevices
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.embedded import EmbeddedConfig
 from pool_managerd.engines.embedded import EmbeddedEngine as EmbeddedAdapter
+from pool_managerd.engines.engine_log import LogSettings
 from pool_managerd.engines.llama_server import LlamaServerConfig
 from pool_managerd.engines.llama_server import LlamaServerEngine as LlamaServerAdapter
 from pool_managerd.engines.mock import MockConfig
@@ -30,6 +34,8 @@ from pool_managerd.engines.port import Engine, PreloadError
 from pool_managerd.engines.triton import TritonConfig
 from pool_managerd.engines.triton import TritonEngine as TritonAdapter
 from pool_managerd.engines.triton_client import Target
+from pool_managerd.incarnation import EngineFactory
+from pool_managerd.launching import launched, shown_devices
 
 
 def make_devices(config: Config) -> DeviceSource:
@@ -37,7 +43,14 @@ def make_devices(config: Config) -> DeviceSource:
     return NvmlDevices(config.device_interval_ms) if config.devices == "nvml" else CpuDevices()
 
 
-def make_engine(table: PoolTable, model_ref: str) -> Engine:
+def engine_factory(config: Config) -> EngineFactory:
+    """Makes the engines of a host as it is configured."""
+    return functools.partial(make_engine, logs=config.engine_logs)
+
+
+def make_engine(  # noqa: PLR0911 - one return per kind
+    table: PoolTable, model_ref: str, logs: EngineLogsTable | None = None
+) -> Engine:
     """A new incarnation of the pool's engine.
 
     `model_ref` replaces the configured model unless empty.
@@ -46,13 +59,14 @@ def make_engine(table: PoolTable, model_ref: str) -> Engine:
         PreloadError: when the engine's model cannot be chosen by reference.
     """
     engine = table.engine
+    log = _log_settings(table.pool_id, logs or EngineLogsTable())
+    if isinstance(engine, AttachingEngine) and engine.launch is not None:
+        return launched(table, model_ref, log, lambda attached: make_engine(attached, ""))
     if model_ref and not isinstance(engine, EmbeddedEngine):
         raise PreloadError([f"an engine of kind {engine.kind} loads no model by reference"])
     match engine:
         case EmbeddedEngine():
-            # The processor is not a device that a driver could be told to show.
-            shown = tuple(device for device in table.devices if device != CPU_DEVICE_ID)
-            return _embedded(engine, model_ref, shown, table.tensor_split)
+            return _embedded(engine, model_ref, shown_devices(table), table.tensor_split, log)
         case LlamaServerEngine():
             return _llama_server(engine)
         case OpenAiEngine():
@@ -67,8 +81,17 @@ def make_engine(table: PoolTable, model_ref: str) -> Engine:
             assert_never(engine)
 
 
+def _log_settings(pool_id: str, logs: EngineLogsTable) -> LogSettings:
+    path = Path(logs.directory) / f"{pool_id}.log" if logs.directory else None
+    return LogSettings(lines=logs.lines, path=path, file_bytes=logs.file_bytes, files=logs.files)
+
+
 def _embedded(
-    table: EmbeddedEngine, model_ref: str, devices: tuple[str, ...], tensor_split: tuple[int, ...]
+    table: EmbeddedEngine,
+    model_ref: str,
+    devices: tuple[str, ...],
+    tensor_split: tuple[int, ...],
+    log: LogSettings,
 ) -> Engine:
     return EmbeddedAdapter(
         EmbeddedConfig(
@@ -83,6 +106,7 @@ def _embedded(
             tensor_split=tensor_split,
             model_digest=table.model_digest,
             kv_type=table.kv_type,
+            log=log,
         )
     )
 

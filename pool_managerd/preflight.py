@@ -18,7 +18,12 @@ import psutil
 
 from pool_managerd.clock import Clock
 from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import EmbeddedEngine, LlamaServerEngine, TritonEngine
+from pool_managerd.config_engines import (
+    AttachingEngine,
+    EmbeddedEngine,
+    EngineTable,
+    TritonEngine,
+)
 from pool_managerd.core.device import Device
 from pool_managerd.core.fit import (
     HOST,
@@ -114,6 +119,12 @@ class NoPreflight:
         return ""
 
 
+def _attached(engine: EngineTable) -> bool:
+    return isinstance(engine, TritonEngine) or (
+        isinstance(engine, AttachingEngine) and engine.launch is None
+    )
+
+
 def host_memory() -> HostMemory:
     """What the system says; reads one file of /proc."""
     memory = psutil.virtual_memory()
@@ -191,7 +202,7 @@ class HostPreflight:
         if planned is None:
             return
         # An engine that runs already has what it takes: there is nothing to refuse.
-        if not isinstance(table.engine, LlamaServerEngine | TritonEngine):
+        if not _attached(table.engine):
             try:
                 await self._until_fits(table, planned)
             finally:

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import random
 import secrets
+import tempfile
 from collections.abc import Coroutine
+from pathlib import Path
 
 from grpc import aio
 
@@ -17,11 +19,13 @@ from pool_managerd.core.replica import Reason
 from pool_managerd.core.store import AttemptStore, StoreLimits
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.executor import Executor
-from pool_managerd.factory import make_devices, make_engine
+from pool_managerd.factory import engine_factory as configured_factory
+from pool_managerd.factory import make_devices
 from pool_managerd.feed import ChangeFeed
+from pool_managerd.incarnation import EngineFactory, PoolDeps
 from pool_managerd.link import Link, LinkDeps
 from pool_managerd.model_files import ModelFiles
-from pool_managerd.pool import EngineFactory, Pool, PoolDeps
+from pool_managerd.pool import Pool
 from pool_managerd.preflight import HostPreflight, PreflightDeps
 from pool_managerd.reporter import Reporter
 from pool_managerd.servicer import InspectionServer, PoolManagerServicer
@@ -48,7 +52,7 @@ class PoolManager:
         self,
         config: Config,
         *,
-        engine_factory: EngineFactory = make_engine,
+        engine_factory: EngineFactory | None = None,
         devices: DeviceSource | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -57,7 +61,7 @@ class PoolManager:
         self._config = config
         self._clock = clock or SystemClock()
         self._devices = devices or make_devices(config)
-        self._engine_factory = engine_factory
+        self._engine_factory = engine_factory or configured_factory(config)
         self._telemetry = Telemetry(config.otlp_endpoint)
         self._feed = ChangeFeed(config.limits.watchers_max)
         self._host = HostState(config.host_id, secrets.token_hex(8))
@@ -76,14 +80,22 @@ class PoolManager:
         self._stop_now.set()
         self._stop.set()
 
+    def revive(self) -> None:
+        """Starts pools again that wait after a failure, or that have given up. ORCH-3053."""
+        log.info("revive", human="Pools that had failed are started again.")
+        for pool in self._pools.values():
+            pool.revive()
+
     async def run(self) -> None:
         """Serves until told to stop. Everything that was started is gone when it returns.
 
         Raises:
             DevicesUnavailableError: when the configured devices cannot be read.
-            ConfigError: when a pool's device mask names a device that is not there.
+            ConfigError: when a pool's device mask names a device that is not there, or logs of
+                engines cannot be written where they are to be.
             OSError: when the inspection address cannot be bound.
         """
+        await asyncio.to_thread(_check_log_directory, self._config.engine_logs.directory)
         await self._devices.start(self._device_fault, self._devices_changed)
         try:
             self._check_masks()
@@ -244,6 +256,18 @@ class PoolManager:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TELEMETRY_TIMEOUT_MS / 1000):
                 await asyncio.to_thread(self._telemetry.shutdown)
+
+
+def _check_log_directory(directory: str) -> None:
+    if not directory:
+        return
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        problem = f"engine_logs.directory: {directory} cannot be written: {error.strerror}"
+        raise ConfigError([problem]) from error
 
 
 def _jitter() -> float:

@@ -17,8 +17,9 @@ from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.store import AttemptStore, StoreLimits
 from pool_managerd.executor import Executor
 from pool_managerd.feed import ChangeFeed
+from pool_managerd.incarnation import PoolDeps
 from pool_managerd.link import Link, LinkDeps
-from pool_managerd.pool import Pool, PoolDeps
+from pool_managerd.pool import Pool
 from pool_managerd.reporter import Reporter
 from pool_managerd.snapshots import HostState, SnapshotBuilder
 from pool_managerd.telemetry import Telemetry

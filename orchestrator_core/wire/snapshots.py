@@ -21,6 +21,7 @@ from orchestrator_core.wire.plausible import (
 _COMPUTE_CAP = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
 
 ID_CHARS_MAX = 256
+DETAIL_CHARS_MAX = 1_000
 DEVICES_MAX = 64
 WARM_SESSIONS_MAX = 64
 SUPPORTS_MAX = 256
@@ -203,7 +204,7 @@ def _snapshot(message: snapshot_pb2.PoolSnapshot) -> PoolSnapshot:
         deterministic=message.deterministic,
         state=pool_state_from_wire(message.state),
         state_reason=state_reason_from_wire(message.state_reason),
-        state_detail=message.state_detail[:ID_CHARS_MAX],
+        state_detail=message.state_detail[:DETAIL_CHARS_MAX],
         slots_total=message.slots_total,
         slots_free=message.slots_free,
         ctx_max=message.ctx_max,

@@ -24,12 +24,16 @@ class EngineError(Exception):
 
 
 class PreloadError(EngineError):
-    """The engine cannot be made ready. `shortfalls` names each missing thing, for people."""
+    """The engine cannot be made ready. `shortfalls` names each missing thing, for people.
 
-    def __init__(self, shortfalls: Sequence[str]) -> None:
+    `failure` tells memory that ran out (ORCH-3039) from everything else, which is ENGINE_ERROR.
+    """
+
+    def __init__(self, shortfalls: Sequence[str], failure: "Failure | None" = None) -> None:
         """Joins the shortfalls into the message."""
         super().__init__("; ".join(shortfalls))
         self.shortfalls = tuple(shortfalls)
+        self.failure = failure or Failure.ENGINE_ERROR
 
 
 class CancelUnconfirmedError(EngineError):
@@ -168,6 +172,17 @@ class Failed:
 GenerationEvent = Piece | Finished | Failed
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an engine's process ended: ENGINE_DIED, or the memory that ran out. ORCH-3039.
+
+    `message` is a sentence for people, without prompt, output or secret.
+    """
+
+    failure: Failure
+    message: str
+
+
 class Engine(Protocol):
     """One incarnation of an engine."""
 
@@ -200,8 +215,11 @@ class Engine(Protocol):
         """Tells whether the engine answers its health check within a second; never raises."""
         ...
 
-    async def wait_exit(self) -> str:
-        """Returns a sentence for people once the process has ended; a foreign one never does."""
+    async def wait_exit(self) -> str | Ended:
+        """Returns how the process ended, once it has; a foreign one never does.
+
+        A sentence alone, for people, is an end of unknown cause.
+        """
         ...
 
     async def stop(self) -> None:

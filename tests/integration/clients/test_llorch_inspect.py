@@ -209,6 +209,32 @@ async def test_pools_shows_slots_and_devices(server: ScriptedServer) -> None:
     assert _row(expected) in _rows(outcome.stdout)
 
 
+async def test_devices_are_shown_once_into_a_pipe(server: ScriptedServer) -> None:
+    """One row for each device with all its pools; what is not reported is a dash."""
+    other = pool_admin_service_pb2.Pool()
+    other.CopyFrom(POOL)
+    other.pool_id, other.state = "gpu-b", "STARTING"
+    server.on("ListPools", pool_admin_service_pb2.ListPoolsResponse(pools=[POOL, other]))
+
+    table = await llorch(server.address, "devices")
+    record = await llorch(server.address, "devices", "--json")
+
+    expected = "desk RTX 3090 (GPU-1) 24.0 GiB - - - - - gpu-a READY; gpu-b STARTING"
+    assert _row(expected) in _rows(table.stdout)
+    assert (table.code, record.code) == (0, 0)
+    devices = record.records()[0]["devices"]
+    assert [device["device_id"] for device in devices] == ["GPU-1"]
+    assert devices[0]["memory_used_bytes"] is None
+
+
+async def test_a_pool_manager_that_does_not_answer_is_named(server: ScriptedServer) -> None:
+    """`--host` asks it directly; its silence is a sentence and exit code 3."""
+    outcome = await llorch(server.address, "devices", "--once", "--host", "127.0.0.1:9")
+
+    assert outcome.code == 3
+    assert "127.0.0.1:9 does not answer" in outcome.stderr
+
+
 @pytest.mark.parametrize(("health", "code"), [("SERVING", 0), ("NOT_SERVING", 3)])
 async def test_status_is_one_page_and_its_exit_code_tells_the_health(
     server: ScriptedServer, health: str, code: int

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from grpc import aio
 
@@ -244,6 +244,7 @@ class ScriptedEngine:
         self.holds_slots = False
         self.well = True
         self.preload_problem = ""
+        self.preload_error: PreloadError | None = None
         self._exit = asyncio.Event()
         self._feeds: dict[str, asyncio.Queue[GenerationEvent]] = {}
         self.open_generations = 0
@@ -251,7 +252,15 @@ class ScriptedEngine:
 
     def feed(self, job_id: str, attempt: int = 1) -> asyncio.Queue[GenerationEvent]:
         """Events of one generation."""
-        return self._feeds.setdefault(f"{job_id}#{attempt}", asyncio.Queue())
+        return self.feed_of(f"{job_id}#{attempt}")
+
+    def feed_of(self, request_id: str) -> asyncio.Queue[GenerationEvent]:
+        """Events of a generation that is no attempt."""
+        return self._feeds.setdefault(request_id, asyncio.Queue())
+
+    def without_version(self) -> None:
+        """Tells everything about itself but its version."""
+        self.info = replace(self.info, engine_version="")
 
     def say(self, job_id: str, *texts: str, attempt: int = 1, end: bool = False) -> None:
         """Yields pieces, and then the end if asked to."""
@@ -269,6 +278,8 @@ class ScriptedEngine:
 
     async def start(self) -> EngineInfo:
         """Ready at once, or never."""
+        if self.preload_error is not None:
+            raise self.preload_error
         if self.preload_problem:
             raise PreloadError([self.preload_problem])
         return self.info

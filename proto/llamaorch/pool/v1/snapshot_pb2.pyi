@@ -81,6 +81,12 @@ class _PoolStateReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PoolS
     """The pool manager shuts down."""
     POOL_STATE_REASON_CANCEL_UNCONFIRMED: _PoolStateReason.ValueType  # 9
     """A cancelled attempt did not stop and the engine is restarted."""
+    POOL_STATE_REASON_CIRCUIT_OPEN: _PoolStateReason.ValueType  # 10
+    """Too many attempts failed on an engine that lives: it gets no work before a probe succeeds."""
+    POOL_STATE_REASON_DEVICE_OUT_OF_MEMORY: _PoolStateReason.ValueType  # 11
+    """The engine ended, or did not start, because the memory of its devices ran out."""
+    POOL_STATE_REASON_HOST_OUT_OF_MEMORY: _PoolStateReason.ValueType  # 12
+    """The engine ended, or did not start, because the memory of the host ran out."""
 
 class PoolStateReason(_PoolStateReason, metaclass=_PoolStateReasonEnumTypeWrapper):
     """PoolStateReason is why a pool is DRAINING or UNREADY."""
@@ -105,6 +111,12 @@ POOL_STATE_REASON_SHUTDOWN: PoolStateReason.ValueType  # 8
 """The pool manager shuts down."""
 POOL_STATE_REASON_CANCEL_UNCONFIRMED: PoolStateReason.ValueType  # 9
 """A cancelled attempt did not stop and the engine is restarted."""
+POOL_STATE_REASON_CIRCUIT_OPEN: PoolStateReason.ValueType  # 10
+"""Too many attempts failed on an engine that lives: it gets no work before a probe succeeds."""
+POOL_STATE_REASON_DEVICE_OUT_OF_MEMORY: PoolStateReason.ValueType  # 11
+"""The engine ended, or did not start, because the memory of its devices ran out."""
+POOL_STATE_REASON_HOST_OUT_OF_MEMORY: PoolStateReason.ValueType  # 12
+"""The engine ended, or did not start, because the memory of the host ran out."""
 Global___PoolStateReason: _TypeAlias = PoolStateReason  # noqa: Y015
 
 class _DeviceKind:

@@ -213,3 +213,62 @@ def test_a_reload_does_not_start_a_pool_on_an_unwell_device() -> None:
         supervisor.hold("")
         assert supervisor.overdue(4_000)
         assert supervisor.step(Event(Kind.RETRY_DUE), 4_000) == (Effect.START_ENGINE,)
+
+
+def test_an_open_circuit_takes_no_work_until_it_closes_or_the_engine_is_another() -> None:
+    """UNREADY with the sentence while the engine serves; a restart begins anew. ORCH-3040."""
+    supervisor = serving()
+
+    supervisor.trip("it failed too often")
+    tripped = supervisor.state()
+    accepts = supervisor.accepts_work
+    supervisor.trip("")
+    closed = supervisor.state()[0]
+    supervisor.trip("it failed too often")
+    fail(supervisor, 0)
+    supervisor.trip("late news")
+    supervisor.step(Event(Kind.RETRY_DUE), 100)
+    supervisor.step(Event(Kind.PRELOADED), 200)
+
+    assert tripped == (PoolState.UNREADY, Reason.CIRCUIT_OPEN, "it failed too often")
+    assert not accepts
+    assert closed is PoolState.READY
+    assert supervisor.accepts_work
+
+
+def test_a_drain_is_shown_before_an_open_circuit() -> None:
+    """An operator who drains a failing pool sees that it drains."""
+    supervisor = serving()
+    supervisor.trip("it failed too often")
+    supervisor.set_drain(Reason.OPERATOR)
+
+    assert supervisor.state()[:2] == (PoolState.DRAINING, Reason.OPERATOR)
+
+
+def test_a_reload_that_fails_goes_back_at_once_and_is_no_failure() -> None:
+    """The former model is loaded without a wait, even where one failure is a storm."""
+    supervisor = Supervisor(Limits(Backoff(100, 800), 1, 10_000, 5_000))
+    supervisor.step(Event(Kind.PRELOADED), 0)
+    supervisor.step(Event(Kind.RELOAD), 50)
+    supervisor.step(Event(Kind.ENGINE_STOPPED), 60)
+    supervisor.step(Event(Kind.RETRY_DUE), 60)
+
+    stop = supervisor.step(Event(Kind.ROLLED_BACK, Reason.PRELOAD_FAILED, "no such file"), 70)
+    effects = supervisor.step(Event(Kind.ENGINE_STOPPED, jitter=0.9), 80)
+
+    assert (stop, effects) == ((Effect.STOP_ENGINE,), (Effect.ARM_RETRY,))
+    assert supervisor.retry_at_ms == 80
+
+
+def test_a_storm_says_what_is_wrong_and_how_to_go_on() -> None:
+    """The sentence names the failure, the count and the way out; other phases say nothing."""
+    supervisor = serving()
+    said = [supervisor.storm]
+    for now_ms in (0, 1_000, 2_000):
+        fail(supervisor, now_ms)
+        said.append(supervisor.storm)
+        supervisor.step(Event(Kind.RETRY_DUE), now_ms + 500)
+
+    assert said[:3] == ["", "", ""]
+    for words in ("it ended", "failure 3 within 10 s", "SIGHUP"):
+        assert words in said[3]
