@@ -39,6 +39,32 @@ up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS
 test: $(DEV_STAMP) ## Run the whole test suite
 	$(BIN)/pytest -q $(ARGS)
 
+# Engines that the conformance suite runs for real when they are there: it skips them with these targets' names.
+TRANSFORMERS_VERSION := 5.23.0
+TORCH_VERSION := 2.13.0+cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+LLAMA_CPP_PYTHON_VERSION := 0.3.36
+
+.PHONY: engines-transformers
+engines-transformers: ## Install `transformers serve` for the CPU under .build/transformers (about 1.5 GB; TORCH_INDEX=)
+	$(PYTHON) -m venv .build/transformers
+	.build/transformers/bin/pip install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) 'torch==$(TORCH_VERSION)'
+	.build/transformers/bin/pip install --quiet 'transformers[serving]==$(TRANSFORMERS_VERSION)'
+	.build/transformers/bin/transformers version
+
+.PHONY: engines-llama-server
+engines-llama-server: ## Build llama-server under .build/llama-server from the sources in the llama-cpp-python sdist
+	mkdir -p .build/llama-server/source
+	$(PYTHON) -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest .build/llama-server \
+	  'llama-cpp-python==$(LLAMA_CPP_PYTHON_VERSION)'
+	tar -xzf .build/llama-server/llama_cpp_python-$(LLAMA_CPP_PYTHON_VERSION).tar.gz --strip-components 1 \
+	  -C .build/llama-server/source
+	cmake -S .build/llama-server/source/vendor/llama.cpp -B .build/llama-server/build -G Ninja \
+	  -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
+	  -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
+	cmake --build .build/llama-server/build --target llama-server --parallel $(or $(JOBS),1)
+	.build/llama-server/build/bin/llama-server --version
+
 .PHONY: fault-seeds
 fault-seeds: $(DEV_STAMP) ## Run 2,000 fault seeds (COUNT=, FIRST=): both services on virtual time, judged by the history checker
 	$(BIN)/python -m faults.simulation --count $(or $(COUNT),2000) --first $(or $(FIRST),0)
@@ -55,6 +81,10 @@ bench-core: $(DEV_STAMP) ## What a decision and a job cost the core: CPU over po
 bench-recorder: $(DEV_STAMP) ## What the flight recorder costs: CPU per step, bytes per job, pause of a checkpoint
 	$(BIN)/python -m benchmarks.recorder $(ARGS)
 
+.PHONY: bench-snapshots
+bench-snapshots: $(DEV_STAMP) ## What reading GPUs and reporting them costs: CPU per second at 8 and 64 simulated GPUs, beside bare NVML calls
+	$(BIN)/python -m benchmarks.snapshots $(ARGS)
+
 .PHONY: bench-relay
 bench-relay: $(DEV_STAMP) ## What relaying costs: CPU per token and latency, per-job streams and Exchange, beside bare grpc.aio
 	$(BIN)/python -m benchmarks.relay $(ARGS)
@@ -70,6 +100,21 @@ bench-peers: $(DEV_STAMP) ## CPU per token beside SMG, vllm-router and LiteLLM, 
 .PHONY: soak-exchange
 soak-exchange: $(DEV_STAMP) ## A thousand jobs on one Exchange for DURATION seconds: no violation, memory flat
 	$(BIN)/python -m benchmarks.soak --seconds $(or $(DURATION),600) $(ARGS)
+
+TRITON := .build/triton
+
+.PHONY: engines-triton
+engines-triton: $(DEV_STAMP) $(TRITON)/.installed ## Install a Triton server (145 MB) under .build/triton and run its adapter against it
+	$(BIN)/pytest -q tests/conformance -k triton
+
+# The wheel carries the server. Of what it depends on, only numpy is needed to run a Python model.
+$(TRITON)/.installed: ci/triton-requirements.txt
+	rm -rf $(TRITON) && $(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/pip install --quiet --disable-pip-version-check --no-deps -r ci/triton-requirements.txt
+	cd $(TRITON)/lib/python*/site-packages/pytriton/tritonserver && ln -sf \
+	  ../../python_backend_stubs/$$($(CURDIR)/$(TRITON)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')/triton_python_backend_stub \
+	  backends/python/triton_python_backend_stub && test -e backends/python/triton_python_backend_stub
+	@touch $@
 
 TRACES ?= ../shared/traces
 
@@ -88,6 +133,22 @@ bench-cancel: $(DEV_STAMP) ## How soon after a Cancel call the slot is free at t
 .PHONY: chaos
 chaos: $(DEV_STAMP) ## Kill and stop every process, at random moments and at each failpoint, under 8 clients x 100 jobs (ARGS="--seed 2")
 	$(BIN)/python -m faults.chaos $(ARGS)
+
+.PHONY: gpu-check
+gpu-check: $(DEV_STAMP) ## On a machine with an NVIDIA GPU: snapshots beside nvidia-smi, memory, an engine; writes docs/hardware
+	$(BIN)/python -m tests.gpu.check $(ARGS)
+
+.PHONY: orphans
+orphans: $(DEV_STAMP) ## Kill pool-managerd KILLS (100) times without warning and look for engines that outlive it
+	$(BIN)/python -m faults.orphans --kills $(or $(KILLS),100) $(ARGS)
+
+.PHONY: bench-restart
+bench-restart: $(DEV_STAMP) ## How soon orchestratord sees that an engine was killed, and that it is READY again
+	$(BIN)/python -m benchmarks.restart $(ARGS)
+
+.PHONY: bench-host
+bench-host: $(DEV_STAMP) ## CPU per token in pool-managerd at 8 slots x 50 tokens/s, beside a bare aiohttp reader
+	$(BIN)/python -m benchmarks.host $(ARGS)
 
 .PHONY: check
 check: lint types imports proto-check docs-check ## Everything static that CI checks
@@ -138,6 +199,7 @@ generate: $(DEV_STAMP) ## Write the stubs from the protos
 docs: $(DEV_STAMP) ## Draw the generated pages
 	$(BIN)/python ci/draw_state_machine.py
 	$(BIN)/python ci/write_configuration.py
+	$(BIN)/python ci/write_flavors.py
 	$(BIN)/python ci/trace_requirements.py
 
 .PHONY: constraints

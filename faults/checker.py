@@ -6,7 +6,8 @@
                        I4 nothing after the end, I12 one job per request
     scheduling_rules   I5 arrival order, I7 bounded queue and its victims, I8 slots,
                        I9 each attempt once
-    recovery_rules     I14 nothing told before it was durable, I15 all ended in time, I16 no leak
+    recovery_rules     I13 nothing of who was replaced, I14 nothing told before it was durable,
+                       I15 all ended in time, I16 no leak
 
 What was not observed is not judged: without journal events the rules about them say nothing.
 """

@@ -233,8 +233,14 @@ def nothing_after_the_end(observed: Observed) -> Iterator[Violation]:
 def text_kept(observed: Observed) -> Iterator[Violation]:
     """I2: the text of a finished job can be had as long as whoever generated it lives.
 
-    But not by those who lack what a reader that acknowledges has read.
+    But not by those who lack what a reader that acknowledges has read, or what a continuation
+    followed on: its host has that as a prompt only, and after a restart nobody else has it.
     """
+    continued: dict[str, int] = {}
+    for resumed in observed.all(Resumed):
+        if resumed.mode == "CONTINUE":
+            earlier = continued.get(resumed.job_id, 0)
+            continued[resumed.job_id] = max(earlier, resumed.text_offset)
     gone = {event.replica for event in observed.all(ReplicaGone)}
     finished = {e.job_id for e in observed.all(JournalEnded) if e.state == "FINISHED"}
     replicas: dict[str, set[str]] = {}
@@ -253,6 +259,7 @@ def text_kept(observed: Observed) -> Iterator[Violation]:
                 at_ms <= event.at_ms and offset > reader.offset
                 for at_ms, offset in let_go.get(event.job_id, ())
             )
+            excused = excused or reader.offset < continued.get(event.job_id, 0)
             if event.job_id in finished and lived and not excused:
                 yield Violation("I2", event.job_id, "text was lost that its host held", (event,))
 

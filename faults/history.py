@@ -208,7 +208,8 @@ class ReplicaGone(Event, frozen=True, kw_only=True, tag=True):
     replica: str
 
 
-# --- the journal, as whoever reads it finds it: durable when observed, in the order of decisions
+# --- the journal, as whoever reads it finds it: durable when observed, in the order of decisions;
+# `epoch` is that of the orchestrator that wrote, 0 where it is not known
 
 
 class JournalAccepted(Event, frozen=True, kw_only=True, tag=True):
@@ -223,6 +224,7 @@ class JournalAccepted(Event, frozen=True, kw_only=True, tag=True):
     priority: str
     lane: str = ""
     displaced: str = ""
+    epoch: int = 0
 
 
 class JournalDispatched(Event, frozen=True, kw_only=True, tag=True):
@@ -232,6 +234,7 @@ class JournalDispatched(Event, frozen=True, kw_only=True, tag=True):
     attempt: int
     pool: str
     replica: str
+    epoch: int = 0
 
 
 class JournalEnded(Event, frozen=True, kw_only=True, tag=True):
@@ -239,6 +242,7 @@ class JournalEnded(Event, frozen=True, kw_only=True, tag=True):
 
     job_id: str
     state: str
+    epoch: int = 0
 
 
 class OfferDeclined(Event, frozen=True, kw_only=True, tag=True):
@@ -274,6 +278,19 @@ class Recovered(Event, frozen=True, kw_only=True, tag=True):
 
     epoch: int
     states: Mapping[str, str]
+
+
+class Obeyed(Event, frozen=True, kw_only=True, tag=True):
+    """A host sent what it has on a stream of the orchestrator with this epoch, so it obeys it."""
+
+    host: str
+    epoch: int
+
+
+class Fenced(Event, frozen=True, kw_only=True, tag=True):
+    """The orchestrator with this epoch found that another has its journal, and ends."""
+
+    epoch: int
 
 
 class Healed(Event, frozen=True, kw_only=True, tag=True):
@@ -316,6 +333,8 @@ AnyEvent = (
     | Crashed
     | Restarted
     | Recovered
+    | Obeyed
+    | Fenced
     | Healed
     | Measured
 )

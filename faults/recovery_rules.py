@@ -1,16 +1,21 @@
-"""What must hold over crashes: nothing told too early, all ended in time, nothing left behind."""
+"""What must hold over crashes: nothing told too early, all ended in time, nothing left behind.
+
+And over takeovers: nothing of an orchestrator that was replaced takes effect.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 
 from faults.history import (
     TERMINAL_STATES,
     CancelAnswered,
+    Crashed,
     EnqueueAcked,
     Healed,
     JournalAccepted,
     JournalDispatched,
     JournalEnded,
     Measured,
+    Obeyed,
     Outcome,
     Recovered,
     StatusSeen,
@@ -89,6 +94,32 @@ def _changed(
             yield Violation("I14", job_id, f"{what} {state}, but no end was written")
 
 
+def epochs_kept(observed: Observed) -> Iterator[Violation]:
+    """I13: no write and no stream of an orchestrator that was replaced takes effect."""
+    latest: Recovered | None = None
+    obeyed: dict[str, Obeyed] = {}
+    for event in observed.events:
+        match event:
+            case Recovered():
+                latest = event
+            case JournalAccepted() | JournalDispatched() | JournalEnded():
+                if latest is not None and 0 < event.epoch < latest.epoch:
+                    what = f"written with epoch {event.epoch} after {latest.epoch} began"
+                    yield Violation("I13", event.job_id, what, (event,))
+            case Crashed():
+                # A host that starts anew holds nothing, and has seen no epoch.
+                obeyed.pop(event.process, None)
+            case Obeyed():
+                earlier = obeyed.setdefault(event.host, event)
+                if event.epoch < earlier.epoch:
+                    what = f"{event.host} obeyed epoch {event.epoch} after {earlier.epoch}"
+                    yield Violation("I13", "", what, (earlier, event))
+                else:
+                    obeyed[event.host] = event
+            case _:
+                pass
+
+
 def all_ended(observed: Observed) -> Iterator[Violation]:
     """I15: once faults are healed, every accepted job ends within the time allowed."""
     healed, settle_ms = observed.all(Healed), observed.expect.settle_ms
@@ -123,6 +154,7 @@ def no_leak(observed: Observed) -> Iterator[Violation]:
 RULES: Sequence[Callable[[Observed], Iterator[Violation]]] = (
     durable_before_told,
     recovered_as_seen,
+    epochs_kept,
     all_ended,
     no_leak,
 )

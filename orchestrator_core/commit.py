@@ -34,6 +34,10 @@ from orchestrator_core.store.port import (
     StoreUnavailableError,
 )
 
+# A transaction costs as much as dozens of records in it. After one with so many the next begins no
+# earlier than this after it: under load most of what would follow at once comes a little later.
+BUSY_RECORDS = 4
+GATHER_S = 0.005
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 5.0
 
@@ -44,14 +48,18 @@ _REPLIES = (ReplyAccepted, ReplyState, ReplySession)
 
 @dataclass(slots=True)
 class Batch:
-    """Records to be made durable, and the effects and readers that wait for them."""
+    """Records to be made durable, and the effects and readers that wait for them.
+
+    With `confirm` they wait until the store has said that the journal is still ours.
+    """
 
     records: list[Record] = field(default_factory=list)
     gated: list[Gated] = field(default_factory=list)
     readers: dict[asyncio.Future[None], None] = field(default_factory=dict)
+    confirm: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.records or self.gated or self.readers)
+        return bool(self.records or self.gated or self.readers or self.confirm)
 
     def without(self, gone: set[str], victims: set[str]) -> "Batch":
         """The batch without jobs that were never accepted, and without the end of their victims."""
@@ -69,6 +77,7 @@ class Batch:
                 and not (isinstance(effect, _OF_AN_END) and effect.job_id in victims)
             ],
             self.readers,
+            self.confirm,
         )
 
     def unanswered(self, gone: set[str], victims: set[str]) -> list[ReplyAccepted | ReplyState]:
@@ -132,6 +141,7 @@ class CommitGate:
         self._on_error = on_error
         self._awaited = awaited
         self._given_up = 0
+        self._abandoned: StoreError | None = None
         self._pending = Batch()
         self._writing: Batch | None = None
         self._wake = asyncio.Event()
@@ -152,6 +162,30 @@ class CommitGate:
             self._idle.clear()
             self._wake.set()
 
+    def confirm(self) -> None:
+        """Lets nothing leave, and nobody read, before the store says that the journal is ours.
+
+        To be called when another orchestrator may have opened it unnoticed.
+        """
+        self._pending.confirm = True
+        self._idle.clear()
+        self._wake.set()
+
+    @property
+    def unsure(self) -> bool:
+        """True until the store has answered a `confirm`."""
+        writing = self._writing
+        return self._pending.confirm or (writing is not None and writing.confirm)
+
+    def abandon(self, error: StoreError) -> None:
+        """Nothing will be written any more: whoever waits to read, now or later, gets the error."""
+        self._abandoned = error
+        self.degraded = True
+        for batch in (self._writing, self._pending):
+            for reader in batch.readers if batch is not None else ():
+                if not reader.done():
+                    reader.set_exception(error)
+
     def give_up(self) -> None:
         """A caller went away: now and then, drops the replies that nobody awaits any more.
 
@@ -171,17 +205,28 @@ class CommitGate:
 
     async def run(self) -> None:
         """Writes batches until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
             self._wake.clear()
             while self._pending:
-                self._writing, self._pending = self._pending, Batch()
-                await self._write(self._writing)
+                began_s = loop.time()
+                batch = self._writing = self._pending
+                self._pending = Batch()
+                await self._write(batch)
                 self._writing = None
+                if len(batch.records) >= BUSY_RECORDS:
+                    await asyncio.sleep(began_s + GATHER_S - loop.time())
             self._idle.set()
 
     async def settled(self, job_id: str | None = None) -> None:
-        """Returns once everything decided so far about a job, or about all, is durable."""
+        """Returns once everything decided so far about a job, or about all, is durable.
+
+        Raises:
+            StoreError: that of `abandon`.
+        """
+        if self._abandoned is not None:
+            raise self._abandoned
         if self._concerned(job_id):
             reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._pending.readers[reader] = None
@@ -197,6 +242,8 @@ class CommitGate:
     def _concerned(self, job_id: str | None) -> bool:
         """True when something is not durable yet. O(records under way)."""
         batches = (self._pending,) if self._writing is None else (self._writing, self._pending)
+        if self.unsure:
+            return True
         if job_id is None:
             return any(batch.records for batch in batches)
         return any(record_job_id(r) == job_id for batch in batches for r in batch.records)
@@ -207,10 +254,7 @@ class CommitGate:
 
     async def _write(self, batch: Batch) -> None:
         try:
-            if batch.records:
-                failpoints.reach("commit.before")
-                await self._store.commit(batch.records)
-                failpoints.reach("commit.after")
+            await self._hand_over(batch)
         except StoreOutcomeUnknownError as error:
             self._on_error(error)
             written = await self._read_back(batch)
@@ -222,7 +266,7 @@ class CommitGate:
         if not written:
             await self._failed(batch)
             return
-        if batch.records:
+        if batch.records or batch.confirm:
             self._pause_s = PAUSE_MIN_S
         for effect in batch.gated:
             self._release(effect)
@@ -230,6 +274,14 @@ class CommitGate:
         for reader in batch.readers:
             if not reader.done():
                 reader.set_result(None)
+
+    async def _hand_over(self, batch: Batch) -> None:
+        if batch.confirm:
+            await self._store.holds(())
+        if batch.records:
+            failpoints.reach("commit.before")
+            await self._store.commit(batch.records)
+            failpoints.reach("commit.after")
 
     async def _read_back(self, batch: Batch) -> bool:
         """Asks until the store tells whether an uncertain batch was written."""
@@ -259,7 +311,10 @@ class CommitGate:
         replies = [reply for b in (batch, self._pending) for reply in b.unanswered(gone, victims)]
         rest, later = batch.without(gone, victims), self._pending.without(gone, victims)
         self._pending = Batch(
-            rest.records + later.records, rest.gated + later.gated, rest.readers | later.readers
+            rest.records + later.records,
+            rest.gated + later.gated,
+            rest.readers | later.readers,
+            rest.confirm or later.confirm,
         )
         self._drop_unawaited()
         if gone:

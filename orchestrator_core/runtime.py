@@ -63,8 +63,10 @@ from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.continuing import continuation
 from orchestrator_core.hosts.registry import Hosts
+from orchestrator_core.relay import sides
+from orchestrator_core.relay.log import Item
 from orchestrator_core.relay.relay import Relay
-from orchestrator_core.store.port import Store, StoreError
+from orchestrator_core.store.port import Store, StoreError, StoreTakenError
 from orchestrator_core.wire import events as wire_events
 from orchestrator_core.wire.frames import encode_event
 
@@ -132,7 +134,10 @@ class Runtime:
         pause_ms = self._pause_ms(now_ms)
         try:
             if pause_ms:
+                _log.warning("event_loop_paused", pause_ms=pause_ms, human=PAUSED)
                 self._beat_ms = now_ms
+                # Time enough for another orchestrator to take over.
+                self._gate.confirm()
                 self._step(Stalled(pause_ms), now_ms)
             self._step(event, now_ms)
             self._arm_timer(now_ms)
@@ -159,16 +164,19 @@ class Runtime:
         while True:
             self._beat_ms = self.clock.now_ms()
             await asyncio.sleep(BEAT_MS / 1000)
+            self._look_for_pause()
+
+    def _look_for_pause(self) -> None:
+        """Lets the core know of a pause, although nothing else happens that it must know."""
+        if self._pause_ms(self.clock.now_ms()):
+            self.submit(Tick())
 
     def _pause_ms(self, now_ms: int) -> int:
         """For how long the loop stood still until now; 0 when it did not, or nobody watches."""
         if self._beat_ms is None:
             return 0
         late_ms = now_ms - self._beat_ms - BEAT_MS
-        if late_ms < PAUSE_MIN_MS:
-            return 0
-        _log.warning("event_loop_paused", pause_ms=late_ms, human=PAUSED)
-        return late_ms
+        return late_ms if late_ms >= PAUSE_MIN_MS else 0
 
     def recover(self, recovered: Recovered) -> None:
         """Restores the journal's content, once, before anything else.
@@ -218,18 +226,30 @@ class Runtime:
             raise RefusalError(Refusal(Reason.NOT_FOUND, message, resource=job_id))
         return job
 
+    async def sure(self) -> None:
+        """Returns once nobody can have taken the journal over while this process stood still.
+
+        Before, what the core knows may be out of date, and so would be a refusal. Raises as
+        `settled`.
+        """
+        self._look_for_pause()
+        if self._gate.unsure:
+            await self.settled()
+
     async def settled(self, job_id: str | None = None) -> None:
         """Waits until what was read about a job, or about all, is durable.
 
-        A reader that was told of an outcome must not find another one after a crash.
+        A reader that was told of an outcome must not find another one after a crash, or with the
+        orchestrator that took over while this one stood still.
 
         Raises:
             RefusalError: STORE_UNAVAILABLE, when that takes longer than a second.
         """
+        self._look_for_pause()
         try:
             async with asyncio.timeout(READ_PATIENCE_S):
                 await self._gate.settled(job_id)
-        except TimeoutError:
+        except (TimeoutError, StoreError):
             raise RefusalError(_store_unavailable()) from None
 
     def text_arrived(self, job: Job, attempt: int) -> None:
@@ -256,9 +276,46 @@ class Runtime:
         if not self.relay.log(job_id).announced(attempt):
             self._started(JobStarted(job_id, attempt, StartMode.FRESH, kv_warmth))
 
+    async def read_again(self, job: Job, text_offset: int) -> list[Item]:
+        """Output that was evicted here, from its host; nothing where that has none of it. LO-301.
+
+        A host that is away, or silent, is waited for as long as for one that runs attempts.
+        """
+        log, attempt = self.relay.log(job.job_id), job.attempt
+        if attempt is None or attempt.number != log.attempt:
+            return []
+        host_id, key = attempt.host_id, attempt.key
+
+        def ask(first_index: int) -> int | None:
+            return self.hosts.send_again(host_id, key, first_index)
+
+        patience_s = sides.PATIENCE_S + self.core.config.reattach_grace_ms / 1000
+        try:
+            async with asyncio.timeout(patience_s):
+                while True:
+                    items = await self.relay.sides.read(job.job_id, log, text_offset, ask)
+                    if items is not None:
+                        return items
+                    if host_id not in self.hosts.links:
+                        await self.hosts.arrival()
+                    elif not self.hosts.counts(host_id, key):
+                        return []
+        except TimeoutError:
+            return []
+
     async def run(self) -> None:
-        """Commits what is decided, until cancelled."""
-        await self._gate.run()
+        """Commits what is decided, until cancelled.
+
+        Raises:
+            StoreTakenError: when another orchestrator has the journal. Nothing more is promised,
+            and whoever waits is told so.
+        """
+        try:
+            await self._gate.run()
+        except StoreTakenError as error:
+            self._gate.abandon(error)
+            self.close()
+            raise
 
     async def flush(self) -> None:
         """Returns once everything decided is durable and sent."""
@@ -449,6 +506,7 @@ class Runtime:
     # --- replies and time
 
     async def _ask(self, event: Callable[[int], Event]) -> Receipt | str:
+        await self.sure()
         reply_to = self._next_reply
         self._next_reply += 1
         future = self._replies[reply_to] = asyncio.get_running_loop().create_future()

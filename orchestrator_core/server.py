@@ -1,6 +1,7 @@
 """Composition root of orchestratord: builds the parts, runs them, drains them. ORCH-3035."""
 
 import asyncio
+import gc
 import importlib.metadata
 import signal
 from collections.abc import Callable, Coroutine
@@ -283,6 +284,9 @@ async def run(config: Config) -> None:
             await server.start()
         except (StoreError, OSError) as error:
             raise CannotStartError(str(error)) from error
+        # What is here now stays: looks for cyclic garbage need not walk it over and over.
+        gc.collect()
+        gc.freeze()
         await _first_of(first.wait(), server.wait_failed())
         grace_s = config.shutdown_grace_ms / 1000
         await _first_of(server.drain(grace_s), second.wait(), server.wait_failed())

@@ -1,19 +1,25 @@
 """The command `pool-managerd`.
 
-Exit codes: 0 stopped as asked, 1 broke down, 2 cannot start as configured.
+Exit codes: 0 stopped as asked, 1 broke down, 2 cannot start as configured. Of `check`: 0 every pool
+can start, 1 a pool cannot, 2 the pool manager cannot.
 """
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from pool_managerd import failpoints
 from pool_managerd.config import Config, ConfigError, load_config
 from pool_managerd.config_text import to_toml
 from pool_managerd.errors import DevicesUnavailableError
+from pool_managerd.factory import make_devices
+from pool_managerd.fetch_command import run_fetch
+from pool_managerd.inspection import inspect_host, report_lines
 from pool_managerd.server import PoolManager
 from pool_managerd.telemetry import configure_logs, log
 
@@ -27,18 +33,39 @@ def main(argv: list[str] | None = None) -> int:
         prog="pool-managerd", description="Runs inference engines on one GPU host."
     )
     parser.add_argument(
+        "command",
+        nargs="?",
+        choices=("run", "check", "fetch"),
+        default="run",
+        help="run (the default), check what would run here, or fetch a model",
+    )
+    parser.add_argument(
+        "ref",
+        nargs="?",
+        metavar="REF",
+        help="fetch: hf:ORG/REPO/FILE, https://... or a path",
+    )
+    parser.add_argument(
         "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="configuration (TOML)"
     )
     parser.add_argument(
         "--print-config", action="store_true", help="print the effective configuration and exit"
     )
+    parser.add_argument("--json", action="store_true", help="check: print one JSON object")
+    parser.add_argument("--digests", action="store_true", help="check: read models of any size")
     args = parser.parse_args(argv)
     try:
         config = load_config(args.config)
         if args.print_config:
             print(to_toml(config), end="")
             return 0
+        if args.command == "check":
+            return _check(config, as_json=args.json, all_digests=args.digests)
         configure_logs(config.log_level)
+        if args.command == "fetch":
+            if args.ref is None:
+                parser.error("fetch needs a REF, e.g. hf:ORG/REPO/FILE")
+            return run_fetch(config, args.ref)
         _arm(os.environ.get(failpoints.VARIABLE, ""))
         asyncio.run(_serve(config))
     except ConfigError as error:
@@ -49,6 +76,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"pool-managerd: {error}", file=sys.stderr)
         return EXIT_CANNOT_START
     return 0
+
+
+def _check(config: Config, *, as_json: bool, all_digests: bool) -> int:
+    report = asyncio.run(inspect_host(config, make_devices(config), all_digests=all_digests))
+    if as_json:
+        print(json.dumps({**asdict(report), "exit_code": report.exit_code}))
+    else:
+        print("\n".join(report_lines(report)))
+    return report.exit_code
 
 
 def _arm(failpoint: str) -> None:
@@ -75,6 +111,7 @@ async def _serve(config: Config) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    loop.add_signal_handler(signal.SIGHUP, manager.revive)
     await manager.run()
 
 

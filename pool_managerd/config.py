@@ -19,13 +19,16 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from pool_managerd.config_engines import (
+    AttachingEngine,
     EmbeddedEngine,
     EngineTable,
-    LlamaServerEngine,
+    LaunchTable,
     Milliseconds,
-    MockEngine,
     Table,
+    TritonEngine,
 )
+from pool_managerd.config_models import ModelsTable, OutboundTable
+from pool_managerd.config_supervision import BackoffTable, EngineLogsTable, SupervisionTable
 from pool_managerd.errors import PoolManagerError
 
 _ID = r"^[A-Za-z0-9._:-]{1,128}$"
@@ -50,7 +53,7 @@ class PoolTable(Table):
     devices: tuple[str, ...] = Field(
         default=(),
         max_length=64,
-        description="Device ids (UUIDs) or indexes; empty: all devices of the host.",
+        description="UUIDs of GPUs or MIG slices, indexes of GPUs, GPU:SLICE; empty: all.",
     )
     tensor_split: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] = Field(
         default=(),
@@ -58,6 +61,10 @@ class PoolTable(Table):
         description="Weight of each entry of `devices`, e.g. [2, 1]; empty: the engine chooses.",
     )
     engine: EngineTable = Field(description="The engine; `kind` selects it.")
+    self_test: bool | None = Field(
+        default=None,
+        description="Self-test before READY; absent: as `supervision.self_test`, never for `mock`.",
+    )
     perf_tokens_per_s: float | None = Field(
         default=None, gt=0, le=1e6, description="Decode rate of one stream: a first guess."
     )
@@ -66,6 +73,23 @@ class PoolTable(Table):
     )
     prefill_tokens_per_s: float | None = Field(
         default=None, gt=0, le=1e7, description="Prompt tokens per second: a first guess."
+    )
+    vram_claim_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        le=1 << 50,
+        description="Memory that the engine takes of all its devices together; replaces the "
+        "estimate.",
+    )
+    vram_claim_ratio: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of each device that the engine claims (vLLM's gpu_memory_utilization); "
+        "replaces the estimate.",
+    )
+    memory_check: Literal["enforce", "warn", "off"] = Field(
+        default="enforce", description="What happens when the engine does not seem to fit."
     )
 
     @model_validator(mode="after")
@@ -77,6 +101,8 @@ class PoolTable(Table):
             )
         if self.tensor_split and not sum(self.tensor_split):
             raise ValueError("tensor_split must not be 0 on all devices")
+        if self.vram_claim_bytes is not None and self.vram_claim_ratio is not None:
+            raise ValueError("set vram_claim_bytes or vram_claim_ratio, not both")
         return self
 
 
@@ -99,44 +125,6 @@ class LimitsTable(Table):
     )
     frame_bytes: int = Field(default=1 << 20, ge=4096, le=3 << 20, description="Size of one frame.")
     watchers_max: int = Field(default=16, ge=1, le=1024, description="Open WatchSnapshots calls.")
-
-
-class BackoffTable(Table):
-    """Exponential backoff: doubles from `initial_ms` to `cap_ms`, half of it random."""
-
-    initial_ms: Milliseconds = Field(default=200, description="First wait.")
-    cap_ms: Milliseconds = Field(default=10_000, description="Longest wait.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "BackoffTable":
-        if self.cap_ms < self.initial_ms:
-            raise ValueError("cap_ms must not be below initial_ms")
-        return self
-
-
-class SupervisionTable(Table):
-    """How engines are watched, restarted and stopped. ORCH-3038, ORCH-3053."""
-
-    backoff: BackoffTable = Field(
-        default=BackoffTable(initial_ms=500, cap_ms=60_000),
-        description="Wait before an engine restart.",
-    )
-    preload_timeout_ms: Milliseconds = Field(
-        default=600_000, description="Longest start of an engine."
-    )
-    stop_timeout_ms: Milliseconds = Field(default=15_000, description="Longest stop of an engine.")
-    health_interval_ms: Milliseconds = Field(
-        default=2_000, description="Time between two health checks."
-    )
-    health_failures: int = Field(
-        default=3, ge=1, le=100, description="Failed checks before a restart."
-    )
-    storm_failures: int = Field(default=5, ge=1, le=1000, description="Failures that halt a pool.")
-    storm_window_ms: Milliseconds = Field(default=300_000, description="Window of those failures.")
-    stable_ms: Milliseconds = Field(default=60_000, description="Service that resets the backoff.")
-    cancel_confirm_ms: Milliseconds = Field(
-        default=5_000, description="Wait for a cancelled generation before its engine is restarted."
-    )
 
 
 class LinkTable(Table):
@@ -168,6 +156,13 @@ class Config(Table):
     devices: Literal["nvml", "cpu"] = Field(
         default="nvml", description="Source of devices: NVIDIA GPUs, or the processor."
     )
+    device_interval_ms: int = Field(
+        default=1_000,
+        ge=50,
+        le=60_000,
+        description="Time between two readings of GPU memory and utilisation; "
+        "what costs the driver more is read a fifth as often.",
+    )
     coalesce_ms: int = Field(
         default=4, ge=0, le=5, description="Output within this time shares a frame."
     )
@@ -185,6 +180,11 @@ class Config(Table):
         default=SupervisionTable(), description="Engine supervision."
     )
     link: LinkTable = Field(default=LinkTable(), description="Streams to the orchestrator.")
+    models: ModelsTable = Field(default=ModelsTable(), description="Model files.")
+    outbound: OutboundTable = Field(default=OutboundTable(), description="Fetching of models.")
+    engine_logs: EngineLogsTable = Field(
+        default=EngineLogsTable(), description="Output of engines."
+    )
     pools: tuple[PoolTable, ...] = Field(
         default=(), max_length=256, description="The pools of this host, at least one."
     )
@@ -199,7 +199,18 @@ class Config(Table):
         twice = sorted({pool_id for pool_id in ids if ids.count(pool_id) > 1})
         if twice:
             raise ValueError(f"pools: pool_id used twice: {', '.join(twice)}")
+        _refuse_long_graces(self.pools, self.supervision.stop_timeout_ms)
         return self
+
+
+def _refuse_long_graces(pools: tuple[PoolTable, ...], stop_timeout_ms: int) -> None:
+    for pool in pools:
+        launch = pool.engine.launch if isinstance(pool.engine, AttachingEngine) else None
+        if launch is not None and launch.stop_grace_ms >= stop_timeout_ms:
+            raise ValueError(
+                f"pools.{pool.pool_id}.engine.launch.stop_grace_ms: {launch.stop_grace_ms} must be "
+                f"below supervision.stop_timeout_ms = {stop_timeout_ms}"
+            )
 
 
 def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
@@ -234,25 +245,59 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
     endpoint = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or env.get(
         "OTEL_EXPORTER_OTLP_ENDPOINT"
     )
-    return config.model_copy(update={"pools": pools, "otlp_endpoint": endpoint or ""})
+    logs = config.engine_logs
+    if logs.directory:
+        logs = logs.model_copy(update={"directory": str(base / logs.directory)})
+    models = config.models.model_copy(
+        update={"directory": str(base / Path(config.models.directory).expanduser())}
+    )
+    token = SecretStr(env.get(config.outbound.hf_token_env, ""))
+    return config.model_copy(
+        update={
+            "pools": pools,
+            "engine_logs": logs,
+            "models": models,
+            "outbound": config.outbound.model_copy(update={"hf_token": token}),
+            "otlp_endpoint": endpoint or "",
+        }
+    )
 
 
 def _resolved(
     pool: PoolTable, base: Path, env: Mapping[str, str], problems: list[str]
-) -> EmbeddedEngine | LlamaServerEngine | MockEngine:
+) -> EngineTable:
     match pool.engine:
-        case EmbeddedEngine() as engine:
+        case EmbeddedEngine() as engine if engine.model_path:
             return engine.model_copy(update={"model_path": str(base / engine.model_path)})
-        case LlamaServerEngine() as engine if engine.api_key_env:
-            secret = env.get(engine.api_key_env, "")
-            if not secret:
-                problems.append(
-                    f"pools.{pool.pool_id}.engine.api_key_env: the environment variable "
-                    f"{engine.api_key_env} is not set"
-                )
-            return engine.model_copy(update={"api_key": SecretStr(secret)})
+        case TritonEngine() as engine if engine.api_key_env:
+            return engine.model_copy(update={"api_key": _secret(pool, engine, env, problems)})
+        case AttachingEngine() as engine:
+            secret = _secret(pool, engine, env, problems)
+            changes = {"api_key": secret, "launch": _launch(engine, base)}
+            return engine.model_copy(update=changes)
         case engine:
             return engine
+
+
+def _secret(
+    pool: PoolTable,
+    engine: AttachingEngine | TritonEngine,
+    env: Mapping[str, str],
+    problems: list[str],
+) -> SecretStr:
+    secret = env.get(engine.api_key_env, "") if engine.api_key_env else ""
+    if engine.api_key_env and not secret:
+        problems.append(
+            f"pools.{pool.pool_id}.engine.api_key_env: the environment variable "
+            f"{engine.api_key_env} is not set"
+        )
+    return SecretStr(secret)
+
+
+def _launch(engine: AttachingEngine, base: Path) -> LaunchTable | None:
+    if engine.launch is None or not engine.launch.cwd:
+        return engine.launch
+    return engine.launch.model_copy(update={"cwd": str(base / engine.launch.cwd)})
 
 
 def _refuse_file_secrets(raw: dict[str, object]) -> None:
@@ -262,6 +307,11 @@ def _refuse_file_secrets(raw: dict[str, object]) -> None:
         if isinstance(engine, dict) and "api_key" in engine:
             key = f"pools[{number}].engine.api_key"
             raise ConfigError([f"{key}: set api_key_env: secrets come from the environment"])
+    outbound = raw.get("outbound")
+    if isinstance(outbound, dict) and "hf_token" in outbound:
+        raise ConfigError(
+            ["outbound.hf_token: set hf_token_env: secrets come from the environment"]
+        )
     if "otlp_endpoint" in raw:
         raise ConfigError(["otlp_endpoint: set OTEL_EXPORTER_OTLP_ENDPOINT in the environment"])
 
@@ -291,8 +341,8 @@ def _problem(item: typing.Any) -> str:
     return f"{_dotted(location)}: {message}" if location else message
 
 
-_HIDDEN = frozenset({"api_key", "otlp_endpoint"})
-_TAGS = frozenset({"embedded", "llama_server", "mock"})
+_HIDDEN = frozenset({"api_key", "hf_token", "otlp_endpoint"})
+_TAGS = frozenset({"embedded", "llama_server", "mock", "ollama", "openai", "triton"})
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:

@@ -84,6 +84,8 @@ def _type_text(annotation: object) -> str:
         return " or ".join(_type_text(part) for part in inner if part is not type(None))
     if origin is tuple:
         return f"list of {_type_text(inner[0])}"
+    if origin is dict:
+        return f"table of {_type_text(inner[1])}"
     names: dict[object, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
     return names.get(annotation, str(annotation))
 

@@ -25,7 +25,8 @@ from pool_managerd.core.outbox import RefusalReason
 from pool_managerd.core.replica import Reason
 from pool_managerd.core.store import AppendOutcome, AttemptStore
 from pool_managerd.engines import port
-from pool_managerd.pool import Incarnation, Pool, PoolDeps
+from pool_managerd.incarnation import Incarnation, PoolDeps
+from pool_managerd.pool import Pool
 from pool_managerd.telemetry import SPAN_ATTEMPT, SPAN_CANCEL, SPAN_GENERATE, Telemetry, log
 
 
@@ -358,6 +359,8 @@ class Executor:
         if run.incarnation.slots is not None:
             run.incarnation.slots.release(key)
         run.pool.note_session(run.command.session_id)
+        if run.stop in (None, Stop.BROKEN) and run.log.terminal is not None:
+            run.pool.attempt_ended(run.incarnation.replica_id, run.log.terminal.outcome)
         del self._runs[key]
         if run.discard:
             self.store.release(key)

@@ -1,29 +1,56 @@
 """Turns configuration into engines and devices: the one place that knows every adapter."""
 
+import functools
+from pathlib import Path
 from typing import assert_never
 
 from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import EmbeddedEngine, LlamaServerEngine, MockEngine
-from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
+from pool_managerd.config_engines import (
+    AttachingEngine,
+    EmbeddedEngine,
+    LlamaServerEngine,
+    MockEngine,
+    OllamaEngine,
+    OpenAiEngine,
+    TritonEngine,
+)
+from pool_managerd.config_supervision import EngineLogsTable
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.nvml import NvmlDevices
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.embedded import EmbeddedConfig
 from pool_managerd.engines.embedded import EmbeddedEngine as EmbeddedAdapter
+from pool_managerd.engines.engine_log import LogSettings
 from pool_managerd.engines.llama_server import LlamaServerConfig
 from pool_managerd.engines.llama_server import LlamaServerEngine as LlamaServerAdapter
 from pool_managerd.engines.mock import MockConfig
 from pool_managerd.engines.mock import MockEngine as MockAdapter
 from pool_managerd.engines.mock_script import MockScript
+from pool_managerd.engines.ollama import OllamaConfig
+from pool_managerd.engines.ollama import OllamaEngine as OllamaAdapter
+from pool_managerd.engines.openai import OpenAiConfig
+from pool_managerd.engines.openai import OpenAiEngine as OpenAiAdapter
 from pool_managerd.engines.port import Engine, PreloadError
+from pool_managerd.engines.triton import TritonConfig
+from pool_managerd.engines.triton import TritonEngine as TritonAdapter
+from pool_managerd.engines.triton_client import Target
+from pool_managerd.incarnation import EngineFactory
+from pool_managerd.launching import launched, shown_devices
 
 
 def make_devices(config: Config) -> DeviceSource:
     """The configured source of devices; nothing is read yet."""
-    return NvmlDevices() if config.devices == "nvml" else CpuDevices()
+    return NvmlDevices(config.device_interval_ms) if config.devices == "nvml" else CpuDevices()
 
 
-def make_engine(table: PoolTable, model_ref: str) -> Engine:
+def engine_factory(config: Config) -> EngineFactory:
+    """Makes the engines of a host as it is configured."""
+    return functools.partial(make_engine, logs=config.engine_logs)
+
+
+def make_engine(  # noqa: PLR0911 - one return per kind
+    table: PoolTable, model_ref: str, logs: EngineLogsTable | None = None
+) -> Engine:
     """A new incarnation of the pool's engine.
 
     `model_ref` replaces the configured model unless empty.
@@ -32,23 +59,39 @@ def make_engine(table: PoolTable, model_ref: str) -> Engine:
         PreloadError: when the engine's model cannot be chosen by reference.
     """
     engine = table.engine
+    log = _log_settings(table.pool_id, logs or EngineLogsTable())
+    if isinstance(engine, AttachingEngine) and engine.launch is not None:
+        return launched(table, model_ref, log, lambda attached: make_engine(attached, ""))
     if model_ref and not isinstance(engine, EmbeddedEngine):
         raise PreloadError([f"an engine of kind {engine.kind} loads no model by reference"])
     match engine:
         case EmbeddedEngine():
-            # The processor is not a device that a driver could be told to show.
-            shown = tuple(device for device in table.devices if device != CPU_DEVICE_ID)
-            return _embedded(engine, model_ref, shown, table.tensor_split)
+            return _embedded(engine, model_ref, shown_devices(table), table.tensor_split, log)
         case LlamaServerEngine():
             return _llama_server(engine)
+        case OpenAiEngine():
+            return _openai(engine)
+        case OllamaEngine():
+            return _ollama(engine)
         case MockEngine():
             return _mock(engine)
+        case TritonEngine():
+            return _triton(engine)
         case _:
             assert_never(engine)
 
 
+def _log_settings(pool_id: str, logs: EngineLogsTable) -> LogSettings:
+    path = Path(logs.directory) / f"{pool_id}.log" if logs.directory else None
+    return LogSettings(lines=logs.lines, path=path, file_bytes=logs.file_bytes, files=logs.files)
+
+
 def _embedded(
-    table: EmbeddedEngine, model_ref: str, devices: tuple[str, ...], tensor_split: tuple[int, ...]
+    table: EmbeddedEngine,
+    model_ref: str,
+    devices: tuple[str, ...],
+    tensor_split: tuple[int, ...],
+    log: LogSettings,
 ) -> Engine:
     return EmbeddedAdapter(
         EmbeddedConfig(
@@ -62,6 +105,8 @@ def _embedded(
             devices=devices,
             tensor_split=tensor_split,
             model_digest=table.model_digest,
+            kv_type=table.kv_type,
+            log=log,
         )
     )
 
@@ -81,6 +126,39 @@ def _llama_server(table: LlamaServerEngine) -> Engine:
     )
 
 
+def _openai(table: OpenAiEngine) -> Engine:
+    return OpenAiAdapter(
+        OpenAiConfig(
+            base_url=table.base_url,
+            flavor=table.flavor,
+            api_key=table.api_key.get_secret_value(),
+            model_id=table.model_id,
+            served_model=table.served_model,
+            slots=table.slots,
+            ctx_max=table.ctx_max,
+            deterministic=table.deterministic,
+            engine_version=table.engine_version,
+            model_digest=table.model_digest,
+            silence_timeout_ms=table.silence_timeout_ms,
+        )
+    )
+
+
+def _ollama(table: OllamaEngine) -> Engine:
+    return OllamaAdapter(
+        OllamaConfig(
+            base_url=table.base_url,
+            api_key=table.api_key.get_secret_value(),
+            model_id=table.model_id,
+            ollama_model=table.ollama_model,
+            slots=table.slots,
+            ctx_max=table.ctx_max,
+            keep_alive=table.keep_alive,
+            silence_timeout_ms=table.silence_timeout_ms,
+        )
+    )
+
+
 def _mock(table: MockEngine) -> Engine:
     return MockAdapter(
         MockConfig(
@@ -89,5 +167,34 @@ def _mock(table: MockEngine) -> Engine:
             ctx_max=table.ctx_max,
             script=MockScript(**table.script.model_dump()),
             preload_shortfalls=table.preload_shortfalls,
+        )
+    )
+
+
+def _triton(table: TritonEngine) -> Engine:
+    target = Target(
+        address=table.address,
+        model=table.model,
+        model_version=table.model_version,
+        tls=table.tls,
+        api_key=table.api_key.get_secret_value(),
+        api_key_name=table.api_key_name,
+        silence_timeout_ms=table.silence_timeout_ms,
+    )
+    return TritonAdapter(
+        TritonConfig(
+            target=target,
+            model_id=table.model_id,
+            slots=table.slots,
+            ctx_max=table.ctx_max,
+            profile=table.profile,
+            tensors=table.tensors,
+            ignore_seed=table.ignore_seed,
+            deterministic=table.deterministic,
+            load=table.load,
+            model_digest=table.model_digest,
+            metrics_url=table.metrics_url,
+            busy_metric=table.busy_metric,
+            cancel_settle_ms=table.cancel_settle_ms,
         )
     )

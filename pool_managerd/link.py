@@ -45,10 +45,13 @@ _WAITS_PER_GRACE = 4
 
 @dataclass(frozen=True, slots=True)
 class LinkDeps:
-    """What the link works with. `jitter()` gives a number in [0, 1)."""
+    """What the link works with. `jitter()` gives a number in [0, 1).
+
+    `connect` makes a channel, which the session that asked for it closes.
+    """
 
     config: Config
-    channel: aio.Channel
+    connect: Callable[[], aio.Channel]
     host: HostState
     pools: dict[str, Pool]
     executor: Executor
@@ -95,9 +98,11 @@ class Link:
         while True:
             reached = False
             try:
-                async with self._session() as (call, terms):
+                # A connection of its own: one that fell silent would be silent for the next too,
+                # until the transport finds out by itself.
+                async with self._deps.connect() as channel, self._session(channel) as session:
                     reached = True
-                    await self._serve(call, terms)
+                    await self._serve(channel, *session)
             except STREAM_ERRORS as error:
                 # Told once, not with every try: an orchestrator may be away for long.
                 if not self._leaving and (reached or not failures):
@@ -125,8 +130,8 @@ class Link:
             log.warning("leave_timeout", timeout_ms=timeout_ms)
 
     @contextlib.asynccontextmanager
-    async def _session(self) -> AsyncIterator[tuple[DispatchCall, _Terms]]:
-        call: DispatchCall = PoolRegistryServiceStub(self._deps.channel).Dispatch()
+    async def _session(self, channel: aio.Channel) -> AsyncIterator[tuple[DispatchCall, _Terms]]:
+        call: DispatchCall = PoolRegistryServiceStub(channel).Dispatch()
         try:
             first = await until_lost(self._hello(call))
             failpoints.reach("register.after")
@@ -222,25 +227,31 @@ class Link:
             if entry.key not in adopted:
                 self._deps.executor.forget(entry.key)
 
-    async def _serve(self, call: DispatchCall, terms: _Terms) -> None:
+    async def _serve(self, channel: aio.Channel, call: DispatchCall, terms: _Terms) -> None:
         liveness = Liveness(terms.heartbeat_timeout_ms)
         await together(
             self._read(call, liveness),
             self._write(call, terms, liveness),
-            self._deps.reporter.run(self._deps.channel, terms.report_interval_ms),
+            self._deps.reporter.run(channel, terms.report_interval_ms),
             liveness.watch(),
         )
 
     async def _read(self, call: DispatchCall, liveness: Liveness) -> None:
+        obeyed_seq = self._host.applied_dispatch_seq
         while True:
             message = await call.read()
             liveness.heard()
             if not isinstance(message, registry_pb2.DispatchResponse):
                 raise SessionLostError("the orchestrator closed the stream")
             command = message.WhichOneof("command")
-            if command is not None:
+            # Each command has the next number of its stream. One that arrives again, however late,
+            # was obeyed: what it started may be over and forgotten, and must not begin anew.
+            if command is not None and message.dispatch_seq > obeyed_seq:
                 self._obey(command, message)
-            self._host.applied_dispatch_seq = message.dispatch_seq
+                obeyed_seq = message.dispatch_seq
+            self._host.applied_dispatch_seq = max(
+                self._host.applied_dispatch_seq, message.dispatch_seq
+            )
 
     def _obey(self, command: str, message: registry_pb2.DispatchResponse) -> None:
         handler = self._commands.get(command)

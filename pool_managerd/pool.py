@@ -6,15 +6,12 @@ Every event is applied on the event loop as it happens, so state and snapshot ne
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from pool_managerd import failpoints
-from pool_managerd.clock import Clock
-from pool_managerd.config import PoolTable, SupervisionTable
+from pool_managerd.config import PoolTable
+from pool_managerd.core.attempts import AttemptFailure, EndReason
 from pool_managerd.core.backoff import Backoff
+from pool_managerd.core.circuit import Circuit
 from pool_managerd.core.replica import (
     Effect,
     Event,
@@ -27,56 +24,24 @@ from pool_managerd.core.replica import (
 )
 from pool_managerd.core.slots import Slots
 from pool_managerd.engines.port import Engine, EngineInfo, PreloadError
-from pool_managerd.feed import ChangeFeed
-from pool_managerd.telemetry import SPAN_DRAIN, SPAN_START, SPAN_STOP, Telemetry, log
+from pool_managerd.incarnation import AttemptKeeper, Incarnation, PoolDeps
+from pool_managerd.preflight import Prepared
+from pool_managerd.selftest import self_test
+from pool_managerd.telemetry import SPAN_DRAIN, SPAN_START, SPAN_STOP, log
+from pool_managerd.watching import (
+    Reminder,
+    circuit_limits,
+    engines_fault,
+    exit_of,
+    reason_of,
+    until_unhealthy,
+)
 
 WARM_SESSIONS_MAX = 64
+DETAIL_CHARS_MAX = 700
+"""Of a failure's sentence, so that what follows it in a snapshot is not cut off."""
 
-Spawn = Callable[[Coroutine[object, object, None]], asyncio.Task[None]]
-EngineFactory = Callable[[PoolTable, str], Engine]
-
-
-class AttemptKeeper(Protocol):
-    """What a pool asks of the executor."""
-
-    def replica_gone(self, replica_id: str, sentence: str) -> None:
-        """The engine of `replica_id` is over: its attempts end with ENGINE_DIED."""
-        ...
-
-    def drain_expired(self, pool_id: str) -> None:
-        """A drain's time is up: the pool's attempts are stopped."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class PoolDeps:
-    """What every pool of a host shares.
-
-    `random_hex(n)` gives n hex digits, `jitter()` a number in [0, 1).
-    """
-
-    clock: Clock
-    feed: ChangeFeed
-    telemetry: Telemetry
-    spawn: Spawn
-    make_engine: EngineFactory
-    random_hex: Callable[[int], str]
-    jitter: Callable[[], float]
-    supervision: SupervisionTable
-
-
-@dataclass(slots=True, eq=False)
-class Incarnation:
-    """One life of an engine. `gone` is set once the engine is stopped."""
-
-    replica_id: str
-    engine: Engine | None = None
-    slots: Slots | None = None
-    failing: bool = False
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
-    # Sessions served most recently, at most one for each slot: their keys and values may be cached.
-    warm: OrderedDict[str, None] = field(default_factory=OrderedDict)
+_PROBE = "self-test"
 
 
 class Pool:
@@ -91,6 +56,10 @@ class Pool:
         self._supervisor = Supervisor(
             Limits(backoff, limits.storm_failures, limits.storm_window_ms, limits.stable_ms)
         )
+        self._circuit_limits = circuit_limits(limits.circuit)
+        self._tests = limits.self_test.enabled and table.engine.kind != "mock"
+        if table.self_test is not None:
+            self._tests = table.self_test
         self.info: EngineInfo | None = None
         self.incarnation = self._new_incarnation()
         self.closed = asyncio.Event()
@@ -99,8 +68,14 @@ class Pool:
         self._loaded_ref = ""
         self._wanted_ref = ""
         self._reload_detail = ""
+        # Draining is what an operator or a shutdown asked for, and what a waiting reload needs.
+        self._drain_asked = Reason.NONE
+        self._reload_asked: str | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._device_faults: dict[str, str] = {}
+        self._opened = False
         self._drain_timer: asyncio.TimerHandle | None = None
+        self._reminder = Reminder(self._tell_storm, limits.storm_remind_ms)
 
     @property
     def pool_id(self) -> str:
@@ -121,11 +96,17 @@ class Pool:
     def state(self) -> tuple[PoolState, Reason, str]:
         """State, reason and a sentence for people."""
         state, reason, detail = self._supervisor.state()
+        if state is PoolState.STARTING:
+            detail = detail or self._deps.preflight.doing(self.pool_id)
         return state, reason, detail or self._reload_detail
 
     def open(self) -> None:
-        """Starts the first engine."""
-        self._perform((Effect.START_ENGINE,))
+        """Starts the first engine, unless a device is unwell already."""
+        self._opened = True
+        if self._device_faults:
+            self._fail_for_devices()
+        else:
+            self._perform((Effect.START_ENGINE,))
 
     def close(self) -> None:
         """Stops the engine for good; `closed` is set once it is gone. Idempotent."""
@@ -140,6 +121,7 @@ class Pool:
         if incarnation.replica_id != replica_id or incarnation.failing:
             return
         incarnation.failing = True
+        detail = detail[:DETAIL_CHARS_MAX]
         log.warning(
             "replica_failed",
             pool_id=self.pool_id,
@@ -150,13 +132,36 @@ class Pool:
         )
         self._post(Event(Kind.FAILED, reason, detail))
 
+    def device_health(self, device_id: str, sentence: str) -> None:
+        """Notes that a device of the pool is unwell, as `sentence` says, or well again with "".
+
+        The engine is stopped, and started again, with backoff, once all devices are well.
+        ORCH-3038.
+        """
+        self._device_faults.pop(device_id, None)
+        if sentence:
+            self._device_faults[device_id] = sentence
+        self._supervisor.hold("; ".join(self._device_faults.values()))
+        if not self._opened:
+            return
+        if sentence and self._supervisor.phase in (Phase.STARTING, Phase.SERVING):
+            self._fail_for_devices()
+        elif self._supervisor.overdue(self._deps.clock.now_ms()):
+            self._post(Event(Kind.RETRY_DUE))
+        self._changed()
+
+    def _fail_for_devices(self) -> None:
+        sentence = next(iter(self._device_faults.values()))
+        self.fail(self.incarnation.replica_id, Reason.DEVICE_ERROR, sentence)
+
     def drain(self, reason: Reason, timeout_ms: int | None = None) -> None:
         """Takes no more work, or takes it again with `Reason.NONE`. OC-CTRL-2002.
 
         After `timeout_ms` the attempts that still run are stopped.
         """
         self._cancel_drain_timer()
-        self._supervisor.set_drain(reason)
+        self._drain_asked = reason
+        self._set_drain()
         if reason is not Reason.NONE and timeout_ms is not None:
             loop = asyncio.get_running_loop()
             self._drain_timer = loop.call_later(
@@ -169,11 +174,31 @@ class Pool:
     def reload(self, model_ref: str) -> None:
         """Loads the model anew, or `model_ref`, once the pool is idle. OC-CTRL-2003.
 
-        When the new model cannot be loaded the former one is loaded again.
+        When the new model cannot be loaded the former one is loaded again. Of several reloads that
+        wait the last one counts.
         """
         if self._supervisor.phase in (Phase.CLOSING, Phase.CLOSED):
             return
-        self._deps.spawn(self._reload(model_ref))
+        log.info("pool_reload", pool_id=self.pool_id, model_ref=model_ref)
+        waits, self._reload_asked = self._reload_asked is not None, model_ref
+        if not waits:
+            self._deps.spawn(self._reload())
+
+    def revive(self) -> None:
+        """Starts a pool again that waits, or that has given up. Others stay as they are."""
+        if self._supervisor.phase in (Phase.WAITING, Phase.HALTED):
+            self.reload(self._wanted_ref)
+
+    def attempt_ended(self, replica_id: str, outcome: EndReason | AttemptFailure) -> None:
+        """Notes how the engine ended an attempt: the circuit opens after too many errors."""
+        incarnation = self.incarnation
+        if incarnation.replica_id != replica_id or incarnation.failing:
+            return
+        if isinstance(outcome, EndReason):
+            incarnation.circuit.succeeded()
+        elif engines_fault(outcome) and incarnation.circuit.failed(self._deps.clock.now_ms()):
+            self._trip(f"too many attempts failed; the last: {outcome.message}")
+            incarnation.tasks.append(self._deps.spawn(self._probe(incarnation)))
 
     def note_session(self, session_id: str) -> None:
         """Notes that a slot served `session_id` last."""
@@ -186,15 +211,20 @@ class Pool:
             warm.popitem(last=False)
 
     def _new_incarnation(self) -> Incarnation:
-        return Incarnation(f"{self.pool_id}-{self._deps.random_hex(8)}")
+        replica_id = f"{self.pool_id}-{self._deps.random_hex(8)}"
+        return Incarnation(replica_id, Circuit(self._circuit_limits))
 
     def _changed(self) -> None:
         self._deps.feed.publish(self.pool_id)
 
+    def _set_drain(self) -> None:
+        waits = Reason.NONE if self._reload_asked is None else Reason.OPERATOR
+        self._supervisor.set_drain(waits if self._drain_asked is Reason.NONE else self._drain_asked)
+
     def _cancel_drain_timer(self) -> None:
         if self._drain_timer is not None:
             self._drain_timer.cancel()
-            self._drain_timer = None
+        self._drain_timer = None
 
     def _post(self, event: Event) -> None:
         before = self._supervisor.state()
@@ -211,6 +241,7 @@ class Pool:
                 detail=detail,
             )
         self._perform(effects)
+        self._reminder.keep(bool(self._supervisor.storm))
         if self._supervisor.phase is Phase.CLOSED:
             self.closed.set()
         self._changed()
@@ -237,20 +268,29 @@ class Pool:
             delay_ms / 1000, self._post, Event(Kind.RETRY_DUE)
         )
 
+    def _tell_storm(self) -> None:
+        log.error(
+            "pool_halted",
+            pool_id=self.pool_id,
+            detail=self._supervisor.storm,
+            human=f"Pool {self.pool_id} serves nothing: {self._supervisor.storm}",
+        )
+
     async def _start(self, incarnation: Incarnation) -> None:
         replica_id = incarnation.replica_id
         attributes = {"pool_id": self.pool_id, "replica_id": replica_id}
         timeout_ms = self._deps.supervision.preload_timeout_ms
+        reason = Reason.PRELOAD_FAILED
         with self._deps.telemetry.span(SPAN_START, attributes) as span:
             try:
+                # A model may have to be fetched first, which has a bound of its own.
+                prepared = await self._deps.preflight.model(self.table, self._wanted_ref)
                 async with asyncio.timeout(timeout_ms / 1000):
-                    engine = self._deps.make_engine(self.table, self._wanted_ref)
-                    incarnation.engine = engine
-                    info = await engine.start()
+                    info = await self._start_engine(incarnation, prepared)
                     incarnation.slots = Slots(info.slots_total)
                     failpoints.reach("engine.ready")
             except PreloadError as error:
-                problem = str(error)
+                problem, reason = str(error), reason_of(error.failure, reason)
             except TimeoutError:
                 problem = f"the engine was not ready after {timeout_ms} ms"
             except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
@@ -260,10 +300,43 @@ class Pool:
                 self._serving(incarnation, info)
                 return
             self._deps.telemetry.annotate(span, {"outcome": "failed"})
-        if self._wanted_ref != self._loaded_ref:
-            self._reload_detail = f"the model {self._wanted_ref} could not be loaded: {problem}"
-            self._wanted_ref = self._loaded_ref
-        self.fail(replica_id, Reason.PRELOAD_FAILED, problem)
+        self._start_failed(incarnation, reason, problem)
+
+    async def _accept(self, engine: Engine, info: EngineInfo) -> None:
+        """Raises PreloadError unless the engine passes the self-test. ORCH-3049."""
+        problem = await self._tested(engine, info) if self._tests else ""
+        if problem:
+            raise PreloadError([f"the self-test failed: {problem}"])
+
+    async def _tested(self, engine: Engine, info: EngineInfo) -> str:
+        limits = self._deps.supervision
+        return await self_test(engine, info, limits.self_test.timeout_ms, limits.cancel_confirm_ms)
+
+    def _start_failed(self, incarnation: Incarnation, reason: Reason, problem: str) -> None:
+        if self._wanted_ref == self._loaded_ref:
+            self.fail(incarnation.replica_id, reason, problem)
+            return
+        # A reload is atomic: whatever is wrong with the new model, the former one comes back.
+        detail = f"the model {self._wanted_ref} could not be loaded: {problem}"[:DETAIL_CHARS_MAX]
+        log.error(
+            "reload_rolled_back",
+            pool_id=self.pool_id,
+            model_ref=self._wanted_ref,
+            detail=detail,
+            human=f"Pool {self.pool_id} goes back to the former model: {detail}",
+        )
+        self._reload_detail, self._wanted_ref = detail, self._loaded_ref
+        if not incarnation.failing:
+            self._post(Event(Kind.ROLLED_BACK, reason, detail))
+
+    async def _start_engine(self, incarnation: Incarnation, prepared: Prepared) -> EngineInfo:
+        await self._deps.preflight.memory(prepared.table)
+        engine = self._deps.make_engine(prepared.table, prepared.model_ref)
+        incarnation.engine = engine
+        info = await engine.start()
+        self._deps.preflight.loaded(prepared.table, info)
+        await self._accept(engine, info)
+        return info
 
     def _serving(self, incarnation: Incarnation, info: EngineInfo) -> None:
         self.info = info
@@ -276,28 +349,44 @@ class Pool:
         incarnation.tasks.extend(self._deps.spawn(watcher) for watcher in watchers)
         self._post(Event(Kind.PRELOADED))
 
+    def _trip(self, sentence: str) -> None:
+        self._supervisor.trip(sentence[:DETAIL_CHARS_MAX])
+        event = "circuit_open" if sentence else "circuit_closed"
+        human = f"no work: {sentence}" if sentence else "work again."
+        human = f"Pool {self.pool_id} takes {human}"
+        log.warning(event, pool_id=self.pool_id, detail=sentence, human=human)
+        self._changed()
+
+    async def _probe(self, incarnation: Incarnation) -> None:
+        """Tests an engine whose circuit is open until it passes, or is given up. ORCH-3040."""
+        circuit, engine, slots = incarnation.circuit, incarnation.engine, incarnation.slots
+        assert engine is not None, "an engine with attempts was started"
+        assert slots is not None, "an engine with attempts has slots"
+        assert self.info is not None, "an engine that served has told what"
+        while circuit.open:
+            await asyncio.sleep(circuit.pause_ms(self._deps.jitter()) / 1000)
+            if not slots.acquire(_PROBE):
+                continue
+            try:
+                problem = await self._tested(engine, self.info)
+            except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
+                problem = f"the adapter failed: {type(error).__name__}"
+            finally:
+                slots.release(_PROBE)
+            circuit.probed(passed=not problem)
+            if circuit.given_up:
+                detail = f"its circuit is open and no probe passed; the last: {problem}"
+                self.fail(incarnation.replica_id, Reason.ENGINE_UNHEALTHY, detail)
+                return
+            self._trip(problem and f"too many attempts failed, and so did a probe: {problem}")
+
     async def _watch_exit(self, incarnation: Incarnation, engine: Engine) -> None:
-        try:
-            sentence = await engine.wait_exit()
-        except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
-            sentence = f"the engine is no longer watched: {type(error).__name__}"
-        self.fail(incarnation.replica_id, Reason.ENGINE_EXITED, sentence)
+        reason, sentence = await exit_of(engine)
+        self.fail(incarnation.replica_id, reason, sentence)
 
     async def _watch_health(self, incarnation: Incarnation, engine: Engine) -> None:
-        limits = self._deps.supervision
-        failures = 0
-        while failures < limits.health_failures:
-            await asyncio.sleep(limits.health_interval_ms / 1000)
-            failures = 0 if await self._healthy(engine) else failures + 1
-        detail = f"{failures} health checks in a row failed"
-        self.fail(incarnation.replica_id, Reason.ENGINE_UNHEALTHY, detail)
-
-    async def _healthy(self, engine: Engine) -> bool:
-        try:
-            async with asyncio.timeout(self._deps.supervision.health_interval_ms / 1000 + 1):
-                return await engine.healthy()
-        except TimeoutError:
-            return False
+        sentence = await until_unhealthy(engine, self._deps.supervision)
+        self.fail(incarnation.replica_id, Reason.ENGINE_UNHEALTHY, sentence)
 
     async def _stop(self, incarnation: Incarnation) -> None:
         for task in incarnation.tasks:
@@ -315,6 +404,7 @@ class Pool:
             )
         with self._deps.telemetry.span(SPAN_STOP, attributes):
             await self._stop_engine(incarnation)
+        self._deps.preflight.gone(self.pool_id)
         incarnation.gone.set()
         self._post(Event(Kind.ENGINE_STOPPED, jitter=self._deps.jitter()))
 
@@ -332,18 +422,16 @@ class Pool:
                 error=f"{type(error).__name__}: {error}",
             )
 
-    async def _reload(self, model_ref: str) -> None:
-        log.info("pool_reload", pool_id=self.pool_id, model_ref=model_ref)
-        before = self._supervisor.state()[1] if not self.accepts_work else Reason.NONE
-        keep = before if before in (Reason.OPERATOR, Reason.SHUTDOWN) else Reason.NONE
-        self._supervisor.set_drain(Reason.OPERATOR)
+    async def _reload(self) -> None:
+        self._set_drain()
         self._changed()
         with self._deps.feed.subscribe() as changes:
             busy = (Phase.STARTING, Phase.STOPPING)
             while not self.idle or self._supervisor.phase in busy:
                 await changes.next()
-        self._wanted_ref, self._reload_detail = model_ref or self._loaded_ref, ""
-        self._supervisor.set_drain(keep)
+        self._wanted_ref, self._reload_detail = self._reload_asked or self._loaded_ref, ""
+        self._reload_asked = None
+        self._set_drain()
         if self._timer is not None:
             self._timer.cancel()
         self._post(Event(Kind.RELOAD, detail="an operator reloads the model"))

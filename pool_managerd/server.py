@@ -4,21 +4,29 @@ import asyncio
 import contextlib
 import random
 import secrets
+import tempfile
 from collections.abc import Coroutine
+from pathlib import Path
 
 from grpc import aio
 
 from pool_managerd.clock import Clock, SystemClock
 from pool_managerd.config import Config, ConfigError, LinkTable
 from pool_managerd.core.backoff import Backoff
+from pool_managerd.core.ledger import Ledger
+from pool_managerd.core.mask import mask_problems
 from pool_managerd.core.replica import Reason
 from pool_managerd.core.store import AttemptStore, StoreLimits
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.executor import Executor
-from pool_managerd.factory import make_devices, make_engine
+from pool_managerd.factory import engine_factory as configured_factory
+from pool_managerd.factory import make_devices
 from pool_managerd.feed import ChangeFeed
+from pool_managerd.incarnation import EngineFactory, PoolDeps
 from pool_managerd.link import Link, LinkDeps
-from pool_managerd.pool import EngineFactory, Pool, PoolDeps
+from pool_managerd.model_files import ModelFiles
+from pool_managerd.pool import Pool
+from pool_managerd.preflight import HostPreflight, PreflightDeps
 from pool_managerd.reporter import Reporter
 from pool_managerd.servicer import InspectionServer, PoolManagerServicer
 from pool_managerd.snapshots import (
@@ -26,7 +34,6 @@ from pool_managerd.snapshots import (
     SnapshotBuilder,
     by_device_id,
     masked,
-    unknown_in_mask,
 )
 from pool_managerd.telemetry import Telemetry, log
 
@@ -45,7 +52,7 @@ class PoolManager:
         self,
         config: Config,
         *,
-        engine_factory: EngineFactory = make_engine,
+        engine_factory: EngineFactory | None = None,
         devices: DeviceSource | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -54,10 +61,11 @@ class PoolManager:
         self._config = config
         self._clock = clock or SystemClock()
         self._devices = devices or make_devices(config)
-        self._engine_factory = engine_factory
+        self._engine_factory = engine_factory or configured_factory(config)
         self._telemetry = Telemetry(config.otlp_endpoint)
         self._feed = ChangeFeed(config.limits.watchers_max)
         self._host = HostState(config.host_id, secrets.token_hex(8))
+        self._ledger = Ledger()
         self._pools: dict[str, Pool] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._stop = asyncio.Event()
@@ -72,20 +80,28 @@ class PoolManager:
         self._stop_now.set()
         self._stop.set()
 
+    def revive(self) -> None:
+        """Starts pools again that wait after a failure, or that have given up. ORCH-3053."""
+        log.info("revive", human="Pools that had failed are started again.")
+        for pool in self._pools.values():
+            pool.revive()
+
     async def run(self) -> None:
         """Serves until told to stop. Everything that was started is gone when it returns.
 
         Raises:
             DevicesUnavailableError: when the configured devices cannot be read.
-            ConfigError: when a pool's device mask names a device that is not there.
+            ConfigError: when a pool's device mask names a device that is not there, or logs of
+                engines cannot be written where they are to be.
             OSError: when the inspection address cannot be bound.
         """
-        await self._devices.start(self._device_fault)
+        await asyncio.to_thread(_check_log_directory, self._config.engine_logs.directory)
+        await self._devices.start(self._device_fault, self._devices_changed)
         try:
             self._check_masks()
             executor = self._make_pools()
             snapshots = SnapshotBuilder(
-                self._host, self._pools.values(), executor, self._devices, self._clock
+                self._host, self._pools.values(), executor, self._devices, self._clock, self._ledger
             )
             watch_interval_ms = self._config.report_interval_ms * 10
             servicer = PoolManagerServicer(snapshots, self._feed, watch_interval_ms)
@@ -111,21 +127,23 @@ class PoolManager:
     async def _serve(
         self, server: InspectionServer, executor: Executor, snapshots: SnapshotBuilder
     ) -> None:
+        link = self._make_link(executor, snapshots)
+        link_task = self._spawn(link.run())
+        for pool in self._pools.values():
+            pool.open()
+        try:
+            await self._stop.wait()
+            await self._leave(server, executor)
+        finally:
+            await self._close_pools()
+            if not self._stop_now.is_set():
+                await link.leave(LEAVE_TIMEOUT_MS)
+            link_task.cancel()
+            await asyncio.wait((link_task,), timeout=RPC_GRACE_MS / 1000)
+
+    def _connect(self) -> aio.Channel:
         options = channel_options(self._config.link)
-        async with aio.insecure_channel(self._config.orchestrator, options=options) as channel:
-            link = self._make_link(channel, executor, snapshots)
-            link_task = self._spawn(link.run())
-            for pool in self._pools.values():
-                pool.open()
-            try:
-                await self._stop.wait()
-                await self._leave(server, executor)
-            finally:
-                await self._close_pools()
-                if not self._stop_now.is_set():
-                    await link.leave(LEAVE_TIMEOUT_MS)
-                link_task.cancel()
-                await asyncio.wait((link_task,), timeout=RPC_GRACE_MS / 1000)
+        return aio.insecure_channel(self._config.orchestrator, options=options)
 
     def _make_pools(self) -> Executor:
         limits = self._config.limits
@@ -143,23 +161,37 @@ class PoolManager:
             random_hex=lambda digits: secrets.token_hex((digits + 1) // 2)[:digits],
             jitter=_jitter,
             supervision=self._config.supervision,
+            preflight=self._make_preflight(),
         )
         executor = Executor(store, deps)
         for table in self._config.pools:
             pool = Pool(by_device_id(table, self._devices.devices()), deps, executor)
             self._pools[pool.pool_id] = pool
             executor.attach(pool)
+        for device in self._devices.devices():
+            # What became unwell before there were pools was told to nobody.
+            if device.health_detail:
+                self._device_fault(device.device_id, device.health_detail)
         return executor
 
-    def _make_link(
-        self, channel: aio.Channel, executor: Executor, snapshots: SnapshotBuilder
-    ) -> Link:
+    def _make_preflight(self) -> HostPreflight:
+        return HostPreflight(
+            PreflightDeps(
+                clock=self._clock,
+                files=ModelFiles(self._config, self._clock),
+                ledger=self._ledger,
+                devices=lambda table: masked(table, self._devices.devices()),
+                wait_ms=self._config.supervision.freed_memory_wait_ms,
+            )
+        )
+
+    def _make_link(self, executor: Executor, snapshots: SnapshotBuilder) -> Link:
         table = self._config.link.backoff
         backoff = Backoff(table.initial_ms, table.cap_ms)
         return Link(
             LinkDeps(
                 config=self._config,
-                channel=channel,
+                connect=self._connect,
                 host=self._host,
                 pools=self._pools,
                 executor=executor,
@@ -203,15 +235,19 @@ class PoolManager:
         for pool in self._pools.values():
             mine = masked(pool.table, self._devices.devices())
             if any(device.device_id == device_id for device in mine):
-                pool.fail(pool.incarnation.replica_id, Reason.DEVICE_ERROR, sentence)
+                pool.device_health(device_id, sentence)
+
+    def _devices_changed(self) -> None:
+        # What was read goes out at once, not up to a report interval later.
+        for pool_id in self._pools:
+            self._feed.publish(pool_id)
 
     def _check_masks(self) -> None:
         devices = self._devices.devices()
-        present = ", ".join(device.device_id for device in devices) or "none"
         problems = [
-            f"pools.{table.pool_id}.devices: no device {entry}; this host has: {present}"
+            f"pools.{table.pool_id}.devices: {problem}"
             for table in self._config.pools
-            for entry in unknown_in_mask(table, devices)
+            for problem in mask_problems(table.devices, devices)
         ]
         if problems:
             raise ConfigError(problems)
@@ -220,6 +256,18 @@ class PoolManager:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TELEMETRY_TIMEOUT_MS / 1000):
                 await asyncio.to_thread(self._telemetry.shutdown)
+
+
+def _check_log_directory(directory: str) -> None:
+    if not directory:
+        return
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        problem = f"engine_logs.directory: {directory} cannot be written: {error.strerror}"
+        raise ConfigError([problem]) from error
 
 
 def _jitter() -> float:

@@ -12,16 +12,21 @@ from llamaorch.pool.v1 import snapshot_pb2
 from pool_managerd.clock import Clock
 from pool_managerd.config import PoolTable
 from pool_managerd.config_engines import EngineTable
+from pool_managerd.core.clocks import perf_scale
 from pool_managerd.core.device import (
     Device,
+    DeviceHealth,
     DeviceKind,
     lowest_compute_capability,
     sum_or_none,
 )
+from pool_managerd.core.ledger import Ledger
+from pool_managerd.core.mask import names, selected
 from pool_managerd.core.replica import PoolState, Reason
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.port import EngineInfo
 from pool_managerd.executor import Executor
+from pool_managerd.memory_plan import memory_of
 from pool_managerd.pool import Pool
 
 _STATES: Mapping[PoolState, snapshot_pb2.PoolState.ValueType] = {
@@ -38,7 +43,13 @@ _REASONS: Mapping[Reason, snapshot_pb2.PoolStateReason.ValueType] = {
 _DEVICE_KINDS: Mapping[DeviceKind, snapshot_pb2.DeviceKind.ValueType] = {
     kind: snapshot_pb2.DeviceKind.Value(f"DEVICE_KIND_{kind.name}") for kind in DeviceKind
 }
-_PLAIN_DEVICE_FIELDS = tuple(field.name for field in fields(Device) if field.name != "kind")
+_HEALTH: Mapping[DeviceHealth, snapshot_pb2.DeviceHealth.ValueType] = {
+    health: snapshot_pb2.DeviceHealth.Value(f"DEVICE_HEALTH_{health.name}")
+    for health in DeviceHealth
+}
+_PLAIN_DEVICE_FIELDS = tuple(
+    field.name for field in fields(Device) if field.name not in ("kind", "health")
+)
 
 
 @dataclass(slots=True)
@@ -72,8 +83,10 @@ class SnapshotBuilder:
         executor: Executor,
         devices: DeviceSource,
         clock: Clock,
+        ledger: Ledger | None = None,
     ) -> None:
         self._host = host
+        self._ledger = ledger or Ledger()
         self._pools = {pool.pool_id: pool for pool in pools}
         self._executor = executor
         self._devices = devices
@@ -109,7 +122,7 @@ class SnapshotBuilder:
         message.state, message.state_reason = _STATES[state], _REASONS[reason]
         message.state_detail = detail
         _add_engine(message, pool)
-        _add_devices(message, pool.table, self._devices.devices())
+        _add_devices(message, pool.table, self._devices.devices(), self._ledger)
         for log in self._executor.running(replica_id):
             message.running.add(
                 job_id=log.key.job_id, attempt=log.key.attempt, tokens_out=log.tokens_out
@@ -150,7 +163,13 @@ def _add_engine(message: snapshot_pb2.PoolSnapshot, pool: Pool) -> None:
 
 
 def _configured_deterministic(engine: EngineTable) -> bool:
-    return engine.kind == "mock" or engine.deterministic
+    match engine.kind:
+        case "mock":
+            return True
+        case "ollama":
+            return False
+        case _:
+            return engine.deterministic
 
 
 def add_kv(message: snapshot_pb2.PoolSnapshot, info: EngineInfo) -> None:
@@ -168,20 +187,16 @@ def add_kv(message: snapshot_pb2.PoolSnapshot, info: EngineInfo) -> None:
 
 
 def masked(table: PoolTable, devices: tuple[Device, ...]) -> tuple[Device, ...]:
-    """The devices of a pool's mask, by id or index; all of them when the mask is empty.
-
-    ORCH-3011.
-    """
-    if not table.devices:
-        return devices
-    wanted = set(table.devices)
-    return tuple(d for d in devices if d.device_id in wanted or str(d.index) in wanted)
+    """The devices of a pool's mask; all of them when the mask is empty. ORCH-3011."""
+    return selected(table.devices, devices)
 
 
 def by_device_id(table: PoolTable, devices: tuple[Device, ...]) -> PoolTable:
-    """The table with its mask as device ids: indexes mean something else to every library."""
-    if not table.devices:
-        return table
+    """The table with its mask as device ids, an empty one too: the pool's devices are fixed then.
+
+    Indexes mean something else to every library, and an engine that is told none would go by the
+    environment.
+    """
     mine = masked(table, devices)
     ids = tuple(device.device_id for device in mine)
     # The weights follow their devices into the new order.
@@ -193,20 +208,28 @@ def split_weights(table: PoolTable, mine: tuple[Device, ...]) -> dict[str, int]:
     """The weight of each of the pool's devices, by id; empty unless the pool states a split."""
     stated = dict(zip(table.devices, table.tensor_split, strict=False))
     return {
-        device.device_id: stated.get(device.device_id, stated.get(str(device.index), 0))
+        device.device_id: next(w for entry, w in stated.items() if names(entry, device))
         for device in mine
         if stated
     }
 
 
-def unknown_in_mask(table: PoolTable, devices: tuple[Device, ...]) -> list[str]:
-    """Entries of a pool's mask that name no device."""
-    known = {d.device_id for d in devices} | {str(d.index) for d in devices if d.index is not None}
-    return [entry for entry in table.devices if entry not in known]
+def _free_bytes(device: Device, ledger: Ledger) -> int | None:
+    """What is free by the device and by what the pools of this host claim. Design 5.4.
+
+    An engine that has just started has not taken all that it will.
+    """
+    free, total = device.memory_free_bytes, device.memory_total_bytes
+    if free is None or total is None:
+        return free
+    return max(0, min(free, total - ledger.claimed(memory_of(device))))
 
 
 def _add_devices(
-    message: snapshot_pb2.PoolSnapshot, table: PoolTable, devices: tuple[Device, ...]
+    message: snapshot_pb2.PoolSnapshot,
+    table: PoolTable,
+    devices: tuple[Device, ...],
+    ledger: Ledger,
 ) -> None:
     mine = masked(table, devices)
     weights = split_weights(table, mine)
@@ -214,16 +237,20 @@ def _add_devices(
         entry = message.devices.add(kind=_DEVICE_KINDS[device.kind])
         if weights:
             entry.tensor_split = weights[device.device_id]
+        entry.health = _HEALTH[device.health]
         for name in _PLAIN_DEVICE_FIELDS:
             value = getattr(device, name)
             if value is not None:
                 setattr(entry, name, value)
     capability = lowest_compute_capability(mine)
     total_bytes = sum_or_none([device.memory_total_bytes for device in mine])
-    free_bytes = sum_or_none([device.memory_free_bytes for device in mine])
+    free_bytes = sum_or_none([_free_bytes(device, ledger) for device in mine])
     if capability is not None:
         message.compute_capability = capability
     if total_bytes is not None:
         message.vram_total_bytes = total_bytes
     if free_bytes is not None:
         message.vram_free_bytes = free_bytes
+    scale = perf_scale(mine)
+    if scale is not None:
+        message.perf_scale = scale

@@ -59,7 +59,10 @@ class BareRelay:
         """One host."""
         first = registry_pb.DispatchRequest.FromString(await context.read())
         commands: asyncio.Queue[registry_pb.DispatchResponse] = asyncio.Queue()
-        commands.put_nowait(registry_pb.DispatchResponse(registered=dispatch_pb2.Registered()))
+        registered = registry_pb.DispatchResponse(
+            dispatch_seq=1, registered=dispatch_pb2.Registered()
+        )
+        commands.put_nowait(registered)
         for pool in first.register.pools:
             self._slots += [(commands, pool.pool_id)] * SLOTS
         write = asyncio.create_task(_write(commands, context))
@@ -94,7 +97,8 @@ class BareRelay:
         self._readers[handle] = reader
         commands, pool_id = self._slots[handle % len(self._slots)]
         start = dispatch_pb2.StartAttempt(handle=handle, attempt=1, pool_id=pool_id)
-        commands.put_nowait(registry_pb.DispatchResponse(start=start))
+        # Numbers of a stream need only grow.
+        commands.put_nowait(registry_pb.DispatchResponse(dispatch_seq=handle + 2, start=start))
         return handle
 
     async def stream_tokens(self, data: bytes, _: Context) -> AsyncIterator[bytes]:

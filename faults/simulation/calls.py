@@ -227,7 +227,9 @@ class ClientCall:
         """The next message, or EOF."""
         data = await self._next()
         if data is not None:
-            return self._decode(data)
+            message = self._decode(data)
+            self._channel.network.seen(self._channel.process, self, message)
+            return message
         self._raise_for_status()
         return aio.EOF
 
@@ -250,6 +252,7 @@ class ClientCall:
             return
         data, inbox = self._encode(message), self._server.inbox
         self._connection.to_server(lambda: inbox.put(data))
+        self._channel.network.seen(self._channel.process, self, message)
         await asyncio.sleep(0)
 
     async def done_writing(self) -> None:
@@ -315,7 +318,7 @@ class ServerCall:
         data = await self.inbox.get()
         if data is None:
             return
-        request = handler.request_deserializer(data)
+        request = self._decoded(data)
         if handler.response_streaming:
             await handler.unary_stream(request, self)
         else:
@@ -362,13 +365,21 @@ class ServerCall:
     async def read(self) -> Any:
         """The next message, or EOF."""
         data = await self.inbox.get()
-        return aio.EOF if data is None else self._handler.request_deserializer(data)
+        return aio.EOF if data is None else self._decoded(data)
+
+    def _decoded(self, data: bytes) -> Any:
+        message = self._handler.request_deserializer(data)
+        self._connection.server.read(message)
+        return message
 
     async def write(self, message: Any) -> None:
         """Sends a message."""
         data = self._handler.response_serializer(message)
-        for _ in range(self._connection.copies(message)):
-            self._send(lambda: self._client.got(data))
+        for after_s in self._connection.copies(message):
+            if after_s:
+                self._connection.later(after_s, lambda: self._send(lambda: self._client.got(data)))
+            else:
+                self._send(lambda: self._client.got(data))
         await asyncio.sleep(0)
 
     async def abort(

@@ -32,6 +32,7 @@ class Totals:
         total.kills += stats.kills
         total.cuts += stats.cuts
         total.blows += stats.blows
+        total.takeovers += stats.takeovers
         total.ends += stats.ends
         if wrong:
             self.bad[stats.seed] = wrong
@@ -41,7 +42,8 @@ class Totals:
         ends = ", ".join(f"{count} {state.lower()}" for state, count in sorted(total.ends.items()))
         return (
             f"{self.seeds} seeds, {total.virtual_ms / 3_600_000:.1f} simulated hours, "
-            f"{total.blows} faults ({total.kills} kills, {total.cuts} cuts), "
+            f"{total.blows} faults ({total.kills} kills, {total.cuts} cuts, "
+            f"{total.takeovers} takeovers), "
             f"{total.jobs} jobs ({ends}): {len(self.bad)} seeds with violations"
         )
 

@@ -13,7 +13,7 @@ from orchestrator_core.core.effects import (
     SessionRecord,
     TerminalRecord,
 )
-from orchestrator_core.store.memory import CommitFault, MemoryStore
+from orchestrator_core.store.memory import CommitFault, MemoryJournal, MemoryStore
 from orchestrator_core.store.port import (
     Keep,
     Opened,
@@ -21,7 +21,8 @@ from orchestrator_core.store.port import (
     StoreUnavailableError,
 )
 
-OnDurable = Callable[[Record], None]
+OnDurable = Callable[[Record, int], None]
+"""Gets each record as it becomes durable, and the epoch of who wrote it."""
 
 
 @dataclass(slots=True)
@@ -38,19 +39,19 @@ class Condition:
 
 
 class Disk:
-    """What survives: the journal, and the batch that a crash may find under way."""
+    """What survives: the journal, and the batches that a crash may find under way."""
 
     def __init__(
         self,
         chance: random.Random,
-        on_durable: OnDurable = lambda _record: None,
+        on_durable: OnDurable = lambda _record, _epoch: None,
         fault: Callable[[], CommitFault] | None = None,
     ) -> None:
         self.condition = Condition()
         self.fault = fault or self._drawn
-        self.image = MemoryStore()
+        self.journal = MemoryJournal()
         self.chance = chance
-        self.under_way: Sequence[Record] = ()
+        self._open: list[SimulatedStore] = []
         self._on_durable = on_durable
         self._written: set[tuple[str, str, int]] = set()
 
@@ -64,20 +65,29 @@ class Disk:
             return CommitFault.UNKNOWN_WRITTEN if written else CommitFault.UNKNOWN_LOST
         return CommitFault.NONE
 
-    def write(self, batch: Sequence[Record]) -> None:
+    def write(self, store: "SimulatedStore", batch: Sequence[Record]) -> None:
         """Makes a batch durable; tells of each record that was not there before."""
-        _now(self.image.commit(batch))
+        _now(store.image.commit(batch))
         for record in batch:
             key = _key(record)
             if key is not None and key not in self._written:
                 self._written.add(key)
-                self._on_durable(record)
+                self._on_durable(record, store.epoch)
 
-    def crash(self) -> None:
+    def opened(self, store: "SimulatedStore") -> None:
+        """A store is about to be opened. What others have under way comes before it, or never."""
+        for other in self._open:
+            if other is not store and other.under_way and self.chance.random() < 0.5:
+                self.write(other, other.under_way)
+                other.done = True
+        self._open.append(store)
+
+    def crash(self, store: "SimulatedStore") -> None:
         """The writer dies: what is under way is there in whole, or not at all."""
-        batch, self.under_way = self.under_way, ()
+        batch, store.under_way = store.under_way, ()
+        self._open.remove(store)
         if batch and self.chance.random() < 0.5:
-            self.write(batch)
+            self.write(store, batch)
 
 
 def _now(work: Coroutine[None, None, None]) -> None:
@@ -103,43 +113,60 @@ def _key(record: Record) -> tuple[str, str, int] | None:
 
 
 class SimulatedStore:
-    """Implements `orchestrator_core.store.port.Store` on a `Disk` that outlives it."""
+    """Implements `orchestrator_core.store.port.Store` on a `Disk` that outlives it.
+
+    One that is `cut_off` does not reach the disk. `under_way` is a batch that waits for it, `done`
+    says that it was written although who waits for it has not been told.
+    """
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
+        self.image = MemoryStore(journal=disk.journal)
+        self.epoch = 0
+        self.under_way: Sequence[Record] = ()
+        self.done = False
+        self.cut_off = False
 
     async def open(self) -> Opened:
         """See `Store.open`."""
-        return await self._disk.image.open()
+        self._disk.opened(self)
+        opened = await self.image.open()
+        self.epoch = opened.epoch
+        return opened
 
     async def commit(self, batch: Sequence[Record]) -> None:
         """See `Store.commit`."""
         disk = self._disk
-        disk.under_way = tuple(batch)
+        self.under_way = tuple(batch)
         await self._wait()
-        disk.under_way = ()
+        self.under_way = ()
+        done, self.done = self.done, False
+        if done:
+            return
+        if self.cut_off:
+            raise StoreUnavailableError("the disk is not reached (injected)")
         fault = disk.fault()
         if fault is CommitFault.UNAVAILABLE:
             raise StoreUnavailableError("the disk is full (injected)")
         if fault is not CommitFault.UNKNOWN_LOST:
-            disk.write(batch)
+            disk.write(self, batch)
         if fault is not CommitFault.NONE:
             raise StoreOutcomeUnknownError("the outcome of the batch is unknown (injected)")
 
     async def holds(self, batch: Sequence[Record]) -> bool:
         """See `Store.holds`."""
         await self._wait()
-        if self._disk.chance.random() < self._disk.condition.unreadable:
+        if self.cut_off or self._disk.chance.random() < self._disk.condition.unreadable:
             raise StoreUnavailableError("the disk cannot be read (injected)")
-        return await self._disk.image.holds(batch)
+        return await self.image.holds(batch)
 
     async def prune(self, keep: Keep) -> int:
         """See `Store.prune`."""
-        return await self._disk.image.prune(keep)
+        return await self.image.prune(keep)
 
     async def close(self) -> None:
         """See `Store.close`."""
-        await self._disk.image.close()
+        await self.image.close()
 
     async def _wait(self) -> None:
         span_ms = self._disk.condition.write_ms

@@ -17,8 +17,9 @@ from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.store import AttemptStore, StoreLimits
 from pool_managerd.executor import Executor
 from pool_managerd.feed import ChangeFeed
+from pool_managerd.incarnation import PoolDeps
 from pool_managerd.link import Link, LinkDeps
-from pool_managerd.pool import Pool, PoolDeps
+from pool_managerd.pool import Pool
 from pool_managerd.reporter import Reporter
 from pool_managerd.snapshots import HostState, SnapshotBuilder
 from pool_managerd.telemetry import Telemetry
@@ -44,7 +45,9 @@ class VirtualHostClock:
 class OneProcessor:
     """Satisfies `DeviceSource`."""
 
-    async def start(self, on_fault: Callable[[str, str], None]) -> None:
+    async def start(
+        self, on_fault: Callable[[str, str], None], on_change: Callable[[], None]
+    ) -> None:
         """See `DeviceSource.start`."""
 
     def devices(self) -> tuple[Device, ...]:
@@ -97,22 +100,21 @@ class SimulatedHost:
             executor.attach(pool)
         snapshots = SnapshotBuilder(host, self._pools.values(), executor, OneProcessor(), clock)
         backoff = Backoff(config.link.backoff.initial_ms, config.link.backoff.cap_ms)
-        async with aio.insecure_channel(ADDRESS) as channel:
-            link = Link(
-                LinkDeps(
-                    config=config,
-                    channel=channel,
-                    host=host,
-                    pools=self._pools,
-                    executor=executor,
-                    snapshots=snapshots,
-                    reporter=Reporter(host, snapshots, feed, backoff, self._chance.random),
-                    jitter=self._chance.random,
-                )
+        link = Link(
+            LinkDeps(
+                config=config,
+                connect=lambda: aio.insecure_channel(ADDRESS),
+                host=host,
+                pools=self._pools,
+                executor=executor,
+                snapshots=snapshots,
+                reporter=Reporter(host, snapshots, feed, backoff, self._chance.random),
+                jitter=self._chance.random,
             )
-            for pool in self._pools.values():
-                pool.open()
-            await link.run()
+        )
+        for pool in self._pools.values():
+            pool.open()
+        await link.run()
 
     def _make_engine(self, table: PoolTable, _model_ref: str) -> SimulatedEngine:
         engine = SimulatedEngine(

@@ -21,6 +21,7 @@ KEEPALIVE_S = 30.0
 """After so long without an answer a transport gives up by itself. Source: channel_options()."""
 
 _RESET_S = 0.002
+_EARLIER = 0.5
 
 _OUTSIDE = contextvars.Context()
 """Messages under way belong to nobody: they do not die with who sent them."""
@@ -96,9 +97,13 @@ class Connection:
         if self.server.process.alive:
             self.down.send(deliver)
 
-    def copies(self, message: object) -> int:
-        """How often a message from the server is sent."""
+    def copies(self, message: object) -> Sequence[float]:
+        """When a message from the server is sent: seconds from now, the first at once."""
         return self._network.copies(message)
+
+    def later(self, delay_s: float, call: Callable[[], None]) -> None:
+        """See `Network.later`."""
+        self._network.later(delay_s, call)
 
     @property
     def open(self) -> bool:
@@ -121,13 +126,18 @@ class Connection:
 
 
 class Server:
-    """Methods that a process serves."""
+    """Methods that a process serves. `read` may change a message before its handler gets it."""
 
     def __init__(
-        self, process: Process, handlers: Sequence[grpc.GenericRpcHandler], bugs: list[str]
+        self,
+        process: Process,
+        handlers: Sequence[grpc.GenericRpcHandler],
+        bugs: list[str],
+        read: Callable[[object], None] = lambda _message: None,
     ) -> None:
         self.process = process
         self.bugs = bugs
+        self.read = read
         self._handlers = handlers
 
     def handler(self, method: str) -> "grpc.RpcMethodHandler[Any, Any] | None":
@@ -148,16 +158,22 @@ class _Details(grpc.HandlerCallDetails):
 
 
 class Network:
-    """All connections. Delays are drawn from `chance`."""
+    """All connections. Delays are drawn from `chance`.
+
+    Where an earlier server of an address still runs, some new connections reach that one. `seen` is
+    told what clients read and write on their calls.
+    """
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
         self.slow = 1.0
         self.servers: dict[str, Server] = {}
+        self._earlier: dict[str, list[Server]] = {}
         self.connections: list[Connection] = []
         self.refusing: set[str] = set()
         self.bugs: list[str] = []
-        self.copies: Callable[[object], int] = lambda _message: 1
+        self.copies: Callable[[object], Sequence[float]] = lambda _message: (0.0,)
+        self.seen: Callable[[Process, ClientCall, object], None] = lambda *_: None
 
     def delay_s(self) -> float:
         """How long one message takes."""
@@ -165,7 +181,17 @@ class Network:
 
     def serve(self, address: str, server: Server) -> None:
         """Takes connections at an address from now on."""
+        former = self.servers.get(address)
+        if former is not None and former.process.alive:
+            self._earlier.setdefault(address, []).append(former)
         self.servers[address] = server
+
+    def _reached(self, target: str) -> Server | None:
+        """Who answers at an address now."""
+        earlier = [other for other in self._earlier.get(target, ()) if other.process.running]
+        if earlier and self._chance.random() < _EARLIER:
+            return earlier[-1]
+        return self.servers.get(target)
 
     def replaced(self, server: Server) -> bool:
         """True when another process listens where this server did."""
@@ -179,7 +205,7 @@ class Network:
 
     def connect(self, client: Process, target: str) -> Connection | None:
         """A new connection; None when it is refused."""
-        server = self.servers.get(target)
+        server = self._reached(target)
         if server is None or not server.process.alive or client.name in self.refusing:
             return None
         self.connections = [connection for connection in self.connections if connection.open]
@@ -216,7 +242,7 @@ class Channel:
 
     def __init__(self, network: Network, process: Process, target: str) -> None:
         self.network = network
-        self._process = process
+        self.process = process
         self._target = target
         self._connection: Connection | None = None
         self._closed = False
@@ -224,10 +250,10 @@ class Channel:
     def connection(self) -> Connection | None:
         """The present connection, or a new one; None when there is none to be had."""
         present = self._connection
-        if self._closed or not self._process.alive:
+        if self._closed or not self.process.alive:
             return None
         if present is None or not present.client_thinks_open:
-            self._connection = self.network.connect(self._process, self._target)
+            self._connection = self.network.connect(self.process, self._target)
         return self._connection
 
     def unary_unary(self, method: str, **codecs: Any) -> Multi:

@@ -1,5 +1,6 @@
 """One life of orchestratord in a simulation: its parts, put together as `server.py` does."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -8,6 +9,7 @@ from faults.simulation.disk import Disk, SimulatedStore
 from faults.simulation.network import Network, Server
 from faults.simulation.recorder import Recorder
 from faults.simulation.virtual_time import Process, VirtualLoop
+from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchRequest
 from orchestrator_core import failpoints
 from orchestrator_core.config import core_config
 from orchestrator_core.config_schema import Config
@@ -18,8 +20,10 @@ from orchestrator_core.hosts.link import LinkTerms
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
+from orchestrator_core.server import STOP_GRACE_S
 from orchestrator_core.servicers import orchestrator, pool_registry
 from orchestrator_core.servicers.capabilities import ServerFacts
+from orchestrator_core.store.port import StoreTakenError
 from orchestrator_core.telemetry.calls import Metadata, Rpc
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.telemetry.tracing import Tracing
@@ -81,19 +85,36 @@ class Watcher(Telemetry):
 
 
 class Orchestrator:
-    """One life. `start` recovers and serves; a crash simply freezes its process."""
+    """One life. `start` recovers and serves; a crash simply freezes its process.
 
-    def __init__(self, config: Config, disk: Disk, network: Network, recorder: Recorder) -> None:
+    `relay_bytes` of each job's output are kept here, by default as many as configured. With
+    `trusting` it does not look at which epoch a host has seen: one of an earlier version.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        disk: Disk,
+        network: Network,
+        recorder: Recorder,
+        relay_bytes: int | None = None,
+    ) -> None:
         self.process = Process(ADDRESS)
+        self._relay_bytes = relay_bytes or config.jobs.output_bytes_per_job
+        self.store = SimulatedStore(disk)
+        self.trusting = False
+        self.listening = False
         self._config = config
-        self._disk = disk
         self._network = network
         self._recorder = recorder
         self.runtime: Runtime | None = None
 
     async def start(self, loop: VirtualLoop) -> None:
-        """Recovers the journal and takes connections. To be run as this process."""
-        store = SimulatedStore(self._disk)
+        """Recovers the journal and takes connections. To be run as this process.
+
+        It returns once another has taken the journal, and who waited here has been told.
+        """
+        store = self.store
         opened = await store.open()
         failpoints.reach("journal.opened")
         config, jobs = self._config, self._config.jobs
@@ -103,7 +124,7 @@ class Orchestrator:
             Core(core_config(config)),
             store,
             VirtualClock(loop, opened.last_ms),
-            Relay(RelayLimits(jobs.output_bytes_per_job, jobs.output_bytes_total)),
+            Relay(RelayLimits(self._relay_bytes, jobs.output_bytes_total)),
             hosts,
             watcher,
         )
@@ -128,9 +149,22 @@ class Orchestrator:
             pool_registry.PoolRegistryServicer(runtime, watcher, terms),
         )
         handlers = [servicer.handlers() for servicer in servicers]
-        self._network.serve(ADDRESS, Server(self.process, handlers, self._network.bugs))
+        server = Server(self.process, handlers, self._network.bugs, self._read)
+        self._network.serve(ADDRESS, server)
         failpoints.reach("listening")
-        await runtime.run()
+        self.listening = True
+        self.process.spawn(runtime.watch_pauses())
+        try:
+            await runtime.run()
+        except StoreTakenError:
+            self._recorder.record(self.process, h.Fenced, epoch=opened.epoch)
+            servicers[0].stop()
+            await asyncio.sleep(STOP_GRACE_S)
+
+    def _read(self, message: object) -> None:
+        """What arrives here, before anybody looks at it."""
+        if self.trusting and isinstance(message, DispatchRequest) and message.HasField("register"):
+            message.register.ClearField("epoch")
 
     def measures(self) -> dict[str, int]:
         """What is held, in numbers that must come back to where they were."""

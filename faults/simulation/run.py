@@ -27,7 +27,7 @@ from faults.simulation.scenario import (
 )
 from faults.simulation.sealed import sealed
 from faults.simulation.virtual_time import Killed, StuckError, VirtualLoop
-from faults.simulation.world import Mine, World
+from faults.simulation.world import Mine, Takeover, World
 from llamaorch_client.request import FailoverPolicy
 
 _PATIENCE_MS = 60_000
@@ -48,6 +48,7 @@ class Stats:
     kills: int = 0
     cuts: int = 0
     blows: int = 0
+    takeovers: int = 0
     ends: Counter[str] = field(default_factory=Counter)
 
 
@@ -111,6 +112,7 @@ async def _play(world: World) -> None:
     clients += [client.process.spawn(client.last_look()) for client in world.clients]
     await _over(world, clients, SETTLE_MS + _PATIENCE_MS)
     await asyncio.sleep(RETENTION_MS / 1000 + 1)
+    world.replaced_are_gone()
     world.measure(before=False)
 
 
@@ -139,14 +141,29 @@ def _strike(world: World, blow: Blow) -> None:
             points = draw.choice((orchestrator_core.failpoints, pool_managerd.failpoints)).POINTS
             name, passes = draw.choice(sorted(points)), draw.randint(1, 4)
             world.lay(Mine(points, name, passes, blow.for_ms, _notice_s(draw)))
-        case Fault.STOP:
-            world.stop(draw.random(), blow.for_ms)
+        case Fault.STOP | Fault.TAKE_OVER:
+            _stop(world, blow, draw)
         case Fault.KILL_ENGINE:
             world.kill_engine(draw.random())
         case Fault.SLOW_DISK | Fault.FULL_DISK | Fault.UNSURE_DISK:
             world.disk(_DISKS[blow.fault], blow.for_ms)
         case _:
             assert_never(blow.fault)
+
+
+def _stop(world: World, blow: Blow, draw: random.Random) -> None:
+    """Stops a service, or orchestratord while another takes its journal over."""
+    if blow.fault is Fault.STOP:
+        world.stop(draw.random(), blow.for_ms)
+        return
+    takeover = Takeover(
+        stopped_ms=blow.for_ms,
+        begins_ms=draw.randrange(blow.for_ms),
+        cut_off_ms=draw.choice((0, 0, 1_000, 2_000)),
+        trusting=draw.random() < 0.5,
+        notice_s=draw.choice((0.0, 0.1, KEEPALIVE_S)),
+    )
+    world.take_over(takeover)
 
 
 def _disturb(world: World, blow: Blow, draw: random.Random) -> None:
@@ -179,6 +196,7 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
         kills=tally.kills,
         cuts=tally.cuts,
         blows=tally.blows,
+        takeovers=tally.takeovers,
         ends=Counter(ended.values()),
     )
     safe = [event.job_id for event in accepted if _safe(scenario, event, ended)]

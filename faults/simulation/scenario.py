@@ -31,6 +31,7 @@ class Fault(enum.Enum):
     KILL_ENGINE = "an engine dies"
     KILL_AT_POINT = "a service is killed as it passes a named point"
     STOP = "a service stops, and goes on after a time"
+    TAKE_OVER = "orchestratord stops, another takes its journal over, and it goes on"
     SLOW_DISK = "each commit takes seconds"
     FULL_DISK = "no commit succeeds"
     UNSURE_DISK = "half of the commits have an unknown outcome"
@@ -67,7 +68,8 @@ class Scenario:
     """Everything that a seed decides beforehand.
 
     Clients begin at `READY_MS`, and at `heal_ms` all faults are healed. With `bad_engines` a
-    generation may fail or stall.
+    generation may fail or stall. `relay_bytes` bounds what orchestratord keeps of a job's output,
+    None: it keeps all.
     """
 
     seed: int
@@ -78,6 +80,11 @@ class Scenario:
     blows: tuple[Blow, ...]
     heal_ms: int
     bad_engines: bool
+    relay_bytes: int | None
+
+
+_TAKEN_OVER = 0.2
+"""Share of the seeds in which an older orchestratord wakes up beside a newer one."""
 
 
 def scenario_of(seed: int) -> Scenario:
@@ -86,15 +93,17 @@ def scenario_of(seed: int) -> Scenario:
     span_ms = chance.randint(3_000, 14_000)
     bad = chance.random() < 0.3
     exchange = random.Random(f"exchange {seed}")
+    takeover = random.Random(f"takeover {seed}")
     return Scenario(
         seed=seed,
         config=_config(chance.choice(POLICIES), chance.choice((1, 3, 8))),
         hosts=_hosts(chance, bad=bad),
         clients=(clients := _on_exchanges(exchange, _clients(chance, span_ms))),
         exchanges={name: _exchange(exchange) for name in clients},
-        blows=_blows(chance, span_ms),
+        blows=_with_takeover(takeover, _blows(chance, span_ms), span_ms),
         heal_ms=READY_MS + span_ms,
         bad_engines=bad,
+        relay_bytes=_relay_bytes(random.Random(f"relay {seed}"), clients),
     )
 
 
@@ -246,3 +255,28 @@ def _blows(chance: random.Random, span_ms: int) -> tuple[Blow, ...]:
         for _ in range(chance.randint(1, 7))
     ]
     return tuple(sorted(blows, key=lambda blow: blow.at_ms))
+
+
+def _relay_bytes(chance: random.Random, clients: Mapping[str, list[Plan]]) -> int | None:
+    """A few pieces of output, where a host holds all that may be asked for again.
+
+    On an Exchange what is evicted is refused; what a continuation follows is held by no host.
+    """
+    plans = [plan for plans in clients.values() for plan in plans]
+    gone = any(plan.exchange or plan.failover is FailoverPolicy.CONTINUE for plan in plans)
+    return 300 if chance.random() < 0.8 and not gone else None
+
+
+def _with_takeover(
+    chance: random.Random, blows: tuple[Blow, ...], span_ms: int
+) -> tuple[Blow, ...]:
+    """Others strike meanwhile, so it begins early enough to be seen to its end."""
+    if chance.random() >= _TAKEN_OVER:
+        return blows
+    blow = Blow(
+        at_ms=READY_MS + chance.randrange(span_ms // 2),
+        fault=Fault.TAKE_OVER,
+        for_ms=chance.choice((1_600, 3_000, 8_000)),
+        chance=chance.random(),
+    )
+    return tuple(sorted((*blows, blow), key=lambda blow: blow.at_ms))

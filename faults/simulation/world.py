@@ -8,6 +8,7 @@ from typing import TypeVar
 import orchestrator_core.failpoints
 import pool_managerd.failpoints
 from faults import history as h
+from faults.simulation.calls import ClientCall
 from faults.simulation.clients import SimulatedClient
 from faults.simulation.disk import Condition, Disk
 from faults.simulation.host import SimulatedHost
@@ -16,7 +17,7 @@ from faults.simulation.orchestrator import ADDRESS, Orchestrator
 from faults.simulation.recorder import Recorder
 from faults.simulation.scenario import Scenario, host_config
 from faults.simulation.virtual_time import CURRENT, Killed, Process, VirtualLoop
-from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchResponse
+from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchRequest, DispatchResponse
 from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
@@ -28,6 +29,8 @@ from orchestrator_core.core.effects import (
 
 _T = TypeVar("_T")
 _SENT_AGAIN = 0.2
+_LATE_S = (0.05, 0.5, 3.0, 12.0)
+_TAKEOVER_MS = 1_500
 _GOOD_DISK = Condition(write_ms=1.0)
 
 
@@ -42,6 +45,22 @@ class Mine:
     notice_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """An orchestratord stops; after `begins_ms` another takes its journal over; then it goes on.
+
+    It reaches the journal again `cut_off_ms` after that. If it is `trusting` it registers hosts
+    that have seen a later epoch. Half of its connections break, which hosts and clients notice
+    after `notice_s`; half of those to the other break when it goes on, and some then reach it.
+    """
+
+    stopped_ms: int
+    begins_ms: int
+    cut_off_ms: int
+    trusting: bool
+    notice_s: float
+
+
 @dataclass(slots=True)
 class Tally:
     """What was done to the system in one run."""
@@ -49,6 +68,7 @@ class Tally:
     kills: int = 0
     cuts: int = 0
     blows: int = 0
+    takeovers: int = 0
 
 
 class World:
@@ -62,6 +82,10 @@ class World:
         self._chance = random.Random(f"world {scenario.seed}")
         self.network = Network(random.Random(f"network {scenario.seed}"))
         self.network.copies = self._copies
+        self.network.seen = self._seen
+        self._late = random.Random(f"late {scenario.seed}")
+        self._epochs: dict[ClientCall, int] = {}
+        self._replaced: list[Orchestrator] = []
         self._disk = Disk(random.Random(f"disk {scenario.seed}"), self._durable)
         self._disk.condition = _GOOD_DISK
         self.orchestrator: Orchestrator | None = None
@@ -89,9 +113,29 @@ class World:
 
     def _start_orchestrator(self) -> None:
         life = self.orchestrator = Orchestrator(
-            self.scenario.config, self._disk, self.network, self._recorder
+            self.scenario.config,
+            self._disk,
+            self.network,
+            self._recorder,
+            self.scenario.relay_bytes,
         )
-        life.process.spawn(self._watched(life.start(self._loop), ADDRESS))
+        life.process.spawn(self._lives(life))
+
+    async def _lives(self, life: Orchestrator) -> None:
+        """Only one whose journal another has taken ends by itself."""
+        try:
+            await life.start(self._loop)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+            self.network.bugs.append(f"{ADDRESS} broke: {error!r}")
+        if life in self._replaced:
+            # Nothing may run after the freeze that belongs to what is frozen.
+            self.network.later(0.0, lambda: self._end(life))
+        else:
+            self.network.bugs.append(f"{ADDRESS} ended by itself")
+
+    def _end(self, life: Orchestrator) -> None:
+        self._loop.freeze(life.process)
+        self.network.died(life.process, 0.0)
 
     def _start_host(self, host_id: str) -> None:
         kinds = self.scenario.hosts[host_id]
@@ -119,8 +163,49 @@ class World:
         self._recorder.record(None, h.Crashed, process=ADDRESS)
         self._loop.freeze(life.process)
         self.network.died(life.process, notice_s)
-        self._disk.crash()
+        self._disk.crash(life.store)
         self._later(down_ms, self._restart_orchestrator)
+
+    def take_over(self, takeover: Takeover) -> None:
+        """Stops orchestratord, starts another on its journal, and lets the first go on."""
+        old, left_ms = self.orchestrator, self.scenario.heal_ms - self._loop.now_ms
+        if old is None or not (old.process.running and old.listening) or left_ms < _TAKEOVER_MS:
+            return
+        self.tally.takeovers += 1
+        self._loop.pause(old.process)
+        old.trusting = takeover.trusting
+        self._cut_half(old, takeover.notice_s)
+        stopped_ms = min(takeover.stopped_ms, left_ms)
+        begins_ms = min(takeover.begins_ms, stopped_ms - 1)
+        self._later(begins_ms, lambda: self._replace(old))
+        self._later(stopped_ms, lambda: self._wake(old, takeover.cut_off_ms))
+
+    def _replace(self, old: Orchestrator) -> None:
+        if old is self.orchestrator and old.process.alive:
+            self._replaced.append(old)
+            self._restart_orchestrator()
+
+    def _cut_half(self, life: Orchestrator, notice_s: float) -> None:
+        """Breaks half of the connections to an orchestratord, as when an address moves."""
+        for connection in self.network.connections:
+            if connection.server.process is life.process and self._late.random() < 0.5:
+                self.network.cut(connection, notice_s, notice_s)
+
+    def _wake(self, old: Orchestrator, cut_off_ms: int) -> None:
+        if not old.process.alive:
+            return
+        if old in self._replaced:
+            old.store.cut_off = True
+            self._later(cut_off_ms, lambda: setattr(old.store, "cut_off", False))
+            assert self.orchestrator is not None, "it has started"
+            self._cut_half(self.orchestrator, 0.0)
+        self._loop.resume(old.process)
+
+    def replaced_are_gone(self) -> None:
+        """Who was replaced must have found out by now."""
+        for old in self._replaced:
+            if old.process.alive:
+                self.network.bugs.append("an older orchestratord still serves")
 
     def _restart_orchestrator(self) -> None:
         self._recorder.record(None, h.Restarted, process=ADDRESS)
@@ -175,7 +260,7 @@ class World:
     def passes(self, name: str) -> None:
         """A service passes a point."""
         process = CURRENT.get()
-        if process is None or not process.alive or self._healed:
+        if process is None or not process.alive or self._healed or self._was_replaced(process):
             return
         points = orchestrator_core if process.name == ADDRESS else pool_managerd
         for mine in self._mines:
@@ -185,6 +270,9 @@ class World:
                     self._mines.remove(mine)
                     self._blow_up(process, mine)
                     raise Killed
+
+    def _was_replaced(self, process: Process) -> bool:
+        return any(old.process is process for old in self._replaced)
 
     def _blow_up(self, process: Process, mine: Mine) -> None:
         if process.name == ADDRESS:
@@ -200,10 +288,22 @@ class World:
 
     # --- the disk and the network
 
-    def _copies(self, message: object) -> int:
-        """Now and then a start is sent again: what has begun must not begin twice."""
+    def _copies(self, message: object) -> Sequence[float]:
+        """Now and then a start arrives again, at once or when its attempt may be over."""
         start = isinstance(message, DispatchResponse) and message.HasField("start")
-        return 2 if start and not self._healed and self._chance.random() < _SENT_AGAIN else 1
+        if not start or self._healed:
+            return (0.0,)
+        again = (0.0,) if self._chance.random() < _SENT_AGAIN else ()
+        late = (self._late.choice(_LATE_S),) if self._late.random() < _SENT_AGAIN else ()
+        return (0.0, *again, *late)
+
+    def _seen(self, process: Process, call: ClientCall, message: object) -> None:
+        """Notes which orchestrator a host obeys: one on whose stream it sends what it has."""
+        if isinstance(message, DispatchResponse) and message.HasField("registered"):
+            self._epochs[call] = message.registered.epoch
+        elif isinstance(message, DispatchRequest) and call in self._epochs:
+            epoch = self._epochs.pop(call)
+            self._recorder.record(process, h.Obeyed, host=process.name, epoch=epoch)
 
     def disk(self, condition: Condition, for_ms: int) -> None:
         """Changes the disk for a time."""
@@ -272,7 +372,7 @@ class World:
                 measures=life.measures(),
             )
 
-    def _durable(self, record: Record) -> None:
+    def _durable(self, record: Record, epoch: int) -> None:
         match record:
             case AcceptRecord(spec=spec):
                 self._recorder.record(
@@ -284,6 +384,7 @@ class World:
                     priority=spec.priority.name,
                     lane="deterministic" if spec.needs.deterministic else "",
                     displaced=record.displaced or "",
+                    epoch=epoch,
                 )
             case DispatchRecord():
                 self._recorder.record(
@@ -293,10 +394,15 @@ class World:
                     attempt=record.attempt,
                     pool=record.pool_id,
                     replica=record.replica_id,
+                    epoch=epoch,
                 )
             case TerminalRecord():
                 self._recorder.record(
-                    None, h.JournalEnded, job_id=record.job_id, state=record.state.name
+                    None,
+                    h.JournalEnded,
+                    job_id=record.job_id,
+                    state=record.state.name,
+                    epoch=epoch,
                 )
             case SessionRecord() | SessionForgotten():
                 pass  # nobody outside sees them

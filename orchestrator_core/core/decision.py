@@ -56,7 +56,10 @@ class Exclusion:
 @plain_init
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A pool that could take the job. Times in milliseconds, memory in bytes."""
+    """A pool that could take the job. Times in milliseconds, memory in bytes.
+
+    `tokens_per_s` includes `perf_scale`, the pool's factor for lowered clocks.
+    """
 
     pool_id: str
     replica_id: str
@@ -69,6 +72,7 @@ class Candidate:
     tokens_per_s: float
     snapshot_version: int
     snapshot_age_ms: int
+    perf_scale: float = 1.0
 
 
 @plain_init

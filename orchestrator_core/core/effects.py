@@ -37,8 +37,9 @@ class AcceptRecord:
 class DispatchRecord:
     """An attempt was bound to one incarnation of a pool.
 
-    `failures` are the tries that were lost before. `mode` is None in a record of a version that did
-    not write it.
+    `failures` are the tries that were lost before, `tried` the replicas that proved unfit for the
+    job by then, and `refusals` counts pools that did not start it. `mode` is None in a record of a
+    version that did not write it.
     """
 
     job_id: str
@@ -51,6 +52,8 @@ class DispatchRecord:
     replica_set: tuple[str, str, str, str]
     mode: StartMode | None = None
     failures: int = 0
+    tried: tuple[str, ...] = ()
+    refusals: int = 0
 
 
 @plain_init

@@ -148,6 +148,7 @@ def _static_part(snapshot: PoolSnapshot) -> tuple[object, ...]:
         snapshot.tensor_split,
         snapshot.compute_capability,
         snapshot.vram_total_bytes,
+        snapshot.perf_scale,
         snapshot.quantizations,
         snapshot.extensions,
     )

@@ -3,7 +3,7 @@
 One owner calls it from one thread, so `step` is the critical section: no locks, no waits.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import assert_never
 
 from orchestrator_core.core import expiry, fleet, intake, recovery, running, spending
@@ -40,7 +40,7 @@ from orchestrator_core.core.forecast import (
     forecast,
     on_time_probability,
 )
-from orchestrator_core.core.job import Budgets, Job, Priority
+from orchestrator_core.core.job import Budgets, Job, Needs, Priority
 from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.scheduler import placement_input
@@ -138,6 +138,11 @@ class Core:
         """Jobs that wait, in one class or in both."""
         return len(self._state.queue) if priority is None else self._state.queue.depth(priority)
 
+    def waiting_by_needs(self) -> Iterator[tuple[Needs, Priority, int]]:
+        """How many wait, by what they need and their class. O(lanes)."""
+        for lane in self._state.queue.lanes:
+            yield lane.needs, lane.priority, len(lane.waiting)
+
     def queue_order(self, priority: Priority) -> tuple[str, ...]:
         """Job ids of one class in offer order. O(n)."""
         return self._state.queue.snapshot(priority)
@@ -189,8 +194,8 @@ class Core:
         return fleet.pool_refusal(self._state, host_id, pool_id)
 
     def tokens_per_s(self, pool: Pool) -> float:
-        """Believed decode rate of a single stream of a pool."""
-        return 1000.0 / pool.rates.token_ms(1)
+        """Believed decode rate of a single stream of a pool, at its present clocks."""
+        return 1000.0 * pool.snapshot.perf_scale / pool.rates.token_ms(1)
 
     def _apply(self, event: Event, now_ms: int) -> None:  # noqa: C901, PLR0912 - one arm per event
         state = self._state

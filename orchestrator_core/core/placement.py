@@ -297,6 +297,7 @@ def _candidate(request: PlacementInput, placed: Assigned, index: int) -> Candida
         tokens_per_s,
         snapshot.version,
         snapshot_age_ms,
+        snapshot.perf_scale,
     )
 
 

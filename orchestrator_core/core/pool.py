@@ -35,7 +35,8 @@ class PoolSnapshot:
     that the host had emitted when it took the snapshot. `device_memory_bytes` and `tensor_split`
     follow `device_ids`; the split is empty unless the pool states one. `kv_bytes_per_token` is the
     most that a token of context takes, `kv_slot_bytes` what a slot takes in all; with
-    `kv_preallocated` all slots have theirs already.
+    `kv_preallocated` all slots have theirs already. `perf_scale`, in [0.01, 1], is what the pool's
+    speed is multiplied with at present: below 1 while a device protects itself.
     """
 
     pool_id: str
@@ -67,6 +68,7 @@ class PoolSnapshot:
     perf_tokens_per_s: float | None = None
     first_token_ms: int | None = None
     prefill_tokens_per_s: float | None = None
+    perf_scale: float = 1.0
     quantizations: tuple[str, ...] = ()
     extensions: tuple[str, ...] = ()
     warm_session_ids: tuple[str, ...] = ()
@@ -134,8 +136,11 @@ class Pool:
         self.noted_ms = now_ms
         snapshot, first, decode = self.snapshot, self.rates.first, self.rates.decode
         self.busy = busy = self.occupied()
-        self.first_base_ms, self.prompt_token_ms = first.base, first.slope
-        token_ms, more_ms, slots = decode.base, decode.slope, snapshot.slots_total
+        # Rates stand for full clocks. At a scale of 1 nothing changes, to the last bit.
+        slower = 1.0 / snapshot.perf_scale
+        self.first_base_ms, self.prompt_token_ms = first.base * slower, first.slope * slower
+        token_ms, more_ms = decode.base * slower, decode.slope * slower
+        slots = snapshot.slots_total
         next_ms = token_ms + more_ms * busy
         full_ms = token_ms + more_ms * (slots - 1) if slots > 1 else token_ms
         self.next_token_ms = next_ms if next_ms > TOKEN_MS_MIN else TOKEN_MS_MIN

@@ -44,7 +44,8 @@ class Observation:
     """What one finished attempt took. None where it is not known.
 
     `concurrency` is the mean number of streams that shared the engine while it decoded,
-    `uncached_tokens` what it had to read of its prompt by the orchestrator's estimate.
+    `uncached_tokens` what it had to read of its prompt by the orchestrator's estimate,
+    `perf_scale` that of the pool: times count as they would have been at full clocks.
     """
 
     model_id: str
@@ -55,6 +56,7 @@ class Observation:
     tokens_out: int | None
     first_token_ms: int | None
     decode_ms: int | None
+    perf_scale: float = 1.0
 
 
 @dataclass(slots=True)
@@ -159,9 +161,10 @@ class Predictor:
         """Learns from one finished attempt."""
         self.learned += 1
         if seen.tokens_out and seen.tokens_out > 1 and seen.decode_ms:
-            rates.learn_decode(seen.concurrency, seen.decode_ms / (seen.tokens_out - 1))
+            token_ms = seen.perf_scale * seen.decode_ms / (seen.tokens_out - 1)
+            rates.learn_decode(seen.concurrency, token_ms)
         if seen.first_token_ms is not None:
-            rates.learn_first(seen.uncached_tokens, float(seen.first_token_ms))
+            rates.learn_first(seen.uncached_tokens, seen.perf_scale * seen.first_token_ms)
         rates.solve()
         stats = self.model(seen.model_id)
         if seen.tokens_in and seen.prompt_bytes:

@@ -42,6 +42,8 @@ def _dispatched(job: Job, dispatch: DispatchRecord, now_ms: int) -> None:
     job.mixed = job.mixed or job.replica_set not in (None, dispatch.replica_set)
     job.replica_set = dispatch.replica_set
     job.failures = dispatch.failures
+    job.tried_replicas = set(dispatch.tried)
+    job.refusals = dispatch.refusals
     if job.first_dispatch_ms is None:
         job.first_dispatch_ms = dispatch.sent_ms
     job.attempt = Attempt(

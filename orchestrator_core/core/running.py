@@ -279,5 +279,6 @@ def _learn(
             tokens_out=event.usage.tokens_out,
             first_token_ms=None if first_ms is None else first_ms - attempt.sent_ms,
             decode_ms=None if first_ms is None else now_ms - first_ms,
+            perf_scale=pool.snapshot.perf_scale,
         ),
     )

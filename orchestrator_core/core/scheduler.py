@@ -385,6 +385,8 @@ def _emit(state: State, job: Job, attempt: Attempt, record: Decision) -> None:
             job.replica_set,
             attempt.mode,
             job.failures,
+            tuple(sorted(job.tried_replicas)) if job.tried_replicas else (),
+            job.refusals,
         )
     )
     same_tokens = not job.mixed

@@ -121,7 +121,10 @@ class HostLink:
                 async with asyncio.timeout(self.terms.heartbeat_timeout_ms / 3000):
                     await self._filled.wait()
             except TimeoutError:
-                return pool_registry_service_pb2.DispatchResponse(dispatch_seq=self._next_seq - 1)
+                # What was queued in this very moment goes first: its number must not.
+                if not self._outbox:
+                    last_seq = self._next_seq - 1
+                    return pool_registry_service_pb2.DispatchResponse(dispatch_seq=last_seq)
         return self._outbox.popleft()
 
     def registered(self, effect: SendVerdicts, relay: Relay) -> None:
@@ -201,6 +204,26 @@ class HostLink:
             command = pool_registry_service_pb2.DispatchResponse(seek=seek)
             self.send(command)
             binding.asked_offset, binding.asked_seq = text_offset, command.dispatch_seq
+
+    def counts(self, key: AttemptKey) -> bool:
+        """True while frames of an attempt are taken here."""
+        return self._handles.get(key, 0) in self._bindings
+
+    def send_again(self, key: AttemptKey, first_index: int) -> int | None:
+        """Asks for output from a piece on, for a side read or after it; the command's number.
+
+        None when the attempt is not bound here.
+        """
+        binding = self._bindings.get(self._handles.get(key, 0))
+        if binding is None:
+            return None
+        # As in `seek`: what was acknowledged before must not open the new window.
+        binding.acked_offset = binding.read_offset = 0
+        handle = self._handles[key]
+        seek = dispatch_pb2.SeekTokens(handle=handle, first_index=first_index)
+        command = pool_registry_service_pb2.DispatchResponse(seek=seek)
+        self.send(command)
+        return command.dispatch_seq
 
     def answers(self, handle: int, text_offset: int, applied_seq: int) -> bool:
         """True for output sent after the host was told to send from a place on.

@@ -60,24 +60,23 @@ class Registration:
         return bad
 
 
-def check_not_taken(present: HostLink | None, register: dispatch_pb2.Register) -> None:
+def check_not_taken(
+    present: HostLink | None, last_dial: int, register: dispatch_pb2.Register
+) -> None:
     """Refuses a second pool manager under the id of one that is alive, and a stream of the past.
 
     One that started anew has another boot id too, but then the earlier stream is broken or silent.
-    A registration that was under way for long may come after a later one of the same boot: what
-    the host took up since then is not in it, so it must not be believed.
+    A registration that was under way for long may come after a later one of the same boot, and
+    after the end of that: what the host took up since then is not in it, so it must not be
+    believed. `last_dial` is `Hosts.last_dial` of who registers.
 
     Raises:
         RefusalError: when the id is taken.
     """
-    if present is None:
-        return
     host_id = register.host_id
-    if present.boot_id == register.boot_id:
-        if not register.dial_seq or register.dial_seq > present.dial_seq:
-            return
-        text = f"stream {register.dial_seq} of {host_id} was overtaken by {present.dial_seq}"
-    elif present.alive:
+    if 0 < register.dial_seq <= last_dial:
+        text = f"stream {register.dial_seq} of {host_id} was overtaken by {last_dial}"
+    elif present is not None and present.boot_id != register.boot_id and present.alive:
         text = (
             f"host_id {host_id} is in use by another pool manager that is connected:"
             " set a different host_id in the configuration of one of them"

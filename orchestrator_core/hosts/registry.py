@@ -1,5 +1,6 @@
 """All hosts that are connected, and the last raw snapshots of their pools."""
 
+import asyncio
 from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from llamaorch.pool.v1 import snapshot_pb2
 
 
+# So many runs of pool managers are remembered, the latest: far more than there are hosts.
+DIALS_KEPT = 8_192
+
+
 class Hosts:
     """Routes commands to the link of a host.
 
@@ -31,6 +36,8 @@ class Hosts:
     def __init__(self) -> None:
         self.links: dict[str, HostLink] = {}
         self.reported: dict[str, snapshot_pb2.PoolSnapshot] = {}
+        self._dials: dict[tuple[str, str], int] = {}
+        self._arrival = asyncio.Event()
 
     def connect(self, link: HostLink) -> None:
         """Makes a link the one of its host; an earlier one ends."""
@@ -38,6 +45,24 @@ class Hosts:
         if earlier is not None:
             earlier.closed.set()
         self.links[link.host_id] = link
+        run = (link.host_id, link.boot_id)
+        # The run that registered last is the last to be forgotten.
+        self._dials[run] = max(self._dials.pop(run, 0), link.dial_seq)
+        if len(self._dials) > DIALS_KEPT:
+            del self._dials[next(iter(self._dials))]
+        self._arrival.set()
+        self._arrival = asyncio.Event()
+
+    async def arrival(self) -> None:
+        """Returns when the next host registers, whichever it is."""
+        await self._arrival.wait()
+
+    def last_dial(self, host_id: str, boot_id: str) -> int:
+        """Number of the latest stream that a run of a pool manager registered; 0: none is known.
+
+        Also when that has ended: a registration may be under way for longer than its successor.
+        """
+        return self._dials.get((host_id, boot_id), 0)
 
     def disconnect(self, link: HostLink) -> None:
         """Forgets a link, unless another took its place."""
@@ -78,6 +103,16 @@ class Hosts:
         """True when an attempt was sent to a host, or adopted from it, on its present stream."""
         link = self.links.get(host_id)
         return link is not None and link.bound(key)
+
+    def counts(self, host_id: str, key: AttemptKey) -> bool:
+        """True while frames of an attempt are taken from a host."""
+        link = self.links.get(host_id)
+        return link is not None and link.counts(key)
+
+    def send_again(self, host_id: str, key: AttemptKey, first_index: int) -> int | None:
+        """See `HostLink.send_again`."""
+        link = self.links.get(host_id)
+        return None if link is None else link.send_again(key, first_index)
 
     def cancel(self, effect: SendCancel) -> None:
         """Stops an attempt."""

@@ -26,6 +26,8 @@ SUFFIX = ".flight"
 _MAGIC = b"llama-orch flight recording "
 _FRAME = struct.Struct(">II")
 _READ_BYTES = 1 << 16
+# Compressed at once: each call gives the interpreter away, and must wait to get it back.
+_GATHER_BYTES = 1 << 14
 _HEADER_BYTES_MAX = 1 << 20
 _FRAME_BYTES_MAX = 1 << 30
 
@@ -77,6 +79,7 @@ class SegmentWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
         self._file: BinaryIO = os.fdopen(os.open(self.path, flags, 0o600), "wb", buffering=0)
         self._deflate = zlib.compressobj(1)
+        self._gathered = bytearray()
         self.bytes_written = 0
         self._put(_MAGIC + str(FORMAT_VERSION).encode() + b"\n")
         self._put(msgspec.json.encode(header) + b"\n")
@@ -85,16 +88,21 @@ class SegmentWriter:
         """Appends a frame; it is on its way to the file after `flush`."""
         framed = kind + body
         head = _FRAME.pack(len(framed), zlib.crc32(framed))
-        self._put(self._deflate.compress(head + framed))
+        self._gathered += head
+        self._gathered += framed
+        if len(self._gathered) >= _GATHER_BYTES:
+            self._compress()
 
     def flush(self) -> None:
         """Hands everything to the operating system; a dying process no longer loses it."""
+        self._compress()
         self._put(self._deflate.flush(zlib.Z_SYNC_FLUSH))
 
     def close(self) -> None:
         """Ends the file. Idempotent."""
         if not self._file.closed:
             try:
+                self._compress()
                 self._put(self._deflate.flush(zlib.Z_FINISH))
             finally:
                 self._file.close()
@@ -103,6 +111,10 @@ class SegmentWriter:
         """Lets go of the file as it is; on a broken disk closing fails as well. Never raises."""
         with contextlib.suppress(OSError):
             self._file.close()
+
+    def _compress(self) -> None:
+        gathered, self._gathered = self._gathered, bytearray()
+        self._put(self._deflate.compress(gathered))
 
     def _put(self, data: bytes) -> None:
         view = memoryview(data)

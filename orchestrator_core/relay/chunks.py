@@ -3,6 +3,7 @@
 from google.protobuf.message import DecodeError
 
 from llamaorch.orchestrator.v1 import events_pb2
+from orchestrator_core.errors import MalformedOutputError
 
 
 def parse(chunk: bytes) -> events_pb2.TokenBatch:
@@ -11,6 +12,21 @@ def parse(chunk: bytes) -> events_pb2.TokenBatch:
         return events_pb2.TokenBatch.FromString(chunk)
     except DecodeError:
         return events_pb2.TokenBatch()
+
+
+def checked(
+    chunk: bytes, text_offset: int, text_bytes: int, pieces: int
+) -> tuple[events_pb2.TokenBatch, bytes]:
+    """A chunk and its text.
+
+    Raises:
+        MalformedOutputError: when it is not what its frame says of it.
+    """
+    batch = parse(chunk)
+    text = text_of(batch)
+    if (batch.text_offset, len(text), len(batch.pieces)) != (text_offset, text_bytes, pieces):
+        raise MalformedOutputError(f"a chunk of {text_bytes} bytes at {text_offset} cannot be read")
+    return batch, text
 
 
 def text_of(batch: events_pb2.TokenBatch) -> bytes:

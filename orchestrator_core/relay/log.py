@@ -16,14 +16,17 @@ from operator import attrgetter
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
-from orchestrator_core.errors import MalformedOutputError, RefusalError
+from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay import chunks
 from orchestrator_core.relay.reader import Reader
-from orchestrator_core.relay.retelling import resumed_at, text_of
+from orchestrator_core.relay.retelling import resumed_at, starts, text_of
 from orchestrator_core.wire.frames import encode_token_event
 
 # What an item costs beside its entry in CPython 3.11: with pieces of a few bytes, most of it.
 ITEM_BYTES = 150
+# How far apart places are that an evicted text can be asked for again from, and how many of them.
+MARK_BYTES = 64 * 1024
+MARKS_MAX = 256
 BEGINNING = events_pb2.ResumePoint()
 
 
@@ -80,6 +83,7 @@ class OutputLog:
         "_expected_digest",
         "_hash",
         "_items",
+        "_marks",
         "_readers",
         "attempt",
         "doubtful",
@@ -105,6 +109,7 @@ class OutputLog:
         self._expected: int | None = None
         self._expected_digest: int | None = None
         self._announced = (0, b"")
+        self._marks: list[tuple[int, int]] = []
         self.attempt = 0
         self.doubtful = False
         self.sealed = False
@@ -130,6 +135,7 @@ class OutputLog:
             self.attempt = attempt
             self.next_index = 0
             self.sealed = False
+            self._marks.clear()
 
     def append_text(self, frame: Frame, *, accept_gap: bool = False) -> bool | None:
         """Takes a frame. True: taken; False: known already, or of another attempt.
@@ -149,12 +155,7 @@ class OutputLog:
         if frame.text_bytes <= known:
             self.next_index = max(self.next_index, frame.first_index + frame.pieces)
             return False
-        batch = chunks.parse(frame.chunk)
-        text = chunks.text_of(batch)
-        if batch.text_offset != frame.text_offset or len(text) != frame.text_bytes:
-            raise MalformedOutputError(
-                f"a chunk of {frame.text_bytes} bytes at {frame.text_offset} cannot be read"
-            )
+        batch, text = chunks.checked(frame.chunk, frame.text_offset, frame.text_bytes, frame.pieces)
         if self._expected is not None and frame.text_offset + frame.text_bytes > self._expected:
             # A host may hold more than the job ended with.
             batch = chunks.cut(batch, self._expected)
@@ -235,6 +236,7 @@ class OutputLog:
 
     def evict_all(self) -> int:
         """Drops all items; returns the bytes freed. Readers behind are told RESUME_WINDOW."""
+        self._mark()
         freed = self.bytes_held
         self._base += len(self._items)
         self._items = []
@@ -288,7 +290,17 @@ class OutputLog:
         if count:
             self._drop(count, freed)
 
+    def _mark(self) -> None:
+        """Notes where the oldest item lies before it is dropped, so that it can be asked for."""
+        first = next((item for item in self._items if item.text_bytes), None)
+        if first is None or first.attempt != self.attempt:
+            return
+        if not self._marks or first.text_offset >= self._marks[-1][0] + MARK_BYTES:
+            self._marks.append((first.text_offset, first.first_index))
+            del self._marks[:-MARKS_MAX]
+
     def _drop(self, count: int, freed: int) -> None:
+        self._mark()
         del self._items[:count]
         self._base += count
         self.output_bytes -= freed
@@ -323,6 +335,19 @@ class OutputLog:
         """True when the log has the event that announces the attempt."""
         return self._announced[0] == attempt
 
+    def beginning(self) -> Item | None:
+        """The `started` of the present attempt, for a reader that has nothing at all.
+
+        None where an earlier attempt was started, and this one took up its text.
+        """
+        known, entry = self._announced
+        return Item(known, 0, 0, None, entry) if known == self.attempt and starts(entry) else None
+
+    def index_before(self, text_offset: int) -> int:
+        """A piece of the present attempt that lies at or before a place that was evicted."""
+        known = [index for offset, index in self._marks if offset <= text_offset]
+        return known[-1] if known else 0
+
     def announcement(self, attempt: int, text_offset: int) -> Item:
         """The `resumed` of an attempt for a reader that missed it."""
         known, entry = self._announced
@@ -330,11 +355,16 @@ class OutputLog:
         return Item(attempt, text_offset, 0, None, told)
 
     def open(
-        self, resume: events_pb2.ResumePoint | None, wake: Callable[[], None] = lambda: None
+        self,
+        resume: events_pb2.ResumePoint | None,
+        wake: Callable[[], None] = lambda: None,
+        *,
+        late: bool = False,
     ) -> Reader:
         """Opens a reader at the beginning or at a resume point; `wake` is called at each change.
 
-        A point beyond the output is fine while text can still come: the reader waits for it.
+        A point beyond the output is fine while text can still come: the reader waits for it. With
+        `late` it may lie before what is held: the reader then `lacks` text until it is given some.
 
         Raises:
             RefusalError: RESUME_WINDOW, naming the oldest offset held, when the point is not held
@@ -342,13 +372,15 @@ class OutputLog:
         """
         point = BEGINNING if resume is None else resume
         offset = point.text_offset
-        if offset < self.oldest_offset:
+        lacks = offset < self.oldest_offset
+        if lacks and not late:
             raise self.out_of_window("the resume point is no longer held")
         if offset > self.next_offset and self.complete and not self.textless:
             raise self.out_of_window("the resume point lies beyond the output")
         index = bisect_left(self._items, offset, key=attrgetter("end"))
         reader = Reader(self, self._base + index, point, wake)
-        reader.settle()
+        if not lacks:
+            reader.settle()
         self._readers[reader] = None
         return reader
 

@@ -1,5 +1,6 @@
 """Readers that follow the output of a job: positions in its log. LO-301, LO-302."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ MESSAGE_BYTES = 64 * 1024
 class Reader:
     """A position in an output log. `_offset` is how much text the reader has.
 
-    `acked` is how much of it the reader will never ask for again; whoever reads sets it.
+    `side` is what comes before all that the log holds, brought back for this reader alone. `acked`
+    is how much of the text the reader will never ask for again; whoever reads sets it.
     """
 
     __slots__ = (
@@ -32,6 +34,7 @@ class Reader:
         "acked",
         "caught_up",
         "done",
+        "side",
         "wake",
     )
 
@@ -55,6 +58,7 @@ class Reader:
         self.acked = 0
         self.caught_up = False
         self.done = False
+        self.side: deque[Item] = deque()
         self.wake = wake
 
     def take(self) -> list[bytes]:
@@ -66,6 +70,8 @@ class Reader:
         """
         if self.done:
             return []
+        if self.side:
+            return self._take_side()
         entries: list[bytes] = []
         size = 0
         while size < MESSAGE_BYTES and (item := self.settle()) is not None:
@@ -76,6 +82,31 @@ class Reader:
             self.wake()
         elif last := self.take_last():
             entries.append(last)
+        return entries
+
+    @property
+    def lacks(self) -> bool:
+        """True while text that comes next was evicted and is not at its side."""
+        return self._offset < self._log.oldest_offset and not self.side
+
+    @property
+    def fresh(self) -> bool:
+        """True for a reader that has nothing yet, not even the `started` of an attempt."""
+        return not self._offset and not self._told
+
+    def _take_side(self) -> list[bytes]:
+        """Returns what is at its side. Raises as `take`."""
+        entries: list[bytes] = []
+        while self.side:
+            item = self.side.popleft()
+            if item.text_bytes and item.end <= self._offset:
+                continue
+            if self._proof is not None:
+                self._prove(item)
+            if item.text_bytes and 0 < self._told < item.attempt:
+                entries.append(self._log.announcement(item.attempt, self._offset).entry)
+            entries.append(item.entry)
+            self._pass(item)
         return entries
 
     def take_items(self, bytes_max: int, offset_max: int) -> list["Item"]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.relay.log import Frame, OutputLog
 from orchestrator_core.relay.pace import Pace
+from orchestrator_core.relay.sides import Sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,7 @@ class RelayLimits:
 
 
 class Relay:
-    """One `OutputLog` per job, and the `pace` of those who follow one job.
+    """One `OutputLog` per job, the `pace` of those who follow one job, and `sides` for who is late.
 
     Beyond the total, ended jobs lose their output first, oldest first. As a tenth is freed at a
     time, and who has nothing left is not looked at again, that is cheap on average.
@@ -30,6 +31,7 @@ class Relay:
         self._holding: dict[str, None] = {}
         self._bytes = 0
         self.pace = Pace()
+        self.sides = Sides()
 
     def log(self, job_id: str) -> OutputLog:
         """The log of a job, made when there is none yet."""

@@ -37,6 +37,11 @@ def outcome_at(final: bytes, text_offset: int) -> bytes:
     return encode_event(event)
 
 
+def starts(entry: bytes) -> bool:
+    """True for the entry of a `started`."""
+    return _event(entry).HasField("started")
+
+
 def text_of(entry: bytes) -> bytes:
     """The text in an entry; empty where it is another event."""
     return "".join(_event(entry).tokens.pieces).encode()

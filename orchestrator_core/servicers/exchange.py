@@ -7,7 +7,7 @@ of its own, so that none holds up the next. What is followed lives in `ExchangeS
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import cast
 
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
@@ -98,9 +98,7 @@ class _Stream:
         self._calls = calls
         self._limits = limits
         self._context = context
-        self._caller = Caller(
-            tuple(context.invocation_metadata() or ()), rpc.correlation_id(context)
-        )
+        self._caller = Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id())
         self._woken = asyncio.Event()
         self._drained = asyncio.Event()
         self._session = ExchangeSession(runtime, followers, self._wake, limits)
@@ -217,24 +215,24 @@ class _Stream:
             most = self._limits.handles_max
             raise _too_many(f"{most} jobs are followed on this stream", "exchange-handles")
         self._opening += follows
-        task = asyncio.create_task(self._run(request, handler))
-        self._requests.add(task)
-        task.add_done_callback(partial(self._done, follows))
-
-    def _done(self, follows: bool, task: asyncio.Task[None]) -> None:
-        self._requests.discard(task)
-        self._opening -= follows
-        self._woken.set()
+        self._requests.add(asyncio.create_task(self._run(request, handler, follows)))
 
     async def _run(
         self,
         request: pb.ExchangeRequest,
         handler: Callable[[pb.ExchangeRequest], Awaitable[pb.ExchangeResult]],
+        follows: bool,
     ) -> None:
         try:
             self._answer(request, await handler(request))
         except Exception as error:  # noqa: BLE001 - the edge: everything becomes a result
             self._refuse(request, rpc.refusal_of(error))
+        finally:
+            # A task that is cancelled before it began is cancelled with the whole stream.
+            self._requests.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            self._opening -= follows
+            if self._half_closed:
+                self._woken.set()
 
     async def _enqueue(self, request: pb.ExchangeRequest) -> pb.ExchangeResult:
         asked = request.enqueue

@@ -45,7 +45,8 @@ class Followers:
         job = self._runtime.job(job_id)
         log = self._runtime.relay.log(job_id)
         changed = _Flag()
-        reader = log.open(resume, partial(self._runtime.relay.pace.wake, changed.set))
+        wake = partial(self._runtime.relay.pace.wake, changed.set)
+        reader = log.open(resume, wake, late=True)
         self.count(job_id, 0 if observer else 1)
         try:
             await self._send(job, log, reader, changed, write)
@@ -78,6 +79,8 @@ class Followers:
         patience_s = self._runtime.core.config.reattach_grace_ms / 1000
         while not reader.done:
             changed.clear()
+            if reader.lacks:
+                await self._bring_back(job, log, reader)
             entries = reader.take()
             if entries:
                 await write(entries[0] if len(entries) == 1 else b"".join(entries))
@@ -96,6 +99,22 @@ class Followers:
             # The outcome is known but its text is not here: a host holds it and may come back.
             elif not await changed.wait(patience_s):
                 raise RefusalError(text_lost(job.job_id, log))
+
+    async def _bring_back(self, job: Job, log: OutputLog, reader: Reader) -> None:
+        """Gives a reader text that was evicted here, as far as its host still holds it. LO-301.
+
+        Raises:
+            RefusalError: RESUME_WINDOW when it does not.
+        """
+        beginning = log.beginning()
+        if reader.fresh and beginning is None:
+            raise log.out_of_window("the beginning is no longer held")
+        items = await self._runtime.read_again(job, reader.offset)
+        if not items and reader.lacks:
+            raise log.out_of_window("the text that comes next is no longer held")
+        if reader.fresh and beginning is not None:
+            reader.side.append(beginning)
+        reader.side.extend(items)
 
 
 class _Place:

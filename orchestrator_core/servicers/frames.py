@@ -5,12 +5,14 @@ import structlog
 from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core import failpoints
 from orchestrator_core.core.events import AttemptEnded, AttemptError, AttemptErrorKind
+from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.states import JobState
-from orchestrator_core.errors import MalformedOutputError
+from orchestrator_core.errors import MalformedOutputError, RefusalError
 from orchestrator_core.hosts.link import AttemptKey, HostLink
 from orchestrator_core.relay.log import Frame
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.wire import dispatch as wire_dispatch
+from orchestrator_core.wire.plausible import COUNT_MAX, frame_violations
 
 _log = structlog.get_logger("orchestratord")
 
@@ -29,7 +31,14 @@ class FrameReader:
         self._told_ms: dict[int, int] = {}
 
     def read(self, frame: dispatch_pb2.HostFrame) -> None:
-        """Applies one frame. Frames of attempts that no longer count are dropped. LO-304."""
+        """Applies one frame. Frames of attempts that no longer count are dropped. LO-304.
+
+        Raises:
+            RefusalError: when it cannot be read; nothing of it was applied. Its host registers
+            anew, and what it holds is sent again.
+        """
+        if bad := frame_violations(frame):
+            raise self._unreadable(bad)
         link, runtime = self._link, self._runtime
         for refused in frame.refused:
             key = link.key(refused.handle)
@@ -47,12 +56,21 @@ class FrameReader:
             key = link.key(ended.handle)
             if key is not None:
                 failpoints.reach("end.read")
-                runtime.relay.log(key[0]).told_all(ended.text_bytes)
-                runtime.submit(wire_dispatch.attempt_ended(ended, key, frame.frame_seq))
-                self._told_ms.pop(ended.handle, None)
+                self._ended(ended, key, frame.frame_seq)
         link.frame_seq = max(link.frame_seq, frame.frame_seq)
         for event in link.ripe_snapshots():
             runtime.submit(event)
+
+    def _ended(self, ended: dispatch_pb2.AttemptEnded, key: AttemptKey, frame_seq: int) -> None:
+        log = self._runtime.relay.log(key[0])
+        try:
+            event = wire_dispatch.attempt_ended(ended, key, frame_seq)
+        except MalformedOutputError as error:
+            self._give_up(key, log.next_offset, error)
+            return
+        log.told_all(ended.text_bytes)
+        self._runtime.submit(event)
+        self._told_ms.pop(ended.handle, None)
 
     def _tokens(self, tokens: dispatch_pb2.TokenFrames, applied_seq: int) -> None:
         columns = zip(
@@ -77,7 +95,7 @@ class FrameReader:
             try:
                 taken = self._append(handle, key[0], frame, applied_seq)
             except MalformedOutputError as error:
-                self._give_up(key, frame, error)
+                self._give_up(key, min(text_offset, COUNT_MAX) + text_bytes, error)
                 continue
             if taken is not None:
                 read[handle] = text_offset + text_bytes
@@ -95,18 +113,37 @@ class FrameReader:
         that it wrote before it read the request are no answer, and are dropped.
         """
         relay, link = self._runtime.relay, self._link
+        if frame.first_index > COUNT_MAX or frame.text_offset > COUNT_MAX:
+            raise MalformedOutputError(
+                f"tokens.first_indexes {frame.first_index} or tokens.text_offsets"
+                f" {frame.text_offset} is above {COUNT_MAX}"
+            )
         log = relay.log(job_id)
         if not log.announced(frame.attempt) and self._unwanted(job_id):
             return False
         taken = relay.append_text(job_id, frame)
         if taken is not None:
+            if not taken:
+                relay.sides.offer(job_id, frame, applied_seq)
             return taken
         if link.answers(handle, log.next_offset, applied_seq):
             return relay.append_text(job_id, frame, accept_gap=True)
         link.seek(handle, log.next_index, log.next_offset)
         return None
 
-    def _give_up(self, key: AttemptKey, frame: Frame, error: MalformedOutputError) -> None:
+    def _unreadable(self, bad: list[FieldViolation]) -> RefusalError:
+        host_id, field, what = self._link.host_id, bad[0].field, bad[0].description
+        _log.error(
+            "frame_malformed",
+            host_id=host_id,
+            field=field,
+            reason=what,
+            human=f"Host {host_id} sent a frame that cannot be read: {field} {what}.",
+        )
+        text = "the frame cannot be read; the host must register anew"
+        return RefusalError(Refusal(Reason.INVALID_PARAMS, text, violations=tuple(bad)))
+
+    def _give_up(self, key: AttemptKey, text_bytes: int, error: MalformedOutputError) -> None:
         """Fails an attempt whose output is lost here. The host keeps it, as it is not acknowledged.
 
         Nothing more of the attempt counts, not even the host's word that it ended.
@@ -126,7 +163,7 @@ class FrameReader:
                 *key,
                 frame_seq=0,
                 error=AttemptError(AttemptErrorKind.ENGINE_ERROR, message),
-                text_bytes=frame.text_offset + frame.text_bytes,
+                text_bytes=text_bytes,
             )
         )
 

@@ -1,7 +1,6 @@
 """OrchestratorService: jobs in, events out."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
@@ -10,16 +9,17 @@ import grpc
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core import failpoints
-from orchestrator_core.core.job import Job, JobSpec
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.recorder.explaining import Explainer
 from orchestrator_core.runtime import Runtime
-from orchestrator_core.servicers import ids, rpc
+from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.capabilities import ServerFacts, capabilities
 from orchestrator_core.servicers.exchange import Caller, Exchanges, JobCalls
 from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.ids import Ids
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
 from orchestrator_core.wire.enums import JOB_STATE_TO_WIRE
@@ -52,6 +52,7 @@ class OrchestratorServicer:
         self._limits = limits
         self._facts = facts
         self._explainer = explainer
+        self._ids = Ids()
         self._followers = Followers(runtime)
         calls = JobCalls(self._enqueue, self._cancel)
         self._exchanges = Exchanges(runtime, self._followers, calls)
@@ -160,6 +161,7 @@ class OrchestratorServicer:
         Raises:
             RefusalError: NOT_FOUND, also when its accept was taken back; STORE_UNAVAILABLE.
         """
+        await self._runtime.sure()
         while True:
             job = self._runtime.job(job_id)
             told, over = tell(job), not job.live
@@ -170,15 +172,11 @@ class OrchestratorServicer:
 
     async def _enqueue(self, asked: job_pb2.JobSpec, caller: Caller) -> pb.EnqueueResponse:
         with self._telemetry.rpc("enqueue", caller.metadata) as span:
-            parsed = parse_spec(asked, self._spec_context())
+            context = self._spec_context(span.traceparent, caller.correlation_id)
+            parsed = parse_spec(asked, context)
             if isinstance(parsed, Refusal):
                 raise RefusalError(parsed)
-            spec: JobSpec = replace(
-                parsed,
-                traceparent=span.traceparent,
-                correlation_id=caller.correlation_id,
-            )
-            receipt = await self._runtime.enqueue(spec)
+            receipt = await self._runtime.enqueue(parsed)
         return receipt_to_proto(receipt)
 
     async def _cancel(self, job_id: str, caller: Caller) -> pb.CancelResponse:
@@ -188,13 +186,15 @@ class OrchestratorServicer:
             failpoints.reach("cancel.after")
         return pb.CancelResponse(job=job_to_proto(self._view(job)))
 
-    def _spec_context(self) -> SpecContext:
+    def _spec_context(self, traceparent: str, correlation_id: str) -> SpecContext:
         now_ms = self._runtime.clock.now_ms()
         return SpecContext(
             identity=ANONYMOUS,
-            new_job_id=ids.new_job_id(now_ms),
-            new_seed=ids.new_seed(),
+            new_job_id=self._ids.new_job_id(now_ms),
+            new_seed=self._ids.new_seed(),
             now_ms=now_ms,
+            traceparent=traceparent,
+            correlation_id=correlation_id,
             limits=self._limits,
         )
 
@@ -215,7 +215,7 @@ class OrchestratorServicer:
 
 
 def _caller(context: rpc.Context) -> Caller:
-    return Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id(context))
+    return Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id())
 
 
 def _trace_id(job: Job) -> str:

@@ -141,7 +141,8 @@ class PoolRegistryServicer:
 
     def _register(self, register: dispatch_pb2.Register) -> HostLink:
         hosts = self._runtime.hosts
-        check_not_taken(hosts.links.get(register.host_id), register)
+        last_dial = hosts.last_dial(register.host_id, register.boot_id)
+        check_not_taken(hosts.links.get(register.host_id), last_dial, register)
         snapshots, _ = _parse(register.pools, register.host_id)
         held = tuple(wire_dispatch.held_attempt(message) for message in register.held)
         link = HostLink(

@@ -8,6 +8,7 @@ becomes INTERNAL with nothing but an id. HME-030.
 import re
 import uuid
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
@@ -23,7 +24,10 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 CORRELATION_KEY = "x-correlation-id"
-_CORRELATION_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_FIT_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+# Each call is answered in a task of its own.
+_correlation_id: ContextVar[str] = ContextVar("orchestratord_correlation_id", default="")
 
 _log = structlog.get_logger("orchestratord")
 
@@ -94,12 +98,9 @@ def bidi(
     )
 
 
-def correlation_id(context: Context) -> str:
-    """The caller's correlation id, or a new one where it gave none that is fit to be logged."""
-    for key, value in context.invocation_metadata() or ():
-        if key == CORRELATION_KEY and isinstance(value, str) and _CORRELATION_ID.fullmatch(value):
-            return value
-    return uuid.uuid4().hex
+def correlation_id() -> str:
+    """What the caller of this task's call was told as its correlation id; empty outside of one."""
+    return _correlation_id.get()
 
 
 async def read(context: Context, request: type[Request]) -> Request | None:
@@ -126,10 +127,19 @@ def refusal_of(error: Exception) -> Refusal:
 
 
 async def _begin(context: Context) -> None:
-    chosen = correlation_id(context)
+    chosen = _chosen(context)
+    _correlation_id.set(chosen)
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(correlation_id=chosen)
     await context.send_initial_metadata(((CORRELATION_KEY, chosen),))
+
+
+def _chosen(context: Context) -> str:
+    """The caller's id, or a new one where it gave none that is fit to be logged."""
+    for key, value in context.invocation_metadata() or ():
+        if key == CORRELATION_KEY and isinstance(value, str) and _FIT_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex
 
 
 async def _fail(context: Context, error: Exception) -> NoReturn:

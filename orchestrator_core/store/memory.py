@@ -3,7 +3,7 @@
 import enum
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from orchestrator_core.core.effects import (
@@ -20,6 +20,7 @@ from orchestrator_core.store.port import (
     Keep,
     Opened,
     StoreOutcomeUnknownError,
+    StoreTakenError,
     StoreUnavailableError,
     latest_only,
 )
@@ -38,33 +39,47 @@ CommitFaults = Callable[[int, Sequence[Record]], CommitFault]
 """Decides about one commit by its number, from 1, and its records."""
 
 
-class MemoryStore:
-    """Implements `orchestrator_core.store.port.Store`. Opening it again stands for a restart."""
+@dataclass(slots=True)
+class MemoryJournal:
+    """What outlives a `MemoryStore`, and what several of them may share."""
 
-    def __init__(self, faults: CommitFaults | None = None) -> None:
+    accepts: dict[str, AcceptRecord] = field(default_factory=dict)
+    dispatches: dict[tuple[str, int], DispatchRecord] = field(default_factory=dict)
+    terminals: dict[str, TerminalRecord] = field(default_factory=dict)
+    sessions: dict[tuple[str, str], SessionRecord] = field(default_factory=dict)
+    journal_id: str = field(default_factory=lambda: secrets.token_hex(JOURNAL_ID_BYTES))
+    epoch: int = 0
+    pruned_last_ms: int = 0
+
+
+class MemoryStore:
+    """Implements `orchestrator_core.store.port.Store`. Opening it again stands for a restart.
+
+    Of several on one `journal` only the one that opened it last may use it.
+    """
+
+    def __init__(
+        self, faults: CommitFaults | None = None, journal: MemoryJournal | None = None
+    ) -> None:
         self._faults = faults
-        self._accepts: dict[str, AcceptRecord] = {}
-        self._dispatches: dict[tuple[str, int], DispatchRecord] = {}
-        self._terminals: dict[str, TerminalRecord] = {}
-        self._sessions: dict[tuple[str, str], SessionRecord] = {}
-        self._journal_id = secrets.token_hex(JOURNAL_ID_BYTES)
+        self._journal = MemoryJournal() if journal is None else journal
         self._epoch = 0
         self._commits = 0
-        self._pruned_last_ms = 0
         self._opened = False
 
     async def open(self) -> Opened:
         """See `Store.open`."""
-        self._epoch += 1
+        journal = self._journal
+        self._epoch = journal.epoch = journal.epoch + 1
         self._opened = True
-        accepts = sorted(self._accepts.values(), key=lambda record: record.seq)
+        accepts = sorted(journal.accepts.values(), key=lambda record: record.seq)
         recovered = Recovered(
             tuple(accepts),
-            tuple(self._dispatches.values()),
-            tuple(self._terminals.values()),
-            tuple(self._sessions.values()),
+            tuple(journal.dispatches.values()),
+            tuple(journal.terminals.values()),
+            tuple(journal.sessions.values()),
         )
-        return Opened(self._epoch, self._last_ms(), recovered, self._journal_id)
+        return Opened(self._epoch, self._last_ms(), recovered, journal.journal_id)
 
     async def commit(self, batch: Sequence[Record]) -> None:
         """See `Store.commit`."""
@@ -92,12 +107,12 @@ class MemoryStore:
     async def prune(self, keep: Keep) -> int:
         """See `Store.prune`. Bytes are not counted here."""
         self._require_open()
-        oldest = sorted(self._terminals.values(), key=lambda record: record.ended_ms)
+        oldest = sorted(self._journal.terminals.values(), key=lambda record: record.ended_ms)
         due = sum(record.ended_ms < keep.ended_since_ms for record in oldest)
         excess = min(len(oldest) - keep.ended_max, len(oldest) - keep.ended_min)
         ended = {record.job_id: record.ended_ms for record in oldest[: max(due, excess)]}
         self._forget(ended.keys())
-        self._pruned_last_ms = max(self._pruned_last_ms, *ended.values(), 0)
+        self._journal.pruned_last_ms = max(self._journal.pruned_last_ms, *ended.values(), 0)
         return len(ended)
 
     async def close(self) -> None:
@@ -107,6 +122,9 @@ class MemoryStore:
     def _require_open(self) -> None:
         if not self._opened:
             raise StoreUnavailableError("the journal is closed")
+        if self._journal.epoch != self._epoch:
+            taken = f"epoch {self._journal.epoch}, not {self._epoch}"
+            raise StoreTakenError(f"the journal was taken over by another orchestrator ({taken})")
 
     def _write(self, batch: Sequence[Record]) -> None:
         """Looks at the whole batch before it changes anything: all or nothing."""
@@ -119,66 +137,66 @@ class MemoryStore:
 
     def _check(self, record: Record, new: set[str]) -> None:
         if isinstance(record, AcceptRecord):
-            job_id = record.spec.job_id
-            held = self._accepts.get(job_id)
-            if held is not None and held.seq != record.seq and job_id not in self._terminals:
+            job_id, journal = record.spec.job_id, self._journal
+            held = journal.accepts.get(job_id)
+            if held is not None and held.seq != record.seq and job_id not in journal.terminals:
                 raise ValueError(f"job {job_id} is accepted already and has not ended")
         elif isinstance(record, SessionRecord | SessionForgotten):
             return
-        elif record.job_id not in self._accepts and record.job_id not in new:
+        elif record.job_id not in self._journal.accepts and record.job_id not in new:
             raise ValueError(f"job {record.job_id} was never accepted")
 
     def _write_one(self, record: Record) -> None:
         match record:
             case AcceptRecord():
                 job_id = record.spec.job_id
-                held = self._accepts.get(job_id)
+                held = self._journal.accepts.get(job_id)
                 if held is not None and held.seq != record.seq:
                     self._forget({job_id})
-                self._accepts.setdefault(job_id, record)
+                self._journal.accepts.setdefault(job_id, record)
             case DispatchRecord():
-                self._dispatches.setdefault((record.job_id, record.attempt), record)
+                self._journal.dispatches.setdefault((record.job_id, record.attempt), record)
             case TerminalRecord():
-                self._terminals.setdefault(record.job_id, record)
-                accepted = self._accepts[record.job_id]
+                self._journal.terminals.setdefault(record.job_id, record)
+                accepted = self._journal.accepts[record.job_id]
                 bare = replace(accepted.spec, payload=b"")
-                self._accepts[record.job_id] = replace(accepted, spec=bare)
+                self._journal.accepts[record.job_id] = replace(accepted, spec=bare)
             case SessionRecord():
-                self._sessions[record.identity, record.session_id] = record
+                self._journal.sessions[record.identity, record.session_id] = record
             case SessionForgotten():
-                self._sessions.pop((record.identity, record.session_id), None)
+                self._journal.sessions.pop((record.identity, record.session_id), None)
             case _:
                 assert_never(record)
 
     def _holds(self, record: Record) -> bool:
         match record:
             case AcceptRecord():
-                held = self._accepts.get(record.spec.job_id)
+                held = self._journal.accepts.get(record.spec.job_id)
                 return held is not None and held.seq == record.seq
             case DispatchRecord():
-                return (record.job_id, record.attempt) in self._dispatches
+                return (record.job_id, record.attempt) in self._journal.dispatches
             case TerminalRecord():
-                return record.job_id in self._terminals
+                return record.job_id in self._journal.terminals
             case SessionRecord():
-                return self._sessions.get((record.identity, record.session_id)) == record
+                return self._journal.sessions.get((record.identity, record.session_id)) == record
             case SessionForgotten():
-                return (record.identity, record.session_id) not in self._sessions
+                return (record.identity, record.session_id) not in self._journal.sessions
             case _:
                 assert_never(record)
 
     def _forget(self, job_ids: Collection[str]) -> None:
         for job_id in job_ids:
-            del self._accepts[job_id], self._terminals[job_id]
-        self._dispatches = {
-            key: record for key, record in self._dispatches.items() if key[0] not in job_ids
+            del self._journal.accepts[job_id], self._journal.terminals[job_id]
+        self._journal.dispatches = {
+            key: record for key, record in self._journal.dispatches.items() if key[0] not in job_ids
         }
 
     def _last_ms(self) -> int:
         return max(
-            self._pruned_last_ms,
-            *(record.accepted_ms for record in self._accepts.values()),
-            *(record.sent_ms for record in self._dispatches.values()),
-            *(record.ended_ms for record in self._terminals.values()),
-            *(record.used_ms for record in self._sessions.values()),
+            self._journal.pruned_last_ms,
+            *(record.accepted_ms for record in self._journal.accepts.values()),
+            *(record.sent_ms for record in self._journal.dispatches.values()),
+            *(record.ended_ms for record in self._journal.terminals.values()),
+            *(record.used_ms for record in self._journal.sessions.values()),
             0,
         )

@@ -91,7 +91,11 @@ def latest_only(batch: Sequence[Record]) -> list[Record]:
 
 
 class Store(Protocol):
-    """A journal. All methods run on the event loop and never block it."""
+    """A journal. All methods run on the event loop and never block it.
+
+    Whoever opens it last has it: nothing that an earlier one asks for takes effect from then on,
+    wherever it slept meanwhile.
+    """
 
     async def open(self) -> Opened:
         """Opens or creates the journal. Raises `StoreCorruptError`."""
@@ -108,7 +112,10 @@ class Store(Protocol):
         ...
 
     async def holds(self, batch: Sequence[Record]) -> bool:
-        """Tells whether a batch of unknown outcome was written. Raises `StoreUnavailableError`."""
+        """Tells whether a batch of unknown outcome was written. Raises `StoreUnavailableError`.
+
+        An empty batch only asks whether the journal is still this orchestrator's.
+        """
         ...
 
     async def prune(self, keep: Keep) -> int:

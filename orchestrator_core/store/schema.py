@@ -77,10 +77,14 @@ READ_SCHEMA_VERSION = "SELECT schema_version FROM journal WHERE id = 1"
 RAISE_EPOCH = "UPDATE journal SET epoch = epoch + 1 WHERE id = 1"
 READ_JOURNAL = "SELECT epoch, pruned_last_ms, journal_id FROM journal WHERE id = 1"
 
-INSERT_ACCEPT = (
-    "INSERT INTO accept (job_id, seq, accepted_ms, epoch, format, record, payload)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO NOTHING"
-)
+
+def insert_accepts(count: int) -> str:
+    """The statement that writes so many accepts; those that are held already change nothing."""
+    rows = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * count)
+    into = "INSERT INTO accept (job_id, seq, accepted_ms, epoch, format, record, payload)"
+    return f"{into} VALUES {rows} ON CONFLICT (job_id) DO NOTHING"
+
+
 INSERT_DISPATCH = (
     "INSERT INTO dispatch (job_id, attempt, written, sent_ms, epoch, format, record)"
     " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, attempt) DO NOTHING"

@@ -1,13 +1,13 @@
 """Calls that bring or cancel jobs: their server spans, latency, and refusals the core never saw."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Final
 
-from opentelemetry.trace import Span, SpanContext, SpanKind
+from opentelemetry.trace import SpanContext, SpanKind
 
 from orchestrator_core.core.job import JobSpec
 from orchestrator_core.core.outcome import Refusal
@@ -16,6 +16,7 @@ from orchestrator_core.telemetry import names
 from orchestrator_core.telemetry.metrics import Metrics
 from orchestrator_core.telemetry.spans import TEXT_MAX
 from orchestrator_core.telemetry.tracing import (
+    Span,
     Tracing,
     Value,
     format_traceparent,
@@ -69,34 +70,27 @@ class Calls:
         self._reject = reject
         self._clock_ns = clock_ns
 
-    @contextmanager
-    def rpc(self, name: str, metadata: Metadata | None) -> Iterator[Rpc]:
+    def rpc(self, name: str, metadata: Metadata | None) -> "_Call":
         """Spans one call while the block runs; see `Telemetry.rpc`."""
-        rpc, span = self._received(name, metadata)
-        token = current_rpc.set(rpc)
-        error = "cancelled"
-        try:
-            with self._tracing.current(span):
-                yield rpc
-            error = ""
+        return _Call(self, *self._received(name, metadata))
+
+    def end(self, rpc: Rpc, span: Span | None, error: BaseException | None) -> None:
+        """Notes how a call ended."""
+        why = ""
+        if error is None:
             if rpc.accepted is not None:
                 latency_ms = (self._clock_ns() - rpc.received_ns) / _NS_PER_MS
                 self._metrics.durable(rpc.accepted, latency_ms)
-        except RefusalError as refused:
-            error = refused.refusal.reason.value
-            if name == names.ENQUEUE and not rpc.refusal_counted:
-                with self._tracing.current(span):
-                    self._reject(refused.refusal)
-            raise
-        except Exception as broken:
+        elif isinstance(error, RefusalError):
+            why = error.refusal.reason.value
+            if rpc.name == names.ENQUEUE and not rpc.refusal_counted:
+                self._reject(error.refusal)
+        else:
             # The type only: a message may quote what the client sent.
-            error = type(broken).__name__
-            raise
-        finally:
-            current_rpc.reset(token)
-            if span is not None:
-                job = {} if rpc.accepted is None else {names.JOB_ID: rpc.accepted.job_id}
-                self._tracing.end(span, None, job, error)
+            why = type(error).__name__ if isinstance(error, Exception) else "cancelled"
+        if span is not None:
+            job = None if rpc.accepted is None else {names.JOB_ID: rpc.accepted.job_id}
+            self._tracing.end(span, None, job, why)
 
     def _received(self, name: str, metadata: Metadata | None) -> tuple[Rpc, Span | None]:
         entries = {
@@ -115,4 +109,27 @@ class Calls:
             attributes[names.CORRELATION_ID] = entries["x-correlation-id"][:TEXT_MAX]
         parent = parse_traceparent(caller)
         span = self._tracing.start(name, parent, None, attributes, SpanKind.SERVER)
-        return Rpc(name, span.get_span_context(), self._clock_ns()), span
+        return Rpc(name, span.context, self._clock_ns()), span
+
+
+class _Call:
+    """One call while it is answered. A class, as a generator would cost each call twice as much."""
+
+    __slots__ = ("_calls", "_rpc", "_span", "_token")
+
+    def __init__(self, calls: Calls, rpc: Rpc, span: Span | None) -> None:
+        self._calls = calls
+        self._rpc = rpc
+        self._span = span
+
+    def __enter__(self) -> Rpc:
+        self._token = current_rpc.set(self._rpc)
+        return self._rpc
+
+    def __exit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
+        try:
+            self._calls.end(self._rpc, self._span, error)
+        finally:
+            current_rpc.reset(self._token)

@@ -187,7 +187,7 @@ class Metrics:
     # --- gauges
 
     def sample(self, core: Core, fleet: FleetView) -> None:
-        """Reads all gauges. On the event loop, once per scrape or export. O(pools + waiting)."""
+        """Reads all gauges. On the event loop, once per scrape or export. O(pools + lanes)."""
         self._sample_queue(core)
         self._pool_state.replace(
             ((pool_id, state), float(state == _pool_state(pool.connected, pool.snapshot.state)))
@@ -217,12 +217,10 @@ class Metrics:
         # A series that was shown once stays, at 0: one that vanishes reads as "unknown".
         depths = dict.fromkeys(self._waiting_keys, 0)
         for priority in Priority:
-            label = priority.name.lower()
-            depths.setdefault(("", "", "", label), 0)
-            for job_id in core.queue_order(priority):
-                needs = core.jobs[job_id].spec.needs
-                key = (needs.engine, needs.engine_version, "", label)
-                depths[key] = depths.get(key, 0) + 1
+            depths.setdefault(("", "", "", priority.name.lower()), 0)
+        for needs, priority, count in core.waiting_by_needs():
+            key = (needs.engine, needs.engine_version, "", priority.name.lower())
+            depths[key] = depths.get(key, 0) + count
         self._waiting_keys = dict.fromkeys(list(depths)[:SERIES_MAX])
         self._queue_depth.replace(depths.items())
         self._orchd_depth.replace([(("",), core.queue_depth())])

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.trace import SpanContext
 
 from orchestrator_core.config import Config
 from orchestrator_core.core.effects import (
@@ -192,7 +193,7 @@ class Telemetry:
                 self._accepted(effect, core, now_ms)
             case ReplyAccepted():
                 if effect.receipt.duplicate and self._spans is not None:
-                    self._spans.repeated(effect.receipt.job_id, now_ms)
+                    self._spans.repeated(effect.receipt.job_id, _call_context(), now_ms)
             case ReplyRefused():
                 self._reply_refused(effect, now_ms)
             case SendVerdicts():
@@ -227,12 +228,12 @@ class Telemetry:
                 waiting_since_ms = now_ms if job.attempts_made else job.accepted_ms
                 self._metrics.found(self._track(job, waiting_since_ms))
 
-    def _track(self, job: Job, queued_ms: int) -> Tracked:
+    def _track(self, job: Job, queued_ms: int, trace: SpanContext | None = None) -> Tracked:
         tracked = Tracked(
-            job=job,
-            trace=self._tracing.context(job.spec.traceparent),
-            queued_ms=queued_ms if job.attempt is None else None,
-            unstarted=job.attempt.number if job.attempt is not None else 0,
+            job,
+            trace or self._tracing.context(job.spec.traceparent),
+            queued_ms if job.attempt is None else None,
+            job.attempt.number if job.attempt is not None else 0,
         )
         self._tracked[job.job_id] = tracked
         return tracked
@@ -245,13 +246,14 @@ class Telemetry:
             self._spans.draining(depth, attempts, now_ms)
 
     def _accepted(self, record: AcceptRecord, core: Core, now_ms: int) -> None:
-        tracked = self._track(core.jobs[record.spec.job_id], now_ms)
+        rpc = current_rpc.get()
+        trace = None
+        if rpc is not None:
+            rpc.accepted, trace = record.spec, rpc.context
+        tracked = self._track(core.jobs[record.spec.job_id], now_ms, trace)
         tracked.queued_ms = now_ms
         if record.displaced is not None:
             self._displaced[record.spec.job_id] = record.displaced
-        rpc = current_rpc.get()
-        if rpc is not None:
-            rpc.accepted = record.spec
         self._metrics.accepted(tracked)
         self._lines.accepted(tracked, record)
         if self._spans is not None:
@@ -274,7 +276,7 @@ class Telemetry:
         rpc = current_rpc.get()
         self._lines.rejected(refusal, engine, rpc.trace_id if rpc is not None else "")
         if self._spans is not None:
-            self._spans.rejected(refusal, now_ms)
+            self._spans.rejected(refusal, _call_context(), now_ms)
 
     def _placed(self, tracked: Tracked | None, record: DispatchRecord, now_ms: int) -> None:
         if tracked is None:
@@ -378,3 +380,9 @@ def _newcomer(effects: Sequence[Effect], victim_id: str) -> str:
         if isinstance(effect, AcceptRecord) and effect.displaced == victim_id:
             return effect.spec.job_id
     return ""
+
+
+def _call_context() -> SpanContext | None:
+    """Context of the call that is being answered; None outside of one."""
+    rpc = current_rpc.get()
+    return None if rpc is None else rpc.context

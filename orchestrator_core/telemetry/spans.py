@@ -63,8 +63,8 @@ class Spans:
             attributes[names.PREDICTED_END_MS] = record.predicted_end_ms
         self._instant(names.ADMIT, tracked.trace, now_ms, attributes)
 
-    def rejected(self, refusal: Refusal, now_ms: int) -> None:
-        """A request was refused; the caller's span is the current one."""
+    def rejected(self, refusal: Refusal, call: SpanContext | None, now_ms: int) -> None:
+        """A request was refused; `call` is the context of its span."""
         attributes: dict[str, Value] = {
             names.VERDICT: "rejected",
             names.REASON: refusal.reason.value,
@@ -72,12 +72,12 @@ class Spans:
         }
         if refusal.retry_after_ms is not None:
             attributes[names.RETRY_AFTER_MS] = refusal.retry_after_ms
-        self._instant(names.ADMIT, self._tracing.current_context(), now_ms, attributes)
+        self._instant(names.ADMIT, call, now_ms, attributes)
 
-    def repeated(self, job_id: str, now_ms: int) -> None:
-        """A request was answered as before; the caller's span is the current one."""
+    def repeated(self, job_id: str, call: SpanContext | None, now_ms: int) -> None:
+        """A request was answered as before; `call` is the context of its span."""
         attributes = {names.VERDICT: "duplicate", names.JOB_ID: job_id}
-        self._instant(names.ADMIT, self._tracing.current_context(), now_ms, attributes)
+        self._instant(names.ADMIT, call, now_ms, attributes)
 
     def placed(self, tracked: Tracked, record: DispatchRecord, now_ms: int) -> None:
         """A pool was chosen: the wait is over."""
@@ -184,12 +184,12 @@ class Spans:
     def draining(self, queue_depth: int, live_attempts: int, now_ms: int) -> None:
         """Nothing is accepted or placed any more."""
         attributes = {names.QUEUE_DEPTH: queue_depth, names.LIVE_ATTEMPTS: live_attempts}
-        self._instant(names.DRAIN, self._tracing.current_context(), now_ms, attributes)
+        self._instant(names.DRAIN, None, now_ms, attributes)
 
     def _instant(
         self, name: str, parent: SpanContext | None, now_ms: int, attributes: Attributes
     ) -> None:
-        self._tracing.start(name, parent, now_ms, attributes).end(now_ms * 1_000_000)
+        self._tracing.end(self._tracing.start(name, parent, now_ms, attributes), now_ms)
 
     def _waited(self, tracked: Tracked, outcome: str, now_ms: int) -> None:
         """The wait is made into a span when it is over, with both instants given."""
@@ -197,7 +197,7 @@ class Spans:
             return
         attributes = {names.JOB_ID: tracked.job.job_id, names.OUTCOME: outcome}
         span = self._tracing.start(names.QUEUE_WAIT, tracked.trace, tracked.queued_ms, attributes)
-        span.end(now_ms * 1_000_000)
+        self._tracing.end(span, now_ms)
 
     def _dispatched(self, tracked: Tracked, outcome: str, now_ms: int, error: str = "") -> None:
         span, tracked.dispatch = tracked.dispatch, None
@@ -216,7 +216,7 @@ class Spans:
 def dispatch_traceparent(tracked: Tracked) -> str:
     """Context that an attempt hands to its pool: the dispatch span's, else the job's own."""
     if tracked.dispatch is not None:
-        return format_traceparent(tracked.dispatch.get_span_context())
+        return format_traceparent(tracked.dispatch.context)
     return format_traceparent(tracked.trace)
 
 

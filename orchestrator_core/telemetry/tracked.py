@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from opentelemetry.trace import Span, SpanContext
+from opentelemetry.trace import SpanContext
 
 from orchestrator_core.core.job import Job
+from orchestrator_core.telemetry.tracing import Span
 
 
 @dataclass(slots=True)

@@ -41,6 +41,8 @@ def candidate_to_proto(
         snapshot_age_ms=max(0, candidate.snapshot_age_ms),
         snapshot=None if snapshot is None else _facts(snapshot),
         tokens_per_s=candidate.tokens_per_s,
+        # Absent where nothing is lowered, as in the snapshot.
+        perf_scale=None if candidate.perf_scale == 1.0 else candidate.perf_scale,
     )
 
 

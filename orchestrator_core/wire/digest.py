@@ -12,6 +12,7 @@ from llamaorch.orchestrator.v1 import job_pb2
 
 # The key under which requests are compared is not part of what is compared.
 _EXCLUDED = frozenset({"request_id"})
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def spec_digest(spec: job_pb2.JobSpec) -> str:
@@ -24,8 +25,7 @@ def spec_digest(spec: job_pb2.JobSpec) -> str:
     """
     fields = _fields(spec)
     kept = {name: value for name, value in fields.items() if name not in _EXCLUDED}
-    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(kept).encode()).hexdigest()
 
 
 def _fields(message: Message) -> dict[str, object]:

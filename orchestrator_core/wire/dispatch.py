@@ -1,6 +1,6 @@
 """Commands to GPU hosts, and what comes back from them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
@@ -16,12 +16,14 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.job import StartMode
 from orchestrator_core.core.outcome import Usage
+from orchestrator_core.errors import MalformedOutputError
 from orchestrator_core.wire.enums import (
     VERDICT_TO_WIRE,
     error_kind_from_wire,
     finish_from_wire,
     refusal_reason_from_wire,
 )
+from orchestrator_core.wire.plausible import COUNT_MAX, TIME_MS_MAX, too_large
 
 AttemptKey = tuple[str, int]
 """(job_id, attempt number)."""
@@ -125,7 +127,12 @@ def attempt_ended(
     """An attempt is over, as told in frame `frame_seq`. `key` is what the handle is bound to.
 
     An end without an outcome counts as an engine error: output may be missing.
+
+    Raises:
+        MalformedOutputError: when its numbers cannot be true; names the first such field.
     """
+    for problem in _implausible(message):
+        raise MalformedOutputError(problem)
     if message.WhichOneof("outcome") == "finish_reason":
         finish, error = finish_from_wire(message.finish_reason), None
     else:
@@ -139,6 +146,13 @@ def attempt_ended(
         text_bytes=message.text_bytes,
         text_digest=message.text_digest,
     )
+
+
+def _implausible(message: dispatch_pb2.AttemptEnded) -> Iterator[str]:
+    yield from too_large(message, ("next_index", "text_bytes"), COUNT_MAX, "ended.")
+    usage = message.usage
+    yield from too_large(usage, ("tokens_in", "tokens_cached", "tokens_out"), COUNT_MAX, "usage.")
+    yield from too_large(usage, ("prefill_time_ms", "decode_time_ms"), TIME_MS_MAX, "usage.")
 
 
 def held_attempt(message: dispatch_pb2.HeldAttempt) -> HeldAttempt:

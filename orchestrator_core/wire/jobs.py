@@ -5,13 +5,15 @@ What cannot be honoured yet is refused, never ignored. ORCH-3014, ORCH-3016, ORC
 
 import re
 from dataclasses import dataclass, fields
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, TypeAlias
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
 from llamaorch.orchestrator.v1 import job_pb2
 from orchestrator_core.core.job import NO_BUDGETS, Budgets, Failover, JobSpec, Needs
 from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.records import plain_init
 from orchestrator_core.wire.digest import spec_digest
 from orchestrator_core.wire.enums import priority_from_wire
 from orchestrator_core.wire.sampling import check_sampling
@@ -30,6 +32,13 @@ _BUDGETS: tuple[Literal["tokens", "time_ms", "cost_micros"], ...] = (
 _TIMESTAMP_SECONDS_MAX = 253_402_300_799
 # Source: google/protobuf/duration.proto.
 _DURATION_SECONDS_MAX = 315_576_000_000
+# Kinds of needs of which equal ones are one object; a hostile one has 32 KiB.
+NEEDS_KEPT = 256
+_Names: TypeAlias = tuple[str, ...]
+_NeedsFields: TypeAlias = tuple[
+    *tuple[str, str, str, str, str, bool, int | None, str],
+    *tuple[tuple[int, int] | None, _Names, _Names, int | None],
+]
 _NANOS_PER_SECOND = 1_000_000_000
 _NANOS_PER_MS = 1_000_000
 
@@ -60,6 +69,7 @@ class WireLimits:
                 raise ValueError(f"{spec.name} must be positive, is {value}")
 
 
+@plain_init
 @dataclass(frozen=True, slots=True)
 class SpecContext:
     """What a request cannot say itself: who asks, fresh ids, and the instant of the core's clock.
@@ -87,12 +97,16 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal
     prompt_bytes = _check_input(spec, context.limits, bad)
     check_sampling(spec.sampling, bad)
     _check_numbers(spec, bad)
-    _check_budgets("spec.budgets", spec.budgets, bad)
-    _check_budgets("spec.session_budgets", spec.session_budgets, bad)
-    if spec.HasField("session_budgets") and not spec.session_id:
-        bad.add("spec.session_budgets", "needs a session: set session_id, or use budgets")
-    _check_requirements(spec.requirements, context.limits, bad)
-    _check_labels(spec, context.limits, bad)
+    if spec.HasField("budgets"):
+        _check_budgets("spec.budgets", spec.budgets, bad)
+    if spec.HasField("session_budgets"):
+        _check_budgets("spec.session_budgets", spec.session_budgets, bad)
+        if not spec.session_id:
+            bad.add("spec.session_budgets", "needs a session: set session_id, or use budgets")
+    if spec.HasField("requirements"):
+        _check_requirements(spec.requirements, context.limits, bad)
+    if spec.labels:
+        _check_labels(spec, context.limits, bad)
     _check_times(spec, context.now_ms, bad)
     _check_failover(spec, bad)
     if bad.total:
@@ -257,7 +271,7 @@ def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobS
         session_id=spec.session_id,
         digest=spec_digest(spec),
         payload=_payload(spec, job_id, seed),
-        labels=tuple(sorted(spec.labels.items())),
+        labels=tuple(sorted(spec.labels.items())) if spec.labels else (),
         seed=seed,
         traceparent=context.traceparent,
         correlation_id=context.correlation_id,
@@ -272,34 +286,43 @@ def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobS
         kv_reuse=spec.kv_hint == job_pb2.KV_HINT_REUSE,
         failover=_failover(spec),
         cancel_on_disconnect=spec.on_disconnect == job_pb2.ON_DISCONNECT_CANCEL,
-        budgets=_budgets(spec.budgets),
-        session_budgets=_budgets(spec.session_budgets),
+        budgets=_budgets(spec.budgets) if spec.HasField("budgets") else NO_BUDGETS,
+        session_budgets=(
+            _budgets(spec.session_budgets) if spec.HasField("session_budgets") else NO_BUDGETS
+        ),
     )
 
 
 def _needs(spec: job_pb2.JobSpec) -> Needs:
     asked = spec.requirements
     cap = asked.min_compute_cap.split(".") if asked.min_compute_cap else None
-    return Needs(
-        model_id=spec.model_id,
-        engine=spec.engine,
-        engine_version=spec.engine_version,
-        model_digest=spec.model_digest,
-        sampler_profile_version=spec.sampler_profile_version,
-        deterministic=spec.determinism == job_pb2.DETERMINISM_REQUIRED,
-        min_vram_bytes=asked.min_vram_bytes if asked.HasField("min_vram_bytes") else None,
-        quantization=asked.quantization,
-        min_compute_cap=None if cap is None else (int(cap[0]), int(cap[1])),
-        # Equal needs share a lane, whatever the order in which a client lists them.
-        required_extensions=tuple(sorted(set(asked.required_extensions))),
-        device_mask=tuple(sorted(set(asked.device_mask))),
-        required_ctx=spec.required_ctx if spec.HasField("required_ctx") else None,
+    return _same_needs(
+        (
+            spec.model_id,
+            spec.engine,
+            spec.engine_version,
+            spec.model_digest,
+            spec.sampler_profile_version,
+            spec.determinism == job_pb2.DETERMINISM_REQUIRED,
+            asked.min_vram_bytes if asked.HasField("min_vram_bytes") else None,
+            asked.quantization,
+            None if cap is None else (int(cap[0]), int(cap[1])),
+            # Equal needs share a lane, whatever the order in which a client lists them.
+            tuple(sorted(set(asked.required_extensions))),
+            tuple(sorted(set(asked.device_mask))),
+            spec.required_ctx if spec.HasField("required_ctx") else None,
+        )
     )
 
 
+@lru_cache(NEEDS_KEPT)
+def _same_needs(fields: _NeedsFields) -> Needs:
+    """One object for equal needs: hashed once, found by identity, held in memory once."""
+    return Needs(*fields)
+
+
 def _budgets(given: job_pb2.Budgets) -> Budgets:
-    found = {name: getattr(given, name) for name in _BUDGETS if given.HasField(name)}
-    return Budgets(**found) if found else NO_BUDGETS
+    return Budgets(**{name: getattr(given, name) for name in _BUDGETS if given.HasField(name)})
 
 
 def _failover(spec: job_pb2.JobSpec) -> Failover:

@@ -8,13 +8,24 @@ from dataclasses import dataclass
 from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.pool import PoolSnapshot
 from orchestrator_core.wire.enums import pool_state_from_wire, state_reason_from_wire
+from orchestrator_core.wire.plausible import (
+    COUNT_MAX,
+    MEMORY_BYTES_MAX,
+    RATE_MAX,
+    RATE_MIN,
+    SLOTS_MAX,
+    TIME_MS_MAX,
+    too_large,
+)
 
 _COMPUTE_CAP = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
 
 ID_CHARS_MAX = 256
+DETAIL_CHARS_MAX = 1_000
 DEVICES_MAX = 64
 WARM_SESSIONS_MAX = 64
 SUPPORTS_MAX = 256
+PERF_SCALE_MIN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +106,27 @@ def _bad_numbers(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
         value = getattr(message, name)
         if not math.isfinite(value) or value < 0:
             yield f"{name} is {value:g}, must be finite and not negative"
+        elif value and not RATE_MIN <= value <= RATE_MAX:
+            yield f"{name} is {value:g}, must be 0 or from {RATE_MIN:g} to {RATE_MAX:g}"
+    if message.HasField("perf_scale") and not PERF_SCALE_MIN <= message.perf_scale <= 1.0:
+        yield f"perf_scale is {message.perf_scale:g}, must be in [{PERF_SCALE_MIN}, 1]"
     if not _is_ratio(message.kv_cache_usage_ratio):
         yield f"kv_cache_usage_ratio is {message.kv_cache_usage_ratio:g}, must be in [0, 1]"
     if message.HasField("compute_capability"):
         text = message.compute_capability
         if _COMPUTE_CAP.fullmatch(text) is None:
             yield f"compute_capability {text[:32]!r} is not MAJOR.MINOR"
+
+
+def _bad_sizes(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
+    yield from too_large(message, _COUNTS, COUNT_MAX)
+    yield from too_large(message, _MEMORY, MEMORY_BYTES_MAX)
+    yield from too_large(message, ("first_token_ms",), TIME_MS_MAX)
+    yield from too_large(message, ("slots_total",), SLOTS_MAX)
+    for index, device in enumerate(message.devices):
+        yield from too_large(device, _DEVICE_MEMORY, MEMORY_BYTES_MAX, f"devices[{index}].")
+    for index, attempt in enumerate(message.running):
+        yield from too_large(attempt, ("tokens_out",), COUNT_MAX, f"running[{index}].")
 
 
 def _bad_devices(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
@@ -132,8 +158,24 @@ def _bad_lists(message: snapshot_pb2.PoolSnapshot) -> Iterable[str]:
             yield f"supports.{name} has more than {SUPPORTS_MAX} entries"
 
 
+_COUNTS = ("version", "epoch", "applied_dispatch_seq", "emitted_frame_seq")
+_MEMORY = (
+    "vram_total_bytes",
+    "vram_free_bytes",
+    "kv_free_bytes",
+    "kv_bytes_per_token",
+    "kv_slot_bytes",
+)
+_DEVICE_MEMORY = (
+    "memory_total_bytes",
+    "memory_free_bytes",
+    "memory_used_bytes",
+    "memory_reserved_bytes",
+)
+
 _CHECKS: tuple[Callable[[snapshot_pb2.PoolSnapshot], Iterable[str]], ...] = (
     _bad_ids,
+    _bad_sizes,
     _bad_slots,
     _bad_memory,
     _bad_numbers,
@@ -162,7 +204,7 @@ def _snapshot(message: snapshot_pb2.PoolSnapshot) -> PoolSnapshot:
         deterministic=message.deterministic,
         state=pool_state_from_wire(message.state),
         state_reason=state_reason_from_wire(message.state_reason),
-        state_detail=message.state_detail[:ID_CHARS_MAX],
+        state_detail=message.state_detail[:DETAIL_CHARS_MAX],
         slots_total=message.slots_total,
         slots_free=message.slots_free,
         ctx_max=message.ctx_max,
@@ -182,6 +224,7 @@ def _snapshot(message: snapshot_pb2.PoolSnapshot) -> PoolSnapshot:
         perf_tokens_per_s=message.perf_tokens_per_s or None,
         first_token_ms=_optional_int(message, "first_token_ms"),
         prefill_tokens_per_s=message.prefill_tokens_per_s or None,
+        perf_scale=message.perf_scale if message.HasField("perf_scale") else 1.0,
         quantizations=tuple(message.supports.quantizations),
         extensions=tuple(message.supports.extensions),
         warm_session_ids=tuple(message.warm_session_ids),

@@ -5,12 +5,13 @@ Source: protobuf.dev/programming-guides/encoding.
 
 _CONTINUES = 0x80
 _DIGIT = 0x7F
+_SHORT = [bytes((value,)) for value in range(_CONTINUES)]
 
 
 def encode_varint(value: int) -> bytes:
     """Encodes a number that is not negative."""
     if value < _CONTINUES:
-        return bytes((value,))
+        return _SHORT[value]
     digits = bytearray()
     while value >= _CONTINUES:
         digits.append(value & _DIGIT | _CONTINUES)

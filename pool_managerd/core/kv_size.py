@@ -141,11 +141,22 @@ def kv_bytes(model: ModelDimensions, ctx_tokens: int, shape: CacheShape | None =
     Raises:
         DimensionsError: when `ctx_tokens` is negative.
     """
+    return sum(kv_bytes_by_layer(model, ctx_tokens, shape))
+
+
+def kv_bytes_by_layer(
+    model: ModelDimensions, ctx_tokens: int, shape: CacheShape | None = None
+) -> tuple[int, ...]:
+    """The same for each layer: layers may lie in the memory of different devices. O(layers).
+
+    Raises:
+        DimensionsError: when `ctx_tokens` is negative.
+    """
     if ctx_tokens < 0:
         raise DimensionsError("ctx_tokens", f"is {ctx_tokens}, below 0")
     laid_out = CacheShape() if shape is None else shape
-    return sum(
-        _cells(layer, ctx_tokens, laid_out) * _cell_bytes(layer, laid_out)
+    return tuple(
+        layer_cells(layer, ctx_tokens, laid_out) * _cell_bytes(layer, laid_out)
         + laid_out.sequences * layer.state_elements * _F32_BYTES
         for layer in model.layers
     )
@@ -162,7 +173,7 @@ def _cell_bytes(layer: Layer, shape: CacheShape) -> int:
     return keys + shape.type_v.row_bytes(layer.value_elements)
 
 
-def _cells(layer: Layer, ctx_tokens: int, shape: CacheShape) -> int:
+def layer_cells(layer: Layer, ctx_tokens: int, shape: CacheShape) -> int:
     """Tokens for which a layer has room, all sequences together."""
     streams = 1 if shape.unified else shape.sequences
     in_stream = shape.sequences if shape.unified else 1

@@ -7,7 +7,7 @@ import platform
 import psutil
 
 from pool_managerd.core.device import Device, DeviceKind
-from pool_managerd.devices.port import OnFault
+from pool_managerd.devices.port import OnChange, OnFault
 
 DEVICE_ID = "cpu"
 
@@ -22,8 +22,8 @@ class CpuDevices:
         self._devices: tuple[Device, ...] = ()
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, on_fault: OnFault) -> None:
-        """Reads once and then every second."""
+    async def start(self, on_fault: OnFault, on_change: OnChange) -> None:
+        """Reads once and then every second. What changes is not news: no pool depends on it."""
         psutil.cpu_percent(interval=None)
         self._devices = (_read(),)
         self._task = asyncio.create_task(self._refresh())

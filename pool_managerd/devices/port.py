@@ -6,7 +6,13 @@ from typing import Protocol
 from pool_managerd.core.device import Device
 
 OnFault = Callable[[str, str], None]
-"""Called on the event loop with a device id and a sentence for people."""
+"""Called on the event loop with a device id and a sentence for people: the device is unwell.
+
+An empty sentence: it is well again.
+"""
+
+OnChange = Callable[[], None]
+"""Called on the event loop after a reading in which facts changed."""
 
 
 class DeviceSource(Protocol):
@@ -15,7 +21,7 @@ class DeviceSource(Protocol):
     Life: start, stop (idempotent).
     """
 
-    async def start(self, on_fault: OnFault) -> None:
+    async def start(self, on_fault: OnFault, on_change: OnChange) -> None:
         """Reads every device once and then goes on reading until `stop`.
 
         Raises:

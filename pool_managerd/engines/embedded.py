@@ -11,24 +11,27 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import secrets
 import sys
 from collections.abc import AsyncGenerator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from pool_managerd.engines import embedded_worker
+from pool_managerd.core.kv_size import CacheType
+from pool_managerd.engines import embedded_worker, exit_news
 from pool_managerd.engines.embedded_worker import WorkerReport, WorkerSettings, batch_tokens
+from pool_managerd.engines.engine_log import LOG_LINES, LogSettings
+from pool_managerd.engines.exit_news import LastWords, OpenRequests
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shortfalls
 from pool_managerd.engines.gguf_kv import KvFacts, kv_facts
-from pool_managerd.engines.llama_protocol import (
-    Endpoint,
-    LlamaApiError,
-    LlamaProtocol,
-    ServerFacts,
-)
+from pool_managerd.engines.host_memory import OomKills, oom_kills
+from pool_managerd.engines.http_client import Endpoint, HttpApiError
+from pool_managerd.engines.llama_memory import MemoryLog
+from pool_managerd.engines.llama_protocol import LlamaProtocol, ServerFacts
 from pool_managerd.engines.llama_wire import EXTENSIONS, sampler_profile
 from pool_managerd.engines.port import (
+    Ended,
     EngineInfo,
     Failed,
     Failure,
@@ -36,11 +39,11 @@ from pool_managerd.engines.port import (
     GenerationRequest,
     PreloadError,
 )
-from pool_managerd.engines.worker_process import LOG_LINES, WorkerProcess
+from pool_managerd.engines.worker_process import WorkerProcess
 
 _POLL_INTERVAL_S = 0.02
-_EXIT_NEWS_S = 0.2
-_LOG_LINES_IN_MESSAGES = 3
+_LOG_SETTLES_S = 0.5
+_ERROR_LINE = re.compile(r"([0-9.]+ )?E ")
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -58,8 +61,10 @@ class EmbeddedConfig:
         gpu_layers: Layers on the GPU; -1 means all. Needs a build of xllamacpp with GPU support.
         devices: CUDA device ids that the worker may see; empty leaves the choice to the driver.
         tensor_split: Weight of each of `devices` in the split of the layers; empty: by free memory.
+        kv_type: Type of cached keys and values, as llama.cpp names it.
         model_digest: Digest of the file if it is known already; saves reading the file once.
         load_timeout_ms: Longest wait for the model.
+        log: Bounds of what is kept of llama.cpp's log.
     """
 
     model_path: str | Path
@@ -72,7 +77,9 @@ class EmbeddedConfig:
     devices: tuple[str, ...] = ()
     tensor_split: tuple[int, ...] = ()
     model_digest: str = ""
+    kv_type: str = "f16"
     load_timeout_ms: int = 600_000
+    log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self) -> None:
         """Refuses what no engine can satisfy."""
@@ -92,7 +99,12 @@ class EmbeddedEngine:
         self._api_key = secrets.token_urlsafe(32)
         self._worker: WorkerProcess | None = None
         self._protocol: LlamaProtocol | None = None
+        self._exit: asyncio.Task[Ended] | None = None
+        self._before = OomKills()
+        self._serving_since_line: int | None = None
+        self._requests = OpenRequests()
         self._stopped = False
+        self.memory = MemoryLog()
 
     @property
     def pid(self) -> int | None:
@@ -115,31 +127,40 @@ class EmbeddedEngine:
                 report = await self._load()
                 facts = await self._connect(report.base_url)
                 batch = batch_tokens(self._config.slots, self._config.gpu_layers)
-                kv = await asyncio.to_thread(kv_facts, self._model_path, facts.ctx_per_slot, batch)
+                kv = await asyncio.to_thread(
+                    kv_facts,
+                    self._model_path,
+                    facts.ctx_per_slot,
+                    batch,
+                    CacheType.named(self._config.kv_type),
+                )
         except TimeoutError:
             await self.stop()
             wait_ms = self._config.load_timeout_ms
             raise PreloadError([f"the model was not loaded within {wait_ms} ms"]) from None
-        except (OSError, LlamaApiError) as error:
+        except (OSError, HttpApiError) as error:
             await self.stop()
             raise PreloadError([str(error)]) from error
         except BaseException:
             await self.stop()
             raise
+        assert self._worker is not None, "it was loaded"
+        self._serving_since_line = self._worker.log.lines_total
         return self._info(digest, report, facts, kv)
 
     async def _load(self) -> WorkerReport:
         """Starts the worker and waits for its report."""
-        self._worker = await WorkerProcess.spawn(embedded_worker.__name__)
+        self._before = await asyncio.to_thread(oom_kills)
+        arguments = ("-m", embedded_worker.__name__)
+        self._worker = await WorkerProcess.spawn(arguments, self._config.log)
+        self._worker.log.on_line = self.memory.read
+        self._exit = asyncio.create_task(self._watch(self._worker))
         if self._stopped:
             raise PreloadError(["the engine was stopped during its start"])
         answer = await self._worker.ask(json.dumps(asdict(self._settings())).encode())
-        if not answer:
-            sentence = await self._worker.wait_exit()
-            raise await self._load_failure(f"{sentence} while it loaded {self._model_path}")
-        report = WorkerReport(**json.loads(answer))
-        if report.error:
-            raise await self._load_failure(f"cannot load {self._model_path}: {report.error}")
+        report = WorkerReport(**json.loads(answer)) if answer else WorkerReport()
+        if not report.base_url:
+            raise await self._load_failure(report.error)
         return report
 
     def _settings(self) -> WorkerSettings:
@@ -151,6 +172,7 @@ class EmbeddedEngine:
             gpu_layers=self._config.gpu_layers,
             devices=self._config.devices,
             tensor_split=self._config.tensor_split,
+            kv_type=self._config.kv_type,
             api_key=self._api_key,
             parent_pid=os.getpid(),
         )
@@ -174,7 +196,9 @@ class EmbeddedEngine:
             engine_version=f"xllamacpp-{report.version}",
             model_id=self._config.model_id,
             model_digest=digest,
-            sampler_profile_version=sampler_profile(deterministic=self._config.deterministic),
+            sampler_profile_version=sampler_profile(
+                deterministic=self._config.deterministic, kv_type=self._config.kv_type
+            ),
             slots_total=facts.slots_total,
             ctx_max=facts.ctx_per_slot,
             deterministic=self._config.deterministic,
@@ -183,44 +207,56 @@ class EmbeddedEngine:
             kv_preallocated=True,
             kv_bytes_per_token=kv.bytes_per_token if kv else None,
             kv_slot_bytes=kv.slot_bytes if kv else None,
+            host_bytes=self.memory.host_bytes,
+            device_bytes=self.memory.device_bytes,
         )
 
-    async def _load_failure(self, message: str) -> PreloadError:
-        """Ends the worker and adds llama.cpp's last words; only its end makes them complete.
-
-        Messages quote the log in this place alone: later lines may hold parts of requests.
-        """
+    async def _load_failure(self, error: str) -> PreloadError:
+        """Ends the worker and adds llama.cpp's last words; only its end makes them complete."""
         assert self._worker is not None, "only a worker can fail to load"
-        await self._worker.stop()
-        lines = self._worker.log.last(_LOG_LINES_IN_MESSAGES)
-        return PreloadError([f"{message} ({' | '.join(lines)})" if lines else message])
+        if error:
+            await self._worker.stop()
+        ended = await self.wait_exit()
+        problem = f"cannot load {self._model_path}: "
+        return PreloadError([f"{problem}{error and error + ': '}{ended.message}"], ended.failure)
+
+    async def _watch(self, worker: WorkerProcess) -> Ended:
+        """Waits for the worker's end, and judges it by its status and its last words."""
+        sentence = await worker.wait_exit()
+        await worker.settle(_LOG_SETTLES_S)
+        words = LastWords(
+            sentence=sentence, status=worker.status, lines=self._tellable(worker),
+            before=self._before, secrets=(self._api_key,),
+        )  # fmt: skip
+        return await exit_news.judged(words)
+
+    def _tellable(self, worker: WorkerProcess) -> tuple[str, ...]:
+        """Lines for people: of the load its errors, of later ones those that tell of a failure."""
+        if self._serving_since_line is None:
+            lines = worker.log.last(LOG_LINES)
+            # The first error is the cause, later ones say that something failed because of it.
+            errors = tuple(line for line in lines if _ERROR_LINE.match(line))
+            return errors[: exit_news.LINES_IN_MESSAGES] or lines
+        return self._requests.failures_in(worker.log.since(self._serving_since_line))
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """See `port.Engine.generate`."""
         worker, protocol = self._started()
         if worker.ended:
-            yield Failed(Failure.ENGINE_DIED, await worker.wait_exit())
+            yield Failed(Failure.ENGINE_DIED, (await self.wait_exit()).message)
             return
-        async with contextlib.aclosing(protocol.generate(request)) as events:
-            async for event in events:
-                if isinstance(event, Failed) and event.failure is Failure.ENGINE_DIED:
-                    yield await _with_exit_news(event, worker)
-                else:
-                    yield event
+        with self._requests.holding(request):
+            async with contextlib.aclosing(protocol.generate(request)) as events:
+                async for event in events:
+                    if isinstance(event, Failed) and event.failure is Failure.ENGINE_DIED:
+                        yield await exit_news.with_exit_news(event, self.wait_exit)
+                    else:
+                        yield event
 
     async def confirm_idle(self, request_id: str, timeout_ms: int) -> None:
         """Returns also when the worker is gone. See `port.Engine.confirm_idle`."""
-        worker, protocol = self._started()
-        gone = asyncio.create_task(worker.wait_exit())
-        idle = asyncio.create_task(protocol.confirm_idle(request_id, timeout_ms))
-        try:
-            await asyncio.wait({gone, idle}, return_when=asyncio.FIRST_COMPLETED)
-            if not gone.done():
-                await idle
-        finally:
-            gone.cancel()
-            idle.cancel()
-            await asyncio.gather(gone, idle, return_exceptions=True)
+        _, protocol = self._started()
+        await exit_news.idle_or_gone(protocol.confirm_idle(request_id, timeout_ms), self.wait_exit)
 
     async def healthy(self) -> bool:
         """See `port.Engine.healthy`."""
@@ -228,10 +264,10 @@ class EmbeddedEngine:
             return False
         return await self._protocol.healthy()
 
-    async def wait_exit(self) -> str:
+    async def wait_exit(self) -> Ended:
         """See `port.Engine.wait_exit`."""
-        worker, _ = self._started()
-        return await worker.wait_exit()
+        assert self._exit is not None, "start() comes first"
+        return await asyncio.shield(self._exit)
 
     async def stop(self) -> None:
         """Ends the worker: it gets two seconds, then SIGKILL. See `port.Engine.stop`."""
@@ -247,18 +283,14 @@ class EmbeddedEngine:
         return self._worker, self._protocol
 
 
-async def _with_exit_news(event: Failed, worker: WorkerProcess) -> Failed:
-    """Says how the worker ended; its connection breaks a moment before its exit is known."""
-    try:
-        async with asyncio.timeout(_EXIT_NEWS_S):
-            return replace(event, message=await worker.wait_exit())
-    except TimeoutError:
-        return event
-
-
 def _shortfalls(model_path: Path) -> list[str]:
     """Names everything that keeps the worker from loading the model. Blocks. ORCH-3003."""
-    shortfalls = gguf_shortfalls(model_path)
+    return gguf_shortfalls(model_path) + embedded_shortfalls()
+
+
+def embedded_shortfalls() -> list[str]:
+    """Names everything that this host lacks, whatever the model. Blocks shortly."""
+    shortfalls = []
     if importlib.util.find_spec("xllamacpp") is None:
         shortfalls.append("the Python package xllamacpp is not installed")
     if platform.machine() in {"x86_64", "AMD64"} and not _has_avx2():

@@ -15,10 +15,15 @@ import os
 import signal
 import sys
 from dataclasses import asdict, dataclass
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _SPARE_HTTP_THREADS = 6
+# llama.cpp tells the sizes of its buffers among its finer lines; afterwards errors are enough, and
+# a line per request would cost time.
+_LOADING_VERBOSITY, _SERVING_VERBOSITY = 4, 1
+_VERBOSITY_SYMBOL = "common_log_verbosity_thold"
 _MAX_SETTINGS_BYTES = 65_536
 # Prompt tokens that are computed at a time. llama-server looks at cancels between batches only, and
 # a processor takes as long for 16 tokens as a GPU for thousands.
@@ -36,6 +41,7 @@ class WorkerSettings:
     gpu_layers: int
     devices: tuple[str, ...]
     tensor_split: tuple[int, ...]
+    kv_type: str
     api_key: str
     parent_pid: int
 
@@ -95,6 +101,8 @@ def _die_with_parent(parent_pid: int) -> None:
 def _load(settings: WorkerSettings) -> tuple[WorkerReport, object]:
     if settings.devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(settings.devices)
+    # The order of the driver's own tools, so that the n-th device means the same to everybody.
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     # Imported here: it needs AVX2 and libgomp, and reads the devices when it is loaded.
     import xllamacpp  # noqa: PLC0415
 
@@ -116,13 +124,29 @@ def _load(settings: WorkerSettings) -> tuple[WorkerReport, object]:
             *map(float, settings.tensor_split),
             *weights[len(settings.tensor_split) :],
         ]
+    params.cache_type_k = params.cache_type_v = _cache_type(xllamacpp, settings.kv_type)
     params.cache_ram_mib = 0
     params.ctx_shift = params.fit_params = params.warmup = params.ui = False
     params.endpoint_slots = params.endpoint_metrics = params.offline = True
-    params.verbosity = 1
+    verbosity = _verbosity(xllamacpp.xllamacpp.__file__)
+    params.verbosity = _SERVING_VERBOSITY if verbosity is None else _LOADING_VERBOSITY
     params.api_keys = [settings.api_key]
     server = xllamacpp.Server(params)
+    if verbosity is not None:
+        verbosity.value = _SERVING_VERBOSITY
     return WorkerReport(base_url=server.listening_address, version=xllamacpp.__version__), server
+
+
+def _cache_type(library: Any, name: str) -> object:
+    return getattr(library.ggml_type, f"GGML_TYPE_{name.upper()}")
+
+
+def _verbosity(library: str) -> ctypes.c_int | None:
+    """llama.cpp's threshold for log lines, None where this build does not show it."""
+    try:
+        return ctypes.c_int.in_dll(ctypes.CDLL(library), _VERBOSITY_SYMBOL)
+    except (OSError, ValueError):
+        return None
 
 
 if __name__ == "__main__":

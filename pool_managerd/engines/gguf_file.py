@@ -2,23 +2,18 @@
 
 import asyncio
 import hashlib
-import re
 import threading
 from pathlib import Path
 
+from pool_managerd.core.model_ref import part_names
+
 _MAGIC = b"GGUF"
 _CHUNK_BYTES = 4 * 1024 * 1024
-_SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 def gguf_shards(path: Path) -> tuple[Path, ...]:
     """Returns a model's files: the file, or all parts of a `NAME-00001-of-000NN.gguf`."""
-    match = _SHARD.fullmatch(path.name)
-    if match is None:
-        return (path,)
-    count = int(match["count"])
-    names = (f"{match['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1))
-    return tuple(path.with_name(name) for name in names)
+    return tuple(path.with_name(name) for name in part_names(path.name))
 
 
 def gguf_shortfalls(path: Path) -> list[str]:

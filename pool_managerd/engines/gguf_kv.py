@@ -1,14 +1,19 @@
-"""What the embedded llama.cpp's cache takes for a model file. LO-205."""
+"""What llama.cpp takes for a model file: its cache, and all of it. LO-205."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from pool_managerd.core.gguf_dimensions import from_gguf
-from pool_managerd.core.kv_size import CacheShape, DimensionsError, kv_bytes, kv_bytes_per_token
+from pool_managerd.core.gguf_fit import PAD_TOKENS, GgufModel, gguf_model
+from pool_managerd.core.kv_size import (
+    CacheShape,
+    CacheType,
+    DimensionsError,
+    kv_bytes,
+    kv_bytes_per_token,
+)
 from pool_managerd.engines.gguf_file import gguf_shards
-from pool_managerd.engines.gguf_metadata import MetadataError, read_metadata
-
-_PAD_TOKENS = 256
+from pool_managerd.engines.gguf_metadata import MetadataError, read_metadata, read_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +27,35 @@ class KvFacts:
     slot_bytes: int
 
 
-def kv_facts(model_path: Path, ctx_per_slot: int, batch_tokens: int) -> KvFacts | None:
+def kv_facts(
+    model_path: Path,
+    ctx_per_slot: int,
+    batch_tokens: int,
+    kv_type: CacheType = CacheType.F16,
+) -> KvFacts | None:
     """Sizes for this file, None when it does not say enough. Blocks for milliseconds.
 
-    The cache is as `embedded_worker` asks for it: 16 bits, and each slot on its own.
+    The cache is as `embedded_worker` asks for it: one type, and each slot on its own.
     An architecture that is not known gives bounds (see `gguf_dimensions`).
     """
     try:
         model = from_gguf(read_metadata(gguf_shards(model_path)[0]))
     except (MetadataError, DimensionsError, OSError):
         return None
-    shape = CacheShape(batch_tokens=batch_tokens, pad_tokens=_PAD_TOKENS)
+    shape = CacheShape(kv_type, kv_type, batch_tokens=batch_tokens, pad_tokens=PAD_TOKENS)
     return KvFacts(kv_bytes_per_token(model, shape), kv_bytes(model, ctx_per_slot, shape))
+
+
+def read_model(model_path: Path) -> GgufModel:
+    """What a file, or all parts of a split one, says of the memory it takes. Blocks.
+
+    Milliseconds, with a vocabulary of 128,000 a fraction of a second.
+
+    Raises:
+        MetadataError: when a file cannot be understood.
+        DimensionsError: when a key is missing or cannot be; it is named.
+        OSError: when a file cannot be read.
+    """
+    parts = [read_tensors(shard) for shard in gguf_shards(model_path)]
+    tensors = tuple(tensor for _, found in parts for tensor in found)
+    return gguf_model(parts[0][0], tensors)

@@ -6,11 +6,14 @@ The `gguf` library makes an array of every token and merge, seconds of work for 
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3).
 """
 
+import itertools
 import mmap
 import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+
+from pool_managerd.core.graph_size import Tensor
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -21,6 +24,9 @@ _SCALARS = {
     10: "<Q", 11: "<q", 12: "<d",
 }  # fmt: skip
 KEYS_MAX = 65_536
+TENSORS_MAX = 1_000_000
+_DIMENSIONS_MAX = 4
+_ALIGNMENT = 32
 KEPT_STRING_BYTES = 256
 KEPT_ENTRIES = 4_096
 
@@ -38,12 +44,30 @@ def read_metadata(path: Path) -> Mapping[str, object]:
         MetadataError: when the file cannot be understood.
         OSError: when it cannot be read.
     """
+    return _read(path, with_tensors=False)[0]
+
+
+def read_tensors(path: Path) -> tuple[Mapping[str, object], tuple[Tensor, ...]]:
+    """The metadata and what the file says of its tensors; their data is not touched.
+
+    A tensor's bytes are those up to the next one, so that types which nobody knows yet count too.
+
+    Raises:
+        MetadataError: when the file cannot be understood.
+        OSError: when it cannot be read.
+    """
+    return _read(path, with_tensors=True)
+
+
+def _read(path: Path, *, with_tensors: bool) -> tuple[Mapping[str, object], tuple[Tensor, ...]]:
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
             raise MetadataError("is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            scanner = _Scanner(data)
             try:
-                return _Scanner(data).metadata()
+                metadata = scanner.metadata()
+                return metadata, scanner.tensors(metadata) if with_tensors else ()
             except (struct.error, UnicodeDecodeError) as error:
                 raise MetadataError("ends within its metadata, or is damaged") from error
 
@@ -52,10 +76,10 @@ class _Scanner:
     """A position in the file; every read is checked against its end by `struct`."""
 
     def __init__(self, data: mmap.mmap) -> None:
-        self._data, self._at = data, 0
+        self._data, self._at, self._tensor_count = data, 0, 0
 
     def metadata(self) -> dict[str, object]:
-        version, _, count = self._take("<4xIQQ")
+        version, self._tensor_count, count = self._take("<4xIQQ")
         if self._data[:4] != _MAGIC or version not in _VERSIONS:
             raise MetadataError("not a GGUF file of version 2 or 3 in little-endian order")
         if count > KEYS_MAX:
@@ -67,6 +91,30 @@ class _Scanner:
             if key is not None and value is not None:
                 found[key] = value
         return found
+
+    def tensors(self, metadata: Mapping[str, object]) -> tuple[Tensor, ...]:
+        """The tensors, once the metadata has been read."""
+        if self._tensor_count > TENSORS_MAX:
+            raise MetadataError(f"{self._tensor_count} tensors, at most {TENSORS_MAX} are read")
+        found: list[tuple[int, str, tuple[int, ...]]] = []
+        for _ in range(self._tensor_count):
+            name = self._string(KEPT_STRING_BYTES) or ""
+            count = self._one("<I")
+            if count > _DIMENSIONS_MAX:
+                raise MetadataError(f"has a tensor of {count} dimensions")
+            dims = self._take(f"<{count}Q")
+            self._take("<I")
+            found.append((self._one("<Q"), name, dims))
+        stated = metadata.get("general.alignment")
+        alignment = stated if isinstance(stated, int) and stated > 0 else _ALIGNMENT
+        data_bytes = len(self._data) - -(-self._at // alignment) * alignment
+        ends = [*sorted(offset for offset, _, _ in found)[1:], data_bytes]
+        if any(first > second for first, second in itertools.pairwise(ends)):
+            raise MetadataError("ends before its tensors do")
+        return tuple(
+            Tensor(name, dims, end - offset)
+            for (offset, name, dims), end in zip(sorted(found), ends, strict=True)
+        )
 
     def _value(self, kind: int) -> object:
         if kind == _STRING:

@@ -12,12 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shortfalls
-from pool_managerd.engines.llama_protocol import (
-    Endpoint,
-    LlamaApiError,
-    LlamaProtocol,
-    ServerFacts,
-)
+from pool_managerd.engines.http_client import Endpoint, HttpApiError
+from pool_managerd.engines.llama_protocol import LlamaProtocol, ServerFacts
 from pool_managerd.engines.llama_wire import EXTENSIONS, sampler_profile
 from pool_managerd.engines.port import EngineInfo, GenerationEvent, GenerationRequest, PreloadError
 
@@ -92,7 +88,7 @@ class LlamaServerEngine:
         except TimeoutError:
             wait_ms = self._config.load_timeout_ms
             raise PreloadError([f"{url} is still loading its model after {wait_ms} ms"]) from None
-        except LlamaApiError as error:
+        except HttpApiError as error:
             raise PreloadError([_explanation(url, error)]) from error
 
     def _check(self, facts: ServerFacts) -> None:
@@ -167,7 +163,7 @@ def unverified_digest(base_url: str, facts: ServerFacts) -> str:
     return f"unverified:{hashlib.sha256(described.encode()).hexdigest()}"
 
 
-def _explanation(url: str, error: LlamaApiError) -> str:
+def _explanation(url: str, error: HttpApiError) -> str:
     match error.status:
         case 401 | 403:
             return f"{url} refuses the API key"

@@ -5,7 +5,9 @@ a cancel verifiable. The choice is the one that the server would make: the slot 
 shares the longest beginning with the new one, because it still has those keys and values.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from pool_managerd.engines.http_client import Progress
 
 _COMPARED_CHARS = 32_768
 _STEP_CHARS = 64
@@ -13,11 +15,11 @@ _STEP_CHARS = 64
 
 @dataclass(slots=True)
 class SlotLease:
-    """One generation's hold on a slot. `answered`: the engine has sent something for it."""
+    """One generation's hold on a slot."""
 
     request_id: str
     slot: int
-    answered: bool = False
+    progress: Progress = field(default_factory=Progress)
 
 
 class SlotTable:

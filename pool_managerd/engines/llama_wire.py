@@ -12,12 +12,15 @@ tried. Facts that shape this module:
 - The last frame would repeat the prompt; `response_fields` asks for the rest only.
 """
 
-import json
-from collections.abc import Iterator, Mapping
-
+from pool_managerd.engines.failures import (
+    error_event,
+    integer,
+    invalid,
+    option_value,
+    schema_object,
+)
 from pool_managerd.engines.port import (
     Failed,
-    Failure,
     Finish,
     Finished,
     GenerationEvent,
@@ -25,11 +28,14 @@ from pool_managerd.engines.port import (
     Piece,
     Usage,
 )
-
-Json = dict[str, object]
-
-MAX_LINE_BYTES = 16 * 1024 * 1024
-"""Longest accepted line of a stream: the longest prompt, escaped, with room to spare."""
+from pool_managerd.engines.stream_lines import (
+    DONE,
+    FrameError,
+    Json,
+    is_incomplete,
+    json_object,
+    whole_characters,
+)
 
 SEED_MODULUS = 2**32 - 1
 """Seeds are taken modulo this: llama.cpp's have 32 bits, and its largest means "random"."""
@@ -65,28 +71,24 @@ _OWNED_OPTIONS = frozenset({
     "sse_ping_interval", "stop", "stream", "t_max_predict_ms", "temperature", "timings_per_token",
     "top_k", "top_p",
 })  # fmt: skip
-_CLIENT_ERROR = 4
-# These concern the pool's api key, timing and load: another replica may well accept the request.
-_POOL_STATUSES = frozenset({401, 403, 408, 429})
-_MAX_LIST_ITEMS = 1024
-_LARGEST_NUMBER = 2**53
-_MAX_MESSAGE_CHARS = 300
-_WINDOW_CHARS = 16
-_SHORTEST_SECRET_CHARS = 6
+OPTION_KINDS = {
+    **dict.fromkeys(_NUMBER_OPTIONS, "number"),
+    **dict.fromkeys(_INTEGER_OPTIONS, "integer"),
+    **dict.fromkeys(_BOOLEAN_OPTIONS, "boolean"),
+    **dict.fromkeys(_LIST_OPTIONS, "list"),
+}
+"""Engine options that are passed on, and their types."""
+
+_OVERFLOW = ("exceed_context_size_error", "context size has been exceeded")
 
 
-class FrameError(Exception):
-    """The engine sent something that is no stream of frames."""
+def sampler_profile(*, deterministic: bool, kv_type: str = "f16") -> str:
+    """Returns the version of how requests are turned into llama.cpp's sampling. ORCH-3045.
 
-
-def sampler_profile(*, deterministic: bool) -> str:
-    """Returns the version of how requests are turned into llama.cpp's sampling. ORCH-3045."""
-    return "llamacpp-deterministic-1" if deterministic else "llamacpp-1"
-
-
-def invalid(message: str) -> Failed:
-    """Returns the event for a request that no replica would accept."""
-    return Failed(Failure.INVALID_REQUEST, message)
+    Cached keys and values of fewer bits give other output: such engines are no replicas of others.
+    """
+    name = "llamacpp-deterministic-1" if deterministic else "llamacpp-1"
+    return name if kv_type == "f16" else f"{name}-kv-{kv_type}"
 
 
 def completion_body(
@@ -131,12 +133,9 @@ def _add_constraint(body: Json, request: GenerationRequest) -> Failed | None:
     if grammar is not None:
         body["grammar"] = grammar
     if schema is not None:
-        try:
-            parsed = json.loads(schema)
-        except ValueError:
-            parsed = None
-        if not isinstance(parsed, dict):
-            return invalid("json_schema must be a JSON object")
+        parsed = schema_object(schema)
+        if isinstance(parsed, Failed):
+            return parsed
         body["json_schema"] = parsed
     return None
 
@@ -149,7 +148,8 @@ def _add_options(body: Json, request: GenerationRequest, deterministic: bool) ->
             return invalid(
                 "engine option 'cache_prompt' cannot be given in the deterministic profile"
             )
-        accepted = _option_value(name, value)
+        kind = OPTION_KINDS.get(name)
+        accepted = option_value(kind, value) if kind else None
         if accepted is None:
             return invalid(
                 f"engine option {name!r} is unknown to this engine or has the wrong type"
@@ -158,62 +158,9 @@ def _add_options(body: Json, request: GenerationRequest, deterministic: bool) ->
     return None
 
 
-def _option_value(name: str, value: object) -> object:
-    """Returns the value as the engine takes it, or None. Integers may arrive as doubles."""
-    if name in _BOOLEAN_OPTIONS:
-        return value if isinstance(value, bool) else None
-    if name in _LIST_OPTIONS:
-        fits = isinstance(value, (list, tuple)) and len(value) <= _MAX_LIST_ITEMS
-        return value if fits else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    if not -_LARGEST_NUMBER <= value <= _LARGEST_NUMBER:  # NaN is refused here as well
-        return None
-    if name in _INTEGER_OPTIONS:
-        return int(value) if value == int(value) else None
-    return value if name in _NUMBER_OPTIONS else None
-
-
-class LineDecoder:
-    """Cuts a byte stream into the payloads of server-sent events.
-
-    Accepts payloads without the `data:` prefix and errors under `error:`; skips pings, other fields
-    and empty lines. Holds one unfinished line of at most `max_line_bytes`. Linear in the bytes fed.
-    """
-
-    def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
-        self._max_line_bytes = max_line_bytes
-        self._buffer = bytearray()
-
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yields the payload of each line that `chunk` completes.
-
-        Raises:
-            FrameError: when a line is too long.
-        """
-        *ends, rest = chunk.split(b"\n")
-        for end in ends:
-            self._extend(end)
-            line = bytes(self._buffer)
-            self._buffer.clear()
-            payload = _payload(line)
-            if payload:
-                yield payload
-        self._extend(rest)
-
-    def _extend(self, part: bytes) -> None:
-        if len(self._buffer) + len(part) > self._max_line_bytes:
-            raise FrameError(f"the engine sent a line of more than {self._max_line_bytes} bytes")
-        self._buffer += part
-
-
-def _payload(line: bytes) -> bytes:
-    line = line.strip()
-    for prefix in (b"data:", b"error:"):
-        if line.startswith(prefix):
-            payload = line.removeprefix(prefix).strip()
-            return b"" if payload == b"[DONE]" else payload
-    return line if line.startswith(b"{") else b""
+def llama_error(status: int, body: object) -> Failed:
+    """Returns the event for llama-server's error: an HTTP status with its body, or a frame."""
+    return error_event(status, body, _OVERFLOW)
 
 
 class FrameReader:
@@ -241,18 +188,28 @@ class FrameReader:
         Raises:
             FrameError: when the payload is no frame.
         """
-        frame = _object(payload)
+        if payload == DONE:
+            return []
+        frame = json_object(payload)
         if "error" in frame:
-            return [error_event(500, frame)]
+            return [self.error(500, frame)]
         if "prompt_progress" in frame:
             return []
         self._take(frame)
         events: list[GenerationEvent] = []
-        if self._text and not _is_incomplete(self._text):
+        if self._text and not is_incomplete(self._text):
             events.append(self._piece())
         if frame.get("stop") is True:
             events.append(Finished(_finish(frame), _usage(frame)))
         return events
+
+    def close(self) -> list[GenerationEvent]:
+        """Returns nothing: only a frame ends a generation."""
+        return []
+
+    def error(self, status: int, body: object) -> Failed:
+        """Returns the event for an answer that is no stream."""
+        return llama_error(status, body)
 
     def _take(self, frame: Json) -> None:
         content = frame.get("content", "")
@@ -261,32 +218,15 @@ class FrameReader:
             raise FrameError("the engine sent a frame without text")
         self._text += content
         self._ids += [token for token in ids if isinstance(token, int)]
-        predicted = _integer(frame, "tokens_predicted")
+        predicted = integer(frame, "tokens_predicted")
         if predicted is not None and frame.get("stop") is not True:
             self._ids_known &= predicted - self._tokens_seen == len(ids)
             self._tokens_seen = predicted
 
     def _piece(self) -> Piece:
-        # A pair of surrogates may arrive in two frames; encoding and decoding joins it, and
-        # replaces a half that stands alone.
-        text = self._text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        piece = Piece(text, tuple(self._ids) if self._ids_known else ())
+        piece = Piece(whole_characters(self._text), tuple(self._ids) if self._ids_known else ())
         self._text, self._ids, self._ids_known = "", [], True
         return piece
-
-
-def _is_incomplete(text: str) -> bool:
-    return "\ud800" <= text[-1] <= "\udbff"
-
-
-def _object(payload: bytes) -> Json:
-    try:
-        frame: object = json.loads(payload)
-    except ValueError:
-        frame = None
-    if not isinstance(frame, dict):
-        raise FrameError("the engine sent a frame that is no JSON object")
-    return frame
 
 
 def _finish(frame: Json) -> Finish:
@@ -297,59 +237,14 @@ def _usage(frame: Json) -> Usage:
     timings = frame.get("timings")
     if not isinstance(timings, dict):
         return Usage(
-            tokens_in=_integer(frame, "tokens_evaluated"),
-            tokens_out=_integer(frame, "tokens_predicted"),
+            tokens_in=integer(frame, "tokens_evaluated"),
+            tokens_out=integer(frame, "tokens_predicted"),
         )
-    cached, processed = _integer(timings, "cache_n"), _integer(timings, "prompt_n")
+    cached, processed = integer(timings, "cache_n"), integer(timings, "prompt_n")
     return Usage(
         tokens_in=None if processed is None else processed + (cached or 0),
         tokens_cached=cached,
-        tokens_out=_integer(timings, "predicted_n"),
-        prefill_time_ms=_integer(timings, "prompt_ms"),
-        decode_time_ms=_integer(timings, "predicted_ms"),
+        tokens_out=integer(timings, "predicted_n"),
+        prefill_time_ms=integer(timings, "prompt_ms"),
+        decode_time_ms=integer(timings, "predicted_ms"),
     )
-
-
-def _integer(values: Mapping[str, object], name: str) -> int | None:
-    value = values.get(name)
-    if isinstance(value, (int, float)) and 0 <= value <= _LARGEST_NUMBER:
-        return round(value)
-    return None
-
-
-def error_event(status: int, body: object) -> Failed:
-    """Returns the event for an engine's error: an HTTP status with its body, or an error frame."""
-    error = body.get("error") if isinstance(body, dict) else None
-    fields = error if isinstance(error, dict) else {"message": error}
-    status = _integer(fields, "code") or status
-    text = str(fields.get("message") or f"the engine answered with HTTP status {status}")
-    message = " ".join(text.split())[:_MAX_MESSAGE_CHARS]
-    return Failed(_failure(status, str(fields.get("type")), message.lower()), message)
-
-
-def _failure(status: int, kind: str, message: str) -> Failure:
-    if kind == "exceed_context_size_error" or "context size has been exceeded" in message:
-        return Failure.CONTEXT_OVERFLOW
-    if "out of memory" in message or "failed to allocate" in message:
-        on_device = any(
-            word in message for word in ("cuda", "device", "gpu", "vram", "hip", "vulkan")
-        )
-        return Failure.DEVICE_OUT_OF_MEMORY if on_device else Failure.HOST_OUT_OF_MEMORY
-    blames_request = status // 100 == _CLIENT_ERROR and status not in _POOL_STATUSES
-    return Failure.INVALID_REQUEST if blames_request else Failure.ENGINE_ERROR
-
-
-def redacted(event: Failed, secrets: tuple[str, ...]) -> Failed:
-    """Returns the event, with a neutral message if its own quotes one of the secrets.
-
-    Compares aligned windows of 16 characters, so any common run of 31 is found.
-    O(len(message) / 16 * len(secret)).
-    """
-    message = event.message
-    starts = range(0, len(message) - _WINDOW_CHARS + 1, _WINDOW_CHARS)
-    windows = [message[start : start + _WINDOW_CHARS] for start in starts]
-    for secret in secrets:
-        whole = _SHORTEST_SECRET_CHARS <= len(secret) < _WINDOW_CHARS and secret in message
-        if whole or any(window in secret for window in windows):
-            return Failed(event.failure, "the engine's message is withheld: it quotes the request")
-    return event

@@ -24,12 +24,16 @@ class EngineError(Exception):
 
 
 class PreloadError(EngineError):
-    """The engine cannot be made ready. `shortfalls` names each missing thing, for people."""
+    """The engine cannot be made ready. `shortfalls` names each missing thing, for people.
 
-    def __init__(self, shortfalls: Sequence[str]) -> None:
+    `failure` tells memory that ran out (ORCH-3039) from everything else, which is ENGINE_ERROR.
+    """
+
+    def __init__(self, shortfalls: Sequence[str], failure: "Failure | None" = None) -> None:
         """Joins the shortfalls into the message."""
         super().__init__("; ".join(shortfalls))
         self.shortfalls = tuple(shortfalls)
+        self.failure = failure or Failure.ENGINE_ERROR
 
 
 class CancelUnconfirmedError(EngineError):
@@ -65,6 +69,8 @@ class EngineInfo:
     `kv_preallocated`: keys and values of all slots got their memory as the model was loaded.
     `kv_bytes_per_token` and `kv_slot_bytes` are what a token of context takes at most, and a slot
     in all; None where the engine's cache is not known.
+    `host_bytes` and `device_bytes` are what it says that it took of the host's memory and of each
+    device, in the order in which it was shown them; None and empty where it does not say.
     """
 
     engine: str
@@ -80,6 +86,8 @@ class EngineInfo:
     kv_preallocated: bool = False
     kv_bytes_per_token: int | None = None
     kv_slot_bytes: int | None = None
+    host_bytes: int | None = None
+    device_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +172,17 @@ class Failed:
 GenerationEvent = Piece | Finished | Failed
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an engine's process ended: ENGINE_DIED, or the memory that ran out. ORCH-3039.
+
+    `message` is a sentence for people, without prompt, output or secret.
+    """
+
+    failure: Failure
+    message: str
+
+
 class Engine(Protocol):
     """One incarnation of an engine."""
 
@@ -196,8 +215,11 @@ class Engine(Protocol):
         """Tells whether the engine answers its health check within a second; never raises."""
         ...
 
-    async def wait_exit(self) -> str:
-        """Returns a sentence for people once the process has ended; a foreign one never does."""
+    async def wait_exit(self) -> str | Ended:
+        """Returns how the process ended, once it has; a foreign one never does.
+
+        A sentence alone, for people, is an end of unknown cause.
+        """
         ...
 
     async def stop(self) -> None:

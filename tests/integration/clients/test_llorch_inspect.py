@@ -64,7 +64,9 @@ DECISION = decision_pb2.Decision(
                 slots_total=4, slots_free=3, vram_free_bytes=2**32, perf_tokens_per_s=41.5
             ),
         ),
-        decision_pb2.Candidate(pool_id="gpu-b", predicted_end_ms=900, slots_free=1),
+        decision_pb2.Candidate(
+            pool_id="gpu-b", predicted_end_ms=900, slots_free=1, perf_scale=0.65
+        ),
     ],
     candidates_total=2,
     exclusions=[
@@ -110,8 +112,10 @@ async def test_explain_shows_candidates_exclusions_and_what_decided(server: Scri
     )
     assert f"trace: {'ab' * 16}" in outcome.stdout
     rows = _rows(outcome.stdout)
-    assert _row("* gpu-a 900 ms 100 ms 800 ms warm 2 3.0 GiB 40 ms 12 3/4 4.0 GiB 41.5 -") in rows
-    assert _row("gpu-b 900 ms 0 ms 0 ms cold 1 - 0 ms 0 - - - -") in rows
+    assert (
+        _row("* gpu-a 900 ms 100 ms 800 ms warm 2 3.0 GiB 40 ms 12 100% 3/4 4.0 GiB 41.5 -") in rows
+    )
+    assert _row("gpu-b 900 ms 0 ms 0 ms cold 1 - 0 ms 0 65% - - - -") in rows
     assert "no longer holds" not in outcome.stdout
     assert ["gpu-c", "COMPUTE_CAP", "8.6", "7.5"] in rows
     assert ["NO_SLOT", "-", "-"] in rows
@@ -203,6 +207,32 @@ async def test_pools_shows_slots_and_devices(server: ScriptedServer) -> None:
 
     expected = "gpu-a READY tiny llama.cpp b1 3/4 free 8192 45.2 desk 250 ms RTX 3090 -/24.0 GiB"
     assert _row(expected) in _rows(outcome.stdout)
+
+
+async def test_devices_are_shown_once_into_a_pipe(server: ScriptedServer) -> None:
+    """One row for each device with all its pools; what is not reported is a dash."""
+    other = pool_admin_service_pb2.Pool()
+    other.CopyFrom(POOL)
+    other.pool_id, other.state = "gpu-b", "STARTING"
+    server.on("ListPools", pool_admin_service_pb2.ListPoolsResponse(pools=[POOL, other]))
+
+    table = await llorch(server.address, "devices")
+    record = await llorch(server.address, "devices", "--json")
+
+    expected = "desk RTX 3090 (GPU-1) 24.0 GiB - - - - - gpu-a READY; gpu-b STARTING"
+    assert _row(expected) in _rows(table.stdout)
+    assert (table.code, record.code) == (0, 0)
+    devices = record.records()[0]["devices"]
+    assert [device["device_id"] for device in devices] == ["GPU-1"]
+    assert devices[0]["memory_used_bytes"] is None
+
+
+async def test_a_pool_manager_that_does_not_answer_is_named(server: ScriptedServer) -> None:
+    """`--host` asks it directly; its silence is a sentence and exit code 3."""
+    outcome = await llorch(server.address, "devices", "--once", "--host", "127.0.0.1:9")
+
+    assert outcome.code == 3
+    assert "127.0.0.1:9 does not answer" in outcome.stderr
 
 
 @pytest.mark.parametrize(("health", "code"), [("SERVING", 0), ("NOT_SERVING", 3)])

@@ -207,6 +207,23 @@ async def test_the_same_pool_manager_supersedes_its_earlier_stream(
     assert (await again.start()).attempt == 1
 
 
+async def test_a_registration_that_outlives_its_successor_is_refused(
+    orchestrator: Orchestrator,
+) -> None:
+    """What it tells is out of date, also when no stream of the host is left. LO-301."""
+    host = orchestrator.host()
+    await host.register(snapshot(), dial_seq=2)
+    await host.close()
+    await until_connected(orchestrator)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await orchestrator.host(boot_id=host.boot_id).register(snapshot(), dial_seq=1)
+    await orchestrator.host(boot_id=host.boot_id).register(snapshot(), dial_seq=3)
+
+    assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert "overtaken by 2" in (refused.value.details() or "")
+
+
 async def test_a_registration_that_was_overtaken_is_refused(orchestrator: Orchestrator) -> None:
     """It was under way for long, and knows nothing of the job that its host took up since."""
     host = orchestrator.host()
@@ -466,3 +483,37 @@ async def test_a_quarter_of_the_window_is_acknowledged_at_once(
     acks = [(await host.command("ack")).ack.text_offsets[0] for _ in range(2)]
 
     assert acks == [16_384, 16_386]
+
+
+async def test_a_frame_that_cannot_be_read_ends_that_stream_alone(
+    orchestrator: Orchestrator,
+) -> None:
+    """Its host is told the field, registers anew, and sends what was lost with it again. LO-302."""
+    host, other = orchestrator.host(), orchestrator.host("host-2")
+    await host.register(snapshot())
+    await other.register(snapshot("pool-b", host_id="host-2", model_id="other"))
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "one ")
+
+    await host.frame(tokens=dispatch_pb2.TokenFrames(handles=[start.handle], text_offsets=[4, 5]))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await host.command("start")
+    await until_connected(orchestrator, "host-2")
+    again = orchestrator.host(boot_id=host.boot_id)
+    held_again = dispatch_pb2.HeldAttempt(
+        job_id=receipt.job_id,
+        attempt=1,
+        pool_id="pool-a",
+        replica_id=start.replica_id,
+        next_index=2,
+    )
+    answer = await again.register(snapshot(), held=[held_again])
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    _, found = details(refused.value)
+    fields = {violation.field for violation in found["BadRequest"].field_violations}  # type: ignore[attr-defined]
+    assert "frame.tokens.text_offsets" in fields
+    assert [v.verdict for v in answer.verdicts] == [dispatch_pb2.HELD_VERDICT_ADOPT]
+    assert answer.verdicts[0].first_index == 1

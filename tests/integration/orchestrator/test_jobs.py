@@ -21,6 +21,7 @@ from tests.integration.orchestrator.calls import (
     job,
     kinds,
     ready_host,
+    spec,
     text,
 )
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
@@ -364,3 +365,15 @@ async def test_correlation_id_is_returned(orchestrator: Orchestrator) -> None:
 
     assert returned["x-correlation-id"] == "abc"
     assert len(str(invented["x-correlation-id"])) == 32
+
+
+async def test_an_invented_correlation_id_is_that_of_the_job(orchestrator: Orchestrator) -> None:
+    """Who gave none finds the log lines of the job by the one that came back. HME-030."""
+    await ready_host(orchestrator)
+    call = orchestrator.jobs.Enqueue(orchestrator_service_pb2.EnqueueRequest(spec=spec()))
+
+    invented = dict(await call.initial_metadata())
+    accepted = await call
+
+    found = orchestrator.server.runtime.job(accepted.job_id)
+    assert found.spec.correlation_id == invented["x-correlation-id"]

@@ -11,6 +11,7 @@ from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from llamaorch_client.reader import OutputReader
 from orchestrator_core.core.effects import Record
+from orchestrator_core.relay import sides
 from orchestrator_core.store.memory import MemoryStore
 from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import (
@@ -42,6 +43,14 @@ async def running(orchestrator: Orchestrator, *pieces: str) -> tuple[ScriptedHos
     await host.tokens(start.handle, *pieces)
     await asyncio.sleep(SETTLE_S)
     return host, receipt.job_id, start.handle
+
+
+async def relayed(orchestrator: Orchestrator, job_id: str, pieces: int) -> None:
+    """Waits until so much output has arrived."""
+    log = orchestrator.server.runtime.relay.log(job_id)
+    async with asyncio.timeout(WAIT_S):
+        while log.next_index < pieces:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
 
 
 async def come_back(
@@ -102,11 +111,13 @@ async def test_resume_within_a_chunk_gives_the_whole_chunk(orchestrator: Orchest
 
 
 async def test_the_outcome_never_comes_without_the_text_before_it(
-    start_orchestrator: StartOrchestrator,
+    start_orchestrator: StartOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Output that made room for another job's is refused, not left out."""
+    """Output that made room for another job's, and that its host does not send, is refused."""
+    monkeypatch.setattr(sides, "PATIENCE_S", 0.1)
     orchestrator = await start_orchestrator(
-        jobs={"output_bytes_per_job": 4096, "output_bytes_total": 4096}
+        jobs={"output_bytes_per_job": 4096, "output_bytes_total": 4096},
+        pools={"reattach_grace_ms": 200},
     )
     host, job_id, handle = await running(orchestrator, "x" * 3000)
     await host.finish(handle)
@@ -118,6 +129,89 @@ async def test_the_outcome_never_comes_without_the_text_before_it(
     await asyncio.sleep(SETTLE_S)
 
     assert await refusal(orchestrator, job_id) == ("RESUME_WINDOW", "3000")
+
+
+async def test_text_that_was_evicted_here_comes_back_from_its_host(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """LO-301: any offset that the host holds, and what is new waits no longer than for that."""
+    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
+    pieces = [f"{number:03d} " * 50 for number in range(40)]
+    host, job_id, handle = await running(orchestrator)
+    for piece in pieces:
+        await host.tokens(handle, piece)
+    await relayed(orchestrator, job_id, len(pieces))
+    live = asyncio.create_task(all_events(orchestrator, job_id))
+
+    first = (await host.command("seek")).seek
+    host.goes_on(handle, "", 0)
+    for piece in pieces:
+        await host.tokens(handle, piece)
+    after = (await host.command("seek")).seek
+    host.goes_on(handle, "".join(pieces), len(pieces))
+    await host.tokens(handle, "end")
+    await host.finish(handle)
+    events = await live
+    late = asyncio.create_task(
+        all_events(
+            orchestrator,
+            job_id,
+            events_pb2.ResumePoint(
+                attempt=1, text_offset=607, prefix_digest=digest("".join(pieces).encode()[:607])
+            ),
+        )
+    )
+    again = (await host.command("seek")).seek
+    host.goes_on(handle, "".join(pieces[:2]), 2)
+    for piece in pieces[2:]:
+        await host.tokens(handle, piece)
+
+    assert (first.first_index, after.first_index) == (0, 40)
+    assert kinds(events)[0] == "started"
+    assert kinds(events)[-1] == "end"
+    assert text(events) == "".join(pieces) + "end"
+    assert again.first_index <= 3
+    found = await late
+    begin = found[0].tokens.text_offset
+    assert begin <= 607
+    assert text(found) == ("".join(pieces) + "end")[begin:]
+
+
+async def test_output_of_an_attempt_that_counts_no_more_is_not_asked_for(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """A reader that is behind is refused at once, and nobody else is held up."""
+    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator, failover=job_pb2.FAILOVER_POLICY_FAIL)
+    handle = (await host.start()).handle
+    await host.started(handle)
+    for number in range(40):
+        await host.tokens(handle, f"{number:03d} " * 50)
+    await host.fail(handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
+    await relayed(orchestrator, receipt.job_id, 40)
+
+    async with asyncio.timeout(WAIT_S):
+        assert (await refusal(orchestrator, receipt.job_id))[0] == "RESUME_WINDOW"
+
+
+async def test_a_host_that_holds_no_more_than_what_is_here_is_not_waited_for(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """It sends from the oldest piece that it has: what is missing is gone."""
+    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
+    pieces = [f"{number:03d} " * 50 for number in range(40)]
+    host, job_id, handle = await running(orchestrator)
+    for piece in pieces:
+        await host.tokens(handle, piece)
+    await relayed(orchestrator, job_id, len(pieces))
+    refused = asyncio.create_task(refusal(orchestrator, job_id))
+
+    await host.command("seek")
+    host.goes_on(handle, "".join(pieces[:9]), 9)
+    await host.tokens(handle, pieces[9])
+
+    assert (await refused)[0] == "RESUME_WINDOW"
 
 
 @pytest.mark.parametrize("resume", [ONE_TWO, ONE_XXX], ids=["same text", "other text"])
@@ -200,7 +294,11 @@ async def test_a_host_without_the_beginning_goes_on(
     assert state == job_pb2.JOB_STATE_RUNNING
     assert trimmed(events, "one two ") == "one two t0 t1 t2 t3 t4 t5 t6 t7 t8 t9 "
     assert kinds(events)[-1] == "end"
-    assert await refusal(second, job_id) == ("RESUME_WINDOW", "4")
+    refused = asyncio.create_task(refusal(second, job_id))
+    await host.command("seek")
+    host.goes_on(handle, "one ", 1)
+    await host.tokens(handle, "two ")
+    assert await refused == ("RESUME_WINDOW", "4")
 
 
 async def test_a_replay_with_other_borders_after_eviction(

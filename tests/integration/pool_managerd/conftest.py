@@ -29,8 +29,10 @@ async def run_host(orchestrator: FakeOrchestrator) -> AsyncIterator[RunHost]:
     async def run(options: Options | None = None) -> Host:
         wanted = options or Options()
         engines: list[ScriptedEngine] = []
+        model_refs: list[str] = []
 
-        def make_engine(_table: PoolTable, _model_ref: str) -> ScriptedEngine:
+        def make_engine(_table: PoolTable, model_ref: str) -> ScriptedEngine:
+            model_refs.append(model_ref)
             engine = ScriptedEngine(wanted.slots, deterministic=wanted.deterministic)
             wanted.prepare(engine, len(engines))
             engines.append(engine)
@@ -38,7 +40,7 @@ async def run_host(orchestrator: FakeOrchestrator) -> AsyncIterator[RunHost]:
 
         config = make_config(orchestrator.address, **wanted.config)
         manager = PoolManager(config, engine_factory=make_engine, devices=CpuDevices())
-        host = Host(orchestrator, manager, asyncio.create_task(manager.run()), engines)
+        host = Host(orchestrator, manager, asyncio.create_task(manager.run()), engines, model_refs)
         hosts.append(host)
         async with asyncio.timeout(WAIT_S):
             await manager.listening.wait()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from grpc import aio
 
@@ -45,8 +45,9 @@ class Stored:
 class Session:
     """One Dispatch stream as seen by the orchestrator; `register` is put together again."""
 
-    def __init__(self, register: dispatch_pb2.Register, pages: list[int]) -> None:
+    def __init__(self, register: dispatch_pb2.Register, pages: list[int], peer: str) -> None:
         self.register = register
+        self.peer = peer
         self.held_per_page = pages
         self.commands: asyncio.Queue[registry_pb2.DispatchResponse | None] = asyncio.Queue()
         self.frames: list[dispatch_pb2.HostFrame] = []
@@ -75,6 +76,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         self.rejections: list[registry_pb2.SnapshotRejection] = []
         self.snapshots_ahead: list[tuple[int, int]] = []
         self.handles: dict[int, Stored] = {}
+        self.sent: list[registry_pb2.DispatchResponse] = []
         self._dispatch_seq = 0
         self._changed = asyncio.Condition()
         self._server: aio.Server | None = None
@@ -112,6 +114,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         """Sends one command on the newest session and returns its number."""
         self._dispatch_seq += 1
         message = registry_pb2.DispatchResponse(dispatch_seq=self._dispatch_seq, **command)
+        self.sent.append(message)
         self.sessions[-1].commands.put_nowait(message)
         return self._dispatch_seq
 
@@ -142,7 +145,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
             register.held.extend(further.held)
             register.more = further.more
             pages.append(len(further.held))
-        session = Session(register, pages)
+        session = Session(register, pages, context.peer())
         self.sessions.append(session)
         self.snapshots.extend(register.pools)
         await self._notify()
@@ -241,6 +244,7 @@ class ScriptedEngine:
         self.holds_slots = False
         self.well = True
         self.preload_problem = ""
+        self.preload_error: PreloadError | None = None
         self._exit = asyncio.Event()
         self._feeds: dict[str, asyncio.Queue[GenerationEvent]] = {}
         self.open_generations = 0
@@ -248,7 +252,15 @@ class ScriptedEngine:
 
     def feed(self, job_id: str, attempt: int = 1) -> asyncio.Queue[GenerationEvent]:
         """Events of one generation."""
-        return self._feeds.setdefault(f"{job_id}#{attempt}", asyncio.Queue())
+        return self.feed_of(f"{job_id}#{attempt}")
+
+    def feed_of(self, request_id: str) -> asyncio.Queue[GenerationEvent]:
+        """Events of a generation that is no attempt."""
+        return self._feeds.setdefault(request_id, asyncio.Queue())
+
+    def without_version(self) -> None:
+        """Tells everything about itself but its version."""
+        self.info = replace(self.info, engine_version="")
 
     def say(self, job_id: str, *texts: str, attempt: int = 1, end: bool = False) -> None:
         """Yields pieces, and then the end if asked to."""
@@ -266,6 +278,8 @@ class ScriptedEngine:
 
     async def start(self) -> EngineInfo:
         """Ready at once, or never."""
+        if self.preload_error is not None:
+            raise self.preload_error
         if self.preload_problem:
             raise PreloadError([self.preload_problem])
         return self.info

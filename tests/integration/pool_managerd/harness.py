@@ -13,12 +13,16 @@ from tests.integration.pool_managerd.fakes import FakeOrchestrator, ScriptedEngi
 
 @dataclass
 class Host:
-    """A running pool manager, its engines in order of start, and the orchestrator it talks to."""
+    """A running pool manager, its engines in order of start, and the orchestrator it talks to.
+
+    `model_refs` are the models that the engines were to load; empty: the configured one.
+    """
 
     orchestrator: FakeOrchestrator
     manager: PoolManager
     task: asyncio.Task[None]
     engines: list[ScriptedEngine] = field(default_factory=list)
+    model_refs: list[str] = field(default_factory=list)
 
     @property
     def engine(self) -> ScriptedEngine:

@@ -133,6 +133,25 @@ async def test_an_unconfirmed_cancel_restarts_the_replica(run_host: RunHost) -> 
     }
 
 
+async def test_a_start_that_arrives_again_after_its_release_changes_nothing(
+    run_host: RunHost,
+) -> None:
+    """A copy that was long under way starts nothing: its number was obeyed. LO-304."""
+    host = await run_host()
+    await host.start("j1", 1)
+    start = host.orchestrator.sent[-1]
+    host.engine.say("j1", "one", end=True)
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).ended)
+    host.orchestrator.send(release=dispatch_pb2.ReleaseAttempts(handles=[1]))
+
+    host.orchestrator.sessions[-1].commands.put_nowait(start)
+    await host.start("j2", 2)
+    await host.orchestrator.until(lambda: host.orchestrator.stored(2).started)
+
+    assert len(host.engine.requests) == 2
+    assert not host.orchestrator.stored(1).refused
+
+
 async def test_a_start_sent_again_binds_the_new_handle_and_runs_once(run_host: RunHost) -> None:
     """Starting a known attempt is idempotent. ORCH-3024, LO-304."""
     host = await run_host()
@@ -225,7 +244,8 @@ async def test_an_engine_that_fails_too_often_is_left_alone(run_host: RunHost) -
 
     newest = host.orchestrator.newest()
     assert newest is not None
-    assert newest.state_detail == "model file is missing"
+    assert newest.state_detail.startswith("model file is missing (failure 3 within 300 s")
+    assert "SIGHUP" in newest.state_detail
     assert len(host.engines) == 3
 
 

@@ -15,6 +15,7 @@ from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
 from llamaorch.pool.v1.pool_manager_service_pb2_grpc import PoolManagerServiceStub
+from pool_managerd.models.tiny_gguf import write_tiny_model
 from tests.integration.pool_managerd.fakes import WAIT_S, FakeOrchestrator
 
 CONFIG = """
@@ -149,3 +150,36 @@ async def test_a_killed_host_comes_back_as_another_boot(
     assert first.boot_id != second.boot_id
     assert second.pools[0].replica_id != replica_id
     assert second.held == []
+
+
+async def test_sighup_starts_a_pool_that_had_given_up(
+    orchestrator: FakeOrchestrator, tmp_path: Path
+) -> None:
+    """The operator puts the model where it belongs and sends the signal. ORCH-3053."""
+    config = tmp_path / "pool-managerd.toml"
+    head = CONFIG.partition("[[pools]]")[0].format(orchestrator=orchestrator.address)
+    config.write_text(
+        f'{head}[supervision]\nstorm_failures = 1\n[[pools]]\npool_id = "p0"\n[pools.engine]\n'
+        'kind = "embedded"\nmodel_path = "tiny.gguf"\nmodel_id = "m"\n',
+        encoding="utf-8",
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pool_managerd", "--config", str(config),
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    command = Command(process)
+    try:
+        halted = await command.logged("pool_halted")
+        write_tiny_model(tmp_path / "tiny.gguf")
+        process.send_signal(signal.SIGHUP)
+        await orchestrator.until(orchestrator.ready)
+        process.terminate()
+        code = await command.exit_code()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+    assert "tiny.gguf does not exist" in str(halted["human"])
+    assert "SIGHUP" in str(halted["human"])
+    assert code == 0

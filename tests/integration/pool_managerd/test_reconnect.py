@@ -138,7 +138,10 @@ async def test_an_epoch_of_the_past_is_not_obeyed(run_host: RunHost) -> None:
 async def test_a_silent_host_sends_heartbeats_and_leaves_a_silent_orchestrator(
     run_host: RunHost,
 ) -> None:
-    """Empty frames keep the stream alive; silence of the other side ends it."""
+    """Empty frames keep the stream alive; silence of the other side ends it.
+
+    The next stream has a connection of its own: the silent one may be silent for that too.
+    """
     host = await run_host()
     host.orchestrator.heartbeat_ms, host.orchestrator.silent = 300, True
     host.orchestrator.drop()
@@ -149,6 +152,7 @@ async def test_a_silent_host_sends_heartbeats_and_leaves_a_silent_orchestrator(
     heartbeats = host.orchestrator.sessions[1].frames
     assert len(heartbeats) >= 2
     assert not any(f.refused or f.started or f.ended or f.tokens.handles for f in heartbeats)
+    assert len({session.peer for session in host.orchestrator.sessions}) == 3
 
 
 async def test_a_host_that_may_come_back_too_late_says_so(

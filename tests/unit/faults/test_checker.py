@@ -130,6 +130,10 @@ def _with(invariant: str, *extra: h.AnyEvent, after: int | None = None) -> Plant
     return Planted(events[:at] + list(extra) + events[at:], invariant)
 
 
+def _obeyed(at_ms: int, epoch: int) -> h.Obeyed:
+    return h.Obeyed(at_ms=at_ms, host="h1", epoch=epoch)
+
+
 def _late(**fields: object) -> dict[str, object]:
     return {"at_ms": 60, **fields}
 
@@ -272,6 +276,12 @@ PLANTED: dict[str, Callable[[], Planted]] = {
         {"epoch": 2},
         states={"j1": "RUNNING", "b1": "DROPPED", "b2": "QUEUED", "j4": "QUEUED", "x": "QUEUED"},
     ),
+    "a write of who was replaced": lambda: _changed(
+        "I13", h.JournalEnded, {"job_id": "b2"}, epoch=1
+    ),
+    "a host that goes back to who was replaced": lambda: _with(
+        "I13", _obeyed(70, epoch=2), _obeyed(71, epoch=1)
+    ),
     "ended by the restart": lambda: _changed(
         "I14",
         h.Recovered,
@@ -285,6 +295,17 @@ PLANTED: dict[str, Callable[[], Planted]] = {
         "I16", h.Measured, {"before": False}, measures={"bindings": 1}
     ),
 }
+
+
+def test_a_host_that_starts_anew_has_seen_no_epoch() -> None:
+    """It holds nothing that could come to harm."""
+    crashed = h.Crashed(at_ms=71, process="h1")
+
+    anew = _with("", _obeyed(70, epoch=2), crashed, _obeyed(72, epoch=1))
+    later = _with("", _obeyed(70, epoch=2), _obeyed(71, epoch=3))
+
+    assert check(anew.events, EXPECT) == []
+    assert check(later.events, EXPECT) == []
 
 
 def test_a_good_run_has_no_violation() -> None:
@@ -320,6 +341,18 @@ def test_a_text_may_be_let_go_once_its_outcome_was_acknowledged(*, acknowledges:
     lost = [v for v in check(events, EXPECT) if "its host held" in v.what]
 
     assert bool(lost) is not acknowledges
+
+
+@pytest.mark.parametrize(("text_offset", "excused"), [(0, False), (3, True)])
+def test_what_a_continuation_followed_on_may_be_gone(*, text_offset: int, excused: bool) -> None:
+    """After a restart no host has it; what comes after it is held."""
+    events = PLANTED["text lost that its host holds"]().events
+    told = {"client": "c9", "stream": "s9", "job_id": "j1", "attempt": 2, "mode": "CONTINUE"}
+    events.append(h.Resumed(at_ms=90, **told, text_offset=text_offset))
+
+    lost = [v for v in check(events, EXPECT) if "its host held" in v.what]
+
+    assert bool(lost) is not excused
 
 
 def test_slack_is_allowed() -> None:

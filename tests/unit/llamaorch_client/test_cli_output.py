@@ -8,6 +8,7 @@ import pytest
 
 from llamaorch_client import ErrorDetail, JobFailedError, Queued, Started, Tokens, UnavailableError
 from llamaorch_client.cli.arguments import parse
+from llamaorch_client.cli.devices import DeviceRow, merged
 from llamaorch_client.cli.failure import ExitCode, as_record, exit_code, sentences
 from llamaorch_client.cli.output import Output, plain, printable
 from llamaorch_client.cli.progress import Progress
@@ -173,3 +174,42 @@ def test_errors_say_what_to_change_and_keep_stable_keys() -> None:
     assert sentences(dropped, "")[0].endswith("try again in 900 ms")
     assert (record["kind"], record["retry_after_ms"]) == ("JobFailed", 900)
     assert plain(record) == record
+
+
+def test_a_live_table_is_for_a_terminal() -> None:
+    """Into a pipe it writes nothing, so that the caller prints the table once."""
+    screen, pipe = _Terminal(), io.StringIO()
+
+    live = Output(False, screen, io.StringIO())
+    shown = live.live_table(("A",), [("one\x1b",)], ["below"])
+    live.end_progress()
+
+    assert shown
+    assert "one" in screen.getvalue()
+    assert "below" in screen.getvalue()
+    assert not Output(False, pipe, io.StringIO()).live_table(("A",), [], [])
+    assert pipe.getvalue() == ""
+
+
+def test_devices_of_several_pools_are_one_row() -> None:
+    """A device is known by host and id; the pools on it are listed together."""
+    rows = [
+        DeviceRow(host_id="h2", device_id="GPU-1", pools=("p3 READY",)),
+        DeviceRow(host_id="h1", device_id="GPU-1", pools=("p1 READY",)),
+        DeviceRow(host_id="h1", device_id="GPU-1", pools=("p2 UNREADY",)),
+    ]
+
+    found = merged(rows)
+
+    assert [(row.host_id, row.pools) for row in found] == [
+        ("h1", ("p1 READY", "p2 UNREADY")),
+        ("h2", ("p3 READY",)),
+    ]
+
+
+def test_the_interval_of_devices_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody asks a server a thousand times a second."""
+    with pytest.raises(SystemExit):
+        parse(["devices", "--interval-s", "0.001"], {})
+
+    assert "from 0.1 to 3600" in capsys.readouterr().err

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from orchestrator_core.commit import CommitGate
+import pytest
+
+from orchestrator_core.commit import BUSY_RECORDS, GATHER_S, CommitGate
 from orchestrator_core.core.effects import (
     AcceptRecord,
     ConfirmEnd,
@@ -25,6 +27,7 @@ from orchestrator_core.store.port import (
     Opened,
     StoreError,
     StoreOutcomeUnknownError,
+    StoreTakenError,
     StoreUnavailableError,
 )
 
@@ -39,6 +42,9 @@ class GatedStore:
         self.arrived = asyncio.Event()
         self.verdicts: asyncio.Queue[StoreError | None] = asyncio.Queue()
         self.held = True
+        self.asked = asyncio.Event()
+        self.asked.set()
+        self.unreadable = 0
 
     async def open(self) -> Opened:
         raise NotImplementedError
@@ -51,6 +57,10 @@ class GatedStore:
             raise verdict
 
     async def holds(self, batch: Sequence[Record]) -> bool:
+        await self.asked.wait()
+        if self.unreadable:
+            self.unreadable -= 1
+            raise StoreUnavailableError("planted")
         return self.held and list(batch) in self.batches
 
     async def prune(self, keep: Keep) -> int:
@@ -342,3 +352,87 @@ async def test_readers_wait_for_what_was_decided_before_them() -> None:
         await asyncio.wait_for(run.gate.flush(), WAIT_S)
 
     assert run.store.batches == [[accept("a")]]
+
+
+async def test_under_load_records_gather_before_the_next_commit() -> None:
+    """After a busy batch the next begins no earlier than `GATHER_S` later, with all that came."""
+    async with running() as recorder:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        recorder.gate.add([accept(f"j{n}") for n in range(BUSY_RECORDS)], [])
+        await recorder.committing()
+        recorder.gate.add([accept("a")], [])
+
+        recorder.store.verdicts.put_nowait(None)
+        await asyncio.sleep(0)
+        recorder.gate.add([accept("b")], [])
+        await recorder.committing()
+
+        # The loop's timers may be early by the resolution of its clock.
+        assert loop.time() - began_s >= GATHER_S - 0.001
+        assert [len(batch) for batch in recorder.store.batches] == [BUSY_RECORDS, 2]
+
+
+async def test_a_few_records_do_not_delay_the_next_commit() -> None:
+    """Without load nobody waits for company."""
+    async with running() as recorder:
+        recorder.gate.add([accept("a")], [])
+        await recorder.committing()
+        recorder.gate.add([accept("b")], [])
+
+        recorder.store.verdicts.put_nowait(None)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+        assert recorder.store.arrived.is_set()
+
+
+async def test_after_a_doubt_nothing_leaves_before_the_store_was_asked() -> None:
+    """Not even what rests on no record, and nobody reads meanwhile. LO-305."""
+    async with running() as run:
+        run.store.asked.clear()
+        run.gate.confirm()
+        run.gate.add([], [reply("a")])
+        reading = asyncio.create_task(run.gate.settled("a"))
+        await asyncio.sleep(0)
+        early = list(run.released), reading.done(), run.gate.unsure
+
+        run.store.asked.set()
+        await asyncio.wait_for(reading, WAIT_S)
+
+        assert early == ([], False, True)
+        assert run.released == [reply("a")]
+        assert not run.gate.unsure
+
+
+async def test_a_doubt_that_cannot_be_settled_stays() -> None:
+    """While the store cannot be read, its accepts are taken back and readers wait. LO-305."""
+    async with running() as run:
+        run.store.unreadable = 1
+        run.gate.confirm()
+        run.gate.add([accept("a")], [reply("a")])
+        reading = asyncio.create_task(run.gate.settled())
+        await asyncio.wait_for(run.failed.wait(), WAIT_S)
+        during = run.gate.unsure, reading.done(), list(run.reverted)
+
+        await asyncio.wait_for(reading, WAIT_S)
+
+        assert during == (True, False, [("a",)])
+        assert run.store.batches == []
+
+
+async def test_who_reads_is_told_when_the_journal_is_lost() -> None:
+    """Nothing will be durable any more. LO-305."""
+    async with running() as run:
+        run.gate.add([accept("a")], [])
+        await run.committing()
+        reading = asyncio.create_task(run.gate.settled("a"))
+        await asyncio.sleep(0)
+
+        run.gate.abandon(StoreTakenError("taken"))
+
+        with pytest.raises(StoreTakenError):
+            await asyncio.wait_for(reading, WAIT_S)
+        with pytest.raises(StoreTakenError):
+            await run.gate.settled("b")
+        assert run.gate.degraded

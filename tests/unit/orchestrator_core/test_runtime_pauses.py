@@ -82,3 +82,29 @@ async def test_a_pause_is_told_before_what_comes_after_it(monkeypatch: pytest.Mo
 async def test_a_little_lateness_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy loop is not a stopped one."""
     assert await told(BEAT_MS + PAUSE_MIN_MS - 1, monkeypatch) == [Tick(), Tick()]
+
+
+async def test_a_pause_is_told_although_nothing_happens_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OC-CORE-1022: the beat that comes late must not hide it from what happens later."""
+    core, clock = Heard(), HandClock()
+    relay = Relay(RelayLimits(4_096, 4_096))
+    runtime = Runtime(core, MemoryStore(), clock, relay, Hosts(), Silent())
+    late, noticed = asyncio.Event(), asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        if late.is_set():
+            noticed.set()
+            await asyncio.Event().wait()
+        late.set()
+        clock.ms += BEAT_MS + 4_000
+
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    watch = asyncio.create_task(runtime.watch_pauses())
+    await noticed.wait()
+    watch.cancel()
+    await asyncio.gather(watch, return_exceptions=True)
+    runtime.close()
+
+    assert core.events == [Stalled(4_000), Tick()]

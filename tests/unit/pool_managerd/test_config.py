@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from pool_managerd.config import ConfigError, load_config
-from pool_managerd.config_engines import EmbeddedEngine, LlamaServerEngine
+from pool_managerd.config_engines import (
+    EmbeddedEngine,
+    LlamaServerEngine,
+    OllamaEngine,
+    OpenAiEngine,
+)
 from pool_managerd.config_text import configuration_table, to_toml
 
 MINIMAL = """
@@ -108,11 +113,12 @@ def test_loopback_addresses_are_accepted(tmp_path: Path, host: str) -> None:
     assert load_config(path, {}).listen == f"{host}:0"
 
 
-def test_secrets_come_from_the_environment_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ['"llama_server"', '"ollama"', '"openai", flavor = "vllm"'])
+def test_secrets_come_from_the_environment_only(tmp_path: Path, kind: str) -> None:
     """A key in the file is refused; the variable is read once and never shown."""
     text = MINIMAL.replace(
         'kind = "embedded", model_path = "m.gguf"',
-        'kind = "llama_server", base_url = "http://127.0.0.1:1", api_key_env = "KEY"',
+        f'kind = {kind}, base_url = "http://127.0.0.1:1", api_key_env = "KEY"',
     )
     path = tmp_path / "c.toml"
     path.write_text(text, encoding="utf-8")
@@ -120,7 +126,7 @@ def test_secrets_come_from_the_environment_only(tmp_path: Path) -> None:
     config = load_config(path, {"KEY": "hunter2"})
 
     engine = config.pools[0].engine
-    assert isinstance(engine, LlamaServerEngine)
+    assert isinstance(engine, LlamaServerEngine | OllamaEngine | OpenAiEngine)
     assert engine.api_key.get_secret_value() == "hunter2"
     assert "hunter2" not in to_toml(config) + repr(config)
     assert "KEY is not set" in problems(tmp_path, text)[0]

@@ -6,11 +6,13 @@ from pool_managerd.config import PoolTable
 from pool_managerd.engines.port import (
     Failed,
     Failure,
+    Finished,
     GenerationRequest,
     PreloadError,
     SamplingParams,
 )
 from pool_managerd.factory import make_engine
+from tests.conformance.engine_frames import frame_server
 
 
 def table(**engine: object) -> PoolTable:
@@ -51,3 +53,39 @@ def test_only_engines_with_a_model_file_load_one_by_reference() -> None:
     make_engine(attached, "")
     with pytest.raises(PreloadError, match="llama_server"):
         make_engine(attached, "file:x.gguf")
+
+
+async def test_a_server_with_openais_api_is_attached_as_configured() -> None:
+    """Flavor, names and bounds of the file reach the adapter; the request reaches the server."""
+    async with frame_server("tgi") as server:
+        settings = {"flavor": "tgi", "slots": 3, "ctx_max": 100, "model_digest": "sha256:ab"}
+        known = {"kind": "openai", "base_url": server.base_url, "model_id": "chat"}
+        engine = make_engine(table(**known, served_model="m", **settings), "")
+
+        info = await engine.start()
+        request = GenerationRequest("j#1", "hello", SamplingParams(seed=1, max_tokens=2))
+        events = [event async for event in engine.generate(request)]
+        await engine.stop()
+
+    assert (info.engine, info.model_id, info.model_digest) == ("tgi", "chat", "sha256:ab")
+    assert (info.slots_total, info.ctx_max) == (3, 100)
+    assert isinstance(events[-1], Finished)
+    assert server.bodies[0]["prompt"] == "hello"
+
+
+async def test_an_ollama_server_is_attached_as_configured() -> None:
+    """Names, bounds and how long the model stays reach the server."""
+    async with frame_server("ollama") as server:
+        settings = {"slots": 3, "ctx_max": 100, "keep_alive": "10m"}
+        known = {"kind": "ollama", "base_url": server.base_url, "model_id": "chat"}
+        engine = make_engine(table(**known, ollama_model="m", **settings), "")
+
+        info = await engine.start()
+        request = GenerationRequest("j#1", "hello", SamplingParams(seed=1))
+        events = [event async for event in engine.generate(request)]
+        await engine.stop()
+
+    assert (info.engine, info.model_id, info.slots_total) == ("ollama", "chat", 3)
+    assert isinstance(events[-1], Finished)
+    assert server.bodies[0]["keep_alive"] == "10m"
+    assert server.bodies[0]["options"]["num_ctx"] == 100

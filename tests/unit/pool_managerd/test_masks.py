@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from pool_managerd.config import PoolTable
 from pool_managerd.core.device import Device, DeviceKind
-from pool_managerd.snapshots import by_device_id, masked, split_weights, unknown_in_mask
+from pool_managerd.snapshots import by_device_id, masked, split_weights
 
 DEVICES = tuple(Device(f"GPU-{name}", DeviceKind.GPU, index=i) for i, name in enumerate("abc"))
 
@@ -33,12 +33,7 @@ def test_a_mask_names_devices_by_id_or_index(mask: tuple[str, ...], expected: li
 def test_a_mask_is_passed_on_as_ids() -> None:
     """An engine never sees an index: it would count devices in another order."""
     assert by_device_id(table("1"), DEVICES).devices == ("GPU-b",)
-    assert by_device_id(table(), DEVICES).devices == ()
-
-
-def test_entries_that_name_nothing_are_found() -> None:
-    """A device that is not there is named, not ignored."""
-    assert unknown_in_mask(table("GPU-a", "GPU-x", "7"), DEVICES) == ["GPU-x", "7"]
+    assert by_device_id(table(), DEVICES).devices == ("GPU-a", "GPU-b", "GPU-c")
 
 
 def test_weights_of_a_split_stay_with_their_devices() -> None:

@@ -9,6 +9,7 @@ from typing import NoReturn
 from llamaorch_client.cli import plugins
 from llamaorch_client.model import JobState
 
+INTERVAL_MIN_S, INTERVAL_MAX_S = 0.1, 3600.0
 DEFAULT_SERVER = "127.0.0.1:7070"
 EPILOG = """\
 exit codes: 0 finished; 1 the job failed or was cancelled; 2 the request is wrong; 3 the server is
@@ -52,6 +53,7 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     _jobs(commands.add_parser("jobs", parents=[common], help="list jobs, newest first"))
     _sessions(commands.add_parser("sessions", parents=[common], help="list, show, delete sessions"))
     commands.add_parser("pools", parents=[common], help="list pools and their devices")
+    _devices(commands.add_parser("devices", parents=[common], help="what the devices do, live"))
     explain = commands.add_parser(
         "explain", parents=[common], help="why a job runs where it runs, or why it waits"
     )
@@ -61,6 +63,26 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     arguments = parser.parse_args(argv)
     _fill(arguments, environ)
     return arguments
+
+
+def _devices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--host",
+        action="append",
+        metavar="ADDRESS",
+        help="ask this pool manager instead of the orchestrator, for all it knows; repeatable",
+    )
+    parser.add_argument("--once", action="store_true", help="show them once; so does --json")
+    parser.add_argument(
+        "--interval-s", type=_interval, default=1.0, metavar="S", help="between two looks; 1"
+    )
+
+
+def _interval(text: str) -> float:
+    value = float(text)
+    if not INTERVAL_MIN_S <= value <= INTERVAL_MAX_S:
+        raise argparse.ArgumentTypeError(f"from {INTERVAL_MIN_S} to {INTERVAL_MAX_S} seconds")
+    return value
 
 
 def _add_plugins(

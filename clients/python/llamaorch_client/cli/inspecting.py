@@ -102,6 +102,7 @@ def _decision(decision: Decision, out: Output) -> None:
             gib(item.vram_headroom_bytes),
             f"{item.snapshot_age_ms} ms",
             number(item.snapshot_version),
+            f"{item.perf_scale:.0%}",
             *_facts(item.snapshot),
         )
         for item in decision.candidates
@@ -117,6 +118,7 @@ def _decision(decision: Decision, out: Output) -> None:
         "HEADROOM",
         "AGE",
         "VERSION",
+        "CLOCKS",
     )
     out.table(title, (*columns, *FACT_COLUMNS), rows)
     if decision.exclusions:

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 
 from llamaorch_client.aio import AsyncClient
-from llamaorch_client.cli import fleet, inspecting, running, sessions
+from llamaorch_client.cli import devices, fleet, inspecting, running, sessions
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, exit_code, sentences
 from llamaorch_client.cli.output import Output
@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "explain": inspecting.explain,
     "sessions": sessions.sessions,
     "pools": fleet.pools,
+    "devices": devices.devices,
     "status": fleet.status,
 }
 STREAMING = frozenset({"run", "stream"})

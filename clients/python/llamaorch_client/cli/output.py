@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -80,12 +80,23 @@ class Output:
         if title:
             # Not the table's own title, which would be wrapped to the width of the table.
             self._out.print(Text(printable(title), "bold"), soft_wrap=True)
-        table = Table(box=None, pad_edge=False)
-        for column in columns:
-            table.add_column(column, header_style="dim", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        self._out.print(table)
+        self._out.print(_table(columns, rows))
+
+    def live_table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], lines: Sequence[str]
+    ) -> bool:
+        """Shows a table and lines below it in the place of the former ones.
+
+        False, without writing anything, unless the result goes to a terminal.
+        """
+        if not self._out.is_terminal:
+            return False
+        if self._live is None:
+            self._live = Live(console=self._out, auto_refresh=False)
+            self._live.start()
+        below = [Text(printable(line)) for line in lines]
+        self._live.update(Group(_table(columns, rows), *below), refresh=True)
+        return True
 
     def say(self, text: str, style: str = "") -> None:
         """Writes a line about the result to stderr, below what is there."""
@@ -107,10 +118,19 @@ class Output:
         self._live.update(text, refresh=True)
 
     def end_progress(self) -> None:
-        """Removes the progress line."""
+        """Removes the progress line; a live table stays as it was last."""
         live, self._live = self._live, None
         if live is not None:
             live.stop()
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, header_style="dim", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
 
 
 def _console(stream: TextIO, width: int | None) -> Console:

@@ -162,7 +162,7 @@ class DispatchResponse(_message.Message):
     RELOAD_FIELD_NUMBER: _builtins.int
     dispatch_seq: _builtins.int
     """Counts the commands of one stream: 1 is `registered`, and it grows by one with every command. A sign of life
-    repeats the last number.
+    repeats the last number. A host obeys no number twice, so a command that arrives again changes nothing.
     """
     @_builtins.property
     def registered(self) -> _dispatch_pb2.Registered:

@@ -81,6 +81,12 @@ class _PoolStateReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PoolS
     """The pool manager shuts down."""
     POOL_STATE_REASON_CANCEL_UNCONFIRMED: _PoolStateReason.ValueType  # 9
     """A cancelled attempt did not stop and the engine is restarted."""
+    POOL_STATE_REASON_CIRCUIT_OPEN: _PoolStateReason.ValueType  # 10
+    """Too many attempts failed on an engine that lives: it gets no work before a probe succeeds."""
+    POOL_STATE_REASON_DEVICE_OUT_OF_MEMORY: _PoolStateReason.ValueType  # 11
+    """The engine ended, or did not start, because the memory of its devices ran out."""
+    POOL_STATE_REASON_HOST_OUT_OF_MEMORY: _PoolStateReason.ValueType  # 12
+    """The engine ended, or did not start, because the memory of the host ran out."""
 
 class PoolStateReason(_PoolStateReason, metaclass=_PoolStateReasonEnumTypeWrapper):
     """PoolStateReason is why a pool is DRAINING or UNREADY."""
@@ -105,6 +111,12 @@ POOL_STATE_REASON_SHUTDOWN: PoolStateReason.ValueType  # 8
 """The pool manager shuts down."""
 POOL_STATE_REASON_CANCEL_UNCONFIRMED: PoolStateReason.ValueType  # 9
 """A cancelled attempt did not stop and the engine is restarted."""
+POOL_STATE_REASON_CIRCUIT_OPEN: PoolStateReason.ValueType  # 10
+"""Too many attempts failed on an engine that lives: it gets no work before a probe succeeds."""
+POOL_STATE_REASON_DEVICE_OUT_OF_MEMORY: PoolStateReason.ValueType  # 11
+"""The engine ended, or did not start, because the memory of its devices ran out."""
+POOL_STATE_REASON_HOST_OUT_OF_MEMORY: PoolStateReason.ValueType  # 12
+"""The engine ended, or did not start, because the memory of the host ran out."""
 Global___PoolStateReason: _TypeAlias = PoolStateReason  # noqa: Y015
 
 class _DeviceKind:
@@ -135,6 +147,46 @@ DEVICE_KIND_CPU: DeviceKind.ValueType  # 3
 """The host's processor and memory."""
 Global___DeviceKind: _TypeAlias = DeviceKind  # noqa: Y015
 
+class _DeviceHealth:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeviceHealthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceHealth.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEVICE_HEALTH_UNSPECIFIED: _DeviceHealth.ValueType  # 0
+    """Not known to this reader."""
+    DEVICE_HEALTH_OK: _DeviceHealth.ValueType  # 1
+    """It answers, and reports nothing that would stop it."""
+    DEVICE_HEALTH_LOST: _DeviceHealth.ValueType  # 2
+    """It fell off the bus, was removed, or its queries fail."""
+    DEVICE_HEALTH_RESET_REQUIRED: _DeviceHealth.ValueType  # 3
+    """The driver asks for a reset of the device, or for a reboot."""
+    DEVICE_HEALTH_CRITICAL_ERROR: _DeviceHealth.ValueType  # 4
+    """It reported a critical error and has not been seen well since."""
+    DEVICE_HEALTH_DRIVER_UNAVAILABLE: _DeviceHealth.ValueType  # 5
+    """The driver is not loaded, does not fit its library, or refuses access."""
+    DEVICE_HEALTH_NO_ANSWER: _DeviceHealth.ValueType  # 6
+    """The driver has not answered for a while: what is told of the device would be out of date and is left out."""
+
+class DeviceHealth(_DeviceHealth, metaclass=_DeviceHealthEnumTypeWrapper):
+    """DeviceHealth is whether a device can be used."""
+
+DEVICE_HEALTH_UNSPECIFIED: DeviceHealth.ValueType  # 0
+"""Not known to this reader."""
+DEVICE_HEALTH_OK: DeviceHealth.ValueType  # 1
+"""It answers, and reports nothing that would stop it."""
+DEVICE_HEALTH_LOST: DeviceHealth.ValueType  # 2
+"""It fell off the bus, was removed, or its queries fail."""
+DEVICE_HEALTH_RESET_REQUIRED: DeviceHealth.ValueType  # 3
+"""The driver asks for a reset of the device, or for a reboot."""
+DEVICE_HEALTH_CRITICAL_ERROR: DeviceHealth.ValueType  # 4
+"""It reported a critical error and has not been seen well since."""
+DEVICE_HEALTH_DRIVER_UNAVAILABLE: DeviceHealth.ValueType  # 5
+"""The driver is not loaded, does not fit its library, or refuses access."""
+DEVICE_HEALTH_NO_ANSWER: DeviceHealth.ValueType  # 6
+"""The driver has not answered for a while: what is told of the device would be out of date and is left out."""
+Global___DeviceHealth: _TypeAlias = DeviceHealth  # noqa: Y015
+
 @_typing.final
 class Device(_message.Message):
     """Device is one device of a pool. Everything but id and kind is absent when the hardware does not report it."""
@@ -161,6 +213,14 @@ class Device(_message.Message):
     LAST_XID_FIELD_NUMBER: _builtins.int
     MIG_ENABLED_FIELD_NUMBER: _builtins.int
     TENSOR_SPLIT_FIELD_NUMBER: _builtins.int
+    PARENT_DEVICE_ID_FIELD_NUMBER: _builtins.int
+    SLICE_INDEX_FIELD_NUMBER: _builtins.int
+    CUDA_DRIVER_VERSION_FIELD_NUMBER: _builtins.int
+    MAX_SM_CLOCK_MHZ_FIELD_NUMBER: _builtins.int
+    ECC_UNCORRECTED_AGGREGATE_FIELD_NUMBER: _builtins.int
+    MEMORY_IS_HOST_MEMORY_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    HEALTH_DETAIL_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Stable id: the NVML UUID, or "cpu" for the host's processor."""
     kind: Global___DeviceKind.ValueType
@@ -194,7 +254,7 @@ class Device(_message.Message):
     clock_event_reasons: _builtins.int
     """Why clocks are lowered, as NVML's bit mask of clock event reasons."""
     ecc_uncorrected_total: _builtins.int
-    """Uncorrected ECC errors since the last reset."""
+    """Uncorrected ECC errors since the driver was loaded (volatile count)."""
     last_xid: _builtins.int
     """Number of the last XID error."""
     mig_enabled: _builtins.bool
@@ -203,6 +263,22 @@ class Device(_message.Message):
     """Weight of this device in the pool's explicit tensor split: it holds this part of the sum over the pool's devices.
     Absent on all of them: the engine chose by itself.
     """
+    parent_device_id: _builtins.str
+    """For a MIG slice: the id of its GPU."""
+    slice_index: _builtins.int
+    """For a MIG slice: its MIG index on that GPU."""
+    cuda_driver_version: _builtins.str
+    """Newest CUDA version of the driver as MAJOR.MINOR."""
+    max_sm_clock_mhz: _builtins.int
+    """Highest clock of the multiprocessors, MHz."""
+    ecc_uncorrected_aggregate: _builtins.int
+    """Uncorrected ECC errors over the life of the device (aggregate count)."""
+    memory_is_host_memory: _builtins.bool
+    """True when the device has no memory of its own: the memory fields then tell of the host's, which both share."""
+    health: Global___DeviceHealth.ValueType
+    """Whether it can be used."""
+    health_detail: _builtins.str
+    """One sentence for people about the health, with what to do; empty when it is OK."""
     def __init__(
         self,
         *,
@@ -226,27 +302,43 @@ class Device(_message.Message):
         last_xid: _builtins.int | None = ...,
         mig_enabled: _builtins.bool | None = ...,
         tensor_split: _builtins.int | None = ...,
+        parent_device_id: _builtins.str | None = ...,
+        slice_index: _builtins.int | None = ...,
+        cuda_driver_version: _builtins.str | None = ...,
+        max_sm_clock_mhz: _builtins.int | None = ...,
+        ecc_uncorrected_aggregate: _builtins.int | None = ...,
+        memory_is_host_memory: _builtins.bool | None = ...,
+        health: Global___DeviceHealth.ValueType = ...,
+        health_detail: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_event_reasons", b"_clock_event_reasons", "_compute_capability", b"_compute_capability", "_driver_version", b"_driver_version", "_ecc_uncorrected_total", b"_ecc_uncorrected_total", "_index", b"_index", "_last_xid", b"_last_xid", "_memory_clock_mhz", b"_memory_clock_mhz", "_memory_free_bytes", b"_memory_free_bytes", "_memory_reserved_bytes", b"_memory_reserved_bytes", "_memory_total_bytes", b"_memory_total_bytes", "_memory_used_bytes", b"_memory_used_bytes", "_mig_enabled", b"_mig_enabled", "_name", b"_name", "_power_milliwatts", b"_power_milliwatts", "_sm_clock_mhz", b"_sm_clock_mhz", "_temperature_celsius", b"_temperature_celsius", "_tensor_split", b"_tensor_split", "_utilization_ratio", b"_utilization_ratio", "clock_event_reasons", b"clock_event_reasons", "compute_capability", b"compute_capability", "driver_version", b"driver_version", "ecc_uncorrected_total", b"ecc_uncorrected_total", "index", b"index", "last_xid", b"last_xid", "memory_clock_mhz", b"memory_clock_mhz", "memory_free_bytes", b"memory_free_bytes", "memory_reserved_bytes", b"memory_reserved_bytes", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_enabled", b"mig_enabled", "name", b"name", "power_milliwatts", b"power_milliwatts", "sm_clock_mhz", b"sm_clock_mhz", "temperature_celsius", b"temperature_celsius", "tensor_split", b"tensor_split", "utilization_ratio", b"utilization_ratio"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_event_reasons", b"_clock_event_reasons", "_compute_capability", b"_compute_capability", "_cuda_driver_version", b"_cuda_driver_version", "_driver_version", b"_driver_version", "_ecc_uncorrected_aggregate", b"_ecc_uncorrected_aggregate", "_ecc_uncorrected_total", b"_ecc_uncorrected_total", "_index", b"_index", "_last_xid", b"_last_xid", "_max_sm_clock_mhz", b"_max_sm_clock_mhz", "_memory_clock_mhz", b"_memory_clock_mhz", "_memory_free_bytes", b"_memory_free_bytes", "_memory_is_host_memory", b"_memory_is_host_memory", "_memory_reserved_bytes", b"_memory_reserved_bytes", "_memory_total_bytes", b"_memory_total_bytes", "_memory_used_bytes", b"_memory_used_bytes", "_mig_enabled", b"_mig_enabled", "_name", b"_name", "_parent_device_id", b"_parent_device_id", "_power_milliwatts", b"_power_milliwatts", "_slice_index", b"_slice_index", "_sm_clock_mhz", b"_sm_clock_mhz", "_temperature_celsius", b"_temperature_celsius", "_tensor_split", b"_tensor_split", "_utilization_ratio", b"_utilization_ratio", "clock_event_reasons", b"clock_event_reasons", "compute_capability", b"compute_capability", "cuda_driver_version", b"cuda_driver_version", "driver_version", b"driver_version", "ecc_uncorrected_aggregate", b"ecc_uncorrected_aggregate", "ecc_uncorrected_total", b"ecc_uncorrected_total", "index", b"index", "last_xid", b"last_xid", "max_sm_clock_mhz", b"max_sm_clock_mhz", "memory_clock_mhz", b"memory_clock_mhz", "memory_free_bytes", b"memory_free_bytes", "memory_is_host_memory", b"memory_is_host_memory", "memory_reserved_bytes", b"memory_reserved_bytes", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_enabled", b"mig_enabled", "name", b"name", "parent_device_id", b"parent_device_id", "power_milliwatts", b"power_milliwatts", "slice_index", b"slice_index", "sm_clock_mhz", b"sm_clock_mhz", "temperature_celsius", b"temperature_celsius", "tensor_split", b"tensor_split", "utilization_ratio", b"utilization_ratio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_event_reasons", b"_clock_event_reasons", "_compute_capability", b"_compute_capability", "_driver_version", b"_driver_version", "_ecc_uncorrected_total", b"_ecc_uncorrected_total", "_index", b"_index", "_last_xid", b"_last_xid", "_memory_clock_mhz", b"_memory_clock_mhz", "_memory_free_bytes", b"_memory_free_bytes", "_memory_reserved_bytes", b"_memory_reserved_bytes", "_memory_total_bytes", b"_memory_total_bytes", "_memory_used_bytes", b"_memory_used_bytes", "_mig_enabled", b"_mig_enabled", "_name", b"_name", "_power_milliwatts", b"_power_milliwatts", "_sm_clock_mhz", b"_sm_clock_mhz", "_temperature_celsius", b"_temperature_celsius", "_tensor_split", b"_tensor_split", "_utilization_ratio", b"_utilization_ratio", "clock_event_reasons", b"clock_event_reasons", "compute_capability", b"compute_capability", "device_id", b"device_id", "driver_version", b"driver_version", "ecc_uncorrected_total", b"ecc_uncorrected_total", "index", b"index", "kind", b"kind", "last_xid", b"last_xid", "memory_clock_mhz", b"memory_clock_mhz", "memory_free_bytes", b"memory_free_bytes", "memory_reserved_bytes", b"memory_reserved_bytes", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_enabled", b"mig_enabled", "name", b"name", "power_milliwatts", b"power_milliwatts", "sm_clock_mhz", b"sm_clock_mhz", "temperature_celsius", b"temperature_celsius", "tensor_split", b"tensor_split", "utilization_ratio", b"utilization_ratio"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_event_reasons", b"_clock_event_reasons", "_compute_capability", b"_compute_capability", "_cuda_driver_version", b"_cuda_driver_version", "_driver_version", b"_driver_version", "_ecc_uncorrected_aggregate", b"_ecc_uncorrected_aggregate", "_ecc_uncorrected_total", b"_ecc_uncorrected_total", "_index", b"_index", "_last_xid", b"_last_xid", "_max_sm_clock_mhz", b"_max_sm_clock_mhz", "_memory_clock_mhz", b"_memory_clock_mhz", "_memory_free_bytes", b"_memory_free_bytes", "_memory_is_host_memory", b"_memory_is_host_memory", "_memory_reserved_bytes", b"_memory_reserved_bytes", "_memory_total_bytes", b"_memory_total_bytes", "_memory_used_bytes", b"_memory_used_bytes", "_mig_enabled", b"_mig_enabled", "_name", b"_name", "_parent_device_id", b"_parent_device_id", "_power_milliwatts", b"_power_milliwatts", "_slice_index", b"_slice_index", "_sm_clock_mhz", b"_sm_clock_mhz", "_temperature_celsius", b"_temperature_celsius", "_tensor_split", b"_tensor_split", "_utilization_ratio", b"_utilization_ratio", "clock_event_reasons", b"clock_event_reasons", "compute_capability", b"compute_capability", "cuda_driver_version", b"cuda_driver_version", "device_id", b"device_id", "driver_version", b"driver_version", "ecc_uncorrected_aggregate", b"ecc_uncorrected_aggregate", "ecc_uncorrected_total", b"ecc_uncorrected_total", "health", b"health", "health_detail", b"health_detail", "index", b"index", "kind", b"kind", "last_xid", b"last_xid", "max_sm_clock_mhz", b"max_sm_clock_mhz", "memory_clock_mhz", b"memory_clock_mhz", "memory_free_bytes", b"memory_free_bytes", "memory_is_host_memory", b"memory_is_host_memory", "memory_reserved_bytes", b"memory_reserved_bytes", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "mig_enabled", b"mig_enabled", "name", b"name", "parent_device_id", b"parent_device_id", "power_milliwatts", b"power_milliwatts", "slice_index", b"slice_index", "sm_clock_mhz", b"sm_clock_mhz", "temperature_celsius", b"temperature_celsius", "tensor_split", b"tensor_split", "utilization_ratio", b"utilization_ratio"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clock_event_reasons: _TypeAlias = _typing.Literal["clock_event_reasons"]  # noqa: Y015
     _WhichOneofArgType__clock_event_reasons: _TypeAlias = _typing.Literal["_clock_event_reasons", b"_clock_event_reasons"]  # noqa: Y015
     _WhichOneofReturnType__compute_capability: _TypeAlias = _typing.Literal["compute_capability"]  # noqa: Y015
     _WhichOneofArgType__compute_capability: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability"]  # noqa: Y015
+    _WhichOneofReturnType__cuda_driver_version: _TypeAlias = _typing.Literal["cuda_driver_version"]  # noqa: Y015
+    _WhichOneofArgType__cuda_driver_version: _TypeAlias = _typing.Literal["_cuda_driver_version", b"_cuda_driver_version"]  # noqa: Y015
     _WhichOneofReturnType__driver_version: _TypeAlias = _typing.Literal["driver_version"]  # noqa: Y015
     _WhichOneofArgType__driver_version: _TypeAlias = _typing.Literal["_driver_version", b"_driver_version"]  # noqa: Y015
+    _WhichOneofReturnType__ecc_uncorrected_aggregate: _TypeAlias = _typing.Literal["ecc_uncorrected_aggregate"]  # noqa: Y015
+    _WhichOneofArgType__ecc_uncorrected_aggregate: _TypeAlias = _typing.Literal["_ecc_uncorrected_aggregate", b"_ecc_uncorrected_aggregate"]  # noqa: Y015
     _WhichOneofReturnType__ecc_uncorrected_total: _TypeAlias = _typing.Literal["ecc_uncorrected_total"]  # noqa: Y015
     _WhichOneofArgType__ecc_uncorrected_total: _TypeAlias = _typing.Literal["_ecc_uncorrected_total", b"_ecc_uncorrected_total"]  # noqa: Y015
     _WhichOneofReturnType__index: _TypeAlias = _typing.Literal["index"]  # noqa: Y015
     _WhichOneofArgType__index: _TypeAlias = _typing.Literal["_index", b"_index"]  # noqa: Y015
     _WhichOneofReturnType__last_xid: _TypeAlias = _typing.Literal["last_xid"]  # noqa: Y015
     _WhichOneofArgType__last_xid: _TypeAlias = _typing.Literal["_last_xid", b"_last_xid"]  # noqa: Y015
+    _WhichOneofReturnType__max_sm_clock_mhz: _TypeAlias = _typing.Literal["max_sm_clock_mhz"]  # noqa: Y015
+    _WhichOneofArgType__max_sm_clock_mhz: _TypeAlias = _typing.Literal["_max_sm_clock_mhz", b"_max_sm_clock_mhz"]  # noqa: Y015
     _WhichOneofReturnType__memory_clock_mhz: _TypeAlias = _typing.Literal["memory_clock_mhz"]  # noqa: Y015
     _WhichOneofArgType__memory_clock_mhz: _TypeAlias = _typing.Literal["_memory_clock_mhz", b"_memory_clock_mhz"]  # noqa: Y015
     _WhichOneofReturnType__memory_free_bytes: _TypeAlias = _typing.Literal["memory_free_bytes"]  # noqa: Y015
     _WhichOneofArgType__memory_free_bytes: _TypeAlias = _typing.Literal["_memory_free_bytes", b"_memory_free_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__memory_is_host_memory: _TypeAlias = _typing.Literal["memory_is_host_memory"]  # noqa: Y015
+    _WhichOneofArgType__memory_is_host_memory: _TypeAlias = _typing.Literal["_memory_is_host_memory", b"_memory_is_host_memory"]  # noqa: Y015
     _WhichOneofReturnType__memory_reserved_bytes: _TypeAlias = _typing.Literal["memory_reserved_bytes"]  # noqa: Y015
     _WhichOneofArgType__memory_reserved_bytes: _TypeAlias = _typing.Literal["_memory_reserved_bytes", b"_memory_reserved_bytes"]  # noqa: Y015
     _WhichOneofReturnType__memory_total_bytes: _TypeAlias = _typing.Literal["memory_total_bytes"]  # noqa: Y015
@@ -257,8 +349,12 @@ class Device(_message.Message):
     _WhichOneofArgType__mig_enabled: _TypeAlias = _typing.Literal["_mig_enabled", b"_mig_enabled"]  # noqa: Y015
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    _WhichOneofReturnType__parent_device_id: _TypeAlias = _typing.Literal["parent_device_id"]  # noqa: Y015
+    _WhichOneofArgType__parent_device_id: _TypeAlias = _typing.Literal["_parent_device_id", b"_parent_device_id"]  # noqa: Y015
     _WhichOneofReturnType__power_milliwatts: _TypeAlias = _typing.Literal["power_milliwatts"]  # noqa: Y015
     _WhichOneofArgType__power_milliwatts: _TypeAlias = _typing.Literal["_power_milliwatts", b"_power_milliwatts"]  # noqa: Y015
+    _WhichOneofReturnType__slice_index: _TypeAlias = _typing.Literal["slice_index"]  # noqa: Y015
+    _WhichOneofArgType__slice_index: _TypeAlias = _typing.Literal["_slice_index", b"_slice_index"]  # noqa: Y015
     _WhichOneofReturnType__sm_clock_mhz: _TypeAlias = _typing.Literal["sm_clock_mhz"]  # noqa: Y015
     _WhichOneofArgType__sm_clock_mhz: _TypeAlias = _typing.Literal["_sm_clock_mhz", b"_sm_clock_mhz"]  # noqa: Y015
     _WhichOneofReturnType__temperature_celsius: _TypeAlias = _typing.Literal["temperature_celsius"]  # noqa: Y015
@@ -272,7 +368,11 @@ class Device(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__compute_capability) -> _WhichOneofReturnType__compute_capability | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cuda_driver_version) -> _WhichOneofReturnType__cuda_driver_version | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__driver_version) -> _WhichOneofReturnType__driver_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_uncorrected_aggregate) -> _WhichOneofReturnType__ecc_uncorrected_aggregate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ecc_uncorrected_total) -> _WhichOneofReturnType__ecc_uncorrected_total | None: ...
     @_typing.overload
@@ -280,9 +380,13 @@ class Device(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__last_xid) -> _WhichOneofReturnType__last_xid | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_sm_clock_mhz) -> _WhichOneofReturnType__max_sm_clock_mhz | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_clock_mhz) -> _WhichOneofReturnType__memory_clock_mhz | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_free_bytes) -> _WhichOneofReturnType__memory_free_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_is_host_memory) -> _WhichOneofReturnType__memory_is_host_memory | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_reserved_bytes) -> _WhichOneofReturnType__memory_reserved_bytes | None: ...
     @_typing.overload
@@ -294,7 +398,11 @@ class Device(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parent_device_id) -> _WhichOneofReturnType__parent_device_id | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__power_milliwatts) -> _WhichOneofReturnType__power_milliwatts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slice_index) -> _WhichOneofReturnType__slice_index | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sm_clock_mhz) -> _WhichOneofReturnType__sm_clock_mhz | None: ...
     @_typing.overload
@@ -408,6 +516,7 @@ class PoolSnapshot(_message.Message):
     KV_BYTES_PER_TOKEN_FIELD_NUMBER: _builtins.int
     KV_SLOT_BYTES_FIELD_NUMBER: _builtins.int
     KV_PREALLOCATED_FIELD_NUMBER: _builtins.int
+    PERF_SCALE_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """Stable id of the pool."""
     replica_id: _builtins.str
@@ -472,6 +581,10 @@ class PoolSnapshot(_message.Message):
     """True when the engine took the memory for keys and values of all slots as it loaded: a job that gets a slot then needs
     no free memory, and vram_free_bytes says nothing about its room.
     """
+    perf_scale: _builtins.float
+    """What the pool's speed is multiplied with at present: below 1 while a device lowers its clocks to protect itself.
+    Rates in this snapshot, and those that are learned, stand for full clocks. Absent: 1.
+    """
     @_builtins.property
     def observed_at(self) -> _timestamp_pb2.Timestamp:
         """Host's wall clock; for people only, never compared with other clocks."""
@@ -535,10 +648,11 @@ class PoolSnapshot(_message.Message):
         kv_bytes_per_token: _builtins.int | None = ...,
         kv_slot_bytes: _builtins.int | None = ...,
         kv_preallocated: _builtins.bool = ...,
+        perf_scale: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_bytes_per_token", b"_kv_bytes_per_token", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_kv_slot_bytes", b"_kv_slot_bytes", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "compute_capability", b"compute_capability", "first_token_ms", b"first_token_ms", "kv_bytes_per_token", b"kv_bytes_per_token", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "kv_slot_bytes", b"kv_slot_bytes", "observed_at", b"observed_at", "perf_tokens_per_s", b"perf_tokens_per_s", "prefill_tokens_per_s", b"prefill_tokens_per_s", "supports", b"supports", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_bytes_per_token", b"_kv_bytes_per_token", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_kv_slot_bytes", b"_kv_slot_bytes", "_perf_scale", b"_perf_scale", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "compute_capability", b"compute_capability", "first_token_ms", b"first_token_ms", "kv_bytes_per_token", b"kv_bytes_per_token", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "kv_slot_bytes", b"kv_slot_bytes", "observed_at", b"observed_at", "perf_scale", b"perf_scale", "perf_tokens_per_s", b"perf_tokens_per_s", "prefill_tokens_per_s", b"prefill_tokens_per_s", "supports", b"supports", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_bytes_per_token", b"_kv_bytes_per_token", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_kv_slot_bytes", b"_kv_slot_bytes", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "applied_dispatch_seq", b"applied_dispatch_seq", "compute_capability", b"compute_capability", "ctx_max", b"ctx_max", "deterministic", b"deterministic", "devices", b"devices", "emitted_frame_seq", b"emitted_frame_seq", "engine", b"engine", "engine_version", b"engine_version", "epoch", b"epoch", "first_token_ms", b"first_token_ms", "host_id", b"host_id", "kv_bytes_per_token", b"kv_bytes_per_token", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "kv_preallocated", b"kv_preallocated", "kv_slot_bytes", b"kv_slot_bytes", "loadable_models", b"loadable_models", "model_digest", b"model_digest", "model_id", b"model_id", "observed_at", b"observed_at", "perf_tokens_per_s", b"perf_tokens_per_s", "pool_id", b"pool_id", "prefill_tokens_per_s", b"prefill_tokens_per_s", "replica_id", b"replica_id", "running", b"running", "sampler_profile_version", b"sampler_profile_version", "slots_free", b"slots_free", "slots_total", b"slots_total", "state", b"state", "state_detail", b"state_detail", "state_reason", b"state_reason", "supports", b"supports", "version", b"version", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes", "warm_session_ids", b"warm_session_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_bytes_per_token", b"_kv_bytes_per_token", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_kv_slot_bytes", b"_kv_slot_bytes", "_perf_scale", b"_perf_scale", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "applied_dispatch_seq", b"applied_dispatch_seq", "compute_capability", b"compute_capability", "ctx_max", b"ctx_max", "deterministic", b"deterministic", "devices", b"devices", "emitted_frame_seq", b"emitted_frame_seq", "engine", b"engine", "engine_version", b"engine_version", "epoch", b"epoch", "first_token_ms", b"first_token_ms", "host_id", b"host_id", "kv_bytes_per_token", b"kv_bytes_per_token", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "kv_preallocated", b"kv_preallocated", "kv_slot_bytes", b"kv_slot_bytes", "loadable_models", b"loadable_models", "model_digest", b"model_digest", "model_id", b"model_id", "observed_at", b"observed_at", "perf_scale", b"perf_scale", "perf_tokens_per_s", b"perf_tokens_per_s", "pool_id", b"pool_id", "prefill_tokens_per_s", b"prefill_tokens_per_s", "replica_id", b"replica_id", "running", b"running", "sampler_profile_version", b"sampler_profile_version", "slots_free", b"slots_free", "slots_total", b"slots_total", "state", b"state", "state_detail", b"state_detail", "state_reason", b"state_reason", "supports", b"supports", "version", b"version", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes", "warm_session_ids", b"warm_session_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_capability: _TypeAlias = _typing.Literal["compute_capability"]  # noqa: Y015
     _WhichOneofArgType__compute_capability: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability"]  # noqa: Y015
@@ -552,6 +666,8 @@ class PoolSnapshot(_message.Message):
     _WhichOneofArgType__kv_free_bytes: _TypeAlias = _typing.Literal["_kv_free_bytes", b"_kv_free_bytes"]  # noqa: Y015
     _WhichOneofReturnType__kv_slot_bytes: _TypeAlias = _typing.Literal["kv_slot_bytes"]  # noqa: Y015
     _WhichOneofArgType__kv_slot_bytes: _TypeAlias = _typing.Literal["_kv_slot_bytes", b"_kv_slot_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__perf_scale: _TypeAlias = _typing.Literal["perf_scale"]  # noqa: Y015
+    _WhichOneofArgType__perf_scale: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale"]  # noqa: Y015
     _WhichOneofReturnType__perf_tokens_per_s: _TypeAlias = _typing.Literal["perf_tokens_per_s"]  # noqa: Y015
     _WhichOneofArgType__perf_tokens_per_s: _TypeAlias = _typing.Literal["_perf_tokens_per_s", b"_perf_tokens_per_s"]  # noqa: Y015
     _WhichOneofReturnType__prefill_tokens_per_s: _TypeAlias = _typing.Literal["prefill_tokens_per_s"]  # noqa: Y015
@@ -572,6 +688,8 @@ class PoolSnapshot(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_free_bytes) -> _WhichOneofReturnType__kv_free_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kv_slot_bytes) -> _WhichOneofReturnType__kv_slot_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__perf_scale) -> _WhichOneofReturnType__perf_scale | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__perf_tokens_per_s) -> _WhichOneofReturnType__perf_tokens_per_s | None: ...
     @_typing.overload

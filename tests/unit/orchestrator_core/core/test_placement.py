@@ -207,6 +207,23 @@ def test_without_scoring_throughput_does_not_count() -> None:
     assert [c.predicted_end_ms for c in answer.candidates] == [10_200, 300]
 
 
+def test_a_pool_with_lowered_clocks_counts_as_that_much_slower() -> None:
+    """ORCH-3040: every part of the predicted end is divided by the factor, which is recorded."""
+    well = pool("a", NOW_MS, perf_tokens_per_s=20.0, first_token_ms=100)
+    slowed = pool("b", NOW_MS, perf_tokens_per_s=20.0, first_token_ms=100, perf_scale=0.5)
+    faster = pool("c", NOW_MS, perf_tokens_per_s=30.0, first_token_ms=100, perf_scale=0.5)
+
+    answer = ask(simple(well, slowed, faster))
+
+    assert isinstance(answer, Decision)
+    a, c, b = answer.candidates
+    assert (a.pool_id, b.pool_id, c.pool_id) == ("a", "b", "c")
+    assert b.predicted_end_ms == 2 * a.predicted_end_ms
+    assert b.first_token_ms == 2 * a.first_token_ms
+    assert (a.tokens_per_s, b.tokens_per_s, c.tokens_per_s) == (20.0, 10.0, pytest.approx(15.0))
+    assert (a.perf_scale, b.perf_scale) == (1.0, 0.5)
+
+
 @pytest.mark.parametrize(
     ("fleet", "kind"),
     [

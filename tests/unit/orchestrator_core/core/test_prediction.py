@@ -40,6 +40,7 @@ LEARNED = st.builds(
     tokens_out=COUNTS,
     first_token_ms=COUNTS,
     decode_ms=COUNTS,
+    perf_scale=st.floats(0.01, 1),
 )
 POOLS = st.builds(
     snapshot,
@@ -125,6 +126,20 @@ def test_both_lines_of_a_pool_are_found_from_its_jobs(seed: int) -> None:
     for prompt in (500, 4_000):
         predicted = rates.first.base + rates.first.slope * prompt
         assert predicted == pytest.approx(base_ms + token_ms * prompt, rel=0.1)
+
+
+def test_what_is_seen_at_lowered_clocks_is_learned_as_at_full_ones() -> None:
+    """The factor is applied to what was learned: it must not be learned as well. ORCH-3040."""
+    full, lowered = Predictor(), Predictor()
+    reported = snapshot(slots_total=8)
+    for streams, prompt in ((1, 100), (4, 2_000), (8, 700)):
+        at_full = {"concurrency": streams, "uncached_tokens": prompt, "tokens_out": 101}
+        took = seen(**at_full, decode_ms=4_000, first_token_ms=300)
+        full.observe(full.pool_rates(reported), took)
+        slow = seen(**at_full, decode_ms=8_000, first_token_ms=600, perf_scale=0.5)
+        lowered.observe(lowered.pool_rates(reported), slow)
+
+    assert full.pool_rates(reported) == lowered.pool_rates(reported)
 
 
 def test_outputs_are_remembered_by_the_size_of_the_prompt() -> None:

@@ -11,6 +11,7 @@ from orchestrator_core.core.effects import (
 )
 from orchestrator_core.core.events import (
     AttemptErrorKind,
+    AttemptRefused,
     AttemptStarted,
     HeldAttempt,
     OutputProgressed,
@@ -122,6 +123,41 @@ def test_the_number_of_tries_survives_a_restart() -> None:
     (ended,) = only(effects, TerminalRecord)
     assert ended.outcome.error is not None
     assert ended.outcome.error.reason is Reason.REPLICA_EXHAUSTED
+
+
+def test_replicas_that_were_tried_are_known_after_a_restart() -> None:
+    """LO-304: every feasible replica tried is the end, whoever counted."""
+    broken = AttemptErrorKind.ENGINE_ERROR
+    before = Bench(wide("p"), wide("q"))
+    effects = before.enqueue("a")
+    effects += before.fail("a", broken)
+    second = only(effects, DispatchRecord)[-1]
+    after = Bench()
+    after.step(journal(*effects))
+    held = HeldAttempt("a", 2, second.pool_id, second.replica_id, ended=False)
+    after.register(wide("p"), wide("q"), held=[held])
+
+    effects = after.fail("a", broken, attempt=2)
+
+    assert len(second.tried) == 1
+    assert second.replica_id not in second.tried
+    (ended,) = only(effects, TerminalRecord)
+    assert ended.outcome.error is not None
+    assert ended.outcome.error.reason is Reason.REPLICA_EXHAUSTED
+
+
+def test_refusals_are_counted_over_restarts() -> None:
+    """LO-304: each costs a record, so that pools may refuse a job only so often."""
+    before = Bench(wide("p"))
+    effects = before.enqueue("a")
+    effects += before.step(AttemptRefused("a", 1, "no_slot", "all slots are taken"))
+    before.at(60_000)
+    effects += before.report(wide("p"))
+    after = Bench()
+    after.step(journal(*effects))
+
+    assert [record.refusals for record in only(effects, DispatchRecord)] == [0, 1]
+    assert after.core.jobs["a"].refusals == 1
 
 
 def test_an_attempt_that_ended_without_output_is_restarted_silently() -> None:

@@ -107,6 +107,31 @@ async def test_dispatch_numbers_start_at_1_on_every_stream() -> None:
         assert numbers == [1, 1]
 
 
+async def test_a_sign_of_life_never_has_the_number_of_a_command_to_come() -> None:
+    """A host would take the command for one that it has obeyed."""
+    link = make_link()
+
+    class JustNow:
+        """Something to send comes in the moment in which a sign of life is due."""
+
+        def clear(self) -> None:
+            """Nothing to do."""
+
+        def set(self) -> None:
+            """Nothing to do."""
+
+        async def wait(self) -> None:
+            """The time is over, and the command is there."""
+            link.send(pool_registry_service_pb2.DispatchResponse(ack=dispatch_pb2.AckTokens()))
+            raise TimeoutError
+
+    link._filled = JustNow()  # type: ignore[assignment]  # stands for an event
+
+    command = await link.next_command()
+
+    assert (command.WhichOneof("command"), command.dispatch_seq) == ("ack", 1)
+
+
 async def test_silence_ends_a_link_and_words_keep_it() -> None:
     """`until_silent` returns after the timeout without a word, not before."""
     link = make_link()
@@ -119,7 +144,7 @@ async def test_silence_ends_a_link_and_words_keep_it() -> None:
     assert not watch.done()
     await asyncio.wait_for(watch, 2)
     assert not link.alive
-    check_not_taken(link, dispatch_pb2.Register(host_id="host-1", boot_id="boot-2"))
+    check_not_taken(link, 0, dispatch_pb2.Register(host_id="host-1", boot_id="boot-2"))
 
 
 class StubbornContext:

@@ -3,10 +3,14 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import dispatch_pb2, pool_registry_service_pb2
 from orchestrator_core.core.effects import SendVerdicts, Verdict
 from orchestrator_core.core.events import AttemptEnded, AttemptErrorKind, Event
+from orchestrator_core.core.outcome import Reason
+from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.link import HostLink, LinkTerms
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.servicers.frames import FrameReader
@@ -200,3 +204,86 @@ async def test_broken_output_is_not_acknowledged() -> None:
     reader.read(host_frame(2, 0))
 
     assert await commands(link) == ["cancel", "ack"]
+
+
+@pytest.mark.parametrize(
+    "column", ["first_indexes", "piece_counts", "text_offsets", "text_bytes", "chunks"]
+)
+async def test_columns_of_unequal_length_are_refused_as_a_whole(column: str) -> None:
+    """Nobody can say which entry belongs to whom, so nothing of the frame is applied. LO-302."""
+    runtime, link, reader = adopted()
+    broken = host_frame(1, 0, ended=True)
+    getattr(broken.tokens, column).append(b"" if column == "chunks" else 0)
+
+    with pytest.raises(RefusalError) as refused:
+        reader.read(broken)
+
+    (violation,) = refused.value.refusal.violations
+    assert refused.value.refusal.reason is Reason.INVALID_PARAMS
+    assert violation.field == f"frame.tokens.{column}"
+    assert "has 2 entries, but `handles` has 1" in violation.description
+    assert runtime.events == []
+    assert runtime.relay.log("job-0").next_offset == 0
+    assert link.key(1) == ("job-0", 1)
+
+
+@pytest.mark.parametrize("field", ["frame_seq", "applied_dispatch_seq"])
+async def test_a_frame_whose_number_cannot_be_true_is_refused(field: str) -> None:
+    """It would let snapshots, or gaps, count as read for ever. LO-203."""
+    _, _, reader = adopted()
+    broken = host_frame(1, 0)
+    setattr(broken, field, 2**63)
+
+    with pytest.raises(RefusalError) as refused:
+        reader.read(broken)
+
+    assert [v.field for v in refused.value.refusal.violations] == [f"frame.{field}"]
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ("usage", "tokens_in"),
+        ("usage", "tokens_cached"),
+        ("usage", "tokens_out"),
+        ("usage", "prefill_time_ms"),
+        ("usage", "decode_time_ms"),
+        ("", "next_index"),
+        ("", "text_bytes"),
+    ],
+)
+async def test_an_end_whose_numbers_cannot_be_true_fails_its_attempt(part: str, field: str) -> None:
+    """They would be added up, learned from and written down. LO-203."""
+    runtime, link, reader = adopted()
+    frame = host_frame(1, 3, ended=True)
+    setattr(frame.ended[0].usage if part else frame.ended[0], field, 2**63 - 1)
+    frame.ended.add(handle=2, finish_reason=job_pb2.FINISH_REASON_EOS)
+
+    reader.read(frame)
+
+    broken, good = runtime.events
+    assert isinstance(broken, AttemptEnded)
+    assert broken.error is not None
+    assert f"{field} is {2**63 - 1}, which is above" in broken.error.message
+    assert isinstance(good, AttemptEnded)
+    assert good.error is None
+    assert (link.key(1), link.key(2)) == (None, ("job-1", 1))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("first_indexes", 2**63), ("text_offsets", 2**64 - 1), ("piece_counts", 2**32 - 1)],
+)
+async def test_output_whose_place_cannot_be_true_is_given_up(column: str, value: int) -> None:
+    """The next place would be computed from it. LO-302."""
+    runtime, link, reader = adopted()
+    frame = host_frame(1, 0)
+    getattr(frame.tokens, column)[0] = value
+
+    reader.read(frame)
+
+    (ended,) = runtime.events
+    assert isinstance(ended, AttemptEnded)
+    assert ended.text_bytes < 2**42
+    assert runtime.relay.log("job-0").next_index == 0
+    assert link.key(1) is None

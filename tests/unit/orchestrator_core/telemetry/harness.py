@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from opentelemetry.context import Context
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -32,7 +31,7 @@ from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import Metrics
 from orchestrator_core.telemetry.names import SPANS
 from orchestrator_core.telemetry.observer import Telemetry
-from orchestrator_core.telemetry.tracing import Tracing
+from orchestrator_core.telemetry.tracing import Span, Tracing
 
 START_MS = 1_700_000_000_000
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -69,17 +68,18 @@ def snapshot(pool_id: str = "p", **fields: Any) -> PoolSnapshot:
     return PoolSnapshot(pool_id=pool_id, **{**defaults, **fields})
 
 
-class OpenSpans(SpanProcessor):
+class CountingTracing(Tracing):
     """Counts spans that were started and not ended."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    open_spans = 0
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        self.count += 1
+    def start(self, *args: Any, **kwargs: Any) -> Span:
+        self.open_spans += 1
+        return super().start(*args, **kwargs)
 
-    def on_end(self, span: ReadableSpan) -> None:
-        self.count -= 1
+    def end(self, *args: Any, **kwargs: Any) -> None:
+        self.open_spans -= 1
+        super().end(*args, **kwargs)
 
 
 class Harness:
@@ -95,17 +95,14 @@ class Harness:
         self.reader = InMemoryMetricReader()
         self.stream = io.StringIO()
         self.metrics = Metrics([self.reader])
-        provider = TracerProvider(shutdown_on_exit=False)
-        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self._open = OpenSpans()
-        provider.add_span_processor(self._open)
+        self._tracing = CountingTracing(SimpleSpanProcessor(self.exporter) if traced else None)
         log = structlog.wrap_logger(
             structlog.WriteLogger(self.stream),
             processors=[structlog.processors.add_log_level, structlog.processors.JSONRenderer()],
             wrapper_class=structlog.make_filtering_bound_logger(0),
         )
         self.telemetry = Telemetry(
-            Tracing(provider if traced else None),
+            self._tracing,
             self.metrics,
             Lines(log),
             clock_ns=lambda: self.clock_ns,
@@ -140,7 +137,7 @@ class Harness:
     @property
     def open_spans(self) -> int:
         """Spans that were started and not ended."""
-        return self._open.count
+        return self._tracing.open_spans
 
     def spans(self, name: str = "") -> list[ReadableSpan]:
         """Finished spans, of one name or all; each has only the keys that the table lists."""

@@ -42,6 +42,7 @@ def full_snapshot() -> snapshot_pb2.PoolSnapshot:
         perf_tokens_per_s=50.5,
         first_token_ms=0,
         prefill_tokens_per_s=900.0,
+        perf_scale=0.95,
         kv_bytes_per_token=2,
         kv_slot_bytes=1,
         kv_preallocated=True,
@@ -97,6 +98,7 @@ def test_everything_reported_is_taken_over() -> None:
         perf_tokens_per_s=50.5,
         first_token_ms=0,
         prefill_tokens_per_s=900.0,
+        perf_scale=0.95,
         quantizations=("F16",),
         extensions=("grammar",),
         warm_session_ids=("s",),
@@ -166,7 +168,36 @@ def _ready_without_slots(message: snapshot_pb2.PoolSnapshot) -> None:
     message.state = snapshot_pb2.POOL_STATE_READY
 
 
+HUGE = 2**63 - 1
+
 BAD: list[tuple[str, Edit]] = [
+    *[
+        (f"{name} is {HUGE}, which is above", _set(name, HUGE))
+        for name in (
+            "version",
+            "epoch",
+            "applied_dispatch_seq",
+            "emitted_frame_seq",
+            "vram_total_bytes",
+            "kv_free_bytes",
+            "kv_bytes_per_token",
+            "kv_slot_bytes",
+            "first_token_ms",
+        )
+    ],
+    *[
+        (f"devices[1].{name} is {HUGE}", lambda m, name=name: setattr(m.devices[1], name, HUGE))
+        for name in (
+            "memory_total_bytes",
+            "memory_free_bytes",
+            "memory_used_bytes",
+            "memory_reserved_bytes",
+        )
+    ],
+    ("running[0].tokens_out is", lambda m: setattr(m.running[0], "tokens_out", HUGE)),
+    ("slots_total is 4294967295", _set("slots_total", 2**32 - 1)),
+    ("perf_tokens_per_s is 1e-300", _set("perf_tokens_per_s", 1e-300)),
+    ("prefill_tokens_per_s is 1e+300", _set("prefill_tokens_per_s", 1e300)),
     ("pool_id is empty", _set("pool_id", "")),
     ("replica_id is empty", _set("replica_id", "")),
     ("host_id is empty", _set("host_id", "")),
@@ -192,6 +223,10 @@ BAD: list[tuple[str, Edit]] = [
     *[
         ("kv_cache_usage_ratio is", _set("kv_cache_usage_ratio", value))
         for value in (math.nan, math.inf, -0.01, 1.01)
+    ],
+    *[
+        ("perf_scale is", _set("perf_scale", value))
+        for value in (math.nan, math.inf, -0.5, 0.0, 0.009, 1.01)
     ],
     *[
         ("is not MAJOR.MINOR", _set("compute_capability", text))
@@ -232,6 +267,7 @@ def test_whatever_passes_is_usable(message: snapshot_pb2.PoolSnapshot) -> None:
         assert snapshot.reason
         return
     assert snapshot.pool_id
+    assert 0.01 <= snapshot.perf_scale <= 1.0
     assert 0 <= snapshot.slots_free <= snapshot.slots_total
     assert len(set(snapshot.running)) == len(snapshot.running) <= snapshot.slots_total
     for rate in (snapshot.perf_tokens_per_s, snapshot.prefill_tokens_per_s):

@@ -16,14 +16,15 @@ import pytest
 from pool_managerd.engines import llama_protocol
 from pool_managerd.engines.embedded import EmbeddedConfig, EmbeddedEngine
 from pool_managerd.engines.embedded_worker import batch_tokens
+from pool_managerd.engines.engine_log import LOG_LINE_CHARS, LOG_LINES, LogTail
 from pool_managerd.engines.llama_wire import FrameReader
 from pool_managerd.engines.port import (
+    Failure,
     GenerationEvent,
     GenerationRequest,
     PreloadError,
     SamplingParams,
 )
-from pool_managerd.engines.worker_process import LOG_LINE_CHARS, LOG_LINES, LogTail
 from pool_managerd.models.tiny_gguf import write_tiny_model
 
 PARENT = """
@@ -62,11 +63,12 @@ async def test_a_killed_worker_is_noticed_at_once(model: Path) -> None:
 
     os.kill(engine.pid, signal.SIGKILL)
     async with asyncio.timeout(1):
-        sentence = await exit_news
+        ended = await exit_news
     await engine.stop()
 
-    assert "SIGKILL" in sentence
-    assert str(engine.pid) in sentence
+    assert ended.failure is Failure.ENGINE_DIED
+    assert "SIGKILL" in ended.message
+    assert str(engine.pid) in ended.message
 
 
 @pytest.mark.parametrize("stuck", [False, True])
@@ -95,7 +97,7 @@ async def test_a_worker_exits_by_itself_when_it_is_stopped(model: Path) -> None:
 
     await engine.stop()
 
-    assert "exited with status 0" in await engine.wait_exit()
+    assert "exited with status 0" in (await engine.wait_exit()).message
 
 
 async def test_a_stuck_worker_is_killed(model: Path) -> None:
@@ -107,7 +109,7 @@ async def test_a_stuck_worker_is_killed(model: Path) -> None:
 
     await engine.stop()
 
-    assert "SIGKILL" in await engine.wait_exit()
+    assert "SIGKILL" in (await engine.wait_exit()).message
 
 
 async def test_a_broken_model_fails_the_start_with_the_engines_words(tmp_path: Path) -> None:
@@ -124,6 +126,35 @@ async def test_a_broken_model_fails_the_start_with_the_engines_words(tmp_path: P
     assert any(line in str(raised.value) for line in engine.log_tail)
     assert engine.pid is not None
     assert not psutil.pid_exists(engine.pid)
+
+
+@pytest.fixture
+def odd_model(model: Path, tmp_path: Path) -> Path:
+    """A model of an architecture that nobody knows."""
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(model.read_bytes().replace(b"llama", b"lxama"))
+    return path
+
+
+async def test_the_cause_of_a_failed_load_is_quoted(odd_model: Path) -> None:
+    """Not only that something failed because of it."""
+    with pytest.raises(PreloadError, match="unknown model architecture: 'lxama'"):
+        await engine_for(odd_model).start()
+
+
+async def test_a_loaded_engine_logs_errors_alone(model: Path) -> None:
+    """Finer lines are for the load: they tell what memory was taken, then they would cost time."""
+    engine = engine_for(model)
+    await engine.start()
+    loaded = engine.log_tail
+
+    request = GenerationRequest("r#1", "hello", SamplingParams(seed=1, max_tokens=4))
+    events = [event async for event in engine.generate(request)]
+    await engine.stop()
+
+    assert events
+    assert any("buffer size" in line for line in loaded)
+    assert not [line for line in engine.log_tail if "slot" in line and "processing" in line]
 
 
 async def test_a_load_beyond_its_bound_fails_and_leaves_no_process(model: Path) -> None:

@@ -72,23 +72,6 @@ async def test_frames_become_pieces_and_usage(replay: Replay, engine: LlamaServe
     assert (usage.prefill_time_ms, usage.decode_time_ms) == (2, 20)
 
 
-async def test_frames_in_single_bytes_give_the_same_events(
-    replay: Replay, engine: LlamaServerEngine
-) -> None:
-    """Where the network cuts the stream changes nothing."""
-    whole = (
-        progress() + frame(" 日本🚀", 4, 1) + b": ping\r\n\r\n" + frame("é", 2, 2) + final("eos")
-    )
-    replay.chunks = [whole]
-    expected = await events_of(engine)
-    replay.chunks = [bytes([byte]) for byte in whole]
-
-    events = await events_of(engine)
-
-    assert events == expected
-    assert [event.text for event in events if isinstance(event, Piece)] == [" 日本🚀", "é"]
-
-
 @pytest.mark.parametrize(
     ("stop_type", "finish"),
     [
@@ -107,35 +90,6 @@ async def test_stop_types_become_finishes(
     assert [event.finish for event in await events_of(engine) if isinstance(event, Finished)] == [
         finish
     ]
-
-
-@pytest.mark.parametrize("breaks", [False, True])
-async def test_an_end_without_stop_means_that_the_engine_died(
-    replay: Replay, engine: LlamaServerEngine, breaks: bool
-) -> None:
-    """A stream that ends or breaks early is ENGINE_DIED, after the pieces that came."""
-    replay.chunks, replay.breaks = [frame(" a", 1, 1), frame(" b", 2, 2)[:20]], breaks
-
-    events = await events_of(engine)
-
-    end = events[-1]
-    assert isinstance(end, Failed)
-    assert end.failure is Failure.ENGINE_DIED
-    assert events[:-1] in ([Piece(" a", (1,))], [])
-
-
-async def test_a_silent_engine_is_given_up(replay: Replay) -> None:
-    """Silence beyond the bound is ENGINE_DIED."""
-    config = LlamaServerConfig(base_url=replay.base_url, model_id="m", silence_timeout_ms=50)
-    engine = LlamaServerEngine(config)
-    await engine.start()
-    replay.chunks, replay.hangs = [frame(" a", 1, 1)], True
-
-    failure, message = await failure_of(engine)
-    await engine.stop()
-
-    assert failure is Failure.ENGINE_DIED
-    assert "50 ms" in message
 
 
 @pytest.mark.parametrize(
@@ -171,35 +125,6 @@ async def test_errors_are_typed_whatever_their_form(
     await engine.stop()
 
     assert failures == [(failure, message)] * 3
-
-
-@pytest.mark.parametrize(
-    "junk", [b"data: {nonsense\n\n", b"data: [1]\n\n", b'data: {"content": 5}\n\n']
-)
-async def test_a_stream_that_is_no_frames_is_an_engine_error(
-    replay: Replay, engine: LlamaServerEngine, junk: bytes
-) -> None:
-    """Junk ends the generation with a typed failure, and the slot is free again."""
-    for _ in range(replay.slots_total + 1):
-        replay.chunks = [junk]
-
-        assert (await failure_of(engine))[0] is Failure.ENGINE_ERROR
-
-
-async def test_an_error_that_quotes_the_request_is_withheld(
-    replay: Replay, engine: LlamaServerEngine
-) -> None:
-    """Messages of the engine that repeat the prompt do not reach logs or other people."""
-    quoted = "the launch code is 0451 and nobody may know it"
-    replay.status = 400
-    replay.chunks = [json.dumps(error("invalid_request_error", f"bad: {quoted}", 400)).encode()]
-
-    failure, message = await failure_of(
-        engine, GenerationRequest("r", quoted, SamplingParams(seed=1))
-    )
-
-    assert failure is Failure.INVALID_REQUEST
-    assert "0451" not in message
 
 
 async def test_the_request_says_what_the_protocol_needs(

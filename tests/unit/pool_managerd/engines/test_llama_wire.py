@@ -7,15 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pool_managerd.engines.failures import redacted
 from pool_managerd.engines.llama_wire import (
     SEED_MODULUS,
-    FrameError,
     FrameReader,
-    Json,
-    LineDecoder,
     completion_body,
-    error_event,
-    redacted,
+    llama_error,
 )
 from pool_managerd.engines.port import (
     Failed,
@@ -25,12 +22,15 @@ from pool_managerd.engines.port import (
     Piece,
     SamplingParams,
 )
+from pool_managerd.engines.stream_lines import FrameError, Json, LineDecoder
 
 STREAM = (
     ': ping\r\n\r\ndata: {"content": " é日"}\n\nevent: x\ndata:{"content": "🚀"}\r\n\r\n'
     '{"content": "bare"}\nerror: {"error": {}}\n\ndata: [DONE]\n\ndata: {"unfinished'
 ).encode()
-PAYLOADS = ['{"content": " é日"}', '{"content": "🚀"}', '{"content": "bare"}', '{"error": {}}']
+PAYLOADS = [
+    '{"content": " é日"}', '{"content": "🚀"}', '{"content": "bare"}', '{"error": {}}', "[DONE]",
+]  # fmt: skip
 
 
 def decoded(chunks: list[bytes]) -> list[str]:
@@ -129,7 +129,7 @@ def test_senseless_counts_do_not_break_the_end(number: str) -> None:
 @pytest.mark.parametrize("body", [None, [], "x", {"error": "text"}, {"error": None}, {}])
 def test_any_error_body_makes_a_message(body: object) -> None:
     """Errors of proxies and forks are typed by their status."""
-    event = error_event(502, body)
+    event = llama_error(502, body)
 
     assert event.failure is Failure.ENGINE_ERROR
     assert event.message
@@ -137,7 +137,7 @@ def test_any_error_body_makes_a_message(body: object) -> None:
 
 def test_error_messages_are_short_single_lines() -> None:
     """An engine cannot flood logs with its message."""
-    message = error_event(500, {"error": {"message": "line\n" * 1000}}).message
+    message = llama_error(500, {"error": {"message": "line\n" * 1000}}).message
 
     assert len(message) <= 300
     assert "\n" not in message

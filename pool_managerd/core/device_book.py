@@ -1,0 +1,120 @@
+"""What is known of every device of a host, and which of them are unwell. ORCH-3038, ORCH-3040."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from pool_managerd.core.device import Device, DeviceHealth
+from pool_managerd.core.nvml_codes import LOST
+from pool_managerd.core.xids import CRITICAL_XIDS, xid_sentence
+
+Problem = tuple[DeviceHealth, str]
+"""What is wrong with a device, and a sentence for people."""
+
+News = tuple[str, str]
+"""A device id and what is wrong with it; empty: it is well again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One look at a device. `thorough`: the slow fields too, so that it proves the device well."""
+
+    facts: Device
+    problem: Problem | None = None
+    thorough: bool = False
+
+
+class DeviceBook:
+    """Every device ever seen, with its latest facts and its health.
+
+    A device that reported a critical XID is well again once a thorough reading finds nothing wrong,
+    any other after the next good reading. One that is no longer read is lost.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, Device] = {}
+        self._unwell: dict[str, Problem] = {}
+        self._last_xid: dict[str, int] = {}
+        self._news: list[News] = []
+
+    @property
+    def all_well(self) -> bool:
+        """True when no device is unwell."""
+        return not self._unwell
+
+    @property
+    def none_readable(self) -> bool:
+        """True when every device has left or its driver has: nothing is lost by closing NVML."""
+        gone = (DeviceHealth.LOST, DeviceHealth.DRIVER_UNAVAILABLE, DeviceHealth.RESET_REQUIRED)
+        return all(id_ in self._unwell and self._unwell[id_][0] in gone for id_ in self._known)
+
+    @property
+    def needs_opening(self) -> bool:
+        """True when a device is gone that only comes back when NVML is opened anew."""
+        return any(health is not DeviceHealth.CRITICAL_ERROR for health, _ in self._unwell.values())
+
+    def take(self, readings: Iterable[Reading]) -> None:
+        """Takes a reading of all devices over. O(devices)."""
+        seen: set[str] = set()
+        for reading in readings:
+            device_id = reading.facts.device_id
+            seen.add(device_id)
+            if reading.problem is not None:
+                self._known.setdefault(device_id, reading.facts)
+                self._set(device_id, reading.problem)
+                continue
+            self._known[device_id] = reading.facts
+            if self._health(device_id) is not DeviceHealth.CRITICAL_ERROR or reading.thorough:
+                self._clear(device_id)
+        for device_id in sorted(self._known.keys() - seen):
+            # One that needs a reset may refuse its handle, which makes it no less there.
+            if self._health(device_id) is not DeviceHealth.RESET_REQUIRED:
+                self._set(device_id, (DeviceHealth.LOST, LOST))
+
+    def xid(self, device_id: str, xid: int) -> None:
+        """Notes an XID of a GPU, for its slices too; a critical one makes them unwell."""
+        for known in list(self._known.values()):
+            if device_id not in (known.device_id, known.parent_device_id):
+                continue
+            self._last_xid[known.device_id] = xid
+            if xid in CRITICAL_XIDS:
+                problem = (DeviceHealth.CRITICAL_ERROR, xid_sentence(xid))
+                self._set(known.device_id, problem)
+
+    def driver_gone(self, sentence: str) -> None:
+        """No device can be read any more."""
+        for device_id in self._known:
+            self._set(device_id, (DeviceHealth.DRIVER_UNAVAILABLE, sentence))
+
+    def devices(self) -> tuple[Device, ...]:
+        """The latest facts by index and slice; of an unwell device only what is still true."""
+        ordered = sorted(self._known.values(), key=_place)
+        return tuple(self._shown(device) for device in ordered)
+
+    def take_news(self) -> list[News]:
+        """What changed in the health of devices since the last call, in order."""
+        news, self._news = self._news, []
+        return news
+
+    def _health(self, device_id: str) -> DeviceHealth:
+        return self._unwell.get(device_id, (DeviceHealth.OK, ""))[0]
+
+    def _shown(self, device: Device) -> Device:
+        last_xid = self._last_xid.get(device.device_id)
+        shown = device if last_xid is None else replace(device, last_xid=last_xid)
+        problem = self._unwell.get(device.device_id)
+        return shown if problem is None else shown.unwell(*problem)
+
+    def _set(self, device_id: str, problem: Problem) -> None:
+        if self._unwell.get(device_id) != problem:
+            self._unwell[device_id] = problem
+            self._news.append((device_id, problem[1]))
+
+    def _clear(self, device_id: str) -> None:
+        if self._unwell.pop(device_id, None) is not None:
+            self._news.append((device_id, ""))
+
+
+def _place(device: Device) -> tuple[int, int, str]:
+    last = 1 << 30
+    index = last if device.index is None else device.index
+    return index, device.slice_index or 0, device.device_id

@@ -1,0 +1,180 @@
+"""What an engine writes: its last lines in memory, and all of it in rotated files if wanted.
+
+Both are bounded, and neither can hold the engine up: what a slow disk cannot take is dropped and
+counted.
+"""
+
+import asyncio
+import contextlib
+import logging
+import logging.handlers
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+LOG_LINES = 200
+"""Lines of a log that are kept, unless told otherwise."""
+
+LOG_LINE_CHARS = 1_000
+"""Characters of each of those lines that are kept."""
+
+OnLine = Callable[[str], None]
+"""Called on the event loop with a line."""
+
+_WAITING_LINES_MAX = 2_000
+_CLOSE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """Bounds of an engine's log. Without a `path` nothing is written to disk.
+
+    The file is renamed to `.1`, `.2` ... when it reaches `file_bytes`; `files` of them are kept.
+    """
+
+    lines: int = LOG_LINES
+    path: Path | None = None
+    file_bytes: int = 10 << 20
+    files: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuses a log without a bound."""
+        if min(self.lines, self.file_bytes, self.files) < 1:
+            raise ValueError("lines, file_bytes and files of a log must be at least 1")
+
+
+class LogTail:
+    """The last lines of a log, each cut to a length; by default it holds at most 200 kB.
+
+    `on_line` gets every line as it ends.
+    """
+
+    def __init__(self, lines: int = LOG_LINES) -> None:
+        self.on_line: OnLine | None = None
+        self._lines: deque[str] = deque(maxlen=lines)
+        self._partial = ""
+        self.lines_total = 0
+
+    def feed(self, data: bytes) -> list[str]:
+        """Takes what the process wrote, in pieces of any size; returns the lines it completed."""
+        *ends, rest = data.decode("utf-8", "replace").split("\n")
+        completed = []
+        for end in ends:
+            completed.append((self._partial + end)[:LOG_LINE_CHARS].rstrip())
+            self._partial = ""
+        self._partial = (self._partial + rest)[:LOG_LINE_CHARS]
+        self._lines.extend(completed)
+        if self.on_line is not None:
+            for line in completed:
+                self.on_line(line)
+        self.lines_total += len(completed)
+        return completed
+
+    def last(self, count: int) -> tuple[str, ...]:
+        """Returns the last non-empty lines, oldest first."""
+        lines = [line for line in (*self._lines, self._partial) if line]
+        return tuple(lines[-count:])
+
+    def since(self, lines_total: int) -> tuple[str, ...]:
+        """Returns the kept lines that came after the log had `lines_total` of them."""
+        count = min(self.lines_total - lines_total, len(self._lines))
+        kept = [*self._lines][len(self._lines) - count :]
+        return tuple(line for line in (*kept, self._partial) if line)
+
+
+class LogFile:
+    """Appends lines to a rotated file, off the event loop. `on_problem` is told why it gave up."""
+
+    def __init__(self, settings: LogSettings, on_problem: OnLine) -> None:
+        self._settings = settings
+        self._on_problem = on_problem
+        self._waiting: deque[str] = deque(maxlen=_WAITING_LINES_MAX)
+        self._dropped = 0
+        self._wake = asyncio.Event()
+        self._closed = False
+        self._task = asyncio.create_task(self._run())
+
+    def write(self, lines: list[str]) -> None:
+        """Takes lines; the oldest that still wait are dropped when there are too many."""
+        self._dropped += max(0, len(self._waiting) + len(lines) - _WAITING_LINES_MAX)
+        self._waiting.extend(lines)
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Writes what waits, for at most two seconds, and closes the file. Idempotent."""
+        self._closed = True
+        self._wake.set()
+        await asyncio.wait([self._task], timeout=_CLOSE_TIMEOUT_S)
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        handler: logging.Handler | None = None
+        try:
+            handler = await asyncio.to_thread(self._open)
+            while not (self._closed and not self._waiting):
+                await self._wake.wait()
+                self._wake.clear()
+                await asyncio.to_thread(self._emit, handler, self._take())
+        except OSError as error:
+            self._on_problem(f"[the file of this log is not written: {error}]")
+        finally:
+            if handler is not None:
+                handler.close()
+
+    def _open(self) -> logging.Handler:
+        path = self._settings.path
+        assert path is not None, "a log file has a path"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _Rotating(
+            path,
+            maxBytes=self._settings.file_bytes,
+            backupCount=self._settings.files,
+            encoding="utf-8",
+            errors="replace",
+        )
+
+    def _take(self) -> list[str]:
+        lines = [*self._waiting]
+        self._waiting.clear()
+        if self._dropped:
+            lines.insert(0, f"[{self._dropped} lines were dropped: the disk was too slow]")
+            self._dropped = 0
+        return lines
+
+    @staticmethod
+    def _emit(handler: logging.Handler, lines: list[str]) -> None:
+        for line in lines:
+            handler.emit(logging.makeLogRecord({"msg": line}))
+
+
+class _Rotating(logging.handlers.RotatingFileHandler):
+    """Raises what the standard handler would print to stderr."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        del record
+        raise  # noqa: PLE0704 - logging calls this while it handles the error
+
+
+class EngineLog:
+    """The log of one engine process: a tail in memory, and a file where one is wanted."""
+
+    def __init__(self, settings: LogSettings) -> None:
+        self.tail = LogTail(settings.lines)
+        self._file = LogFile(settings, self._note) if settings.path is not None else None
+
+    def _note(self, line: str) -> None:
+        self.tail.feed(f"{line}\n".encode())
+
+    async def pump(self, stream: asyncio.StreamReader, read_bytes: int = 65_536) -> None:
+        """Reads until the process and all its heirs have closed their end."""
+        while data := await stream.read(read_bytes):
+            lines = self.tail.feed(data)
+            if self._file is not None and lines:
+                self._file.write(lines)
+
+    async def close(self) -> None:
+        """Closes the file. Idempotent."""
+        if self._file is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._file.close()

@@ -1,0 +1,282 @@
+"""A client of an engine's HTTP server: short requests, and generations as streams of events.
+
+A generation is cancelled by closing its connection.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import aiohttp
+
+from pool_managerd.engines.port import (
+    EngineError,
+    Failed,
+    Failure,
+    Finished,
+    GenerationEvent,
+    Usage,
+)
+from pool_managerd.engines.stream_lines import FrameError, Json, LineDecoder
+
+OK = 200
+LOADING = 503
+
+_HEALTH_TIMEOUT_S = 1.0
+_MAX_ANSWER_BYTES = 32 * 1024 * 1024
+
+
+class HttpApiError(EngineError):
+    """A request other than a generation failed. `status` is 0 when there was no answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where an engine answers. An empty `api_key` sends none. Timeouts are in milliseconds.
+
+    `silence_timeout_ms` is the longest wait for the next byte of a stream: an engine that exceeds
+    it is lost.
+    """
+
+    base_url: str
+    api_key: str = ""
+    connect_timeout_ms: int = 5_000
+    answer_timeout_ms: int = 30_000
+    silence_timeout_ms: int = 300_000
+
+    def __post_init__(self) -> None:
+        """Refuses waits without a bound."""
+        waits = (self.connect_timeout_ms, self.answer_timeout_ms, self.silence_timeout_ms)
+        if min(waits) < 1:
+            raise ValueError("every timeout of an Endpoint must be at least 1 ms")
+
+
+class EventReader(Protocol):
+    """Turns the payloads of one generation into events."""
+
+    @property
+    def tokens_out(self) -> int | None:
+        """Tokens that the engine has reported so far."""
+        ...
+
+    def read(self, payload: bytes) -> list[GenerationEvent]:
+        """Returns the events of one payload.
+
+        Raises:
+            FrameError: when the payload is no frame.
+        """
+        ...
+
+    def close(self) -> list[GenerationEvent]:
+        """Returns the events that the end of the stream brings; none if it came too early."""
+        ...
+
+    def error(self, status: int, body: object) -> Failed:
+        """Returns the event for an answer that is no stream."""
+        ...
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a generation got. `answered`: the engine has sent something for it.
+
+    `settled`: the engine works on it no more, for it said so or never heard of it.
+    """
+
+    answered: bool = False
+    settled: bool = False
+
+
+class HttpClient:
+    """One connection pool to one engine. `explain` puts an error's status and body into words."""
+
+    def __init__(self, endpoint: Endpoint, explain: Callable[[int, object], str]) -> None:
+        self._endpoint = endpoint
+        self._explain = explain
+        self._session: aiohttp.ClientSession | None = None
+
+    def open(self) -> None:
+        """Prepares the connection pool. Needs a running event loop; `close` ends it."""
+        headers = {}
+        if self._endpoint.api_key:
+            headers["Authorization"] = f"Bearer {self._endpoint.api_key}"
+        timeout = aiohttp.ClientTimeout(
+            total=None,
+            sock_connect=self._endpoint.connect_timeout_ms / 1000,
+            sock_read=self._endpoint.silence_timeout_ms / 1000,
+        )
+        self._session = aiohttp.ClientSession(
+            headers=headers,
+            timeout=timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # A kept connection may be closed by the server just when a generation takes it, which
+            # is not distinguishable from a dead engine.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        )
+
+    async def close(self) -> None:
+        """Closes all connections; open generations end with ENGINE_DIED. Idempotent."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def healthy(self, path: str) -> bool:
+        """Tells whether the engine answers 200 at `path` within a second; never raises."""
+        try:
+            async with asyncio.timeout(_HEALTH_TIMEOUT_S):
+                await self.text("GET", path)
+        except (HttpApiError, TimeoutError):
+            return False
+        return True
+
+    async def wait_ready(self, path: str, poll_interval_s: float) -> None:
+        """Returns once the model is loaded: the server answers 503 until then, and pushes nothing.
+
+        The caller bounds the wait.
+
+        Raises:
+            HttpApiError: when the server does not answer, or answers something else.
+        """
+        while True:
+            try:
+                await self.text("GET", path)
+            except HttpApiError as error:
+                if error.status != LOADING:
+                    raise
+            else:
+                return
+            await asyncio.sleep(poll_interval_s)
+
+    async def call(self, method: str, path: str, body: Json | None = None) -> object:
+        """Returns the parsed answer of a short request; None when it is no JSON.
+
+        Raises:
+            HttpApiError: when there is none in time, or its status is not 200.
+        """
+        return _parsed(await self.text(method, path, body))
+
+    async def text(
+        self, method: str, path: str, body: Json | None = None, timeout_ms: int = 0
+    ) -> bytes:
+        """Returns the answer of a short request. `timeout_ms` 0 means the endpoint's.
+
+        Raises:
+            HttpApiError: when there is none in time, or its status is not 200.
+        """
+        wait_ms = timeout_ms or self._endpoint.answer_timeout_ms
+        try:
+            async with (
+                asyncio.timeout(wait_ms / 1000),
+                self._connected().request(
+                    method, self._url(path), json=body, allow_redirects=False
+                ) as response,
+            ):
+                status, text = response.status, await _read(response)
+        except (aiohttp.ClientError, OSError, FrameError) as error:
+            raise HttpApiError(f"{path} does not answer ({type(error).__name__})") from error
+        if status != OK:
+            raise HttpApiError(self._explain(status, _parsed(text)), status)
+        return text
+
+    async def events(
+        self, path: str, body: Json, traceparent: str, reader: EventReader, progress: Progress
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Streams one generation until its first end; closing this closes the connection.
+
+        `progress` is kept up to date. Without a proper end the last event is ENGINE_DIED.
+        """
+        try:
+            frames = self._frames(path, body, traceparent, reader, progress)
+            async with contextlib.aclosing(frames) as events:
+                async for event in events:
+                    if isinstance(event, Finished | Failed):
+                        progress.settled = True
+                        yield event
+                        return
+                    yield event
+            reason = "the engine closed the stream before its end"
+        except FrameError as error:
+            progress.settled = True
+            yield Failed(Failure.ENGINE_ERROR, str(error), Usage(tokens_out=reader.tokens_out))
+            return
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            progress.settled = True
+            reason = "the engine does not accept connections"
+        except TimeoutError:
+            reason = f"the engine was silent for {self._endpoint.silence_timeout_ms} ms"
+        except (aiohttp.ClientError, OSError) as error:
+            reason = f"the connection to the engine broke ({type(error).__name__})"
+        yield Failed(Failure.ENGINE_DIED, reason, Usage(tokens_out=reader.tokens_out))
+
+    async def _frames(
+        self, path: str, body: Json, traceparent: str, reader: EventReader, progress: Progress
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        headers = {"traceparent": traceparent} if traceparent else {}
+        async with self._connected().post(
+            self._url(path), json=body, headers=headers, allow_redirects=False
+        ) as response:
+            try:
+                progress.answered = True
+                if response.status != OK:
+                    yield reader.error(response.status, _parsed(await _read(response)))
+                    return
+                decoder = LineDecoder()
+                async for chunk in _chunks(response):
+                    for payload in decoder.feed(chunk):
+                        for event in reader.read(payload):
+                            yield event
+                for event in reader.close():
+                    yield event
+            finally:
+                # Closes the socket even in the middle of a stream: this is what cancels.
+                response.close()
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise aiohttp.ClientConnectionError("not connected")
+        return self._session
+
+    def _url(self, path: str) -> str:
+        return self._endpoint.base_url.rstrip("/") + path
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    """Yields what arrives, until the answer is complete.
+
+    Raises:
+        aiohttp.ClientError: when the connection breaks first.
+    """
+    while True:
+        try:
+            chunk = await response.content.readany()
+        except RuntimeError as error:
+            # aiohttp says so about a connection that was closed while nobody read from it.
+            raise aiohttp.ClientConnectionError("connection closed") from error
+        if not chunk:
+            return
+        yield chunk
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Reads a whole answer of bounded size."""
+    answer = bytearray()
+    async for chunk in _chunks(response):
+        answer += chunk
+        if len(answer) > _MAX_ANSWER_BYTES:
+            raise FrameError("the engine's answer is too long")
+    return bytes(answer)
+
+
+def _parsed(text: bytes) -> object:
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value

@@ -1,0 +1,148 @@
+"""What the engine of a pool will take of each memory, and what to change when it is too much.
+
+LO-205, ORCH-3003.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pool_managerd.config import PoolTable
+from pool_managerd.config_engines import EmbeddedEngine
+from pool_managerd.core.device import Device, DeviceKind
+from pool_managerd.core.fit import HOST, Claim, Estimate, Need, Room, shortfalls
+from pool_managerd.core.gguf_fit import PAD_TOKENS, GgufModel, LoadPlan, gguf_estimate
+from pool_managerd.core.kv_size import CacheType, DimensionsError
+from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
+from pool_managerd.engines.embedded_worker import batch_tokens
+from pool_managerd.engines.gguf_kv import read_model
+from pool_managerd.engines.gguf_metadata import MetadataError
+from pool_managerd.telemetry import log
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """An estimate, and who says what to change when it is too much."""
+
+    estimate: Estimate
+    advise: Callable[[], str]
+
+
+def plan_memory(
+    table: PoolTable, rooms: Mapping[str, Room], claims: Mapping[str, tuple[Claim, ...]]
+) -> MemoryPlan | None:
+    """What a pool's engine will take; None when nobody can tell. Blocks for the file's metadata.
+
+    `claims` are those of the other pools.
+    """
+    stated = _stated(table, rooms)
+    if stated is not None:
+        return MemoryPlan(stated, lambda: "lower the pool's vram_claim, or use another device")
+    engine = table.engine
+    if not isinstance(engine, EmbeddedEngine):
+        return None
+    try:
+        model = read_model(Path(engine.model_path))
+    except (MetadataError, DimensionsError, OSError) as error:
+        log.warning("memory_unknown", pool_id=table.pool_id, error=str(error))
+        return None
+    plan = _plan(table, engine, rooms)
+
+    def fits(changed: LoadPlan) -> bool:
+        return not shortfalls(gguf_estimate(model, changed), rooms, claims)
+
+    return MemoryPlan(gguf_estimate(model, plan), lambda: _advice(model, plan, fits))
+
+
+def memory_of(device: Device) -> str:
+    """The memory that a device uses: its own, or the host's where they are one. LO-205."""
+    shared = device.kind is DeviceKind.CPU or device.memory_is_host_memory
+    return HOST if shared else device.device_id
+
+
+def _advice(model: GgufModel, plan: LoadPlan, fits: Callable[[LoadPlan], bool]) -> str:
+    """What to change so that the engine fits: what helps by itself first. O(log) estimates."""
+    slots = _most(plan.slots - 1, lambda count: fits(_with_slots(plan, count)))
+    if slots:
+        return f"slots = {slots} would fit instead of {plan.slots}, or use another device"
+    for base, words in ((plan, ""), (_with_slots(plan, 1), "slots = 1 and ")):
+        ctx_tokens = _longest(base, fits)
+        if ctx_tokens:
+            return f"{words}ctx_per_slot = {ctx_tokens} would fit, or use another device"
+    for kind in (CacheType.Q8_0, CacheType.Q4_0):
+        smaller = kind.row_bytes(32) < plan.type_k.row_bytes(32)
+        if smaller and fits(replace(plan, type_k=kind, type_v=kind)):
+            return f'kv_type = "{kind.value[0]}" would fit, or use another device'
+    if plan.gpu_layers:
+        layers = model.layer_count + 1
+        most = layers if plan.gpu_layers < 0 else min(plan.gpu_layers, layers)
+        found = _most(most - 1, lambda count: fits(replace(plan, gpu_layers=count)))
+        if found:
+            return f"gpu_layers = {found} would fit, or use another device"
+    return "use another device, or a model file of fewer bits or parameters"
+
+
+def _with_slots(plan: LoadPlan, slots: int) -> LoadPlan:
+    """A batch holds the next token of each slot: fewer slots make it smaller."""
+    return replace(plan, slots=slots, batch_tokens=plan.batch_tokens - plan.slots + slots)
+
+
+def _longest(plan: LoadPlan, fits: Callable[[LoadPlan], bool]) -> int:
+    """The longest context that fits, 0 for none."""
+    steps = (plan.ctx_per_slot - 1) // PAD_TOKENS
+    return PAD_TOKENS * _most(
+        steps, lambda count: fits(replace(plan, ctx_per_slot=count * PAD_TOKENS))
+    )
+
+
+def _most(highest: int, works: Callable[[int], bool]) -> int:
+    """The largest number up to `highest` that works, where smaller ones do too; 0 for none."""
+    low, high = 0, highest
+    while low < high:
+        middle = (low + high + 1) // 2
+        if works(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _plan(table: PoolTable, engine: EmbeddedEngine, rooms: Mapping[str, Room]) -> LoadPlan:
+    devices = [place for place in rooms if place not in (HOST, CPU_DEVICE_ID)]
+    stated = dict(zip(table.devices, table.tensor_split, strict=False))
+    shares = {
+        device: stated.get(device, 0) if stated else (rooms[device].free or 1) for device in devices
+    }
+    return LoadPlan(
+        slots=engine.slots,
+        ctx_per_slot=engine.ctx_per_slot,
+        batch_tokens=batch_tokens(engine.slots, engine.gpu_layers),
+        gpu_layers=engine.gpu_layers,
+        shares=shares if engine.gpu_layers else {},
+        type_k=CacheType.named(engine.kv_type),
+        type_v=CacheType.named(engine.kv_type),
+    )
+
+
+def _stated(table: PoolTable, rooms: Mapping[str, Room]) -> Estimate | None:
+    """What the operator says that the engine takes, by device; None when nothing is said."""
+    devices = [place for place in rooms if place != HOST] or [HOST]
+    if table.vram_claim_ratio is not None:
+        shares = {d: int((rooms[d].total or 0) * table.vram_claim_ratio) for d in devices}
+    elif table.vram_claim_bytes is not None:
+        stated = dict(zip(table.devices, table.tensor_split, strict=False))
+        weights = {d: stated.get(d, 0) if stated else 1 for d in devices}
+        whole = sum(weights.values()) or 1
+        shares = {d: table.vram_claim_bytes * weights[d] // whole for d in devices}
+    else:
+        return None
+    needs = {device: Need(weights=size) for device, size in shares.items()}
+    return Estimate(needs, ("as the configuration states",), stated=True)
+
+
+def device_name(device: Device) -> str:
+    """What people call it."""
+    if device.kind is DeviceKind.CPU:
+        return "the host"
+    number = f"GPU {device.index}" if device.index is not None else device.device_id
+    return f"{number} ({device.name})" if device.name else number

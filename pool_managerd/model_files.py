@@ -1,0 +1,162 @@
+"""Model files of this host: found, fetched as the policy allows, verified. ORCH-3080, ORCH-3090.
+
+Every decision about an outbound connection is logged with an id of its own and the ids of what it
+is for; of addresses the host alone, since their queries can hold signatures.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pool_managerd.clock import Clock
+from pool_managerd.config import Config
+from pool_managerd.core.fit import human_bytes
+from pool_managerd.core.model_ref import ModelRefError, parse_model_ref
+from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy
+from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shards
+from pool_managerd.engines.port import PreloadError
+from pool_managerd.models.fetch import FetchError, FetchLimits, Progress
+from pool_managerd.models.resolver import Resolver, ResolverConfig
+from pool_managerd.telemetry import log
+
+PROGRESS_INTERVAL_MS = 5_000
+"""Least time between two log lines about one fetch."""
+
+_FileFacts = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """The file that a reference means.
+
+    `verified` is its digest where that was compared as the file came, `stated` the digest that the
+    reference asks for; either may be empty.
+    """
+
+    path: Path
+    verified: str = ""
+    stated: str = ""
+
+
+class ModelFiles:
+    """What references mean on this host."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        outbound = config.outbound
+        self._clock = clock
+        self._timeout_ms = outbound.fetch_timeout_ms
+        self._digests: dict[Path, tuple[_FileFacts, str]] = {}
+        self._resolver = Resolver(
+            ResolverConfig(
+                base=Path(config.models.directory),
+                cache=Path(config.models.cache_directory).expanduser(),
+                policy=OutboundPolicy(outbound.enabled, outbound.allow, outbound.deny),
+                limits=FetchLimits(
+                    silence_timeout_ms=outbound.silence_timeout_ms,
+                    file_bytes_max=outbound.file_bytes_max,
+                ),
+                hub_endpoint=outbound.hf_endpoint,
+                hub_token=outbound.hf_token.get_secret_value(),
+            )
+        )
+
+    async def find(self, text: str, owner: str, progress: Progress | None = None) -> FoundModel:
+        """The file that the reference `text` means, fetched if need be.
+
+        `owner` is who wants it, for the log: a pool id, or the command.
+
+        Raises:
+            PreloadError: in one sentence, when there is no such file and none may be fetched.
+        """
+        said = _Sayer(text, owner, self._clock.now_ms, progress)
+        try:
+            ref = parse_model_ref(text)
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                found = await self._resolver.resolve(ref, said.decision, said.progress)
+        except (ModelRefError, FetchError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                raise PreloadError([f"{text} was not fetched in {self._timeout_ms} ms"]) from error
+            raise PreloadError([str(error)]) from error
+        if ref.remote:
+            log.info("model_found", model_ref=text, owner=owner, path=str(found.path))
+        return FoundModel(found.path, found.digest, ref.digest)
+
+    async def digest(self, found: FoundModel, expected: str = "") -> str:
+        """The digest of a file, computed once for each state of it. ORCH-3037.
+
+        Raises:
+            PreloadError: when it is not the one that the reference states or the `expected` one, or
+                the file cannot be read.
+        """
+        try:
+            digest = found.verified or await self._digest(found.path)
+        except OSError as error:
+            raise PreloadError([f"model file {found.path}: {error.strerror or error}"]) from error
+        for wanted in (found.stated, expected):
+            if wanted and digest != wanted:
+                raise PreloadError(
+                    [f"model file {found.path} has the digest {digest}, not {wanted}"]
+                )
+        return digest
+
+    async def _digest(self, path: Path) -> str:
+        facts = await asyncio.to_thread(_facts, path)
+        noted = self._digests.get(path)
+        if noted is not None and noted[0] == facts:
+            return noted[1]
+        digest = await digest_in_thread(path)
+        self._digests = {path: (facts, digest), **self._digests}
+        if len(self._digests) > _DIGESTS_MAX:
+            self._digests.popitem()
+        return digest
+
+
+_DIGESTS_MAX = 1_024
+
+
+class _Sayer:
+    """Logs what becomes of one fetch, at a bounded rate."""
+
+    def __init__(
+        self, text: str, owner: str, now_ms: Callable[[], int], also: Progress | None
+    ) -> None:
+        self._text, self._owner, self._now_ms, self._also = text, owner, now_ms, also
+        self._said_ms: int | None = None
+
+    def decision(self, decision: OutboundDecision) -> None:
+        """Logs one decision of the policy."""
+        log.info(
+            "outbound_decision",
+            decision_id=uuid.uuid4().hex,
+            owner=self._owner,
+            model_ref=self._text,
+            remote_host=decision.host,
+            allowed=decision.allowed,
+            rule=decision.rule,
+            human=decision.sentence or f"Fetching from {decision.host} is allowed.",
+        )
+
+    def progress(self, done: int, total: int | None) -> None:
+        """Passes news on, and logs them now and then."""
+        if self._also is not None:
+            self._also(done, total)
+        now_ms = self._now_ms()
+        if self._said_ms is not None and now_ms - self._said_ms < PROGRESS_INTERVAL_MS:
+            return
+        self._said_ms = now_ms
+        of_total = f" of {human_bytes(total)}" if total is not None else ""
+        log.info(
+            "model_fetch",
+            owner=self._owner,
+            model_ref=self._text,
+            bytes_done=done,
+            bytes_total=total,
+            human=f"{human_bytes(done)}{of_total} of {self._text} are here.",
+        )
+
+
+def _facts(path: Path) -> _FileFacts:
+    found = [shard.stat() for shard in gguf_shards(path)]
+    return tuple((facts.st_size, facts.st_mtime_ns, facts.st_ino) for facts in found)

@@ -1,0 +1,150 @@
+"""Turns a model reference into a file of this host, fetching it when that is allowed. ORCH-3091.
+
+    CACHE/sha256/HEX/NAME            files of https:, by their digest
+    CACHE/hf/ORG--REPO/REVISION/FILE  files of the Hub
+
+Beside each lies `NAME.verified`: the digest that was verified as the file came, its size and the
+time of its last change. A revision that moves, such as main, stays what it was when it was fetched.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote, urlsplit
+from weakref import WeakValueDictionary
+
+from pool_managerd.core.model_ref import ModelRef, Scheme, part_names
+from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy, decide_outbound
+from pool_managerd.models.fetch import (
+    FetchError,
+    FetchLimits,
+    FetchRequest,
+    Progress,
+    fetch,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolverConfig:
+    """Where files are kept, and what may be fetched.
+
+    `base` is the folder of relative paths, `hub_token` (a secret) goes to `hub_endpoint` alone.
+    """
+
+    base: Path
+    cache: Path
+    policy: OutboundPolicy
+    limits: FetchLimits
+    hub_endpoint: str = "https://huggingface.co"
+    hub_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A model's file, the first of a split one. `digest` is empty unless it was verified before."""
+
+    path: Path
+    digest: str = ""
+
+
+OnDecision = Callable[[OutboundDecision], None]
+
+
+class Resolver:
+    """Finds and fetches model files. One fetch of a file at a time, however many want it."""
+
+    def __init__(self, config: ResolverConfig) -> None:
+        self._config = config
+        # A lock lives as long as somebody holds it or waits for it.
+        self._locks: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
+
+    async def resolve(self, ref: ModelRef, on_decision: OnDecision, progress: Progress) -> Resolved:
+        """The file of `ref`. One of this host need not be there: whoever loads it says so.
+
+        Raises:
+            FetchError: when it is not here and cannot or may not be fetched.
+            OSError: when the cache cannot be written.
+        """
+        if not ref.remote:
+            return Resolved(_local(self._config.base, ref.location))
+        found = [
+            await self._part(ref, url, target, on_decision, progress)
+            for url, target in self._parts(ref)
+        ]
+        # The digest of a split model is that of all parts together: nobody computed it yet.
+        return found[0] if len(found) == 1 else Resolved(found[0].path)
+
+    def _parts(self, ref: ModelRef) -> list[tuple[str, Path]]:
+        if ref.scheme is Scheme.HTTPS:
+            name = PurePosixPath(urlsplit(ref.location).path).name
+            if len(part_names(name)) > 1:
+                raise FetchError(f"{ref.text}: is one part of a model; name it by hf: or a path")
+            return [(ref.location, self._config.cache / "sha256" / ref.digest[7:] / name)]
+        folder = self._config.cache / "hf" / ref.repo.replace("/", "--") / ref.revision
+        endpoint = self._config.hub_endpoint.rstrip("/")
+        file = PurePosixPath(ref.location)
+        return [
+            (f"{endpoint}/{ref.repo}/resolve/{ref.revision}/{quote(str(part))}", folder / part)
+            for part in (file.with_name(name) for name in part_names(file.name))
+        ]
+
+    async def _part(
+        self, ref: ModelRef, url: str, target: Path, on_decision: OnDecision, progress: Progress
+    ) -> Resolved:
+        lock = self._locks.setdefault(target, asyncio.Lock())
+        async with lock:
+            known = await asyncio.to_thread(_verified, target)
+            if known:
+                self._check_known(ref, known, target)
+                return Resolved(target, known)
+            decision = decide_outbound(self._config.policy, url)
+            if not decision.allowed:
+                on_decision(decision)
+                raise FetchError(f"{ref.text} is not on this host, and {decision.sentence}")
+
+            def admit(address: str) -> str:
+                judged = decide_outbound(self._config.policy, address)
+                on_decision(judged)
+                return judged.sentence
+
+            token = self._config.hub_token if ref.scheme is Scheme.HF else ""
+            single = ref.scheme is Scheme.HTTPS or len(part_names(target.name)) == 1
+            request = FetchRequest(
+                url=url, target=target, digest=ref.digest if single else "", token=token
+            )
+            fetched = await fetch(request, admit, self._config.limits, progress)
+            await asyncio.to_thread(_note, target, fetched.digest)
+            return Resolved(target, fetched.digest)
+
+    @staticmethod
+    def _check_known(ref: ModelRef, known: str, target: Path) -> None:
+        if ref.digest and len(part_names(target.name)) == 1 and ref.digest != known:
+            raise FetchError(
+                f"{target} has the digest {known}, not {ref.digest}; delete it to fetch it again"
+            )
+
+
+def _local(base: Path, location: str) -> Path:
+    return base / Path(location).expanduser()
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f"{target.name}.verified")
+
+
+def _note(target: Path, digest: str) -> None:
+    facts = target.stat()
+    noted = {"digest": digest, "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+    _beside(target).write_text(json.dumps(noted))
+
+
+def _verified(target: Path) -> str:
+    """The digest that was verified, empty when there is no such file or it changed since."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        noted, facts = json.loads(_beside(target).read_text()), target.stat()
+        if (noted["size"], noted["mtime_ns"]) == (facts.st_size, facts.st_mtime_ns):
+            return str(noted["digest"])
+    return ""

@@ -1,0 +1,357 @@
+"""What is done before and after an engine starts: its model found, its memory judged and noted.
+
+ORCH-3002, ORCH-3003, ORCH-3039, LO-204.
+
+Memory that an ended engine leaves comes back a moment later, and another pool's engine may still be
+loading: a pool that does not fit is looked at again with each new reading of its devices, for
+`freed_memory_wait_ms`, and as long as another one loads into the same memory. Then it is refused
+with every shortfall. The caller bounds the whole.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+from pool_managerd.clock import Clock
+from pool_managerd.config import PoolTable
+from pool_managerd.config_engines import (
+    AttachingEngine,
+    EmbeddedEngine,
+    EngineTable,
+    TritonEngine,
+)
+from pool_managerd.core.device import Device
+from pool_managerd.core.fit import (
+    HOST,
+    Estimate,
+    Need,
+    Room,
+    Shortfall,
+    human_bytes,
+    merged,
+    shortfalls,
+)
+from pool_managerd.core.ledger import Ledger
+from pool_managerd.engines.gguf_file import gguf_shortfalls
+from pool_managerd.engines.port import EngineInfo, PreloadError
+from pool_managerd.memory_plan import MemoryPlan, device_name, memory_of, plan_memory
+from pool_managerd.model_files import FoundModel, ModelFiles
+from pool_managerd.telemetry import log
+
+LOOK_INTERVAL_MS = 250
+"""Time between two looks at the devices while a pool waits for memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """The memory of this machine, bytes; `free` is what programs can have without swapping."""
+
+    total: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the engine is started with.
+
+    The pool's table with its model found, and a reference for engines that choose their model
+    themselves.
+    """
+
+    table: PoolTable
+    model_ref: str
+
+
+class Preflight(Protocol):
+    """What a pool asks before and after its engine starts."""
+
+    async def model(self, table: PoolTable, model_ref: str) -> Prepared:
+        """Finds the model, fetching it if need be; may take hours.
+
+        Raises:
+            PreloadError: naming what is missing.
+        """
+        ...
+
+    async def memory(self, table: PoolTable) -> None:
+        """Waits for memory and claims it.
+
+        Raises:
+            PreloadError: naming every memory that is too small.
+        """
+        ...
+
+    def loaded(self, table: PoolTable, info: EngineInfo) -> None:
+        """Notes what a started engine took."""
+        ...
+
+    def gone(self, pool_id: str) -> None:
+        """Notes that the pool's engine has ended. Idempotent."""
+        ...
+
+    def doing(self, pool_id: str) -> str:
+        """What a pool that starts waits for, for people; empty when it is its engine."""
+        ...
+
+
+class NoPreflight:
+    """Judges nothing: for hosts whose engines take no memory, as in simulations."""
+
+    async def model(self, table: PoolTable, model_ref: str) -> Prepared:
+        """Leaves everything as it is."""
+        return Prepared(table, model_ref)
+
+    async def memory(self, table: PoolTable) -> None:
+        """Finds that everything fits."""
+
+    def loaded(self, table: PoolTable, info: EngineInfo) -> None:
+        """Notes nothing."""
+
+    def gone(self, pool_id: str) -> None:
+        """Notes nothing."""
+
+    def doing(self, pool_id: str) -> str:
+        """Nothing is waited for."""
+        return ""
+
+
+def _attached(engine: EngineTable) -> bool:
+    return isinstance(engine, TritonEngine) or (
+        isinstance(engine, AttachingEngine) and engine.launch is None
+    )
+
+
+def host_memory() -> HostMemory:
+    """What the system says; reads one file of /proc."""
+    memory = psutil.virtual_memory()
+    return HostMemory(memory.total, memory.available)
+
+
+async def pause(wait_ms: int) -> None:
+    """Lets time pass."""
+    await asyncio.sleep(wait_ms / 1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreflightDeps:
+    """What the check works with.
+
+    `devices` gives the latest facts of a pool's devices, in the order in which an engine is shown
+    them.
+    """
+
+    clock: Clock
+    files: ModelFiles
+    ledger: Ledger
+    devices: Callable[[PoolTable], tuple[Device, ...]]
+    wait_ms: int
+    host_memory: Callable[[], HostMemory] = host_memory
+    pause: Callable[[int], Awaitable[None]] = pause
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What a pool would take, bytes by memory; a sentence for each memory that is too small."""
+
+    needs: Mapping[str, int]
+    shortfalls: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Loading:
+    """An engine that is being started: what was expected, and what was free before."""
+
+    estimate: Estimate
+    rooms: Mapping[str, Room]
+
+
+class HostPreflight:
+    """The check of one host."""
+
+    def __init__(self, deps: PreflightDeps) -> None:
+        self._deps = deps
+        self._loading: dict[str, _Loading] = {}
+        self._doing: dict[str, str] = {}
+
+    async def model(self, table: PoolTable, model_ref: str) -> Prepared:
+        """See `Preflight.model`. Engines that read no model file here get the reference."""
+        engine = table.engine
+        if not isinstance(engine, EmbeddedEngine):
+            return Prepared(table, model_ref)
+        wanted = model_ref or engine.model_ref
+        expected = "" if model_ref else engine.model_digest
+        if wanted:
+            found = await self._found(table.pool_id, wanted)
+        else:
+            found = FoundModel(Path(engine.model_path))
+        missing = await asyncio.to_thread(gguf_shortfalls, found.path)
+        if missing:
+            raise PreloadError(missing)
+        digest = await self._deps.files.digest(found, expected)
+        update = {"model_ref": "", "model_path": str(found.path), "model_digest": digest}
+        return Prepared(table.model_copy(update={"engine": engine.model_copy(update=update)}), "")
+
+    async def memory(self, table: PoolTable) -> None:
+        """See `Preflight.memory`."""
+        planned = await self._planned(table)
+        if planned is None:
+            return
+        # An engine that runs already has what it takes: there is nothing to refuse.
+        if not _attached(table.engine):
+            try:
+                await self._until_fits(table, planned)
+            finally:
+                self._doing.pop(table.pool_id, None)
+        self._claim(table, planned.estimate)
+
+    async def review(self, table: PoolTable) -> Review | None:
+        """What the pool would take now, and what is short; claims it for reviews of other pools.
+
+        Nothing is waited for. None when nobody can tell, or nobody asked.
+        """
+        planned = await self._planned(table)
+        if planned is None:
+            return None
+        rooms = self._rooms(table)
+        missing = shortfalls(planned.estimate, rooms, self._deps.ledger.beside(table.pool_id))
+        needs = self._claim(table, planned.estimate)
+        return Review(needs, _sentences(planned, missing), planned.estimate.notes)
+
+    async def _planned(self, table: PoolTable) -> MemoryPlan | None:
+        if table.memory_check == "off":
+            return None
+        claims = self._deps.ledger.beside(table.pool_id)
+        return await asyncio.to_thread(plan_memory, table, self._rooms(table), claims)
+
+    def _claim(self, table: PoolTable, estimate: Estimate) -> dict[str, int]:
+        rooms = self._rooms(table)
+        needs = {memory: need.total for memory, need in merged(estimate.needs, rooms).items()}
+        self._deps.ledger.claim(table.pool_id, needs)
+        self._loading[table.pool_id] = _Loading(estimate, rooms)
+        log.info(
+            "memory_estimate",
+            pool_id=table.pool_id,
+            bytes_by_memory=needs,
+            notes=list(estimate.notes),
+            stated=estimate.stated,
+            human="; ".join(f"{memory}: {human_bytes(size)}" for memory, size in needs.items()),
+        )
+        return needs
+
+    def loaded(self, table: PoolTable, info: EngineInfo) -> None:
+        """See `Preflight.loaded`."""
+        loading = self._loading.pop(table.pool_id, None)
+        if loading is None:
+            return
+        taken = self._taken(table, info, loading)
+        self._deps.ledger.settle(table.pool_id, taken)
+        for memory, entry in self._deps.ledger.entries(table.pool_id).items():
+            log.info(
+                "memory_taken",
+                pool_id=table.pool_id,
+                memory=memory,
+                estimated_bytes=entry.estimated,
+                taken_bytes=entry.taken,
+                human=_comparison(memory, entry.estimated, entry.taken),
+            )
+
+    def gone(self, pool_id: str) -> None:
+        """See `Preflight.gone`."""
+        self._loading.pop(pool_id, None)
+        self._deps.ledger.release(pool_id)
+
+    def doing(self, pool_id: str) -> str:
+        """See `Preflight.doing`."""
+        return self._doing.get(pool_id, "")
+
+    async def _found(self, pool_id: str, wanted: str) -> FoundModel:
+        def progress(done: int, total: int | None) -> None:
+            of_total = f" of {human_bytes(total)}" if total is not None else ""
+            self._doing[pool_id] = f"fetching {wanted}: {human_bytes(done)}{of_total}"
+
+        try:
+            return await self._deps.files.find(wanted, pool_id, progress)
+        finally:
+            self._doing.pop(pool_id, None)
+
+    async def _until_fits(self, table: PoolTable, planned: MemoryPlan) -> None:
+        pool_id, ledger, estimate = table.pool_id, self._deps.ledger, planned.estimate
+        began_ms = self._deps.clock.now_ms()
+        while True:
+            rooms = self._rooms(table)
+            missing = shortfalls(estimate, rooms, ledger.beside(pool_id))
+            if not missing:
+                return
+            memories = frozenset(merged(estimate.needs, rooms))
+            waited_ms = self._deps.clock.now_ms() - began_ms
+            if waited_ms >= self._deps.wait_ms and not ledger.loading_beside(pool_id, memories):
+                break
+            names = " and ".join(shortfall.name for shortfall in missing)
+            self._doing[pool_id] = f"waiting for memory of {names}"
+            await self._deps.pause(LOOK_INTERVAL_MS)
+        sentences = _sentences(planned, missing)
+        if table.memory_check == "enforce":
+            raise PreloadError(sentences)
+        log.warning("memory_short", pool_id=pool_id, shortfalls=sentences, human=sentences[0])
+
+    def _rooms(self, table: PoolTable) -> dict[str, Room]:
+        host = self._deps.host_memory()
+        rooms = {HOST: Room("the host", HOST, host.total, host.free)}
+        for device in self._deps.devices(table):
+            rooms[device.device_id] = Room(
+                device_name(device),
+                memory_of(device),
+                device.memory_total_bytes,
+                device.memory_free_bytes,
+            )
+        return rooms
+
+    def _taken(self, table: PoolTable, info: EngineInfo, loading: _Loading) -> dict[str, int]:
+        """Bytes by memory that the engine took, as far as anybody can tell."""
+        if loading.estimate.stated:
+            return {}
+        if info.host_bytes is None:
+            return self._difference(table, loading)
+        devices = [device.device_id for device in self._deps.devices(table)]
+        reported = dict(zip(devices, info.device_bytes, strict=False))
+        needs = {
+            place: Need(
+                weights=info.host_bytes if place == HOST else reported[place],
+                context=need.context,
+            )
+            for place, need in loading.estimate.needs.items()
+            if place == HOST or place in reported
+        }
+        merged_needs = merged(needs, loading.rooms)
+        return {memory: need.total for memory, need in merged_needs.items()}
+
+    def _difference(self, table: PoolTable, loading: _Loading) -> dict[str, int]:
+        """What became less of the free memory of devices; the host's belongs to many programs."""
+        taken = {}
+        now = self._rooms(table)
+        for place in loading.estimate.needs:
+            before, after = loading.rooms.get(place), now.get(place)
+            if before is None or after is None or before.memory == HOST:
+                continue
+            if before.free is not None and after.free is not None and before.free > after.free:
+                taken[place] = before.free - after.free
+        return taken
+
+
+def _sentences(planned: MemoryPlan, missing: tuple[Shortfall, ...]) -> tuple[str, ...]:
+    if not missing:
+        return ()
+    advice = planned.advise()
+    notes = "".join(f" ({note})" for note in planned.estimate.notes)
+    return tuple(shortfall.sentence(advice) + notes for shortfall in missing)
+
+
+def _comparison(memory: str, estimated: int, taken: int | None) -> str:
+    if taken is None:
+        return f"{memory}: {human_bytes(estimated)} were expected; the engine does not say more."
+    return f"{memory}: {human_bytes(estimated)} were expected, {human_bytes(taken)} were taken."

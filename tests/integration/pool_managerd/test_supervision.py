@@ -1,0 +1,332 @@
+"""What a pool does with an engine that fails: self-test, circuit, storm, reload with rollback."""
+
+from pathlib import Path
+
+import pytest
+
+from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
+from pool_managerd.config import ConfigError
+from pool_managerd.devices.cpu import CpuDevices
+from pool_managerd.engines.port import Failed, Failure, Finish, Finished, Piece, PreloadError, Usage
+from pool_managerd.server import PoolManager
+from tests.integration.pool_managerd.fakes import FakeOrchestrator, ScriptedEngine
+from tests.integration.pool_managerd.harness import FAST, Host, Options, RunHost, make_config
+
+TESTED = [{"pool_id": "p0", "self_test": True, "engine": {"kind": "mock"}}]
+CIRCUIT = {"errors": 2, "pause": {"initial_ms": 1, "cap_ms": 5}, "probes_max": 3}
+
+
+def answers_test(engine: ScriptedEngine, _number: int = 0) -> None:
+    """The engine passes one self-test."""
+    engine.feed_of("self-test-decode").put_nowait(Piece("a", (1,)))
+    engine.feed_of("self-test-decode").put_nowait(Finished(Finish.LENGTH, Usage(tokens_out=1)))
+    engine.feed_of("self-test-cancel").put_nowait(Piece("a", (1,)))
+
+
+def fails_test(engine: ScriptedEngine) -> None:
+    """The engine fails one self-test."""
+    failed = Failed(Failure.ENGINE_ERROR, "no kernel image for this device")
+    engine.feed_of("self-test-decode").put_nowait(failed)
+
+
+async def until_reason(orchestrator: FakeOrchestrator, reason: str) -> snapshot_pb2.PoolSnapshot:
+    """The first snapshot from here on that gives `reason`."""
+    wanted = snapshot_pb2.PoolStateReason.Value(f"POOL_STATE_REASON_{reason}")
+    await orchestrator.until(lambda: any(s.state_reason == wanted for s in orchestrator.snapshots))
+    return next(s for s in reversed(orchestrator.snapshots) if s.state_reason == wanted)
+
+
+async def fail_job(host: Host, number: int, failure: Failure = Failure.ENGINE_ERROR) -> None:
+    """One attempt that the engine breaks."""
+    await host.start(f"j{number}", number)
+    host.engine.feed(f"j{number}").put_nowait(Failed(failure, "illegal memory access"))
+    await host.orchestrator.until(lambda: host.orchestrator.stored(number).ended)
+
+
+async def test_ready_comes_after_the_self_test(run_host: RunHost) -> None:
+    """A decode and a cancelled generation go before READY; no attempt sees them. ORCH-3049."""
+    host = await run_host(Options(prepare=answers_test, config={"pools": TESTED}))
+
+    await host.ready()
+
+    asked = [request.request_id for request in host.engine.requests]
+    assert asked == ["self-test-decode", "self-test-cancel"]
+    assert host.engine.open_generations == 0
+
+
+@pytest.mark.parametrize(
+    ("trouble", "sentence"),
+    [
+        ("failure", "generating 2 tokens failed: engine_error: no kernel image for this device"),
+        ("cancel", "a cancelled generation was not stopped"),
+        ("silence", "no answer to a prompt of one word within 50 ms"),
+        ("version", "the engine does not tell its engine_version"),
+    ],
+)
+async def test_an_engine_that_fails_its_self_test_is_not_ready(
+    run_host: RunHost, trouble: str, sentence: str
+) -> None:
+    """It is a failed preload, named in one sentence. ORCH-3049, ORCH-3002."""
+
+    def prepare(engine: ScriptedEngine, _number: int) -> None:
+        if trouble == "failure":
+            fails_test(engine)
+        elif trouble in ("cancel", "version"):
+            answers_test(engine)
+        engine.holds_slots = trouble == "cancel"
+        if trouble == "version":
+            engine.without_version()
+
+    patience_ms = 50 if trouble == "silence" else 60_000
+    limits = {**FAST, "storm_failures": 1, "self_test": {"timeout_ms": patience_ms}}
+    config = {"pools": TESTED, "supervision": limits}
+
+    host = await run_host(Options(prepare=prepare, config=config))
+    snapshot = await until_reason(host.orchestrator, "RESTART_STORM")
+
+    assert snapshot.state_detail.startswith(f"the self-test failed: {sentence}")
+    assert not host.orchestrator.ready()
+    assert host.engine.stopped.is_set()
+
+
+async def test_too_many_errors_open_the_circuit_and_a_probe_closes_it(run_host: RunHost) -> None:
+    """UNREADY with the last error; after a failed and a passed probe READY again. ORCH-3040."""
+    host = await run_host(Options(config={"supervision": {**FAST, "circuit": CIRCUIT}}))
+    replica_id = await host.ready()
+    await fail_job(host, 1)
+    await fail_job(host, 2)
+
+    opened = await until_reason(host.orchestrator, "CIRCUIT_OPEN")
+    fails_test(host.engine)
+    await host.orchestrator.until(
+        lambda: "so did a probe" in host.orchestrator.snapshots[-1].state_detail
+    )
+    answers_test(host.engine)
+    again = await host.ready()
+
+    assert opened.state == snapshot_pb2.POOL_STATE_UNREADY
+    assert opened.state_detail == "too many attempts failed; the last: illegal memory access"
+    assert again == replica_id
+    assert len(host.engines) == 1
+
+
+async def test_errors_of_requests_leave_the_circuit_closed(run_host: RunHost) -> None:
+    """Whoever sends nonsense takes no pool away from the others."""
+    host = await run_host(Options(config={"supervision": {**FAST, "circuit": CIRCUIT}}))
+    for number in range(1, 6):
+        await fail_job(host, number, Failure.INVALID_REQUEST)
+
+    assert host.orchestrator.ready()
+
+
+async def test_an_engine_whose_probes_fail_is_replaced(run_host: RunHost) -> None:
+    """After the last probe another engine is started, with a closed circuit. ORCH-3040."""
+    host = await run_host(Options(config={"supervision": {**FAST, "circuit": CIRCUIT}}))
+    first = await host.ready()
+    for _ in range(3):
+        fails_test(host.engine)
+    await fail_job(host, 1)
+    await fail_job(host, 2)
+
+    await host.orchestrator.until(lambda: len(host.engines) == 2)
+    await host.orchestrator.until(
+        lambda: (ready := host.orchestrator.ready()) and ready.replica_id != first
+    )
+
+    assert host.engines[0].stopped.is_set()
+
+
+async def test_a_pool_that_gave_up_says_so_again_and_starts_when_revived(
+    run_host: RunHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log repeats what is wrong; SIGHUP's handler starts it again. ORCH-3053."""
+
+    def prepare(engine: ScriptedEngine, number: int) -> None:
+        engine.preload_problem = "model.gguf does not exist" if number < 2 else ""
+
+    limits = {**FAST, "storm_failures": 2, "storm_remind_ms": 1}
+    host = await run_host(Options(prepare=prepare, config={"supervision": limits}))
+    await until_reason(host.orchestrator, "RESTART_STORM")
+    reports = len(host.orchestrator.acks)
+    await host.orchestrator.until(lambda: len(host.orchestrator.acks) >= reports + 2)
+
+    host.manager.revive()
+    await host.ready()
+    told = capsys.readouterr().out
+
+    assert told.count("serves nothing: model.gguf does not exist") >= 2
+    assert "SIGHUP" in told
+    assert len(host.engines) == 3
+
+
+async def test_reviving_leaves_healthy_pools_alone(run_host: RunHost) -> None:
+    """SIGHUP restarts nobody who serves."""
+    host = await run_host()
+    replica_id = await host.ready()
+
+    host.manager.revive()
+    await host.start("j1", 1)
+    host.engine.say("j1", "x", end=True)
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).ended)
+
+    assert await host.ready() == replica_id
+
+
+async def test_a_reload_that_fails_brings_the_former_model_back(run_host: RunHost) -> None:
+    """New model READY, or everything as before; the detail says why. OC-CTRL-2003, ORCH-3038."""
+
+    def prepare(engine: ScriptedEngine, number: int) -> None:
+        engine.preload_problem = "other.gguf is damaged" if number == 1 else ""
+
+    # A single failure would halt this pool.
+    limits = {**FAST, "storm_failures": 1}
+    host = await run_host(Options(prepare=prepare, config={"supervision": limits}))
+    first = await host.ready()
+
+    host.orchestrator.send(reload=dispatch_pb2.ReloadModel(pool_id="p0", model_ref="other.gguf"))
+    await host.orchestrator.until(
+        lambda: (ready := host.orchestrator.ready()) and ready.replica_id != first
+    )
+
+    newest = host.orchestrator.newest()
+    assert newest is not None
+    assert "other.gguf could not be loaded: other.gguf is damaged" in newest.state_detail
+    assert host.model_refs == ["", "other.gguf", ""]
+
+
+async def test_a_new_model_that_fails_its_self_test_is_rolled_back(run_host: RunHost) -> None:
+    """A model that loads and cannot generate is no new model."""
+
+    def prepare(engine: ScriptedEngine, number: int) -> None:
+        if number == 1:
+            fails_test(engine)
+        else:
+            answers_test(engine)
+
+    host = await run_host(Options(prepare=prepare, config={"pools": TESTED}))
+    first = await host.ready()
+
+    host.orchestrator.send(reload=dispatch_pb2.ReloadModel(pool_id="p0", model_ref="other.gguf"))
+    await host.orchestrator.until(
+        lambda: (ready := host.orchestrator.ready()) and ready.replica_id != first
+    )
+
+    newest = host.orchestrator.newest()
+    assert newest is not None
+    assert "self-test" in newest.state_detail
+    assert host.model_refs == ["", "other.gguf", ""]
+
+
+async def test_an_engine_that_dies_while_a_reload_waits_comes_back_with_the_new_model(
+    run_host: RunHost,
+) -> None:
+    """The attempt it waited for is over, so nothing is left to wait for."""
+    host = await run_host()
+    first = await host.ready()
+    await host.start("j1", 1)
+    host.engine.say("j1", "x")
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).text)
+
+    host.orchestrator.send(reload=dispatch_pb2.ReloadModel(pool_id="p0", model_ref="other.gguf"))
+    await until_reason(host.orchestrator, "OPERATOR")
+    host.engine.die()
+    await host.orchestrator.until(
+        lambda: (
+            host.model_refs[-1] == "other.gguf"
+            and (ready := host.orchestrator.ready())
+            and ready.replica_id != first
+        )
+    )
+
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).ended)
+
+    assert host.orchestrator.stored(1).ended[0].HasField("error")
+
+
+async def test_an_engine_that_dies_during_a_drain_comes_back_draining(run_host: RunHost) -> None:
+    """The drain outlives the engine, and ends when it is taken back. OC-CTRL-2002."""
+    host = await run_host()
+    first = await host.ready()
+    draining = dispatch_pb2.SetPoolDraining(pool_id="p0", draining=True)
+    host.orchestrator.send(set_draining=draining)
+    await until_reason(host.orchestrator, "OPERATOR")
+
+    host.engine.die()
+    await host.orchestrator.until(
+        lambda: (
+            (newest := host.orchestrator.newest())
+            and newest.replica_id != first
+            and newest.state == snapshot_pb2.POOL_STATE_DRAINING
+        )
+    )
+    host.orchestrator.send(set_draining=dispatch_pb2.SetPoolDraining(pool_id="p0"))
+
+    assert await host.ready() != first
+
+
+async def test_of_two_reloads_that_wait_the_last_counts(run_host: RunHost) -> None:
+    """The pool is loaded once, and open afterwards."""
+    host = await run_host()
+    await host.ready()
+    await host.start("j1", 1)
+    host.engine.say("j1", "x")
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).text)
+
+    for model_ref in ("a.gguf", "b.gguf"):
+        reload = dispatch_pb2.ReloadModel(pool_id="p0", model_ref=model_ref)
+        host.orchestrator.send(reload=reload)
+    await until_reason(host.orchestrator, "OPERATOR")
+    host.engine.say("j1", "y", end=True)
+    await host.orchestrator.until(
+        lambda: host.model_refs[-1] == "b.gguf" and host.orchestrator.ready()
+    )
+
+    assert host.model_refs == ["", "b.gguf"]
+
+
+async def test_a_drain_that_is_asked_for_during_a_reload_stands(run_host: RunHost) -> None:
+    """The end of the reload does not open a pool that an operator closed meanwhile."""
+    host = await run_host()
+    first = await host.ready()
+    await host.start("j1", 1)
+    host.engine.say("j1", "x")
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).text)
+
+    host.orchestrator.send(reload=dispatch_pb2.ReloadModel(pool_id="p0"))
+    draining = dispatch_pb2.SetPoolDraining(pool_id="p0", draining=True)
+    host.orchestrator.send(set_draining=draining)
+    host.engine.say("j1", "y", end=True)
+    await host.orchestrator.until(
+        lambda: (
+            (newest := host.orchestrator.newest())
+            and newest.replica_id != first
+            and newest.state == snapshot_pb2.POOL_STATE_DRAINING
+        )
+    )
+
+    assert not host.orchestrator.ready()
+
+
+async def test_device_memory_that_runs_out_is_the_reason(run_host: RunHost) -> None:
+    """A preload that lacks VRAM is UNREADY for that, not for some failure. ORCH-3039."""
+
+    def prepare(engine: ScriptedEngine, _number: int) -> None:
+        engine.preload_error = PreloadError(["4 GiB too little"], Failure.DEVICE_OUT_OF_MEMORY)
+
+    host = await run_host(Options(prepare=prepare))
+
+    snapshot = await until_reason(host.orchestrator, "DEVICE_OUT_OF_MEMORY")
+
+    assert snapshot.state_detail == "4 GiB too little"
+
+
+async def test_a_log_directory_that_cannot_be_written_is_refused_at_the_start(
+    orchestrator: FakeOrchestrator, tmp_path: Path
+) -> None:
+    """Nobody finds out after a week that no log was kept."""
+    (tmp_path / "file").write_text("")
+    logs = {"directory": str(tmp_path / "file" / "logs")}
+    config = make_config(orchestrator.address, engine_logs=logs)
+
+    with pytest.raises(ConfigError, match=r"engine_logs\.directory: .* cannot be written"):
+        await PoolManager(config, devices=CpuDevices()).run()

@@ -1,0 +1,183 @@
+"""Text that was evicted here and comes back from its host for one reader. LO-301."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from llamaorch.orchestrator.v1 import events_pb2
+from orchestrator_core.errors import RefusalError
+from orchestrator_core.relay import log as log_module
+from orchestrator_core.relay import sides
+from orchestrator_core.relay.log import Frame, OutputLog
+from orchestrator_core.relay.retelling import text_of
+from orchestrator_core.relay.sides import SideRead, Sides
+from tests.unit.orchestrator_core.relay.test_log import frames
+
+WORDS = [[f"word{number:03d} "] for number in range(60)]
+ASKED = 7
+
+
+def evicted() -> tuple[OutputLog, list[Frame]]:
+    """A log that lacks the first of its pieces, and all of them as frames."""
+    log, all_frames = OutputLog(1_024), frames(WORDS)
+    log.begin_attempt(1)
+    for frame in all_frames:
+        log.append_text(frame)
+    assert log.oldest_offset > 0
+    return log, all_frames
+
+
+def text(read: SideRead) -> str:
+    """The text that was gathered."""
+    return b"".join(text_of(item.entry) for item in read.items).decode()
+
+
+def test_a_read_gathers_what_is_missing_and_no_more() -> None:
+    """From the chunk in which it begins up to what the log holds."""
+    log, all_frames = evicted()
+    read = SideRead(log, 10, ASKED)
+
+    for frame in all_frames:
+        read.offer(frame, ASKED)
+
+    assert read.over.is_set()
+    assert read.items[0].text_offset == 8
+    assert read.items[-1].end == log.oldest_offset
+    assert text(read) == "".join(word for (word,) in WORDS)[8 : log.oldest_offset]
+
+
+def test_a_read_brings_a_bounded_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that is far behind takes several."""
+    monkeypatch.setattr(sides, "SIDE_BYTES", 100)
+    log, all_frames = evicted()
+    read = SideRead(log, 0, ASKED)
+
+    for frame in all_frames:
+        read.offer(frame, ASKED)
+
+    assert read.over.is_set()
+    assert read.items[-1].end < log.oldest_offset
+    assert sum(len(item.entry) for item in read.items) < 100 + len(read.items[-1].entry)
+
+
+def test_what_was_written_before_the_request_says_nothing() -> None:
+    """It may be ahead of a place that the host still holds."""
+    log, all_frames = evicted()
+    read = SideRead(log, 0, ASKED)
+
+    read.offer(all_frames[5], ASKED - 1)
+    read.offer(replace(all_frames[0], attempt=2), ASKED)
+    before = read.over.is_set()
+    read.offer(all_frames[0], ASKED)
+
+    assert not before
+    assert [item.text_offset for item in read.items] == [0]
+
+
+def test_an_answer_that_begins_later_ends_the_read() -> None:
+    """The host holds nothing before it."""
+    log, all_frames = evicted()
+    read = SideRead(log, 0, ASKED)
+
+    read.offer(all_frames[1], ASKED)
+
+    assert read.over.is_set()
+    assert read.items == []
+
+
+def test_a_chunk_that_is_broken_ends_the_read() -> None:
+    """What the host sends twice may be broken the second time."""
+    log, all_frames = evicted()
+    read = SideRead(log, 0, ASKED)
+
+    read.offer(replace(all_frames[0], chunk=b"\xff"), ASKED)
+
+    assert read.over.is_set()
+    assert read.items == []
+
+
+async def test_the_host_goes_on_where_it_was() -> None:
+    """Whether it answered or not, and one read of a job follows the other."""
+    log, all_frames = evicted()
+    held, asked = Sides(), list[int]()
+
+    def ask(first_index: int) -> int:
+        asked.append(first_index)
+        return ASKED
+
+    first = asyncio.create_task(held.read("job", log, 0, ask))
+    second = asyncio.create_task(held.read("job", log, 16, ask))
+    await asyncio.sleep(0)
+    for frame in all_frames:
+        held.offer("job", frame, ASKED)
+    items = await first
+    await asyncio.sleep(0)
+    for frame in all_frames:
+        held.offer("job", frame, ASKED)
+
+    assert items is not None
+    assert (items[0].text_offset, (await second or [])[0].text_offset) == (0, 16)
+    assert asked == [0, 60, 0, 60]
+    held.offer("job", all_frames[0], ASKED)
+
+
+async def test_silence_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host may be cut off, and come back."""
+    monkeypatch.setattr(sides, "PATIENCE_S", 0.01)
+    log, _ = evicted()
+
+    assert await Sides().read("job", log, 0, lambda _: ASKED) is None
+    assert await Sides().read("job", log, 0, lambda _: None) is None
+
+
+def test_places_to_ask_from_are_remembered_as_text_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all of an output would be sent again for its last part. Bounded."""
+    monkeypatch.setattr(log_module, "MARK_BYTES", 64)
+    monkeypatch.setattr(log_module, "MARKS_MAX", 2)
+    log, all_frames = OutputLog(512), frames(WORDS)
+    log.begin_attempt(1)
+    for frame in all_frames:
+        log.append_text(frame)
+
+    known = log.index_before(log.oldest_offset)
+
+    assert known > 0
+    assert all_frames[known].text_offset <= log.oldest_offset
+    assert log.index_before(0) == 0
+    assert len(log._marks) == 2
+    log.begin_attempt(2)
+    assert log.index_before(log.oldest_offset) == 0
+
+
+def test_a_reader_takes_its_side_first_and_then_the_log() -> None:
+    """Nothing is missing between the two, and nothing comes twice."""
+    log, all_frames = evicted()
+    read = SideRead(log, 0, ASKED)
+    for frame in all_frames:
+        read.offer(frame, ASKED)
+    with pytest.raises(RefusalError):
+        log.open(None)
+    reader = log.open(None, late=True)
+    lacked = reader.lacks
+    reader.side.extend(read.items)
+
+    entries = [*reader.take(), *reader.take()]
+
+    assert lacked
+    assert not reader.lacks
+    assert b"".join(map(text_of, entries)).decode() == "".join(word for (word,) in WORDS)
+
+
+def test_the_digest_of_a_late_reader_is_compared() -> None:
+    """Its text may be another job's; what comes back proves it."""
+    log, all_frames = evicted()
+    read = SideRead(log, 8, ASKED)
+    for frame in all_frames:
+        read.offer(frame, ASKED)
+    point = events_pb2.ResumePoint(attempt=1, text_offset=8, prefix_digest=1)
+    reader = log.open(point, late=True)
+    reader.side.extend(read.items)
+
+    with pytest.raises(RefusalError, match="digest"):
+        reader.take()

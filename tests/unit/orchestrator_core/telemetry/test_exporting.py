@@ -1,0 +1,74 @@
+"""Spans are exported as OpenTelemetry's own encoder would export them."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+
+from orchestrator_core.telemetry.exporting import encode
+from orchestrator_core.telemetry.tracing import Tracing, service_resource
+
+_int64 = st.integers(-(1 << 63), (1 << 63) - 1)
+_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
+_value = st.one_of(
+    _text,
+    st.booleans(),
+    _int64,
+    st.floats(allow_nan=False),
+    st.lists(_text, max_size=3),
+    st.lists(_int64, max_size=3),
+)
+_contexts = st.builds(
+    SpanContext,
+    st.integers(1, (1 << 128) - 1),
+    st.integers(1, (1 << 64) - 1),
+    st.booleans(),
+    st.just(TraceFlags(TraceFlags.SAMPLED)),
+)
+_instants_ms = st.integers(0, 1 << 43)
+_spans = st.tuples(
+    _text,
+    st.none() | _contexts,
+    _instants_ms,
+    st.dictionaries(_text, _value, max_size=5),
+    st.sampled_from(SpanKind),
+    _instants_ms,
+    st.sampled_from(["", "cancelled", "ADMISSION_REJECT", "ü"]),
+)
+
+
+def ended(asked: list[tuple]) -> list[ReadableSpan]:  # type: ignore[type-arg]
+    """The spans that a processor is given."""
+    exporter = InMemorySpanExporter()
+    tracing = Tracing(SimpleSpanProcessor(exporter), resource=service_resource())
+    for *fields, end_ms, error in asked:
+        tracing.end(tracing.start(*fields), end_ms, error=error)
+    return list(exporter.get_finished_spans())
+
+
+@given(st.lists(_spans, min_size=1, max_size=5))
+def test_spans_are_encoded_as_the_sdk_encodes_them(asked: list[tuple]) -> None:  # type: ignore[type-arg]
+    """Whatever they are called, and whatever they carry."""
+    spans = ended(asked)
+
+    request = encode(spans)
+
+    assert len(spans) == len(asked)
+    assert request == encode_spans(spans)
+
+
+def test_a_sampler_that_drops_leaves_a_context_but_no_span() -> None:
+    """A pool still learns of the trace, and that it is not sampled."""
+    exporter = InMemorySpanExporter()
+    tracing = Tracing(SimpleSpanProcessor(exporter), ALWAYS_OFF)
+
+    span = tracing.start("admit", None, 0, {})
+    tracing.end(span, 1)
+
+    assert span.context.is_valid
+    assert not span.context.trace_flags.sampled
+    assert exporter.get_finished_spans() == ()

@@ -1,0 +1,115 @@
+"""Health of devices: a property test against a naive model, and the rules one by one."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pool_managerd.core.device import Device, DeviceHealth, DeviceKind
+from pool_managerd.core.device_book import DeviceBook, Reading
+from pool_managerd.core.xids import CRITICAL_XIDS
+
+IDS = ("GPU-a", "GPU-b", "GPU-c")
+RESET = (DeviceHealth.RESET_REQUIRED, "it needs a reset")
+GONE = (DeviceHealth.LOST, "it is lost")
+
+
+def facts(device_id: str) -> Device:
+    """A device with some memory in use."""
+    index = IDS.index(device_id)
+    return Device(device_id, DeviceKind.GPU, index=index, memory_total_bytes=9, memory_free_bytes=4)
+
+
+def reading(device_id: str, outcome: str) -> Reading:
+    """A reading with one of the outcomes of the property test."""
+    problem = {"reset": RESET, "lost": GONE}.get(outcome)
+    return Reading(facts(device_id), problem, thorough=outcome == "thorough")
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.dictionaries(
+            st.sampled_from(IDS), st.sampled_from(("quick", "thorough", "reset", "lost"))
+        ),
+        st.tuples(st.sampled_from(IDS), st.sampled_from((31, 48, 79))),
+        st.just("driver"),
+    ),
+    max_size=30,
+)
+
+
+class Naive:
+    """The health of each device, worked out anew for each case."""
+
+    def __init__(self) -> None:
+        self.health: dict[str, str] = {}
+
+    def take(self, outcomes: dict[str, str]) -> None:
+        """A reading of the devices in `outcomes`."""
+        for device_id, outcome in outcomes.items():
+            was = self.health.get(device_id, "ok")
+            if outcome == "reset":
+                self.health[device_id] = "reset_required"
+            elif outcome == "lost":
+                self.health[device_id] = "lost"
+            elif was != "critical_error" or outcome == "thorough":
+                self.health[device_id] = "ok"
+        for device_id, was in self.health.items():
+            if device_id not in outcomes and was != "reset_required":
+                self.health[device_id] = "lost"
+
+
+@given(STEPS)
+def test_health_follows_what_was_seen_last(steps: list[object]) -> None:
+    """As the naive model says; facts of unwell devices are not told; news add up to the state."""
+    book, naive, told = DeviceBook(), Naive(), dict[str, str]()
+    for step in steps:
+        match step:
+            case dict():
+                book.take([reading(device_id, outcome) for device_id, outcome in step.items()])
+                naive.take(step)
+            case (str(device_id), int(xid)):
+                book.xid(device_id, xid)
+                if device_id in naive.health and xid in CRITICAL_XIDS:
+                    naive.health[device_id] = "critical_error"
+            case _:
+                book.driver_gone("no driver")
+                naive.health = dict.fromkeys(naive.health, "driver_unavailable")
+
+        devices = {device.device_id: device for device in book.devices()}
+        assert {i: d.health.value for i, d in devices.items()} == naive.health
+        for device in devices.values():
+            well = device.health is DeviceHealth.OK
+            assert (device.memory_free_bytes is not None) == well
+            assert bool(device.health_detail) != well
+        told.update(book.take_news())
+        assert {i: told.get(i, "") for i in devices} == {
+            i: d.health_detail for i, d in devices.items()
+        }
+        assert book.all_well == all(h == "ok" for h in naive.health.values())
+
+
+def test_a_critical_error_alone_needs_no_reopening() -> None:
+    """The driver answers; what is gone only comes back when NVML is opened anew."""
+    book = DeviceBook()
+    book.take([reading("GPU-a", "quick"), reading("GPU-b", "quick")])
+
+    book.xid("GPU-a", 48)
+    after_xid = (book.needs_opening, book.none_readable)
+    book.take([reading("GPU-a", "lost"), reading("GPU-b", "quick")])
+    one_lost = (book.needs_opening, book.none_readable)
+    book.driver_gone("no driver")
+
+    assert after_xid == (False, False)
+    assert one_lost == (True, False)
+    assert (book.needs_opening, book.none_readable) == (True, True)
+
+
+def test_the_last_xid_is_told_of_an_unwell_device_too() -> None:
+    """It says why."""
+    book = DeviceBook()
+    book.take([reading("GPU-a", "quick")])
+    book.xid("GPU-a", 79)
+
+    (device,) = book.devices()
+
+    assert (device.last_xid, device.memory_total_bytes) == (79, 9)
+    assert "XID 79 (the GPU fell off the bus)" in device.health_detail

@@ -1,0 +1,71 @@
+"""What an engine's last words tell, and what of them may be told on. ORCH-3039, ORCH-3300."""
+
+import pytest
+
+from pool_managerd.core.exhaustion import Memory, exhausted
+from pool_managerd.core.redaction import LINE_CHARS, diagnoses, masked
+
+
+@pytest.mark.parametrize(
+    ("line", "memory"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", Memory.DEVICE),
+        ("allocating 512.00 MiB on device 0: cudaMalloc failed: out of memory", Memory.DEVICE),
+        ("CUDA error: out of memory", Memory.DEVICE),
+        ("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", Memory.DEVICE),
+        ("vk::Device::allocateMemory: ErrorOutOfDeviceMemory", Memory.DEVICE),
+        ("ValueError: No available memory for the cache blocks.", Memory.DEVICE),
+        ("terminate called after throwing an instance of 'std::bad_alloc'", Memory.HOST),
+        ("OSError: [Errno 12] Cannot allocate memory", Memory.HOST),
+        ("MemoryError", Memory.HOST),
+        ("RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried", Memory.HOST),
+        ("error: file is truncated", None),
+        ("the context is out of tokens", None),
+    ],
+)
+def test_whose_memory_ran_out_is_told_by_what_engines_say(line: str, memory: Memory | None) -> None:
+    """Real messages of CUDA, PyTorch, ggml, Vulkan, vLLM, libstdc++ and Python."""
+    assert exhausted(["loading", line, "exiting"]) is memory
+
+
+def test_the_last_one_that_says_so_counts() -> None:
+    """A server that survived one shortage and died of another died of the other."""
+    assert exhausted(["CUDA out of memory", "std::bad_alloc"]) is Memory.HOST
+    assert exhausted([]) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("Authorization: Bearer abcdef123456", "Authorization: Bearer ***"),
+        ('config {"api_key": "s3cr3tvalue"}', 'config {"api_key": "***"}'),
+        ("--api-key abcdefgh --port 1", "--api-key *** --port 1"),
+        ("using token hf_abcdefghijklmnop", "using token ***"),
+        ("get https://user:hunter2@host/x", "get https://user:***@host/x"),
+        ("key is sk-proj-abcdefgh", "key is ***"),
+        ("the first token took 12 ms", "the first token took 12 ms"),
+        ("password=abc", "password=abc"),
+    ],
+)
+def test_what_looks_like_a_secret_is_masked(line: str, shown: str) -> None:
+    """Names of secrets are followed by stars, and so are tokens of well-known shapes."""
+    assert masked(line) == shown
+
+
+def test_known_secrets_are_masked_and_lines_are_short() -> None:
+    """A generated key has no shape that could be recognised."""
+    assert masked("got xyzzy", ["xyzzy", ""]) == "got ***"
+    assert len(masked("x" * 5_000)) == LINE_CHARS
+
+
+def test_of_a_serving_engine_only_failures_are_shown_and_no_request() -> None:
+    """A log may hold prompts: ordinary lines and lines that quote one stay here."""
+    prompt = "my very private question about something that nobody is to know"
+    lines = (
+        "slot 0: prompt 'my very private question'",
+        f"error: cannot parse {prompt}",
+        "GGML_ASSERT(n_tokens > 0) failed",
+        "all is well",
+    )
+
+    assert diagnoses(lines, [prompt]) == ("GGML_ASSERT(n_tokens > 0) failed",)

@@ -1,0 +1,76 @@
+"""Logs of engines: bounded in memory and on disk."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from pool_managerd.engines.engine_log import EngineLog, LogSettings, LogTail
+
+
+async def pumped(settings: LogSettings, *parts: bytes) -> EngineLog:
+    """A log that has read all parts, and is closed."""
+    log, stream = EngineLog(settings), asyncio.StreamReader()
+    for part in parts:
+        stream.feed_data(part)
+    stream.feed_eof()
+    await log.pump(stream, read_bytes=64)
+    await log.close()
+    return log
+
+
+async def test_files_are_rotated_and_old_ones_forgotten(tmp_path: Path) -> None:
+    """However much an engine writes, `files` old files and one new one remain."""
+    path = tmp_path / "logs" / "p.log"
+    settings = LogSettings(path=path, file_bytes=1_000, files=2)
+
+    await pumped(settings, *(f"line {n:04}\n".encode() for n in range(1_000)))
+
+    names = sorted(file.name for file in path.parent.iterdir())
+    assert names == ["p.log", "p.log.1", "p.log.2"]
+    assert all(file.stat().st_size <= 1_000 for file in path.parent.iterdir())
+    assert path.read_text().endswith("line 0999\n")
+
+
+async def test_a_directory_that_cannot_be_written_is_named_and_harms_nothing(
+    tmp_path: Path,
+) -> None:
+    """The tail in memory works on, and says what is wrong."""
+    (tmp_path / "file").write_text("")
+
+    log = await pumped(LogSettings(path=tmp_path / "file" / "p.log"), b"a\nb\n")
+
+    lines = log.tail.last(5)
+    assert {"a", "b"} < set(lines)
+    assert any("file of this log is not written" in line for line in lines)
+
+
+def test_lines_since_a_mark_are_those_that_came_later() -> None:
+    """Also when the ring has forgotten some of them, and when the last line is not complete."""
+    tail = LogTail(lines=3)
+    tail.feed(b"a\nb\n")
+    mark = tail.lines_total
+    tail.feed(b"c\nd")
+    first = tail.since(mark)
+    tail.feed(b"\ne\nf\ng\n")
+
+    assert first == ("c", "d")
+    assert tail.since(mark) == ("e", "f", "g")
+    assert tail.since(tail.lines_total) == ()
+
+
+def test_every_line_is_told_as_it_ends() -> None:
+    """Whoever reads figures from a log gets each line once, however it arrives."""
+    tail, heard = LogTail(lines=1), list[str]()
+    tail.on_line = heard.append
+
+    tail.feed(b"a\nb")
+    tail.feed(b"c\n")
+
+    assert heard == ["a", "bc"]
+
+
+def test_a_log_without_a_bound_is_refused() -> None:
+    """A ring of no lines holds no last words."""
+    with pytest.raises(ValueError, match="at least 1"):
+        LogSettings(lines=0)

@@ -1,0 +1,179 @@
+"""References to model files as a host resolves them. ORCH-3080, ORCH-3090, ORCH-3091."""
+
+import asyncio
+import hashlib
+import json
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from pool_managerd.clock import SystemClock
+from pool_managerd.config import Config
+from pool_managerd.engines.port import PreloadError
+from pool_managerd.model_files import ModelFiles
+from tests.unit.pool_managerd.models.file_servers import FileServer, serving
+
+POOLS = [{"pool_id": "p", "engine": {"kind": "mock"}}]
+
+
+@pytest.fixture
+async def hub() -> AsyncGenerator[FileServer, None]:
+    """A stand-in of the Hugging Face Hub: the digest comes with a redirect to the bytes."""
+    async with serving(FileServer()) as cdn, serving(FileServer()) as hub:
+        hub.redirect = f"{cdn.url}/blob?signature=secret"
+        hub.headers = {"X-Linked-Etag": f'"{hashlib.sha256(cdn.content).hexdigest()}"'}
+        yield hub
+
+
+def model_files(tmp_path: Path, hub: FileServer | None = None, **outbound: object) -> ModelFiles:
+    """A host that may fetch from 127.0.0.1."""
+    table = {"enabled": True, "allow": ["127.0.0.1"], **outbound}
+    if hub is not None:
+        table["hf_endpoint"] = hub.url
+    config = Config.model_validate(
+        {
+            "pools": POOLS,
+            "outbound": table,
+            "models": {"directory": str(tmp_path), "cache_directory": str(tmp_path / "cache")},
+        }
+    )
+    return ModelFiles(config, SystemClock())
+
+
+async def test_a_file_of_the_hub_is_fetched_once(hub: FileServer, tmp_path: Path) -> None:
+    """Verified by the digest that the Hub tells; later it is found without a connection."""
+    files = model_files(tmp_path, hub)
+    first, second = await asyncio.gather(
+        files.find("hf:org/repo@v1/dir/m.gguf", "a"), files.find("hf:org/repo@v1/dir/m.gguf", "b")
+    )
+
+    assert first == second
+    assert first.path == tmp_path / "cache" / "hf" / "org--repo" / "v1" / "dir" / "m.gguf"
+    assert first.path.read_bytes() == hub.content
+    assert [request.path for request in hub.seen] == ["/org/repo/resolve/v1/dir/m.gguf"]
+    offline = model_files(tmp_path, hub, enabled=False)
+    assert await offline.find("hf:org/repo@v1/dir/m.gguf", "a") == first
+    assert await files.digest(first) == f"sha256:{hashlib.sha256(hub.content).hexdigest()}"
+
+
+async def test_a_split_file_of_the_hub_comes_with_all_its_parts(tmp_path: Path) -> None:
+    """Named by its first part, as everywhere."""
+    async with serving(FileServer()) as hub:
+        hub.headers = {"X-Linked-Etag": f'"{hashlib.sha256(hub.content).hexdigest()}"'}
+
+        found = await model_files(tmp_path, hub).find("hf:o/r/m-00001-of-00003.gguf", "p")
+
+        assert len(hub.seen) == 3
+    assert len(list(found.path.parent.glob("*.gguf"))) == 3
+    assert found.verified == ""
+
+
+async def test_a_file_that_changed_since_is_fetched_again(hub: FileServer, tmp_path: Path) -> None:
+    """What was verified is not what lies there now."""
+    files = model_files(tmp_path, hub)
+    found = await files.find("hf:o/r/m.gguf", "p")
+    found.path.write_bytes(b"tampered")
+
+    again = await files.find("hf:o/r/m.gguf", "p")
+
+    assert again.path.read_bytes() == hub.content
+
+
+async def test_a_digest_other_than_that_of_the_cache_is_refused(
+    hub: FileServer, tmp_path: Path
+) -> None:
+    """A revision that moved, or a mistake: nobody should guess which."""
+    files = model_files(tmp_path, hub)
+    await files.find("hf:o/r/m.gguf", "p")
+
+    with pytest.raises(PreloadError, match="delete it to fetch it again"):
+        await files.find(f"hf:o/r/m.gguf#sha256={'1' * 64}", "p")
+
+
+async def test_every_decision_is_logged_with_ids_and_without_secrets(
+    hub: FileServer, tmp_path: Path
+) -> None:
+    """ORCH-3080: one line for each address, the redirect's too; of addresses the host alone."""
+    files = model_files(tmp_path, hub, deny=["localhost"])
+
+    with structlog.testing.capture_logs() as lines:
+        await files.find("hf:o/r/m.gguf", "p")
+        with pytest.raises(PreloadError, match=r"add elsewhere to outbound\.allow"):
+            await files.find(f"https://elsewhere/m.gguf#sha256={'1' * 64}", "p")
+
+    decisions = [line for line in lines if line["event"] == "outbound_decision"]
+    assert [(line["allowed"], line["remote_host"]) for line in decisions] == [
+        (True, "127.0.0.1"),
+        (True, "127.0.0.1"),
+        (False, "elsewhere"),
+    ]
+    assert len({line["decision_id"] for line in decisions}) == 3
+    assert {line["owner"] for line in decisions} == {"p"}
+    assert "signature" not in json.dumps(lines)
+
+
+async def test_progress_is_logged_at_a_bounded_rate(tmp_path: Path) -> None:
+    """However many pieces come within an interval."""
+    async with serving(FileServer(content=bytes(8 << 20))) as server:
+        digest = hashlib.sha256(server.content).hexdigest()
+
+        with structlog.testing.capture_logs() as lines:
+            await model_files(tmp_path).find(f"{server.url}/m.gguf#sha256={digest}", "p")
+
+    assert 1 <= len([line for line in lines if line["event"] == "model_fetch"]) <= 3
+
+
+async def test_a_fetch_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    """What came is kept for the next try."""
+    async with serving(FileServer(stall=True)) as server:
+        files = model_files(tmp_path, fetch_timeout_ms=100)
+
+        with pytest.raises(PreloadError, match="was not fetched in 100 ms"):
+            await files.find(f"{server.url}/m.gguf#sha256={'1' * 64}", "p")
+
+    assert list((tmp_path / "cache").rglob("*.part"))
+
+
+async def test_relative_references_start_at_the_models_directory(tmp_path: Path) -> None:
+    """Not at wherever the process was started."""
+    files = model_files(tmp_path)
+
+    assert (await files.find("sub/m.gguf", "p")).path == tmp_path / "sub" / "m.gguf"
+    assert (await files.find("file:/abs/m.gguf", "p")).path == Path("/abs/m.gguf")
+
+
+async def run_command(*arguments: str) -> tuple[int | None, str, str]:
+    """Exit code, standard output and standard error of pool-managerd."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "pool_managerd",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_the_command_fetches_and_says_where(tmp_path: Path) -> None:
+    """`pool-managerd fetch REF` prints the path and the digest, or the reason."""
+    config = tmp_path / "c.toml"
+    config.write_text(
+        f'[models]\ncache_directory = "{tmp_path / "cache"}"\n'
+        '[outbound]\nenabled = true\nallow = ["127.0.0.1"]\n'
+        '[[pools]]\npool_id = "p"\nengine = { kind = "mock" }\n'
+    )
+    async with serving(FileServer()) as server:
+        digest = hashlib.sha256(server.content).hexdigest()
+        ref = f"{server.url}/m.gguf#sha256={digest}"
+
+        code, out, _ = await run_command("--config", str(config), "fetch", ref)
+        refused, _, err = await run_command("--config", str(config), "fetch", "oci:x")
+
+    assert (code, refused) == (0, 1)
+    assert out == f"{tmp_path}/cache/sha256/{digest}/m.gguf sha256:{digest}\n"
+    assert "models cannot be fetched from oci: yet" in err

@@ -1,0 +1,390 @@
+"""What is judged before an engine starts, and what is noted after. ORCH-3002, ORCH-3003."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from pool_managerd.config import Config, PoolTable
+from pool_managerd.core.device import Device, DeviceKind
+from pool_managerd.core.fit import HOST
+from pool_managerd.core.gguf_fit import GPU_CONTEXT_BYTES, PROCESS_BYTES
+from pool_managerd.core.ledger import Ledger
+from pool_managerd.engines.gguf_file import gguf_digest
+from pool_managerd.engines.port import EngineInfo, PreloadError
+from pool_managerd.model_files import ModelFiles
+from pool_managerd.models.tiny_gguf import write_tiny_model
+from pool_managerd.preflight import (
+    LOOK_INTERVAL_MS,
+    HostMemory,
+    HostPreflight,
+    NoPreflight,
+    PreflightDeps,
+)
+from tests.integration.pool_managerd.gguf_models import WIDE, write_model
+
+GIB = 1 << 30
+WAIT_MS = 1_000
+# What the tiny model takes on a GPU besides its context, with 2 slots of 1,024 tokens.
+SMALL = 4 << 20
+
+
+def gpu(name: str, free: int, total: int = 12 * GIB) -> Device:
+    """A GPU with so many bytes free."""
+    return Device(
+        f"GPU-{name}",
+        DeviceKind.GPU,
+        "RTX 3060",
+        memory_total_bytes=total,
+        memory_free_bytes=free,
+    )
+
+
+ROOMY = HostMemory(64 * GIB, 32 * GIB)
+
+
+@dataclass
+class Box:
+    """A machine whose memory a test changes, and whose time passes while somebody waits."""
+
+    devices: tuple[Device, ...] = (gpu("a", 12 * GIB),)
+    host: HostMemory = ROOMY
+    on_look: Callable[["Box", int], None] = lambda _box, _number: None
+    ledger: Ledger = field(default_factory=Ledger)
+    elapsed_ms: int = 0
+    looks: int = 0
+
+    def now_ms(self) -> int:
+        """Time that passed in waits alone."""
+        return self.elapsed_ms
+
+    def wall_ns(self) -> int:
+        """Nobody asks."""
+        return 0
+
+    async def pause(self, wait_ms: int) -> None:
+        """Time passes, and the test changes what the next look sees."""
+        assert wait_ms == LOOK_INTERVAL_MS
+        self.elapsed_ms += wait_ms
+        self.looks += 1
+        assert self.looks < 100, "a wait is bounded"
+        self.on_look(self, self.looks)
+
+    def preflight(self) -> HostPreflight:
+        """The check of this machine."""
+        return HostPreflight(
+            PreflightDeps(
+                clock=self,
+                files=ModelFiles(Config.model_validate({"pools": [POOL]}), self),
+                ledger=self.ledger,
+                devices=lambda _table: self.devices,
+                wait_ms=WAIT_MS,
+                host_memory=lambda: self.host,
+                pause=self.pause,
+            )
+        )
+
+
+POOL = {"pool_id": "p", "engine": {"kind": "mock"}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model."""
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    write_tiny_model(path)
+    return path
+
+
+def table(model: Path, pool_id: str = "p", gpu_layers: int = -1, **pool: object) -> PoolTable:
+    """A pool with two slots on the GPU."""
+    engine = {"kind": "embedded", "model_path": str(model), "model_id": "m", "slots": 2}
+    engine |= {"ctx_per_slot": 1_024, "gpu_layers": gpu_layers}
+    return PoolTable.model_validate({"pool_id": pool_id, "engine": engine, **pool})
+
+
+def info(host_bytes: int | None = None, *device_bytes: int) -> EngineInfo:
+    """What an engine says after its start."""
+    return EngineInfo(
+        "e", "1", "m", "", "s", 2, 64, host_bytes=host_bytes, device_bytes=device_bytes
+    )
+
+
+async def test_a_pool_that_fits_is_claimed_at_once(model: Path) -> None:
+    """Host and device each get their part of the estimate."""
+    box = Box()
+
+    await box.preflight().memory(table(model))
+
+    assert box.looks == 0
+    assert GPU_CONTEXT_BYTES < box.ledger.claimed("GPU-a") < GPU_CONTEXT_BYTES + SMALL
+    assert PROCESS_BYTES < box.ledger.claimed(HOST) < PROCESS_BYTES + SMALL
+
+
+async def test_a_pool_that_does_not_fit_says_why_for_every_memory(model: Path) -> None:
+    """ORCH-3003: after the wait, one sentence each, with numbers and a remedy."""
+    box = Box(devices=(gpu("a", 100 << 20),), host=HostMemory(64 * GIB, 50 << 20))
+
+    with pytest.raises(PreloadError) as caught:
+        await box.preflight().memory(table(model))
+
+    device, host = caught.value.shortfalls
+    assert device.startswith("GPU-a (RTX 3060) lacks 35")
+    assert "and 100.0 MiB of 12.0 GiB are available" in device
+    assert host.startswith("the host lacks 10")
+    assert all(
+        sentence.endswith("or a model file of fewer bits or parameters")
+        for sentence in (device, host)
+    )
+    assert WAIT_MS <= box.elapsed_ms <= WAIT_MS + LOOK_INTERVAL_MS
+    assert box.ledger.claimed("GPU-a") == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ({"slots": 1}, "slots = 1 would fit instead of 2"),
+        ({"ctx_per_slot": 256}, "; ctx_per_slot = 256 would fit"),
+        ({"slots": 1, "ctx_per_slot": 256}, "slots = 1 and ctx_per_slot = 256 would fit"),
+        ({"kv_type": "q8_0"}, 'kv_type = "q8_0" would fit'),
+        ({"gpu_layers": 3}, "gpu_layers = 3 would fit"),
+    ],
+)
+async def test_the_remedy_is_the_smallest_change_that_works(
+    tmp_path: Path, change: dict[str, object], advice: str
+) -> None:
+    """A device that has room for exactly the changed pool leads to that change."""
+    base = {"slots": 2, "ctx_per_slot": 512 if "ctx_per_slot" in change else 256}
+    if "kv_type" in change:
+        # One slot of the least context: only fewer bits are left.
+        base["slots"] = 1
+    pool = table(write_model(tmp_path / "m.gguf", "llama", WIDE))
+    pool = pool.model_copy(update={"engine": pool.engine.model_copy(update=base)})
+    changed = pool.model_copy(update={"engine": pool.engine.model_copy(update=change)})
+    box = Box()
+    await box.preflight().memory(changed)
+    box.devices = (gpu("a", box.ledger.claimed("GPU-a")),)
+    box.ledger.release("p")
+
+    with pytest.raises(PreloadError, match="would fit") as caught:
+        await box.preflight().memory(pool)
+
+    assert advice in str(caught.value)
+
+
+async def test_memory_that_comes_back_late_is_waited_for(model: Path) -> None:
+    """A driver gives back an ended engine's memory a moment later."""
+
+    def give_back(box: Box, number: int) -> None:
+        assert preflight.doing("p") == "waiting for memory of GPU-a (RTX 3060)"
+        if number == 3:
+            box.devices = (gpu("a", 12 * GIB),)
+
+    box = Box(devices=(gpu("a", 0),), on_look=give_back)
+    preflight = box.preflight()
+
+    await preflight.memory(table(model))
+
+    assert box.looks == 3
+    assert preflight.doing("p") == ""
+
+
+async def test_a_pool_waits_while_another_one_loads(model: Path) -> None:
+    """Beyond the bound: how much the other will take is settled only once it has loaded."""
+
+    def loads(box: Box, number: int) -> None:
+        if number == 10:
+            box.ledger.settle("other", {"GPU-a": GIB})
+
+    box = Box(on_look=loads)
+    box.ledger.claim("other", {"GPU-a": 12 * GIB})
+
+    await box.preflight().memory(table(model))
+
+    assert box.looks == 10
+    assert box.elapsed_ms > WAIT_MS
+
+
+async def test_what_other_pools_claim_is_not_free(model: Path) -> None:
+    """LO-204: the driver's word alone would let two pools onto one device."""
+    box = Box()
+    box.ledger.claim("other", {"GPU-a": 12 * GIB - (100 << 20)})
+    box.ledger.settle("other", {})
+
+    with pytest.raises(PreloadError, match=r"other pools of this host claim 11\.9 GiB"):
+        await box.preflight().memory(table(model))
+
+
+async def test_an_integrated_device_uses_the_memory_of_the_host(model: Path) -> None:
+    """What both need is compared with what the host has."""
+    shared = replace(gpu("a", 32 * GIB, total=64 * GIB), memory_is_host_memory=True)
+    box = Box(devices=(shared,))
+
+    await box.preflight().memory(table(model))
+
+    assert box.ledger.claimed("GPU-a") == 0
+    assert box.ledger.claimed(HOST) > PROCESS_BYTES + GPU_CONTEXT_BYTES
+
+
+async def test_the_processor_uses_the_memory_of_the_host(model: Path) -> None:
+    """Without layers on a GPU there is no other claim."""
+    cpu = Device("cpu", DeviceKind.CPU, memory_total_bytes=64 * GIB, memory_free_bytes=GIB)
+    box = Box(devices=(cpu,), host=HostMemory(64 * GIB, GIB))
+
+    await box.preflight().memory(table(model, gpu_layers=0))
+
+    assert box.ledger.claimed("cpu") == 0
+    assert box.ledger.claimed(HOST) > PROCESS_BYTES
+
+
+async def test_an_operator_may_state_what_an_engine_takes(model: Path) -> None:
+    """In place of the estimate, over the devices as the split says."""
+    box = Box(devices=(gpu("a", 6 * GIB), gpu("b", 6 * GIB)))
+    split = {"devices": ["GPU-a", "GPU-b"], "tensor_split": [3, 1]}
+
+    await box.preflight().memory(table(model, "p", vram_claim_bytes=4 * GIB, **split))
+    await box.preflight().memory(table(model, "q", vram_claim_ratio=0.25))
+
+    assert [box.ledger.claimed(name) for name in ("GPU-a", "GPU-b", HOST)] == [6 * GIB, 4 * GIB, 0]
+    box.ledger.release("p")
+    box.ledger.release("q")
+    with pytest.raises(PreloadError, match=r"lower the pool's vram_claim.*as the configuration"):
+        await box.preflight().memory(table(model, vram_claim_ratio=0.9))
+
+
+@pytest.mark.parametrize("check", ["warn", "off"])
+async def test_the_check_can_be_softened(model: Path, check: str) -> None:
+    """An estimate can be wrong: the operator decides."""
+    box = Box(devices=(gpu("a", 0),))
+
+    await box.preflight().memory(table(model, memory_check=check))
+
+    assert (box.ledger.claimed("GPU-a") > 0) == (check == "warn")
+
+
+async def test_a_review_waits_for_nothing_and_adds_pools_up(model: Path) -> None:
+    """Two pools that fit one by one need not fit together."""
+    box = Box(devices=(gpu("a", 800 << 20, total=800 << 20),))
+    preflight = box.preflight()
+
+    first = await preflight.review(table(model, "p"))
+    second = await preflight.review(table(model, "q"))
+
+    assert first is not None
+    assert second is not None
+    assert not first.shortfalls
+    assert first.needs["GPU-a"] == box.ledger.claimed("GPU-a") // 2
+    (sentence,) = second.shortfalls
+    assert "other pools of this host claim 459" in sentence
+    assert box.looks == 0
+    assert await preflight.review(table(model, memory_check="off")) is None
+
+
+async def test_what_the_engine_took_replaces_the_estimate(model: Path) -> None:
+    """ORCH-3039: its own report, plus what no engine reports of the driver's context."""
+    box = Box(devices=(gpu("a", 12 * GIB), gpu("b", 12 * GIB)))
+    preflight, pool = box.preflight(), table(model)
+    await preflight.memory(pool)
+
+    preflight.loaded(pool, info(7, 100, 200))
+
+    assert box.ledger.claimed("GPU-a") == 100 + GPU_CONTEXT_BYTES
+    assert box.ledger.claimed("GPU-b") == 200 + GPU_CONTEXT_BYTES
+    assert box.ledger.claimed(HOST) == 7 + PROCESS_BYTES
+    assert not box.ledger.loading_beside("other", frozenset({"GPU-a"}))
+    preflight.gone("p")
+    preflight.gone("p")
+    assert box.ledger.claimed("GPU-a") == 0
+
+
+async def test_an_engine_that_says_nothing_took_what_became_less_free(model: Path) -> None:
+    """The driver's figures before and after; the host's belong to many programs."""
+    box = Box()
+    preflight, pool = box.preflight(), table(model)
+    await preflight.memory(pool)
+    host_before = box.ledger.claimed(HOST)
+    box.devices = (gpu("a", 9 * GIB),)
+    box.host = replace(box.host, free=GIB)
+
+    preflight.loaded(pool, info())
+
+    assert box.ledger.claimed("GPU-a") == 3 * GIB
+    assert box.ledger.claimed(HOST) == host_before
+
+
+async def test_a_file_that_nobody_understands_is_left_to_the_engine(tmp_path: Path) -> None:
+    """No estimate, no refusal: the engine says what is wrong with it."""
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(b"GGUF")
+    box = Box(devices=(gpu("a", 0),))
+
+    await box.preflight().memory(table(path))
+
+    assert box.ledger.claimed("GPU-a") == 0
+
+
+async def test_the_model_is_found_and_its_digest_computed(model: Path) -> None:
+    """The engine is started with an absolute path and a digest that was verified. ORCH-3037."""
+    digest = gguf_digest(model, threading.Event())
+    preflight = Box().preflight()
+
+    for ref in ("", f"file:{model}", f"{model}#{digest.replace(':', '=')}"):
+        prepared = await preflight.model(table(model), ref)
+
+        assert prepared.model_ref == ""
+        engine = prepared.table.engine
+        assert engine.kind == "embedded"
+        assert (engine.model_path, engine.model_digest) == (str(model), digest)
+
+
+async def test_a_wrong_digest_fails_the_preload(model: Path) -> None:
+    """Stated in the table, or in the reference. ORCH-3037."""
+    wrong = "0" * 64
+    pool = table(model)
+    stated = pool.engine.model_copy(update={"model_digest": f"sha256:{wrong}"})
+
+    with pytest.raises(PreloadError, match=f"has the digest sha256:.* not sha256:{wrong}"):
+        await Box().preflight().model(pool.model_copy(update={"engine": stated}), "")
+    with pytest.raises(PreloadError, match=f"not sha256:{wrong}"):
+        await Box().preflight().model(pool, f"{model}#sha256={wrong}")
+
+
+async def test_a_digest_is_computed_again_when_the_file_changes(tmp_path: Path) -> None:
+    """A restart reads no file twice, and never trusts a name alone."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF one")
+    preflight = Box().preflight()
+    first = await preflight.model(table(path), "")
+    path.write_bytes(b"GGUF two and more")
+
+    second = await preflight.model(table(path), "")
+
+    assert first.table.engine != second.table.engine
+
+
+@pytest.mark.parametrize(
+    ("ref", "said"),
+    [
+        ("absent.gguf", "model file .*absent.gguf does not exist"),
+        ("s3:b/k", "cannot be fetched from s3: yet"),
+        ("hf:o/r/f.gguf", "hf:o/r/f.gguf is not on this host, and .* outbound.enabled = true"),
+    ],
+)
+async def test_a_model_that_is_not_here_fails_the_preload(model: Path, ref: str, said: str) -> None:
+    """ORCH-3091: absent and not allowed names the setting."""
+    with pytest.raises(PreloadError, match=said):
+        await Box().preflight().model(table(model), ref)
+
+
+async def test_engines_without_a_model_file_of_ours_get_the_reference() -> None:
+    """They refuse it or load it; a simulated host judges nothing at all."""
+    pool = PoolTable.model_validate(POOL)
+
+    for preflight in (Box().preflight(), NoPreflight()):
+        assert (await preflight.model(pool, "ref")).model_ref == "ref"
+        await preflight.memory(pool)
+        preflight.loaded(pool, info())
+        preflight.gone("p")
+        assert preflight.doing("p") == ""
