@@ -86,8 +86,11 @@ def compile_core(work: Path, into: Path, optimize: str) -> None:
 
 
 def prepared(source: str) -> str:
-    """The module as it is compiled: dataclasses can be made blank, and keep their annotations."""
-    rows = source.splitlines(keepends=True)
+    """The module as it is compiled: dataclasses can be made blank, and keep their annotations.
+
+    Compiled, frozen dataclasses are cheap to make without `plain_init`.
+    """
+    rows = ["\n" if row == "@plain_init\n" else row for row in source.splitlines(keepends=True)]
     restored = []
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef) and "dataclass" in map(_name, node.decorator_list):
@@ -102,8 +105,16 @@ def prepared(source: str) -> str:
             restored.append(f"vars({node.name})['__annotations__'].update({told})\n")
     if restored:
         first = next(index for index, row in enumerate(rows) if row.startswith(("import", "from")))
-        rows[first] = f"from mypy_extensions import mypyc_attr\n{rows[first]}"
+        rows[first] = f"{_IMPORT}{rows[first]}"
     return "".join(rows + restored)
+
+
+# mypyc reads the decorator and leaves it out: the compiled core does not need the package.
+_IMPORT = """\
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from mypy_extensions import mypyc_attr
+"""
 
 
 def _name(decorator: ast.expr) -> str:
