@@ -279,6 +279,13 @@ def test_placeholders_are_filled_and_other_braces_stay() -> None:
     assert filled('{"a": {port}}', {"port": "1"}) == '{"a": 1}'
 
 
+def test_a_value_is_never_filled_itself() -> None:
+    """A model that is named after the placeholder of a key must not show the key in /proc."""
+    values = {"model_path": "{api_key}/{port}", "port": "1", "api_key": "secret"}
+
+    assert filled("{model_path}:{port}", values) == "{api_key}/{port}:1"
+
+
 def test_a_launch_without_a_bound_is_refused() -> None:
     """Every wait has an end."""
     make: list[Callable[[], LaunchSpec]] = [
