@@ -6,8 +6,10 @@ counted.
 
 import asyncio
 import contextlib
+import io
 import logging
 import logging.handlers
+import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -125,7 +127,7 @@ class LogFile:
     def _open(self) -> logging.Handler:
         path = self._settings.path
         assert path is not None, "a log file has a path"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return _Rotating(
             path,
             maxBytes=self._settings.file_bytes,
@@ -149,7 +151,15 @@ class LogFile:
 
 
 class _Rotating(logging.handlers.RotatingFileHandler):
-    """Raises what the standard handler would print to stderr."""
+    """Raises what the standard handler would print to stderr; its files are this user's alone.
+
+    Lines may quote requests. Nobody who may write to the folder can have them written elsewhere.
+    """
+
+    def _open(self) -> io.TextIOWrapper:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self.baseFilename, flags, 0o600)
+        return open(descriptor, "a", encoding=self.encoding, errors=self.errors)  # noqa: PTH123 - a descriptor
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         del record
