@@ -172,6 +172,12 @@ async def test_relative_references_start_at_the_models_directory(tmp_path: Path)
     assert (await files.find("file:/abs/m.gguf", "p")).path == Path("/abs/m.gguf")
 
 
+async def test_a_home_directory_that_is_not_known_is_named(tmp_path: Path) -> None:
+    """A reference of somebody else's making is no reason to crash."""
+    with pytest.raises(PreloadError, match="home directory"):
+        await model_files(tmp_path).find("~nobody-of-this-name/m.gguf", "p")
+
+
 async def run_command(*arguments: str) -> tuple[int | None, str, str]:
     """Exit code, standard output and standard error of pool-managerd."""
     process = await asyncio.create_subprocess_exec(
