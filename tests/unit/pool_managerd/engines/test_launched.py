@@ -272,6 +272,8 @@ async def test_another_model_is_loaded_by_reference_where_the_command_takes_one(
     assert "model /models/b.gguf" in str(await failure_of(engine))
     with pytest.raises(PreloadError, match=r"has no \{model_path\}"):
         make_engine(table(marked), "file:/models/b.gguf")
+    with pytest.raises(PreloadError, match="must not begin with a hyphen"):
+        make_engine(table(marked, command=command), "file:--trust-remote-code")
 
 
 def test_placeholders_are_filled_and_other_braces_stay() -> None:
