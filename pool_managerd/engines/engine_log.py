@@ -103,10 +103,14 @@ class LogFile:
         self._waiting.extend(lines)
         self._wake.set()
 
-    async def close(self) -> None:
-        """Writes what waits, for at most two seconds, and closes the file. Idempotent."""
+    def finish(self) -> None:
+        """Takes no more lines: the file is closed once what waits is written. Idempotent."""
         self._closed = True
         self._wake.set()
+
+    async def close(self) -> None:
+        """Writes what waits, for at most two seconds, and closes the file. Idempotent."""
+        self.finish()
         await asyncio.wait([self._task], timeout=_CLOSE_TIMEOUT_S)
         self._task.cancel()
 
@@ -177,11 +181,15 @@ class EngineLog:
         self.tail.feed(f"{line}\n".encode())
 
     async def pump(self, stream: asyncio.StreamReader, read_bytes: int = 65_536) -> None:
-        """Reads until the process and all its heirs have closed their end."""
-        while data := await stream.read(read_bytes):
-            lines = self.tail.feed(data)
-            if self._file is not None and lines:
-                self._file.write(lines)
+        """Reads until the process and all its heirs have closed their end, then ends the file."""
+        try:
+            while data := await stream.read(read_bytes):
+                lines = self.tail.feed(data)
+                if self._file is not None and lines:
+                    self._file.write(lines)
+        finally:
+            if self._file is not None:
+                self._file.finish()
 
     async def close(self) -> None:
         """Closes the file. Idempotent."""

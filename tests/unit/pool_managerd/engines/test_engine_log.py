@@ -32,6 +32,19 @@ async def test_files_are_rotated_and_old_ones_forgotten(tmp_path: Path) -> None:
     assert path.read_text().endswith("line 0999\n")
 
 
+async def test_the_file_ends_with_the_process_though_nobody_closes_the_log(tmp_path: Path) -> None:
+    """A stop that is cut short must not leave a task and an open file behind for each engine."""
+    log, stream = EngineLog(LogSettings(path=tmp_path / "p.log")), asyncio.StreamReader()
+    stream.feed_data(b"last words\n")
+    stream.feed_eof()
+
+    await log.pump(stream)
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+    assert (tmp_path / "p.log").read_text() == "last words\n"
+
+
 async def test_nobody_else_reads_a_log(tmp_path: Path) -> None:
     """Its lines may quote requests: the folder, the file and those put aside are private."""
     path = tmp_path / "logs" / "p.log"
