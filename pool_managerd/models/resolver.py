@@ -77,6 +77,23 @@ class Resolver:
         # The digest of a split model is that of all parts together: nobody computed it yet.
         return found[0] if len(found) == 1 else Resolved(found[0].path)
 
+    async def look(self, ref: ModelRef) -> Resolved | OutboundDecision:
+        """The file of `ref` if all of it is here, else whether its first missing part may come.
+
+        Raises:
+            FetchError: when another file is in its place.
+        """
+        if not ref.remote:
+            return Resolved(_local(self._config.base, ref.location))
+        found = []
+        for url, target in self._parts(ref):
+            known = await asyncio.to_thread(_verified, target)
+            if not known:
+                return decide_outbound(self._config.policy, url)
+            self._check_known(ref, known, target)
+            found.append(Resolved(target, known))
+        return found[0] if len(found) == 1 else Resolved(found[0].path)
+
     def _parts(self, ref: ModelRef) -> list[tuple[str, Path]]:
         if ref.scheme is Scheme.HTTPS:
             name = PurePosixPath(urlsplit(ref.location).path).name
@@ -103,7 +120,7 @@ class Resolver:
             decision = decide_outbound(self._config.policy, url)
             if not decision.allowed:
                 on_decision(decision)
-                raise FetchError(f"{ref.text} is not on this host, and {decision.sentence}")
+                raise FetchError(absent(ref.text, decision))
 
             def admit(address: str) -> str:
                 judged = decide_outbound(self._config.policy, address)
@@ -125,6 +142,11 @@ class Resolver:
             raise FetchError(
                 f"{target} has the digest {known}, not {ref.digest}; delete it to fetch it again"
             )
+
+
+def absent(ref_text: str, decision: OutboundDecision) -> str:
+    """The sentence about a model that is not here and may not be fetched."""
+    return f"{ref_text} is not on this host, and {decision.sentence}"
 
 
 def _local(base: Path, location: str) -> Path:
