@@ -23,6 +23,7 @@ from pool_managerd.config_engines import (
     LlamaServerEngine,
     Milliseconds,
     Table,
+    TritonEngine,
 )
 from pool_managerd.config_models import ModelsTable, OutboundTable
 from pool_managerd.config_problems import problem
@@ -236,18 +237,27 @@ class Config(Table):
         twice = sorted({pool_id for pool_id in ids if ids.count(pool_id) > 1})
         if twice:
             raise ValueError(f"pools: pool_id used twice: {', '.join(twice)}")
-        _refuse_long_graces(self.pools, self.supervision.stop_timeout_ms)
+        _refuse_long_waits(self.pools, self.supervision)
         return self
 
 
-def _refuse_long_graces(pools: tuple[PoolTable, ...], stop_timeout_ms: int) -> None:
+def _refuse_long_waits(pools: tuple[PoolTable, ...], limits: SupervisionTable) -> None:
+    """Waits within an engine have to end before whoever waits for them gives up."""
     for pool in pools:
-        launch = pool.engine.launch if isinstance(pool.engine, AttachingEngine) else None
-        if launch is not None and launch.stop_grace_ms >= stop_timeout_ms:
-            raise ValueError(
-                f"pools.{pool.pool_id}.engine.launch.stop_grace_ms: {launch.stop_grace_ms} must be "
-                f"below supervision.stop_timeout_ms = {stop_timeout_ms}"
-            )
+        engine = pool.engine
+        waits = []
+        if isinstance(engine, AttachingEngine) and engine.launch is not None:
+            grace = ("launch.stop_grace_ms", engine.launch.stop_grace_ms)
+            waits.append((*grace, "stop_timeout_ms", limits.stop_timeout_ms))
+        if isinstance(engine, TritonEngine) and not engine.metrics_url:
+            settles = ("cancel_settle_ms", engine.cancel_settle_ms)
+            waits.append((*settles, "cancel_confirm_ms", limits.cancel_confirm_ms))
+        for key, wait_ms, outer_key, outer_ms in waits:
+            if wait_ms >= outer_ms:
+                raise ValueError(
+                    f"pools.{pool.pool_id}.engine.{key}: {wait_ms} must be below "
+                    f"supervision.{outer_key} = {outer_ms}"
+                )
 
 
 def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
