@@ -7,8 +7,6 @@ import argparse
 import os
 import signal
 
-import xllamacpp
-
 
 def main() -> None:
     """Serves until a signal ends it."""
@@ -18,6 +16,9 @@ def main() -> None:
     parser.add_argument("-np", dest="slots", type=int)
     parser.add_argument("-c", dest="ctx_tokens", type=int)
     arguments = parser.parse_args()
+
+    # Imported here, because tests import this file for its place.
+    import xllamacpp  # noqa: PLC0415
 
     params = xllamacpp.CommonParams()
     params.model.path = arguments.model
