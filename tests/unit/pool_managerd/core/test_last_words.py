@@ -41,7 +41,6 @@ def test_the_last_one_that_says_so_counts() -> None:
         ("failed to allocate buffer for kv cache on Vulkan0", Memory.DEVICE),
         ("cudnn: failed to allocate workspace", Memory.DEVICE),
         ("model requires more system memory (9 GiB) than is available", Memory.HOST),
-        ("Failed to increase the shared memory pool: No space left on device", Memory.HOST),
         ("std::bad_alloc", Memory.HOST),
         ("the chip says: out of memory", Memory.HOST),
         ("the model is not loaded", None),
@@ -50,6 +49,13 @@ def test_the_last_one_that_says_so_counts() -> None:
 def test_an_error_answer_may_say_it_in_loose_words(message: str, memory: Memory | None) -> None:
     """Of llama.cpp, Ollama, Triton: what failed is known, so that a hint is enough."""
     assert exhausted_by_error(message) is memory
+
+
+def test_a_full_shared_memory_is_the_hosts() -> None:
+    """Triton's words for it hold the word "device"."""
+    said = "Failed to increase the shared memory pool: No space left on device"
+
+    assert exhausted_by_error(said) is Memory.HOST
 
 
 def test_a_line_of_a_log_is_not_believed_for_loose_words() -> None:
