@@ -139,7 +139,8 @@ def _hf(table: PoolTable, engine: OpenAiEngine, rooms: Mapping[str, Room]) -> Me
     return MemoryPlan(
         replace(estimate, notes=(*estimate.notes, *unsaid)),
         lambda: "use a shorter context, more or other devices, or a smaller vram_claim_ratio",
-        hf_shortfalls(model, plan, totals),
+        # Layers as a whole lie on one device or another where no head is divided.
+        () if engine.flavor == GROWS else hf_shortfalls(model, plan, totals),
     )
 
 

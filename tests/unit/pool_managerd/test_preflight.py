@@ -493,6 +493,8 @@ async def test_what_no_free_memory_would_cure_is_not_waited_for(folder: Path) ->
     assert "a share of 0.10 is 1.2 GiB" in shares[0]
     assert box.looks == 0
     await box.preflight().memory(table.model_copy(update={"memory_check": "warn"}))
+    grows = {"kind": "openai", "flavor": "transformers", "ctx_max": 4096}
+    await box.preflight().memory(served(folder, **grows))
 
 
 async def test_what_a_vllm_without_a_stated_share_takes_is_a_lower_bound(folder: Path) -> None:
