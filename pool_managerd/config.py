@@ -46,7 +46,7 @@ _NEEDS = {
     "kv_type": 'kind = "llama_server"',
     "ctx_per_slot": "engine.ctx_per_slot of a llama_server",
     "ctx_total": "engine.ctx_per_slot of a llama_server",
-    "ctx_max": "engine.ctx_max",
+    "ctx_max": "engine.ctx_max; of a llama_server there is {ctx_total}",
 }
 
 

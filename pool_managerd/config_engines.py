@@ -149,6 +149,12 @@ class AttachingEngine(Table):
     def _somewhere(self) -> "AttachingEngine":
         if not getattr(self, self.ADDRESS_KEY) and self.launch is None:
             raise ValueError(f"{self.ADDRESS_KEY} is needed, or a launch table")
+        address = getattr(self, self.ADDRESS_KEY)
+        if self.launch is not None and address and "{port}" not in address:
+            raise ValueError(
+                f"{self.ADDRESS_KEY} of a server that is launched must hold {{port}}, which is "
+                f"chosen anew for each start; without the key it is {self.OWN_ADDRESS}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -238,9 +244,9 @@ class OllamaEngine(HttpEngine):
 
     kind: Literal["ollama"] = Field(description="Attaches to Ollama's native API.")
     base_url: str = Field(
-        default="http://127.0.0.1:11434",
-        pattern=r"^https?://",
-        description="Address; with `launch` it may hold {port}.",
+        default="",
+        pattern=r"^(https?://.*)?$",
+        description="Address; empty: http://127.0.0.1:11434; with `launch` it may hold {port}.",
     )
     ollama_model: str = Field(
         default="", max_length=1024, description="Ollama's name of the model; empty: the same."
@@ -259,6 +265,13 @@ class OllamaEngine(HttpEngine):
     silence_timeout_ms: Milliseconds = Field(
         default=300_000, description="Longest silence in a stream."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_port(cls, table: object) -> object:
+        if isinstance(table, dict) and not table.get("base_url") and not table.get("launch"):
+            return {**table, "base_url": "http://127.0.0.1:11434"}
+        return table
 
 
 class MockScriptTable(Table):

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from pool_managerd.config import PoolTable
+from pool_managerd.config_engines import OllamaEngine
 
 HERE = "http://127.0.0.1:1"
 
@@ -79,3 +80,29 @@ def test_a_triton_server_needs_an_address_or_a_launch_table() -> None:
     assert "address is needed, or a launch table" in refusal("triton", **sizes)
     pool("triton", "tritonserver --grpc-port={port}", **sizes)
     pool("triton", "tritonserver", address="127.0.0.1:{port}", **sizes)
+
+
+def test_a_launched_servers_port_is_ours_to_choose() -> None:
+    """A fixed one would be waited for at another."""
+    here = {"base_url": "http://127.0.0.1:8080"}
+
+    assert "must hold {port}" in refusal("llama_server", "serve --port 8080", **here)
+    assert "must hold {port}" in refusal(
+        "triton", "serve", address="127.0.0.1:8001", model="m", slots=1, ctx_max=9
+    )
+    pool("llama_server", "serve {port}", base_url="http://127.0.0.1:{port}/prefix")
+
+
+def test_ollama_is_where_it_usually_is_unless_it_is_launched() -> None:
+    """Its own port, or one of ours."""
+
+    def where(**engine: Any) -> str:
+        table = {"kind": "ollama", "model_id": "m", **engine}
+        made = PoolTable.model_validate({"pool_id": "p", "engine": table}).engine
+        assert isinstance(made, OllamaEngine)
+        return made.base_url
+
+    launched = {"launch": {"command": ["ollama", "serve"]}}
+    assert where() == "http://127.0.0.1:11434"
+    assert where(**launched) == ""
+    assert where(**launched, base_url="http://127.0.0.1:{port}") == "http://127.0.0.1:{port}"
