@@ -34,11 +34,12 @@ from benchmarks.core_cases import (
 from benchmarks.machine import run_on_machine
 from orchestrator_core.core import placement as core_module
 from orchestrator_core.core.events import CancelRequested, EnqueueRequested
-from orchestrator_core.core.job import Job, JobSpec
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.placement import Assigned, decision, place
 from orchestrator_core.core.scheduler import _open_pools, placement_input
 from orchestrator_core.core.session import Session
+from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.core.state import State
 
 # Bars of the design, section 11. A tenfold fleet may cost somewhat more than ten times as much: its

@@ -16,10 +16,10 @@ from orchestrator_core.core.events import (
     HostRegistered,
     OutputProgressed,
 )
-from orchestrator_core.core.job import JobSpec, Needs, Priority
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Usage
-from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.core.spec import JobSpec, Needs, Priority
 
 MODEL = "llama-3-8b"
 SLOTS = 4

@@ -32,10 +32,10 @@ from orchestrator_core.core.events import (
     OutputProgressed,
     SnapshotsReported,
 )
-from orchestrator_core.core.job import JobSpec, Needs
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Usage
-from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.core.spec import JobSpec, Needs
 from orchestrator_core.recorder.codec import encode_frozen
 from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings, recordings
 

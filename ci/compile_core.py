@@ -25,8 +25,17 @@ CORE = Path("orchestrator_core/core")
 
 INTERPRETED = frozenset(
     {"__init__", "checkpoint", "machine", "records", "shapes"}
-    | {"config", "decision", "effects", "events", "job", "outcome", "outlook", "pool", "session"}
-    | {"state"}
+    | {
+        "config",
+        "decision",
+        "effects",
+        "events",
+        "outcome",
+        "outlook",
+        "session",
+        "snapshot",
+        "spec",
+    }
 )
 """Modules that are left as they are.
 

@@ -56,9 +56,10 @@ from orchestrator_core.core.events import (
     Stalled,
     Tick,
 )
-from orchestrator_core.core.job import Job, JobSpec, StartMode
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Outcome, Reason, Refusal
+from orchestrator_core.core.spec import JobSpec, StartMode
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.continuing import continuation

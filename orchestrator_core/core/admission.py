@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from orchestrator_core.core.config import QueuePolicy
-from orchestrator_core.core.job import Priority
 from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.spec import Priority
 
 
 @plain_init

@@ -2,8 +2,8 @@
 
 from orchestrator_core.core.config import SessionBudgets
 from orchestrator_core.core.guardrails import MAX_TOKENS_MAX, certain_prompt_tokens
-from orchestrator_core.core.job import Budgets, JobSpec
 from orchestrator_core.core.session import Hold, Spent
+from orchestrator_core.core.spec import Budgets, JobSpec
 from orchestrator_core.core.state import State
 
 

@@ -8,10 +8,10 @@ import enum
 from dataclasses import dataclass
 
 from orchestrator_core.core.decision import Decision
-from orchestrator_core.core.job import Budgets, JobSpec, StartMode
 from orchestrator_core.core.outcome import Outcome, Refusal, Usage
 from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.session import Hold, Spent
+from orchestrator_core.core.spec import Budgets, JobSpec, StartMode
 from orchestrator_core.core.states import JobState
 
 # --- records
@@ -118,6 +118,17 @@ class Receipt:
     duplicate: bool = False
     seed: int = 0
     remaining: Budgets | None = None
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The first answer to a request id. ORCH-3024."""
+
+    job_id: str
+    digest: str
+    receipt: Receipt
+    expires_ms: int
 
 
 @plain_init

@@ -9,10 +9,10 @@ from orchestrator_core.core.effects import (
     SessionRecord,
     TerminalRecord,
 )
-from orchestrator_core.core.job import JobSpec
 from orchestrator_core.core.outcome import NO_USAGE, Finish, Usage
-from orchestrator_core.core.pool import PoolSnapshot
 from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.core.spec import JobSpec
 
 
 class AttemptErrorKind(enum.Enum):

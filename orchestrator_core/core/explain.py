@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from orchestrator_core.core.decision import Decision, Exclusion, ExclusionReason, Shortfall
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.placement import NoCapacity, decision, place
-from orchestrator_core.core.pool import PoolSnapshot
 from orchestrator_core.core.scheduler import placement_input
+from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.core.state import State
 
 

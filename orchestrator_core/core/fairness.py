@@ -7,8 +7,9 @@ saves up. `State.served` has that one last. Source: Sheng et al., "Fairness in S
 Large Language Models" (virtual token counter), OSDI 2024.
 """
 
-from orchestrator_core.core.job import Job, JobSpec, Shape
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import Usage
+from orchestrator_core.core.spec import JobSpec, Shape
 from orchestrator_core.core.state import State
 
 OUTPUT_WEIGHT = 2.0

@@ -7,9 +7,9 @@ the size of its keys and values.
 from collections.abc import Iterable
 
 from orchestrator_core.core.decision import Exclusion, ExclusionReason, Shortfall
-from orchestrator_core.core.job import JobSpec, Needs
 from orchestrator_core.core.outcome import Reason
-from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.core.spec import JobSpec, Needs
 
 _FAMILY = {
     ExclusionReason.MODEL: Reason.INCOMPATIBLE_MODEL,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from orchestrator_core.core.effects import AttemptClosed, SendCancel, SendVerdicts, Verdict
 from orchestrator_core.core.events import HeldAttempt, HostLost, HostRegistered, SnapshotsReported
 from orchestrator_core.core.feasibility import kv_needed_bytes
-from orchestrator_core.core.job import Attempt, Job, StartMode
+from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.keeping import keep_adopted
 from orchestrator_core.core.lifecycle import (
     close_attempt,
@@ -15,8 +15,10 @@ from orchestrator_core.core.lifecycle import (
     send_cancel,
 )
 from orchestrator_core.core.outcome import Reason, Refusal
-from orchestrator_core.core.pool import Pool, PoolSnapshot
+from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.scheduler import schedule
+from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.core.spec import StartMode
 from orchestrator_core.core.state import Host, State
 from orchestrator_core.core.states import AttemptState, JobState
 from orchestrator_core.core.timers import TimerKind

@@ -8,9 +8,10 @@ LO-206.
 import heapq
 from dataclasses import dataclass
 
-from orchestrator_core.core.job import INTERACTIVE, Job, JobSpec, Shape
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.outlook import Outlook, ending_per_ms, expected_service_ms
 from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.spec import INTERACTIVE, JobSpec, Shape
 from orchestrator_core.core.state import State
 
 # Near the head of a short line, what runs now says more than rates do.

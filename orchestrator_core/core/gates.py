@@ -7,9 +7,10 @@ from orchestrator_core.core import guardrails
 from orchestrator_core.core.allowance import ctx_max
 from orchestrator_core.core.decision import Exclusion, ExclusionReason, Shortfall
 from orchestrator_core.core.forecast import forecast, on_time_probability, retry_after_ms
-from orchestrator_core.core.job import Job, JobSpec
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import Reason, Refusal, Usage
 from orchestrator_core.core.session_gate import fit
+from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState
 

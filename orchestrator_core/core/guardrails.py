@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator_core.core.config import Guardrails, Price
-from orchestrator_core.core.job import Budgets, JobSpec
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
+from orchestrator_core.core.spec import Budgets, JobSpec
 
 # Largest value of the wire's max_tokens, a uint32.
 MAX_TOKENS_MAX = 2**32 - 1

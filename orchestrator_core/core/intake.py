@@ -44,7 +44,7 @@ from orchestrator_core.core.gates import (
     guard,
     throttled,
 )
-from orchestrator_core.core.job import Job, JobSpec, Priority
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.lifecycle import (
     CANCELLED,
     LIVE_TIMERS,
@@ -55,8 +55,9 @@ from orchestrator_core.core.lifecycle import (
     leave_queue,
 )
 from orchestrator_core.core.outcome import NO_USAGE, Outcome, Reason, Refusal
-from orchestrator_core.core.pool import PoolState
 from orchestrator_core.core.scheduler import end_if_started, schedule
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.core.spec import JobSpec, Priority
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState, JobTrigger
 from orchestrator_core.core.timers import TimerKind

@@ -40,11 +40,12 @@ from orchestrator_core.core.forecast import (
     forecast,
     on_time_probability,
 )
-from orchestrator_core.core.job import Budgets, Job, Needs, Priority
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.scheduler import placement_input
 from orchestrator_core.core.session import Session, Sessions
+from orchestrator_core.core.spec import Budgets, Needs, Priority
 from orchestrator_core.core.spending import Account
 from orchestrator_core.core.stalls import extend
 from orchestrator_core.core.state import State

@@ -19,10 +19,11 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator_core.core.job import Shape
-from orchestrator_core.core.pool import READY, Pool
+from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import ModelStats
 from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.snapshot import READY
+from orchestrator_core.core.spec import Shape
 
 # A pool counts as faster for a job when it would end it by this factor sooner, waiting left out.
 FASTER_BY = 1.25

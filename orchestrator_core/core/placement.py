@@ -29,12 +29,13 @@ from orchestrator_core.core.feasibility import (
     kv_needed_bytes,
     static_shortfalls,
 )
-from orchestrator_core.core.job import JobSpec, Shape
 from orchestrator_core.core.outcome import Reason
-from orchestrator_core.core.pool import Pool, PoolState
+from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import WARM_PRIOR_SHARE
 from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.scores import SCORES
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.core.spec import JobSpec, Shape
 
 
 @plain_init

@@ -11,10 +11,11 @@ the numbers.
 from collections import deque
 from dataclasses import dataclass, field
 
-from orchestrator_core.core.job import BATCH, INTERACTIVE, JobSpec, Priority, Shape
-from orchestrator_core.core.pool import PoolRates, PoolSnapshot
+from orchestrator_core.core.rates import PoolRates
 from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.residuals import Residuals
+from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.core.spec import BATCH, INTERACTIVE, JobSpec, Priority, Shape
 
 # Prior: what a model is expected to write before any of its jobs has finished.
 PRIOR_OUTPUT_TOKENS = 256.0

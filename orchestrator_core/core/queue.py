@@ -7,8 +7,9 @@ ORCH-3008, OC-CORE-1003, LO-101, LO-104.
 
 from dataclasses import dataclass, field
 
-from orchestrator_core.core.job import BATCH, INTERACTIVE, Job, JobSpec, Needs, Priority, Shape
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.ranked import RankedSet
+from orchestrator_core.core.spec import BATCH, INTERACTIVE, JobSpec, Needs, Priority, Shape
 
 
 @dataclass(slots=True)

@@ -4,9 +4,10 @@ from orchestrator_core.core import spending
 from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Receipt, TerminalRecord
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.core.intake import watch_audience
-from orchestrator_core.core.job import Attempt, Failover, Job, StartMode
+from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.lifecycle import enter_queue, retain
 from orchestrator_core.core.scheduler import watch_attempt
+from orchestrator_core.core.spec import Failover, StartMode
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState
 from orchestrator_core.core.timers import TimerKind

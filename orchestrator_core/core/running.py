@@ -12,7 +12,7 @@ from orchestrator_core.core.events import (
     OutputProgressed,
 )
 from orchestrator_core.core.gates import settle
-from orchestrator_core.core.job import Attempt, Job, StartMode
+from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.keeping import keep_output, release_output
 from orchestrator_core.core.lifecycle import (
     close_attempt,
@@ -26,6 +26,7 @@ from orchestrator_core.core.lifecycle import (
 from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal
 from orchestrator_core.core.prediction import Observation
 from orchestrator_core.core.scheduler import schedule
+from orchestrator_core.core.spec import StartMode
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import (
     AttemptState,

@@ -28,15 +28,7 @@ from orchestrator_core.core.declining import may_decline, same_replica_set, weig
 from orchestrator_core.core.effects import DispatchRecord, OfferDeclined, SendStart
 from orchestrator_core.core.fairness import charge, served_tokens
 from orchestrator_core.core.feasibility import kv_needed_bytes
-from orchestrator_core.core.job import (
-    BATCH,
-    INTERACTIVE,
-    Attempt,
-    Job,
-    JobSpec,
-    Needs,
-    Priority,
-)
+from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.lifecycle import leave_queue
 from orchestrator_core.core.outlook import (
     Advice,
@@ -53,6 +45,7 @@ from orchestrator_core.core.placement import (
 )
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.queue import Lane
+from orchestrator_core.core.spec import BATCH, INTERACTIVE, JobSpec, Needs, Priority
 from orchestrator_core.core.spending import warm_session_of
 from orchestrator_core.core.state import Feasible, State
 from orchestrator_core.core.states import JobTrigger, next_job_state

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from orchestrator_core.core.config import Scorer
-from orchestrator_core.core.job import JobSpec
+from orchestrator_core.core.spec import JobSpec
 
 # Above every predicted end: what misses its target is worse than everything that meets it.
 _MISSED_MS = 1 << 60

@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from orchestrator_core.core.job import NO_BUDGETS, Budgets
 from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.spec import NO_BUDGETS, Budgets
 
 
 @plain_init

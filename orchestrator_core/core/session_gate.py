@@ -6,9 +6,9 @@ from typing import Literal
 from orchestrator_core.core import guardrails
 from orchestrator_core.core.allowance import cost_micros, ctx_max, less, prompt_tokens
 from orchestrator_core.core.forecast import retry_after_ms
-from orchestrator_core.core.job import NO_BUDGETS, Budgets, JobSpec
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.session import Session
+from orchestrator_core.core.spec import NO_BUDGETS, Budgets, JobSpec
 from orchestrator_core.core.spending import budgets_of, find
 from orchestrator_core.core.state import State
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import EXCLUSIONS_KEPT, Exclusion
 from orchestrator_core.core.drain import DrainRate
-from orchestrator_core.core.effects import Effect, Receipt
+from orchestrator_core.core.effects import Effect, Receipt, Remembered
 from orchestrator_core.core.feasibility import static_shortfalls
-from orchestrator_core.core.job import Attempt, Job, JobSpec, Needs
+from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.outlook import Outlook, Traffic, outlook
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import Predictor
 from orchestrator_core.core.queue import Queue
-from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.session import Sessions
+from orchestrator_core.core.spec import JobSpec, Needs
 from orchestrator_core.core.throttle import Throttle
 from orchestrator_core.core.timers import TimerKind, Timers
 
@@ -33,17 +33,6 @@ class Host:
     pool_ids: dict[str, None] = field(default_factory=dict)
     kept: OrderedDict[tuple[str, int], None] = field(default_factory=OrderedDict)
     kept_max: int | None = None
-
-
-@plain_init
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """The first answer to a request id. ORCH-3024."""
-
-    job_id: str
-    digest: str
-    receipt: Receipt
-    expires_ms: int
 
 
 @dataclass(frozen=True, slots=True)

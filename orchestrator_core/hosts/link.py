@@ -9,7 +9,7 @@ from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch.pool.v1 import dispatch_pb2, pool_registry_service_pb2
 from orchestrator_core.core.effects import SendStart, SendVerdicts, Verdict
 from orchestrator_core.core.events import SnapshotsReported
-from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.relay import Relay
 from orchestrator_core.wire import dispatch as wire_dispatch

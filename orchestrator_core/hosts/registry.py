@@ -11,7 +11,7 @@ from orchestrator_core.core.effects import (
     SendStart,
     SendVerdicts,
 )
-from orchestrator_core.core.job import StartMode
+from orchestrator_core.core.spec import StartMode
 from orchestrator_core.hosts.link import AttemptKey, HostLink
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.relay import Relay

@@ -15,7 +15,7 @@ from orchestrator_core.core.checkpoint import JOB_TABLE, SPEC_COLUMN, Frozen, fr
 from orchestrator_core.core.decided import Line
 from orchestrator_core.core.effects import AcceptRecord
 from orchestrator_core.core.events import EnqueueRequested, Event, Recovered
-from orchestrator_core.core.job import JobSpec
+from orchestrator_core.core.spec import JobSpec
 
 # Equal values make equal bytes: state hashes rest on it.
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core.core.machine import Core
-from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.snapshot import PoolSnapshot
 
 API_VERSION = "1.0"
 FEATURES = (

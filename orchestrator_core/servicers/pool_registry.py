@@ -10,7 +10,7 @@ from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as pb
 from orchestrator_core import failpoints
 from orchestrator_core.core.events import HostLost, HostRegistered
-from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.hosts.acks import SentAcks
 from orchestrator_core.hosts.link import HostLink, LinkTerms
 from orchestrator_core.hosts.registration import (

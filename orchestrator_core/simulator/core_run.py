@@ -31,10 +31,10 @@ from orchestrator_core.core.events import (
     SnapshotsReported,
     Tick,
 )
-from orchestrator_core.core.job import JobSpec, Needs
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Usage
-from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.core.spec import JobSpec, Needs
 from orchestrator_core.simulator.engine import INFINITY, Engine, StreamEvent
 from orchestrator_core.simulator.fleets import PoolSpec
 from orchestrator_core.simulator.results import JobLine, Run

@@ -9,8 +9,8 @@ from typing import Final
 
 from opentelemetry.trace import SpanContext, SpanKind
 
-from orchestrator_core.core.job import JobSpec
 from orchestrator_core.core.outcome import Refusal
+from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.telemetry import names
 from orchestrator_core.telemetry.metrics import Metrics

@@ -15,10 +15,10 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import JobEnded
-from orchestrator_core.core.job import JobSpec, Priority, StartMode
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
-from orchestrator_core.core.pool import PoolState
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.core.spec import JobSpec, Priority, StartMode
 from orchestrator_core.core.states import JobState
 from orchestrator_core.telemetry import instruments as rows
 from orchestrator_core.telemetry.fleet import FleetView, PoolGauges

@@ -3,7 +3,7 @@
 from llamaorch.orchestrator.v1 import decision_pb2
 from orchestrator_core.core.decision import Candidate, Decision, Exclusion
 from orchestrator_core.core.explain import Explained
-from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.wire.enums import EXCLUSION_TO_WIRE
 from orchestrator_core.wire.views import timestamp
 

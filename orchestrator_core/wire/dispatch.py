@@ -14,8 +14,8 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     HeldAttempt,
 )
-from orchestrator_core.core.job import StartMode
 from orchestrator_core.core.outcome import Usage
+from orchestrator_core.core.spec import StartMode
 from orchestrator_core.errors import MalformedOutputError
 from orchestrator_core.wire.enums import (
     VERDICT_TO_WIRE,

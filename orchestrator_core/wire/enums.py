@@ -5,9 +5,9 @@ from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from orchestrator_core.core.decision import ExclusionReason
 from orchestrator_core.core.effects import Verdict
 from orchestrator_core.core.events import AttemptErrorKind
-from orchestrator_core.core.job import Priority, StartMode
 from orchestrator_core.core.outcome import Finish
-from orchestrator_core.core.pool import PoolState
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.core.spec import Priority, StartMode
 from orchestrator_core.core.states import JobState
 
 PRIORITY_TO_WIRE: dict[Priority, job_pb2.Priority.ValueType] = {

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.effects import JobEnded, JobStarted
-from orchestrator_core.core.job import Budgets, Job, StartMode
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal
+from orchestrator_core.core.spec import Budgets, StartMode
 from orchestrator_core.core.states import JobState
 from orchestrator_core.wire.enums import FINISH_TO_WIRE, JOB_STATE_TO_WIRE, RESUME_MODE_TO_WIRE
 from orchestrator_core.wire.errors import to_status

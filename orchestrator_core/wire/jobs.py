@@ -11,9 +11,9 @@ from typing import Literal, TypeAlias
 from google.protobuf import duration_pb2, timestamp_pb2
 
 from llamaorch.orchestrator.v1 import job_pb2
-from orchestrator_core.core.job import NO_BUDGETS, Budgets, Failover, JobSpec, Needs
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.spec import NO_BUDGETS, Budgets, Failover, JobSpec, Needs
 from orchestrator_core.wire.digest import spec_digest
 from orchestrator_core.wire.enums import priority_from_wire
 from orchestrator_core.wire.sampling import check_sampling

@@ -1,8 +1,8 @@
 """Sessions of the core as clients see them."""
 
 from llamaorch.orchestrator.v1 import job_pb2, session_service_pb2
-from orchestrator_core.core.job import NO_BUDGETS
 from orchestrator_core.core.session import Session, Spent
+from orchestrator_core.core.spec import NO_BUDGETS
 from orchestrator_core.core.spending import Account
 from orchestrator_core.wire.views import budgets_to_proto, timestamp
 

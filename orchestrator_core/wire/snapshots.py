@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from llamaorch.pool.v1 import snapshot_pb2
-from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.wire.enums import pool_state_from_wire, state_reason_from_wire
 from orchestrator_core.wire.plausible import (
     COUNT_MAX,

@@ -6,8 +6,9 @@ from google.protobuf import timestamp_pb2
 
 from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2
 from orchestrator_core.core.effects import Receipt
-from orchestrator_core.core.job import Budgets, Job
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import Finish, Usage
+from orchestrator_core.core.spec import Budgets
 from orchestrator_core.core.states import JobState
 from orchestrator_core.wire.enums import FINISH_TO_WIRE, JOB_STATE_TO_WIRE, PRIORITY_TO_WIRE
 from orchestrator_core.wire.errors import to_status

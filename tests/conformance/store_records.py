@@ -9,9 +9,9 @@ from orchestrator_core.core.effects import (
     SessionRecord,
     TerminalRecord,
 )
-from orchestrator_core.core.job import Budgets, JobSpec, Needs
 from orchestrator_core.core.outcome import Finish, Outcome, Usage
 from orchestrator_core.core.session import Hold, Spent
+from orchestrator_core.core.spec import Budgets, JobSpec, Needs
 from orchestrator_core.core.states import JobState
 
 

@@ -71,10 +71,10 @@ from orchestrator_core.core.events import (
     SubscribersChanged,
     Tick,
 )
-from orchestrator_core.core.job import Budgets, Failover, JobSpec, Needs, Priority
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Outcome, Usage
-from orchestrator_core.core.pool import PoolSnapshot, PoolState
+from orchestrator_core.core.snapshot import PoolSnapshot, PoolState
+from orchestrator_core.core.spec import Budgets, Failover, JobSpec, Needs, Priority
 
 
 class Stage:

@@ -11,8 +11,8 @@ from itertools import product
 
 from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.feasibility import kv_needed_bytes, lasting_shortfalls
-from orchestrator_core.core.job import JobSpec, Needs
-from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.core.spec import JobSpec, Needs
 from orchestrator_core.wire.snapshots import parse_snapshot
 from pool_managerd.core.gguf_dimensions import from_gguf
 from pool_managerd.core.kv_size import CacheShape, CacheType, kv_bytes, kv_bytes_per_token

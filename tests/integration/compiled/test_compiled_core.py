@@ -45,8 +45,8 @@ def run(folder: Path, *arguments: str) -> str:
 def test_it_is_the_compiled_core_that_runs(compiled: Path) -> None:
     """What decides is compiled; what codecs decode is not."""
     code = (
-        "from orchestrator_core.core import job, placement, queue, scheduler\n"
-        "print([m.__file__.endswith('.py') for m in (placement, queue, scheduler, job)])"
+        "from orchestrator_core.core import placement, queue, scheduler, spec\n"
+        "print([m.__file__.endswith('.py') for m in (placement, queue, scheduler, spec)])"
     )
     assert run(compiled, "-c", code).strip() == "[False, False, False, True]"
     assert run(ROOT, "-c", code).strip() == "[True, True, True, True]"

@@ -14,7 +14,7 @@ from benchmarks.core import (
     tenfold,
 )
 from benchmarks.core_cases import EIGHT_LANES, ONE_KIND, Kind, Lives, Load
-from orchestrator_core.core.job import Priority
+from orchestrator_core.core.spec import Priority
 
 SHALLOW, DEEP = 100, 5_000
 # Which end of a short run of a sorted set is touched, or whether a heap is tidied, may differ.

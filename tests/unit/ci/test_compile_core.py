@@ -10,6 +10,7 @@ from pathlib import Path
 from ci.compile_core import CORE, INTERPRETED, ROOT, prepared
 from orchestrator_core import core
 from orchestrator_core.core import config, effects, events
+from orchestrator_core.core.checkpoint import LEFT_OUT
 from orchestrator_core.core.state import State
 
 
@@ -19,8 +20,10 @@ def reached(hint: object, seen: set[type]) -> None:
         if hint in seen:
             return
         seen.add(hint)
-        for inner in typing.get_type_hints(hint).values():
-            reached(inner, seen)
+        left_out = LEFT_OUT.get(hint, {})
+        for name, inner in typing.get_type_hints(hint).items():
+            if name not in left_out:
+                reached(inner, seen)
     for inner in typing.get_args(hint):
         reached(inner, seen)
 

@@ -19,8 +19,8 @@ from orchestrator_core.core.effects import (
     SendRelease,
     TerminalRecord,
 )
-from orchestrator_core.core.job import JobSpec, Needs
 from orchestrator_core.core.outcome import Finish, Outcome, Usage
+from orchestrator_core.core.spec import JobSpec, Needs
 from orchestrator_core.core.states import JobState
 from orchestrator_core.store.port import (
     Keep,

@@ -19,7 +19,7 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Usage
-from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.core.state import State
 from orchestrator_core.core.timers import TimerKind
 from tests.unit.orchestrator_core.core.build import snapshot, spec

@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from orchestrator_core.core.job import Job, JobSpec, Needs, Priority
-from orchestrator_core.core.pool import Pool, PoolSnapshot
+from orchestrator_core.core.job import Job
+from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.core.spec import JobSpec, Needs, Priority
 
 MODEL = "m"
 

@@ -22,8 +22,10 @@ from orchestrator_core.core.events import (
     Recovered,
 )
 from orchestrator_core.core.feasibility import static_shortfalls
-from orchestrator_core.core.job import Failover, Job, Priority, StartMode
-from orchestrator_core.core.pool import Pool, PoolState
+from orchestrator_core.core.job import Job
+from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.core.spec import Failover, Priority, StartMode
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import AttemptState, JobState
 from orchestrator_core.core.timers import TimerKind

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from orchestrator_core.core.effects import SendStart, SendVerdicts, Verdict
 from orchestrator_core.core.events import HeldAttempt
-from orchestrator_core.core.pool import PoolSnapshot, PoolState
+from orchestrator_core.core.snapshot import PoolSnapshot, PoolState
 
 Key = tuple[str, int]
 

@@ -7,8 +7,9 @@ looking ahead is out of reach, and identities do not matter. Quadratic and obvio
 from collections.abc import Mapping
 from dataclasses import replace
 
-from orchestrator_core.core.job import Failover, Job, Priority
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.spec import Failover, Priority
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState
 from orchestrator_core.core.timers import TimerKind

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from orchestrator_core.core.job import JobSpec
-from orchestrator_core.core.pool import Pool, PoolState
+from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.core.spec import JobSpec
 
 
 @dataclass

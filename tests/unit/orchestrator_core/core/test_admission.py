@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator_core.core.admission import Accept, QueueState, Reject, admission_policy
 from orchestrator_core.core.config import QueuePolicy
-from orchestrator_core.core.job import Priority
+from orchestrator_core.core.spec import Priority
 
 CAPACITY = 2
 DEPTHS = (0, CAPACITY - 1, CAPACITY, CAPACITY + 1)

@@ -26,8 +26,9 @@ from orchestrator_core.core.events import (
     HostLost,
     OutputProgressed,
 )
-from orchestrator_core.core.job import Attempt, Failover
+from orchestrator_core.core.job import Attempt
 from orchestrator_core.core.outcome import Finish
+from orchestrator_core.core.spec import Failover
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.test_recovery import journal

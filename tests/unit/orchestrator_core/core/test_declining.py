@@ -12,9 +12,9 @@ from orchestrator_core.core.events import (
     HostLost,
     OutputProgressed,
 )
-from orchestrator_core.core.job import Failover
-from orchestrator_core.core.pool import PoolSnapshot
 from orchestrator_core.core.prediction import PRIOR_OUTPUT_TOKENS
+from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.core.spec import Failover
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
 

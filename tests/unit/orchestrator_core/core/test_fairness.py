@@ -16,8 +16,8 @@ from orchestrator_core.core.events import (
     CancelRequested,
 )
 from orchestrator_core.core.fairness import OUTPUT_WEIGHT
-from orchestrator_core.core.job import Priority
 from orchestrator_core.core.outcome import Finish, Usage
+from orchestrator_core.core.spec import Priority
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.settings import STEADY
 

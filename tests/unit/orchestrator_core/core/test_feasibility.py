@@ -13,9 +13,9 @@ from orchestrator_core.core.feasibility import (
     lasting_shortfalls,
     static_shortfalls,
 )
-from orchestrator_core.core.job import Needs
 from orchestrator_core.core.outcome import Reason
-from orchestrator_core.core.pool import PoolState
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.core.spec import Needs
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench
 from tests.unit.orchestrator_core.core.build import snapshot, spec

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from orchestrator_core.core.effects import DispatchRecord, Effect, ReplyAccepted
 from orchestrator_core.core.events import AttemptEnded, AttemptStarted, OutputProgressed
 from orchestrator_core.core.forecast import Forecast, forecast, on_time_probability
-from orchestrator_core.core.job import Needs
 from orchestrator_core.core.outcome import Finish, Usage
 from orchestrator_core.core.residuals import RATIO_MAX, RESIDUALS_KEPT
+from orchestrator_core.core.spec import Needs
 from orchestrator_core.wire.views import receipt_to_proto
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import spec

@@ -16,9 +16,9 @@ from orchestrator_core.core.events import (
     OutputProgressed,
 )
 from orchestrator_core.core.gates import EVIDENCE_MIN
-from orchestrator_core.core.job import Budgets, Needs
 from orchestrator_core.core.outcome import Finish, Reason, Refusal, Usage
-from orchestrator_core.core.pool import PoolState
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.core.spec import Budgets, Needs
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
 

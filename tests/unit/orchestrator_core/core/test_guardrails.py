@@ -15,8 +15,8 @@ from orchestrator_core.core.guardrails import (
     over_budget,
     with_certain_ctx,
 )
-from orchestrator_core.core.job import Budgets, JobSpec, Needs
 from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.spec import Budgets, JobSpec, Needs
 from tests.unit.orchestrator_core.core.build import spec
 from tests.unit.orchestrator_core.core.settings import STEADY
 

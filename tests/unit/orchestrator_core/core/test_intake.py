@@ -24,8 +24,8 @@ from orchestrator_core.core.events import (
     HeldAttempt,
     HostLost,
 )
-from orchestrator_core.core.job import Needs, Priority
 from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.spec import Needs, Priority
 from orchestrator_core.core.states import JobState
 from orchestrator_core.core.timers import TimerKind
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide

@@ -9,7 +9,7 @@ from orchestrator_core.core.events import (
     OutputAcknowledged,
     OutputProgressed,
 )
-from orchestrator_core.core.job import Failover
+from orchestrator_core.core.spec import Failover
 from tests.unit.orchestrator_core.core.bench import Bench, wide
 
 CALM = {"stale_after_ms": 10**6, "retention_ms": 10**5}

@@ -18,10 +18,10 @@ from orchestrator_core.core.events import (
     SubscribersChanged,
     Tick,
 )
-from orchestrator_core.core.job import Priority
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason
-from orchestrator_core.core.pool import PoolState
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.core.spec import Priority
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot, spec

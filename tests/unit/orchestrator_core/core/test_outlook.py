@@ -6,7 +6,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from orchestrator_core.core.job import Shape
 from orchestrator_core.core.outlook import (
     DRAIN_MAX,
     FASTER_BY,
@@ -23,8 +22,10 @@ from orchestrator_core.core.outlook import (
     outlook,
     weigh,
 )
-from orchestrator_core.core.pool import Pool, PoolState
+from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import ModelStats
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.core.spec import Shape
 from tests.unit.orchestrator_core.core.build import pool
 from tests.unit.orchestrator_core.core.settings import STEADY
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator_core.core.job import Shape
 from orchestrator_core.core.outlook import IDLE_MARGIN, Advice, Tier, Traffic, outlook, weigh
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import ModelStats, Predictor
+from orchestrator_core.core.spec import Shape
 from tests.unit.orchestrator_core.core.build import snapshot
 
 PAGE = Path(__file__).parents[4] / "docs" / "placement.md"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator_core.core.config import Scorer
 from orchestrator_core.core.decision import Decision, ExclusionReason
-from orchestrator_core.core.job import Attempt, Needs, Shape
+from orchestrator_core.core.job import Attempt
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.placement import (
     NoCapacity,
@@ -18,7 +18,9 @@ from orchestrator_core.core.placement import (
     place,
     uncached_tokens,
 )
-from orchestrator_core.core.pool import Pool, PoolState
+from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.core.spec import Needs, Shape
 from tests.unit.orchestrator_core.core.build import pool, spec
 from tests.unit.orchestrator_core.core.oracle import (
     Question,

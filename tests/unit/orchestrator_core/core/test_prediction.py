@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_core.core.job import JobSpec
-from orchestrator_core.core.pool import PoolRates, PoolSnapshot
 from orchestrator_core.core.prediction import BUCKET_JOBS_MIN, Observation, Predictor
+from orchestrator_core.core.rates import PoolRates
+from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.core.spec import JobSpec
 from tests.unit.orchestrator_core.core.build import MODEL, snapshot, spec
 from tests.unit.orchestrator_core.core.settings import STEADY
 

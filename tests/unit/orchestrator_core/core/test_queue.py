@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_core.core.job import Job, Priority, Shape
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.queue import Queue
+from orchestrator_core.core.spec import Priority, Shape
 from tests.unit.orchestrator_core.core.build import job
 from tests.unit.orchestrator_core.core.settings import STEADY
 

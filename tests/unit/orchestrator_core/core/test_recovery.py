@@ -17,8 +17,8 @@ from orchestrator_core.core.events import (
     OutputProgressed,
     Recovered,
 )
-from orchestrator_core.core.job import Failover, StartMode
 from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.spec import Failover, StartMode
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot

@@ -11,8 +11,8 @@ from orchestrator_core.core.events import (
     OutputAcknowledged,
     OutputProgressed,
 )
-from orchestrator_core.core.job import Failover
 from orchestrator_core.core.outcome import Reason, Usage
+from orchestrator_core.core.spec import Failover
 from orchestrator_core.core.states import AttemptState, JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 

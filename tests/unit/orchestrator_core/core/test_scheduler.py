@@ -5,10 +5,10 @@ import pytest
 from orchestrator_core.core.decision import ExclusionReason
 from orchestrator_core.core.effects import DispatchRecord
 from orchestrator_core.core.events import AttemptErrorKind, CancelRequested, EnqueueRequested
-from orchestrator_core.core.job import Priority
 from orchestrator_core.core.outcome import Usage
-from orchestrator_core.core.pool import PoolState
 from orchestrator_core.core.scheduler import LOOK_AHEAD
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.core.spec import Priority
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot, spec
 

@@ -25,9 +25,9 @@ from orchestrator_core.core.events import (
     Recovered,
     SessionDeleted,
 )
-from orchestrator_core.core.job import Budgets, Failover
 from orchestrator_core.core.outcome import Finish, Reason, Refusal, Usage
 from orchestrator_core.core.session import Session, Spent
+from orchestrator_core.core.spec import Budgets, Failover
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 
 # With this many bytes a prompt has ten tokens, by estimate and for certain.

@@ -20,9 +20,10 @@ from orchestrator_core.core.events import (
     HostRegistered,
     OutputProgressed,
 )
-from orchestrator_core.core.job import Budgets, Job
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Usage
+from orchestrator_core.core.spec import Budgets
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import only, wide
 from tests.unit.orchestrator_core.core.build import spec

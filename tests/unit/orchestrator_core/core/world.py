@@ -24,9 +24,9 @@ from orchestrator_core.core.events import (
     SubscribersChanged,
     Tick,
 )
-from orchestrator_core.core.job import Failover, JobSpec
 from orchestrator_core.core.outcome import Finish, Usage
-from orchestrator_core.core.pool import PoolSnapshot, PoolState
+from orchestrator_core.core.snapshot import PoolSnapshot, PoolState
+from orchestrator_core.core.spec import Failover, JobSpec
 from tests.unit.orchestrator_core.core.build import spec
 from tests.unit.orchestrator_core.core.hosts import SimAttempt, SimHost, SimPool
 from tests.unit.orchestrator_core.core.shell import Observer, Shell

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from orchestrator_core.core.effects import SendStart
 from orchestrator_core.core.events import AttemptEnded, AttemptErrorKind
-from orchestrator_core.core.job import StartMode
 from orchestrator_core.core.outcome import Finish
+from orchestrator_core.core.spec import StartMode
 from orchestrator_core.hosts.continuing import START_BYTES_MAX, continuation
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.wire.dispatch import Delivered

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.core.events import EnqueueRequested, Event, Recovered
-from orchestrator_core.core.job import Priority
 from orchestrator_core.core.queue import Queue
+from orchestrator_core.core.spec import Priority
 from orchestrator_core.recorder import __main__ as main
 from orchestrator_core.recorder import segment
 from orchestrator_core.recorder.codec import decode_step, encode_step

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from orchestrator_core.core.config import CoreConfig
-from orchestrator_core.core.job import StartMode
 from orchestrator_core.core.machine import Core
+from orchestrator_core.core.spec import StartMode
 from orchestrator_core.core.states import JobState
 from orchestrator_core.store import journal_file
 from orchestrator_core.store.port import (

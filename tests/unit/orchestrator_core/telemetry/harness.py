@@ -22,10 +22,10 @@ from orchestrator_core.core.events import (
     HostRegistered,
     OutputProgressed,
 )
-from orchestrator_core.core.job import JobSpec, Needs
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Usage
-from orchestrator_core.core.pool import PoolSnapshot
+from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.core.spec import JobSpec, Needs
 from orchestrator_core.telemetry.fleet import NoFleet
 from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import Metrics

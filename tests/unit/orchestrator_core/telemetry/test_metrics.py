@@ -19,9 +19,9 @@ from orchestrator_core.core.events import (
     OutputProgressed,
     Recovered,
 )
-from orchestrator_core.core.job import Priority
 from orchestrator_core.core.outcome import Reason, Refusal
-from orchestrator_core.core.pool import PoolState
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.core.spec import Priority
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.telemetry.fleet import DeviceGauges, PoolGauges
 from orchestrator_core.telemetry.instruments import BUDGETS, OTHER, LabelBudget

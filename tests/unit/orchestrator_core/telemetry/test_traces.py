@@ -18,8 +18,8 @@ from orchestrator_core.core.events import (
     Recovered,
     Tick,
 )
-from orchestrator_core.core.job import Failover
 from orchestrator_core.core.machine import Core
+from orchestrator_core.core.spec import Failover
 from orchestrator_core.telemetry.tracing import parse_traceparent
 from tests.unit.orchestrator_core.telemetry.harness import (
     PARENT_ID,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import job_pb2
-from orchestrator_core.core.job import JobSpec
+from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.wire.digest import spec_digest
 from orchestrator_core.wire.jobs import SpecContext, parse_spec
 from tests.unit.orchestrator_core.wire.messages import messages

@@ -15,8 +15,8 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     HeldAttempt,
 )
-from orchestrator_core.core.job import JobSpec, StartMode
 from orchestrator_core.core.outcome import Finish, Usage
+from orchestrator_core.core.spec import JobSpec, StartMode
 from orchestrator_core.wire import dispatch
 from orchestrator_core.wire.jobs import SpecContext, parse_spec
 from tests.unit.orchestrator_core.wire.specs import NOW_MS, full_spec, small_spec

@@ -6,8 +6,9 @@ import pytest
 
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from orchestrator_core.core.effects import JobEnded, JobStarted
-from orchestrator_core.core.job import Budgets, Job, JobSpec, StartMode
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal, Usage
+from orchestrator_core.core.spec import Budgets, JobSpec, StartMode
 from orchestrator_core.core.states import JobState
 from orchestrator_core.wire import events
 from orchestrator_core.wire.errors import to_status

@@ -7,8 +7,8 @@ import pytest
 from google.protobuf import duration_pb2, timestamp_pb2
 
 from llamaorch.orchestrator.v1 import job_pb2
-from orchestrator_core.core.job import JobSpec
 from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.wire.jobs import parse_spec
 from tests.unit.orchestrator_core.wire.messages import deep_struct
 from tests.unit.orchestrator_core.wire.specs import CONTEXT, NOW_MS, small_spec

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 
 from llamaorch.orchestrator.v1 import job_pb2
-from orchestrator_core.core.job import Budgets, Failover, JobSpec, Needs, Priority
 from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.spec import Budgets, Failover, JobSpec, Needs, Priority
 from orchestrator_core.wire.errors import to_status
 from orchestrator_core.wire.jobs import SpecContext, WireLimits, parse_spec
 from tests.unit.orchestrator_core.wire.messages import messages

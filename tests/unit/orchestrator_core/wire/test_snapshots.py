@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from llamaorch.pool.v1 import snapshot_pb2
-from orchestrator_core.core.pool import PoolSnapshot, PoolState
+from orchestrator_core.core.snapshot import PoolSnapshot, PoolState
 from orchestrator_core.wire.snapshots import MalformedSnapshot, parse_snapshot
 from tests.unit.orchestrator_core.wire.messages import messages
 

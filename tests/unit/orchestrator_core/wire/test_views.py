@@ -22,9 +22,11 @@ from orchestrator_core.core.decision import (
 )
 from orchestrator_core.core.effects import Receipt
 from orchestrator_core.core.explain import Explained
-from orchestrator_core.core.job import Attempt, Job, JobSpec, StartMode
+from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal, Usage
-from orchestrator_core.core.pool import Pool, PoolSnapshot
+from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.core.spec import JobSpec, StartMode
 from orchestrator_core.core.states import JobState
 from orchestrator_core.wire import enums
 from orchestrator_core.wire.decisions import decision_to_proto
