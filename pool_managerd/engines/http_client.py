@@ -107,10 +107,9 @@ class HttpClient:
         headers = {}
         if self._endpoint.api_key:
             headers["Authorization"] = f"Bearer {self._endpoint.api_key}"
+        # Silence is watched by `_Silence`: aiohttp's `sock_read` makes a timer for every chunk.
         timeout = aiohttp.ClientTimeout(
-            total=None,
-            sock_connect=self._endpoint.connect_timeout_ms / 1000,
-            sock_read=self._endpoint.silence_timeout_ms / 1000,
+            total=None, sock_connect=self._endpoint.connect_timeout_ms / 1000
         )
         self._session = aiohttp.ClientSession(
             headers=headers,
@@ -219,24 +218,29 @@ class HttpClient:
         self, path: str, body: Json, traceparent: str, reader: EventReader, progress: Progress
     ) -> AsyncGenerator[GenerationEvent, None]:
         headers = {"traceparent": traceparent} if traceparent else {}
-        async with self._connected().post(
-            self._url(path), json=body, headers=headers, allow_redirects=False
-        ) as response:
-            try:
-                progress.answered = True
-                if response.status != OK:
-                    yield reader.error(response.status, _parsed(await _read(response)))
-                    return
-                decoder = LineDecoder()
-                async for chunk in _chunks(response):
-                    for payload in decoder.feed(chunk):
-                        for event in reader.read(payload):
-                            yield event
-                for event in reader.close():
-                    yield event
-            finally:
-                # Closes the socket even in the middle of a stream: this is what cancels.
-                response.close()
+        silence_s = self._endpoint.silence_timeout_ms / 1000
+        async with asyncio.timeout(silence_s):
+            response = await self._connected().post(
+                self._url(path), json=body, headers=headers, allow_redirects=False
+            )
+        silence = _Silence(response, silence_s)
+        try:
+            progress.answered = True
+            if response.status != OK:
+                yield reader.error(response.status, _parsed(await _read(response)))
+                return
+            decoder = LineDecoder()
+            while chunk := await _chunk(response):
+                silence.broken()
+                for payload in decoder.feed(chunk):
+                    for event in reader.read(payload):
+                        yield event
+            for event in reader.close():
+                yield event
+        finally:
+            silence.end()
+            # Closes the socket even in the middle of a stream: this is what cancels.
+            response.close()
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -247,27 +251,49 @@ class HttpClient:
         return self._endpoint.base_url.rstrip("/") + path
 
 
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-    """Yields what arrives, until the answer is complete.
+class _Silence:
+    """Breaks off an answer that brings nothing for `limit_s`; a chunk moves no timer."""
+
+    def __init__(self, response: aiohttp.ClientResponse, limit_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._response = response
+        self._limit_s = limit_s
+        self._heard_s = self._loop.time()
+        self._timer = self._loop.call_later(limit_s, self._look)
+
+    def broken(self) -> None:
+        """Notes that something came."""
+        self._heard_s = self._loop.time()
+
+    def end(self) -> None:
+        """Watches no more."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        left_s = self._heard_s + self._limit_s - self._loop.time()
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._look)
+        else:
+            self._response.content.set_exception(TimeoutError())
+
+
+async def _chunk(response: aiohttp.ClientResponse) -> bytes:
+    """Returns what arrives next; nothing once the answer is complete.
 
     Raises:
         aiohttp.ClientError: when the connection breaks first.
     """
-    while True:
-        try:
-            chunk = await response.content.readany()
-        except RuntimeError as error:
-            # aiohttp says so about a connection that was closed while nobody read from it.
-            raise aiohttp.ClientConnectionError("connection closed") from error
-        if not chunk:
-            return
-        yield chunk
+    try:
+        return await response.content.readany()
+    except RuntimeError as error:
+        # aiohttp says so about a connection that was closed while nobody read from it.
+        raise aiohttp.ClientConnectionError("connection closed") from error
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     """Reads a whole answer of bounded size."""
     answer = bytearray()
-    async for chunk in _chunks(response):
+    while chunk := await _chunk(response):
         answer += chunk
         if len(answer) > _MAX_ANSWER_BYTES:
             raise FrameError("the engine's answer is too long")
