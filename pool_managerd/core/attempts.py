@@ -217,14 +217,13 @@ class AttemptLog:
         """
         assert self.terminal is None, "nothing follows the terminal record"
         data = text.encode()
-        if self._verify is None:
-            self._add(text, data, token_ids)
-            return Appended.KEPT
-        missing = self._verify.text_offset - self._text_bytes
-        if len(data) < missing:
-            self._add(text, data, token_ids)
-            return Appended.KEPT
-        return self._cross_boundary(self._verify, (data[:missing], data[missing:]), token_ids)
+        if self._verify is not None:
+            missing = self._verify.text_offset - self._text_bytes
+            if len(data) >= missing:
+                halves = (data[:missing], data[missing:])
+                return self._cross_boundary(self._verify, halves, token_ids)
+        self._add(text, data, token_ids)
+        return Appended.KEPT
 
     def _cross_boundary(
         self, boundary: Boundary, halves: tuple[bytes, bytes], token_ids: tuple[int, ...]

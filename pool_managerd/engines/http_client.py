@@ -6,7 +6,7 @@ A generation is cancelled by closing its connection.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +16,8 @@ from pool_managerd.engines.port import (
     EngineError,
     Failed,
     Failure,
-    Finished,
     GenerationEvent,
+    Piece,
     Usage,
 )
 from pool_managerd.engines.stream_lines import FrameError, Json, LineDecoder
@@ -192,31 +192,51 @@ class HttpClient:
         `progress` is kept up to date. Without a proper end the last event is ENGINE_DIED.
         """
         try:
-            frames = self._frames(path, body, traceparent, reader, progress)
-            async with contextlib.aclosing(frames) as events:
-                async for event in events:
-                    if isinstance(event, Finished | Failed):
-                        progress.settled = True
-                        yield event
-                        return
+            async with self._answered(path, body, traceparent) as (response, silence):
+                progress.answered = True
+                if response.status != OK:
+                    progress.settled = True
+                    yield reader.error(response.status, _parsed(await _read(response)))
+                    return
+                decoder = LineDecoder()
+                while chunk := await _chunk(response):
+                    silence.broken()
+                    for payload in decoder.feed(chunk):
+                        for event in reader.read(payload):
+                            progress.settled = not isinstance(event, Piece)
+                            yield event
+                            if progress.settled:
+                                return
+                for event in reader.close():
+                    progress.settled = not isinstance(event, Piece)
                     yield event
-            reason = "the engine closed the stream before its end"
-        except FrameError as error:
-            progress.settled = True
-            yield Failed(Failure.ENGINE_ERROR, str(error), Usage(tokens_out=reader.tokens_out))
-            return
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            progress.settled = True
-            reason = "the engine does not accept connections"
-        except TimeoutError:
-            reason = f"the engine was silent for {self._endpoint.silence_timeout_ms} ms"
-        except (aiohttp.ClientError, OSError) as error:
-            reason = f"the connection to the engine broke ({type(error).__name__})"
-        yield Failed(Failure.ENGINE_DIED, reason, Usage(tokens_out=reader.tokens_out))
+                    if progress.settled:
+                        return
+            failure, reason = Failure.ENGINE_DIED, "the engine closed the stream before its end"
+        except (FrameError, TimeoutError, aiohttp.ClientError, OSError) as error:
+            failure, reason = self._breach(error, progress)
+        yield Failed(failure, reason, Usage(tokens_out=reader.tokens_out))
 
-    async def _frames(
-        self, path: str, body: Json, traceparent: str, reader: EventReader, progress: Progress
-    ) -> AsyncGenerator[GenerationEvent, None]:
+    def _breach(self, error: Exception, progress: Progress) -> tuple[Failure, str]:
+        """What it means for a generation, and for its slot, that reading failed like that."""
+        match error:
+            case FrameError():
+                progress.settled = True
+                return Failure.ENGINE_ERROR, str(error)
+            case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+                progress.settled = True
+                reason = "the engine does not accept connections"
+            case TimeoutError():
+                reason = f"the engine was silent for {self._endpoint.silence_timeout_ms} ms"
+            case _:
+                reason = f"the connection to the engine broke ({type(error).__name__})"
+        return Failure.ENGINE_DIED, reason
+
+    @contextlib.asynccontextmanager
+    async def _answered(
+        self, path: str, body: Json, traceparent: str
+    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, "_Silence"]]:
+        """The answer to a generation's request, from its first line on."""
         headers = {"traceparent": traceparent} if traceparent else {}
         silence_s = self._endpoint.silence_timeout_ms / 1000
         async with asyncio.timeout(silence_s):
@@ -225,18 +245,7 @@ class HttpClient:
             )
         silence = _Silence(response, silence_s)
         try:
-            progress.answered = True
-            if response.status != OK:
-                yield reader.error(response.status, _parsed(await _read(response)))
-                return
-            decoder = LineDecoder()
-            while chunk := await _chunk(response):
-                silence.broken()
-                for payload in decoder.feed(chunk):
-                    for event in reader.read(payload):
-                        yield event
-            for event in reader.close():
-                yield event
+            yield response, silence
         finally:
             silence.end()
             # Closes the socket even in the middle of a stream: this is what cancels.
