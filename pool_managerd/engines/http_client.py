@@ -107,7 +107,7 @@ class HttpClient:
         headers = {}
         if self._endpoint.api_key:
             headers["Authorization"] = f"Bearer {self._endpoint.api_key}"
-        # Silence is watched by `_Silence`: aiohttp's `sock_read` makes a timer for every chunk.
+        # Silence is watched by `Silence`: aiohttp's `sock_read` makes a timer for every chunk.
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=self._endpoint.connect_timeout_ms / 1000
         )
@@ -235,7 +235,7 @@ class HttpClient:
     @contextlib.asynccontextmanager
     async def _answered(
         self, path: str, body: Json, traceparent: str
-    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, "_Silence"]]:
+    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, "Silence"]]:
         """The answer to a generation's request, from its first line on."""
         headers = {"traceparent": traceparent} if traceparent else {}
         silence_s = self._endpoint.silence_timeout_ms / 1000
@@ -243,7 +243,7 @@ class HttpClient:
             response = await self._connected().post(
                 self._url(path), json=body, headers=headers, allow_redirects=False
             )
-        silence = _Silence(response, silence_s)
+        silence = Silence(response.content, silence_s)
         try:
             yield response, silence
         finally:
@@ -260,12 +260,20 @@ class HttpClient:
         return self._endpoint.base_url.rstrip("/") + path
 
 
-class _Silence:
+class Interruptible(Protocol):
+    """The body of an answer; satisfied by `aiohttp.StreamReader`."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Raises `error` in whoever reads."""
+        ...
+
+
+class Silence:
     """Breaks off an answer that brings nothing for `limit_s`; a chunk moves no timer."""
 
-    def __init__(self, response: aiohttp.ClientResponse, limit_s: float) -> None:
+    def __init__(self, content: Interruptible, limit_s: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._response = response
+        self._content = content
         self._limit_s = limit_s
         self._heard_s = self._loop.time()
         self._timer = self._loop.call_later(limit_s, self._look)
@@ -283,7 +291,7 @@ class _Silence:
         if left_s > 0:
             self._timer = self._loop.call_later(left_s, self._look)
         else:
-            self._response.content.set_exception(TimeoutError())
+            self._content.set_exception(TimeoutError())
 
 
 async def _chunk(response: aiohttp.ClientResponse) -> bytes:
