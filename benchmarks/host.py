@@ -1,11 +1,12 @@
-"""CPU per token in pool-managerd, beside a bare aiohttp reader of the same stream.
+"""CPU per token in pool-managerd, beside bare readers of the same streams.
 
     python -m benchmarks.host [--seconds 10] [--rounds 3] [--streams 8] [--rate 50]
 
 The real orchestratord and pool-managerd, which launches a llama-server without a model that streams
 at `--rate` tokens per second in every slot, unsynchronised; one client reads all jobs. CPU is user
-and system time of the pool-managerd process alone. The peer reads the same server with aiohttp and
-only counts events. Both run in turns; the best round of each counts, because noise only adds.
+and system time of the pool-managerd process alone. The peers read such a server and only count
+events: aiohttp on uvloop, and a loop of epoll and recv. All run in turns; the best round of each
+counts, because noise only adds.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.load.processes import Child, cpu_s, start_orchestratord
@@ -70,11 +71,12 @@ def main() -> int:
         f"--streams {load.streams} --rate {load.rate:g}"
     )
     with run_on_machine(), tempfile.TemporaryDirectory(prefix="llama-orch-host-") as directory:
-        ours_us, bare_us, idle_ms = asyncio.run(measured(Path(directory), load, arguments.rounds))
-    print(f"idle pool-managerd: {idle_ms:.1f} ms of CPU per second")
-    print(f"pool-managerd: {_all(ours_us)} us of CPU per token, idle time included")
-    print(f"bare aiohttp:  {_all(bare_us)} us of CPU per token")
-    best_us, peer_us = min(ours_us), min(bare_us)
+        seen = asyncio.run(measured(Path(directory), load, arguments.rounds))
+    print(f"idle pool-managerd: {seen.idle_ms:.1f} ms of CPU per second")
+    print(f"pool-managerd: {_all(seen.ours_us)} us of CPU per token, idle time included")
+    print(f"bare aiohttp:  {_all(seen.bare_us)} us of CPU per token")
+    print(f"epoll, recv:   {_all(seen.epoll_us)} us of CPU per token")
+    best_us, peer_us = min(seen.ours_us), min(seen.bare_us)
     print(
         f"{load.streams} x {load.rate:g} tokens/s: {best_us:.1f} us per token, "
         f"{best_us / peer_us:.2f} x bare, {best_us - peer_us:.1f} us above it (bar {BAR_US:.0f})"
@@ -85,26 +87,35 @@ def main() -> int:
     return 0
 
 
-async def measured(
-    directory: Path, load: Load, rounds: int
-) -> tuple[list[float], list[float], float]:
-    """Microseconds per token of pool-managerd and of the peer; idle CPU in ms per second."""
+@dataclass(slots=True)
+class Seen:
+    """Microseconds per token in each round; idle CPU of pool-managerd in ms per second."""
+
+    ours_us: list[float] = field(default_factory=list)
+    bare_us: list[float] = field(default_factory=list)
+    epoll_us: list[float] = field(default_factory=list)
+    idle_ms: float = 0.0
+
+
+async def measured(directory: Path, load: Load, rounds: int) -> Seen:
+    """Runs pool-managerd and its peers in turns."""
     orchestratord, address = await start_orchestratord(directory)
     host = await _start_host(directory, address, load)
-    ours_us, bare_us = [], []
+    seen = Seen()
     try:
         async with AsyncClient(address) as client:
             await _until_ready(client)
             before_s, began_s = cpu_s(host.pid), time.monotonic()
             await asyncio.sleep(WARM_S)
-            idle_ms = 1000 * (cpu_s(host.pid) - before_s) / (time.monotonic() - began_s)
+            seen.idle_ms = 1000 * (cpu_s(host.pid) - before_s) / (time.monotonic() - began_s)
             for _ in range(rounds):
-                ours_us.append(await _round(client, host.pid, load))
-                bare_us.append(await _bare(directory, load))
+                seen.ours_us.append(await _round(client, host.pid, load))
+                seen.bare_us.append(await _bare(directory, load))
+                seen.epoll_us.append(await _bare(directory, load, "--epoll"))
     finally:
         for child in (host, orchestratord):
             await child.stop()
-    return ours_us, bare_us, idle_ms
+    return seen
 
 
 async def _start_host(directory: Path, address: str, load: Load) -> Child:
@@ -158,10 +169,10 @@ async def _count(stream: JobStream, counts: list[int], number: int) -> None:
             counts[number] += len(event.token_ids)
 
 
-async def _bare(directory: Path, load: Load) -> float:
-    """The same of the peer, on a server of its own."""
+async def _bare(directory: Path, load: Load, *kind: str) -> float:
+    """The same of a peer, on a server of its own."""
     async with _server(directory, load) as url:
-        arguments = ["benchmarks.load.sse_bare", url, "--streams", str(load.streams)]
+        arguments = ["benchmarks.load.sse_bare", url, "--streams", str(load.streams), *kind]
         peer = await Child.start("sse-bare", arguments, directory)
         try:
             await peer.answer()

@@ -13,6 +13,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import uvloop
+
 from pool_managerd import failpoints
 from pool_managerd.config import Config, ConfigError, load_config
 from pool_managerd.config_text import to_toml
@@ -67,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
                 parser.error("fetch needs a REF, e.g. hf:ORG/REPO/FILE")
             return run_fetch(config, args.ref)
         _arm(os.environ.get(failpoints.VARIABLE, ""))
-        asyncio.run(_serve(config))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(config))
     except ConfigError as error:
         for problem in error.problems:
             print(f"pool-managerd: {problem}", file=sys.stderr)

@@ -5,13 +5,10 @@ This module alone reads the environment. `load_config` returns one frozen object
 with every problem. HME-003, ORCH-3030, ORCH-3035, HME-002.
 """
 
-import difflib
 import ipaddress
 import os
 import socket
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,11 +20,13 @@ from pool_managerd.config_engines import (
     EmbeddedEngine,
     EngineTable,
     LaunchTable,
+    LlamaServerEngine,
     Milliseconds,
     Table,
     TritonEngine,
 )
 from pool_managerd.config_models import ModelsTable, OutboundTable
+from pool_managerd.config_problems import problem
 from pool_managerd.config_supervision import BackoffTable, EngineLogsTable, SupervisionTable
 from pool_managerd.errors import PoolManagerError
 
@@ -36,6 +35,19 @@ _ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):[0-9]{1,5}$"
 
 # A replica id is the pool id and nine more characters; 128 are the limit of every id on the wire.
 PoolId = Annotated[str, Field(pattern=_ID, max_length=100)]
+
+
+ALL_LAYERS = 10_000
+
+_NEEDS = {
+    "tensor_split": "the pool's tensor_split",
+    "vram_claim_ratio": "the pool's vram_claim_ratio",
+    "gpu_layers": 'kind = "llama_server"',
+    "kv_type": 'kind = "llama_server"',
+    "ctx_per_slot": "engine.ctx_per_slot of a llama_server",
+    "ctx_total": "engine.ctx_per_slot of a llama_server",
+    "ctx_max": "engine.ctx_max; of a llama_server there is {ctx_total}",
+}
 
 
 class ConfigError(PoolManagerError):
@@ -104,6 +116,32 @@ class PoolTable(Table):
         if self.vram_claim_bytes is not None and self.vram_claim_ratio is not None:
             raise ValueError("set vram_claim_bytes or vram_claim_ratio, not both")
         return self
+
+    @model_validator(mode="after")
+    def _launch_filled(self) -> "PoolTable":
+        launch = self.engine.launch if isinstance(self.engine, AttachingEngine) else None
+        stated = self.launch_values().keys()
+        for name in sorted(launch.placeholders() if launch else ()):
+            if name in _NEEDS and name not in stated:
+                raise ValueError(f"engine.launch uses {{{name}}}: set {_NEEDS[name]}")
+        return self
+
+    def launch_values(self) -> dict[str, str]:
+        """What the pool's settings put in the place of placeholders, as far as they are stated."""
+        found = {"tensor_split": ",".join(map(str, self.tensor_split))}
+        if self.vram_claim_ratio is not None:
+            found["vram_claim_ratio"] = str(self.vram_claim_ratio)
+        engine = self.engine
+        if isinstance(engine, LlamaServerEngine):
+            slots, ctx_tokens = engine.slots or 1, engine.ctx_per_slot
+            # A llama-server of every age takes more layers than there are for all of them.
+            layers = ALL_LAYERS if engine.gpu_layers < 0 else engine.gpu_layers
+            found |= {"gpu_layers": str(layers), "kv_type": engine.kv_type}
+            found["ctx_per_slot"] = str(ctx_tokens or "")
+            found["ctx_total"] = str(ctx_tokens * slots or "")
+        elif not isinstance(engine, EmbeddedEngine):
+            found["ctx_max"] = str(engine.ctx_max or "")
+        return {name: value for name, value in found.items() if value}
 
 
 class LimitsTable(Table):
@@ -199,18 +237,27 @@ class Config(Table):
         twice = sorted({pool_id for pool_id in ids if ids.count(pool_id) > 1})
         if twice:
             raise ValueError(f"pools: pool_id used twice: {', '.join(twice)}")
-        _refuse_long_graces(self.pools, self.supervision.stop_timeout_ms)
+        _refuse_long_waits(self.pools, self.supervision)
         return self
 
 
-def _refuse_long_graces(pools: tuple[PoolTable, ...], stop_timeout_ms: int) -> None:
+def _refuse_long_waits(pools: tuple[PoolTable, ...], limits: SupervisionTable) -> None:
+    """Waits within an engine have to end before whoever waits for them gives up."""
     for pool in pools:
-        launch = pool.engine.launch if isinstance(pool.engine, AttachingEngine) else None
-        if launch is not None and launch.stop_grace_ms >= stop_timeout_ms:
-            raise ValueError(
-                f"pools.{pool.pool_id}.engine.launch.stop_grace_ms: {launch.stop_grace_ms} must be "
-                f"below supervision.stop_timeout_ms = {stop_timeout_ms}"
-            )
+        engine = pool.engine
+        waits = []
+        if isinstance(engine, AttachingEngine) and engine.launch is not None:
+            grace = ("launch.stop_grace_ms", engine.launch.stop_grace_ms)
+            waits.append((*grace, "stop_timeout_ms", limits.stop_timeout_ms))
+        if isinstance(engine, TritonEngine) and not engine.metrics_url:
+            settles = ("cancel_settle_ms", engine.cancel_settle_ms)
+            waits.append((*settles, "cancel_confirm_ms", limits.cancel_confirm_ms))
+        for key, wait_ms, outer_key, outer_ms in waits:
+            if wait_ms >= outer_ms:
+                raise ValueError(
+                    f"pools.{pool.pool_id}.engine.{key}: {wait_ms} must be below "
+                    f"supervision.{outer_key} = {outer_ms}"
+                )
 
 
 def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
@@ -230,7 +277,9 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError([_problem(item) for item in error.errors(include_url=False)]) from error
+        raise ConfigError(
+            [problem(item, Config) for item in error.errors(include_url=False)]
+        ) from error
     return _with_environment(config, path.resolve().parent, env)
 
 
@@ -269,21 +318,17 @@ def _resolved(
     match pool.engine:
         case EmbeddedEngine() as engine if engine.model_path:
             return engine.model_copy(update={"model_path": str(base / engine.model_path)})
-        case TritonEngine() as engine if engine.api_key_env:
-            return engine.model_copy(update={"api_key": _secret(pool, engine, env, problems)})
         case AttachingEngine() as engine:
             secret = _secret(pool, engine, env, problems)
-            changes = {"api_key": secret, "launch": _launch(engine, base)}
+            path = str(base / engine.model_path) if engine.model_path else ""
+            changes = {"api_key": secret, "launch": _launch(engine, base), "model_path": path}
             return engine.model_copy(update=changes)
         case engine:
             return engine
 
 
 def _secret(
-    pool: PoolTable,
-    engine: AttachingEngine | TritonEngine,
-    env: Mapping[str, str],
-    problems: list[str],
+    pool: PoolTable, engine: AttachingEngine, env: Mapping[str, str], problems: list[str]
 ) -> SecretStr:
     secret = env.get(engine.api_key_env, "") if engine.api_key_env else ""
     if engine.api_key_env and not secret:
@@ -327,59 +372,3 @@ def _refuse_public_bind(listen: str) -> None:
             f"listen: {host} is not a loopback address, and this version has neither tokens nor "
             "TLS: listen on 127.0.0.1 and use an SSH tunnel from elsewhere"
         )
-
-
-def _problem(item: typing.Any) -> str:
-    location, kind = tuple(item["loc"]), str(item["type"])
-    if kind == "extra_forbidden":
-        table, key = _table_at(location[:-1]), str(location[-1])
-        known = sorted(name for name in table.model_fields if name not in _HIDDEN) if table else []
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-        hint = f'; did you mean "{near[0]}"?' if near else ""
-        return f"{_dotted(location)}: unknown key{hint}"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{_dotted(location)}: {message}" if location else message
-
-
-_HIDDEN = frozenset({"api_key", "hf_token", "otlp_endpoint"})
-_TAGS = frozenset({"embedded", "llama_server", "mock", "ollama", "openai", "triton"})
-
-
-def _dotted(location: tuple[int | str, ...]) -> str:
-    text = ""
-    for part in location:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif part not in _TAGS:
-            text += f".{part}" if text else part
-    return text
-
-
-def _table_at(location: tuple[int | str, ...]) -> type[Table] | None:
-    table: type[Table] | None = Config
-    candidates: tuple[type[Table], ...] = ()
-    for part in location:
-        if isinstance(part, int):
-            continue
-        if part in _TAGS and candidates:
-            table = next((c for c in candidates if _tag_of(c) == part), None)
-        elif table is not None and part in table.model_fields:
-            candidates = tables_in(table.model_fields[part].annotation)
-            table = candidates[0] if candidates else None
-    return table
-
-
-def _tag_of(table: type[Table]) -> str | None:
-    tags = (
-        typing.get_args(table.model_fields["kind"].annotation)
-        if "kind" in table.model_fields
-        else ()
-    )
-    return str(tags[0]) if tags else None
-
-
-def tables_in(annotation: object) -> tuple[type[Table], ...]:
-    """The configuration tables that a field's annotation mentions, in order."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return (annotation,) if issubclass(annotation, Table) else ()
-    return tuple(table for inner in typing.get_args(annotation) for table in tables_in(inner))

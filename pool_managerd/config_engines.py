@@ -1,7 +1,7 @@
 """Configuration of engines: one table for each kind of adapter."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -70,7 +70,9 @@ class EmbeddedEngine(Table):
 
 
 PLACEHOLDERS = frozenset(
-    {"port", "port_2", "port_3", "model_path", "model_id", "slots", "devices", "api_key", "pool_id"}
+    {"port", "port_2", "port_3", "model_path", "model_id", "slots", "devices", "device_count"}
+    | {"api_key", "pool_id", "tensor_split", "vram_claim_ratio"}
+    | {"ctx_max", "ctx_per_slot", "ctx_total", "gpu_layers", "kv_type"}
 )
 """What may stand in braces in a `launch` table."""
 
@@ -96,34 +98,45 @@ class LaunchTable(Table):
 
     @model_validator(mode="after")
     def _known_placeholders(self) -> "LaunchTable":
-        texts = (*self.command, *self.env.values())
-        used = {name for text in texts for name in _PLACEHOLDER.findall(text)}
-        unknown = sorted(used - PLACEHOLDERS)
+        unknown = sorted(self.placeholders() - PLACEHOLDERS)
         if unknown:
             known = ", ".join(f"{{{name}}}" for name in sorted(PLACEHOLDERS))
             raise ValueError(f"unknown placeholder {{{unknown[0]}}}; there are: {known}")
         return self
 
+    def placeholders(self) -> frozenset[str]:
+        """Names in braces in the command and its environment."""
+        texts = (*self.command, *self.env.values())
+        return frozenset(name for text in texts for name in _PLACEHOLDER.findall(text))
+
     def uses(self, placeholder: str) -> bool:
         """True when the command or its environment holds it."""
-        return any(f"{{{placeholder}}}" in text for text in (*self.command, *self.env.values()))
+        return placeholder in self.placeholders()
 
 
 class AttachingEngine(Table):
-    """An engine with an address: somebody else's, or with `launch` one that we start."""
+    """An engine with an address: somebody else's, or with `launch` one that we start.
 
-    base_url: str = Field(
-        default="",
-        pattern=r"^(https?://.*)?$",
-        description="Address, e.g. http://127.0.0.1:8080; with `launch` it may hold {port}.",
-    )
+    `ADDRESS_KEY` is the key of the address, `OWN_ADDRESS` what stands there when we choose it.
+    """
+
+    ADDRESS_KEY: ClassVar[str] = "base_url"
+    OWN_ADDRESS: ClassVar[str] = "http://127.0.0.1:{port}"
+
     model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
     api_key_env: str = Field(
         default="", description="Environment variable that holds the API key; empty: no key."
     )
     slots: int = Field(default=0, ge=0, le=256, description="Slots to use; 0: all it has.")
+    model_ref: str = Field(
+        default="",
+        max_length=REF_CHARS_MAX,
+        description="Model of a `launch` with {model_path}: a path, file:, hf: or https:.",
+    )
     model_path: str = Field(
-        default="", description="The server's model file, if this host can read it."
+        default="",
+        description="The server's model file or folder, if this host can read it; relative to "
+        "the configuration file.",
     )
     launch: LaunchTable | None = Field(
         default=None, description="Starts the server; without it, it runs already."
@@ -134,25 +147,73 @@ class AttachingEngine(Table):
 
     @model_validator(mode="after")
     def _somewhere(self) -> "AttachingEngine":
-        if not self.base_url and self.launch is None:
-            raise ValueError("base_url is needed, or a launch table")
+        if not getattr(self, self.ADDRESS_KEY) and self.launch is None:
+            raise ValueError(f"{self.ADDRESS_KEY} is needed, or a launch table")
+        address = getattr(self, self.ADDRESS_KEY)
+        if self.launch is not None and address and "{port}" not in address:
+            raise ValueError(
+                f"{self.ADDRESS_KEY} of a server that is launched must hold {{port}}, which is "
+                f"chosen anew for each start; without the key it is {self.OWN_ADDRESS}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_model(self) -> "AttachingEngine":
+        if self.model_ref and self.model_path:
+            raise ValueError("set model_ref, or model_path, and not both")
+        takes_model = self.launch is not None and self.launch.uses("model_path")
+        if self.model_ref and not takes_model:
+            raise ValueError("model_ref needs a launch table whose command has {model_path}")
+        if takes_model and not (self.model_ref or self.model_path):
+            raise ValueError("launch uses {model_path}: set model_ref, or model_path")
+        if self.model_ref:
+            parse_model_ref(self.model_ref)
         return self
 
 
-class LlamaServerEngine(AttachingEngine):
+class HttpEngine(AttachingEngine):
+    """An engine behind HTTP."""
+
+    base_url: str = Field(
+        default="",
+        pattern=r"^(https?://.*)?$",
+        description="Address, e.g. http://127.0.0.1:8080; with `launch` it may hold {port}.",
+    )
+
+
+class LlamaServerEngine(HttpEngine):
     """A llama.cpp server: one that runs already, or one that the pool manager launches."""
 
     kind: Literal["llama_server"] = Field(description="Attaches to a llama.cpp server.")
     deterministic: bool = Field(
         default=False, description="Needs a server with one slot; no prompt cache."
     )
+    ctx_per_slot: int = Field(
+        default=0,
+        ge=0,
+        le=4_194_304,
+        description="With `launch`: context of one slot, tokens; 0: no estimate of its memory.",
+    )
+    gpu_layers: int = Field(
+        default=-1, ge=-1, le=10_000, description="With `launch`: layers on the GPU; -1: all."
+    )
+    kv_type: KvType = Field(
+        default="f16", description="With `launch`: type of cached keys and values."
+    )
     model_digest: str = Field(default="", description="Digest of the weights, if known.")
     silence_timeout_ms: Milliseconds = Field(
         default=300_000, description="Longest silence in a stream."
     )
 
+    @model_validator(mode="after")
+    def _ours_to_say(self) -> "LlamaServerEngine":
+        stated = sorted({"ctx_per_slot", "gpu_layers", "kv_type"} & self.model_fields_set)
+        if stated and self.launch is None:
+            raise ValueError(f"{stated[0]} is for a server that is launched; this one runs already")
+        return self
 
-class OpenAiEngine(AttachingEngine):
+
+class OpenAiEngine(HttpEngine):
     """A server that speaks OpenAI's API: one that runs already, or one that is launched."""
 
     kind: Literal["openai"] = Field(description="Attaches to a server that speaks OpenAI's API.")
@@ -178,14 +239,14 @@ class OpenAiEngine(AttachingEngine):
     )
 
 
-class OllamaEngine(AttachingEngine):
+class OllamaEngine(HttpEngine):
     """A model of an Ollama server: one that runs already, or one that is launched."""
 
     kind: Literal["ollama"] = Field(description="Attaches to Ollama's native API.")
     base_url: str = Field(
-        default="http://127.0.0.1:11434",
-        pattern=r"^https?://",
-        description="Address; with `launch` it may hold {port}.",
+        default="",
+        pattern=r"^(https?://.*)?$",
+        description="Address; empty: http://127.0.0.1:11434; with `launch` it may hold {port}.",
     )
     ollama_model: str = Field(
         default="", max_length=1024, description="Ollama's name of the model; empty: the same."
@@ -204,6 +265,13 @@ class OllamaEngine(AttachingEngine):
     silence_timeout_ms: Milliseconds = Field(
         default=300_000, description="Longest silence in a stream."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_port(cls, table: object) -> object:
+        if isinstance(table, dict) and not table.get("base_url") and not table.get("launch"):
+            return {**table, "base_url": "http://127.0.0.1:11434"}
+        return table
 
 
 class MockScriptTable(Table):
@@ -248,16 +316,20 @@ class MockEngine(Table):
     script: MockScriptTable = Field(default=MockScriptTable(), description="One generation.")
 
 
-class TritonEngine(Table):
-    """A model on a Triton server that runs already: the pool manager attaches to it."""
+class TritonEngine(AttachingEngine):
+    """A model on a Triton server: one that runs already, or one that is launched."""
+
+    ADDRESS_KEY: ClassVar[str] = "address"
+    OWN_ADDRESS: ClassVar[str] = "127.0.0.1:{port}"
 
     kind: Literal["triton"] = Field(description="Attaches to a model on a Triton server.")
     address: str = Field(
-        pattern=r"^[^/\s]+:\d+$", description="Its gRPC endpoint, e.g. 127.0.0.1:8001."
+        default="",
+        pattern=r"^([^/\s]+:(\d+|\{port\}))?$",
+        description="Its gRPC endpoint, e.g. 127.0.0.1:8001; with `launch` it may hold {port}.",
     )
     model: str = Field(min_length=1, max_length=256, description="Name in the model repository.")
     model_version: str = Field(default="", description="Version; empty: the server's choice.")
-    model_id: str = Field(min_length=1, max_length=256, description="Name that jobs ask for.")
     slots: int = Field(ge=1, le=4096, description="Generations at a time; Triton tells no limit.")
     ctx_max: int = Field(
         ge=1, le=16_777_216, description="Context of a slot, tokens; Triton does not tell it."
@@ -291,16 +363,10 @@ class TritonEngine(Table):
         default=300_000, description="Longest silence in a stream."
     )
     tls: bool = Field(default=False, description="Speaks TLS; trusts gRPC's list of authorities.")
-    api_key_env: str = Field(
-        default="", description="Environment variable that holds the API key; empty: no key."
-    )
     api_key_name: str = Field(
         default="",
         pattern=r"^[a-z0-9_.-]*$",
         description="Metadata that carries it, e.g. triton-grpc-protocol-infer-key.",
-    )
-    api_key: SecretStr = Field(
-        default=SecretStr(""), exclude=True, repr=False, description="(environment)"
     )
 
     @model_validator(mode="after")

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from pool_managerd.config import Config, tables_in
+from pool_managerd.config import Config
+from pool_managerd.config_problems import tables_in
 
 
 def to_toml(config: Config) -> str:

@@ -282,15 +282,14 @@ class Executor:
         first = run.log.next_index == 0
         if first:
             failpoints.reach("output.first.before")
-        match self.store.append(run.log, text, token_ids):
-            case AppendOutcome.KEPT:
-                if first:
-                    failpoints.reach("output.first.after")
-                self.on_output(run.log)
-            case AppendOutcome.MISMATCH:
-                run.request_stop(Stop.MISMATCH)
-            case AppendOutcome.TOO_LARGE:
-                run.request_stop(Stop.TOO_LARGE)
+        outcome = self.store.append(run.log, text, token_ids)
+        if outcome is AppendOutcome.KEPT:
+            if first:
+                failpoints.reach("output.first.after")
+            self.on_output(run.log)
+        else:
+            too_large = outcome is AppendOutcome.TOO_LARGE
+            run.request_stop(Stop.TOO_LARGE if too_large else Stop.MISMATCH)
 
     async def _close(
         self, run: _Run, generator: AsyncGenerator[port.GenerationEvent, None]

@@ -12,17 +12,35 @@ from pathlib import Path
 
 import aiohttp
 
+from pool_managerd.clock import SystemClock
 from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import AttachingEngine, EmbeddedEngine, LaunchTable
-from pool_managerd.core.device import Device, DeviceKind, sum_or_none
+from pool_managerd.config_engines import (
+    AttachingEngine,
+    EmbeddedEngine,
+    HttpEngine,
+    LaunchTable,
+)
+from pool_managerd.core.clocks import perf_scale
+from pool_managerd.core.device import Device, DeviceHealth
+from pool_managerd.core.fit import HOST, human_bytes
+from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.mask import mask_problems
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.embedded import embedded_shortfalls
-from pool_managerd.engines.embedded_worker import batch_tokens
-from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shards, gguf_shortfalls
-from pool_managerd.engines.gguf_kv import kv_facts
+from pool_managerd.engines.gguf_file import gguf_shards
+from pool_managerd.engines.port import PreloadError
 from pool_managerd.errors import DevicesUnavailableError
-from pool_managerd.snapshots import masked
+from pool_managerd.memory_plan import device_name, memory_of
+from pool_managerd.model_files import (
+    FoundModel,
+    ModelFiles,
+    model_shortfalls,
+    stated_digest,
+    with_model,
+)
+from pool_managerd.models.resolver import absent
+from pool_managerd.preflight import HostPreflight, PreflightDeps
+from pool_managerd.snapshots import by_device_id, masked
 
 PROGRAMS = (
     "llama-server",
@@ -39,7 +57,6 @@ DIGEST_BYTES_MAX = 2 << 30
 """Larger models are digested on demand only: it takes about a second per gigabyte."""
 
 _ANSWER_TIMEOUT_S = 2.0
-_MIB = 1 << 20
 
 
 @dataclass(slots=True)
@@ -69,6 +86,16 @@ class HostReport:
         return 1 if any(pool.problems for pool in self.pools) else 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What pools are looked at with: the same parts as for a real start."""
+
+    devices: tuple[Device, ...]
+    files: ModelFiles
+    preflight: HostPreflight
+    all_digests: bool
+
+
 async def inspect_host(config: Config, source: DeviceSource, *, all_digests: bool) -> HostReport:
     """Looks at this host as `config` describes it; takes seconds, longer with `all_digests`."""
     report = HostReport(engines=_engines())
@@ -81,15 +108,28 @@ async def inspect_host(config: Config, source: DeviceSource, *, all_digests: boo
     finally:
         await source.stop()
     report.devices = [_device(device) for device in devices]
+    host = _host(config, devices, all_digests=all_digests)
     for table in config.pools:
-        if devices:
-            report.fatal += [
-                f"pools.{table.pool_id}.devices: {problem}"
-                for problem in mask_problems(table.devices, devices)
-            ]
-        report.pools.append(await _pool(table, devices, all_digests=all_digests))
+        problems = mask_problems(table.devices, devices) if devices else []
+        report.fatal += [f"pools.{table.pool_id}.devices: {problem}" for problem in problems]
+        report.pools.append(await _pool(table if problems else by_device_id(table, devices), host))
     report.notes += await _peers(config)
     return report
+
+
+def _host(config: Config, devices: tuple[Device, ...], *, all_digests: bool) -> _Host:
+    clock = SystemClock()
+    files = ModelFiles(config, clock)
+    preflight = HostPreflight(
+        PreflightDeps(
+            clock=clock,
+            files=files,
+            ledger=Ledger(),
+            devices=lambda table: masked(table, devices),
+            wait_ms=0,
+        )
+    )
+    return _Host(devices, files, preflight, all_digests)
 
 
 def _engines() -> list[str]:
@@ -108,73 +148,114 @@ def _version(package: str) -> str:
 def _device(device: Device) -> str:
     memory = "memory unknown"
     if device.memory_total_bytes is not None:
-        free = _size(device.memory_free_bytes or 0)
-        memory = f"{free} free of {_size(device.memory_total_bytes)}"
+        free = human_bytes(device.memory_free_bytes or 0)
+        memory = f"{free} free of {human_bytes(device.memory_total_bytes)}"
     facts = [device.name or device.kind.value, memory]
     if device.compute_capability is not None:
         facts.append(f"compute capability {device.compute_capability}")
     if device.driver_version is not None:
         facts.append(f"driver {device.driver_version}")
+    if device.health is not DeviceHealth.OK:
+        facts.append(f"{device.health.name}: {device.health_detail}")
     index = "" if device.index is None else f"{device.index} "
     return f"{index}{device.device_id}: {', '.join(facts)}"
 
 
-async def _pool(table: PoolTable, devices: tuple[Device, ...], *, all_digests: bool) -> PoolReport:
+async def _pool(table: PoolTable, host: _Host) -> PoolReport:
     report = PoolReport(table.pool_id)
     engine = table.engine
     report.facts.append(f"engine {engine.kind}, model {engine.model_id}")
+    mine = masked(table, host.devices)
+    report.problems += [device.health_detail for device in mine if device.health_detail]
+    scale = perf_scale(mine)
+    if scale is not None:
+        report.facts.append(f"its devices lower their clocks: {scale:.2f} of full speed")
     if isinstance(engine, EmbeddedEngine):
         report.problems += await asyncio.to_thread(embedded_shortfalls)
-        await _model(report, Path(engine.model_path), engine.model_digest, all_digests=all_digests)
-        await _fit(report, engine, masked(table, devices))
+    elif isinstance(engine, AttachingEngine) and engine.launch is not None:
+        _program(report, engine.launch)
     elif isinstance(engine, AttachingEngine):
-        if engine.launch is not None:
-            _program(report, engine.launch)
-        else:
-            await _server(report, engine.base_url)
-        path = getattr(engine, "model_path", "")
-        if path:
-            digest = getattr(engine, "model_digest", "")
-            await _model(report, Path(path), digest, all_digests=all_digests)
+        await _server(report, engine)
+    found = await _model(report, table, host)
+    if found is not None and host.devices:
+        await _memory(report, found, host)
     return report
 
 
-async def _model(report: PoolReport, path: Path, digest: str, *, all_digests: bool) -> None:
-    shortfalls = await asyncio.to_thread(gguf_shortfalls, path)
-    report.problems += shortfalls
-    if shortfalls:
-        return
-    size = sum(shard.stat().st_size for shard in gguf_shards(path))
-    found = "digest not computed (--digests)"
-    if all_digests or size <= DIGEST_BYTES_MAX:
-        found = await digest_in_thread(path)
-        if digest and found != digest:
-            report.problems.append(f"model file {path} has {found}, but model_digest is {digest}")
-    report.facts.append(f"model file {path}: {_size(size)}, {found}")
+async def _model(report: PoolReport, table: PoolTable, host: _Host) -> PoolTable | None:
+    """The table with its model found; None when that is not here, or cannot be loaded."""
+    engine = table.engine
+    if not isinstance(engine, EmbeddedEngine | AttachingEngine):
+        return table
+    if not (engine.model_ref or engine.model_path):
+        return table
+    try:
+        found = await _found(report, engine.model_ref, engine.model_path, host)
+        if found is None:
+            return None
+        missing = await asyncio.to_thread(model_shortfalls, engine, found.path)
+        report.problems += missing
+        if missing:
+            return None
+        digest = await _digest(report, found, stated_digest(engine), host)
+    except PreloadError as error:
+        report.problems += error.shortfalls
+        return None
+    return with_model(table, found.path, digest)
 
 
-async def _fit(report: PoolReport, engine: EmbeddedEngine, mine: tuple[Device, ...]) -> None:
-    """A lower bound: weights and cache against free memory, where both are known."""
-    if report.problems or not mine:
-        return
-    path = Path(engine.model_path)
-    weights = sum(shard.stat().st_size for shard in gguf_shards(path))
-    batch = batch_tokens(engine.slots, engine.gpu_layers)
-    kv = await asyncio.to_thread(kv_facts, path, engine.ctx_per_slot, batch)
-    cache = kv.slot_bytes * engine.slots if kv else 0
-    free = sum_or_none([device.memory_free_bytes for device in mine])
-    on_device = engine.gpu_layers != 0 or all(d.kind is DeviceKind.CPU for d in mine)
-    if free is None or not on_device:
-        return
-    fact = (
-        f"weights {_size(weights)} + cache {_size(cache)} of {_size(free)} free on "
-        f"{', '.join(device.device_id for device in mine)}"
+async def _found(
+    report: PoolReport, model_ref: str, model_path: str, host: _Host
+) -> FoundModel | None:
+    """Where the model is; None, with a fact or a problem, when it is not of this host yet."""
+    if not model_ref:
+        return FoundModel(Path(model_path))
+    found = await host.files.look(model_ref)
+    if isinstance(found, FoundModel):
+        return found
+    if not found.allowed:
+        raise PreloadError([absent(model_ref, found)])
+    report.facts.append(
+        f"{model_ref} would be fetched from {found.host} ({found.rule}); its memory is judged then"
     )
-    if weights + cache > free and engine.gpu_layers in (0, -1):
-        short = _size(weights + cache - free)
-        report.problems.append(f"does not fit: {fact}, {short} too much")
+    return None
+
+
+async def _digest(report: PoolReport, found: FoundModel, expected: str, host: _Host) -> str:
+    """The model's digest where it is cheap enough, and the fact about the file."""
+    path = found.path
+    if not path.is_file():
+        report.facts.append(f"model folder {path}")
+        return ""
+    size = sum(shard.stat().st_size for shard in gguf_shards(path))
+    digest = ""
+    if found.verified or host.all_digests or size <= DIGEST_BYTES_MAX:
+        digest = await host.files.digest(found, expected)
+    told = digest or "digest not computed (--digests)"
+    report.facts.append(f"model file {path}: {human_bytes(size)}, {told}")
+    return digest
+
+
+async def _memory(report: PoolReport, table: PoolTable, host: _Host) -> None:
+    """What a start would say of the memory, beside the pools before this one."""
+    review = await host.preflight.review(table)
+    if review is None:
+        return
+    mine = masked(table, host.devices)
+    names = {**{memory_of(device): device_name(device) for device in mine}, HOST: "the host"}
+    taken = [
+        f"{human_bytes(size)} of {names.get(memory, memory)}"
+        for memory, size in review.needs.items()
+    ]
+    if taken:
+        notes = "".join(f" ({note})" for note in review.notes)
+        report.facts.append(f"would take {', '.join(taken)}{notes}")
     else:
-        report.facts.append(fact)
+        report.facts += review.notes
+    if table.memory_check == "enforce":
+        report.problems += review.shortfalls
+    else:
+        report.facts += [f"starts all the same: {sentence}" for sentence in review.shortfalls]
 
 
 def _program(report: PoolReport, launch: LaunchTable) -> None:
@@ -188,8 +269,23 @@ def _program(report: PoolReport, launch: LaunchTable) -> None:
         report.problems.append(f"launch.cwd: {launch.cwd} is no directory")
 
 
-async def _server(report: PoolReport, base_url: str) -> None:
+async def _server(report: PoolReport, engine: AttachingEngine) -> None:
     """Any answer will do: engines differ in what they answer, and the key is not sent."""
+    if not isinstance(engine, HttpEngine):
+        address = str(getattr(engine, engine.ADDRESS_KEY))
+        accepts = await _accepts(address)
+        problem = "" if accepts else f"{address} accepts no connection"
+    else:
+        address = engine.base_url
+        problem = await _silence(report, address)
+    if problem:
+        report.problems.append(f"{problem}: start the server, or launch it")
+    elif not isinstance(engine, HttpEngine):
+        report.facts.append(f"{address} accepts connections")
+
+
+async def _silence(report: PoolReport, base_url: str) -> str:
+    """Notes the answer of a server; what is wrong, or ""."""
     timeout = aiohttp.ClientTimeout(total=_ANSWER_TIMEOUT_S)
     try:
         async with (
@@ -197,9 +293,9 @@ async def _server(report: PoolReport, base_url: str) -> None:
             session.get(f"{base_url.rstrip('/')}/health", allow_redirects=False) as response,
         ):
             report.facts.append(f"{base_url} answers (HTTP {response.status} to /health)")
+            return ""
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        why = str(error) or type(error).__name__
-        report.problems.append(f"{base_url} does not answer: {why}: start the server, or launch it")
+        return f"{base_url} does not answer: {str(error) or type(error).__name__}"
 
 
 async def _peers(config: Config) -> list[str]:
@@ -223,12 +319,6 @@ async def _accepts(address: str) -> bool:
         return False
     writer.close()
     return True
-
-
-def _size(size_bytes: int) -> str:
-    if size_bytes < 1024 * _MIB:
-        return f"{size_bytes / _MIB:.1f} MiB"
-    return f"{size_bytes / (1024 * _MIB):.1f} GiB"
 
 
 def report_lines(report: HostReport) -> list[str]:

@@ -12,8 +12,6 @@ from pool_managerd.engines.engine_log import LogSettings
 from pool_managerd.engines.launched import LaunchedEngine, LaunchSpec, filled
 from pool_managerd.engines.port import Engine, PreloadError
 
-_OWN_ADDRESS = "http://127.0.0.1:{port}"
-
 MakeAttached = Callable[[PoolTable], Engine]
 """Makes the adapter of a pool whose engine has an address and no `launch` table."""
 
@@ -40,12 +38,15 @@ def launched(table: PoolTable, model_ref: str, log: LogSettings, attach: MakeAtt
     if not api_key and launch.uses("api_key"):
         # Nobody else is to use a server that is ours.
         api_key = secrets.token_urlsafe(32)
-    devices = ",".join(shown_devices(table))
+    shown = shown_devices(table)
+    devices = ",".join(shown)
     values = {
+        **table.launch_values(),
         "model_path": model_path,
         "model_id": engine.model_id,
         "slots": str(engine.slots or 1),
         "devices": devices,
+        "device_count": str(max(1, len(shown))),
         "api_key": api_key,
         "pool_id": table.pool_id,
     }
@@ -80,7 +81,7 @@ def _at(engine: AttachingEngine, values: Mapping[str, str]) -> AttachingEngine:
         for name in type(engine).model_fields
         if isinstance(value := getattr(engine, name), str)
     }
-    texts["base_url"] = engine.base_url or _OWN_ADDRESS
+    texts[engine.ADDRESS_KEY] = texts[engine.ADDRESS_KEY] or engine.OWN_ADDRESS
     return engine.model_copy(
         update={name: filled(text, values) for name, text in texts.items() if "{" in text}
     )

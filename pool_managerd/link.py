@@ -21,6 +21,7 @@ from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from llamaorch.pool.v1.pool_registry_service_pb2_grpc import PoolRegistryServiceStub
 from pool_managerd import failpoints, wire
 from pool_managerd.attempt import Refusal
+from pool_managerd.bell import Bell
 from pool_managerd.config import Config
 from pool_managerd.core.attempts import AttemptKey
 from pool_managerd.core.backoff import Backoff
@@ -76,7 +77,9 @@ class Link:
         self._deps = deps
         self._config = deps.config
         self._host = deps.host
-        self._wake = asyncio.Event()
+        self._bell = Bell()
+        self._sent_at_s = 0.0
+        self._beat_due = False
         self._outbox: Outbox | None = None
         self._leaving = False
         self._left = asyncio.Event()
@@ -120,7 +123,7 @@ class Link:
         closes it. Without a session there is nobody to tell.
         """
         self._leaving = True
-        self._wake.set()
+        self._bell.ring()
         if self._outbox is None:
             return
         try:
@@ -188,7 +191,7 @@ class Link:
             message.heartbeat_timeout_ms or self._config.link.heartbeat_timeout_ms,
         )
         self._check_grace(message.reattach_grace_ms)
-        self._outbox = Outbox(terms.send_window_bytes, limits.frame_bytes, self._wake.set)
+        self._outbox = Outbox(terms.send_window_bytes, limits.frame_bytes, self._bell.ring)
         self._deps.executor.on_output = self._outbox.touch
         self._obey_verdicts(self._outbox, message)
         log.info(
@@ -229,9 +232,11 @@ class Link:
 
     async def _serve(self, channel: aio.Channel, call: DispatchCall, terms: _Terms) -> None:
         liveness = Liveness(terms.heartbeat_timeout_ms)
+        self._sent_at_s = asyncio.get_running_loop().time()
         await together(
             self._read(call, liveness),
-            self._write(call, terms, liveness),
+            self._write(call, liveness),
+            self._beat(terms.heartbeat_timeout_ms / 3000),
             self._deps.reporter.run(channel, terms.report_interval_ms),
             liveness.watch(),
         )
@@ -264,43 +269,38 @@ class Link:
             # One bad command must not end the attempts of others.
             log.exception("command_failed", command=command)
 
-    async def _write(self, call: DispatchCall, terms: _Terms, liveness: Liveness) -> None:
+    async def _write(self, call: DispatchCall, liveness: Liveness) -> None:
         outbox = self._outbox
         assert outbox is not None, "a session has an outbox"
         coalesce_s = self._config.coalesce_ms / 1000
-        loop = asyncio.get_running_loop()
         # An empty frame at once: the reader then knows the number of the last frame that it may
         # have missed.
         await self._send(call, _EMPTY, liveness)
-        while True:
-            sent_at_s = loop.time()
-            while not await self._until_pending(outbox, terms):
-                await self._send(call, _EMPTY, liveness)
-            if not outbox.pending:
-                await call.done_writing()
-                return
+        while not (self._leaving and outbox.drained):
             # What comes after a pause goes at once; what comes in a burst waits for company.
-            wait_s = sent_at_s + coalesce_s - loop.time()
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
+            await self._bell.wait(self._sent_at_s + coalesce_s)
+            if self._beat_due:
+                await self._send(call, _EMPTY, liveness)
             while (frame := outbox.take()) is not None:
                 await self._send(call, frame, liveness)
+        await call.done_writing()
 
-    async def _until_pending(self, outbox: Outbox, terms: _Terms) -> bool:
-        """True once there is something to send, or nothing more to come; False: a sign of life."""
-        while not outbox.pending and not (self._leaving and outbox.drained):
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(terms.heartbeat_timeout_ms / 3000):
-                    await self._wake.wait()
-            except TimeoutError:
-                return False
-        return True
+    async def _beat(self, interval_s: float) -> None:
+        """Asks for an empty frame, a sign of life, whenever none was sent for that long."""
+        loop = asyncio.get_running_loop()
+        while True:
+            seen_s = self._sent_at_s
+            await asyncio.sleep(max(0.0, seen_s + interval_s - loop.time()))
+            if self._sent_at_s == seen_s:
+                self._beat_due = True
+                self._bell.ring()
+                await asyncio.sleep(interval_s)
 
     async def _send(self, call: DispatchCall, frame: Frame, liveness: Liveness) -> None:
         # The number is taken in the step that hands the frame over: a snapshot taken later names
         # it.
         self._host.emitted_frame_seq += 1
+        self._beat_due = False
         message = wire.host_frame(
             frame, self._host.emitted_frame_seq, self._host.applied_dispatch_seq
         )
@@ -308,8 +308,9 @@ class Link:
             failpoints.reach("frame.before")
         if frame.ended:
             failpoints.reach("frame.end.before")
-        with liveness.writing():
+        with liveness:
             await call.write(registry_pb2.DispatchRequest(frame=message))
+        self._sent_at_s = asyncio.get_running_loop().time()
         if frame.chunks:
             failpoints.reach("frame.after")
         if frame.ended:

@@ -1,8 +1,6 @@
 """Whether the other side of a stream lives, as far as this side could tell."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 _LOOKS_PER_TIMEOUT = 3
 
@@ -21,18 +19,17 @@ class Liveness:
         self._heard_s = asyncio.get_running_loop().time()
         self._writing_s: float | None = None
 
+    def __enter__(self) -> None:
+        """Around one write. Not reentrant: a stream has one writer."""
+        self._writing_s = asyncio.get_running_loop().time()
+
+    def __exit__(self, *_: object) -> None:
+        """The write is over."""
+        self._writing_s = None
+
     def heard(self) -> None:
         """Notes a message of the other side."""
         self._heard_s = asyncio.get_running_loop().time()
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Around one write. Not reentrant: a stream has one writer."""
-        self._writing_s = asyncio.get_running_loop().time()
-        try:
-            yield
-        finally:
-            self._writing_s = None
 
     async def watch(self) -> None:
         """Runs until the other side counts as gone.

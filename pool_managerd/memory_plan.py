@@ -8,50 +8,140 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import EmbeddedEngine
+from pool_managerd.config_engines import (
+    AttachingEngine,
+    EmbeddedEngine,
+    EngineTable,
+    LlamaServerEngine,
+    MockEngine,
+    OpenAiEngine,
+)
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.fit import HOST, Claim, Estimate, Need, Room, shortfalls
 from pool_managerd.core.gguf_fit import PAD_TOKENS, GgufModel, LoadPlan, gguf_estimate
+from pool_managerd.core.hf_fit import HfPlan, hf_estimate, hf_shortfalls
 from pool_managerd.core.kv_size import CacheType, DimensionsError
 from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
 from pool_managerd.engines.embedded_worker import batch_tokens
 from pool_managerd.engines.gguf_kv import read_model
 from pool_managerd.engines.gguf_metadata import MetadataError
-from pool_managerd.telemetry import log
+from pool_managerd.engines.hf_folder import read_hf_folder
+
+SERVER_BATCH_TOKENS = 512
+"""Source: llama.cpp, common/common.h, `n_ubatch`: what llama-server computes at a time."""
+HF_FLAVORS = frozenset({"vllm", "sglang", "tgi", "transformers"})
+"""Servers that load folders of config.json and safetensors."""
+GROWS = "transformers"
+"""The flavor that takes memory as it needs it, instead of a share of the device."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """An estimate, and who says what to change when it is too much."""
+    """An estimate, and who says what to change when it is too much.
+
+    `impossible` are sentences about what no amount of free memory would cure.
+    """
 
     estimate: Estimate
     advise: Callable[[], str]
+    impossible: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Why nobody can tell what an engine takes, in one sentence."""
+
+    why: str
+
+
+def attached(engine: EngineTable) -> bool:
+    """True for an engine that runs already: it has what it takes."""
+    return isinstance(engine, AttachingEngine) and engine.launch is None
 
 
 def plan_memory(
     table: PoolTable, rooms: Mapping[str, Room], claims: Mapping[str, tuple[Claim, ...]]
-) -> MemoryPlan | None:
-    """What a pool's engine will take; None when nobody can tell. Blocks for the file's metadata.
+) -> MemoryPlan | Unknown | None:
+    """What a pool's engine will take; None when it takes nothing that would have to be asked for.
 
-    `claims` are those of the other pools.
+    Blocks for the metadata of its model. `claims` are those of the other pools.
     """
+    try:
+        estimated = _estimated(table, rooms, claims)
+    except (MetadataError, DimensionsError, OSError) as error:
+        return Unknown(f"what the engine takes is not known: {error}")
+    if estimated is not None:
+        return estimated
     stated = _stated(table, rooms)
     if stated is not None:
         return MemoryPlan(stated, lambda: "lower the pool's vram_claim, or use another device")
+    if attached(table.engine) or isinstance(table.engine, MockEngine):
+        return None
+    return Unknown("what the engine takes is not known: vram_claim_bytes would say it")
+
+
+def _estimated(
+    table: PoolTable, rooms: Mapping[str, Room], claims: Mapping[str, tuple[Claim, ...]]
+) -> MemoryPlan | None:
+    """By the model, unless the operator says it, or there is too little to go by."""
     engine = table.engine
-    if not isinstance(engine, EmbeddedEngine):
+    if table.vram_claim_bytes is not None or attached(engine):
         return None
-    try:
-        model = read_model(Path(engine.model_path))
-    except (MetadataError, DimensionsError, OSError) as error:
-        log.warning("memory_unknown", pool_id=table.pool_id, error=str(error))
+    if isinstance(engine, OpenAiEngine) and engine.flavor in HF_FLAVORS and _is_folder(engine):
+        return _hf(table, engine, rooms)
+    if table.vram_claim_ratio is not None:
         return None
+    match engine:
+        case EmbeddedEngine():
+            return _gguf(table, engine, rooms, claims)
+        case LlamaServerEngine() if engine.ctx_per_slot and engine.model_path:
+            return _gguf(table, engine, rooms, claims)
+        case _:
+            return None
+
+
+def _is_folder(engine: OpenAiEngine) -> bool:
+    return bool(engine.model_path) and Path(engine.model_path).is_dir()
+
+
+def _gguf(
+    table: PoolTable,
+    engine: EmbeddedEngine | LlamaServerEngine,
+    rooms: Mapping[str, Room],
+    claims: Mapping[str, tuple[Claim, ...]],
+) -> MemoryPlan:
+    model = read_model(Path(engine.model_path))
     plan = _plan(table, engine, rooms)
 
     def fits(changed: LoadPlan) -> bool:
         return not shortfalls(gguf_estimate(model, changed), rooms, claims)
 
     return MemoryPlan(gguf_estimate(model, plan), lambda: _advice(model, plan, fits))
+
+
+def _hf(table: PoolTable, engine: OpenAiEngine, rooms: Mapping[str, Room]) -> MemoryPlan:
+    """Of a folder: spread over all devices of the pool, as tensor parallelism does it."""
+    model = read_hf_folder(Path(engine.model_path))
+    devices = tuple(place for place in rooms if place != HOST) or (HOST,)
+    plan = HfPlan(
+        devices,
+        ctx_tokens=engine.ctx_max,
+        sequences=engine.slots or 1,
+        share=table.vram_claim_ratio,
+    )
+    totals = {device: rooms[device].total for device in devices}
+    estimate = hf_estimate(model, plan, totals)
+    unsaid = []
+    if not engine.ctx_max:
+        unsaid.append("without keys and values: ctx_max is not stated")
+    if table.vram_claim_ratio is None and engine.flavor != GROWS:
+        unsaid.append("the server may take a larger share: vram_claim_ratio would say it")
+    return MemoryPlan(
+        replace(estimate, notes=(*estimate.notes, *unsaid)),
+        lambda: "use a shorter context, more or other devices, or a smaller vram_claim_ratio",
+        # Layers as a whole lie on one device or another where no head is divided.
+        () if engine.flavor == GROWS else hf_shortfalls(model, plan, totals),
+    )
 
 
 def memory_of(device: Device) -> str:
@@ -107,16 +197,22 @@ def _most(highest: int, works: Callable[[int], bool]) -> int:
     return low
 
 
-def _plan(table: PoolTable, engine: EmbeddedEngine, rooms: Mapping[str, Room]) -> LoadPlan:
+def _plan(
+    table: PoolTable, engine: EmbeddedEngine | LlamaServerEngine, rooms: Mapping[str, Room]
+) -> LoadPlan:
     devices = [place for place in rooms if place not in (HOST, CPU_DEVICE_ID)]
     stated = dict(zip(table.devices, table.tensor_split, strict=False))
     shares = {
         device: stated.get(device, 0) if stated else (rooms[device].free or 1) for device in devices
     }
+    slots = engine.slots or 1
+    batch = SERVER_BATCH_TOKENS
+    if isinstance(engine, EmbeddedEngine):
+        batch = batch_tokens(slots, engine.gpu_layers)
     return LoadPlan(
-        slots=engine.slots,
+        slots=slots,
         ctx_per_slot=engine.ctx_per_slot,
-        batch_tokens=batch_tokens(engine.slots, engine.gpu_layers),
+        batch_tokens=batch,
         gpu_layers=engine.gpu_layers,
         shares=shares if engine.gpu_layers else {},
         type_k=CacheType.named(engine.kv_type),

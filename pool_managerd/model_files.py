@@ -11,11 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pool_managerd.clock import Clock
-from pool_managerd.config import Config
+from pool_managerd.config import Config, PoolTable
+from pool_managerd.config_engines import (
+    AttachingEngine,
+    EmbeddedEngine,
+    EngineTable,
+    LlamaServerEngine,
+)
 from pool_managerd.core.fit import human_bytes
 from pool_managerd.core.model_ref import ModelRefError, parse_model_ref
 from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy
-from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shards
+from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shards, gguf_shortfalls
 from pool_managerd.engines.port import PreloadError
 from pool_managerd.models.fetch import FetchError, FetchLimits, Progress
 from pool_managerd.models.resolver import Resolver, ResolverConfig
@@ -82,6 +88,22 @@ class ModelFiles:
             raise PreloadError([str(error)]) from error
         if ref.remote:
             log.info("model_found", model_ref=text, owner=owner, path=str(found.path))
+        return FoundModel(found.path, found.digest, ref.digest)
+
+    async def look(self, text: str) -> FoundModel | OutboundDecision:
+        """The file that `text` means if it is here, else whether it may be fetched.
+
+        Nothing is fetched. A redirect is not known here, and judged by a fetch alone.
+
+        Raises:
+            PreloadError: when the reference means nothing, or another file is in its place.
+        """
+        try:
+            found = await self._resolver.look(ref := parse_model_ref(text))
+        except (ModelRefError, FetchError) as error:
+            raise PreloadError([str(error)]) from error
+        if isinstance(found, OutboundDecision):
+            return found
         return FoundModel(found.path, found.digest, ref.digest)
 
     async def digest(self, found: FoundModel, expected: str = "") -> str:
@@ -161,3 +183,44 @@ class _Sayer:
 def _facts(path: Path) -> _FileFacts:
     found = [shard.stat() for shard in gguf_shards(path)]
     return tuple((facts.st_size, facts.st_mtime_ns, facts.st_ino) for facts in found)
+
+
+def reads_model(engine: EngineTable, model_ref: str = "") -> bool:
+    """True for an engine that is told here which file or folder to load."""
+    if isinstance(engine, EmbeddedEngine):
+        return True
+    if not isinstance(engine, AttachingEngine) or engine.launch is None:
+        return False
+    if model_ref:
+        return engine.launch.uses("model_path")
+    return bool(engine.model_ref or engine.model_path)
+
+
+def model_shortfalls(engine: EngineTable, path: Path) -> list[str]:
+    """Why an engine cannot load what lies there, a sentence each; blocks for its first bytes."""
+    gguf_only = isinstance(engine, EmbeddedEngine | LlamaServerEngine)
+    if gguf_only or path.suffix == ".gguf":
+        return gguf_shortfalls(path)
+    return [] if path.exists() else [f"model {path} does not exist"]
+
+
+def with_model(table: PoolTable, path: Path, digest: str) -> PoolTable:
+    """The table with its model found there; `digest` is empty where none was computed."""
+    engine = table.engine
+    update = {"model_ref": "", "model_path": str(path)}
+    if digest and "model_digest" in type(engine).model_fields:
+        update["model_digest"] = digest
+    return table.model_copy(update={"engine": engine.model_copy(update=update)})
+
+
+def stated_digest(engine: EngineTable) -> str:
+    """The digest that the configuration asks for, or empty."""
+    return str(getattr(engine, "model_digest", ""))
+
+
+def without_digest(table: PoolTable) -> PoolTable:
+    """The table of a pool that loads another folder: what was stated of the former is not true."""
+    engine = table.engine
+    if not stated_digest(engine):
+        return table
+    return table.model_copy(update={"engine": engine.model_copy(update={"model_digest": ""})})

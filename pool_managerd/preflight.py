@@ -21,8 +21,6 @@ from pool_managerd.config import PoolTable
 from pool_managerd.config_engines import (
     AttachingEngine,
     EmbeddedEngine,
-    EngineTable,
-    TritonEngine,
 )
 from pool_managerd.core.device import Device
 from pool_managerd.core.fit import (
@@ -36,10 +34,24 @@ from pool_managerd.core.fit import (
     shortfalls,
 )
 from pool_managerd.core.ledger import Ledger
-from pool_managerd.engines.gguf_file import gguf_shortfalls
 from pool_managerd.engines.port import EngineInfo, PreloadError
-from pool_managerd.memory_plan import MemoryPlan, device_name, memory_of, plan_memory
-from pool_managerd.model_files import FoundModel, ModelFiles
+from pool_managerd.memory_plan import (
+    MemoryPlan,
+    Unknown,
+    attached,
+    device_name,
+    memory_of,
+    plan_memory,
+)
+from pool_managerd.model_files import (
+    FoundModel,
+    ModelFiles,
+    model_shortfalls,
+    reads_model,
+    stated_digest,
+    with_model,
+    without_digest,
+)
 from pool_managerd.telemetry import log
 
 LOOK_INTERVAL_MS = 250
@@ -119,12 +131,6 @@ class NoPreflight:
         return ""
 
 
-def _attached(engine: EngineTable) -> bool:
-    return isinstance(engine, TritonEngine) or (
-        isinstance(engine, AttachingEngine) and engine.launch is None
-    )
-
-
 def host_memory() -> HostMemory:
     """What the system says; reads one file of /proc."""
     memory = psutil.virtual_memory()
@@ -179,50 +185,74 @@ class HostPreflight:
         self._doing: dict[str, str] = {}
 
     async def model(self, table: PoolTable, model_ref: str) -> Prepared:
-        """See `Preflight.model`. Engines that read no model file here get the reference."""
+        """See `Preflight.model`. Engines that are told no model here get the reference."""
         engine = table.engine
-        if not isinstance(engine, EmbeddedEngine):
+        if not reads_model(engine, model_ref):
             return Prepared(table, model_ref)
+        assert isinstance(engine, EmbeddedEngine | AttachingEngine), "others read no model"
         wanted = model_ref or engine.model_ref
-        expected = "" if model_ref else engine.model_digest
+        expected = "" if model_ref else stated_digest(engine)
         if wanted:
             found = await self._found(table.pool_id, wanted)
         else:
             found = FoundModel(Path(engine.model_path))
-        missing = await asyncio.to_thread(gguf_shortfalls, found.path)
+        missing = await asyncio.to_thread(model_shortfalls, engine, found.path)
         if missing:
             raise PreloadError(missing)
+        if not found.path.is_file():
+            changed = with_model(table, found.path, "")
+            return Prepared(without_digest(changed) if model_ref else changed, "")
         digest = await self._deps.files.digest(found, expected)
-        update = {"model_ref": "", "model_path": str(found.path), "model_digest": digest}
-        return Prepared(table.model_copy(update={"engine": engine.model_copy(update=update)}), "")
+        return Prepared(with_model(table, found.path, digest), "")
 
     async def memory(self, table: PoolTable) -> None:
         """See `Preflight.memory`."""
         planned = await self._planned(table)
         if planned is None:
             return
+        if isinstance(planned, Unknown):
+            log.warning("memory_unknown", pool_id=table.pool_id, human=planned.why)
+            return
         # An engine that runs already has what it takes: there is nothing to refuse.
-        if not _attached(table.engine):
+        if not attached(table.engine):
             try:
                 await self._until_fits(table, planned)
             finally:
                 self._doing.pop(table.pool_id, None)
-        self._claim(table, planned.estimate)
+        needs = self._claim(table, planned.estimate)
+        log.info(
+            "memory_estimate",
+            pool_id=table.pool_id,
+            bytes_by_memory=needs,
+            notes=list(planned.estimate.notes),
+            stated=planned.estimate.stated,
+            human="; ".join(f"{memory}: {human_bytes(size)}" for memory, size in needs.items()),
+        )
 
     async def review(self, table: PoolTable) -> Review | None:
-        """What the pool would take now, and what is short; claims it for reviews of other pools.
+        """What the pool would take now, and what is short.
 
-        Nothing is waited for. None when nobody can tell, or nobody asked.
+        A pool that would start is noted for the reviews of others.
+
+        Nothing is waited for and nothing logged. None when nobody asked.
         """
         planned = await self._planned(table)
         if planned is None:
             return None
-        rooms = self._rooms(table)
-        missing = shortfalls(planned.estimate, rooms, self._deps.ledger.beside(table.pool_id))
+        if isinstance(planned, Unknown):
+            return Review({}, (), (planned.why,))
+        sentences: tuple[str, ...] = ()
+        if not attached(table.engine):
+            rooms = self._rooms(table)
+            missing = shortfalls(planned.estimate, rooms, self._deps.ledger.beside(table.pool_id))
+            sentences = _sentences(planned, missing)
+        if sentences and table.memory_check == "enforce":
+            rooms = self._rooms(table)
+            return Review(_totals(planned.estimate, rooms), sentences, planned.estimate.notes)
         needs = self._claim(table, planned.estimate)
-        return Review(needs, _sentences(planned, missing), planned.estimate.notes)
+        return Review(needs, sentences, planned.estimate.notes)
 
-    async def _planned(self, table: PoolTable) -> MemoryPlan | None:
+    async def _planned(self, table: PoolTable) -> MemoryPlan | Unknown | None:
         if table.memory_check == "off":
             return None
         claims = self._deps.ledger.beside(table.pool_id)
@@ -230,17 +260,9 @@ class HostPreflight:
 
     def _claim(self, table: PoolTable, estimate: Estimate) -> dict[str, int]:
         rooms = self._rooms(table)
-        needs = {memory: need.total for memory, need in merged(estimate.needs, rooms).items()}
+        needs = _totals(estimate, rooms)
         self._deps.ledger.claim(table.pool_id, needs)
         self._loading[table.pool_id] = _Loading(estimate, rooms)
-        log.info(
-            "memory_estimate",
-            pool_id=table.pool_id,
-            bytes_by_memory=needs,
-            notes=list(estimate.notes),
-            stated=estimate.stated,
-            human="; ".join(f"{memory}: {human_bytes(size)}" for memory, size in needs.items()),
-        )
         return needs
 
     def loaded(self, table: PoolTable, info: EngineInfo) -> None:
@@ -285,10 +307,12 @@ class HostPreflight:
         while True:
             rooms = self._rooms(table)
             missing = shortfalls(estimate, rooms, ledger.beside(pool_id))
-            if not missing:
+            if not missing and not planned.impossible:
                 return
             memories = frozenset(merged(estimate.needs, rooms))
             waited_ms = self._deps.clock.now_ms() - began_ms
+            if planned.impossible:
+                break
             if waited_ms >= self._deps.wait_ms and not ledger.loading_beside(pool_id, memories):
                 break
             names = " and ".join(shortfall.name for shortfall in missing)
@@ -343,12 +367,17 @@ class HostPreflight:
         return taken
 
 
+def _totals(estimate: Estimate, rooms: Mapping[str, Room]) -> dict[str, int]:
+    return {memory: need.total for memory, need in merged(estimate.needs, rooms).items()}
+
+
 def _sentences(planned: MemoryPlan, missing: tuple[Shortfall, ...]) -> tuple[str, ...]:
-    if not missing:
-        return ()
-    advice = planned.advise()
+    advice = planned.advise() if missing else ""
     notes = "".join(f" ({note})" for note in planned.estimate.notes)
-    return tuple(shortfall.sentence(advice) + notes for shortfall in missing)
+    return (
+        *planned.impossible,
+        *(shortfall.sentence(advice) + notes for shortfall in missing),
+    )
 
 
 def _comparison(memory: str, estimated: int, taken: int | None) -> str:

@@ -123,6 +123,10 @@ class SnapshotBuilder:
         message.state_detail = detail
         _add_engine(message, pool)
         _add_devices(message, pool.table, self._devices.devices(), self._ledger)
+        for memory, entry in self._ledger.entries(pool.pool_id).items():
+            message.memory_claims.add(
+                memory=memory, estimated_bytes=entry.estimated, taken_bytes=entry.taken
+            )
         for log in self._executor.running(replica_id):
             message.running.add(
                 job_id=log.key.job_id, attempt=log.key.attempt, tokens_out=log.tokens_out

@@ -131,13 +131,15 @@ def host_frame(frame: Frame, frame_seq: int, applied_dispatch_seq: int) -> dispa
         )
     for handle, kv_warmth in frame.started:
         message.started.add(handle=handle, kv_warmth=kv_warmth)
-    for handle, log, chunk in frame.chunks:
-        message.tokens.handles.append(handle)
-        message.tokens.first_indexes.append(chunk.first_index)
-        message.tokens.piece_counts.append(len(chunk.pieces))
-        message.tokens.text_offsets.append(chunk.text_offset)
-        message.tokens.text_bytes.append(chunk.text_bytes)
-        message.tokens.chunks.append(_token_batch(log, chunk))
+    if frame.chunks:
+        chunks = [chunk for _, _, chunk in frame.chunks]
+        columns = message.tokens
+        columns.handles.extend([handle for handle, _, _ in frame.chunks])
+        columns.first_indexes.extend([chunk.first_index for chunk in chunks])
+        columns.piece_counts.extend([len(chunk.pieces) for chunk in chunks])
+        columns.text_offsets.extend([chunk.text_offset for chunk in chunks])
+        columns.text_bytes.extend([chunk.text_bytes for chunk in chunks])
+        columns.chunks.extend([_token_batch(log, chunk) for _, log, chunk in frame.chunks])
     message.ended.extend(ended(log, handle) for handle, log in frame.ended)
     return message
 
@@ -150,20 +152,9 @@ def _token_batch(log: AttemptLog, chunk: Chunk) -> bytes:
         prefix_digest=chunk.prefix_digest,
         pieces=chunk.pieces,
         token_ids=chunk.token_ids,
-        token_counts=_token_counts(log, chunk),
+        token_counts=chunk.token_counts if chunk.token_ids else (),
     )
     return batch.SerializeToString()
-
-
-def _token_counts(log: AttemptLog, chunk: Chunk) -> list[int]:
-    if not chunk.token_ids:
-        return []
-    if len(chunk.pieces) == 1:
-        return [len(chunk.token_ids)]
-    # Read piece by piece: the first one comes whatever the limits are.
-    indexes = range(chunk.first_index, chunk.first_index + len(chunk.pieces))
-    pieces = (log.read_from(index, 0, 0) for index in indexes)
-    return [len(piece.token_ids) if piece else 0 for piece in pieces]
 
 
 def ended(log: AttemptLog, handle: int = 0) -> dispatch_pb2.AttemptEnded:

@@ -7,6 +7,12 @@ from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.placement import CANCEL_UNCONFIRMED
 from orchestrator_core.core.pool import Pool
 
+_HEALTHS = {
+    number: name.removeprefix("DEVICE_HEALTH_")
+    for name, number in snapshot_pb2.DeviceHealth.items()
+    if number
+}
+
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
@@ -44,6 +50,7 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
         snapshot_version=snapshot.version,
         devices=[] if view.reported is None else map(_device, view.reported.devices),
         tokens_per_s=view.tokens_per_s,
+        perf_scale=None if snapshot.perf_scale == 1.0 else snapshot.perf_scale,
     )
 
 
@@ -67,4 +74,7 @@ def _device(device: snapshot_pb2.Device) -> pool_admin_service_pb2.PoolDevice:
         shown.utilization_ratio = device.utilization_ratio
     if device.HasField("temperature_celsius"):
         shown.temperature_celsius = device.temperature_celsius
+    # One that is newer than this server is not known to it.
+    shown.health = _HEALTHS.get(device.health, "")
+    shown.health_detail = device.health_detail
     return shown

@@ -13,6 +13,7 @@ import hashlib
 from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from itertools import chain
 
 PIECE_BYTES_MAX = 65_536
 """A longer piece is split, so that no message outgrows the transport's limit."""
@@ -94,13 +95,17 @@ class Boundary:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive pieces of one attempt. `cost_bytes` bounds their size on the wire."""
+    """Consecutive pieces of one attempt. `cost_bytes` bounds their size on the wire.
+
+    `token_counts` says how many of `token_ids` each piece has.
+    """
 
     first_index: int
     text_offset: int
     prefix_digest: int
     pieces: tuple[str, ...]
     token_ids: tuple[int, ...]
+    token_counts: tuple[int, ...]
     text_bytes: int
     cost_bytes: int
 
@@ -212,14 +217,13 @@ class AttemptLog:
         """
         assert self.terminal is None, "nothing follows the terminal record"
         data = text.encode()
-        if self._verify is None:
-            self._add(text, data, token_ids)
-            return Appended.KEPT
-        missing = self._verify.text_offset - self._text_bytes
-        if len(data) < missing:
-            self._add(text, data, token_ids)
-            return Appended.KEPT
-        return self._cross_boundary(self._verify, (data[:missing], data[missing:]), token_ids)
+        if self._verify is not None:
+            missing = self._verify.text_offset - self._text_bytes
+            if len(data) >= missing:
+                halves = (data[:missing], data[missing:])
+                return self._cross_boundary(self._verify, halves, token_ids)
+        self._add(text, data, token_ids)
+        return Appended.KEPT
 
     def _cross_boundary(
         self, boundary: Boundary, halves: tuple[bytes, bytes], token_ids: tuple[int, ...]
@@ -301,24 +305,25 @@ class AttemptLog:
         if not self.visible or first_index >= self.next_index:
             return None
         start = first_index - self._first_index
-        offset = self._offsets[start]
-        end, cost_bytes = start, 0
-        while end < len(self._pieces):
-            after = self.offset_of(self._first_index + end + 1)
-            piece_bytes = after - self._offsets[end]
-            piece_cost = _cost_bytes(piece_bytes, len(self._token_ids[end]))
+        offset = before = self._offsets[start]
+        end, cost_bytes, last = start, 0, len(self._pieces)
+        while end < last:
+            after = self._offsets[end + 1] if end + 1 < last else self._text_bytes
+            piece_cost = _cost_bytes(after - before, len(self._token_ids[end]))
             over = after - offset > text_bytes_max or cost_bytes + piece_cost > cost_bytes_max
             if over and end > start:
                 break
             cost_bytes += piece_cost
-            end += 1
+            before, end = after, end + 1
+        ids = self._token_ids[start:end]
         return Chunk(
-            first_index=self._first_index + start,
+            first_index=first_index,
             text_offset=offset,
             prefix_digest=self._digests[start],
             pieces=tuple(self._pieces[start:end]),
-            token_ids=tuple(token for ids in self._token_ids[start:end] for token in ids),
-            text_bytes=self.offset_of(self._first_index + end) - offset,
+            token_ids=ids[0] if len(ids) == 1 else tuple(chain.from_iterable(ids)),
+            token_counts=tuple(map(len, ids)),
+            text_bytes=before - offset,
             cost_bytes=cost_bytes,
         )
 

@@ -1,9 +1,11 @@
-"""Whose memory ran out, from what an engine said before it ended. ORCH-3039.
+"""Whose memory ran out, from what an engine said: the one place that knows the words. ORCH-3039.
 
-Engines say it in words only. A phrase belongs here when it names one kind of memory without doubt.
+a line of a log    phrases that name one kind of memory without doubt: most lines mean nothing
+an error answer    these, and loose words too: something did fail, and it says why
 """
 
 import enum
+import re
 from collections.abc import Iterable
 
 
@@ -46,13 +48,38 @@ _HOST = (
 )
 
 
+# Source: llama.cpp, Ollama, vLLM, TensorRT-LLM and Triton's Python backend, in answers to requests.
+_LOOSE = (
+    "out of memory",
+    "outofmemory",
+    "failed to allocate",
+    "bad_alloc",
+    "requires more system memory",
+    "no space left on device",
+    "failed to increase the shared memory pool",
+)
+# Triton says "no space left on device" of the host's shared memory.
+_ON_DEVICE = re.compile(r"cuda|gpu|vram|\bhip|vulkan|cublas|cudnn|nccl|(?<!left on )device")
+
+
 def exhausted(lines: Iterable[str]) -> Memory | None:
     """The memory that ran out by the last line that says so, or None. Linear in the text."""
-    for line in reversed(tuple(lines)):
-        lowered = line.lower()
-        # Device first: PyTorch's message of a full GPU may go on about the host's allocator.
-        if any(phrase in lowered for phrase in _DEVICE):
-            return Memory.DEVICE
-        if any(phrase in lowered for phrase in _HOST):
-            return Memory.HOST
-    return None
+    found = (_named(line.lower()) for line in reversed(tuple(lines)))
+    return next((memory for memory in found if memory is not None), None)
+
+
+def exhausted_by_error(message: str) -> Memory | None:
+    """The memory that ran out by the message of an error, or None."""
+    lowered = message.lower()
+    if (memory := _named(lowered)) is not None:
+        return memory
+    if not any(words in lowered for words in _LOOSE):
+        return None
+    return Memory.DEVICE if _ON_DEVICE.search(lowered) else Memory.HOST
+
+
+def _named(lowered: str) -> Memory | None:
+    # Device first: PyTorch's message of a full GPU may go on about the host's allocator.
+    if any(phrase in lowered for phrase in _DEVICE):
+        return Memory.DEVICE
+    return Memory.HOST if any(phrase in lowered for phrase in _HOST) else None

@@ -165,8 +165,8 @@ class Outbox:
         return frame if frame.refused or started or chunks or ended else None
 
     def _touch(self, handle: int) -> None:
-        cursor = self._cursors[handle]
-        if self._sendable(cursor):
+        # What is pending already was told before, and is read when its frame is made.
+        if handle not in self._dirty and self._sendable(self._cursors[handle]):
             self._dirty[handle] = None
             self._wake()
 
@@ -195,8 +195,9 @@ class Outbox:
     @staticmethod
     def _may_end(cursor: _Cursor) -> bool:
         log = cursor.log
-        all_sent = not log.visible or cursor.next_index >= log.next_index
-        return log.terminal is not None and all_sent and not cursor.ended_sent
+        if log.terminal is None or cursor.ended_sent:
+            return False
+        return not log.visible or cursor.next_index >= log.next_index
 
     def _next_chunk(self, cursor: _Cursor, budget: int) -> Chunk | None:
         self._snap(cursor)

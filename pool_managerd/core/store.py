@@ -83,14 +83,13 @@ class AttemptStore:
     def append(self, log: AttemptLog, text: str, token_ids: tuple[int, ...]) -> AppendOutcome:
         """Adds one piece to a held log and keeps the caps."""
         before = log.held_bytes
-        if log.append(text, token_ids) is Appended.MISMATCH:
-            self._charge(log.key.job_id, log.held_bytes - before)
+        appended = log.append(text, token_ids)
+        job_bytes = self._charge(log.key.job_id, log.held_bytes - before)
+        if appended is Appended.MISMATCH:
             return AppendOutcome.MISMATCH
-        self._charge(log.key.job_id, log.held_bytes - before)
-        if self._over_job_cap(log.key.job_id):
-            job_bytes = self._bytes_by_job[log.key.job_id]
-            self._evict(log, job_bytes - _left(self._limits.held_bytes_per_job))
-            if self._over_job_cap(log.key.job_id):
+        if job_bytes > self._limits.held_bytes_per_job:
+            wanted_bytes = job_bytes - _left(self._limits.held_bytes_per_job)
+            if self._evict(log, wanted_bytes) > self._limits.held_bytes_per_job:
                 return AppendOutcome.TOO_LARGE
         if self._held_bytes > self._limits.held_bytes_total and not self._make_room():
             return AppendOutcome.TOO_LARGE
@@ -109,19 +108,18 @@ class AttemptStore:
             return
         self._charge(key.job_id, -log.held_bytes)
 
-    def _over_job_cap(self, job_id: str) -> bool:
-        return self._bytes_by_job.get(job_id, 0) > self._limits.held_bytes_per_job
-
-    def _charge(self, job_id: str, change_bytes: int) -> None:
+    def _charge(self, job_id: str, change_bytes: int) -> int:
+        """Returns what the job then holds."""
         self._held_bytes += change_bytes
         job_bytes = self._bytes_by_job.get(job_id, 0) + change_bytes
         if job_bytes:
             self._bytes_by_job[job_id] = job_bytes
         else:
             self._bytes_by_job.pop(job_id, None)
+        return job_bytes
 
-    def _evict(self, log: AttemptLog, wanted_bytes: int) -> None:
-        self._charge(log.key.job_id, -log.evict_acked(wanted_bytes))
+    def _evict(self, log: AttemptLog, wanted_bytes: int) -> int:
+        return self._charge(log.key.job_id, -log.evict_acked(wanted_bytes))
 
     def _make_room(self) -> bool:
         left = _left(self._limits.held_bytes_total)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from pool_managerd.core.exhaustion import Memory, exhausted
 from pool_managerd.core.redaction import diagnoses, masked
+from pool_managerd.engines.failures import OUT_OF_MEMORY, secrets_of
 from pool_managerd.engines.host_memory import OomKills, oom_kills
 from pool_managerd.engines.port import Ended, Failed, Failure, GenerationRequest
 
@@ -16,10 +17,6 @@ LINES_IN_MESSAGES = 3
 
 _NEWS_S = 0.2
 _SHELL_KILLED = 128 + signal.SIGKILL
-_FAILURES = {
-    Memory.DEVICE: Failure.DEVICE_OUT_OF_MEMORY,
-    Memory.HOST: Failure.HOST_OUT_OF_MEMORY,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +56,7 @@ def verdict(words: LastWords, now: OomKills) -> Ended:
             memory = Memory.HOST
             sentence = f"host memory ran out, the kernel ended somebody meanwhile: {sentence}"
     quoted = " | ".join(masked(line, words.secrets) for line in words.lines[-LINES_IN_MESSAGES:])
-    failure = Failure.ENGINE_DIED if memory is None else _FAILURES[memory]
+    failure = Failure.ENGINE_DIED if memory is None else OUT_OF_MEMORY[memory]
     return Ended(failure, f"{sentence} ({quoted})" if quoted else sentence)
 
 
@@ -77,7 +74,7 @@ class OpenRequests:
     @contextlib.contextmanager
     def holding(self, request: GenerationRequest) -> Iterator[None]:
         """Around one generation."""
-        self._open[request.request_id] = request_texts(request)
+        self._open[request.request_id] = secrets_of(request)
         try:
             yield
         finally:
@@ -90,14 +87,6 @@ class OpenRequests:
     def failures_in(self, lines: tuple[str, ...]) -> tuple[str, ...]:
         """Of lines that were logged while serving, those that may be shown."""
         return diagnoses(lines, self.texts())
-
-
-def request_texts(request: GenerationRequest) -> tuple[str, ...]:
-    """What a request says, and a log must not."""
-    turns = request.prompt
-    texts = [turns] if isinstance(turns, str) else [turn.content for turn in turns]
-    sampling = request.sampling
-    return (*texts, request.continue_text, sampling.grammar or "", sampling.json_schema or "")
 
 
 async def with_exit_news(event: Failed, wait_exit: Callable[[], Awaitable[Ended]]) -> Failed:

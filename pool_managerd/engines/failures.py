@@ -3,8 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 
+from pool_managerd.core.exhaustion import Memory, exhausted_by_error
 from pool_managerd.engines.port import Failed, Failure, GenerationRequest
 from pool_managerd.engines.stream_lines import Json
+
+OUT_OF_MEMORY = {
+    Memory.DEVICE: Failure.DEVICE_OUT_OF_MEMORY,
+    Memory.HOST: Failure.HOST_OUT_OF_MEMORY,
+}
 
 LARGEST_NUMBER = 2**53
 """Numbers of engines and of engine options are believed up to here: JSON's are doubles."""
@@ -18,8 +24,6 @@ _MAX_LIST_ITEMS = 1024
 _MAX_MESSAGE_CHARS = 300
 _WINDOW_CHARS = 16
 _SHORTEST_SECRET_CHARS = 6
-_MEMORY_WORDS = ("out of memory", "failed to allocate", "requires more system memory")
-_DEVICE_WORDS = ("cuda", "device", "gpu", "vram", "hip", "vulkan")
 
 
 def invalid(message: str) -> Failed:
@@ -49,9 +53,8 @@ def error_event(
         failure = Failure.CONTEXT_OVERFLOW
     elif any(word in words for word in died):
         failure = Failure.ENGINE_DIED
-    elif any(word in words for word in _MEMORY_WORDS):
-        on_device = any(word in words for word in _DEVICE_WORDS)
-        failure = Failure.DEVICE_OUT_OF_MEMORY if on_device else Failure.HOST_OUT_OF_MEMORY
+    elif (memory := exhausted_by_error(words)) is not None:
+        failure = OUT_OF_MEMORY[memory]
     elif status // 100 == _CLIENT_ERROR and status not in pool_statuses:
         failure = Failure.INVALID_REQUEST
     else:

@@ -6,7 +6,7 @@ A generation is cancelled by closing its connection.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +16,8 @@ from pool_managerd.engines.port import (
     EngineError,
     Failed,
     Failure,
-    Finished,
     GenerationEvent,
+    Piece,
     Usage,
 )
 from pool_managerd.engines.stream_lines import FrameError, Json, LineDecoder
@@ -107,10 +107,9 @@ class HttpClient:
         headers = {}
         if self._endpoint.api_key:
             headers["Authorization"] = f"Bearer {self._endpoint.api_key}"
+        # Silence is watched by `Silence`: aiohttp's `sock_read` makes a timer for every chunk.
         timeout = aiohttp.ClientTimeout(
-            total=None,
-            sock_connect=self._endpoint.connect_timeout_ms / 1000,
-            sock_read=self._endpoint.silence_timeout_ms / 1000,
+            total=None, sock_connect=self._endpoint.connect_timeout_ms / 1000
         )
         self._session = aiohttp.ClientSession(
             headers=headers,
@@ -193,50 +192,64 @@ class HttpClient:
         `progress` is kept up to date. Without a proper end the last event is ENGINE_DIED.
         """
         try:
-            frames = self._frames(path, body, traceparent, reader, progress)
-            async with contextlib.aclosing(frames) as events:
-                async for event in events:
-                    if isinstance(event, Finished | Failed):
-                        progress.settled = True
-                        yield event
-                        return
-                    yield event
-            reason = "the engine closed the stream before its end"
-        except FrameError as error:
-            progress.settled = True
-            yield Failed(Failure.ENGINE_ERROR, str(error), Usage(tokens_out=reader.tokens_out))
-            return
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            progress.settled = True
-            reason = "the engine does not accept connections"
-        except TimeoutError:
-            reason = f"the engine was silent for {self._endpoint.silence_timeout_ms} ms"
-        except (aiohttp.ClientError, OSError) as error:
-            reason = f"the connection to the engine broke ({type(error).__name__})"
-        yield Failed(Failure.ENGINE_DIED, reason, Usage(tokens_out=reader.tokens_out))
-
-    async def _frames(
-        self, path: str, body: Json, traceparent: str, reader: EventReader, progress: Progress
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        headers = {"traceparent": traceparent} if traceparent else {}
-        async with self._connected().post(
-            self._url(path), json=body, headers=headers, allow_redirects=False
-        ) as response:
-            try:
+            async with self._answered(path, body, traceparent) as (response, silence):
                 progress.answered = True
                 if response.status != OK:
+                    progress.settled = True
                     yield reader.error(response.status, _parsed(await _read(response)))
                     return
                 decoder = LineDecoder()
-                async for chunk in _chunks(response):
+                while chunk := await _chunk(response):
+                    silence.broken()
                     for payload in decoder.feed(chunk):
                         for event in reader.read(payload):
+                            progress.settled = not isinstance(event, Piece)
                             yield event
+                            if progress.settled:
+                                return
                 for event in reader.close():
+                    progress.settled = not isinstance(event, Piece)
                     yield event
-            finally:
-                # Closes the socket even in the middle of a stream: this is what cancels.
-                response.close()
+                    if progress.settled:
+                        return
+            failure, reason = Failure.ENGINE_DIED, "the engine closed the stream before its end"
+        except (FrameError, TimeoutError, aiohttp.ClientError, OSError) as error:
+            failure, reason = self._breach(error, progress)
+        yield Failed(failure, reason, Usage(tokens_out=reader.tokens_out))
+
+    def _breach(self, error: Exception, progress: Progress) -> tuple[Failure, str]:
+        """What it means for a generation, and for its slot, that reading failed like that."""
+        match error:
+            case FrameError():
+                progress.settled = True
+                return Failure.ENGINE_ERROR, str(error)
+            case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+                progress.settled = True
+                reason = "the engine does not accept connections"
+            case TimeoutError():
+                reason = f"the engine was silent for {self._endpoint.silence_timeout_ms} ms"
+            case _:
+                reason = f"the connection to the engine broke ({type(error).__name__})"
+        return Failure.ENGINE_DIED, reason
+
+    @contextlib.asynccontextmanager
+    async def _answered(
+        self, path: str, body: Json, traceparent: str
+    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, "Silence"]]:
+        """The answer to a generation's request, from its first line on."""
+        headers = {"traceparent": traceparent} if traceparent else {}
+        silence_s = self._endpoint.silence_timeout_ms / 1000
+        async with asyncio.timeout(silence_s):
+            response = await self._connected().post(
+                self._url(path), json=body, headers=headers, allow_redirects=False
+            )
+        silence = Silence(response.content, silence_s)
+        try:
+            yield response, silence
+        finally:
+            silence.end()
+            # Closes the socket even in the middle of a stream: this is what cancels.
+            response.close()
 
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -247,27 +260,57 @@ class HttpClient:
         return self._endpoint.base_url.rstrip("/") + path
 
 
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-    """Yields what arrives, until the answer is complete.
+class Interruptible(Protocol):
+    """The body of an answer; satisfied by `aiohttp.StreamReader`."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Raises `error` in whoever reads."""
+        ...
+
+
+class Silence:
+    """Breaks off an answer that brings nothing for `limit_s`; a chunk moves no timer."""
+
+    def __init__(self, content: Interruptible, limit_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._content = content
+        self._limit_s = limit_s
+        self._heard_s = self._loop.time()
+        self._timer = self._loop.call_later(limit_s, self._look)
+
+    def broken(self) -> None:
+        """Notes that something came."""
+        self._heard_s = self._loop.time()
+
+    def end(self) -> None:
+        """Watches no more."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        left_s = self._heard_s + self._limit_s - self._loop.time()
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._look)
+        else:
+            self._content.set_exception(TimeoutError())
+
+
+async def _chunk(response: aiohttp.ClientResponse) -> bytes:
+    """Returns what arrives next; nothing once the answer is complete.
 
     Raises:
         aiohttp.ClientError: when the connection breaks first.
     """
-    while True:
-        try:
-            chunk = await response.content.readany()
-        except RuntimeError as error:
-            # aiohttp says so about a connection that was closed while nobody read from it.
-            raise aiohttp.ClientConnectionError("connection closed") from error
-        if not chunk:
-            return
-        yield chunk
+    try:
+        return await response.content.readany()
+    except RuntimeError as error:
+        # aiohttp says so about a connection that was closed while nobody read from it.
+        raise aiohttp.ClientConnectionError("connection closed") from error
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     """Reads a whole answer of bounded size."""
     answer = bytearray()
-    async for chunk in _chunks(response):
+    while chunk := await _chunk(response):
         answer += chunk
         if len(answer) > _MAX_ANSWER_BYTES:
             raise FrameError("the engine's answer is too long")

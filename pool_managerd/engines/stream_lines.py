@@ -37,13 +37,16 @@ class LineDecoder:
         """
         *ends, rest = chunk.split(b"\n")
         for end in ends:
-            self._extend(end)
-            line = bytes(self._buffer)
-            self._buffer.clear()
-            payload = _payload(line)
+            line = end
+            if self._buffer or len(end) > self._max_line_bytes:
+                self._extend(end)
+                line = bytes(self._buffer)
+                self._buffer.clear()
+            payload = _payload(line) if line else b""
             if payload:
                 yield payload
-        self._extend(rest)
+        if rest:
+            self._extend(rest)
 
     def _extend(self, part: bytes) -> None:
         if len(self._buffer) + len(part) > self._max_line_bytes:
@@ -53,9 +56,8 @@ class LineDecoder:
 
 def _payload(line: bytes) -> bytes:
     line = line.strip()
-    for prefix in (b"data:", b"error:"):
-        if line.startswith(prefix):
-            return line.removeprefix(prefix).strip()
+    if line.startswith((b"data:", b"error:")):
+        return line.partition(b":")[2].strip()
     return line if line.startswith(b"{") else b""
 
 
@@ -90,4 +92,6 @@ def is_incomplete(text: str) -> bool:
 
 def whole_characters(text: str) -> str:
     """Joins pairs of surrogates that came in two frames; a half that stands alone is replaced."""
+    if text.isascii():
+        return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

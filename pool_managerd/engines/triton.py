@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 import grpc
 
-from pool_managerd.engines.failures import invalid, redacted
+from pool_managerd.engines.failures import invalid, redacted, secrets_of
 from pool_managerd.engines.port import (
     CancelUnconfirmedError,
     EngineInfo,
@@ -32,7 +32,7 @@ from pool_managerd.engines.triton_client import (
     TritonApiError,
     TritonClient,
 )
-from pool_managerd.engines.triton_errors import failure_of, says_gone, secrets_of
+from pool_managerd.engines.triton_errors import failure_of, says_gone
 from pool_managerd.engines.triton_inference_service_pb2 import ModelInferRequest
 from pool_managerd.engines.triton_profiles import PROFILES
 from pool_managerd.engines.triton_tensors import TensorError

@@ -4,7 +4,9 @@ import re
 
 import grpc
 
-from pool_managerd.engines.port import Failed, Failure, GenerationRequest, Usage
+from pool_managerd.core.exhaustion import exhausted_by_error
+from pool_managerd.engines.failures import OUT_OF_MEMORY
+from pool_managerd.engines.port import Failed, Failure, Usage
 
 _MAX_MESSAGE_CHARS = 300
 _UNKNOWN = Usage()
@@ -15,11 +17,6 @@ _OVERFLOW = re.compile(
     r"(longer than|exceeds?|greater than)\b.{0,40}\b(context|model length|max_model_len|"
     r"(input|sequence) length|max_(input|seq|num_tokens))"
 )
-_NO_MEMORY = re.compile(
-    r"out of memory|outofmemory|failed to allocate|bad_alloc|no space left on device|"
-    r"failed to increase the shared memory pool"
-)
-_ON_DEVICE = re.compile(r"cuda|gpu|vram|cublas|cudnn|nccl")
 _GONE = re.compile(
     r"stub process .*(not healthy|terminated|exited)|unhealthy vllm engine|enginedead|engine core|"
     r"has no available versions|request for unknown model"
@@ -60,9 +57,8 @@ def says_gone(text: str) -> bool:
 def _kind(message: str, code: grpc.StatusCode | None) -> Failure:
     if _OVERFLOW.search(message):
         return Failure.CONTEXT_OVERFLOW
-    if _NO_MEMORY.search(message):
-        on_device = _ON_DEVICE.search(message)
-        return Failure.DEVICE_OUT_OF_MEMORY if on_device else Failure.HOST_OUT_OF_MEMORY
+    if (memory := exhausted_by_error(message)) is not None:
+        return OUT_OF_MEMORY[memory]
     if _GONE.search(message) or message == _NOT_WRITTEN:
         return Failure.ENGINE_DIED
     if _ALIVE.search(message):
@@ -70,19 +66,3 @@ def _kind(message: str, code: grpc.StatusCode | None) -> Failure:
     if _REFUSED.search(message):
         return Failure.INVALID_REQUEST
     return Failure.ENGINE_ERROR if code is None else _BY_CODE.get(code, Failure.ENGINE_ERROR)
-
-
-def secrets_of(request: GenerationRequest) -> tuple[str, ...]:
-    """Returns what an error message must not quote."""
-    if isinstance(request.prompt, str):
-        texts = [request.prompt]
-    else:
-        texts = [turn.content for turn in request.prompt]
-    sampling = request.sampling
-    return (
-        *texts,
-        request.continue_text,
-        sampling.grammar or "",
-        sampling.json_schema or "",
-        *sampling.stop,
-    )

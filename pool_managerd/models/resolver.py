@@ -80,6 +80,23 @@ class Resolver:
         # The digest of a split model is that of all parts together: nobody computed it yet.
         return found[0] if len(found) == 1 else Resolved(found[0].path)
 
+    async def look(self, ref: ModelRef) -> Resolved | OutboundDecision:
+        """The file of `ref` if all of it is here, else whether its first missing part may come.
+
+        Raises:
+            FetchError: when another file is in its place.
+        """
+        if not ref.remote:
+            return Resolved(_local(self._config.base, ref.location))
+        found = []
+        for url, target in self._parts(ref):
+            known = await asyncio.to_thread(_verified, target)
+            if not known:
+                return decide_outbound(self._config.policy, url)
+            self._check_known(ref, known, target)
+            found.append(Resolved(target, known))
+        return found[0] if len(found) == 1 else Resolved(found[0].path)
+
     def _parts(self, ref: ModelRef) -> list[tuple[str, Path]]:
         if ref.scheme is Scheme.HTTPS:
             name = PurePosixPath(urlsplit(ref.location).path).name
@@ -104,7 +121,7 @@ class Resolver:
             decision = decide_outbound(self._config.policy, url)
             if not decision.allowed:
                 on_decision(decision)
-                raise FetchError(f"{ref.text} is not on this host, and {decision.sentence}")
+                raise FetchError(absent(ref.text, decision))
             async with self._alone(target):
                 # Another process may have fetched it while this one waited.
                 found = await self._known(ref, target)
@@ -149,6 +166,11 @@ class Resolver:
                 f"{target} has the digest {known}, not {ref.digest}; delete it to fetch it again"
             )
         return Resolved(target, known)
+
+
+def absent(ref_text: str, decision: OutboundDecision) -> str:
+    """The sentence about a model that is not here and may not be fetched."""
+    return f"{ref_text} is not on this host, and {decision.sentence}"
 
 
 def _local(base: Path, location: str) -> Path:

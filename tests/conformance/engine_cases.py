@@ -1,12 +1,14 @@
 """Every engine adapter that runs on a plain machine, opened the same way.
 
 `transformers` is the adapter `openai` before `transformers serve`, `openai_llama_cpp` before the
-HTTP server inside xllamacpp; the `built_…` ones stand before a llama-server built from source.
+HTTP server inside xllamacpp; the `built_…` ones stand before a llama-server built from source. The
+`launched_…` ones are `llama_server` with a `launch` table, made as the pool manager makes it.
 """
 
 import functools
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +17,9 @@ from typing import Any
 
 import pytest
 
+from pool_managerd.config import PoolTable
 from pool_managerd.engines.embedded import EmbeddedConfig, EmbeddedEngine
+from pool_managerd.engines.launched import LaunchedEngine
 from pool_managerd.engines.llama_server import LlamaServerConfig, LlamaServerEngine
 from pool_managerd.engines.mock import MockConfig, MockEngine
 from pool_managerd.engines.mock_script import MockScript
@@ -33,6 +37,7 @@ from pool_managerd.engines.port import (
 )
 from pool_managerd.engines.triton import TritonConfig, TritonEngine
 from pool_managerd.engines.triton_client import Target
+from pool_managerd.factory import make_engine
 from tests.conformance.foreign_servers import (
     LLAMA_SERVER,
     TRANSFORMERS,
@@ -43,13 +48,15 @@ from tests.conformance.foreign_servers import (
 )
 from tests.conformance.triton_server import BUSY_METRIC, CTX_MAX, MODEL, missing, start_server
 
-CASES = ("mock", "embedded", "llama_server", "openai_llama_cpp", "triton")
+CASES = ("mock", "embedded", "llama_server", "openai_llama_cpp", "triton", "launched_llama_server")
 FOREIGN_CASES = {
     "transformers": (TRANSFORMERS, "make engines-transformers"),
     "built_llama_server": (LLAMA_SERVER, "make engines-llama-server"),
     "built_openai": (LLAMA_SERVER, "make engines-llama-server"),
+    "launched_built_llama_server": (LLAMA_SERVER, "make engines-llama-server"),
 }
 UNREACHABLE = "http://127.0.0.1:9"
+_LLAMA_HTTP = str(Path(__file__).with_name("llama_http.py"))
 _MULTI_BYTE_GRAMMAR = 'root ::= "日本é🚀 "+'
 
 
@@ -101,6 +108,8 @@ async def open_case(name: str, model: Path, *, slots: int = 2) -> Running:
             return await _open_transformers(slots)
         case "triton":
             return await _open_triton(model.parent, slots)
+        case "launched_llama_server" | "launched_built_llama_server":
+            return await _open_launched(name, model, slots)
         case "built_llama_server" | "built_openai":
             return await _open_built(name, model, slots)
     return await {
@@ -124,6 +133,8 @@ def failing_to_start(name: str) -> tuple[Engine, str]:
         case "triton":
             address = UNREACHABLE.removeprefix("http://")
             return TritonEngine(triton_config(address, slots=1)), address
+        case "launched_llama_server":
+            return _launched(("/nowhere/llama-server",), Path("x.gguf"), 1), "/nowhere/llama-server"
     config_of_foreign = LlamaServerConfig(base_url=UNREACHABLE, model_id="x")
     return LlamaServerEngine(config_of_foreign), UNREACHABLE
 
@@ -173,6 +184,52 @@ async def _open_llama_server(model: Path, slots: int) -> Running:
         await server.close()
 
     return replace(server, engine=engine, info=info, close=close, watched=False, pid=None)
+
+
+def _launched(program: tuple[str, ...], model: Path, slots: int) -> LaunchedEngine:
+    options = ("-m", "{model_path}", "--port", "{port}", "-np", "{slots}", "-c", "{ctx_total}")
+    engine = make_engine(
+        PoolTable.model_validate(
+            {
+                "pool_id": "p",
+                "devices": ["cpu"],
+                "engine": {
+                    "kind": "llama_server",
+                    "model_id": "m",
+                    "model_path": str(model),
+                    "slots": slots,
+                    "ctx_per_slot": 2048,
+                    "deterministic": slots == 1,
+                    "launch": {
+                        "command": [*program, *options],
+                        "env": {"LLAMA_API_KEY": "{api_key}"},
+                    },
+                },
+            }
+        ),
+        "",
+    )
+    assert isinstance(engine, LaunchedEngine)
+    return engine
+
+
+async def _open_launched(name: str, model: Path, slots: int) -> Running:
+    program = (sys.executable, _LLAMA_HTTP)
+    if name == "launched_built_llama_server":
+        flags = ("-t", "1", "-tb", "1", "-b", "256", "--slots", "--no-kv-unified", "--offline")
+        program = (str(LLAMA_SERVER), *flags)
+    engine = _launched(program, model, slots)
+    info = await engine.start()
+    pid = engine.pid
+    assert pid is not None
+    return Running(
+        engine,
+        info,
+        lambda: os.kill(pid, signal.SIGKILL),
+        engine.stop,
+        pid=pid,
+        multi_byte=SamplingParams(seed=1, max_tokens=25, grammar=_MULTI_BYTE_GRAMMAR),
+    )
 
 
 async def _open_openai(model: Path, slots: int) -> Running:

@@ -11,6 +11,8 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from pool_managerd.config import PoolTable
+from pool_managerd.engines.launched import LaunchedEngine
 from pool_managerd.engines.port import (
     CancelUnconfirmedError,
     Failed,
@@ -25,14 +27,19 @@ from pool_managerd.engines.triton import TritonConfig, TritonEngine
 from pool_managerd.engines.triton_busy import BusyGauge
 from pool_managerd.engines.triton_client import Target, TritonClient
 from pool_managerd.engines.triton_profiles import PLAIN
+from pool_managerd.factory import make_engine
+from pool_managerd.selftest import self_test
 from tests.conformance.engine_cases import collect, end_of, request, text_of, triton_config
 from tests.conformance.triton_server import (
     BUSY_METRIC,
     CTX_MAX,
     MODEL,
     TritonServer,
+    command,
     missing,
+    remove_regions,
     running_server,
+    search_path,
 )
 
 pytestmark = [
@@ -294,3 +301,35 @@ async def test_a_model_is_loaded_and_answers(tmp_path: Path) -> None:
 
         assert isinstance(end_of(await collect(engine, request())), Finished)
         await engine.stop()
+
+
+async def test_a_launched_server_whose_model_died_fails_the_self_test() -> None:
+    """Triton calls the model ready; a start of the pool finds out. Nothing is left behind."""
+    prefix = f"llamaorch_test_{os.getpid()}_launched"
+    launched_by = command("{port}", "{port_2}", prefix)
+    launch = {
+        "command": [*launched_by, f"--load-model={MODEL}"],
+        "env": {"PATH": search_path()},
+        # Its port for metrics opens a moment after the one for requests.
+        "attach_timeout_ms": 30_000,
+    }
+    about = {"kind": "triton", "model": MODEL, "model_id": "m", "slots": 2, "ctx_max": CTX_MAX}
+    gauge = {"metrics_url": "http://127.0.0.1:{port_2}/metrics", "busy_metric": BUSY_METRIC}
+    table = {"pool_id": "p", "devices": ["cpu"], "engine": {**about, **gauge, "launch": launch}}
+    engine = make_engine(PoolTable.model_validate(table), "")
+    assert isinstance(engine, LaunchedEngine)
+    try:
+        info = await engine.start()
+        healthy = await self_test(engine, info, 30_000, CONFIRM_MS)
+        children = psutil.Process(engine.pid).children(recursive=True)
+        (stub,) = [child for child in children if "stub" in child.name()]
+        await killed(stub)
+        dead = await self_test(engine, info, 30_000, CONFIRM_MS)
+    finally:
+        await engine.stop()
+        remove_regions(prefix)
+
+    assert healthy == ""
+    assert "generating 2 tokens failed: engine_died" in dead
+    assert engine.pid is not None
+    assert not psutil.pid_exists(engine.pid)

@@ -1,7 +1,11 @@
-"""A gRPC server that answers like Triton, with frames as server 2.51.0 sends them."""
+"""A gRPC server that answers like Triton, with frames as server 2.51.0 sends them.
+
+`python triton_replay.py PORT` serves one friendly model until it is ended.
+"""
 
 import asyncio
 import struct
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -275,3 +279,15 @@ async def failure_of(
     end = (await events_of(engine, request))[-1]
     assert isinstance(end, Failed)
     return end.failure, end.message
+
+
+async def _serve(port: int) -> None:
+    server = aio.server()
+    pb_grpc.add_GRPCInferenceServiceServicer_to_server(_Servicer(Replay(responses=HELLO)), server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1])))

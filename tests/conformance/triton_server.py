@@ -44,16 +44,11 @@ class TritonServer:
         """Ends it and what it leaves behind. Idempotent."""
         self.kill()
         await self.process.wait()
-        _remove_regions(self.shm_prefix)
+        remove_regions(self.shm_prefix)
 
 
-async def start_server(log: Path, *, empty: bool = False) -> TritonServer:
-    """Starts a server with the scripted model and returns once it takes connections.
-
-    With `empty`, no model is loaded yet.
-    """
-    grpc_port, metrics_port = _free_ports(2)
-    shm_prefix = f"llamaorch_test_{os.getpid()}_{grpc_port}"
+def command(grpc_port: str, metrics_port: str, shm_prefix: str) -> tuple[str, ...]:
+    """Returns the server's program and arguments; no model is loaded."""
     package = next(ENVIRONMENT.glob("lib/python*/site-packages/pytriton/tritonserver"))
     settings = {
         "model-repository": REPOSITORY,
@@ -67,16 +62,29 @@ async def start_server(log: Path, *, empty: bool = False) -> TritonServer:
         "metrics-port": metrics_port,
         "allow-gpu-metrics": "false",
     }
-    # The backend's Python finds numpy through the first `python3` of PATH.
-    path = f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    return (str(package / "bin" / "tritonserver"), *options)
+
+
+def search_path() -> str:
+    """Returns a PATH whose first `python3` finds numpy for the backend."""
+    return f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ['PATH']}"
+
+
+async def start_server(log: Path, *, empty: bool = False) -> TritonServer:
+    """Starts a server with the scripted model and returns once it takes connections.
+
+    With `empty`, no model is loaded yet.
+    """
+    grpc_port, metrics_port = _free_ports(2)
+    shm_prefix = f"llamaorch_test_{os.getpid()}_{grpc_port}"
     with log.open("wb") as sink:
         process = await asyncio.create_subprocess_exec(
-            package / "bin" / "tritonserver",
-            *[f"--{name}={value}" for name, value in settings.items()],
+            *command(str(grpc_port), str(metrics_port), shm_prefix),
             *([] if empty else [f"--load-model={MODEL}"]),
             stdout=sink,
             stderr=sink,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, "PATH": search_path()},
             start_new_session=True,
         )
     server = TritonServer(
@@ -101,7 +109,8 @@ async def running_server(log: Path, *, empty: bool = False) -> AsyncIterator[Tri
         await server.close()
 
 
-def _remove_regions(prefix: str) -> None:
+def remove_regions(prefix: str) -> None:
+    """Removes the shared memory that a killed server leaves."""
     for region in _SHARED_MEMORY.glob(f"{prefix}*"):
         region.unlink(missing_ok=True)
 

@@ -306,7 +306,11 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolDevice:
-    """One device of a pool; what the hardware does not report is None."""
+    """One device of a pool; what the hardware does not report is None.
+
+    `health` is OK, LOST, RESET_REQUIRED, CRITICAL_ERROR, DRIVER_UNAVAILABLE, NO_ANSWER, or empty
+    when it is not known; `health_detail` is a sentence for people.
+    """
 
     device_id: str
     name: str
@@ -314,11 +318,16 @@ class PoolDevice:
     memory_used_bytes: int | None
     utilization_ratio: float | None
     temperature_celsius: int | None
+    health: str = ""
+    health_detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """The orchestrator's view of one pool."""
+    """The orchestrator's view of one pool.
+
+    `perf_scale` is below 1 while a device lowers its clocks to protect itself.
+    """
 
     pool_id: str
     replica_id: str
@@ -337,3 +346,4 @@ class Pool:
     snapshot_version: int
     devices: tuple[PoolDevice, ...]
     tokens_per_s: float | None
+    perf_scale: float = 1.0

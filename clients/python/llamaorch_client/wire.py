@@ -334,6 +334,8 @@ def _device(message: pool_admin_service_pb2.PoolDevice) -> model.PoolDevice:
         temperature_celsius=(
             message.temperature_celsius if message.HasField("temperature_celsius") else None
         ),
+        health=message.health,
+        health_detail=message.health_detail,
     )
 
 
@@ -357,4 +359,5 @@ def pool(message: pool_admin_service_pb2.Pool) -> model.Pool:
         snapshot_version=message.snapshot_version,
         devices=tuple(_device(item) for item in message.devices),
         tokens_per_s=message.tokens_per_s if message.HasField("tokens_per_s") else None,
+        perf_scale=message.perf_scale if message.HasField("perf_scale") else 1.0,
     )

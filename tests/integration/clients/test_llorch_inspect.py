@@ -209,6 +209,27 @@ async def test_pools_shows_slots_and_devices(server: ScriptedServer) -> None:
     assert _row(expected) in _rows(outcome.stdout)
 
 
+async def test_an_unwell_device_and_lowered_clocks_are_where_an_operator_looks(
+    server: ScriptedServer,
+) -> None:
+    """Health with its sentence, and at what share of full clocks the pool works."""
+    hot = pool_admin_service_pb2.Pool()
+    hot.CopyFrom(POOL)
+    hot.perf_scale = 0.65
+    hot.devices[0].health, hot.devices[0].health_detail = "LOST", "GPU 0 fell off the bus"
+    server.on("ListPools", pool_admin_service_pb2.ListPoolsResponse(pools=[hot]))
+
+    pools = await llorch(server.address, "pools")
+    table = await llorch(server.address, "devices")
+    record = (await llorch(server.address, "devices", "--json")).records()[0]["devices"][0]
+
+    assert "45.2 (at 65%)" in pools.stdout
+    assert "RTX 3090 -/24.0 GiB LOST" in pools.stdout
+    assert "LOST: GPU 0 fell off the bus" in table.stdout
+    assert "gpu-a READY (at 65%)" in table.stdout
+    assert (record["health"], record["health_detail"]) == ("LOST", "GPU 0 fell off the bus")
+
+
 async def test_devices_are_shown_once_into_a_pipe(server: ScriptedServer) -> None:
     """One row for each device with all its pools; what is not reported is a dash."""
     other = pool_admin_service_pb2.Pool()

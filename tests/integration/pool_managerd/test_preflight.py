@@ -1,6 +1,8 @@
 """The check before an engine starts, seen from the orchestrator. ORCH-3002, ORCH-3003."""
 
 import asyncio
+import hashlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from pool_managerd.models.tiny_gguf import TinyShape, write_tiny_model
 from pool_managerd.server import PoolManager
+from tests.conformance import llama_http
 from tests.integration.pool_managerd.fakes import WAIT_S, FakeOrchestrator
 from tests.integration.pool_managerd.harness import FAST, make_config
 from tests.unit.pool_managerd.models.file_servers import FileServer, serving
@@ -130,3 +133,56 @@ async def test_a_reload_of_a_wrong_file_goes_back_to_the_former_model(
     await orchestrator.until(
         lambda: (found := orchestrator.ready()) and found.model_digest != before.model_digest
     )
+
+
+async def test_a_snapshot_tells_what_was_expected_and_what_was_taken(
+    run_pool: Run, orchestrator: FakeOrchestrator
+) -> None:
+    """By memory; the estimate is there while the engine loads, its own word afterwards."""
+    await run_pool()
+    await orchestrator.until(orchestrator.ready)
+
+    (claim,) = newest(orchestrator).memory_claims
+
+    assert claim.memory == "host"
+    assert claim.estimated_bytes > 150 << 20
+    assert claim.HasField("taken_bytes")
+    # The models of the tests are tiny: what the process itself takes is the greater part.
+    assert abs(claim.taken_bytes - claim.estimated_bytes) < 8 << 20
+
+
+async def test_a_launched_server_is_reloaded_with_another_model_by_reference(
+    run_pool: Run, orchestrator: FakeOrchestrator, tmp_path: Path
+) -> None:
+    """References, digests and the way back are those of the embedded engine. OC-CTRL-2003."""
+    write_tiny_model(tmp_path / "other.gguf", TinyShape(seed=2))
+    options = ("-m", "{model_path}", "--port", "{port}", "-np", "{slots}", "-c", "{ctx_total}")
+    launch = {
+        "command": [sys.executable, str(Path(llama_http.__file__)), *options],
+        "env": {"LLAMA_API_KEY": "{api_key}"},
+        "stop_grace_ms": 1_000,
+    }
+    sizes = {"slots": 1, "ctx_per_slot": 256}
+    engine = {"kind": "llama_server", "model_id": "m", "model_ref": "file:tiny.gguf", **sizes}
+
+    await run_pool(engine={**engine, "launch": launch})
+    await orchestrator.until(orchestrator.ready)
+    before = newest(orchestrator)
+    orchestrator.send(reload=dispatch_pb2.ReloadModel(pool_id="p0", model_ref="absent.gguf"))
+    await orchestrator.until(
+        lambda: (found := orchestrator.ready()) and "does not exist" in found.state_detail
+    )
+    restored = newest(orchestrator)
+    orchestrator.send(reload=dispatch_pb2.ReloadModel(pool_id="p0", model_ref="file:other.gguf"))
+    await orchestrator.until(
+        lambda: (found := orchestrator.ready()) and found.model_digest != before.model_digest
+    )
+
+    digests = [_sha256(tmp_path / name) for name in ("tiny.gguf", "other.gguf")]
+    assert [before.model_digest, newest(orchestrator).model_digest] == digests
+    assert restored.model_digest == before.model_digest
+    assert [claim.memory for claim in before.memory_claims] == ["host"]
+
+
+def _sha256(path: Path) -> str:
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from llamaorch.pool.v1 import snapshot_pb2
 from llamaorch_client import ErrorDetail, JobFailedError, Queued, Started, Tokens, UnavailableError
 from llamaorch_client.cli.arguments import parse
-from llamaorch_client.cli.devices import DeviceRow, merged
+from llamaorch_client.cli.devices import DeviceRow, merged, of_snapshot
 from llamaorch_client.cli.failure import ExitCode, as_record, exit_code, sentences
 from llamaorch_client.cli.output import Output, plain, printable
 from llamaorch_client.cli.progress import Progress
@@ -213,3 +214,24 @@ def test_the_interval_of_devices_is_bounded(capsys: pytest.CaptureFixture[str]) 
         parse(["devices", "--interval-s", "0.001"], {})
 
     assert "from 0.1 to 3600" in capsys.readouterr().err
+
+
+def test_a_pool_manager_tells_what_engines_take_beside_what_was_expected() -> None:
+    """By the memory that the device uses; the processor, and what shares it, use the host's."""
+    snapshot = snapshot_pb2.PoolSnapshot(
+        pool_id="p", state=snapshot_pb2.POOL_STATE_READY, perf_scale=0.8
+    )
+    snapshot.devices.add(device_id="GPU-a", health=snapshot_pb2.DEVICE_HEALTH_OK)
+    snapshot.devices.add(device_id="GPU-b", health_detail="it is hot")
+    snapshot.devices[1].health = 99  # type: ignore[assignment]
+    snapshot.devices.add(device_id="cpu", kind=snapshot_pb2.DEVICE_KIND_CPU)
+    gib = 1 << 30
+    snapshot.memory_claims.add(memory="GPU-a", estimated_bytes=4 * gib, taken_bytes=5 * gib)
+    snapshot.memory_claims.add(memory="host", estimated_bytes=gib)
+
+    first, second, host = of_snapshot(snapshot)
+
+    assert first.pools == ("p READY (at 80%), takes 5.0 GiB (expected 4.0 GiB)",)
+    assert second.pools == ("p READY (at 80%)",)
+    assert host.pools == ("p READY (at 80%), expected to take 1.0 GiB",)
+    assert [row.health for row in (first, second, host)] == ["OK", "", ""]

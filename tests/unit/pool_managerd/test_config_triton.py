@@ -69,3 +69,14 @@ def test_what_cannot_work_is_named(tmp_path: Path, more: str, problem: str) -> N
     (found,) = caught.value.problems
     assert found.startswith("pools[0].engine")
     assert found.endswith(problem)
+
+
+def test_a_cancel_settles_before_it_is_given_up(tmp_path: Path) -> None:
+    """Otherwise every cancel would end the engine; the metrics tell without a wait."""
+    limits = "supervision.cancel_confirm_ms = 200\n"
+
+    with pytest.raises(ConfigError, match=r"p0\.engine\.cancel_settle_ms: 200 must be below"):
+        loaded(tmp_path, limits + TABLE)
+
+    told = 'profile = "vllm"\nmetrics_url = "http://127.0.0.1:8002/metrics"\n'
+    assert loaded(tmp_path, limits + TABLE + told).pools[0].pool_id == "p0"

@@ -10,7 +10,9 @@ from aiohttp import web
 
 from pool_managerd.__main__ import main
 from pool_managerd.config import load_config
+from pool_managerd.core.device import Device, DeviceHealth, DeviceKind
 from pool_managerd.devices.cpu import CpuDevices
+from pool_managerd.devices.port import OnChange, OnFault
 from pool_managerd.inspection import inspect_host, report_lines
 from pool_managerd.models.tiny_gguf import write_tiny_model
 
@@ -53,7 +55,7 @@ def test_a_host_that_can_start_everything_exits_with_0(
         "xllamacpp 20",
         "pool a: ok",
         "sha256:25ba81",
-        "weights 0.3 MiB + cache",
+        "would take 15",
     ):
         assert words in out
     assert "orchestrator 127.0.0.1:9 does not answer" in out
@@ -80,7 +82,7 @@ def test_every_pool_that_cannot_start_is_told_with_the_reason(
     problems = {pool["pool_id"]: " ".join(pool["problems"]) for pool in report["pools"]}
     assert (code, report["exit_code"]) == (1, 1)
     assert "absent.gguf does not exist" in problems["missing"]
-    assert f"but model_digest is {NO_DIGEST}" in problems["other"]
+    assert f", not {NO_DIGEST}" in problems["other"]
     assert "http://127.0.0.1:9 does not answer" in problems["silent"]
     assert "no program no-such-server" in problems["program"]
     assert problems["fine"] == ""
@@ -124,3 +126,97 @@ async def test_a_server_that_answers_is_found_and_a_running_host_is_noted(tmp_pa
     assert report.exit_code == 0
     assert "answers (HTTP 404 to /health)" in text
     assert f"127.0.0.1:{port} is in use" in text
+
+
+def by_ref(pool_id: str, ref: str) -> str:
+    """A pool whose model is a reference."""
+    return embedded(pool_id, "").replace('model_path = ""', f'model_ref = "{ref}"')
+
+
+def test_a_reference_is_told_as_a_start_would_find_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here, to be fetched, or forbidden; nothing is fetched. ORCH-3080."""
+    write_tiny_model(tmp_path / "tiny.gguf")
+    other = f"https://other.example/x.gguf#{NO_DIGEST.replace(':', '=')}"
+    pools = (
+        by_ref("here", "file:tiny.gguf"),
+        by_ref("hub", "hf:org/repo/a.gguf"),
+        by_ref("other", other),
+        by_ref("gone", "absent.gguf"),
+    )
+    text = HEAD + f'models.cache_directory = "{tmp_path}/cache"\noutbound.enabled = true\n'
+
+    code = check(tmp_path, text + "".join(pools), "--json")
+    found = {pool["pool_id"]: pool for pool in json.loads(capsys.readouterr().out)["pools"]}
+    facts = {pool_id: " ".join(pool["facts"]) for pool_id, pool in found.items()}
+    problems = {pool_id: " ".join(pool["problems"]) for pool_id, pool in found.items()}
+
+    assert code == 1
+    assert problems["here"] == problems["hub"] == ""
+    assert "would take 15" in facts["here"]
+    assert "would be fetched from huggingface.co (outbound.allow huggingface.co)" in facts["hub"]
+    assert (
+        "is not on this host, and fetching from other.example is not allowed" in problems["other"]
+    )
+    assert "absent.gguf does not exist" in problems["gone"]
+
+
+class TwoGpus:
+    """A host with a large GPU and a small, unwell one."""
+
+    async def start(self, on_fault: OnFault, on_change: OnChange) -> None:
+        """Nothing to do."""
+
+    def devices(self) -> tuple[Device, ...]:
+        """The facts."""
+        gib = 1 << 30
+        sizes = {"memory_total_bytes": 8 * gib, "memory_free_bytes": 8 * gib}
+        small = {"memory_total_bytes": gib // 2, "memory_free_bytes": gib // 2}
+        return (
+            Device("GPU-a", DeviceKind.GPU, "RTX 3070", 0, **sizes),
+            Device("GPU-b", DeviceKind.GPU, "RTX 3060", 1, **small),
+            Device("GPU-c", DeviceKind.GPU, "RTX 3060", 2).unwell(
+                DeviceHealth.LOST, "GPU 2 fell off the bus"
+            ),
+        )
+
+    async def stop(self) -> None:
+        """Nothing to do."""
+
+
+async def test_what_pools_take_is_told_for_each_device_in_the_words_of_a_start(
+    tmp_path: Path,
+) -> None:
+    """One after the other: what fits alone need not fit beside the pools before it. ORCH-3003."""
+    write_tiny_model(tmp_path / "tiny.gguf")
+
+    def on(device: str, pool_id: str, more: str = "") -> str:
+        pool = embedded(pool_id, "tiny.gguf", "gpu_layers = -1")
+        mask = f'devices = ["{device}"]\n{more}'
+        return pool.replace("[pools.engine]", f"{mask}\n[pools.engine]")
+
+    path = tmp_path / "c.toml"
+    path.write_text(
+        HEAD
+        + on("1", "first")
+        + on("1", "second")
+        + on("1", "warned", 'memory_check = "warn"')
+        + on("0", "stated", "vram_claim_ratio = 0.5")
+        + on("2", "lost")
+    )
+
+    async with asyncio.timeout(20):
+        report = await inspect_host(load_config(path, {}), TwoGpus(), all_digests=False)
+    facts = {pool.pool_id: " ".join(pool.facts) for pool in report.pools}
+    problems = {pool.pool_id: " ".join(pool.problems) for pool in report.pools}
+
+    assert "of GPU 1 (RTX 3060)" in facts["first"]
+    assert problems["first"] == problems["warned"] == problems["stated"] == ""
+    assert problems["second"].startswith("GPU 1 (RTX 3060) lacks ")
+    assert "other pools of this host claim 45" in problems["second"]
+    assert "starts all the same: GPU 1 (RTX 3060) lacks " in facts["warned"]
+    assert "would take 4.0 GiB of GPU 0 (RTX 3070)" in facts["stated"]
+    assert "as the configuration states" in facts["stated"]
+    assert problems["lost"] == "GPU 2 fell off the bus"
+    assert "LOST: GPU 2 fell off the bus" in report.devices[2]

@@ -38,7 +38,7 @@ async def test_a_write_that_nobody_takes_is_an_end() -> None:
     """Although the other side still speaks."""
     liveness = Liveness(TIMEOUT_MS)
     watching = asyncio.create_task(gone_after_s(liveness))
-    with liveness.writing():
+    with liveness:
         while not watching.done():
             liveness.heard()
             await asyncio.sleep(0.02)

@@ -1,5 +1,6 @@
 """What is judged before an engine starts, and what is noted after. ORCH-3002, ORCH-3003."""
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pool_managerd.config import Config, PoolTable
+from pool_managerd.config_engines import LlamaServerEngine
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.fit import HOST
 from pool_managerd.core.gguf_fit import GPU_CONTEXT_BYTES, PROCESS_BYTES
@@ -275,7 +277,7 @@ async def test_a_review_waits_for_nothing_and_adds_pools_up(model: Path) -> None
     assert first is not None
     assert second is not None
     assert not first.shortfalls
-    assert first.needs["GPU-a"] == box.ledger.claimed("GPU-a") // 2
+    assert first.needs["GPU-a"] == box.ledger.claimed("GPU-a")
     (sentence,) = second.shortfalls
     assert "other pools of this host claim 459" in sentence
     assert box.looks == 0
@@ -388,3 +390,156 @@ async def test_engines_without_a_model_file_of_ours_get_the_reference() -> None:
         preflight.loaded(pool, info())
         preflight.gone("p")
         assert preflight.doing("p") == ""
+
+
+def served(model: Path, pool: dict[str, object] | None = None, **engine: object) -> PoolTable:
+    """A pool whose llama-server, or another one, is launched with this model."""
+    kind = {"kind": "llama_server", "model_id": "m", "slots": 2, "model_path": str(model)}
+    launch = {"command": ["serve", "{model_path}"]}
+    return PoolTable.model_validate(
+        {"pool_id": "p", "engine": {**kind, "launch": launch, **engine}, **(pool or {})}
+    )
+
+
+async def test_a_launched_llama_server_is_judged_as_the_embedded_engine_is(model: Path) -> None:
+    """By its own settings; what differs is how many prompt tokens it computes at a time."""
+    box = Box()
+    preflight = box.preflight()
+
+    mine = await preflight.review(served(model, ctx_per_slot=1024))
+    embedded = await preflight.review(table(model, "q"))
+
+    assert mine is not None
+    assert embedded is not None
+    assert mine.needs.keys() == embedded.needs.keys() == {"GPU-a", HOST}
+    assert 0 <= mine.needs["GPU-a"] - embedded.needs["GPU-a"] < SMALL
+    on_host = await preflight.review(served(model, ctx_per_slot=1024, gpu_layers=0))
+    assert on_host is not None
+    assert on_host.needs.keys() == {HOST}
+
+
+async def test_a_launched_llama_server_that_does_not_fit_is_refused(model: Path) -> None:
+    """With the same sentence, and a remedy in the same settings."""
+    box = Box(devices=(gpu("a", 560 << 20),))
+
+    with pytest.raises(PreloadError, match=r"GPU-a \(RTX 3060\) lacks .* would fit"):
+        await box.preflight().memory(served(model, ctx_per_slot=65_536, slots=8))
+
+
+async def test_what_nobody_tells_is_not_judged(model: Path) -> None:
+    """A launched server of unknown context; a server that runs has what it takes."""
+    box = Box(devices=(gpu("a", 0),))
+    preflight = box.preflight()
+    running = {"launch": None, "base_url": "http://127.0.0.1:1", "model_path": ""}
+    claim = {"vram_claim_bytes": GIB}
+
+    unknown = await preflight.review(served(model))
+    silent = await preflight.review(served(model, **running))
+    stated = await preflight.review(served(model, claim, **running))
+
+    assert unknown is not None
+    assert (unknown.needs, unknown.shortfalls) == ({}, ())
+    assert "vram_claim_bytes would say it" in unknown.notes[0]
+    assert silent is None
+    assert stated is not None
+    assert (stated.needs, stated.shortfalls) == ({"GPU-a": GIB}, ())
+    box.ledger.release("p")
+    await preflight.memory(served(model))
+    assert box.ledger.claimed("GPU-a") == 0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model of config.json and 1 MiB of weights."""
+    config = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    (tmp_path / "a.safetensors").write_bytes(bytes(1 << 20))
+    return tmp_path
+
+
+def vllm(folder: Path, **pool: object) -> PoolTable:
+    """A pool of a launched vLLM."""
+    engine = {"kind": "openai", "flavor": "vllm", "ctx_max": 4096}
+    return served(folder, pool, **engine)
+
+
+async def test_a_launched_vllm_takes_its_share_of_each_device(folder: Path) -> None:
+    """LO-205: the whole share, whatever the model; the free memory has to hold it."""
+    box = Box(devices=(gpu("a", 12 * GIB), gpu("b", 7 * GIB)))
+    preflight = box.preflight()
+
+    fits = await preflight.review(vllm(folder, vram_claim_ratio=0.5))
+    short = await preflight.review(vllm(folder, vram_claim_ratio=0.75))
+
+    assert fits is not None
+    assert short is not None
+    assert (fits.needs, fits.shortfalls) == ({"GPU-a": 6 * GIB, "GPU-b": 6 * GIB}, ())
+    (sentence,) = short.shortfalls
+    assert sentence.startswith("GPU-b (RTX 3060) lacks 2.0 GiB of memory: 9.0 GiB are needed")
+    assert "a smaller vram_claim_ratio" in sentence
+
+
+async def test_what_no_free_memory_would_cure_is_not_waited_for(folder: Path) -> None:
+    """Heads that do not divide, and a share that does not hold one sequence."""
+    box = Box(devices=tuple(gpu(name, 12 * GIB) for name in "abc"))
+    table = vllm(folder, vram_claim_ratio=0.1)
+
+    with pytest.raises(PreloadError) as caught:
+        await box.preflight().memory(table)
+
+    heads, *shares = caught.value.shortfalls
+    assert "3 devices do not divide the 4 attention heads" in heads
+    assert len(shares) == 3
+    assert "a share of 0.10 is 1.2 GiB" in shares[0]
+    assert box.looks == 0
+    await box.preflight().memory(table.model_copy(update={"memory_check": "warn"}))
+    grows = {"kind": "openai", "flavor": "transformers", "ctx_max": 4096}
+    await box.preflight().memory(served(folder, **grows))
+
+
+async def test_what_a_vllm_without_a_stated_share_takes_is_a_lower_bound(folder: Path) -> None:
+    """The note says what would be better."""
+    review = await Box().preflight().review(vllm(folder))
+
+    assert review is not None
+    assert review.needs["GPU-a"] < 3 * GIB
+    assert "vram_claim_ratio would say it" in review.notes[0]
+
+
+async def test_a_launched_engine_gets_its_model_as_the_embedded_one_does(model: Path) -> None:
+    """A reference becomes a file with a digest; a reload another one. ORCH-3090."""
+    preflight = Box().preflight()
+    by_ref = served(model, model_path="", model_ref=f"file:{model}")
+
+    started = await preflight.model(by_ref, "")
+    reloaded = await preflight.model(served(Path("/absent/b.gguf")), str(model))
+
+    for prepared in (started, reloaded):
+        engine = prepared.table.engine
+        assert isinstance(engine, LlamaServerEngine)
+        assert (engine.model_ref, engine.model_path) == ("", str(model))
+        assert engine.model_digest == gguf_digest(model, threading.Event())
+        assert prepared.model_ref == ""
+    with pytest.raises(PreloadError, match=r"/absent/b\.gguf does not exist"):
+        await preflight.model(served(Path("/absent/b.gguf")), "")
+    with pytest.raises(PreloadError, match=r"has the digest sha256:.*, not sha256:00"):
+        await preflight.model(served(model, model_digest="sha256:00"), "")
+
+
+async def test_a_folder_has_no_digest_and_a_server_of_its_own_model_gets_the_reference(
+    folder: Path,
+) -> None:
+    """What was stated of the former folder is not true of the next; others choose alone."""
+    preflight = Box().preflight()
+    kind = {"kind": "openai", "flavor": "vllm", "model_digest": "mine"}
+    bare = served(folder, **kind, launch={"command": ["serve"]})
+
+    first = await preflight.model(served(folder, **kind), "")
+    other = await preflight.model(served(folder, **kind), str(folder))
+    passed_on = await preflight.model(bare, "file:x")
+
+    digests = [getattr(prepared.table.engine, "model_digest", "") for prepared in (first, other)]
+    assert digests == ["mine", ""]
+    assert passed_on.model_ref == "file:x"
+    with pytest.raises(PreloadError, match="model /absent does not exist"):
+        await preflight.model(served(Path("/absent"), **kind), "")

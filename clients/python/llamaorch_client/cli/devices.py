@@ -13,12 +13,13 @@ from llamaorch.pool.v1 import snapshot_pb2
 from llamaorch.pool.v1.pool_manager_service_pb2_grpc import PoolManagerServiceStub
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.cli.failure import ExitCode
-from llamaorch_client.cli.inspecting import gib
+from llamaorch_client.cli.inspecting import gib, slowed, unwell
 from llamaorch_client.cli.output import Output
 from llamaorch_client.model import Pool
 
 COLUMNS = ("HOST", "DEVICE", "MEMORY", "USED", "BUSY", "TEMP", "POWER", "NOTES", "POOLS")
 HOST_TIMEOUT_S = 2.0
+HOST_MEMORY = "host"
 # Clocks that are low because nothing runs, or because somebody set them so, are not throttled.
 # Source: nvml.h, nvmlClocksEventReason GpuIdle, ApplicationsClocksSetting, DisplayClockSetting.
 _BY_CHOICE = 0x1 | 0x2 | 0x100
@@ -26,7 +27,10 @@ _BY_CHOICE = 0x1 | 0x2 | 0x100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRow:
-    """One device of one host; what is not reported is None. `pools`: each with its state."""
+    """One device of one host; what is not reported is None.
+
+    `pools`: each with its state, and what its engine takes of this device where that is known.
+    """
 
     host_id: str
     device_id: str
@@ -36,6 +40,8 @@ class DeviceRow:
     utilization_ratio: float | None = None
     temperature_celsius: int | None = None
     power_milliwatts: int | None = None
+    health: str = ""
+    health_detail: str = ""
     notes: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
 
@@ -85,7 +91,7 @@ async def _ask(address: str) -> list[DeviceRow] | None:
             )
         except grpc.RpcError:
             return None
-    return [row for snapshot in answer.pools for row in _of_snapshot(snapshot)]
+    return [row for snapshot in answer.pools for row in of_snapshot(snapshot)]
 
 
 def merged(rows: Iterable[DeviceRow]) -> list[DeviceRow]:
@@ -109,15 +115,19 @@ def _of_pool(pool: Pool) -> list[DeviceRow]:
             memory_used_bytes=device.memory_used_bytes,
             utilization_ratio=device.utilization_ratio,
             temperature_celsius=device.temperature_celsius,
+            health=device.health,
+            health_detail=device.health_detail,
             notes=notes,
-            pools=(f"{pool.pool_id} {pool.state}",),
+            pools=(f"{pool.pool_id} {pool.state}{slowed(pool.perf_scale)}",),
         )
         for device in pool.devices
     ]
 
 
-def _of_snapshot(snapshot: snapshot_pb2.PoolSnapshot) -> list[DeviceRow]:
+def of_snapshot(snapshot: snapshot_pb2.PoolSnapshot) -> list[DeviceRow]:
+    """The devices of a pool as its pool manager tells of them."""
     state = snapshot_pb2.PoolState.Name(snapshot.state).removeprefix("POOL_STATE_")
+    scale = slowed(snapshot.perf_scale if snapshot.HasField("perf_scale") else 1.0)
     return [
         DeviceRow(
             host_id=snapshot.host_id,
@@ -130,11 +140,31 @@ def _of_snapshot(snapshot: snapshot_pb2.PoolSnapshot) -> list[DeviceRow]:
             ),
             temperature_celsius=_known(device, "temperature_celsius"),
             power_milliwatts=_known(device, "power_milliwatts"),
+            health=_health(device.health),
+            health_detail=device.health_detail,
             notes=_notes(device),
-            pools=(f"{snapshot.pool_id} {state}",),
+            pools=(f"{snapshot.pool_id} {state}{scale}{_taken(snapshot, device)}",),
         )
         for device in snapshot.devices
     ]
+
+
+def _health(number: int) -> str:
+    """The name of a health; empty for none, and for one that is newer than this client."""
+    names = {int(value): name for name, value in snapshot_pb2.DeviceHealth.items() if value}
+    return names.get(number, "").removeprefix("DEVICE_HEALTH_")
+
+
+def _taken(snapshot: snapshot_pb2.PoolSnapshot, device: snapshot_pb2.Device) -> str:
+    """What the pool's engine takes of the memory that the device uses, and what was expected."""
+    shared = device.kind == snapshot_pb2.DEVICE_KIND_CPU or device.memory_is_host_memory
+    memory = HOST_MEMORY if shared else device.device_id
+    for claim in snapshot.memory_claims:
+        if claim.memory == memory and claim.HasField("taken_bytes"):
+            return f", takes {gib(claim.taken_bytes)} (expected {gib(claim.estimated_bytes)})"
+        if claim.memory == memory:
+            return f", expected to take {gib(claim.estimated_bytes)}"
+    return ""
 
 
 def _known(device: snapshot_pb2.Device, name: str) -> int | None:
@@ -153,6 +183,11 @@ def _notes(device: snapshot_pb2.Device) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _unwell(row: DeviceRow) -> tuple[str, ...]:
+    health = unwell(row.health).strip()
+    return (f"{health}: {row.health_detail}",) if health else ()
+
+
 def _silence(address: str) -> str:
     return f"{address} does not answer: is pool-managerd running there?"
 
@@ -169,6 +204,6 @@ def _cells(row: DeviceRow) -> Sequence[str]:
         percent or "-",
         degrees or "-",
         power or "-",
-        ", ".join(row.notes) or "-",
+        ", ".join((*_unwell(row), *row.notes)) or "-",
         "; ".join(row.pools),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llamaorch_client.aio import AsyncClient, JobFilter
 from llamaorch_client.cli.failure import ExitCode, seconds
-from llamaorch_client.cli.inspecting import gib, number
+from llamaorch_client.cli.inspecting import gib, number, slowed, unwell
 from llamaorch_client.cli.output import Output
 from llamaorch_client.errors import ServerError
 from llamaorch_client.model import Capabilities, JobState, Pool
@@ -131,7 +131,7 @@ def _pool_row(pool: Pool) -> Sequence[str]:
     reason = f": {pool.state_reason}" if pool.state_reason else ""
     devices = [
         f"{device.name or device.device_id} "
-        f"{gib(device.memory_used_bytes)}/{gib(device.memory_total_bytes)}"
+        f"{gib(device.memory_used_bytes)}/{gib(device.memory_total_bytes)}{unwell(device.health)}"
         for device in pool.devices
     ]
     return (
@@ -141,7 +141,7 @@ def _pool_row(pool: Pool) -> Sequence[str]:
         f"{pool.engine} {pool.engine_version}".strip(),
         f"{pool.slots_free}/{pool.slots_total} free",
         number(pool.ctx_max),
-        number(pool.tokens_per_s),
+        number(pool.tokens_per_s) + slowed(pool.perf_scale),
         pool.host_id,
         seconds(pool.snapshot_age_ms),
         "; ".join(devices) or "-",

@@ -53,6 +53,16 @@ def gib(value_bytes: int | None) -> str:
     return "-" if value_bytes is None else f"{value_bytes / GIB:.1f} GiB"
 
 
+def slowed(perf_scale: float) -> str:
+    """Returns what stands behind a rate while devices lower their clocks; nothing at full speed."""
+    return "" if perf_scale == 1.0 else f" (at {perf_scale:.0%})"
+
+
+def unwell(health: str) -> str:
+    """Returns what stands behind a device that cannot be used; nothing for others."""
+    return "" if health in ("", "OK") else f" {health}"
+
+
 def _job_row(job: Job, now: datetime) -> Sequence[str]:
     age_ms = (now - job.accepted_at).total_seconds() * 1000 if job.accepted_at else None
     starts_ms = job.predicted_start_ms

@@ -34,6 +34,8 @@ class PoolDevice(_message.Message):
     MEMORY_USED_BYTES_FIELD_NUMBER: _builtins.int
     UTILIZATION_RATIO_FIELD_NUMBER: _builtins.int
     TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    HEALTH_DETAIL_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Stable id, e.g. an NVML UUID."""
     name: _builtins.str
@@ -46,6 +48,10 @@ class PoolDevice(_message.Message):
     """Share of time busy, 0 to 1."""
     temperature_celsius: _builtins.int
     """Temperature, degrees Celsius."""
+    health: _builtins.str
+    """Whether it can be used: OK, LOST, RESET_REQUIRED, CRITICAL_ERROR, DRIVER_UNAVAILABLE, NO_ANSWER; empty when not known."""
+    health_detail: _builtins.str
+    """One sentence for people about the health, with what to do; empty when it is OK."""
     def __init__(
         self,
         *,
@@ -55,10 +61,12 @@ class PoolDevice(_message.Message):
         memory_used_bytes: _builtins.int | None = ...,
         utilization_ratio: _builtins.float | None = ...,
         temperature_celsius: _builtins.int | None = ...,
+        health: _builtins.str = ...,
+        health_detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_total_bytes", b"_memory_total_bytes", "_memory_used_bytes", b"_memory_used_bytes", "_temperature_celsius", b"_temperature_celsius", "_utilization_ratio", b"_utilization_ratio", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "temperature_celsius", b"temperature_celsius", "utilization_ratio", b"utilization_ratio"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_total_bytes", b"_memory_total_bytes", "_memory_used_bytes", b"_memory_used_bytes", "_temperature_celsius", b"_temperature_celsius", "_utilization_ratio", b"_utilization_ratio", "device_id", b"device_id", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "name", b"name", "temperature_celsius", b"temperature_celsius", "utilization_ratio", b"utilization_ratio"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_total_bytes", b"_memory_total_bytes", "_memory_used_bytes", b"_memory_used_bytes", "_temperature_celsius", b"_temperature_celsius", "_utilization_ratio", b"_utilization_ratio", "device_id", b"device_id", "health", b"health", "health_detail", b"health_detail", "memory_total_bytes", b"memory_total_bytes", "memory_used_bytes", b"memory_used_bytes", "name", b"name", "temperature_celsius", b"temperature_celsius", "utilization_ratio", b"utilization_ratio"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__memory_total_bytes: _TypeAlias = _typing.Literal["memory_total_bytes"]  # noqa: Y015
     _WhichOneofArgType__memory_total_bytes: _TypeAlias = _typing.Literal["_memory_total_bytes", b"_memory_total_bytes"]  # noqa: Y015
@@ -102,6 +110,7 @@ class Pool(_message.Message):
     SNAPSHOT_VERSION_FIELD_NUMBER: _builtins.int
     DEVICES_FIELD_NUMBER: _builtins.int
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    PERF_SCALE_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """Stable id."""
     replica_id: _builtins.str
@@ -134,6 +143,10 @@ class Pool(_message.Message):
     """Version of the last snapshot."""
     tokens_per_s: _builtins.float
     """Learned decode rate of a single stream, tokens per second; absent while not known."""
+    perf_scale: _builtins.float
+    """What the pool's speed is multiplied with at present: below 1 while a device lowers its clocks to protect itself.
+    Absent: 1.
+    """
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolDevice]:
         """Devices."""
@@ -158,13 +171,19 @@ class Pool(_message.Message):
         snapshot_version: _builtins.int = ...,
         devices: _abc.Iterable[Global___PoolDevice] | None = ...,
         tokens_per_s: _builtins.float | None = ...,
+        perf_scale: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_tokens_per_s", b"_tokens_per_s", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_tokens_per_s", b"_tokens_per_s", "perf_scale", b"perf_scale", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tokens_per_s", b"_tokens_per_s", "connected", b"connected", "ctx_max", b"ctx_max", "devices", b"devices", "engine", b"engine", "engine_version", b"engine_version", "host_id", b"host_id", "model_digest", b"model_digest", "model_id", b"model_id", "pool_id", b"pool_id", "replica_id", b"replica_id", "slots_free", b"slots_free", "slots_total", b"slots_total", "snapshot_age_ms", b"snapshot_age_ms", "snapshot_version", b"snapshot_version", "state", b"state", "state_reason", b"state_reason", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_tokens_per_s", b"_tokens_per_s", "connected", b"connected", "ctx_max", b"ctx_max", "devices", b"devices", "engine", b"engine", "engine_version", b"engine_version", "host_id", b"host_id", "model_digest", b"model_digest", "model_id", b"model_id", "perf_scale", b"perf_scale", "pool_id", b"pool_id", "replica_id", b"replica_id", "slots_free", b"slots_free", "slots_total", b"slots_total", "snapshot_age_ms", b"snapshot_age_ms", "snapshot_version", b"snapshot_version", "state", b"state", "state_reason", b"state_reason", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__perf_scale: _TypeAlias = _typing.Literal["perf_scale"]  # noqa: Y015
+    _WhichOneofArgType__perf_scale: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale"]  # noqa: Y015
     _WhichOneofReturnType__tokens_per_s: _TypeAlias = _typing.Literal["tokens_per_s"]  # noqa: Y015
     _WhichOneofArgType__tokens_per_s: _TypeAlias = _typing.Literal["_tokens_per_s", b"_tokens_per_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__perf_scale) -> _WhichOneofReturnType__perf_scale | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_s) -> _WhichOneofReturnType__tokens_per_s | None: ...
 
 Global___Pool: _TypeAlias = Pool  # noqa: Y015

@@ -475,6 +475,38 @@ class RunningAttempt(_message.Message):
 Global___RunningAttempt: _TypeAlias = RunningAttempt  # noqa: Y015
 
 @_typing.final
+class MemoryClaim(_message.Message):
+    """MemoryClaim is what a pool's engine takes of one memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_FIELD_NUMBER: _builtins.int
+    ESTIMATED_BYTES_FIELD_NUMBER: _builtins.int
+    TAKEN_BYTES_FIELD_NUMBER: _builtins.int
+    memory: _builtins.str
+    """Id of the device whose memory it is, or "host"."""
+    estimated_bytes: _builtins.int
+    """Estimated before the engine started, or stated by the operator, bytes."""
+    taken_bytes: _builtins.int
+    """Taken as the engine reports it, or as became less of what was free, bytes; absent while it is not known."""
+    def __init__(
+        self,
+        *,
+        memory: _builtins.str = ...,
+        estimated_bytes: _builtins.int = ...,
+        taken_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_taken_bytes", b"_taken_bytes", "taken_bytes", b"taken_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_taken_bytes", b"_taken_bytes", "estimated_bytes", b"estimated_bytes", "memory", b"memory", "taken_bytes", b"taken_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__taken_bytes: _TypeAlias = _typing.Literal["taken_bytes"]  # noqa: Y015
+    _WhichOneofArgType__taken_bytes: _TypeAlias = _typing.Literal["_taken_bytes", b"_taken_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__taken_bytes) -> _WhichOneofReturnType__taken_bytes | None: ...
+
+Global___MemoryClaim: _TypeAlias = MemoryClaim  # noqa: Y015
+
+@_typing.final
 class PoolSnapshot(_message.Message):
     """PoolSnapshot is the state of one pool at one instant."""
 
@@ -517,6 +549,7 @@ class PoolSnapshot(_message.Message):
     KV_SLOT_BYTES_FIELD_NUMBER: _builtins.int
     KV_PREALLOCATED_FIELD_NUMBER: _builtins.int
     PERF_SCALE_FIELD_NUMBER: _builtins.int
+    MEMORY_CLAIMS_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """Stable id of the pool."""
     replica_id: _builtins.str
@@ -609,6 +642,10 @@ class PoolSnapshot(_message.Message):
     def loadable_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models that the pool could load on demand (a later version)."""
 
+    @_builtins.property
+    def memory_claims(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryClaim]:
+        """What the engine takes, by memory. Empty when nobody can tell, or nothing is started."""
+
     def __init__(
         self,
         *,
@@ -649,10 +686,11 @@ class PoolSnapshot(_message.Message):
         kv_slot_bytes: _builtins.int | None = ...,
         kv_preallocated: _builtins.bool = ...,
         perf_scale: _builtins.float | None = ...,
+        memory_claims: _abc.Iterable[Global___MemoryClaim] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_bytes_per_token", b"_kv_bytes_per_token", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_kv_slot_bytes", b"_kv_slot_bytes", "_perf_scale", b"_perf_scale", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "compute_capability", b"compute_capability", "first_token_ms", b"first_token_ms", "kv_bytes_per_token", b"kv_bytes_per_token", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "kv_slot_bytes", b"kv_slot_bytes", "observed_at", b"observed_at", "perf_scale", b"perf_scale", "perf_tokens_per_s", b"perf_tokens_per_s", "prefill_tokens_per_s", b"prefill_tokens_per_s", "supports", b"supports", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_bytes_per_token", b"_kv_bytes_per_token", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_kv_slot_bytes", b"_kv_slot_bytes", "_perf_scale", b"_perf_scale", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "applied_dispatch_seq", b"applied_dispatch_seq", "compute_capability", b"compute_capability", "ctx_max", b"ctx_max", "deterministic", b"deterministic", "devices", b"devices", "emitted_frame_seq", b"emitted_frame_seq", "engine", b"engine", "engine_version", b"engine_version", "epoch", b"epoch", "first_token_ms", b"first_token_ms", "host_id", b"host_id", "kv_bytes_per_token", b"kv_bytes_per_token", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "kv_preallocated", b"kv_preallocated", "kv_slot_bytes", b"kv_slot_bytes", "loadable_models", b"loadable_models", "model_digest", b"model_digest", "model_id", b"model_id", "observed_at", b"observed_at", "perf_scale", b"perf_scale", "perf_tokens_per_s", b"perf_tokens_per_s", "pool_id", b"pool_id", "prefill_tokens_per_s", b"prefill_tokens_per_s", "replica_id", b"replica_id", "running", b"running", "sampler_profile_version", b"sampler_profile_version", "slots_free", b"slots_free", "slots_total", b"slots_total", "state", b"state", "state_detail", b"state_detail", "state_reason", b"state_reason", "supports", b"supports", "version", b"version", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes", "warm_session_ids", b"warm_session_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_bytes_per_token", b"_kv_bytes_per_token", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_kv_slot_bytes", b"_kv_slot_bytes", "_perf_scale", b"_perf_scale", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "applied_dispatch_seq", b"applied_dispatch_seq", "compute_capability", b"compute_capability", "ctx_max", b"ctx_max", "deterministic", b"deterministic", "devices", b"devices", "emitted_frame_seq", b"emitted_frame_seq", "engine", b"engine", "engine_version", b"engine_version", "epoch", b"epoch", "first_token_ms", b"first_token_ms", "host_id", b"host_id", "kv_bytes_per_token", b"kv_bytes_per_token", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "kv_preallocated", b"kv_preallocated", "kv_slot_bytes", b"kv_slot_bytes", "loadable_models", b"loadable_models", "memory_claims", b"memory_claims", "model_digest", b"model_digest", "model_id", b"model_id", "observed_at", b"observed_at", "perf_scale", b"perf_scale", "perf_tokens_per_s", b"perf_tokens_per_s", "pool_id", b"pool_id", "prefill_tokens_per_s", b"prefill_tokens_per_s", "replica_id", b"replica_id", "running", b"running", "sampler_profile_version", b"sampler_profile_version", "slots_free", b"slots_free", "slots_total", b"slots_total", "state", b"state", "state_detail", b"state_detail", "state_reason", b"state_reason", "supports", b"supports", "version", b"version", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes", "warm_session_ids", b"warm_session_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_capability: _TypeAlias = _typing.Literal["compute_capability"]  # noqa: Y015
     _WhichOneofArgType__compute_capability: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability"]  # noqa: Y015

@@ -250,6 +250,7 @@ def test_a_pool_shows_our_own_account_and_the_reported_devices() -> None:
             pool_admin_service_pb2.PoolDevice(device_id="GPU-b"),
         ],
         tokens_per_s=42.0,
+        perf_scale=reported.perf_scale,
     )
 
 
@@ -262,6 +263,23 @@ def test_a_pool_without_a_report_has_no_devices() -> None:
     assert not shown.devices
     assert shown.snapshot_age_ms == 0
     assert not shown.HasField("tokens_per_s")
+
+
+def test_an_operator_sees_what_is_wrong_with_a_device() -> None:
+    """Health and sentence as the host told them, lowered clocks, and nothing of what is newer."""
+    reported = full_snapshot()
+    reported.perf_scale = 0.5
+    first, second = reported.devices
+    first.health = snapshot_pb2.DEVICE_HEALTH_LOST
+    first.health_detail = "GPU 0 fell off the bus"
+    # A value of a later version.
+    second.health = 99  # type: ignore[assignment]
+
+    shown = pool_to_proto(PoolView(pool_of(reported), 900, reported))
+
+    assert [device.health for device in shown.devices] == ["LOST", ""]
+    assert shown.devices[0].health_detail == "GPU 0 fell off the bus"
+    assert shown.perf_scale == 0.5
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pool_managerd.core.exhaustion import Memory, exhausted
+from pool_managerd.core.exhaustion import Memory, exhausted, exhausted_by_error
 from pool_managerd.core.redaction import LINE_CHARS, diagnoses, masked
 
 
@@ -34,6 +34,35 @@ def test_the_last_one_that_says_so_counts() -> None:
     """A server that survived one shortage and died of another died of the other."""
     assert exhausted(["CUDA out of memory", "std::bad_alloc"]) is Memory.HOST
     assert exhausted([]) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "memory"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", Memory.DEVICE),
+        ("failed to allocate buffer for kv cache on Vulkan0", Memory.DEVICE),
+        ("cudnn: failed to allocate workspace", Memory.DEVICE),
+        ("model requires more system memory (9 GiB) than is available", Memory.HOST),
+        ("std::bad_alloc", Memory.HOST),
+        ("the chip says: out of memory", Memory.HOST),
+        ("the model is not loaded", None),
+    ],
+)
+def test_an_error_answer_may_say_it_in_loose_words(message: str, memory: Memory | None) -> None:
+    """Of llama.cpp, Ollama, Triton: what failed is known, so that a hint is enough."""
+    assert exhausted_by_error(message) is memory
+
+
+def test_a_full_shared_memory_is_the_hosts() -> None:
+    """Triton's words for it hold the word "device"."""
+    said = "Failed to increase the shared memory pool: No space left on device"
+
+    assert exhausted_by_error(said) is Memory.HOST
+
+
+def test_a_line_of_a_log_is_not_believed_for_loose_words() -> None:
+    """It may tell of a request that was refused, while the engine goes on."""
+    assert exhausted(["request 7: out of memory in the sandbox"]) is None
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def table(marked: Marked, *arguments: str, **launch: object) -> PoolTable:
             "engine": {
                 "kind": "llama_server",
                 "model_id": "m",
+                "model_path": launch.pop("model_path", ""),
                 "launch": {
                     "command": [sys.executable, "-S", SERVER, "--port", "{port}", *arguments],
                     "env": {MARK: marked.mark, "LLAMA_API_KEY": "{api_key}"},
@@ -267,13 +268,35 @@ async def test_another_model_is_loaded_by_reference_where_the_command_takes_one(
     program = "import sys; print('model', sys.argv[1]); raise SystemExit(1)"
     command = [sys.executable, "-c", program, "{model_path}"]
 
-    engine = make_engine(table(marked, command=command), "file:/models/b.gguf")
+    pool = table(marked, command=command, model_path="/models/a.gguf")
+    engine = make_engine(pool, "file:/models/b.gguf")
 
     assert "model /models/b.gguf" in str(await failure_of(engine))
     with pytest.raises(PreloadError, match=r"has no \{model_path\}"):
         make_engine(table(marked), "file:/models/b.gguf")
     with pytest.raises(PreloadError, match="must not begin with a hyphen"):
         make_engine(table(marked, command=command), "file:--trust-remote-code")
+
+
+async def test_settings_of_the_pool_stand_in_the_command(marked: Marked) -> None:
+    """What the memory is judged by is what the server is told, said once."""
+    program = "import sys; print(*sys.argv[1:]); raise SystemExit(1)"
+    names = ("slots", "ctx_per_slot", "ctx_total", "gpu_layers", "kv_type", "tensor_split")
+    words = [f"{{{name}}}" for name in (*names, "device_count", "devices")]
+    engine = {
+        "kind": "llama_server",
+        "model_id": "m",
+        "slots": 3,
+        "ctx_per_slot": 512,
+        "kv_type": "q8_0",
+        "launch": {"command": [sys.executable, "-c", program, *words]},
+    }
+    two = {"devices": ["GPU-1", "MIG-2"], "tensor_split": [2, 1]}
+    pool = PoolTable.model_validate({"pool_id": "p", **two, "engine": engine})
+
+    said = str(await failure_of(make_engine(pool, "")))
+
+    assert "(3 512 1536 10000 q8_0 2,1 2 GPU-1,MIG-2)" in said
 
 
 def test_placeholders_are_filled_and_other_braces_stay() -> None:
