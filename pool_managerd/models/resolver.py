@@ -90,11 +90,10 @@ class Resolver:
             return Resolved(_local(self._config.base, ref.location))
         found = []
         for url, target in self._parts(ref):
-            known = await asyncio.to_thread(_verified, target)
-            if not known:
+            known = await self._known(ref, target)
+            if known is None:
                 return decide_outbound(self._config.policy, url)
-            self._check_known(ref, known, target)
-            found.append(Resolved(target, known))
+            found.append(known)
         return found[0] if len(found) == 1 else Resolved(found[0].path)
 
     def _parts(self, ref: ModelRef) -> list[tuple[str, Path]]:

@@ -275,7 +275,7 @@ async def test_another_model_is_loaded_by_reference_where_the_command_takes_one(
     with pytest.raises(PreloadError, match=r"has no \{model_path\}"):
         make_engine(table(marked), "file:/models/b.gguf")
     with pytest.raises(PreloadError, match="must not begin with a hyphen"):
-        make_engine(table(marked, command=command), "file:--trust-remote-code")
+        make_engine(pool, "file:--trust-remote-code")
 
 
 async def test_settings_of_the_pool_stand_in_the_command(marked: Marked) -> None:
