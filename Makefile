@@ -73,9 +73,28 @@ fault-seeds: $(DEV_STAMP) ## Run 2,000 fault seeds (COUNT=, FIRST=): both servic
 soak: $(DEV_STAMP) ## Run fault seeds for SECONDS (600), from FIRST (the time of day)
 	$(BIN)/python -m faults.simulation --seconds $(or $(SECONDS),600) --first $(or $(FIRST),$(shell date +%s))
 
+COMPILED := .build/compiled
+
+$(COMPILED)/.done: $(DEV_STAMP) ci/compile_core.py $(shell find orchestrator_core -name '*.py')
+	$(BIN)/python ci/compile_core.py $(COMPILED) --copy
+	@touch $@
+
+.PHONY: compile
+compile: $(COMPILED)/.done ## Compile the core, which halves what a decision costs, into .build/compiled; needs a C compiler
+
+PREFIX ?= /opt/llama-orch
+
+.PHONY: install
+install: $(DEV_STAMP) ## Install the services and llorch below PREFIX (/opt/llama-orch), core compiled unless COMPILE=no
+	$(PYTHON) -m venv $(PREFIX)
+	$(PREFIX)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt .
+	$(if $(filter no,$(COMPILE)),,$(BIN)/python ci/compile_core.py \
+	  "$$($(PREFIX)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')")
+
 .PHONY: bench-core
-bench-core: $(DEV_STAMP) ## What a decision and a job cost the core: CPU over pools and waiting jobs, beside a bare peer
+bench-core: $(COMPILED)/.done ## What a decision and a job cost the core, interpreted and compiled: CPU over pools and waiting jobs
 	$(BIN)/python -m benchmarks.core $(ARGS)
+	cd $(COMPILED) && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m benchmarks.core $(ARGS)
 
 .PHONY: bench-recorder
 bench-recorder: $(DEV_STAMP) ## What the flight recorder costs: CPU per step, bytes per job, pause of a checkpoint

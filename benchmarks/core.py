@@ -32,6 +32,7 @@ from benchmarks.core_cases import (
     spec,
 )
 from benchmarks.machine import run_on_machine
+from orchestrator_core.core import placement as core_module
 from orchestrator_core.core.events import CancelRequested, EnqueueRequested
 from orchestrator_core.core.job import Job, JobSpec
 from orchestrator_core.core.machine import Core
@@ -369,7 +370,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes = TINY if chosen.quick else Sizes(rounds=chosen.rounds, cycles=chosen.cycles)
     given = sys.argv[1:] if arguments is None else arguments
     print(" ".join(["python -m benchmarks.core", *given]))
-    print(f"model {MODEL}, {SLOTS} slots per pool; best and median of {sizes.rounds} rounds\n")
+    form = "interpreted" if core_module.__file__.endswith(".py") else "compiled"
+    print(
+        f"{form} core, {MODEL}, {SLOTS} slots per pool; best and median of {sizes.rounds} rounds\n"
+    )
     verdicts = Verdicts()
     with run_on_machine():
         placement(sizes, verdicts)

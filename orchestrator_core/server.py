@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from orchestrator_core import failpoints
 from orchestrator_core.clock import Clock, SystemClock
 from orchestrator_core.config import Config, core_config
+from orchestrator_core.core import placement
 from orchestrator_core.core.events import DrainRequested
 from orchestrator_core.core.machine import Core
 from orchestrator_core.errors import OrchestratorError
@@ -70,6 +71,7 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.bdp_probe", 0),
 )
 
+CORE_FORM = "interpreted" if placement.__file__.endswith(".py") else "compiled"
 _log = structlog.get_logger("orchestratord")
 
 
@@ -138,6 +140,7 @@ class OrchestratorServer:
             epoch=opened.epoch,
             jobs_recovered=jobs,
             metrics_port=metrics_port,
+            core=CORE_FORM,
             human=f"orchestratord listens on {self.address}; {jobs} jobs recovered.",
         )
 

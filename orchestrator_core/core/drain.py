@@ -5,10 +5,12 @@ nor jobs that pass straight through say anything about how long a place takes.
 """
 
 from collections import deque
+from dataclasses import dataclass, field
 
 DEPARTURES_KEPT = 64
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class DrainRate:
     """Measures departures from the queue. Every call O(1), bounded by `DEPARTURES_KEPT`.
 
@@ -16,17 +18,10 @@ class DrainRate:
     apart: told the same time, all would come back for one place.
     """
 
-    __slots__ = ("_busy_ms", "_busy_since_ms", "_departed_at", "_promised_ms")
-    _busy_ms: int
-    _busy_since_ms: int | None
-    _departed_at: deque[int]
-    _promised_ms: int
-
-    def __init__(self) -> None:
-        self._busy_ms = 0
-        self._busy_since_ms = None
-        self._departed_at = deque(maxlen=DEPARTURES_KEPT)
-        self._promised_ms = 0
+    _busy_ms: int = 0
+    _busy_since_ms: int | None = None
+    _departed_at: deque[int] = field(default_factory=lambda: deque(maxlen=DEPARTURES_KEPT))
+    _promised_ms: int = 0
 
     def entered(self, now_ms: int) -> None:
         """A job waits from now on."""

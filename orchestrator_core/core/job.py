@@ -1,7 +1,8 @@
 """Jobs and attempts: what was asked for, and where it stands."""
 
 import enum
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Final
 
 from orchestrator_core.core.decision import DECISIONS_KEPT, Decision
@@ -76,9 +77,13 @@ class Needs(_Hashed):
         try:
             return self._hash
         except AttributeError:
-            made = hash(tuple(getattr(self, name) for name in self.__slots__))
-            object.__setattr__(self, "_hash", made)
+            made = hash(_needs(self))
+            _set(self, "_hash", made)
             return made
+
+
+_needs = attrgetter(*(need.name for need in fields(Needs)))
+_set = object.__setattr__
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,29 +42,22 @@ class Contenders:
         return self.interactive if priority is INTERACTIVE else self.batch
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Queue:
     """Waiting jobs by arrival number. The bound counts both classes; retries are exempt from it.
 
     A retry is not dropped for a newcomer either (design 5.1): `oldest` and `newest` pass it by.
     """
 
-    __slots__ = ("_by_seq", "_depth", "_lane_of", "_lanes", "_of_model", "_untried", "per_identity")
-    _by_seq: dict[int, Job]
-    _depth: dict[Priority, int]
-    _lane_of: dict[int, Lane]
-    _lanes: dict[tuple[Priority, Needs, str], Lane]
-    _of_model: dict[str, Contenders]
-    _untried: dict[Priority, RankedSet]
-    per_identity: bool
-
-    def __init__(self, *, per_identity: bool = False) -> None:
-        self.per_identity = per_identity
-        self._by_seq = {}
-        self._lane_of = {}
-        self._depth = dict.fromkeys(Priority, 0)
-        self._untried = {p: RankedSet() for p in Priority}
-        self._lanes = {}
-        self._of_model = {}
+    per_identity: bool = False
+    _by_seq: dict[int, Job] = field(default_factory=dict)
+    _depth: dict[Priority, int] = field(default_factory=lambda: dict.fromkeys(Priority, 0))
+    _lane_of: dict[int, Lane] = field(default_factory=dict)
+    _lanes: dict[tuple[Priority, Needs, str], Lane] = field(default_factory=dict)
+    _of_model: dict[str, Contenders] = field(default_factory=dict)
+    _untried: dict[Priority, RankedSet] = field(
+        default_factory=lambda: {p: RankedSet() for p in Priority}
+    )
 
     def __len__(self) -> int:
         """Jobs that wait, both classes together."""

@@ -7,22 +7,18 @@ hundreds of thousands.
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 RUN_MAX = 512
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class RankedSet:
     """Sorted set of ints. add, discard: O(log n + RUN_MAX); first: O(1); rank: O(n / RUN_MAX)."""
 
-    __slots__ = ("_length", "_lows", "_runs")
-    _length: int
-    _lows: list[int]
-    _runs: list[list[int]]
-
-    def __init__(self) -> None:
-        self._runs = []
-        self._lows = []
-        self._length = 0
+    _length: int = 0
+    _lows: list[int] = field(default_factory=list)
+    _runs: list[list[int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self._length

@@ -81,6 +81,10 @@ class Round:
     reserved: dict[str, str] = field(default_factory=dict)
     proposal: Proposal | None = None
 
+    def withdraw(self) -> None:
+        """Nothing is proposed."""
+        self.proposal = None
+
 
 def schedule(state: State, now_ms: int) -> None:
     """Places as many waiting jobs as have a slot. O((lanes + placements) x available pools)."""
@@ -88,7 +92,7 @@ def schedule(state: State, now_ms: int) -> None:
         return
     offers = Round(now_ms)
     while state.available:
-        offers.proposal = None
+        offers.withdraw()
         placed = _pass_down_all(state, offers)
         proposal = offers.proposal
         if proposal is None:

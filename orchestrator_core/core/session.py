@@ -96,6 +96,7 @@ def session_key(identity: str, session_id: str) -> str:
     return f"{len(identity)}:{identity}{session_id}"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Sessions:
     """All sessions. Every call O(1) unless it says otherwise.
 
@@ -103,15 +104,9 @@ class Sessions:
     those that a pool's cache is expected to hold, by pool, in the same order.
     """
 
-    __slots__ = ("_all", "_idle", "_warm")
-    _all: dict[str, Session]
-    _idle: OrderedDict[str, None]
-    _warm: dict[str, OrderedDict[str, None]]
-
-    def __init__(self) -> None:
-        self._all = {}
-        self._idle = OrderedDict()
-        self._warm = {}
+    _all: dict[str, Session] = field(default_factory=dict)
+    _idle: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _warm: dict[str, OrderedDict[str, None]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Sessions that are remembered."""

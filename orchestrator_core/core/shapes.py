@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import count, islice
 from operator import attrgetter
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 Column = Sequence[object]
 Blanks = Mapping[type, Sequence[object]]
@@ -242,7 +242,7 @@ class Shapes:
     `left_out` maps fields of a class that are not stored to what stands there after a thaw.
 
     Raises:
-        TypeError: when a field has no annotation, or one that cannot be stored.
+        TypeError: when a field has an annotation that cannot be stored.
     """
 
     def __init__(self, root: type, left_out: Completions) -> None:
@@ -271,7 +271,7 @@ class Shapes:
     def thaw(self, frozen: Sequence[Sequence[object]]) -> object:
         """A new root, with everything that belongs to it."""
         blanks: Blanks = {
-            cls: [object.__new__(cls) for _ in rows]
+            cls: [cast("Any", cls).__new__(cls) for _ in rows]
             for cls, rows in zip(self.tables, frozen, strict=True)
         }
         for (cls, table), rows in zip(self.tables.items(), frozen, strict=True):
@@ -310,24 +310,16 @@ class Shapes:
             return Mappings(cast("type[dict[object, object]]", origin), Leaf(args[0]), item)
         elif origin is tuple and Ellipsis not in args:
             return Tuples([self._shape(arg, where) for arg in args])
-        elif isinstance(hint, type) and (is_dataclass(hint) or "__slots__" in hint.__dict__):
+        elif isinstance(hint, type) and is_dataclass(hint):
             self._met.append(hint)
             return Reference(hint)
         raise TypeError(f"{where}: {hint} cannot be stored in a checkpoint")
 
 
 def hints_of(cls: type) -> dict[str, object]:
-    """Annotations of every field of a dataclass or slot of a class, in order.
-
-    Raises:
-        TypeError: when one has none.
-    """
-    names = [f.name for f in fields(cls)] if is_dataclass(cls) else sorted(_slots(cls))
+    """Annotations of every field of a dataclass, in order."""
     hints = typing.get_type_hints(cls)
-    missing = [name for name in names if name not in hints]
-    if missing:
-        raise TypeError(f"{cls.__name__}: annotate {missing} in the class body, for checkpoints")
-    return {name: hints[name] for name in names}
+    return {f.name: hints[f.name] for f in fields(cls)}
 
 
 def tuple_of(*hints: object) -> object:
@@ -347,10 +339,6 @@ def immutable(hint: object) -> bool:
     if issubclass(hint, enum.Enum):
         return True
     return is_dataclass(hint) and hint.__dataclass_params__.frozen  # type: ignore[attr-defined]
-
-
-def _slots(cls: type) -> Sequence[str]:
-    return cast("Sequence[str]", cls.__dict__["__slots__"])
 
 
 def _completion(left_out: Mapping[str, Callable[[object], object]]) -> Callable[[object], None]:

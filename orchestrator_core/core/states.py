@@ -108,7 +108,7 @@ ATTEMPT_TABLE: dict[AttemptState, dict[AttemptTrigger, AttemptState]] = {
 }
 
 
-class IllegalTransitionError(AssertionError):
+class IllegalTransitionError(Exception):
     """A transition that the table does not have: a bug in the core."""
 
 

@@ -7,7 +7,7 @@ job impossible.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from orchestrator_core.core.config import ThrottleConfig
@@ -16,18 +16,16 @@ MS_PER_MINUTE = 60_000
 IDLE_LOOKED_AT = 8
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Bucket:
     """A token bucket of `per_min` units, full at first. Mutable: one owner."""
 
-    __slots__ = ("_as_of_ms", "_level", "_per_min")
-    _as_of_ms: int
-    _level: int
     _per_min: int
+    _as_of_ms: int
+    _level: int = field(init=False)
 
-    def __init__(self, per_min: int, now_ms: int) -> None:
-        self._per_min = per_min
-        self._level = per_min * MS_PER_MINUTE
-        self._as_of_ms = now_ms
+    def __post_init__(self) -> None:
+        self._level = self._per_min * MS_PER_MINUTE
 
     def wait_ms(self, units: int, now_ms: int) -> int:
         """Exact time until `units` may be taken; 0: now."""
@@ -74,6 +72,7 @@ class Throttled:
     wait_ms: int | None
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Throttle:
     """Who may still enqueue. Every call O(1).
 
@@ -82,15 +81,9 @@ class Throttle:
     keeps anybody out.
     """
 
-    __slots__ = ("_accounts", "_waiting", "config")
-    _accounts: OrderedDict[str, Account]
-    _waiting: dict[str, int]
     config: ThrottleConfig
-
-    def __init__(self, config: ThrottleConfig) -> None:
-        self.config = config
-        self._accounts = OrderedDict()
-        self._waiting = {}
+    _accounts: OrderedDict[str, Account] = field(default_factory=OrderedDict)
+    _waiting: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Identities that are remembered."""

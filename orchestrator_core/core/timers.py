@@ -3,6 +3,7 @@
 import enum
 import heapq
 from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
 
 
 class TimerKind(enum.IntEnum):
@@ -26,16 +27,12 @@ class TimerKind(enum.IntEnum):
     __hash__ = int.__hash__
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Timers:
     """One deadline per (kind, key). set, clear: O(log n); due deadlines come in order of time."""
 
-    __slots__ = ("_due", "_heap")
-    _due: dict[tuple[TimerKind, str], int]
-    _heap: list[tuple[int, TimerKind, str]]
-
-    def __init__(self) -> None:
-        self._due = {}
-        self._heap = []
+    _due: dict[tuple[TimerKind, str], int] = field(default_factory=dict)
+    _heap: list[tuple[int, TimerKind, str]] = field(default_factory=list)
 
     def set(self, kind: TimerKind, key: str, at_ms: int) -> None:
         """Sets or moves a deadline."""

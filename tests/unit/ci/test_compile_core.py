@@ -1,0 +1,63 @@
+"""What the compiled core needs of its sources."""
+
+import dataclasses
+import importlib
+import pkgutil
+import types
+import typing
+from pathlib import Path
+
+from ci.compile_core import CORE, INTERPRETED, ROOT, prepared
+from orchestrator_core import core
+from orchestrator_core.core import config, effects, events
+from orchestrator_core.core.state import State
+
+
+def reached(hint: object, seen: set[type]) -> None:
+    """Collects the dataclasses that a type hint leads to."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if hint in seen:
+            return
+        seen.add(hint)
+        for inner in typing.get_type_hints(hint).values():
+            reached(inner, seen)
+    for inner in typing.get_args(hint):
+        reached(inner, seen)
+
+
+def test_every_value_that_a_codec_decodes_stays_interpreted() -> None:
+    """Events, effects, configuration and what a checkpoint stores, by their annotations."""
+    seen: set[type] = set()
+    for module in (events, effects, config):
+        for member in vars(module).values():
+            if isinstance(member, type):
+                reached(member, seen)
+    reached(State, seen)
+
+    values = {cls for cls in seen if cls.__dataclass_params__.frozen}  # type: ignore[attr-defined]
+    assert len(values) > 50
+    assert {cls.__module__.rpartition(".")[2] for cls in values} <= INTERPRETED
+
+
+def test_every_name_of_an_interpreted_module_exists() -> None:
+    """A module that was renamed is not forgotten."""
+    names = {path.stem for path in (ROOT / CORE).glob("*.py")}
+    assert names >= INTERPRETED
+
+
+def test_a_prepared_module_says_what_it_said(tmp_path: Path) -> None:
+    """Equal but for a mark of mypyc; annotations are restored to what they are."""
+    for info in pkgutil.iter_modules(core.__path__):
+        if info.name in INTERPRETED:
+            continue
+        original = importlib.import_module(f"orchestrator_core.core.{info.name}")
+        assert original.__file__ is not None
+        text = Path(original.__file__).read_text(encoding="utf-8")
+        again = types.ModuleType(original.__name__)
+        marked = prepared(text).replace("@mypyc_attr(serializable=True)\n", "")
+        exec(compile(marked, info.name, "exec", dont_inherit=True), vars(again))  # noqa: S102
+
+        for name, member in vars(original).items():
+            if isinstance(member, type) and member.__module__ == original.__name__:
+                told = typing.get_type_hints(member)
+                assert str(typing.get_type_hints(getattr(again, name))) == str(told)
