@@ -20,7 +20,7 @@ def launched(table: PoolTable, model_ref: str, log: LogSettings, attach: MakeAtt
     """A new incarnation of a pool's server; `model_ref` replaces its model unless empty.
 
     Raises:
-        PreloadError: when the command takes no model.
+        PreloadError: when the command takes no model, or would take this one for an option.
     """
     engine = table.engine
     assert isinstance(engine, AttachingEngine), "only an engine with an address is launched"
@@ -31,6 +31,9 @@ def launched(table: PoolTable, model_ref: str, log: LogSettings, attach: MakeAtt
             [f"pool {table.pool_id} loads no model by reference: its command has no {{model_path}}"]
         )
     model_path = model_ref.removeprefix("file:") or engine.model_path
+    if model_ref and model_path.startswith("-"):
+        # It may come from afar, and the server would take it for one of its options.
+        raise PreloadError([f"a model reference must not begin with a hyphen: {model_path}"])
     api_key = engine.api_key.get_secret_value()
     if not api_key and launch.uses("api_key"):
         # Nobody else is to use a server that is ours.

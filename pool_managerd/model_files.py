@@ -81,7 +81,8 @@ class ModelFiles:
             ref = parse_model_ref(text)
             async with asyncio.timeout(self._timeout_ms / 1000):
                 found = await self._resolver.resolve(ref, said.decision, said.progress)
-        except (ModelRefError, FetchError, OSError) as error:
+        except (ModelRefError, FetchError, OSError, RuntimeError) as error:
+            # RuntimeError: the home directory of a `~name` is not known.
             if isinstance(error, TimeoutError):
                 raise PreloadError([f"{text} was not fetched in {self._timeout_ms} ms"]) from error
             raise PreloadError([str(error)]) from error

@@ -262,7 +262,7 @@ def _check_log_directory(directory: str) -> None:
     if not directory:
         return
     try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
+        Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:

@@ -9,10 +9,13 @@ A pattern is a host name, or `*.` and a name: everything below it. Every address
 judged, also those that a server redirects to.
 """
 
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pool_managerd.core.model_ref import is_loopback
+
+_HOST = re.compile(r"[a-z0-9._:-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +41,9 @@ def decide_outbound(policy: OutboundPolicy, url: str) -> OutboundDecision:
     """Decides about one address. Encrypted ones alone pass, save those of this machine."""
     try:
         parts = urlsplit(url)
-        host = (parts.hostname or "").rstrip(".").lower()
+        host = _plain_host(parts.hostname or "")
     except ValueError:
-        return OutboundDecision(False, "", "malformed", "the address is not a URL")
+        return OutboundDecision(False, "", "malformed", "the address is not a URL of a plain host")
     if not policy.enabled:
         return _denied(host, "outbound.enabled", "set outbound.enabled = true to allow fetching")
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
@@ -52,6 +55,17 @@ def decide_outbound(policy: OutboundPolicy, url: str) -> OutboundDecision:
         if _fits(pattern, host):
             return OutboundDecision(True, host, f"outbound.allow {pattern}")
     return _denied(host, "outbound.allow", f"add {host} to outbound.allow")
+
+
+def _plain_host(name: str) -> str:
+    """The name as patterns are compared with it.
+
+    Whoever connects may read a name that is not plain ASCII as another one.
+    """
+    host = name.rstrip(".").lower()
+    if _HOST.fullmatch(host) is None:
+        raise ValueError(name)
+    return host
 
 
 def _denied(host: str, rule: str, why: str) -> OutboundDecision:

@@ -5,6 +5,7 @@ serves may quote requests. Secrets are masked in both; of the latter only lines 
 failure are shown, and none that quotes what was asked.
 """
 
+import json
 import re
 from collections.abc import Iterable
 
@@ -14,8 +15,9 @@ LINE_CHARS = 300
 _MASK = "***"
 _SECRET = re.compile(
     r"""(?ix)
-      (?P<name> \b(?:authorization|bearer|api[-_]?key|access[-_]?key|token|secret|password|passwd)\b
-                ["']? \s* [:=]? \s* (?:bearer\s+)? ["']? ) (?P<value> [^\s"',;]{6,} )
+      (?P<name> (?:\b|_) (?:authorization|bearer|(?:api|access|secret|private)[-_]?key|token|secret
+                        |password|passwd|signature)\b
+                ["']? \s* [:=]? \s* (?:(?:bearer|basic)\s+)? [\["']* ) (?P<value> [^\s"',;]{6,} )
     | (?P<url> ://[^/\s:@]*: ) (?P<userinfo> [^/\s@]+ ) (?=@)
     | \b (?:hf_|sk-|ghp_|xox[abp]-|AKIA) [A-Za-z0-9_-]{8,}
     | \b eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*
@@ -41,8 +43,12 @@ def _without_value(found: "re.Match[str]") -> str:
 
 
 def diagnoses(lines: Iterable[str], requests: Iterable[str]) -> tuple[str, ...]:
-    """The lines that tell of a failure and quote no 31 characters of any text in `requests`."""
-    asked = tuple(requests)
+    """The lines that tell of a failure and quote no 31 characters of any text in `requests`.
+
+    Neither as it is nor as JSON writes it.
+    """
+    texts = tuple(requests)
+    asked = (*texts, *(json.dumps(text)[1:-1] for text in texts))
     return tuple(line for line in lines if _DIAGNOSIS.search(line) and not _quotes(line, asked))
 
 

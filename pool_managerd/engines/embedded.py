@@ -270,12 +270,19 @@ class EmbeddedEngine:
         return await asyncio.shield(self._exit)
 
     async def stop(self) -> None:
-        """Ends the worker: it gets two seconds, then SIGKILL. See `port.Engine.stop`."""
+        """Ends the worker: it gets two seconds, then SIGKILL. See `port.Engine.stop`.
+
+        When it is cancelled, SIGKILL comes at once: the pool's next engine needs the memory.
+        """
         self._stopped = True
-        if self._protocol is not None:
-            await self._protocol.close()
-        if self._worker is not None:
-            await self._worker.stop()
+        try:
+            if self._protocol is not None:
+                await self._protocol.close()
+            if self._worker is not None:
+                await self._worker.stop()
+        finally:
+            if self._worker is not None:
+                self._worker.kill()
 
     def _started(self) -> tuple[WorkerProcess, LlamaProtocol]:
         assert self._worker is not None, "start() comes first"

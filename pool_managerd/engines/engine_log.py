@@ -6,8 +6,10 @@ counted.
 
 import asyncio
 import contextlib
+import io
 import logging
 import logging.handlers
+import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,10 +103,14 @@ class LogFile:
         self._waiting.extend(lines)
         self._wake.set()
 
-    async def close(self) -> None:
-        """Writes what waits, for at most two seconds, and closes the file. Idempotent."""
+    def finish(self) -> None:
+        """Takes no more lines: the file is closed once what waits is written. Idempotent."""
         self._closed = True
         self._wake.set()
+
+    async def close(self) -> None:
+        """Writes what waits, for at most two seconds, and closes the file. Idempotent."""
+        self.finish()
         await asyncio.wait([self._task], timeout=_CLOSE_TIMEOUT_S)
         self._task.cancel()
 
@@ -125,7 +131,7 @@ class LogFile:
     def _open(self) -> logging.Handler:
         path = self._settings.path
         assert path is not None, "a log file has a path"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return _Rotating(
             path,
             maxBytes=self._settings.file_bytes,
@@ -149,7 +155,15 @@ class LogFile:
 
 
 class _Rotating(logging.handlers.RotatingFileHandler):
-    """Raises what the standard handler would print to stderr."""
+    """Raises what the standard handler would print to stderr; its files are this user's alone.
+
+    Lines may quote requests. Nobody who may write to the folder can have them written elsewhere.
+    """
+
+    def _open(self) -> io.TextIOWrapper:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self.baseFilename, flags, 0o600)
+        return open(descriptor, "a", encoding=self.encoding, errors=self.errors)  # noqa: PTH123 - a descriptor
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         del record
@@ -167,11 +181,15 @@ class EngineLog:
         self.tail.feed(f"{line}\n".encode())
 
     async def pump(self, stream: asyncio.StreamReader, read_bytes: int = 65_536) -> None:
-        """Reads until the process and all its heirs have closed their end."""
-        while data := await stream.read(read_bytes):
-            lines = self.tail.feed(data)
-            if self._file is not None and lines:
-                self._file.write(lines)
+        """Reads until the process and all its heirs have closed their end, then ends the file."""
+        try:
+            while data := await stream.read(read_bytes):
+                lines = self.tail.feed(data)
+                if self._file is not None and lines:
+                    self._file.write(lines)
+        finally:
+            if self._file is not None:
+                self._file.finish()
 
     async def close(self) -> None:
         """Closes the file. Idempotent."""

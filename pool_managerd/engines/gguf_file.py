@@ -22,6 +22,9 @@ def gguf_shortfalls(path: Path) -> list[str]:
 
 
 def _shortfall(path: Path) -> str:
+    if path.is_fifo():
+        # Nobody may ever write to it, and the thread that opens it could not be ended.
+        return f"model file {path} is a pipe"
     try:
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))

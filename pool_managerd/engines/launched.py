@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -38,6 +39,7 @@ PORTS = ("port", "port_2", "port_3")
 """Placeholders for loopback ports that were free a moment ago."""
 
 _HOST = "127.0.0.1"
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.02, 0.1
 _FIRST_TRY_S = 0.1
 # What an ended engine wrote is in the pipe; heirs that still hold it are not waited for.
@@ -271,10 +273,11 @@ class LaunchedEngine:
 
 
 def filled(text: str, values: Mapping[str, str]) -> str:
-    """The text with the values in place of `{name}`; braces around anything else stay."""
-    for name, value in values.items():
-        text = text.replace(f"{{{name}}}", value)
-    return text
+    """The text with the values in place of `{name}`; braces around anything else stay.
+
+    In one pass: what a value holds is never filled itself, for a model's name may come from afar.
+    """
+    return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), text)
 
 
 def free_ports() -> dict[str, str]:

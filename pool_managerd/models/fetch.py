@@ -219,8 +219,15 @@ async def _opened(
             if answer.status not in _REDIRECTS:
                 yield answer
                 return
-            url = urljoin(url, answer.headers.get("Location", ""))
+            url = _redirected(url, answer.headers.get("Location", ""))
     raise FetchError(f"{_host(request.url)} redirects more than {_REDIRECTS_MAX} times")
+
+
+def _redirected(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise FetchError(f"{_host(url)} redirects to what is no address") from error
 
 
 def _note_digest(answer: aiohttp.ClientResponse, partial: _Partial) -> None:
@@ -248,15 +255,18 @@ def _check_range(answer: aiohttp.ClientResponse, partial: _Partial) -> None:
 
 
 def _check_room(partial: _Partial, limits: FetchLimits, url: str) -> None:
-    if partial.total is None:
-        return
-    if partial.total > limits.file_bytes_max:
+    """Refuses a file that is too large, or would leave too little room for others on the disk.
+
+    Of one whose length the server does not tell, what was written so far must leave it.
+    """
+    if partial.total is not None and partial.total > limits.file_bytes_max:
         raise FetchError(
             f"the file at {_host(url)} has {human_bytes(partial.total)}, more than "
             f"outbound.file_bytes_max = {limits.file_bytes_max}"
         )
     free = shutil.disk_usage(partial.file.parent).free
-    needed = partial.total - partial.size + _DISK_RESERVE_BYTES
+    rest = 0 if partial.total is None else partial.total - partial.size
+    needed = rest + _DISK_RESERVE_BYTES
     if needed > free:
         raise FetchError(
             f"{partial.file.parent} has {human_bytes(free)} free, {human_bytes(needed)} are "
@@ -283,6 +293,8 @@ async def _read(
                 if len(unwritten) >= _CHUNK_BYTES:
                     block, unwritten = unwritten, bytearray()
                     await asyncio.to_thread(file.write, block)
+                    if partial.total is None:
+                        await asyncio.to_thread(_check_room, partial, judge.limits, request.url)
                 judge.progress(size, partial.total)
         finally:
             # What came before a break or a cancel is kept; it is less than a chunk.

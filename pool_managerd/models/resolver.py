@@ -4,13 +4,16 @@
     CACHE/hf/ORG--REPO/REVISION/FILE  files of the Hub
 
 Beside each lies `NAME.verified`: the digest that was verified as the file came, its size and the
-time of its last change. A revision that moves, such as main, stays what it was when it was fetched.
+time of its last change; and an empty `NAME.lock`, held by the process that fetches it. A revision
+that moves, such as main, stays what it was when it was fetched.
 """
 
 import asyncio
 import contextlib
+import fcntl
 import json
-from collections.abc import Callable
+import os
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urlsplit
@@ -113,35 +116,56 @@ class Resolver:
     ) -> Resolved:
         lock = self._locks.setdefault(target, asyncio.Lock())
         async with lock:
-            known = await asyncio.to_thread(_verified, target)
-            if known:
-                self._check_known(ref, known, target)
-                return Resolved(target, known)
+            if found := await self._known(ref, target):
+                return found
             decision = decide_outbound(self._config.policy, url)
             if not decision.allowed:
                 on_decision(decision)
                 raise FetchError(absent(ref.text, decision))
+            async with self._alone(target):
+                # Another process may have fetched it while this one waited.
+                found = await self._known(ref, target)
+                return found or await self._fetched(ref, url, target, on_decision, progress)
 
-            def admit(address: str) -> str:
-                judged = decide_outbound(self._config.policy, address)
-                on_decision(judged)
-                return judged.sentence
+    async def _fetched(
+        self, ref: ModelRef, url: str, target: Path, on_decision: OnDecision, progress: Progress
+    ) -> Resolved:
+        def admit(address: str) -> str:
+            judged = decide_outbound(self._config.policy, address)
+            on_decision(judged)
+            return judged.sentence
 
-            token = self._config.hub_token if ref.scheme is Scheme.HF else ""
-            single = ref.scheme is Scheme.HTTPS or len(part_names(target.name)) == 1
-            request = FetchRequest(
-                url=url, target=target, digest=ref.digest if single else "", token=token
-            )
-            fetched = await fetch(request, admit, self._config.limits, progress)
-            await asyncio.to_thread(_note, target, fetched.digest)
-            return Resolved(target, fetched.digest)
+        token = self._config.hub_token if ref.scheme is Scheme.HF else ""
+        single = ref.scheme is Scheme.HTTPS or len(part_names(target.name)) == 1
+        request = FetchRequest(
+            url=url, target=target, digest=ref.digest if single else "", token=token
+        )
+        fetched = await fetch(request, admit, self._config.limits, progress)
+        await asyncio.to_thread(_note, target, fetched.digest)
+        return Resolved(target, fetched.digest)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, target: Path) -> AsyncGenerator[None, None]:
+        """Waits until no other process fetches `target`, such as the `fetch` command beside us."""
+        descriptor = await asyncio.to_thread(_lock_file, target)
+        try:
+            while not _taken(descriptor):  # noqa: ASYNC110 - of another process nothing is heard
+                await asyncio.sleep(self._config.limits.retry_wait_ms / 1000)
+            yield
+        finally:
+            os.close(descriptor)
 
     @staticmethod
-    def _check_known(ref: ModelRef, known: str, target: Path) -> None:
+    async def _known(ref: ModelRef, target: Path) -> Resolved | None:
+        """The file, if it was fetched and verified before."""
+        known = await asyncio.to_thread(_verified, target)
+        if not known:
+            return None
         if ref.digest and len(part_names(target.name)) == 1 and ref.digest != known:
             raise FetchError(
                 f"{target} has the digest {known}, not {ref.digest}; delete it to fetch it again"
             )
+        return Resolved(target, known)
 
 
 def absent(ref_text: str, decision: OutboundDecision) -> str:
@@ -151,6 +175,22 @@ def absent(ref_text: str, decision: OutboundDecision) -> str:
 
 def _local(base: Path, location: str) -> Path:
     return base / Path(location).expanduser()
+
+
+def _lock_file(target: Path) -> int:
+    """A descriptor of `NAME.lock`, which stays: who removes one may remove another's."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(target.with_name(f"{target.name}.lock"), flags, 0o600)
+
+
+def _taken(descriptor: int) -> bool:
+    """Takes the lock unless another process has it; the kernel frees it with the descriptor."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _beside(target: Path) -> Path:

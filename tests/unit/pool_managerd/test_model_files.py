@@ -59,6 +59,33 @@ async def test_a_file_of_the_hub_is_fetched_once(hub: FileServer, tmp_path: Path
     assert await files.digest(first) == f"sha256:{hashlib.sha256(hub.content).hexdigest()}"
 
 
+async def test_two_processes_do_not_fetch_into_the_same_file(
+    hub: FileServer, tmp_path: Path
+) -> None:
+    """The `fetch` command beside a pool manager: the later one waits and finds the file there."""
+    one, other = model_files(tmp_path, hub), model_files(tmp_path, hub)
+
+    first, second = await asyncio.gather(
+        one.find("hf:org/repo@v1/m.gguf", "a"), other.find("hf:org/repo@v1/m.gguf", "b")
+    )
+
+    assert first == second
+    assert first.path.read_bytes() == hub.content
+    assert len(hub.seen) == 1
+
+
+async def test_a_verified_file_is_found_where_nothing_can_be_written(
+    hub: FileServer, tmp_path: Path
+) -> None:
+    """A cache may be shared and read-only."""
+    found = await model_files(tmp_path, hub).find("hf:o/r/m.gguf", "p")
+    found.path.with_name("m.gguf.lock").unlink()
+    found.path.parent.chmod(0o500)
+
+    assert await model_files(tmp_path, hub).find("hf:o/r/m.gguf", "p") == found
+    assert not found.path.with_name("m.gguf.lock").exists()
+
+
 async def test_a_split_file_of_the_hub_comes_with_all_its_parts(tmp_path: Path) -> None:
     """Named by its first part, as everywhere."""
     async with serving(FileServer()) as hub:
@@ -143,6 +170,12 @@ async def test_relative_references_start_at_the_models_directory(tmp_path: Path)
 
     assert (await files.find("sub/m.gguf", "p")).path == tmp_path / "sub" / "m.gguf"
     assert (await files.find("file:/abs/m.gguf", "p")).path == Path("/abs/m.gguf")
+
+
+async def test_a_home_directory_that_is_not_known_is_named(tmp_path: Path) -> None:
+    """A reference of somebody else's making is no reason to crash."""
+    with pytest.raises(PreloadError, match="home directory"):
+        await model_files(tmp_path).find("~nobody-of-this-name/m.gguf", "p")
 
 
 async def run_command(*arguments: str) -> tuple[int | None, str, str]:

@@ -1,5 +1,7 @@
 """What an engine's last words tell, and what of them may be told on. ORCH-3039, ORCH-3300."""
 
+import json
+
 import pytest
 
 from pool_managerd.core.exhaustion import Memory, exhausted, exhausted_by_error
@@ -72,6 +74,11 @@ def test_a_line_of_a_log_is_not_believed_for_loose_words() -> None:
         ("using token hf_abcdefghijklmnop", "using token ***"),
         ("get https://user:hunter2@host/x", "get https://user:***@host/x"),
         ("key is sk-proj-abcdefgh", "key is ***"),
+        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic ***"),
+        ("VLLM_API_KEY=abcdefgh ok", "VLLM_API_KEY=*** ok"),
+        ("AWS_SECRET_ACCESS_KEY: abcdefgh", "AWS_SECRET_ACCESS_KEY: ***"),
+        ("non-default args: {'api_key': ['abcdefgh']}", "non-default args: {'api_key': ['***']}"),
+        ("get /blob?X-Amz-Signature=0123abcd", "get /blob?X-Amz-Signature=***"),
         ("the first token took 12 ms", "the first token took 12 ms"),
         ("password=abc", "password=abc"),
     ],
@@ -98,3 +105,10 @@ def test_of_a_serving_engine_only_failures_are_shown_and_no_request() -> None:
     )
 
     assert diagnoses(lines, [prompt]) == ("GGML_ASSERT(n_tokens > 0) failed",)
+
+
+def test_a_request_is_recognised_as_json_quotes_it() -> None:
+    """Engines log the body that they got, in which other scripts are numbers."""
+    prompt = "\u6211\u6709\u4e00\u4e2a\u79c1\u4eba\u95ee\u9898"
+
+    assert not diagnoses([f"error: cannot parse {json.dumps(prompt)}"], [prompt])

@@ -24,6 +24,8 @@ POLICY = OutboundPolicy(
         ("ftp://models.example/a", False, "scheme"),
         ("https://[models.example/a", False, "malformed"),
         ("", False, "scheme"),
+        ("https://\u24d1ad.cdn.example/x", False, "malformed"),
+        ("https://%62ad.cdn.example/x", False, "malformed"),
     ],
 )
 def test_an_address_is_judged_by_its_host(url: str, allowed: bool, rule: str) -> None:

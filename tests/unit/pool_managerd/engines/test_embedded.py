@@ -54,6 +54,22 @@ def engine_for(model: Path, **config: Any) -> EmbeddedEngine:
     return EmbeddedEngine(EmbeddedConfig(model_path=model, model_id="m", **config))
 
 
+async def test_a_stop_that_is_cancelled_leaves_no_worker_that_hangs(model: Path) -> None:
+    """One that hangs in its driver does not read its order; the next engine needs its memory."""
+    engine = engine_for(model)
+    await engine.start()
+    assert engine.pid is not None
+    os.kill(engine.pid, signal.SIGSTOP)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await engine.stop()
+
+    async with asyncio.timeout(10):
+        await engine.wait_exit()
+    assert not psutil.pid_exists(engine.pid)
+
+
 async def test_a_killed_worker_is_noticed_at_once(model: Path) -> None:
     """The exit is told with the signal's name, and stopping afterwards is harmless."""
     engine = engine_for(model)

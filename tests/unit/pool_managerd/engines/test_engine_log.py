@@ -32,6 +32,40 @@ async def test_files_are_rotated_and_old_ones_forgotten(tmp_path: Path) -> None:
     assert path.read_text().endswith("line 0999\n")
 
 
+async def test_the_file_ends_with_the_process_though_nobody_closes_the_log(tmp_path: Path) -> None:
+    """A stop that is cut short must not leave a task and an open file behind for each engine."""
+    log, stream = EngineLog(LogSettings(path=tmp_path / "p.log")), asyncio.StreamReader()
+    stream.feed_data(b"last words\n")
+    stream.feed_eof()
+
+    await log.pump(stream)
+
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+    assert (tmp_path / "p.log").read_text() == "last words\n"
+
+
+async def test_nobody_else_reads_a_log(tmp_path: Path) -> None:
+    """Its lines may quote requests: the folder, the file and those put aside are private."""
+    path = tmp_path / "logs" / "p.log"
+
+    await pumped(LogSettings(path=path, file_bytes=1_000, files=2), b"line\n" * 1_000)
+
+    modes = [file.stat().st_mode & 0o777 for file in (path.parent, *path.parent.iterdir())]
+    assert modes == [0o700, 0o600, 0o600, 0o600]
+
+
+async def test_a_link_in_place_of_a_log_is_not_followed(tmp_path: Path) -> None:
+    """Whoever may write to the folder must not choose the file that is written."""
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "p.log").symlink_to(tmp_path / "precious")
+
+    log = await pumped(LogSettings(path=tmp_path / "p.log"), b"line\n")
+
+    assert (tmp_path / "precious").read_text() == "kept"
+    assert "is not written" in log.tail.last(1)[0]
+
+
 async def test_a_directory_that_cannot_be_written_is_named_and_harms_nothing(
     tmp_path: Path,
 ) -> None:

@@ -1,8 +1,11 @@
 """Checks and digests of model files."""
 
 import hashlib
+import os
 import threading
 from pathlib import Path
+
+import pytest
 
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_digest, gguf_shortfalls
 
@@ -43,3 +46,11 @@ def test_the_digest_of_a_split_model_covers_all_parts(tmp_path: Path) -> None:
     parts[1].write_bytes(b"GGUF other")
 
     assert gguf_digest(parts[0], GIVE_UP) != before
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """A reference to one must not take a thread of the host away for good."""
+    os.mkfifo(tmp_path / "m.gguf")
+
+    assert gguf_shortfalls(tmp_path / "m.gguf") == [f"model file {tmp_path}/m.gguf is a pipe"]

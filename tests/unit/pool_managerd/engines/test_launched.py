@@ -274,6 +274,8 @@ async def test_another_model_is_loaded_by_reference_where_the_command_takes_one(
     assert "model /models/b.gguf" in str(await failure_of(engine))
     with pytest.raises(PreloadError, match=r"has no \{model_path\}"):
         make_engine(table(marked), "file:/models/b.gguf")
+    with pytest.raises(PreloadError, match="must not begin with a hyphen"):
+        make_engine(table(marked, command=command), "file:--trust-remote-code")
 
 
 async def test_settings_of_the_pool_stand_in_the_command(marked: Marked) -> None:
@@ -300,6 +302,13 @@ async def test_settings_of_the_pool_stand_in_the_command(marked: Marked) -> None
 def test_placeholders_are_filled_and_other_braces_stay() -> None:
     """JSON on a command line is left alone."""
     assert filled('{"a": {port}}', {"port": "1"}) == '{"a": 1}'
+
+
+def test_a_value_is_never_filled_itself() -> None:
+    """A model that is named after the placeholder of a key must not show the key in /proc."""
+    values = {"model_path": "{api_key}/{port}", "port": "1", "api_key": "secret"}
+
+    assert filled("{model_path}:{port}", values) == "{api_key}/{port}:1"
 
 
 def test_a_launch_without_a_bound_is_refused() -> None:

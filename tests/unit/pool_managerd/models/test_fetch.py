@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -219,6 +220,32 @@ async def test_a_full_disk_is_named_before_it_is_full(
     monkeypatch.setattr("pool_managerd.models.fetch._DISK_RESERVE_BYTES", 1 << 60)
 
     with pytest.raises(FetchError, match=r"free, .* are needed; free some, or set models\.cache"):
+        await get(server, tmp_path)
+
+
+async def test_a_disk_that_fills_up_ends_a_file_of_unknown_length(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a file is measured as it comes: a terabyte may be allowed, and the disk smaller."""
+    server.chunked, server.content = True, bytes(4 << 20)
+
+    def disk_usage(folder: Path) -> SimpleNamespace:
+        written = sum(path.stat().st_size for path in folder.glob("*.part"))
+        return SimpleNamespace(free=(256 << 20) + (2 << 20) - written)
+
+    monkeypatch.setattr("pool_managerd.models.fetch.shutil.disk_usage", disk_usage)
+
+    with pytest.raises(FetchError, match=r"free, .* are needed; free some, or set models\.cache"):
+        await get(server, tmp_path)
+
+    assert (tmp_path / "m.gguf.part").stat().st_size < len(server.content)
+
+
+async def test_a_redirect_to_no_address_is_named(server: FileServer, tmp_path: Path) -> None:
+    """It is the server's mistake, and no crash."""
+    server.redirect = "http://[x"
+
+    with pytest.raises(FetchError, match="redirects to what is no address"):
         await get(server, tmp_path)
 
 
