@@ -66,7 +66,7 @@ async def play(server: Child, client: Child, command: str, fields: Fields) -> Fi
     told = await client.ask(command, **fields)
     told["cpu_us"] = (cpu_s(server.pid) - before_s) / max(1, told["calls"]) * 1e6
     if told["errors"]:
-        raise RuntimeError(f"{told['errors']} calls failed, e.g. {told['first']}")
+        raise RuntimeError(f"{told['errors']} calls failed: {told['kinds']}")
     return told
 
 

@@ -212,8 +212,9 @@ class Stack:
         self.address = str(listening["address"])
 
     async def start_pool_manager(self) -> None:
-        """Starts pool-managerd and waits until all pools are READY."""
+        """Starts pool-managerd and waits until all pools are READY, and known to orchestratord."""
         options = self._options
+        self.orchestrator.events.pop("host_up", None)
         config = options.directory / "pool-managerd.toml"
         config.write_text(await asyncio.to_thread(self._pool_toml))
         self._pool_manager = await Service.start(
@@ -224,7 +225,10 @@ class Stack:
         )
         listening = await self._pool_manager.event("listening")
         patience_s = START_TIMEOUT_S if options.model is None else LOAD_TIMEOUT_S
-        await _ready(str(listening["address"]), len(options.pools), patience_s)
+        await pools_ready(str(listening["address"]), len(options.pools), patience_s)
+        # On a loaded machine engines can be faster than the registration, before which jobs are
+        # refused.
+        await self.orchestrator.event("host_up")
 
     async def stop(self) -> tuple[int, int]:
         """Drains both; returns the exit codes of orchestratord and pool-managerd."""
@@ -255,7 +259,7 @@ class Stack:
         return model
 
 
-async def _ready(address: str, count: int, patience_s: float) -> None:
+async def pools_ready(address: str, count: int, patience_s: float) -> None:
     """Follows a pool manager's snapshots until `count` pools are READY.
 
     Raises:

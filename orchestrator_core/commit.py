@@ -38,6 +38,8 @@ from orchestrator_core.store.port import (
 # earlier than this after it: under load most of what would follow at once comes a little later.
 BUSY_RECORDS = 4
 GATHER_S = 0.005
+# A journal that takes longer is not broken, but callers are refused for it.
+SLOW_S = 1.0
 PAUSE_MIN_S = 0.05
 PAUSE_MAX_S = 5.0
 
@@ -123,7 +125,8 @@ class CommitGate:
 
     `release` gets each effect, in order. `revert` gets the ids of accepts that never happened and
     the replies that waited for them; it may add to the gate. `awaited` says whether somebody still
-    waits for the reply of that number. `degraded` is True from a failure until the next try is due:
+    waits for the reply of that number. `on_slow` gets the seconds of a write above `SLOW_S`.
+    `degraded` is True from a failure until the next try is due:
     what would only add to the trouble is then refused at once.
     """
 
@@ -134,12 +137,14 @@ class CommitGate:
         revert: Callable[[tuple[str, ...], Sequence[ReplyAccepted | ReplyState]], None],
         on_error: Callable[[StoreError], None],
         awaited: Callable[[int], bool] = lambda _: True,
+        on_slow: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._release = release
         self._revert = revert
         self._on_error = on_error
         self._awaited = awaited
+        self._on_slow = on_slow
         self._given_up = 0
         self._abandoned: StoreError | None = None
         self._pending = Batch()
@@ -276,12 +281,17 @@ class CommitGate:
                 reader.set_result(None)
 
     async def _hand_over(self, batch: Batch) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         if batch.confirm:
             await self._store.holds(())
         if batch.records:
             failpoints.reach("commit.before")
             await self._store.commit(batch.records)
             failpoints.reach("commit.after")
+        took_s = loop.time() - began_s
+        if took_s >= SLOW_S:
+            self._on_slow(took_s)
 
     async def _read_back(self, batch: Batch) -> bool:
         """Asks until the store tells whether an uncertain batch was written."""

@@ -73,6 +73,7 @@ from orchestrator_core.wire.frames import encode_event
 
 STORE_RETRY_MS = 1_000
 READ_PATIENCE_S = 1.0
+_SILENT = f"has not answered for {READ_PATIENCE_S:g} s"
 # The event loop shows twice a second that it runs; lateness by more than this is a pause: the
 # process was stopped, the machine slept, or something held the loop.
 BEAT_MS = 500
@@ -107,7 +108,12 @@ class Runtime:
         self._observer = observer
         self._replies: dict[int, asyncio.Future[Receipt | str]] = {}
         self._gate = CommitGate(
-            store, self._release, self._revert, self._store_failed, self._replies.__contains__
+            store,
+            self._release,
+            self._revert,
+            self._store_failed,
+            self._replies.__contains__,
+            self._store_slow,
         )
         self._next_reply = 1
         self._thread = threading.get_ident()
@@ -250,7 +256,9 @@ class Runtime:
         try:
             async with asyncio.timeout(READ_PATIENCE_S):
                 await self._gate.settled(job_id)
-        except (TimeoutError, StoreError):
+        except TimeoutError:
+            raise RefusalError(_store_unavailable(_SILENT)) from None
+        except StoreError:
             raise RefusalError(_store_unavailable()) from None
 
     def text_arrived(self, job: Job, attempt: int) -> None:
@@ -504,6 +512,14 @@ class Runtime:
             human="The journal cannot be written; no job is accepted until it can.",
         )
 
+    def _store_slow(self, took_s: float) -> None:
+        _log.warning(
+            "store_slow",
+            took_ms=int(took_s * 1000),
+            human=f"The journal took {took_s:.1f} s to write; who asked about a job meanwhile, or "
+            "cancelled one, was refused. Look at its disk, and at the load of this machine.",
+        )
+
     # --- replies and time
 
     async def _ask(self, event: Callable[[int], Event]) -> Receipt | str:
@@ -525,7 +541,7 @@ class Runtime:
             async with asyncio.timeout(READ_PATIENCE_S):
                 await self._ask(event)
         except TimeoutError:
-            raise RefusalError(_store_unavailable()) from None
+            raise RefusalError(_store_unavailable(_SILENT)) from None
 
     def _answer(self, reply_to: int, value: Receipt | str) -> None:
         future = self._replies.get(reply_to)
@@ -554,6 +570,6 @@ class Runtime:
         self.submit(Tick())
 
 
-def _store_unavailable() -> Refusal:
-    message = "the journal cannot be written, so nothing can be promised; see the server's log"
+def _store_unavailable(trouble: str = "cannot be written") -> Refusal:
+    message = f"the journal {trouble}, so nothing can be promised; see the server's log"
     return Refusal(Reason.STORE_UNAVAILABLE, message, STORE_RETRY_MS)

@@ -42,6 +42,11 @@ from orchestrator_core.wire.jobs import WireLimits
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 STREAMS_PER_CONNECTION_MAX = 1_024
+# gRPC ends calls at random, with CANCELLED and without details, while more than so many wait to be
+# taken up, and all beyond the second number. Its defaults, 1,000 and 3,000, are a burst that two
+# clients may send, and on a starved machine a few seconds of calls; each takes some kilobytes.
+PENDING_CALLS_MAX = 4 * STREAMS_PER_CONNECTION_MAX
+PENDING_CALLS_END = 2 * PENDING_CALLS_MAX
 # Streams end by themselves once their jobs have; this is for those that do not.
 STOP_GRACE_S = 0.5
 
@@ -49,6 +54,9 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
+    # Source: grpc 1.85, src/core/server/server.h.
+    ("grpc.server.max_pending_requests", PENDING_CALLS_MAX),
+    ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_END),
     # Clients and hosts ping idle connections; the defaults would cut them off for it.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),

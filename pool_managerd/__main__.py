@@ -13,8 +13,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import uvloop
-
 from pool_managerd import failpoints
 from pool_managerd.config import Config, ConfigError, load_config
 from pool_managerd.config_text import to_toml
@@ -69,8 +67,8 @@ def main(argv: list[str] | None = None) -> int:
                 parser.error("fetch needs a REF, e.g. hf:ORG/REPO/FILE")
             return run_fetch(config, args.ref)
         _arm(os.environ.get(failpoints.VARIABLE, ""))
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config))
+        # Not on uvloop: it starts processes by a plain fork, in which gRPC's handlers crash.
+        asyncio.run(_serve(config))
     except ConfigError as error:
         for problem in error.problems:
             print(f"pool-managerd: {problem}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ from llamaorch.orchestrator.v1 import orchestrator_service_pb2_grpc
 WARM_UP_CALLS = 200
 CONNECTIONS = 4
 STREAMS_PER_CONNECTION = 500
+# Different errors that are told, each with its count.
+KINDS_TOLD = 5
 
 
 class Results:
@@ -31,7 +34,7 @@ class Results:
         try:
             await call()
         except grpc.aio.AioRpcError as error:
-            self.errors.append(error.details() or str(error.code()))
+            self.errors.append(f"{error.code().name}: {error.details()}")
         else:
             self.took_s.append(time.monotonic() - due_s)
 
@@ -45,7 +48,7 @@ class Results:
             "p50_ms": took[len(took) // 2] * 1000,
             "p99_ms": took[len(took) * 99 // 100] * 1000,
             "errors": len(self.errors),
-            "first": self.errors[:1],
+            "kinds": Counter(self.errors).most_common(KINDS_TOLD),
             "prompt_bytes": job_spec().input.ByteSize(),
         }
 

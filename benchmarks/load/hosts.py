@@ -8,6 +8,7 @@ A piece of text tells when it was ready to be sent: `PIECE_BYTES` bytes, a blank
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import heapq
 import random
@@ -28,6 +29,7 @@ from llamaorch.pool.v1 import (
 SLOTS = 8
 COALESCE_S = 0.005
 REPORT_EVERY_S = 1.0
+SILENT_MAX_S = 1.0
 MODEL = "bench"
 PIECE_BYTES = 7
 # The stamp in a piece: units of 16 microseconds, modulo 2^24 of them (268 s).
@@ -152,23 +154,22 @@ class Host:
             await self._call.write(self._frame(sent_s, ready_s))
 
     async def _until_due(self, not_before_s: float) -> None:
+        """Waits until something is to be sent, but no longer than a host may be silent."""
+        latest_s = time.monotonic() + SILENT_MAX_S
         while True:
             now_s = time.monotonic()
             if self._started or self._ended:
                 due_s = now_s
             elif self._due:
-                due_s = max(self._due[0][0], not_before_s)
+                due_s = min(max(self._due[0][0], not_before_s), latest_s)
             else:
-                due_s = now_s + 1.0
+                due_s = latest_s
             if due_s <= now_s:
                 return
             self._wake.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(due_s - now_s):
                     await self._wake.wait()
-            except TimeoutError:
-                if not self._due:
-                    return
 
     def _frame(self, now_s: float, ready_s: float) -> pool_registry_service_pb2.DispatchRequest:
         self._frame_seq += 1

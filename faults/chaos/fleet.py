@@ -182,11 +182,11 @@ class Fleet:
     async def close(self) -> list[int]:
         """Stops all gracefully; returns the exit codes."""
         await self.revive()
-        return [
-            await process.service.stop()
-            for process in (self.orchestrator, *self.hosts)
-            if process.service is not None
-        ]
+        services = [it.service for it in (self.orchestrator, *self.hosts) if it.service is not None]
+        for service in services:
+            # A signal ends a program that has only just begun, whatever it does with signals later.
+            await service.event("listening")
+        return [await service.stop() for service in services]
 
     def kill_all(self) -> None:
         """Leaves no process behind, whatever state the campaign is in."""

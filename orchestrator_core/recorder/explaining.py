@@ -6,6 +6,7 @@ bounded time and at low priority; without an answer the short decision that the 
 
 import asyncio
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,23 +70,32 @@ class Explainer:
 
 
 async def _ask(question: Question) -> list[Explained]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "orchestrator_core.recorder.explaining",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+    process = _begin()
+    asked = msgspec.msgpack.encode(question)
+    work = asyncio.create_task(asyncio.to_thread(process.communicate, asked))
     try:
-        answer, _ = await process.communicate(msgspec.msgpack.encode(question))
+        answer, _ = await asyncio.shield(work)
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        # Whoever asked may be gone, or it took too long. The thread closes what is open.
+        process.kill()
+        await asyncio.wait([work])
     if process.returncode:
         return []
     return msgspec.msgpack.decode(answer, type=list[Explained])
+
+
+def _begin() -> "subprocess.Popen[bytes]":
+    """Starts the process, which runs nothing of ours before its own program.
+
+    uvloop would fork and run all handlers for that in the child: those of gRPC start its threads
+    anew there, which crash now and then before the program begins.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestrator_core.recorder.explaining"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def explain(question: Question) -> list[Explained]:

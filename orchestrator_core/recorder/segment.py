@@ -81,8 +81,12 @@ class SegmentWriter:
         self._deflate = zlib.compressobj(1)
         self._gathered = bytearray()
         self.bytes_written = 0
-        self._put(_MAGIC + str(FORMAT_VERSION).encode() + b"\n")
-        self._put(msgspec.json.encode(header) + b"\n")
+        try:
+            self._put(_MAGIC + str(FORMAT_VERSION).encode() + b"\n")
+            self._put(msgspec.json.encode(header) + b"\n")
+        except OSError:
+            self.abandon()
+            raise
 
     def add(self, kind: bytes, body: bytes) -> None:
         """Appends a frame; it is on its way to the file after `flush`."""

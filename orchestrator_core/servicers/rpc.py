@@ -143,8 +143,9 @@ def _chosen(context: Context) -> str:
 
 
 async def _fail(context: Context, error: Exception) -> NoReturn:
-    # An operation fails on a call that its client has left; grpc knows, and lets it pass.
-    if isinstance(error, (grpc.aio.AbortError, grpc.aio.InternalError)):
+    # An operation fails on a call that its client has left, and once the server has stopped; grpc
+    # knows, and lets it pass. The class of the latter is private. A wrong use of a call is a bug.
+    if isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError):
         raise error
     await abort(context, refusal_of(error))
 

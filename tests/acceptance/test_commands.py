@@ -10,9 +10,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from demo import services
+from demo.services import Stack, StackOptions
 from tests.acceptance.conftest import StartStack
 from tests.integration.clients.node import needs_node, run_smoke
 
@@ -63,6 +66,32 @@ async def test_demo_shows_everything_and_exits_with_0() -> None:
         assert word in out
     assert "trace id: " in out
     assert "predicted end" in out
+
+
+async def test_services_are_ready_once_the_orchestrator_knows_the_pools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An orchestratord that is slower than the engines does not refuse the first job."""
+    stack = Stack(StackOptions(tmp_path))
+    await stack.start_orchestrator()
+    pid, is_ready = stack.orchestrator.process.pid, services.pools_ready
+
+    async def then_go_on(address: str, count: int, patience_s: float) -> None:
+        try:
+            await is_ready(address, count, patience_s)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    monkeypatch.setattr(services, "pools_ready", then_go_on)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await stack.start_pool_manager()
+        known = "host_up" in stack.orchestrator.events
+    finally:
+        codes = await stack.stop()
+
+    assert known
+    assert codes == (0, 0)
 
 
 async def test_up_serves_until_sigint(tmp_path: Path) -> None:

@@ -1,9 +1,15 @@
 """Limits, budgets and guardrails over real gRPC. ORCH-3006, ORCH-3014."""
 
+import asyncio
+from collections import Counter
+from contextlib import AsyncExitStack
+
 import grpc
 import pytest
 
 from llamaorch.orchestrator.v1 import job_pb2
+from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
+from llamaorch.orchestrator.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
 from tests.integration.orchestrator.calls import details, enqueue, ready_host
 from tests.integration.orchestrator.conftest import StartOrchestrator
 
@@ -69,3 +75,34 @@ async def test_a_budget_that_cannot_hold_the_job_names_its_field(
     assert wrong.field == "spec.budgets.tokens"
     assert unpriced.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "admission.price_micros_per_1k_tokens" in (unpriced.value.details() or "")
+
+
+async def test_calls_that_come_all_at_once_are_all_answered(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """By us and with a reason, late as it may be: gRPC alone would end a part of them with none."""
+    orchestrator = await start_orchestrator()
+    own_connection = (("grpc.use_local_subchannel_pool", 1),)
+    request = pb.GetJobRequest(job_id="not-there")
+
+    async with AsyncExitStack() as stack, asyncio.timeout(120):
+        stubs = [
+            OrchestratorServiceStub(
+                await stack.enter_async_context(
+                    grpc.aio.insecure_channel(str(orchestrator.server.address), own_connection)
+                )
+            )
+            for _ in range(2)
+        ]
+        # Nobody takes calls up before all are there: this is the server's event loop, too.
+        answers = await asyncio.gather(
+            *(stub.GetJob(request) for stub in stubs for _ in range(1_000)), return_exceptions=True
+        )
+
+    reasons = Counter(
+        details(answer)[0].reason
+        if isinstance(answer, grpc.aio.AioRpcError) and answer.code() is grpc.StatusCode.NOT_FOUND
+        else repr(answer)
+        for answer in answers
+    )
+    assert reasons == {"NOT_FOUND": 2_000}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
@@ -243,13 +244,16 @@ async def test_a_cancel_that_cannot_be_written_stops_the_engine_and_is_answered(
     stopped = await host.command("cancel")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(cancelling, WAIT_S)
-    await host.finish(start.handle, job_pb2.FINISH_REASON_CANCELLED)
-    store.moving.set()
-    events = [event async for event in following]
-    again = await orchestrator.jobs.Cancel(request)
+    with capture_logs() as lines:
+        await host.finish(start.handle, job_pb2.FINISH_REASON_CANCELLED)
+        store.moving.set()
+        events = [event async for event in following]
+        again = await orchestrator.jobs.Cancel(request)
 
     assert stopped.cancel.handle == start.handle
     assert details(caught.value)[0].reason == "STORE_UNAVAILABLE"
+    assert "has not answered for 1 s" in str(caught.value.details())
+    assert "store_slow" in {line["event"] for line in lines}
     assert events[-1].end.finish_reason == job_pb2.FINISH_REASON_CANCELLED
     assert again.job.state == job_pb2.JOB_STATE_CANCELLED
 

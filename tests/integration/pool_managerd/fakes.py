@@ -245,6 +245,8 @@ class ScriptedEngine:
         self.well = True
         self.preload_problem = ""
         self.preload_error: PreloadError | None = None
+        self.may_stop = asyncio.Event()
+        self.may_stop.set()
         self._exit = asyncio.Event()
         self._feeds: dict[str, asyncio.Queue[GenerationEvent]] = {}
         self.open_generations = 0
@@ -315,6 +317,7 @@ class ScriptedEngine:
         return "the engine process ended with signal 9"
 
     async def stop(self) -> None:
-        """Ends it."""
+        """Ends it, once it may."""
+        await self.may_stop.wait()
         self._exit.set()
         self.stopped.set()

@@ -312,10 +312,13 @@ async def test_device_memory_that_runs_out_is_the_reason(run_host: RunHost) -> N
 
     def prepare(engine: ScriptedEngine, _number: int) -> None:
         engine.preload_error = PreloadError(["4 GiB too little"], Failure.DEVICE_OUT_OF_MEMORY)
+        # The reason is told until the engine is stopped; then the pool waits, which is another one.
+        engine.may_stop.clear()
 
     host = await run_host(Options(prepare=prepare))
 
     snapshot = await until_reason(host.orchestrator, "DEVICE_OUT_OF_MEMORY")
+    host.engine.may_stop.set()
 
     assert snapshot.state_detail == "4 GiB too little"
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from orchestrator_core import commit
 from orchestrator_core.commit import BUSY_RECORDS, GATHER_S, CommitGate
 from orchestrator_core.core.effects import (
     AcceptRecord,
@@ -80,12 +81,14 @@ class Recorder:
         self.refused: list[Gated] = []
         self.failed = asyncio.Event()
         self.gone: set[int] = set()
+        self.slow: list[float] = []
         self.gate = CommitGate(
             self.store,
             self.released.append,
             self._revert,
             self._failed,
             lambda reply_to: reply_to not in self.gone,
+            self.slow.append,
         )
 
     def _failed(self, _: StoreError) -> None:
@@ -141,6 +144,21 @@ async def test_nothing_leaves_before_its_batch_is_durable() -> None:
         await asyncio.wait_for(run.gate.flush(), WAIT_S)
 
     assert before == []
+    assert run.released == [reply("a")]
+
+
+@pytest.mark.parametrize("bound_s", [0.0, 3_600.0])
+async def test_a_write_that_took_long_is_told(
+    bound_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing failed, so nothing else would say why callers were refused."""
+    monkeypatch.setattr(commit, "SLOW_S", bound_s)
+    async with running() as run:
+        run.gate.add([accept("a")], [reply("a")])
+        run.store.verdicts.put_nowait(None)
+        await asyncio.wait_for(run.gate.flush(), WAIT_S)
+
+    assert len(run.slow) == (bound_s == 0.0)
     assert run.released == [reply("a")]
 
 

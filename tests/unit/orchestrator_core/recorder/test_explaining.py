@@ -1,5 +1,7 @@
 """Decisions are found in a recording and made again in full."""
 
+import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from orchestrator_core.core.effects import DispatchRecord
 from orchestrator_core.core.events import EnqueueRequested
 from orchestrator_core.core.job import Job
+from orchestrator_core.loop import Loop
 from orchestrator_core.recorder.explaining import Explainer, Question, explain
 from orchestrator_core.recorder.recorder import recordings
 from tests.unit.orchestrator_core.core.bench import only
@@ -66,6 +69,23 @@ async def test_a_process_of_its_own_answers_while_the_recording_goes_on(tmp_path
     assert list(found) == [1]
     assert found[1].decision.pool_id == job.decisions[0].pool_id
     assert found[1].snapshots[0].host_id in world.hosts
+
+
+def test_no_handler_of_a_fork_runs_in_the_process_that_answers(tmp_path: Path) -> None:
+    """Those of gRPC start threads in the child, which crash now and then; its caller got INTERNAL.
+
+    On the event loop of the process: asyncio's own starts no process in that way.
+    """
+    forks: list[int] = []
+    os.register_at_fork(before=lambda: forks.append(1))
+    world, job = recorded_job(tmp_path)
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        found = runner.run(Explainer(world.recorded.recorder).complete(job))
+
+    world.end()
+    assert list(found) == [1]
+    assert forks == []
 
 
 async def test_an_answer_that_takes_too_long_is_not_waited_for(tmp_path: Path) -> None:

@@ -43,6 +43,23 @@ def written(directory: Path) -> Path:
     return writer.path
 
 
+def test_a_file_whose_header_cannot_be_written_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk a new one is tried now and then."""
+    opened: list[SegmentWriter] = []
+
+    def full(writer: SegmentWriter, _: bytes) -> None:
+        opened.append(writer)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SegmentWriter, "_put", full)
+    with pytest.raises(OSError, match="No space left"):
+        SegmentWriter(tmp_path, HEADER)
+
+    assert [writer._file.closed for writer in opened] == [True]
+
+
 def test_frames_and_header_come_back(tmp_path: Path) -> None:
     """What was written is read, in order."""
     path = written(tmp_path)
