@@ -54,7 +54,7 @@ class IdleCheck:
                 return _slots_at_work(await self._http.call("GET", self._signs.path))
             text = (await self._http.text("GET", self._signs.path)).decode(errors="replace")
             return _metrics(text, self._signs)
-        except (HttpApiError, ValueError):
+        except (HttpApiError, ValueError, OverflowError):
             return None
 
 

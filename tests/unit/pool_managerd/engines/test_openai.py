@@ -223,7 +223,9 @@ async def test_a_stale_gauge_does_not_fail_a_cancel(
     await engine.stop()
 
 
-@pytest.mark.parametrize("page", [None, "not metrics {", "# nothing here\n"])
+@pytest.mark.parametrize(
+    "page", [None, "not metrics {", "# nothing here\n", "vllm:num_requests_running +Inf\n"]
+)
 async def test_a_server_that_shows_nothing_is_believed(vllm: FrameServer, page: str | None) -> None:
     """Without metrics closing the connection has to do: no cancel fails for lack of proof."""
     vllm.pages.pop("/metrics")
