@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="check: print one JSON object")
     parser.add_argument("--digests", action="store_true", help="check: read models of any size")
-    args = parser.parse_args(argv)
+    # Intermixed: the reference may follow options.
+    args = parser.parse_intermixed_args(argv)
     try:
         config = load_config(args.config)
         if args.print_config:

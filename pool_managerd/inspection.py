@@ -25,6 +25,7 @@ from pool_managerd.core.device import Device, DeviceHealth
 from pool_managerd.core.fit import HOST, human_bytes
 from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.mask import mask_problems
+from pool_managerd.core.model_ref import shown_ref
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.embedded import embedded_shortfalls
 from pool_managerd.engines.gguf_file import gguf_shards
@@ -112,7 +113,9 @@ async def inspect_host(config: Config, source: DeviceSource, *, all_digests: boo
     for table in config.pools:
         problems = mask_problems(table.devices, devices) if devices else []
         report.fatal += [f"pools.{table.pool_id}.devices: {problem}" for problem in problems]
-        report.pools.append(await _pool(table if problems else by_device_id(table, devices), host))
+        pool = await _pool(table if problems else by_device_id(table, devices), host)
+        pool.problems += [f"devices: {problem}" for problem in problems]
+        report.pools.append(pool)
     report.notes += await _peers(config)
     return report
 
@@ -216,7 +219,8 @@ async def _found(
     if not found.allowed:
         raise PreloadError([absent(model_ref, found)])
     report.facts.append(
-        f"{model_ref} would be fetched from {found.host} ({found.rule}); its memory is judged then"
+        f"{shown_ref(model_ref)} would be fetched from {found.host} ({found.rule}); its memory is "
+        "judged then"
     )
     return None
 

@@ -19,7 +19,7 @@ from pool_managerd.config_engines import (
     LlamaServerEngine,
 )
 from pool_managerd.core.fit import human_bytes
-from pool_managerd.core.model_ref import ModelRefError, parse_model_ref
+from pool_managerd.core.model_ref import ModelRefError, parse_model_ref, shown_ref
 from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shards, gguf_shortfalls
 from pool_managerd.engines.port import PreloadError
@@ -84,10 +84,12 @@ class ModelFiles:
         except (ModelRefError, FetchError, OSError, RuntimeError) as error:
             # RuntimeError: the home directory of a `~name` is not known.
             if isinstance(error, TimeoutError):
-                raise PreloadError([f"{text} was not fetched in {self._timeout_ms} ms"]) from error
+                raise PreloadError(
+                    [f"{shown_ref(text)} was not fetched in {self._timeout_ms} ms"]
+                ) from error
             raise PreloadError([str(error)]) from error
         if ref.remote:
-            log.info("model_found", model_ref=text, owner=owner, path=str(found.path))
+            log.info("model_found", model_ref=shown_ref(text), owner=owner, path=str(found.path))
         return FoundModel(found.path, found.digest, ref.digest)
 
     async def look(self, text: str) -> FoundModel | OutboundDecision:
@@ -145,7 +147,8 @@ class _Sayer:
     def __init__(
         self, text: str, owner: str, now_ms: Callable[[], int], also: Progress | None
     ) -> None:
-        self._text, self._owner, self._now_ms, self._also = text, owner, now_ms, also
+        self._text, self._owner = shown_ref(text), owner
+        self._now_ms, self._also = now_ms, also
         self._said_ms: int | None = None
 
     def decision(self, decision: OutboundDecision) -> None:

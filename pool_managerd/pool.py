@@ -12,6 +12,7 @@ from pool_managerd.config import PoolTable
 from pool_managerd.core.attempts import AttemptFailure, EndReason
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.circuit import Circuit
+from pool_managerd.core.model_ref import shown_ref
 from pool_managerd.core.replica import (
     Effect,
     Event,
@@ -179,7 +180,7 @@ class Pool:
         """
         if self._supervisor.phase in (Phase.CLOSING, Phase.CLOSED):
             return
-        log.info("pool_reload", pool_id=self.pool_id, model_ref=model_ref)
+        log.info("pool_reload", pool_id=self.pool_id, model_ref=shown_ref(model_ref))
         waits, self._reload_asked = self._reload_asked is not None, model_ref
         if not waits:
             self._deps.spawn(self._reload())
@@ -317,11 +318,12 @@ class Pool:
             self.fail(incarnation.replica_id, reason, problem)
             return
         # A reload is atomic: whatever is wrong with the new model, the former one comes back.
-        detail = f"the model {self._wanted_ref} could not be loaded: {problem}"[:DETAIL_CHARS_MAX]
+        wanted = shown_ref(self._wanted_ref)
+        detail = f"the model {wanted} could not be loaded: {problem}"[:DETAIL_CHARS_MAX]
         log.error(
             "reload_rolled_back",
             pool_id=self.pool_id,
-            model_ref=self._wanted_ref,
+            model_ref=wanted,
             detail=detail,
             human=f"Pool {self.pool_id} goes back to the former model: {detail}",
         )

@@ -34,6 +34,7 @@ from pool_managerd.core.fit import (
     shortfalls,
 )
 from pool_managerd.core.ledger import Ledger
+from pool_managerd.core.model_ref import shown_ref
 from pool_managerd.engines.port import EngineInfo, PreloadError
 from pool_managerd.memory_plan import (
     MemoryPlan,
@@ -294,7 +295,7 @@ class HostPreflight:
     async def _found(self, pool_id: str, wanted: str) -> FoundModel:
         def progress(done: int, total: int | None) -> None:
             of_total = f" of {human_bytes(total)}" if total is not None else ""
-            self._doing[pool_id] = f"fetching {wanted}: {human_bytes(done)}{of_total}"
+            self._doing[pool_id] = f"fetching {shown_ref(wanted)}: {human_bytes(done)}{of_total}"
 
         try:
             return await self._deps.files.find(wanted, pool_id, progress)

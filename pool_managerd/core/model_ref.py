@@ -26,6 +26,14 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
+_QUERY = re.compile(r"(https?:[^?#]*)\?[^#]*", re.IGNORECASE)
+
+
+def shown_ref(text: str) -> str:
+    """The reference as logs and messages show it: the query of an address can hold a signature."""
+    return _QUERY.sub(r"\1?***", text)
+
+
 class ModelRefError(ValueError):
     """The reference names nothing that can be loaded; the message says why."""
 
@@ -73,7 +81,7 @@ def parse_model_ref(text: str) -> ModelRef:
     if (match := _FRAGMENT.fullmatch(text)) is not None:
         body, digest = match[1], f"sha256:{match[2].lower()}"
     elif "#sha256" in text:
-        raise ModelRefError(f"{text}: a digest is written #sha256= and 64 hex digits")
+        raise ModelRefError(f"{shown_ref(text)}: a digest is written #sha256= and 64 hex digits")
     scheme = _SCHEME.match(body)
     if scheme is None:
         return ModelRef(text, Scheme.FILE, body, digest)
@@ -139,17 +147,17 @@ def _web(text: str, url: str, digest: str) -> ModelRef:
         parts = urlsplit(url)
         host = parts.hostname or ""
     except ValueError as error:
-        raise ModelRefError(f"{text}: is not a URL: {error}") from error
+        raise ModelRefError(f"{shown_ref(text)}: is not a URL: {error}") from error
     if not host or not parts.path.strip("/"):
-        raise ModelRefError(f"{text}: names no file on a host")
+        raise ModelRefError(f"{shown_ref(text)}: names no file on a host")
     if parts.username is not None or parts.password is not None:
         raise ModelRefError("a model reference must not hold a user name or a password")
     if parts.scheme == "http" and not is_loopback(host):
-        raise ModelRefError(f"{text}: http: is not safe beyond this machine; use https:")
+        raise ModelRefError(f"{shown_ref(text)}: http: is not safe beyond this machine; use https:")
     if not digest:
-        raise ModelRefError(f"{text}: add #sha256= and the digest of the file")
+        raise ModelRefError(f"{shown_ref(text)}: add #sha256= and the digest of the file")
     if not _plain(parts.path.rsplit("/", 1)[-1]):
-        raise ModelRefError(f"{text}: names no file on a host")
+        raise ModelRefError(f"{shown_ref(text)}: names no file on a host")
     return ModelRef(text, Scheme.HTTPS, url, digest)
 
 

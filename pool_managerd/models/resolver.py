@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urlsplit
 from weakref import WeakValueDictionary
 
-from pool_managerd.core.model_ref import ModelRef, Scheme, part_names
+from pool_managerd.core.model_ref import ModelRef, Scheme, part_names, shown_ref
 from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy, decide_outbound
 from pool_managerd.models.fetch import (
     FetchError,
@@ -100,7 +100,9 @@ class Resolver:
         if ref.scheme is Scheme.HTTPS:
             name = PurePosixPath(urlsplit(ref.location).path).name
             if len(part_names(name)) > 1:
-                raise FetchError(f"{ref.text}: is one part of a model; name it by hf: or a path")
+                raise FetchError(
+                    f"{shown_ref(ref.text)}: is one part of a model; name it by hf: or a path"
+                )
             return [(ref.location, self._config.cache / "sha256" / ref.digest[7:] / name)]
         folder = self._config.cache / "hf" / ref.repo.replace("/", "--") / ref.revision
         endpoint = self._config.hub_endpoint.rstrip("/")
@@ -169,7 +171,7 @@ class Resolver:
 
 def absent(ref_text: str, decision: OutboundDecision) -> str:
     """The sentence about a model that is not here and may not be fetched."""
-    return f"{ref_text} is not on this host, and {decision.sentence}"
+    return f"{shown_ref(ref_text)} is not on this host, and {decision.sentence}"
 
 
 def _local(base: Path, location: str) -> Path:

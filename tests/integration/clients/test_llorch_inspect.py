@@ -209,6 +209,21 @@ async def test_pools_shows_slots_and_devices(server: ScriptedServer) -> None:
     assert _row(expected) in _rows(outcome.stdout)
 
 
+async def test_a_long_reason_stands_below_the_table(server: ScriptedServer) -> None:
+    """The other columns stay on the screen, and nothing of the sentence is lost."""
+    halted = pool_admin_service_pb2.Pool()
+    halted.CopyFrom(POOL)
+    sentence = "the model file is gone and " * 20
+    halted.state, halted.state_reason = "UNREADY", f"restart_storm,   {sentence}\n   ^^^^ end"
+    server.on("ListPools", pool_admin_service_pb2.ListPoolsResponse(pools=[halted]))
+
+    pools = await llorch(server.address, "pools")
+
+    assert "UNREADY: restart_storm, the model file is gone and the …" in pools.stdout
+    assert f"gpu-a: restart_storm, {sentence}^^^^ end" in pools.stdout
+    assert "desk" in pools.stdout
+
+
 async def test_an_unwell_device_and_lowered_clocks_are_where_an_operator_looks(
     server: ScriptedServer,
 ) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pool_managerd.config import Config
+from orchestrator_core.config import load_config as load_orchestrator
+from pool_managerd.config import Config, load_config
 from pool_managerd.config_supervision import SupervisionTable
 
 UNITS = Path(__file__).parents[3] / "deploy" / "systemd"
@@ -71,3 +72,15 @@ def test_systemd_understands_the_units(name: str, tmp_path: Path) -> None:
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_example_configurations_write_where_the_units_may() -> None:
+    """Both are taken as they are, and name nothing below /etc."""
+    orchestrator = load_orchestrator(UNITS / "orchestratord.toml", {})
+    host = load_config(UNITS / "pool-managerd.toml", {})
+
+    state, cache, logs = (f"/var/{kind}/llama-orch" for kind in ("lib", "cache", "log"))
+    assert orchestrator.store.path.startswith(state)
+    assert orchestrator.recorder.path.startswith(state)
+    assert host.engine_logs.directory.startswith(logs)
+    assert host.models.cache_directory.startswith(cache)

@@ -101,6 +101,7 @@ def test_what_keeps_the_pool_manager_from_starting_exits_with_2(
 
     assert (mask, unusable) == (2, 2)
     assert "! pools.a.devices: no device 7; this host has: cpu" in said
+    assert "pool a: cannot start" in said
     assert 'did you mean "devices"?' in capsys.readouterr().err
 
 

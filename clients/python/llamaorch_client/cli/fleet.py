@@ -2,6 +2,7 @@
 """pools, status."""
 
 import argparse
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ POOL_COLUMNS = (
 LIVE = (JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
 # Enough for every queue that the server allows in practice; beyond it the count says "at least".
 COUNT_MAX = 10_000
+# A longer reason stands below the table.
+REASON_CHARS = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +127,20 @@ def _pools(found: Sequence[Pool], out: Output) -> None:
         out.say("no pools; start pool-managerd on a GPU host and point it at this server")
         return
     out.table("", POOL_COLUMNS, [_pool_row(pool) for pool in found])
+    for pool in found:
+        whole = " ".join(pool.state_reason.split())
+        if whole != _reason(pool):
+            out.result(f"{pool.pool_id}: {whole}")
+
+
+def _reason(pool: Pool) -> str:
+    """The reason in one line that leaves room for the other columns."""
+    return textwrap.shorten(pool.state_reason, REASON_CHARS, placeholder=" …")
 
 
 def _pool_row(pool: Pool) -> Sequence[str]:
     state = pool.state
-    reason = f": {pool.state_reason}" if pool.state_reason else ""
+    reason = f": {_reason(pool)}" if pool.state_reason else ""
     devices = [
         f"{device.name or device.device_id} "
         f"{gib(device.memory_used_bytes)}/{gib(device.memory_total_bytes)}{unwell(device.health)}"

@@ -10,6 +10,7 @@ from pool_managerd.core.model_ref import (
     Scheme,
     parse_model_ref,
     part_names,
+    shown_ref,
 )
 
 HEX = "0123456789abcdef" * 4
@@ -81,3 +82,16 @@ def test_a_split_model_has_all_its_parts() -> None:
     """By the names that llama.cpp gives them."""
     assert part_names("m-00001-of-00002.gguf") == ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf")
     assert part_names("m.gguf") == ("m.gguf",)
+
+
+def test_the_query_of_an_address_is_never_shown() -> None:
+    """It may hold a signature; other references are shown as they are. ORCH-3090."""
+    signed = f"https://h/a.gguf?sig=SECRET&x=1#sha256={HEX}"
+
+    assert shown_ref(signed) == f"https://h/a.gguf?***#sha256={HEX}"
+    for text in ("m/a?b.gguf", "hf:o/r/a.gguf", f"https://h/a.gguf#sha256={HEX}"):
+        assert shown_ref(text) == text
+    for broken in ("https://h/a.gguf?sig=SECRET", "http://h/a.gguf?sig=SECRET#sha256=00"):
+        with pytest.raises(ModelRefError) as refused:
+            parse_model_ref(broken)
+        assert "SECRET" not in str(refused.value)
