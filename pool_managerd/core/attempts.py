@@ -133,8 +133,8 @@ class AttemptLog:
     """The output of one attempt, from its first piece on.
 
     With `verify_until` nothing is `visible` until the digest there was seen to be equal; what comes
-    after it is new. With `prefix` the log begins with text that earlier attempts delivered: it is held
-    like what follows, but is not new, and counts as acknowledged.
+    after it is new. With `prefix` the log begins with text that earlier attempts delivered: it is
+    held like what follows, but is not new, and counts as acknowledged.
     """
 
     def __init__(

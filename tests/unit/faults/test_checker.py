@@ -343,10 +343,11 @@ def test_a_text_may_be_let_go_once_its_outcome_was_acknowledged(*, acknowledges:
     assert bool(lost) is not acknowledges
 
 
-@pytest.mark.parametrize(("replica", "gone_ms", "excused"), [("p1-a", 13, False), ("p1-b", 55, True), ("p1-b", 70, False)])
-def test_only_who_generated_the_end_need_live(
-    *, replica: str, gone_ms: int, excused: bool
-) -> None:
+@pytest.mark.parametrize(
+    ("replica", "gone_ms", "excused"),
+    [("p1-a", 13, False), ("p1-b", 55, True), ("p1-b", 70, False)],
+)
+def test_only_who_generated_the_end_need_live(*, replica: str, gone_ms: int, excused: bool) -> None:
     """What it followed on or repeated is held by it too, whatever became of earlier hosts."""
     events = PLANTED["text lost that its host holds"]().events
     gone = h.ReplicaGone(at_ms=gone_ms, **WHERE | {"replica": replica})
