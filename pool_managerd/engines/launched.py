@@ -21,6 +21,7 @@ from typing import Any
 from pool_managerd.core.redaction import masked
 from pool_managerd.engines import exit_news, warden
 from pool_managerd.engines.engine_log import LOG_LINES, LogSettings
+from pool_managerd.engines.environment import names_secret, passed_on
 from pool_managerd.engines.exit_news import LINES_IN_MESSAGES, LastWords, OpenRequests
 from pool_managerd.engines.host_memory import OomKills, oom_kills
 from pool_managerd.engines.port import (
@@ -56,7 +57,8 @@ class LaunchSpec:
     Attributes:
         command: Program and arguments; `{name}` stands for a value.
         values: What the placeholders stand for. `PORTS` are chosen unless given here.
-        env: Added to the pool manager's own environment; may hold placeholders.
+        env: Set in the engine's environment; may hold placeholders.
+        pass_env: Variables of the pool manager's environment that it gets beside the usual ones.
         cwd: Directory to run in; empty: that of the pool manager's package.
         secrets: Values that no sentence and no log line may show.
         load_timeout_ms: Longest time until the adapter has started.
@@ -69,6 +71,7 @@ class LaunchSpec:
     command: tuple[str, ...]
     values: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+    pass_env: tuple[str, ...] = ()
     cwd: str = ""
     secrets: tuple[str, ...] = ()
     load_timeout_ms: int = 600_000
@@ -98,6 +101,8 @@ class LaunchedEngine:
         self._serving_since_line: int | None = None
         self._requests = OpenRequests()
         self._stopped = False
+        passed = [os.environ.get(name, "") for name in spec.pass_env if names_secret(name)]
+        self._secrets = (*spec.secrets, *passed)
 
     @property
     def pid(self) -> int | None:
@@ -140,7 +145,8 @@ class LaunchedEngine:
         }
         self._before = await asyncio.to_thread(oom_kills)
         arguments = ("-I", "-S", str(Path(warden.__file__)))
-        self._worker = await WorkerProcess.spawn(arguments, spec.log)
+        env = passed_on(os.environ, spec.pass_env)
+        self._worker = await WorkerProcess.spawn(arguments, spec.log, env=env)
         if self._stopped:
             raise PreloadError(["the engine was stopped during its start"])
         report = _parsed(await self._worker.ask(json.dumps(order).encode()))
@@ -249,7 +255,7 @@ class LaunchedEngine:
             status=None if self._stopped else status,
             lines=self._tellable(),
             before=self._before,
-            secrets=self._spec.secrets,
+            secrets=self._secrets,
         )
         return await exit_news.judged(words)
 
@@ -263,7 +269,7 @@ class LaunchedEngine:
 
     def _with_log(self, problem: str) -> str:
         lines = self._tellable()[-LINES_IN_MESSAGES:] if self._worker else ()
-        quoted = " | ".join(masked(line, self._spec.secrets) for line in lines)
+        quoted = " | ".join(masked(line, self._secrets) for line in lines)
         return f"{problem} ({quoted})" if quoted else problem
 
     def _started(self) -> tuple[Engine, asyncio.Task[Ended]]:

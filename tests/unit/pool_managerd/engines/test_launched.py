@@ -233,6 +233,17 @@ async def test_a_key_is_not_quoted_from_the_log(marked: Marked) -> None:
     assert "started with api key ***" in str(error)
 
 
+async def test_a_secret_that_was_passed_on_is_not_quoted_either(
+    marked: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the engine calls it. ORCH-3300."""
+    monkeypatch.setenv("REGISTRY_TOKEN", "swordfish")
+    words = "logging in with swordfish"
+    engine = launched(marked, "--say", words, "--exit", "3", pass_env=["REGISTRY_TOKEN"])
+
+    assert "logging in with ***" in str(await failure_of(engine))
+
+
 async def test_a_program_that_is_not_there_is_named(marked: Marked) -> None:
     """The sentence names what could not be started."""
     engine = launched(marked, command=["/absent/llama-server", "--port", "{port}"])
@@ -259,6 +270,25 @@ async def test_only_the_pools_devices_are_visible(marked: Marked) -> None:
 
     assert "(GPU-1,GPU-2)" in seen[0]
     assert "(None)" in seen[1]
+
+
+async def test_no_process_of_an_engine_sees_the_keys_of_other_pools(
+    marked: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warden and engine have the usual variables and those that are named. ORCH-3030."""
+    for name in ("HF_TOKEN", "OTHER_API_KEY", "NVIDIA_API_KEY", "WANTED_API_KEY"):
+        monkeypatch.setenv(name, "secret")
+    engine = launched(marked, pass_env=["WANTED_API_KEY"])
+
+    await engine.start()
+    assert engine.pid is not None
+    process = psutil.Process(engine.pid)
+    seen = [process.environ(), process.parents()[0].environ()]
+    await engine.stop()
+
+    for environ in seen:
+        assert [name for name in environ if environ[name] == "secret"] == ["WANTED_API_KEY"]
+        assert environ["PATH"] == os.environ["PATH"]
 
 
 async def test_another_model_is_loaded_by_reference_where_the_command_takes_one(
