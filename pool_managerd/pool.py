@@ -336,8 +336,8 @@ class Pool:
         engine = self._deps.make_engine(prepared.table, prepared.model_ref)
         incarnation.engine = engine
         info = await engine.start()
-        self._deps.preflight.loaded(prepared.table, info)
         await self._accept(engine, info)
+        await self._deps.preflight.loaded(prepared.table, info)
         return info
 
     def _serving(self, incarnation: Incarnation, info: EngineInfo) -> None:

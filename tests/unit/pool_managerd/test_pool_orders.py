@@ -94,7 +94,7 @@ class World:
         assert not self.claims, "what an ended engine claimed was given back"
         self.claims.add(table.pool_id)
 
-    def loaded(self, table: PoolTable, info: EngineInfo) -> None:
+    async def loaded(self, table: PoolTable, info: EngineInfo) -> None:
         """See `Preflight`."""
         assert self.claims == {table.pool_id}
 
