@@ -39,12 +39,20 @@ from pool_managerd.engines.worker_process import WorkerProcess, ended_with
 PORTS = ("port", "port_2", "port_3")
 """Placeholders for loopback ports that were free a moment ago."""
 
+PORT_TRIES = 3
+"""Runs of a command, each with other ports, while it ends because one of them is taken."""
+
 _HOST = "127.0.0.1"
+_TAKEN = re.compile(
+    r"(?i)already in use|EADDRINUSE|(?:could(?: no|n')t|failed to|unable to|attempting to) bind"
+)
+"""What servers write who find their port taken. Source: errno(3); llama-server, uvicorn, Triton."""
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.02, 0.1
 _FIRST_TRY_S = 0.1
 # What an ended engine wrote is in the pipe; heirs that still hold it are not waited for.
 _LOG_SETTLES_S = 0.02
+_DETACH_TIMEOUT_S = 2.0
 
 Attach = Callable[[Mapping[str, str]], Engine]
 """Makes an adapter that is not started, from the values of the placeholders."""
@@ -100,7 +108,7 @@ class LaunchedEngine:
         self._before = OomKills()
         self._serving_since_line: int | None = None
         self._requests = OpenRequests()
-        self._stopped = False
+        self._stopped = self._stop_began = False
         passed = [os.environ.get(name, "") for name in spec.pass_env if names_secret(name)]
         self._secrets = (*spec.secrets, *passed)
 
@@ -118,9 +126,7 @@ class LaunchedEngine:
         """Runs the command and waits until the adapter has started. See `port.Engine.start`."""
         try:
             async with asyncio.timeout(self._spec.load_timeout_ms / 1000):
-                values = {**free_ports(), **self._spec.values}
-                await self._launch(values)
-                info = await self._until_attached(values)
+                info = await self._serving()
         except TimeoutError:
             problem = f"the engine did not answer within {self._spec.load_timeout_ms} ms"
             await self.stop()
@@ -134,6 +140,30 @@ class LaunchedEngine:
         assert self._worker is not None, "it was launched"
         self._serving_since_line = self._worker.log.lines_total
         return info
+
+    async def _serving(self) -> EngineInfo:
+        """Runs the command with other ports where another program took one of them first."""
+        for _ in range(PORT_TRIES - 1):
+            try:
+                return await self._run()
+            except PreloadError:
+                if not self._lost_its_port():
+                    raise
+                assert self._worker is not None, "it wrote so"
+                await self._worker.stop()
+        return await self._run()
+
+    async def _run(self) -> EngineInfo:
+        values = {**free_ports(), **self._spec.values}
+        await self._launch(values)
+        return await self._until_attached(values)
+
+    def _lost_its_port(self) -> bool:
+        """True when the engine ended, said that it could not bind, and may choose other ports."""
+        if self._exit is None or not self._exit.done() or self._stopped or self._worker is None:
+            return False
+        chosen = any(name not in self._spec.values for name in PORTS)
+        return chosen and any(_TAKEN.search(line) for line in self._worker.log.last(LOG_LINES))
 
     async def _launch(self, values: Mapping[str, str]) -> None:
         spec = self._spec
@@ -225,14 +255,21 @@ class LaunchedEngine:
     async def stop(self) -> None:
         """Ends the process and all it started: SIGTERM, a grace, SIGKILL. See `port.Engine.stop`.
 
-        When it is cancelled, SIGKILL comes at once.
+        When it is cancelled, SIGKILL comes at once, and another call waits for its effect.
         """
         self._stopped = True
+        order, grace_s = b"stop", self._spec.stop_grace_ms / 1000
+        if self._stop_began:
+            order, grace_s = b"", 0.0
+        self._stop_began = True
         try:
             if self._adapter is not None:
-                await self._adapter.stop()
+                # An adapter that hangs must not keep SIGTERM from the engine.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_DETACH_TIMEOUT_S):
+                        await self._adapter.stop()
             if self._worker is not None:
-                await self._worker.stop(b"stop", self._spec.stop_grace_ms / 1000)
+                await self._worker.stop(order, grace_s)
         finally:
             if self._worker is not None:
                 self._worker.abandon()
@@ -289,8 +326,8 @@ def filled(text: str, values: Mapping[str, str]) -> str:
 def free_ports() -> dict[str, str]:
     """Loopback ports that nobody listens on now, by placeholder.
 
-    Another process may take one before the engine does; the engine then ends, and the next start
-    chooses others.
+    Another process may take one before the engine does; the engine then ends, and is run again with
+    others, `PORT_TRIES` times in all.
     """
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in PORTS]
