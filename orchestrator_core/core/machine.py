@@ -3,6 +3,7 @@
 One owner calls it from one thread, so `step` is the critical section: no locks, no waits.
 """
 
+import heapq
 from collections.abc import Callable, Iterator, Mapping
 from typing import assert_never
 
@@ -147,6 +148,34 @@ class Core:
     def queue_order(self, priority: Priority) -> tuple[str, ...]:
         """Job ids of one class in offer order. O(n)."""
         return self._state.queue.snapshot(priority)
+
+    def waiting(self, priority: Priority) -> Iterator[Job]:
+        """Jobs of one class in offer order, for whoever needs only the first. O(log n) for each."""
+        return self._state.queue.waiting(priority)
+
+    def running(self) -> Iterator[Job]:
+        """Live jobs that hold a slot, in the order in which it was given to them."""
+        jobs = self._state.jobs
+        for job_id, number in self._state.attempts:
+            job = jobs.get(job_id)
+            if job is not None and job.live and job.attempts_made == number:
+                yield job
+
+    def ended(self) -> Iterator[Job]:
+        """Ended jobs that are kept, the latest end first. O(1) for each."""
+        state = self._state
+        kept = (reversed(state.ended), reversed(state.ended_unrun))
+        jobs = (map(state.jobs.__getitem__, job_ids) for job_ids in kept)
+        return heapq.merge(*jobs, key=lambda job: -(job.ended_ms or 0))
+
+    @property
+    def ended_count(self) -> int:
+        """Ended jobs that are kept."""
+        return len(self._state.ended) + len(self._state.ended_unrun)
+
+    def expected_tokens(self, job: Job) -> int:
+        """Tokens that a job is expected to produce, by its hint or by what its model's jobs did."""
+        return int(self._state.predictor.shape(job.spec).output_tokens)
 
     def position(self, job: Job) -> int | None:
         """Present rank of a waiting job, 1 is next; None when it does not wait."""
