@@ -99,7 +99,7 @@ class OrchestratorServicer:
 
     async def get_job(self, request: pb.GetJobRequest, _: rpc.Context) -> pb.GetJobResponse:
         """Returns one job."""
-        told = await self._durable(request.job_id, lambda job: job_to_proto(self._view(job)))
+        told = await self._durable(request.job_id, lambda job: job_to_proto(self.view(job)))
         return pb.GetJobResponse(job=told)
 
     async def list_jobs(self, request: pb.ListJobsRequest, _: rpc.Context) -> pb.ListJobsResponse:
@@ -119,7 +119,7 @@ class OrchestratorServicer:
 
         while True:
             page = list(islice(matching(), size + 1))
-            listed = [job_to_proto(self._view(job)) for job in page[:size]]
+            listed = [job_to_proto(self.view(job)) for job in page[:size]]
             over = [job for job in page if not job.live]
             await self._runtime.settled()
             if not any(job.live for job in over):
@@ -133,7 +133,15 @@ class OrchestratorServicer:
         self, request: pb.ExplainJobRequest, _: rpc.Context
     ) -> pb.ExplainJobResponse:
         """Tells why a job runs where it runs, or why it waits. LO-207."""
-        job = self._runtime.job(request.job_id)
+        return await self.explain(request.job_id)
+
+    async def explain(self, job_id: str) -> pb.ExplainJobResponse:
+        """Tells why a job runs where it runs, or why it waits.
+
+        Raises:
+            RefusalError: NOT_FOUND; STORE_UNAVAILABLE.
+        """
+        job = self._runtime.job(job_id)
         full = await self._explainer.complete(job) if self._explainer else {}
         core = self._runtime.core
 
@@ -141,13 +149,13 @@ class OrchestratorServicer:
             now_ms = self._runtime.clock.now_ms()
             waiting = core.waiting_for(job, now_ms) if job.state is JobState.QUEUED else ()
             return pb.ExplainJobResponse(
-                job=job_to_proto(self._view(job)),
+                job=job_to_proto(self.view(job)),
                 decisions=[decision_to_proto(d, full.get(d.attempt)) for d in job.decisions],
                 waiting_for=[exclusion_to_proto(exclusion) for exclusion in waiting],
                 trace_id=_trace_id(job),
             )
 
-        return await self._durable(request.job_id, explain)
+        return await self._durable(job_id, explain)
 
     async def get_capabilities(
         self, _: pb.GetCapabilitiesRequest, __: rpc.Context
@@ -184,7 +192,7 @@ class OrchestratorServicer:
             failpoints.reach("cancel.before")
             job = await self._runtime.cancel(job_id)
             failpoints.reach("cancel.after")
-        return pb.CancelResponse(job=job_to_proto(self._view(job)))
+        return pb.CancelResponse(job=job_to_proto(self.view(job)))
 
     def _spec_context(self, traceparent: str, correlation_id: str) -> SpecContext:
         now_ms = self._runtime.clock.now_ms()
@@ -198,7 +206,8 @@ class OrchestratorServicer:
             limits=self._limits,
         )
 
-    def _view(self, job: Job) -> JobView:
+    def view(self, job: Job) -> JobView:
+        """What is told of a job at this moment."""
         core, now_ms = self._runtime.core, self._runtime.clock.now_ms()
         trace_id = _trace_id(job)
         if job.state is JobState.QUEUED:
