@@ -317,6 +317,9 @@ class PoolsTable(Table):
         " `cancel_confirm_ms`.",
     )
     max: int = Field(default=10_000, ge=1, le=100_000, description="Pools that may register.")
+    watchers_max: int = Field(
+        default=64, ge=1, le=10_000, description="Readers that may watch the pools at once."
+    )
 
 
 class RecorderTable(Table):

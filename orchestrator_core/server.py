@@ -218,7 +218,7 @@ class OrchestratorServer:
     ) -> list[web.RouteDef]:
         if not self._config.status_page:
             return []
-        reader = StatusReader(runtime, jobs.view, importlib.metadata.version("llamaorch"))
+        reader = StatusReader(runtime, importlib.metadata.version("llamaorch"))
         return StatusPage(reader, jobs.explain).routes()
 
     async def _serve(
@@ -235,7 +235,7 @@ class OrchestratorServer:
         )
         servicers = (
             jobs,
-            pool_admin.PoolAdminServicer(runtime),
+            pool_admin.PoolAdminServicer(runtime, config.pools.watchers_max),
             sessions.SessionServicer(runtime),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )

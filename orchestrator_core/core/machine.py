@@ -3,8 +3,9 @@
 One owner calls it from one thread, so `step` is the critical section: no locks, no waits.
 """
 
-import heapq
 from collections.abc import Callable, Iterator, Mapping
+from heapq import merge
+from itertools import islice
 from typing import assert_never
 
 from orchestrator_core.core import expiry, fleet, intake, recovery, running, spending
@@ -41,7 +42,7 @@ from orchestrator_core.core.forecast import (
     forecast,
     on_time_probability,
 )
-from orchestrator_core.core.job import Job
+from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.scheduler import placement_input
@@ -127,6 +128,27 @@ class Core:
         """Attempts that hold a slot."""
         return len(self._state.attempts)
 
+    @property
+    def attempts(self) -> Mapping[tuple[str, int], Attempt]:
+        """Attempts that hold a slot, by job id and number, in order of dispatch."""
+        return self._state.attempts
+
+    def ended_last(self, count: int) -> list[Job]:
+        """The jobs that ended last, at most `count`, the newest first. O(count)."""
+        state = self._state
+        kinds = (reversed(state.ended), reversed(state.ended_unrun))
+        by_kind = ([state.jobs[job_id] for job_id in islice(kind, count)] for kind in kinds)
+        return list(islice(merge(*by_kind, key=_ended_order), count))
+
+    @property
+    def ended_total(self) -> int:
+        """Ended jobs that are remembered."""
+        return len(self._state.ended) + len(self._state.ended_unrun)
+
+    def expected_tokens(self, job: Job) -> int:
+        """Tokens of output that are expected of a job in all."""
+        return round(self._state.predictor.shape(job.spec).output_tokens)
+
     def holds_slot(self, job_id: str, attempt: int) -> bool:
         """True while that attempt counts and holds a slot."""
         return (job_id, attempt) in self._state.attempts
@@ -153,29 +175,9 @@ class Core:
         """Jobs of one class in offer order, for whoever needs only the first. O(log n) for each."""
         return self._state.queue.waiting(priority)
 
-    def running(self) -> Iterator[Job]:
-        """Live jobs that hold a slot, in the order in which it was given to them."""
-        jobs = self._state.jobs
-        for job_id, number in self._state.attempts:
-            job = jobs.get(job_id)
-            if job is not None and job.live and job.attempts_made == number:
-                yield job
-
-    def ended(self) -> Iterator[Job]:
-        """Ended jobs that are kept, the latest end first. O(1) for each."""
-        state = self._state
-        kept = (reversed(state.ended), reversed(state.ended_unrun))
-        jobs = (map(state.jobs.__getitem__, job_ids) for job_ids in kept)
-        return heapq.merge(*jobs, key=lambda job: -(job.ended_ms or 0))
-
-    @property
-    def ended_count(self) -> int:
-        """Ended jobs that are kept."""
-        return len(self._state.ended) + len(self._state.ended_unrun)
-
-    def expected_tokens(self, job: Job) -> int:
-        """Tokens that a job is expected to produce, by its hint or by what its model's jobs did."""
-        return int(self._state.predictor.shape(job.spec).output_tokens)
+    def last_waiting(self, priority: Priority) -> Job | None:
+        """The job of one class that is offered a slot last. O(lanes)."""
+        return self._state.queue.last(priority)
 
     def position(self, job: Job) -> int | None:
         """Present rank of a waiting job, 1 is next; None when it does not wait."""
@@ -269,3 +271,7 @@ class Core:
                 extend(state, event.pause_ms, now_ms)
             case _:
                 assert_never(event)
+
+
+def _ended_order(job: Job) -> int:
+    return -(job.ended_ms or 0)

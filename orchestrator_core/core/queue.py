@@ -188,6 +188,11 @@ class Queue:
         for seq in heapq.merge(*lanes):
             yield self._by_seq[seq]
 
+    def last(self, priority: Priority) -> Job | None:
+        """The job of a class that arrived last. O(lanes)."""
+        lanes = [lane.waiting for lane in self._lanes.values() if lane.priority is priority]
+        return self._by_seq[max(lane.last() for lane in lanes)] if lanes else None
+
     def _identity(self, spec: JobSpec) -> str:
         return spec.identity if self.per_identity else ""
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from llamaorch.orchestrator.v1 import decision_pb2, job_pb2
+from llamaorch.orchestrator.v1 import decision_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
+from orchestrator_core.status.jobs import priority, state
 from orchestrator_core.status.model import Candidate, Decision, Excluded, Explanation, Lack
 
 POOLS_SHOWN = 32
@@ -16,8 +17,8 @@ def explanation(answer: pb.ExplainJobResponse) -> Explanation:
     latest = list(answer.decisions)[-DECISIONS_SHOWN:]
     return Explanation(
         job_id=job.job_id,
-        state=_plain(job_pb2.JobState.Name(job.state), "JOB_STATE_"),
-        priority=_plain(job_pb2.Priority.Name(job.priority), "PRIORITY_"),
+        state=state(job),
+        priority=priority(job),
         model_id=job.model_id,
         decisions=tuple(_decision(decision) for decision in reversed(latest)),
         waiting_for=_excluded(answer.waiting_for),
@@ -65,13 +66,7 @@ def _excluded(told: Sequence[decision_pb2.Exclusion]) -> tuple[Excluded, ...]:
         Excluded(
             exclusion.pool_id,
             tuple(
-                Lack(
-                    _plain(
-                        decision_pb2.ExclusionReason.Name(shortfall.reason), "EXCLUSION_REASON_"
-                    ),
-                    shortfall.required,
-                    shortfall.offered,
-                )
+                Lack(_reason(shortfall), shortfall.required, shortfall.offered)
                 for shortfall in exclusion.shortfalls
             ),
         )
@@ -79,5 +74,6 @@ def _excluded(told: Sequence[decision_pb2.Exclusion]) -> tuple[Excluded, ...]:
     )
 
 
-def _plain(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix).lower()
+def _reason(shortfall: decision_pb2.Shortfall) -> str:
+    name = decision_pb2.ExclusionReason.Name(shortfall.reason)
+    return name.removeprefix("EXCLUSION_REASON_").lower()

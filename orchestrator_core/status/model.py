@@ -57,8 +57,8 @@ class RunningJob:
     attempt: int
     pieces: int
     expected_tokens: int
-    runs_for_ms: int
-    ends_in_ms: int
+    runs_for_ms: int | None
+    ends_in_ms: int | None
     on_time_ratio: float | None
 
 

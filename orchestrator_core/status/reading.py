@@ -1,38 +1,26 @@
-"""Reads the present state for the page: what ListPools and ListJobs tell, bounded for a screen.
+"""Reads the present state for the page: what GetOverview and ListPools tell, bounded for a screen.
 
 Lists are bounded before anything is made of them: a look costs O(rows shown), and O(pools) for the
 counts, however many jobs wait or are kept.
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain, islice
+from collections.abc import Iterator, Mapping
+from itertools import islice
 
+from llamaorch.orchestrator.v1 import job_pb2
+from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from llamaorch.pool.v1 import snapshot_pb2
-from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
-from orchestrator_core.core.outcome import Outcome
 from orchestrator_core.core.pool import Pool as CorePool
 from orchestrator_core.core.snapshot import PoolState
-from orchestrator_core.core.spec import Priority
-from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
-from orchestrator_core.status.model import (
-    Device,
-    EndedJob,
-    Pool,
-    Queue,
-    RunningJob,
-    Server,
-    Status,
-    WaitingJob,
-)
+from orchestrator_core.servicers.overview import overview
+from orchestrator_core.status.jobs import ended, running, waiting
+from orchestrator_core.status.model import Device, Pool, Queue, Server, Status
 from orchestrator_core.wire.pools import PoolView, pool_to_proto
-from orchestrator_core.wire.views import JobView
 
-WAITING_SHOWN = 50
-RUNNING_SHOWN = 100
-ENDED_SHOWN = 50
+ROWS = 50
 POOLS_SHOWN = 200
 DEVICES_SHOWN = 256
 _STORE_SILENT = "The journal does not answer: no job is accepted, and no outcome is told."
@@ -50,56 +38,35 @@ _HEALTHS = {
 }
 
 Reported = Mapping[str, snapshot_pb2.PoolSnapshot]
-View = Callable[[Job], JobView]
 
 
 class StatusReader:
-    """Reads one orchestrator. `view` tells of a job what the job does not know itself."""
+    """Reads one orchestrator."""
 
-    def __init__(self, runtime: Runtime, view: View, version: str) -> None:
+    def __init__(self, runtime: Runtime, version: str) -> None:
         self._runtime = runtime
-        self._view = view
         self._version = version
 
     async def read(self) -> Status:
-        """The state at this moment; an outcome is shown once it is durable, as by ListJobs."""
-        core = self._runtime.core
-        ended = list(islice(core.ended(), ENDED_SHOWN))
-        trouble = ""
-        try:
-            await self._runtime.settled()
-        except RefusalError:
-            ended, trouble = [], _STORE_SILENT
-        # Meanwhile the journal may have refused the end of one, which then goes on.
-        over = [job for job in ended if not job.live and job.job_id in core.jobs]
-        return self._status(over, trouble)
-
-    def _status(self, over: list[Job], trouble: str) -> Status:
+        """The state at this moment; what is told of ended jobs is durable."""
+        told = await overview(self._runtime, ROWS)
         core, now_ms = self._runtime.core, self._runtime.clock.now_ms()
-        pools, reported = core.pools, self._runtime.hosts.reported
-        shown = heapq.nsmallest(POOLS_SHOWN, pools.values(), key=_trouble_first)
+        reported = self._runtime.hosts.reported
+        shown = heapq.nsmallest(POOLS_SHOWN, core.pools.values(), key=_trouble_first)
+        pools = sorted((_pool(core, pool, reported, now_ms) for pool in shown), key=_by_id)
         slots = [(pool.snapshot.slots_total, pool.slots_free()) for pool in _ready(core)]
+        trouble = _STORE_SILENT if told.store_unavailable else ""
         return Status(
             at_ms=now_ms,
-            server=Server(self._version, core.draining, trouble),
-            queue=Queue(
-                core.queue_depth(Priority.INTERACTIVE),
-                core.queue_depth(Priority.BATCH),
-                core.config.queue_capacity,
-                core.config.queue_policy.value,
-            ),
-            waiting=tuple(_waiting(self._view(job)) for job in _line(core)),
-            running=tuple(
-                _running(self._view(job), core.expected_tokens(job))
-                for job in islice(core.running(), RUNNING_SHOWN)
-            ),
-            running_total=core.live_attempts,
-            ended=tuple(_ended(job, now_ms) for job in over),
-            ended_total=core.ended_count,
-            pools=tuple(
-                sorted((_pool(core, pool, reported, now_ms) for pool in shown), key=_by_id)
-            ),
-            pools_total=len(pools),
+            server=Server(self._version, told.draining, trouble),
+            queue=_queue(told, core),
+            waiting=tuple(waiting(job, now_ms) for queue in told.queues for job in queue.next),
+            running=tuple(running(job, now_ms) for job in told.running),
+            running_total=told.running_total,
+            ended=tuple(ended(job, now_ms) for job in told.ended),
+            ended_total=told.ended_total,
+            pools=tuple(pools),
+            pools_total=len(core.pools),
             pools_ready=len(slots),
             slots_total=sum(total for total, _ in slots),
             slots_free=sum(free for _, free in slots),
@@ -107,80 +74,14 @@ class StatusReader:
         )
 
 
-def _line(core: Core) -> Iterator[Job]:
-    """The first of those who wait, INTERACTIVE before BATCH, each in offer order."""
-    return islice(chain(*map(core.waiting, Priority)), WAITING_SHOWN)
-
-
-def _waiting(view: JobView) -> WaitingJob:
-    job, spec = view.job, view.job.spec
-    return WaitingJob(
-        job_id=spec.job_id,
-        session_id=spec.session_id,
-        priority=spec.priority.name.lower(),
-        model_id=spec.needs.model_id,
-        position=view.queue_position,
-        attempts=job.attempts_made,
-        waited_ms=max(0, view.now_ms - job.accepted_ms),
-        starts_in_ms=view.predicted_start_ms,
-        ends_in_ms=view.predicted_end_ms,
-        on_time_ratio=view.on_time_probability,
+def _queue(told: pb.GetOverviewResponse, core: Core) -> Queue:
+    depths = {queue.priority: queue.waiting for queue in told.queues}
+    return Queue(
+        depths.get(job_pb2.PRIORITY_INTERACTIVE, 0),
+        depths.get(job_pb2.PRIORITY_BATCH, 0),
+        told.queue_capacity,
+        core.config.queue_policy.value,
     )
-
-
-def _running(view: JobView, expected_tokens: int) -> RunningJob:
-    job, spec, attempt = view.job, view.job.spec, view.job.attempt
-    assert attempt is not None, "a running job has an attempt"
-    return RunningJob(
-        job_id=spec.job_id,
-        session_id=spec.session_id,
-        priority=spec.priority.name.lower(),
-        model_id=spec.needs.model_id,
-        pool_id=attempt.pool_id,
-        state="reconnecting" if attempt.detached else job.state.value,
-        attempt=attempt.number,
-        pieces=job.pieces,
-        expected_tokens=expected_tokens,
-        runs_for_ms=max(0, view.now_ms - attempt.sent_ms),
-        ends_in_ms=view.predicted_end_ms or 0,
-        on_time_ratio=view.on_time_probability,
-    )
-
-
-def _ended(job: Job, now_ms: int) -> EndedJob:
-    spec, usage = job.spec, job.usage
-    ended_ms = now_ms if job.ended_ms is None else job.ended_ms
-    return EndedJob(
-        job_id=spec.job_id,
-        session_id=spec.session_id,
-        priority=spec.priority.name.lower(),
-        model_id=spec.needs.model_id,
-        pool_id=_last_pool(job),
-        state=job.state.value,
-        why=_why(job.outcome),
-        attempts=job.attempts_made,
-        tokens_in=usage.tokens_in,
-        tokens_out=usage.tokens_out,
-        queued_ms=usage.queue_time_ms,
-        first_token_ms=usage.first_token_ms,
-        took_ms=max(0, ended_ms - job.accepted_ms),
-        ended_ago_ms=max(0, now_ms - ended_ms),
-    )
-
-
-def _why(outcome: Outcome | None) -> str:
-    """The reason alone: the sentence of an error may hold words of an engine."""
-    if outcome is None:
-        return ""
-    if outcome.error is not None:
-        return outcome.error.reason.value
-    return "" if outcome.finish is None else outcome.finish.value
-
-
-def _last_pool(job: Job) -> str:
-    if job.attempt is not None:
-        return job.attempt.pool_id
-    return job.decisions[-1].pool_id if job.decisions else ""
 
 
 def _ready(core: Core) -> list[CorePool]:

@@ -55,6 +55,13 @@ def decision_to_proto(decision: Decision, full: Explained | None = None) -> deci
     return _decision(told, list(map(candidate_to_proto, candidates, snapshots)))
 
 
+def decision_in_short(decision: Decision) -> decision_pb2.Decision:
+    """A placement without its candidates and exclusions, of which only the numbers are told."""
+    short = _decision(decision, [])
+    del short.exclusions[:]
+    return short
+
+
 def _decision(
     decision: Decision, candidates: list[decision_pb2.Candidate]
 ) -> decision_pb2.Decision:

@@ -364,3 +364,32 @@ async def test_a_server_cannot_write_control_characters_to_the_terminal(
 
     assert "\x1b" not in outcome.stdout
     assert "gpu[2J-a" in outcome.stdout
+
+
+async def test_pools_watch_writes_all_pools_after_each_change(server: ScriptedServer) -> None:
+    """Changes are put together into whole lists; when the server goes, the code says so."""
+    pb = pool_admin_service_pb2
+    other = pb.Pool(pool_id="gpu-b", state="STARTING")
+    server.on(
+        "WatchPools",
+        [
+            [pb.WatchPoolsResponse(pools=[POOL], more=True), pb.WatchPoolsResponse(pools=[other])],
+            [pb.WatchPoolsResponse(pools=[pb.Pool(pool_id="gpu-b", state="READY")])],
+            [pb.WatchPoolsResponse(removed_pool_ids=["gpu-a"])],
+            Failure(grpc.StatusCode.UNAVAILABLE, message="gone"),
+        ],
+    )
+
+    outcome = await llorch(server.address, "--json", "pools", "--watch")
+
+    told = [
+        {pool["pool_id"]: pool["state"] for pool in record["pools"]}
+        for record in outcome.records()
+        if "pools" in record
+    ]
+    assert told == [
+        {"gpu-a": "READY", "gpu-b": "STARTING"},
+        {"gpu-a": "READY", "gpu-b": "READY"},
+        {"gpu-b": "READY"},
+    ]
+    assert outcome.code == 3

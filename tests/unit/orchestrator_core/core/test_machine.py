@@ -49,16 +49,16 @@ def test_views_list_who_waits_runs_and_has_ended() -> None:
     bench.step(CancelRequested("c", 0), 10)
     bench.step(AttemptStarted("a", 1), 15)
     bench.step(CancelRequested("a", 0), 20)
-    stopping = [job.job_id for job in core.running()]
+    stopping = list(core.attempts)
     bench.end("b")
 
-    assert stopping == ["b"], "a holds its slot still, but is over"
-    assert [job.job_id for job in core.running()] == ["d"]
+    assert stopping == [("a", 1), ("b", 1)], "a holds its slot until the pool confirms"
+    assert list(core.attempts) == [("a", 1), ("d", 1)]
     assert [job.job_id for job in core.waiting(Priority.INTERACTIVE)] == []
     assert [job.job_id for job in core.waiting(Priority.BATCH)] == ["e"]
-    assert [job.job_id for job in core.ended()][2:] == ["c"]
-    assert {job.job_id for job in core.ended()} == {"a", "b", "c"}
-    assert core.ended_count == 3
+    assert [job.job_id for job in core.ended_last(9)][2:] == ["c"]
+    assert {job.job_id for job in core.ended_last(2)} == {"a", "b"}
+    assert core.ended_total == 3
     assert core.expected_tokens(core.jobs["e"]) > 0
     assert core.expected_tokens(core.jobs["d"]) == 7
 
