@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.load.hosts import PIECE_BYTES, Stream
 from benchmarks.machine import run_on_machine
+from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from llamaorch.pool.v1 import pool_registry_service_pb2
 from orchestrator_core.core.effects import SendVerdicts, Verdict
@@ -28,10 +29,13 @@ from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.servicers.exchange_session import ExchangeSession, Terms
 from orchestrator_core.servicers.follow import Followers
 from orchestrator_core.servicers.frames import FrameReader
+from orchestrator_core.wire.frames import encode_event
+from orchestrator_core.wire.output_frames import read_output_frame
 
 if TYPE_CHECKING:
     from orchestrator_core.relay.reader import Reader
 
+STARTED = events_pb2.JobEvent(started=events_pb2.Started(attempt=1))
 RATE = 50
 ACKS_PER_S = 10
 FORM = "interpreted" if relay_log.__file__.endswith(".py") else "compiled"
@@ -89,6 +93,8 @@ class Path:
         verdicts = tuple((job_id, 1, Verdict.ADOPT) for job_id in runtime.jobs)
         self.link.registered(SendVerdicts("host-1", 1, verdicts), runtime.relay)
         self.frames = FrameReader(cast("Any", runtime), self.link)
+        for job_id in runtime.jobs:
+            runtime.relay.append_event(job_id, encode_event(STARTED))
         self.woken: list[Reader] = []
         self.bytes_out = 0
         if exchange:
@@ -103,7 +109,11 @@ class Path:
 
     def read(self, data: bytes) -> None:
         """As the servicer reads a message of a host."""
-        self.frames.read(pool_registry_service_pb2.DispatchRequest.FromString(data).frame)
+        frame = read_output_frame(data)
+        if frame is None:
+            self.frames.read(pool_registry_service_pb2.DispatchRequest.FromString(data).frame)
+        else:
+            self.frames.read_output(frame)
         self.take()
 
     def acknowledge(self) -> None:

@@ -45,7 +45,9 @@ classes break.
 """
 
 SHELL = (
+    "hosts/bindings.py",
     "relay/chunks.py",
+    "relay/items.py",
     "relay/log.py",
     "relay/pace.py",
     "relay/reader.py",
@@ -55,6 +57,7 @@ SHELL = (
     "servicers/frames.py",
     "wire/exchange.py",
     "wire/frames.py",
+    "wire/output_frames.py",
     "wire/varint.py",
 )
 """Modules of the shell that are compiled too: what happens to each token between two messages.

@@ -65,7 +65,7 @@ from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.continuing import continuation
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay import sides
-from orchestrator_core.relay.log import Item
+from orchestrator_core.relay.items import Item
 from orchestrator_core.relay.relay import Relay
 from orchestrator_core.store.port import Store, StoreError, StoreTakenError
 from orchestrator_core.wire import events as wire_events

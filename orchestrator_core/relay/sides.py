@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from orchestrator_core.errors import MalformedOutputError
 from orchestrator_core.relay import chunks
-from orchestrator_core.relay.log import Frame, Item, OutputLog
+from orchestrator_core.relay.items import Frame, Item
+from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.wire.frames import encode_token_event
 
 # What one read brings, how many there are at a time, and how long a host may take over one.
