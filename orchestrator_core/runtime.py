@@ -120,6 +120,8 @@ class Runtime:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
         self.idle = asyncio.Event()
+        self.steps = 0
+        self._stepped = asyncio.Event()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # --- in
@@ -161,8 +163,15 @@ class Runtime:
         self._stepping = True
         effects = self.core.step(event, now_ms)
         self._stepping = False
+        self.steps += 1
+        self._stepped.set()
         self._observe(effects, now_ms)
         self._carry_out(effects)
+
+    async def next_step(self) -> None:
+        """Returns after the next step of the core, and what was done at once about it."""
+        self._stepped.clear()
+        await self._stepped.wait()
 
     async def watch_pauses(self) -> None:
         """Notes that the event loop runs, until cancelled; `submit` sees when it did not."""
