@@ -379,7 +379,9 @@ def _with_continued(terminal: Terminal, tokens: int) -> Terminal:
         return terminal
     tokens_in = None if usage.tokens_in is None else max(0, usage.tokens_in - tokens)
     tokens_out = None if usage.tokens_out is None else usage.tokens_out + tokens
-    return replace(terminal, usage=replace(usage, tokens_in=tokens_in, tokens_out=tokens_out))
+    # The engine's time is that of a part of the output.
+    counted = replace(usage, tokens_in=tokens_in, tokens_out=tokens_out, decode_time_ms=None)
+    return replace(terminal, usage=counted)
 
 
 def _usage(usage: port.Usage) -> Usage:
