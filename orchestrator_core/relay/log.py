@@ -78,6 +78,7 @@ class OutputLog:
     __slots__ = (
         "_announced",
         "_base",
+        "_begun",
         "_bytes_max",
         "_expected",
         "_expected_digest",
@@ -108,7 +109,7 @@ class OutputLog:
         self._hash: hashlib._Hash | None = hashlib.sha256()
         self._expected: int | None = None
         self._expected_digest: int | None = None
-        self._announced = (0, b"")
+        self._announced = self._begun = (0, b"")
         self._marks: list[tuple[int, int]] = []
         self.attempt = 0
         self.doubtful = False
@@ -181,6 +182,8 @@ class OutputLog:
     def append_event(self, entry: bytes) -> None:
         """Adds an event other than text, at the present place of the output: of a new attempt."""
         self._announced = (self.attempt, entry)
+        if starts(entry):
+            self._begun = self._announced
         self._append(Item(self.attempt, self.next_offset, 0, self.digest(), entry))
 
     def set_metrics(self, entry: bytes) -> None:
@@ -336,12 +339,15 @@ class OutputLog:
         return self._announced[0] == attempt
 
     def beginning(self) -> Item | None:
-        """The `started` of the present attempt, for a reader that has nothing at all.
+        """What a reader that has nothing at all is told before the first text.
 
-        None where an earlier attempt was started, and this one took up its text.
+        The last `started`, or where that was told before a restart, what announced the attempt that
+        took up its text. None while nothing was announced.
         """
-        known, entry = self._announced
-        return Item(known, 0, 0, None, entry) if known == self.attempt and starts(entry) else None
+        known, entry = self._begun if self._begun[0] else self._announced
+        if not known:
+            return None
+        return Item(known, 0, 0, None, entry) if starts(entry) else self.announcement(known, 0)
 
     def index_before(self, text_offset: int) -> int:
         """A piece of the present attempt that lies at or before a place that was evicted."""
@@ -427,9 +433,9 @@ class OutputLog:
         return iter(self._items)
 
     def item(self, position: int) -> Item | None:
-        """Item at an absolute position that is held; None when there is none yet."""
+        """Item at an absolute position; None when there is none yet, or none any more."""
         index = position - self._base
-        return self._items[index] if index < len(self._items) else None
+        return self._items[index] if 0 <= index < len(self._items) else None
 
     def next_after(self, position: int, offset: int, attempt: int) -> tuple[int, Item | None]:
         """First item at or after a position that a reader lacks, and its position.

@@ -6,9 +6,10 @@ change something for a job; token output does not come by here.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
+from aiohttp import web
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.trace import SpanContext
@@ -110,8 +111,10 @@ class Telemetry:
 
     # --- life
 
-    async def start(self, core: Core) -> int | None:
+    async def start(self, core: Core, routes: Iterable[web.RouteDef] = ()) -> int | None:
         """Opens the Prometheus endpoint where one is configured; returns its port.
+
+        `routes` are served on the same port.
 
         Raises:
             OSError: when the address cannot be bound.
@@ -119,7 +122,7 @@ class Telemetry:
         if self._scrape is None:
             return None
         return await self._scrape.start(
-            self._listen, lambda: self._metrics.sample(core, self._fleet)
+            self._listen, lambda: self._metrics.sample(core, self._fleet), routes
         )
 
     async def shutdown(self, timeout_ms: int = 2_000) -> None:
