@@ -272,8 +272,13 @@ class _Generation:
             FrameError: when it is no stream of frames.
         """
         for payload in self._lines.feed(body):
-            if self._end is None:
-                self._note(self._reader.read(payload))
+            if self._end is not None:
+                return
+            for event in self._reader.read(payload):
+                if isinstance(event, Piece):
+                    self._keep(event)
+                else:
+                    self._note([event])
 
     def _note(self, events: list[GenerationEvent]) -> None:
         for event in events:
