@@ -6,6 +6,7 @@ exactly one terminal record is written to its log; who is connected at that time
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
@@ -225,7 +226,11 @@ class Executor:
         run.log.started = True
         self.on_output(run.log)
         with self._telemetry.span(SPAN_GENERATE, run.fields()):
-            request = replace(run.command.request, traceparent=self._telemetry.traceparent())
+            request = replace(
+                run.command.request,
+                traceparent=self._telemetry.traceparent(),
+                keep=functools.partial(self._keep, run),
+            )
             generator = run.engine.generate(request)
             try:
                 terminal = await self._consume(run, generator)
@@ -266,8 +271,8 @@ class Executor:
 
     def _apply(self, run: _Run, event: port.GenerationEvent) -> Terminal | None:
         match event:
-            case port.Piece(text=text, token_ids=token_ids):
-                self._keep(run, text, token_ids)
+            case port.Piece():
+                self._keep(run, event)
                 return None
             case port.Finished(finish=finish, usage=usage):
                 if not run.log.visible:
@@ -278,11 +283,13 @@ class Executor:
                 kind = ErrorKind[failure.name]
                 return Terminal(AttemptFailure(kind, message), _usage(usage))
 
-    def _keep(self, run: _Run, text: str, token_ids: tuple[int, ...]) -> None:
+    def _keep(self, run: _Run, piece: port.Piece) -> None:
+        if run.stop is not None:
+            return
         first = run.log.next_index == 0
         if first:
             failpoints.reach("output.first.before")
-        outcome = self.store.append(run.log, text, token_ids)
+        outcome = self.store.append(run.log, piece.text, piece.token_ids)
         if outcome is AppendOutcome.KEPT:
             if first:
                 failpoints.reach("output.first.after")
