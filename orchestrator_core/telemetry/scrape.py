@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from orchestrator_core.telemetry.metrics import CARDINALITY
@@ -19,7 +19,7 @@ SHUTDOWN_TIMEOUT_S = 1.0
 
 
 class ScrapeEndpoint:
-    """Serves what `reader` collects; `sample` brings the gauges up to date first."""
+    """Serves what `reader` collects."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
@@ -29,11 +29,16 @@ class ScrapeEndpoint:
             registry=self._registry,
             cardinality_limits=CARDINALITY,
         )
+        # Memory, CPU, open files, start time: under the names that Prometheus's libraries use.
+        ProcessCollector(registry=self._registry)
         self._turn = asyncio.Lock()
         self._runner: web.AppRunner | None = None
 
     async def start(self, listen: str, sample: Callable[[], None]) -> int:
-        """Binds `listen` (HOST:PORT); returns the port. Raises OSError when it cannot."""
+        """Binds `listen` (HOST:PORT); returns the port. Raises OSError when it cannot.
+
+        `sample` brings counts and gauges up to date before each scrape.
+        """
 
         async def metrics(request: web.Request) -> web.Response:
             accept = request.headers.get("Accept", "")[:ACCEPT_MAX]

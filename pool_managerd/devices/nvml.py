@@ -23,7 +23,7 @@ from pool_managerd.devices.nvml_calls import NvmlError
 from pool_managerd.devices.nvml_reader import NvmlReader
 from pool_managerd.devices.port import OnChange, OnFault
 from pool_managerd.errors import DevicesUnavailableError
-from pool_managerd.telemetry import log
+from pool_managerd.telemetry import Metrics, log
 
 INTERVAL_MS = 1_000
 THOROUGH_EVERY = 5
@@ -54,10 +54,11 @@ class _Callbacks:
 class NvmlDevices:
     """All GPUs of the host, MIG slices in place of a GPU that is cut into some."""
 
-    def __init__(self, interval_ms: int = INTERVAL_MS) -> None:
+    def __init__(self, interval_ms: int = INTERVAL_MS, metrics: Metrics | None = None) -> None:
         if interval_ms <= 0:
             raise ValueError("interval_ms is positive")
         self._interval_ms = interval_ms
+        self._metrics = metrics or Metrics()
         self._devices: tuple[Device, ...] = ()
         self._published_s = 0.0
         self._stopping = threading.Event()
@@ -91,7 +92,7 @@ class NvmlDevices:
             if changed:
                 on_change()
 
-        watch = _Watch(self._interval_ms, self._stopping)
+        watch = _Watch(self._interval_ms, self._stopping, self._metrics)
         callbacks = _Callbacks(started, publish, on_fault)
         self._thread = threading.Thread(
             target=watch.run, args=(post, callbacks), name="nvml", daemon=True
@@ -127,9 +128,10 @@ class NvmlDevices:
 class _Watch:
     """What runs in the thread: reads, waits, and opens NVML anew when devices are gone."""
 
-    def __init__(self, interval_ms: int, stopping: threading.Event) -> None:
+    def __init__(self, interval_ms: int, stopping: threading.Event, metrics: Metrics) -> None:
         self._interval_ms = interval_ms
         self._stopping = stopping
+        self._metrics = metrics
         self._reader = NvmlReader()
         self._book = DeviceBook()
         self._backoff = Backoff(
@@ -188,7 +190,10 @@ class _Watch:
             self._reopen_when_due()
 
     def _read(self, *, thorough: bool) -> None:
+        began_s = time.monotonic()
         readings = self._reader.read(thorough=thorough)
+        took_ms = (time.monotonic() - began_s) * 1000
+        self._metrics.device_read(took_ms, thorough=thorough)
         problem = self._reader.driver_problem()
         if problem is None:
             self._book.take(readings)
@@ -245,4 +250,5 @@ class _Watch:
 
     def _on_xid(self, device_id: str, xid: int) -> None:
         log.warning("device_xid", device_id=device_id, xid=xid, critical=xid in CRITICAL_XIDS)
+        self._metrics.xid(device_id, xid)
         self._book.xid(device_id, xid)
