@@ -137,6 +137,18 @@ $(TRITON)/.installed: ci/triton-requirements.txt
 	  backends/python/triton_python_backend_stub && test -e backends/python/triton_python_backend_stub
 	@touch $@
 
+PROMETHEUS := .build/prometheus
+
+.PHONY: tools-prometheus
+tools-prometheus: $(PROMETHEUS)/.done ## Fetch Debian's Prometheus and promtool (19 MB) into .build/prometheus, for the tests of metrics
+
+# Unpacked only: nothing is installed, no service starts.
+$(PROMETHEUS)/.done:
+	rm -rf $(PROMETHEUS) && mkdir -p $(PROMETHEUS)
+	cd $(PROMETHEUS) && apt-get download --quiet prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+	$(PROMETHEUS)/usr/bin/promtool --version
+	@touch $@
+
 TRACES ?= ../shared/traces
 
 .PHONY: bench-completion
@@ -221,6 +233,7 @@ docs: $(DEV_STAMP) ## Draw the generated pages
 	$(BIN)/python ci/draw_state_machine.py
 	$(BIN)/python ci/write_configuration.py
 	$(BIN)/python ci/write_flavors.py
+	$(BIN)/python ci/write_tables.py
 	$(BIN)/python ci/trace_requirements.py
 
 .PHONY: constraints

@@ -177,6 +177,7 @@ class PoolRegistryServicer:
             mine = pool is not None and pool.snapshot.host_id == link.host_id
             if mine and (message.pool_id, message.version) in fit:
                 self._runtime.hosts.reported[message.pool_id] = message
+                self._telemetry.host_reported(message)
 
     async def _read(self, link: HostLink, context: rpc.Context) -> None:
         """Reads frames until the stream ends."""
