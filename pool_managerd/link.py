@@ -35,7 +35,7 @@ from pool_managerd.pool import Pool
 from pool_managerd.reporter import Reporter
 from pool_managerd.snapshots import HostState, SnapshotBuilder
 from pool_managerd.streams import STREAM_ERRORS, together, until_lost
-from pool_managerd.telemetry import log
+from pool_managerd.telemetry import Telemetry, log
 
 DispatchCall = aio.StreamStreamCall[registry_pb2.DispatchRequest, registry_pb2.DispatchResponse]
 
@@ -59,6 +59,7 @@ class LinkDeps:
     executor: Executor
     snapshots: SnapshotBuilder
     reporter: Reporter
+    telemetry: Telemetry
     jitter: Callable[[], float]
 
 
@@ -96,6 +97,16 @@ class Link:
             "set_draining": lambda message: self._set_draining(message.set_draining),
             "reload": lambda message: self._reload(message.reload),
         }
+
+    @property
+    def up(self) -> bool:
+        """True while the orchestrator has taken the registration of the present stream."""
+        return self._outbox is not None
+
+    @property
+    def unacked_bytes(self) -> int:
+        """Output that was sent on the present stream and not acknowledged yet."""
+        return self._outbox.unacked_bytes if self._outbox is not None else 0
 
     async def run(self) -> None:
         """Dials, and dials again with backoff when a session ends; until `leave` or cancelled."""
@@ -196,6 +207,7 @@ class Link:
         self._outbox = Outbox(terms.send_window_bytes, limits.frame_bytes, self._bell.ring)
         self._deps.executor.on_output = self._outbox.touch
         self._obey_verdicts(self._outbox, message)
+        self._host.registrations += 1
         log.info(
             "registered",
             orchestrator=self._config.orchestrator,
@@ -341,6 +353,8 @@ class Link:
         self._bound().bind(message.handle, started)
 
     def _refuse(self, message: dispatch_pb2.StartAttempt, refusal: Refusal) -> None:
+        pool_id = message.pool_id if message.pool_id in self._deps.pools else ""
+        self._deps.telemetry.metrics.attempt_refused(pool_id, refusal.reason.value)
         log.info(
             "attempt_refused",
             job_id=message.job_id,
