@@ -194,7 +194,7 @@ async def _until_ready(client: AsyncClient, pools: int) -> None:
 async def _round(client: AsyncClient, pid: int, load: Load) -> tuple[float, float]:
     """One round with fresh jobs: microseconds per token, and tokens per second."""
     counts, over = [0] * load.streams, asyncio.Event()
-    job_ids: dict[int, str] = {}
+    running = {}
     sampling = Sampling(max_tokens=ENDLESS)
     if load.embedded:
         options = {"ignore_eos": True}
@@ -203,7 +203,7 @@ async def _round(client: AsyncClient, pid: int, load: Load) -> tuple[float, floa
     async def keep_busy(number: int) -> None:
         while not over.is_set():
             stream = client.run(model_id=MODEL, prompt=f"Hi {number}", sampling=sampling)
-            job_ids[number] = stream.job_id
+            running[number] = stream
             async for event in stream:
                 if isinstance(event, Tokens):
                     counts[number] += len(event.token_ids)
@@ -216,8 +216,8 @@ async def _round(client: AsyncClient, pid: int, load: Load) -> tuple[float, floa
         tokens, spent_s = sum(counts) - tokens, cpu_s(pid) - spent_s
     finally:
         over.set()
-        for job_id in job_ids.values():
-            await client.cancel(job_id)
+        for stream in running.values():
+            await client.cancel(stream.job_id)
         await asyncio.gather(*tasks)
     return 1e6 * spent_s / tokens, tokens / load.seconds
 
