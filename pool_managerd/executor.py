@@ -266,8 +266,8 @@ class Executor:
 
     def _apply(self, run: _Run, event: port.GenerationEvent) -> Terminal | None:
         match event:
-            case port.Piece(text=text, token_ids=token_ids):
-                self._keep(run, text, token_ids)
+            case port.Piece():
+                self._keep(run, event)
                 return None
             case port.Finished(finish=finish, usage=usage):
                 if not run.log.visible:
@@ -278,11 +278,11 @@ class Executor:
                 kind = ErrorKind[failure.name]
                 return Terminal(AttemptFailure(kind, message), _usage(usage))
 
-    def _keep(self, run: _Run, text: str, token_ids: tuple[int, ...]) -> None:
+    def _keep(self, run: _Run, piece: port.Piece) -> None:
         first = run.log.next_index == 0
         if first:
             failpoints.reach("output.first.before")
-        outcome = self.store.append(run.log, text, token_ids)
+        outcome = self.store.append(run.log, piece.text, piece.token_ids, piece.logprobs)
         if outcome is AppendOutcome.KEPT:
             if first:
                 failpoints.reach("output.first.after")

@@ -162,7 +162,7 @@ class LlamaProtocol:
             self._release(lease)
             yield body
             return
-        reader = FrameReader()
+        reader = FrameReader(request.sampling.logprobs)
         stream = self._http.events("/completion", body, request.traceparent, reader, lease.progress)
         async with contextlib.aclosing(stream) as events:
             async for event in events:

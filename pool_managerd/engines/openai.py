@@ -280,6 +280,7 @@ def _extensions(flavor: Flavor) -> tuple[str, ...]:
         "chat_template": True,
         "grammar": flavor.grammar is not None,
         "json_schema": flavor.schema_text is not None and flavor.schema_chat is not None,
+        "logprobs": flavor.logprobs,
         "token_ids": bool(flavor.ids_field),
     }
     return tuple(name for name, offered in offers.items() if offered)
