@@ -14,6 +14,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 from pool_managerd.core.logprobs import TokenLogprob, logprobs_cost_bytes
 
@@ -95,12 +96,11 @@ class Boundary:
     digest: int
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Consecutive pieces of one attempt. `cost_bytes` bounds their size on the wire.
 
     `token_counts` says how many of `token_ids` each piece has; `logprobs` are those of each piece,
-    empty where no piece has any.
+    empty where no piece has any. A tuple, because it is made for each frame.
     """
 
     first_index: int

@@ -161,7 +161,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """The orchestrator's view of one job."""
+    """The orchestrator's view of one job.
+
+    `output_pieces` have arrived of the `expected_tokens`, while it runs; most pieces are one token.
+    """
 
     job_id: str
     state: JobState
@@ -184,6 +187,8 @@ class Job:
     trace_id: str
     labels: Mapping[str, str] = field(default_factory=dict)
     on_time_probability: float | None = None
+    output_pieces: int | None = None
+    expected_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +279,36 @@ class Explanation:
     decisions: tuple[Decision, ...]
     waiting_for: tuple[Exclusion, ...]
     trace_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueView:
+    """One class of the queue: how many wait, and the first of them in order of offers."""
+
+    priority: Priority
+    waiting: int
+    next: tuple[Job, ...]
+    last_predicted_start_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """What happens on a server at one instant; lists are cut at the asked number of rows.
+
+    `decisions` and `ended` have the newest first; decisions come without their candidates.
+    `observed_at` is by the clock of all other times in it.
+    """
+
+    queues: tuple[QueueView, ...]
+    queue_capacity: int
+    running: tuple[Job, ...]
+    running_total: int
+    decisions: tuple[Decision, ...]
+    ended: tuple[Job, ...]
+    ended_total: int
+    draining: bool
+    store_unavailable: bool
+    observed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
