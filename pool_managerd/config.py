@@ -14,19 +14,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
-from pool_managerd.config_engines import (
-    AttachingEngine,
-    EmbeddedEngine,
-    EngineTable,
-    LaunchTable,
-    LlamaServerEngine,
-    Milliseconds,
-    Table,
-    TritonEngine,
-)
+from pool_managerd.config_engines import EngineTable, TritonEngine
+from pool_managerd.config_launch import AttachingEngine, LaunchTable
+from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
 from pool_managerd.config_models import ModelsTable, OutboundTable
 from pool_managerd.config_problems import problem
 from pool_managerd.config_supervision import BackoffTable, EngineLogsTable, SupervisionTable
+from pool_managerd.config_table import Milliseconds, Table
 from pool_managerd.errors import PoolManagerError
 
 _ID = r"^[A-Za-z0-9._:-]{1,128}$"

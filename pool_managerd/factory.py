@@ -5,15 +5,9 @@ from pathlib import Path
 from typing import assert_never
 
 from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import (
-    AttachingEngine,
-    EmbeddedEngine,
-    LlamaServerEngine,
-    MockEngine,
-    OllamaEngine,
-    OpenAiEngine,
-    TritonEngine,
-)
+from pool_managerd.config_engines import MockEngine, OllamaEngine, OpenAiEngine, TritonEngine
+from pool_managerd.config_launch import AttachingEngine
+from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
 from pool_managerd.config_supervision import EngineLogsTable
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.nvml import NvmlDevices

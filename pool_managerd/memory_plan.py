@@ -8,14 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import (
-    AttachingEngine,
-    EmbeddedEngine,
-    EngineTable,
-    LlamaServerEngine,
-    MockEngine,
-    OpenAiEngine,
-)
+from pool_managerd.config_engines import EngineTable, MockEngine, OpenAiEngine
+from pool_managerd.config_launch import AttachingEngine
+from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.fit import HOST, Claim, Estimate, Need, Room, shortfalls
 from pool_managerd.core.gguf_fit import PAD_TOKENS, GgufModel, LoadPlan, gguf_estimate

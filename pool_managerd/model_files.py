@@ -12,12 +12,9 @@ from pathlib import Path
 
 from pool_managerd.clock import Clock
 from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import (
-    AttachingEngine,
-    EmbeddedEngine,
-    EngineTable,
-    LlamaServerEngine,
-)
+from pool_managerd.config_engines import EngineTable
+from pool_managerd.config_launch import AttachingEngine
+from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
 from pool_managerd.core.fit import human_bytes
 from pool_managerd.core.model_ref import ModelRefError, parse_model_ref, shown_ref
 from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy

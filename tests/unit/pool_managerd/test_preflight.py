@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import LlamaServerEngine
+from pool_managerd.config_llama import LlamaServerEngine
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.fit import HOST
 from pool_managerd.core.gguf_fit import GPU_CONTEXT_BYTES, PROCESS_BYTES
