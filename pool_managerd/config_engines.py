@@ -5,13 +5,19 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pool_managerd.config_launch import AttachingEngine, HttpEngine
-from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
+from pool_managerd.config_llama import (
+    NO_DRAFT,
+    EmbeddedEngine,
+    LlamaCppSettings,
+    LlamaServerEngine,
+    check_launch_files,
+)
 from pool_managerd.config_table import Milliseconds, Table
 from pool_managerd.engines.openai_flavors import FlavorName
 from pool_managerd.engines.triton_profiles import INPUT_FIELDS, OUTPUT_FIELDS
 
 
-class OpenAiEngine(HttpEngine):
+class OpenAiEngine(HttpEngine, LlamaCppSettings):
     """A server that speaks OpenAI's API: one that runs already, or one that is launched."""
 
     kind: Literal["openai"] = Field(description="Attaches to a server that speaks OpenAI's API.")
@@ -35,6 +41,26 @@ class OpenAiEngine(HttpEngine):
     silence_timeout_ms: Milliseconds = Field(
         default=300_000, description="Longest silence in a stream."
     )
+
+    @property
+    def llama_cpp(self) -> bool:
+        """It is a llama.cpp server."""
+        return self.flavor == "llama_cpp"
+
+    @property
+    def slot_tokens(self) -> int:
+        """Context of a slot that it is launched with; 0 where that is not stated."""
+        return self.ctx_max
+
+    @model_validator(mode="after")
+    def _llama_cpp_alone(self) -> "OpenAiEngine":
+        stated = sorted(LlamaCppSettings.model_fields.keys() & self.model_fields_set)
+        if stated and (self.launch is None or not self.llama_cpp):
+            raise ValueError(f'{stated[0]} is for flavor = "llama_cpp" with a launch table')
+        check_launch_files(self, self.launch)
+        if self.deterministic and self.draft_model_path:
+            raise ValueError(NO_DRAFT)
+        return self
 
 
 class OllamaEngine(HttpEngine):

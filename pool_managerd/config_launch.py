@@ -12,6 +12,7 @@ PLACEHOLDERS = frozenset(
     {"port", "port_2", "port_3", "model_path", "model_id", "slots", "devices", "device_count"}
     | {"api_key", "pool_id", "tensor_split", "vram_claim_ratio"}
     | {"ctx_max", "ctx_per_slot", "ctx_total", "gpu_layers", "kv_type"}
+    | {"mmproj_path", "draft_model_path"}
 )
 """What may stand in braces in a `launch` table."""
 

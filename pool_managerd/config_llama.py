@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pool_managerd.config_launch import HttpEngine
+from pool_managerd.config_launch import HttpEngine, LaunchTable
 from pool_managerd.config_table import Milliseconds, Table
 from pool_managerd.core.model_ref import REF_CHARS_MAX, parse_model_ref
 
@@ -35,7 +35,9 @@ class EmbeddedEngine(Table):
     gpu_layers: int = Field(
         default=0, ge=-1, le=10_000, description="Layers on the GPU; -1 means all."
     )
-
+    draft_model_path: str = Field(
+        default="", description="GGUF file of a small model of the same vocabulary: drafts tokens."
+    )
     kv_type: KvType = Field(
         default="f16",
         description="Type of cached keys and values; fewer bits take less memory, other output.",
@@ -58,10 +60,44 @@ class EmbeddedEngine(Table):
     def _one_slot(self) -> "EmbeddedEngine":
         if self.deterministic and self.slots != 1:
             raise ValueError("deterministic = true needs slots = 1")
+        if self.deterministic and self.draft_model_path:
+            raise ValueError(NO_DRAFT)
         return self
 
 
-class LlamaServerEngine(HttpEngine):
+class LlamaCppSettings(Table):
+    """What a llama.cpp server is launched with, and what its memory is judged by."""
+
+    gpu_layers: int = Field(
+        default=-1, ge=-1, le=10_000, description="With `launch`: layers on the GPU; -1: all."
+    )
+    kv_type: KvType = Field(
+        default="f16", description="With `launch`: type of cached keys and values."
+    )
+    mmproj_path: str = Field(
+        default="",
+        description="With `launch`: GGUF file of a projector, for {mmproj_path}; counts as memory.",
+    )
+    draft_model_path: str = Field(
+        default="",
+        description="With `launch`: GGUF file that drafts tokens, for {draft_model_path}.",
+    )
+
+
+LAUNCH_FILES = ("mmproj_path", "draft_model_path")
+"""Settings that name files which a launched llama.cpp loads besides its model."""
+
+NO_DRAFT = "deterministic = true goes without draft_model_path: drafts change the last bits"
+
+
+def check_launch_files(engine: LlamaCppSettings, launch: LaunchTable | None) -> None:
+    """Refuses a file that the command does not take: its memory would be counted for nothing."""
+    for name in LAUNCH_FILES:
+        if getattr(engine, name) and launch is not None and not launch.uses(name):
+            raise ValueError(f"{name} is set, but the command of launch has no {{{name}}}")
+
+
+class LlamaServerEngine(HttpEngine, LlamaCppSettings):
     """A llama.cpp server: one that runs already, or one that the pool manager launches."""
 
     kind: Literal["llama_server"] = Field(description="Attaches to a llama.cpp server.")
@@ -74,20 +110,27 @@ class LlamaServerEngine(HttpEngine):
         le=4_194_304,
         description="With `launch`: context of one slot, tokens; 0: no estimate of its memory.",
     )
-    gpu_layers: int = Field(
-        default=-1, ge=-1, le=10_000, description="With `launch`: layers on the GPU; -1: all."
-    )
-    kv_type: KvType = Field(
-        default="f16", description="With `launch`: type of cached keys and values."
-    )
     model_digest: str = Field(default="", description="Digest of the weights, if known.")
     silence_timeout_ms: Milliseconds = Field(
         default=300_000, description="Longest silence in a stream."
     )
 
+    @property
+    def llama_cpp(self) -> bool:
+        """It is one."""
+        return True
+
+    @property
+    def slot_tokens(self) -> int:
+        """Context of a slot that it is launched with; 0 where that is not stated."""
+        return self.ctx_per_slot
+
     @model_validator(mode="after")
     def _ours_to_say(self) -> "LlamaServerEngine":
-        stated = sorted({"ctx_per_slot", "gpu_layers", "kv_type"} & self.model_fields_set)
+        stated = sorted({"ctx_per_slot", *LlamaCppSettings.model_fields} & self.model_fields_set)
         if stated and self.launch is None:
             raise ValueError(f"{stated[0]} is for a server that is launched; this one runs already")
+        check_launch_files(self, self.launch)
+        if self.deterministic and self.draft_model_path:
+            raise ValueError(NO_DRAFT)
         return self

@@ -103,6 +103,7 @@ def _embedded(
             tensor_split=tensor_split,
             model_digest=table.model_digest,
             kv_type=table.kv_type,
+            draft_model_path=table.draft_model_path,
             log=log,
         )
     )
@@ -118,6 +119,8 @@ def _llama_server(table: LlamaServerEngine) -> Engine:
             deterministic=table.deterministic,
             model_digest=table.model_digest,
             model_path=table.model_path,
+            kv_type=table.kv_type,
+            drafts=bool(table.draft_model_path),
             silence_timeout_ms=table.silence_timeout_ms,
         )
     )
@@ -136,6 +139,8 @@ def _openai(table: OpenAiEngine) -> Engine:
             deterministic=table.deterministic,
             engine_version=table.engine_version,
             model_digest=table.model_digest,
+            kv_type=table.kv_type,
+            drafts=bool(table.draft_model_path),
             silence_timeout_ms=table.silence_timeout_ms,
         )
     )

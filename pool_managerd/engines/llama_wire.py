@@ -47,6 +47,8 @@ SEED_MODULUS = 2**32 - 1
 EXTENSIONS = ("chat_template", "grammar", "json_schema", "logprobs", "token_ids")
 """What every llama-server offers beyond plain text."""
 
+NO_LOGPROBS = "logprobs is not supported with a draft model: llama.cpp tells none of drafted tokens"
+
 _RESPONSE_FIELDS = (
     "content", "tokens", "stop", "stop_type", "truncated", "tokens_predicted", "tokens_evaluated",
     "timings", "id_slot", "completion_probabilities",
@@ -86,13 +88,20 @@ OPTION_KINDS = {
 _OVERFLOW = ("exceed_context_size_error", "context size has been exceeded")
 
 
-def sampler_profile(*, deterministic: bool, kv_type: str = "f16") -> str:
+def sampler_profile(*, deterministic: bool, kv_type: str = "f16", drafts: bool = False) -> str:
     """Returns the version of how requests are turned into llama.cpp's sampling. ORCH-3045.
 
-    Cached keys and values of fewer bits give other output: such engines are no replicas of others.
+    Cached keys and values of fewer bits, and tokens that a draft model proposes, give other output:
+    such engines are no replicas of others.
     """
     name = "llamacpp-deterministic-1" if deterministic else "llamacpp-1"
-    return name if kv_type == "f16" else f"{name}-kv-{kv_type}"
+    name = name if kv_type == "f16" else f"{name}-kv-{kv_type}"
+    return f"{name}-draft" if drafts else name
+
+
+def extensions(*, drafts: bool) -> tuple[str, ...]:
+    """What a llama-server offers, with a draft model or without."""
+    return tuple(name for name in EXTENSIONS if not (drafts and name == "logprobs"))
 
 
 def completion_body(

@@ -132,6 +132,21 @@ def test_secrets_come_from_the_environment_only(tmp_path: Path, kind: str) -> No
     )
 
 
+def test_files_of_an_engine_begin_at_the_folder_of_the_configuration(tmp_path: Path) -> None:
+    """The model, and what is loaded besides."""
+    text = MINIMAL.replace(
+        'kind = "embedded", model_path = "m.gguf"',
+        'kind = "embedded", model_path = "m.gguf", draft_model_path = "d.gguf"',
+    )
+    (tmp_path / "c.toml").write_text(text, encoding="utf-8")
+
+    engine = load_config(tmp_path / "c.toml", {}).pools[0].engine
+
+    assert isinstance(engine, EmbeddedEngine)
+    assert engine.model_path == str(tmp_path / "m.gguf")
+    assert engine.draft_model_path == str(tmp_path / "d.gguf")
+
+
 def test_a_variable_that_is_to_be_passed_on_has_to_be_set(tmp_path: Path) -> None:
     """An engine that misses its token fails late, and says less."""
     text = MINIMAL.replace(
