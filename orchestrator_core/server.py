@@ -217,7 +217,7 @@ class OrchestratorServer:
         )
         servicers = (
             self._jobs,
-            pool_admin.PoolAdminServicer(runtime, config.pools.watchers_max),
+            pool_admin.PoolAdminServicer(runtime, config.pools),
             sessions.SessionServicer(runtime),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )

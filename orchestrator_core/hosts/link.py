@@ -238,6 +238,13 @@ class HostLink:
             and binding.asked_seq <= applied_seq
         )
 
+    def drain(self, pool_id: str, left_ms: int | None) -> None:
+        """Lets a pool drain for so long at most; None: it takes work again."""
+        draining = dispatch_pb2.SetPoolDraining(
+            pool_id=pool_id, draining=left_ms is not None, timeout_ms=left_ms
+        )
+        self.send(pool_registry_service_pb2.DispatchResponse(set_draining=draining))
+
     def acknowledge(self, offsets: Mapping[int, int]) -> None:
         """Opens the send window: at once where a quarter or more was used, else a little later."""
         due = []

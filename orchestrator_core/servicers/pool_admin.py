@@ -1,21 +1,30 @@
-"""PoolAdminService: looking at pools. Operating them comes with a later version. OC-CTRL-2001."""
+"""PoolAdminService: looking at pools, and draining them.
+
+OC-CTRL-2001, OC-CTRL-2002.
+"""
 
 import grpc
+from google.protobuf import duration_pb2
 
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pb
+from orchestrator_core.config_schema import PoolsTable
+from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
+from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.pool_board import PoolBoard
 
 SERVICE = "llamaorch.orchestrator.v1.PoolAdminService"
+DAY_MS = 86_400_000
 
 
 class PoolAdminServicer:
     """Shows the pools of all hosts."""
 
-    def __init__(self, runtime: Runtime, watchers_max: int) -> None:
+    def __init__(self, runtime: Runtime, limits: PoolsTable) -> None:
         self._runtime = runtime
-        self._board = PoolBoard(runtime, watchers_max)
+        self._drain_timeout_ms = limits.drain_timeout_ms
+        self._board = PoolBoard(runtime, limits.watchers_max)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """All methods of the service."""
@@ -40,10 +49,25 @@ class PoolAdminServicer:
                 for message in await watcher.next():
                     await context.write(message.SerializeToString())
 
-    async def drain_pool(self, _: pb.DrainPoolRequest, __: rpc.Context) -> pb.DrainPoolResponse:
-        """Comes with a later version."""
-        raise rpc.not_yet("DrainPool", "send SIGTERM to the pool manager, which drains all of it")
+    async def drain_pool(
+        self, request: pb.DrainPoolRequest, _: rpc.Context
+    ) -> pb.DrainPoolResponse:
+        """Drains a pool, or lets it take work again; answers once that is durable. OC-CTRL-2002."""
+        timeout_ms = self._drain_timeout_ms
+        if request.HasField("timeout"):
+            timeout_ms = _timeout_ms(request.timeout)
+        await self._runtime.drain_pool(request.pool_id, timeout_ms, draining=not request.undo)
+        return pb.DrainPoolResponse(pool=self._board.message(request.pool_id))
 
     async def reload_pool(self, _: pb.ReloadPoolRequest, __: rpc.Context) -> pb.ReloadPoolResponse:
         """Comes with a later version."""
         raise rpc.not_yet("ReloadPool", "change the pool's model and restart its pool manager")
+
+
+def _timeout_ms(timeout: duration_pb2.Duration) -> int:
+    timeout_ms = timeout.ToMilliseconds()
+    if not 0 <= timeout_ms <= DAY_MS:
+        wrong = FieldViolation("timeout", "must be from 0 to a day")
+        text = "the timeout is out of range"
+        raise RefusalError(Refusal(Reason.INVALID_PARAMS, text, violations=(wrong,)))
+    return timeout_ms

@@ -10,6 +10,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -88,6 +89,42 @@ class PoolDevice(_message.Message):
 Global___PoolDevice: _TypeAlias = PoolDevice  # noqa: Y015
 
 @_typing.final
+class PoolDrain(_message.Message):
+    """PoolDrain is that an operator drains a pool: it is given no more work, and what runs there goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGAN_AT_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    RUNNING_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    running_attempts: _builtins.int
+    """Attempts that still run, or that the host has not confirmed to be over."""
+    @_builtins.property
+    def began_at(self) -> _timestamp_pb2.Timestamp:
+        """When it began, by the orchestrator's clock."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When attempts that still run are stopped, by the orchestrator's clock. Their jobs go on elsewhere or fail, as their
+        failover policy says.
+        """
+
+    def __init__(
+        self,
+        *,
+        began_at: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        running_attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "running_attempts", b"running_attempts", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoolDrain: _TypeAlias = PoolDrain  # noqa: Y015
+
+@_typing.final
 class Pool(_message.Message):
     """Pool is the orchestrator's view of one pool."""
 
@@ -111,6 +148,7 @@ class Pool(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     PERF_SCALE_FIELD_NUMBER: _builtins.int
+    DRAIN_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """Stable id."""
     replica_id: _builtins.str
@@ -151,6 +189,12 @@ class Pool(_message.Message):
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolDevice]:
         """Devices."""
 
+    @_builtins.property
+    def drain(self) -> Global___PoolDrain:
+        """Present while an operator drains it. That is remembered through restarts of either side, until it is undone or the
+        pool is gone.
+        """
+
     def __init__(
         self,
         *,
@@ -172,10 +216,11 @@ class Pool(_message.Message):
         devices: _abc.Iterable[Global___PoolDevice] | None = ...,
         tokens_per_s: _builtins.float | None = ...,
         perf_scale: _builtins.float | None = ...,
+        drain: Global___PoolDrain | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_tokens_per_s", b"_tokens_per_s", "perf_scale", b"perf_scale", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_tokens_per_s", b"_tokens_per_s", "drain", b"drain", "perf_scale", b"perf_scale", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_tokens_per_s", b"_tokens_per_s", "connected", b"connected", "ctx_max", b"ctx_max", "devices", b"devices", "engine", b"engine", "engine_version", b"engine_version", "host_id", b"host_id", "model_digest", b"model_digest", "model_id", b"model_id", "perf_scale", b"perf_scale", "pool_id", b"pool_id", "replica_id", b"replica_id", "slots_free", b"slots_free", "slots_total", b"slots_total", "snapshot_age_ms", b"snapshot_age_ms", "snapshot_version", b"snapshot_version", "state", b"state", "state_reason", b"state_reason", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_tokens_per_s", b"_tokens_per_s", "connected", b"connected", "ctx_max", b"ctx_max", "devices", b"devices", "drain", b"drain", "engine", b"engine", "engine_version", b"engine_version", "host_id", b"host_id", "model_digest", b"model_digest", "model_id", b"model_id", "perf_scale", b"perf_scale", "pool_id", b"pool_id", "replica_id", b"replica_id", "slots_free", b"slots_free", "slots_total", b"slots_total", "snapshot_age_ms", b"snapshot_age_ms", "snapshot_version", b"snapshot_version", "state", b"state", "state_reason", b"state_reason", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__perf_scale: _TypeAlias = _typing.Literal["perf_scale"]  # noqa: Y015
     _WhichOneofArgType__perf_scale: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale"]  # noqa: Y015
@@ -294,10 +339,10 @@ class DrainPoolRequest(_message.Message):
     pool_id: _builtins.str
     """Pool."""
     undo: _builtins.bool
-    """True to end an earlier drain instead."""
+    """True to end a drain instead; the pool takes work again."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """Longest wait for running jobs; absent means the server's default."""
+        """How long running attempts may go on, at most a day; absent means the server's default, 0 that they are stopped at once."""
 
     def __init__(
         self,

@@ -78,7 +78,9 @@ class PoolAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainPool(self, request, context):
-        """Lets a pool finish its work and take no more.
+        """Lets a pool finish its work and take no more; answers once that is durable. Placements stop at once; attempts that run
+        go on until the deadline, when the host stops those that are left. No stream is dropped before. Draining again sets
+        another deadline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

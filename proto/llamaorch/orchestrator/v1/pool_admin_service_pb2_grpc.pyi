@@ -44,7 +44,10 @@ class PoolAdminServiceStub:
     another, which begins with all pools again.
     """
     DrainPool: _grpc.UnaryUnaryMultiCallable[_pool_admin_service_pb2.DrainPoolRequest, _pool_admin_service_pb2.DrainPoolResponse]
-    """Lets a pool finish its work and take no more."""
+    """Lets a pool finish its work and take no more; answers once that is durable. Placements stop at once; attempts that run
+    go on until the deadline, when the host stops those that are left. No stream is dropped before. Draining again sets
+    another deadline.
+    """
     ReloadPool: _grpc.UnaryUnaryMultiCallable[_pool_admin_service_pb2.ReloadPoolRequest, _pool_admin_service_pb2.ReloadPoolResponse]
     """Loads a pool's model anew, or another one; on failure all is as before."""
 
@@ -61,7 +64,10 @@ class PoolAdminServiceAsyncStub(PoolAdminServiceStub):
     another, which begins with all pools again.
     """
     DrainPool: _aio.UnaryUnaryMultiCallable[_pool_admin_service_pb2.DrainPoolRequest, _pool_admin_service_pb2.DrainPoolResponse]  # type: ignore[assignment]
-    """Lets a pool finish its work and take no more."""
+    """Lets a pool finish its work and take no more; answers once that is durable. Placements stop at once; attempts that run
+    go on until the deadline, when the host stops those that are left. No stream is dropped before. Draining again sets
+    another deadline.
+    """
     ReloadPool: _aio.UnaryUnaryMultiCallable[_pool_admin_service_pb2.ReloadPoolRequest, _pool_admin_service_pb2.ReloadPoolResponse]  # type: ignore[assignment]
     """Loads a pool's model anew, or another one; on failure all is as before."""
 
@@ -93,7 +99,10 @@ class PoolAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pool_admin_service_pb2.DrainPoolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pool_admin_service_pb2.DrainPoolResponse, _abc.Awaitable[_pool_admin_service_pb2.DrainPoolResponse]]:
-        """Lets a pool finish its work and take no more."""
+        """Lets a pool finish its work and take no more; answers once that is durable. Placements stop at once; attempts that run
+        go on until the deadline, when the host stops those that are left. No stream is dropped before. Draining again sets
+        another deadline.
+        """
 
     @_abc_1.abstractmethod
     def ReloadPool(
