@@ -9,11 +9,11 @@ from faults.history import (
     UNKNOWN_JOB,
     AttemptBegan,
     CancelAnswered,
+    Crashed,
     EnqueueAcked,
     JournalAccepted,
     JournalEnded,
     Outcome,
-    ReplicaGone,
     Resumed,
     Started,
     StatusSeen,
@@ -231,21 +231,16 @@ def nothing_after_the_end(observed: Observed) -> Iterator[Violation]:
 
 
 def text_kept(observed: Observed) -> Iterator[Violation]:
-    """I2: the text of a finished job can be had as long as whoever generated it lives.
+    """I2: the text of a finished job can be had as long as the host that generated its end lives.
 
-    But not by those who lack what a reader that acknowledges has read, or what a continuation
-    followed on: its host has that as a prompt only, and after a restart nobody else has it.
+    It has all of it, whatever becomes of the engine, and what a continuation followed on included.
+    But nobody has what a reader that acknowledges has read: who comes later has lost nothing.
     """
-    continued: dict[str, int] = {}
-    for resumed in observed.all(Resumed):
-        if resumed.mode == "CONTINUE":
-            earlier = continued.get(resumed.job_id, 0)
-            continued[resumed.job_id] = max(earlier, resumed.text_offset)
-    gone = {event.replica for event in observed.all(ReplicaGone)}
     finished = {e.job_id for e in observed.all(JournalEnded) if e.state == "FINISHED"}
-    replicas: dict[str, set[str]] = {}
+    last: dict[str, AttemptBegan] = {}
     for began in observed.all(AttemptBegan):
-        replicas.setdefault(began.job_id, set()).add(began.replica)
+        if began.job_id not in last or began.attempt > last[began.job_id].attempt:
+            last[began.job_id] = began
     let_go = _let_go(observed)
     for events in observed.streams.values():
         reader = _Text()
@@ -253,15 +248,24 @@ def text_kept(observed: Observed) -> Iterator[Violation]:
             reader.take(event)
             if not isinstance(event, StreamBroken) or event.reason != LOST:
                 continue
-            mine = replicas.get(event.job_id, set())
-            lived = bool(mine) and not gone & mine
+            source = last.get(event.job_id)
+            if source is None or _crashed(observed, source, event.at_ms):
+                continue
             excused = any(
                 at_ms <= event.at_ms and offset > reader.offset
                 for at_ms, offset in let_go.get(event.job_id, ())
             )
-            excused = excused or reader.offset < continued.get(event.job_id, 0)
-            if event.job_id in finished and lived and not excused:
-                yield Violation("I2", event.job_id, "text was lost that its host held", (event,))
+            if event.job_id in finished and not excused:
+                proof = (source, event)
+                yield Violation("I2", event.job_id, "text was lost that its host held", proof)
+
+
+def _crashed(observed: Observed, began: AttemptBegan, until_ms: int) -> bool:
+    """True when the host of an attempt was killed after it began."""
+    return any(
+        crashed.process == began.host and began.at_ms <= crashed.at_ms <= until_ms
+        for crashed in observed.all(Crashed)
+    )
 
 
 def _let_go(observed: Observed) -> dict[str, list[tuple[int, float]]]:

@@ -357,7 +357,11 @@ class Config(Table):
     metrics_listen: str = Field(
         default="",
         pattern=rf"^$|{_ADDRESS}",
-        description="Address of the Prometheus endpoint, e.g. 127.0.0.1:7072; empty: off.",
+        description="Address of the Prometheus endpoint and the status page, e.g. 127.0.0.1:7072;"
+        " empty: neither.",
+    )
+    status_page: bool = Field(
+        default=True, description="Serve the status page at metrics_listen, too."
     )
     shutdown_grace_ms: int = Field(
         default=30_000, ge=0, le=_DAY_MS, description="Wait for running jobs on SIGTERM."

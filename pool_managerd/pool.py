@@ -7,6 +7,8 @@ Every event is applied on the event loop as it happens, so state and snapshot ne
 
 import asyncio
 
+from opentelemetry.trace import Span
+
 from pool_managerd import failpoints
 from pool_managerd.config import PoolTable
 from pool_managerd.core.attempts import AttemptFailure, EndReason
@@ -42,6 +44,9 @@ WARM_SESSIONS_MAX = 64
 DETAIL_CHARS_MAX = 700
 """Of a failure's sentence, so that what follows it in a snapshot is not cut off."""
 
+KILL_TIMEOUT_S = 5.0
+"""Longest wait for the end of an engine that was killed because its stop took too long."""
+
 _PROBE = "self-test"
 
 
@@ -74,6 +79,7 @@ class Pool:
         self._reload_asked: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._device_faults: dict[str, str] = {}
+        self._given_up_for = Reason.OPERATOR
         self._opened = False
         self._drain_timer: asyncio.TimerHandle | None = None
         self._reminder = Reminder(self._tell_storm, limits.storm_remind_ms)
@@ -122,14 +128,16 @@ class Pool:
         if incarnation.replica_id != replica_id or incarnation.failing:
             return
         incarnation.failing = True
+        self._given_up_for = reason
         detail = detail[:DETAIL_CHARS_MAX]
+        what = "is stopped" if self._supervisor.phase is Phase.SERVING else "did not start"
         log.warning(
             "replica_failed",
             pool_id=self.pool_id,
             replica_id=replica_id,
             reason=reason.value,
             detail=detail,
-            human=f"The engine of pool {self.pool_id} is stopped: {detail}",
+            human=f"The engine of pool {self.pool_id} {what}: {detail}",
         )
         self._post(Event(Kind.FAILED, reason, detail))
 
@@ -253,6 +261,7 @@ class Pool:
                 case Effect.START_ENGINE:
                     if self.incarnation.gone.is_set():
                         self.incarnation = self._new_incarnation()
+                        self._count_restart()
                     incarnation = self.incarnation
                     incarnation.tasks.append(self._deps.spawn(self._start(incarnation)))
                 case Effect.STOP_ENGINE:
@@ -260,6 +269,11 @@ class Pool:
                     self._deps.spawn(self._stop(self.incarnation))
                 case Effect.ARM_RETRY:
                     self._arm_retry()
+
+    def _count_restart(self) -> None:
+        # Of one that did not fail, a reload was asked for.
+        reason, self._given_up_for = self._given_up_for, Reason.OPERATOR
+        self._deps.telemetry.metrics.engine_restarted(self.pool_id, reason.value)
 
     def _arm_retry(self) -> None:
         retry_at_ms = self._supervisor.retry_at_ms
@@ -282,6 +296,7 @@ class Pool:
         attributes = {"pool_id": self.pool_id, "replica_id": replica_id}
         timeout_ms = self._deps.supervision.preload_timeout_ms
         reason = Reason.PRELOAD_FAILED
+        began_ms = self._deps.clock.now_ms()
         with self._deps.telemetry.span(SPAN_START, attributes) as span:
             try:
                 # A model may have to be fetched first, which has a bound of its own.
@@ -297,11 +312,17 @@ class Pool:
             except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
                 problem = f"the engine could not be started: {type(error).__name__}: {error}"
             else:
-                self._deps.telemetry.annotate(span, {"outcome": "ready"})
+                self._started(span, "ready", began_ms)
                 self._serving(incarnation, info)
                 return
-            self._deps.telemetry.annotate(span, {"outcome": "failed"})
+            self._started(span, "failed", began_ms)
         self._start_failed(incarnation, reason, problem)
+
+    def _started(self, span: Span, outcome: str, began_ms: int) -> None:
+        telemetry = self._deps.telemetry
+        telemetry.annotate(span, {"outcome": outcome})
+        took_ms = self._deps.clock.now_ms() - began_ms
+        telemetry.metrics.engine_started(self.pool_id, outcome, took_ms)
 
     async def _accept(self, engine: Engine, info: EngineInfo) -> None:
         """Raises PreloadError unless the engine passes the self-test. ORCH-3049."""
@@ -336,8 +357,8 @@ class Pool:
         engine = self._deps.make_engine(prepared.table, prepared.model_ref)
         incarnation.engine = engine
         info = await engine.start()
-        self._deps.preflight.loaded(prepared.table, info)
         await self._accept(engine, info)
+        await self._deps.preflight.loaded(prepared.table, info)
         return info
 
     def _serving(self, incarnation: Incarnation, info: EngineInfo) -> None:
@@ -413,16 +434,20 @@ class Pool:
     async def _stop_engine(self, incarnation: Incarnation) -> None:
         if incarnation.engine is None:
             return
-        try:
-            async with asyncio.timeout(self._deps.supervision.stop_timeout_ms / 1000):
-                await incarnation.engine.stop()
-        except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
-            log.error(
-                "engine_stop_failed",
-                pool_id=self.pool_id,
-                replica_id=incarnation.replica_id,
-                error=f"{type(error).__name__}: {error}",
-            )
+        # An engine whose stop is cut short is killed; the second call waits until it is gone.
+        for timeout_s in (self._deps.supervision.stop_timeout_ms / 1000, KILL_TIMEOUT_S):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await incarnation.engine.stop()
+            except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
+                log.error(
+                    "engine_stop_failed",
+                    pool_id=self.pool_id,
+                    replica_id=incarnation.replica_id,
+                    error=f"{type(error).__name__}: {error}",
+                )
+            else:
+                return
 
     async def _reload(self) -> None:
         self._set_drain()

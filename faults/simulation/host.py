@@ -54,6 +54,10 @@ class OneProcessor:
         """See `DeviceSource.devices`."""
         return _CPU
 
+    def read_at_ms(self) -> int:
+        """See `DeviceSource.read_at_ms`."""
+        return 0
+
     async def stop(self) -> None:
         """See `DeviceSource.stop`."""
 
@@ -109,6 +113,7 @@ class SimulatedHost:
                 executor=executor,
                 snapshots=snapshots,
                 reporter=Reporter(host, snapshots, feed, backoff, self._chance.random),
+                telemetry=deps.telemetry,
                 jitter=self._chance.random,
             )
         )

@@ -172,6 +172,14 @@ class Core:
         """Job ids of one class in offer order. O(n)."""
         return self._state.queue.snapshot(priority)
 
+    def waiting(self, priority: Priority) -> Iterator[Job]:
+        """Jobs of one class in offer order, for whoever needs only the first. O(log n) for each."""
+        return self._state.queue.waiting(priority)
+
+    def last_waiting(self, priority: Priority) -> Job | None:
+        """The job of one class that is offered a slot last. O(lanes)."""
+        return self._state.queue.last(priority)
+
     def position(self, job: Job) -> int | None:
         """Present rank of a waiting job, 1 is next; None when it does not wait."""
         return self._state.queue.position(job) if job.state is JobState.QUEUED else None

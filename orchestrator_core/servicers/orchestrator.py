@@ -138,7 +138,15 @@ class OrchestratorServicer:
         self, request: pb.ExplainJobRequest, _: rpc.Context
     ) -> pb.ExplainJobResponse:
         """Tells why a job runs where it runs, or why it waits. LO-207."""
-        job = self._runtime.job(request.job_id)
+        return await self.explain(request.job_id)
+
+    async def explain(self, job_id: str) -> pb.ExplainJobResponse:
+        """Tells why a job runs where it runs, or why it waits.
+
+        Raises:
+            RefusalError: NOT_FOUND; STORE_UNAVAILABLE.
+        """
+        job = self._runtime.job(job_id)
         full = await self._explainer.complete(job) if self._explainer else {}
         core = self._runtime.core
 
@@ -152,7 +160,7 @@ class OrchestratorServicer:
                 trace_id=trace_id(job),
             )
 
-        return await self._durable(request.job_id, explain)
+        return await self._durable(job_id, explain)
 
     async def get_overview(
         self, request: pb.GetOverviewRequest, _: rpc.Context

@@ -1,6 +1,7 @@
 """What happens now, in short: for displays that look once a second.
 
-Its cost grows with the jobs that wait and with those that run, not with those that are remembered.
+Its cost grows with the rows that are shown and with the jobs that run, not with those that wait or
+are remembered.
 """
 
 from itertools import islice
@@ -22,7 +23,7 @@ ROWS_MAX = 200
 
 
 async def overview(runtime: Runtime, rows_max: int) -> pb.GetOverviewResponse:
-    """The state at this instant. What it says of ended jobs is durable. O(waiting jobs)."""
+    """The state at this instant. What it says of ended jobs is durable. O(rows)."""
     rows = min(rows_max or ROWS_DEFAULT, ROWS_MAX)
     while True:
         told = _now(runtime, rows)
@@ -67,14 +68,14 @@ def _now(runtime: Runtime, rows: int) -> pb.GetOverviewResponse:
 
 def _queue(runtime: Runtime, priority: Priority, rows: int) -> pb.QueueView:
     core = runtime.core
-    order = core.queue_order(priority)
     view = pb.QueueView(
         priority=PRIORITY_TO_WIRE[priority],
-        waiting=len(order),
-        next=[_told(runtime, core.jobs[job_id]) for job_id in islice(order, rows)],
+        waiting=core.queue_depth(priority),
+        next=[_told(runtime, job) for job in islice(core.waiting(priority), rows)],
     )
-    if order:
-        start_ms = core.forecast(core.jobs[order[-1]]).start_ms
+    last = core.last_waiting(priority)
+    if last is not None:
+        start_ms = core.forecast(last).start_ms
         if start_ms is not None:
             view.last_predicted_start_ms = max(0, start_ms)
     return view

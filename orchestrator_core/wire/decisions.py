@@ -43,6 +43,7 @@ def candidate_to_proto(
         tokens_per_s=candidate.tokens_per_s,
         # Absent where nothing is lowered, as in the snapshot.
         perf_scale=None if candidate.perf_scale == 1.0 else candidate.perf_scale,
+        prompt_ms=candidate.prompt_ms,
     )
 
 

@@ -76,6 +76,9 @@ def _drain(drain: PoolDrainRecord, pool: Pool) -> pool_admin_service_pb2.PoolDra
 
 
 def _state_reason(pool: Pool) -> str:
+    if not pool.connected:
+        # What was wrong with it then may be over, and is not why it serves nothing now.
+        return f"its host is not connected; it was {pool.snapshot.state.name} when last heard of"
     if pool.unconfirmed:
         return f"{CANCEL_UNCONFIRMED}: {len(pool.unconfirmed)} attempts were not confirmed stopped"
     return _reason(pool.snapshot.state_reason, pool.snapshot.state_detail)

@@ -9,6 +9,9 @@ from enum import StrEnum
 from llamaorch_client.errors import ErrorDetail
 from llamaorch_client.request import Budgets, Priority
 
+RATE_TIME_MIN_MS = 20
+"""Shortest time over which a rate of tokens says something: output comes in groups of 5 ms."""
+
 
 class JobState(StrEnum):
     """Where a job is in its life; UNSPECIFIED is a state that this version does not know."""
@@ -131,7 +134,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a job took; times in milliseconds by the orchestrator's clock."""
+    """What a job took; times in milliseconds by the orchestrator's clock.
+
+    `decode_time_ms` is the engine's own figure where it gives one, else the time from the first
+    output to the end.
+    """
 
     tokens_in: int | None = None
     tokens_out: int | None = None
@@ -141,9 +148,14 @@ class Usage:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Decode rate: tokens after the first over the time from the first token to the end."""
-        if not self.tokens_out or not self.decode_time_ms:
+        """Decode rate: tokens after the first over `decode_time_ms`.
+
+        None where that is below `RATE_TIME_MIN_MS`: it is in whole milliseconds, and may leave out
+        what came together with the first token.
+        """
+        if not self.tokens_out or (self.decode_time_ms or 0) < RATE_TIME_MIN_MS:
             return None
+        assert self.decode_time_ms is not None, "it was compared"
         return (self.tokens_out - 1) * 1000 / self.decode_time_ms
 
 
@@ -215,6 +227,7 @@ class Candidate:
     """A pool that could take the job; the score is `predicted_end_ms`, less is better.
 
     `perf_scale` is below 1 where a device of the pool had lowered its clocks to protect itself.
+    `prompt_ms` is the part of `first_token_ms` for reading the prompt, None from an older server.
     `snapshot` is None where the server's recording no longer holds the decision.
     """
 
@@ -230,6 +243,7 @@ class Candidate:
     snapshot_age_ms: int
     tokens_per_s: float = 0.0
     perf_scale: float = 1.0
+    prompt_ms: int | None = None
     snapshot: SnapshotFacts | None = None
 
 

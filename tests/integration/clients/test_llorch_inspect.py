@@ -55,6 +55,7 @@ DECISION = decision_pb2.Decision(
             predicted_end_ms=900,
             first_token_ms=100,
             decode_ms=800,
+            prompt_ms=60,
             kv_warm=True,
             slots_free=2,
             vram_headroom_bytes=3 * 2**30,
@@ -113,9 +114,10 @@ async def test_explain_shows_candidates_exclusions_and_what_decided(server: Scri
     assert f"trace: {'ab' * 16}" in outcome.stdout
     rows = _rows(outcome.stdout)
     assert (
-        _row("* gpu-a 900 ms 100 ms 800 ms warm 2 3.0 GiB 40 ms 12 100% 3/4 4.0 GiB 41.5 -") in rows
+        _row("* gpu-a 900 ms 100 ms 60 ms 800 ms warm 2 3.0 GiB 40 ms 12 100% 3/4 4.0 GiB 41.5 -")
+        in rows
     )
-    assert _row("gpu-b 900 ms 0 ms 0 ms cold 1 - 0 ms 0 65% - - - -") in rows
+    assert _row("gpu-b 900 ms 0 ms - 0 ms cold 1 - 0 ms 0 65% - - - -") in rows
     assert "no longer holds" not in outcome.stdout
     assert ["gpu-c", "COMPUTE_CAP", "8.6", "7.5"] in rows
     assert ["NO_SLOT", "-", "-"] in rows

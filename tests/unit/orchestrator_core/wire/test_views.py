@@ -38,7 +38,7 @@ from orchestrator_core.wire.views import JobView, job_to_proto, receipt_to_proto
 from tests.unit.orchestrator_core.wire.specs import CONTEXT, full_spec
 from tests.unit.orchestrator_core.wire.test_snapshots import full_snapshot
 
-CANDIDATE = Candidate("pool", "pool@1", 900, 100, 800, True, 2, -5, 20.0, 7, 30)
+CANDIDATE = Candidate("pool", "pool@1", 900, 100, 800, True, 2, -5, 20.0, 7, 30, prompt_ms=60)
 DECISION = Decision(
     job_id="job-1",
     attempt=1,
@@ -181,6 +181,7 @@ def test_a_decision_is_told_whole() -> None:
                 snapshot_version=7,
                 snapshot_age_ms=30,
                 tokens_per_s=20.0,
+                prompt_ms=60,
             )
         ],
         candidates_total=9,
@@ -263,6 +264,25 @@ def test_a_pool_without_a_report_has_no_devices() -> None:
     assert not shown.devices
     assert shown.snapshot_age_ms == 0
     assert not shown.HasField("tokens_per_s")
+
+
+def test_what_was_wrong_with_a_pool_is_not_told_once_its_host_is_gone() -> None:
+    """The reason is then another one."""
+    reported = full_snapshot()
+    reported.state = snapshot_pb2.POOL_STATE_UNREADY
+    reported.state_reason = snapshot_pb2.POOL_STATE_REASON_RESTART_STORM
+    reported.state_detail = "the model is not there"
+    pool = pool_of(reported)
+
+    before = pool_to_proto(PoolView(pool, 900, reported))
+    pool.connected = False
+    after = pool_to_proto(PoolView(pool, 900, reported))
+
+    assert (before.state, "the model is not there" in before.state_reason) == ("UNREADY", True)
+    assert (after.state, after.state_reason) == (
+        "DISCONNECTED",
+        "its host is not connected; it was UNREADY when last heard of",
+    )
 
 
 def test_an_operator_sees_what_is_wrong_with_a_device() -> None:
