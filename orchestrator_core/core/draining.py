@@ -18,7 +18,7 @@ from orchestrator_core.core.scheduler import schedule
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.state import State
 
-BY_OPERATOR = "OPERATOR"
+BY_OPERATOR = "operator"
 
 
 def drain_requested(state: State, event: PoolDrainRequested, now_ms: int) -> None:

@@ -12,6 +12,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -22,6 +23,42 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ReloadOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReloadOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReloadOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RELOAD_OUTCOME_UNSPECIFIED: _ReloadOutcome.ValueType  # 0
+    """Not known to this client."""
+    RELOAD_OUTCOME_DONE: _ReloadOutcome.ValueType  # 1
+    """The pool is READY with the model that was asked for."""
+    RELOAD_OUTCOME_ROLLED_BACK: _ReloadOutcome.ValueType  # 2
+    """That model could not be served: the pool is READY with the former one."""
+    RELOAD_OUTCOME_FAILED: _ReloadOutcome.ValueType  # 3
+    """The model that the pool had could not be served anew. The host goes on trying, as after any failure."""
+    RELOAD_OUTCOME_SUPERSEDED: _ReloadOutcome.ValueType  # 4
+    """Somebody asked for another reload meanwhile, which counts."""
+    RELOAD_OUTCOME_UNKNOWN: _ReloadOutcome.ValueType  # 5
+    """The host was lost before it told; it may have reloaded the pool."""
+
+class ReloadOutcome(_ReloadOutcome, metaclass=_ReloadOutcomeEnumTypeWrapper):
+    """ReloadOutcome is what became of a reload."""
+
+RELOAD_OUTCOME_UNSPECIFIED: ReloadOutcome.ValueType  # 0
+"""Not known to this client."""
+RELOAD_OUTCOME_DONE: ReloadOutcome.ValueType  # 1
+"""The pool is READY with the model that was asked for."""
+RELOAD_OUTCOME_ROLLED_BACK: ReloadOutcome.ValueType  # 2
+"""That model could not be served: the pool is READY with the former one."""
+RELOAD_OUTCOME_FAILED: ReloadOutcome.ValueType  # 3
+"""The model that the pool had could not be served anew. The host goes on trying, as after any failure."""
+RELOAD_OUTCOME_SUPERSEDED: ReloadOutcome.ValueType  # 4
+"""Somebody asked for another reload meanwhile, which counts."""
+RELOAD_OUTCOME_UNKNOWN: ReloadOutcome.ValueType  # 5
+"""The host was lost before it told; it may have reloaded the pool."""
+Global___ReloadOutcome: _TypeAlias = ReloadOutcome  # noqa: Y015
 
 @_typing.final
 class PoolDevice(_message.Message):
@@ -391,19 +428,25 @@ class ReloadPoolRequest(_message.Message):
 
     POOL_ID_FIELD_NUMBER: _builtins.int
     MODEL_REF_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """Pool."""
     model_ref: _builtins.str
     """Model to load; empty means the present one anew."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long running attempts may go on before, at most a day; absent means the server's default. See DrainPool."""
+
     def __init__(
         self,
         *,
         pool_id: _builtins.str = ...,
         model_ref: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_ref", b"model_ref", "pool_id", b"pool_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_ref", b"model_ref", "pool_id", b"pool_id", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -416,6 +459,12 @@ class ReloadPoolResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POOL_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    outcome: Global___ReloadOutcome.ValueType
+    """What became of the reload."""
+    detail: _builtins.str
+    """One sentence for people about what went wrong; empty when nothing did."""
     @_builtins.property
     def pool(self) -> Global___Pool:
         """The pool."""
@@ -424,10 +473,12 @@ class ReloadPoolResponse(_message.Message):
         self,
         *,
         pool: Global___Pool | None = ...,
+        outcome: Global___ReloadOutcome.ValueType = ...,
+        detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "outcome", b"outcome", "pool", b"pool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,7 +65,7 @@ class SimPool:
             engine_version=self.engine_version,
             perf_tokens_per_s=self.tokens_per_s,
             state=PoolState.DRAINING if self.drained else self.state,
-            state_reason="OPERATOR" if self.drained else "",
+            state_reason="operator" if self.drained else "",
             slots_total=self.slots,
             slots_free=self.slots - len(running),
             kv_free_bytes=kv_free,
