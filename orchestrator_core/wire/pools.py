@@ -59,12 +59,11 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
 
 
 def _state(pool: Pool) -> str:
-    if not pool.connected:
-        # What a host said last is no news of a pool that nobody has heard of since.
-        return "DISCONNECTED"
     # The host may not have heard of the drain yet: nothing is placed there all the same.
     drains = pool.draining and pool.snapshot.state is PoolState.READY
-    return PoolState.DRAINING.name if drains else pool.snapshot.state.name
+    told = PoolState.DRAINING if drains else pool.snapshot.state
+    # What a host said last is no news of a pool that nobody has heard of since.
+    return told.name if pool.connected else "DISCONNECTED"
 
 
 def _drain(drain: PoolDrainRecord, pool: Pool) -> pool_admin_service_pb2.PoolDrain:
