@@ -21,12 +21,12 @@ def served(reload: Reload) -> None:
 
 def new_failed(reload: Reload) -> None:
     """The new model's engine did not start."""
-    reload.failed("new is broken", former=False)
+    reload.failed("new-is-broken", former=False)
 
 
 def former_failed(reload: Reload) -> None:
     """The engine of the model that the pool had did not start."""
-    reload.failed("former is broken", former=True)
+    reload.failed("former-is-broken", former=True)
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def former_failed(reload: Reload) -> None:
         ([], ReloadState.WAITING, ""),
         ([loading], ReloadState.LOADING, ""),
         ([loading, served], ReloadState.DONE, ""),
-        ([loading, new_failed], ReloadState.LOADING, "new is broken"),
-        ([loading, new_failed, served], ReloadState.ROLLED_BACK, "new is broken"),
-        ([loading, new_failed, former_failed], ReloadState.FAILED, "new is broken"),
-        ([loading, former_failed], ReloadState.FAILED, "former is broken"),
+        ([loading, new_failed], ReloadState.LOADING, "new-is-broken"),
+        ([loading, new_failed, served], ReloadState.ROLLED_BACK, "new-is-broken"),
+        ([loading, new_failed, former_failed], ReloadState.FAILED, "new-is-broken"),
+        ([loading, former_failed], ReloadState.FAILED, "former-is-broken"),
         # What the engine does before and after is not the reload's.
         ([served, former_failed], ReloadState.WAITING, ""),
         ([loading, served, former_failed], ReloadState.DONE, ""),
-        ([loading, former_failed, served], ReloadState.FAILED, "former is broken"),
+        ([loading, former_failed, served], ReloadState.FAILED, "former-is-broken"),
         ([loading, served, loading], ReloadState.DONE, ""),
     ],
 )
