@@ -237,6 +237,7 @@ docs: $(DEV_STAMP) ## Draw the generated pages
 	$(BIN)/python ci/draw_state_machine.py
 	$(BIN)/python ci/write_configuration.py
 	$(BIN)/python ci/write_flavors.py
+	$(BIN)/python -m ci.write_dashboards
 	$(BIN)/python ci/write_tables.py
 	$(BIN)/python ci/trace_requirements.py
 
