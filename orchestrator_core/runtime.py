@@ -28,13 +28,16 @@ from orchestrator_core.core.effects import (
     JobForgotten,
     JobStarted,
     OfferDeclined,
+    PoolDrainRecord,
     Receipt,
     Record,
     ReplyAccepted,
+    ReplyPool,
     ReplyRefused,
     ReplySession,
     ReplyState,
     SendCancel,
+    SendDrain,
     SendRelease,
     SendStart,
     SendVerdicts,
@@ -51,6 +54,7 @@ from orchestrator_core.core.events import (
     EnqueueRequested,
     Event,
     OutputProgressed,
+    PoolDrainRequested,
     Recovered,
     SessionDeleted,
     Stalled,
@@ -232,6 +236,15 @@ class Runtime:
         """
         await self._ask_briefly(lambda to: SessionDeleted(identity, session_id, to))
 
+    async def drain_pool(self, pool_id: str, timeout_ms: int, *, draining: bool) -> None:
+        """Drains a pool for `timeout_ms` at most, or ends that; returns once it is durable.
+
+        Raises:
+            RefusalError: NOT_FOUND; STORE_UNAVAILABLE, when that takes longer than a second. It is
+            done all the same, as soon as it can be written.
+        """
+        await self._ask_briefly(lambda to: PoolDrainRequested(pool_id, draining, timeout_ms, to))
+
     def job(self, job_id: str) -> Job:
         """Looks a job up. Raises `RefusalError` NOT_FOUND."""
         job = self.core.jobs.get(job_id)
@@ -337,7 +350,7 @@ class Runtime:
                     records.append(effect)
                 case TerminalRecord():
                     records.append(self._with_output(effect))
-                case SessionRecord() | SessionForgotten():
+                case SessionRecord() | SessionForgotten() | PoolDrainRecord():
                     records.append(effect)
                 case (
                     ReplyRefused()
@@ -407,14 +420,16 @@ class Runtime:
                 self._answer(effect.reply_to, effect.receipt)
             case ReplyState():
                 self._answer(effect.reply_to, effect.job_id)
-            case ReplySession():
-                self._answer(effect.reply_to, effect.session_id)
+            case ReplySession(told, name) | ReplyPool(told, name):
+                self._answer(told, name)
             case SendStart():
                 self._start(effect)
             case SendCancel():
                 self.hosts.cancel(effect)
             case SendRelease():
                 self.hosts.release(effect)
+            case SendDrain():
+                self.hosts.drain(effect)
             case ConfirmEnd():
                 self.submit(EndConfirmed(effect.job_id))
             case JobEnded():

@@ -250,7 +250,7 @@ class OrchestratorServer:
         )
         servicers = (
             jobs,
-            pool_admin.PoolAdminServicer(runtime, config.pools.watchers_max),
+            pool_admin.PoolAdminServicer(runtime, self._telemetry, config.pools),
             sessions.SessionServicer(runtime),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )

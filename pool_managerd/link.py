@@ -406,7 +406,8 @@ class Link:
         if pool is None:
             log.warning("command_for_unknown_pool", pool_id=message.pool_id)
         else:
-            pool.reload(message.model_ref)
+            timeout_ms = message.timeout_ms if message.HasField("timeout_ms") else None
+            pool.reload(message.model_ref, message.reload_id, timeout_ms)
 
 
 @functools.cache

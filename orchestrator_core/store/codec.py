@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
+    PoolDrainRecord,
     SessionRecord,
     TerminalRecord,
 )
@@ -33,6 +34,7 @@ _ACCEPT = TypeAdapter(AcceptRecord)
 _DISPATCH = TypeAdapter(DispatchRecord)
 _TERMINAL = TypeAdapter(TerminalRecord)
 _SESSION = TypeAdapter(SessionRecord)
+_DRAIN = TypeAdapter(PoolDrainRecord)
 
 
 class RecordFormatError(ValueError):
@@ -93,6 +95,16 @@ def encode_session(record: SessionRecord, place: str) -> str:
 def decode_session(version: int, place: str, text: str) -> SessionRecord:
     """Reads what `encode_session` wrote. Raises `RecordFormatError`."""
     return _parse(_SESSION, _body(version, place, text))
+
+
+def encode_drain(record: PoolDrainRecord, place: str) -> str:
+    """Returns the record as text."""
+    return _summed(place, _DRAIN.dump_json(record))
+
+
+def decode_drain(version: int, place: str, text: str) -> PoolDrainRecord:
+    """Reads what `encode_drain` wrote. Raises `RecordFormatError`."""
+    return _parse(_DRAIN, _body(version, place, text))
 
 
 def _summed(place: str, text: bytes) -> str:

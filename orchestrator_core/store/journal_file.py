@@ -21,6 +21,7 @@ from typing import TypeVar, assert_never
 from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
+    PoolDrainRecord,
     Record,
     SessionForgotten,
     SessionRecord,
@@ -216,6 +217,7 @@ class JournalFile:
             self._read(connection, schema.READ_DISPATCHES, codec.decode_dispatch),
             self._read(connection, schema.READ_TERMINALS, codec.decode_terminal),
             self._read(connection, schema.READ_SESSIONS, codec.decode_session, "session"),
+            self._read(connection, schema.READ_DRAINS, codec.decode_drain, "pool"),
         )
         last_ms = max(pruned_last_ms, _last_ms(recovered))
         return Opened(self._epoch, last_ms, recovered, journal_id)
@@ -383,6 +385,12 @@ class JournalFile:
                 )
             case SessionForgotten():
                 connection.execute(schema.DELETE_SESSION, (record.identity, record.session_id))
+            case PoolDrainRecord(over=True):
+                connection.execute(schema.DELETE_DRAIN, (record.pool_id,))
+            case PoolDrainRecord():
+                text = codec.encode_drain(record, _place(record.pool_id, ""))
+                row = (record.pool_id, self._epoch, codec.FORMAT_VERSION, text)
+                connection.execute(schema.PUT_DRAIN, row)
             case _:
                 assert_never(record)
 
@@ -420,6 +428,8 @@ def _has(connection: sqlite3.Connection, record: Record) -> bool:
             found = connection.execute(schema.HAS_TERMINAL, (record.job_id,))
         case SessionRecord() | SessionForgotten():
             return _has_session(connection, record)
+        case PoolDrainRecord():
+            return _has_drain(connection, record)
         case _:
             assert_never(record)
     return found.fetchone() is not None
@@ -434,6 +444,13 @@ def _has_session(connection: sqlite3.Connection, record: SessionRecord | Session
     return row is not None and row[0] == text
 
 
+def _has_drain(connection: sqlite3.Connection, record: PoolDrainRecord) -> bool:
+    row = connection.execute(schema.GET_DRAIN, (record.pool_id,)).fetchone()
+    if record.over:
+        return row is None
+    return row is not None and row[0] == codec.encode_drain(record, _place(record.pool_id, ""))
+
+
 def _delete(connection: sqlite3.Connection, job_ids: Sequence[str]) -> None:
     for statement in schema.DELETE_JOB:
         connection.executemany(statement, [(job_id,) for job_id in job_ids])
@@ -446,6 +463,7 @@ def _last_ms(recovered: Recovered) -> int:
         *(record.sent_ms for record in recovered.dispatches),
         *(record.ended_ms for record in recovered.terminals),
         *(record.used_ms for record in recovered.sessions),
+        *(record.since_ms for record in recovered.drains),
         0,
     )
 

@@ -1,7 +1,8 @@
 """Tables of the journal. The statements keep to what SQLite and PostgreSQL have in common.
 
 `written` numbers dispatches and terminals in order of writing; accepts have `seq`. `epoch` names
-the opening of the journal that wrote a row. `session` has one row per session that lives.
+the opening of the journal that wrote a row. `session` has one row per session that lives,
+`pool_drain` one per pool that an operator drains.
 """
 
 SCHEMA_VERSION = 1
@@ -65,6 +66,14 @@ CREATE_LATER = (
       PRIMARY KEY (identity, session_id)
     )
     """,
+    """
+    CREATE TABLE IF NOT EXISTS pool_drain (
+      pool_id TEXT PRIMARY KEY,
+      epoch BIGINT NOT NULL,
+      format INTEGER NOT NULL,
+      record TEXT NOT NULL
+    )
+    """,
 )
 
 INSERT_JOURNAL = (
@@ -101,6 +110,13 @@ PUT_SESSION = (
 )
 DELETE_SESSION = "DELETE FROM session WHERE identity = ? AND session_id = ?"
 
+PUT_DRAIN = (
+    "INSERT INTO pool_drain (pool_id, epoch, format, record) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (pool_id) DO UPDATE SET"
+    " epoch = excluded.epoch, format = excluded.format, record = excluded.record"
+)
+DELETE_DRAIN = "DELETE FROM pool_drain WHERE pool_id = ?"
+
 # The payload of an ended job is NULL: journals of earlier versions hold these, and they are large.
 READ_ACCEPTS = (
     "SELECT job_id, seq, format, record,"
@@ -112,6 +128,7 @@ READ_TERMINALS = "SELECT job_id, written, format, record FROM terminal ORDER BY 
 READ_SESSIONS = (
     "SELECT session_id, identity, format, record FROM session ORDER BY identity, session_id"
 )
+READ_DRAINS = "SELECT pool_id, '', format, record FROM pool_drain ORDER BY pool_id"
 DELETE_PAYLOAD = "UPDATE accept SET payload = ? WHERE job_id = ?"
 READ_LAST_WRITTEN = (
     "SELECT max(written) FROM dispatch",
@@ -127,6 +144,7 @@ ACCEPT_SEQ = "SELECT seq FROM accept WHERE job_id = ?"
 HAS_ACCEPT = "SELECT 1 FROM accept WHERE job_id = ? AND seq = ?"
 HAS_DISPATCH = "SELECT 1 FROM dispatch WHERE job_id = ? AND attempt = ?"
 GET_SESSION = "SELECT record FROM session WHERE identity = ? AND session_id = ?"
+GET_DRAIN = "SELECT record FROM pool_drain WHERE pool_id = ?"
 HAS_TERMINAL = "SELECT 1 FROM terminal WHERE job_id = ?"
 
 SELECT_ENDED = "SELECT job_id, ended_ms FROM terminal WHERE ended_ms < ? ORDER BY ended_ms LIMIT ?"

@@ -24,6 +24,7 @@ from orchestrator_core.core.effects import (
     DispatchRecord,
     JobEnded,
     OfferDeclined,
+    PoolDrainRecord,
     SendVerdicts,
     Verdict,
 )
@@ -282,6 +283,29 @@ class Lines:
             host_id=host_id,
             why=why,
             human=f"Host {host_id} is gone: {why}. Its jobs wait for it to come back.",
+        )
+
+    def pool_drained(self, record: PoolDrainRecord, running: int, now_ms: int) -> None:
+        """An operator drains a pool, or does not any more."""
+        left_ms = max(0, record.until_ms - now_ms)
+        told = f"no more jobs; the {running} that run there have {left_ms / 1000:.0f} s to end"
+        self._log.info(
+            "pool_drain_over" if record.over else "pool_drain",
+            pool_id=record.pool_id,
+            live_attempts=running,
+            left_ms=left_ms,
+            human=f"Pool {record.pool_id} gets {'jobs again' if record.over else told}.",
+        )
+
+    def pool_reloaded(self, pool_id: str, outcome: str, why: str) -> None:
+        """A pool was reloaded, or was not."""
+        told = f": {why}" if why else "."
+        self._log.info(
+            "pool_reload",
+            pool_id=pool_id,
+            outcome=outcome,
+            why=why,
+            human=f"The reload of pool {pool_id} is {outcome.replace('_', ' ')}{told}",
         )
 
     def draining(self, queue_depth: int, live_attempts: int) -> None:

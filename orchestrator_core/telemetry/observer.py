@@ -27,6 +27,7 @@ from orchestrator_core.core.effects import (
     JobForgotten,
     JobStarted,
     OfferDeclined,
+    PoolDrainRecord,
     Receipt,
     ReplyAccepted,
     ReplyRefused,
@@ -201,6 +202,12 @@ class Telemetry:
         """The handlers of a service, their calls counted."""
         return WatchedService(service, self._metrics.service)
 
+    def pool_reloaded(self, pool_id: str, outcome: str, why: str, span_ms: tuple[int, int]) -> None:
+        """A pool was reloaded or was not; `span_ms` is from the command to its end."""
+        self._lines.pool_reloaded(pool_id, outcome, why)
+        if self._spans is not None:
+            self._spans.pool_reloaded(pool_id, outcome, why, span_ms)
+
     # --- trace contexts
 
     def dispatch_traceparent(self, job_id: str, attempt: int) -> str:
@@ -265,6 +272,8 @@ class Telemetry:
                 self._ended(self._tracked.pop(job_id, None), effect, effects, now_ms)
             case JobForgotten(job_id=job_id):
                 self._forgotten(job_id, core, now_ms)
+            case PoolDrainRecord():
+                self._pool_drained(effect, core, now_ms)
             case _:
                 pass
 
@@ -286,6 +295,13 @@ class Telemetry:
         )
         self._tracked[job.job_id] = tracked
         return tracked
+
+    def _pool_drained(self, record: PoolDrainRecord, core: Core, now_ms: int) -> None:
+        pool = core.pools.get(record.pool_id)
+        running = 0 if pool is None else pool.occupied()
+        self._lines.pool_drained(record, running, now_ms)
+        if self._spans is not None:
+            self._spans.pool_drained(record, running, _call_context(), now_ms)
 
     def _drained(self, core: Core, now_ms: int) -> None:
         self._draining = True
