@@ -49,6 +49,7 @@ classes break.
 SHELL = (
     "hosts/bindings.py",
     "relay/chunks.py",
+    "relay/digests.py",
     "relay/items.py",
     "relay/log.py",
     "relay/pace.py",

@@ -8,7 +8,6 @@ A reader is only a position, so a slow or absent one costs no memory: what it ha
 evicted under the cap like anything else, and it is then told RESUME_WINDOW. LO-301, LO-302.
 """
 
-import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from operator import attrgetter
@@ -17,6 +16,7 @@ from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay import chunks
+from orchestrator_core.relay.digests import RunningDigest
 from orchestrator_core.relay.items import ITEM_BYTES, Frame, Item
 from orchestrator_core.relay.reader import Reader
 from orchestrator_core.relay.retelling import resumed_at, starts, text_of
@@ -35,17 +35,18 @@ class OutputLog:
     first place from which all text up to `next_offset` is held. A `doubtful` log may lack the end
     of what readers have: it was begun anew after a restart. A `sealed` one takes no more text of
     its attempt: the job ended with what is here. `end` is the absolute position after the last
-    item. `output_bytes` is the length of all entries.
+    item. `output_bytes` is the length of all entries. `listed` belongs to the relay.
     """
 
     __slots__ = (
         "_announced",
+        "_announced_attempt",
         "_base",
         "_begun",
         "_bytes_max",
+        "_digest",
         "_expected",
         "_expected_digest",
-        "_hash",
         "_items",
         "_marks",
         "_readers",
@@ -54,6 +55,7 @@ class OutputLog:
         "end",
         "final",
         "forgotten",
+        "listed",
         "metrics",
         "metrics_version",
         "next_index",
@@ -68,14 +70,16 @@ class OutputLog:
         self._items: list[Item] = []
         self._base = 0
         self.end = 0
-        self._readers: dict[Reader, None] = {}
-        self._hash: hashlib._Hash | None = hashlib.sha256()
+        self._readers: list[Reader] = []
+        self._digest: RunningDigest | None = RunningDigest()
         self._expected: int | None = None
         self._expected_digest: int | None = None
+        self._announced_attempt = 0
         self._announced = self._begun = (0, b"")
         self._marks: list[tuple[int, int]] = []
         self.attempt = 0
         self.doubtful = False
+        self.listed = False
         self.sealed = False
         self.next_index = 0
         self.next_offset = 0
@@ -119,9 +123,7 @@ class OutputLog:
         if frame.text_bytes <= known:
             self.next_index = max(self.next_index, frame.first_index + frame.pieces)
             return False
-        text, prefix_digest = chunks.read(
-            frame.chunk, frame.text_offset, frame.text_bytes, frame.pieces
-        )
+        text = chunks.read(frame.chunk, frame.text_offset, frame.text_bytes, frame.pieces)
         if self._expected is not None and frame.text_offset + frame.text_bytes > self._expected:
             # A host may hold more than the job ended with.
             batch = chunks.cut(chunks.parse(frame.chunk), self._expected)
@@ -129,9 +131,9 @@ class OutputLog:
             frame = frame.with_chunk(batch.SerializeToString(), len(batch.pieces), len(text))
         if known < 0:
             self._jump(frame)
-        elif self._hash is not None:
-            self._hash.update(text[known:] if known else text)
-        self._take(frame, prefix_digest)
+        elif self._digest is not None:
+            self._digest.add(text[known:] if known else text)
+        self._take(frame)
         return True
 
     def told_all(self, text_bytes: int) -> None:
@@ -141,6 +143,7 @@ class OutputLog:
 
     def append_event(self, entry: bytes) -> None:
         """Adds an event other than text, at the present place of the output: of a new attempt."""
+        self._announced_attempt = self.attempt
         self._announced = (self.attempt, entry)
         if starts(entry):
             self._begun = self._announced
@@ -217,10 +220,10 @@ class OutputLog:
         """Accepts that what lies before a frame will not come."""
         self.next_offset = frame.text_offset
         self.next_index = frame.first_index
-        self._hash = None
+        self._digest = None
         self.evict_all()
 
-    def _take(self, frame: Frame, prefix_digest: int) -> None:
+    def _take(self, frame: Frame) -> None:
         self.next_index = max(self.next_index, frame.first_index + frame.pieces)
         self.next_offset = frame.text_offset + frame.text_bytes
         self._append(
@@ -228,7 +231,7 @@ class OutputLog:
                 frame.attempt,
                 frame.text_offset,
                 frame.text_bytes,
-                prefix_digest,
+                None,
                 encode_token_event(frame.chunk),
                 frame.first_index,
             )
@@ -296,7 +299,7 @@ class OutputLog:
 
     def announced(self, attempt: int) -> bool:
         """True when the log has the event that announces the attempt."""
-        return self._announced[0] == attempt
+        return self._announced_attempt == attempt
 
     def beginning(self) -> Item | None:
         """What a reader that has nothing at all is told before the first text.
@@ -347,34 +350,35 @@ class OutputLog:
         reader = Reader(self, self._base + index, point, wake)
         if not lacks:
             reader.settle()
-        self._readers[reader] = None
+        self._readers.append(reader)
         return reader
 
     def close(self, reader: Reader) -> None:
         """Forgets a reader."""
-        self._readers.pop(reader, None)
+        if reader in self._readers:
+            self._readers.remove(reader)
 
     def digest(self) -> int | None:
         """Digest of all text so far: first eight bytes, big-endian, of its SHA-256.
 
         None when there was a gap: the text before it was never seen here.
         """
-        return None if self._hash is None else int.from_bytes(self._hash.digest()[:8], "big")
+        return None if self._digest is None else self._digest.value()
 
     def digest_within(self, text_offset: int) -> int | None:
         """Digest of the text before a place inside a chunk; None unless all of it is held.
 
         O(text): chunks are kept encoded. Only a reader that comes back at such a place asks.
         """
-        if self._hash is None or self.oldest_offset or text_offset > self.next_offset:
+        if self._digest is None or self.oldest_offset or text_offset > self.next_offset:
             return None
-        state, done = hashlib.sha256(), 0
+        digest, done = RunningDigest(), 0
         for item in self._items:
             if item.text_bytes and done < text_offset:
                 text = text_of(item.entry)[done - item.text_offset : text_offset - item.text_offset]
-                state.update(text)
+                digest.add(text)
                 done += len(text)
-        return int.from_bytes(state.digest()[:8], "big")
+        return digest.value()
 
     def position(self, position: int, text_offset: int) -> int:
         """Absolute position where a reader goes on that has the text up to an offset.

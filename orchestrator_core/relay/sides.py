@@ -71,9 +71,7 @@ class SideRead:
 
     def _take(self, frame: Frame) -> bool:
         try:
-            batch, _ = chunks.checked(
-                frame.chunk, frame.text_offset, frame.text_bytes, frame.pieces
-            )
+            chunks.read(frame.chunk, frame.text_offset, frame.text_bytes, frame.pieces)
         except MalformedOutputError:
             return False
         entry = encode_token_event(frame.chunk)
@@ -82,7 +80,7 @@ class SideRead:
                 frame.attempt,
                 frame.text_offset,
                 frame.text_bytes,
-                batch.prefix_digest,
+                None,
                 entry,
                 frame.first_index,
             )
