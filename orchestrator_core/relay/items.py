@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from orchestrator_core.relay.retelling import digest_before
+from orchestrator_core.wire.frames import encode_token_event
 
 # What an item costs beside its entry in CPython 3.11: with pieces of a few bytes, most of it.
 ITEM_BYTES: Final = 150
@@ -85,3 +86,15 @@ class Item:
     def end(self) -> int:
         """UTF-8 bytes of output up to and with this item."""
         return self.text_offset + self.text_bytes
+
+
+def text_item(frame: Frame) -> Item:
+    """The item of a frame; its chunk is kept as it came."""
+    return Item(
+        frame.attempt,
+        frame.text_offset,
+        frame.text_bytes,
+        None,
+        encode_token_event(frame.chunk),
+        frame.first_index,
+    )

@@ -15,14 +15,10 @@ from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
-from orchestrator_core.servicers.exchange_session import (
-    ExchangeLimits,
-    ExchangeSession,
-    Terms,
-    invalid,
-)
+from orchestrator_core.servicers.exchange_session import ExchangeLimits, ExchangeSession, invalid
 from orchestrator_core.servicers.flag import Flag
 from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.subscription import Terms
 from orchestrator_core.telemetry.calls import Metadata
 from orchestrator_core.wire.errors import to_status
 
