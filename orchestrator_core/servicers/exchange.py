@@ -15,13 +15,10 @@ from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
-from orchestrator_core.servicers.exchange_session import (
-    ExchangeLimits,
-    ExchangeSession,
-    Terms,
-    invalid,
-)
+from orchestrator_core.servicers.exchange_session import ExchangeLimits, ExchangeSession, invalid
+from orchestrator_core.servicers.flag import Flag
 from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.subscription import Terms
 from orchestrator_core.telemetry.calls import Metadata
 from orchestrator_core.wire.errors import to_status
 
@@ -29,6 +26,8 @@ JOB_ID_CHARS_MAX = 128
 # A message costs far more than a batch of tokens in it: a busy stream gets one in this time, with
 # all that came meanwhile. What comes after a pause as long, and every result, is sent at once.
 GATHER_S = 0.005
+# What is due as soon as this goes now: a timer would cost a turn of the event loop for it.
+SOON_S = 0.001
 BUSY_RETRY_MS = 100
 STOPPING_RETRY_MS = 1_000
 
@@ -99,8 +98,8 @@ class _Stream:
         self._limits = limits
         self._context = context
         self._caller = Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id())
-        self._woken = asyncio.Event()
-        self._drained = asyncio.Event()
+        self._woken = Flag()
+        self._drained = Flag()
         self._session = ExchangeSession(runtime, followers, self._wake, limits)
         self._loop = asyncio.get_running_loop()
         self._written_s = 0.0
@@ -154,7 +153,7 @@ class _Stream:
     def _wake(self, *, urgent: bool) -> None:
         """Lets the writer go on: at once when it was idle, else what comes is gathered a little."""
         wait_s = self._written_s + GATHER_S - self._loop.time()
-        if urgent or wait_s <= 0:
+        if urgent or wait_s <= SOON_S:
             self._woken.set()
         else:
             self._loop.call_later(wait_s, self._woken.set)
