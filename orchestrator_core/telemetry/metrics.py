@@ -68,7 +68,7 @@ class Metrics:
         self._waiting_keys: dict[tuple[str, ...], None] = {}
 
     def _make(self, meter: Meter) -> None:
-        self._enqueued = rows.Counter(meter, rows.ENQUEUED)
+        self._enqueued = rows.Counter(meter, rows.ENQUEUED, self._settle)
         self._started = rows.Counter(meter, rows.STARTED)
         self._canceled = rows.Counter(meter, rows.CANCELED)
         self._rejected = rows.Counter(meter, rows.REJECTED)
@@ -91,6 +91,14 @@ class Metrics:
         self._kv_usage = rows.Gauge(meter, rows.KV_USAGE)
         self._gpu_utilization = rows.Gauge(meter, rows.GPU_UTILIZATION)
         self._vram_used = rows.Gauge(meter, rows.VRAM_USED)
+
+    def _settle(self) -> None:
+        """Before each export, in its thread."""
+        for histogram in (
+            *(self._admission_latency, self._first_token, self._decode),
+            *(self._queue_wait, self._prediction_error, self._snapshot_age),
+        ):
+            histogram.settle()
 
     # --- what happened
 
