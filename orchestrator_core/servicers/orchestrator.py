@@ -78,16 +78,16 @@ class OrchestratorServicer:
 
     async def enqueue(self, request: pb.EnqueueRequest, context: rpc.Context) -> pb.EnqueueResponse:
         """Accepts a job; answers only after it is durable."""
-        answer = await self._enqueue(request.spec, _caller(context))
+        answer = await self._enqueue(request.spec, _caller())
         failpoints.reach("reply.before")
         if failpoints.armed():
             # The stubs leave out the context, with which grpcio calls it.
             context.add_done_callback(_answered)  # type: ignore[arg-type]
         return answer
 
-    async def cancel(self, request: pb.CancelRequest, context: rpc.Context) -> pb.CancelResponse:
+    async def cancel(self, request: pb.CancelRequest, _: rpc.Context) -> pb.CancelResponse:
         """Cancels a job; answers its true state once that is durable."""
-        return await self._cancel(request.job_id, _caller(context))
+        return await self._cancel(request.job_id, _caller())
 
     async def stream_tokens(self, request: pb.StreamTokensRequest, context: rpc.Context) -> None:
         """Follows a job from any point that is held."""
@@ -218,8 +218,8 @@ class OrchestratorServicer:
         )
 
 
-def _caller(context: rpc.Context) -> Caller:
-    return Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id())
+def _caller() -> Caller:
+    return Caller(rpc.metadata(), rpc.correlation_id())
 
 
 def _page_start(token: str) -> int | None:

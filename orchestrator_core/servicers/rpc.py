@@ -5,8 +5,8 @@ INVALID_PARAMS. A `RefusalError` becomes its status; any other exception is a bu
 becomes INTERNAL with nothing but an id. HME-030.
 """
 
+import asyncio
 import re
-import uuid
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, NoReturn, TypeAlias, TypeVar
@@ -17,9 +17,11 @@ from google.protobuf.message import DecodeError, Message
 
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.errors import RefusalError
+from orchestrator_core.servicers.ids import Ids
 from orchestrator_core.wire.errors import abort
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
@@ -28,6 +30,8 @@ _FIT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 # Each call is answered in a task of its own.
 _correlation_id: ContextVar[str] = ContextVar("orchestratord_correlation_id", default="")
+_metadata: ContextVar[Metadata] = ContextVar("orchestratord_metadata", default=())
+_ids = Ids()
 
 _log = structlog.get_logger("orchestratord")
 
@@ -42,14 +46,24 @@ class Undecodable:
 def unary(
     handler: Callable[[Request, Context], Awaitable[Response]], request: type[Request]
 ) -> "grpc.RpcMethodHandler[Any, Any]":
-    """One request, one response."""
+    """One request, one response.
+
+    The first metadata leave while the handler waits, for the journal as a rule: nobody needs them
+    before the answer, and each wait for gRPC is another turn of the event loop.
+    """
 
     async def call(message: Request | Undecodable, context: Context) -> Response:
-        await _begin(context)
+        begun = asyncio.create_task(_begin(context, _identify(context)))
         try:
-            return await handler(_decoded(message), context)
+            answer = await handler(_decoded(message), context)
+            await begun
         except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
+            await asyncio.wait((begun,))
             await _fail(context, error)
+        finally:
+            if not begun.cancel() and not begun.cancelled():
+                begun.exception()  # Somebody has seen it: the call fails of it, or is over.
+        return answer
 
     return grpc.unary_unary_rpc_method_handler(
         call, request_deserializer=_decoder(request), response_serializer=_encode
@@ -65,7 +79,7 @@ def server_stream(
     """
 
     async def call(message: Request | Undecodable, context: Context) -> None:
-        await _begin(context)
+        await _begin(context, _identify(context))
         try:
             await handler(_decoded(message), context)
         except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
@@ -85,7 +99,7 @@ def bidi(
     """
 
     async def call(_: object, context: Context) -> None:
-        await _begin(context)
+        await _begin(context, _identify(context))
         try:
             await handler(context)
         except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
@@ -101,6 +115,11 @@ def bidi(
 def correlation_id() -> str:
     """What the caller of this task's call was told as its correlation id; empty outside of one."""
     return _correlation_id.get()
+
+
+def metadata() -> Metadata:
+    """What the caller of this task's call sent along; empty outside of one. gRPC copies it anew."""
+    return _metadata.get()
 
 
 async def read(context: Context, request: type[Request]) -> Request | None:
@@ -126,20 +145,26 @@ def refusal_of(error: Exception) -> Refusal:
     return Refusal(Reason.INTERNAL, "", metadata={"trace_id": str(trace_id)})
 
 
-async def _begin(context: Context) -> None:
-    chosen = _chosen(context)
+def _identify(context: Context) -> str:
+    """Notes who calls, for the task of the call; returns the correlation id."""
+    metadata = tuple(context.invocation_metadata() or ())
+    chosen = _chosen(metadata)
     _correlation_id.set(chosen)
-    structlog.contextvars.clear_contextvars()
+    _metadata.set(metadata)
     structlog.contextvars.bind_contextvars(correlation_id=chosen)
+    return chosen
+
+
+async def _begin(context: Context, chosen: str) -> None:
     await context.send_initial_metadata(((CORRELATION_KEY, chosen),))
 
 
-def _chosen(context: Context) -> str:
+def _chosen(metadata: Metadata) -> str:
     """The caller's id, or a new one where it gave none that is fit to be logged."""
-    for key, value in context.invocation_metadata() or ():
+    for key, value in metadata:
         if key == CORRELATION_KEY and isinstance(value, str) and _FIT_ID.fullmatch(value):
             return value
-    return uuid.uuid4().hex
+    return _ids.new_correlation_id()
 
 
 async def _fail(context: Context, error: Exception) -> NoReturn:

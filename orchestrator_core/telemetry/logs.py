@@ -44,8 +44,8 @@ class _Gathering:
 
     A line costs a system call, at which every other thread may take the interpreter. Without a
     loop, and from other threads, lines leave at once; when the process is killed, the last are
-    lost. A reader may be gone: what cannot be written is dropped, never raised, as a log line must not break the job
-    that it tells about.
+    lost. A reader may be gone: what cannot be written is dropped, never raised, as a log line must
+    not break the job that it tells about.
     """
 
     def __init__(self, stream: TextIO) -> None:
