@@ -5,7 +5,6 @@ INVALID_PARAMS. A `RefusalError` becomes its status; any other exception is a bu
 becomes INTERNAL with nothing but an id. HME-030.
 """
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -46,24 +45,14 @@ class Undecodable:
 def unary(
     handler: Callable[[Request, Context], Awaitable[Response]], request: type[Request]
 ) -> "grpc.RpcMethodHandler[Any, Any]":
-    """One request, one response.
-
-    The first metadata leave while the handler waits, for the journal as a rule: nobody needs them
-    before the answer, and each wait for gRPC is another turn of the event loop.
-    """
+    """One request, one response."""
 
     async def call(message: Request | Undecodable, context: Context) -> Response:
-        begun = asyncio.create_task(_begin(context, _identify(context)))
+        await _begin(context)
         try:
-            answer = await handler(_decoded(message), context)
-            await begun
+            return await handler(_decoded(message), context)
         except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
-            await asyncio.wait((begun,))
             await _fail(context, error)
-        finally:
-            if not begun.cancel() and not begun.cancelled():
-                begun.exception()  # Somebody has seen it: the call fails of it, or is over.
-        return answer
 
     return grpc.unary_unary_rpc_method_handler(
         call, request_deserializer=_decoder(request), response_serializer=_encode
@@ -79,7 +68,7 @@ def server_stream(
     """
 
     async def call(message: Request | Undecodable, context: Context) -> None:
-        await _begin(context, _identify(context))
+        await _begin(context)
         try:
             await handler(_decoded(message), context)
         except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
@@ -99,7 +88,7 @@ def bidi(
     """
 
     async def call(_: object, context: Context) -> None:
-        await _begin(context, _identify(context))
+        await _begin(context)
         try:
             await handler(context)
         except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
@@ -145,17 +134,12 @@ def refusal_of(error: Exception) -> Refusal:
     return Refusal(Reason.INTERNAL, "", metadata={"trace_id": str(trace_id)})
 
 
-def _identify(context: Context) -> str:
-    """Notes who calls, for the task of the call; returns the correlation id."""
+async def _begin(context: Context) -> None:
     metadata = tuple(context.invocation_metadata() or ())
     chosen = _chosen(metadata)
     _correlation_id.set(chosen)
     _metadata.set(metadata)
     structlog.contextvars.bind_contextvars(correlation_id=chosen)
-    return chosen
-
-
-async def _begin(context: Context, chosen: str) -> None:
     await context.send_initial_metadata(((CORRELATION_KEY, chosen),))
 
 
