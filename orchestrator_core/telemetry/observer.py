@@ -7,7 +7,6 @@ change something for a job; token output does not come by here.
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 
 import grpc
 from aiohttp import web
@@ -40,7 +39,7 @@ from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
-from orchestrator_core.telemetry.calls import Calls, Metadata, Rpc, current_rpc
+from orchestrator_core.telemetry.calls import Call, Calls, Metadata, current_rpc
 from orchestrator_core.telemetry.fleet import FleetView, NoFleet
 from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import CARDINALITY, Metrics
@@ -177,7 +176,7 @@ class Telemetry:
 
     # --- calls
 
-    def rpc(self, name: str, metadata: Metadata | None) -> AbstractContextManager[Rpc]:
+    def rpc(self, name: str, metadata: Metadata | None) -> Call:
         """Spans one enqueue or cancel, from receipt to its answer; the span is current meanwhile.
 
         An enqueue that is answered well records its latency, one that raises `RefusalError` counts
