@@ -134,7 +134,7 @@ class Reader:
             items.append(item)
             size += len(item.entry)
             self._pass(item)
-            if self._position == end:
+            if self._position == end and not beside:
                 break
         self.caught_up = not beside
         return items
