@@ -191,7 +191,7 @@ class Reader:
             self._position += 1
         if item.text_bytes:
             self._offset = item.end
-            self._attempt = -1
+            self._attempt = self._told
 
     def _prove(self, item: "Item | None") -> None:
         """Compares digests. Where the log knows none there, the reader's own check remains.
