@@ -49,7 +49,7 @@ class Reader:
         self._position = position
         self._offset = resume.text_offset
         # What the reader knows of the place where it begins: until text follows, no event of this
-        # attempt is new to it, and the digest is to be compared once.
+        # No event of an attempt up to this one is new to it; its digest is to be compared once.
         named = resume.attempt != 0 or resume.text_offset != 0
         self._attempt = resume.attempt if named else -1
         self._told = resume.attempt
