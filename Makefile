@@ -65,6 +65,10 @@ engines-llama-server: ## Build llama-server under .build/llama-server from the s
 	cmake --build .build/llama-server/build --target llama-server --parallel $(or $(JOBS),1)
 	.build/llama-server/build/bin/llama-server --version
 
+.PHONY: tools-tmux
+tools-tmux: ## Install tmux, in which the test of `llorch top` looks at a real screen (Debian; needs root)
+	command -v tmux || { apt-get update -qq && apt-get install -y -qq --no-install-recommends tmux; }
+
 .PHONY: fault-seeds
 fault-seeds: $(DEV_STAMP) ## Run 2,000 fault seeds (COUNT=, FIRST=): both services on virtual time, judged by the history checker
 	$(BIN)/python -m faults.simulation --count $(or $(COUNT),2000) --first $(or $(FIRST),0)
@@ -80,12 +84,12 @@ $(COMPILED)/.done: $(DEV_STAMP) ci/compile_core.py $(shell find orchestrator_cor
 	@touch $@
 
 .PHONY: compile
-compile: $(COMPILED)/.done ## Compile the core, which halves what a decision costs, into .build/compiled; needs a C compiler
+compile: $(COMPILED)/.done ## Compile the core and the path of tokens, which halves what they cost, into .build/compiled; needs a C compiler
 
 PREFIX ?= /opt/llama-orch
 
 .PHONY: install
-install: $(DEV_STAMP) ## Install the services and llorch below PREFIX (/opt/llama-orch), core compiled unless COMPILE=no
+install: $(DEV_STAMP) ## Install the services and llorch below PREFIX (/opt/llama-orch), compiled unless COMPILE=no
 	$(PYTHON) -m venv $(PREFIX)
 	$(PREFIX)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt .
 	$(if $(filter no,$(COMPILE)),,$(BIN)/python ci/compile_core.py \
@@ -105,8 +109,10 @@ bench-snapshots: $(DEV_STAMP) ## What reading GPUs and reporting them costs: CPU
 	$(BIN)/python -m benchmarks.snapshots $(ARGS)
 
 .PHONY: bench-relay
-bench-relay: $(DEV_STAMP) ## What relaying costs: CPU per token and latency, per-job streams and Exchange, beside bare grpc.aio
-	$(BIN)/python -m benchmarks.relay $(ARGS)
+bench-relay: $(COMPILED)/.done ## What relaying costs: CPU per token and latency, per-job streams and Exchange, beside bare grpc.aio
+	$(BIN)/python -m benchmarks.relay_path
+	cd $(COMPILED) && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m benchmarks.relay_path
+	cd $(COMPILED) && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m benchmarks.relay $(ARGS)
 
 .PHONY: bench-enqueue
 bench-enqueue: $(DEV_STAMP) ## Latency and highest rate of Enqueue, memory of queued jobs and idle streams
@@ -133,6 +139,18 @@ $(TRITON)/.installed: ci/triton-requirements.txt
 	cd $(TRITON)/lib/python*/site-packages/pytriton/tritonserver && ln -sf \
 	  ../../python_backend_stubs/$$($(CURDIR)/$(TRITON)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')/triton_python_backend_stub \
 	  backends/python/triton_python_backend_stub && test -e backends/python/triton_python_backend_stub
+	@touch $@
+
+PROMETHEUS := .build/prometheus
+
+.PHONY: tools-prometheus
+tools-prometheus: $(PROMETHEUS)/.done ## Fetch Debian's Prometheus and promtool (19 MB) into .build/prometheus, for the tests of metrics
+
+# Unpacked only: nothing is installed, no service starts.
+$(PROMETHEUS)/.done:
+	rm -rf $(PROMETHEUS) && mkdir -p $(PROMETHEUS)
+	cd $(PROMETHEUS) && apt-get download --quiet prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+	$(PROMETHEUS)/usr/bin/promtool --version
 	@touch $@
 
 TRACES ?= ../shared/traces
@@ -219,6 +237,7 @@ docs: $(DEV_STAMP) ## Draw the generated pages
 	$(BIN)/python ci/draw_state_machine.py
 	$(BIN)/python ci/write_configuration.py
 	$(BIN)/python ci/write_flavors.py
+	$(BIN)/python ci/write_tables.py
 	$(BIN)/python ci/trace_requirements.py
 
 .PHONY: constraints

@@ -27,6 +27,7 @@ from orchestrator_core.recorder.explaining import Explainer
 from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
+from orchestrator_core.served_facts import ServedFacts
 from orchestrator_core.servicers import orchestrator, pool_admin, pool_registry, sessions
 from orchestrator_core.servicers.capabilities import ServerFacts
 from orchestrator_core.status.page import StatusPage
@@ -40,6 +41,7 @@ from orchestrator_core.store.port import (
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import SqliteStore
+from orchestrator_core.telemetry.measured_store import MeasuredStore
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire.jobs import WireLimits
 
@@ -100,7 +102,7 @@ class OrchestratorServer:
         self._config = config
         self._hosts = Hosts()
         self._telemetry = Telemetry.from_config(config, fleet=ReportedFleet(self._hosts))
-        self._store: Store = store or _store(config)
+        self._store: Store = MeasuredStore(store or _store(config), self._telemetry.committed)
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
@@ -129,8 +131,11 @@ class OrchestratorServer:
         clock = SystemClock(opened.last_ms)
         self._runtime = runtime = self._build(clock)
         self._jobs = jobs_servicer = self._jobs_servicer(runtime)
-        routes = self._status_routes(runtime, jobs_servicer)
-        self.metrics_port = metrics_port = await self._telemetry.start(runtime.core, routes)
+        self.metrics_port = metrics_port = await self._telemetry.start(
+            runtime.core,
+            ServedFacts(self._config, runtime, CORE_FORM).read,
+            self._status_routes(runtime, jobs_servicer),
+        )
         runtime.recover(opened.recovered)
         await self._serve(runtime, opened, jobs_servicer)
         self._tasks = [
@@ -249,7 +254,8 @@ class OrchestratorServer:
             sessions.SessionServicer(runtime),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )
-        self._server.add_generic_rpc_handlers([servicer.handlers() for servicer in servicers])
+        watched = self._telemetry.watched
+        self._server.add_generic_rpc_handlers([watched(each.handlers()) for each in servicers])
         names = (
             orchestrator.SERVICE,
             pool_admin.SERVICE,

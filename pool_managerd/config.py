@@ -209,6 +209,11 @@ class Config(Table):
     shutdown_grace_ms: int = Field(
         default=30_000, ge=0, le=86_400_000, description="Wait for running attempts on SIGTERM."
     )
+    metrics_listen: str = Field(
+        default="",
+        pattern=rf"^$|{_ADDRESS}",
+        description="Address of the Prometheus endpoint, e.g. 127.0.0.1:7073; empty: off.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity of log lines."
     )
@@ -226,10 +231,13 @@ class Config(Table):
         default=(), max_length=256, description="The pools of this host, at least one."
     )
     otlp_endpoint: str = Field(default="", exclude=True, description="(environment)")
+    otlp_metrics_endpoint: str = Field(default="", exclude=True, description="(environment)")
 
     @model_validator(mode="after")
     def _checked(self) -> "Config":
-        _refuse_public_bind(self.listen)
+        _refuse_public_bind("listen", self.listen)
+        if self.metrics_listen:
+            _refuse_public_bind("metrics_listen", self.metrics_listen)
         if not self.pools:
             raise ValueError("pools: at least one [[pools]] table is needed")
         ids = [pool.pool_id for pool in self.pools]
@@ -290,8 +298,9 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
     )
     if problems:
         raise ConfigError(problems)
-    endpoint = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or env.get(
-        "OTEL_EXPORTER_OTLP_ENDPOINT"
+    endpoint, metrics_endpoint = (
+        env.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        for signal in ("TRACES", "METRICS")
     )
     logs = config.engine_logs
     if logs.directory:
@@ -307,6 +316,7 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
             "models": models,
             "outbound": config.outbound.model_copy(update={"hf_token": token}),
             "otlp_endpoint": endpoint or "",
+            "otlp_metrics_endpoint": metrics_endpoint or "",
         }
     )
 
@@ -366,11 +376,11 @@ def _refuse_file_secrets(raw: dict[str, object]) -> None:
         raise ConfigError(
             ["outbound.hf_token: set hf_token_env: secrets come from the environment"]
         )
-    if "otlp_endpoint" in raw:
+    if raw.keys() & {"otlp_endpoint", "otlp_metrics_endpoint"}:
         raise ConfigError(["otlp_endpoint: set OTEL_EXPORTER_OTLP_ENDPOINT in the environment"])
 
 
-def _refuse_public_bind(listen: str) -> None:
+def _refuse_public_bind(key: str, listen: str) -> None:
     host = listen.rpartition(":")[0].strip("[]")
     try:
         loopback = ipaddress.ip_address(host).is_loopback
@@ -378,6 +388,6 @@ def _refuse_public_bind(listen: str) -> None:
         loopback = host == "localhost"
     if not loopback:
         raise ValueError(
-            f"listen: {host} is not a loopback address, and this version has neither tokens nor "
+            f"{key}: {host} is not a loopback address, and this version has neither tokens nor "
             "TLS: listen on 127.0.0.1 and use an SSH tunnel from elsewhere"
         )

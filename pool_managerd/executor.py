@@ -6,6 +6,7 @@ exactly one terminal record is written to its log; who is connected at that time
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
@@ -37,6 +38,7 @@ class _Run:
     pool: Pool
     incarnation: Incarnation
     engine: port.Engine
+    started_ms: int
     stop: Stop | None = None
     stop_detail: str = ""
     scope: asyncio.Timeout | None = None
@@ -84,6 +86,10 @@ class Executor:
     def running(self, replica_id: str) -> list[AttemptLog]:
         """Logs of the attempts that hold a slot of `replica_id`."""
         return [run.log for run in self._runs.values() if run.log.replica_id == replica_id]
+
+    def all_running(self) -> list[AttemptLog]:
+        """Logs of all attempts that hold a slot."""
+        return [run.log for run in self._runs.values()]
 
     def start(self, command: AttemptCommand) -> AttemptLog | Refusal:
         """Starts an attempt, or returns the log of one that is known already.
@@ -174,8 +180,10 @@ class Executor:
         entry = AttemptLog(command.key, replica, command.verify_until, prefix)
         entry.kv_warmth = command.session_id in incarnation.warm
         self.store.add(entry)
-        run = _Run(command, entry, pool, incarnation, incarnation.engine)
+        now_ms = self._deps.clock.now_ms()
+        run = _Run(command, entry, pool, incarnation, incarnation.engine, now_ms)
         self._runs[command.key] = run
+        self._telemetry.metrics.attempt_started(pool.pool_id)
         self._deps.spawn(self._run(run))
         self._deps.feed.publish(pool.pool_id)
         log.info(
@@ -195,7 +203,6 @@ class Executor:
             "session_id": run.command.session_id,
             "correlation_id": run.command.correlation_id,
         }
-        started_ms = self._deps.clock.now_ms()
         with self._telemetry.span(
             SPAN_ATTEMPT, {**fields, **extra}, run.command.traceparent
         ) as span:
@@ -217,7 +224,7 @@ class Executor:
             tokens_in=ended.usage.tokens_in,
             tokens_out=ended.usage.tokens_out,
             decode_time_ms=ended.usage.decode_time_ms,
-            duration_ms=self._deps.clock.now_ms() - started_ms,
+            duration_ms=self._deps.clock.now_ms() - run.started_ms,
             kv_warmth=run.log.kv_warmth,
         )
 
@@ -225,7 +232,11 @@ class Executor:
         run.log.started = True
         self.on_output(run.log)
         with self._telemetry.span(SPAN_GENERATE, run.fields()):
-            request = replace(run.command.request, traceparent=self._telemetry.traceparent())
+            request = replace(
+                run.command.request,
+                traceparent=self._telemetry.traceparent(),
+                keep=functools.partial(self._keep, run),
+            )
             generator = run.engine.generate(request)
             try:
                 terminal = await self._consume(run, generator)
@@ -266,8 +277,8 @@ class Executor:
 
     def _apply(self, run: _Run, event: port.GenerationEvent) -> Terminal | None:
         match event:
-            case port.Piece(text=text, token_ids=token_ids):
-                self._keep(run, text, token_ids)
+            case port.Piece():
+                self._keep(run, event)
                 return None
             case port.Finished(finish=finish, usage=usage):
                 if not run.log.visible:
@@ -278,13 +289,17 @@ class Executor:
                 kind = ErrorKind[failure.name]
                 return Terminal(AttemptFailure(kind, message), _usage(usage))
 
-    def _keep(self, run: _Run, text: str, token_ids: tuple[int, ...]) -> None:
+    def _keep(self, run: _Run, piece: port.Piece) -> None:
+        if run.stop is not None:
+            return
         first = run.log.next_index == 0
         if first:
             failpoints.reach("output.first.before")
-        outcome = self.store.append(run.log, text, token_ids)
+        outcome = self.store.append(run.log, piece.text, piece.token_ids)
         if outcome is AppendOutcome.KEPT:
             if first:
+                after_ms = self._deps.clock.now_ms() - run.started_ms
+                self._telemetry.metrics.first_output(run.pool.pool_id, after_ms)
                 failpoints.reach("output.first.after")
             self.on_output(run.log)
         else:
@@ -361,9 +376,19 @@ class Executor:
         if run.stop in (None, Stop.BROKEN) and run.log.terminal is not None:
             run.pool.attempt_ended(run.incarnation.replica_id, run.log.terminal.outcome)
         del self._runs[key]
+        self._count_end(run)
         if run.discard:
             self.store.release(key)
         self._deps.feed.publish(run.pool.pool_id)
+
+    def _count_end(self, run: _Run) -> None:
+        ended = run.log.terminal
+        assert ended is not None, "a finished attempt has a terminal record"
+        took_ms = self._deps.clock.now_ms() - run.started_ms
+        tokens = (ended.usage.tokens_in, run.log.tokens_out)
+        self._telemetry.metrics.attempt_ended(
+            run.pool.pool_id, _outcome_text(ended), took_ms, tokens
+        )
 
 
 def _unknown_replica(command: AttemptCommand) -> Refusal:
@@ -379,7 +404,9 @@ def _with_continued(terminal: Terminal, tokens: int) -> Terminal:
         return terminal
     tokens_in = None if usage.tokens_in is None else max(0, usage.tokens_in - tokens)
     tokens_out = None if usage.tokens_out is None else usage.tokens_out + tokens
-    return replace(terminal, usage=replace(usage, tokens_in=tokens_in, tokens_out=tokens_out))
+    # The engine's time is that of a part of the output.
+    counted = replace(usage, tokens_in=tokens_in, tokens_out=tokens_out, decode_time_ms=None)
+    return replace(terminal, usage=counted)
 
 
 def _usage(usage: port.Usage) -> Usage:

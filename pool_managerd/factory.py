@@ -36,11 +36,14 @@ from pool_managerd.engines.triton import TritonEngine as TritonAdapter
 from pool_managerd.engines.triton_client import Target
 from pool_managerd.incarnation import EngineFactory
 from pool_managerd.launching import launched, shown_devices
+from pool_managerd.telemetry import Metrics
 
 
-def make_devices(config: Config) -> DeviceSource:
+def make_devices(config: Config, metrics: Metrics | None = None) -> DeviceSource:
     """The configured source of devices; nothing is read yet."""
-    return NvmlDevices(config.device_interval_ms) if config.devices == "nvml" else CpuDevices()
+    if config.devices == "nvml":
+        return NvmlDevices(config.device_interval_ms, metrics)
+    return CpuDevices()
 
 
 def engine_factory(config: Config) -> EngineFactory:

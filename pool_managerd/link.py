@@ -30,11 +30,12 @@ from pool_managerd.core.replica import Reason
 from pool_managerd.errors import SessionLostError
 from pool_managerd.executor import Executor
 from pool_managerd.liveness import Liveness
+from pool_managerd.loop import holder
 from pool_managerd.pool import Pool
 from pool_managerd.reporter import Reporter
 from pool_managerd.snapshots import HostState, SnapshotBuilder
 from pool_managerd.streams import STREAM_ERRORS, together, until_lost
-from pool_managerd.telemetry import log
+from pool_managerd.telemetry import Telemetry, log
 
 DispatchCall = aio.StreamStreamCall[registry_pb2.DispatchRequest, registry_pb2.DispatchResponse]
 
@@ -58,6 +59,7 @@ class LinkDeps:
     executor: Executor
     snapshots: SnapshotBuilder
     reporter: Reporter
+    telemetry: Telemetry
     jitter: Callable[[], float]
 
 
@@ -79,6 +81,7 @@ class Link:
         self._host = deps.host
         self._bell = Bell()
         self._sent_at_s = 0.0
+        self._hold: Callable[[float], None] = lambda _when_s: None
         self._beat_due = False
         self._outbox: Outbox | None = None
         self._leaving = False
@@ -94,6 +97,16 @@ class Link:
             "set_draining": lambda message: self._set_draining(message.set_draining),
             "reload": lambda message: self._reload(message.reload),
         }
+
+    @property
+    def up(self) -> bool:
+        """True while the orchestrator has taken the registration of the present stream."""
+        return self._outbox is not None
+
+    @property
+    def unacked_bytes(self) -> int:
+        """Output that was sent on the present stream and not acknowledged yet."""
+        return self._outbox.unacked_bytes if self._outbox is not None else 0
 
     async def run(self) -> None:
         """Dials, and dials again with backoff when a session ends; until `leave` or cancelled."""
@@ -194,6 +207,7 @@ class Link:
         self._outbox = Outbox(terms.send_window_bytes, limits.frame_bytes, self._bell.ring)
         self._deps.executor.on_output = self._outbox.touch
         self._obey_verdicts(self._outbox, message)
+        self._host.registrations += 1
         log.info(
             "registered",
             orchestrator=self._config.orchestrator,
@@ -233,6 +247,7 @@ class Link:
     async def _serve(self, channel: aio.Channel, call: DispatchCall, terms: _Terms) -> None:
         liveness = Liveness(terms.heartbeat_timeout_ms)
         self._sent_at_s = asyncio.get_running_loop().time()
+        self._hold = holder()
         await together(
             self._read(call, liveness),
             self._write(call, liveness),
@@ -308,9 +323,11 @@ class Link:
             failpoints.reach("frame.before")
         if frame.ended:
             failpoints.reach("frame.end.before")
+        self._sent_at_s = asyncio.get_running_loop().time()
+        if not self._bound().pending:
+            self._hold(self._sent_at_s + self._config.coalesce_ms / 1000)
         with liveness:
             await call.write(registry_pb2.DispatchRequest(frame=message))
-        self._sent_at_s = asyncio.get_running_loop().time()
         if frame.chunks:
             failpoints.reach("frame.after")
         if frame.ended:
@@ -336,6 +353,8 @@ class Link:
         self._bound().bind(message.handle, started)
 
     def _refuse(self, message: dispatch_pb2.StartAttempt, refusal: Refusal) -> None:
+        pool_id = message.pool_id if message.pool_id in self._deps.pools else ""
+        self._deps.telemetry.metrics.attempt_refused(pool_id, refusal.reason.value)
         log.info(
             "attempt_refused",
             job_id=message.job_id,

@@ -7,6 +7,8 @@ Every event is applied on the event loop as it happens, so state and snapshot ne
 
 import asyncio
 
+from opentelemetry.trace import Span
+
 from pool_managerd import failpoints
 from pool_managerd.config import PoolTable
 from pool_managerd.core.attempts import AttemptFailure, EndReason
@@ -77,6 +79,7 @@ class Pool:
         self._reload_asked: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._device_faults: dict[str, str] = {}
+        self._given_up_for = Reason.OPERATOR
         self._opened = False
         self._drain_timer: asyncio.TimerHandle | None = None
         self._reminder = Reminder(self._tell_storm, limits.storm_remind_ms)
@@ -125,14 +128,16 @@ class Pool:
         if incarnation.replica_id != replica_id or incarnation.failing:
             return
         incarnation.failing = True
+        self._given_up_for = reason
         detail = detail[:DETAIL_CHARS_MAX]
+        what = "is stopped" if self._supervisor.phase is Phase.SERVING else "did not start"
         log.warning(
             "replica_failed",
             pool_id=self.pool_id,
             replica_id=replica_id,
             reason=reason.value,
             detail=detail,
-            human=f"The engine of pool {self.pool_id} is stopped: {detail}",
+            human=f"The engine of pool {self.pool_id} {what}: {detail}",
         )
         self._post(Event(Kind.FAILED, reason, detail))
 
@@ -256,6 +261,7 @@ class Pool:
                 case Effect.START_ENGINE:
                     if self.incarnation.gone.is_set():
                         self.incarnation = self._new_incarnation()
+                        self._count_restart()
                     incarnation = self.incarnation
                     incarnation.tasks.append(self._deps.spawn(self._start(incarnation)))
                 case Effect.STOP_ENGINE:
@@ -263,6 +269,11 @@ class Pool:
                     self._deps.spawn(self._stop(self.incarnation))
                 case Effect.ARM_RETRY:
                     self._arm_retry()
+
+    def _count_restart(self) -> None:
+        # Of one that did not fail, a reload was asked for.
+        reason, self._given_up_for = self._given_up_for, Reason.OPERATOR
+        self._deps.telemetry.metrics.engine_restarted(self.pool_id, reason.value)
 
     def _arm_retry(self) -> None:
         retry_at_ms = self._supervisor.retry_at_ms
@@ -285,6 +296,7 @@ class Pool:
         attributes = {"pool_id": self.pool_id, "replica_id": replica_id}
         timeout_ms = self._deps.supervision.preload_timeout_ms
         reason = Reason.PRELOAD_FAILED
+        began_ms = self._deps.clock.now_ms()
         with self._deps.telemetry.span(SPAN_START, attributes) as span:
             try:
                 # A model may have to be fetched first, which has a bound of its own.
@@ -300,11 +312,17 @@ class Pool:
             except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
                 problem = f"the engine could not be started: {type(error).__name__}: {error}"
             else:
-                self._deps.telemetry.annotate(span, {"outcome": "ready"})
+                self._started(span, "ready", began_ms)
                 self._serving(incarnation, info)
                 return
-            self._deps.telemetry.annotate(span, {"outcome": "failed"})
+            self._started(span, "failed", began_ms)
         self._start_failed(incarnation, reason, problem)
+
+    def _started(self, span: Span, outcome: str, began_ms: int) -> None:
+        telemetry = self._deps.telemetry
+        telemetry.annotate(span, {"outcome": outcome})
+        took_ms = self._deps.clock.now_ms() - began_ms
+        telemetry.metrics.engine_started(self.pool_id, outcome, took_ms)
 
     async def _accept(self, engine: Engine, info: EngineInfo) -> None:
         """Raises PreloadError unless the engine passes the self-test. ORCH-3049."""

@@ -22,6 +22,7 @@ from pool_managerd.executor import Executor
 from pool_managerd.factory import engine_factory as configured_factory
 from pool_managerd.factory import make_devices
 from pool_managerd.feed import ChangeFeed
+from pool_managerd.host_facts import HostFacts
 from pool_managerd.incarnation import EngineFactory, PoolDeps
 from pool_managerd.link import Link, LinkDeps
 from pool_managerd.model_files import ModelFiles
@@ -58,11 +59,14 @@ class PoolManager:
     ) -> None:
         self.listening = asyncio.Event()
         self.address = ""
+        self.metrics_port: int | None = None
         self._config = config
         self._clock = clock or SystemClock()
-        self._devices = devices or make_devices(config)
+        self._telemetry = Telemetry(
+            config.otlp_endpoint, config.otlp_metrics_endpoint, config.metrics_listen
+        )
+        self._devices = devices or make_devices(config, self._telemetry.metrics)
         self._engine_factory = engine_factory or configured_factory(config)
-        self._telemetry = Telemetry(config.otlp_endpoint)
         self._feed = ChangeFeed(config.limits.watchers_max)
         self._host = HostState(config.host_id, secrets.token_hex(8))
         self._ledger = Ledger()
@@ -93,7 +97,7 @@ class PoolManager:
             DevicesUnavailableError: when the configured devices cannot be read.
             ConfigError: when a pool's device mask names a device that is not there, or logs of
                 engines cannot be written where they are to be.
-            OSError: when the inspection address cannot be bound.
+            OSError: when the address of the inspection, or of the metrics, cannot be bound.
         """
         await asyncio.to_thread(_check_log_directory, self._config.engine_logs.directory)
         await self._devices.start(self._device_fault, self._devices_changed)
@@ -106,18 +110,26 @@ class PoolManager:
             watch_interval_ms = self._config.report_interval_ms * 10
             servicer = PoolManagerServicer(snapshots, self._feed, watch_interval_ms)
             server = InspectionServer(self._config.listen, servicer)
+            facts = HostFacts(
+                self._telemetry.metrics,
+                self._pools.values(),
+                executor,
+                self._devices,
+                self._config.limits,
+            )
+            self.metrics_port = await self._telemetry.start(facts.sample)
             await server.start()
             self.address = server.address
             self.listening.set()
             try:
                 async with asyncio.TaskGroup() as tasks:
                     self._tasks = tasks
-                    await self._serve(server, executor, snapshots)
+                    await self._serve(server, executor, snapshots, facts)
             finally:
                 await server.stop(RPC_GRACE_MS)
         finally:
             await self._devices.stop()
-            await self._stop_telemetry()
+            await self._telemetry.stop(TELEMETRY_TIMEOUT_MS)
         log.info("stopped", human="The pool manager has stopped.")
 
     def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
@@ -125,9 +137,14 @@ class PoolManager:
         return self._tasks.create_task(work)
 
     async def _serve(
-        self, server: InspectionServer, executor: Executor, snapshots: SnapshotBuilder
+        self,
+        server: InspectionServer,
+        executor: Executor,
+        snapshots: SnapshotBuilder,
+        facts: HostFacts,
     ) -> None:
         link = self._make_link(executor, snapshots)
+        facts.show(link, self._host)
         link_task = self._spawn(link.run())
         for pool in self._pools.values():
             pool.open()
@@ -198,6 +215,7 @@ class PoolManager:
                 executor=executor,
                 snapshots=snapshots,
                 reporter=Reporter(self._host, snapshots, self._feed, backoff, _jitter),
+                telemetry=self._telemetry,
                 jitter=_jitter,
             )
         )
@@ -252,11 +270,6 @@ class PoolManager:
         ]
         if problems:
             raise ConfigError(problems)
-
-    async def _stop_telemetry(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TELEMETRY_TIMEOUT_MS / 1000):
-                await asyncio.to_thread(self._telemetry.shutdown)
 
 
 def _check_log_directory(directory: str) -> None:

@@ -58,7 +58,8 @@ class HostState:
 
     `epoch` is the highest epoch seen of the orchestrator's journal `journal_id`,
     `applied_dispatch_seq` the last command of the present stream that was applied,
-    `emitted_frame_seq` the last frame handed to a stream, `dial_seq` the streams opened so far.
+    `emitted_frame_seq` the last frame handed to a stream, `dial_seq` the streams opened so far,
+    `registrations` those of them that the orchestrator took.
     """
 
     host_id: str
@@ -68,6 +69,7 @@ class HostState:
     applied_dispatch_seq: int = 0
     emitted_frame_seq: int = 0
     dial_seq: int = 0
+    registrations: int = 0
 
 
 class SnapshotBuilder:

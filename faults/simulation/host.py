@@ -113,6 +113,7 @@ class SimulatedHost:
                 executor=executor,
                 snapshots=snapshots,
                 reporter=Reporter(host, snapshots, feed, backoff, self._chance.random),
+                telemetry=deps.telemetry,
                 jitter=self._chance.random,
             )
         )

@@ -9,6 +9,7 @@ from faults.simulation.disk import Disk, SimulatedStore
 from faults.simulation.network import Network, Server
 from faults.simulation.recorder import Recorder
 from faults.simulation.virtual_time import Process, VirtualLoop
+from llamaorch.pool.v1 import snapshot_pb2
 from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchRequest
 from orchestrator_core import failpoints
 from orchestrator_core.config import core_config
@@ -74,6 +75,9 @@ class Watcher(Telemetry):
     def dispatch_traceparent(self, job_id: str, attempt: int) -> str:
         """See `Telemetry.dispatch_traceparent`."""
         return ""
+
+    def host_reported(self, pool: snapshot_pb2.PoolSnapshot) -> None:
+        """See `Telemetry.host_reported`."""
 
     def host_down(self, host_id: str, why: str) -> None:
         """See `Telemetry.host_down`."""
@@ -173,7 +177,7 @@ class Orchestrator:
         links = runtime.hosts.links.values()
         return {
             "attempts": runtime.core.live_attempts,
-            "bindings": sum(len(link._bindings) + len(link._handles) for link in links),
+            "bindings": sum(len(link.bindings) for link in links),
             "jobs": len(runtime.core.jobs),
             "links": len(runtime.hosts.links),
             "relay_bytes": runtime.relay.bytes_held,

@@ -4,7 +4,7 @@ import asyncio
 
 from orchestrator_core.core.job import Job
 from orchestrator_core.hosts.registry import Hosts
-from orchestrator_core.relay.log import Item
+from orchestrator_core.relay.items import Item
 from orchestrator_core.relay.relay import Relay
 from orchestrator_core.relay.sides import PATIENCE_S, SIDE_BYTES, Source
 

@@ -111,6 +111,11 @@ class Recorder:
         if not self._wake.is_set():
             self._wake.set()
 
+    @property
+    def waiting_steps(self) -> int:
+        """Steps that the thread has not written yet."""
+        return len(self._queue)
+
     def flush(self, timeout_s: float) -> bool:
         """Waits until all steps taken so far are in the file; False when that takes too long."""
         mark = _Mark(threading.Event())

@@ -11,58 +11,21 @@ evicted under the cap like anything else, and it is then told RESUME_WINDOW. LO-
 import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay import chunks
+from orchestrator_core.relay.items import ITEM_BYTES, Frame, Item
 from orchestrator_core.relay.reader import Reader
 from orchestrator_core.relay.retelling import resumed_at, starts, text_of
 from orchestrator_core.wire.frames import encode_token_event
 
-# What an item costs beside its entry in CPython 3.11: with pieces of a few bytes, most of it.
-ITEM_BYTES = 150
 # How far apart places are that an evicted text can be asked for again from, and how many of them.
 MARK_BYTES = 64 * 1024
 MARKS_MAX = 256
 BEGINNING = events_pb2.ResumePoint()
-
-
-# Frames and items are made for every batch of tokens, and making a frozen one takes several times
-# as long: these two are not frozen, and nobody changes them.
-@dataclass(slots=True)
-class Frame:
-    """Text of one attempt as it came from the pool. `chunk` is an encoded TokenBatch."""
-
-    attempt: int
-    first_index: int
-    pieces: int
-    text_offset: int
-    text_bytes: int
-    chunk: bytes
-
-
-@dataclass(slots=True)
-class Item:
-    """One encoded event. `text_bytes` is 0 for events other than text.
-
-    `prefix_digest` is the digest of all text before the item, None where it is not known.
-    `first_index` is that of its first piece, 0 for events other than text.
-    """
-
-    attempt: int
-    text_offset: int
-    text_bytes: int
-    prefix_digest: int | None
-    entry: bytes
-    first_index: int = 0
-
-    @property
-    def end(self) -> int:
-        """UTF-8 bytes of output up to and with this item."""
-        return self.text_offset + self.text_bytes
 
 
 class OutputLog:
@@ -156,22 +119,19 @@ class OutputLog:
         if frame.text_bytes <= known:
             self.next_index = max(self.next_index, frame.first_index + frame.pieces)
             return False
-        batch, text = chunks.checked(frame.chunk, frame.text_offset, frame.text_bytes, frame.pieces)
+        text, prefix_digest = chunks.read(
+            frame.chunk, frame.text_offset, frame.text_bytes, frame.pieces
+        )
         if self._expected is not None and frame.text_offset + frame.text_bytes > self._expected:
             # A host may hold more than the job ended with.
-            batch = chunks.cut(batch, self._expected)
+            batch = chunks.cut(chunks.parse(frame.chunk), self._expected)
             text = chunks.text_of(batch)
-            frame = replace(
-                frame,
-                pieces=len(batch.pieces),
-                text_bytes=len(text),
-                chunk=batch.SerializeToString(),
-            )
+            frame = frame.with_chunk(batch.SerializeToString(), len(batch.pieces), len(text))
         if known < 0:
             self._jump(frame)
         elif self._hash is not None:
             self._hash.update(text[known:] if known else text)
-        self._take(frame, batch.prefix_digest)
+        self._take(frame, prefix_digest)
         return True
 
     def told_all(self, text_bytes: int) -> None:

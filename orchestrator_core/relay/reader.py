@@ -2,18 +2,19 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay.retelling import outcome_at
 
 if TYPE_CHECKING:
-    from orchestrator_core.relay.log import Item, OutputLog
+    from orchestrator_core.relay.items import Item
+    from orchestrator_core.relay.log import OutputLog
 
 # Sending several events in one message is the main lever on cost per token; this bounds such a
 # message.
-MESSAGE_BYTES = 64 * 1024
+MESSAGE_BYTES: Final = 64 * 1024
 
 
 class Reader:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from orchestrator_core.errors import MalformedOutputError
 from orchestrator_core.relay import chunks
-from orchestrator_core.relay.log import Frame, Item, OutputLog
+from orchestrator_core.relay.items import Frame, Item
+from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.wire.frames import encode_token_event
 
 # What one read brings, how many a host has at a time, and how long it may take over one.

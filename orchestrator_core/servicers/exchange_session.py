@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
@@ -29,13 +29,13 @@ from orchestrator_core.wire.errors import to_status
 from orchestrator_core.wire.exchange import ResponseBuilder, encode_handle
 
 # A job with much to send leaves room for others in each message.
-SHARE_BYTES = MESSAGE_BYTES // 4
+SHARE_BYTES: Final = MESSAGE_BYTES // 4
 # Telling a waiting job's place costs a forecast, so this many are made at a time; with more jobs
 # waiting than that allows, each is told less often.
 PLACES_AT_ONCE = 64
 PLACES_EVERY_S = 0.1
-UNLIMITED = 1 << 64
-HANDLE_MAX = (1 << 32) - 1
+UNLIMITED: Final = 1 << 64
+HANDLE_MAX: Final = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)

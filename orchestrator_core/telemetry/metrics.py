@@ -1,28 +1,33 @@
 """Counts and distributions of what happened to jobs, and gauges of the fleet. ORCH-3028.
 
-Counts add up: over all labels, enqueued = finished by outcome + live. Jobs found in the journal at
-start count as enqueued. When the journal refuses a batch, its accepts end as `retracted`, and jobs
-that were dropped for them and come back count as enqueued again.
+Counts add up in every export: over all labels, enqueued = finished by outcome + live. Jobs found
+in the journal at start count as enqueued. When the journal refuses a batch, its accepts end as
+`retracted`, and jobs that were dropped for them and come back count as enqueued again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from opentelemetry.metrics import Meter, NoOpMeterProvider
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 
+from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import JobEnded
+from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.spec import JobSpec, Priority, StartMode
 from orchestrator_core.core.states import JobState
-from orchestrator_core.telemetry import instruments as rows
+from orchestrator_core.telemetry import job_rows as rows
+from orchestrator_core.telemetry.device_metrics import DeviceMetrics
 from orchestrator_core.telemetry.fleet import FleetView, PoolGauges
+from orchestrator_core.telemetry.instruments import OTHER, Board, Counter, Gauge, Histogram
 from orchestrator_core.telemetry.names import SERVICE
+from orchestrator_core.telemetry.service_metrics import ServiceFacts, ServiceMetrics
 from orchestrator_core.telemetry.tracing import service_resource
 from orchestrator_core.telemetry.tracked import Tracked
 
@@ -36,6 +41,12 @@ CARDINALITY: dict[type, int] = {
 # Refusals with unknown engine names must not cost a walk over all pools each.
 ENGINES_REREAD_MS = 1_000
 DISCONNECTED = "disconnected"
+# That it waits before the next start says nothing about the last one.
+_CAUSES: dict[int, str] = {
+    number: name.removeprefix("POOL_STATE_REASON_").lower()
+    for name, number in snapshot_pb2.PoolStateReason.items()
+    if number not in (0, snapshot_pb2.POOL_STATE_REASON_BACKOFF)
+}
 _POOL_STATES = (*(state.value for state in PoolState), DISCONNECTED)
 
 # Labels of refusals that a longer queue or another slot would have helped.
@@ -62,35 +73,45 @@ class Metrics:
             else None
         )
         provider = self._provider or NoOpMeterProvider()
-        self._make(provider.get_meter(SERVICE))
+        self.board = board = Board(provider.get_meter(SERVICE))
+        self._make(board)
+        self.service = ServiceMetrics(board)
+        self._devices = DeviceMetrics(board)
         self._engines: set[str] = set()
         self._engines_ms: int | None = None
         self._waiting_keys: dict[tuple[str, ...], None] = {}
+        self._replicas: dict[str, str] = {}
+        self._given_up: dict[str, str] = {}
 
-    def _make(self, meter: Meter) -> None:
-        self._enqueued = rows.Counter(meter, rows.ENQUEUED)
-        self._started = rows.Counter(meter, rows.STARTED)
-        self._canceled = rows.Counter(meter, rows.CANCELED)
-        self._rejected = rows.Counter(meter, rows.REJECTED)
-        self._finished = rows.Counter(meter, rows.FINISHED)
-        self._backpressure = rows.Counter(meter, rows.BACKPRESSURE)
-        self._tokens_in = rows.Counter(meter, rows.TOKENS_IN)
-        self._tokens_out = rows.Counter(meter, rows.TOKENS_OUT)
-        self._failovers = rows.Counter(meter, rows.FAILOVERS)
-        self._orchd_enqueued = rows.Counter(meter, rows.ORCHD_ENQUEUED)
-        self._orchd_rejected = rows.Counter(meter, rows.ORCHD_REJECTED)
-        self._admission_latency = rows.Histogram(meter, rows.ADMISSION_LATENCY)
-        self._first_token = rows.Histogram(meter, rows.FIRST_TOKEN)
-        self._decode = rows.Histogram(meter, rows.DECODE)
-        self._queue_wait = rows.Histogram(meter, rows.QUEUE_WAIT)
-        self._prediction_error = rows.Histogram(meter, rows.PREDICTION_ERROR)
-        self._snapshot_age = rows.Histogram(meter, rows.SNAPSHOT_AGE)
-        self._queue_depth = rows.Gauge(meter, rows.QUEUE_DEPTH)
-        self._orchd_depth = rows.Gauge(meter, rows.ORCHD_DEPTH)
-        self._pool_state = rows.Gauge(meter, rows.POOL_STATE)
-        self._kv_usage = rows.Gauge(meter, rows.KV_USAGE)
-        self._gpu_utilization = rows.Gauge(meter, rows.GPU_UTILIZATION)
-        self._vram_used = rows.Gauge(meter, rows.VRAM_USED)
+    def _make(self, board: Board) -> None:
+        self._enqueued = Counter(board, rows.ENQUEUED)
+        self._started = Counter(board, rows.STARTED)
+        self._canceled = Counter(board, rows.CANCELED)
+        self._rejected = Counter(board, rows.REJECTED)
+        self._finished = Counter(board, rows.FINISHED)
+        self._backpressure = Counter(board, rows.BACKPRESSURE)
+        self._tokens_in = Counter(board, rows.TOKENS_IN)
+        self._tokens_out = Counter(board, rows.TOKENS_OUT)
+        self._failovers = Counter(board, rows.FAILOVERS)
+        self._orchd_enqueued = Counter(board, rows.ORCHD_ENQUEUED)
+        self._orchd_rejected = Counter(board, rows.ORCHD_REJECTED)
+        self._admission_latency = Histogram(board, rows.ADMISSION_LATENCY)
+        self._first_token = Histogram(board, rows.FIRST_TOKEN)
+        self._decode = Histogram(board, rows.DECODE)
+        self._queue_wait = Histogram(board, rows.QUEUE_WAIT)
+        self._prediction_error = Histogram(board, rows.PREDICTION_ERROR)
+        self._snapshot_age = Histogram(board, rows.SNAPSHOT_AGE)
+        self._on_time = Counter(board, rows.ON_TIME)
+        self._restarts = Counter(board, rows.ENGINE_RESTARTS)
+        self._live = Gauge(board, rows.LIVE)
+        self._pool_slots = Gauge(board, rows.POOL_SLOTS)
+        self._pool_speed = Gauge(board, rows.POOL_SPEED)
+        self._queue_depth = Gauge(board, rows.QUEUE_DEPTH)
+        self._orchd_depth = Gauge(board, rows.ORCHD_DEPTH)
+        self._pool_state = Gauge(board, rows.POOL_STATE)
+        self._kv_usage = Gauge(board, rows.KV_USAGE)
+        self._gpu_utilization = Gauge(board, rows.GPU_UTILIZATION)
+        self._vram_used = Gauge(board, rows.VRAM_USED)
 
     # --- what happened
 
@@ -142,6 +163,10 @@ class Metrics:
     def ended(self, tracked: Tracked, effect: JobEnded, now_ms: int) -> None:
         """A job reached its terminal state."""
         usage, state = effect.usage, effect.state
+        if tracked.told_chance is not None:
+            deadline_ms = tracked.job.spec.deadline_ms
+            met = state is JobState.FINISHED and (deadline_ms is None or now_ms <= deadline_ms)
+            self._on_time.add(1, _tenth(tracked.told_chance), "yes" if met else "no")
         latency = (tracked.engine, tracked.engine_version, tracked.pool_id, tracked.priority)
         self._finished.add(1, tracked.engine, tracked.pool_id, state.value)
         if usage.tokens_in is not None:
@@ -158,6 +183,23 @@ class Metrics:
             self._backpressure.add(1, tracked.engine, label)
         elif state is JobState.FINISHED:
             self._finished_well(tracked, effect, latency, now_ms)
+
+    def reported(self, pool: snapshot_pb2.PoolSnapshot) -> None:
+        """A host reported a pool; a new incarnation of one that is known is a restart. ORCH-3053.
+
+        Why the one before was given up is what its host said of it first.
+        """
+        known, reason = self._replicas.get(pool.pool_id), pool.state_reason
+        if known == pool.replica_id:
+            if not reason:
+                self._given_up.pop(pool.pool_id, None)
+            elif reason in _CAUSES:
+                self._given_up.setdefault(pool.pool_id, _CAUSES[reason])
+            return
+        why = self._given_up.pop(pool.pool_id, "unknown")
+        self._replicas[pool.pool_id] = pool.replica_id
+        if known is not None:
+            self._restarts.add(1, pool.engine, pool.pool_id, why)
 
     def retracted(self, tracked: Tracked) -> None:
         """The journal refused an accept."""
@@ -182,19 +224,65 @@ class Metrics:
         ):
             self._engines_ms = now_ms
             self._engines = {pool.snapshot.engine for pool in core.pools.values()}
-        return engine if engine in self._engines else rows.OTHER
+        return engine if engine in self._engines else OTHER
 
     # --- gauges
 
-    def sample(self, core: Core, fleet: FleetView) -> None:
-        """Reads all gauges. On the event loop, once per scrape or export. O(pools + lanes)."""
+    def sample(
+        self,
+        core: Core,
+        fleet: FleetView,
+        live: Iterable[Job] | None = None,
+        facts: ServiceFacts | None = None,
+    ) -> None:
+        """Reads all gauges and shows exports the present counts. O(pools + lanes + live jobs).
+
+        On the event loop, once per scrape or export. `live` are the live jobs, by default looked
+        for among all.
+        """
         self._sample_queue(core)
+        if live is None:
+            live = (job for job in core.jobs.values() if job.live)
+        self._sample_live(live)
+        self._sample_pools(core)
+        self._sample_reported(list(fleet.pools()))
+        self.service.sample(core, facts or ServiceFacts())
+        self.board.freeze()
+
+    def _sample_live(self, jobs: Iterable[Job]) -> None:
+        queued = dispatched = running = 0
+        for job in jobs:
+            if job.state is JobState.QUEUED:
+                queued += 1
+            elif job.state is JobState.DISPATCHED:
+                dispatched += 1
+            else:
+                running += 1
+        counts = (("queued", queued), ("dispatched", dispatched), ("running", running))
+        self._live.replace(((state,), count) for state, count in counts)
+
+    def _sample_pools(self, core: Core) -> None:
+        pools = core.pools.items()
+        for pool_id in self._replicas.keys() - core.pools.keys():
+            del self._replicas[pool_id]
+            self._given_up.pop(pool_id, None)
         self._pool_state.replace(
             ((pool_id, state), float(state == _pool_state(pool.connected, pool.snapshot.state)))
-            for pool_id, pool in core.pools.items()
+            for pool_id, pool in pools
             for state in _POOL_STATES
         )
-        pools = list(fleet.pools())
+        busy = {pool_id: min(pool.occupied(), pool.snapshot.slots_total) for pool_id, pool in pools}
+        self._pool_slots.replace(
+            slots
+            for pool_id, pool in pools
+            for slots in (
+                ((pool_id, "busy"), busy[pool_id]),
+                ((pool_id, "free"), pool.snapshot.slots_total - busy[pool_id]),
+            )
+        )
+        self._pool_speed.replace(((pool_id,), core.tokens_per_s(pool)) for pool_id, pool in pools)
+
+    def _sample_reported(self, pools: Sequence[PoolGauges]) -> None:
         self._kv_usage.replace(
             (_replica_of(pool), pool.kv_cache_usage_ratio)
             for pool in pools
@@ -212,6 +300,7 @@ class Metrics:
             for device in pool.devices
             if device.memory_used_bytes is not None
         )
+        self._devices.sample((pool.host_id, device) for pool in pools for device in pool.devices)
 
     def _sample_queue(self, core: Core) -> None:
         # A series that was shown once stays, at 0: one that vanishes reads as "unknown".
@@ -241,6 +330,11 @@ def _replica_of(pool: PoolGauges) -> tuple[str, str, str, str]:
 
 def _pool_state(connected: bool, state: PoolState) -> str:
     return state.value if connected else DISCONNECTED
+
+
+def _tenth(chance: float) -> str:
+    """The tenth in which a probability lies, by its lower end: 0.0 to 0.9."""
+    return f"{min(int(chance * 10), 9) / 10}"
 
 
 def _late(error_ms: int) -> str:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
+import grpc
 from aiohttp import web
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.trace import SpanContext
 
+from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.config import Config
 from orchestrator_core.core.effects import (
     AcceptRecord,
@@ -25,6 +27,7 @@ from orchestrator_core.core.effects import (
     JobForgotten,
     JobStarted,
     OfferDeclined,
+    Receipt,
     ReplyAccepted,
     ReplyRefused,
     SendRelease,
@@ -40,7 +43,9 @@ from orchestrator_core.telemetry.calls import Calls, Metadata, Rpc, current_rpc
 from orchestrator_core.telemetry.fleet import FleetView, NoFleet
 from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import CARDINALITY, Metrics
+from orchestrator_core.telemetry.rpcs import WatchedService
 from orchestrator_core.telemetry.scrape import ScrapeEndpoint
+from orchestrator_core.telemetry.service_metrics import ServiceFacts
 from orchestrator_core.telemetry.spans import Spans, dispatch_traceparent
 from orchestrator_core.telemetry.tracing import (
     Tracing,
@@ -54,6 +59,8 @@ from orchestrator_core.telemetry.tracked import Tracked
 VERDICT_SPANS_MAX = 256
 # Gauges are read this often for OTLP; a Prometheus scrape reads them itself.
 SAMPLE_EVERY_MS = 10_000
+# The event loop is asked this often how late it is.
+BEAT_MS = 250
 
 
 class Telemetry:
@@ -83,8 +90,9 @@ class Telemetry:
         self._draining = False
         self._stopped = False
         self._now_ms = 0
-        self._sampled_ms = 0
         self._push = False
+        self._facts: Callable[[], ServiceFacts] = ServiceFacts
+        self._beats: asyncio.Task[None] | None = None
         self._scrape: ScrapeEndpoint | None = None
         self._listen = ""
 
@@ -111,31 +119,60 @@ class Telemetry:
 
     # --- life
 
-    async def start(self, core: Core, routes: Iterable[web.RouteDef] = ()) -> int | None:
+    async def start(
+        self,
+        core: Core,
+        facts: Callable[[], ServiceFacts] = ServiceFacts,
+        routes: Iterable[web.RouteDef] = (),
+    ) -> int | None:
         """Opens the Prometheus endpoint where one is configured; returns its port.
 
-        `routes` are served on the same port.
+        `facts` are read with the gauges, on the event loop. `routes` are served on the same port.
 
         Raises:
             OSError: when the address cannot be bound.
         """
-        if self._scrape is None:
-            return None
-        return await self._scrape.start(
-            self._listen, lambda: self._metrics.sample(core, self._fleet), routes
-        )
+        self._facts = facts
+        port = None
+        if self._scrape is not None:
+            port = await self._scrape.start(self._listen, lambda: self._sample(core), routes)
+        if self._scrape is not None or self._push:
+            self._beats = asyncio.create_task(self._beat(core), name="telemetry")
+        return port
 
     async def shutdown(self, timeout_ms: int = 2_000) -> None:
         """Closes the endpoint, sends what is left for at most `timeout_ms` each. Idempotent."""
         if self._stopped:
             return
         self._stopped = True
+        if self._beats is not None:
+            self._beats.cancel()
+            await asyncio.wait((self._beats,))
         if self._scrape is not None:
             await self._scrape.stop()
+        if self._core is not None:
+            self._sample(self._core)
         await asyncio.gather(
             asyncio.to_thread(self._tracing.shutdown, timeout_ms),
             asyncio.to_thread(self._metrics.shutdown, timeout_ms),
         )
+
+    async def _beat(self, core: Core) -> None:
+        """Measures the event loop's lateness, and reads gauges now and then for OTLP."""
+        loop = asyncio.get_running_loop()
+        per_sample = SAMPLE_EVERY_MS // BEAT_MS
+        beats = 0
+        while True:
+            due_s = loop.time() + BEAT_MS / 1000
+            await asyncio.sleep(BEAT_MS / 1000)
+            self._metrics.service.loop_was_late(max(0.0, loop.time() - due_s) * 1000)
+            beats += 1
+            if beats % per_sample == 0:
+                self._sample(core)
+
+    def _sample(self, core: Core) -> None:
+        live = [tracked.job for tracked in self._tracked.values()]
+        self._metrics.sample(core, self._fleet, live, self._facts())
 
     # --- calls
 
@@ -150,6 +187,19 @@ class Telemetry:
     def host_down(self, host_id: str, why: str) -> None:
         """The stream of a host ended; `why` is a short phrase."""
         self._lines.host_down(host_id, why)
+        self._metrics.service.host_down(host_id)
+
+    def host_reported(self, pool: snapshot_pb2.PoolSnapshot) -> None:
+        """A host reported a pool that it may report."""
+        self._metrics.reported(pool)
+
+    def committed(self, outcome: str, took_ms: float, records: int) -> None:
+        """A batch of records was written to the journal, or was not. See `MeasuredStore`."""
+        self._metrics.service.committed(outcome, took_ms, records)
+
+    def watched(self, service: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
+        """The handlers of a service, their calls counted."""
+        return WatchedService(service, self._metrics.service)
 
     # --- trace contexts
 
@@ -184,9 +234,6 @@ class Telemetry:
             self._drained(core, now_ms)
         for effect in effects:
             self._effect(effect, effects, core, now_ms)
-        if self._push and now_ms - self._sampled_ms >= SAMPLE_EVERY_MS:
-            self._sampled_ms = now_ms
-            self._metrics.sample(core, self._fleet)
 
     def _effect(  # noqa: C901, PLR0912 - one arm per effect
         self, effect: Effect, effects: Sequence[Effect], core: Core, now_ms: int
@@ -195,8 +242,7 @@ class Telemetry:
             case AcceptRecord():
                 self._accepted(effect, core, now_ms)
             case ReplyAccepted():
-                if effect.receipt.duplicate and self._spans is not None:
-                    self._spans.repeated(effect.receipt.job_id, _call_context(), now_ms)
+                self._answered(effect.receipt, now_ms)
             case ReplyRefused():
                 self._reply_refused(effect, now_ms)
             case SendVerdicts():
@@ -261,6 +307,14 @@ class Telemetry:
         self._lines.accepted(tracked, record)
         if self._spans is not None:
             self._spans.accepted(tracked, record, now_ms)
+
+    def _answered(self, receipt: Receipt, now_ms: int) -> None:
+        tracked = self._tracked.get(receipt.job_id)
+        if receipt.duplicate:
+            if self._spans is not None:
+                self._spans.repeated(receipt.job_id, _call_context(), now_ms)
+        elif tracked is not None:
+            tracked.told_chance = receipt.on_time_probability
 
     def _reply_refused(self, effect: ReplyRefused, now_ms: int) -> None:
         # Only a cancel is answered so: the job is not known. It is no rejected task.
@@ -370,6 +424,7 @@ class Telemetry:
 
     def _verdicts(self, effect: SendVerdicts, now_ms: int) -> None:
         self._lines.host_up(effect)
+        self._metrics.service.host_up(effect.host_id)
         if self._spans is None:
             return
         for job_id, attempt, verdict in effect.verdicts[:VERDICT_SPANS_MAX]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from aiohttp import web
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from orchestrator_core.telemetry.http import HttpPort, send
@@ -19,7 +19,7 @@ ACCEPT_MAX = 1_024
 
 
 class ScrapeEndpoint:
-    """Serves what `reader` collects; `sample` brings the gauges up to date first."""
+    """Serves what `reader` collects."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
@@ -29,6 +29,8 @@ class ScrapeEndpoint:
             registry=self._registry,
             cardinality_limits=CARDINALITY,
         )
+        # Memory, CPU, open files, start time: under the names that Prometheus's libraries use.
+        ProcessCollector(registry=self._registry)
         self._turn = asyncio.Lock()
         self._port = HttpPort()
 
@@ -36,6 +38,8 @@ class ScrapeEndpoint:
         self, listen: str, sample: Callable[[], None], routes: Iterable[web.RouteDef] = ()
     ) -> int:
         """Binds `listen` (HOST:PORT), for other `routes` too; returns the port.
+
+        `sample` brings counts and gauges up to date before each scrape.
 
         Raises:
             OSError: when it cannot be bound.

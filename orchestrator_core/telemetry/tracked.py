@@ -14,7 +14,8 @@ class Tracked:
 
     `queued_ms` is when it entered the queue last, None while it is not there. `unstarted` is the
     number of an attempt that was sent and not taken up yet, else 0. `dispatch` and `decode` are the
-    open spans of the present attempt. Mutable on purpose: one owner, `Telemetry`.
+    open spans of the present attempt. `told_chance` is the probability of meeting its deadline that
+    was told at accept. Mutable on purpose: one owner, `Telemetry`.
     """
 
     job: Job
@@ -25,6 +26,7 @@ class Tracked:
     kv_warmth: bool = False
     dispatch: Span | None = None
     decode: Span | None = None
+    told_chance: float | None = None
 
     @property
     def engine(self) -> str:

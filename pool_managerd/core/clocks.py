@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from pool_managerd.core.device import Device
 
+POWER_CAP = 0x4
 HW_SLOWDOWN = 0x8
 SW_THERMAL = 0x20
 HW_THERMAL = 0x40
@@ -17,7 +18,7 @@ REASONS: Mapping[int, str] = MappingProxyType(
     {
         0x1: "idle",
         0x2: "application clocks",
-        0x4: "power cap",
+        POWER_CAP: "power cap",
         HW_SLOWDOWN: "hardware slowdown",
         0x10: "sync boost",
         SW_THERMAL: "software thermal slowdown",

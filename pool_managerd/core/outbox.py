@@ -81,6 +81,11 @@ class Outbox:
             cursor.ended_sent or cursor.log.terminal is None for cursor in self._cursors.values()
         )
 
+    @property
+    def unacked_bytes(self) -> int:
+        """Output that was sent and not acknowledged yet. O(bound attempts)."""
+        return sum(max(0, c.sent_offset - c.acked_offset) for c in self._cursors.values())
+
     def log_of(self, handle: int) -> AttemptLog | None:
         """The log bound to `handle`, or None."""
         cursor = self._cursors.get(handle)

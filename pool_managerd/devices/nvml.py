@@ -17,6 +17,7 @@ from pool_managerd.devices.nvml_calls import NvmlError
 from pool_managerd.devices.nvml_watch import Callbacks, Watch
 from pool_managerd.devices.port import OnChange, OnFault
 from pool_managerd.errors import DevicesUnavailableError
+from pool_managerd.telemetry import Metrics
 
 INTERVAL_MS = 1_000
 STALE_INTERVALS = 10
@@ -29,10 +30,11 @@ STOP_TIMEOUT_S = 5.0
 class NvmlDevices:
     """All GPUs of the host, MIG slices in place of a GPU that is cut into some."""
 
-    def __init__(self, interval_ms: int = INTERVAL_MS) -> None:
+    def __init__(self, interval_ms: int = INTERVAL_MS, metrics: Metrics | None = None) -> None:
         if interval_ms <= 0:
             raise ValueError("interval_ms is positive")
         self._interval_ms = interval_ms
+        self._metrics = metrics or Metrics()
         self._devices: tuple[Device, ...] = ()
         self._published_s = 0.0
         self._read_at_s = 0.0
@@ -67,7 +69,7 @@ class NvmlDevices:
             if changed:
                 on_change()
 
-        watch = Watch(self._interval_ms, self._stopping)
+        watch = Watch(self._interval_ms, self._stopping, metrics=self._metrics)
         callbacks = Callbacks(started, publish, on_fault)
         self._thread = threading.Thread(
             target=watch.run, args=(post, callbacks), name="nvml", daemon=True

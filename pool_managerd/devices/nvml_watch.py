@@ -17,7 +17,7 @@ from pool_managerd.core.xids import CRITICAL_XIDS
 from pool_managerd.devices.nvml_calls import NvmlError
 from pool_managerd.devices.nvml_reader import NvmlReader
 from pool_managerd.devices.port import OnFault
-from pool_managerd.telemetry import log
+from pool_managerd.telemetry import Metrics, log
 
 THOROUGH_EVERY = 5
 """The slow fields are read with every fifth reading."""
@@ -47,11 +47,16 @@ class Watch:
     """What runs in the thread: reads, waits, and opens NVML anew when devices are gone."""
 
     def __init__(
-        self, interval_ms: int, stopping: threading.Event, reader: NvmlReader | None = None
+        self,
+        interval_ms: int,
+        stopping: threading.Event,
+        reader: NvmlReader | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._interval_ms = interval_ms
         self._stopping = stopping
         self._reader = reader or NvmlReader()
+        self._metrics = metrics or Metrics()
         self._book = DeviceBook()
         self._backoff = Backoff(
             REOPEN_FIRST_INTERVALS * interval_ms, REOPEN_LAST_INTERVALS * interval_ms
@@ -142,6 +147,7 @@ class Watch:
     def _read(self, *, thorough: bool) -> None:
         read_at_s = time.monotonic()
         readings = self._reader.read(thorough=thorough)
+        self._metrics.device_read((time.monotonic() - read_at_s) * 1000, thorough=thorough)
         problem = self._reader.driver_problem()
         if problem is None:
             self._book.take(readings)
@@ -210,4 +216,5 @@ class Watch:
 
     def _on_xid(self, device_id: str, xid: int) -> None:
         log.warning("device_xid", device_id=device_id, xid=xid, critical=xid in CRITICAL_XIDS)
+        self._metrics.xid(device_id, xid)
         self._book.xid(device_id, xid)

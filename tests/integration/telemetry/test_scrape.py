@@ -1,20 +1,19 @@
 """A live Prometheus endpoint keeps the contract of ci/metrics.lint.json. ORCH-3028."""
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from typing import Any
 
 import aiohttp
+import grpc
 import pytest
-from prometheus_client.metrics_core import Metric
-from prometheus_client.parser import text_string_to_metric_families
 
+from ci.lint_metrics import contract, families, problems
 from orchestrator_core.config import load_config
 from orchestrator_core.telemetry.observer import Telemetry
-from tests.integration.telemetry.driver import Driver, OneGpu
-
-CONTRACT = Path(__file__).parents[3] / "ci" / "metrics.lint.json"
+from tests.integration.telemetry.both import scrape
+from tests.integration.telemetry.driver import FACTS, Driver, OneGpu
+from tests.integration.telemetry.prometheus import needs_prometheus, promtool, unexpected
 
 
 @asynccontextmanager
@@ -23,7 +22,7 @@ async def endpoint() -> AsyncIterator[tuple[Driver, str]]:
     config = load_config(None, {}, ["metrics_listen=127.0.0.1:0"])
     telemetry = Telemetry.from_config(config, OneGpu())
     driver = Driver(telemetry)
-    port = await telemetry.start(driver.core)
+    port = await telemetry.start(driver.core, lambda: FACTS)
     try:
         yield driver, f"http://127.0.0.1:{port}/metrics"
     finally:
@@ -31,41 +30,91 @@ async def endpoint() -> AsyncIterator[tuple[Driver, str]]:
         await telemetry.shutdown()
 
 
-async def scrape(url: str, accept: str = "text/plain") -> str:
-    """One scrape, as Prometheus does it."""
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(url, headers={"Accept": accept}) as answer,
-    ):
-        assert answer.status == 200
-        return await answer.text()
+_HISTOGRAM = """# TYPE orchd_event_loop_lag_ms histogram
+orchd_event_loop_lag_ms_bucket{le="7"} 1
+orchd_event_loop_lag_ms_bucket{le="+Inf"} 1
+orchd_event_loop_lag_ms_sum 1
+orchd_event_loop_lag_ms_count 1"""
 
 
-def families(text: str) -> dict[str, Metric]:
-    """Families by the name of the contract: counters with their _total."""
-    return {
-        family.name + ("_total" if family.type == "counter" else ""): family
-        for family in text_string_to_metric_families(text)
+class _Opening:
+    """A call of which only the code matters."""
+
+    def code(self) -> int:
+        return 0
+
+
+async def _a_call_and_a_stream(telemetry: Telemetry) -> None:
+    """Answers one call, in which a scrape would find the stream open; it stays at 0 after it."""
+
+    async def answer(_: Any, __: Any) -> str:
+        return "answer"
+
+    handlers = {
+        "Get": grpc.unary_unary_rpc_method_handler(answer),
+        "Follow": grpc.unary_stream_rpc_method_handler(answer),
     }
+    service = telemetry.watched(grpc.method_handlers_generic_handler("test.Service", handlers))
+    for method in handlers:
+        handler = service.service(_Details(f"/test.Service/{method}"))
+        assert handler is not None
+        behaviour: Any = handler.unary_unary or handler.unary_stream
+        assert await behaviour(None, _Opening()) == "answer"
+
+
+class _Details(grpc.HandlerCallDetails):
+    """Names the method."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.invocation_metadata = ()
 
 
 async def test_every_series_of_a_scrape_keeps_the_contract() -> None:
     """Names, types, labels and buckets, of each metric of the contract, and no other metric."""
-    contract = {row["name"]: row for row in json.loads(CONTRACT.read_text("utf-8"))["metrics"]}
-
     async with endpoint() as (driver, url):
         driver.everything()
-        found = families(await scrape(url))
+        await _a_call_and_a_stream(driver.telemetry)
+        driver.telemetry._metrics.service.loop_was_late(3.0)
+        text = await scrape(url)
 
-    assert found.keys() == contract.keys()
-    for name, family in found.items():
-        row = contract[name]
-        assert family.type == row["type"], name
-        assert family.samples, name
-        for sample in family.samples:
-            assert sample.labels.keys() - {"le"} == set(row["labels"]), name
-        bounds = {float(s.labels["le"]) for s in family.samples if "le" in s.labels}
-        assert bounds - {float("inf")} == set(row.get("buckets", [])), name
+    rows, _ = contract("orchestratord")
+    assert problems("orchestratord", text) == []
+    assert families(text).keys() == rows.keys()
+    assert all(family.samples for family in families(text).values())
+
+
+@needs_prometheus
+async def test_promtool_finds_nothing_but_the_unit() -> None:
+    """In every metric of the contract."""
+    async with endpoint() as (driver, url):
+        driver.everything()
+        await _a_call_and_a_stream(driver.telemetry)
+        _, said = await promtool("check", "metrics", text=await scrape(url))
+
+    assert unexpected(said) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("# TYPE queue_length gauge\nqueue_length 1", "queue_length: not in the contract"),
+        ("# TYPE orchd_sessions counter\norchd_sessions_total 1", "orchd_sessions_total: not in"),
+        ('# TYPE orchd_sessions gauge\norchd_sessions{a="b"} 1', "has the labels ['a']"),
+        (
+            "# TYPE pool_state gauge\n"
+            + "\n".join(f'pool_state{{pool_id="p",state="s{n}"}} 1' for n in range(9)),
+            "has 9 values of state, more than 8",
+        ),
+        (
+            _HISTOGRAM,
+            "has the buckets [7.0, inf]",
+        ),
+    ],
+)
+def test_the_linter_names_what_breaks_the_contract(line: str, problem: str) -> None:
+    """A linter that finds nothing in anything would prove nothing."""
+    assert problem in "\n".join(problems("orchestratord", line + "\n"))
 
 
 async def test_a_scrape_shows_the_present_state() -> None:

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.relay.delivered import delivered
-from orchestrator_core.relay.log import Frame, OutputLog
+from orchestrator_core.relay.items import Frame
+from orchestrator_core.relay.log import OutputLog
 from tests.unit.orchestrator_core.relay.test_log import STARTED, digest, frames, log_with
 
 texts = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=12)

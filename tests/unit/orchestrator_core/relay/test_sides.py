@@ -9,7 +9,8 @@ from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay import log as log_module
 from orchestrator_core.relay import sides
-from orchestrator_core.relay.log import Frame, OutputLog
+from orchestrator_core.relay.items import Frame
+from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.retelling import starts, text_of
 from orchestrator_core.relay.sides import SideRead, Sides, Source
 from orchestrator_core.wire.frames import encode_event

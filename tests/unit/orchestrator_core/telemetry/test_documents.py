@@ -5,25 +5,38 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.telemetry import instruments, names
+from orchestrator_core.telemetry import contract as orchestratord
+from orchestrator_core.telemetry import names
+from orchestrator_core.telemetry.metric_row import BUDGETS
+from pool_managerd.telemetry import rows as pool_managerd
 
 ROOT = Path(__file__).parents[4]
+PARTS = {
+    "orchestratord": (orchestratord.METRICS, BUDGETS),
+    "pool-managerd": (pool_managerd.METRICS, pool_managerd.BUDGETS),
+}
 
 
 @pytest.mark.parametrize(
-    ("document", "table"),
-    [("traces.md", names.reference()), ("metrics.md", instruments.reference())],
+    ("document", "mark", "table"),
+    [
+        ("traces.md", "generated", names.reference()),
+        ("metrics.md", "generated: orchestratord", orchestratord.reference()),
+        ("metrics.md", "generated: pool-managerd", pool_managerd.reference()),
+    ],
 )
-def test_the_table_in_the_document_is_generated(document: str, table: str) -> None:
-    """Print `reference()` of the module into the document when this fails."""
+def test_the_table_in_the_document_is_generated(document: str, mark: str, table: str) -> None:
+    """`make docs` writes it."""
     text = (ROOT / "docs" / document).read_text(encoding="utf-8")
 
-    assert text.partition("<!-- generated -->\n")[2].partition("<!-- end -->")[0] == table
+    assert text.partition(f"<!-- {mark} -->\n")[2].partition("<!-- end -->")[0] == table
 
 
-def test_the_code_has_exactly_the_metrics_of_the_contract() -> None:
+@pytest.mark.parametrize("service", PARTS)
+def test_the_code_has_exactly_the_metrics_of_the_contract(service: str) -> None:
     """A change of a name, label or bucket is a change of the contract, made on purpose."""
-    contract = json.loads((ROOT / "ci" / "metrics.lint.json").read_text(encoding="utf-8"))
+    document = json.loads((ROOT / "ci" / "metrics.lint.json").read_text(encoding="utf-8"))
+    contract, (rows, budgets) = document["services"][service], PARTS[service]
 
     assert contract["metrics"] == [
         {
@@ -32,9 +45,16 @@ def test_the_code_has_exactly_the_metrics_of_the_contract() -> None:
             "labels": list(row.labels),
             **({"buckets": list(row.buckets)} if row.buckets else {}),
         }
-        for row in instruments.METRICS
+        for row in rows
     ]
-    assert contract["budgets"] == instruments.BUDGETS
+    assert contract["budgets"] == budgets
+
+
+def test_no_name_means_two_things() -> None:
+    """Sums over both services count nothing twice."""
+    (mine, _), (theirs, _) = PARTS.values()
+
+    assert not {row.name for row in mine} & {row.name for row in theirs}
 
 
 def test_every_span_name_has_one_row() -> None:

@@ -5,7 +5,11 @@ from contextlib import suppress
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.metrics import Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.config import CoreConfig, QueuePolicy
 from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Effect
 from orchestrator_core.core.events import (
@@ -23,8 +27,10 @@ from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.spec import Priority
 from orchestrator_core.errors import RefusalError
+from orchestrator_core.telemetry import job_rows
 from orchestrator_core.telemetry.fleet import DeviceGauges, PoolGauges
-from orchestrator_core.telemetry.instruments import BUDGETS, OTHER, LabelBudget
+from orchestrator_core.telemetry.instruments import OTHER, Board, Counter, LabelBudget
+from orchestrator_core.telemetry.metric_row import BUDGETS
 from tests.unit.orchestrator_core.core.world import World
 from tests.unit.orchestrator_core.telemetry.harness import Harness, snapshot, spec
 
@@ -401,3 +407,78 @@ def test_refusals_count_once_wherever_they_come_from() -> None:
     errors = [(span.attributes or {})["error.type"] for span in harness.spans("enqueue")]
     assert errors == ["POOL_UNAVAILABLE", "INVALID_PARAMS", "STORE_UNAVAILABLE"]
     assert harness.series("admission_latency_ms") == {}
+
+
+def _report(harness: Harness, replica_id: str, reason: str = "UNSPECIFIED") -> None:
+    harness.telemetry.host_reported(
+        snapshot_pb2.PoolSnapshot(
+            pool_id="p",
+            replica_id=replica_id,
+            engine="mock",
+            state_reason=snapshot_pb2.PoolStateReason.Value(f"POOL_STATE_REASON_{reason}"),
+        )
+    )
+
+
+def test_a_new_incarnation_is_a_restart_with_the_first_reason_that_was_given() -> None:
+    """The first incarnation is none; waiting for the next start is no reason; READY clears it."""
+    harness = Harness()
+    for replica_id, reason in (
+        ("p#1", "UNSPECIFIED"),
+        ("p#1", "CIRCUIT_OPEN"),
+        ("p#1", "UNSPECIFIED"),
+        ("p#1", "DEVICE_OUT_OF_MEMORY"),
+        ("p#1", "BACKOFF"),
+        ("p#2", "UNSPECIFIED"),
+        ("p#2", "BACKOFF"),
+        ("p#3", "UNSPECIFIED"),
+    ):
+        _report(harness, replica_id, reason)
+
+    assert harness.total("engine_restarts_total") == 2
+    assert harness.total("engine_restarts_total", reason="device_out_of_memory") == 1
+    assert harness.total("engine_restarts_total", reason="unknown", pool_id="p") == 1
+
+
+def test_deadlines_count_by_what_was_told_and_what_came() -> None:
+    """A job that was told it would be late, and one that was not."""
+    harness = Harness()
+    harness.host()
+    harness.enqueue(spec("in-time", deadline_ms=harness.now_ms + 3_600_000))
+    harness.run("in-time")
+    harness.enqueue(spec("without"))
+    harness.run("without")
+
+    assert harness.total("deadline_outcomes_total") == 1
+    assert harness.total("deadline_outcomes_total", told="0.9", met="yes") == 1
+
+
+def test_an_export_shows_one_instant_whatever_happens_meanwhile() -> None:
+    """What is read while the loop goes on is what `freeze` took before the export began."""
+    seen: list[float] = []
+    reader = InMemoryMetricReader()
+    meter = MeterProvider([reader]).get_meter("test")
+    board = Board(meter)
+    first = Counter(board, job_rows.ENQUEUED)
+    meter.create_observable_gauge("between", [lambda _: _happen(first, second, board)])
+    second = Counter(board, job_rows.FINISHED)
+    _happen(first, second, board)
+
+    for _ in range(3):
+        data = reader.get_metrics_data()
+        assert data is not None
+        values = {
+            metric.name: sum(point.value for point in metric.data.data_points)
+            for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        }
+        assert values["tasks_enqueued_total"] == values["tasks_finished_total"]
+        seen.append(values["tasks_enqueued_total"])
+
+    assert seen == [1, 2, 3]
+
+
+def _happen(first: Counter, second: Counter, board: Board) -> list[Observation]:
+    first.add(1, "", "", "", "", "batch")
+    second.add(1, "", "", "finished")
+    board.freeze()
+    return []

@@ -1,0 +1,26 @@
+"""Spans, metrics and log lines of pool-managerd. Never prompts, tokens or secrets. Design §8."""
+
+from pool_managerd.telemetry.logs import configure_logs, log
+from pool_managerd.telemetry.metrics import Metrics
+from pool_managerd.telemetry.spans import (
+    SPAN_ATTEMPT,
+    SPAN_CANCEL,
+    SPAN_DRAIN,
+    SPAN_GENERATE,
+    SPAN_START,
+    SPAN_STOP,
+    Telemetry,
+)
+
+__all__ = [
+    "SPAN_ATTEMPT",
+    "SPAN_CANCEL",
+    "SPAN_DRAIN",
+    "SPAN_GENERATE",
+    "SPAN_START",
+    "SPAN_STOP",
+    "Metrics",
+    "Telemetry",
+    "configure_logs",
+    "log",
+]
