@@ -49,7 +49,6 @@ class Reader:
         self._log = log
         self._position = position
         self._offset = resume.text_offset
-        # What the reader knows of the place where it begins: until text follows, no event of this
         # No event of an attempt up to this one is new to it; its digest is to be compared once.
         named = resume.attempt != 0 or resume.text_offset != 0
         self._attempt = resume.attempt if named else -1
