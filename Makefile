@@ -80,12 +80,12 @@ $(COMPILED)/.done: $(DEV_STAMP) ci/compile_core.py $(shell find orchestrator_cor
 	@touch $@
 
 .PHONY: compile
-compile: $(COMPILED)/.done ## Compile the core, which halves what a decision costs, into .build/compiled; needs a C compiler
+compile: $(COMPILED)/.done ## Compile the core and the path of tokens, which halves what they cost, into .build/compiled; needs a C compiler
 
 PREFIX ?= /opt/llama-orch
 
 .PHONY: install
-install: $(DEV_STAMP) ## Install the services and llorch below PREFIX (/opt/llama-orch), core compiled unless COMPILE=no
+install: $(DEV_STAMP) ## Install the services and llorch below PREFIX (/opt/llama-orch), compiled unless COMPILE=no
 	$(PYTHON) -m venv $(PREFIX)
 	$(PREFIX)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt .
 	$(if $(filter no,$(COMPILE)),,$(BIN)/python ci/compile_core.py \
@@ -105,8 +105,10 @@ bench-snapshots: $(DEV_STAMP) ## What reading GPUs and reporting them costs: CPU
 	$(BIN)/python -m benchmarks.snapshots $(ARGS)
 
 .PHONY: bench-relay
-bench-relay: $(DEV_STAMP) ## What relaying costs: CPU per token and latency, per-job streams and Exchange, beside bare grpc.aio
-	$(BIN)/python -m benchmarks.relay $(ARGS)
+bench-relay: $(COMPILED)/.done ## What relaying costs: CPU per token and latency, per-job streams and Exchange, beside bare grpc.aio
+	$(BIN)/python -m benchmarks.relay_path
+	cd $(COMPILED) && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m benchmarks.relay_path
+	cd $(COMPILED) && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m benchmarks.relay $(ARGS)
 
 .PHONY: bench-enqueue
 bench-enqueue: $(DEV_STAMP) ## Latency and highest rate of Enqueue, memory of queued jobs and idle streams

@@ -32,8 +32,8 @@ from pool_managerd.config_supervision import SupervisionTable
 from pool_managerd.core.device import Device
 from pool_managerd.core.device_book import DeviceBook
 from pool_managerd.core.store import AttemptStore, StoreLimits
-from pool_managerd.devices.nvml import THOROUGH_EVERY
 from pool_managerd.devices.nvml_reader import NvmlReader
+from pool_managerd.devices.nvml_watch import THOROUGH_EVERY
 from pool_managerd.executor import Executor
 from pool_managerd.factory import make_engine
 from pool_managerd.feed import ChangeFeed
@@ -69,6 +69,10 @@ class _Latest:
     def devices(self) -> tuple[Device, ...]:
         """See `DeviceSource.devices`."""
         return self.latest
+
+    def read_at_ms(self) -> int:
+        """See `DeviceSource.read_at_ms`."""
+        return 0
 
     async def stop(self) -> None:
         """Nothing to stop."""

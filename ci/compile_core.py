@@ -1,8 +1,8 @@
-"""Compiles the pure core with mypyc: the same decisions for about half the processor time.
+"""Compiles the core and the path of tokens with mypyc: the same for half the processor time.
 
-`make compile` writes a copy of `orchestrator_core` whose core is compiled to `.build/compiled`;
+`make compile` writes a copy of `orchestrator_core` with these compiled to `.build/compiled`;
 `make install` lays the same modules beside the sources that it installed. Sources in the working
-tree are never shadowed: there the interpreted core runs.
+tree are never shadowed: there everything is interpreted.
 
 A compiled class keeps of an annotation only its outermost type, `dict` of `dict[str, Job]`, while
 checkpoints and recordings follow annotations when they run (`orchestrator_core.core.shapes`,
@@ -44,15 +44,38 @@ values which msgspec decodes: it fills an object that no constructor has seen, a
 classes break.
 """
 
+SHELL = (
+    "hosts/bindings.py",
+    "relay/chunks.py",
+    "relay/items.py",
+    "relay/log.py",
+    "relay/pace.py",
+    "relay/reader.py",
+    "relay/relay.py",
+    "relay/retelling.py",
+    "servicers/exchange_session.py",
+    "servicers/frames.py",
+    "wire/exchange.py",
+    "wire/frames.py",
+    "wire/output_frames.py",
+    "wire/varint.py",
+)
+"""Modules of the shell that are compiled too: what happens to each token between two messages.
+
+Nothing in them waits, so nothing in them is a coroutine.
+"""
+
 # On some processors compilers fuse a multiplication and an addition, which rounds once, not twice.
 SAME_FLOATS = "-ffp-contract=off"
+# `make types` has checked everything; here only what is compiled must be understood.
+MYPY_OPTIONS = ("--explicit-package-bases", "--ignore-missing-imports", "--follow-imports=silent")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Compiles; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Compile the core of orchestratord.")
+    parser = argparse.ArgumentParser(description="Compile the hot parts of orchestratord.")
     parser.add_argument(
-        "into", type=Path, help="folder that gets orchestrator_core/core/*.so, e.g. site-packages"
+        "into", type=Path, help="folder that gets orchestrator_core/**/*.so, e.g. site-packages"
     )
     parser.add_argument("--copy", action="store_true", help="copy orchestrator_core there first")
     parser.add_argument("--optimize", default="3", choices="0123", help="level of the C compiler")
@@ -61,33 +84,37 @@ def main(argv: list[str] | None = None) -> int:
     package = into / "orchestrator_core"
     if args.copy:
         shutil.rmtree(package, ignore_errors=True)
-        left_out = shutil.ignore_patterns("__pycache__", "*.so")
-        shutil.copytree(ROOT / "orchestrator_core", package, ignore=left_out)
+        _copy_to(package)
     if not package.is_dir():
         parser.error(f"{package}: not there; name a folder with orchestrator_core, or --copy")
     with tempfile.TemporaryDirectory() as work:
         compile_core(Path(work), into, args.optimize)
-    print(f"compiled core in {package / 'core'}")
+    print(f"compiled core in {package}")
     return 0
 
 
+def _copy_to(package: Path) -> None:
+    left_out = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(ROOT / "orchestrator_core", package, ignore=left_out)
+
+
 def compile_core(work: Path, into: Path, optimize: str) -> None:
-    """Compiles the core of this tree; its modules go under `into`. `work` is an empty folder.
+    """Compiles the hot parts of this tree; modules go under `into`. `work` is an empty folder.
 
     Raises:
         SystemExit: when mypyc refuses a module or the C compiler fails; either says why.
     """
-    (work / CORE).mkdir(parents=True)
-    shutil.copy(ROOT / "orchestrator_core/__init__.py", work / "orchestrator_core")
-    for source in sorted((ROOT / CORE).glob("*.py")):
-        text = source.read_text(encoding="utf-8")
+    # All of it: what is compiled calls what is not, and its types are looked up there.
+    _copy_to(work / "orchestrator_core")
+    chosen = []
+    for source in sorted((work / CORE).glob("*.py")):
         if source.stem not in INTERPRETED:
-            text = prepared(text)
-        (work / CORE / source.name).write_text(text, encoding="utf-8")
-    names = sorted(path.name for path in (work / CORE).glob("*.py"))
-    chosen = [str(CORE / name) for name in names if Path(name).stem not in INTERPRETED]
+            source.write_text(prepared(source.read_text(encoding="utf-8")), encoding="utf-8")
+            chosen.append(str(CORE / source.name))
+    chosen += [str(CORE.parent / name) for name in SHELL]
+    os.environ["MYPYPATH"] = str(ROOT / "proto")
     os.chdir(work)
-    extensions = mypycify(chosen, opt_level=optimize, debug_level="0")
+    extensions = mypycify([*chosen, *MYPY_OPTIONS], opt_level=optimize, debug_level="0")
     for extension in extensions:
         extension.extra_compile_args.append(SAME_FLOATS)
     built = ["--quiet", "build_ext", "--build-lib", str(into), "--build-temp", str(work / "build")]

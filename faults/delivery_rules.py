@@ -231,21 +231,19 @@ def nothing_after_the_end(observed: Observed) -> Iterator[Violation]:
 
 
 def text_kept(observed: Observed) -> Iterator[Violation]:
-    """I2: the text of a finished job can be had as long as whoever generated it lives.
+    """I2: the text of a finished job can be had as long as whoever generated its end lives.
 
-    But not by those who lack what a reader that acknowledges has read, or what a continuation
-    followed on: its host has that as a prompt only, and after a restart nobody else has it.
+    That host has all of it, what a continuation followed on included. But nobody has what a reader
+    that acknowledges has read: who comes after that has lost nothing.
     """
-    continued: dict[str, int] = {}
-    for resumed in observed.all(Resumed):
-        if resumed.mode == "CONTINUE":
-            earlier = continued.get(resumed.job_id, 0)
-            continued[resumed.job_id] = max(earlier, resumed.text_offset)
-    gone = {event.replica for event in observed.all(ReplicaGone)}
+    gone_ms: dict[str, int] = {}
+    for gone in observed.all(ReplicaGone):
+        gone_ms.setdefault(gone.replica, gone.at_ms)
     finished = {e.job_id for e in observed.all(JournalEnded) if e.state == "FINISHED"}
-    replicas: dict[str, set[str]] = {}
+    last: dict[str, AttemptBegan] = {}
     for began in observed.all(AttemptBegan):
-        replicas.setdefault(began.job_id, set()).add(began.replica)
+        if began.job_id not in last or began.attempt > last[began.job_id].attempt:
+            last[began.job_id] = began
     let_go = _let_go(observed)
     for events in observed.streams.values():
         reader = _Text()
@@ -253,15 +251,16 @@ def text_kept(observed: Observed) -> Iterator[Violation]:
             reader.take(event)
             if not isinstance(event, StreamBroken) or event.reason != LOST:
                 continue
-            mine = replicas.get(event.job_id, set())
-            lived = bool(mine) and not gone & mine
+            source = last.get(event.job_id)
+            if source is None or gone_ms.get(source.replica, inf) <= event.at_ms:
+                continue
             excused = any(
                 at_ms <= event.at_ms and offset > reader.offset
                 for at_ms, offset in let_go.get(event.job_id, ())
             )
-            excused = excused or reader.offset < continued.get(event.job_id, 0)
-            if event.job_id in finished and lived and not excused:
-                yield Violation("I2", event.job_id, "text was lost that its host held", (event,))
+            if event.job_id in finished and not excused:
+                proof = (source, event)
+                yield Violation("I2", event.job_id, "text was lost that its host held", proof)
 
 
 def _let_go(observed: Observed) -> dict[str, list[tuple[int, float]]]:

@@ -25,7 +25,8 @@ import psutil
 
 from pool_managerd.models.tiny_gguf import write_tiny_model
 
-MARK = "LLAMAORCH_ORPHANS_MARK"
+# Of a kind that engines inherit.
+MARK = "LC_LLAMAORCH_ORPHANS_MARK"
 PATIENCE_S = 5.0
 POLL_S = 0.01
 START_TIMEOUT_S = 60.0

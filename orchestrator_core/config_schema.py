@@ -317,6 +317,9 @@ class PoolsTable(Table):
         " `cancel_confirm_ms`.",
     )
     max: int = Field(default=10_000, ge=1, le=100_000, description="Pools that may register.")
+    watchers_max: int = Field(
+        default=64, ge=1, le=10_000, description="Readers that may watch the pools at once."
+    )
 
 
 class RecorderTable(Table):
@@ -350,7 +353,11 @@ class Config(Table):
     metrics_listen: str = Field(
         default="",
         pattern=rf"^$|{_ADDRESS}",
-        description="Address of the Prometheus endpoint, e.g. 127.0.0.1:7072; empty: off.",
+        description="Address of the Prometheus endpoint and the status page, e.g. 127.0.0.1:7072;"
+        " empty: neither.",
+    )
+    status_page: bool = Field(
+        default=True, description="Serve the status page at metrics_listen, too."
     )
     shutdown_grace_ms: int = Field(
         default=30_000, ge=0, le=_DAY_MS, description="Wait for running jobs on SIGTERM."

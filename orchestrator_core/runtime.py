@@ -64,8 +64,6 @@ from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.continuing import continuation
 from orchestrator_core.hosts.registry import Hosts
-from orchestrator_core.relay import sides
-from orchestrator_core.relay.log import Item
 from orchestrator_core.relay.relay import Relay
 from orchestrator_core.store.port import Store, StoreError, StoreTakenError
 from orchestrator_core.wire import events as wire_events
@@ -122,6 +120,8 @@ class Runtime:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
         self.idle = asyncio.Event()
+        self.steps = 0
+        self._stepped = asyncio.Event()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # --- in
@@ -163,8 +163,15 @@ class Runtime:
         self._stepping = True
         effects = self.core.step(event, now_ms)
         self._stepping = False
+        self.steps += 1
+        self._stepped.set()
         self._observe(effects, now_ms)
         self._carry_out(effects)
+
+    async def next_step(self) -> None:
+        """Returns after the next step of the core, and what was done at once about it."""
+        self._stepped.clear()
+        await self._stepped.wait()
 
     async def watch_pauses(self) -> None:
         """Notes that the event loop runs, until cancelled; `submit` sees when it did not."""
@@ -284,33 +291,6 @@ class Runtime:
             return
         if not self.relay.log(job_id).announced(attempt):
             self._started(JobStarted(job_id, attempt, StartMode.FRESH, kv_warmth))
-
-    async def read_again(self, job: Job, text_offset: int) -> list[Item]:
-        """Output that was evicted here, from its host; nothing where that has none of it. LO-301.
-
-        A host that is away, or silent, is waited for as long as for one that runs attempts.
-        """
-        log, attempt = self.relay.log(job.job_id), job.attempt
-        if attempt is None or attempt.number != log.attempt:
-            return []
-        host_id, key = attempt.host_id, attempt.key
-
-        def ask(first_index: int) -> int | None:
-            return self.hosts.send_again(host_id, key, first_index)
-
-        patience_s = sides.PATIENCE_S + self.core.config.reattach_grace_ms / 1000
-        try:
-            async with asyncio.timeout(patience_s):
-                while True:
-                    items = await self.relay.sides.read(job.job_id, log, text_offset, ask)
-                    if items is not None:
-                        return items
-                    if host_id not in self.hosts.links:
-                        await self.hosts.arrival()
-                    elif not self.hosts.counts(host_id, key):
-                        return []
-        except TimeoutError:
-            return []
 
     async def run(self) -> None:
         """Commits what is decided, until cancelled.

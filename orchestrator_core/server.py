@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import structlog
+from aiohttp import web
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -29,6 +30,8 @@ from orchestrator_core.runtime import Runtime
 from orchestrator_core.served_facts import ServedFacts
 from orchestrator_core.servicers import orchestrator, pool_admin, pool_registry, sessions
 from orchestrator_core.servicers.capabilities import ServerFacts
+from orchestrator_core.status.page import StatusPage
+from orchestrator_core.status.reading import StatusReader
 from orchestrator_core.store.memory import MemoryStore
 from orchestrator_core.store.port import (
     Keep,
@@ -126,11 +129,14 @@ class OrchestratorServer:
         failpoints.reach("journal.opened")
         clock = SystemClock(opened.last_ms)
         self._runtime = runtime = self._build(clock)
+        self._jobs = jobs_servicer = self._jobs_servicer(runtime)
+        routes = self._status_routes(runtime, jobs_servicer)
+        facts = ServedFacts(self._config, runtime, CORE_FORM)
         self.metrics_port = metrics_port = await self._telemetry.start(
-            runtime.core, ServedFacts(self._config, runtime, CORE_FORM).read
+            runtime.core, facts.read, routes
         )
         runtime.recover(opened.recovered)
-        await self._serve(runtime, opened)
+        await self._serve(runtime, opened, jobs_servicer)
         self._tasks = [
             asyncio.create_task(runtime.run(), name="commit"),
             asyncio.create_task(runtime.watch_pauses(), name="pauses"),
@@ -199,7 +205,7 @@ class OrchestratorServer:
         core = Core(bounds) if settings is None else RecordedCore(bounds, settings)
         return Runtime(core, self._store, clock, relay, self._hosts, self._telemetry)
 
-    async def _serve(self, runtime: Runtime, opened: Opened) -> None:
+    def _jobs_servicer(self, runtime: Runtime) -> orchestrator.OrchestratorServicer:
         config = self._config
         facts = ServerFacts(
             version=importlib.metadata.version("llamaorch"),
@@ -207,6 +213,23 @@ class OrchestratorServer:
             input_bytes_max=config.jobs.input_bytes_max,
             output_bytes_per_job=config.jobs.output_bytes_per_job,
         )
+        limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
+        return orchestrator.OrchestratorServicer(
+            runtime, self._telemetry, limits, facts, _explainer(runtime)
+        )
+
+    def _status_routes(
+        self, runtime: Runtime, jobs: orchestrator.OrchestratorServicer
+    ) -> list[web.RouteDef]:
+        if not self._config.status_page:
+            return []
+        reader = StatusReader(runtime, importlib.metadata.version("llamaorch"))
+        return StatusPage(reader, jobs.explain).routes()
+
+    async def _serve(
+        self, runtime: Runtime, opened: Opened, jobs: orchestrator.OrchestratorServicer
+    ) -> None:
+        config = self._config
         terms = LinkTerms(
             epoch=opened.epoch,
             journal_id=opened.journal_id,
@@ -215,13 +238,9 @@ class OrchestratorServer:
             send_window_bytes=config.pools.send_window_bytes,
             reattach_grace_ms=config.pools.reattach_grace_ms,
         )
-        limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
-        self._jobs = orchestrator.OrchestratorServicer(
-            runtime, self._telemetry, limits, facts, _explainer(runtime)
-        )
         servicers = (
-            self._jobs,
-            pool_admin.PoolAdminServicer(runtime),
+            jobs,
+            pool_admin.PoolAdminServicer(runtime, config.pools.watchers_max),
             sessions.SessionServicer(runtime),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )

@@ -4,6 +4,7 @@ import enum
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pool_managerd.core.attempts import (
     AttemptFailure,
@@ -22,8 +23,8 @@ class AttemptCommand:
     """A StartAttempt in the executor's terms.
 
     `remaining_ms` is the backstop of the job's deadline. `continue_text` is what a continuation
-    follows, `continue_index` the index of its first piece; without it the text must be held.
-    `continue_tokens` were generated before.
+    follows, `continue_index` the index of its first piece: the text is held as so many. Without it
+    the text must be held already. `continue_tokens` were generated before.
     """
 
     key: AttemptKey
@@ -50,14 +51,19 @@ class Refusal:
     message: str
 
 
-def prefix_of(text: str, boundary: Boundary, next_index: int) -> Prefix | None:
-    """The prefix that `text` is, or None when it is not the text up to `boundary`."""
+def prefix_of(text: str, boundary: Boundary, pieces: int) -> Prefix | None:
+    """The prefix that `text` is, or None when it is not the text up to `boundary`.
+
+    It is cut into `pieces` of about the same size, at least one and no more than it has bytes:
+    where it was cut before is not known, only how much it was.
+    """
     data = text.encode()
-    state = hashlib.sha256(data)
-    digest = int.from_bytes(state.digest()[:8], "big")
+    digest = int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
     if (len(data), digest) != (boundary.text_offset, boundary.digest):
         return None
-    return Prefix(state, digest, text, len(data), next_index)
+    count = max(1, min(pieces, len(data)))
+    edges = (len(text) * number // count for number in range(count + 1))
+    return Prefix(tuple(text[begin:end] for begin, end in pairwise(edges)))
 
 
 class Stop(enum.Enum):

@@ -1,8 +1,7 @@
 """Configuration: one TOML file, and the environment for secrets and OpenTelemetry's own variables.
 
-This module alone reads the environment. `load_config` returns one frozen object or raises
-`ConfigError`
-with every problem. HME-003, ORCH-3030, ORCH-3035, HME-002.
+This module alone reads settings from the environment. `load_config` returns one frozen object or
+raises `ConfigError` with every problem. HME-003, ORCH-3030, ORCH-3035, HME-002.
 """
 
 import ipaddress
@@ -330,6 +329,7 @@ def _resolved(
             return engine.model_copy(update={"model_path": str(base / engine.model_path)})
         case AttachingEngine() as engine:
             secret = _secret(pool, engine, env, problems)
+            problems.extend(_unset(pool, engine, env))
             path = str(base / engine.model_path) if engine.model_path else ""
             changes = {"api_key": secret, "launch": _launch(engine, base), "model_path": path}
             return engine.model_copy(update=changes)
@@ -347,6 +347,15 @@ def _secret(
             f"{engine.api_key_env} is not set"
         )
     return SecretStr(secret)
+
+
+def _unset(pool: PoolTable, engine: AttachingEngine, env: Mapping[str, str]) -> list[str]:
+    names = engine.launch.pass_env if engine.launch is not None else ()
+    return [
+        f"pools.{pool.pool_id}.engine.launch.pass_env: the environment variable {name} is not set"
+        for name in names
+        if name not in env
+    ]
 
 
 def _launch(engine: AttachingEngine, base: Path) -> LaunchTable | None:

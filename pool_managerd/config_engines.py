@@ -88,7 +88,12 @@ class LaunchTable(Table):
         description="Program and arguments, without a shell; may hold {port}, {model_path} ...",
     )
     env: dict[str, str] = Field(
-        default={}, max_length=256, description="Added to the environment; may hold placeholders."
+        default={}, max_length=256, description="Its environment; may hold placeholders."
+    )
+    pass_env: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = Field(
+        default=(),
+        max_length=256,
+        description="Variables that it gets from pool-managerd's environment, beside the usual.",
     )
     cwd: str = Field(default="", description="Directory to run in, relative to this file.")
     attach_timeout_ms: Milliseconds = Field(

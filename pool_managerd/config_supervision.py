@@ -32,7 +32,7 @@ class CircuitTable(Table):
         default=5,
         ge=1,
         le=1000,
-        description="Failed attempts that open it, if no more succeed.",
+        description="Failed attempts that open it: n of the last 2n - 1.",
     )
     window_ms: Milliseconds = Field(default=60_000, description="Window of those attempts.")
     pause: BackoffTable = Field(

@@ -129,6 +129,7 @@ def _host(config: Config, devices: tuple[Device, ...], *, all_digests: bool) -> 
             files=files,
             ledger=Ledger(),
             devices=lambda table: masked(table, devices),
+            read_at_ms=clock.now_ms,
             wait_ms=0,
         )
     )

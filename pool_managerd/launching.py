@@ -55,6 +55,7 @@ def launched(table: PoolTable, model_ref: str, log: LogSettings, attach: MakeAtt
         command=launch.command,
         values=values,
         env={**visible, **launch.env},
+        pass_env=launch.pass_env,
         cwd=launch.cwd,
         secrets=(api_key,) if api_key else (),
         attach_timeout_ms=launch.attach_timeout_ms,

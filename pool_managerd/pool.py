@@ -44,6 +44,9 @@ WARM_SESSIONS_MAX = 64
 DETAIL_CHARS_MAX = 700
 """Of a failure's sentence, so that what follows it in a snapshot is not cut off."""
 
+KILL_TIMEOUT_S = 5.0
+"""Longest wait for the end of an engine that was killed because its stop took too long."""
+
 _PROBE = "self-test"
 
 
@@ -353,8 +356,8 @@ class Pool:
         engine = self._deps.make_engine(prepared.table, prepared.model_ref)
         incarnation.engine = engine
         info = await engine.start()
-        self._deps.preflight.loaded(prepared.table, info)
         await self._accept(engine, info)
+        await self._deps.preflight.loaded(prepared.table, info)
         return info
 
     def _serving(self, incarnation: Incarnation, info: EngineInfo) -> None:
@@ -430,16 +433,20 @@ class Pool:
     async def _stop_engine(self, incarnation: Incarnation) -> None:
         if incarnation.engine is None:
             return
-        try:
-            async with asyncio.timeout(self._deps.supervision.stop_timeout_ms / 1000):
-                await incarnation.engine.stop()
-        except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
-            log.error(
-                "engine_stop_failed",
-                pool_id=self.pool_id,
-                replica_id=incarnation.replica_id,
-                error=f"{type(error).__name__}: {error}",
-            )
+        # An engine whose stop is cut short is killed; the second call waits until it is gone.
+        for timeout_s in (self._deps.supervision.stop_timeout_ms / 1000, KILL_TIMEOUT_S):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await incarnation.engine.stop()
+            except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
+                log.error(
+                    "engine_stop_failed",
+                    pool_id=self.pool_id,
+                    replica_id=incarnation.replica_id,
+                    error=f"{type(error).__name__}: {error}",
+                )
+            else:
+                return
 
     async def _reload(self) -> None:
         self._set_drain()

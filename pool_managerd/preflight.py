@@ -9,7 +9,7 @@ with every shortfall. The caller bounds the whole.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -98,8 +98,8 @@ class Preflight(Protocol):
         """
         ...
 
-    def loaded(self, table: PoolTable, info: EngineInfo) -> None:
-        """Notes what a started engine took."""
+    async def loaded(self, table: PoolTable, info: EngineInfo) -> None:
+        """Notes what a started engine took; may wait for a reading of its devices."""
         ...
 
     def gone(self, pool_id: str) -> None:
@@ -121,7 +121,7 @@ class NoPreflight:
     async def memory(self, table: PoolTable) -> None:
         """Finds that everything fits."""
 
-    def loaded(self, table: PoolTable, info: EngineInfo) -> None:
+    async def loaded(self, table: PoolTable, info: EngineInfo) -> None:
         """Notes nothing."""
 
     def gone(self, pool_id: str) -> None:
@@ -148,13 +148,14 @@ class PreflightDeps:
     """What the check works with.
 
     `devices` gives the latest facts of a pool's devices, in the order in which an engine is shown
-    them.
+    them; `read_at_ms` says when they were read, by the same clock.
     """
 
     clock: Clock
     files: ModelFiles
     ledger: Ledger
     devices: Callable[[PoolTable], tuple[Device, ...]]
+    read_at_ms: Callable[[], int]
     wait_ms: int
     host_memory: Callable[[], HostMemory] = host_memory
     pause: Callable[[int], Awaitable[None]] = pause
@@ -171,10 +172,14 @@ class Review:
 
 @dataclass(slots=True)
 class _Loading:
-    """An engine that is being started: what was expected, and what was free before."""
+    """An engine that is being started: what was expected, and what was free before.
+
+    `disturbed`: memories in which another engine began, loaded or ended meanwhile.
+    """
 
     estimate: Estimate
     rooms: Mapping[str, Room]
+    disturbed: set[str]
 
 
 class HostPreflight:
@@ -184,6 +189,7 @@ class HostPreflight:
         self._deps = deps
         self._loading: dict[str, _Loading] = {}
         self._doing: dict[str, str] = {}
+        self._gone_at_ms = -1
 
     async def model(self, table: PoolTable, model_ref: str) -> Prepared:
         """See `Preflight.model`. Engines that are told no model here get the reference."""
@@ -217,6 +223,9 @@ class HostPreflight:
         # An engine that runs already has what it takes: there is nothing to refuse.
         if not attached(table.engine):
             try:
+                if not isinstance(table.engine, EmbeddedEngine):
+                    # What it takes is known by what was free before, without the one that ended.
+                    await self._read_since(self._gone_at_ms, table, planned.estimate)
                 await self._until_fits(table, planned)
             finally:
                 self._doing.pop(table.pool_id, None)
@@ -263,15 +272,32 @@ class HostPreflight:
         rooms = self._rooms(table)
         needs = _totals(estimate, rooms)
         self._deps.ledger.claim(table.pool_id, needs)
-        self._loading[table.pool_id] = _Loading(estimate, rooms)
+        beside = {other for other in self._loading if other != table.pool_id}
+        shared = {memory for other in beside for memory in self._disturb(other, needs)}
+        self._loading[table.pool_id] = _Loading(estimate, rooms, shared)
         return needs
 
-    def loaded(self, table: PoolTable, info: EngineInfo) -> None:
+    def _disturb(self, pool_id: str, memories: Iterable[str]) -> set[str]:
+        """Notes for an engine that loads that its memories change for other reasons too."""
+        loading = self._loading[pool_id]
+        shared = set(merged(loading.estimate.needs, loading.rooms)).intersection(memories)
+        loading.disturbed |= shared
+        return shared
+
+    async def loaded(self, table: PoolTable, info: EngineInfo) -> None:
         """See `Preflight.loaded`."""
-        loading = self._loading.pop(table.pool_id, None)
+        loading = self._loading.get(table.pool_id)
         if loading is None:
             return
-        taken = self._taken(table, info, loading)
+        fresh = True
+        if info.host_bytes is None and not loading.estimate.stated:
+            now_ms = self._deps.clock.now_ms()
+            fresh = await self._read_since(now_ms, table, loading.estimate)
+        # It may have been stopped meanwhile, and another one started.
+        if self._loading.get(table.pool_id) is not loading:
+            return
+        del self._loading[table.pool_id]
+        taken = self._taken(table, info, loading) if fresh else {}
         self._deps.ledger.settle(table.pool_id, taken)
         for memory, entry in self._deps.ledger.entries(table.pool_id).items():
             log.info(
@@ -286,6 +312,9 @@ class HostPreflight:
     def gone(self, pool_id: str) -> None:
         """See `Preflight.gone`."""
         self._loading.pop(pool_id, None)
+        self._gone_at_ms = self._deps.clock.now_ms()
+        for other in self._loading:
+            self._disturb(other, self._deps.ledger.entries(pool_id))
         self._deps.ledger.release(pool_id)
 
     def doing(self, pool_id: str) -> str:
@@ -323,6 +352,20 @@ class HostPreflight:
         if table.memory_check == "enforce":
             raise PreloadError(sentences)
         log.warning("memory_short", pool_id=pool_id, shortfalls=sentences, human=sentences[0])
+
+    async def _read_since(self, instant_ms: int, table: PoolTable, estimate: Estimate) -> bool:
+        """Waits until the devices were read after `instant_ms`; False when they were not in time.
+
+        The wait is at most `wait_ms`; for a pool that takes of the host alone there is none.
+        """
+        if not merged(estimate.needs, self._rooms(table)).keys() - {HOST}:
+            return True
+        began_ms = self._deps.clock.now_ms()
+        while self._deps.read_at_ms() <= instant_ms:
+            if self._deps.clock.now_ms() - began_ms >= self._deps.wait_ms:
+                return False
+            await self._deps.pause(LOOK_INTERVAL_MS)
+        return True
 
     def _rooms(self, table: PoolTable) -> dict[str, Room]:
         host = self._deps.host_memory()
@@ -362,6 +405,8 @@ class HostPreflight:
         for place in loading.estimate.needs:
             before, after = loading.rooms.get(place), now.get(place)
             if before is None or after is None or before.memory == HOST:
+                continue
+            if before.memory in loading.disturbed:
                 continue
             if before.free is not None and after.free is not None and before.free > after.free:
                 taken[place] = before.free - after.free

@@ -198,6 +198,7 @@ class PoolManager:
                 files=ModelFiles(self._config, self._clock),
                 ledger=self._ledger,
                 devices=lambda table: masked(table, self._devices.devices()),
+                read_at_ms=self._devices.read_at_ms,
                 wait_ms=self._config.supervision.freed_memory_wait_ms,
             )
         )

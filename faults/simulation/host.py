@@ -54,6 +54,10 @@ class OneProcessor:
         """See `DeviceSource.devices`."""
         return _CPU
 
+    def read_at_ms(self) -> int:
+        """See `DeviceSource.read_at_ms`."""
+        return 0
+
     async def stop(self) -> None:
         """See `DeviceSource.stop`."""
 

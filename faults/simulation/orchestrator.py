@@ -177,7 +177,7 @@ class Orchestrator:
         links = runtime.hosts.links.values()
         return {
             "attempts": runtime.core.live_attempts,
-            "bindings": sum(len(link._bindings) + len(link._handles) for link in links),
+            "bindings": sum(len(link.bindings) for link in links),
             "jobs": len(runtime.core.jobs),
             "links": len(runtime.hosts.links),
             "relay_bytes": runtime.relay.bytes_held,

@@ -58,7 +58,8 @@ class Exclusion:
 class Candidate:
     """A pool that could take the job. Times in milliseconds, memory in bytes.
 
-    `tokens_per_s` includes `perf_scale`, the pool's factor for lowered clocks.
+    `tokens_per_s` includes `perf_scale`, the pool's factor for lowered clocks. `prompt_ms` is the
+    part of `first_token_ms` that reading the uncached prompt takes.
     """
 
     pool_id: str
@@ -73,6 +74,7 @@ class Candidate:
     snapshot_version: int
     snapshot_age_ms: int
     perf_scale: float = 1.0
+    prompt_ms: int = 0
 
 
 @plain_init

@@ -4,6 +4,8 @@ One owner calls it from one thread, so `step` is the critical section: no locks,
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from heapq import merge
+from itertools import islice
 from typing import assert_never
 
 from orchestrator_core.core import expiry, fleet, intake, recovery, running, spending
@@ -40,7 +42,7 @@ from orchestrator_core.core.forecast import (
     forecast,
     on_time_probability,
 )
-from orchestrator_core.core.job import Job
+from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.scheduler import placement_input
@@ -126,6 +128,27 @@ class Core:
         """Attempts that hold a slot."""
         return len(self._state.attempts)
 
+    @property
+    def attempts(self) -> Mapping[tuple[str, int], Attempt]:
+        """Attempts that hold a slot, by job id and number, in order of dispatch."""
+        return self._state.attempts
+
+    def ended_last(self, count: int) -> list[Job]:
+        """The jobs that ended last, at most `count`, the newest first. O(count)."""
+        state = self._state
+        kinds = (reversed(state.ended), reversed(state.ended_unrun))
+        by_kind = ([state.jobs[job_id] for job_id in islice(kind, count)] for kind in kinds)
+        return list(islice(merge(*by_kind, key=_ended_order), count))
+
+    @property
+    def ended_total(self) -> int:
+        """Ended jobs that are remembered."""
+        return len(self._state.ended) + len(self._state.ended_unrun)
+
+    def expected_tokens(self, job: Job) -> int:
+        """Tokens of output that are expected of a job in all."""
+        return round(self._state.predictor.shape(job.spec).output_tokens)
+
     def holds_slot(self, job_id: str, attempt: int) -> bool:
         """True while that attempt counts and holds a slot."""
         return (job_id, attempt) in self._state.attempts
@@ -147,6 +170,14 @@ class Core:
     def queue_order(self, priority: Priority) -> tuple[str, ...]:
         """Job ids of one class in offer order. O(n)."""
         return self._state.queue.snapshot(priority)
+
+    def waiting(self, priority: Priority) -> Iterator[Job]:
+        """Jobs of one class in offer order, for whoever needs only the first. O(log n) for each."""
+        return self._state.queue.waiting(priority)
+
+    def last_waiting(self, priority: Priority) -> Job | None:
+        """The job of one class that is offered a slot last. O(lanes)."""
+        return self._state.queue.last(priority)
 
     def position(self, job: Job) -> int | None:
         """Present rank of a waiting job, 1 is next; None when it does not wait."""
@@ -240,3 +271,7 @@ class Core:
                 extend(state, event.pause_ms, now_ms)
             case _:
                 assert_never(event)
+
+
+def _ended_order(job: Job) -> int:
+    return -(job.ended_ms or 0)

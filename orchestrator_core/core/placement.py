@@ -282,6 +282,7 @@ def _candidate(request: PlacementInput, placed: Assigned, index: int) -> Candida
     snapshot = pool.snapshot
     first = pool.first_base_ms + pool.prompt_token_ms * uncached_tokens(request, pool)
     first_token_ms = min(int(first), end_ms)
+    prompt_ms = first_token_ms - min(int(pool.first_base_ms), first_token_ms)
     decode_ms = end_ms - first_token_ms
     slots_free = snapshot.slots_total - pool.busy
     tokens_per_s = 1000.0 / pool.next_token_ms
@@ -299,6 +300,7 @@ def _candidate(request: PlacementInput, placed: Assigned, index: int) -> Candida
         snapshot.version,
         snapshot_age_ms,
         snapshot.perf_scale,
+        prompt_ms,
     )
 
 

@@ -5,6 +5,8 @@ answers for the whole lane. With token fairness each identity has lanes of its o
 ORCH-3008, OC-CORE-1003, LO-101, LO-104.
 """
 
+import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.job import Job
@@ -179,6 +181,17 @@ class Queue:
         return tuple(
             job.job_id for _, job in sorted(self._by_seq.items()) if job.spec.priority is priority
         )
+
+    def waiting(self, priority: Priority) -> Iterator[Job]:
+        """Jobs of one class in order of arrival. O(lanes), then O(log lanes) for each one taken."""
+        lanes = [lane.waiting for lane in self._lanes.values() if lane.priority is priority]
+        for seq in heapq.merge(*lanes):
+            yield self._by_seq[seq]
+
+    def last(self, priority: Priority) -> Job | None:
+        """The job of a class that arrived last. O(lanes)."""
+        lanes = [lane.waiting for lane in self._lanes.values() if lane.priority is priority]
+        return self._by_seq[max(lane.last() for lane in lanes)] if lanes else None
 
     def _identity(self, spec: JobSpec) -> str:
         return spec.identity if self.per_identity else ""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from llamaorch.orchestrator.v1 import events_pb2
@@ -10,11 +10,11 @@ from llamaorch.pool.v1 import dispatch_pb2, pool_registry_service_pb2
 from orchestrator_core.core.effects import SendStart, SendVerdicts, Verdict
 from orchestrator_core.core.events import SnapshotsReported
 from orchestrator_core.core.snapshot import PoolSnapshot
+from orchestrator_core.hosts.bindings import AttemptKey, Binding, Bindings
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.relay import Relay
 from orchestrator_core.wire import dispatch as wire_dispatch
 
-AttemptKey = tuple[str, int]
 OUTBOX_MAX = 10_000
 # Text that does not fill a quarter of the window is acknowledged after this time: else a piece that
 # is larger than what is left of the window would wait for ever.
@@ -31,20 +31,6 @@ class LinkTerms:
     send_window_bytes: int
     journal_id: str = ""
     reattach_grace_ms: int = 0
-
-
-@dataclass(slots=True)
-class Binding:
-    """A handle's attempt, and how far its output was read and acknowledged.
-
-    The host was last told to send from `asked_offset` on, by command `asked_seq`; -1: never.
-    """
-
-    key: AttemptKey
-    read_offset: int = 0
-    acked_offset: int = 0
-    asked_offset: int = -1
-    asked_seq: int = 0
 
 
 @dataclass(slots=True)
@@ -66,14 +52,16 @@ class HostLink:
     frame_seq: int = 0
     heard_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     closed: asyncio.Event = field(default_factory=asyncio.Event)
+    bindings: Bindings = field(init=False)
     _outbox: deque[pool_registry_service_pb2.DispatchResponse] = field(default_factory=deque)
     _filled: asyncio.Event = field(default_factory=asyncio.Event)
-    _bindings: dict[int, Binding] = field(default_factory=dict)
-    _handles: dict[AttemptKey, int] = field(default_factory=dict)
     _waiting: dict[str, list[tuple[PoolSnapshot, int]]] = field(default_factory=dict)
-    _unacked: set[int] = field(default_factory=set)
-    _next_handle: int = 1
+    _acks_planned: bool = False
     _next_seq: int = 1
+
+    def __post_init__(self) -> None:
+        """Makes the table of handles."""
+        self.bindings = Bindings(self.terms.send_window_bytes // 4)
 
     # --- signs of life
 
@@ -136,10 +124,11 @@ class HostLink:
             if verdict is Verdict.ADOPT:
                 log = relay.log(job_id)
                 log.begin_attempt(attempt)
-                handle = self._bind((job_id, attempt))
+                binding = self.bindings.bind((job_id, attempt))
                 # An adopted attempt is sent from here on, or from the first that is held.
-                self._bindings[handle].asked_offset = log.next_offset
-                adoptions[(job_id, attempt)] = wire_dispatch.Adoption(handle, log.next_index)
+                binding.asked_offset = log.next_offset
+                adoption = wire_dispatch.Adoption(binding.handle, log.next_index)
+                adoptions[(job_id, attempt)] = adoption
         terms = self.terms
         self.send(
             pool_registry_service_pb2.DispatchResponse(
@@ -164,107 +153,82 @@ class HostLink:
         follows: wire_dispatch.Delivered | None = None,
     ) -> None:
         """Sends an attempt; from now on only its output is taken for the job."""
-        handle = self._bind((effect.spec.job_id, effect.attempt))
+        handle = self.bindings.bind((effect.spec.job_id, effect.attempt)).handle
         log.begin_attempt(effect.attempt)
         message = wire_dispatch.start_to_proto(effect, handle, resume, traceparent, follows)
         self.send(pool_registry_service_pb2.DispatchResponse(start=message))
 
     def bound(self, key: AttemptKey) -> bool:
         """True when cancel and release find a handle for an attempt."""
-        return key in self._handles
+        return self.bindings.handle(key) is not None
 
     def cancel(self, key: AttemptKey) -> None:
         """Stops an attempt, if it is bound on this stream."""
-        handle = self._handles.get(key)
+        handle = self.bindings.handle(key)
         if handle is not None:
             cancel = dispatch_pb2.CancelAttempt(handle=handle)
             self.send(pool_registry_service_pb2.DispatchResponse(cancel=cancel))
 
     def release(self, key: AttemptKey) -> None:
         """Lets the host forget an attempt, if it is bound on this stream."""
-        handle = self._handles.pop(key, None)
+        handle = self.bindings.release(key)
         if handle is not None:
-            self._bindings.pop(handle, None)
             release = dispatch_pb2.ReleaseAttempts(handles=[handle])
             self.send(pool_registry_service_pb2.DispatchResponse(release=release))
 
     def unbind(self, key: AttemptKey) -> None:
         """Drops the frames of an attempt from now on; cancel and release still find its handle."""
-        handle = self._handles.get(key)
-        if handle is not None:
-            self._bindings.pop(handle, None)
+        self.bindings.unbind(key)
 
-    def seek(self, handle: int, first_index: int, text_offset: int) -> None:
+    def seek(self, binding: Binding, first_index: int, text_offset: int) -> None:
         """Asks for output again after a gap; once per place, so that a broken host cannot loop."""
-        binding = self._bindings.get(handle)
-        if binding is not None and binding.asked_offset != text_offset:
+        if binding.asked_offset != text_offset:
             # The host's window begins anew at the place that is sought.
             binding.acked_offset = 0
-            seek = dispatch_pb2.SeekTokens(handle=handle, first_index=first_index)
-            command = pool_registry_service_pb2.DispatchResponse(seek=seek)
-            self.send(command)
-            binding.asked_offset, binding.asked_seq = text_offset, command.dispatch_seq
+            binding.asked_seq = self._send_seek(binding.handle, first_index)
+            binding.asked_offset = text_offset
 
     def counts(self, key: AttemptKey) -> bool:
         """True while frames of an attempt are taken here."""
-        return self._handles.get(key, 0) in self._bindings
+        return self.bindings.by_key(key) is not None
 
     def send_again(self, key: AttemptKey, first_index: int) -> int | None:
         """Asks for output from a piece on, for a side read or after it; the command's number.
 
         None when the attempt is not bound here.
         """
-        binding = self._bindings.get(self._handles.get(key, 0))
+        binding = self.bindings.by_key(key)
         if binding is None:
             return None
         # As in `seek`: what was acknowledged before must not open the new window.
         binding.acked_offset = binding.read_offset = 0
-        handle = self._handles[key]
+        return self._send_seek(binding.handle, first_index)
+
+    def _send_seek(self, handle: int, first_index: int) -> int:
         seek = dispatch_pb2.SeekTokens(handle=handle, first_index=first_index)
         command = pool_registry_service_pb2.DispatchResponse(seek=seek)
         self.send(command)
         return command.dispatch_seq
 
-    def answers(self, handle: int, text_offset: int, applied_seq: int) -> bool:
-        """True for output sent after the host was told to send from a place on.
-
-        If it lies ahead of the place, the host holds nothing before it. `applied_seq` is the last
-        command that the host had obeyed: what was under way before the request says nothing.
-        """
-        binding = self._bindings.get(handle)
-        return (
-            binding is not None
-            and binding.asked_offset == text_offset
-            and binding.asked_seq <= applied_seq
-        )
-
-    def acknowledge(self, offsets: Mapping[int, int]) -> None:
+    def acknowledge(self) -> None:
         """Opens the send window: at once where a quarter or more was used, else a little later."""
-        due = []
-        quarter, idle = self.terms.send_window_bytes // 4, not self._unacked
-        for handle, offset in offsets.items():
-            binding = self._bindings.get(handle)
-            if binding is None:
-                continue
-            binding.read_offset = offset
-            unacked = offset - binding.acked_offset
-            if unacked >= quarter:
-                due.append(handle)
-            elif unacked > 0:
-                self._unacked.add(handle)
-        if idle and self._unacked:
+        bindings = self.bindings
+        if bindings.unacked and not self._acks_planned:
+            self._acks_planned = True
             asyncio.get_running_loop().call_later(ACK_DELAY_S, self._acknowledge_rest)
-        if due:
+        if bindings.due:
+            due, bindings.due = bindings.due, []
             self._send_acks(due)
 
     def _acknowledge_rest(self) -> None:
-        rest, self._unacked = sorted(self._unacked), set()
+        self._acks_planned = False
+        rest, self.bindings.unacked = sorted(self.bindings.unacked), set()
         self._send_acks(rest)
 
     def _send_acks(self, due: Iterable[int]) -> None:
         handles, texts = [], []
         for handle in due:
-            binding = self._bindings.get(handle)
+            binding = self.bindings.of(handle)
             if binding is not None and binding.read_offset > binding.acked_offset:
                 binding.acked_offset = binding.read_offset
                 handles.append(handle)
@@ -277,14 +241,8 @@ class HostLink:
 
     def key(self, handle: int) -> AttemptKey | None:
         """Attempt to which a handle is bound; None when its frames no longer count."""
-        binding = self._bindings.get(handle)
+        binding = self.bindings.of(handle)
         return binding.key if binding else None
-
-    def handle_gone(self, handle: int) -> None:
-        """Forgets a handle whose attempt the host no longer holds."""
-        binding = self._bindings.pop(handle, None)
-        if binding is not None:
-            self._handles.pop(binding.key, None)
 
     def hold_snapshots(self, snapshots: tuple[PoolSnapshot, ...], as_of_ms: int) -> None:
         """Keeps snapshots of registered pools until their frames were read: two of each pool.
@@ -311,10 +269,3 @@ class HostLink:
             if not waiting:
                 del self._waiting[pool_id]
         return events
-
-    def _bind(self, key: AttemptKey) -> int:
-        handle = self._next_handle
-        self._next_handle += 1
-        self._bindings[handle] = Binding(key)
-        self._handles[key] = handle
-        return handle

@@ -12,7 +12,8 @@ from orchestrator_core.core.effects import (
     SendVerdicts,
 )
 from orchestrator_core.core.spec import StartMode
-from orchestrator_core.hosts.link import AttemptKey, HostLink
+from orchestrator_core.hosts.bindings import AttemptKey
+from orchestrator_core.hosts.link import HostLink
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.relay import Relay
 from orchestrator_core.telemetry.fleet import PoolGauges, pool_gauges

@@ -4,6 +4,7 @@ from google.protobuf.message import DecodeError
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.errors import MalformedOutputError
+from orchestrator_core.wire.output_frames import read_chunk
 
 
 def parse(chunk: bytes) -> events_pb2.TokenBatch:
@@ -12,6 +13,15 @@ def parse(chunk: bytes) -> events_pb2.TokenBatch:
         return events_pb2.TokenBatch.FromString(chunk)
     except DecodeError:
         return events_pb2.TokenBatch()
+
+
+def read(chunk: bytes, text_offset: int, text_bytes: int, pieces: int) -> tuple[bytes, int]:
+    """The text of a chunk, and the digest of all text before it. Raises as `checked`."""
+    found = read_chunk(chunk, text_offset, pieces)
+    if found is not None and len(found[0]) == text_bytes:
+        return found
+    batch, text = checked(chunk, text_offset, text_bytes, pieces)
+    return text, batch.prefix_digest
 
 
 def checked(

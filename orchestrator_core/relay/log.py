@@ -11,58 +11,21 @@ evicted under the cap like anything else, and it is then told RESUME_WINDOW. LO-
 import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay import chunks
+from orchestrator_core.relay.items import ITEM_BYTES, Frame, Item
 from orchestrator_core.relay.reader import Reader
 from orchestrator_core.relay.retelling import resumed_at, starts, text_of
 from orchestrator_core.wire.frames import encode_token_event
 
-# What an item costs beside its entry in CPython 3.11: with pieces of a few bytes, most of it.
-ITEM_BYTES = 150
 # How far apart places are that an evicted text can be asked for again from, and how many of them.
 MARK_BYTES = 64 * 1024
 MARKS_MAX = 256
 BEGINNING = events_pb2.ResumePoint()
-
-
-# Frames and items are made for every batch of tokens, and making a frozen one takes several times
-# as long: these two are not frozen, and nobody changes them.
-@dataclass(slots=True)
-class Frame:
-    """Text of one attempt as it came from the pool. `chunk` is an encoded TokenBatch."""
-
-    attempt: int
-    first_index: int
-    pieces: int
-    text_offset: int
-    text_bytes: int
-    chunk: bytes
-
-
-@dataclass(slots=True)
-class Item:
-    """One encoded event. `text_bytes` is 0 for events other than text.
-
-    `prefix_digest` is the digest of all text before the item, None where it is not known.
-    `first_index` is that of its first piece, 0 for events other than text.
-    """
-
-    attempt: int
-    text_offset: int
-    text_bytes: int
-    prefix_digest: int | None
-    entry: bytes
-    first_index: int = 0
-
-    @property
-    def end(self) -> int:
-        """UTF-8 bytes of output up to and with this item."""
-        return self.text_offset + self.text_bytes
 
 
 class OutputLog:
@@ -78,6 +41,7 @@ class OutputLog:
     __slots__ = (
         "_announced",
         "_base",
+        "_begun",
         "_bytes_max",
         "_expected",
         "_expected_digest",
@@ -108,7 +72,7 @@ class OutputLog:
         self._hash: hashlib._Hash | None = hashlib.sha256()
         self._expected: int | None = None
         self._expected_digest: int | None = None
-        self._announced = (0, b"")
+        self._announced = self._begun = (0, b"")
         self._marks: list[tuple[int, int]] = []
         self.attempt = 0
         self.doubtful = False
@@ -155,22 +119,19 @@ class OutputLog:
         if frame.text_bytes <= known:
             self.next_index = max(self.next_index, frame.first_index + frame.pieces)
             return False
-        batch, text = chunks.checked(frame.chunk, frame.text_offset, frame.text_bytes, frame.pieces)
+        text, prefix_digest = chunks.read(
+            frame.chunk, frame.text_offset, frame.text_bytes, frame.pieces
+        )
         if self._expected is not None and frame.text_offset + frame.text_bytes > self._expected:
             # A host may hold more than the job ended with.
-            batch = chunks.cut(batch, self._expected)
+            batch = chunks.cut(chunks.parse(frame.chunk), self._expected)
             text = chunks.text_of(batch)
-            frame = replace(
-                frame,
-                pieces=len(batch.pieces),
-                text_bytes=len(text),
-                chunk=batch.SerializeToString(),
-            )
+            frame = frame.with_chunk(batch.SerializeToString(), len(batch.pieces), len(text))
         if known < 0:
             self._jump(frame)
         elif self._hash is not None:
             self._hash.update(text[known:] if known else text)
-        self._take(frame, batch.prefix_digest)
+        self._take(frame, prefix_digest)
         return True
 
     def told_all(self, text_bytes: int) -> None:
@@ -181,6 +142,8 @@ class OutputLog:
     def append_event(self, entry: bytes) -> None:
         """Adds an event other than text, at the present place of the output: of a new attempt."""
         self._announced = (self.attempt, entry)
+        if starts(entry):
+            self._begun = self._announced
         self._append(Item(self.attempt, self.next_offset, 0, self.digest(), entry))
 
     def set_metrics(self, entry: bytes) -> None:
@@ -336,12 +299,15 @@ class OutputLog:
         return self._announced[0] == attempt
 
     def beginning(self) -> Item | None:
-        """The `started` of the present attempt, for a reader that has nothing at all.
+        """What a reader that has nothing at all is told before the first text.
 
-        None where an earlier attempt was started, and this one took up its text.
+        The last `started`, or where that was told before a restart, what announced the attempt that
+        took up its text. None while nothing was announced.
         """
-        known, entry = self._announced
-        return Item(known, 0, 0, None, entry) if known == self.attempt and starts(entry) else None
+        known, entry = self._begun if self._begun[0] else self._announced
+        if not known:
+            return None
+        return Item(known, 0, 0, None, entry) if starts(entry) else self.announcement(known, 0)
 
     def index_before(self, text_offset: int) -> int:
         """A piece of the present attempt that lies at or before a place that was evicted."""
@@ -427,9 +393,9 @@ class OutputLog:
         return iter(self._items)
 
     def item(self, position: int) -> Item | None:
-        """Item at an absolute position that is held; None when there is none yet."""
+        """Item at an absolute position; None when there is none yet, or none any more."""
         index = position - self._base
-        return self._items[index] if index < len(self._items) else None
+        return self._items[index] if 0 <= index < len(self._items) else None
 
     def next_after(self, position: int, offset: int, attempt: int) -> tuple[int, Item | None]:
         """First item at or after a position that a reader lacks, and its position.

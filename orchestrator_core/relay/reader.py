@@ -2,18 +2,19 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay.retelling import outcome_at
 
 if TYPE_CHECKING:
-    from orchestrator_core.relay.log import Item, OutputLog
+    from orchestrator_core.relay.items import Item
+    from orchestrator_core.relay.log import OutputLog
 
 # Sending several events in one message is the main lever on cost per token; this bounds such a
 # message.
-MESSAGE_BYTES = 64 * 1024
+MESSAGE_BYTES: Final = 64 * 1024
 
 
 class Reader:
@@ -97,27 +98,35 @@ class Reader:
     def _take_side(self) -> list[bytes]:
         """Returns what is at its side. Raises as `take`."""
         entries: list[bytes] = []
-        while self.side:
-            item = self.side.popleft()
-            if item.text_bytes and item.end <= self._offset:
-                continue
-            if self._proof is not None:
-                self._prove(item)
-            if item.text_bytes and 0 < self._told < item.attempt:
-                entries.append(self._log.announcement(item.attempt, self._offset).entry)
+        while (item := self._next_at_side()) is not None:
             entries.append(item.entry)
             self._pass(item)
         return entries
+
+    def _next_at_side(self) -> "Item | None":
+        """What comes next of what is at its side; `_pass` takes it away. Raises as `take`."""
+        side = self.side
+        while side and side[0].text_bytes and side[0].end <= self._offset:
+            side.popleft()
+        if not side:
+            return None
+        item = side[0]
+        if self._proof is not None:
+            self._prove(item)
+        if item.text_bytes and 0 < self._told < item.attempt:
+            return self._log.announcement(item.attempt, self._offset)
+        return item
 
     def take_items(self, bytes_max: int, offset_max: int) -> list["Item"]:
         """Returns what comes next, in a run of events and then one of text.
 
         Ends after about `bytes_max`, and before text once the reader has `offset_max` bytes of it.
-        `caught_up` says afterwards whether that was all there is. Raises as `take`.
+        `caught_up` says afterwards whether that was all there is. What is at its side comes first,
+        and then nothing else: the reader may lack more. Raises as `take`.
         """
         items: list[Item] = []
-        size, text, end = 0, False, self._log.end
-        while (item := self.settle()) is not None:
+        size, text, end, beside = 0, False, self._log.end, bool(self.side)
+        while (item := self._next_at_side() if beside else self.settle()) is not None:
             begins = not item.text_bytes
             if size >= bytes_max or (text if begins else self._offset >= offset_max):
                 self.caught_up = False
@@ -128,7 +137,7 @@ class Reader:
             self._pass(item)
             if self._position == end:
                 break
-        self.caught_up = True
+        self.caught_up = not beside
         return items
 
     def take_last(self) -> bytes:
@@ -177,7 +186,9 @@ class Reader:
 
     def _pass(self, item: "Item") -> None:
         self._told = max(self._told, item.attempt)
-        if item is self._log.item(self._position):
+        if self.side and item is self.side[0]:
+            self.side.popleft()
+        elif item is self._log.item(self._position):
             self._position += 1
         if item.text_bytes:
             self._offset = item.end

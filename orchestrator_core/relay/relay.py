@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from orchestrator_core.core.outcome import Reason, Refusal
-from orchestrator_core.relay.log import Frame, OutputLog
+from orchestrator_core.relay.items import Frame
+from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.pace import Pace
 from orchestrator_core.relay.sides import Sides
 

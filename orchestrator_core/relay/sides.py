@@ -6,39 +6,54 @@ a reader that is far behind needs several, and costs no more than one of them.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from orchestrator_core.errors import MalformedOutputError
 from orchestrator_core.relay import chunks
-from orchestrator_core.relay.log import Frame, Item, OutputLog
+from orchestrator_core.relay.items import Frame, Item
+from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.wire.frames import encode_token_event
 
-# What one read brings, how many there are at a time, and how long a host may take over one.
+# What one read brings, how many a host has at a time, and how long it may take over one.
 SIDE_BYTES = 256 * 1024
-SIDES_MAX = 32
+SIDES_PER_HOST = 8
 PATIENCE_S = 5.0
 
-Ask = Callable[[int], int | None]
-"""Lets a host send again from a piece on; the number of that command, None when it cannot."""
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whence a job's output comes again, about `bytes_max` of it.
+
+    `ask` lets the host send again from a piece on, and returns the number of that command: None
+    when it cannot be asked.
+    """
+
+    job_id: str
+    host_id: str
+    ask: Callable[[int], int | None]
+    bytes_max: int = SIDE_BYTES
 
 
 class SideRead:
     """One read, of the text of the log's attempt from `text_offset` on.
 
     `asked_seq` is the command that asked for it: what its host wrote before says nothing. `over` is
-    set when it has `items` enough, or when it is certain that there are no more; `gone` when the
-    next read of the job may begin.
+    set when it has `items` enough, or when it is certain that there are no more.
     """
 
-    def __init__(self, log: OutputLog, text_offset: int, asked_seq: int) -> None:
+    def __init__(
+        self, log: OutputLog, text_offset: int, asked_seq: int, bytes_max: int = SIDE_BYTES
+    ) -> None:
         self.items: list[Item] = []
         self.over = asyncio.Event()
-        self.gone = asyncio.Event()
         self._log = log
         self._attempt = log.attempt
         self._next_offset = text_offset
         self._asked_seq = asked_seq
-        self._bytes = 0
+        self._bytes_left = bytes_max
 
     def offer(self, frame: Frame, applied_seq: int) -> None:
         """Takes a frame that brings nothing new to the log."""
@@ -51,7 +66,7 @@ class SideRead:
         end = frame.text_offset + frame.text_bytes
         if end > self._next_offset and not self._take(frame):
             self.over.set()
-        if self._bytes >= SIDE_BYTES or self._next_offset >= self._log.oldest_offset:
+        if self._bytes_left <= 0 or self._next_offset >= self._log.oldest_offset:
             self.over.set()
 
     def _take(self, frame: Frame) -> bool:
@@ -73,16 +88,42 @@ class SideRead:
             )
         )
         self._next_offset = frame.text_offset + frame.text_bytes
-        self._bytes += len(entry)
+        self._bytes_left -= len(entry)
         return True
 
 
+class Turns:
+    """So many at a time for each name, in the order in which they came."""
+
+    def __init__(self, each: int) -> None:
+        self._each = each
+        self._rooms: dict[str, asyncio.Semaphore] = {}
+        self._there: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def of(self, name: str) -> AsyncIterator[None]:
+        """A turn, once it is there."""
+        room = self._rooms.setdefault(name, asyncio.Semaphore(self._each))
+        self._there[name] += 1
+        try:
+            async with room:
+                yield
+        finally:
+            self._there[name] -= 1
+            if not self._there[name]:
+                del self._there[name], self._rooms[name]
+
+
 class Sides:
-    """The reads that are under way, at most one of a job and `SIDES_MAX` in all."""
+    """The reads that are under way: one of a job, `SIDES_PER_HOST` of a host.
+
+    So a host that does not answer holds up those alone who read from it.
+    """
 
     def __init__(self) -> None:
         self._reads: dict[str, SideRead] = {}
-        self._room = asyncio.Semaphore(SIDES_MAX)
+        self._jobs = Turns(1)
+        self._hosts = Turns(SIDES_PER_HOST)
 
     def offer(self, job_id: str, frame: Frame, applied_seq: int) -> None:
         """Shows a frame that the log knew to who reads its job. Cheap when nobody does."""
@@ -90,28 +131,25 @@ class Sides:
         if read is not None:
             read.offer(frame, applied_seq)
 
-    async def read(
-        self, job_id: str, log: OutputLog, text_offset: int, ask: Ask
-    ) -> list[Item] | None:
+    async def read(self, source: Source, log: OutputLog, text_offset: int) -> list[Item] | None:
         """The text from `text_offset` on up to what the log holds, or a part of it.
 
         Nothing where the host has none of it; None where it does not send it in time, or cannot be
         asked. Then it goes on with what is new, which waits meanwhile.
         """
-        async with self._room:
-            while (other := self._reads.get(job_id)) is not None:
-                await other.gone.wait()
-            asked_seq = ask(log.index_before(text_offset))
+        # Who waits for another reader of the job takes no place of the host.
+        async with self._jobs.of(source.job_id), self._hosts.of(source.host_id):
+            asked_seq = source.ask(log.index_before(text_offset))
             if asked_seq is None:
                 return None
-            read = self._reads[job_id] = SideRead(log, text_offset, asked_seq)
+            read = SideRead(log, text_offset, asked_seq, source.bytes_max)
+            self._reads[source.job_id] = read
             try:
                 async with asyncio.timeout(PATIENCE_S):
                     await read.over.wait()
             except TimeoutError:
                 return read.items or None
             finally:
-                del self._reads[job_id]
-                read.gone.set()
-                ask(log.next_index)
+                del self._reads[source.job_id]
+                source.ask(log.next_index)
             return read.items

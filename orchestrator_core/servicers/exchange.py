@@ -115,7 +115,7 @@ class _Stream:
         try:
             await asyncio.wait((reader, writer), return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            tasks = (reader, writer, *self._requests)
+            tasks = (reader, writer, *self._requests, *self._session.late.tasks)
             for task in tasks:
                 task.cancel()
             # Before anything is awaited: this task may be cancelled again.

@@ -10,7 +10,8 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Final, Protocol
 
 from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
@@ -23,17 +24,18 @@ from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.reader import MESSAGE_BYTES
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers.follow import QUEUED_EVERY_S, Followers, text_lost
+from orchestrator_core.servicers.late import LateRead, LateReads, must_wait
 from orchestrator_core.wire.errors import to_status
 from orchestrator_core.wire.exchange import ResponseBuilder, encode_handle
 
 # A job with much to send leaves room for others in each message.
-SHARE_BYTES = MESSAGE_BYTES // 4
+SHARE_BYTES: Final = MESSAGE_BYTES // 4
 # Telling a waiting job's place costs a forecast, so this many are made at a time; with more jobs
 # waiting than that allows, each is told less often.
 PLACES_AT_ONCE = 64
 PLACES_EVERY_S = 0.1
-UNLIMITED = 1 << 64
-HANDLE_MAX = (1 << 32) - 1
+UNLIMITED: Final = 1 << 64
+HANDLE_MAX: Final = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class Subscription:
     """One job on the stream. `limit` is the byte of output up to which there is credit.
 
     `place` is what was told last about the queue, `place_due` says that it is to be told again,
-    `patience` runs while the outcome is known but not the text before it.
+    `patience` runs while the outcome is known but not the text before it. `late` brings text that
+    was evicted here.
     """
 
     __slots__ = (
@@ -77,6 +80,7 @@ class Subscription:
         "handle",
         "job",
         "key",
+        "late",
         "limit",
         "log",
         "observer",
@@ -101,7 +105,8 @@ class Subscription:
         self.ready = self.closed = self.place_due = self.place_planned = False
         self.place = b""
         self.patience: asyncio.TimerHandle | None = None
-        self.reader = log.open(terms.resume, self.wake)
+        self.late: LateRead | None = None
+        self.reader = log.open(terms.resume, self.wake, late=True)
         self.reader.acked = self.reader.offset
         credit = terms.credit_bytes
         self.limit = UNLIMITED if credit is None else self.reader.offset + credit
@@ -136,6 +141,7 @@ class ExchangeSession:
         self._places_timer: asyncio.TimerHandle | None = None
         self._next_handle = 1
         self._unlimited = False
+        self.late = LateReads(runtime)
 
     # --- what the client asks for
 
@@ -261,7 +267,11 @@ class ExchangeSession:
                 break
             looked += 1
             subscription.ready = False
-            if not subscription.closed:
+            if subscription.closed:
+                continue
+            if subscription.reader.lacks:
+                self._bring_back(subscription, message)
+            else:
                 self._send(subscription, message)
         self._ready[:0] = ready[looked:]
         while self._broken and message.size < MESSAGE_BYTES:
@@ -275,9 +285,10 @@ class ExchangeSession:
             items = reader.take_items(SHARE_BYTES, subscription.limit)
             last = reader.take_last() if reader.caught_up else b""
         except RefusalError as error:
-            self._close(subscription)
-            self._tell_broken(subscription.handle, error.refusal)
+            self._break(subscription, error.refusal)
             return
+        if subscription.late is not None:
+            self._let_next(subscription)
         for item in items:
             if item.text_bytes:
                 message.text(key, item.first_index, item.entry)
@@ -292,6 +303,28 @@ class ExchangeSession:
                 subscription.wake()
         elif subscription.job.state is JobState.QUEUED or subscription.log.final is not None:
             self._idle(subscription, message, sent=bool(items or last))
+
+    def _bring_back(self, subscription: Subscription, message: ResponseBuilder) -> None:
+        """Lets what a subscription lacks come from its host, as far as there is credit for it."""
+        reader, job, log = subscription.reader, subscription.job, subscription.log
+        credit_bytes = subscription.limit - reader.offset
+        if must_wait(job, log):
+            self._idle(subscription, message, sent=False)
+        elif subscription.late is None and credit_bytes > 0:
+            told = partial(self._brought, subscription)
+            subscription.late = self.late.begin(job, log, reader, credit_bytes, told)
+
+    def _let_next(self, subscription: Subscription) -> None:
+        """Makes room for the next subscription that lacks text, once nothing is left of this."""
+        if subscription.late is not None and not subscription.reader.side:
+            subscription.late.sent.set()
+            subscription.late = None
+
+    def _brought(self, subscription: Subscription, refusal: Refusal | None) -> None:
+        if refusal is None:
+            subscription.wake()
+        else:
+            self._break(subscription, refusal)
 
     def _idle(self, subscription: Subscription, message: ResponseBuilder, *, sent: bool) -> None:
         """A job that waits is told its place; one whose text does not come is given up later."""
@@ -323,8 +356,11 @@ class ExchangeSession:
         if subscription.reader.offset != offset or not subscription.reader.caught_up:
             subscription.wake()
             return
+        self._break(subscription, text_lost(subscription.job.job_id, subscription.log))
+
+    def _break(self, subscription: Subscription, refusal: Refusal) -> None:
         self._close(subscription)
-        self._tell_broken(subscription.handle, text_lost(subscription.job.job_id, subscription.log))
+        self._tell_broken(subscription.handle, refusal)
 
     def _outcome_sent(self, subscription: Subscription) -> None:
         self._ended[subscription.handle] = subscription.job.job_id, subscription.observer
@@ -339,6 +375,8 @@ class ExchangeSession:
     def _close(self, subscription: Subscription) -> None:
         subscription.closed = True
         subscription.log.close(subscription.reader)
+        if subscription.late is not None:
+            subscription.late.cancel()
         if subscription.patience is not None:
             subscription.patience.cancel()
         del self._subscriptions[subscription.handle]

@@ -14,6 +14,7 @@ from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.reader import Reader
 from orchestrator_core.runtime import Runtime
+from orchestrator_core.servicers.late import bring_back, must_wait
 from orchestrator_core.wire import events as wire_events
 from orchestrator_core.wire.frames import encode_event
 
@@ -79,9 +80,9 @@ class Followers:
         patience_s = self._runtime.core.config.reattach_grace_ms / 1000
         while not reader.done:
             changed.clear()
-            if reader.lacks:
-                await self._bring_back(job, log, reader)
-            entries = reader.take()
+            if reader.lacks and not must_wait(job, log):
+                await bring_back(self._runtime, job, log, reader)
+            entries = [] if reader.lacks else reader.take()
             if entries:
                 await write(entries[0] if len(entries) == 1 else b"".join(entries))
             if log.final is None and job.state is not JobState.QUEUED:
@@ -99,22 +100,6 @@ class Followers:
             # The outcome is known but its text is not here: a host holds it and may come back.
             elif not await changed.wait(patience_s):
                 raise RefusalError(text_lost(job.job_id, log))
-
-    async def _bring_back(self, job: Job, log: OutputLog, reader: Reader) -> None:
-        """Gives a reader text that was evicted here, as far as its host still holds it. LO-301.
-
-        Raises:
-            RefusalError: RESUME_WINDOW when it does not.
-        """
-        beginning = log.beginning()
-        if reader.fresh and beginning is None:
-            raise log.out_of_window("the beginning is no longer held")
-        items = await self._runtime.read_again(job, reader.offset)
-        if not items and reader.lacks:
-            raise log.out_of_window("the text that comes next is no longer held")
-        if reader.fresh and beginning is not None:
-            reader.side.append(beginning)
-        reader.side.extend(items)
 
 
 class _Place:

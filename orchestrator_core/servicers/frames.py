@@ -1,5 +1,7 @@
 """Reading a host's frames: refused, started, tokens, ended, in this order."""
 
+from typing import Final
+
 import structlog
 
 from llamaorch.pool.v1 import dispatch_pb2
@@ -8,17 +10,19 @@ from orchestrator_core.core.events import AttemptEnded, AttemptError, AttemptErr
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import MalformedOutputError, RefusalError
-from orchestrator_core.hosts.link import AttemptKey, HostLink
-from orchestrator_core.relay.log import Frame
+from orchestrator_core.hosts.bindings import AttemptKey, Binding
+from orchestrator_core.hosts.link import HostLink
+from orchestrator_core.relay.items import Frame
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.wire import dispatch as wire_dispatch
+from orchestrator_core.wire.output_frames import Columns, OutputFrame, columns_of
 from orchestrator_core.wire.plausible import COUNT_MAX, frame_violations
 
 _log = structlog.get_logger("orchestratord")
 
 # Progress is told to the core at the first output and then this often: it is for watchdogs and
 # forecasts.
-PROGRESS_EVERY_MS = 1_000
+PROGRESS_EVERY_MS: Final = 1_000
 
 
 class FrameReader:
@@ -27,8 +31,8 @@ class FrameReader:
     def __init__(self, runtime: Runtime, link: HostLink) -> None:
         self._runtime = runtime
         self._link = link
-        # When output of a handle was last told to the core.
-        self._told_ms: dict[int, int] = {}
+        self._bindings = link.bindings
+        self._relay = runtime.relay
 
     def read(self, frame: dispatch_pb2.HostFrame) -> None:
         """Applies one frame. Frames of attempts that no longer count are dropped. LO-304.
@@ -44,22 +48,35 @@ class FrameReader:
             key = link.key(refused.handle)
             if key is not None:
                 runtime.submit(wire_dispatch.attempt_refused(refused, key))
-                self._forget(refused.handle)
+                self._bindings.handle_gone(refused.handle)
         for started in frame.started:
             key = link.key(started.handle)
             if key is not None:
                 runtime.submit(wire_dispatch.attempt_started(started, key))
                 runtime.announce_ended(*key, kv_warmth=started.kv_warmth)
         if frame.HasField("tokens"):
-            self._tokens(frame.tokens, frame.applied_dispatch_seq)
+            self._tokens(columns_of(frame.tokens), frame.applied_dispatch_seq)
         for ended in frame.ended:
             key = link.key(ended.handle)
             if key is not None:
                 failpoints.reach("end.read")
                 self._ended(ended, key, frame.frame_seq)
-        link.frame_seq = max(link.frame_seq, frame.frame_seq)
+        self._was_read(frame.frame_seq)
+
+    def read_output(self, frame: OutputFrame) -> None:
+        """Applies a frame that has nothing but output, as `read` does.
+
+        Its numbers are small, or it would have been left to protobuf.
+        """
+        self._tokens(frame.columns, frame.applied_dispatch_seq)
+        self._was_read(frame.frame_seq)
+
+    def _was_read(self, frame_seq: int) -> None:
+        """Takes snapshots that were made before a frame."""
+        link = self._link
+        link.frame_seq = max(link.frame_seq, frame_seq)
         for event in link.ripe_snapshots():
-            runtime.submit(event)
+            self._runtime.submit(event)
 
     def _ended(self, ended: dispatch_pb2.AttemptEnded, key: AttemptKey, frame_seq: int) -> None:
         log = self._runtime.relay.log(key[0])
@@ -70,49 +87,46 @@ class FrameReader:
             return
         log.told_all(ended.text_bytes)
         self._runtime.submit(event)
-        self._told_ms.pop(ended.handle, None)
 
-    def _tokens(self, tokens: dispatch_pb2.TokenFrames, applied_seq: int) -> None:
-        columns = zip(
-            tokens.handles,
-            tokens.first_indexes,
-            tokens.piece_counts,
-            tokens.text_offsets,
-            tokens.text_bytes,
-            tokens.chunks,
+    def _tokens(self, columns: Columns, applied_seq: int) -> None:
+        rows = zip(
+            columns.handles,
+            columns.first_indexes,
+            columns.piece_counts,
+            columns.text_offsets,
+            columns.text_bytes,
+            columns.chunks,
             strict=True,
         )
-        link, now_ms = self._link, self._runtime.clock.now_ms()
-        self._runtime.relay.pace.frame()
-        read: dict[int, int] = {}
-        for handle, first_index, pieces, text_offset, text_bytes, chunk in columns:
-            key = link.key(handle)
-            if key is None:
+        bindings, now_ms = self._bindings, self._runtime.clock.now_ms()
+        self._relay.pace.frame()
+        for handle, first_index, pieces, text_offset, text_bytes, chunk in rows:
+            binding = bindings.of(handle)
+            if binding is None:
                 continue
-            frame = Frame(key[1], first_index, pieces, text_offset, text_bytes, chunk)
+            frame = Frame(binding.key[1], first_index, pieces, text_offset, text_bytes, chunk)
             if first_index == 0:
                 failpoints.reach("output.first.before")
             try:
-                taken = self._append(handle, key[0], frame, applied_seq)
+                taken = self._append(binding, frame, applied_seq)
             except MalformedOutputError as error:
-                self._give_up(key, min(text_offset, COUNT_MAX) + text_bytes, error)
+                self._give_up(binding.key, min(text_offset, COUNT_MAX) + text_bytes, error)
                 continue
             if taken is not None:
-                read[handle] = text_offset + text_bytes
+                bindings.read(binding, text_offset + text_bytes)
             if first_index == 0:
                 failpoints.reach("output.first.after")
-            told_ms = self._told_ms.get(handle)
-            if told_ms is None or now_ms - told_ms >= PROGRESS_EVERY_MS:
-                self._tell(handle, key, now_ms)
-        link.acknowledge(read)
+            if binding.told_ms < 0 or now_ms - binding.told_ms >= PROGRESS_EVERY_MS:
+                self._tell(binding, now_ms)
+        self._link.acknowledge()
 
-    def _append(self, handle: int, job_id: str, frame: Frame, applied_seq: int) -> bool | None:
+    def _append(self, binding: Binding, frame: Frame, applied_seq: int) -> bool | None:
         """Takes a frame. After a gap the host is asked to go back; its answer is taken as it is.
 
         A host that adopted a job after a restart may have evicted what was acknowledged. Frames
         that it wrote before it read the request are no answer, and are dropped.
         """
-        relay, link = self._runtime.relay, self._link
+        relay, job_id = self._relay, binding.key[0]
         if frame.first_index > COUNT_MAX or frame.text_offset > COUNT_MAX:
             raise MalformedOutputError(
                 f"tokens.first_indexes {frame.first_index} or tokens.text_offsets"
@@ -126,9 +140,9 @@ class FrameReader:
             if not taken:
                 relay.sides.offer(job_id, frame, applied_seq)
             return taken
-        if link.answers(handle, log.next_offset, applied_seq):
+        if binding.answers(log.next_offset, applied_seq):
             return relay.append_text(job_id, frame, accept_gap=True)
-        link.seek(handle, log.next_index, log.next_offset)
+        self._link.seek(binding, log.next_index, log.next_offset)
         return None
 
     def _unreadable(self, bad: list[FieldViolation]) -> RefusalError:
@@ -175,16 +189,9 @@ class FrameReader:
         job = self._runtime.core.jobs.get(job_id)
         return job is not None and not job.live and job.state is not JobState.FINISHED
 
-    def _tell(self, handle: int, key: AttemptKey, now_ms: int) -> None:
+    def _tell(self, binding: Binding, now_ms: int) -> None:
         """Tells the core that an attempt lives, be its output new or not."""
-        if handle not in self._told_ms:
-            # Those whose attempts no longer count are dropped with each new one.
-            self._told_ms = {h: told for h, told in self._told_ms.items() if self._link.key(h)}
-        self._told_ms[handle] = now_ms
-        job = self._runtime.core.jobs.get(key[0])
+        binding.told_ms = now_ms
+        job = self._runtime.core.jobs.get(binding.key[0])
         if job is not None:
-            self._runtime.text_arrived(job, key[1])
-
-    def _forget(self, handle: int) -> None:
-        self._told_ms.pop(handle, None)
-        self._link.handle_gone(handle)
+            self._runtime.text_arrived(job, binding.key[1])

@@ -20,11 +20,13 @@ from orchestrator_core.servicers.capabilities import ServerFacts, capabilities
 from orchestrator_core.servicers.exchange import Caller, Exchanges, JobCalls
 from orchestrator_core.servicers.follow import Followers
 from orchestrator_core.servicers.ids import Ids
+from orchestrator_core.servicers.job_views import job_view, trace_id
+from orchestrator_core.servicers.overview import overview
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
 from orchestrator_core.wire.enums import JOB_STATE_TO_WIRE
 from orchestrator_core.wire.jobs import SpecContext, WireLimits, parse_spec
-from orchestrator_core.wire.views import JobView, job_to_proto, receipt_to_proto
+from orchestrator_core.wire.views import job_to_proto, receipt_to_proto
 
 SERVICE = "llamaorch.orchestrator.v1.OrchestratorService"
 PAGE_DEFAULT = 50
@@ -69,6 +71,7 @@ class OrchestratorServicer:
                 "GetJob": rpc.unary(self.get_job, pb.GetJobRequest),
                 "ListJobs": rpc.unary(self.list_jobs, pb.ListJobsRequest),
                 "ExplainJob": rpc.unary(self.explain_job, pb.ExplainJobRequest),
+                "GetOverview": rpc.unary(self.get_overview, pb.GetOverviewRequest),
                 "GetCapabilities": rpc.unary(self.get_capabilities, pb.GetCapabilitiesRequest),
             },
         )
@@ -99,7 +102,9 @@ class OrchestratorServicer:
 
     async def get_job(self, request: pb.GetJobRequest, _: rpc.Context) -> pb.GetJobResponse:
         """Returns one job."""
-        told = await self._durable(request.job_id, lambda job: job_to_proto(self._view(job)))
+        told = await self._durable(
+            request.job_id, lambda job: job_to_proto(job_view(self._runtime, job))
+        )
         return pb.GetJobResponse(job=told)
 
     async def list_jobs(self, request: pb.ListJobsRequest, _: rpc.Context) -> pb.ListJobsResponse:
@@ -119,7 +124,7 @@ class OrchestratorServicer:
 
         while True:
             page = list(islice(matching(), size + 1))
-            listed = [job_to_proto(self._view(job)) for job in page[:size]]
+            listed = [job_to_proto(job_view(self._runtime, job)) for job in page[:size]]
             over = [job for job in page if not job.live]
             await self._runtime.settled()
             if not any(job.live for job in over):
@@ -133,7 +138,15 @@ class OrchestratorServicer:
         self, request: pb.ExplainJobRequest, _: rpc.Context
     ) -> pb.ExplainJobResponse:
         """Tells why a job runs where it runs, or why it waits. LO-207."""
-        job = self._runtime.job(request.job_id)
+        return await self.explain(request.job_id)
+
+    async def explain(self, job_id: str) -> pb.ExplainJobResponse:
+        """Tells why a job runs where it runs, or why it waits.
+
+        Raises:
+            RefusalError: NOT_FOUND; STORE_UNAVAILABLE.
+        """
+        job = self._runtime.job(job_id)
         full = await self._explainer.complete(job) if self._explainer else {}
         core = self._runtime.core
 
@@ -141,13 +154,19 @@ class OrchestratorServicer:
             now_ms = self._runtime.clock.now_ms()
             waiting = core.waiting_for(job, now_ms) if job.state is JobState.QUEUED else ()
             return pb.ExplainJobResponse(
-                job=job_to_proto(self._view(job)),
+                job=job_to_proto(job_view(self._runtime, job)),
                 decisions=[decision_to_proto(d, full.get(d.attempt)) for d in job.decisions],
                 waiting_for=[exclusion_to_proto(exclusion) for exclusion in waiting],
-                trace_id=_trace_id(job),
+                trace_id=trace_id(job),
             )
 
-        return await self._durable(request.job_id, explain)
+        return await self._durable(job_id, explain)
+
+    async def get_overview(
+        self, request: pb.GetOverviewRequest, _: rpc.Context
+    ) -> pb.GetOverviewResponse:
+        """Tells what happens now, in short."""
+        return await overview(self._runtime, request.rows_max)
 
     async def get_capabilities(
         self, _: pb.GetCapabilitiesRequest, __: rpc.Context
@@ -184,7 +203,7 @@ class OrchestratorServicer:
             failpoints.reach("cancel.before")
             job = await self._runtime.cancel(job_id)
             failpoints.reach("cancel.after")
-        return pb.CancelResponse(job=job_to_proto(self._view(job)))
+        return pb.CancelResponse(job=job_to_proto(job_view(self._runtime, job)))
 
     def _spec_context(self, traceparent: str, correlation_id: str) -> SpecContext:
         now_ms = self._runtime.clock.now_ms()
@@ -198,30 +217,9 @@ class OrchestratorServicer:
             limits=self._limits,
         )
 
-    def _view(self, job: Job) -> JobView:
-        core, now_ms = self._runtime.core, self._runtime.clock.now_ms()
-        trace_id = _trace_id(job)
-        if job.state is JobState.QUEUED:
-            shape, chance = core.forecast(job), core.on_time_probability(job, now_ms)
-            told = (core.position(job), shape.start_ms, shape.end_ms, chance)
-            return JobView(job, now_ms, *told, trace_id)
-        end_ms = None
-        if job.attempt is not None:
-            end_ms = max(0, job.attempt.sent_ms + job.attempt.predicted_end_ms - now_ms)
-        chance = core.on_time_probability(job, now_ms) if job.live else None
-        return JobView(
-            job, now_ms, predicted_end_ms=end_ms, on_time_probability=chance, trace_id=trace_id
-        )
-
 
 def _caller(context: rpc.Context) -> Caller:
     return Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id())
-
-
-def _trace_id(job: Job) -> str:
-    """The trace id within a W3C traceparent. Source: W3C Trace Context, section 3.2.2."""
-    parts = job.spec.traceparent.split("-")
-    return parts[1] if len(parts) == 4 else ""  # noqa: PLR2004 - version, trace, parent, flags
 
 
 def _page_start(token: str) -> int | None:

@@ -1,11 +1,11 @@
-"""PoolAdminService: looking at pools. Operating them comes with a later version."""
+"""PoolAdminService: looking at pools. Operating them comes with a later version. OC-CTRL-2001."""
 
 import grpc
 
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pb
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
-from orchestrator_core.wire.pools import PoolView, pool_to_proto
+from orchestrator_core.servicers.pool_board import PoolBoard
 
 SERVICE = "llamaorch.orchestrator.v1.PoolAdminService"
 
@@ -13,8 +13,9 @@ SERVICE = "llamaorch.orchestrator.v1.PoolAdminService"
 class PoolAdminServicer:
     """Shows the pools of all hosts."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, watchers_max: int) -> None:
         self._runtime = runtime
+        self._board = PoolBoard(runtime, watchers_max)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """All methods of the service."""
@@ -30,26 +31,14 @@ class PoolAdminServicer:
 
     async def list_pools(self, _: pb.ListPoolsRequest, __: rpc.Context) -> pb.ListPoolsResponse:
         """Lists all registered pools, by id."""
-        core, reported = self._runtime.core, self._runtime.hosts.reported
-        now_ms = self._runtime.clock.now_ms()
-        pools = [core.pools[pool_id] for pool_id in sorted(core.pools)]
-        return pb.ListPoolsResponse(
-            pools=[
-                pool_to_proto(
-                    PoolView(
-                        pool,
-                        now_ms,
-                        reported.get(pool.snapshot.pool_id),
-                        core.tokens_per_s(pool),
-                    )
-                )
-                for pool in pools
-            ]
-        )
+        return pb.ListPoolsResponse(pools=self._board.messages())
 
-    async def watch_pools(self, _: pb.WatchPoolsRequest, __: rpc.Context) -> None:
-        """Comes with a later version."""
-        raise rpc.not_yet("WatchPools", "call ListPools")
+    async def watch_pools(self, _: pb.WatchPoolsRequest, context: rpc.Context) -> None:
+        """Streams pools as they change, until the caller leaves. OC-CTRL-2001."""
+        with self._board.watch() as watcher:
+            while True:
+                for message in await watcher.next():
+                    await context.write(message.SerializeToString())
 
     async def drain_pool(self, _: pb.DrainPoolRequest, __: rpc.Context) -> pb.DrainPoolResponse:
         """Comes with a later version."""

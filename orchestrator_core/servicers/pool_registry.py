@@ -25,6 +25,7 @@ from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.frames import FrameReader
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire import dispatch as wire_dispatch
+from orchestrator_core.wire.output_frames import OutputFrame, read_output_frame
 from orchestrator_core.wire.snapshots import ID_CHARS_MAX, MalformedSnapshot, parse_snapshot
 
 SERVICE = "llamaorch.pool.v1.PoolRegistryService"
@@ -53,7 +54,7 @@ class PoolRegistryServicer:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Dispatch": rpc.bidi(self.dispatch, pb.DispatchRequest),
+                "Dispatch": rpc.bidi(self.dispatch, pb.DispatchRequest, usual=read_output_frame),
                 "ReportSnapshots": rpc.bidi(self.report_snapshots, pb.ReportSnapshotsRequest),
             },
         )
@@ -93,12 +94,12 @@ class PoolRegistryServicer:
         while not registration.complete:
             try:
                 async with asyncio.timeout(self._terms.heartbeat_timeout_ms / 1000):
-                    message = await rpc.read(context, pb.DispatchRequest)
+                    message = await rpc.read(context, pb.DispatchRequest, OutputFrame)
             except TimeoutError:
                 return None
             if message is None:
                 return None
-            if message.WhichOneof("message") != "register":
+            if isinstance(message, OutputFrame) or message.WhichOneof("message") != "register":
                 raise not_a_register()
             registration.add(message.register)
         return registration.whole
@@ -182,10 +183,13 @@ class PoolRegistryServicer:
         """Reads frames until the stream ends."""
         frames = FrameReader(self._runtime, link)
         while True:
-            message = await rpc.read(context, pb.DispatchRequest)
+            message = await rpc.read(context, pb.DispatchRequest, OutputFrame)
             if message is None:
                 return
             link.heard()
+            if isinstance(message, OutputFrame):
+                frames.read_output(message)
+                continue
             kind = message.WhichOneof("message")
             if kind == "frame":
                 frames.read(message.frame)

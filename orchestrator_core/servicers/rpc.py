@@ -22,6 +22,7 @@ from orchestrator_core.wire.errors import abort
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
+Usual = TypeVar("Usual")
 
 CORRELATION_KEY = "x-correlation-id"
 _FIT_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -77,11 +78,16 @@ def server_stream(
 
 
 def bidi(
-    handler: Callable[[Context], Awaitable[None]], request: type[Request], *, encoded: bool = False
+    handler: Callable[[Context], Awaitable[None]],
+    request: type[Request],
+    *,
+    encoded: bool = False,
+    usual: Callable[[bytes], object | None] = lambda _: None,
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     """A stream in both directions; the handler reads and writes the context itself.
 
-    With `encoded` it writes bytes instead of messages.
+    With `encoded` it writes bytes instead of messages. `usual` reads requests that are most of all,
+    without a message object; None from it leaves one to protobuf.
     """
 
     async def call(_: object, context: Context) -> None:
@@ -93,7 +99,7 @@ def bidi(
 
     return grpc.stream_stream_rpc_method_handler(
         call,
-        request_deserializer=_decoder(request),
+        request_deserializer=_decoder(request, usual),
         response_serializer=_as_is if encoded else _encode,
     )
 
@@ -103,12 +109,17 @@ def correlation_id() -> str:
     return _correlation_id.get()
 
 
-async def read(context: Context, request: type[Request]) -> Request | None:
-    """Reads the next message of a stream; None at its end. Raises `RefusalError` for garbage."""
+async def read(
+    context: Context, request: type[Request], usual: type[Usual] | None = None
+) -> Request | Usual | None:
+    """Reads the next message of a stream; None at its end. Raises `RefusalError` for garbage.
+
+    `usual` is what the `usual` of its method makes of some.
+    """
     message = await context.read()
     if message is grpc.aio.EOF:
         return None
-    decoded: Request = _decoded(message)
+    decoded: Request | Usual = _decoded(message)
     return decoded
 
 
@@ -150,8 +161,12 @@ async def _fail(context: Context, error: Exception) -> NoReturn:
     await abort(context, refusal_of(error))
 
 
-def _decoder(request: type[Request]) -> Callable[[bytes], Request | Undecodable]:
-    def decode(data: bytes) -> Request | Undecodable:
+def _decoder(
+    request: type[Request], usual: Callable[[bytes], object | None] = lambda _: None
+) -> Callable[[bytes], object]:
+    def decode(data: bytes) -> object:
+        if (read := usual(data)) is not None:
+            return read
         try:
             return request.FromString(data)
         except DecodeError as error:

@@ -6,10 +6,11 @@ change something for a job; token output does not come by here.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import grpc
+from aiohttp import web
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.trace import SpanContext
@@ -119,11 +120,14 @@ class Telemetry:
     # --- life
 
     async def start(
-        self, core: Core, facts: Callable[[], ServiceFacts] = ServiceFacts
+        self,
+        core: Core,
+        facts: Callable[[], ServiceFacts] = ServiceFacts,
+        routes: Iterable[web.RouteDef] = (),
     ) -> int | None:
         """Opens the Prometheus endpoint where one is configured; returns its port.
 
-        `facts` are read with the gauges, on the event loop.
+        `facts` are read with the gauges, on the event loop. `routes` are served on the same port.
 
         Raises:
             OSError: when the address cannot be bound.
@@ -131,7 +135,7 @@ class Telemetry:
         self._facts = facts
         port = None
         if self._scrape is not None:
-            port = await self._scrape.start(self._listen, lambda: self._sample(core))
+            port = await self._scrape.start(self._listen, lambda: self._sample(core), routes)
         if self._scrape is not None or self._push:
             self._beats = asyncio.create_task(self._beat(core), name="telemetry")
         return port

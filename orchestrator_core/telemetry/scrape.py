@@ -1,21 +1,21 @@
-"""The Prometheus endpoint: plain HTTP on a loopback address, `GET /metrics`.
+"""The Prometheus endpoint: `GET /metrics`.
 
 Gauges are read on the event loop, so the core is never looked at from another thread; only the
 rendering runs elsewhere. One scrape at a time.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from orchestrator_core.telemetry.http import HttpPort, send
 from orchestrator_core.telemetry.metrics import CARDINALITY
 
 ACCEPT_MAX = 1_024
-SHUTDOWN_TIMEOUT_S = 1.0
 
 
 class ScrapeEndpoint:
@@ -32,42 +32,29 @@ class ScrapeEndpoint:
         # Memory, CPU, open files, start time: under the names that Prometheus's libraries use.
         ProcessCollector(registry=self._registry)
         self._turn = asyncio.Lock()
-        self._runner: web.AppRunner | None = None
+        self._port = HttpPort()
 
-    async def start(self, listen: str, sample: Callable[[], None]) -> int:
-        """Binds `listen` (HOST:PORT); returns the port. Raises OSError when it cannot.
+    async def start(
+        self, listen: str, sample: Callable[[], None], routes: Iterable[web.RouteDef] = ()
+    ) -> int:
+        """Binds `listen` (HOST:PORT), for other `routes` too; returns the port.
 
         `sample` brings counts and gauges up to date before each scrape.
+
+        Raises:
+            OSError: when it cannot be bound.
         """
 
-        async def metrics(request: web.Request) -> web.Response:
+        async def metrics(request: web.Request) -> web.StreamResponse:
             accept = request.headers.get("Accept", "")[:ACCEPT_MAX]
             encode, content_type = choose_encoder(accept)
             async with self._turn:
                 sample()
                 body = await asyncio.to_thread(encode, self._registry)
-            return web.Response(body=body, headers={"Content-Type": content_type})
+            return await send(request, body, content_type)
 
-        application = web.Application(client_max_size=0)
-        application.router.add_get("/metrics", metrics)
-        runner = web.AppRunner(
-            application, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S, handle_signals=False
-        )
-        await runner.setup()
-        host, _, port = listen.rpartition(":")
-        site = web.TCPSite(runner, host.strip("[]"), int(port), backlog=16)
-        try:
-            await site.start()
-        except OSError:
-            await runner.cleanup()
-            raise
-        self._runner = runner
-        bound = runner.addresses[0]
-        assert isinstance(bound, tuple), "a TCP site has an address and a port"
-        return int(bound[1])
+        return await self._port.start(listen, [web.get("/metrics", metrics), *routes])
 
     async def stop(self) -> None:
         """Closes the endpoint. Idempotent."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        await self._port.stop()

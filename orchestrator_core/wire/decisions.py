@@ -43,6 +43,7 @@ def candidate_to_proto(
         tokens_per_s=candidate.tokens_per_s,
         # Absent where nothing is lowered, as in the snapshot.
         perf_scale=None if candidate.perf_scale == 1.0 else candidate.perf_scale,
+        prompt_ms=candidate.prompt_ms,
     )
 
 
@@ -52,6 +53,13 @@ def decision_to_proto(decision: Decision, full: Explained | None = None) -> deci
     candidates = told.candidates
     snapshots = full.snapshots if full else (None,) * len(candidates)
     return _decision(told, list(map(candidate_to_proto, candidates, snapshots)))
+
+
+def decision_in_short(decision: Decision) -> decision_pb2.Decision:
+    """A placement without its candidates and exclusions, of which only the numbers are told."""
+    short = _decision(decision, [])
+    del short.exclusions[:]
+    return short
 
 
 def _decision(

@@ -52,7 +52,6 @@ class Delivered:
     text: str
     text_bytes: int
     digest: int
-    pieces: int
     tokens: int
     token_ids: tuple[int, ...]
 
@@ -103,7 +102,8 @@ def _follow(message: dispatch_pb2.StartAttempt, follows: Delivered) -> None:
     message.continue_from.text_offset = follows.text_bytes
     message.continue_from.prefix_digest = follows.digest
     message.continue_text = follows.text
-    message.continue_index = follows.pieces
+    # Held as a piece for each token, so that they are counted alike when they come back.
+    message.continue_index = follows.tokens
     message.continue_tokens = follows.tokens
     message.continue_token_ids.extend(follows.token_ids)
     if message.sampling.HasField("max_tokens"):

@@ -6,30 +6,33 @@ same number, so output is passed on by cutting a head off.
 Source: protobuf.dev/programming-guides/encoding.
 """
 
+from typing import Final
+
 from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core.wire.varint import encode_varint
 
-_VARINT, _LEN = 0, 2
-_BYTE = 0x80
+_VARINT: Final = 0
+_LEN: Final = 2
+_BYTE: Final = 0x80
 
 
 def _tag(number: int, wire_type: int) -> bytes:
     return bytes([number << 3 | wire_type])
 
 
-_RESULTS = _tag(pb.ExchangeResponse.RESULTS_FIELD_NUMBER, _LEN)
-_TOKENS = _tag(pb.ExchangeResponse.TOKENS_FIELD_NUMBER, _LEN)
-_EVENTS = _tag(pb.ExchangeResponse.EVENTS_FIELD_NUMBER, _LEN)
-_BEGUN = _tag(pb.ExchangeResponse.BEGUN_FIELD_NUMBER, _LEN)
-_BROKEN = _tag(pb.ExchangeResponse.BROKEN_FIELD_NUMBER, _LEN)
-_HANDLES = _tag(pb.ExchangeTokens.HANDLES_FIELD_NUMBER, _LEN)
-_INDEXES = _tag(pb.ExchangeTokens.FIRST_INDEXES_FIELD_NUMBER, _LEN)
-_HANDLE = _tag(pb.ExchangeJobEvent.HANDLE_FIELD_NUMBER, _VARINT)
-_EVENT = _tag(pb.ExchangeJobEvent.EVENT_FIELD_NUMBER, _LEN)
+_RESULTS: Final = _tag(pb.ExchangeResponse.RESULTS_FIELD_NUMBER, _LEN)
+_TOKENS: Final = _tag(pb.ExchangeResponse.TOKENS_FIELD_NUMBER, _LEN)
+_EVENTS: Final = _tag(pb.ExchangeResponse.EVENTS_FIELD_NUMBER, _LEN)
+_BEGUN: Final = _tag(pb.ExchangeResponse.BEGUN_FIELD_NUMBER, _LEN)
+_BROKEN: Final = _tag(pb.ExchangeResponse.BROKEN_FIELD_NUMBER, _LEN)
+_HANDLES: Final = _tag(pb.ExchangeTokens.HANDLES_FIELD_NUMBER, _LEN)
+_INDEXES: Final = _tag(pb.ExchangeTokens.FIRST_INDEXES_FIELD_NUMBER, _LEN)
+_HANDLE: Final = _tag(pb.ExchangeJobEvent.HANDLE_FIELD_NUMBER, _VARINT)
+_EVENT: Final = _tag(pb.ExchangeJobEvent.EVENT_FIELD_NUMBER, _LEN)
 # Most jobs have no more pieces than this, and looking a number up takes a third of encoding it.
-_SHORTS = 4_096
-_SHORT = [encode_varint(number) for number in range(_SHORTS)]
+_SHORTS: Final = 4_096
+_SHORT: Final = [encode_varint(number) for number in range(_SHORTS)]
 assert pb.ExchangeTokens.CHUNKS_FIELD_NUMBER == events_pb2.JobEvent.TOKENS_FIELD_NUMBER
 
 

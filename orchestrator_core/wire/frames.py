@@ -5,15 +5,19 @@ a `bytes` field look the same on the wire, so only tags and lengths are written 
 Source: protobuf.dev/programming-guides/encoding.
 """
 
+from typing import Final
+
 from llamaorch.orchestrator.v1 import events_pb2, orchestrator_service_pb2
 from orchestrator_core.wire.varint import encode_varint
 
-_LEN = 2
-_EVENTS_TAG = bytes([orchestrator_service_pb2.StreamTokensResponse.EVENTS_FIELD_NUMBER << 3 | _LEN])
-_TOKENS_TAG = bytes([events_pb2.JobEvent.TOKENS_FIELD_NUMBER << 3 | _LEN])
-_SHORT = 126
+_LEN: Final = 2
+_EVENTS_TAG: Final = bytes(
+    [orchestrator_service_pb2.StreamTokensResponse.EVENTS_FIELD_NUMBER << 3 | _LEN]
+)
+_TOKENS_TAG: Final = bytes([events_pb2.JobEvent.TOKENS_FIELD_NUMBER << 3 | _LEN])
+_SHORT: Final = 126
 # Heads of the chunks whose two lengths take one byte each: most of them.
-_SHORT_HEADS = tuple(
+_SHORT_HEADS: Final = tuple(
     _EVENTS_TAG + bytes([size + 2]) + _TOKENS_TAG + bytes([size]) for size in range(_SHORT)
 )
 

@@ -5,6 +5,7 @@ of a few of them fit everywhere: into the journal, into messages, into floats.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from google.protobuf.message import Message
 
@@ -12,7 +13,7 @@ from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core.core.outcome import FieldViolation
 
 # Tokens, pieces, bytes of output, and what is numbered one by one.
-COUNT_MAX = 1 << 40
+COUNT_MAX: Final = 1 << 40
 MEMORY_BYTES_MAX = 1 << 50
 TIME_MS_MAX = 1 << 32
 SLOTS_MAX = 1 << 16

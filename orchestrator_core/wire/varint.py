@@ -3,9 +3,11 @@
 Source: protobuf.dev/programming-guides/encoding.
 """
 
-_CONTINUES = 0x80
-_DIGIT = 0x7F
-_SHORT = [bytes((value,)) for value in range(_CONTINUES)]
+from typing import Final
+
+_CONTINUES: Final = 0x80
+_DIGIT: Final = 0x7F
+_SHORT: Final = [bytes((value,)) for value in range(_CONTINUES)]
 
 
 def encode_varint(value: int) -> bytes:

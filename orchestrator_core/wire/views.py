@@ -19,7 +19,7 @@ class JobView:
     """A job and what it does not know itself.
 
     `queue_position` is its rank, 1 is next, None once it was dispatched. The predictions are
-    milliseconds from `now_ms`; None where there is none.
+    milliseconds from `now_ms`; None where there is none. `output_pieces` have arrived so far.
     """
 
     job: Job
@@ -29,6 +29,8 @@ class JobView:
     predicted_end_ms: int | None = None
     on_time_probability: float | None = None
     trace_id: str = ""
+    output_pieces: int | None = None
+    expected_tokens: int | None = None
 
 
 def timestamp(instant_ms: int) -> timestamp_pb2.Timestamp:
@@ -72,6 +74,8 @@ def job_to_proto(view: JobView) -> job_pb2.Job:
         usage=usage_to_proto(job.usage),
         trace_id=view.trace_id,
         labels=dict(spec.labels),
+        output_pieces=view.output_pieces,
+        expected_tokens=view.expected_tokens,
     )
     _add_progress(message, view)
     _add_placement(message, job)

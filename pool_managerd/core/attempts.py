@@ -112,16 +112,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Text that an earlier attempt delivered.
+    """Text that earlier attempts delivered, in pieces."""
 
-    A SHA-256 state over it, its digest, the text itself, its size, its pieces.
-    """
+    pieces: tuple[str, ...]
 
-    state: "hashlib._Hash"
-    digest: int
-    text: str
-    text_bytes: int
-    next_index: int
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self.pieces)
 
 
 class Appended(enum.Enum):
@@ -135,7 +133,8 @@ class AttemptLog:
     """The output of one attempt, from its first piece on.
 
     With `verify_until` nothing is `visible` until the digest there was seen to be equal; what comes
-    after it is new. With `prefix` the log goes on after text that an earlier attempt delivered.
+    after it is new. With `prefix` the log begins with text that earlier attempts delivered: it is
+    held like what follows, but is not new, and counts as acknowledged.
     """
 
     def __init__(
@@ -155,14 +154,15 @@ class AttemptLog:
         # Column i holds the bytes before, and the digest of the text before, piece first_index + i.
         self._offsets = array("Q")
         self._digests = array("Q")
-        self._hash = prefix.state.copy() if prefix else hashlib.sha256()
-        self._digest = prefix.digest if prefix else EMPTY_DIGEST
-        self._text_bytes = prefix.text_bytes if prefix else 0
-        self._first_index = self._new_from = prefix.next_index if prefix else 0
+        self._hash = hashlib.sha256()
+        self._digest = EMPTY_DIGEST
+        self._text_bytes = self._first_index = self._held_bytes = 0
+        for piece in prefix.pieces if prefix else ():
+            self._hold(piece, piece.encode(), ())
+        self._new_from = self.next_index
         self._acked_offset = self._text_bytes
         self._tokens_out = 0
         self.tokens_counted = True
-        self._held_bytes = 0
         self._verify = verify_until if verify_until and verify_until.text_offset else None
 
     @property
@@ -248,6 +248,9 @@ class AttemptLog:
     def _add(self, text: str, data: bytes, token_ids: tuple[int, ...]) -> None:
         self._tokens_out += len(token_ids) or 1
         self.tokens_counted = self.tokens_counted and bool(token_ids or not data)
+        self._hold(text, data, token_ids)
+
+    def _hold(self, text: str, data: bytes, token_ids: tuple[int, ...]) -> None:
         if len(data) <= PIECE_BYTES_MAX:
             self._add_part(text, data, token_ids)
             return
@@ -284,15 +287,11 @@ class AttemptLog:
         """
         count = bisect_left(self._offsets, boundary.text_offset)
         index = self._first_index + count
-        # A log that begins later has evicted its first pieces, or never had them as text.
+        # A log that begins later has evicted its first pieces.
         if self._first_index or self.offset_of(index) != boundary.text_offset:
             return None
-        text = "".join(self._pieces[:count])
-        state = hashlib.sha256(text.encode())
-        digest = _first_eight(state)
-        if digest != boundary.digest:
-            return None
-        return Prefix(state, digest, text, boundary.text_offset, index)
+        before = self._digests[count] if count < len(self._digests) else self._digest
+        return Prefix(tuple(self._pieces[:count])) if before == boundary.digest else None
 
     def read_from(self, first_index: int, text_bytes_max: int, cost_bytes_max: int) -> Chunk | None:
         """Pieces from `first_index` on within both limits, at least one; None when none is there.

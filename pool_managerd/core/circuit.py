@@ -13,9 +13,10 @@ from pool_managerd.core.backoff import Backoff
 
 @dataclass(frozen=True, slots=True)
 class CircuitLimits:
-    """`errors` errors within `window_ms`, unless more attempts succeeded between, open the circuit.
+    """`errors` of the last `2 * errors - 1` attempts open the circuit by failing in `window_ms`.
 
-    `pause` is the wait before each probe; after `probes_max` failed ones the engine is given up.
+    So it opens once failures are the greater part of them. `pause` is the wait before each probe;
+    after `probes_max` failed ones the engine is given up.
     """
 
     errors: int
@@ -29,13 +30,13 @@ class CircuitLimits:
 
 
 class Circuit:
-    """Closed until too many attempts fail; then open until a probe succeeds."""
+    """Closed until most of the last attempts fail; then open until a probe succeeds."""
 
     def __init__(self, limits: CircuitLimits) -> None:
         self._limits = limits
         self._open = False
         self._failed_probes = 0
-        # Of so many outcomes `errors` are the greater part; older ones no longer matter.
+        # Of so many outcomes `errors` are the greater part; older ones no longer count.
         self._errors_at_ms: deque[int | None] = deque(maxlen=2 * limits.errors - 1)
 
     @property

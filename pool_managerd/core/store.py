@@ -75,10 +75,14 @@ class AttemptStore:
         return self._logs.get(key)
 
     def add(self, log: AttemptLog) -> None:
-        """Holds a new, empty log. The caller has looked at `full`."""
+        """Holds a new log. The caller has looked at `full`.
+
+        What it continues is acknowledged, so it is evicted where it exceeds a cap.
+        """
         assert log.key not in self._logs, "an attempt is held once"
         assert len(self._logs) < self._limits.held_attempts_max, "the caller checks `full`"
         self._logs[log.key] = log
+        self._keep_caps(log, self._charge(log.key.job_id, log.held_bytes))
 
     def append(self, log: AttemptLog, text: str, token_ids: tuple[int, ...]) -> AppendOutcome:
         """Adds one piece to a held log and keeps the caps."""
@@ -87,13 +91,15 @@ class AttemptStore:
         job_bytes = self._charge(log.key.job_id, log.held_bytes - before)
         if appended is Appended.MISMATCH:
             return AppendOutcome.MISMATCH
+        return AppendOutcome.KEPT if self._keep_caps(log, job_bytes) else AppendOutcome.TOO_LARGE
+
+    def _keep_caps(self, log: AttemptLog, job_bytes: int) -> bool:
+        """Evicts what exceeds a cap after `log` grew; False where that is not enough."""
         if job_bytes > self._limits.held_bytes_per_job:
             wanted_bytes = job_bytes - _left(self._limits.held_bytes_per_job)
             if self._evict(log, wanted_bytes) > self._limits.held_bytes_per_job:
-                return AppendOutcome.TOO_LARGE
-        if self._held_bytes > self._limits.held_bytes_total and not self._make_room():
-            return AppendOutcome.TOO_LARGE
-        return AppendOutcome.KEPT
+                return False
+        return self._held_bytes <= self._limits.held_bytes_total or self._make_room()
 
     def note_ended(self, key: AttemptKey) -> None:
         """Notes that the attempt of `key` is over, for the order of eviction."""

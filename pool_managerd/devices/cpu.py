@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import platform
+import time
 
 import psutil
 
@@ -20,17 +21,22 @@ class CpuDevices:
             raise ValueError("interval_ms is positive")
         self._interval_ms = interval_ms
         self._devices: tuple[Device, ...] = ()
+        self._read_at_ms = 0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, on_fault: OnFault, on_change: OnChange) -> None:
         """Reads once and then every second. What changes is not news: no pool depends on it."""
         psutil.cpu_percent(interval=None)
-        self._devices = (_read(),)
+        self._read()
         self._task = asyncio.create_task(self._refresh())
 
     def devices(self) -> tuple[Device, ...]:
         """The latest facts."""
         return self._devices
+
+    def read_at_ms(self) -> int:
+        """When the latest facts were read. See `port.DeviceSource.read_at_ms`."""
+        return self._read_at_ms
 
     async def stop(self) -> None:
         """Stops reading."""
@@ -44,7 +50,11 @@ class CpuDevices:
         # psutil reads two files of /proc in well under a millisecond: no thread is needed.
         while True:
             await asyncio.sleep(self._interval_ms / 1000)
-            self._devices = (_read(),)
+            self._read()
+
+    def _read(self) -> None:
+        self._read_at_ms = time.monotonic_ns() // 1_000_000
+        self._devices = (_read(),)
 
 
 def _read() -> Device:

@@ -33,6 +33,10 @@ class DeviceSource(Protocol):
         """The latest facts, sorted by index; never blocks."""
         ...
 
+    def read_at_ms(self) -> int:
+        """Instant, of the monotonic clock, at which the reading behind the facts began."""
+        ...
+
     async def stop(self) -> None:
         """Stops reading and waits until that is done."""
         ...

@@ -22,6 +22,7 @@ from pool_managerd.core.kv_size import CacheType
 from pool_managerd.engines import embedded_worker, exit_news
 from pool_managerd.engines.embedded_worker import WorkerReport, WorkerSettings, batch_tokens
 from pool_managerd.engines.engine_log import LOG_LINES, LogSettings
+from pool_managerd.engines.environment import OWN_PREFIXES, PREFIXES, passed_on
 from pool_managerd.engines.exit_news import LastWords, OpenRequests
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shortfalls
 from pool_managerd.engines.gguf_kv import KvFacts, kv_facts
@@ -152,7 +153,8 @@ class EmbeddedEngine:
         """Starts the worker and waits for its report."""
         self._before = await asyncio.to_thread(oom_kills)
         arguments = ("-m", embedded_worker.__name__)
-        self._worker = await WorkerProcess.spawn(arguments, self._config.log)
+        env = passed_on(os.environ, prefixes=(*PREFIXES, *OWN_PREFIXES))
+        self._worker = await WorkerProcess.spawn(arguments, self._config.log, env=env)
         self._worker.log.on_line = self.memory.read
         self._exit = asyncio.create_task(self._watch(self._worker))
         if self._stopped:

@@ -5,6 +5,7 @@ counted.
 """
 
 import asyncio
+import codecs
 import contextlib
 import io
 import logging
@@ -56,11 +57,13 @@ class LogTail:
         self.on_line: OnLine | None = None
         self._lines: deque[str] = deque(maxlen=lines)
         self._partial = ""
+        # A character may come in two pieces.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.lines_total = 0
 
     def feed(self, data: bytes) -> list[str]:
         """Takes what the process wrote, in pieces of any size; returns the lines it completed."""
-        *ends, rest = data.decode("utf-8", "replace").split("\n")
+        *ends, rest = self._decoder.decode(data).split("\n")
         completed = []
         for end in ends:
             completed.append((self._partial + end)[:LOG_LINE_CHARS].rstrip())

@@ -21,6 +21,7 @@ from typing import Any
 from pool_managerd.core.redaction import masked
 from pool_managerd.engines import exit_news, warden
 from pool_managerd.engines.engine_log import LOG_LINES, LogSettings
+from pool_managerd.engines.environment import names_secret, passed_on
 from pool_managerd.engines.exit_news import LINES_IN_MESSAGES, LastWords, OpenRequests
 from pool_managerd.engines.host_memory import OomKills, oom_kills
 from pool_managerd.engines.port import (
@@ -38,12 +39,20 @@ from pool_managerd.engines.worker_process import WorkerProcess, ended_with
 PORTS = ("port", "port_2", "port_3")
 """Placeholders for loopback ports that were free a moment ago."""
 
+PORT_TRIES = 3
+"""Runs of a command, each with other ports, while it ends because one of them is taken."""
+
 _HOST = "127.0.0.1"
+_TAKEN = re.compile(
+    r"(?i)already in use|EADDRINUSE|(?:could(?: no|n')t|failed to|unable to|attempting to) bind"
+)
+"""What servers write who find their port taken. Source: errno(3); llama-server, uvicorn, Triton."""
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.02, 0.1
 _FIRST_TRY_S = 0.1
 # What an ended engine wrote is in the pipe; heirs that still hold it are not waited for.
 _LOG_SETTLES_S = 0.02
+_DETACH_TIMEOUT_S = 2.0
 
 Attach = Callable[[Mapping[str, str]], Engine]
 """Makes an adapter that is not started, from the values of the placeholders."""
@@ -56,7 +65,8 @@ class LaunchSpec:
     Attributes:
         command: Program and arguments; `{name}` stands for a value.
         values: What the placeholders stand for. `PORTS` are chosen unless given here.
-        env: Added to the pool manager's own environment; may hold placeholders.
+        env: Set in the engine's environment; may hold placeholders.
+        pass_env: Variables of the pool manager's environment that it gets beside the usual ones.
         cwd: Directory to run in; empty: that of the pool manager's package.
         secrets: Values that no sentence and no log line may show.
         load_timeout_ms: Longest time until the adapter has started.
@@ -69,6 +79,7 @@ class LaunchSpec:
     command: tuple[str, ...]
     values: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+    pass_env: tuple[str, ...] = ()
     cwd: str = ""
     secrets: tuple[str, ...] = ()
     load_timeout_ms: int = 600_000
@@ -97,7 +108,9 @@ class LaunchedEngine:
         self._before = OomKills()
         self._serving_since_line: int | None = None
         self._requests = OpenRequests()
-        self._stopped = False
+        self._stopped = self._stop_began = False
+        passed = [os.environ.get(name, "") for name in spec.pass_env if names_secret(name)]
+        self._secrets = (*spec.secrets, *passed)
 
     @property
     def pid(self) -> int | None:
@@ -113,9 +126,7 @@ class LaunchedEngine:
         """Runs the command and waits until the adapter has started. See `port.Engine.start`."""
         try:
             async with asyncio.timeout(self._spec.load_timeout_ms / 1000):
-                values = {**free_ports(), **self._spec.values}
-                await self._launch(values)
-                info = await self._until_attached(values)
+                info = await self._serving()
         except TimeoutError:
             problem = f"the engine did not answer within {self._spec.load_timeout_ms} ms"
             await self.stop()
@@ -130,6 +141,30 @@ class LaunchedEngine:
         self._serving_since_line = self._worker.log.lines_total
         return info
 
+    async def _serving(self) -> EngineInfo:
+        """Runs the command with other ports where another program took one of them first."""
+        for _ in range(PORT_TRIES - 1):
+            try:
+                return await self._run()
+            except PreloadError:
+                if not self._lost_its_port():
+                    raise
+                assert self._worker is not None, "it wrote so"
+                await self._worker.stop()
+        return await self._run()
+
+    async def _run(self) -> EngineInfo:
+        values = {**free_ports(), **self._spec.values}
+        await self._launch(values)
+        return await self._until_attached(values)
+
+    def _lost_its_port(self) -> bool:
+        """True when the engine ended, said that it could not bind, and may choose other ports."""
+        if self._exit is None or not self._exit.done() or self._stopped or self._worker is None:
+            return False
+        chosen = any(name not in self._spec.values for name in PORTS)
+        return chosen and any(_TAKEN.search(line) for line in self._worker.log.last(LOG_LINES))
+
     async def _launch(self, values: Mapping[str, str]) -> None:
         spec = self._spec
         order = {
@@ -140,7 +175,8 @@ class LaunchedEngine:
         }
         self._before = await asyncio.to_thread(oom_kills)
         arguments = ("-I", "-S", str(Path(warden.__file__)))
-        self._worker = await WorkerProcess.spawn(arguments, spec.log)
+        env = passed_on(os.environ, spec.pass_env)
+        self._worker = await WorkerProcess.spawn(arguments, spec.log, env=env)
         if self._stopped:
             raise PreloadError(["the engine was stopped during its start"])
         report = _parsed(await self._worker.ask(json.dumps(order).encode()))
@@ -219,14 +255,21 @@ class LaunchedEngine:
     async def stop(self) -> None:
         """Ends the process and all it started: SIGTERM, a grace, SIGKILL. See `port.Engine.stop`.
 
-        When it is cancelled, SIGKILL comes at once.
+        When it is cancelled, SIGKILL comes at once, and another call waits for its effect.
         """
         self._stopped = True
+        order, grace_s = b"stop", self._spec.stop_grace_ms / 1000
+        if self._stop_began:
+            order, grace_s = b"", 0.0
+        self._stop_began = True
         try:
             if self._adapter is not None:
-                await self._adapter.stop()
+                # An adapter that hangs must not keep SIGTERM from the engine.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_DETACH_TIMEOUT_S):
+                        await self._adapter.stop()
             if self._worker is not None:
-                await self._worker.stop(b"stop", self._spec.stop_grace_ms / 1000)
+                await self._worker.stop(order, grace_s)
         finally:
             if self._worker is not None:
                 self._worker.abandon()
@@ -249,7 +292,7 @@ class LaunchedEngine:
             status=None if self._stopped else status,
             lines=self._tellable(),
             before=self._before,
-            secrets=self._spec.secrets,
+            secrets=self._secrets,
         )
         return await exit_news.judged(words)
 
@@ -263,7 +306,7 @@ class LaunchedEngine:
 
     def _with_log(self, problem: str) -> str:
         lines = self._tellable()[-LINES_IN_MESSAGES:] if self._worker else ()
-        quoted = " | ".join(masked(line, self._spec.secrets) for line in lines)
+        quoted = " | ".join(masked(line, self._secrets) for line in lines)
         return f"{problem} ({quoted})" if quoted else problem
 
     def _started(self) -> tuple[Engine, asyncio.Task[Ended]]:
@@ -283,8 +326,8 @@ def filled(text: str, values: Mapping[str, str]) -> str:
 def free_ports() -> dict[str, str]:
     """Loopback ports that nobody listens on now, by placeholder.
 
-    Another process may take one before the engine does; the engine then ends, and the next start
-    chooses others.
+    Another process may take one before the engine does; the engine then ends, and is run again with
+    others, `PORT_TRIES` times in all.
     """
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in PORTS]

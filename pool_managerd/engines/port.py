@@ -223,5 +223,8 @@ class Engine(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Ends the process and all it started, or detaches. Idempotent; waits until it is gone."""
+        """Ends the process and all it started, or detaches. Idempotent; waits until it is gone.
+
+        When it is cancelled, the process is killed; another call then waits until it is gone.
+        """
         ...

@@ -69,7 +69,8 @@ class Target:
     """A model on a Triton server.
 
     `address` is `host:port` of its gRPC endpoint. `api_key` travels in the metadata `api_key_name`,
-    unless empty. `silence_timeout_ms` is the longest wait for the next response of a stream.
+    unless empty. `silence_timeout_ms` is the longest wait until a request is written, and for each
+    response of its stream.
     """
 
     address: str
@@ -184,15 +185,18 @@ class TritonClient:
         """
         message.model_name = self._target.model
         message.model_version = self._target.model_version
+        silence_s = self._target.silence_timeout_ms / 1000
         trace = (("traceparent", traceparent),) if traceparent else ()
         call = self._connected().ModelStreamInfer(
             metadata=(*self._metadata, _STATUS_WANTED, *trace)
         )
         try:
-            await call.write(message)
-            await call.done_writing()
+            # A server that does not read keeps a writer waiting as one that does not answer.
+            async with asyncio.timeout(silence_s):
+                await call.write(message)
+                await call.done_writing()
             while True:
-                async with asyncio.timeout(self._target.silence_timeout_ms / 1000):
+                async with asyncio.timeout(silence_s):
                     response = await call.read()
                 if not isinstance(response, ModelStreamInferResponse):
                     return

@@ -87,8 +87,8 @@ def _wake_on_child() -> int:
 
 
 def _start(order: dict[str, Any]) -> subprocess.Popen[bytes]:
-    env = dict(os.environ)
-    env.update(order["env"])
+    # Its own environment is the engine's already: whoever started it chose what is passed on.
+    env = {**os.environ, **order["env"]}
     return subprocess.Popen(  # noqa: S603 - the operator's own command, without a shell
         order["command"],
         env=env,

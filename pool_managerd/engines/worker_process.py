@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pool_managerd.engines.engine_log import EngineLog, LogSettings, LogTail
@@ -29,9 +29,13 @@ class WorkerProcess:
 
     @classmethod
     async def spawn(
-        cls, arguments: Sequence[str], settings: LogSettings | None = None
+        cls,
+        arguments: Sequence[str],
+        settings: LogSettings | None = None,
+        *,
+        env: Mapping[str, str],
     ) -> "WorkerProcess":
-        """Starts this interpreter with `arguments`.
+        """Starts this interpreter with `arguments` and the environment `env`.
 
         Raises:
             OSError: when no process can be started.
@@ -42,6 +46,7 @@ class WorkerProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            env=env,
             # `-m` finds the package from its root, however the parent itself was started.
             cwd=_PACKAGE_ROOT,
             # A Ctrl-C in the parent's terminal must not end the engine before it is drained.

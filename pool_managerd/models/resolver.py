@@ -1,7 +1,7 @@
 """Turns a model reference into a file of this host, fetching it when that is allowed. ORCH-3091.
 
     CACHE/sha256/HEX/NAME            files of https:, by their digest
-    CACHE/hf/ORG--REPO/REVISION/FILE  files of the Hub
+    CACHE/hf/ORG/REPO/REVISION/FILE  files of the Hub
 
 Beside each lies `NAME.verified`: the digest that was verified as the file came, its size and the
 time of its last change; and an empty `NAME.lock`, held by the process that fetches it. A revision
@@ -104,7 +104,8 @@ class Resolver:
                     f"{shown_ref(ref.text)}: is one part of a model; name it by hf: or a path"
                 )
             return [(ref.location, self._config.cache / "sha256" / ref.digest[7:] / name)]
-        folder = self._config.cache / "hf" / ref.repo.replace("/", "--") / ref.revision
+        # A folder for each name: "--" in its place may be part of a name.
+        folder = self._config.cache / "hf" / ref.repo / ref.revision
         endpoint = self._config.hub_endpoint.rstrip("/")
         file = PurePosixPath(ref.location)
         return [

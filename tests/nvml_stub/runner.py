@@ -17,8 +17,8 @@ from pool_managerd.telemetry import configure_logs
 class Told(NvmlDevices):
     """Tells of every reading."""
 
-    def _publish(self, devices: tuple[Device, ...]) -> None:
-        super()._publish(devices)
+    def _publish(self, devices: tuple[Device, ...], read_at_s: float) -> None:
+        super()._publish(devices, read_at_s)
         tell("devices", [dataclasses.asdict(device) for device in self.devices()])
 
 

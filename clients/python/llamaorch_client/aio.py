@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, Unpack
 
+import grpc
 from grpc_health.v1 import health_pb2
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -19,9 +20,10 @@ from llamaorch.orchestrator.v1 import (
     session_service_pb2,
 )
 from llamaorch_client import tracing, wire, wire_request
-from llamaorch_client.errors import IntegrityError
+from llamaorch_client.errors import IntegrityError, from_rpc_error
 from llamaorch_client.events import ResumePoint
 from llamaorch_client.exchange import Exchange
+from llamaorch_client.metadata import checked_correlation_id
 from llamaorch_client.model import Capabilities, Explanation, Job, JobState, Pool, Receipt, Session
 from llamaorch_client.options import ClientOptions
 from llamaorch_client.request import JobFields, JobRequest, job_request
@@ -265,6 +267,29 @@ class AsyncClient:
             correlation_id=correlation_id,
         )
         return tuple(wire.pool(message) for message in answer.message.pools)
+
+    async def watch_pools(
+        self, *, correlation_id: str | None = None
+    ) -> AsyncGenerator[tuple[Pool, ...], None]:
+        """Yields all pools, sorted by id, at once and after each change (OC-CTRL-2001).
+
+        The server sends a few states a second at most, and to a slow reader only the newest. It
+        never ends by itself; a broken connection raises.
+        """
+        transport, sent_id = self._open(), checked_correlation_id(correlation_id)
+        known: dict[str, Pool] = {}
+        call = transport.open_pools(sent_id)
+        try:
+            async for message in call:
+                known.update((pool.pool_id, wire.pool(pool)) for pool in message.pools)
+                for pool_id in message.removed_pool_ids:
+                    known.pop(pool_id, None)
+                if not message.more:
+                    yield tuple(known[pool_id] for pool_id in sorted(known))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, sent_id) from error
+        finally:
+            call.cancel()
 
     async def health(self, *, correlation_id: str | None = None) -> str:
         """Returns the server's health as grpc.health.v1 names it: SERVING, NOT_SERVING, ..."""

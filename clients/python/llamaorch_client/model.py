@@ -210,6 +210,7 @@ class Candidate:
     """A pool that could take the job; the score is `predicted_end_ms`, less is better.
 
     `perf_scale` is below 1 where a device of the pool had lowered its clocks to protect itself.
+    `prompt_ms` is the part of `first_token_ms` for reading the prompt, None from an older server.
     `snapshot` is None where the server's recording no longer holds the decision.
     """
 
@@ -225,6 +226,7 @@ class Candidate:
     snapshot_age_ms: int
     tokens_per_s: float = 0.0
     perf_scale: float = 1.0
+    prompt_ms: int | None = None
     snapshot: SnapshotFacts | None = None
 
 

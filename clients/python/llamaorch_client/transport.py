@@ -15,6 +15,7 @@ from llamaorch.orchestrator.v1 import (
     pool_admin_service_pb2_grpc,
     session_service_pb2_grpc,
 )
+from llamaorch.orchestrator.v1.pool_admin_service_pb2 import WatchPoolsRequest
 from llamaorch_client.errors import LlamaOrchError, from_rpc_error
 from llamaorch_client.metadata import (
     CORRELATION_ID_KEY,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         StreamTokensRequest,
         StreamTokensResponse,
     )
+    from llamaorch.orchestrator.v1.pool_admin_service_pb2 import WatchPoolsResponse
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -105,6 +107,13 @@ class Transport:
     ) -> "aio.StreamStreamCall[ExchangeRequest, ExchangeResponse]":
         """Begins an Exchange call; the caller cancels it."""
         return self.jobs.Exchange(metadata=call_metadata(correlation_id, self.options.token, None))
+
+    def open_pools(
+        self, correlation_id: str
+    ) -> "aio.UnaryStreamCall[WatchPoolsRequest, WatchPoolsResponse]":
+        """Begins a WatchPools call; the caller cancels it."""
+        metadata = call_metadata(correlation_id, self.options.token, None)
+        return self.pools.WatchPools(WatchPoolsRequest(), metadata=metadata)
 
     async def _attempt(
         self,

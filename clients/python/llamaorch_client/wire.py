@@ -240,6 +240,7 @@ def _candidate(message: decision_pb2.Candidate) -> model.Candidate:
         snapshot_age_ms=message.snapshot_age_ms,
         tokens_per_s=message.tokens_per_s,
         perf_scale=message.perf_scale if message.HasField("perf_scale") else 1.0,
+        prompt_ms=message.prompt_ms if message.HasField("prompt_ms") else None,
         snapshot=_facts(message.snapshot) if message.HasField("snapshot") else None,
     )
 

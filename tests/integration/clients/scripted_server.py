@@ -75,7 +75,7 @@ class Failure:
         return status_pb2.Status(code=self.code.value[0], message=self.message, details=packed)
 
 
-Step = Sequence[events_pb2.JobEvent] | Failure | Hang
+Step = Sequence[events_pb2.JobEvent] | Sequence[Message] | Failure | Hang
 Reply = Message | Failure | Hang | Sequence[Step]
 Script = Reply | Callable[[Any], Reply]
 
@@ -185,6 +185,22 @@ class ScriptedServer(
     async def ListPools(self, request: Any, context: Any) -> Any:  # noqa: N802 - the stub's name
         """Answers from the script."""
         return await self._unary("ListPools", request, context)
+
+    async def GetOverview(self, request: Any, context: Any) -> Any:  # noqa: N802 - the stub's name
+        """Answers from the script."""
+        return await self._unary("GetOverview", request, context)
+
+    async def WatchPools(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802 - the stub's name
+        """Plays the script's steps; each sequence is of messages."""
+        steps = await self._next("WatchPools", request, context)
+        for step in [steps] if isinstance(steps, Failure | Hang) else steps:
+            if isinstance(step, Failure):
+                await context.abort_with_status(rpc_status.to_status(step.status()))
+            elif isinstance(step, Hang):
+                await self._hang()
+            else:
+                for message in step:
+                    yield message
 
     async def StreamTokens(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802 - the stub's name
         """Plays the script's steps; each sequence of events is one message."""

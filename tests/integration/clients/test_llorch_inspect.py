@@ -55,6 +55,7 @@ DECISION = decision_pb2.Decision(
             predicted_end_ms=900,
             first_token_ms=100,
             decode_ms=800,
+            prompt_ms=60,
             kv_warm=True,
             slots_free=2,
             vram_headroom_bytes=3 * 2**30,
@@ -113,9 +114,10 @@ async def test_explain_shows_candidates_exclusions_and_what_decided(server: Scri
     assert f"trace: {'ab' * 16}" in outcome.stdout
     rows = _rows(outcome.stdout)
     assert (
-        _row("* gpu-a 900 ms 100 ms 800 ms warm 2 3.0 GiB 40 ms 12 100% 3/4 4.0 GiB 41.5 -") in rows
+        _row("* gpu-a 900 ms 100 ms 60 ms 800 ms warm 2 3.0 GiB 40 ms 12 100% 3/4 4.0 GiB 41.5 -")
+        in rows
     )
-    assert _row("gpu-b 900 ms 0 ms 0 ms cold 1 - 0 ms 0 65% - - - -") in rows
+    assert _row("gpu-b 900 ms 0 ms - 0 ms cold 1 - 0 ms 0 65% - - - -") in rows
     assert "no longer holds" not in outcome.stdout
     assert ["gpu-c", "COMPUTE_CAP", "8.6", "7.5"] in rows
     assert ["NO_SLOT", "-", "-"] in rows
@@ -362,3 +364,32 @@ async def test_a_server_cannot_write_control_characters_to_the_terminal(
 
     assert "\x1b" not in outcome.stdout
     assert "gpu[2J-a" in outcome.stdout
+
+
+async def test_pools_watch_writes_all_pools_after_each_change(server: ScriptedServer) -> None:
+    """Changes are put together into whole lists; when the server goes, the code says so."""
+    pb = pool_admin_service_pb2
+    other = pb.Pool(pool_id="gpu-b", state="STARTING")
+    server.on(
+        "WatchPools",
+        [
+            [pb.WatchPoolsResponse(pools=[POOL], more=True), pb.WatchPoolsResponse(pools=[other])],
+            [pb.WatchPoolsResponse(pools=[pb.Pool(pool_id="gpu-b", state="READY")])],
+            [pb.WatchPoolsResponse(removed_pool_ids=["gpu-a"])],
+            Failure(grpc.StatusCode.UNAVAILABLE, message="gone"),
+        ],
+    )
+
+    outcome = await llorch(server.address, "--json", "pools", "--watch")
+
+    told = [
+        {pool["pool_id"]: pool["state"] for pool in record["pools"]}
+        for record in outcome.records()
+        if "pools" in record
+    ]
+    assert told == [
+        {"gpu-a": "READY", "gpu-b": "STARTING"},
+        {"gpu-a": "READY", "gpu-b": "READY"},
+        {"gpu-b": "READY"},
+    ]
+    assert outcome.code == 3

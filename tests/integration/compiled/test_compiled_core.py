@@ -46,10 +46,11 @@ def test_it_is_the_compiled_core_that_runs(compiled: Path) -> None:
     """What decides is compiled; what codecs decode is not."""
     code = (
         "from orchestrator_core.core import placement, queue, scheduler, spec\n"
-        "print([m.__file__.endswith('.py') for m in (placement, queue, scheduler, spec)])"
+        "from orchestrator_core.relay import log\n"
+        "print([m.__file__.endswith('.py') for m in (placement, queue, scheduler, log, spec)])"
     )
-    assert run(compiled, "-c", code).strip() == "[False, False, False, True]"
-    assert run(ROOT, "-c", code).strip() == "[True, True, True, True]"
+    assert run(compiled, "-c", code).strip() == "[False, False, False, False, True]"
+    assert run(ROOT, "-c", code).strip() == "[True, True, True, True, True]"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

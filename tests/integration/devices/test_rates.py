@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from pool_managerd.devices.nvml import THOROUGH_EVERY
+from pool_managerd.devices.nvml_watch import THOROUGH_EVERY
 from tests.integration.devices.conftest import Host
 from tests.nvml_stub.stub import Gpu, h200
 

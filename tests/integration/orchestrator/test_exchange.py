@@ -345,10 +345,10 @@ async def test_the_final_acknowledgement_releases_the_output_at_the_host(
     assert (await job(orchestrator, result.enqueued.job_id)).state == job_pb2.JOB_STATE_FINISHED
 
 
-async def test_a_subscription_that_fell_behind_breaks_alone(
+async def fallen_behind(
     start_orchestrator: StartOrchestrator,
-) -> None:
-    """Without credit its output is evicted: it is told RESUME_WINDOW, the stream goes on."""
+) -> tuple[Stream, ScriptedHost, pb.ExchangeResult, int]:
+    """A job that ended, a subscription of it that lacks evicted text, the handle at the host."""
     orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4_096})
     host = await ready_host(orchestrator)
     stream = Stream(orchestrator)
@@ -367,14 +367,78 @@ async def test_a_subscription_that_fell_behind_breaks_alone(
         )
     )
     await stream.ended(other.handle)
+    assert stream.text(other.handle) == "y" * 400
+    return stream, host, behind, start.handle
+
+
+async def test_a_subscription_that_fell_behind_is_brought_its_text(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """LO-301: what was evicted comes from the host, as far as there is credit for it."""
+    stream, host, behind, handle = await fallen_behind(start_orchestrator)
+    asked: list[int] = []
+
+    async def send_again() -> None:
+        while True:
+            first = (await host.command("seek")).seek.first_index
+            asked.append(first)
+            host.goes_on(handle, "y" * 400 * first, first)
+            for _ in range(first, 20):
+                await host.tokens(handle, "y" * 400)
+
+    sending = asyncio.create_task(send_again())
+    await stream.ack(handles=[behind.handle], credit_bytes=[401])
+    await stream.text_bytes(behind.handle, 401)
+    await stream.ask(cancel=pb.ExchangeCancel(job_id=behind.enqueued.job_id))
+    with_credit = stream.text(behind.handle)
+    await stream.ack(handles=[behind.handle], credit_bytes=[100_000])
+    await stream.ended(behind.handle)
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+
+    assert len(with_credit) == 800
+    assert stream.text(behind.handle) == "y" * 8_000
+    assert stream.kinds(behind.handle)[0] == "started"
+    assert stream.kinds(behind.handle)[-1] == "end"
+    assert asked[:2] == [0, 20]
+    assert stream.broken == {}
+    assert await stream.close() is grpc.StatusCode.OK
+
+
+async def test_a_subscription_breaks_alone_where_its_host_has_evicted_too(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """It is told RESUME_WINDOW, the stream goes on."""
+    stream, host, behind, handle = await fallen_behind(start_orchestrator)
 
     await stream.ack(handles=[behind.handle], credit_bytes=[1])
+    await host.command("seek")
+    host.goes_on(handle, "y" * 1_200, 3)
+    await host.tokens(handle, "y" * 400)
     await stream.until(lambda: behind.handle in stream.broken)
 
     assert reason(stream.broken[behind.handle].error) == "RESUME_WINDOW"
     assert stream.outcomes(behind.handle) == []
-    assert stream.text(other.handle) == "y" * 400
     assert await stream.close() is grpc.StatusCode.OK
+
+
+async def test_who_leaves_while_text_is_on_its_way_is_sent_none(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """Nothing of a handle follows `unsubscribe`, and the stream ends in order."""
+    stream, host, behind, handle = await fallen_behind(start_orchestrator)
+
+    await stream.ack(handles=[behind.handle], credit_bytes=[100_000])
+    await host.command("seek")
+    left = await stream.ask(unsubscribe=pb.ExchangeUnsubscribe(handle=behind.handle))
+    after = (await host.command("seek")).seek.first_index
+    host.goes_on(handle, "", 0)
+    await host.tokens(handle, "y" * 400)
+
+    assert left.unsubscribed_job_id == behind.enqueued.job_id
+    assert after == 20
+    assert await stream.close() is grpc.StatusCode.OK
+    assert stream.text(behind.handle) == ""
 
 
 async def test_bytes_that_are_no_request_end_the_stream(orchestrator: Orchestrator) -> None:

@@ -46,6 +46,10 @@ class OneGpu:
             ),
         )
 
+    def read_at_ms(self) -> int:
+        """See `DeviceSource.read_at_ms`."""
+        return 0
+
     async def stop(self) -> None:
         """See `DeviceSource.stop`."""
 

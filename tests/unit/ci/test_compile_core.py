@@ -1,5 +1,6 @@
-"""What the compiled core needs of its sources."""
+"""What the compiled modules need of their sources."""
 
+import ast
 import dataclasses
 import importlib
 import pkgutil
@@ -7,7 +8,7 @@ import types
 import typing
 from pathlib import Path
 
-from ci.compile_core import CORE, INTERPRETED, ROOT, prepared
+from ci.compile_core import CORE, INTERPRETED, ROOT, SHELL, prepared
 from orchestrator_core import core
 from orchestrator_core.core import config, effects, events
 from orchestrator_core.core.checkpoint import LEFT_OUT
@@ -46,6 +47,13 @@ def test_every_name_of_an_interpreted_module_exists() -> None:
     """A module that was renamed is not forgotten."""
     names = {path.stem for path in (ROOT / CORE).glob("*.py")}
     assert names >= INTERPRETED
+
+
+def test_compiled_modules_of_the_shell_exist_and_do_not_wait() -> None:
+    """A coroutine is no faster when it is compiled."""
+    for name in SHELL:
+        tree = ast.parse((ROOT / CORE.parent / name).read_text(encoding="utf-8"))
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)], name
 
 
 def test_a_prepared_module_says_what_it_said(tmp_path: Path) -> None:

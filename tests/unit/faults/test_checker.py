@@ -343,14 +343,16 @@ def test_a_text_may_be_let_go_once_its_outcome_was_acknowledged(*, acknowledges:
     assert bool(lost) is not acknowledges
 
 
-@pytest.mark.parametrize(("text_offset", "excused"), [(0, False), (3, True)])
-def test_what_a_continuation_followed_on_may_be_gone(*, text_offset: int, excused: bool) -> None:
-    """After a restart no host has it; what comes after it is held."""
+@pytest.mark.parametrize(
+    ("replica", "gone_ms", "excused"),
+    [("p1-a", 13, False), ("p1-b", 55, True), ("p1-b", 70, False)],
+)
+def test_only_who_generated_the_end_need_live(*, replica: str, gone_ms: int, excused: bool) -> None:
+    """What it followed on or repeated is held by it too, whatever became of earlier hosts."""
     events = PLANTED["text lost that its host holds"]().events
-    told = {"client": "c9", "stream": "s9", "job_id": "j1", "attempt": 2, "mode": "CONTINUE"}
-    events.append(h.Resumed(at_ms=90, **told, text_offset=text_offset))
+    gone = h.ReplicaGone(at_ms=gone_ms, **WHERE | {"replica": replica})
 
-    lost = [v for v in check(events, EXPECT) if "its host held" in v.what]
+    lost = [v for v in check([*events, gone], EXPECT) if "its host held" in v.what]
 
     assert bool(lost) is not excused
 

@@ -136,6 +136,22 @@ def test_secrets_come_from_the_environment_only(tmp_path: Path, kind: str) -> No
     )
 
 
+def test_a_variable_that_is_to_be_passed_on_has_to_be_set(tmp_path: Path) -> None:
+    """An engine that misses its token fails late, and says less."""
+    text = MINIMAL.replace(
+        'kind = "embedded", model_path = "m.gguf"',
+        'kind = "llama_server", launch = {command = ["x", "{port}"], pass_env = ["MY_TOKEN"]}',
+    )
+    path = tmp_path / "c.toml"
+    path.write_text(text, encoding="utf-8")
+
+    assert (
+        "launch.pass_env: the environment variable MY_TOKEN is not set"
+        in (problems(tmp_path, text)[0])
+    )
+    assert "hunter2" not in to_toml(load_config(path, {"MY_TOKEN": "hunter2"}))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

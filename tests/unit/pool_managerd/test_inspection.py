@@ -182,6 +182,10 @@ class TwoGpus:
             ),
         )
 
+    def read_at_ms(self) -> int:
+        """Nobody waits for a reading."""
+        return 0
+
     async def stop(self) -> None:
         """Nothing to do."""
 

@@ -51,12 +51,23 @@ async def test_a_file_of_the_hub_is_fetched_once(hub: FileServer, tmp_path: Path
     )
 
     assert first == second
-    assert first.path == tmp_path / "cache" / "hf" / "org--repo" / "v1" / "dir" / "m.gguf"
+    assert first.path == tmp_path / "cache" / "hf" / "org" / "repo" / "v1" / "dir" / "m.gguf"
     assert first.path.read_bytes() == hub.content
     assert [request.path for request in hub.seen] == ["/org/repo/resolve/v1/dir/m.gguf"]
     offline = model_files(tmp_path, hub, enabled=False)
     assert await offline.find("hf:org/repo@v1/dir/m.gguf", "a") == first
     assert await files.digest(first) == f"sha256:{hashlib.sha256(hub.content).hexdigest()}"
+
+
+async def test_repositories_with_alike_names_have_folders_of_their_own(
+    hub: FileServer, tmp_path: Path
+) -> None:
+    """One is never taken for the other."""
+    files = model_files(tmp_path, hub)
+
+    found = {(await files.find(f"hf:{repo}/m.gguf", "p")).path for repo in ("a--b/c", "a/b--c")}
+
+    assert len(found) == len(hub.seen) == 2
 
 
 async def test_two_processes_do_not_fetch_into_the_same_file(

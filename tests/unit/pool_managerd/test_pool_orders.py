@@ -40,6 +40,7 @@ SUPERVISION = SupervisionTable.model_validate(
 )
 FAILURE = AttemptFailure(ErrorKind.ENGINE_ERROR, "the engine failed")
 CLOSED_WITHIN_S = 60
+KILL_S = 0.2
 
 
 class World:
@@ -94,7 +95,7 @@ class World:
         assert not self.claims, "what an ended engine claimed was given back"
         self.claims.add(table.pool_id)
 
-    def loaded(self, table: PoolTable, info: EngineInfo) -> None:
+    async def loaded(self, table: PoolTable, info: EngineInfo) -> None:
         """See `Preflight`."""
         assert self.claims == {table.pool_id}
 
@@ -120,6 +121,7 @@ class PretendedEngine:
     world: World
     model_ref: str
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    killed: bool = False
 
     async def start(self) -> EngineInfo:
         """Refuses, hangs, or serves after a while."""
@@ -133,12 +135,14 @@ class PretendedEngine:
         return EngineInfo("pretended", "1", "m", "sha256:0", "s1", 2, 512)
 
     async def stop(self) -> None:
-        """Ends it after a while, or at once when its time is up."""
+        """Ends it after a while; when its time is up it is killed, which takes a moment too."""
         try:
-            await asyncio.sleep(self.world.stop_ms / 1000)
-        finally:
-            if self in self.world.running:
-                self.world.running.remove(self)
+            await asyncio.sleep(KILL_S if self.killed else self.world.stop_ms / 1000)
+        except asyncio.CancelledError:
+            self.killed = True
+            raise
+        if self in self.world.running:
+            self.world.running.remove(self)
 
     async def wait_exit(self) -> str:
         """Until the test says so."""
@@ -288,6 +292,7 @@ async def play(world: World, script: list[tuple[str, int]]) -> None:
 @settings(deadline=None)
 @example(BEGINS[0], [("attempts_fail", 0), ("ends", 1_000)], True)
 @example(BEGINS[0], [("slow_stop", 0), ("ends", 1), ("reload", 1_000)], True)
+@example(BEGINS[0], [("endless_stop", 0), ("ends", 10_000)], True)
 @given(st.sampled_from(BEGINS), st.lists(STEPS, max_size=25), st.booleans())
 def test_in_any_order_one_engine_at_a_time_and_none_after_close(
     begin: list[tuple[str, int]], script: list[tuple[str, int]], is_cured: bool

@@ -57,6 +57,8 @@ class Box:
     ledger: Ledger = field(default_factory=Ledger)
     elapsed_ms: int = 0
     looks: int = 0
+    # When the devices were read; None: a moment ago, whenever somebody asks.
+    read_at_ms: int | None = None
 
     def now_ms(self) -> int:
         """Time that passed in waits alone."""
@@ -82,6 +84,9 @@ class Box:
                 files=ModelFiles(Config.model_validate({"pools": [POOL]}), self),
                 ledger=self.ledger,
                 devices=lambda _table: self.devices,
+                read_at_ms=lambda: (
+                    self.elapsed_ms + 1 if self.read_at_ms is None else self.read_at_ms
+                ),
                 wait_ms=WAIT_MS,
                 host_memory=lambda: self.host,
                 pause=self.pause,
@@ -290,7 +295,7 @@ async def test_what_the_engine_took_replaces_the_estimate(model: Path) -> None:
     preflight, pool = box.preflight(), table(model)
     await preflight.memory(pool)
 
-    preflight.loaded(pool, info(7, 100, 200))
+    await preflight.loaded(pool, info(7, 100, 200))
 
     assert box.ledger.claimed("GPU-a") == 100 + GPU_CONTEXT_BYTES
     assert box.ledger.claimed("GPU-b") == 200 + GPU_CONTEXT_BYTES
@@ -310,10 +315,86 @@ async def test_an_engine_that_says_nothing_took_what_became_less_free(model: Pat
     box.devices = (gpu("a", 9 * GIB),)
     box.host = replace(box.host, free=GIB)
 
-    preflight.loaded(pool, info())
+    await preflight.loaded(pool, info())
 
     assert box.ledger.claimed("GPU-a") == 3 * GIB
     assert box.ledger.claimed(HOST) == host_before
+
+
+async def test_what_was_read_before_the_model_was_loaded_is_not_believed(model: Path) -> None:
+    """The difference is that of a reading that began after the start had ended."""
+    box = Box(elapsed_ms=5_000, read_at_ms=4_900)
+    preflight, pool = box.preflight(), table(model)
+    await preflight.memory(pool)
+    box.devices = (gpu("a", 11 * GIB),)
+
+    def read(box: Box, number: int) -> None:
+        if number == 2:
+            box.devices, box.read_at_ms = (gpu("a", 9 * GIB),), box.elapsed_ms - 1
+
+    box.on_look = read
+    await preflight.loaded(pool, info())
+
+    assert box.ledger.claimed("GPU-a") == 3 * GIB
+    assert box.looks == 2
+
+
+async def test_without_a_reading_in_time_the_estimate_stands(model: Path) -> None:
+    """A driver that hangs does not keep the pool from serving, nor make its claim nonsense."""
+    box = Box(elapsed_ms=5_000, read_at_ms=4_900)
+    preflight, pool = box.preflight(), table(model)
+    await preflight.memory(pool)
+    expected = box.ledger.claimed("GPU-a")
+    box.devices = (gpu("a", 11 * GIB),)
+
+    await preflight.loaded(pool, info())
+
+    assert box.ledger.claimed("GPU-a") == expected
+    assert box.elapsed_ms == 5_000 + WAIT_MS
+    assert not box.ledger.loading_beside("other", frozenset({"GPU-a"}))
+
+
+@pytest.mark.parametrize("disturbed", ["began before", "began after", "ended"])
+async def test_what_two_engines_changed_at_once_is_nobodys(model: Path, disturbed: str) -> None:
+    """The difference of a device on which another engine came or went meanwhile says nothing."""
+    box = Box()
+    preflight, pool, other = box.preflight(), table(model), table(model, "q")
+    if disturbed != "began after":
+        await preflight.memory(other)
+    if disturbed == "ended":
+        await preflight.loaded(other, info(7, 100))
+    await preflight.memory(pool)
+    if disturbed == "began after":
+        await preflight.memory(other)
+    if disturbed == "ended":
+        preflight.gone("q")
+    expected = box.ledger.entries("p")["GPU-a"].estimated
+    box.devices = (gpu("a", 2 * GIB),)
+
+    await preflight.loaded(pool, info())
+
+    assert box.ledger.entries("p")["GPU-a"].taken is None
+    assert expected == box.ledger.entries("p")["GPU-a"].estimated
+
+
+async def test_what_an_ended_engine_held_is_not_taken_for_room_that_was_lost(model: Path) -> None:
+    """An engine that does not tell what it takes begins after a reading without the former one."""
+    box = Box()
+    preflight = box.preflight()
+    pool = served(model, gpu_layers=-1, ctx_per_slot=1_024)
+    await preflight.memory(pool)
+    preflight.gone("p")
+    box.devices, box.read_at_ms = (gpu("a", 8 * GIB),), -1
+
+    def read(box: Box, _number: int) -> None:
+        box.devices, box.read_at_ms = (gpu("a", 12 * GIB),), box.elapsed_ms - 1
+
+    box.on_look = read
+    await preflight.memory(pool)
+    box.devices, box.read_at_ms = (gpu("a", 7 * GIB),), box.elapsed_ms + 1
+    await preflight.loaded(pool, info())
+
+    assert box.ledger.claimed("GPU-a") == 5 * GIB
 
 
 async def test_a_file_that_nobody_understands_is_left_to_the_engine(tmp_path: Path) -> None:
@@ -387,7 +468,7 @@ async def test_engines_without_a_model_file_of_ours_get_the_reference() -> None:
     for preflight in (Box().preflight(), NoPreflight()):
         assert (await preflight.model(pool, "ref")).model_ref == "ref"
         await preflight.memory(pool)
-        preflight.loaded(pool, info())
+        await preflight.loaded(pool, info())
         preflight.gone("p")
         assert preflight.doing("p") == ""
 

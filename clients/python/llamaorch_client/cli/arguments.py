@@ -52,7 +52,8 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     _job_id(commands.add_parser("cancel", parents=[common], help="cancel a job"))
     _jobs(commands.add_parser("jobs", parents=[common], help="list jobs, newest first"))
     _sessions(commands.add_parser("sessions", parents=[common], help="list, show, delete sessions"))
-    commands.add_parser("pools", parents=[common], help="list pools and their devices")
+    pools = commands.add_parser("pools", parents=[common], help="list pools and their devices")
+    pools.add_argument("--watch", action="store_true", help="again on every change, until Ctrl-C")
     _devices(commands.add_parser("devices", parents=[common], help="what the devices do, live"))
     explain = commands.add_parser(
         "explain", parents=[common], help="why a job runs where it runs, or why it waits"

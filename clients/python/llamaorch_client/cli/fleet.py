@@ -30,6 +30,7 @@ POOL_COLUMNS = (
 LIVE = (JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
 # Enough for every queue that the server allows in practice; beyond it the count says "at least".
 COUNT_MAX = 10_000
+NO_POOLS = "no pools; start pool-managerd on a GPU host and point it at this server"
 # A longer reason stands below the table.
 REASON_CHARS = 48
 
@@ -46,13 +47,26 @@ class QueueSummary:
 
 
 async def pools(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
-    """Lists pools and their devices."""
+    """Lists pools and their devices, once or after every change until Ctrl-C."""
+    if arguments.watch:
+        return await _watch(arguments, out, client)
     found = await client.pools(correlation_id=arguments.correlation_id)
     if out.as_json:
         out.record({"pools": found})
     else:
         _pools(found, out)
     return ExitCode.FINISHED
+
+
+async def _watch(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
+    async for found in client.watch_pools(correlation_id=arguments.correlation_id):
+        if out.as_json:
+            out.record({"pools": found})
+            continue
+        rows = [_pool_row(pool) for pool in found]
+        if not out.live_table(POOL_COLUMNS, rows, () if rows else (NO_POOLS,)):
+            _pools(found, out)
+    return ExitCode.UNAVAILABLE
 
 
 async def status(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
@@ -124,7 +138,7 @@ def _queue_line(queue: QueueSummary, out: Output) -> None:
 
 def _pools(found: Sequence[Pool], out: Output) -> None:
     if not found:
-        out.say("no pools; start pool-managerd on a GPU host and point it at this server")
+        out.say(NO_POOLS)
         return
     out.table("", POOL_COLUMNS, [_pool_row(pool) for pool in found])
     for pool in found:

@@ -261,6 +261,7 @@ class Candidate(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     PERF_SCALE_FIELD_NUMBER: _builtins.int
+    PROMPT_MS_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """Pool."""
     replica_id: _builtins.str
@@ -285,6 +286,8 @@ class Candidate(_message.Message):
     """Decode rate that the score counts with, tokens per second; `perf_scale` is in it."""
     perf_scale: _builtins.float
     """What the pool's learned speed was multiplied with, because a device had lowered its clocks; absent: 1."""
+    prompt_ms: _builtins.int
+    """Part of first_token_ms that reading the prompt takes, but for what the cache holds of it, milliseconds."""
     @_builtins.property
     def snapshot(self) -> Global___SnapshotFacts:
         """What the snapshot said; only where the decision was made again from the flight recording."""
@@ -305,17 +308,22 @@ class Candidate(_message.Message):
         snapshot: Global___SnapshotFacts | None = ...,
         tokens_per_s: _builtins.float = ...,
         perf_scale: _builtins.float | None = ...,
+        prompt_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_vram_headroom_bytes", b"_vram_headroom_bytes", "perf_scale", b"perf_scale", "snapshot", b"snapshot", "vram_headroom_bytes", b"vram_headroom_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_prompt_ms", b"_prompt_ms", "_vram_headroom_bytes", b"_vram_headroom_bytes", "perf_scale", b"perf_scale", "prompt_ms", b"prompt_ms", "snapshot", b"snapshot", "vram_headroom_bytes", b"vram_headroom_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_vram_headroom_bytes", b"_vram_headroom_bytes", "decode_ms", b"decode_ms", "first_token_ms", b"first_token_ms", "kv_warm", b"kv_warm", "perf_scale", b"perf_scale", "pool_id", b"pool_id", "predicted_end_ms", b"predicted_end_ms", "replica_id", b"replica_id", "slots_free", b"slots_free", "snapshot", b"snapshot", "snapshot_age_ms", b"snapshot_age_ms", "snapshot_version", b"snapshot_version", "tokens_per_s", b"tokens_per_s", "vram_headroom_bytes", b"vram_headroom_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_prompt_ms", b"_prompt_ms", "_vram_headroom_bytes", b"_vram_headroom_bytes", "decode_ms", b"decode_ms", "first_token_ms", b"first_token_ms", "kv_warm", b"kv_warm", "perf_scale", b"perf_scale", "pool_id", b"pool_id", "predicted_end_ms", b"predicted_end_ms", "prompt_ms", b"prompt_ms", "replica_id", b"replica_id", "slots_free", b"slots_free", "snapshot", b"snapshot", "snapshot_age_ms", b"snapshot_age_ms", "snapshot_version", b"snapshot_version", "tokens_per_s", b"tokens_per_s", "vram_headroom_bytes", b"vram_headroom_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__perf_scale: _TypeAlias = _typing.Literal["perf_scale"]  # noqa: Y015
     _WhichOneofArgType__perf_scale: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale"]  # noqa: Y015
+    _WhichOneofReturnType__prompt_ms: _TypeAlias = _typing.Literal["prompt_ms"]  # noqa: Y015
+    _WhichOneofArgType__prompt_ms: _TypeAlias = _typing.Literal["_prompt_ms", b"_prompt_ms"]  # noqa: Y015
     _WhichOneofReturnType__vram_headroom_bytes: _TypeAlias = _typing.Literal["vram_headroom_bytes"]  # noqa: Y015
     _WhichOneofArgType__vram_headroom_bytes: _TypeAlias = _typing.Literal["_vram_headroom_bytes", b"_vram_headroom_bytes"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__perf_scale) -> _WhichOneofReturnType__perf_scale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_ms) -> _WhichOneofReturnType__prompt_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vram_headroom_bytes) -> _WhichOneofReturnType__vram_headroom_bytes | None: ...
 

@@ -769,6 +769,8 @@ class Job(_message.Message):
     TRACE_ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     ON_TIME_PROBABILITY_FIELD_NUMBER: _builtins.int
+    OUTPUT_PIECES_FIELD_NUMBER: _builtins.int
+    EXPECTED_TOKENS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Id of the job."""
     state: Global___JobState.ValueType
@@ -799,6 +801,10 @@ class Job(_message.Message):
     """Trace of the job as 32 hex digits, or empty."""
     on_time_probability: _builtins.float
     """Probability of ending before the deadline, as of now; absent without a deadline and once ended."""
+    output_pieces: _builtins.int
+    """Pieces of output that have arrived, of a job that was dispatched and has not ended; most pieces are one token."""
+    expected_tokens: _builtins.int
+    """Tokens of output that are expected in all, by the job's hint or by what jobs of its model have produced."""
     @_builtins.property
     def accepted_at(self) -> _timestamp_pb2.Timestamp:
         """When it was accepted."""
@@ -847,13 +853,19 @@ class Job(_message.Message):
         trace_id: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         on_time_probability: _builtins.float | None = ...,
+        output_pieces: _builtins.int | None = ...,
+        expected_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_on_time_probability", b"_on_time_probability", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "_queue_position", b"_queue_position", "accepted_at", b"accepted_at", "ended_at", b"ended_at", "error", b"error", "on_time_probability", b"on_time_probability", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "queue_position", b"queue_position", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_tokens", b"_expected_tokens", "_on_time_probability", b"_on_time_probability", "_output_pieces", b"_output_pieces", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "_queue_position", b"_queue_position", "accepted_at", b"accepted_at", "ended_at", b"ended_at", "error", b"error", "expected_tokens", b"expected_tokens", "on_time_probability", b"on_time_probability", "output_pieces", b"output_pieces", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "queue_position", b"queue_position", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_on_time_probability", b"_on_time_probability", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "_queue_position", b"_queue_position", "accepted_at", b"accepted_at", "attempt", b"attempt", "ended_at", b"ended_at", "engine", b"engine", "error", b"error", "finish_reason", b"finish_reason", "job_id", b"job_id", "labels", b"labels", "model_id", b"model_id", "on_time_probability", b"on_time_probability", "pool_id", b"pool_id", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "priority", b"priority", "queue_position", b"queue_position", "replica_id", b"replica_id", "session_id", b"session_id", "started_at", b"started_at", "state", b"state", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_tokens", b"_expected_tokens", "_on_time_probability", b"_on_time_probability", "_output_pieces", b"_output_pieces", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "_queue_position", b"_queue_position", "accepted_at", b"accepted_at", "attempt", b"attempt", "ended_at", b"ended_at", "engine", b"engine", "error", b"error", "expected_tokens", b"expected_tokens", "finish_reason", b"finish_reason", "job_id", b"job_id", "labels", b"labels", "model_id", b"model_id", "on_time_probability", b"on_time_probability", "output_pieces", b"output_pieces", "pool_id", b"pool_id", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "priority", b"priority", "queue_position", b"queue_position", "replica_id", b"replica_id", "session_id", b"session_id", "started_at", b"started_at", "state", b"state", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_tokens: _TypeAlias = _typing.Literal["expected_tokens"]  # noqa: Y015
+    _WhichOneofArgType__expected_tokens: _TypeAlias = _typing.Literal["_expected_tokens", b"_expected_tokens"]  # noqa: Y015
     _WhichOneofReturnType__on_time_probability: _TypeAlias = _typing.Literal["on_time_probability"]  # noqa: Y015
     _WhichOneofArgType__on_time_probability: _TypeAlias = _typing.Literal["_on_time_probability", b"_on_time_probability"]  # noqa: Y015
+    _WhichOneofReturnType__output_pieces: _TypeAlias = _typing.Literal["output_pieces"]  # noqa: Y015
+    _WhichOneofArgType__output_pieces: _TypeAlias = _typing.Literal["_output_pieces", b"_output_pieces"]  # noqa: Y015
     _WhichOneofReturnType__predicted_end_ms: _TypeAlias = _typing.Literal["predicted_end_ms"]  # noqa: Y015
     _WhichOneofArgType__predicted_end_ms: _TypeAlias = _typing.Literal["_predicted_end_ms", b"_predicted_end_ms"]  # noqa: Y015
     _WhichOneofReturnType__predicted_start_ms: _TypeAlias = _typing.Literal["predicted_start_ms"]  # noqa: Y015
@@ -861,7 +873,11 @@ class Job(_message.Message):
     _WhichOneofReturnType__queue_position: _TypeAlias = _typing.Literal["queue_position"]  # noqa: Y015
     _WhichOneofArgType__queue_position: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_tokens) -> _WhichOneofReturnType__expected_tokens | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__on_time_probability) -> _WhichOneofReturnType__on_time_probability | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_pieces) -> _WhichOneofReturnType__output_pieces | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__predicted_end_ms) -> _WhichOneofReturnType__predicted_end_ms | None: ...
     @_typing.overload

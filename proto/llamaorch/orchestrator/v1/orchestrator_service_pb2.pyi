@@ -833,6 +833,130 @@ class ExplainJobResponse(_message.Message):
 Global___ExplainJobResponse: _TypeAlias = ExplainJobResponse  # noqa: Y015
 
 @_typing.final
+class GetOverviewRequest(_message.Message):
+    """GetOverviewRequest says how much to show."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_MAX_FIELD_NUMBER: _builtins.int
+    rows_max: _builtins.int
+    """Rows of each list; 0 means 20, more than 200 means 200."""
+    def __init__(
+        self,
+        *,
+        rows_max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows_max", b"rows_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOverviewRequest: _TypeAlias = GetOverviewRequest  # noqa: Y015
+
+@_typing.final
+class QueueView(_message.Message):
+    """QueueView is one class of the queue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    LAST_PREDICTED_START_MS_FIELD_NUMBER: _builtins.int
+    priority: _job_pb2.Priority.ValueType
+    """Class."""
+    waiting: _builtins.int
+    """Jobs that wait."""
+    last_predicted_start_ms: _builtins.int
+    """Milliseconds until the last of them is predicted to start; absent when nobody waits, or it is not known."""
+    @_builtins.property
+    def next(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
+        """The first of them, in the order in which they are offered slots."""
+
+    def __init__(
+        self,
+        *,
+        priority: _job_pb2.Priority.ValueType = ...,
+        waiting: _builtins.int = ...,
+        next: _abc.Iterable[_job_pb2.Job] | None = ...,
+        last_predicted_start_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_predicted_start_ms", b"_last_predicted_start_ms", "last_predicted_start_ms", b"last_predicted_start_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_predicted_start_ms", b"_last_predicted_start_ms", "last_predicted_start_ms", b"last_predicted_start_ms", "next", b"next", "priority", b"priority", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__last_predicted_start_ms: _TypeAlias = _typing.Literal["last_predicted_start_ms"]  # noqa: Y015
+    _WhichOneofArgType__last_predicted_start_ms: _TypeAlias = _typing.Literal["_last_predicted_start_ms", b"_last_predicted_start_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_predicted_start_ms) -> _WhichOneofReturnType__last_predicted_start_ms | None: ...
+
+Global___QueueView: _TypeAlias = QueueView  # noqa: Y015
+
+@_typing.final
+class GetOverviewResponse(_message.Message):
+    """GetOverviewResponse is the state of the orchestrator at one instant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUES_FIELD_NUMBER: _builtins.int
+    QUEUE_CAPACITY_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    RUNNING_TOTAL_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    ENDED_TOTAL_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    STORE_UNAVAILABLE_FIELD_NUMBER: _builtins.int
+    queue_capacity: _builtins.int
+    """Jobs that may wait, both classes together."""
+    running_total: _builtins.int
+    """Number of all live jobs that hold a slot."""
+    ended_total: _builtins.int
+    """Number of ended jobs that are remembered."""
+    draining: _builtins.bool
+    """True while the orchestrator shuts down: nothing is accepted or placed."""
+    store_unavailable: _builtins.bool
+    """True when the journal does not answer: nothing is accepted until it does."""
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueueView]:
+        """Both classes, INTERACTIVE first."""
+
+    @_builtins.property
+    def running(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
+        """Live jobs that hold a slot, the oldest dispatch first."""
+
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[_decision_pb2.Decision]:
+        """Latest placements of these jobs and of those that ended last, the newest first. Without candidates and exclusions:
+        ExplainJob has them.
+        """
+
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
+        """Jobs that ended last, the newest first; empty while the journal cannot be written."""
+
+    def __init__(
+        self,
+        *,
+        queues: _abc.Iterable[Global___QueueView] | None = ...,
+        queue_capacity: _builtins.int = ...,
+        running: _abc.Iterable[_job_pb2.Job] | None = ...,
+        running_total: _builtins.int = ...,
+        decisions: _abc.Iterable[_decision_pb2.Decision] | None = ...,
+        ended: _abc.Iterable[_job_pb2.Job] | None = ...,
+        ended_total: _builtins.int = ...,
+        draining: _builtins.bool = ...,
+        store_unavailable: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "draining", b"draining", "ended", b"ended", "ended_total", b"ended_total", "queue_capacity", b"queue_capacity", "queues", b"queues", "running", b"running", "running_total", b"running_total", "store_unavailable", b"store_unavailable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOverviewResponse: _TypeAlias = GetOverviewResponse  # noqa: Y015
+
+@_typing.final
 class GetCapabilitiesRequest(_message.Message):
     """GetCapabilitiesRequest has no parameters."""
 

@@ -73,6 +73,11 @@ class OrchestratorServiceStub:
                 request_serializer=llamaorch_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainJobRequest.SerializeToString,
                 response_deserializer=llamaorch_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainJobResponse.FromString,
                 _registered_method=True)
+        self.GetOverview = channel.unary_unary(
+                '/llamaorch.orchestrator.v1.OrchestratorService/GetOverview',
+                request_serializer=llamaorch_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetOverviewRequest.SerializeToString,
+                response_deserializer=llamaorch_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetOverviewResponse.FromString,
+                _registered_method=True)
         self.GetCapabilities = channel.unary_unary(
                 '/llamaorch.orchestrator.v1.OrchestratorService/GetCapabilities',
                 request_serializer=llamaorch_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetCapabilitiesRequest.SerializeToString,
@@ -140,6 +145,13 @@ class OrchestratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOverview(self, request, context):
+        """Returns what happens now, in short: who waits, what runs, what was decided and what ended last. For displays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCapabilities(self, request, context):
         """Returns what this server can do, its limits and the replica sets it can reach.
         """
@@ -184,6 +196,11 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.ExplainJob,
                     request_deserializer=llamaorch_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainJobRequest.FromString,
                     response_serializer=llamaorch_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainJobResponse.SerializeToString,
+            ),
+            'GetOverview': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOverview,
+                    request_deserializer=llamaorch_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetOverviewRequest.FromString,
+                    response_serializer=llamaorch_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetOverviewResponse.SerializeToString,
             ),
             'GetCapabilities': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapabilities,
@@ -384,6 +401,33 @@ class OrchestratorService:
             '/llamaorch.orchestrator.v1.OrchestratorService/ExplainJob',
             llamaorch_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainJobRequest.SerializeToString,
             llamaorch_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.ExplainJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOverview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamaorch.orchestrator.v1.OrchestratorService/GetOverview',
+            llamaorch_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetOverviewRequest.SerializeToString,
+            llamaorch_dot_orchestrator_dot_v1_dot_orchestrator__service__pb2.GetOverviewResponse.FromString,
             options,
             channel_credentials,
             insecure,

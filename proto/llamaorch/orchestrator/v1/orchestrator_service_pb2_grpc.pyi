@@ -60,6 +60,8 @@ class OrchestratorServiceStub:
     """Lists jobs, newest first."""
     ExplainJob: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ExplainJobRequest, _orchestrator_service_pb2.ExplainJobResponse]
     """Returns the placement decisions of a job."""
+    GetOverview: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetOverviewRequest, _orchestrator_service_pb2.GetOverviewResponse]
+    """Returns what happens now, in short: who waits, what runs, what was decided and what ended last. For displays."""
     GetCapabilities: _grpc.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetCapabilitiesRequest, _orchestrator_service_pb2.GetCapabilitiesResponse]
     """Returns what this server can do, its limits and the replica sets it can reach."""
 
@@ -92,6 +94,8 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """Lists jobs, newest first."""
     ExplainJob: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.ExplainJobRequest, _orchestrator_service_pb2.ExplainJobResponse]  # type: ignore[assignment]
     """Returns the placement decisions of a job."""
+    GetOverview: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetOverviewRequest, _orchestrator_service_pb2.GetOverviewResponse]  # type: ignore[assignment]
+    """Returns what happens now, in short: who waits, what runs, what was decided and what ended last. For displays."""
     GetCapabilities: _aio.UnaryUnaryMultiCallable[_orchestrator_service_pb2.GetCapabilitiesRequest, _orchestrator_service_pb2.GetCapabilitiesResponse]  # type: ignore[assignment]
     """Returns what this server can do, its limits and the replica sets it can reach."""
 
@@ -163,6 +167,14 @@ class OrchestratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orchestrator_service_pb2.ExplainJobResponse, _abc.Awaitable[_orchestrator_service_pb2.ExplainJobResponse]]:
         """Returns the placement decisions of a job."""
+
+    @_abc_1.abstractmethod
+    def GetOverview(
+        self,
+        request: _orchestrator_service_pb2.GetOverviewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orchestrator_service_pb2.GetOverviewResponse, _abc.Awaitable[_orchestrator_service_pb2.GetOverviewResponse]]:
+        """Returns what happens now, in short: who waits, what runs, what was decided and what ended last. For displays."""
 
     @_abc_1.abstractmethod
     def GetCapabilities(

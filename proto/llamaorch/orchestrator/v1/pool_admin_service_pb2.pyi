@@ -248,15 +248,20 @@ Global___WatchPoolsRequest: _TypeAlias = WatchPoolsRequest  # noqa: Y015
 
 @_typing.final
 class WatchPoolsResponse(_message.Message):
-    """WatchPoolsResponse is the pools that changed."""
+    """WatchPoolsResponse is the pools that changed. That a snapshot is newer than the one before is no change by itself, so the
+    `snapshot_age_ms` of a pool is that of the moment when the pool was sent.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     POOLS_FIELD_NUMBER: _builtins.int
     REMOVED_POOL_IDS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """True when another message with more of the same state follows at once."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pool]:
-        """Pools as they are now."""
+        """Pools as they are now, sorted by id."""
 
     @_builtins.property
     def removed_pool_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -267,10 +272,11 @@ class WatchPoolsResponse(_message.Message):
         *,
         pools: _abc.Iterable[Global___Pool] | None = ...,
         removed_pool_ids: _abc.Iterable[_builtins.str] | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pools", b"pools", "removed_pool_ids", b"removed_pool_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "pools", b"pools", "removed_pool_ids", b"removed_pool_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -69,7 +69,9 @@ class PoolAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchPools(self, request, context):
-        """Streams pools as they change.
+        """Streams pools as they change: first all of them, then those that changed, a few times a second at most. A reader
+        that falls behind gets the newest state of each pool and nothing in between. The stream ends with the server; open
+        another, which begins with all pools again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

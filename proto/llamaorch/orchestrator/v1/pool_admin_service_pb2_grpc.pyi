@@ -39,7 +39,10 @@ class PoolAdminServiceStub:
     ListPools: _grpc.UnaryUnaryMultiCallable[_pool_admin_service_pb2.ListPoolsRequest, _pool_admin_service_pb2.ListPoolsResponse]
     """Lists all pools that the orchestrator knows."""
     WatchPools: _grpc.UnaryStreamMultiCallable[_pool_admin_service_pb2.WatchPoolsRequest, _pool_admin_service_pb2.WatchPoolsResponse]
-    """Streams pools as they change."""
+    """Streams pools as they change: first all of them, then those that changed, a few times a second at most. A reader
+    that falls behind gets the newest state of each pool and nothing in between. The stream ends with the server; open
+    another, which begins with all pools again.
+    """
     DrainPool: _grpc.UnaryUnaryMultiCallable[_pool_admin_service_pb2.DrainPoolRequest, _pool_admin_service_pb2.DrainPoolResponse]
     """Lets a pool finish its work and take no more."""
     ReloadPool: _grpc.UnaryUnaryMultiCallable[_pool_admin_service_pb2.ReloadPoolRequest, _pool_admin_service_pb2.ReloadPoolResponse]
@@ -53,7 +56,10 @@ class PoolAdminServiceAsyncStub(PoolAdminServiceStub):
     ListPools: _aio.UnaryUnaryMultiCallable[_pool_admin_service_pb2.ListPoolsRequest, _pool_admin_service_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """Lists all pools that the orchestrator knows."""
     WatchPools: _aio.UnaryStreamMultiCallable[_pool_admin_service_pb2.WatchPoolsRequest, _pool_admin_service_pb2.WatchPoolsResponse]  # type: ignore[assignment]
-    """Streams pools as they change."""
+    """Streams pools as they change: first all of them, then those that changed, a few times a second at most. A reader
+    that falls behind gets the newest state of each pool and nothing in between. The stream ends with the server; open
+    another, which begins with all pools again.
+    """
     DrainPool: _aio.UnaryUnaryMultiCallable[_pool_admin_service_pb2.DrainPoolRequest, _pool_admin_service_pb2.DrainPoolResponse]  # type: ignore[assignment]
     """Lets a pool finish its work and take no more."""
     ReloadPool: _aio.UnaryUnaryMultiCallable[_pool_admin_service_pb2.ReloadPoolRequest, _pool_admin_service_pb2.ReloadPoolResponse]  # type: ignore[assignment]
@@ -76,7 +82,10 @@ class PoolAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pool_admin_service_pb2.WatchPoolsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_pool_admin_service_pb2.WatchPoolsResponse], _abc.AsyncIterator[_pool_admin_service_pb2.WatchPoolsResponse]]:
-        """Streams pools as they change."""
+        """Streams pools as they change: first all of them, then those that changed, a few times a second at most. A reader
+        that falls behind gets the newest state of each pool and nothing in between. The stream ends with the server; open
+        another, which begins with all pools again.
+        """
 
     @_abc_1.abstractmethod
     def DrainPool(

@@ -39,6 +39,30 @@ def test_time_that_goes_backwards_stands_still() -> None:
     assert bench.core.jobs["a"].accepted_ms == 50
 
 
+def test_views_list_who_waits_runs_and_has_ended() -> None:
+    """In offer order, in the order of the slots, and the latest end first, run or not."""
+    bench = Bench(wide(slots=2))
+    bench.enqueue("a", "b", "c", "d", expected_tokens=7)
+    bench.enqueue("e", batch=True)
+    core = bench.core
+
+    bench.step(CancelRequested("c", 0), 10)
+    bench.step(AttemptStarted("a", 1), 15)
+    bench.step(CancelRequested("a", 0), 20)
+    stopping = list(core.attempts)
+    bench.end("b")
+
+    assert stopping == [("a", 1), ("b", 1)], "a holds its slot until the pool confirms"
+    assert list(core.attempts) == [("a", 1), ("d", 1)]
+    assert [job.job_id for job in core.waiting(Priority.INTERACTIVE)] == []
+    assert [job.job_id for job in core.waiting(Priority.BATCH)] == ["e"]
+    assert [job.job_id for job in core.ended_last(9)][2:] == ["c"]
+    assert {job.job_id for job in core.ended_last(2)} == {"a", "b"}
+    assert core.ended_total == 3
+    assert core.expected_tokens(core.jobs["e"]) > 0
+    assert core.expected_tokens(core.jobs["d"]) == 7
+
+
 def test_an_idle_core_has_no_deadline() -> None:
     """The shell may sleep until something happens."""
     assert Core(CoreConfig()).next_deadline_ms() is None

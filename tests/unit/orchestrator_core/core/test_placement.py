@@ -84,14 +84,14 @@ def questions(draw: st.DrawFn) -> Question:
     )
 
 
-def ask(question: Question) -> Decision | NoCapacity:
+def ask(question: Question, prompt_tokens: float = 0.0) -> Decision | NoCapacity:
     """Puts the oracle's question to the real placement."""
     for each in question.pools:
         each.rates.seed(each.snapshot)
         each.note(question.now_ms, question.stale_after_ms)
     request = PlacementInput(
         spec=question.spec,
-        shape=Shape(0.0, 10.0),
+        shape=Shape(prompt_tokens, 10.0),
         attempt=1,
         now_ms=question.now_ms,
         waited_ms=0,
@@ -224,6 +224,19 @@ def test_a_pool_with_lowered_clocks_counts_as_that_much_slower() -> None:
     assert b.first_token_ms == 2 * a.first_token_ms
     assert (a.tokens_per_s, b.tokens_per_s, c.tokens_per_s) == (20.0, 10.0, pytest.approx(15.0))
     assert (a.perf_scale, b.perf_scale) == (1.0, 0.5)
+
+
+def test_the_record_tells_the_prompts_part_of_the_first_token() -> None:
+    """What is not the prompt is the pool's own delay, which is the same for every job."""
+    one = pool("a", NOW_MS, perf_tokens_per_s=20.0, first_token_ms=100, prefill_tokens_per_s=100.0)
+    short, long = ask(simple(one), 50.0), ask(simple(one), 250.0)
+
+    assert isinstance(short, Decision)
+    assert isinstance(long, Decision)
+    (few,), (many,) = short.candidates, long.candidates
+    assert (few.prompt_ms, many.prompt_ms) == (500, 2_500)
+    assert few.first_token_ms - few.prompt_ms == many.first_token_ms - many.prompt_ms == 100
+    assert few.decode_ms == few.predicted_end_ms - few.first_token_ms
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ def assert_equal(queue: Queue, naive: list[Job]) -> None:
         untried = [j for j in mine if not j.attempts_made]
         assert queue.depth(priority) == len(mine)
         assert queue.snapshot(priority) == tuple(j.job_id for j in mine)
+        assert list(queue.waiting(priority)) == mine
+        assert queue.last(priority) is (mine[-1] if mine else None)
         assert queue.oldest(priority) is (untried[0] if untried else None)
         assert queue.newest(priority) is (untried[-1] if untried else None)
     for waiting in naive:

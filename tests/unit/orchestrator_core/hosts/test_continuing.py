@@ -32,7 +32,7 @@ def test_it_goes_on_from_text_and_tokens() -> None:
     same = continuation(START, log)
     other = continuation(replace(START, same_tokens=False), log)
 
-    assert same == Delivered(1, "one two ", 8, digest(b"one two "), 2, 2, (0, 1))
+    assert same == Delivered(1, "one two ", 8, digest(b"one two "), 2, (0, 1))
     assert isinstance(same, Delivered)
     assert other == replace(same, token_ids=())
 

@@ -85,10 +85,14 @@ async def test_small_output_of_many_handles_shares_one_late_acknowledgement(
     """Nothing stays unacknowledged, and released handles are left out."""
     monkeypatch.setattr(link_module, "ACK_DELAY_S", 0.01)
     link = make_link()
-    one, two, three = (link._bind((f"job-{n}", 1)) for n in range(3))
+    bound = [link.bindings.bind((f"job-{n}", 1)) for n in range(3)]
+    one, _, three = (binding.handle for binding in bound)
 
-    link.acknowledge({one: 10, two: 20, three: 300})
-    link.acknowledge({one: 30})
+    for binding, offset in zip(bound, (10, 20, 300), strict=True):
+        link.bindings.read(binding, offset)
+    link.acknowledge()
+    link.bindings.read(bound[0], 30)
+    link.acknowledge()
     at_once = (await link.next_command()).ack
     link.release(("job-1", 1))
     await link.next_command()
@@ -176,7 +180,11 @@ async def test_the_loss_of_a_host_is_told_before_anything_is_awaited() -> None:
     """A handler that is cancelled again while it cleans up has told the loss already."""
     told: list[object] = []
     runtime: Any = SimpleNamespace(
-        hosts=Hosts(), submit=told.append, core=SimpleNamespace(pools={}), clock=None
+        hosts=Hosts(),
+        submit=told.append,
+        core=SimpleNamespace(pools={}),
+        clock=None,
+        relay=None,
     )
     telemetry: Any = SimpleNamespace(host_down=lambda *_: None)
     context: Any = StubbornContext()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from llamaorch.orchestrator.v1 import events_pb2, orchestrator_service_pb2
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.errors import MalformedOutputError, RefusalError
-from orchestrator_core.relay.log import Frame, OutputLog
+from orchestrator_core.relay.items import Frame
+from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.reader import Reader
 from orchestrator_core.wire.frames import encode_event
 

@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.errors import RefusalError
-from orchestrator_core.relay.log import ITEM_BYTES, Frame, OutputLog
+from orchestrator_core.relay.items import ITEM_BYTES, Frame
+from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from tests.unit.orchestrator_core.relay.test_log import END, ROOMY, STARTED, frames, point
 

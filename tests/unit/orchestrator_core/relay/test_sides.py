@@ -9,9 +9,10 @@ from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay import log as log_module
 from orchestrator_core.relay import sides
-from orchestrator_core.relay.log import Frame, OutputLog
+from orchestrator_core.relay.items import Frame
+from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.retelling import text_of
-from orchestrator_core.relay.sides import SideRead, Sides
+from orchestrator_core.relay.sides import SideRead, Sides, Source
 from tests.unit.orchestrator_core.relay.test_log import frames
 
 WORDS = [[f"word{number:03d} "] for number in range(60)]
@@ -47,11 +48,10 @@ def test_a_read_gathers_what_is_missing_and_no_more() -> None:
     assert text(read) == "".join(word for (word,) in WORDS)[8 : log.oldest_offset]
 
 
-def test_a_read_brings_a_bounded_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_brings_a_bounded_part() -> None:
     """A reader that is far behind takes several."""
-    monkeypatch.setattr(sides, "SIDE_BYTES", 100)
     log, all_frames = evicted()
-    read = SideRead(log, 0, ASKED)
+    read = SideRead(log, 0, ASKED, bytes_max=100)
 
     for frame in all_frames:
         read.offer(frame, ASKED)
@@ -106,8 +106,8 @@ async def test_the_host_goes_on_where_it_was() -> None:
         asked.append(first_index)
         return ASKED
 
-    first = asyncio.create_task(held.read("job", log, 0, ask))
-    second = asyncio.create_task(held.read("job", log, 16, ask))
+    first = asyncio.create_task(held.read(Source("job", "host", ask), log, 0))
+    second = asyncio.create_task(held.read(Source("job", "host", ask), log, 16))
     await asyncio.sleep(0)
     for frame in all_frames:
         held.offer("job", frame, ASKED)
@@ -127,8 +127,8 @@ async def test_silence_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sides, "PATIENCE_S", 0.01)
     log, _ = evicted()
 
-    assert await Sides().read("job", log, 0, lambda _: ASKED) is None
-    assert await Sides().read("job", log, 0, lambda _: None) is None
+    assert await Sides().read(Source("job", "host", lambda _: ASKED), log, 0) is None
+    assert await Sides().read(Source("job", "host", lambda _: None), log, 0) is None
 
 
 def test_places_to_ask_from_are_remembered_as_text_goes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from orchestrator_core.core.events import OutputAcknowledged, SubscribersChanged
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
-from orchestrator_core.relay.log import Frame
+from orchestrator_core.relay.items import Frame
 from orchestrator_core.relay.reader import MESSAGE_BYTES
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.servicers.exchange_session import (

@@ -96,13 +96,13 @@ def test_a_continuation_follows_the_delivered_output() -> None:
     """Text, proof and counts are sent, and only what is left of max_tokens is asked for. LO-304."""
     start = send(full_spec(), StartMode.CONTINUE)
     start = replace(start, spec=replace(start.spec, max_tokens=10))
-    follows = dispatch.Delivered(3, "één ", 6, 99, pieces=2, tokens=4, token_ids=(7, 8, 9, 1))
+    follows = dispatch.Delivered(3, "één ", 6, 99, tokens=4, token_ids=(7, 8, 9, 1))
 
     message = dispatch.start_to_proto(start, 9, follows=follows)
 
     point = events_pb2.ResumePoint(attempt=3, text_offset=6, prefix_digest=99)
     assert message.continue_from == point
-    assert (message.continue_text, message.continue_index) == ("één ", 2)
+    assert (message.continue_text, message.continue_index) == ("één ", 4)
     assert (message.continue_tokens, list(message.continue_token_ids)) == (4, [7, 8, 9, 1])
     assert message.sampling.max_tokens == 6
     assert message.sampling.seed == start.spec.seed

@@ -38,7 +38,7 @@ from orchestrator_core.wire.views import JobView, job_to_proto, receipt_to_proto
 from tests.unit.orchestrator_core.wire.specs import CONTEXT, full_spec
 from tests.unit.orchestrator_core.wire.test_snapshots import full_snapshot
 
-CANDIDATE = Candidate("pool", "pool@1", 900, 100, 800, True, 2, -5, 20.0, 7, 30)
+CANDIDATE = Candidate("pool", "pool@1", 900, 100, 800, True, 2, -5, 20.0, 7, 30, prompt_ms=60)
 DECISION = Decision(
     job_id="job-1",
     attempt=1,
@@ -181,6 +181,7 @@ def test_a_decision_is_told_whole() -> None:
                 snapshot_version=7,
                 snapshot_age_ms=30,
                 tokens_per_s=20.0,
+                prompt_ms=60,
             )
         ],
         candidates_total=9,

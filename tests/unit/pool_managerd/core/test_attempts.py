@@ -114,7 +114,7 @@ def _whole_characters(text: bytes, offset: int) -> bool:
 def test_a_continuation_goes_on_as_if_it_were_one_log(
     before: list[str], after: list[str], count: int
 ) -> None:
-    """Offsets, indexes and digests of prefix and continuation equal those of one long log."""
+    """Offsets, indexes, digests and all of the text equal those of one long log."""
     earlier, whole = new_log(), new_log()
     for piece in before:
         earlier.append(piece)
@@ -125,16 +125,20 @@ def test_a_continuation_goes_on_as_if_it_were_one_log(
 
     assert prefix is not None
     log = new_log(prefix=prefix)
-    for piece in (*before[: prefix.next_index], *after):
+    held = (log.held_bytes, log.acked_offset, log.tokens_out)
+    for piece in (*prefix.pieces, *after):
         whole.append(piece)
     for piece in after:
         log.append(piece)
+    assert (held[1:], held[0] > 0) == ((boundary.text_offset, 0), bool(prefix.pieces))
+    assert log.read_from(0, UNBOUNDED, UNBOUNDED) == whole.read_from(0, UNBOUNDED, UNBOUNDED)
+    assert log.held_bytes == whole.held_bytes
     assert (log.next_index, log.text_bytes, log.digest) == (
         whole.next_index,
         whole.text_bytes,
         whole.digest,
     )
-    assert log.first_index == prefix.next_index
+    assert (log.first_index, log.new_from) == (0, len(prefix.pieces))
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,21 @@ async def test_a_worker_exits_by_itself_when_it_is_stopped(model: Path) -> None:
     assert "exited with status 0" in (await engine.wait_exit()).message
 
 
+async def test_the_worker_sees_no_key_of_another_pool(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets what it needs to find its libraries. ORCH-3030."""
+    monkeypatch.setenv("OTHER_API_KEY", "secret")
+    engine = EmbeddedEngine(EmbeddedConfig(model_path=str(model), model_id="tiny"))
+
+    await engine.start()
+    environ = psutil.Process(engine.pid).environ()
+    await engine.stop()
+
+    assert environ["PATH"] == os.environ["PATH"]
+    assert "OTHER_API_KEY" not in environ
+
+
 async def test_a_stuck_worker_is_killed(model: Path) -> None:
     """A worker that cannot follow the order to exit is gone after the grace."""
     engine = engine_for(model)

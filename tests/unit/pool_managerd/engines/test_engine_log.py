@@ -108,3 +108,13 @@ def test_a_log_without_a_bound_is_refused() -> None:
     """A ring of no lines holds no last words."""
     with pytest.raises(ValueError, match="at least 1"):
         LogSettings(lines=0)
+
+
+def test_a_character_in_two_pieces_stays_one() -> None:
+    """Whatever the reader's pieces are; bytes that are no text are replaced."""
+    tail, data = LogTail(), "Größe: 5 €\n𝄞\n".encode()
+
+    lines = [line for byte in data for line in tail.feed(bytes([byte]))]
+
+    assert lines == ["Größe: 5 €", "𝄞"]
+    assert tail.feed(b"\xe2\n\xff\n") == ["\ufffd", "\ufffd"]

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from pool_managerd.config import PoolTable
-from pool_managerd.engines.launched import LaunchedEngine, LaunchSpec, filled
+from pool_managerd.engines import launched as launched_module
+from pool_managerd.engines.launched import PORT_TRIES, LaunchedEngine, LaunchSpec, filled
 from pool_managerd.engines.port import (
     Ended,
     Engine,
@@ -161,8 +162,85 @@ async def test_a_stop_that_is_cancelled_kills_at_once(marked: Marked) -> None:
     stopping.cancel()
     await asyncio.gather(stopping, return_exceptions=True)
 
-    await marked.gone()
-    await engine.stop()
+    async with asyncio.timeout(WAIT_S):
+        await engine.stop()
+    assert marked.alive() == []
+    assert "SIGKILL" in (await engine.wait_exit()).message
+
+
+class Clinging:
+    """An adapter that never lets go."""
+
+    def __init__(self, adapter: Engine) -> None:
+        self.start = adapter.start
+        self.adapter = adapter
+
+    async def stop(self) -> None:
+        """Hangs, and leaves nothing open for the test."""
+        await self.adapter.stop()
+        await asyncio.sleep(3_600)
+
+
+async def test_an_adapter_that_hangs_does_not_keep_its_engine_alive(
+    marked: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM comes though nobody has detached."""
+    monkeypatch.setattr(launched_module, "_DETACH_TIMEOUT_S", 0.01)
+    plain = launched(marked)
+    engine = LaunchedEngine(plain._spec, lambda values: Clinging(plain._attach(values)))  # type: ignore[arg-type,return-value]
+
+    await engine.start()
+    async with asyncio.timeout(WAIT_S):
+        await engine.stop()
+
+    assert marked.alive() == []
+    assert "SIGTERM" in (await engine.wait_exit()).message
+
+
+LOSES_ITS_PORT = """
+import os, pathlib, sys
+runs, limit, *command = sys.argv[1:]
+path = pathlib.Path(runs)
+ports = path.read_text().split() if path.exists() else []
+path.write_text(" ".join([*ports, command[-1]]))
+if len(ports) < int(limit):
+    sys.exit("main: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: " + command[-1])
+os.execv(command[0], command)
+"""
+
+
+@pytest.mark.parametrize(("losses", "serves"), [(2, True), (3, False)])
+async def test_an_engine_whose_port_was_taken_is_run_again_with_another(
+    marked: Marked, tmp_path: Path, losses: int, serves: bool
+) -> None:
+    """A few times within one start, which is not a failure of the pool; then it is one."""
+    runs = tmp_path / "runs"
+    server = [sys.executable, "-S", SERVER, "--port", "{port}"]
+    engine = launched(
+        marked, command=[sys.executable, "-c", LOSES_ITS_PORT, str(runs), str(losses), *server]
+    )
+
+    if serves:
+        assert (await engine.start()).engine_version == "paced-1"
+        await engine.stop()
+    else:
+        assert "couldn't bind HTTP server socket" in str(await failure_of(engine))
+
+    ports = runs.read_text().split()
+    assert len(ports) == PORT_TRIES
+    assert len(set(ports)) == PORT_TRIES
+    assert marked.alive() == []
+
+
+async def test_an_engine_that_ends_for_another_reason_is_run_once(
+    marked: Marked, tmp_path: Path
+) -> None:
+    """Only other ports can help, and only one that lost its own."""
+    program = f"open({str(tmp_path / 'runs')!r}, 'a').write('run '); raise SystemExit('no model')"
+    engine = launched(marked, command=[sys.executable, "-c", program, "{port}"])
+
+    assert "no model" in str(await failure_of(engine))
+    assert (tmp_path / "runs").read_text() == "run "
 
 
 @pytest.mark.parametrize("victim", ["engine", "warden"])
@@ -233,6 +311,17 @@ async def test_a_key_is_not_quoted_from_the_log(marked: Marked) -> None:
     assert "started with api key ***" in str(error)
 
 
+async def test_a_secret_that_was_passed_on_is_not_quoted_either(
+    marked: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the engine calls it. ORCH-3300."""
+    monkeypatch.setenv("REGISTRY_TOKEN", "swordfish")
+    words = "logging in with swordfish"
+    engine = launched(marked, "--say", words, "--exit", "3", pass_env=["REGISTRY_TOKEN"])
+
+    assert "logging in with ***" in str(await failure_of(engine))
+
+
 async def test_a_program_that_is_not_there_is_named(marked: Marked) -> None:
     """The sentence names what could not be started."""
     engine = launched(marked, command=["/absent/llama-server", "--port", "{port}"])
@@ -259,6 +348,25 @@ async def test_only_the_pools_devices_are_visible(marked: Marked) -> None:
 
     assert "(GPU-1,GPU-2)" in seen[0]
     assert "(None)" in seen[1]
+
+
+async def test_no_process_of_an_engine_sees_the_keys_of_other_pools(
+    marked: Marked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warden and engine have the usual variables and those that are named. ORCH-3030."""
+    for name in ("HF_TOKEN", "OTHER_API_KEY", "NVIDIA_API_KEY", "WANTED_API_KEY"):
+        monkeypatch.setenv(name, "secret")
+    engine = launched(marked, pass_env=["WANTED_API_KEY"])
+
+    await engine.start()
+    assert engine.pid is not None
+    process = psutil.Process(engine.pid)
+    seen = [process.environ(), process.parents()[0].environ()]
+    await engine.stop()
+
+    for environ in seen:
+        assert [name for name in environ if environ[name] == "secret"] == ["WANTED_API_KEY"]
+        assert environ["PATH"] == os.environ["PATH"]
 
 
 async def test_another_model_is_loaded_by_reference_where_the_command_takes_one(

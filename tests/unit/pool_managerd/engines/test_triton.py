@@ -22,6 +22,8 @@ from pool_managerd.engines.port import (
     Usage,
 )
 from pool_managerd.engines.triton import TritonEngine
+from pool_managerd.engines.triton_client import Target, TritonClient
+from pool_managerd.engines.triton_inference_service_pb2 import ModelInferRequest
 from tests.conformance.triton_replay import (
     HELLO,
     REQUEST,
@@ -290,6 +292,27 @@ async def test_a_stream_without_its_end_is_a_dead_engine(
 
     assert failure is Failure.ENGINE_DIED
     assert message == "the engine closed the stream before its end"
+
+
+async def test_a_request_that_nobody_takes_is_given_up() -> None:
+    """A server that accepts connections and reads nothing keeps no writer for ever."""
+    sockets: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(
+        lambda _reader, writer: sockets.append(writer), "127.0.0.1", 0
+    )
+    port = server.sockets[0].getsockname()[1]
+    client = TritonClient(Target(address=f"127.0.0.1:{port}", model="m", silence_timeout_ms=100))
+    client.open()
+
+    async with asyncio.timeout(10):
+        with pytest.raises(TimeoutError):
+            await anext(client.infer(ModelInferRequest(), ""))
+
+    await client.close()
+    for writer in sockets:
+        writer.close()
+    server.close()
+    await server.wait_closed()
 
 
 async def test_silence_is_bounded(replay: Replay) -> None:

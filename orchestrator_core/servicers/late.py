@@ -1,0 +1,96 @@
+"""Readers that lack text which was evicted here: it comes from the job's host, for them alone.
+
+LO-301. What was brought back lies at the reader's side until it is sent, so an Exchange has it for
+few of its readers at a time.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from orchestrator_core.core.job import Job
+from orchestrator_core.core.outcome import Refusal
+from orchestrator_core.errors import RefusalError
+from orchestrator_core.hosts.rereading import read_again
+from orchestrator_core.relay.log import OutputLog
+from orchestrator_core.relay.reader import Reader
+from orchestrator_core.relay.sides import SIDE_BYTES
+from orchestrator_core.runtime import Runtime
+
+# Readers of one Exchange that have text at their side, or wait for some.
+LATE_MAX = 8
+
+
+def must_wait(job: Job, log: OutputLog) -> bool:
+    """True while no host can have the text yet: another attempt is to begin, or repeats it."""
+    attempt = job.attempt
+    return job.live and (attempt is None or attempt.number != log.attempt or not log.next_index)
+
+
+async def bring_back(
+    runtime: Runtime, job: Job, log: OutputLog, reader: Reader, bytes_max: int = SIDE_BYTES
+) -> None:
+    """Puts what a reader lacks at its side, about `bytes_max` of it.
+
+    Raises:
+        RefusalError: RESUME_WINDOW when the job's host does not hold it either.
+    """
+    beginning = log.beginning() if reader.fresh else None
+    grace_s = runtime.core.config.reattach_grace_ms / 1000
+    items = await read_again(runtime.relay, runtime.hosts, job, reader.offset, grace_s, bytes_max)
+    if not items and reader.lacks:
+        raise log.out_of_window("the text that comes next is no longer held")
+    if beginning is not None:
+        reader.side.append(beginning)
+    reader.side.extend(items)
+
+
+Told = Callable[[Refusal | None], None]
+"""Called when text lies at the reader's side, or with the reason why there is none."""
+
+
+class LateReads:
+    """The readers of one Exchange that are brought text, `LATE_MAX` at a time. `tasks` are theirs.
+
+    Whoever has the stream cancels the tasks with it.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._runtime = runtime
+        self._room = asyncio.Semaphore(LATE_MAX)
+
+    def begin(
+        self, job: Job, log: OutputLog, reader: Reader, bytes_max: int, told: Told
+    ) -> "LateRead":
+        """Brings a reader about `bytes_max`; the next in turn follows once that was `sent`."""
+        late = LateRead()
+
+        async def read() -> None:
+            async with self._room:
+                try:
+                    await bring_back(self._runtime, job, log, reader, bytes_max)
+                except RefusalError as error:
+                    told(error.refusal)
+                    return
+                told(None)
+                await late.sent.wait()
+
+        late.task = asyncio.create_task(read())
+        self.tasks.add(late.task)
+        late.task.add_done_callback(self.tasks.discard)
+        return late
+
+
+class LateRead:
+    """One reader's text on its way. `sent` is set when all that lay at its side was sent."""
+
+    __slots__ = ("sent", "task")
+
+    def __init__(self) -> None:
+        self.sent = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        """The reader is gone."""
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()

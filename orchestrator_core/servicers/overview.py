@@ -1,0 +1,84 @@
+"""What happens now, in short: for displays that look once a second.
+
+Its cost grows with the rows that are shown and with the jobs that run, not with those that wait or
+are remembered.
+"""
+
+from itertools import islice
+
+from llamaorch.orchestrator.v1 import job_pb2
+from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
+from orchestrator_core.core.job import Job
+from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.spec import Priority
+from orchestrator_core.errors import RefusalError
+from orchestrator_core.runtime import Runtime
+from orchestrator_core.servicers.job_views import job_view
+from orchestrator_core.wire.decisions import decision_in_short
+from orchestrator_core.wire.enums import PRIORITY_TO_WIRE
+from orchestrator_core.wire.views import job_to_proto
+
+ROWS_DEFAULT = 20
+ROWS_MAX = 200
+
+
+async def overview(runtime: Runtime, rows_max: int) -> pb.GetOverviewResponse:
+    """The state at this instant. What it says of ended jobs is durable. O(rows)."""
+    rows = min(rows_max or ROWS_DEFAULT, ROWS_MAX)
+    while True:
+        told = _now(runtime, rows)
+        ended_ids = [job.job_id for job in told.ended]
+        try:
+            await runtime.settled()
+        except RefusalError as error:
+            if error.refusal.reason is not Reason.STORE_UNAVAILABLE:
+                raise
+            # What is not durable may be taken back, so nobody is told of it.
+            del told.ended[:]
+            told.store_unavailable = True
+            return told
+        if not any(_lives(runtime, job_id) for job_id in ended_ids):
+            return told
+
+
+def _lives(runtime: Runtime, job_id: str) -> bool:
+    job = runtime.core.jobs.get(job_id)
+    return job is not None and job.live
+
+
+def _now(runtime: Runtime, rows: int) -> pb.GetOverviewResponse:
+    core = runtime.core
+    attempts = (core.jobs.get(job_id) for job_id, _ in core.attempts)
+    running = [job for job in attempts if job is not None and job.live]
+    ended = core.ended_last(rows)
+    decided = [decision for job in (*running, *ended) for decision in job.decisions[-1:]]
+    decided.sort(key=lambda decision: (-decision.decided_ms, decision.job_id))
+    return pb.GetOverviewResponse(
+        queues=[_queue(runtime, priority, rows) for priority in Priority],
+        queue_capacity=core.config.queue_capacity,
+        running=[_told(runtime, job) for job in running[:rows]],
+        running_total=len(running),
+        decisions=map(decision_in_short, decided[:rows]),
+        ended=[_told(runtime, job) for job in ended],
+        ended_total=core.ended_total,
+        draining=core.draining,
+    )
+
+
+def _queue(runtime: Runtime, priority: Priority, rows: int) -> pb.QueueView:
+    core = runtime.core
+    view = pb.QueueView(
+        priority=PRIORITY_TO_WIRE[priority],
+        waiting=core.queue_depth(priority),
+        next=[_told(runtime, job) for job in islice(core.waiting(priority), rows)],
+    )
+    last = core.last_waiting(priority)
+    if last is not None:
+        start_ms = core.forecast(last).start_ms
+        if start_ms is not None:
+            view.last_predicted_start_ms = max(0, start_ms)
+    return view
+
+
+def _told(runtime: Runtime, job: Job) -> job_pb2.Job:
+    return job_to_proto(job_view(runtime, job))

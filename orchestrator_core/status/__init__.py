@@ -1,0 +1,1 @@
+"""The status page: what happens now, for people with a browser, and as JSON. HME-050."""

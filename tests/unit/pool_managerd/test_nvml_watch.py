@@ -1,0 +1,97 @@
+"""The thread that reads GPUs survives what nobody expected. ORCH-3038."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from pool_managerd.core.device import Device, DeviceKind
+from pool_managerd.core.device_book import Reading
+from pool_managerd.devices.nvml_calls import NvmlError
+from pool_managerd.devices.nvml_reader import NvmlReader
+from pool_managerd.devices.nvml_watch import Callbacks, Watch
+
+INTERVAL_MS = 1
+WAIT_S = 20.0
+
+
+class OddReader(NvmlReader):
+    """Reads a device whose free memory is the number of readings; some raise `error`."""
+
+    def __init__(self, odd_readings: Callable[[int], bool], odd_events: bool = False) -> None:
+        super().__init__()
+        self.odd_readings, self.odd_events = odd_readings, odd_events
+        self.number = self.waits = 0
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def driver_problem(self) -> None:
+        """The driver is fine."""
+
+    def read(self, *, thorough: bool) -> list[Reading]:
+        """The next reading."""
+        self.number += 1
+        if self.odd_readings(self.number):
+            raise AttributeError("no such field")
+        facts = Device("GPU-a", DeviceKind.GPU, "RTX 3060", memory_free_bytes=self.number)
+        return [Reading(facts, None, thorough)]
+
+    def wait_event(self, timeout_ms: int) -> tuple[str, int] | None:
+        """Nothing happens, or something that nobody expected."""
+        self.waits += 1
+        if self.odd_events:
+            raise OverflowError("an odd event")
+        return None
+
+
+@contextmanager
+def watching(reader: NvmlReader) -> Iterator["queue.Queue[object]"]:
+    """Runs the thread; the queue gets what it tells: how it started, then free memory."""
+    told: queue.Queue[object] = queue.Queue()
+    stopping = threading.Event()
+
+    def published(devices: tuple[Device, ...], _read_at_s: float) -> None:
+        told.put([device.memory_free_bytes for device in devices])
+
+    callbacks = Callbacks(told.put, published, lambda _device_id, _sentence: None)
+    watch = Watch(INTERVAL_MS, stopping, reader)
+    thread = threading.Thread(target=partial(watch.run, lambda work: work(), callbacks))
+    thread.start()
+    try:
+        yield told
+    finally:
+        stopping.set()
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
+def test_readings_go_on_after_some_that_broke() -> None:
+    """The thread says so, waits, and reads again: it never ends unseen."""
+    with watching(OddReader(lambda number: number in (2, 3, 5))) as told:
+        seen = [told.get(timeout=WAIT_S) for _ in range(4)]
+
+    assert seen == [[1], None, [4], [6]]
+
+
+def test_a_first_reading_that_breaks_refuses_the_start() -> None:
+    """Whoever starts the thread is told why, and does not wait for it."""
+    with watching(OddReader(lambda _number: True)) as told:
+        error = told.get(timeout=WAIT_S)
+
+    assert isinstance(error, NvmlError)
+    assert "AttributeError: no such field" in str(error)
+
+
+def test_devices_are_read_on_where_events_are_odd() -> None:
+    """Without events, XIDs go unseen, but facts do not."""
+    reader = OddReader(lambda _number: False, odd_events=True)
+    with watching(reader) as told:
+        seen = [told.get(timeout=WAIT_S) for _ in range(4)]
+
+    assert seen == [[1], None, [2], [3]]
+    assert reader.waits == 1
