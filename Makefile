@@ -65,6 +65,10 @@ engines-llama-server: ## Build llama-server under .build/llama-server from the s
 	cmake --build .build/llama-server/build --target llama-server --parallel $(or $(JOBS),1)
 	.build/llama-server/build/bin/llama-server --version
 
+.PHONY: tools-tmux
+tools-tmux: ## Install tmux, in which the test of `llorch top` looks at a real screen (Debian; needs root)
+	command -v tmux || { apt-get update -qq && apt-get install -y -qq --no-install-recommends tmux; }
+
 .PHONY: fault-seeds
 fault-seeds: $(DEV_STAMP) ## Run 2,000 fault seeds (COUNT=, FIRST=): both services on virtual time, judged by the history checker
 	$(BIN)/python -m faults.simulation --count $(or $(COUNT),2000) --first $(or $(FIRST),0)

@@ -11,6 +11,8 @@ msgspec). So the copy that is compiled restores them at the end of each module.
 
 import argparse
 import ast
+import contextlib
+import io
 import os
 import shutil
 import sys
@@ -18,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 from mypyc.build import mypycify
-from setuptools import setup
+from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = Path("orchestrator_core/core")
@@ -64,6 +66,9 @@ SHELL = (
 
 Nothing in them waits, so nothing in them is a coroutine.
 """
+
+HARMLESS = "warning: Treating generator comprehension as list"
+"""Said of generators that are passed to `all`, `sum` and the like: short ones, here."""
 
 # On some processors compilers fuse a multiplication and an addition, which rounds once, not twice.
 SAME_FLOATS = "-ffp-contract=off"
@@ -114,11 +119,29 @@ def compile_core(work: Path, into: Path, optimize: str) -> None:
     chosen += [str(CORE.parent / name) for name in SHELL]
     os.environ["MYPYPATH"] = str(ROOT / "proto")
     os.chdir(work)
-    extensions = mypycify([*chosen, *MYPY_OPTIONS], opt_level=optimize, debug_level="0")
+    extensions = _mypycified(chosen, optimize)
     for extension in extensions:
         extension.extra_compile_args.append(SAME_FLOATS)
     built = ["--quiet", "build_ext", "--build-lib", str(into), "--build-temp", str(work / "build")]
     setup(name="orchestrator-core", packages=[], ext_modules=extensions, script_args=built)
+
+
+def _mypycified(chosen: list[str], optimize: str) -> list[Extension]:
+    """What is to be compiled; mypyc's words are passed on, as far as they are worth reading."""
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(words):
+            options = [*chosen, *MYPY_OPTIONS]
+            found: list[Extension] = mypycify(options, opt_level=optimize, debug_level="0")
+    finally:
+        for line in worth_reading(words.getvalue()):
+            print(line)
+    return found
+
+
+def worth_reading(words: str) -> list[str]:
+    """The lines of mypyc that somebody should act on."""
+    return [line for line in words.splitlines() if not line.endswith(HARMLESS)]
 
 
 def prepared(source: str) -> str:

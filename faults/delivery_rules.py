@@ -9,11 +9,11 @@ from faults.history import (
     UNKNOWN_JOB,
     AttemptBegan,
     CancelAnswered,
+    Crashed,
     EnqueueAcked,
     JournalAccepted,
     JournalEnded,
     Outcome,
-    ReplicaGone,
     Resumed,
     Started,
     StatusSeen,
@@ -231,14 +231,11 @@ def nothing_after_the_end(observed: Observed) -> Iterator[Violation]:
 
 
 def text_kept(observed: Observed) -> Iterator[Violation]:
-    """I2: the text of a finished job can be had as long as whoever generated its end lives.
+    """I2: the text of a finished job can be had as long as the host that generated its end lives.
 
-    That host has all of it, what a continuation followed on included. But nobody has what a reader
-    that acknowledges has read: who comes after that has lost nothing.
+    It has all of it, whatever becomes of the engine, and what a continuation followed on included.
+    But nobody has what a reader that acknowledges has read: who comes later has lost nothing.
     """
-    gone_ms: dict[str, int] = {}
-    for gone in observed.all(ReplicaGone):
-        gone_ms.setdefault(gone.replica, gone.at_ms)
     finished = {e.job_id for e in observed.all(JournalEnded) if e.state == "FINISHED"}
     last: dict[str, AttemptBegan] = {}
     for began in observed.all(AttemptBegan):
@@ -252,7 +249,7 @@ def text_kept(observed: Observed) -> Iterator[Violation]:
             if not isinstance(event, StreamBroken) or event.reason != LOST:
                 continue
             source = last.get(event.job_id)
-            if source is None or gone_ms.get(source.replica, inf) <= event.at_ms:
+            if source is None or _crashed(observed, source, event.at_ms):
                 continue
             excused = any(
                 at_ms <= event.at_ms and offset > reader.offset
@@ -261,6 +258,14 @@ def text_kept(observed: Observed) -> Iterator[Violation]:
             if event.job_id in finished and not excused:
                 proof = (source, event)
                 yield Violation("I2", event.job_id, "text was lost that its host held", proof)
+
+
+def _crashed(observed: Observed, began: AttemptBegan, until_ms: int) -> bool:
+    """True when the host of an attempt was killed after it began."""
+    return any(
+        crashed.process == began.host and began.at_ms <= crashed.at_ms <= until_ms
+        for crashed in observed.all(Crashed)
+    )
 
 
 def _let_go(observed: Observed) -> dict[str, list[tuple[int, float]]]:

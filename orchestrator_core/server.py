@@ -118,22 +118,23 @@ class OrchestratorServer:
         return self._runtime
 
     async def start(self) -> None:
-        """Recovers the journal and begins to listen.
+        """Takes the address, recovers the journal and begins to serve.
 
         Raises:
+            CannotStartError: when the address is not free; nothing was written then.
             StoreError: when the journal cannot be opened.
-            CannotStartError: when the address is not free.
             OSError: when the metrics address is not free.
         """
+        self._listen()
         opened = await self._store.open()
         failpoints.reach("journal.opened")
         clock = SystemClock(opened.last_ms)
         self._runtime = runtime = self._build(clock)
         self._jobs = jobs_servicer = self._jobs_servicer(runtime)
-        routes = self._status_routes(runtime, jobs_servicer)
-        facts = ServedFacts(self._config, runtime, CORE_FORM)
         self.metrics_port = metrics_port = await self._telemetry.start(
-            runtime.core, facts.read, routes
+            runtime.core,
+            ServedFacts(self._config, runtime, CORE_FORM).read,
+            self._status_routes(runtime, jobs_servicer),
         )
         runtime.recover(opened.recovered)
         await self._serve(runtime, opened, jobs_servicer)
@@ -197,6 +198,15 @@ class OrchestratorServer:
             task.result()
         raise AssertionError("a background task ended by itself")
 
+    def _listen(self) -> None:
+        """Takes the address; whoever connects is kept waiting until the server has started."""
+        listen = self._config.listen
+        try:
+            port = self._server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise CannotStartError(f"cannot listen on {listen}: {error}") from error
+        self.address = Address(listen.rpartition(":")[0], port)
+
     def _build(self, clock: Clock) -> Runtime:
         jobs = self._config.jobs
         relay = Relay(RelayLimits(jobs.output_bytes_per_job, jobs.output_bytes_total))
@@ -258,13 +268,7 @@ class OrchestratorServer:
         reflection.enable_server_reflection(
             (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
-        host = config.listen.rpartition(":")[0]
-        try:
-            port = self._server.add_insecure_port(config.listen)
-        except RuntimeError as error:
-            raise CannotStartError(f"cannot listen on {config.listen}: {error}") from error
         await self._server.start()
-        self.address = Address(host, port)
 
     async def _prune(self, runtime: Runtime) -> None:
         """Deletes from the journal what nobody may ask for any more, or what is too much."""

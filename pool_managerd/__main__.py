@@ -20,6 +20,7 @@ from pool_managerd.errors import DevicesUnavailableError
 from pool_managerd.factory import make_devices
 from pool_managerd.fetch_command import run_fetch
 from pool_managerd.inspection import inspect_host, report_lines
+from pool_managerd.loop import PatientLoop
 from pool_managerd.server import PoolManager
 from pool_managerd.telemetry import configure_logs, log
 
@@ -69,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
             return run_fetch(config, args.ref)
         _arm(os.environ.get(failpoints.VARIABLE, ""))
         # Not on uvloop: it starts processes by a plain fork, in which gRPC's handlers crash.
-        asyncio.run(_serve(config))
+        with asyncio.Runner(loop_factory=PatientLoop) as runner:
+            runner.run(_serve(config))
     except ConfigError as error:
         for problem in error.problems:
             print(f"pool-managerd: {problem}", file=sys.stderr)

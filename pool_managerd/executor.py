@@ -6,6 +6,7 @@ exactly one terminal record is written to its log; who is connected at that time
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
@@ -231,7 +232,11 @@ class Executor:
         run.log.started = True
         self.on_output(run.log)
         with self._telemetry.span(SPAN_GENERATE, run.fields()):
-            request = replace(run.command.request, traceparent=self._telemetry.traceparent())
+            request = replace(
+                run.command.request,
+                traceparent=self._telemetry.traceparent(),
+                keep=functools.partial(self._keep, run),
+            )
             generator = run.engine.generate(request)
             try:
                 terminal = await self._consume(run, generator)
@@ -272,8 +277,8 @@ class Executor:
 
     def _apply(self, run: _Run, event: port.GenerationEvent) -> Terminal | None:
         match event:
-            case port.Piece(text=text, token_ids=token_ids):
-                self._keep(run, text, token_ids)
+            case port.Piece():
+                self._keep(run, event)
                 return None
             case port.Finished(finish=finish, usage=usage):
                 if not run.log.visible:
@@ -284,11 +289,13 @@ class Executor:
                 kind = ErrorKind[failure.name]
                 return Terminal(AttemptFailure(kind, message), _usage(usage))
 
-    def _keep(self, run: _Run, text: str, token_ids: tuple[int, ...]) -> None:
+    def _keep(self, run: _Run, piece: port.Piece) -> None:
+        if run.stop is not None:
+            return
         first = run.log.next_index == 0
         if first:
             failpoints.reach("output.first.before")
-        outcome = self.store.append(run.log, text, token_ids)
+        outcome = self.store.append(run.log, piece.text, piece.token_ids)
         if outcome is AppendOutcome.KEPT:
             if first:
                 after_ms = self._deps.clock.now_ms() - run.started_ms
@@ -397,7 +404,9 @@ def _with_continued(terminal: Terminal, tokens: int) -> Terminal:
         return terminal
     tokens_in = None if usage.tokens_in is None else max(0, usage.tokens_in - tokens)
     tokens_out = None if usage.tokens_out is None else usage.tokens_out + tokens
-    return replace(terminal, usage=replace(usage, tokens_in=tokens_in, tokens_out=tokens_out))
+    # The engine's time is that of a part of the output.
+    counted = replace(usage, tokens_in=tokens_in, tokens_out=tokens_out, decode_time_ms=None)
+    return replace(terminal, usage=counted)
 
 
 def _usage(usage: port.Usage) -> Usage:

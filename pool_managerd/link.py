@@ -30,6 +30,7 @@ from pool_managerd.core.replica import Reason
 from pool_managerd.errors import SessionLostError
 from pool_managerd.executor import Executor
 from pool_managerd.liveness import Liveness
+from pool_managerd.loop import holder
 from pool_managerd.pool import Pool
 from pool_managerd.reporter import Reporter
 from pool_managerd.snapshots import HostState, SnapshotBuilder
@@ -80,6 +81,7 @@ class Link:
         self._host = deps.host
         self._bell = Bell()
         self._sent_at_s = 0.0
+        self._hold: Callable[[float], None] = lambda _when_s: None
         self._beat_due = False
         self._outbox: Outbox | None = None
         self._leaving = False
@@ -245,6 +247,7 @@ class Link:
     async def _serve(self, channel: aio.Channel, call: DispatchCall, terms: _Terms) -> None:
         liveness = Liveness(terms.heartbeat_timeout_ms)
         self._sent_at_s = asyncio.get_running_loop().time()
+        self._hold = holder()
         await together(
             self._read(call, liveness),
             self._write(call, liveness),
@@ -320,9 +323,11 @@ class Link:
             failpoints.reach("frame.before")
         if frame.ended:
             failpoints.reach("frame.end.before")
+        self._sent_at_s = asyncio.get_running_loop().time()
+        if not self._bound().pending:
+            self._hold(self._sent_at_s + self._config.coalesce_ms / 1000)
         with liveness:
             await call.write(registry_pb2.DispatchRequest(frame=message))
-        self._sent_at_s = asyncio.get_running_loop().time()
         if frame.chunks:
             failpoints.reach("frame.after")
         if frame.ended:

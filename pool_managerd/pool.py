@@ -130,13 +130,14 @@ class Pool:
         incarnation.failing = True
         self._given_up_for = reason
         detail = detail[:DETAIL_CHARS_MAX]
+        what = "is stopped" if self._supervisor.phase is Phase.SERVING else "did not start"
         log.warning(
             "replica_failed",
             pool_id=self.pool_id,
             replica_id=replica_id,
             reason=reason.value,
             detail=detail,
-            human=f"The engine of pool {self.pool_id} is stopped: {detail}",
+            human=f"The engine of pool {self.pool_id} {what}: {detail}",
         )
         self._post(Event(Kind.FAILED, reason, detail))
 

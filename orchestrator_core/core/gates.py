@@ -19,6 +19,9 @@ EVIDENCE_MIN = 20
 
 DEADLINE_UNLIKELY = "deadline-unlikely"
 
+# After a job that was let in against the prediction, and was late, so many times as long none is.
+DISPROOF_REST = 9
+
 
 def guard(state: State, spec: JobSpec, now_ms: int) -> JobSpec | Refusal:
     """Refuses what exceeds a context, a budget or a session; else the job as it will be run.
@@ -117,6 +120,22 @@ def deadline_unlikely(state: State, spec: JobSpec, now_ms: int) -> Refusal | Non
         resource="deadline",
         metadata={"on_time_probability": f"{chance:.3f}"},
     )
+
+
+def may_disprove(state: State, now_ms: int) -> bool:
+    """True when one job that is predicted to be late may take a free slot all the same. LO-105.
+
+    Refused jobs teach nothing, so a prediction that no longer holds would refuse everybody for
+    ever. There is one such job at a time; after one that was in time the next may follow at once,
+    so those that fail take a tenth of the time at most.
+    """
+    job_id, began_ms = state.disproof
+    job = state.jobs.get(job_id)
+    if job is None or job.state is JobState.FINISHED:
+        return True
+    if job.live or job.ended_ms is None:
+        return False
+    return now_ms - job.ended_ms >= DISPROOF_REST * (job.ended_ms - began_ms)
 
 
 def charge(state: State, job: Job, now_ms: int) -> None:

@@ -42,6 +42,7 @@ from orchestrator_core.core.gates import (
     deadline_unlikely,
     give_back,
     guard,
+    may_disprove,
     throttled,
 )
 from orchestrator_core.core.job import Job
@@ -282,13 +283,23 @@ def _pass_gates(state: State, event: EnqueueRequested, now_ms: int) -> Refusal |
 
 
 def _late(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
-    """Refuses a job that will hardly meet its deadline; one that need not wait may show it."""
+    """Refuses a job that will hardly meet its deadline.
+
+    Not one that a free slot ends in time, nor, now and then, one that a free slot should end late:
+    only jobs that run can show that predictions have become better.
+    """
     refusal = deadline_unlikely(state, spec, now_ms)
     if refusal is None or state.queue.position_of_newcomer(spec) > 1:
         return refusal
     end_ms = end_if_started(state, spec, now_ms)
-    in_time = end_ms is not None and now_ms + end_ms <= (spec.deadline_ms or 0)
-    return None if in_time else refusal
+    if end_ms is None:
+        return refusal
+    if now_ms + end_ms <= (spec.deadline_ms or 0):
+        return None
+    if not may_disprove(state, now_ms):
+        return refusal
+    state.disproof = (spec.job_id, now_ms)
+    return None
 
 
 def _admit(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:

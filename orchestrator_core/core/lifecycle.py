@@ -290,8 +290,19 @@ def _final_usage(job: Job, now_ms: int) -> Usage:
         tokens_out=usage.tokens_out,
         queue_time_ms=waited_until_ms - job.accepted_ms,
         first_token_ms=None if first_ms is None else first_ms - job.accepted_ms,
-        decode_time_ms=None if first_ms is None else now_ms - first_ms,
+        decode_time_ms=_decode_time_ms(job, now_ms),
     )
+
+
+def _decode_time_ms(job: Job, now_ms: int) -> int | None:
+    """The engine's own figure, which knows what came with the first output; else what was seen."""
+    first_ms, dispatched_ms = job.first_output_ms, job.first_dispatch_ms
+    if first_ms is None:
+        return None
+    told_ms = job.usage.decode_time_ms
+    if told_ms is None or dispatched_ms is None:
+        return now_ms - first_ms
+    return min(told_ms, now_ms - dispatched_ms)
 
 
 def _pool_of(job: Job) -> str:

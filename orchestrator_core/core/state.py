@@ -59,7 +59,8 @@ class State:
     within a step. `on_placement` is told of a job that is about to be placed, the pools kept for
     others and the time; only explanations set it. Dicts stand in for sets where the order of
     iteration could reach an effect: string sets iterate differently from run to run. The tables
-    that give up their oldest entry are ordered ones, where that costs O(1).
+    that give up their oldest entry are ordered ones, where that costs O(1). `disproof` is the last
+    job that was let in although it was predicted to be late, and when.
     """
 
     config: CoreConfig
@@ -89,6 +90,7 @@ class State:
     on_placement: Callable[[Job, Mapping[str, str], int], None] | None = None
     drain: DrainRate = field(default_factory=DrainRate)
     throttle: Throttle = field(init=False)
+    disproof: tuple[str, int] = ("", 0)
 
     def __post_init__(self) -> None:
         """Makes the parts that need the configuration."""

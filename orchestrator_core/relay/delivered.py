@@ -1,7 +1,5 @@
 """What a continuation follows: the output of a job so far, put together again. LO-304."""
 
-from itertools import accumulate
-
 from llamaorch.orchestrator.v1 import events_pb2, orchestrator_service_pb2
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.wire.dispatch import Delivered
@@ -12,35 +10,45 @@ def delivered(log: OutputLog) -> Delivered | None:
     digest = log.digest()
     if digest is None or log.doubtful or log.oldest_offset:
         return None
-    text, tokens = bytearray(), 0
-    ids: list[int] | None = []
+    output = _Output()
     for item in log.items():
-        if not item.text_bytes:
-            continue
-        batch = _batch(item.entry)
-        known = len(text) - item.text_offset
-        text += "".join(batch.pieces).encode()[known:]
-        tokens += _new_tokens(batch, known)
-        # Of a chunk that overlaps what came before, it is not known which ids are new.
-        complete = batch.token_ids and known == 0
-        ids = [*ids, *batch.token_ids] if complete and ids is not None else None
+        if item.text_bytes:
+            output.add(_batch(item.entry))
     return Delivered(
         attempt=log.attempt,
-        text=text.decode(),
+        text=output.text.decode(),
         text_bytes=log.next_offset,
         digest=digest,
-        tokens=tokens,
-        token_ids=tuple(ids or ()),
+        tokens=output.tokens,
+        token_ids=tuple(output.ids) if output.ids_known else (),
     )
 
 
-def _new_tokens(batch: events_pb2.TokenBatch, known: int) -> int:
-    """Tokens of a batch beyond its first `known` bytes, which came before."""
-    if not known:
-        return len(batch.token_ids) or len(batch.pieces)
-    counts = batch.token_counts or [1] * len(batch.pieces)
-    ends = accumulate(len(piece.encode()) for piece in batch.pieces)
-    return sum(count for end, count in zip(ends, counts, strict=False) if end > known)
+class _Output:
+    """Text, tokens and ids of batches that may overlap.
+
+    A piece without ids counts as one token, as at its host. One that was partly known before is
+    counted, but which of its ids are new nobody knows.
+    """
+
+    def __init__(self) -> None:
+        self.text = bytearray()
+        self.tokens = 0
+        self.ids: list[int] = []
+        self.ids_known = True
+
+    def add(self, batch: events_pb2.TokenBatch) -> None:
+        end, at = batch.text_offset, 0
+        counts = batch.token_counts or [0] * len(batch.pieces)
+        for piece, count in zip(batch.pieces, counts, strict=False):
+            data, ids = piece.encode(), batch.token_ids[at : at + count]
+            end, at = end + len(data), at + count
+            new = end - len(self.text)
+            if new > 0 or (new == 0 and not data):
+                self.ids_known = self.ids_known and new == len(data) and bool(ids or not data)
+                self.text += data[len(data) - new :]
+                self.tokens += len(ids) or 1
+                self.ids += ids
 
 
 def _batch(entry: bytes) -> events_pb2.TokenBatch:

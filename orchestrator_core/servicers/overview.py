@@ -16,7 +16,7 @@ from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers.job_views import job_view
 from orchestrator_core.wire.decisions import decision_in_short
 from orchestrator_core.wire.enums import PRIORITY_TO_WIRE
-from orchestrator_core.wire.views import job_to_proto
+from orchestrator_core.wire.views import job_to_proto, timestamp
 
 ROWS_DEFAULT = 20
 ROWS_MAX = 200
@@ -62,6 +62,7 @@ def _now(runtime: Runtime, rows: int) -> pb.GetOverviewResponse:
         ended=[_told(runtime, job) for job in ended],
         ended_total=core.ended_total,
         draining=core.draining,
+        observed_at=timestamp(runtime.clock.now_ms()),
     )
 
 

@@ -128,18 +128,18 @@ def _pool(core: Core, pool: CorePool, reported: Reported, now_ms: int) -> Pool:
 
 
 def _devices(pools: list[CorePool], reported: Reported, now_ms: int) -> Iterator[Device]:
-    """Each device once, by host and id, as its youngest snapshot tells of it."""
-    users: dict[tuple[str, str], dict[str, CorePool]] = {}
-    for pool in sorted(pools, key=lambda p: (p.snapshot.host_id, p.snapshot.pool_id)):
+    """Each device once, as its youngest snapshot tells of it; by host and number of the device."""
+    users: dict[tuple[str, int, str], dict[str, CorePool]] = {}
+    for pool in pools:
         snapshot = reported.get(pool.snapshot.pool_id)
         for device in () if snapshot is None else snapshot.devices:
-            sharing = users.setdefault((pool.snapshot.host_id, device.device_id), {})
-            sharing[pool.snapshot.pool_id] = pool
-    for (host_id, device_id), sharing in users.items():
+            key = (pool.snapshot.host_id, device.index, device.device_id)
+            users.setdefault(key, {})[pool.snapshot.pool_id] = pool
+    for (host_id, _, device_id), sharing in sorted(users.items(), key=lambda item: item[0]):
         latest = max(sharing.values(), key=lambda pool: pool.as_of_ms)
         snapshot = reported[latest.snapshot.pool_id]
         device = next(d for d in snapshot.devices if d.device_id == device_id)
-        yield _device(device, host_id, latest, tuple(sharing), now_ms)
+        yield _device(device, host_id, latest, tuple(sorted(sharing)), now_ms)
 
 
 def _device(

@@ -55,6 +55,9 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
 
 
 def _state_reason(pool: Pool) -> str:
+    if not pool.connected:
+        # What was wrong with it then may be over, and is not why it serves nothing now.
+        return f"its host is not connected; it was {pool.snapshot.state.name} when last heard of"
     if pool.unconfirmed:
         return f"{CANCEL_UNCONFIRMED}: {len(pool.unconfirmed)} attempts were not confirmed stopped"
     return _reason(pool.snapshot.state_reason, pool.snapshot.state_detail)

@@ -14,6 +14,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 PIECE_BYTES_MAX = 65_536
 """A longer piece is split, so that no message outgrows the transport's limit."""
@@ -93,11 +94,11 @@ class Boundary:
     digest: int
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Consecutive pieces of one attempt. `cost_bytes` bounds their size on the wire.
 
-    `token_counts` says how many of `token_ids` each piece has.
+    `token_counts` says how many of `token_ids` each piece has. A tuple, because it is made for
+    each frame.
     """
 
     first_index: int

@@ -55,8 +55,8 @@ class Watch:
     ) -> None:
         self._interval_ms = interval_ms
         self._stopping = stopping
-        self._metrics = metrics or Metrics()
         self._reader = reader or NvmlReader()
+        self._metrics = metrics or Metrics()
         self._book = DeviceBook()
         self._backoff = Backoff(
             REOPEN_FIRST_INTERVALS * interval_ms, REOPEN_LAST_INTERVALS * interval_ms
@@ -147,8 +147,7 @@ class Watch:
     def _read(self, *, thorough: bool) -> None:
         read_at_s = time.monotonic()
         readings = self._reader.read(thorough=thorough)
-        took_ms = (time.monotonic() - read_at_s) * 1000
-        self._metrics.device_read(took_ms, thorough=thorough)
+        self._metrics.device_read((time.monotonic() - read_at_s) * 1000, thorough=thorough)
         problem = self._reader.driver_problem()
         if problem is None:
             self._book.take(readings)

@@ -6,27 +6,30 @@ A generation is cancelled by closing its connection.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import aiohttp
-
+from pool_managerd.engines.http_answer import OK, Answer, AnswerError, Server, UnreachableError
 from pool_managerd.engines.port import (
     EngineError,
     Failed,
     Failure,
+    Finished,
     GenerationEvent,
+    GenerationRequest,
+    Keep,
     Piece,
     Usage,
 )
 from pool_managerd.engines.stream_lines import FrameError, Json, LineDecoder
 
-OK = 200
 LOADING = 503
 
 _HEALTH_TIMEOUT_S = 1.0
 _MAX_ANSWER_BYTES = 32 * 1024 * 1024
+_WAITING_PIECES_MAX = 256
 
 
 class HttpApiError(EngineError):
@@ -95,36 +98,24 @@ class Progress:
 
 
 class HttpClient:
-    """One connection pool to one engine. `explain` puts an error's status and body into words."""
+    """Requests to one engine. `explain` puts an error's status and body into words."""
 
     def __init__(self, endpoint: Endpoint, explain: Callable[[int, object], str]) -> None:
         self._endpoint = endpoint
         self._explain = explain
-        self._session: aiohttp.ClientSession | None = None
+        key = {"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {}
+        self._server = Server(endpoint.base_url, key, endpoint.connect_timeout_ms / 1000)
+        self._answers: set[Answer] | None = None
 
     def open(self) -> None:
-        """Prepares the connection pool. Needs a running event loop; `close` ends it."""
-        headers = {}
-        if self._endpoint.api_key:
-            headers["Authorization"] = f"Bearer {self._endpoint.api_key}"
-        # Silence is watched by `Silence`: aiohttp's `sock_read` makes a timer for every chunk.
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._endpoint.connect_timeout_ms / 1000
-        )
-        self._session = aiohttp.ClientSession(
-            headers=headers,
-            timeout=timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # A kept connection may be closed by the server just when a generation takes it, which
-            # is not distinguishable from a dead engine.
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
-        )
+        """Lets requests through until `close`."""
+        self._answers = set()
 
     async def close(self) -> None:
         """Closes all connections; open generations end with ENGINE_DIED. Idempotent."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        answers, self._answers = self._answers, None
+        for answer in answers or ():
+            answer.fail(AnswerError("the connection to the engine was closed"))
 
     async def healthy(self, path: str) -> bool:
         """Tells whether the engine answers 200 at `path` within a second; never raises."""
@@ -170,50 +161,51 @@ class HttpClient:
             HttpApiError: when there is none in time, or its status is not 200.
         """
         wait_ms = timeout_ms or self._endpoint.answer_timeout_ms
+        content = b"" if body is None else json.dumps(body).encode()
         try:
             async with (
                 asyncio.timeout(wait_ms / 1000),
-                self._connected().request(
-                    method, self._url(path), json=body, allow_redirects=False
-                ) as response,
+                self._asked(method, path, content, {}, None) as answer,
             ):
-                status, text = response.status, await _read(response)
-        except (aiohttp.ClientError, OSError, FrameError) as error:
-            raise HttpApiError(f"{path} does not answer ({type(error).__name__})") from error
+                status, text = await answer.status(), await answer.body()
+        except AnswerError as error:
+            raise HttpApiError(f"{path} does not answer: {error}") from error
         if status != OK:
             raise HttpApiError(self._explain(status, _parsed(text)), status)
         return text
 
     async def events(
-        self, path: str, body: Json, traceparent: str, reader: EventReader, progress: Progress
+        self,
+        path: str,
+        body: Json,
+        request: GenerationRequest,
+        reader: EventReader,
+        progress: Progress,
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Streams one generation until its first end; closing this closes the connection.
 
         `progress` is kept up to date. Without a proper end the last event is ENGINE_DIED.
         """
+        generation = _Generation(reader, progress, request.keep)
+        headers = {"traceparent": request.traceparent} if request.traceparent else {}
+        silence_s = self._endpoint.silence_timeout_ms / 1000
+        content = json.dumps(body).encode()
         try:
-            async with self._answered(path, body, traceparent) as (response, silence):
+            async with self._asked("POST", path, content, headers, generation.take) as answer:
+                async with asyncio.timeout(silence_s):
+                    status = await answer.status()
                 progress.answered = True
-                if response.status != OK:
-                    progress.settled = True
-                    yield reader.error(response.status, _parsed(await _read(response)))
-                    return
-                decoder = LineDecoder()
-                while chunk := await _chunk(response):
-                    silence.broken()
-                    for payload in decoder.feed(chunk):
-                        for event in reader.read(payload):
-                            progress.settled = not isinstance(event, Piece)
-                            yield event
-                            if progress.settled:
-                                return
-                for event in reader.close():
-                    progress.settled = not isinstance(event, Piece)
-                    yield event
-                    if progress.settled:
+                with Silence(answer, silence_s):
+                    if status != OK:
+                        progress.settled = True
+                        yield reader.error(status, _parsed(await answer.body()))
                         return
+                    async for event in generation.events(answer):
+                        yield event
+            if progress.settled:
+                return
             failure, reason = Failure.ENGINE_DIED, "the engine closed the stream before its end"
-        except (FrameError, TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (FrameError, TimeoutError, AnswerError) as error:
             failure, reason = self._breach(error, progress)
         yield Failed(failure, reason, Usage(tokens_out=reader.tokens_out))
 
@@ -223,98 +215,145 @@ class HttpClient:
             case FrameError():
                 progress.settled = True
                 return Failure.ENGINE_ERROR, str(error)
-            case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+            case UnreachableError():
                 progress.settled = True
-                reason = "the engine does not accept connections"
+                reason = str(error)
             case TimeoutError():
                 reason = f"the engine was silent for {self._endpoint.silence_timeout_ms} ms"
             case _:
-                reason = f"the connection to the engine broke ({type(error).__name__})"
+                reason = str(error)
         return Failure.ENGINE_DIED, reason
 
     @contextlib.asynccontextmanager
-    async def _answered(
-        self, path: str, body: Json, traceparent: str
-    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, "Silence"]]:
-        """The answer to a generation's request, from its first line on."""
-        headers = {"traceparent": traceparent} if traceparent else {}
-        silence_s = self._endpoint.silence_timeout_ms / 1000
-        async with asyncio.timeout(silence_s):
-            response = await self._connected().post(
-                self._url(path), json=body, headers=headers, allow_redirects=False
-            )
-        silence = Silence(response.content, silence_s)
+    async def _asked(
+        self,
+        method: str,
+        path: str,
+        content: bytes,
+        headers: Mapping[str, str],
+        take: Callable[[bytes], None] | None,
+    ) -> AsyncIterator[Answer]:
+        """The answer to a request that was sent; its connection is closed in any case."""
+        if self._answers is None:
+            raise AnswerError("the connection to the engine was closed")
+        answer = Answer(take, _MAX_ANSWER_BYTES)
+        self._answers.add(answer)
         try:
-            yield response, silence
+            await self._server.connect(answer)
+            answer.send(self._server.request(method, path, content, headers))
+            yield answer
         finally:
-            silence.end()
-            # Closes the socket even in the middle of a stream: this is what cancels.
-            response.close()
+            # Also in the middle of a stream: this is what cancels.
+            answer.close()
+            if self._answers is not None:
+                self._answers.discard(answer)
 
-    def _connected(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise aiohttp.ClientConnectionError("not connected")
-        return self._session
 
-    def _url(self, path: str) -> str:
-        return self._endpoint.base_url.rstrip("/") + path
+class _Generation:
+    """Makes events of the bytes of one generation, in the callback that brings them.
+
+    Pieces go to `keep`; without it they wait for `events`, and reading pauses when many do.
+    """
+
+    def __init__(self, reader: EventReader, progress: Progress, keep: Keep | None) -> None:
+        self._reader = reader
+        self._progress = progress
+        self._lines = LineDecoder()
+        self._keep = keep or self._queue
+        self._pieces: deque[Piece] = deque()
+        self._answer: Answer | None = None
+        self._end: Finished | Failed | None = None
+        self._news = asyncio.Event()
+
+    def take(self, body: bytes) -> None:
+        """Reads a part of the answer.
+
+        Raises:
+            FrameError: when it is no stream of frames.
+        """
+        for payload in self._lines.feed(body):
+            if self._end is not None:
+                return
+            for event in self._reader.read(payload):
+                if isinstance(event, Piece):
+                    self._keep(event)
+                else:
+                    self._note([event])
+
+    def _note(self, events: list[GenerationEvent]) -> None:
+        for event in events:
+            if isinstance(event, Piece):
+                self._keep(event)
+            else:
+                self._end = event
+                self._progress.settled = True
+                self._news.set()
+                return
+
+    def _queue(self, piece: Piece) -> None:
+        self._pieces.append(piece)
+        self._news.set()
+        if len(self._pieces) >= _WAITING_PIECES_MAX and self._answer is not None:
+            self._answer.pause()
+
+    async def events(self, answer: Answer) -> AsyncGenerator[GenerationEvent, None]:
+        """What is not kept, then the end, if there is one.
+
+        Raises:
+            FrameError: when the answer is no stream of frames.
+            AnswerError: when it was cut off.
+            TimeoutError: when it was silent for too long.
+        """
+        self._answer = answer
+        answer.when_over(self._news.set)
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._end is None and answer.complete:
+                self._note(self._reader.close())
+            while self._pieces:
+                yield self._pieces.popleft()
+            answer.resume()
+            if self._end is not None:
+                yield self._end
+                return
+            if answer.over:
+                await answer.end()
+                return
 
 
 class Interruptible(Protocol):
-    """The body of an answer; satisfied by `aiohttp.StreamReader`."""
+    """An answer that comes; satisfied by `Answer`. `heard_s` is when something last came."""
 
-    def set_exception(self, error: BaseException, /) -> None:
-        """Raises `error` in whoever reads."""
+    heard_s: float
+
+    def fail(self, error: Exception, /) -> None:
+        """Raises `error` in whoever waits for the end."""
         ...
 
 
 class Silence:
-    """Breaks off an answer that brings nothing for `limit_s`; a chunk moves no timer."""
+    """Breaks off an answer that brings nothing for `limit_s`; what comes moves no timer."""
 
-    def __init__(self, content: Interruptible, limit_s: float) -> None:
+    def __init__(self, answer: Interruptible, limit_s: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._content = content
+        self._answer = answer
         self._limit_s = limit_s
-        self._heard_s = self._loop.time()
         self._timer = self._loop.call_later(limit_s, self._look)
 
-    def broken(self) -> None:
-        """Notes that something came."""
-        self._heard_s = self._loop.time()
+    def __enter__(self) -> None:
+        """Watches for the duration of the block."""
 
-    def end(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Watches no more."""
         self._timer.cancel()
 
     def _look(self) -> None:
-        left_s = self._heard_s + self._limit_s - self._loop.time()
+        left_s = self._answer.heard_s + self._limit_s - self._loop.time()
         if left_s > 0:
             self._timer = self._loop.call_later(left_s, self._look)
         else:
-            self._content.set_exception(TimeoutError())
-
-
-async def _chunk(response: aiohttp.ClientResponse) -> bytes:
-    """Returns what arrives next; nothing once the answer is complete.
-
-    Raises:
-        aiohttp.ClientError: when the connection breaks first.
-    """
-    try:
-        return await response.content.readany()
-    except RuntimeError as error:
-        # aiohttp says so about a connection that was closed while nobody read from it.
-        raise aiohttp.ClientConnectionError("connection closed") from error
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """Reads a whole answer of bounded size."""
-    answer = bytearray()
-    while chunk := await _chunk(response):
-        answer += chunk
-        if len(answer) > _MAX_ANSWER_BYTES:
-            raise FrameError("the engine's answer is too long")
-    return bytes(answer)
+            self._answer.fail(TimeoutError())
 
 
 def _parsed(text: bytes) -> object:

@@ -163,7 +163,7 @@ class LlamaProtocol:
             yield body
             return
         reader = FrameReader()
-        stream = self._http.events("/completion", body, request.traceparent, reader, lease.progress)
+        stream = self._http.events("/completion", body, request, reader, lease.progress)
         async with contextlib.aclosing(stream) as events:
             async for event in events:
                 if lease.progress.settled:

@@ -12,6 +12,8 @@ tried. Facts that shape this module:
 - The last frame would repeat the prompt; `response_fields` asks for the rest only.
 """
 
+import msgspec
+
 from pool_managerd.engines.failures import (
     error_event,
     integer,
@@ -163,6 +165,20 @@ def llama_error(status: int, body: object) -> Failed:
     return error_event(status, body, _OVERFLOW)
 
 
+class _Token(msgspec.Struct, gc=False):
+    """What most frames are. What has other fields of these types is another kind of frame."""
+
+    content: str
+    tokens: tuple[int, ...]
+    tokens_predicted: int
+    stop: bool = False
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    prompt_progress: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_token = msgspec.json.Decoder(_Token).decode
+
+
 class FrameReader:
     """Turns the frames of one generation into events, in order.
 
@@ -188,6 +204,9 @@ class FrameReader:
         Raises:
             FrameError: when the payload is no frame.
         """
+        piece = self._one_token(payload)
+        if piece is not None:
+            return [piece]
         if payload == DONE:
             return []
         frame = json_object(payload)
@@ -210,6 +229,27 @@ class FrameReader:
     def error(self, status: int, body: object) -> Failed:
         """Returns the event for an answer that is no stream."""
         return llama_error(status, body)
+
+    def _one_token(self, payload: bytes) -> Piece | None:
+        """The piece that a frame is by itself; None where more is to be looked at."""
+        if self._text or self._ids or not self._ids_known:
+            return None
+        try:
+            token = _decode_token(payload)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            # Also half a pair of surrogates: what is decoded here is whole characters.
+            return None
+        ids = token.tokens
+        if (
+            token.stop
+            or not token.content
+            or token.tokens_predicted - self._tokens_seen != len(ids)
+            or token.error is not msgspec.UNSET
+            or token.prompt_progress is not msgspec.UNSET
+        ):
+            return None
+        self._tokens_seen = token.tokens_predicted
+        return Piece(token.content, ids)
 
     def _take(self, frame: Json) -> None:
         content = frame.get("content", "")

@@ -41,7 +41,7 @@ class OpenGenerations:
             yield progress
             return
         secrets = secrets_of(request)
-        stream = http.events(path, body, request.traceparent, reader, progress)
+        stream = http.events(path, body, request, reader, progress)
         try:
             async with contextlib.aclosing(stream) as events:
                 async for event in events:

@@ -9,9 +9,9 @@ revived: the supervisor makes a new one. ORCH-3001, ORCH-3002.
 """
 
 import enum
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class EngineError(Exception):
@@ -123,6 +123,8 @@ class GenerationRequest:
     conversation it is the beginning of the assistant's answer. Where `continue_token_ids` are not
     empty they are the tokens of that text, and better: text may be cut into other tokens.
     `traceparent` is passed on to the engine as an HTTP header.
+    With `keep` an engine may hand its pieces there the moment they come, instead of yielding them:
+    cheaper by all the layers that they would pass through.
     """
 
     request_id: str
@@ -131,6 +133,7 @@ class GenerationRequest:
     continue_token_ids: tuple[int, ...] = ()
     traceparent: str = ""
     continue_text: str = ""
+    keep: "Keep | None" = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +147,18 @@ class Usage:
     decode_time_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Generated text, whole characters only. `token_ids` is empty when the engine reports none."""
+class Piece(NamedTuple):
+    """Generated text, whole characters only. `token_ids` is empty when the engine reports none.
+
+    A tuple, because there is one for each token: it is made in a fraction of the time.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
+
+
+Keep = Callable[[Piece], None]
+"""Takes a piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +205,8 @@ class Engine(Protocol):
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """Yields pieces as the engine emits them, then exactly one `Finished` or `Failed`.
+
+        Pieces may go to `request.keep` instead, where there is one.
 
         Problems during generation are `Failed` events, never exceptions. A stream that stops
         without a proper end is `Failed(ENGINE_DIED)`. `aclose()` cancels; after it returns, call

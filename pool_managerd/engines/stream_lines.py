@@ -1,7 +1,6 @@
 """Lines of a streamed answer, without any I/O: server-sent events and newline-delimited JSON."""
 
 import json
-from collections.abc import Iterator
 
 import msgspec
 
@@ -29,12 +28,23 @@ class LineDecoder:
         self._max_line_bytes = max_line_bytes
         self._buffer = bytearray()
 
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yields the payload of each line that `chunk` completes.
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Returns the payload of each line that `chunk` completes.
 
         Raises:
             FrameError: when a line is too long.
         """
+        size = len(chunk)
+        # What most chunks are: one event, whole.
+        if (
+            chunk.find(b"\n") == size - 2
+            and chunk.startswith(b"data: {")
+            and chunk.endswith(b"}\n\n")
+            and not self._buffer
+            and size <= self._max_line_bytes
+        ):
+            return [chunk[6:-2]]
+        payloads = []
         *ends, rest = chunk.split(b"\n")
         for end in ends:
             line = end
@@ -44,9 +54,10 @@ class LineDecoder:
                 self._buffer.clear()
             payload = _payload(line) if line else b""
             if payload:
-                yield payload
+                payloads.append(payload)
         if rest:
             self._extend(rest)
+        return payloads
 
     def _extend(self, part: bytes) -> None:
         if len(self._buffer) + len(part) > self._max_line_bytes:

@@ -6,7 +6,7 @@ One suite, run against each adapter and flavor with its documented frames. ORCH-
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -120,6 +120,17 @@ async def test_single_bytes_give_the_same_events(attached: Attached) -> None:
     attached.server.chunks = [whole[start : start + 1] for start in range(len(whole))]
 
     assert await collect(attached.engine, wanted()) == expected
+
+
+async def test_pieces_that_are_kept_are_those_that_are_yielded(attached: Attached) -> None:
+    """Whoever takes pieces the moment they come gets the same, and then the end alone."""
+    expected = await collect(attached.engine, wanted())
+    kept: list[GenerationEvent] = []
+
+    rest = await collect(attached.engine, replace(wanted(), keep=kept.append))
+
+    assert len(rest) == 1
+    assert kept + rest == expected
 
 
 async def test_a_piece_is_given_as_soon_as_it_arrives(attached: Attached) -> None:

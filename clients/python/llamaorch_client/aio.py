@@ -19,12 +19,21 @@ from llamaorch.orchestrator.v1 import (
     pool_admin_service_pb2,
     session_service_pb2,
 )
-from llamaorch_client import tracing, wire, wire_request
+from llamaorch_client import tracing, wire, wire_fleet, wire_request
 from llamaorch_client.errors import IntegrityError, from_rpc_error
 from llamaorch_client.events import ResumePoint
 from llamaorch_client.exchange import Exchange
 from llamaorch_client.metadata import checked_correlation_id
-from llamaorch_client.model import Capabilities, Explanation, Job, JobState, Pool, Receipt, Session
+from llamaorch_client.model import (
+    Capabilities,
+    Explanation,
+    Job,
+    JobState,
+    Overview,
+    Pool,
+    Receipt,
+    Session,
+)
 from llamaorch_client.options import ClientOptions
 from llamaorch_client.request import JobFields, JobRequest, job_request
 from llamaorch_client.stream import JobStream, Origin, StreamPlan
@@ -248,6 +257,16 @@ class AsyncClient:
         )
         return wire.explanation(answer.message)
 
+    async def overview(self, rows: int = 0, *, correlation_id: str | None = None) -> Overview:
+        """Returns what happens on the server now; lists of `rows` jobs, 0 for the server's own."""
+        transport = self._open()
+        answer = await transport.unary(
+            transport.jobs.GetOverview,
+            orchestrator_service_pb2.GetOverviewRequest(rows_max=rows),
+            correlation_id=correlation_id,
+        )
+        return wire_fleet.overview(answer.message)
+
     async def capabilities(self, *, correlation_id: str | None = None) -> Capabilities:
         """Returns what the server can do (ORCH-3095)."""
         transport = self._open()
@@ -266,7 +285,7 @@ class AsyncClient:
             pool_admin_service_pb2.ListPoolsRequest(),
             correlation_id=correlation_id,
         )
-        return tuple(wire.pool(message) for message in answer.message.pools)
+        return tuple(wire_fleet.pool(message) for message in answer.message.pools)
 
     async def watch_pools(
         self, *, correlation_id: str | None = None
@@ -281,7 +300,7 @@ class AsyncClient:
         call = transport.open_pools(sent_id)
         try:
             async for message in call:
-                known.update((pool.pool_id, wire.pool(pool)) for pool in message.pools)
+                known.update((pool.pool_id, wire_fleet.pool(pool)) for pool in message.pools)
                 for pool_id in message.removed_pool_ids:
                     known.pop(pool_id, None)
                 if not message.more:

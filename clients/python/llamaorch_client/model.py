@@ -9,6 +9,9 @@ from enum import StrEnum
 from llamaorch_client.errors import ErrorDetail
 from llamaorch_client.request import Budgets, Priority
 
+RATE_TIME_MIN_MS = 20
+"""Shortest time over which a rate of tokens says something: output comes in groups of 5 ms."""
+
 
 class JobState(StrEnum):
     """Where a job is in its life; UNSPECIFIED is a state that this version does not know."""
@@ -131,7 +134,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a job took; times in milliseconds by the orchestrator's clock."""
+    """What a job took; times in milliseconds by the orchestrator's clock.
+
+    `decode_time_ms` is the engine's own figure where it gives one, else the time from the first
+    output to the end.
+    """
 
     tokens_in: int | None = None
     tokens_out: int | None = None
@@ -141,15 +148,23 @@ class Usage:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Decode rate: tokens after the first over the time from the first token to the end."""
-        if not self.tokens_out or not self.decode_time_ms:
+        """Decode rate: tokens after the first over `decode_time_ms`.
+
+        None where that is below `RATE_TIME_MIN_MS`: it is in whole milliseconds, and may leave out
+        what came together with the first token.
+        """
+        if not self.tokens_out or (self.decode_time_ms or 0) < RATE_TIME_MIN_MS:
             return None
+        assert self.decode_time_ms is not None, "it was compared"
         return (self.tokens_out - 1) * 1000 / self.decode_time_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """The orchestrator's view of one job."""
+    """The orchestrator's view of one job.
+
+    `output_pieces` have arrived of the `expected_tokens`, while it runs; most pieces are one token.
+    """
 
     job_id: str
     state: JobState
@@ -172,6 +187,8 @@ class Job:
     trace_id: str
     labels: Mapping[str, str] = field(default_factory=dict)
     on_time_probability: float | None = None
+    output_pieces: int | None = None
+    expected_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +279,36 @@ class Explanation:
     decisions: tuple[Decision, ...]
     waiting_for: tuple[Exclusion, ...]
     trace_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueView:
+    """One class of the queue: how many wait, and the first of them in order of offers."""
+
+    priority: Priority
+    waiting: int
+    next: tuple[Job, ...]
+    last_predicted_start_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """What happens on a server at one instant; lists are cut at the asked number of rows.
+
+    `decisions` and `ended` have the newest first; decisions come without their candidates.
+    `observed_at` is by the clock of all other times in it.
+    """
+
+    queues: tuple[QueueView, ...]
+    queue_capacity: int
+    running: tuple[Job, ...]
+    running_total: int
+    decisions: tuple[Decision, ...]
+    ended: tuple[Job, ...]
+    ended_total: int
+    draining: bool
+    store_unavailable: bool
+    observed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

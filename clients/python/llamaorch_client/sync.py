@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from llamaorch_client.aio import AsyncClient, JobFilter
 from llamaorch_client.events import Event, Result, ResumePoint
-from llamaorch_client.model import Capabilities, Explanation, Job, Pool, Receipt, Session
+from llamaorch_client.model import Capabilities, Explanation, Job, Overview, Pool, Receipt, Session
 from llamaorch_client.options import ClientOptions
 from llamaorch_client.request import JobFields, JobRequest
 from llamaorch_client.stream import JobStream
@@ -273,6 +273,10 @@ class Client:
     def capabilities(self, *, correlation_id: str | None = None) -> Capabilities:
         """Returns what the server can do."""
         return self._open().call(self._client.capabilities(correlation_id=correlation_id))
+
+    def overview(self, rows: int = 0, *, correlation_id: str | None = None) -> Overview:
+        """Returns what happens on the server now; lists of `rows` jobs, 0 for the server's own."""
+        return self._open().call(self._client.overview(rows, correlation_id=correlation_id))
 
     def pools(self, *, correlation_id: str | None = None) -> tuple[Pool, ...]:
         """Returns all pools that the orchestrator knows, sorted by id."""

@@ -14,7 +14,6 @@ from llamaorch.orchestrator.v1 import (
     events_pb2,
     job_pb2,
     orchestrator_service_pb2,
-    pool_admin_service_pb2,
     session_service_pb2,
 )
 from llamaorch_client import events, model
@@ -24,16 +23,20 @@ from llamaorch_client.request import Budgets, Priority
 EnumT = TypeVar("EnumT", bound=StrEnum)
 
 
-def _enum(kind: type[EnumT], file: FileDescriptor, value: int) -> EnumT:
-    # The Python enum has the proto enum's name and its values' names without their common prefix. A
-    # value that a newer server sends is not an error: it reads as the first member.
+def enum(kind: type[EnumT], file: FileDescriptor, value: int) -> EnumT:
+    """A value of a proto enum as the Python enum of the same name.
+
+    Its values' names lack their common prefix. A value that a newer server sends is not an error:
+    it reads as the first member.
+    """
     values = file.enum_types_by_name[kind.__name__].values_by_number
     prefix = values[0].name.removesuffix("UNSPECIFIED")
     name = values[value].name.removeprefix(prefix) if value in values else ""
     return kind[name] if name in kind.__members__ else next(iter(kind))
 
 
-def _instant(message: Timestamp, present: bool) -> datetime | None:
+def instant(message: Timestamp, present: bool) -> datetime | None:
+    """An instant in UTC; None when it is not present."""
     return message.ToDatetime(UTC) if present else None
 
 
@@ -55,9 +58,9 @@ def session(message: session_service_pb2.Session) -> model.Session:
     """One session."""
     return model.Session(
         session_id=message.session_id,
-        opened_at=_instant(message.opened_at, message.HasField("opened_at")),
-        used_at=_instant(message.used_at, message.HasField("used_at")),
-        expires_at=_instant(message.expires_at, message.HasField("expires_at")),
+        opened_at=instant(message.opened_at, message.HasField("opened_at")),
+        used_at=instant(message.used_at, message.HasField("used_at")),
+        expires_at=instant(message.expires_at, message.HasField("expires_at")),
         turns=message.turns,
         turns_max=message.turns_max,
         budgets=budgets(message.budgets) if message.HasField("budgets") else None,
@@ -82,11 +85,11 @@ def usage(message: job_pb2.Usage) -> model.Usage:
 
 
 def _finish_reason(value: int) -> model.FinishReason:
-    return _enum(model.FinishReason, job_pb2.DESCRIPTOR, value)
+    return enum(model.FinishReason, job_pb2.DESCRIPTOR, value)
 
 
 def _state(value: int) -> model.JobState:
-    return _enum(model.JobState, job_pb2.DESCRIPTOR, value)
+    return enum(model.JobState, job_pb2.DESCRIPTOR, value)
 
 
 def job(message: job_pb2.Job) -> model.Job:
@@ -94,13 +97,13 @@ def job(message: job_pb2.Job) -> model.Job:
     return model.Job(
         job_id=message.job_id,
         state=_state(message.state),
-        priority=_enum(Priority, job_pb2.DESCRIPTOR, message.priority),
+        priority=enum(Priority, job_pb2.DESCRIPTOR, message.priority),
         engine=message.engine,
         model_id=message.model_id,
         session_id=message.session_id,
-        accepted_at=_instant(message.accepted_at, message.HasField("accepted_at")),
-        started_at=_instant(message.started_at, message.HasField("started_at")),
-        ended_at=_instant(message.ended_at, message.HasField("ended_at")),
+        accepted_at=instant(message.accepted_at, message.HasField("accepted_at")),
+        started_at=instant(message.started_at, message.HasField("started_at")),
+        ended_at=instant(message.ended_at, message.HasField("ended_at")),
         queue_position=message.queue_position if message.HasField("queue_position") else None,
         predicted_start_ms=(
             message.predicted_start_ms if message.HasField("predicted_start_ms") else None
@@ -117,6 +120,8 @@ def job(message: job_pb2.Job) -> model.Job:
         on_time_probability=(
             message.on_time_probability if message.HasField("on_time_probability") else None
         ),
+        output_pieces=message.output_pieces if message.HasField("output_pieces") else None,
+        expected_tokens=message.expected_tokens if message.HasField("expected_tokens") else None,
     )
 
 
@@ -192,7 +197,7 @@ def resumed(message: events_pb2.Resumed) -> events.Resumed:
     """A later attempt takes over."""
     return events.Resumed(
         attempt=message.attempt,
-        mode=_enum(model.ResumeMode, events_pb2.DESCRIPTOR, message.mode),
+        mode=enum(model.ResumeMode, events_pb2.DESCRIPTOR, message.mode),
         text_offset=message.text_offset,
         kv_warmth=message.kv_warmth,
         pool_id=message.pool_id,
@@ -215,7 +220,7 @@ def _exclusion(message: decision_pb2.Exclusion) -> model.Exclusion:
         pool_id=message.pool_id,
         shortfalls=tuple(
             model.Shortfall(
-                reason=_enum(model.ExclusionReason, decision_pb2.DESCRIPTOR, item.reason),
+                reason=enum(model.ExclusionReason, decision_pb2.DESCRIPTOR, item.reason),
                 required=item.required,
                 offered=item.offered,
             )
@@ -261,12 +266,13 @@ def _facts(message: decision_pb2.SnapshotFacts) -> model.SnapshotFacts:
     )
 
 
-def _decision(message: decision_pb2.Decision) -> model.Decision:
+def decision(message: decision_pb2.Decision) -> model.Decision:
+    """One placement."""
     return model.Decision(
         rules_version=message.rules_version,
         job_id=message.job_id,
         attempt=message.attempt,
-        decided_at=_instant(message.decided_at, message.HasField("decided_at")),
+        decided_at=instant(message.decided_at, message.HasField("decided_at")),
         pool_id=message.pool_id,
         decided_by=message.decided_by,
         candidates=tuple(_candidate(item) for item in message.candidates),
@@ -283,7 +289,7 @@ def explanation(message: orchestrator_service_pb2.ExplainJobResponse) -> model.E
     """Why a job runs where it runs."""
     return model.Explanation(
         job=job(message.job),
-        decisions=tuple(_decision(item) for item in message.decisions),
+        decisions=tuple(decision(item) for item in message.decisions),
         waiting_for=tuple(_exclusion(item) for item in message.waiting_for),
         trace_id=message.trace_id,
     )
@@ -316,49 +322,4 @@ def capabilities(message: orchestrator_service_pb2.GetCapabilitiesResponse) -> m
             for item in message.replica_sets
         ),
         features=tuple(message.features),
-    )
-
-
-def _device(message: pool_admin_service_pb2.PoolDevice) -> model.PoolDevice:
-    return model.PoolDevice(
-        device_id=message.device_id,
-        name=message.name,
-        memory_total_bytes=(
-            message.memory_total_bytes if message.HasField("memory_total_bytes") else None
-        ),
-        memory_used_bytes=(
-            message.memory_used_bytes if message.HasField("memory_used_bytes") else None
-        ),
-        utilization_ratio=(
-            message.utilization_ratio if message.HasField("utilization_ratio") else None
-        ),
-        temperature_celsius=(
-            message.temperature_celsius if message.HasField("temperature_celsius") else None
-        ),
-        health=message.health,
-        health_detail=message.health_detail,
-    )
-
-
-def pool(message: pool_admin_service_pb2.Pool) -> model.Pool:
-    """One pool."""
-    return model.Pool(
-        pool_id=message.pool_id,
-        replica_id=message.replica_id,
-        host_id=message.host_id,
-        connected=message.connected,
-        state=message.state,
-        state_reason=message.state_reason,
-        engine=message.engine,
-        engine_version=message.engine_version,
-        model_id=message.model_id,
-        model_digest=message.model_digest,
-        slots_total=message.slots_total,
-        slots_free=message.slots_free,
-        ctx_max=message.ctx_max,
-        snapshot_age_ms=message.snapshot_age_ms,
-        snapshot_version=message.snapshot_version,
-        devices=tuple(_device(item) for item in message.devices),
-        tokens_per_s=message.tokens_per_s if message.HasField("tokens_per_s") else None,
-        perf_scale=message.perf_scale if message.HasField("perf_scale") else 1.0,
     )

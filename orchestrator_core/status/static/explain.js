@@ -19,10 +19,12 @@ const title = document.getElementById("explain-h");
 let asking = 0;
 
 const plain = (reason) => reason.replaceAll("_", " ");
+// The scheduler's clock counts milliseconds since 1970; people read a time of day.
+const timely = (text) => text.replace(/\b\d{13}\b/g, (ms) => clock(Number(ms)));
 
 function sides(lack) {
   if (!lack.required && !lack.offered) return plain(lack.reason);
-  return `${plain(lack.reason)}: needs ${lack.required || "–"}, has ${lack.offered || "–"}`;
+  return timely(`${plain(lack.reason)}: needs ${lack.required || "–"}, has ${lack.offered || "–"}`);
 }
 
 function lackList(excluded, total) {
@@ -63,10 +65,10 @@ function facts(decision) {
 function sentence(decision) {
   const declined = decision.declined_offers;
   const passed = declined ? `, letting ${declined} slower ${declined === 1 ? "slot" : "slots"} pass` : "";
+  const wait = decision.waited_ms < 5 ? "at once" : `after ${span(decision.waited_ms)}`;
   const why = DECIDED_BY[decision.decided_by] ?? decision.decided_by;
-  return `Attempt ${decision.attempt} went to ${decision.pool_id}: ${why}. Decided at ${clock(
-    decision.decided_at_ms,
-  )}, after a wait of ${span(decision.waited_ms)}${passed}.`;
+  const when = clock(decision.decided_at_ms);
+  return `Attempt ${decision.attempt} went to ${decision.pool_id}: ${why}. Decided ${wait}, at ${when}${passed}.`;
 }
 
 function decided(decision) {

@@ -14,7 +14,7 @@ export const rate = (value) => known(value, (v) => (v < 100 ? v.toFixed(1) : num
 export const percent = (value) => known(value, (v) => `${Math.round(v * 100)} %`);
 
 export const gib = (value) =>
-  known(value, (v) => (v < 10 * GIB ? (v / GIB).toFixed(1) : numbers.format(v / GIB)));
+  known(value, (v) => (v < 100 * GIB ? (v / GIB).toFixed(1) : numbers.format(v / GIB)));
 
 export const watts = (value) => known(value, (v) => `${numbers.format(v / 1000)} W`);
 

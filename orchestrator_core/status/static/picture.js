@@ -2,6 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const ROW = 46;
+const EXCLUDED_ROW = 30;
 const PARTS = [
   ["delay_ms", "the engine's own delay"],
   ["prompt_ms", "reading the prompt"],
@@ -17,8 +18,9 @@ function draw(tag, attributes, ...children) {
 
 const seconds = (ms) => `${(ms / 1000).toFixed(2)} s`;
 
-function label(text, y, cls) {
-  const short = draw("svg", { width: "72%", height: ROW, y, overflow: "hidden" });
+// A name that is too long ends at the share of the width that it has.
+function label(text, y, cls, width = "72%") {
+  const short = draw("svg", { width, height: ROW, y, overflow: "hidden" });
   short.append(draw("title", {}, text), draw("text", { x: 0, y: 16, class: cls }, text));
   return short;
 }
@@ -40,26 +42,27 @@ function candidate(one, y, longest, winner) {
 
 function excluded(one, y) {
   const group = draw("g", { class: "excluded" });
-  group.append(label(one.pool_id, y, "name"));
-  const why = one.lacks.map((lack) => lack.reason.replaceAll("_", " ")).join(", ");
+  group.append(label(one.pool_id, y, "name", "55%"));
+  const [first, ...others] = one.lacks.map((lack) => lack.reason.replaceAll("_", " "));
+  const why = others.length ? `${first} +${others.length}` : first;
   group.append(draw("text", { x: "100%", y: y + 16, class: "score" }, `excluded: ${why}`));
-  group.append(draw("rect", { x: 1, y: y + 24, width: "99.5%", height: 12, class: "none" }));
+  group.append(draw("line", { x1: 0, x2: "100%", y1: y + 24, y2: y + 24, class: "none" }));
   return group;
 }
 
 export function picture(decision) {
   const { candidates } = decision;
   const longest = Math.max(1, ...candidates.map((one) => one.score_ms));
-  const rows = candidates.length + decision.excluded.length;
+  const height = candidates.length * ROW + decision.excluded.length * EXCLUDED_ROW;
   const told = candidates.map((one) => `${one.pool_id} ${seconds(one.score_ms)}`);
   const others = decision.excluded.map((one) => one.pool_id);
   const text = `Predicted end: ${told.join(", ")}.${others.length ? ` Excluded: ${others.join(", ")}.` : ""}`;
-  const image = draw("svg", { role: "img", "aria-label": text, width: "100%", height: rows * ROW });
+  const image = draw("svg", { role: "img", "aria-label": text, width: "100%", height });
   candidates.forEach((one, index) => {
     image.append(candidate(one, index * ROW, longest, one.pool_id === decision.pool_id));
   });
   decision.excluded.forEach((one, index) => {
-    image.append(excluded(one, (candidates.length + index) * ROW));
+    image.append(excluded(one, candidates.length * ROW + index * EXCLUDED_ROW));
   });
   return image;
 }

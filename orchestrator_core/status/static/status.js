@@ -1,6 +1,6 @@
 // Asks for the state once a second and shows it. What did not change is left alone, so that focus and selection stay.
 
-import { ago, build, celsius, clock, count, gib, jobLink, percent, rate, show, span, watts } from "./format.js";
+import { ABSENT, ago, build, celsius, clock, count, gib, jobLink, percent, rate, show, span, watts } from "./format.js";
 import "./explain.js";
 
 const ASK_EVERY_MS = 1000;
@@ -12,7 +12,7 @@ const JOB_MARKS = { finished: "✓", cancelled: "–", expired: "!", dropped: "!
 const JOB_TONES = { finished: "good", cancelled: "calm", expired: "fair", dropped: "fair", failed: "bad" };
 
 const byId = (id) => document.getElementById(id);
-const lines = (first, ...second) => [first, ["small", ...second]];
+const lines = (first, ...others) => [first, ...others.filter(Boolean).map((other) => ["small", other])];
 const bar = (ratio) => ["span.bar", { "aria-hidden": "true" }, ["span.fill", { ratio }]];
 
 function kind(job) {
@@ -22,11 +22,11 @@ function kind(job) {
 }
 
 function output(job) {
-  const whole = Math.max(job.expected_tokens, 1);
-  const text = [["b", count(job.pieces)], ` of about ${count(job.expected_tokens)}`];
   const again = job.attempt > 1 ? `attempt ${job.attempt}` : "";
-  const note = job.state === "running" ? again : [job.state, again].filter(Boolean).join(", ");
-  return [bar(job.pieces / whole), ["small", ...text, note ? `, ${note}` : ""]];
+  const note = [job.state === "running" ? "" : job.state, again].filter(Boolean).join(", ");
+  const told = ["span.told", ["b", count(job.pieces)], " of ", ["abbr", { title: "expected" }, `~${count(job.expected_tokens)}`]];
+  const parts = [["span", bar(job.pieces / Math.max(job.expected_tokens, 1)), told]];
+  return note ? [...parts, ["small", note]] : parts;
 }
 
 function slots(pool) {
@@ -43,8 +43,8 @@ function poolState(pool) {
 }
 
 function speed(pool) {
-  const slowed = pool.perf_scale < 1 ? ` (clocks at ${percent(pool.perf_scale)})` : "";
   const prompt = pool.prompt_tokens_per_s === null ? "" : `prompt ${rate(pool.prompt_tokens_per_s)}`;
+  const slowed = pool.perf_scale < 1 ? `clocks at ${percent(pool.perf_scale)}` : "";
   return lines(["b", rate(pool.decode_tokens_per_s)], prompt, slowed);
 }
 
@@ -59,10 +59,10 @@ const TABLES = {
     key: (job) => `${job.job_id} ${job.attempt}`,
     cells: [
       ["", (job) => lines(jobLink(job.job_id), kind(job))],
-      ["", (job) => [job.pool_id]],
+      ["pool", (job) => [["span", { title: job.pool_id }, job.pool_id]]],
       ["progress", output],
       ["num wide", (job) => [span(job.runs_for_ms)]],
-      ["num", (job) => [job.ends_in_ms > 0 ? span(job.ends_in_ms) : ["span.late", "due"]]],
+      ["num", (job) => [job.ends_in_ms === 0 ? ["span.late", "due"] : span(job.ends_in_ms)]],
     ],
   },
   waiting: {
@@ -81,7 +81,7 @@ const TABLES = {
     cells: [
       ["", (job) => lines(jobLink(job.job_id), kind(job))],
       ["", outcome],
-      ["wide", (job) => [job.pool_id || "–"]],
+      ["pool wide", (job) => [job.pool_id ? ["span", { title: job.pool_id }, job.pool_id] : ABSENT]],
       ["num wide", (job) => [count(job.tokens_out)]],
       ["num wide", (job) => [span(job.queued_ms)]],
       ["num wide", (job) => [span(job.first_token_ms)]],
@@ -92,10 +92,10 @@ const TABLES = {
   pools: {
     key: (pool) => pool.pool_id,
     cells: [
-      ["", (pool) => lines(["b", pool.pool_id], [pool.model_id, `${pool.engine} ${pool.engine_version}`.trim(), pool.host_id].filter(Boolean).join(" · "))],
+      ["pool", (pool) => lines(["b", { title: pool.pool_id }, pool.pool_id], pool.model_id, `${pool.engine} ${pool.engine_version} on ${pool.host_id}`.trim())],
       ["", poolState],
-      ["", slots],
-      ["num", speed],
+      ["slots", slots],
+      ["num wide", speed],
       ["num wide", (pool) => [span(pool.snapshot_age_ms)]],
     ],
   },
@@ -147,12 +147,12 @@ function device(one) {
   const { memory_used_bytes: used, memory_total_bytes: total } = one;
   const memory = used === null || !total ? null : used / total;
   const sick = one.health && one.health !== "ok";
-  const notes = [celsius(one.temperature_celsius), " ", watts(one.power_milliwatts)];
   const parts = [
-    ["p.name", ["b", one.name || one.device_id], ["small", one.host_id]],
+    ["p.name", ["b", one.name || one.device_id]],
     gauge("Memory", memory, gib(used), " of ", gib(total), " GiB"),
     gauge("Busy", one.utilization_ratio, percent(one.utilization_ratio)),
-    ["p.notes", ["span", ...notes], ["span", one.pool_ids.join(", ")]],
+    ["p.notes", ["span", "Temperature ", celsius(one.temperature_celsius)], ["span", "Power ", watts(one.power_milliwatts)]],
+    ["p.notes", ["span", one.host_id], ["span", one.pool_ids.join(", ")]],
   ];
   if (!one.connected) parts.push(["p.sick", "The host is not connected: nothing is known of it now."]);
   else if (sick) parts.push(["p.sick", `${one.health.replaceAll("_", " ")}${one.health_detail ? `: ${one.health_detail}` : ""}`]);
@@ -171,7 +171,7 @@ function summary(now) {
   show(byId("waiting-count"), count(queue.interactive + queue.batch));
   show(byId("waiting-note"), `${count(queue.interactive)} interactive, ${count(queue.batch)} batch; room for ${count(queue.capacity)}`);
   show(byId("running-count"), count(now.running_total));
-  show(byId("running-note"), `${count(now.ended_total)} ended, still known`);
+  show(byId("running-note"), `${count(now.ended_total)} ended recently`);
   show(byId("slots-count"), count(now.slots_free));
   show(byId("slots-note"), `of ${count(now.slots_total)} in ready pools`);
   show(byId("pools-count"), count(now.pools_ready));
@@ -199,7 +199,7 @@ function trouble(text) {
 
 function render(now) {
   summary(now);
-  table("running", now.running, now.running.length);
+  table("running", now.running, now.running_total);
   table("waiting", now.waiting, now.queue.interactive + now.queue.batch);
   table("ended", now.ended, now.ended.length);
   table("pools", now.pools, now.pools_total);

@@ -1,12 +1,18 @@
 """The `llorch` command: run, stream and cancel, as a process against a scripted server."""
 
+import asyncio
+import json as json_module
 import os
 import signal
 
 import grpc
 import pytest
 
-from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2
+from llamaorch.orchestrator.v1 import (
+    job_pb2,
+    orchestrator_service_pb2,
+    pool_admin_service_pb2,
+)
 from tests.integration.clients import scripted_server as wire
 from tests.integration.clients.llorch import finish, llorch, start
 from tests.integration.clients.scripted_server import Failure, Hang, ScriptedServer
@@ -194,6 +200,41 @@ async def test_ctrl_c_during_run_cancels_the_job(server: ScriptedServer) -> None
 
     assert (outcome.code, outcome.stderr) == (130, "job job-1 cancelled\n")
     assert [call.request.job_id for call in server.made("Cancel")] == ["job-1"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_a_job_that_waits_for_a_pool_that_gave_up_is_told_so(
+    server: ScriptedServer, as_json: bool
+) -> None:
+    """Not only a position: which pool of the model is not ready, and why. Once."""
+    gone = pool_admin_service_pb2.Pool(
+        pool_id="p", model_id="tiny", state="UNREADY", state_reason="restart_storm: no\n memory"
+    )
+    other = pool_admin_service_pb2.Pool(pool_id="q", model_id="large", state="READY")
+    server.on("ListPools", pool_admin_service_pb2.ListPoolsResponse(pools=[gone, other]))
+    server.on("Enqueue", wire.accepted()).on("StreamTokens", [[wire.queued(1)], Hang()])
+    server.on(
+        "Cancel",
+        orchestrator_service_pb2.CancelResponse(job=wire.job(state=job_pb2.JOB_STATE_CANCELLED)),
+    )
+    json = ["--json"] if as_json else []
+    process = await start(server.address, *json, "run", "--model", "tiny", "Hi")
+    await server.wait_for("ListPools")
+
+    stream = process.stdout if as_json else process.stderr
+    assert stream is not None
+    said = ""
+    async with asyncio.timeout(20):
+        while "no pool" not in said:
+            said = (await stream.readline()).decode()
+    process.send_signal(signal.SIGINT)
+    await finish(process)
+
+    sentence = "no pool for tiny is ready: p is UNREADY: restart_storm: no memory"
+    if as_json:
+        assert json_module.loads(said) == {"event": "waiting", "reason": sentence}
+    else:
+        assert said == sentence + "\n"
 
 
 async def test_ctrl_c_during_stream_only_detaches(server: ScriptedServer) -> None:

@@ -30,7 +30,9 @@ async def orchestrator(
 
 
 @asynccontextmanager
-async def host_of(server: OrchestratorServer, slots: int = 2) -> AsyncIterator[None]:
+async def host_of(
+    server: OrchestratorServer, slots: int = 2, **tables: object
+) -> AsyncIterator[None]:
     """A host with a mock pool that talks to `server`."""
     config = {
         "orchestrator": str(server.address),
@@ -38,6 +40,7 @@ async def host_of(server: OrchestratorServer, slots: int = 2) -> AsyncIterator[N
         "devices": "cpu",
         "link": {"backoff": {"initial_ms": 20, "cap_ms": 100}},
         "pools": [{"pool_id": "mock", "engine": {"kind": "mock", "slots": slots}}],
+        **tables,
     }
     manager = PoolManager(PoolConfig.model_validate(config), devices=CpuDevices())
     task = asyncio.create_task(manager.run())

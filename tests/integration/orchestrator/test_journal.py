@@ -1,7 +1,9 @@
 """The journal as clients see it: restarts, failures, and what they never lose."""
 
 import asyncio
+import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 import grpc
 import pytest
@@ -10,9 +12,11 @@ from structlog.testing import capture_logs
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from llamaorch.pool.v1 import dispatch_pb2
+from orchestrator_core.config import Config
 from orchestrator_core.core.effects import Record
 from orchestrator_core.core.events import Tick
 from orchestrator_core.core.states import JobState
+from orchestrator_core.server import CannotStartError, run
 from orchestrator_core.store.memory import CommitFault, MemoryStore
 from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import (
@@ -344,3 +348,23 @@ async def test_text_of_a_job_that_was_cancelled_before_its_start_is_not_told(
     await cancelling
 
     assert kinds(await asyncio.wait_for(following, WAIT_S)) == ["end"]
+
+
+def contents(directory: Path) -> list[Path]:
+    """What is in a directory."""
+    return list(directory.iterdir())
+
+
+async def test_who_cannot_listen_leaves_nothing_behind(tmp_path: Path) -> None:
+    """No journal, no folder of recordings, and a journal that is there keeps its epoch."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = Config.model_validate(
+            {
+                "listen": f"127.0.0.1:{taken.getsockname()[1]}",
+                "store": {"path": str(tmp_path / "state" / "journal.db")},
+            }
+        )
+        with pytest.raises(CannotStartError, match="cannot listen"):
+            await run(config)
+
+    assert contents(tmp_path) == []

@@ -63,6 +63,8 @@ async def test_a_continuation_on_another_host_builds_on_the_text_it_is_given(
     # Three of the prompt by the engine's count, of which two were generated before.
     usage = rest.ended[0].usage
     assert (usage.tokens_in, usage.tokens_out) == (1, 3)
+    # Its time is that of a part, so it says nothing about all of them.
+    assert not usage.HasField("decode_time_ms")
 
 
 async def test_a_continuation_of_another_text_is_refused(run_host: RunHost) -> None:

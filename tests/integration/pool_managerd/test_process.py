@@ -169,6 +169,7 @@ async def test_sighup_starts_a_pool_that_had_given_up(
     )  # fmt: skip
     command = Command(process)
     try:
+        failed = await command.logged("replica_failed")
         halted = await command.logged("pool_halted")
         write_tiny_model(tmp_path / "tiny.gguf")
         process.send_signal(signal.SIGHUP)
@@ -180,6 +181,7 @@ async def test_sighup_starts_a_pool_that_had_given_up(
             process.kill()
             await process.wait()
 
+    assert "The engine of pool p0 did not start: " in str(failed["human"])
     assert "tiny.gguf does not exist" in str(halted["human"])
     assert "SIGHUP" in str(halted["human"])
     assert code == 0

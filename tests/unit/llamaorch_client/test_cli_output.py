@@ -96,7 +96,17 @@ def test_the_progress_line_follows_the_job() -> None:
         )
 
     assert first == "job-1  queued  position 3  starts in 1.5 s"
-    assert progress.line() == "job-1  running  gpu-a  6 tokens  3.0 tok/s"
+    # The three of the first batch came before the time began.
+    assert progress.line() == "job-1  running  gpu-a  6 tokens  1.5 tok/s"
+
+
+def test_a_rate_over_next_to_no_time_is_not_shown() -> None:
+    """A short answer that comes in one or two batches has none."""
+    progress = Progress("job-1")
+    for now_ms in (1_000, 1_002):
+        progress.update(Tokens(attempt=1, first_index=0, text_offset=0, pieces=("a",)), now_ms)
+
+    assert progress.line() == "job-1  running  2 tokens"
 
 
 def test_options_stand_before_or_after_the_command_and_win_over_the_environment() -> None:

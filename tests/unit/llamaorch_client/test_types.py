@@ -141,3 +141,4 @@ def test_the_decode_rate_counts_tokens_after_the_first() -> None:
     assert Usage(tokens_out=11, decode_time_ms=500).tokens_per_s == 20.0
     assert Usage(tokens_out=11).tokens_per_s is None
     assert Usage().tokens_per_s is None
+    assert Usage(tokens_out=11, decode_time_ms=1).tokens_per_s is None

@@ -55,6 +55,7 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     pools = commands.add_parser("pools", parents=[common], help="list pools and their devices")
     pools.add_argument("--watch", action="store_true", help="again on every change, until Ctrl-C")
     _devices(commands.add_parser("devices", parents=[common], help="what the devices do, live"))
+    _live(commands.add_parser("top", parents=[common], help="what happens now, live"))
     explain = commands.add_parser(
         "explain", parents=[common], help="why a job runs where it runs, or why it waits"
     )
@@ -73,7 +74,11 @@ def _devices(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="ask this pool manager instead of the orchestrator, for all it knows; repeatable",
     )
-    parser.add_argument("--once", action="store_true", help="show them once; so does --json")
+    _live(parser)
+
+
+def _live(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--once", action="store_true", help="show it once; so does --json")
     parser.add_argument(
         "--interval-s", type=_interval, default=1.0, metavar="S", help="between two looks; 1"
     )

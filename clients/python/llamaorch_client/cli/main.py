@@ -16,6 +16,7 @@ from llamaorch_client.cli import devices, fleet, inspecting, running, sessions
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, exit_code, sentences
 from llamaorch_client.cli.output import Output
+from llamaorch_client.cli.top import command as top
 from llamaorch_client.errors import LlamaOrchError
 from llamaorch_client.options import ClientOptions, RetryOptions
 
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "pools": fleet.pools,
     "devices": devices.devices,
     "status": fleet.status,
+    "top": top.top,
 }
 STREAMING = frozenset({"run", "stream"})
 

@@ -2,7 +2,7 @@
 """What the progress line says. Pure: events and times in, a line out."""
 
 from llamaorch_client.events import End, Event, Queued, Resumed, Started, Tokens
-from llamaorch_client.model import Receipt
+from llamaorch_client.model import RATE_TIME_MIN_MS, Receipt
 
 
 class Progress:
@@ -12,7 +12,7 @@ class Progress:
         self._job_id = job_id
         self._state = "accepted"
         self._where = ""
-        self._tokens = 0
+        self._tokens = self._first_tokens = 0
         self._first_ms: int | None = None
         self._now_ms = 0
 
@@ -51,13 +51,17 @@ class Progress:
 
     def _count(self, event: Tokens, now_ms: int) -> None:
         self._state = "running"
+        count = len(event.token_ids) or len(event.pieces)
         if self._first_ms is None:
-            self._first_ms = now_ms
-        self._tokens += len(event.token_ids) or len(event.pieces)
+            self._first_ms, self._first_tokens = now_ms, count
+        self._tokens += count
 
     def _tokens_per_s(self) -> float | None:
+        """Tokens after the first batch over the time since it came."""
         elapsed_ms = self._now_ms - self._first_ms if self._first_ms is not None else 0
-        return self._tokens * 1000 / elapsed_ms if elapsed_ms > 0 else None
+        if elapsed_ms < RATE_TIME_MIN_MS:
+            return None
+        return (self._tokens - self._first_tokens) * 1000 / elapsed_ms
 
 
 def _eta(predicted_start_ms: int | None) -> str:

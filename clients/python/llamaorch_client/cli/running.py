@@ -11,6 +11,7 @@ from llamaorch_client.aio import AsyncClient
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, seconds, sentences
 from llamaorch_client.cli.output import Output, plain
 from llamaorch_client.cli.progress import Progress
+from llamaorch_client.cli.waiting import Waiting
 from llamaorch_client.errors import JobFailedError, LlamaOrchError, NotFoundError
 from llamaorch_client.events import End, Event, Failed, Resumed, Tokens
 from llamaorch_client.model import JobState, Receipt
@@ -38,7 +39,9 @@ async def run(arguments: argparse.Namespace, out: Output, client: AsyncClient) -
         if arguments.detach:
             _tell_detached(receipt, out)
             return ExitCode.FINISHED
-        return await _follow(client.stream(receipt.job_id, failures_as_events=True), out, receipt)
+        followed = client.stream(receipt.job_id, failures_as_events=True)
+        waiting = Waiting(client, request.model_id, out)
+        return await _follow(followed, out, receipt, waiting)
     except asyncio.CancelledError:
         # This is how Ctrl-C arrives. It is answered here, so it is not raised again.
         await _interrupted(giving, out, client)
@@ -52,12 +55,12 @@ async def run(arguments: argparse.Namespace, out: Output, client: AsyncClient) -
 async def stream(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
     """Prints a job's output from its beginning; Ctrl-C leaves it running."""
     # Asked first because a stream waits long for a server that is away; this call does not.
-    await client.get_job(arguments.job_id, correlation_id=arguments.correlation_id)
+    job = await client.get_job(arguments.job_id, correlation_id=arguments.correlation_id)
     followed = client.stream(
         arguments.job_id, failures_as_events=True, correlation_id=arguments.correlation_id
     )
     try:
-        return await _follow(followed, out, None)
+        return await _follow(followed, out, None, Waiting(client, job.model_id, out))
     except asyncio.CancelledError:
         out.say(
             f"left job {arguments.job_id} running; `llorch stream {arguments.job_id}` follows it "
@@ -158,7 +161,9 @@ def _tell_detached(receipt: Receipt, out: Output) -> None:
     out.say(f"accepted at position {receipt.queue_position}; `llorch stream` follows it")
 
 
-async def _follow(followed: JobStream, out: Output, receipt: Receipt | None) -> ExitCode:
+async def _follow(
+    followed: JobStream, out: Output, receipt: Receipt | None, waiting: Waiting
+) -> ExitCode:
     progress = Progress(receipt.job_id if receipt is not None else "")
     now_ms = Timing().now_ms
     if receipt is not None:
@@ -168,8 +173,9 @@ async def _follow(followed: JobStream, out: Output, receipt: Receipt | None) -> 
     outcome: End | Failed | None = None
     out.progress(progress.line())
     try:
-        async with followed:
+        async with followed, waiting.watching():
             async for event in followed:
+                waiting.update(event)
                 _show(event, out)
                 progress.update(event, now_ms())
                 if isinstance(event, End | Failed):

@@ -685,7 +685,7 @@ class Usage(_message.Message):
     first_token_ms: _builtins.int
     """From accept to the first token, milliseconds."""
     decode_time_ms: _builtins.int
-    """From the first token to the end, milliseconds."""
+    """Time for the output, milliseconds: the engine's own figure where it gives one, else from the first output to the end."""
     def __init__(
         self,
         *,

@@ -22,79 +22,80 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from llamaorch.orchestrator.v1 import decision_pb2 as llamaorch_dot_orchestrator_dot_v1_dot_decision__pb2
 from llamaorch.orchestrator.v1 import events_pb2 as llamaorch_dot_orchestrator_dot_v1_dot_events__pb2
 from llamaorch.orchestrator.v1 import job_pb2 as llamaorch_dot_orchestrator_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4llamaorch/orchestrator/v1/orchestrator_service.proto\x12\x19llamaorch.orchestrator.v1\x1a\x17google/rpc/status.proto\x1a(llamaorch/orchestrator/v1/decision.proto\x1a&llamaorch/orchestrator/v1/events.proto\x1a#llamaorch/orchestrator/v1/job.proto\"B\n\x0e\x45nqueueRequest\x12\x30\n\x04spec\x18\x01 \x01(\x0b\x32\".llamaorch.orchestrator.v1.JobSpec\"\xcb\x02\n\x0f\x45nqueueResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0equeue_position\x18\x02 \x01(\r\x12\x1f\n\x12predicted_start_ms\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x1d\n\x10predicted_end_ms\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12 \n\x13on_time_probability\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\nbackoff_ms\x18\x06 \x01(\x04\x12\x35\n\tremaining\x18\x07 \x01(\x0b\x32\".llamaorch.orchestrator.v1.Budgets\x12\x0c\n\x04seed\x18\x08 \x01(\r\x12\x11\n\tduplicate\x18\t \x01(\x08\x42\x15\n\x13_predicted_start_msB\x13\n\x11_predicted_end_msB\x16\n\x14_on_time_probability\"\x1f\n\rCancelRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"=\n\x0e\x43\x61ncelResponse\x12+\n\x03job\x18\x01 \x01(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\"t\n\x13StreamTokensRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12;\n\x0bresume_from\x18\x02 \x01(\x0b\x32&.llamaorch.orchestrator.v1.ResumePoint\x12\x10\n\x08observer\x18\x03 \x01(\x08\"K\n\x14StreamTokensResponse\x12\x33\n\x06\x65vents\x18\x01 \x03(\x0b\x32#.llamaorch.orchestrator.v1.JobEvent\"\x82\x01\n\x0f\x45xchangeEnqueue\x12\x30\n\x04spec\x18\x01 \x01(\x0b\x32\".llamaorch.orchestrator.v1.JobSpec\x12\x11\n\tsubscribe\x18\x02 \x01(\x08\x12\x19\n\x0c\x63redit_bytes\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x0f\n\r_credit_bytes\" \n\x0e\x45xchangeCancel\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\x9e\x01\n\x11\x45xchangeSubscribe\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12;\n\x0bresume_from\x18\x02 \x01(\x0b\x32&.llamaorch.orchestrator.v1.ResumePoint\x12\x19\n\x0c\x63redit_bytes\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08observer\x18\x04 \x01(\x08\x42\x0f\n\r_credit_bytes\"a\n\x0b\x45xchangeAck\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x14\n\x0ctext_offsets\x18\x02 \x03(\x04\x12\x14\n\x0c\x63redit_bytes\x18\x03 \x03(\x04\x12\x15\n\rfinal_handles\x18\x04 \x03(\r\"%\n\x13\x45xchangeUnsubscribe\x12\x0e\n\x06handle\x18\x01 \x01(\r\"\x86\x03\n\x0f\x45xchangeRequest\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\x04\x12=\n\x07\x65nqueue\x18\x02 \x01(\x0b\x32*.llamaorch.orchestrator.v1.ExchangeEnqueueH\x00\x12;\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32).llamaorch.orchestrator.v1.ExchangeCancelH\x00\x12\x41\n\tsubscribe\x18\x04 \x01(\x0b\x32,.llamaorch.orchestrator.v1.ExchangeSubscribeH\x00\x12\x35\n\x03\x61\x63k\x18\x05 \x01(\x0b\x32&.llamaorch.orchestrator.v1.ExchangeAckH\x00\x12\x45\n\x0bunsubscribe\x18\x06 \x01(\x0b\x32..llamaorch.orchestrator.v1.ExchangeUnsubscribeH\x00\x12\x13\n\x0btraceparent\x18\x07 \x01(\tB\t\n\x07request\"\xc3\x02\n\x0e\x45xchangeResult\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\x04\x12\x0e\n\x06handle\x18\x02 \x01(\r\x12>\n\x08\x65nqueued\x18\x03 \x01(\x0b\x32*.llamaorch.orchestrator.v1.EnqueueResponseH\x00\x12>\n\tcancelled\x18\x04 \x01(\x0b\x32).llamaorch.orchestrator.v1.CancelResponseH\x00\x12\x1b\n\x11subscribed_job_id\x18\x05 \x01(\tH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x1d\n\x13unsubscribed_job_id\x18\x07 \x01(\tH\x00\x12\x1e\n\x14\x61\x63knowledged_handles\x18\x08 \x01(\rH\x00\x42\x08\n\x06result\"V\n\x10\x45xchangeJobEvent\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x32\n\x05\x65vent\x18\x02 \x01(\x0b\x32#.llamaorch.orchestrator.v1.JobEvent\"C\n\x0e\x45xchangeBroken\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"H\n\x0e\x45xchangeTokens\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x15\n\rfirst_indexes\x18\x02 \x03(\x04\x12\x0e\n\x06\x63hunks\x18\x03 \x03(\x0c\"\xbd\x02\n\x10\x45xchangeResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32).llamaorch.orchestrator.v1.ExchangeResult\x12\x39\n\x06tokens\x18\x02 \x01(\x0b\x32).llamaorch.orchestrator.v1.ExchangeTokens\x12;\n\x06\x65vents\x18\x03 \x03(\x0b\x32+.llamaorch.orchestrator.v1.ExchangeJobEvent\x12:\n\x05\x62\x65gun\x18\x04 \x03(\x0b\x32+.llamaorch.orchestrator.v1.ExchangeJobEvent\x12\x39\n\x06\x62roken\x18\x05 \x03(\x0b\x32).llamaorch.orchestrator.v1.ExchangeBroken\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"=\n\x0eGetJobResponse\x12+\n\x03job\x18\x01 \x01(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\"\x81\x01\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x33\n\x06states\x18\x03 \x03(\x0e\x32#.llamaorch.orchestrator.v1.JobState\x12\x12\n\nsession_id\x18\x04 \x01(\t\"Y\n\x10ListJobsResponse\x12,\n\x04jobs\x18\x01 \x03(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x11\x45xplainJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\xc6\x01\n\x12\x45xplainJobResponse\x12+\n\x03job\x18\x01 \x01(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\x12\x36\n\tdecisions\x18\x02 \x03(\x0b\x32#.llamaorch.orchestrator.v1.Decision\x12\x39\n\x0bwaiting_for\x18\x03 \x03(\x0b\x32$.llamaorch.orchestrator.v1.Exclusion\x12\x10\n\x08trace_id\x18\x04 \x01(\t\"&\n\x12GetOverviewRequest\x12\x10\n\x08rows_max\x18\x01 \x01(\r\"\xc3\x01\n\tQueueView\x12\x35\n\x08priority\x18\x01 \x01(\x0e\x32#.llamaorch.orchestrator.v1.Priority\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12,\n\x04next\x18\x03 \x03(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\x12$\n\x17last_predicted_start_ms\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x1a\n\x18_last_predicted_start_ms\"\xd4\x02\n\x13GetOverviewResponse\x12\x34\n\x06queues\x18\x01 \x03(\x0b\x32$.llamaorch.orchestrator.v1.QueueView\x12\x16\n\x0equeue_capacity\x18\x02 \x01(\r\x12/\n\x07running\x18\x03 \x03(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\x12\x15\n\rrunning_total\x18\x04 \x01(\r\x12\x36\n\tdecisions\x18\x05 \x03(\x0b\x32#.llamaorch.orchestrator.v1.Decision\x12-\n\x05\x65nded\x18\x06 \x03(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\x12\x13\n\x0b\x65nded_total\x18\x07 \x01(\r\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x19\n\x11store_unavailable\x18\t \x01(\x08\"\x18\n\x16GetCapabilitiesRequest\"\xcc\x01\n\nReplicaSet\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\x12\x1f\n\x17sampler_profile_version\x18\x05 \x01(\t\x12\x10\n\x08pool_ids\x18\x06 \x03(\t\x12\x13\n\x0bslots_total\x18\x07 \x01(\r\x12\x0f\n\x07\x63tx_max\x18\x08 \x01(\r\x12\x15\n\rdeterministic\x18\t \x01(\x08\"r\n\x06Limits\x12\x16\n\x0equeue_capacity\x18\x01 \x01(\r\x12\x19\n\x11message_bytes_max\x18\x02 \x01(\r\x12\x17\n\x0finput_bytes_max\x18\x03 \x01(\r\x12\x1c\n\x14output_bytes_per_job\x18\x04 \x01(\x04\"\xde\x01\n\x17GetCapabilitiesResponse\x12\x13\n\x0b\x61pi_version\x18\x01 \x01(\t\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\x12\x14\n\x0cqueue_policy\x18\x03 \x01(\t\x12\x31\n\x06limits\x18\x04 \x01(\x0b\x32!.llamaorch.orchestrator.v1.Limits\x12;\n\x0creplica_sets\x18\x05 \x03(\x0b\x32%.llamaorch.orchestrator.v1.ReplicaSet\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x03(\t2\xc9\x07\n\x13OrchestratorService\x12`\n\x07\x45nqueue\x12).llamaorch.orchestrator.v1.EnqueueRequest\x1a*.llamaorch.orchestrator.v1.EnqueueResponse\x12]\n\x06\x43\x61ncel\x12(.llamaorch.orchestrator.v1.CancelRequest\x1a).llamaorch.orchestrator.v1.CancelResponse\x12q\n\x0cStreamTokens\x12..llamaorch.orchestrator.v1.StreamTokensRequest\x1a/.llamaorch.orchestrator.v1.StreamTokensResponse0\x01\x12g\n\x08\x45xchange\x12*.llamaorch.orchestrator.v1.ExchangeRequest\x1a+.llamaorch.orchestrator.v1.ExchangeResponse(\x01\x30\x01\x12]\n\x06GetJob\x12(.llamaorch.orchestrator.v1.GetJobRequest\x1a).llamaorch.orchestrator.v1.GetJobResponse\x12\x63\n\x08ListJobs\x12*.llamaorch.orchestrator.v1.ListJobsRequest\x1a+.llamaorch.orchestrator.v1.ListJobsResponse\x12i\n\nExplainJob\x12,.llamaorch.orchestrator.v1.ExplainJobRequest\x1a-.llamaorch.orchestrator.v1.ExplainJobResponse\x12l\n\x0bGetOverview\x12-.llamaorch.orchestrator.v1.GetOverviewRequest\x1a..llamaorch.orchestrator.v1.GetOverviewResponse\x12x\n\x0fGetCapabilities\x12\x31.llamaorch.orchestrator.v1.GetCapabilitiesRequest\x1a\x32.llamaorch.orchestrator.v1.GetCapabilitiesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4llamaorch/orchestrator/v1/orchestrator_service.proto\x12\x19llamaorch.orchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a(llamaorch/orchestrator/v1/decision.proto\x1a&llamaorch/orchestrator/v1/events.proto\x1a#llamaorch/orchestrator/v1/job.proto\"B\n\x0e\x45nqueueRequest\x12\x30\n\x04spec\x18\x01 \x01(\x0b\x32\".llamaorch.orchestrator.v1.JobSpec\"\xcb\x02\n\x0f\x45nqueueResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0equeue_position\x18\x02 \x01(\r\x12\x1f\n\x12predicted_start_ms\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x1d\n\x10predicted_end_ms\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12 \n\x13on_time_probability\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\nbackoff_ms\x18\x06 \x01(\x04\x12\x35\n\tremaining\x18\x07 \x01(\x0b\x32\".llamaorch.orchestrator.v1.Budgets\x12\x0c\n\x04seed\x18\x08 \x01(\r\x12\x11\n\tduplicate\x18\t \x01(\x08\x42\x15\n\x13_predicted_start_msB\x13\n\x11_predicted_end_msB\x16\n\x14_on_time_probability\"\x1f\n\rCancelRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"=\n\x0e\x43\x61ncelResponse\x12+\n\x03job\x18\x01 \x01(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\"t\n\x13StreamTokensRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12;\n\x0bresume_from\x18\x02 \x01(\x0b\x32&.llamaorch.orchestrator.v1.ResumePoint\x12\x10\n\x08observer\x18\x03 \x01(\x08\"K\n\x14StreamTokensResponse\x12\x33\n\x06\x65vents\x18\x01 \x03(\x0b\x32#.llamaorch.orchestrator.v1.JobEvent\"\x82\x01\n\x0f\x45xchangeEnqueue\x12\x30\n\x04spec\x18\x01 \x01(\x0b\x32\".llamaorch.orchestrator.v1.JobSpec\x12\x11\n\tsubscribe\x18\x02 \x01(\x08\x12\x19\n\x0c\x63redit_bytes\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x0f\n\r_credit_bytes\" \n\x0e\x45xchangeCancel\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\x9e\x01\n\x11\x45xchangeSubscribe\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12;\n\x0bresume_from\x18\x02 \x01(\x0b\x32&.llamaorch.orchestrator.v1.ResumePoint\x12\x19\n\x0c\x63redit_bytes\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08observer\x18\x04 \x01(\x08\x42\x0f\n\r_credit_bytes\"a\n\x0b\x45xchangeAck\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x14\n\x0ctext_offsets\x18\x02 \x03(\x04\x12\x14\n\x0c\x63redit_bytes\x18\x03 \x03(\x04\x12\x15\n\rfinal_handles\x18\x04 \x03(\r\"%\n\x13\x45xchangeUnsubscribe\x12\x0e\n\x06handle\x18\x01 \x01(\r\"\x86\x03\n\x0f\x45xchangeRequest\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\x04\x12=\n\x07\x65nqueue\x18\x02 \x01(\x0b\x32*.llamaorch.orchestrator.v1.ExchangeEnqueueH\x00\x12;\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32).llamaorch.orchestrator.v1.ExchangeCancelH\x00\x12\x41\n\tsubscribe\x18\x04 \x01(\x0b\x32,.llamaorch.orchestrator.v1.ExchangeSubscribeH\x00\x12\x35\n\x03\x61\x63k\x18\x05 \x01(\x0b\x32&.llamaorch.orchestrator.v1.ExchangeAckH\x00\x12\x45\n\x0bunsubscribe\x18\x06 \x01(\x0b\x32..llamaorch.orchestrator.v1.ExchangeUnsubscribeH\x00\x12\x13\n\x0btraceparent\x18\x07 \x01(\tB\t\n\x07request\"\xc3\x02\n\x0e\x45xchangeResult\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\x04\x12\x0e\n\x06handle\x18\x02 \x01(\r\x12>\n\x08\x65nqueued\x18\x03 \x01(\x0b\x32*.llamaorch.orchestrator.v1.EnqueueResponseH\x00\x12>\n\tcancelled\x18\x04 \x01(\x0b\x32).llamaorch.orchestrator.v1.CancelResponseH\x00\x12\x1b\n\x11subscribed_job_id\x18\x05 \x01(\tH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x1d\n\x13unsubscribed_job_id\x18\x07 \x01(\tH\x00\x12\x1e\n\x14\x61\x63knowledged_handles\x18\x08 \x01(\rH\x00\x42\x08\n\x06result\"V\n\x10\x45xchangeJobEvent\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x32\n\x05\x65vent\x18\x02 \x01(\x0b\x32#.llamaorch.orchestrator.v1.JobEvent\"C\n\x0e\x45xchangeBroken\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"H\n\x0e\x45xchangeTokens\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x15\n\rfirst_indexes\x18\x02 \x03(\x04\x12\x0e\n\x06\x63hunks\x18\x03 \x03(\x0c\"\xbd\x02\n\x10\x45xchangeResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32).llamaorch.orchestrator.v1.ExchangeResult\x12\x39\n\x06tokens\x18\x02 \x01(\x0b\x32).llamaorch.orchestrator.v1.ExchangeTokens\x12;\n\x06\x65vents\x18\x03 \x03(\x0b\x32+.llamaorch.orchestrator.v1.ExchangeJobEvent\x12:\n\x05\x62\x65gun\x18\x04 \x03(\x0b\x32+.llamaorch.orchestrator.v1.ExchangeJobEvent\x12\x39\n\x06\x62roken\x18\x05 \x03(\x0b\x32).llamaorch.orchestrator.v1.ExchangeBroken\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"=\n\x0eGetJobResponse\x12+\n\x03job\x18\x01 \x01(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\"\x81\x01\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x33\n\x06states\x18\x03 \x03(\x0e\x32#.llamaorch.orchestrator.v1.JobState\x12\x12\n\nsession_id\x18\x04 \x01(\t\"Y\n\x10ListJobsResponse\x12,\n\x04jobs\x18\x01 \x03(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x11\x45xplainJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\xc6\x01\n\x12\x45xplainJobResponse\x12+\n\x03job\x18\x01 \x01(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\x12\x36\n\tdecisions\x18\x02 \x03(\x0b\x32#.llamaorch.orchestrator.v1.Decision\x12\x39\n\x0bwaiting_for\x18\x03 \x03(\x0b\x32$.llamaorch.orchestrator.v1.Exclusion\x12\x10\n\x08trace_id\x18\x04 \x01(\t\"&\n\x12GetOverviewRequest\x12\x10\n\x08rows_max\x18\x01 \x01(\r\"\xc3\x01\n\tQueueView\x12\x35\n\x08priority\x18\x01 \x01(\x0e\x32#.llamaorch.orchestrator.v1.Priority\x12\x0f\n\x07waiting\x18\x02 \x01(\r\x12,\n\x04next\x18\x03 \x03(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\x12$\n\x17last_predicted_start_ms\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x1a\n\x18_last_predicted_start_ms\"\x85\x03\n\x13GetOverviewResponse\x12\x34\n\x06queues\x18\x01 \x03(\x0b\x32$.llamaorch.orchestrator.v1.QueueView\x12\x16\n\x0equeue_capacity\x18\x02 \x01(\r\x12/\n\x07running\x18\x03 \x03(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\x12\x15\n\rrunning_total\x18\x04 \x01(\r\x12\x36\n\tdecisions\x18\x05 \x03(\x0b\x32#.llamaorch.orchestrator.v1.Decision\x12-\n\x05\x65nded\x18\x06 \x03(\x0b\x32\x1e.llamaorch.orchestrator.v1.Job\x12\x13\n\x0b\x65nded_total\x18\x07 \x01(\r\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x19\n\x11store_unavailable\x18\t \x01(\x08\x12/\n\x0bobserved_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x18\n\x16GetCapabilitiesRequest\"\xcc\x01\n\nReplicaSet\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x02 \x01(\t\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x04 \x01(\t\x12\x1f\n\x17sampler_profile_version\x18\x05 \x01(\t\x12\x10\n\x08pool_ids\x18\x06 \x03(\t\x12\x13\n\x0bslots_total\x18\x07 \x01(\r\x12\x0f\n\x07\x63tx_max\x18\x08 \x01(\r\x12\x15\n\rdeterministic\x18\t \x01(\x08\"r\n\x06Limits\x12\x16\n\x0equeue_capacity\x18\x01 \x01(\r\x12\x19\n\x11message_bytes_max\x18\x02 \x01(\r\x12\x17\n\x0finput_bytes_max\x18\x03 \x01(\r\x12\x1c\n\x14output_bytes_per_job\x18\x04 \x01(\x04\"\xde\x01\n\x17GetCapabilitiesResponse\x12\x13\n\x0b\x61pi_version\x18\x01 \x01(\t\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\x12\x14\n\x0cqueue_policy\x18\x03 \x01(\t\x12\x31\n\x06limits\x18\x04 \x01(\x0b\x32!.llamaorch.orchestrator.v1.Limits\x12;\n\x0creplica_sets\x18\x05 \x03(\x0b\x32%.llamaorch.orchestrator.v1.ReplicaSet\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x03(\t2\xc9\x07\n\x13OrchestratorService\x12`\n\x07\x45nqueue\x12).llamaorch.orchestrator.v1.EnqueueRequest\x1a*.llamaorch.orchestrator.v1.EnqueueResponse\x12]\n\x06\x43\x61ncel\x12(.llamaorch.orchestrator.v1.CancelRequest\x1a).llamaorch.orchestrator.v1.CancelResponse\x12q\n\x0cStreamTokens\x12..llamaorch.orchestrator.v1.StreamTokensRequest\x1a/.llamaorch.orchestrator.v1.StreamTokensResponse0\x01\x12g\n\x08\x45xchange\x12*.llamaorch.orchestrator.v1.ExchangeRequest\x1a+.llamaorch.orchestrator.v1.ExchangeResponse(\x01\x30\x01\x12]\n\x06GetJob\x12(.llamaorch.orchestrator.v1.GetJobRequest\x1a).llamaorch.orchestrator.v1.GetJobResponse\x12\x63\n\x08ListJobs\x12*.llamaorch.orchestrator.v1.ListJobsRequest\x1a+.llamaorch.orchestrator.v1.ListJobsResponse\x12i\n\nExplainJob\x12,.llamaorch.orchestrator.v1.ExplainJobRequest\x1a-.llamaorch.orchestrator.v1.ExplainJobResponse\x12l\n\x0bGetOverview\x12-.llamaorch.orchestrator.v1.GetOverviewRequest\x1a..llamaorch.orchestrator.v1.GetOverviewResponse\x12x\n\x0fGetCapabilities\x12\x31.llamaorch.orchestrator.v1.GetCapabilitiesRequest\x1a\x32.llamaorch.orchestrator.v1.GetCapabilitiesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llamaorch.orchestrator.v1.orchestrator_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENQUEUEREQUEST']._serialized_start=227
-  _globals['_ENQUEUEREQUEST']._serialized_end=293
-  _globals['_ENQUEUERESPONSE']._serialized_start=296
-  _globals['_ENQUEUERESPONSE']._serialized_end=627
-  _globals['_CANCELREQUEST']._serialized_start=629
-  _globals['_CANCELREQUEST']._serialized_end=660
-  _globals['_CANCELRESPONSE']._serialized_start=662
-  _globals['_CANCELRESPONSE']._serialized_end=723
-  _globals['_STREAMTOKENSREQUEST']._serialized_start=725
-  _globals['_STREAMTOKENSREQUEST']._serialized_end=841
-  _globals['_STREAMTOKENSRESPONSE']._serialized_start=843
-  _globals['_STREAMTOKENSRESPONSE']._serialized_end=918
-  _globals['_EXCHANGEENQUEUE']._serialized_start=921
-  _globals['_EXCHANGEENQUEUE']._serialized_end=1051
-  _globals['_EXCHANGECANCEL']._serialized_start=1053
-  _globals['_EXCHANGECANCEL']._serialized_end=1085
-  _globals['_EXCHANGESUBSCRIBE']._serialized_start=1088
-  _globals['_EXCHANGESUBSCRIBE']._serialized_end=1246
-  _globals['_EXCHANGEACK']._serialized_start=1248
-  _globals['_EXCHANGEACK']._serialized_end=1345
-  _globals['_EXCHANGEUNSUBSCRIBE']._serialized_start=1347
-  _globals['_EXCHANGEUNSUBSCRIBE']._serialized_end=1384
-  _globals['_EXCHANGEREQUEST']._serialized_start=1387
-  _globals['_EXCHANGEREQUEST']._serialized_end=1777
-  _globals['_EXCHANGERESULT']._serialized_start=1780
-  _globals['_EXCHANGERESULT']._serialized_end=2103
-  _globals['_EXCHANGEJOBEVENT']._serialized_start=2105
-  _globals['_EXCHANGEJOBEVENT']._serialized_end=2191
-  _globals['_EXCHANGEBROKEN']._serialized_start=2193
-  _globals['_EXCHANGEBROKEN']._serialized_end=2260
-  _globals['_EXCHANGETOKENS']._serialized_start=2262
-  _globals['_EXCHANGETOKENS']._serialized_end=2334
-  _globals['_EXCHANGERESPONSE']._serialized_start=2337
-  _globals['_EXCHANGERESPONSE']._serialized_end=2654
-  _globals['_GETJOBREQUEST']._serialized_start=2656
-  _globals['_GETJOBREQUEST']._serialized_end=2687
-  _globals['_GETJOBRESPONSE']._serialized_start=2689
-  _globals['_GETJOBRESPONSE']._serialized_end=2750
-  _globals['_LISTJOBSREQUEST']._serialized_start=2753
-  _globals['_LISTJOBSREQUEST']._serialized_end=2882
-  _globals['_LISTJOBSRESPONSE']._serialized_start=2884
-  _globals['_LISTJOBSRESPONSE']._serialized_end=2973
-  _globals['_EXPLAINJOBREQUEST']._serialized_start=2975
-  _globals['_EXPLAINJOBREQUEST']._serialized_end=3010
-  _globals['_EXPLAINJOBRESPONSE']._serialized_start=3013
-  _globals['_EXPLAINJOBRESPONSE']._serialized_end=3211
-  _globals['_GETOVERVIEWREQUEST']._serialized_start=3213
-  _globals['_GETOVERVIEWREQUEST']._serialized_end=3251
-  _globals['_QUEUEVIEW']._serialized_start=3254
-  _globals['_QUEUEVIEW']._serialized_end=3449
-  _globals['_GETOVERVIEWRESPONSE']._serialized_start=3452
-  _globals['_GETOVERVIEWRESPONSE']._serialized_end=3792
-  _globals['_GETCAPABILITIESREQUEST']._serialized_start=3794
-  _globals['_GETCAPABILITIESREQUEST']._serialized_end=3818
-  _globals['_REPLICASET']._serialized_start=3821
-  _globals['_REPLICASET']._serialized_end=4025
-  _globals['_LIMITS']._serialized_start=4027
-  _globals['_LIMITS']._serialized_end=4141
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=4144
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=4366
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=4369
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=5338
+  _globals['_ENQUEUEREQUEST']._serialized_start=260
+  _globals['_ENQUEUEREQUEST']._serialized_end=326
+  _globals['_ENQUEUERESPONSE']._serialized_start=329
+  _globals['_ENQUEUERESPONSE']._serialized_end=660
+  _globals['_CANCELREQUEST']._serialized_start=662
+  _globals['_CANCELREQUEST']._serialized_end=693
+  _globals['_CANCELRESPONSE']._serialized_start=695
+  _globals['_CANCELRESPONSE']._serialized_end=756
+  _globals['_STREAMTOKENSREQUEST']._serialized_start=758
+  _globals['_STREAMTOKENSREQUEST']._serialized_end=874
+  _globals['_STREAMTOKENSRESPONSE']._serialized_start=876
+  _globals['_STREAMTOKENSRESPONSE']._serialized_end=951
+  _globals['_EXCHANGEENQUEUE']._serialized_start=954
+  _globals['_EXCHANGEENQUEUE']._serialized_end=1084
+  _globals['_EXCHANGECANCEL']._serialized_start=1086
+  _globals['_EXCHANGECANCEL']._serialized_end=1118
+  _globals['_EXCHANGESUBSCRIBE']._serialized_start=1121
+  _globals['_EXCHANGESUBSCRIBE']._serialized_end=1279
+  _globals['_EXCHANGEACK']._serialized_start=1281
+  _globals['_EXCHANGEACK']._serialized_end=1378
+  _globals['_EXCHANGEUNSUBSCRIBE']._serialized_start=1380
+  _globals['_EXCHANGEUNSUBSCRIBE']._serialized_end=1417
+  _globals['_EXCHANGEREQUEST']._serialized_start=1420
+  _globals['_EXCHANGEREQUEST']._serialized_end=1810
+  _globals['_EXCHANGERESULT']._serialized_start=1813
+  _globals['_EXCHANGERESULT']._serialized_end=2136
+  _globals['_EXCHANGEJOBEVENT']._serialized_start=2138
+  _globals['_EXCHANGEJOBEVENT']._serialized_end=2224
+  _globals['_EXCHANGEBROKEN']._serialized_start=2226
+  _globals['_EXCHANGEBROKEN']._serialized_end=2293
+  _globals['_EXCHANGETOKENS']._serialized_start=2295
+  _globals['_EXCHANGETOKENS']._serialized_end=2367
+  _globals['_EXCHANGERESPONSE']._serialized_start=2370
+  _globals['_EXCHANGERESPONSE']._serialized_end=2687
+  _globals['_GETJOBREQUEST']._serialized_start=2689
+  _globals['_GETJOBREQUEST']._serialized_end=2720
+  _globals['_GETJOBRESPONSE']._serialized_start=2722
+  _globals['_GETJOBRESPONSE']._serialized_end=2783
+  _globals['_LISTJOBSREQUEST']._serialized_start=2786
+  _globals['_LISTJOBSREQUEST']._serialized_end=2915
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2917
+  _globals['_LISTJOBSRESPONSE']._serialized_end=3006
+  _globals['_EXPLAINJOBREQUEST']._serialized_start=3008
+  _globals['_EXPLAINJOBREQUEST']._serialized_end=3043
+  _globals['_EXPLAINJOBRESPONSE']._serialized_start=3046
+  _globals['_EXPLAINJOBRESPONSE']._serialized_end=3244
+  _globals['_GETOVERVIEWREQUEST']._serialized_start=3246
+  _globals['_GETOVERVIEWREQUEST']._serialized_end=3284
+  _globals['_QUEUEVIEW']._serialized_start=3287
+  _globals['_QUEUEVIEW']._serialized_end=3482
+  _globals['_GETOVERVIEWRESPONSE']._serialized_start=3485
+  _globals['_GETOVERVIEWRESPONSE']._serialized_end=3874
+  _globals['_GETCAPABILITIESREQUEST']._serialized_start=3876
+  _globals['_GETCAPABILITIESREQUEST']._serialized_end=3900
+  _globals['_REPLICASET']._serialized_start=3903
+  _globals['_REPLICASET']._serialized_end=4107
+  _globals['_LIMITS']._serialized_start=4109
+  _globals['_LIMITS']._serialized_end=4223
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=4226
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=4448
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=4451
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=5420
 # @@protoc_insertion_point(module_scope)

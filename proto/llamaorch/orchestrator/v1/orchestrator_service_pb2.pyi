@@ -9,6 +9,7 @@ The service that clients use: give jobs, follow them, cancel them, ask why.
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from llamaorch.orchestrator.v1 import decision_pb2 as _decision_pb2
@@ -907,6 +908,7 @@ class GetOverviewResponse(_message.Message):
     ENDED_TOTAL_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     STORE_UNAVAILABLE_FIELD_NUMBER: _builtins.int
+    OBSERVED_AT_FIELD_NUMBER: _builtins.int
     queue_capacity: _builtins.int
     """Jobs that may wait, both classes together."""
     running_total: _builtins.int
@@ -935,6 +937,10 @@ class GetOverviewResponse(_message.Message):
     def ended(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
         """Jobs that ended last, the newest first; empty while the journal cannot be written."""
 
+    @_builtins.property
+    def observed_at(self) -> _timestamp_pb2.Timestamp:
+        """When this was, by the clock that the other times of this answer come from."""
+
     def __init__(
         self,
         *,
@@ -947,10 +953,11 @@ class GetOverviewResponse(_message.Message):
         ended_total: _builtins.int = ...,
         draining: _builtins.bool = ...,
         store_unavailable: _builtins.bool = ...,
+        observed_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["observed_at", b"observed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "draining", b"draining", "ended", b"ended", "ended_total", b"ended_total", "queue_capacity", b"queue_capacity", "queues", b"queues", "running", b"running", "running_total", b"running_total", "store_unavailable", b"store_unavailable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "draining", b"draining", "ended", b"ended", "ended_total", b"ended_total", "observed_at", b"observed_at", "queue_capacity", b"queue_capacity", "queues", b"queues", "running", b"running", "running_total", b"running_total", "store_unavailable", b"store_unavailable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

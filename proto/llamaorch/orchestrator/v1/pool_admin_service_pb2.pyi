@@ -122,7 +122,7 @@ class Pool(_message.Message):
     state: _builtins.str
     """State as the host reports it: STARTING, READY, DRAINING, UNREADY; DISCONNECTED while its stream is not open."""
     state_reason: _builtins.str
-    """Why, when the state is UNREADY or DRAINING."""
+    """Why, when the state is UNREADY, DRAINING or DISCONNECTED."""
     engine: _builtins.str
     """Engine family."""
     engine_version: _builtins.str

@@ -153,6 +153,20 @@ def test_finished_jobs_teach_rate_start_and_length() -> None:
     assert (session.pool_id, session.replica_id, session.kv_tokens) == ("p", "p#1", 8)
 
 
+@pytest.mark.parametrize(("told_ms", "shown_ms"), [(None, 1), (90, 90), (9_999, 451)])
+def test_the_time_for_the_output_is_the_engines_own(told_ms: int | None, shown_ms: int) -> None:
+    """Output that comes at once took longer than it took to arrive; but not longer than the job."""
+    bench = Bench(wide())
+    bench.enqueue("a")
+    bench.step(AttemptStarted("a", 1), 50)
+    bench.step(OutputProgressed("a", 1, 1), 450)
+
+    bench.now_ms = 451
+    bench.end("a", usage=Usage(tokens_in=3, tokens_out=5, decode_time_ms=told_ms))
+
+    assert bench.core.jobs["a"].usage.decode_time_ms == shown_ms
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

@@ -1,5 +1,6 @@
 """What a continuation follows, against the text that was sent. LO-304."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,15 +35,14 @@ def sent(pieces: list[str], start: int, stop: int, *, ids: bool) -> Frame:
 def test_the_text_is_put_together_however_it_was_cut(
     pieces: list[str], data: st.DataObject
 ) -> None:
-    """Chunks may overlap after a reconnect; ids are told only where all of them are certain."""
+    """Chunks may overlap after a reconnect: what comes twice counts once."""
     log = OutputLog(1 << 20)
     log.begin_attempt(1)
-    at, overlapped, with_ids = 0, False, data.draw(st.booleans())
+    at, with_ids = 0, data.draw(st.booleans())
     while at < len(pieces):
         log.append_event(STARTED)
         start = data.draw(st.integers(0, at))
         stop = data.draw(st.integers(at + 1, len(pieces)))
-        overlapped |= start < at
         assert log.append_text(sent(pieces, start, stop, ids=with_ids))
         at = stop
 
@@ -52,9 +52,43 @@ def test_the_text_is_put_together_however_it_was_cut(
     assert found is not None
     assert (found.text, found.text_bytes) == (text, len(text.encode()))
     assert found.digest == digest(text.encode())
-    expected = tuple(range(len(pieces))) if with_ids and not overlapped else ()
-    assert found.token_ids == expected
+    assert found.token_ids == (tuple(range(len(pieces))) if with_ids else ())
     assert found.tokens == len(pieces)
+
+
+@pytest.mark.parametrize("with_text", [True, False])
+def test_ids_that_are_not_known_for_all_of_the_text_are_not_told(*, with_text: bool) -> None:
+    """A host tells what it was given to continue without ids: those of the rest mean other text."""
+    log = OutputLog(1 << 20)
+    log.begin_attempt(1)
+    batch = events_pb2.TokenBatch(
+        attempt=1,
+        prefix_digest=digest(b""),
+        pieces=["a " if with_text else "", "b c ", "d "],
+        token_ids=[7, 8, 9],
+        token_counts=[0, 2, 1],
+    )
+    size = sum(len(piece) for piece in batch.pieces)
+    assert log.append_text(Frame(1, 0, 3, 0, size, batch.SerializeToString()))
+
+    found = delivered(log)
+
+    assert found is not None
+    assert found.tokens == 4
+    assert found.token_ids == (() if with_text else (7, 8, 9))
+
+
+def test_a_piece_that_was_known_in_part_is_counted_without_ids() -> None:
+    """So a client may get one token more or less, but never other text."""
+    log = OutputLog(1 << 20)
+    log.begin_attempt(1)
+    assert log.append_text(sent(["one "], 0, 1, ids=True))
+    assert log.append_text(sent(["one two "], 0, 1, ids=True))
+
+    found = delivered(log)
+
+    assert found is not None
+    assert (found.text, found.tokens, found.token_ids) == ("one two ", 2, ())
 
 
 def test_what_was_evicted_cannot_be_continued() -> None:

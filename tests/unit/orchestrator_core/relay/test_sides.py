@@ -11,12 +11,16 @@ from orchestrator_core.relay import log as log_module
 from orchestrator_core.relay import sides
 from orchestrator_core.relay.items import Frame
 from orchestrator_core.relay.log import OutputLog
-from orchestrator_core.relay.retelling import text_of
+from orchestrator_core.relay.retelling import starts, text_of
 from orchestrator_core.relay.sides import SideRead, Sides, Source
-from tests.unit.orchestrator_core.relay.test_log import frames
+from orchestrator_core.wire.frames import encode_event
+from tests.unit.orchestrator_core.relay.test_log import STARTED, frames
 
 WORDS = [[f"word{number:03d} "] for number in range(60)]
 ASKED = 7
+RESUMED = events_pb2.JobEvent(
+    resumed=events_pb2.Resumed(attempt=2, mode=events_pb2.RESUME_MODE_CONTINUE, text_offset=8)
+)
 
 
 def evicted() -> tuple[OutputLog, list[Frame]]:
@@ -181,3 +185,112 @@ def test_the_digest_of_a_late_reader_is_compared() -> None:
 
     with pytest.raises(RefusalError, match="digest"):
         reader.take()
+
+
+class Host:
+    """Counts what it is asked, and answers when told to."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.asked = 0
+
+    def of(self, job_id: str) -> Source:
+        """This host as the source of a job."""
+        return Source(job_id, self.name, self.ask)
+
+    def ask(self, _first_index: int) -> int:
+        """Any command has the same number."""
+        self.asked += 1
+        return ASKED
+
+
+async def test_a_silent_host_holds_up_only_who_reads_from_it() -> None:
+    """However many readers it has, another host is asked at once."""
+    log, all_frames = evicted()
+    held, slow, fast = Sides(), Host("slow"), Host("fast")
+    jobs = [f"job{number}" for number in range(100)]
+    waiting = [asyncio.create_task(held.read(slow.of(job_id), log, 0)) for job_id in jobs]
+    same = [asyncio.create_task(held.read(slow.of("job0"), log, 0)) for _ in range(100)]
+    await asyncio.sleep(0)
+
+    reading = asyncio.create_task(held.read(fast.of("another"), log, 0))
+    await asyncio.sleep(0)
+    for frame in all_frames:
+        held.offer("another", frame, ASKED)
+    items = await asyncio.wait_for(reading, 1)
+
+    assert items
+    assert slow.asked == sides.SIDES_PER_HOST
+    for task in (*waiting, *same):
+        task.cancel()
+    await asyncio.gather(*waiting, *same, return_exceptions=True)
+    assert held._reads == {}
+    assert (held._jobs._rooms, held._hosts._rooms) == ({}, {})
+
+
+async def test_readers_of_one_job_take_one_place_of_its_host() -> None:
+    """Those who wait for each other do not keep the host's other jobs waiting."""
+    log, _ = evicted()
+    held, host = Sides(), Host("host")
+    same = [asyncio.create_task(held.read(host.of("one"), log, 0)) for _ in range(20)]
+    await asyncio.sleep(0)
+
+    other = asyncio.create_task(held.read(host.of("other"), log, 0))
+    await asyncio.sleep(0)
+
+    assert set(held._reads) == {"one", "other"}
+    for task in (*same, other):
+        task.cancel()
+    await asyncio.gather(*same, other, return_exceptions=True)
+
+
+def test_an_item_that_was_dropped_is_not_there() -> None:
+    """A reader that waits for its text is passed by what is evicted meanwhile."""
+    log, all_frames = OutputLog(1_024), frames(WORDS)
+    log.begin_attempt(1)
+    for frame in all_frames[:5]:
+        log.append_text(frame)
+    reader = log.open(None, late=True)
+    for frame in all_frames[5:]:
+        log.append_text(frame)
+    assert reader.lacks
+    read = SideRead(log, 0, ASKED)
+    for frame in all_frames:
+        read.offer(frame, ASKED)
+    reader.side.extend(read.items)
+
+    assert log.item(0) is None
+    assert log.item(log.end) is None
+    text_bytes = sum(map(len, map(text_of, [*reader.take(), *reader.take()])))
+    assert text_bytes == log.next_offset
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_who_comes_late_to_a_later_attempt_hears_how_it_began(*, restarted: bool) -> None:
+    """`started` of the first and `resumed` of the present one, before text which that one has."""
+    log, all_frames = OutputLog(1_024), frames(WORDS)
+    if not restarted:
+        log.begin_attempt(1)
+        log.append_event(STARTED)
+        log.append_text(all_frames[0])
+    log.begin_attempt(2)
+    log.append_event(encode_event(RESUMED))
+    again = [replace(frame, attempt=2) for frame in all_frames]
+    for frame in again:
+        log.append_text(frame)
+    read = SideRead(log, 0, ASKED)
+    for frame in again:
+        read.offer(frame, ASKED)
+    reader, beginning = log.open(None, late=True), log.beginning()
+    assert beginning is not None
+    reader.side.extend([beginning, *read.items])
+
+    items = []
+    while not reader.caught_up:
+        items += reader.take_items(1 << 20, 1 << 20)
+
+    told = [(item.attempt, item.text_offset) for item in items if not item.text_bytes]
+    assert told == ([(2, 0)] if restarted else [(1, 0), (2, 0)])
+    assert starts(items[0].entry) is not restarted
+    whole = "".join(word for (word,) in WORDS)
+    assert b"".join(text_of(item.entry) for item in items).decode() == whole

@@ -266,6 +266,25 @@ def test_a_pool_without_a_report_has_no_devices() -> None:
     assert not shown.HasField("tokens_per_s")
 
 
+def test_what_was_wrong_with_a_pool_is_not_told_once_its_host_is_gone() -> None:
+    """The reason is then another one."""
+    reported = full_snapshot()
+    reported.state = snapshot_pb2.POOL_STATE_UNREADY
+    reported.state_reason = snapshot_pb2.POOL_STATE_REASON_RESTART_STORM
+    reported.state_detail = "the model is not there"
+    pool = pool_of(reported)
+
+    before = pool_to_proto(PoolView(pool, 900, reported))
+    pool.connected = False
+    after = pool_to_proto(PoolView(pool, 900, reported))
+
+    assert (before.state, "the model is not there" in before.state_reason) == ("UNREADY", True)
+    assert (after.state, after.state_reason) == (
+        "DISCONNECTED",
+        "its host is not connected; it was UNREADY when last heard of",
+    )
+
+
 def test_an_operator_sees_what_is_wrong_with_a_device() -> None:
     """Health and sentence as the host told them, lowered clocks, and nothing of what is newer."""
     reported = full_snapshot()

@@ -10,10 +10,15 @@ class Content:
     """Keeps what a reader of the answer would be told."""
 
     def __init__(self) -> None:
+        self.heard_s = asyncio.get_running_loop().time()
         self.told: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
-    def set_exception(self, error: BaseException) -> None:
-        """See `aiohttp.StreamReader`."""
+    def hear(self) -> None:
+        """Something came."""
+        self.heard_s = asyncio.get_running_loop().time()
+
+    def fail(self, error: Exception) -> None:
+        """See `Answer`."""
         self.told.set_result(error)
 
 
@@ -22,10 +27,10 @@ def broken_off_s(breaks_s: tuple[float, ...]) -> float:
 
     async def watch() -> float:
         loop, content = asyncio.get_running_loop(), Content()
-        silence = Silence(content, 1.0)
         for at_s in breaks_s:
-            loop.call_at(at_s, silence.broken)
-        assert isinstance(await content.told, TimeoutError)
+            loop.call_at(at_s, content.hear)
+        with Silence(content, 1.0):
+            assert isinstance(await content.told, TimeoutError)
         return loop.time()
 
     loop = VirtualLoop()

@@ -1,0 +1,435 @@
+"""`llorch top` in a terminal: a pseudo-terminal always, tmux where it is installed.
+
+What the pseudo-terminal gets is read frame by frame; tmux also interprets it, as a person's would.
+"""
+
+import asyncio
+import fcntl
+import os
+import pty
+import re
+import shutil
+import signal
+import struct
+import sys
+import termios
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from llamaorch.orchestrator.v1 import decision_pb2, job_pb2, pool_admin_service_pb2
+from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
+from tests.integration.clients import llorch as command
+from tests.integration.clients.scripted_server import Failure, Hang, ScriptedServer
+
+WAIT_S = 20.0
+POLL_S = 0.05
+# Every frame begins at the top left corner.
+HOME = b"\x1b[H"
+# Only the controlling terminal of a process tells it of a new size.
+OWN_TERMINAL = """
+import fcntl, runpy, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+runpy.run_module("llamaorch_client.cli.main", run_name="__main__")
+"""
+LAST_WORD = "quit"
+ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b[=>]")
+POOL = pool_admin_service_pb2.Pool(
+    pool_id="gpu-a",
+    host_id="desk",
+    connected=True,
+    state="READY",
+    model_id="tiny",
+    slots_total=4,
+    slots_free=1,
+    devices=[
+        pool_admin_service_pb2.PoolDevice(
+            device_id="GPU-1",
+            name="RTX 3090",
+            memory_total_bytes=24 << 30,
+            memory_used_bytes=18 << 30,
+            utilization_ratio=0.5,
+            temperature_celsius=71,
+        )
+    ],
+    tokens_per_s=45.25,
+)
+DECISION = decision_pb2.Decision(
+    job_id="run-1",
+    attempt=1,
+    decided_at=Timestamp(seconds=98),
+    pool_id="gpu-a",
+    decided_by="score",
+    candidates_total=2,
+)
+
+
+def overview(running: str = "run-1", **fields: object) -> pb.GetOverviewResponse:
+    """A server with one waiting, one running and one ended job."""
+    waits = job_pb2.Job(
+        job_id="wait-1",
+        state=job_pb2.JOB_STATE_QUEUED,
+        priority=job_pb2.PRIORITY_BATCH,
+        queue_position=1,
+        predicted_start_ms=2_500,
+    )
+    runs = job_pb2.Job(
+        job_id=running,
+        state=job_pb2.JOB_STATE_RUNNING,
+        pool_id="gpu-a",
+        output_pieces=16,
+        expected_tokens=64,
+        predicted_end_ms=3_000,
+    )
+    over = job_pb2.Job(
+        job_id="end-1",
+        state=job_pb2.JOB_STATE_FINISHED,
+        finish_reason=job_pb2.FINISH_REASON_EOS,
+        pool_id="gpu-a",
+    )
+    base: dict[str, object] = {
+        "queues": [
+            pb.QueueView(priority=job_pb2.PRIORITY_INTERACTIVE),
+            pb.QueueView(
+                priority=job_pb2.PRIORITY_BATCH,
+                waiting=1,
+                next=[waits],
+                last_predicted_start_ms=2_500,
+            ),
+        ],
+        "queue_capacity": 100,
+        "running": [runs],
+        "running_total": 1,
+        "decisions": [DECISION],
+        "ended": [over],
+        "ended_total": 1,
+        "observed_at": Timestamp(seconds=100),
+    }
+    return pb.GetOverviewResponse(**(base | fields))  # type: ignore[arg-type]
+
+
+EXPLANATION = pb.ExplainJobResponse(
+    job=job_pb2.Job(job_id="wait-1", state=job_pb2.JOB_STATE_QUEUED, model_id="tiny"),
+    waiting_for=[
+        decision_pb2.Exclusion(
+            pool_id="gpu-a",
+            shortfalls=[decision_pb2.Shortfall(reason=decision_pb2.EXCLUSION_REASON_NO_SLOT)],
+        )
+    ],
+)
+
+
+def serve(server: ScriptedServer) -> None:
+    """Answers everything that the command asks."""
+    watched = [pool_admin_service_pb2.WatchPoolsResponse(pools=[POOL])]
+    server.on("WatchPools", [watched, Hang()])
+    server.on("ListPools", pool_admin_service_pb2.ListPoolsResponse(pools=[POOL]))
+    server.on("GetOverview", overview())
+    server.on("ExplainJob", EXPLANATION)
+
+
+class PseudoTerminal:
+    """A terminal without a screen: what was written since the last frame began is the screen."""
+
+    def __init__(self, process: asyncio.subprocess.Process, leader: int) -> None:
+        self.process, self._leader = process, leader
+        self.output = b""
+        self._grew = asyncio.Event()
+        asyncio.get_running_loop().add_reader(leader, self._read)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._leader, 65_536)
+        except OSError:
+            data = b""
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._leader)
+        self.output += data
+        self._grew.set()
+
+    def keys(self, keys: bytes) -> None:
+        """Types."""
+        os.write(self._leader, keys)
+
+    def resize(self, columns: int, lines: int) -> None:
+        """Changes the size, of which the process is told by a signal."""
+        size = struct.pack("HHHH", lines, columns, 0, 0)
+        fcntl.ioctl(self._leader, termios.TIOCSWINSZ, size)
+
+    def frames(self) -> list[list[str]]:
+        """What was drawn whole, as lines of text, frame by frame."""
+        parts = (ANSI.sub("", part.decode("utf-8", "ignore")) for part in self.output.split(HOME))
+        found = [part.replace("\r", "").split("\n") for part in parts]
+        return [lines for lines in found if LAST_WORD in lines[-1]]
+
+    async def until(self, good: Callable[[list[str]], bool]) -> list[str]:
+        """Waits for a frame in which something is so."""
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                self._grew.clear()
+                for shown in reversed(self.frames()):
+                    if good(shown):
+                        return shown
+                await self._grew.wait()
+
+    async def until_written(self, *words: bytes) -> None:
+        """Waits for words anywhere in the output."""
+        async with asyncio.timeout(WAIT_S):
+            while not all(word in self.output for word in words):
+                self._grew.clear()
+                await self._grew.wait()
+
+    async def ended(self) -> int:
+        """Waits for the end of the process; its exit code."""
+        async with asyncio.timeout(WAIT_S):
+            return await self.process.wait()
+
+    @property
+    def echoes(self) -> bool:
+        """True while the terminal is as a shell wants it: it echoes what is typed."""
+        return bool(termios.tcgetattr(self._leader)[3] & termios.ECHO)
+
+
+@asynccontextmanager
+async def terminal(
+    address: str, *arguments: str, columns: int = 80, lines: int = 24, **extra: str
+) -> AsyncIterator[PseudoTerminal]:
+    """The command with a terminal of its own; ended with the block."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    variables = {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"} | extra
+    environment = command.environment(address, **variables)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        OWN_TERMINAL,
+        "top",
+        *arguments,
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    shown = PseudoTerminal(process, leader)
+    try:
+        yield shown
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        asyncio.get_running_loop().remove_reader(leader)
+        os.close(leader)
+        os.close(follower)
+
+
+def has(*words: str) -> Callable[[list[str]], bool]:
+    """True for a frame with all of these words."""
+    return lambda shown: all(word in "\n".join(shown) for word in words)
+
+
+async def test_top_shows_all_sections_and_gives_the_terminal_back(server: ScriptedServer) -> None:
+    """Bars, queue with ETA, progress, decision and end; q ends it as if it had not been there."""
+    serve(server)
+
+    async with terminal(server.address) as shown:
+        frame = await shown.until(has("gpu-a", "run-1", "end-1"))
+        raw = not shown.echoes
+        shown.keys(b"q")
+        code = await shown.ended()
+        echoes = shown.echoes
+
+    text = "\n".join(frame)
+    for words in ("18.0/24.0", "50%", "71 C", "batch: 1 waiting, the last starts in 2.5 s"):
+        assert words in text
+    for words in ("16/64", "3.0 s", "→ gpu-a", "FINISHED eos", "1 running, 1 waiting"):
+        assert words in text
+    assert len(frame) == 24
+    assert (raw, code, echoes) == (True, 0, True)
+    # The shell's screen is back, with its cursor.
+    assert shown.output.rstrip().endswith((b"\x1b[?1049l\x1b[?25h", b"\x1b[?25h\x1b[?1049l"))
+
+
+async def test_top_follows_the_size_of_the_terminal(server: ScriptedServer) -> None:
+    """The next frame has the new size, also where it is tiny."""
+    serve(server)
+
+    async with terminal(server.address) as shown:
+        await shown.until(has("gpu-a", "run-1"))
+        shown.resize(160, 40)
+        wide = await shown.until(lambda frame: len(frame) == 40)
+        shown.resize(30, 6)
+        tiny = await shown.until(lambda frame: len(frame) == 6)
+
+    assert any("POOLS 1" in line and "DECISIONS" in line for line in wide)
+    assert max(len(line.rstrip()) for line in wide) <= 160
+    assert max(len(line) for line in tiny) <= 30
+
+
+async def test_top_explains_the_selected_job(server: ScriptedServer) -> None:
+    """Arrow, e: the pane tells why the job waits; escape goes back."""
+    serve(server)
+
+    async with terminal(server.address) as shown:
+        await shown.until(has("wait-1"))
+        shown.keys(b"\x1b[B")
+        await shown.until(lambda frame: any(line.startswith("> wait-1") for line in frame))
+        shown.keys(b"e")
+        pane = await shown.until(has("why: job wait-1", "WAITS BECAUSE", "NO_SLOT"))
+        seen = len(shown.frames())
+        shown.keys(b"\x1b")
+        await shown.until(lambda _: any(has("> wait-1")(f) for f in shown.frames()[seen:]))
+
+    assert any("esc back" in line for line in pane)
+    assert [call.request.job_id for call in server.made("ExplainJob")] == ["wait-1"]
+
+
+async def test_top_pauses_and_sorts(server: ScriptedServer) -> None:
+    """While paused newer answers are not shown, afterwards the newest is."""
+    serve(server)
+
+    async with terminal(server.address, "--interval-s", "0.1") as shown:
+        await shown.until(has("run-1", "RUNNING 1 by start"))
+        shown.keys(b"s")
+        await shown.until(has("RUNNING 1 by eta"))
+        shown.keys(b"p")
+        await shown.until(has("PAUSED"))
+        server.on("GetOverview", overview("newer"))
+        asked = len(server.made("GetOverview"))
+        async with asyncio.timeout(WAIT_S):
+            await server.wait_for("GetOverview", asked + 3)
+        still = not any(has("newer")(frame) for frame in shown.frames())
+        shown.keys(b"p")
+        await shown.until(has("newer"))
+
+    assert still
+
+
+async def test_top_says_that_the_server_is_away_and_goes_on_when_it_is_back(
+    server: ScriptedServer,
+) -> None:
+    """What was known stays on the screen; a restarted server on the same port is found again."""
+    serve(server)
+
+    async with terminal(server.address, "--interval-s", "0.1") as shown:
+        await shown.until(has("run-1"))
+        await server.stop()
+        away = await shown.until(has("trying again", "run-1", "gpu-a"))
+        async with ScriptedServer(server.port) as again:
+            serve(again)
+            again.on("GetOverview", overview("after"))
+            back = await shown.until(lambda f: has("after")(f) and "trying again" not in f[0])
+
+    assert "does not answer" in away[0]
+    assert "1 running" in back[0]
+
+
+async def test_top_without_colours_and_on_a_dumb_terminal(server: ScriptedServer) -> None:
+    """NO_COLOR leaves only weight and inversion; a dumb terminal gets lines without sequences."""
+    serve(server)
+
+    async with terminal(server.address, NO_COLOR="1") as shown:
+        await shown.until(has("run-1", "gpu-a"))
+        coloured = re.findall(rb"\x1b\[[0-9;]*(?:3[0-7]|9[0-7]|38;)[0-9;]*m", shown.output)
+    async with terminal(server.address, TERM="dumb") as dumb:
+        await dumb.until_written(b"run-1", b"gpu-a")
+        dumb.keys(b"q")
+        code = await dumb.ended()
+
+    assert coloured == []
+    assert b"\x1b" not in dumb.output
+    assert code == 0
+
+
+async def test_top_gives_the_terminal_back_on_a_signal(server: ScriptedServer) -> None:
+    """Ctrl-C and SIGTERM leave no raw terminal behind; an old server is a clear error."""
+    serve(server)
+
+    codes = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        async with terminal(server.address) as shown:
+            await shown.until(has("run-1"))
+            shown.process.send_signal(number)
+            codes.append((await shown.ended(), shown.echoes))
+    server.on("GetOverview", Failure(grpc.StatusCode.UNIMPLEMENTED, message="no such method"))
+    async with terminal(server.address) as old:
+        codes.append((await old.ended(), old.echoes))
+
+    assert codes == [(130, True), (0, True), (1, True)]
+    assert b"no such method" in old.output
+
+
+async def test_top_once_writes_plain_lines_into_a_pipe(server: ScriptedServer) -> None:
+    """For scripts and reports: all rows, no sequence; JSON has both answers."""
+    serve(server)
+
+    piped = await command.llorch(server.address, "top", COLUMNS="100", PYTHONUTF8="1")
+    record = (await command.llorch(server.address, "--json", "top")).records()[0]
+
+    assert piped.code == 0
+    assert "\x1b" not in piped.stdout
+    for words in ("gpu-a", "wait-1", "16/64", "end-1"):
+        assert words in piped.stdout
+    assert max(map(len, piped.stdout.splitlines())) <= 100
+    assert record["overview"]["running"][0]["output_pieces"] == 16
+    assert record["pools"][0]["pool_id"] == "gpu-a"
+
+
+TMUX = shutil.which("tmux")
+
+
+@pytest.mark.skipif(TMUX is None, reason="tmux is not installed; `make tools-tmux` does it")
+async def test_top_in_tmux(server: ScriptedServer, tmp_path: Path) -> None:
+    """A terminal that a person uses: frames replace one another, also after a change of size."""
+    serve(server)
+    socket = f"llorch-{uuid.uuid4().hex[:8]}"
+
+    async def tmux(*arguments: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            str(TMUX),
+            "-L",
+            socket,
+            "-f",
+            "/dev/null",
+            *arguments,
+            env=command.environment(server.address, LC_ALL="C.UTF-8", TMUX_TMPDIR=str(tmp_path)),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        assert process.returncode == 0, err.decode()
+        return out.decode()
+
+    async def until(*words: str) -> str:
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                screen = await tmux("capture-pane", "-p")
+                if all(word in screen for word in words):
+                    return screen
+                await asyncio.sleep(POLL_S)
+
+    program = f"{sys.executable} -m llamaorch_client.cli.main top; echo gone; cat"
+    await tmux("new-session", "-d", "-x", "80", "-y", "24", program)
+    try:
+        first = await until("gpu-a", "run-1", "end-1")
+        await tmux("send-keys", "Down", "Enter")
+        await until("why: job wait-1", "NO_SLOT")
+        await tmux("resize-window", "-x", "170", "-y", "30")
+        await tmux("send-keys", "Escape")
+        wide = await until("POOLS 1", "DECISIONS")
+        await tmux("send-keys", "q")
+        after = await until("gone")
+    finally:
+        await tmux("kill-server")
+
+    assert first.count("POOLS 1") == 1
+    assert len(first.rstrip("\n").split("\n")) == 24
+    assert wide.count("POOLS 1") == 1
+    # The screen of before is back, without anything of the program.
+    assert "POOLS" not in after
