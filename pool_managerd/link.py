@@ -21,6 +21,7 @@ from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from llamaorch.pool.v1.pool_registry_service_pb2_grpc import PoolRegistryServiceStub
 from pool_managerd import failpoints, wire
 from pool_managerd.attempt import Refusal
+from pool_managerd.attempt_told import trace_id
 from pool_managerd.bell import Bell
 from pool_managerd.config import Config
 from pool_managerd.core.attempts import AttemptKey
@@ -35,7 +36,7 @@ from pool_managerd.pool import Pool
 from pool_managerd.reporter import Reporter
 from pool_managerd.snapshots import HostState, SnapshotBuilder
 from pool_managerd.streams import STREAM_ERRORS, together, until_lost
-from pool_managerd.telemetry import Telemetry, log
+from pool_managerd.telemetry import SPAN_REFUSE, Telemetry, log
 
 DispatchCall = aio.StreamStreamCall[registry_pb2.DispatchRequest, registry_pb2.DispatchResponse]
 
@@ -354,16 +355,23 @@ class Link:
 
     def _refuse(self, message: dispatch_pb2.StartAttempt, refusal: Refusal) -> None:
         pool_id = message.pool_id if message.pool_id in self._deps.pools else ""
-        self._deps.telemetry.metrics.attempt_refused(pool_id, refusal.reason.value)
+        reason = refusal.reason.value
+        self._deps.telemetry.metrics.attempt_refused(pool_id, reason)
+        told: dict[str, str | int] = {
+            "job_id": message.job_id,
+            "attempt": message.attempt,
+            "pool_id": message.pool_id,
+            "replica_id": message.replica_id,
+            "correlation_id": message.correlation_id,
+            "reason": reason,
+        }
+        self._deps.telemetry.event(SPAN_REFUSE, told, message.traceparent, reason)
         log.info(
             "attempt_refused",
-            job_id=message.job_id,
-            attempt=message.attempt,
-            pool_id=message.pool_id,
-            replica_id=message.replica_id,
-            correlation_id=message.correlation_id,
-            reason=refusal.reason.value,
+            **told,
+            trace_id=trace_id(message.traceparent),
             detail=refusal.message,
+            human=f"Job {message.job_id} was not started: {refusal.message}.",
         )
         self._bound().refuse(Refused(message.handle, refusal.reason, refusal.message))
 

@@ -30,7 +30,7 @@ from pool_managerd.engines.port import Engine, EngineInfo, PreloadError
 from pool_managerd.incarnation import AttemptKeeper, Incarnation, PoolDeps
 from pool_managerd.preflight import Prepared
 from pool_managerd.selftest import self_test
-from pool_managerd.telemetry import SPAN_DRAIN, SPAN_START, SPAN_STOP, log
+from pool_managerd.telemetry import SPAN_DRAIN, SPAN_RELOAD, SPAN_START, SPAN_STOP, log
 from pool_managerd.watching import (
     Reminder,
     circuit_limits,
@@ -312,15 +312,15 @@ class Pool:
             except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
                 problem = f"the engine could not be started: {type(error).__name__}: {error}"
             else:
-                self._started(span, "ready", began_ms)
+                self._started(span, began_ms)
                 self._serving(incarnation, info)
                 return
-            self._started(span, "failed", began_ms)
+            self._started(span, began_ms, reason.value)
         self._start_failed(incarnation, reason, problem)
 
-    def _started(self, span: Span, outcome: str, began_ms: int) -> None:
-        telemetry = self._deps.telemetry
-        telemetry.annotate(span, {"outcome": outcome})
+    def _started(self, span: Span, began_ms: int, error: str = "") -> None:
+        telemetry, outcome = self._deps.telemetry, "failed" if error else "ready"
+        telemetry.annotate(span, {"outcome": outcome}, error)
         took_ms = self._deps.clock.now_ms() - began_ms
         telemetry.metrics.engine_started(self.pool_id, outcome, took_ms)
 
@@ -450,6 +450,15 @@ class Pool:
                 return
 
     async def _reload(self) -> None:
+        asked = {
+            "pool_id": self.pool_id,
+            "replica_id": self.incarnation.replica_id,
+            "model_ref": shown_ref(self._reload_asked or self._loaded_ref),
+        }
+        with self._deps.telemetry.span(SPAN_RELOAD, asked):
+            await self._reload_when_idle()
+
+    async def _reload_when_idle(self) -> None:
         self._set_drain()
         self._changed()
         with self._deps.feed.subscribe() as changes:
