@@ -235,7 +235,12 @@ class Executor:
             try:
                 terminal = await self._consume(run, generator)
             except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
-                log.error("engine_adapter_failed", **run.facts, error=type(error).__name__)
+                log.error(
+                    "engine_adapter_failed",
+                    **run.facts,
+                    error=type(error).__name__,
+                    human="A bug in the engine's adapter: report it.",
+                )
                 run.request_stop(Stop.BROKEN)
                 terminal = None
             finally:
@@ -310,7 +315,12 @@ class Executor:
             async with asyncio.timeout(limit_ms / 1000):
                 await generator.aclose()
         except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
-            log.error("engine_close_failed", **run.facts, error=type(error).__name__)
+            log.error(
+                "engine_close_failed",
+                **run.facts,
+                error=type(error).__name__,
+                human="The engine did not let go of a stopped generation in time.",
+            )
 
     def _stopped(self, run: _Run) -> Terminal:
         assert run.stop is not None, "a generation ends with an event or because it is stopped"

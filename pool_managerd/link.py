@@ -144,7 +144,11 @@ class Link:
             async with asyncio.timeout(timeout_ms / 1000):
                 await self._left.wait()
         except TimeoutError:
-            log.warning("leave_timeout", timeout_ms=timeout_ms)
+            log.warning(
+                "leave_timeout",
+                timeout_ms=timeout_ms,
+                human="Not all that had ended could be told to the orchestrator before the stop.",
+            )
 
     @contextlib.asynccontextmanager
     async def _session(self, channel: aio.Channel) -> AsyncIterator[tuple[DispatchCall, _Terms]]:
@@ -277,13 +281,19 @@ class Link:
     def _obey(self, command: str, message: registry_pb2.DispatchResponse) -> None:
         handler = self._commands.get(command)
         if handler is None:
-            log.warning("command_unexpected", command=command)
+            log.warning(
+                "command_unexpected",
+                command=command,
+                human="The orchestrator sent a command that this version does not know.",
+            )
             return
         try:
             handler(message)
         except Exception:  # noqa: BLE001 - it is logged, with its trace
             # One bad command must not end the attempts of others.
-            log.exception("command_failed", command=command)
+            log.exception(
+                "command_failed", command=command, human="A bug: please report it with this entry."
+            )
 
     async def _write(self, call: DispatchCall, liveness: Liveness) -> None:
         outbox = self._outbox
@@ -402,7 +412,7 @@ class Link:
     def _set_draining(self, message: dispatch_pb2.SetPoolDraining) -> None:
         pool = self._deps.pools.get(message.pool_id)
         if pool is None:
-            log.warning("command_for_unknown_pool", pool_id=message.pool_id)
+            _log_unknown_pool(message.pool_id)
         elif message.draining:
             timeout_ms = message.timeout_ms if message.HasField("timeout_ms") else None
             pool.drain(Reason.OPERATOR, timeout_ms)
@@ -412,7 +422,7 @@ class Link:
     def _reload(self, message: dispatch_pb2.ReloadModel) -> None:
         pool = self._deps.pools.get(message.pool_id)
         if pool is None:
-            log.warning("command_for_unknown_pool", pool_id=message.pool_id)
+            _log_unknown_pool(message.pool_id)
         else:
             pool.reload(message.model_ref)
 
@@ -421,6 +431,14 @@ class Link:
 def _version() -> str:
     """Read once: a registration must not parse the metadata of the package each time."""
     return metadata.version("llamaorch")
+
+
+def _log_unknown_pool(pool_id: str) -> None:
+    log.warning(
+        "command_for_unknown_pool",
+        pool_id=pool_id,
+        human=f"The orchestrator asked something of pool {pool_id}, which is not on this host.",
+    )
 
 
 def _log_lost(error: BaseException) -> None:

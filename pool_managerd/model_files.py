@@ -94,7 +94,9 @@ class ModelFiles:
                 ) from error
             raise PreloadError([str(error)]) from error
         if ref.remote:
-            log.info("model_found", model_ref=shown_ref(text), owner=owner, path=str(found.path))
+            shown = shown_ref(text)
+            human = f"The model {shown} is at {found.path}."
+            log.info("model_found", model_ref=shown, owner=owner, path=str(found.path), human=human)
         return FoundModel(found.path, found.digest, ref.digest)
 
     async def look(self, text: str) -> FoundModel | OutboundDecision:

@@ -177,7 +177,9 @@ class Pool:
                 timeout_ms / 1000, self._keeper.drain_expired, self.pool_id
             )
         self._deps.telemetry.event(SPAN_DRAIN, {"pool_id": self.pool_id, "reason": reason.value})
-        log.info("pool_drain", pool_id=self.pool_id, reason=reason.value)
+        taking = "takes work again" if reason is Reason.NONE else "takes no more work"
+        human = f"Pool {self.pool_id} {taking}."
+        log.info("pool_drain", pool_id=self.pool_id, reason=reason.value, human=human)
         self._changed()
 
     def reload(self, model_ref: str) -> None:
@@ -188,7 +190,9 @@ class Pool:
         """
         if self._supervisor.phase in (Phase.CLOSING, Phase.CLOSED):
             return
-        log.info("pool_reload", pool_id=self.pool_id, model_ref=shown_ref(model_ref))
+        human = f"Pool {self.pool_id} loads its model anew once it is idle."
+        shown = shown_ref(model_ref)
+        log.info("pool_reload", pool_id=self.pool_id, model_ref=shown, human=human)
         waits, self._reload_asked = self._reload_asked is not None, model_ref
         if not waits:
             self._deps.spawn(self._reload())
@@ -206,7 +210,8 @@ class Pool:
         if isinstance(outcome, EndReason):
             incarnation.circuit.succeeded()
         elif engines_fault(outcome) and incarnation.circuit.failed(self._deps.clock.now_ms()):
-            self._trip(f"too many attempts failed; the last: {outcome.message}")
+            # Not its message: an engine's words may quote what a client sent.
+            self._trip(f"too many attempts failed; the last: {outcome.kind.value}")
             incarnation.tasks.append(self._deps.spawn(self._probe(incarnation)))
 
     def note_session(self, session_id: str) -> None:
@@ -248,6 +253,8 @@ class Pool:
                 state=state.value,
                 reason=reason.value,
                 detail=detail,
+                human=f"Pool {self.pool_id} is {state.value}"
+                + (f": {detail or reason.value}." if reason is not Reason.NONE else "."),
             )
         self._perform(effects)
         self._reminder.keep(bool(self._supervisor.storm))
@@ -445,6 +452,7 @@ class Pool:
                     pool_id=self.pool_id,
                     replica_id=incarnation.replica_id,
                     error=f"{type(error).__name__}: {error}",
+                    human=f"The engine of pool {self.pool_id} could not be stopped; tried again.",
                 )
             else:
                 return
