@@ -2,7 +2,8 @@
 
 Both services run as processes with all their telemetry on. Canaries go in wherever a client, an
 engine or an operator puts text; then everything that came out is searched: what they printed, spans
-and metrics as a collector received them, scrapes, and the flight recorder. The journal holds the
+and metrics as a collector received them, scrapes, and the flight recorder. The last holds the
+message with which an attempt failed, as its client gets it: see docs/logs.md. The journal holds the
 prompts of live jobs by design, and an engine's own log is its own.
 """
 
@@ -28,6 +29,7 @@ from llamaorch_client import (
     RetryOptions,
     Sampling,
 )
+from orchestrator_core.recorder.segment import read_frames
 from tests.integration.telemetry.both import scrape
 from tests.integration.telemetry.receiver import Received, receiving
 
@@ -215,8 +217,10 @@ async def _jobs(address: str) -> dict[str, str]:
 
 
 def _written(directory: Path) -> dict[str, bytes]:
-    paths = [*directory.glob("*.std*"), *(directory / "flight").iterdir()]
-    return {path.name: path.read_bytes() for path in paths}
+    left = {path.name: path.read_bytes() for path in directory.glob("*.std*")}
+    for path in (directory / "flight").iterdir():
+        left[f"flight/{path.name}"] = b"".join(frame.body for frame in read_frames(path))
+    return left
 
 
 def _exported(received: Received) -> bytes:
@@ -254,16 +258,18 @@ async def test_no_canary_leaves_but_to_its_client(tmp_path: Path) -> None:
     assert CANARIES["engine_error"] in told["chat"]
     assert left["otlp"].count(b"pool.attempt") >= 3
     assert b'"event":"job_failed"' in left["orchestratord.stderr"]
-    assert {name: where for name, where in _found(left).items() if where} == {}
+    recorded = {name: data for name, data in left.items() if name.startswith("flight/")}
+    assert recorded
+    assert set(_found(recorded)) == {"engine_error", "option"}
+    assert _found({name: data for name, data in left.items() if name not in recorded}) == {}
 
 
 def _found(left: dict[str, bytes]) -> dict[str, list[str]]:
-    """Where each canary, or half of it, turned up."""
-    return {
-        name: [
-            where
-            for where, data in left.items()
-            if any(part.encode() in data for part in (canary, canary[-24:], canary[-48:-24]))
-        ]
-        for name, canary in CANARIES.items()
-    }
+    """Where canaries, or halves of them, turned up; nothing of one that did not."""
+    found: dict[str, list[str]] = {}
+    for name, canary in CANARIES.items():
+        parts = [part.encode() for part in (canary, canary[-24:], canary[-48:-24])]
+        for where, data in left.items():
+            if any(part in data for part in parts):
+                found.setdefault(name, []).append(where)
+    return found
