@@ -60,4 +60,5 @@ def cut(batch: events_pb2.TokenBatch, end: int) -> events_pb2.TokenBatch:
         pieces=batch.pieces[:count],
         token_ids=batch.token_ids[: sum(token_counts)],
         token_counts=token_counts,
+        logprobs=batch.logprobs[:count],
     )

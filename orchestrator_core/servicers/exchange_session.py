@@ -252,6 +252,7 @@ class ExchangeSession:
 
     def _brought(self, subscription: Subscription, refusal: Refusal | None) -> None:
         if refusal is None:
+            self._let_next(subscription)
             subscription.wake()
         else:
             self._break(subscription, refusal)

@@ -28,6 +28,7 @@ RETRACT: Final = "retract"
 DECLINE: Final = "decline"
 ADOPT: Final = "adopt"
 DRAIN: Final = "drain"
+RELOAD: Final = "reload"
 
 RPC_SYSTEM: Final = "rpc.system.name"
 RPC_METHOD: Final = "rpc.method"
@@ -49,6 +50,7 @@ MODE: Final = "llamaorch.mode"
 VERDICT: Final = "llamaorch.verdict"
 REASON: Final = "llamaorch.reason"
 POLICY_LABEL: Final = "llamaorch.policy_label"
+DRAIN_LEFT_MS: Final = "llamaorch.drain_left_ms"
 RETRY_AFTER_MS: Final = "llamaorch.retry_after_ms"
 QUEUE_POSITION: Final = "llamaorch.queue_position"
 QUEUE_DEPTH: Final = "llamaorch.queue_depth"
@@ -176,7 +178,18 @@ SPANS: Final = (
         "instant: what becomes of an attempt that a host still holds",
         (JOB_ID, ATTEMPT, HOST_ID, VERDICT),
     ),
-    SpanRow(DRAIN, "instant: nothing is accepted or placed any more", (QUEUE_DEPTH, LIVE_ATTEMPTS)),
+    SpanRow(
+        DRAIN,
+        "instant: nothing is accepted or placed any more; with a pool, that an operator drains it"
+        " (verdict begun) or not any more (over)",
+        (QUEUE_DEPTH, LIVE_ATTEMPTS, POOL_ID, VERDICT, DRAIN_LEFT_MS),
+    ),
+    SpanRow(
+        RELOAD,
+        "from the command to reload a pool to what became of it: done, rolled_back, failed,"
+        " superseded or unknown",
+        (POOL_ID, OUTCOME, WHY),
+    ),
 )
 
 
