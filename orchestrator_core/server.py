@@ -234,7 +234,7 @@ class OrchestratorServer:
         if not self._config.status_page:
             return []
         reader = StatusReader(runtime, importlib.metadata.version("llamaorch"))
-        return StatusPage(reader, jobs.explain).routes()
+        return StatusPage(reader.read, jobs.explain).routes()
 
     async def _serve(
         self, runtime: Runtime, opened: Opened, jobs: orchestrator.OrchestratorServicer

@@ -198,7 +198,7 @@ class Config(Table):
         "what costs the driver more is read a fifth as often.",
     )
     coalesce_ms: int = Field(
-        default=4, ge=0, le=5, description="Output within this time shares a frame."
+        default=5, ge=0, le=5, description="Output within this time shares a frame."
     )
     report_interval_ms: Milliseconds = Field(
         default=1_000, description="Longest time between two snapshots."

@@ -316,7 +316,7 @@ class Link:
         # it.
         self._host.emitted_frame_seq += 1
         self._beat_due = False
-        message = wire.host_frame(
+        message = wire.frame_message(
             frame, self._host.emitted_frame_seq, self._host.applied_dispatch_seq
         )
         if frame.chunks:
@@ -327,7 +327,7 @@ class Link:
         if not self._bound().pending:
             self._hold(self._sent_at_s + self._config.coalesce_ms / 1000)
         with liveness:
-            await call.write(registry_pb2.DispatchRequest(frame=message))
+            await call.write(message)
         if frame.chunks:
             failpoints.reach("frame.after")
         if frame.ended:

@@ -181,9 +181,12 @@ def _configured_deterministic(engine: EngineTable) -> bool:
 def add_kv(message: snapshot_pb2.PoolSnapshot, info: EngineInfo) -> None:
     """Tells the room for keys and values: a free slot of a preallocated cache has all of its own.
 
-    LO-205. Without that, free memory would exclude jobs that need none of it.
+    LO-205. Without that, free memory would exclude jobs that need none of it. The share in use is
+    that of the busy slots.
     """
     message.kv_preallocated = info.kv_preallocated
+    if info.kv_preallocated:
+        message.kv_cache_usage_ratio = 1 - message.slots_free / message.slots_total
     if info.kv_bytes_per_token is not None:
         message.kv_bytes_per_token = info.kv_bytes_per_token
     if info.kv_slot_bytes is not None:

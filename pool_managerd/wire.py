@@ -11,6 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
+from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from pool_managerd.attempt import AttemptCommand
 from pool_managerd.core.attempts import (
     AttemptFailure,
@@ -124,9 +125,15 @@ def _options(message: Struct) -> dict[str, object]:
         raise UnsupportedCommandError(f"engine_options: {error}") from error
 
 
-def host_frame(frame: Frame, frame_seq: int, applied_dispatch_seq: int) -> dispatch_pb2.HostFrame:
+def frame_message(
+    frame: Frame, frame_seq: int, applied_dispatch_seq: int
+) -> registry_pb2.DispatchRequest:
     """One HostFrame. Columns run in parallel; each chunk is the bytes of a TokenBatch."""
-    message = dispatch_pb2.HostFrame(frame_seq=frame_seq, applied_dispatch_seq=applied_dispatch_seq)
+    request = registry_pb2.DispatchRequest()
+    # Filled in its place: a message that is put into another one is copied.
+    message = request.frame
+    message.frame_seq = frame_seq
+    message.applied_dispatch_seq = applied_dispatch_seq
     for refused in frame.refused:
         message.refused.add(
             handle=refused.handle, reason=_REFUSALS[refused.reason], message=refused.message
@@ -142,8 +149,9 @@ def host_frame(frame: Frame, frame_seq: int, applied_dispatch_seq: int) -> dispa
         columns.text_offsets.extend([chunk.text_offset for chunk in chunks])
         columns.text_bytes.extend([chunk.text_bytes for chunk in chunks])
         columns.chunks.extend([_token_batch(log, chunk) for _, log, chunk in frame.chunks])
-    message.ended.extend(ended(log, handle) for handle, log in frame.ended)
-    return message
+    if frame.ended:
+        message.ended.extend(ended(log, handle) for handle, log in frame.ended)
+    return request
 
 
 def _token_batch(log: AttemptLog, chunk: Chunk) -> bytes:

@@ -96,7 +96,7 @@ class AttemptStore:
         before = log.held_bytes
         appended = log.append(text, token_ids, logprobs)
         job_bytes = self._charge(log.key.job_id, log.held_bytes - before)
-        if appended is Appended.MISMATCH:
+        if appended is not Appended.KEPT:
             return AppendOutcome.MISMATCH
         return AppendOutcome.KEPT if self._keep_caps(log, job_bytes) else AppendOutcome.TOO_LARGE
 

@@ -62,9 +62,9 @@ def test_a_batch_counts_the_tokens_of_every_piece(
     frame = outbox.take()
     assert frame is not None
 
-    message = wire.host_frame(frame, 1, 1)
+    message = wire.frame_message(frame, 1, 1)
 
-    batch = events_pb2.TokenBatch.FromString(message.tokens.chunks[0])
+    batch = events_pb2.TokenBatch.FromString(message.frame.tokens.chunks[0])
     assert list(batch.pieces) == [text for text, _ in pieces]
     assert list(batch.token_counts) == counts
     assert len(batch.token_ids) == sum(counts)
