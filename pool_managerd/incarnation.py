@@ -84,6 +84,7 @@ class Incarnation:
                     pool_id=pool_id,
                     replica_id=self.replica_id,
                     error=f"{type(error).__name__}: {error}",
+                    human=f"The engine of pool {pool_id} could not be stopped; tried again.",
                 )
             else:
                 return
