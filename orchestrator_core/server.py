@@ -250,7 +250,7 @@ class OrchestratorServer:
         )
         servicers = (
             jobs,
-            pool_admin.PoolAdminServicer(runtime, config.pools.watchers_max),
+            pool_admin.PoolAdminServicer(runtime, self._telemetry, config.pools),
             sessions.SessionServicer(runtime),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )
@@ -287,7 +287,11 @@ class OrchestratorServer:
             try:
                 await self._store.prune(keep)
             except StoreUnavailableError as error:
-                _log.warning("prune_failed", error=str(error))
+                _log.warning(
+                    "prune_failed",
+                    error=str(error),
+                    human="Old jobs could not be deleted from the journal; it is tried again.",
+                )
             failpoints.reach("prune.after")
 
 

@@ -15,6 +15,7 @@ from pool_managerd.core.attempts import AttemptFailure, EndReason
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.circuit import Circuit
 from pool_managerd.core.model_ref import shown_ref
+from pool_managerd.core.reload import Reload
 from pool_managerd.core.replica import (
     Effect,
     Event,
@@ -30,7 +31,7 @@ from pool_managerd.engines.port import Engine, EngineInfo, PreloadError
 from pool_managerd.incarnation import AttemptKeeper, Incarnation, PoolDeps
 from pool_managerd.preflight import Prepared
 from pool_managerd.selftest import self_test
-from pool_managerd.telemetry import SPAN_DRAIN, SPAN_START, SPAN_STOP, log
+from pool_managerd.telemetry import SPAN_DRAIN, SPAN_RELOAD, SPAN_START, SPAN_STOP, log
 from pool_managerd.watching import (
     Reminder,
     circuit_limits,
@@ -77,6 +78,7 @@ class Pool:
         # Draining is what an operator or a shutdown asked for, and what a waiting reload needs.
         self._drain_asked = Reason.NONE
         self._reload_asked: str | None = None
+        self.last_reload: Reload | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._device_faults: dict[str, str] = {}
         self._given_up_for = Reason.OPERATOR
@@ -172,24 +174,28 @@ class Pool:
         self._drain_asked = reason
         self._set_drain()
         if reason is not Reason.NONE and timeout_ms is not None:
-            loop = asyncio.get_running_loop()
-            self._drain_timer = loop.call_later(
-                timeout_ms / 1000, self._keeper.drain_expired, self.pool_id
-            )
+            self._stop_attempts_after(timeout_ms)
         self._deps.telemetry.event(SPAN_DRAIN, {"pool_id": self.pool_id, "reason": reason.value})
-        log.info("pool_drain", pool_id=self.pool_id, reason=reason.value)
+        taking = "takes work again" if reason is Reason.NONE else "takes no more work"
+        human = f"Pool {self.pool_id} {taking}."
+        log.info("pool_drain", pool_id=self.pool_id, reason=reason.value, human=human)
         self._changed()
 
-    def reload(self, model_ref: str) -> None:
+    def reload(self, model_ref: str, reload_id: str = "", timeout_ms: int | None = None) -> None:
         """Loads the model anew, or `model_ref`, once the pool is idle. OC-CTRL-2003.
 
         When the new model cannot be loaded the former one is loaded again. Of several reloads that
-        wait the last one counts.
+        wait the last one counts. Attempts that still run after `timeout_ms` are stopped.
         """
         if self._supervisor.phase in (Phase.CLOSING, Phase.CLOSED):
             return
-        log.info("pool_reload", pool_id=self.pool_id, model_ref=shown_ref(model_ref))
+        human = f"Pool {self.pool_id} loads its model anew once it is idle."
+        shown = shown_ref(model_ref)
+        log.info("pool_reload", pool_id=self.pool_id, model_ref=shown, human=human)
         waits, self._reload_asked = self._reload_asked is not None, model_ref
+        self.last_reload = Reload(reload_id)
+        if timeout_ms is not None:
+            self._stop_attempts_after(timeout_ms)
         if not waits:
             self._deps.spawn(self._reload())
 
@@ -206,7 +212,8 @@ class Pool:
         if isinstance(outcome, EndReason):
             incarnation.circuit.succeeded()
         elif engines_fault(outcome) and incarnation.circuit.failed(self._deps.clock.now_ms()):
-            self._trip(f"too many attempts failed; the last: {outcome.message}")
+            # Not its message: an engine's words may quote what a client sent.
+            self._trip(f"too many attempts failed; the last: {outcome.kind.value}")
             incarnation.tasks.append(self._deps.spawn(self._probe(incarnation)))
 
     def note_session(self, session_id: str) -> None:
@@ -230,6 +237,13 @@ class Pool:
         waits = Reason.NONE if self._reload_asked is None else Reason.OPERATOR
         self._supervisor.set_drain(waits if self._drain_asked is Reason.NONE else self._drain_asked)
 
+    def _stop_attempts_after(self, timeout_ms: int) -> None:
+        self._cancel_drain_timer()
+        loop = asyncio.get_running_loop()
+        self._drain_timer = loop.call_later(
+            timeout_ms / 1000, self._keeper.drain_expired, self.pool_id
+        )
+
     def _cancel_drain_timer(self) -> None:
         if self._drain_timer is not None:
             self._drain_timer.cancel()
@@ -248,6 +262,8 @@ class Pool:
                 state=state.value,
                 reason=reason.value,
                 detail=detail,
+                human=f"Pool {self.pool_id} is {state.value}"
+                + (f": {detail or reason.value}." if reason is not Reason.NONE else "."),
             )
         self._perform(effects)
         self._reminder.keep(bool(self._supervisor.storm))
@@ -312,15 +328,15 @@ class Pool:
             except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
                 problem = f"the engine could not be started: {type(error).__name__}: {error}"
             else:
-                self._started(span, "ready", began_ms)
+                self._started(span, began_ms)
                 self._serving(incarnation, info)
                 return
-            self._started(span, "failed", began_ms)
+            self._started(span, began_ms, reason.value)
         self._start_failed(incarnation, reason, problem)
 
-    def _started(self, span: Span, outcome: str, began_ms: int) -> None:
-        telemetry = self._deps.telemetry
-        telemetry.annotate(span, {"outcome": outcome})
+    def _started(self, span: Span, began_ms: int, error: str = "") -> None:
+        telemetry, outcome = self._deps.telemetry, "failed" if error else "ready"
+        telemetry.annotate(span, {"outcome": outcome}, error)
         took_ms = self._deps.clock.now_ms() - began_ms
         telemetry.metrics.engine_started(self.pool_id, outcome, took_ms)
 
@@ -335,7 +351,10 @@ class Pool:
         return await self_test(engine, info, limits.self_test.timeout_ms, limits.cancel_confirm_ms)
 
     def _start_failed(self, incarnation: Incarnation, reason: Reason, problem: str) -> None:
-        if self._wanted_ref == self._loaded_ref:
+        former = self._wanted_ref == self._loaded_ref
+        if self.last_reload is not None:
+            self.last_reload.failed(problem[:DETAIL_CHARS_MAX], former=former)
+        if former:
             self.fail(incarnation.replica_id, reason, problem)
             return
         # A reload is atomic: whatever is wrong with the new model, the former one comes back.
@@ -364,6 +383,8 @@ class Pool:
     def _serving(self, incarnation: Incarnation, info: EngineInfo) -> None:
         self.info = info
         self._loaded_ref = self._wanted_ref
+        if self.last_reload is not None:
+            self.last_reload.served()
         assert incarnation.engine is not None, "a started incarnation has an engine"
         watchers = (
             self._watch_exit(incarnation, incarnation.engine),
@@ -445,11 +466,21 @@ class Pool:
                     pool_id=self.pool_id,
                     replica_id=incarnation.replica_id,
                     error=f"{type(error).__name__}: {error}",
+                    human=f"The engine of pool {self.pool_id} could not be stopped; tried again.",
                 )
             else:
                 return
 
     async def _reload(self) -> None:
+        asked = {
+            "pool_id": self.pool_id,
+            "replica_id": self.incarnation.replica_id,
+            "model_ref": shown_ref(self._reload_asked or self._loaded_ref),
+        }
+        with self._deps.telemetry.span(SPAN_RELOAD, asked):
+            await self._reload_when_idle()
+
+    async def _reload_when_idle(self) -> None:
         self._set_drain()
         self._changed()
         with self._deps.feed.subscribe() as changes:
@@ -458,6 +489,11 @@ class Pool:
                 await changes.next()
         self._wanted_ref, self._reload_detail = self._reload_asked or self._loaded_ref, ""
         self._reload_asked = None
+        if self.last_reload is not None:
+            self.last_reload.loading()
+        if self._drain_asked is Reason.NONE:
+            # The time was for attempts before the reload; those after it have none.
+            self._cancel_drain_timer()
         self._set_drain()
         if self._timer is not None:
             self._timer.cancel()
