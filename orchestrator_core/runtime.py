@@ -69,6 +69,7 @@ from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.continuing import continuation
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay.relay import Relay
+from orchestrator_core.replies import Answer, Replies, Tell
 from orchestrator_core.store.port import Store, StoreError, StoreTakenError
 from orchestrator_core.wire import events as wire_events
 from orchestrator_core.wire.frames import encode_event
@@ -108,7 +109,7 @@ class Runtime:
         self.relay = relay
         self.hosts = hosts
         self._observer = observer
-        self._replies: dict[int, asyncio.Future[Receipt | str]] = {}
+        self._replies = Replies()
         self._gate = CommitGate(
             store,
             self._release,
@@ -117,7 +118,6 @@ class Runtime:
             self._replies.__contains__,
             self._store_slow,
         )
-        self._next_reply = 1
         self._thread = threading.get_ident()
         self._stepping = False
         self._beat_ms: int | None = None
@@ -216,6 +216,29 @@ class Runtime:
         receipt = await self._ask(lambda reply_to: EnqueueRequested(spec, reply_to))
         assert isinstance(receipt, Receipt)
         return receipt
+
+    def certain(self) -> bool:
+        """True when a job can be given now: nobody else can have the journal, and it is written."""
+        self._look_for_pause()
+        return not (self._gate.unsure or self._gate.degraded)
+
+    def give(self, spec: JobSpec, tell: Tell) -> int:
+        """Gives a job, while `certain`; tells of it as `enqueue` does. The number is for `forget`.
+
+        `tell` may be called before this returns; it must not raise and not wait.
+        """
+        reply_to = self._replies.expect(tell)
+        try:
+            self.submit(EnqueueRequested(spec, reply_to))
+        except BaseException:
+            self._replies.forget(reply_to)
+            raise
+        return reply_to
+
+    def forget(self, reply_to: int) -> None:
+        """Nobody waits for a reply any more; what it is about happens all the same. Idempotent."""
+        if self._replies.forget(reply_to):
+            self._gate.give_up()
 
     async def cancel(self, job_id: str) -> Job:
         """Cancels a job; returns it once its state is durable.
@@ -327,10 +350,7 @@ class Runtime:
         """Stops the timer and refuses who still waits."""
         if self._timer is not None:
             self._timer.cancel()
-        for future in self._replies.values():
-            if not future.done():
-                future.set_exception(RefusalError(_store_unavailable()))
-        self._replies.clear()
+        self._replies.refuse_all(_store_unavailable())
 
     # --- out
 
@@ -397,7 +417,7 @@ class Runtime:
     def _immediate(self, effect: Immediate) -> None:
         match effect:
             case ReplyRefused():
-                self._refuse(effect.reply_to, effect.refusal)
+                self._replies.answer(effect.reply_to, effect.refusal)
             case JobStarted():
                 self._started(effect)
             case SendVerdicts():
@@ -417,11 +437,11 @@ class Runtime:
     def _release(self, effect: Gated) -> None:
         match effect:
             case ReplyAccepted():
-                self._answer(effect.reply_to, effect.receipt)
+                self._replies.answer(effect.reply_to, effect.receipt)
             case ReplyState():
-                self._answer(effect.reply_to, effect.job_id)
+                self._replies.answer(effect.reply_to, effect.job_id)
             case ReplySession(told, name) | ReplyPool(told, name):
-                self._answer(told, name)
+                self._replies.answer(told, name)
             case SendStart():
                 self._start(effect)
             case SendCancel():
@@ -498,7 +518,7 @@ class Runtime:
         """Takes back accepts that could not be written, and tells who waited for them."""
         self.submit(AcceptsFailed(job_ids))
         for effect in replies:
-            self._refuse(effect.reply_to, _store_unavailable())
+            self._replies.answer(effect.reply_to, _store_unavailable())
 
     def _store_failed(self, error: StoreError) -> None:
         _log.error(
@@ -517,19 +537,14 @@ class Runtime:
 
     # --- replies and time
 
-    async def _ask(self, event: Callable[[int], Event]) -> Receipt | str:
+    async def _ask(self, event: Callable[[int], Event]) -> Answer:
         await self.sure()
-        reply_to = self._next_reply
-        self._next_reply += 1
-        future = self._replies[reply_to] = asyncio.get_running_loop().create_future()
+        reply_to, future = self._replies.future()
         try:
             self.submit(event(reply_to))
-            answer: Receipt | str = await future
-            return answer
+            return await future
         finally:
-            self._replies.pop(reply_to, None)
-            if future.cancelled():
-                self._gate.give_up()
+            self.forget(reply_to)
 
     async def _ask_briefly(self, event: Callable[[int], Event]) -> None:
         try:
@@ -537,16 +552,6 @@ class Runtime:
                 await self._ask(event)
         except TimeoutError:
             raise RefusalError(_store_unavailable(_SILENT)) from None
-
-    def _answer(self, reply_to: int, value: Receipt | str) -> None:
-        future = self._replies.get(reply_to)
-        if future is not None and not future.done():
-            future.set_result(value)
-
-    def _refuse(self, reply_to: int, refusal: Refusal) -> None:
-        future = self._replies.get(reply_to)
-        if future is not None and not future.done():
-            future.set_exception(RefusalError(refusal))
 
     def _arm_timer(self, now_ms: int) -> None:
         due_ms = self.core.next_deadline_ms()

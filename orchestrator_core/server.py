@@ -234,7 +234,7 @@ class OrchestratorServer:
         if not self._config.status_page:
             return []
         reader = StatusReader(runtime, importlib.metadata.version("llamaorch"))
-        return StatusPage(reader, jobs.explain).routes()
+        return StatusPage(reader.read, jobs.explain).routes()
 
     async def _serve(
         self, runtime: Runtime, opened: Opened, jobs: orchestrator.OrchestratorServicer
@@ -287,7 +287,11 @@ class OrchestratorServer:
             try:
                 await self._store.prune(keep)
             except StoreUnavailableError as error:
-                _log.warning("prune_failed", error=str(error))
+                _log.warning(
+                    "prune_failed",
+                    error=str(error),
+                    human="Old jobs could not be deleted from the journal; it is tried again.",
+                )
             failpoints.reach("prune.after")
 
 

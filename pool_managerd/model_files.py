@@ -12,12 +12,9 @@ from pathlib import Path
 
 from pool_managerd.clock import Clock
 from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import (
-    AttachingEngine,
-    EmbeddedEngine,
-    EngineTable,
-    LlamaServerEngine,
-)
+from pool_managerd.config_engines import EngineTable
+from pool_managerd.config_launch import AttachingEngine
+from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedEngine, LlamaServerEngine
 from pool_managerd.core.fit import human_bytes
 from pool_managerd.core.model_ref import ModelRefError, parse_model_ref, shown_ref
 from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy
@@ -25,7 +22,7 @@ from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shards, gguf_
 from pool_managerd.engines.port import PreloadError
 from pool_managerd.models.fetch import FetchError, FetchLimits, Progress
 from pool_managerd.models.resolver import Resolver, ResolverConfig
-from pool_managerd.telemetry import log
+from pool_managerd.telemetry import SPAN_OUTBOUND, Telemetry, log
 
 PROGRESS_INTERVAL_MS = 5_000
 """Least time between two log lines about one fetch."""
@@ -49,8 +46,9 @@ class FoundModel:
 class ModelFiles:
     """What references mean on this host."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(self, config: Config, clock: Clock, telemetry: Telemetry | None = None) -> None:
         outbound = config.outbound
+        self._telemetry = telemetry or Telemetry()
         self._clock = clock
         self._timeout_ms = outbound.fetch_timeout_ms
         self._digests: dict[Path, tuple[_FileFacts, str]] = {}
@@ -77,10 +75,14 @@ class ModelFiles:
             PreloadError: in one sentence, when there is no such file and none may be fetched.
         """
         said = _Sayer(text, owner, self._clock.now_ms, progress)
+
+        def decided(decision: OutboundDecision) -> None:
+            self._telemetry.event(SPAN_OUTBOUND, said.decision(decision))
+
         try:
             ref = parse_model_ref(text)
             async with asyncio.timeout(self._timeout_ms / 1000):
-                found = await self._resolver.resolve(ref, said.decision, said.progress)
+                found = await self._resolver.resolve(ref, decided, said.progress)
         except (ModelRefError, FetchError, OSError, RuntimeError) as error:
             # RuntimeError: the home directory of a `~name` is not known.
             if isinstance(error, TimeoutError):
@@ -89,7 +91,9 @@ class ModelFiles:
                 ) from error
             raise PreloadError([str(error)]) from error
         if ref.remote:
-            log.info("model_found", model_ref=shown_ref(text), owner=owner, path=str(found.path))
+            shown = shown_ref(text)
+            human = f"The model {shown} is at {found.path}."
+            log.info("model_found", model_ref=shown, owner=owner, path=str(found.path), human=human)
         return FoundModel(found.path, found.digest, ref.digest)
 
     async def look(self, text: str) -> FoundModel | OutboundDecision:
@@ -151,18 +155,22 @@ class _Sayer:
         self._now_ms, self._also = now_ms, also
         self._said_ms: int | None = None
 
-    def decision(self, decision: OutboundDecision) -> None:
-        """Logs one decision of the policy."""
+    def decision(self, decision: OutboundDecision) -> dict[str, str | bool]:
+        """Logs one decision of the policy; returns what a span tells of it."""
+        told: dict[str, str | bool] = {
+            "decision_id": uuid.uuid4().hex,
+            "owner": self._owner,
+            "remote_host": decision.host,
+            "allowed": decision.allowed,
+            "rule": decision.rule,
+        }
         log.info(
             "outbound_decision",
-            decision_id=uuid.uuid4().hex,
-            owner=self._owner,
+            **told,
             model_ref=self._text,
-            remote_host=decision.host,
-            allowed=decision.allowed,
-            rule=decision.rule,
             human=decision.sentence or f"Fetching from {decision.host} is allowed.",
         )
+        return told
 
     def progress(self, done: int, total: int | None) -> None:
         """Passes news on, and logs them now and then."""
@@ -202,9 +210,11 @@ def reads_model(engine: EngineTable, model_ref: str = "") -> bool:
 def model_shortfalls(engine: EngineTable, path: Path) -> list[str]:
     """Why an engine cannot load what lies there, a sentence each; blocks for its first bytes."""
     gguf_only = isinstance(engine, EmbeddedEngine | LlamaServerEngine)
+    besides = [Path(named) for name in LAUNCH_FILES if (named := getattr(engine, name, ""))]
+    missing = [problem for file in besides for problem in gguf_shortfalls(file)]
     if gguf_only or path.suffix == ".gguf":
-        return gguf_shortfalls(path)
-    return [] if path.exists() else [f"model {path} does not exist"]
+        return [*gguf_shortfalls(path), *missing]
+    return missing if path.exists() else [f"model {path} does not exist", *missing]
 
 
 def with_model(table: PoolTable, path: Path, digest: str) -> PoolTable:

@@ -23,6 +23,7 @@ from pool_managerd.core.attempts import (
     ErrorKind,
     Terminal,
 )
+from pool_managerd.core.logprobs import TokenLogprob
 from pool_managerd.core.outbox import Frame, RefusalReason
 from pool_managerd.engines.port import ChatMessage, GenerationRequest, SamplingParams
 from pool_managerd.errors import PoolManagerError
@@ -112,6 +113,7 @@ def _sampling(message: job_pb2.Sampling) -> SamplingParams:
         json_schema=message.json_schema if constraint == "json_schema" else None,
         grammar=message.grammar if constraint == "grammar" else None,
         engine_options=_options(message.engine_options),
+        logprobs=message.logprobs if message.HasField("logprobs") else None,
     )
 
 
@@ -161,8 +163,18 @@ def _token_batch(log: AttemptLog, chunk: Chunk) -> bytes:
         pieces=chunk.pieces,
         token_ids=chunk.token_ids,
         token_counts=chunk.token_counts if chunk.token_ids else (),
+        logprobs=map(_piece_logprobs, chunk.logprobs),
     )
     return batch.SerializeToString()
+
+
+def _piece_logprobs(tokens: tuple[TokenLogprob, ...]) -> events_pb2.PieceLogprobs:
+    message = events_pb2.PieceLogprobs()
+    for token in tokens:
+        entry = message.tokens.add(token=token.token, logprob=token.logprob)
+        for text, logprob in token.top:
+            entry.top.add(token=text, logprob=logprob)
+    return message
 
 
 def ended(log: AttemptLog, handle: int = 0) -> dispatch_pb2.AttemptEnded:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar, assert_never
+from typing import NoReturn, TypeVar, assert_never
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
@@ -45,9 +45,10 @@ LOCK_WAIT_S = 0.25
 # A copy or a look into the file takes seconds; who has held it for longer will not give it back.
 TAKEN_AFTER_S = 30.0
 WAL_BYTES_KEPT = 64 * 1024 * 1024
-# Rows of one statement, the most first. Each statement gives the interpreter away and must wait for
-# the event loop's thread to let go of it again, which takes longer than writing a row.
-_ROWS_AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
+# Rows of one statement, the most first. Each statement gives the interpreter away several times and
+# must wait for the event loop's thread to let go of it again, which takes longer than writing a
+# row. So what goes into one statement is a transaction by itself, without BEGIN and COMMIT.
+_ROWS_AT_ONCE = (64, 48, 32, 24, 16, 12, 8, 7, 6, 5, 4, 3, 2, 1)
 
 Connect = Callable[[Path], sqlite3.Connection]
 
@@ -107,6 +108,8 @@ class JournalFile:
     def commit(self, batch: Sequence[Record]) -> None:
         """Writes a batch in one transaction. Raises as `Store.commit` says."""
         connection = self._ready()
+        if self._committed_at_once(connection, batch):
+            return
         try:
             connection.execute("BEGIN IMMEDIATE")
             self._insert(connection, batch)
@@ -307,6 +310,24 @@ class JournalFile:
         elif now_s - self._locked_since_s >= TAKEN_AFTER_S:
             raise StoreTakenError(f"{self.path} {_TAKEN} (locked for {TAKEN_AFTER_S:.0f} s)")
 
+    def _committed_at_once(self, connection: sqlite3.Connection, batch: Sequence[Record]) -> bool:
+        """Writes new accepts by one statement; False, and nothing written, where that cannot be."""
+        if len(batch) not in _ROWS_AT_ONCE:
+            return False
+        rows: list[object] = []
+        for record in batch:
+            if not isinstance(record, AcceptRecord):
+                return False
+            rows.extend(self._accept_row(record))
+        try:
+            connection.execute(schema.insert_new_accepts(len(batch)), rows)
+        except sqlite3.IntegrityError:
+            # One of them is held already, or another job of that id: such a statement did nothing.
+            return False
+        except sqlite3.Error as error:
+            self._uncertain(connection, error)
+        return True
+
     def _insert(self, connection: sqlite3.Connection, batch: Sequence[Record]) -> None:
         # Accepts first, as the dispatches and terminals of a batch may belong to them.
         accepts = [record for record in batch if isinstance(record, AcceptRecord)]
@@ -398,11 +419,15 @@ class JournalFile:
         try:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            self._roll_back(connection)
-            if _name(error) in _CERTAINLY_LOST:
-                raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
-            self.close()
-            raise StoreOutcomeUnknownError(f"{self.path} may lack the batch ({error})") from error
+            self._uncertain(connection, error)
+
+    def _uncertain(self, connection: sqlite3.Connection, error: sqlite3.Error) -> NoReturn:
+        """Says what became of a transaction whose end failed."""
+        self._roll_back(connection)
+        if _name(error) in _CERTAINLY_LOST:
+            raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
+        self.close()
+        raise StoreOutcomeUnknownError(f"{self.path} may lack the batch ({error})") from error
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         with contextlib.suppress(sqlite3.Error):

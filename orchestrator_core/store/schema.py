@@ -5,6 +5,8 @@ the opening of the journal that wrote a row. `session` has one row per session t
 `pool_drain` one per pool that an operator drains.
 """
 
+from functools import cache
+
 SCHEMA_VERSION = 1
 
 CREATE = (
@@ -87,11 +89,18 @@ RAISE_EPOCH = "UPDATE journal SET epoch = epoch + 1 WHERE id = 1"
 READ_JOURNAL = "SELECT epoch, pruned_last_ms, journal_id FROM journal WHERE id = 1"
 
 
-def insert_accepts(count: int) -> str:
-    """The statement that writes so many accepts; those that are held already change nothing."""
+@cache
+def insert_new_accepts(count: int) -> str:
+    """The statement that writes so many accepts, or none when one of them is held already."""
     rows = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * count)
     into = "INSERT INTO accept (job_id, seq, accepted_ms, epoch, format, record, payload)"
-    return f"{into} VALUES {rows} ON CONFLICT (job_id) DO NOTHING"
+    return f"{into} VALUES {rows}"
+
+
+@cache
+def insert_accepts(count: int) -> str:
+    """The statement that writes so many accepts; those that are held already change nothing."""
+    return f"{insert_new_accepts(count)} ON CONFLICT (job_id) DO NOTHING"
 
 
 INSERT_DISPATCH = (

@@ -10,12 +10,13 @@ import contextlib
 import json
 import logging
 import sys
+import traceback
 from collections import deque
 from typing import Any, Literal, TextIO, cast
 
 import msgspec
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
@@ -28,24 +29,27 @@ from orchestrator_core.core.effects import (
     SendVerdicts,
     Verdict,
 )
-from orchestrator_core.core.outcome import Refusal
+from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.telemetry.names import SERVICE
 from orchestrator_core.telemetry.tracked import Tracked
 
 MESSAGE_MAX = 300
-# So many lines do not wait for the end of the loop's turn.
+# Lines wait for one another so long, and so many of them no longer.
+GATHER_S = 0.01
 LINES_MAX = 256
+# Their messages are an engine's, which may quote what the client sent: only the client gets them.
+_QUOTING = frozenset({Reason.ENGINE_ERROR, Reason.WORKER_RESET, Reason.REPLICA_EXHAUSTED})
 _ENCODER = msgspec.json.Encoder(enc_hook=repr)
 
 
 class _Gathering:
-    """A stream that gets the lines of one turn of the event loop together.
+    """A stream that gets the lines of `GATHER_S` together.
 
-    A line costs a system call, at which every other thread may take the interpreter; busy turns
-    have dozens of lines. Without a loop, and from other threads, lines leave at once. A reader may
-    be gone: what cannot be written is dropped, never raised, as a log line must not break the job
-    that it tells about.
+    A line costs a system call, at which every other thread may take the interpreter. Without a
+    loop, and from other threads, lines leave at once; when the process is killed, the last are
+    lost. A reader may be gone: what cannot be written is dropped, never raised, as a log line must
+    not break the job that it tells about.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -59,13 +63,13 @@ class _Gathering:
         return len(text)
 
     def flush(self) -> None:
-        """Writes what waits once this turn of the loop is over."""
+        """Writes what waits, a little later."""
         if len(self._waiting) > 1:
             if len(self._waiting) >= LINES_MAX:
                 self._drain()
             return
         try:
-            asyncio.get_running_loop().call_soon(self._drain)
+            asyncio.get_running_loop().call_later(GATHER_S, self._drain)
         except RuntimeError:
             self._drain()
 
@@ -97,7 +101,7 @@ def configure_logs(
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            shown_exception,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -106,6 +110,19 @@ def configure_logs(
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Gathering(stream))),
         cache_logger_on_first_use=False,
     )
+
+
+def shown_exception(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
+    """Tells of an exception where it was raised and its type, never its text.
+
+    That may quote what a client sent.
+    """
+    raised = entry.pop("exc_info", None)
+    error = sys.exc_info()[1] if raised is True else raised
+    if isinstance(error, BaseException):
+        places = "".join(traceback.format_tb(error.__traceback__))
+        entry["exception"] = f"{places}{type(error).__name__}"
+    return entry
 
 
 def _json(entry: object, **options: Any) -> str:
@@ -239,7 +256,7 @@ class Lines:
             "reason": error.reason.value if error else None,
             "why": effect.why,
         }
-        if error is not None:
+        if error is not None and error.reason not in _QUOTING:
             keys["error"] = error.message[:MESSAGE_MAX]
         level = logging.WARNING if effect.state is JobState.FAILED else logging.INFO
         self._log.log(

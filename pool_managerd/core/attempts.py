@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
+from pool_managerd.core.logprobs import TokenLogprob, logprobs_cost_bytes
+
 PIECE_BYTES_MAX = 65_536
 """A longer piece is split, so that no message outgrows the transport's limit."""
 
@@ -97,8 +99,8 @@ class Boundary:
 class Chunk(NamedTuple):
     """Consecutive pieces of one attempt. `cost_bytes` bounds their size on the wire.
 
-    `token_counts` says how many of `token_ids` each piece has. A tuple, because it is made for
-    each frame.
+    `token_counts` says how many of `token_ids` each piece has; `logprobs` are those of each piece,
+    empty where no piece has any. A tuple, because it is made for each frame.
     """
 
     first_index: int
@@ -109,6 +111,7 @@ class Chunk(NamedTuple):
     token_counts: tuple[int, ...]
     text_bytes: int
     cost_bytes: int
+    logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,8 @@ class AttemptLog:
         self.kv_warmth = False
         self._pieces: list[str] = []
         self._token_ids: list[tuple[int, ...]] = []
+        # By index of the piece: few jobs ask for them.
+        self._logprobs: dict[int, tuple[TokenLogprob, ...]] = {}
         # Column i holds the bytes before, and the digest of the text before, piece first_index + i.
         self._offsets = array("Q")
         self._digests = array("Q")
@@ -185,11 +190,18 @@ class AttemptLog:
         """UTF-8 bytes that an orchestrator has acknowledged, the most over all streams."""
         return self._acked_offset
 
-    def append(self, text: str, token_ids: tuple[int, ...] = ()) -> Appended:
+    def append(
+        self,
+        text: str,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
+    ) -> Appended:
         """Adds one piece; MISMATCH when a verified replay produced other text than before.
 
         LO-304.
         """
+        if logprobs:
+            return self._append_with(text, token_ids, logprobs)
         assert self.terminal is None, "nothing follows the terminal record"
         data = text.encode()
         if self._verify is not None:
@@ -199,6 +211,30 @@ class AttemptLog:
                 return self._cross_boundary(self._verify, halves, token_ids)
         self._add(text, data, token_ids)
         return Appended.KEPT
+
+    def _append_with(
+        self, text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
+    ) -> Appended:
+        appended = self.append(text, token_ids)
+        if appended is Appended.KEPT:
+            # Of a piece that was divided they stand beside the last part, the one that is new.
+            self._logprobs[self.next_index - 1] = logprobs
+            self.held_bytes += logprobs_cost_bytes(logprobs)
+        return appended
+
+    def _cost_bytes_of(self, at: int, text_bytes: int) -> int:
+        """Of the piece at a place of the columns, whose text has so many bytes."""
+        cost_bytes = _cost_bytes(text_bytes, len(self._token_ids[at]))
+        if not self._logprobs:
+            return cost_bytes
+        return cost_bytes + logprobs_cost_bytes(self._logprobs.get(self.first_index + at, ()))
+
+    def _logprobs_of(self, start: int, end: int) -> tuple[tuple[TokenLogprob, ...], ...]:
+        if not self._logprobs:
+            return ()
+        first = self.first_index
+        found = tuple(self._logprobs.get(first + at, ()) for at in range(start, end))
+        return found if any(found) else ()
 
     def _cross_boundary(
         self, boundary: Boundary, halves: tuple[bytes, bytes], token_ids: tuple[int, ...]
@@ -287,7 +323,7 @@ class AttemptLog:
         if first_index + 1 == self.next_index:
             # What most chunks are: the one piece that came last.
             end, before = start + 1, self.text_bytes
-            cost_bytes = _cost_bytes(before - offset, len(self._token_ids[start]))
+            cost_bytes = self._cost_bytes_of(start, before - offset)
         else:
             end, before, cost_bytes = self._within(start, text_bytes_max, cost_bytes_max)
         ids = self._token_ids[start:end]
@@ -300,6 +336,7 @@ class AttemptLog:
             token_counts=tuple(map(len, ids)),
             text_bytes=before - offset,
             cost_bytes=cost_bytes,
+            logprobs=self._logprobs_of(start, end),
         )
 
     def _within(self, start: int, text_bytes_max: int, cost_bytes_max: int) -> tuple[int, int, int]:
@@ -308,7 +345,7 @@ class AttemptLog:
         end, cost_bytes, last = start, 0, len(self._pieces)
         while end < last:
             after = self._offsets[end + 1] if end + 1 < last else self.text_bytes
-            piece_cost = _cost_bytes(after - before, len(self._token_ids[end]))
+            piece_cost = self._cost_bytes_of(end, after - before)
             over = after - offset > text_bytes_max or cost_bytes + piece_cost > cost_bytes_max
             if over and end > start:
                 break
@@ -338,9 +375,11 @@ class AttemptLog:
                 count = index
                 break
             size = ends[index] - self._offsets[index]
-            freed += _cost_bytes(size, len(self._token_ids[index]))
+            freed += self._cost_bytes_of(index, size)
         for column in (self._pieces, self._token_ids, self._offsets, self._digests):
             del column[:count]
+        for index in range(self.first_index, self.first_index + count) if self._logprobs else ():
+            self._logprobs.pop(index, None)
         self.first_index += count
         self.new_from = max(self.new_from, self.first_index)
         self.held_bytes -= freed

@@ -33,6 +33,7 @@ from llamaorch_client.events import (
     Resumed,
     ResumePoint,
     Started,
+    TokenLogprob,
     Tokens,
 )
 from llamaorch_client.exchange import Exchange
@@ -152,6 +153,7 @@ __all__ = [
     "StreamOptions",
     "SyncJobStream",
     "Timing",
+    "TokenLogprob",
     "Tokens",
     "UnavailableError",
     "Usage",

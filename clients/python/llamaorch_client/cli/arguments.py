@@ -217,6 +217,12 @@ def _run(parser: argparse.ArgumentParser) -> None:
     add("--priority", choices=("interactive", "batch"), default="interactive")
     add("--max-tokens", type=_positive, metavar="N", help="stop after N tokens")
     add("--seed", type=int, metavar="N")
+    add(
+        "--logprobs",
+        type=int,
+        metavar="N",
+        help="log probability of each token, beside the N likeliest: at the end, or with --json",
+    )
     add("--temperature", type=float, metavar="T", help="0 is greedy")
     add("--top-p", type=float, metavar="P")
     add("--stop", action="append", default=[], metavar="TEXT", help="stop at TEXT; may be repeated")

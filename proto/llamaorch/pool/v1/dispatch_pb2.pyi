@@ -720,7 +720,9 @@ class StartAttempt(_message.Message):
     message limit together with the rest. Empty: the host goes by the earlier attempt's output, which it must hold.
     """
     continue_index: _builtins.int
-    """For a continuation with `continue_text`: index of the first new piece in the job's output."""
+    """For a continuation with `continue_text`: index of the first new piece. The host holds the text before it as so many
+    pieces of this attempt, the first part of its output: it is sent again when it is asked for, not by itself.
+    """
     continue_tokens: _builtins.int
     """For a continuation: tokens that were generated before it, as far as that is known. AttemptEnded.usage counts them as
     output, not as prompt. `sampling.max_tokens` is what is left for this attempt.
