@@ -151,12 +151,6 @@ async def scrapes(it: Stack) -> float:
     return 1000 * (it.cpu_s() - before_s) / SCRAPES
 
 
-async def _start(module: str, directory: Path, text: str, env: dict[str, str]) -> Child:
-    config = directory / f"{module}.toml"
-    config.write_text(text, encoding="utf-8")
-    return await Child.start(module, [module, "--config", str(config)], directory, env)
-
-
 async def enqueues(on: Stack, off: Stack, directory: Path, options: argparse.Namespace) -> float:
     """Percent by which an Enqueue costs orchestratord more CPU, the median of all pairs."""
     async with AsyncExitStack() as stack:
