@@ -69,6 +69,24 @@ engines-llama-server: ## Build llama-server under .build/llama-server from the s
 tools-tmux: ## Install tmux, in which the test of `llorch top` looks at a real screen (Debian; needs root)
 	command -v tmux || { apt-get update -qq && apt-get install -y -qq --no-install-recommends tmux; }
 
+CHROMIUM := .build/chromium
+PLAYWRIGHT_VERSION := 1.65.2
+AXE_VERSION := 4.14.1
+
+# Inter is the font of the screenshots. axe-core (MPL-2.0) only judges the page in tests.
+.PHONY: tools-chromium
+tools-chromium: $(DEV_STAMP) ## Install Chromium (Debian; needs root), Playwright and axe-core (npm), in which the status page is tested
+	command -v chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-inter; }
+	$(BIN)/pip install --quiet --disable-pip-version-check 'playwright==$(PLAYWRIGHT_VERSION)'
+	mkdir -p $(CHROMIUM)
+	test -e $(CHROMIUM)/axe.min.js || { npm pack --silent --pack-destination $(CHROMIUM) 'axe-core@$(AXE_VERSION)' && \
+	  tar -xzf $(CHROMIUM)/axe-core-$(AXE_VERSION).tgz -C $(CHROMIUM) --strip-components 1 package/axe.min.js && \
+	  rm $(CHROMIUM)/axe-core-$(AXE_VERSION).tgz; }
+
+.PHONY: screenshots
+screenshots: tools-chromium ## Take the README's pictures of the status page: a real run on simulated GPUs (ARGS="--all --target /tmp/shots")
+	PYTHONPATH=.:proto:clients/python $(BIN)/python -m tests.integration.status.screenshots $(ARGS)
+
 .PHONY: fault-seeds
 fault-seeds: $(DEV_STAMP) ## Run 2,000 fault seeds (COUNT=, FIRST=): both services on virtual time, judged by the history checker
 	$(BIN)/python -m faults.simulation --count $(or $(COUNT),2000) --first $(or $(FIRST),0)
@@ -241,6 +259,7 @@ docs: $(DEV_STAMP) ## Draw the generated pages
 	$(BIN)/python ci/draw_state_machine.py
 	$(BIN)/python ci/write_configuration.py
 	$(BIN)/python ci/write_flavors.py
+	$(BIN)/python -m ci.write_dashboards
 	$(BIN)/python ci/write_tables.py
 	$(BIN)/python ci/trace_requirements.py
 

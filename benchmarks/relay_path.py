@@ -26,9 +26,10 @@ from orchestrator_core.core.states import JobState
 from orchestrator_core.hosts.link import HostLink, LinkTerms
 from orchestrator_core.relay import log as relay_log
 from orchestrator_core.relay.relay import Relay, RelayLimits
-from orchestrator_core.servicers.exchange_session import ExchangeSession, Terms
+from orchestrator_core.servicers.exchange_session import ExchangeSession
 from orchestrator_core.servicers.follow import Followers
 from orchestrator_core.servicers.frames import FrameReader
+from orchestrator_core.servicers.subscription import Terms
 from orchestrator_core.wire.frames import encode_event
 from orchestrator_core.wire.output_frames import read_output_frame
 

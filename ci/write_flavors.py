@@ -86,6 +86,7 @@ _ROWS: tuple[tuple[str, Callable[[Flavor], str]], ...] = (
     ("token ids", lambda f: f"`{f.ids_field}`" if f.ids_field else "none"),
     ("JSON schema", _schema),
     ("grammar", lambda f: f"`{next(iter(f.grammar))}`" if f.grammar else "refused"),
+    ("log probabilities", lambda f: "`logprobs`" if f.logprobs else "refused"),
     ("CONTINUE of a chat", lambda f: "refused" if f.continue_chat is None else "yes"),
     ("a cancel is seen at", _idle),
     ("deterministic", _determinism),

@@ -180,6 +180,12 @@ class Stack:
         self.address = options.listen
 
     @property
+    def metrics_port(self) -> int | None:
+        """Port of the status page and the metrics; None where there is none."""
+        port = self.orchestrator.events["listening"]["metrics_port"]
+        return int(port) if isinstance(port, int) else None
+
+    @property
     def orchestrator(self) -> Service:
         """The orchestratord process."""
         assert self._orchestrator is not None, "start() comes first"

@@ -11,6 +11,7 @@ from pathlib import Path
 from demo.services import PoolOptions, ServiceError, Stack, StackOptions
 
 LISTEN = "127.0.0.1:7070"
+METRICS_LISTEN = "127.0.0.1:7072"
 
 
 async def up(options: StackOptions) -> int:
@@ -24,6 +25,7 @@ async def up(options: StackOptions) -> int:
         await stack.start()
         out.write(
             f"orchestratord listens on {stack.address}, model {options.model_id!r} is ready.\n"
+            f"Status page: http://127.0.0.1:{stack.metrics_port}/\n"
             f"Logs, journal and flight recording: {options.directory}\n"
             f"Try:  .venv/bin/llorch run --model {options.model_id} 'Once upon a time'\n"
             "      .venv/bin/llorch pools\nCtrl-C stops both.\n"
@@ -66,6 +68,11 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="GGUF file; default: a tiny random model")
     parser.add_argument("--model-id", help="name that jobs ask for; default: the file's name")
     parser.add_argument("--listen", default=LISTEN, help=f"address, default {LISTEN}")
+    parser.add_argument(
+        "--metrics-listen",
+        default=METRICS_LISTEN,
+        help=f"address of the status page and the metrics, default {METRICS_LISTEN}",
+    )
     parser.add_argument("--slots", type=int, default=2, help="generations at a time, default 2")
     parser.add_argument("--ctx", type=int, default=2048, help="context of a slot, default 2048")
     parser.add_argument(
@@ -81,12 +88,13 @@ def main() -> int:
     if model is not None and not model.is_file():
         sys.stderr.write(f"{model} is not a file; give the path of a GGUF model\n")
         return 2
-    if _in_use(arguments.listen):
-        sys.stderr.write(
-            f"{arguments.listen} is in use: something runs there already; "
-            "stop it, or give another --listen and --directory\n"
-        )
-        return 2
+    for address in (arguments.listen, arguments.metrics_listen):
+        if _in_use(address):
+            sys.stderr.write(
+                f"{address} is in use: something runs there already; stop it, or give another "
+                "--listen, --metrics-listen and --directory\n"
+            )
+            return 2
     options = StackOptions(
         directory=arguments.directory.resolve(),
         model=model,
@@ -100,6 +108,7 @@ def main() -> int:
             ),
         ),
         listen=arguments.listen,
+        orchestrator_toml=f'metrics_listen = "{arguments.metrics_listen}"',
         devices=arguments.devices,
     )
     try:

@@ -16,11 +16,14 @@ from orchestrator_core.core.effects import (
     DispatchRecord,
     Gated,
     JobEnded,
+    PoolDrainRecord,
     Record,
     ReplyAccepted,
+    ReplyPool,
     ReplySession,
     ReplyState,
     SendCancel,
+    SendDrain,
     SendRelease,
     SendStart,
     SessionForgotten,
@@ -45,7 +48,7 @@ PAUSE_MAX_S = 5.0
 
 # What leaves because a job ended, and is untrue when the end is taken back.
 _OF_AN_END = (JobEnded, ReplyState, ConfirmEnd)
-_REPLIES = (ReplyAccepted, ReplyState, ReplySession)
+_REPLIES = (ReplyAccepted, ReplyState, ReplySession, ReplyPool)
 
 
 @dataclass(slots=True)
@@ -93,20 +96,20 @@ class Batch:
 
 
 def record_job_id(record: Record) -> str:
-    """Job that a record is about; empty for one about a session."""
+    """Job that a record is about; empty for one about a session or a pool."""
     match record:
         case AcceptRecord():
             return record.spec.job_id
         case DispatchRecord() | TerminalRecord():
             return record.job_id
-        case SessionRecord() | SessionForgotten():
+        case SessionRecord() | SessionForgotten() | PoolDrainRecord():
             return ""
         case _:
             assert_never(record)
 
 
 def gated_job_id(effect: Gated) -> str:
-    """Job that a gated effect is about; empty for one about a session."""
+    """Job that a gated effect is about; empty for one about a session or a pool."""
     match effect:
         case ReplyAccepted():
             return effect.receipt.job_id
@@ -114,7 +117,7 @@ def gated_job_id(effect: Gated) -> str:
             return effect.spec.job_id
         case ReplyState() | SendCancel() | SendRelease() | JobEnded() | ConfirmEnd():
             return effect.job_id
-        case ReplySession():
+        case ReplySession() | ReplyPool() | SendDrain():
             return ""
         case _:
             assert_never(effect)

@@ -317,6 +317,10 @@ class PoolsTable(Table):
         " `cancel_confirm_ms`.",
     )
     max: int = Field(default=10_000, ge=1, le=100_000, description="Pools that may register.")
+    drain_timeout_ms: Milliseconds = Field(
+        default=600_000,
+        description="How long running attempts of a drained pool may go on, unless the drain says.",
+    )
     watchers_max: int = Field(
         default=64, ge=1, le=10_000, description="Readers that may watch the pools at once."
     )

@@ -28,13 +28,16 @@ from orchestrator_core.core.effects import (
     JobForgotten,
     JobStarted,
     OfferDeclined,
+    PoolDrainRecord,
     Receipt,
     Record,
     ReplyAccepted,
+    ReplyPool,
     ReplyRefused,
     ReplySession,
     ReplyState,
     SendCancel,
+    SendDrain,
     SendRelease,
     SendStart,
     SendVerdicts,
@@ -51,6 +54,7 @@ from orchestrator_core.core.events import (
     EnqueueRequested,
     Event,
     OutputProgressed,
+    PoolDrainRequested,
     Recovered,
     SessionDeleted,
     Stalled,
@@ -65,6 +69,7 @@ from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.continuing import continuation
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay.relay import Relay
+from orchestrator_core.replies import Answer, Replies, Tell
 from orchestrator_core.store.port import Store, StoreError, StoreTakenError
 from orchestrator_core.wire import events as wire_events
 from orchestrator_core.wire.frames import encode_event
@@ -104,7 +109,7 @@ class Runtime:
         self.relay = relay
         self.hosts = hosts
         self._observer = observer
-        self._replies: dict[int, asyncio.Future[Receipt | str]] = {}
+        self._replies = Replies()
         self._gate = CommitGate(
             store,
             self._release,
@@ -113,7 +118,6 @@ class Runtime:
             self._replies.__contains__,
             self._store_slow,
         )
-        self._next_reply = 1
         self._thread = threading.get_ident()
         self._stepping = False
         self._beat_ms: int | None = None
@@ -213,6 +217,29 @@ class Runtime:
         assert isinstance(receipt, Receipt)
         return receipt
 
+    def certain(self) -> bool:
+        """True when a job can be given now: nobody else can have the journal, and it is written."""
+        self._look_for_pause()
+        return not (self._gate.unsure or self._gate.degraded)
+
+    def give(self, spec: JobSpec, tell: Tell) -> int:
+        """Gives a job, while `certain`; tells of it as `enqueue` does. The number is for `forget`.
+
+        `tell` may be called before this returns; it must not raise and not wait.
+        """
+        reply_to = self._replies.expect(tell)
+        try:
+            self.submit(EnqueueRequested(spec, reply_to))
+        except BaseException:
+            self._replies.forget(reply_to)
+            raise
+        return reply_to
+
+    def forget(self, reply_to: int) -> None:
+        """Nobody waits for a reply any more; what it is about happens all the same. Idempotent."""
+        if self._replies.forget(reply_to):
+            self._gate.give_up()
+
     async def cancel(self, job_id: str) -> Job:
         """Cancels a job; returns it once its state is durable.
 
@@ -231,6 +258,15 @@ class Runtime:
             forgotten all the same, as soon as that can be written.
         """
         await self._ask_briefly(lambda to: SessionDeleted(identity, session_id, to))
+
+    async def drain_pool(self, pool_id: str, timeout_ms: int, *, draining: bool) -> None:
+        """Drains a pool for `timeout_ms` at most, or ends that; returns once it is durable.
+
+        Raises:
+            RefusalError: NOT_FOUND; STORE_UNAVAILABLE, when that takes longer than a second. It is
+            done all the same, as soon as it can be written.
+        """
+        await self._ask_briefly(lambda to: PoolDrainRequested(pool_id, draining, timeout_ms, to))
 
     def job(self, job_id: str) -> Job:
         """Looks a job up. Raises `RefusalError` NOT_FOUND."""
@@ -314,10 +350,7 @@ class Runtime:
         """Stops the timer and refuses who still waits."""
         if self._timer is not None:
             self._timer.cancel()
-        for future in self._replies.values():
-            if not future.done():
-                future.set_exception(RefusalError(_store_unavailable()))
-        self._replies.clear()
+        self._replies.refuse_all(_store_unavailable())
 
     # --- out
 
@@ -337,7 +370,7 @@ class Runtime:
                     records.append(effect)
                 case TerminalRecord():
                     records.append(self._with_output(effect))
-                case SessionRecord() | SessionForgotten():
+                case SessionRecord() | SessionForgotten() | PoolDrainRecord():
                     records.append(effect)
                 case (
                     ReplyRefused()
@@ -384,7 +417,7 @@ class Runtime:
     def _immediate(self, effect: Immediate) -> None:
         match effect:
             case ReplyRefused():
-                self._refuse(effect.reply_to, effect.refusal)
+                self._replies.answer(effect.reply_to, effect.refusal)
             case JobStarted():
                 self._started(effect)
             case SendVerdicts():
@@ -404,17 +437,19 @@ class Runtime:
     def _release(self, effect: Gated) -> None:
         match effect:
             case ReplyAccepted():
-                self._answer(effect.reply_to, effect.receipt)
+                self._replies.answer(effect.reply_to, effect.receipt)
             case ReplyState():
-                self._answer(effect.reply_to, effect.job_id)
-            case ReplySession():
-                self._answer(effect.reply_to, effect.session_id)
+                self._replies.answer(effect.reply_to, effect.job_id)
+            case ReplySession(told, name) | ReplyPool(told, name):
+                self._replies.answer(told, name)
             case SendStart():
                 self._start(effect)
             case SendCancel():
                 self.hosts.cancel(effect)
             case SendRelease():
                 self.hosts.release(effect)
+            case SendDrain():
+                self.hosts.drain(effect)
             case ConfirmEnd():
                 self.submit(EndConfirmed(effect.job_id))
             case JobEnded():
@@ -483,7 +518,7 @@ class Runtime:
         """Takes back accepts that could not be written, and tells who waited for them."""
         self.submit(AcceptsFailed(job_ids))
         for effect in replies:
-            self._refuse(effect.reply_to, _store_unavailable())
+            self._replies.answer(effect.reply_to, _store_unavailable())
 
     def _store_failed(self, error: StoreError) -> None:
         _log.error(
@@ -502,19 +537,14 @@ class Runtime:
 
     # --- replies and time
 
-    async def _ask(self, event: Callable[[int], Event]) -> Receipt | str:
+    async def _ask(self, event: Callable[[int], Event]) -> Answer:
         await self.sure()
-        reply_to = self._next_reply
-        self._next_reply += 1
-        future = self._replies[reply_to] = asyncio.get_running_loop().create_future()
+        reply_to, future = self._replies.future()
         try:
             self.submit(event(reply_to))
-            answer: Receipt | str = await future
-            return answer
+            return await future
         finally:
-            self._replies.pop(reply_to, None)
-            if future.cancelled():
-                self._gate.give_up()
+            self.forget(reply_to)
 
     async def _ask_briefly(self, event: Callable[[int], Event]) -> None:
         try:
@@ -522,16 +552,6 @@ class Runtime:
                 await self._ask(event)
         except TimeoutError:
             raise RefusalError(_store_unavailable(_SILENT)) from None
-
-    def _answer(self, reply_to: int, value: Receipt | str) -> None:
-        future = self._replies.get(reply_to)
-        if future is not None and not future.done():
-            future.set_result(value)
-
-    def _refuse(self, reply_to: int, refusal: Refusal) -> None:
-        future = self._replies.get(reply_to)
-        if future is not None and not future.done():
-            future.set_exception(RefusalError(refusal))
 
     def _arm_timer(self, now_ms: int) -> None:
         due_ms = self.core.next_deadline_ms()

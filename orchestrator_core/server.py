@@ -234,7 +234,7 @@ class OrchestratorServer:
         if not self._config.status_page:
             return []
         reader = StatusReader(runtime, importlib.metadata.version("llamaorch"))
-        return StatusPage(reader, jobs.explain).routes()
+        return StatusPage(reader.read, jobs.explain).routes()
 
     async def _serve(
         self, runtime: Runtime, opened: Opened, jobs: orchestrator.OrchestratorServicer
@@ -250,7 +250,7 @@ class OrchestratorServer:
         )
         servicers = (
             jobs,
-            pool_admin.PoolAdminServicer(runtime, config.pools.watchers_max),
+            pool_admin.PoolAdminServicer(runtime, self._telemetry, config.pools),
             sessions.SessionServicer(runtime),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )

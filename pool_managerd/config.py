@@ -14,19 +14,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 
-from pool_managerd.config_engines import (
-    AttachingEngine,
-    EmbeddedEngine,
-    EngineTable,
-    LaunchTable,
-    LlamaServerEngine,
-    Milliseconds,
-    Table,
-    TritonEngine,
-)
+from pool_managerd.config_engines import EngineTable, OpenAiEngine, TritonEngine
+from pool_managerd.config_launch import AttachingEngine, LaunchTable
+from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedEngine, LlamaServerEngine
 from pool_managerd.config_models import ModelsTable, OutboundTable
 from pool_managerd.config_problems import problem
 from pool_managerd.config_supervision import BackoffTable, EngineLogsTable, SupervisionTable
+from pool_managerd.config_table import Milliseconds, Table
 from pool_managerd.errors import PoolManagerError
 
 _ID = r"^[A-Za-z0-9._:-]{1,128}$"
@@ -41,10 +35,12 @@ ALL_LAYERS = 10_000
 _NEEDS = {
     "tensor_split": "the pool's tensor_split",
     "vram_claim_ratio": "the pool's vram_claim_ratio",
-    "gpu_layers": 'kind = "llama_server"',
-    "kv_type": 'kind = "llama_server"',
-    "ctx_per_slot": "engine.ctx_per_slot of a llama_server",
-    "ctx_total": "engine.ctx_per_slot of a llama_server",
+    "gpu_layers": 'kind = "llama_server", or flavor = "llama_cpp"',
+    "kv_type": 'kind = "llama_server", or flavor = "llama_cpp"',
+    "ctx_per_slot": "engine.ctx_per_slot of a llama_server, or ctx_max of the flavor llama_cpp",
+    "ctx_total": "engine.ctx_per_slot of a llama_server, or ctx_max of the flavor llama_cpp",
+    "mmproj_path": "engine.mmproj_path",
+    "draft_model_path": "engine.draft_model_path",
     "ctx_max": "engine.ctx_max; of a llama_server there is {ctx_total}",
 }
 
@@ -131,14 +127,15 @@ class PoolTable(Table):
         if self.vram_claim_ratio is not None:
             found["vram_claim_ratio"] = str(self.vram_claim_ratio)
         engine = self.engine
-        if isinstance(engine, LlamaServerEngine):
-            slots, ctx_tokens = engine.slots or 1, engine.ctx_per_slot
+        if isinstance(engine, LlamaServerEngine | OpenAiEngine) and engine.llama_cpp:
+            slots, ctx_tokens = engine.slots or 1, engine.slot_tokens
             # A llama-server of every age takes more layers than there are for all of them.
             layers = ALL_LAYERS if engine.gpu_layers < 0 else engine.gpu_layers
             found |= {"gpu_layers": str(layers), "kv_type": engine.kv_type}
             found["ctx_per_slot"] = str(ctx_tokens or "")
             found["ctx_total"] = str(ctx_tokens * slots or "")
-        elif not isinstance(engine, EmbeddedEngine):
+            found |= {name: getattr(engine, name) for name in LAUNCH_FILES}
+        if not isinstance(engine, EmbeddedEngine | LlamaServerEngine):
             found["ctx_max"] = str(engine.ctx_max or "")
         return {name: value for name, value in found.items() if value}
 
@@ -201,7 +198,7 @@ class Config(Table):
         "what costs the driver more is read a fifth as often.",
     )
     coalesce_ms: int = Field(
-        default=4, ge=0, le=5, description="Output within this time shares a frame."
+        default=5, ge=0, le=5, description="Output within this time shares a frame."
     )
     report_interval_ms: Milliseconds = Field(
         default=1_000, description="Longest time between two snapshots."
@@ -328,16 +325,21 @@ def _resolved(
     pool: PoolTable, base: Path, env: Mapping[str, str], problems: list[str]
 ) -> EngineTable:
     match pool.engine:
-        case EmbeddedEngine() as engine if engine.model_path:
-            return engine.model_copy(update={"model_path": str(base / engine.model_path)})
+        case EmbeddedEngine() as engine:
+            return engine.model_copy(update=_paths(engine, base))
         case AttachingEngine() as engine:
             secret = _secret(pool, engine, env, problems)
             problems.extend(_unset(pool, engine, env))
-            path = str(base / engine.model_path) if engine.model_path else ""
-            changes = {"api_key": secret, "launch": _launch(engine, base), "model_path": path}
-            return engine.model_copy(update=changes)
+            changes = {"api_key": secret, "launch": _launch(engine, base)}
+            return engine.model_copy(update=changes | _paths(engine, base))
         case engine:
             return engine
+
+
+def _paths(engine: EmbeddedEngine | AttachingEngine, base: Path) -> dict[str, object]:
+    """Settings that name files, which begin at the folder of the configuration."""
+    names = ("model_path", *LAUNCH_FILES)
+    return {name: str(base / path) for name in names if (path := getattr(engine, name, ""))}
 
 
 def _secret(

@@ -4,7 +4,7 @@ import difflib
 import types
 import typing
 
-from pool_managerd.config_engines import Table
+from pool_managerd.config_table import Table
 
 
 def problem(item: typing.Any, root: type[Table]) -> str:

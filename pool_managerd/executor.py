@@ -296,7 +296,7 @@ class Executor:
         first = run.log.next_index == 0
         if first:
             failpoints.reach("output.first.before")
-        outcome = self.store.append(run.log, piece.text, piece.token_ids)
+        outcome = self.store.append(run.log, piece.text, piece.token_ids, piece.logprobs)
         if outcome is AppendOutcome.KEPT:
             if first:
                 run.first_ms = self._deps.clock.now_ms() - run.started_ms

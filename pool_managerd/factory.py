@@ -5,15 +5,9 @@ from pathlib import Path
 from typing import assert_never
 
 from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import (
-    AttachingEngine,
-    EmbeddedEngine,
-    LlamaServerEngine,
-    MockEngine,
-    OllamaEngine,
-    OpenAiEngine,
-    TritonEngine,
-)
+from pool_managerd.config_engines import MockEngine, OllamaEngine, OpenAiEngine, TritonEngine
+from pool_managerd.config_launch import AttachingEngine
+from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
 from pool_managerd.config_supervision import EngineLogsTable
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.nvml import NvmlDevices
@@ -109,6 +103,7 @@ def _embedded(
             tensor_split=tensor_split,
             model_digest=table.model_digest,
             kv_type=table.kv_type,
+            draft_model_path=table.draft_model_path,
             log=log,
         )
     )
@@ -124,6 +119,8 @@ def _llama_server(table: LlamaServerEngine) -> Engine:
             deterministic=table.deterministic,
             model_digest=table.model_digest,
             model_path=table.model_path,
+            kv_type=table.kv_type,
+            drafts=bool(table.draft_model_path),
             silence_timeout_ms=table.silence_timeout_ms,
         )
     )
@@ -142,6 +139,8 @@ def _openai(table: OpenAiEngine) -> Engine:
             deterministic=table.deterministic,
             engine_version=table.engine_version,
             model_digest=table.model_digest,
+            kv_type=table.kv_type,
+            drafts=bool(table.draft_model_path),
             silence_timeout_ms=table.silence_timeout_ms,
         )
     )

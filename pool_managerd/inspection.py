@@ -14,12 +14,8 @@ import aiohttp
 
 from pool_managerd.clock import SystemClock
 from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import (
-    AttachingEngine,
-    EmbeddedEngine,
-    HttpEngine,
-    LaunchTable,
-)
+from pool_managerd.config_launch import AttachingEngine, HttpEngine, LaunchTable
+from pool_managerd.config_llama import EmbeddedEngine
 from pool_managerd.core.clocks import perf_scale
 from pool_managerd.core.device import Device, DeviceHealth
 from pool_managerd.core.fit import HOST, human_bytes

@@ -327,7 +327,7 @@ class Link:
         # it.
         self._host.emitted_frame_seq += 1
         self._beat_due = False
-        message = wire.host_frame(
+        message = wire.frame_message(
             frame, self._host.emitted_frame_seq, self._host.applied_dispatch_seq
         )
         if frame.chunks:
@@ -338,7 +338,7 @@ class Link:
         if not self._bound().pending:
             self._hold(self._sent_at_s + self._config.coalesce_ms / 1000)
         with liveness:
-            await call.write(registry_pb2.DispatchRequest(frame=message))
+            await call.write(message)
         if frame.chunks:
             failpoints.reach("frame.after")
         if frame.ended:
@@ -424,7 +424,8 @@ class Link:
         if pool is None:
             _log_unknown_pool(message.pool_id)
         else:
-            pool.reload(message.model_ref)
+            timeout_ms = message.timeout_ms if message.HasField("timeout_ms") else None
+            pool.reload(message.model_ref, message.reload_id, timeout_ms)
 
 
 @functools.cache

@@ -16,12 +16,13 @@ class Liveness:
         if timeout_ms <= 0:
             raise ValueError(f"timeout_ms must be positive, is {timeout_ms}")
         self._timeout_s = timeout_ms / 1000
-        self._heard_s = asyncio.get_running_loop().time()
+        self._now_s = asyncio.get_running_loop().time
+        self._heard_s = self._now_s()
         self._writing_s: float | None = None
 
     def __enter__(self) -> None:
         """Around one write. Not reentrant: a stream has one writer."""
-        self._writing_s = asyncio.get_running_loop().time()
+        self._writing_s = self._now_s()
 
     def __exit__(self, *_: object) -> None:
         """The write is over."""
@@ -29,7 +30,7 @@ class Liveness:
 
     def heard(self) -> None:
         """Notes a message of the other side."""
-        self._heard_s = asyncio.get_running_loop().time()
+        self._heard_s = self._now_s()
 
     async def watch(self) -> None:
         """Runs until the other side counts as gone.
@@ -49,12 +50,12 @@ class Liveness:
                 raise TimeoutError
 
     def _extend(self, paused_s: float) -> None:
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._now_s()
         self._heard_s = min(now_s, self._heard_s + paused_s)
         if self._writing_s is not None:
             self._writing_s = min(now_s, self._writing_s + paused_s)
 
     def _waited_s(self) -> float:
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._now_s()
         since_s = self._heard_s if self._writing_s is None else min(self._heard_s, self._writing_s)
         return now_s - since_s

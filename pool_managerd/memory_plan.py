@@ -6,19 +6,15 @@ LO-205, ORCH-3003.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeGuard
 
 from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import (
-    AttachingEngine,
-    EmbeddedEngine,
-    EngineTable,
-    LlamaServerEngine,
-    MockEngine,
-    OpenAiEngine,
-)
+from pool_managerd.config_engines import EngineTable, MockEngine, OpenAiEngine
+from pool_managerd.config_launch import AttachingEngine
+from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.fit import HOST, Claim, Estimate, Need, Room, shortfalls
-from pool_managerd.core.gguf_fit import PAD_TOKENS, GgufModel, LoadPlan, gguf_estimate
+from pool_managerd.core.gguf_fit import PAD_TOKENS, GgufModel, LoadPlan, gguf_estimate, with_draft
 from pool_managerd.core.hf_fit import HfPlan, hf_estimate, hf_shortfalls
 from pool_managerd.core.kv_size import CacheType, DimensionsError
 from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
@@ -26,6 +22,9 @@ from pool_managerd.engines.embedded_worker import batch_tokens
 from pool_managerd.engines.gguf_kv import read_model
 from pool_managerd.engines.gguf_metadata import MetadataError
 from pool_managerd.engines.hf_folder import read_hf_folder
+
+LlamaCpp = EmbeddedEngine | LlamaServerEngine | OpenAiEngine
+"""Engines that load a GGUF file, the last with the flavor `llama_cpp`."""
 
 SERVER_BATCH_TOKENS = 512
 """Source: llama.cpp, common/common.h, `n_ubatch`: what llama-server computes at a time."""
@@ -91,13 +90,14 @@ def _estimated(
         return _hf(table, engine, rooms)
     if table.vram_claim_ratio is not None:
         return None
-    match engine:
-        case EmbeddedEngine():
-            return _gguf(table, engine, rooms, claims)
-        case LlamaServerEngine() if engine.ctx_per_slot and engine.model_path:
-            return _gguf(table, engine, rooms, claims)
-        case _:
-            return None
+    return _gguf(table, engine, rooms, claims) if _loads_gguf(engine) else None
+
+
+def _loads_gguf(engine: EngineTable) -> TypeGuard[LlamaCpp]:
+    """Whether the engine is a llama.cpp of which enough is stated."""
+    if isinstance(engine, LlamaServerEngine | OpenAiEngine):
+        return engine.llama_cpp and bool(engine.slot_tokens and engine.model_path)
+    return isinstance(engine, EmbeddedEngine)
 
 
 def _is_folder(engine: OpenAiEngine) -> bool:
@@ -106,17 +106,23 @@ def _is_folder(engine: OpenAiEngine) -> bool:
 
 def _gguf(
     table: PoolTable,
-    engine: EmbeddedEngine | LlamaServerEngine,
+    engine: LlamaCpp,
     rooms: Mapping[str, Room],
     claims: Mapping[str, tuple[Claim, ...]],
 ) -> MemoryPlan:
     model = read_model(Path(engine.model_path))
+    draft = read_model(Path(engine.draft_model_path)) if engine.draft_model_path else None
     plan = _plan(table, engine, rooms)
+    ctx_key = "ctx_max" if isinstance(engine, OpenAiEngine) else "ctx_per_slot"
+
+    def estimate(changed: LoadPlan) -> Estimate:
+        found = gguf_estimate(model, changed)
+        return found if draft is None else with_draft(found, draft, changed)
 
     def fits(changed: LoadPlan) -> bool:
-        return not shortfalls(gguf_estimate(model, changed), rooms, claims)
+        return not shortfalls(estimate(changed), rooms, claims)
 
-    return MemoryPlan(gguf_estimate(model, plan), lambda: _advice(model, plan, fits))
+    return MemoryPlan(estimate(plan), lambda: _advice(model, plan, fits, ctx_key))
 
 
 def _hf(table: PoolTable, engine: OpenAiEngine, rooms: Mapping[str, Room]) -> MemoryPlan:
@@ -150,7 +156,9 @@ def memory_of(device: Device) -> str:
     return HOST if shared else device.device_id
 
 
-def _advice(model: GgufModel, plan: LoadPlan, fits: Callable[[LoadPlan], bool]) -> str:
+def _advice(
+    model: GgufModel, plan: LoadPlan, fits: Callable[[LoadPlan], bool], ctx_key: str
+) -> str:
     """What to change so that the engine fits: what helps by itself first. O(log) estimates."""
     slots = _most(plan.slots - 1, lambda count: fits(_with_slots(plan, count)))
     if slots:
@@ -158,7 +166,7 @@ def _advice(model: GgufModel, plan: LoadPlan, fits: Callable[[LoadPlan], bool]) 
     for base, words in ((plan, ""), (_with_slots(plan, 1), "slots = 1 and ")):
         ctx_tokens = _longest(base, fits)
         if ctx_tokens:
-            return f"{words}ctx_per_slot = {ctx_tokens} would fit, or use another device"
+            return f"{words}{ctx_key} = {ctx_tokens} would fit, or use another device"
     for kind in (CacheType.Q8_0, CacheType.Q4_0):
         smaller = kind.row_bytes(32) < plan.type_k.row_bytes(32)
         if smaller and fits(replace(plan, type_k=kind, type_v=kind)):
@@ -197,26 +205,28 @@ def _most(highest: int, works: Callable[[int], bool]) -> int:
     return low
 
 
-def _plan(
-    table: PoolTable, engine: EmbeddedEngine | LlamaServerEngine, rooms: Mapping[str, Room]
-) -> LoadPlan:
+def _plan(table: PoolTable, engine: LlamaCpp, rooms: Mapping[str, Room]) -> LoadPlan:
     devices = [place for place in rooms if place not in (HOST, CPU_DEVICE_ID)]
     stated = dict(zip(table.devices, table.tensor_split, strict=False))
     shares = {
         device: stated.get(device, 0) if stated else (rooms[device].free or 1) for device in devices
     }
     slots = engine.slots or 1
-    batch = SERVER_BATCH_TOKENS
+    batch, ctx_tokens, projector_bytes = SERVER_BATCH_TOKENS, 0, 0
     if isinstance(engine, EmbeddedEngine):
-        batch = batch_tokens(slots, engine.gpu_layers)
+        batch, ctx_tokens = batch_tokens(slots, engine.gpu_layers), engine.ctx_per_slot
+    else:
+        ctx_tokens = engine.slot_tokens
+        projector_bytes = Path(engine.mmproj_path).stat().st_size if engine.mmproj_path else 0
     return LoadPlan(
         slots=slots,
-        ctx_per_slot=engine.ctx_per_slot,
+        ctx_per_slot=ctx_tokens,
         batch_tokens=batch,
         gpu_layers=engine.gpu_layers,
         shares=shares if engine.gpu_layers else {},
         type_k=CacheType.named(engine.kv_type),
         type_v=CacheType.named(engine.kv_type),
+        extra_bytes=projector_bytes,
     )
 
 

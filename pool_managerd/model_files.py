@@ -12,12 +12,9 @@ from pathlib import Path
 
 from pool_managerd.clock import Clock
 from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import (
-    AttachingEngine,
-    EmbeddedEngine,
-    EngineTable,
-    LlamaServerEngine,
-)
+from pool_managerd.config_engines import EngineTable
+from pool_managerd.config_launch import AttachingEngine
+from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedEngine, LlamaServerEngine
 from pool_managerd.core.fit import human_bytes
 from pool_managerd.core.model_ref import ModelRefError, parse_model_ref, shown_ref
 from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy
@@ -213,9 +210,11 @@ def reads_model(engine: EngineTable, model_ref: str = "") -> bool:
 def model_shortfalls(engine: EngineTable, path: Path) -> list[str]:
     """Why an engine cannot load what lies there, a sentence each; blocks for its first bytes."""
     gguf_only = isinstance(engine, EmbeddedEngine | LlamaServerEngine)
+    besides = [Path(named) for name in LAUNCH_FILES if (named := getattr(engine, name, ""))]
+    missing = [problem for file in besides for problem in gguf_shortfalls(file)]
     if gguf_only or path.suffix == ".gguf":
-        return gguf_shortfalls(path)
-    return [] if path.exists() else [f"model {path} does not exist"]
+        return [*gguf_shortfalls(path), *missing]
+    return missing if path.exists() else [f"model {path} does not exist", *missing]
 
 
 def with_model(table: PoolTable, path: Path, digest: str) -> PoolTable:

@@ -15,6 +15,7 @@ from pool_managerd.core.attempts import AttemptFailure, EndReason
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.circuit import Circuit
 from pool_managerd.core.model_ref import shown_ref
+from pool_managerd.core.reload import Reload
 from pool_managerd.core.replica import (
     Effect,
     Event,
@@ -77,6 +78,7 @@ class Pool:
         # Draining is what an operator or a shutdown asked for, and what a waiting reload needs.
         self._drain_asked = Reason.NONE
         self._reload_asked: str | None = None
+        self.last_reload: Reload | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._device_faults: dict[str, str] = {}
         self._given_up_for = Reason.OPERATOR
@@ -172,21 +174,18 @@ class Pool:
         self._drain_asked = reason
         self._set_drain()
         if reason is not Reason.NONE and timeout_ms is not None:
-            loop = asyncio.get_running_loop()
-            self._drain_timer = loop.call_later(
-                timeout_ms / 1000, self._keeper.drain_expired, self.pool_id
-            )
+            self._stop_attempts_after(timeout_ms)
         self._deps.telemetry.event(SPAN_DRAIN, {"pool_id": self.pool_id, "reason": reason.value})
         taking = "takes work again" if reason is Reason.NONE else "takes no more work"
         human = f"Pool {self.pool_id} {taking}."
         log.info("pool_drain", pool_id=self.pool_id, reason=reason.value, human=human)
         self._changed()
 
-    def reload(self, model_ref: str) -> None:
+    def reload(self, model_ref: str, reload_id: str = "", timeout_ms: int | None = None) -> None:
         """Loads the model anew, or `model_ref`, once the pool is idle. OC-CTRL-2003.
 
         When the new model cannot be loaded the former one is loaded again. Of several reloads that
-        wait the last one counts.
+        wait the last one counts. Attempts that still run after `timeout_ms` are stopped.
         """
         if self._supervisor.phase in (Phase.CLOSING, Phase.CLOSED):
             return
@@ -194,6 +193,9 @@ class Pool:
         shown = shown_ref(model_ref)
         log.info("pool_reload", pool_id=self.pool_id, model_ref=shown, human=human)
         waits, self._reload_asked = self._reload_asked is not None, model_ref
+        self.last_reload = Reload(reload_id)
+        if timeout_ms is not None:
+            self._stop_attempts_after(timeout_ms)
         if not waits:
             self._deps.spawn(self._reload())
 
@@ -234,6 +236,13 @@ class Pool:
     def _set_drain(self) -> None:
         waits = Reason.NONE if self._reload_asked is None else Reason.OPERATOR
         self._supervisor.set_drain(waits if self._drain_asked is Reason.NONE else self._drain_asked)
+
+    def _stop_attempts_after(self, timeout_ms: int) -> None:
+        self._cancel_drain_timer()
+        loop = asyncio.get_running_loop()
+        self._drain_timer = loop.call_later(
+            timeout_ms / 1000, self._keeper.drain_expired, self.pool_id
+        )
 
     def _cancel_drain_timer(self) -> None:
         if self._drain_timer is not None:
@@ -342,7 +351,10 @@ class Pool:
         return await self_test(engine, info, limits.self_test.timeout_ms, limits.cancel_confirm_ms)
 
     def _start_failed(self, incarnation: Incarnation, reason: Reason, problem: str) -> None:
-        if self._wanted_ref == self._loaded_ref:
+        former = self._wanted_ref == self._loaded_ref
+        if self.last_reload is not None:
+            self.last_reload.failed(problem[:DETAIL_CHARS_MAX], former=former)
+        if former:
             self.fail(incarnation.replica_id, reason, problem)
             return
         # A reload is atomic: whatever is wrong with the new model, the former one comes back.
@@ -371,6 +383,8 @@ class Pool:
     def _serving(self, incarnation: Incarnation, info: EngineInfo) -> None:
         self.info = info
         self._loaded_ref = self._wanted_ref
+        if self.last_reload is not None:
+            self.last_reload.served()
         assert incarnation.engine is not None, "a started incarnation has an engine"
         watchers = (
             self._watch_exit(incarnation, incarnation.engine),
@@ -475,6 +489,11 @@ class Pool:
                 await changes.next()
         self._wanted_ref, self._reload_detail = self._reload_asked or self._loaded_ref, ""
         self._reload_asked = None
+        if self.last_reload is not None:
+            self.last_reload.loading()
+        if self._drain_asked is Reason.NONE:
+            # The time was for attempts before the reload; those after it have none.
+            self._cancel_drain_timer()
         self._set_drain()
         if self._timer is not None:
             self._timer.cancel()

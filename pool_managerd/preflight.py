@@ -18,10 +18,8 @@ import psutil
 
 from pool_managerd.clock import Clock
 from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import (
-    AttachingEngine,
-    EmbeddedEngine,
-)
+from pool_managerd.config_launch import AttachingEngine
+from pool_managerd.config_llama import EmbeddedEngine
 from pool_managerd.core.device import Device
 from pool_managerd.core.fit import (
     HOST,

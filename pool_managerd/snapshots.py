@@ -22,6 +22,7 @@ from pool_managerd.core.device import (
 )
 from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.mask import names, selected
+from pool_managerd.core.reload import ReloadState
 from pool_managerd.core.replica import PoolState, Reason
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.port import EngineInfo
@@ -70,6 +71,15 @@ class HostState:
     emitted_frame_seq: int = 0
     dial_seq: int = 0
     registrations: int = 0
+
+
+_RELOADS = {
+    ReloadState.WAITING: snapshot_pb2.RELOAD_STATE_WAITING,
+    ReloadState.LOADING: snapshot_pb2.RELOAD_STATE_LOADING,
+    ReloadState.DONE: snapshot_pb2.RELOAD_STATE_DONE,
+    ReloadState.ROLLED_BACK: snapshot_pb2.RELOAD_STATE_ROLLED_BACK,
+    ReloadState.FAILED: snapshot_pb2.RELOAD_STATE_FAILED,
+}
 
 
 class SnapshotBuilder:
@@ -129,6 +139,10 @@ class SnapshotBuilder:
             message.memory_claims.add(
                 memory=memory, estimated_bytes=entry.estimated, taken_bytes=entry.taken
             )
+        reload = pool.last_reload
+        if reload is not None:
+            message.reload.reload_id, message.reload.detail = reload.reload_id, reload.problem
+            message.reload.state = _RELOADS[reload.state]
         for log in self._executor.running(replica_id):
             message.running.add(
                 job_id=log.key.job_id, attempt=log.key.attempt, tokens_out=log.tokens_out
@@ -181,9 +195,12 @@ def _configured_deterministic(engine: EngineTable) -> bool:
 def add_kv(message: snapshot_pb2.PoolSnapshot, info: EngineInfo) -> None:
     """Tells the room for keys and values: a free slot of a preallocated cache has all of its own.
 
-    LO-205. Without that, free memory would exclude jobs that need none of it.
+    LO-205. Without that, free memory would exclude jobs that need none of it. The share in use is
+    that of the busy slots.
     """
     message.kv_preallocated = info.kv_preallocated
+    if info.kv_preallocated:
+        message.kv_cache_usage_ratio = 1 - message.slots_free / message.slots_total
     if info.kv_bytes_per_token is not None:
         message.kv_bytes_per_token = info.kv_bytes_per_token
     if info.kv_slot_bytes is not None:

@@ -11,6 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
+from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from pool_managerd.attempt import AttemptCommand
 from pool_managerd.core.attempts import (
     AttemptFailure,
@@ -22,6 +23,7 @@ from pool_managerd.core.attempts import (
     ErrorKind,
     Terminal,
 )
+from pool_managerd.core.logprobs import TokenLogprob
 from pool_managerd.core.outbox import Frame, RefusalReason
 from pool_managerd.engines.port import ChatMessage, GenerationRequest, SamplingParams
 from pool_managerd.errors import PoolManagerError
@@ -111,6 +113,7 @@ def _sampling(message: job_pb2.Sampling) -> SamplingParams:
         json_schema=message.json_schema if constraint == "json_schema" else None,
         grammar=message.grammar if constraint == "grammar" else None,
         engine_options=_options(message.engine_options),
+        logprobs=message.logprobs if message.HasField("logprobs") else None,
     )
 
 
@@ -122,9 +125,15 @@ def _options(message: Struct) -> dict[str, object]:
         raise UnsupportedCommandError(f"engine_options: {error}") from error
 
 
-def host_frame(frame: Frame, frame_seq: int, applied_dispatch_seq: int) -> dispatch_pb2.HostFrame:
+def frame_message(
+    frame: Frame, frame_seq: int, applied_dispatch_seq: int
+) -> registry_pb2.DispatchRequest:
     """One HostFrame. Columns run in parallel; each chunk is the bytes of a TokenBatch."""
-    message = dispatch_pb2.HostFrame(frame_seq=frame_seq, applied_dispatch_seq=applied_dispatch_seq)
+    request = registry_pb2.DispatchRequest()
+    # Filled in its place: a message that is put into another one is copied.
+    message = request.frame
+    message.frame_seq = frame_seq
+    message.applied_dispatch_seq = applied_dispatch_seq
     for refused in frame.refused:
         message.refused.add(
             handle=refused.handle, reason=_REFUSALS[refused.reason], message=refused.message
@@ -140,8 +149,9 @@ def host_frame(frame: Frame, frame_seq: int, applied_dispatch_seq: int) -> dispa
         columns.text_offsets.extend([chunk.text_offset for chunk in chunks])
         columns.text_bytes.extend([chunk.text_bytes for chunk in chunks])
         columns.chunks.extend([_token_batch(log, chunk) for _, log, chunk in frame.chunks])
-    message.ended.extend(ended(log, handle) for handle, log in frame.ended)
-    return message
+    if frame.ended:
+        message.ended.extend(ended(log, handle) for handle, log in frame.ended)
+    return request
 
 
 def _token_batch(log: AttemptLog, chunk: Chunk) -> bytes:
@@ -153,8 +163,18 @@ def _token_batch(log: AttemptLog, chunk: Chunk) -> bytes:
         pieces=chunk.pieces,
         token_ids=chunk.token_ids,
         token_counts=chunk.token_counts if chunk.token_ids else (),
+        logprobs=map(_piece_logprobs, chunk.logprobs),
     )
     return batch.SerializeToString()
+
+
+def _piece_logprobs(tokens: tuple[TokenLogprob, ...]) -> events_pb2.PieceLogprobs:
+    message = events_pb2.PieceLogprobs()
+    for token in tokens:
+        entry = message.tokens.add(token=token.token, logprob=token.logprob)
+        for text, logprob in token.top:
+            entry.top.add(token=text, logprob=logprob)
+    return message
 
 
 def ended(log: AttemptLog, handle: int = 0) -> dispatch_pb2.AttemptEnded:

@@ -63,7 +63,8 @@ def table(result: Result) -> Table:
         "completed with the right bytes": f"{finished} of {jobs}",
         "others": _outcomes(result),
         "streams resumed": str(notes.resumes),
-        "replays": f"{notes.replays} verified, {notes.restarts} silent restarts",
+        "replays": f"{notes.replays} verified, {notes.restarts} silent restarts, "
+        f"{notes.continuations} continued",
         "time to resume after a kill": _percentiles(notes.resume_once_ms),
         "the same, hit again meanwhile too": _percentiles(notes.resume_ms),
         "violations": str(len(result.violations)),

@@ -20,7 +20,7 @@ from faults.chaos.fleet import (
 )
 from faults.chaos.injector import Done, Injector
 from faults.chaos.observers import host_events, journal_events
-from llamaorch_client import Sampling
+from llamaorch_client import FailoverPolicy, Sampling
 
 REFERENCE_TIMEOUT_S = 120.0
 VARIANTS = 6
@@ -140,11 +140,15 @@ class Campaign:
         """
         chance = random.Random(f"{self._options.seed} other {number}")  # noqa: S311 - a seed
         choices = list(self._texts)
-        free = Task(FREE_MODEL, "Tell me", Sampling(max_tokens=300, temperature=0.8), exact=False)
+        sampling = Sampling(max_tokens=300, temperature=0.8)
+        free = [
+            Task(FREE_MODEL, "Tell me", sampling, exact=False, failover=failover)
+            for failover in (None, FailoverPolicy.CONTINUE)
+        ]
         async with Client(f"other-{number}", self._fleet.address, self._notes) as client:
             while not self._injector.healing.is_set():
                 if self._options.engines and chance.random() < 0.5:  # noqa: PLR2004 - a half
-                    await client.run(free)
+                    await client.run(chance.choice(free))
                 else:
                     await client.run(chance.choice(choices), chance.choice((0, 1, 3, 10)))
 

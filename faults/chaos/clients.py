@@ -15,8 +15,10 @@ from llamaorch_client import (
     End,
     Event,
     Failed,
+    FailoverPolicy,
     LlamaOrchError,
     Resumed,
+    ResumeMode,
     RetryOptions,
     Sampling,
     Started,
@@ -45,6 +47,7 @@ class Task:
     prompt: str
     sampling: Sampling
     exact: bool = True
+    failover: FailoverPolicy | None = None
 
 
 @dataclass(slots=True)
@@ -79,6 +82,7 @@ class Notes:
     outcomes: dict[str, str] = field(default_factory=dict)
     resumes: int = 0
     replays: int = 0
+    continuations: int = 0
     restarts: int = 0
 
     def fault(self, hits: Callable[[str], bool]) -> None:
@@ -128,6 +132,7 @@ class Client:
             sampling=task.sampling,
             request_id=request_id,
             determinism=Determinism.REQUIRED if task.exact else Determinism.BEST_EFFORT,
+            failover=task.failover,
             failures_as_events=True,
         )
         try:
@@ -203,7 +208,9 @@ class Client:
                 self._note(history.Started(attempt=event.attempt, **where))
             case Resumed():
                 following.pool_id = event.pool_id
-                self._notes.replays += 1
+                continues = event.mode is ResumeMode.CONTINUE
+                self._notes.continuations += continues
+                self._notes.replays += not continues
                 self._note(
                     history.Resumed(
                         attempt=event.attempt,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
+    PoolDrainRecord,
     Record,
     SessionForgotten,
     SessionRecord,
@@ -108,7 +109,7 @@ def _key(record: Record) -> tuple[str, str, int] | None:
             return ("dispatch", record.job_id, record.attempt)
         case TerminalRecord():
             return ("terminal", record.job_id, 0)
-        case SessionRecord() | SessionForgotten():
+        case SessionRecord() | SessionForgotten() | PoolDrainRecord():
             return None
 
 

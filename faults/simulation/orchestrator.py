@@ -1,8 +1,7 @@
 """One life of orchestratord in a simulation: its parts, put together as `server.py` does."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from faults import history as h
 from faults.simulation.disk import Disk, SimulatedStore
@@ -25,7 +24,8 @@ from orchestrator_core.server import STOP_GRACE_S
 from orchestrator_core.servicers import orchestrator, pool_registry
 from orchestrator_core.servicers.capabilities import ServerFacts
 from orchestrator_core.store.port import StoreTakenError
-from orchestrator_core.telemetry.calls import Metadata, Rpc
+from orchestrator_core.telemetry.calls import Call, Calls, Metadata
+from orchestrator_core.telemetry.metrics import Metrics
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.telemetry.tracing import Tracing
 from orchestrator_core.wire.jobs import WireLimits
@@ -56,7 +56,7 @@ class Watcher(Telemetry):
         self._process = process
         self._capacity = capacity
         self._depth = 0
-        self._quiet = Tracing()
+        self._calls = Calls(Tracing(), Metrics(), lambda _: None, lambda: 0)
 
     def observe(self, effects: Sequence[Effect], core: Core, now_ms: int) -> None:
         """See `Telemetry.observe`."""
@@ -82,10 +82,9 @@ class Watcher(Telemetry):
     def host_down(self, host_id: str, why: str) -> None:
         """See `Telemetry.host_down`."""
 
-    @contextmanager
-    def rpc(self, name: str, metadata: Metadata | None) -> Iterator[Rpc]:
+    def rpc(self, name: str, metadata: Metadata | None) -> Call:
         """See `Telemetry.rpc`."""
-        yield Rpc(name, self._quiet.context(""), 0)
+        return self._calls.rpc(name, None)
 
 
 class Orchestrator:

@@ -21,6 +21,7 @@ from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchRequest, Dispatc
 from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
+    PoolDrainRecord,
     Record,
     SessionForgotten,
     SessionRecord,
@@ -404,7 +405,7 @@ class World:
                     state=record.state.name,
                     epoch=epoch,
                 )
-            case SessionRecord() | SessionForgotten():
+            case SessionRecord() | SessionForgotten() | PoolDrainRecord():
                 pass  # nobody outside sees them
 
 

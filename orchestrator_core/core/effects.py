@@ -95,8 +95,22 @@ class SessionForgotten:
     session_id: str
 
 
+@plain_init
+@dataclass(frozen=True, slots=True)
+class PoolDrainRecord:
+    """An operator drains a pool, until `until_ms` at most; `over`: nothing is kept of it any more.
+
+    Replaces what was written of that pool before.
+    """
+
+    pool_id: str
+    since_ms: int
+    until_ms: int
+    over: bool = False
+
+
 JobRecord = AcceptRecord | DispatchRecord | TerminalRecord
-Record = JobRecord | SessionRecord | SessionForgotten
+Record = JobRecord | SessionRecord | SessionForgotten | PoolDrainRecord
 
 # --- gated effects
 
@@ -226,6 +240,25 @@ class ConfirmEnd:
     job_id: str
 
 
+@plain_init
+@dataclass(frozen=True, slots=True)
+class ReplyPool:
+    """Tells a caller that what it asked of a pool is durable."""
+
+    reply_to: int
+    pool_id: str
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class SendDrain:
+    """Lets a host drain a pool, for `left_ms` at most; None: it takes work again."""
+
+    host_id: str
+    pool_id: str
+    left_ms: int | None
+
+
 # --- immediate effects
 
 
@@ -311,6 +344,8 @@ Gated = (
     | SendRelease
     | JobEnded
     | ConfirmEnd
+    | ReplyPool
+    | SendDrain
 )
 Immediate = (
     ReplyRefused

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
+    PoolDrainRecord,
     SessionRecord,
     TerminalRecord,
 )
@@ -194,6 +195,17 @@ class DrainRequested:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
+class PoolDrainRequested:
+    """An operator drains a pool, for `timeout_ms` at most, or lets it take work again."""
+
+    pool_id: str
+    draining: bool
+    timeout_ms: int
+    reply_to: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
 class Recovered:
     """The journal's content at start, in the order of writing."""
 
@@ -201,6 +213,7 @@ class Recovered:
     dispatches: tuple[DispatchRecord, ...] = ()
     terminals: tuple[TerminalRecord, ...] = ()
     sessions: tuple[SessionRecord, ...] = ()
+    drains: tuple[PoolDrainRecord, ...] = ()
 
 
 @plain_init
@@ -242,6 +255,7 @@ Event = (
     | AcceptsFailed
     | EndConfirmed
     | DrainRequested
+    | PoolDrainRequested
     | Recovered
     | SessionDeleted
     | Stalled

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from orchestrator_core.core import draining
 from orchestrator_core.core.effects import AttemptClosed, SendCancel, SendVerdicts, Verdict
 from orchestrator_core.core.events import HeldAttempt, HostLost, HostRegistered, SnapshotsReported
 from orchestrator_core.core.feasibility import kv_needed_bytes
@@ -45,6 +46,7 @@ def host_registered(state: State, event: HostRegistered, now_ms: int) -> None:
     keep_adopted(state, event, verdicts)
     for pool_id in host.pool_ids:
         _lose_replaced(state, state.pools[pool_id], now_ms)
+        draining.tell_registered(state, state.pools[pool_id], now_ms)
         state.refresh(state.pools[pool_id], now_ms)
     schedule(state, now_ms)
 
@@ -189,6 +191,7 @@ def _remove_pool(state: State, host: Host, pool_id: str) -> None:
     state.pools.pop(pool_id, None)
     state.available.pop(pool_id, None)
     state.predictor.forget_pool(pool_id)
+    draining.end(state, pool_id)
     state.timers.clear(TimerKind.POOL_STALE, pool_id)
     state.timers.clear(TimerKind.POOL_REOPENS, pool_id)
     state.fleet_changed()

@@ -221,7 +221,9 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
     if spec.deadline_ms is not None and spec.deadline_ms <= now_ms:
         return Refusal(Reason.DEADLINE, "the deadline has passed already", engine=engine)
     if state.config.queue_policy is QueuePolicy.FAIL_FAST and not any(
-        pool.snapshot.state is PoolState.READY and pool.fresh(now_ms, state.config.stale_after_ms)
+        pool.snapshot.state is PoolState.READY
+        and not pool.draining
+        and pool.fresh(now_ms, state.config.stale_after_ms)
         for pool in state.feasible(spec.needs).pools.values()
     ):
         message = "no pool that could serve the job is ready"

@@ -8,12 +8,12 @@ from heapq import merge
 from itertools import islice
 from typing import assert_never
 
-from orchestrator_core.core import expiry, fleet, intake, recovery, running, spending
+from orchestrator_core.core import draining, expiry, fleet, intake, recovery, running, spending
 from orchestrator_core.core.checkpoint import Frozen, freeze, thaw
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.declining import declined
-from orchestrator_core.core.effects import Effect
+from orchestrator_core.core.effects import Effect, PoolDrainRecord
 from orchestrator_core.core.events import (
     AcceptsFailed,
     AttemptEnded,
@@ -28,6 +28,7 @@ from orchestrator_core.core.events import (
     HostRegistered,
     OutputAcknowledged,
     OutputProgressed,
+    PoolDrainRequested,
     Recovered,
     SessionDeleted,
     SnapshotsReported,
@@ -225,11 +226,15 @@ class Core:
         """Why a host cannot register a pool, for people; None when it can."""
         return fleet.pool_refusal(self._state, host_id, pool_id)
 
+    def drain_of(self, pool_id: str) -> PoolDrainRecord | None:
+        """The drain of a pool by an operator; None when there is none."""
+        return self._state.drains.get(pool_id)
+
     def tokens_per_s(self, pool: Pool) -> float:
         """Believed decode rate of a single stream of a pool, at its present clocks."""
         return 1000.0 * pool.snapshot.perf_scale / pool.rates.token_ms(1)
 
-    def _apply(self, event: Event, now_ms: int) -> None:  # noqa: C901, PLR0912 - one arm per event
+    def _apply(self, event: Event, now_ms: int) -> None:  # noqa: C901, PLR0912, PLR0915 - one arm each
         state = self._state
         # An arm costs one look at the type, so what every job goes through comes first.
         match event:
@@ -265,6 +270,8 @@ class Core:
                 state.draining = True
             case Recovered():
                 recovery.recover(state, event, now_ms)
+            case PoolDrainRequested():
+                draining.drain_requested(state, event, now_ms)
             case SessionDeleted():
                 intake.delete_session(state, event, now_ms)
             case Stalled():

@@ -210,7 +210,8 @@ def expected_service_ms(view: Outlook, shape: Shape) -> float:
 
 def _usable(pool: Pool) -> bool:
     snapshot = pool.snapshot
-    return pool.connected and snapshot.state is READY and snapshot.slots_total > 0
+    ready = snapshot.state is READY and not pool.draining
+    return pool.connected and ready and snapshot.slots_total > 0
 
 
 def _service_ms(pool: Pool, shape: Shape) -> float:

@@ -70,6 +70,7 @@ class PlacementInput:
 
 
 CANCEL_UNCONFIRMED = "cancel unconfirmed"
+DRAINING = "drained by an operator"
 
 
 class NoCapacityKind(enum.Enum):
@@ -208,6 +209,8 @@ def pool_shortfalls(pool: Pool, now_ms: int, stale_after_ms: int) -> tuple[Short
     if pool.closed_until_ms > now_ms:
         wait = f"refused, closed until {pool.closed_until_ms}"
         found.append(Shortfall(ExclusionReason.NOT_READY, "ready", wait))
+    if pool.draining:
+        found.append(Shortfall(ExclusionReason.NOT_READY, "ready", DRAINING))
     if pool.unconfirmed:
         found.append(Shortfall(ExclusionReason.NOT_READY, "ready", CANCEL_UNCONFIRMED))
     return tuple(found)

@@ -17,6 +17,7 @@ class Pool:
     `as_of_ms` is the latest instant of the core's clock at which the snapshot is known to have been
     true. `own` holds the orchestrator's attempts by key, `reported` what the host says it runs.
     `unconfirmed` are attempts of which the host does not confirm that they were stopped.
+    `draining` says that an operator lets it take no more, whatever the host says meanwhile.
     `room_idle_bytes` is what the present incarnation offers when nothing runs, None until seen;
     `former_replica_ids` are the latest incarnations before it, whose late snapshots do not count.
 
@@ -38,6 +39,7 @@ class Pool:
     refusals: int = 0
     closed_until_ms: int = 0
     unconfirmed: set[tuple[str, int]] = field(default_factory=set)
+    draining: bool = False
     room_idle_bytes: int | None = None
     former_replica_ids: tuple[str, ...] = ()
     rates: PoolRates = field(default_factory=lambda: PoolRates(("", "", "")))
@@ -72,6 +74,7 @@ class Pool:
         self.open = (
             busy < slots
             and snapshot.state is READY
+            and not self.draining
             and self.closed_until_ms <= now_ms
             and not self.unconfirmed
             and self.fresh(now_ms, stale_after_ms)

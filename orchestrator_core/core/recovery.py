@@ -33,6 +33,7 @@ def recover(state: State, event: Recovered, now_ms: int) -> None:
             _resume(state, job, now_ms)
     for session in sorted(event.sessions, key=lambda s: (s.used_ms, s.identity, s.session_id)):
         spending.restore(state, session, now_ms)
+    state.drains = {drain.pool_id: drain for drain in event.drains}
     if event.accepts:
         state.hosts_due_ms = now_ms + state.config.reattach_grace_ms
 

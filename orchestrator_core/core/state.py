@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import EXCLUSIONS_KEPT, Exclusion
 from orchestrator_core.core.drain import DrainRate
-from orchestrator_core.core.effects import Effect, Receipt, Remembered
+from orchestrator_core.core.effects import Effect, PoolDrainRecord, Receipt, Remembered
 from orchestrator_core.core.feasibility import static_shortfalls
 from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.outlook import Outlook, Traffic, outlook
@@ -54,7 +54,8 @@ class State:
 
     `available` holds the pools that could take an attempt at this moment. `fleet` counts changes
     of what pools can do at all, as opposed to whether they are busy. `ended` and `ended_unrun` hold
-    the ended jobs that are kept, in order of their end; of the latter none had an attempt. `served`
+    the ended jobs that are kept, in order of their end; of the latter none had an attempt. `drains`
+    holds the pools that an operator drains, also while they are not registered. `served`
     holds the tokens that each identity was served, for fairness between them. `stepping` is True
     within a step. `on_placement` is told of a job that is about to be placed, the pools kept for
     others and the time; only explanations set it. Dicts stand in for sets where the order of
@@ -76,6 +77,7 @@ class State:
     available: dict[str, Pool] = field(default_factory=dict)
     remembered: OrderedDict[tuple[str, str], Remembered] = field(default_factory=OrderedDict)
     sessions: Sessions = field(default_factory=Sessions)
+    drains: dict[str, PoolDrainRecord] = field(default_factory=dict)
     displaced: dict[str, Job] = field(default_factory=dict)
     outlooks: dict[Needs, Outlook] = field(default_factory=dict)
     served: OrderedDict[str, float] = field(default_factory=OrderedDict)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from orchestrator_core.relay.log import OutputLog
+
 AttemptKey = tuple[str, int]
 
 
@@ -10,7 +12,8 @@ class Binding:
     """A handle's attempt, and how far its output was read and acknowledged.
 
     The host was last told to send from `asked_offset` on, by command `asked_seq`; -1: never. When
-    the core was last told of output is `told_ms`, -1: not yet.
+    the core was last told of output is `told_ms`, -1: not yet. `log` is where the output goes, once
+    some has come.
     """
 
     handle: int
@@ -20,6 +23,7 @@ class Binding:
     asked_offset: int = -1
     asked_seq: int = 0
     told_ms: int = -1
+    log: OutputLog | None = None
 
     def answers(self, text_offset: int, applied_seq: int) -> bool:
         """True for output sent after the host was told to send from a place on.

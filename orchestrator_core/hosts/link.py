@@ -210,6 +210,20 @@ class HostLink:
         self.send(command)
         return command.dispatch_seq
 
+    def drain(self, pool_id: str, left_ms: int | None) -> None:
+        """Lets a pool drain for so long at most; None: it takes work again."""
+        draining = dispatch_pb2.SetPoolDraining(
+            pool_id=pool_id, draining=left_ms is not None, timeout_ms=left_ms
+        )
+        self.send(pool_registry_service_pb2.DispatchResponse(set_draining=draining))
+
+    def reload(self, pool_id: str, reload_id: str, model_ref: str, timeout_ms: int) -> None:
+        """Lets a pool load its model anew, or another one."""
+        reload = dispatch_pb2.ReloadModel(
+            pool_id=pool_id, reload_id=reload_id, model_ref=model_ref, timeout_ms=timeout_ms
+        )
+        self.send(pool_registry_service_pb2.DispatchResponse(reload=reload))
+
     def acknowledge(self) -> None:
         """Opens the send window: at once where a quarter or more was used, else a little later."""
         bindings = self.bindings

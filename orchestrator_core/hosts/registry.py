@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.effects import (
     SendCancel,
+    SendDrain,
     SendRelease,
     SendStart,
     SendVerdicts,
@@ -126,6 +127,12 @@ class Hosts:
         link = self.links.get(effect.host_id)
         if link is not None:
             link.release((effect.job_id, effect.attempt))
+
+    def drain(self, effect: SendDrain) -> None:
+        """Lets a host drain a pool, or take work again."""
+        link = self.links.get(effect.host_id)
+        if link is not None:
+            link.drain(effect.pool_id, effect.left_ms)
 
     def unbind(self, job_id: str, attempt: int) -> None:
         """Drops the frames of an attempt wherever it runs."""

@@ -15,13 +15,12 @@ def parse(chunk: bytes) -> events_pb2.TokenBatch:
         return events_pb2.TokenBatch()
 
 
-def read(chunk: bytes, text_offset: int, text_bytes: int, pieces: int) -> tuple[bytes, int]:
-    """The text of a chunk, and the digest of all text before it. Raises as `checked`."""
-    found = read_chunk(chunk, text_offset, pieces)
-    if found is not None and len(found[0]) == text_bytes:
-        return found
-    batch, text = checked(chunk, text_offset, text_bytes, pieces)
-    return text, batch.prefix_digest
+def read(chunk: bytes, text_offset: int, text_bytes: int, pieces: int) -> bytes:
+    """The text of a chunk. Raises as `checked`."""
+    text = read_chunk(chunk, text_offset, pieces)
+    if text is not None and len(text) == text_bytes:
+        return text
+    return checked(chunk, text_offset, text_bytes, pieces)[1]
 
 
 def checked(
@@ -61,4 +60,5 @@ def cut(batch: events_pb2.TokenBatch, end: int) -> events_pb2.TokenBatch:
         pieces=batch.pieces[:count],
         token_ids=batch.token_ids[: sum(token_counts)],
         token_counts=token_counts,
+        logprobs=batch.logprobs[:count],
     )

@@ -7,6 +7,9 @@ a constructor of their own, as mypyc calls one that `dataclass` made like any fu
 from dataclasses import dataclass
 from typing import Final
 
+from orchestrator_core.relay.retelling import digest_before
+from orchestrator_core.wire.frames import encode_token_event
+
 # What an item costs beside its entry in CPython 3.11: with pieces of a few bytes, most of it.
 ITEM_BYTES: Final = 150
 
@@ -47,14 +50,14 @@ class Frame:
 class Item:
     """One encoded event. `text_bytes` is 0 for events other than text.
 
-    `prefix_digest` is the digest of all text before the item, None where it is not known.
-    `first_index` is that of its first piece, 0 for events other than text.
+    `event_digest` is the digest of all text before an event, None where it is not known; text says
+    it itself. `first_index` is that of its first piece, 0 for events other than text.
     """
 
     attempt: int
     text_offset: int
     text_bytes: int
-    prefix_digest: int | None
+    event_digest: int | None
     entry: bytes
     first_index: int
 
@@ -63,18 +66,35 @@ class Item:
         attempt: int,
         text_offset: int,
         text_bytes: int,
-        prefix_digest: int | None,
+        event_digest: int | None,
         entry: bytes,
         first_index: int = 0,
     ) -> None:
         self.attempt = attempt
         self.text_offset = text_offset
         self.text_bytes = text_bytes
-        self.prefix_digest = prefix_digest
+        self.event_digest = event_digest
         self.entry = entry
         self.first_index = first_index
+
+    @property
+    def prefix_digest(self) -> int | None:
+        """Digest of all text before the item. Opens the entry of text."""
+        return digest_before(self.entry) if self.text_bytes else self.event_digest
 
     @property
     def end(self) -> int:
         """UTF-8 bytes of output up to and with this item."""
         return self.text_offset + self.text_bytes
+
+
+def text_item(frame: Frame) -> Item:
+    """The item of a frame; its chunk is kept as it came."""
+    return Item(
+        frame.attempt,
+        frame.text_offset,
+        frame.text_bytes,
+        None,
+        encode_token_event(frame.chunk),
+        frame.first_index,
+    )

@@ -8,7 +8,6 @@ A reader is only a position, so a slow or absent one costs no memory: what it ha
 evicted under the cap like anything else, and it is then told RESUME_WINDOW. LO-301, LO-302.
 """
 
-import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from operator import attrgetter
@@ -17,14 +16,12 @@ from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay import chunks
-from orchestrator_core.relay.items import ITEM_BYTES, Frame, Item
+from orchestrator_core.relay.announced import Announced
+from orchestrator_core.relay.digests import RunningDigest, digest_within
+from orchestrator_core.relay.items import ITEM_BYTES, Frame, Item, text_item
+from orchestrator_core.relay.marks import Marks
 from orchestrator_core.relay.reader import Reader
-from orchestrator_core.relay.retelling import resumed_at, starts, text_of
-from orchestrator_core.wire.frames import encode_token_event
 
-# How far apart places are that an evicted text can be asked for again from, and how many of them.
-MARK_BYTES = 64 * 1024
-MARKS_MAX = 256
 BEGINNING = events_pb2.ResumePoint()
 
 
@@ -35,17 +32,16 @@ class OutputLog:
     first place from which all text up to `next_offset` is held. A `doubtful` log may lack the end
     of what readers have: it was begun anew after a restart. A `sealed` one takes no more text of
     its attempt: the job ended with what is here. `end` is the absolute position after the last
-    item. `output_bytes` is the length of all entries.
+    item. `output_bytes` is the length of all entries. `listed` belongs to the relay.
     """
 
     __slots__ = (
         "_announced",
         "_base",
-        "_begun",
         "_bytes_max",
+        "_digest",
         "_expected",
         "_expected_digest",
-        "_hash",
         "_items",
         "_marks",
         "_readers",
@@ -54,6 +50,7 @@ class OutputLog:
         "end",
         "final",
         "forgotten",
+        "listed",
         "metrics",
         "metrics_version",
         "next_index",
@@ -68,14 +65,15 @@ class OutputLog:
         self._items: list[Item] = []
         self._base = 0
         self.end = 0
-        self._readers: dict[Reader, None] = {}
-        self._hash: hashlib._Hash | None = hashlib.sha256()
+        self._readers: list[Reader] = []
+        self._digest: RunningDigest | None = RunningDigest()
         self._expected: int | None = None
         self._expected_digest: int | None = None
-        self._announced = self._begun = (0, b"")
-        self._marks: list[tuple[int, int]] = []
+        self._announced = Announced()
+        self._marks = Marks()
         self.attempt = 0
         self.doubtful = False
+        self.listed = False
         self.sealed = False
         self.next_index = 0
         self.next_offset = 0
@@ -119,9 +117,7 @@ class OutputLog:
         if frame.text_bytes <= known:
             self.next_index = max(self.next_index, frame.first_index + frame.pieces)
             return False
-        text, prefix_digest = chunks.read(
-            frame.chunk, frame.text_offset, frame.text_bytes, frame.pieces
-        )
+        text = chunks.read(frame.chunk, frame.text_offset, frame.text_bytes, frame.pieces)
         if self._expected is not None and frame.text_offset + frame.text_bytes > self._expected:
             # A host may hold more than the job ended with.
             batch = chunks.cut(chunks.parse(frame.chunk), self._expected)
@@ -129,9 +125,11 @@ class OutputLog:
             frame = frame.with_chunk(batch.SerializeToString(), len(batch.pieces), len(text))
         if known < 0:
             self._jump(frame)
-        elif self._hash is not None:
-            self._hash.update(text[known:] if known else text)
-        self._take(frame, prefix_digest)
+        elif self._digest is not None:
+            self._digest.add(text[known:] if known else text)
+        self.next_index = max(self.next_index, frame.first_index + frame.pieces)
+        self.next_offset = frame.text_offset + frame.text_bytes
+        self._append(text_item(frame))
         return True
 
     def told_all(self, text_bytes: int) -> None:
@@ -141,9 +139,7 @@ class OutputLog:
 
     def append_event(self, entry: bytes) -> None:
         """Adds an event other than text, at the present place of the output: of a new attempt."""
-        self._announced = (self.attempt, entry)
-        if starts(entry):
-            self._begun = self._announced
+        self._announced.tell(self.attempt, entry)
         self._append(Item(self.attempt, self.next_offset, 0, self.digest(), entry))
 
     def set_metrics(self, entry: bytes) -> None:
@@ -217,22 +213,8 @@ class OutputLog:
         """Accepts that what lies before a frame will not come."""
         self.next_offset = frame.text_offset
         self.next_index = frame.first_index
-        self._hash = None
+        self._digest = None
         self.evict_all()
-
-    def _take(self, frame: Frame, prefix_digest: int) -> None:
-        self.next_index = max(self.next_index, frame.first_index + frame.pieces)
-        self.next_offset = frame.text_offset + frame.text_bytes
-        self._append(
-            Item(
-                frame.attempt,
-                frame.text_offset,
-                frame.text_bytes,
-                prefix_digest,
-                encode_token_event(frame.chunk),
-                frame.first_index,
-            )
-        )
 
     def _append(self, item: Item) -> None:
         self._items.append(item)
@@ -254,13 +236,12 @@ class OutputLog:
             self._drop(count, freed)
 
     def _mark(self) -> None:
-        """Notes where the oldest item lies before it is dropped, so that it can be asked for."""
-        first = next((item for item in self._items if item.text_bytes), None)
-        if first is None or first.attempt != self.attempt:
-            return
-        if not self._marks or first.text_offset >= self._marks[-1][0] + MARK_BYTES:
-            self._marks.append((first.text_offset, first.first_index))
-            del self._marks[:-MARKS_MAX]
+        """Notes where the oldest text lies before it is dropped."""
+        for item in self._items:
+            if item.text_bytes:
+                if item.attempt == self.attempt:
+                    self._marks.add(item.text_offset, item.first_index)
+                return
 
     def _drop(self, count: int, freed: int) -> None:
         self._mark()
@@ -296,29 +277,19 @@ class OutputLog:
 
     def announced(self, attempt: int) -> bool:
         """True when the log has the event that announces the attempt."""
-        return self._announced[0] == attempt
+        return self._announced.attempt == attempt
 
     def beginning(self) -> Item | None:
-        """What a reader that has nothing at all is told before the first text.
-
-        The last `started`, or where that was told before a restart, what announced the attempt that
-        took up its text. None while nothing was announced.
-        """
-        known, entry = self._begun if self._begun[0] else self._announced
-        if not known:
-            return None
-        return Item(known, 0, 0, None, entry) if starts(entry) else self.announcement(known, 0)
+        """What a reader that has nothing at all is told before the first text, as `Announced`."""
+        return self._announced.beginning()
 
     def index_before(self, text_offset: int) -> int:
         """A piece of the present attempt that lies at or before a place that was evicted."""
-        known = [index for offset, index in self._marks if offset <= text_offset]
-        return known[-1] if known else 0
+        return self._marks.index_before(text_offset)
 
     def announcement(self, attempt: int, text_offset: int) -> Item:
         """The `resumed` of an attempt for a reader that missed it."""
-        known, entry = self._announced
-        told = resumed_at(attempt, entry if known == attempt else b"", text_offset)
-        return Item(attempt, text_offset, 0, None, told)
+        return self._announced.again(attempt, text_offset)
 
     def open(
         self,
@@ -347,34 +318,29 @@ class OutputLog:
         reader = Reader(self, self._base + index, point, wake)
         if not lacks:
             reader.settle()
-        self._readers[reader] = None
+        self._readers.append(reader)
         return reader
 
     def close(self, reader: Reader) -> None:
         """Forgets a reader."""
-        self._readers.pop(reader, None)
+        if reader in self._readers:
+            self._readers.remove(reader)
 
     def digest(self) -> int | None:
         """Digest of all text so far: first eight bytes, big-endian, of its SHA-256.
 
         None when there was a gap: the text before it was never seen here.
         """
-        return None if self._hash is None else int.from_bytes(self._hash.digest()[:8], "big")
+        return None if self._digest is None else self._digest.value()
 
     def digest_within(self, text_offset: int) -> int | None:
         """Digest of the text before a place inside a chunk; None unless all of it is held.
 
         O(text): chunks are kept encoded. Only a reader that comes back at such a place asks.
         """
-        if self._hash is None or self.oldest_offset or text_offset > self.next_offset:
+        if self._digest is None or self.oldest_offset or text_offset > self.next_offset:
             return None
-        state, done = hashlib.sha256(), 0
-        for item in self._items:
-            if item.text_bytes and done < text_offset:
-                text = text_of(item.entry)[done - item.text_offset : text_offset - item.text_offset]
-                state.update(text)
-                done += len(text)
-        return int.from_bytes(state.digest()[:8], "big")
+        return digest_within(self._items, text_offset)
 
     def position(self, position: int, text_offset: int) -> int:
         """Absolute position where a reader goes on that has the text up to an offset.

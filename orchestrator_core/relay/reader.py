@@ -49,8 +49,7 @@ class Reader:
         self._log = log
         self._position = position
         self._offset = resume.text_offset
-        # What the reader knows of the place where it begins: until text follows, no event of this
-        # attempt is new to it, and the digest is to be compared once.
+        # No event of an attempt up to this one is new to it; its digest is to be compared once.
         named = resume.attempt != 0 or resume.text_offset != 0
         self._attempt = resume.attempt if named else -1
         self._told = resume.attempt
@@ -135,7 +134,7 @@ class Reader:
             items.append(item)
             size += len(item.entry)
             self._pass(item)
-            if self._position == end:
+            if self._position == end and not beside:
                 break
         self.caught_up = not beside
         return items
@@ -192,7 +191,7 @@ class Reader:
             self._position += 1
         if item.text_bytes:
             self._offset = item.end
-            self._attempt = -1
+            self._attempt = self._told
 
     def _prove(self, item: "Item | None") -> None:
         """Compares digests. Where the log knows none there, the reader's own check remains.

@@ -27,7 +27,8 @@ class Relay:
     def __init__(self, limits: RelayLimits) -> None:
         self._limits = limits
         self._logs: dict[str, OutputLog] = {}
-        # Jobs that may hold output, each in one of the two, in the order in which they came there.
+        # Jobs that may hold output, each in one of the two, in the order in which they came there;
+        # their logs are `listed`.
         self._ended: dict[str, None] = {}
         self._holding: dict[str, None] = {}
         self._bytes = 0
@@ -43,10 +44,15 @@ class Relay:
 
     def append_text(self, job_id: str, frame: Frame, *, accept_gap: bool = False) -> bool | None:
         """Adds text; see `OutputLog.append_text`."""
-        log = self._logs.get(job_id) or self.log(job_id)
+        return self.append_to(self.log(job_id), job_id, frame, accept_gap=accept_gap)
+
+    def append_to(
+        self, log: OutputLog, job_id: str, frame: Frame, *, accept_gap: bool = False
+    ) -> bool | None:
+        """As `append_text`, where the job's log is known."""
         before = log.bytes_held
         taken = log.append_text(frame, accept_gap=accept_gap)
-        self._account(job_id, log.bytes_held - before)
+        self._account(log, job_id, log.bytes_held - before)
         return taken
 
     def append_event(self, job_id: str, entry: bytes) -> None:
@@ -54,7 +60,7 @@ class Relay:
         log = self.log(job_id)
         before = log.bytes_held
         log.append_event(entry)
-        self._account(job_id, log.bytes_held - before)
+        self._account(log, job_id, log.bytes_held - before)
 
     def finish(
         self,
@@ -64,7 +70,9 @@ class Relay:
         text_digest: int | None = None,
     ) -> None:
         """Sets the outcome of a job; see `OutputLog.finish`."""
-        self.log(job_id).finish(entry, text_bytes, text_digest)
+        log = self.log(job_id)
+        log.finish(entry, text_bytes, text_digest)
+        log.listed = True
         self._ended[job_id] = None
         self._holding.pop(job_id, None)
 
@@ -99,9 +107,10 @@ class Relay:
             message = f"job {job_id!r} is not kept any longer"
             self._bytes -= log.forget(Refusal(Reason.NOT_FOUND, message, resource=job_id))
 
-    def _account(self, job_id: str, change: int) -> None:
+    def _account(self, log: OutputLog, job_id: str, change: int) -> None:
         self._bytes += change
-        if job_id not in self._ended:
+        if not log.listed:
+            log.listed = True
             self._holding[job_id] = None
         if self._bytes > self._limits.total_bytes:
             self._make_room(job_id)
@@ -116,5 +125,6 @@ class Relay:
 
     def _evict(self, job_id: str, log: OutputLog) -> None:
         self._bytes -= log.evict_all()
+        log.listed = False
         self._ended.pop(job_id, None)
         self._holding.pop(job_id, None)

@@ -47,6 +47,11 @@ def text_of(entry: bytes) -> bytes:
     return "".join(_event(entry).tokens.pieces).encode()
 
 
+def digest_before(entry: bytes) -> int:
+    """The digest of all text before that in an entry, as its host says."""
+    return _event(entry).tokens.prefix_digest
+
+
 def _event(entry: bytes) -> events_pb2.JobEvent:
     events = orchestrator_service_pb2.StreamTokensResponse.FromString(entry).events
     return events[0] if events else events_pb2.JobEvent()

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from orchestrator_core.errors import MalformedOutputError
 from orchestrator_core.relay import chunks
-from orchestrator_core.relay.items import Frame, Item
+from orchestrator_core.relay.items import Frame, Item, text_item
 from orchestrator_core.relay.log import OutputLog
-from orchestrator_core.wire.frames import encode_token_event
 
 # What one read brings, how many a host has at a time, and how long it may take over one.
 SIDE_BYTES = 256 * 1024
@@ -71,24 +70,13 @@ class SideRead:
 
     def _take(self, frame: Frame) -> bool:
         try:
-            batch, _ = chunks.checked(
-                frame.chunk, frame.text_offset, frame.text_bytes, frame.pieces
-            )
+            chunks.read(frame.chunk, frame.text_offset, frame.text_bytes, frame.pieces)
         except MalformedOutputError:
             return False
-        entry = encode_token_event(frame.chunk)
-        self.items.append(
-            Item(
-                frame.attempt,
-                frame.text_offset,
-                frame.text_bytes,
-                batch.prefix_digest,
-                entry,
-                frame.first_index,
-            )
-        )
+        item = text_item(frame)
+        self.items.append(item)
         self._next_offset = frame.text_offset + frame.text_bytes
-        self._bytes_left -= len(entry)
+        self._bytes_left -= len(item.entry)
         return True
 
 

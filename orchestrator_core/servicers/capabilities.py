@@ -14,6 +14,10 @@ FEATURES = (
     "failover.continue",
     "failover.verified_replay",
     "on_disconnect.cancel",
+    "overview",
+    "pools.drain",
+    "pools.reload",
+    "pools.watch",
     "resume",
     "sessions",
 )

@@ -5,6 +5,7 @@ of its own, so that none holds up the next. What is followed lives in `ExchangeS
 """
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
@@ -15,13 +16,10 @@ from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
-from orchestrator_core.servicers.exchange_session import (
-    ExchangeLimits,
-    ExchangeSession,
-    Terms,
-    invalid,
-)
+from orchestrator_core.servicers.exchange_session import ExchangeLimits, ExchangeSession, invalid
+from orchestrator_core.servicers.flag import Flag
 from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.subscription import Terms
 from orchestrator_core.telemetry.calls import Metadata
 from orchestrator_core.wire.errors import to_status
 
@@ -29,6 +27,8 @@ JOB_ID_CHARS_MAX = 128
 # A message costs far more than a batch of tokens in it: a busy stream gets one in this time, with
 # all that came meanwhile. What comes after a pause as long, and every result, is sent at once.
 GATHER_S = 0.005
+# What is due as soon as this goes now: a timer would cost a turn of the event loop for it.
+SOON_S = 0.001
 BUSY_RETRY_MS = 100
 STOPPING_RETRY_MS = 1_000
 
@@ -41,12 +41,27 @@ class Caller:
     correlation_id: str
 
 
+# Gets a function that returns an answer, or raises what an awaited call would have raised.
+Tell = Callable[[Callable[[], pb.EnqueueResponse]], None]
+Forget = Callable[[], None]
+
+
+def _by_a_task(_: job_pb2.JobSpec, __: Caller, ___: Tell) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class JobCalls:
-    """The unary calls that a stream makes on behalf of its client. Both raise `RefusalError`."""
+    """The unary calls that a stream makes on behalf of its client. All raise `RefusalError`.
+
+    `give` is `enqueue` without a task, which costs as much as the core: it tells later. The
+    function that it returns takes back the wish to be told. It may return None, having done
+    nothing: then the call must be awaited.
+    """
 
     enqueue: Callable[[job_pb2.JobSpec, Caller], Awaitable[pb.EnqueueResponse]]
     cancel: Callable[[str, Caller], Awaitable[pb.CancelResponse]]
+    give: Callable[[job_pb2.JobSpec, Caller, Tell], Forget | None] = _by_a_task
 
 
 class Exchanges:
@@ -99,12 +114,20 @@ class _Stream:
         self._limits = limits
         self._context = context
         self._caller = Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id())
-        self._woken = asyncio.Event()
-        self._drained = asyncio.Event()
+        self._woken = Flag()
+        self._drained = Flag()
         self._session = ExchangeSession(runtime, followers, self._wake, limits)
         self._loop = asyncio.get_running_loop()
         self._written_s = 0.0
         self._requests: set[asyncio.Task[None]] = set()
+        # Tasks that have not begun: nothing may overtake them.
+        self._unbegun = 0
+        # Jobs that were given and not answered, by the number of their request; and answers.
+        self._given: dict[int, Forget] = {}
+        self._given_total = 0
+        self._told: list[tuple[int, pb.ExchangeRequest, Callable[[], pb.EnqueueResponse]]] = []
+        # Of the call: what answers log belongs to it.
+        self._logged_as = contextvars.copy_context()
         self._opening = 0
         self._half_closed = False
         self._stopping = False
@@ -120,6 +143,7 @@ class _Stream:
                 task.cancel()
             # Before anything is awaited: this task may be cancelled again.
             self._session.close()
+            self._forget_given()
             results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
@@ -154,14 +178,15 @@ class _Stream:
     def _wake(self, *, urgent: bool) -> None:
         """Lets the writer go on: at once when it was idle, else what comes is gathered a little."""
         wait_s = self._written_s + GATHER_S - self._loop.time()
-        if urgent or wait_s <= 0:
+        if urgent or wait_s <= SOON_S:
             self._woken.set()
         else:
             self._loop.call_later(wait_s, self._woken.set)
 
     def _all_done(self) -> bool:
         session = self._session
-        return not (session.has_more or session.following or self._requests)
+        under_way = self._requests or self._given
+        return not (session.has_more or session.following or under_way)
 
     # --- in
 
@@ -188,33 +213,80 @@ class _Stream:
                     job_id = self._session.unsubscribe(request.unsubscribe.handle)
                     self._answer(request, pb.ExchangeResult(unsubscribed_job_id=job_id))
                 case "enqueue":
-                    self._begin(request, self._enqueue, follows=request.enqueue.subscribe)
+                    follows = self._within_bounds(request, follows=request.enqueue.subscribe)
+                    if self._unbegun or not self._give(request, follows):
+                        self._begin(request, self._enqueue, follows)
                 case "cancel":
-                    self._begin(request, self._cancel, follows=False)
+                    self._begin(request, self._cancel, self._within_bounds(request, follows=False))
                 case "subscribe":
-                    self._begin(request, self._subscribe, follows=True)
+                    follows = self._within_bounds(request, follows=True)
+                    self._begin(request, self._subscribe, follows)
                 case _:
                     raise invalid("request", "is missing, or not one that this server knows")
         except RefusalError as error:
             self._refuse(request, error.refusal)
 
-    def _begin(
-        self,
-        request: pb.ExchangeRequest,
-        handler: Callable[[pb.ExchangeRequest], Awaitable[pb.ExchangeResult]],
-        *,
-        follows: bool,
-    ) -> None:
-        """Starts a request's task, within the bounds. Tasks begin in the order of requests."""
+    def _within_bounds(self, request: pb.ExchangeRequest, *, follows: bool) -> bool:
+        """Refuses one request too many; returns `follows`."""
         if not request.correlation_id:
             raise invalid("correlation_id", "must not be 0 for a request that has a result")
-        if len(self._requests) >= self._limits.requests_max:
+        if len(self._requests) + len(self._given) >= self._limits.requests_max:
             most = self._limits.requests_max
             raise _too_many(f"{most} requests are under way on this stream", "exchange-requests")
         if follows and self._session.following + self._opening >= self._limits.handles_max:
             most = self._limits.handles_max
             raise _too_many(f"{most} jobs are followed on this stream", "exchange-handles")
+        return follows
+
+    def _give(self, request: pb.ExchangeRequest, follows: bool) -> bool:
+        """Gives a job without a task for it; False, and nothing done, when that cannot be now."""
+        self._given_total += 1
+        number = self._given_total
+
+        def tell(answer: Callable[[], pb.EnqueueResponse]) -> None:
+            if not self._told:
+                self._loop.call_soon(self._tell_given, context=self._logged_as)
+            self._told.append((number, request, answer))
+
+        try:
+            forget = self._calls.give(request.enqueue.spec, self._caller_of(request), tell)
+        except Exception as error:  # noqa: BLE001 - the edge: everything becomes a result
+            self._refuse(request, rpc.refusal_of(error))
+            return True
+        if forget is None:
+            return False
+        self._given[number] = forget
         self._opening += follows
+        return True
+
+    def _tell_given(self) -> None:
+        """Answers the jobs of which the journal has just been told."""
+        told, self._told = self._told, []
+        for number, request, answer in told:
+            if self._given.pop(number, None) is None:
+                continue
+            try:
+                self._answer(request, self._enqueued(request, answer()))
+            except Exception as error:  # noqa: BLE001 - the edge: everything becomes a result
+                self._refuse(request, rpc.refusal_of(error))
+            self._opening -= request.enqueue.subscribe
+        if self._half_closed:
+            self._woken.set()
+
+    def _forget_given(self) -> None:
+        given, self._given = self._given, {}
+        for forget in given.values():
+            forget()
+
+    def _begin(
+        self,
+        request: pb.ExchangeRequest,
+        handler: Callable[[pb.ExchangeRequest], Awaitable[pb.ExchangeResult]],
+        follows: bool,
+    ) -> None:
+        """Starts a request's task. Tasks begin in the order of requests."""
+        self._opening += follows
+        self._unbegun += 1
         self._requests.add(asyncio.create_task(self._run(request, handler, follows)))
 
     async def _run(
@@ -223,6 +295,7 @@ class _Stream:
         handler: Callable[[pb.ExchangeRequest], Awaitable[pb.ExchangeResult]],
         follows: bool,
     ) -> None:
+        self._unbegun -= 1
         try:
             self._answer(request, await handler(request))
         except Exception as error:  # noqa: BLE001 - the edge: everything becomes a result
@@ -235,8 +308,13 @@ class _Stream:
                 self._woken.set()
 
     async def _enqueue(self, request: pb.ExchangeRequest) -> pb.ExchangeResult:
+        receipt = await self._calls.enqueue(request.enqueue.spec, self._caller_of(request))
+        return self._enqueued(request, receipt)
+
+    def _enqueued(
+        self, request: pb.ExchangeRequest, receipt: pb.EnqueueResponse
+    ) -> pb.ExchangeResult:
         asked = request.enqueue
-        receipt = await self._calls.enqueue(asked.spec, self._caller_of(request))
         result = pb.ExchangeResult(enqueued=receipt)
         if asked.subscribe:
             terms = Terms(

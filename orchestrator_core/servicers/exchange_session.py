@@ -13,28 +13,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core.core.events import OutputAcknowledged
-from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
-from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.reader import MESSAGE_BYTES
 from orchestrator_core.runtime import Runtime
-from orchestrator_core.servicers.follow import QUEUED_EVERY_S, Followers, text_lost
-from orchestrator_core.servicers.late import LateRead, LateReads, must_wait
+from orchestrator_core.servicers.follow import Followers, text_lost
+from orchestrator_core.servicers.late import LateReads, must_wait
+from orchestrator_core.servicers.subscription import UNLIMITED, Places, Subscription, Terms
 from orchestrator_core.wire.errors import to_status
-from orchestrator_core.wire.exchange import ResponseBuilder, encode_handle
+from orchestrator_core.wire.exchange import ResponseBuilder
 
 # A job with much to send leaves room for others in each message.
 SHARE_BYTES: Final = MESSAGE_BYTES // 4
-# Telling a waiting job's place costs a forecast, so this many are made at a time; with more jobs
-# waiting than that allows, each is told less often.
-PLACES_AT_ONCE = 64
-PLACES_EVERY_S = 0.1
-UNLIMITED: Final = 1 << 64
 HANDLE_MAX: Final = (1 << 32) - 1
 
 
@@ -58,66 +51,6 @@ class Wake(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """How a job is followed. `credit_bytes` None is without limit."""
-
-    resume: events_pb2.ResumePoint | None = None
-    credit_bytes: int | None = None
-    observer: bool = False
-
-
-class Subscription:
-    """One job on the stream. `limit` is the byte of output up to which there is credit.
-
-    `place` is what was told last about the queue, `place_due` says that it is to be told again,
-    `patience` runs while the outcome is known but not the text before it. `late` brings text that
-    was evicted here.
-    """
-
-    __slots__ = (
-        "closed",
-        "handle",
-        "job",
-        "key",
-        "late",
-        "limit",
-        "log",
-        "observer",
-        "patience",
-        "place",
-        "place_due",
-        "place_planned",
-        "reader",
-        "ready",
-        "session",
-    )
-
-    def __init__(
-        self, session: "ExchangeSession", handle: int, job: Job, log: OutputLog, terms: Terms
-    ) -> None:
-        self.session = session
-        self.handle = handle
-        self.key = encode_handle(handle)
-        self.job = job
-        self.log = log
-        self.observer = terms.observer
-        self.ready = self.closed = self.place_due = self.place_planned = False
-        self.place = b""
-        self.patience: asyncio.TimerHandle | None = None
-        self.late: LateRead | None = None
-        self.reader = log.open(terms.resume, self.wake, late=True)
-        self.reader.acked = self.reader.offset
-        credit = terms.credit_bytes
-        self.limit = UNLIMITED if credit is None else self.reader.offset + credit
-
-    def wake(self) -> None:
-        """Something may be there to send."""
-        if not self.ready:
-            self.ready = True
-            self.session.make_ready(self)
-
-
 class ExchangeSession:
     """Everything that one stream follows. `wake` is called when something to send comes up."""
 
@@ -137,8 +70,7 @@ class ExchangeSession:
         self._ready: list[Subscription] = []
         self._results: deque[pb.ExchangeResult] = deque()
         self._broken: deque[pb.ExchangeBroken] = deque()
-        self._places: deque[tuple[float, Subscription]] = deque()
-        self._places_timer: asyncio.TimerHandle | None = None
+        self._places = Places()
         self._next_handle = 1
         self._unlimited = False
         self.late = LateReads(runtime)
@@ -239,9 +171,7 @@ class ExchangeSession:
         """The stream is over: every subscription counts as left. Idempotent."""
         for subscription in list(self._subscriptions.values()):
             self._close(subscription)
-        if self._places_timer is not None:
-            self._places_timer.cancel()
-            self._places_timer = None
+        self._places.close()
 
     # --- what is sent
 
@@ -322,6 +252,7 @@ class ExchangeSession:
 
     def _brought(self, subscription: Subscription, refusal: Refusal | None) -> None:
         if refusal is None:
+            self._let_next(subscription)
             subscription.wake()
         else:
             self._break(subscription, refusal)
@@ -340,7 +271,7 @@ class ExchangeSession:
                 if place != subscription.place:
                     subscription.place = place
                     message.begun(subscription.key, place)
-            self._plan_place(subscription)
+            self._places.plan(subscription)
         elif subscription.log.final is not None and subscription.patience is None:
             wait_s = self._runtime.core.config.reattach_grace_ms / 1000
             later = asyncio.get_running_loop().call_later
@@ -426,34 +357,6 @@ class ExchangeSession:
         if not observer and self._runtime.relay.release(job_id):
             self._runtime.submit(OutputAcknowledged(job_id))
         return 1 if job_id else 0
-
-    # --- places in the queue
-
-    def _plan_place(self, subscription: Subscription) -> None:
-        """Looks at a waiting job's place again in a second or a little later."""
-        if subscription.place_planned:
-            return
-        subscription.place_planned = True
-        loop = asyncio.get_running_loop()
-        self._places.append((loop.time() + QUEUED_EVERY_S, subscription))
-        if self._places_timer is None:
-            self._places_timer = loop.call_later(QUEUED_EVERY_S, self._look_at_places)
-
-    def _look_at_places(self) -> None:
-        loop = asyncio.get_running_loop()
-        now_s = loop.time()
-        for _ in range(PLACES_AT_ONCE):
-            if not self._places or self._places[0][0] > now_s:
-                break
-            subscription = self._places.popleft()[1]
-            subscription.place_planned = False
-            if not subscription.closed and subscription.job.state is JobState.QUEUED:
-                subscription.place_due = True
-                subscription.wake()
-        self._places_timer = None
-        if self._places:
-            wait_s = max(PLACES_EVERY_S, self._places[0][0] - now_s)
-            self._places_timer = loop.call_later(wait_s, self._look_at_places)
 
 
 def invalid(field: str, description: str) -> RefusalError:

@@ -14,6 +14,7 @@ from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.reader import Reader
 from orchestrator_core.runtime import Runtime
+from orchestrator_core.servicers.flag import Flag
 from orchestrator_core.servicers.late import bring_back, must_wait
 from orchestrator_core.wire import events as wire_events
 from orchestrator_core.wire.frames import encode_event
@@ -45,7 +46,7 @@ class Followers:
         await self._runtime.settled(job_id)
         job = self._runtime.job(job_id)
         log = self._runtime.relay.log(job_id)
-        changed = _Flag()
+        changed = Flag()
         wake = partial(self._runtime.relay.pace.wake, changed.set)
         reader = log.open(resume, wake, late=True)
         self.count(job_id, 0 if observer else 1)
@@ -74,7 +75,7 @@ class Followers:
         self._runtime.submit(SubscribersChanged(job_id, count))
 
     async def _send(
-        self, job: Job, log: OutputLog, reader: Reader, changed: "_Flag", write: Write
+        self, job: Job, log: OutputLog, reader: Reader, changed: Flag, write: Write
     ) -> None:
         place = _Place()
         patience_s = self._runtime.core.config.reattach_grace_ms / 1000
@@ -89,7 +90,7 @@ class Followers:
                 # The usual case: after what there was, the next change is waited for. A job that
                 # goes back to the queue wakes its readers too.
                 place.left()
-                await changed.wait(None)
+                await changed.wait()
             elif entries:
                 place.left()
             elif job.state is JobState.QUEUED:
@@ -134,39 +135,3 @@ def text_lost(job_id: str, log: OutputLog) -> Refusal:
         f"job {job_id!r} ended, but its output is not held any more",
         metadata={"oldest_offset": str(log.oldest_offset)},
     )
-
-
-class _Flag:
-    """Something changed: an `asyncio.Event` with one waiter, which costs a fraction of it."""
-
-    __slots__ = ("_set", "_waiter")
-
-    def __init__(self) -> None:
-        self._set = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def set(self) -> None:
-        """Lets the waiter go on."""
-        if not self._set:
-            self._set = True
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
-
-    def clear(self) -> None:
-        """The next wait is for something new."""
-        self._set = False
-
-    async def wait(self, timeout_s: float | None) -> bool:
-        """Waits for a change; False when the time is over first. One task at a time."""
-        if self._set:
-            return True
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
-        if timeout_s is None:
-            await waiter
-            return True
-        try:
-            async with asyncio.timeout(timeout_s):
-                await waiter
-        except TimeoutError:
-            return False
-        return True

@@ -132,16 +132,18 @@ class FrameReader:
                 f"tokens.first_indexes {frame.first_index} or tokens.text_offsets"
                 f" {frame.text_offset} is above {COUNT_MAX}"
             )
-        log = relay.log(job_id)
+        log = binding.log
+        if log is None or log.forgotten is not None:
+            log = binding.log = relay.log(job_id)
         if not log.announced(frame.attempt) and self._unwanted(job_id):
             return False
-        taken = relay.append_text(job_id, frame)
+        taken = relay.append_to(log, job_id, frame)
         if taken is not None:
             if not taken:
                 relay.sides.offer(job_id, frame, applied_seq)
             return taken
         if binding.answers(log.next_offset, applied_seq):
-            return relay.append_text(job_id, frame, accept_gap=True)
+            return relay.append_to(log, job_id, frame, accept_gap=True)
         self._link.seek(binding, log.next_index, log.next_offset)
         return None
 

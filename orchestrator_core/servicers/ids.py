@@ -4,7 +4,7 @@ import os
 
 # Random bytes are asked for in blocks: the kernel's answer costs the same for 2 KiB as for ten.
 _BLOCK_BYTES = 2_048
-_ID_BYTES, _SEED_BYTES = 10, 8
+_ID_BYTES, _SEED_BYTES, _CORRELATION_BYTES = 10, 8, 16
 
 
 class Ids:
@@ -26,6 +26,10 @@ class Ids:
         """A seed that every engine takes: 1 to 2^31 - 1."""
         # 64 random bits over 31 bits of range: no value is likelier than another by over 2^-33.
         return int.from_bytes(self._random(_SEED_BYTES), "big") % ((1 << 31) - 1) + 1
+
+    def new_correlation_id(self) -> str:
+        """A name for a call that brought none: 32 hex digits."""
+        return self._random(_CORRELATION_BYTES).hex()
 
     def _random(self, count: int) -> bytes:
         """Bytes from the kernel that nobody has had before."""

@@ -31,13 +31,18 @@ async def bring_back(
 ) -> None:
     """Puts what a reader lacks at its side, about `bytes_max` of it.
 
+    Nothing where another attempt took over meanwhile: its output wakes the reader.
+
     Raises:
         RefusalError: RESUME_WINDOW when the job's host does not hold it either.
     """
+    attempt = job.attempt
     beginning = log.beginning() if reader.fresh else None
     grace_s = runtime.core.config.reattach_grace_ms / 1000
     items = await read_again(runtime.relay, runtime.hosts, job, reader.offset, grace_s, bytes_max)
-    if not items and reader.lacks:
+    if not items:
+        if job.attempt is not attempt or must_wait(job, log):
+            return
         raise log.out_of_window("the text that comes next is no longer held")
     if beginning is not None:
         reader.side.append(beginning)

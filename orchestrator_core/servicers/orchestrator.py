@@ -1,6 +1,9 @@
 """OrchestratorService: jobs in, events out."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -9,19 +12,23 @@ import grpc
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core import failpoints
+from orchestrator_core.core.effects import Receipt
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
+from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.recorder.explaining import Explainer
+from orchestrator_core.replies import Answer
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.capabilities import ServerFacts, capabilities
-from orchestrator_core.servicers.exchange import Caller, Exchanges, JobCalls
+from orchestrator_core.servicers.exchange import Caller, Exchanges, Forget, JobCalls, Tell
 from orchestrator_core.servicers.follow import Followers
 from orchestrator_core.servicers.ids import Ids
 from orchestrator_core.servicers.job_views import job_view, trace_id
 from orchestrator_core.servicers.overview import overview
+from orchestrator_core.telemetry.calls import Call, Rpc
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
 from orchestrator_core.wire.enums import JOB_STATE_TO_WIRE
@@ -56,7 +63,7 @@ class OrchestratorServicer:
         self._explainer = explainer
         self._ids = Ids()
         self._followers = Followers(runtime)
-        calls = JobCalls(self._enqueue, self._cancel)
+        calls = JobCalls(self._enqueue, self._cancel, self._give)
         self._exchanges = Exchanges(runtime, self._followers, calls)
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -78,16 +85,16 @@ class OrchestratorServicer:
 
     async def enqueue(self, request: pb.EnqueueRequest, context: rpc.Context) -> pb.EnqueueResponse:
         """Accepts a job; answers only after it is durable."""
-        answer = await self._enqueue(request.spec, _caller(context))
+        answer = await self._enqueue(request.spec, _caller())
         failpoints.reach("reply.before")
         if failpoints.armed():
             # The stubs leave out the context, with which grpcio calls it.
             context.add_done_callback(_answered)  # type: ignore[arg-type]
         return answer
 
-    async def cancel(self, request: pb.CancelRequest, context: rpc.Context) -> pb.CancelResponse:
+    async def cancel(self, request: pb.CancelRequest, _: rpc.Context) -> pb.CancelResponse:
         """Cancels a job; answers its true state once that is durable."""
-        return await self._cancel(request.job_id, _caller(context))
+        return await self._cancel(request.job_id, _caller())
 
     async def stream_tokens(self, request: pb.StreamTokensRequest, context: rpc.Context) -> None:
         """Follows a job from any point that is held."""
@@ -191,12 +198,36 @@ class OrchestratorServicer:
 
     async def _enqueue(self, asked: job_pb2.JobSpec, caller: Caller) -> pb.EnqueueResponse:
         with self._telemetry.rpc("enqueue", caller.metadata) as span:
-            context = self._spec_context(span.traceparent, caller.correlation_id)
-            parsed = parse_spec(asked, context)
-            if isinstance(parsed, Refusal):
-                raise RefusalError(parsed)
-            receipt = await self._runtime.enqueue(parsed)
+            receipt = await self._runtime.enqueue(self._parsed(asked, span, caller))
         return receipt_to_proto(receipt)
+
+    def _give(self, asked: job_pb2.JobSpec, caller: Caller, tell: Tell) -> Forget | None:
+        """As `_enqueue`, without a task; see `JobCalls.give`."""
+        if not self._runtime.certain():
+            return None
+        call = self._telemetry.rpc("enqueue", caller.metadata)
+        span = call.__enter__()
+        try:
+            parsed = self._parsed(asked, span, caller)
+            number = self._runtime.give(
+                parsed, lambda answer: tell(partial(_answer_of, call, answer))
+            )
+        except BaseException as error:
+            call.__exit__(type(error), error, None)
+            raise
+        call.pause()
+        return partial(self._left, call, number)
+
+    def _parsed(self, asked: job_pb2.JobSpec, span: Rpc, caller: Caller) -> JobSpec:
+        parsed = parse_spec(asked, self._spec_context(span.traceparent, caller.correlation_id))
+        if isinstance(parsed, Refusal):
+            raise RefusalError(parsed)
+        return parsed
+
+    def _left(self, call: Call, number: int) -> None:
+        self._runtime.forget(number)
+        with contextlib.suppress(asyncio.CancelledError), call:
+            raise asyncio.CancelledError
 
     async def _cancel(self, job_id: str, caller: Caller) -> pb.CancelResponse:
         with self._telemetry.rpc("cancel", caller.metadata):
@@ -218,8 +249,17 @@ class OrchestratorServicer:
         )
 
 
-def _caller(context: rpc.Context) -> Caller:
-    return Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id())
+def _answer_of(call: Call, answer: Answer | Refusal) -> pb.EnqueueResponse:
+    """Ends a call that was paused; its answer. Raises `RefusalError`."""
+    with call:
+        if isinstance(answer, Refusal):
+            raise RefusalError(answer)
+        assert isinstance(answer, Receipt)
+        return receipt_to_proto(answer)
+
+
+def _caller() -> Caller:
+    return Caller(rpc.metadata(), rpc.correlation_id())
 
 
 def _page_start(token: str) -> int | None:

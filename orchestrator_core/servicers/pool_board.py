@@ -42,20 +42,23 @@ class PoolBoard:
 
     def messages(self) -> list[pb.Pool]:
         """All pools as they are now, by id."""
-        core, reported = self._runtime.core, self._runtime.hosts.reported
-        now_ms = self._runtime.clock.now_ms()
-        pools = [core.pools[pool_id] for pool_id in sorted(core.pools)]
-        return [
-            pool_to_proto(
-                PoolView(
-                    pool,
-                    now_ms,
-                    reported.get(pool.snapshot.pool_id),
-                    core.tokens_per_s(pool),
-                )
+        return [self.message(pool_id) for pool_id in sorted(self._runtime.core.pools)]
+
+    def message(self, pool_id: str) -> pb.Pool:
+        """A pool as it is now; one that is gone has nothing but its id."""
+        core = self._runtime.core
+        pool = core.pools.get(pool_id)
+        if pool is None:
+            return pb.Pool(pool_id=pool_id)
+        return pool_to_proto(
+            PoolView(
+                pool,
+                self._runtime.clock.now_ms(),
+                self._runtime.hosts.reported.get(pool_id),
+                core.tokens_per_s(pool),
+                core.drain_of(pool_id),
             )
-            for pool in pools
-        ]
+        )
 
     def watch(self) -> "Watcher":
         """A new watcher; use it as a context manager.

@@ -6,7 +6,6 @@ becomes INTERNAL with nothing but an id. HME-030.
 """
 
 import re
-import uuid
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, NoReturn, TypeAlias, TypeVar
@@ -17,9 +16,11 @@ from google.protobuf.message import DecodeError, Message
 
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.errors import RefusalError
+from orchestrator_core.servicers.ids import Ids
 from orchestrator_core.wire.errors import abort
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 Usual = TypeVar("Usual")
@@ -29,6 +30,8 @@ _FIT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 # Each call is answered in a task of its own.
 _correlation_id: ContextVar[str] = ContextVar("orchestratord_correlation_id", default="")
+_metadata: ContextVar[Metadata] = ContextVar("orchestratord_metadata", default=())
+_ids = Ids()
 
 _log = structlog.get_logger("orchestratord")
 
@@ -109,6 +112,11 @@ def correlation_id() -> str:
     return _correlation_id.get()
 
 
+def metadata() -> Metadata:
+    """What the caller of this task's call sent along; empty outside of one. gRPC copies it anew."""
+    return _metadata.get()
+
+
 async def read(
     context: Context, request: type[Request], usual: type[Usual] | None = None
 ) -> Request | Usual | None:
@@ -138,19 +146,20 @@ def refusal_of(error: Exception) -> Refusal:
 
 
 async def _begin(context: Context) -> None:
-    chosen = _chosen(context)
+    metadata = tuple(context.invocation_metadata() or ())
+    chosen = _chosen(metadata)
     _correlation_id.set(chosen)
-    structlog.contextvars.clear_contextvars()
+    _metadata.set(metadata)
     structlog.contextvars.bind_contextvars(correlation_id=chosen)
     await context.send_initial_metadata(((CORRELATION_KEY, chosen),))
 
 
-def _chosen(context: Context) -> str:
+def _chosen(metadata: Metadata) -> str:
     """The caller's id, or a new one where it gave none that is fit to be logged."""
-    for key, value in context.invocation_metadata() or ():
+    for key, value in metadata:
         if key == CORRELATION_KEY and isinstance(value, str) and _FIT_ID.fullmatch(value):
             return value
-    return uuid.uuid4().hex
+    return _ids.new_correlation_id()
 
 
 async def _fail(context: Context, error: Exception) -> NoReturn:

@@ -7,6 +7,7 @@ second, and explanations are made one at a time.
 
 import asyncio
 import mimetypes
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from importlib.resources import files
@@ -18,7 +19,7 @@ from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.status.explaining import explanation
-from orchestrator_core.status.reading import StatusReader
+from orchestrator_core.status.model import Status
 from orchestrator_core.telemetry.http import Handler, send
 
 READ_EVERY_S = 1.0
@@ -48,15 +49,23 @@ HEADERS: Mapping[str, str] = {
 # Source: W3C Fetch Metadata, section 2.4.
 _OWN_SITES = frozenset({"same-origin", "none"})
 
+Read = Callable[[], Awaitable[Status]]
 Explain = Callable[[str], Awaitable[pb.ExplainJobResponse]]
 
 
 class StatusPage:
-    """The routes of the page. `explain` answers for one job and may raise `RefusalError`."""
+    """The routes of the page.
 
-    def __init__(self, reader: StatusReader, explain: Explain) -> None:
-        self._reader = reader
+    `read` tells the present state, `explain` answers for one job and may raise `RefusalError`.
+    `clock` counts seconds.
+    """
+
+    def __init__(
+        self, read: Read, explain: Explain, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._read = read
         self._explain = explain
+        self._clock = clock
         self._explaining = 0
         self._turn = asyncio.Lock()
         self._read_s = float("-inf")
@@ -78,9 +87,9 @@ class StatusPage:
 
     async def _latest(self) -> bytes:
         async with self._turn:
-            now_s = asyncio.get_running_loop().time()
+            now_s = self._clock()
             if now_s - self._read_s >= READ_EVERY_S:
-                self._body = msgspec.json.encode(await self._reader.read())
+                self._body = msgspec.json.encode(await self._read())
                 self._read_s = now_s
             return self._body
 

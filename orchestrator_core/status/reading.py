@@ -5,7 +5,7 @@ counts, however many jobs wait or are kept.
 """
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from llamaorch.orchestrator.v1 import job_pb2
@@ -52,9 +52,8 @@ class StatusReader:
         told = await overview(self._runtime, ROWS)
         core, now_ms = self._runtime.core, self._runtime.clock.now_ms()
         reported = self._runtime.hosts.reported
-        shown = heapq.nsmallest(POOLS_SHOWN, core.pools.values(), key=_trouble_first)
-        pools = sorted((_pool(core, pool, reported, now_ms) for pool in shown), key=_by_id)
-        slots = [(pool.snapshot.slots_total, pool.slots_free()) for pool in _ready(core)]
+        ready, troubled = _by_health(core)
+        shown = [core.pools[pool_id] for pool_id in _first(troubled, ready)]
         trouble = _STORE_SILENT if told.store_unavailable else ""
         return Status(
             at_ms=now_ms,
@@ -65,11 +64,11 @@ class StatusReader:
             running_total=told.running_total,
             ended=tuple(ended(job, now_ms) for job in told.ended),
             ended_total=told.ended_total,
-            pools=tuple(pools),
+            pools=tuple(_pool(core, pool, reported, now_ms) for pool in shown),
             pools_total=len(core.pools),
-            pools_ready=len(slots),
-            slots_total=sum(total for total, _ in slots),
-            slots_free=sum(free for _, free in slots),
+            pools_ready=len(ready),
+            slots_total=sum(pool.snapshot.slots_total for pool in ready.values()),
+            slots_free=sum(max(0, p.snapshot.slots_total - p.busy) for p in ready.values()),
             devices=tuple(islice(_devices(shown, reported, now_ms), DEVICES_SHOWN)),
         )
 
@@ -84,22 +83,20 @@ def _queue(told: pb.GetOverviewResponse, core: Core) -> Queue:
     )
 
 
-def _ready(core: Core) -> list[CorePool]:
-    return [
-        pool
-        for pool in core.pools.values()
-        if pool.connected and pool.snapshot.state is PoolState.READY
-    ]
+def _by_health(core: Core) -> tuple[dict[str, CorePool], dict[str, CorePool]]:
+    """The pools that are READY, and the others."""
+    ready: dict[str, CorePool] = {}
+    troubled: dict[str, CorePool] = {}
+    for pool_id, pool in core.pools.items():
+        well = pool.connected and pool.snapshot.state is PoolState.READY
+        (ready if well else troubled)[pool_id] = pool
+    return ready, troubled
 
 
-def _trouble_first(pool: CorePool) -> tuple[bool, str]:
-    """Where not all pools fit, those that need somebody's eyes are shown."""
-    well = pool.connected and pool.snapshot.state is PoolState.READY and not pool.unconfirmed
-    return well, pool.snapshot.pool_id
-
-
-def _by_id(pool: Pool) -> str:
-    return pool.pool_id
+def _first(troubled: Iterable[str], ready: Iterable[str]) -> list[str]:
+    """The ids to show, in order; where not all fit, those that need somebody's eyes."""
+    ids = heapq.nsmallest(POOLS_SHOWN, troubled)
+    return sorted([*ids, *heapq.nsmallest(POOLS_SHOWN - len(ids), ready)])
 
 
 def _pool(core: Core, pool: CorePool, reported: Reported, now_ms: int) -> Pool:

@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar, assert_never
+from typing import NoReturn, TypeVar, assert_never
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
+    PoolDrainRecord,
     Record,
     SessionForgotten,
     SessionRecord,
@@ -44,9 +45,10 @@ LOCK_WAIT_S = 0.25
 # A copy or a look into the file takes seconds; who has held it for longer will not give it back.
 TAKEN_AFTER_S = 30.0
 WAL_BYTES_KEPT = 64 * 1024 * 1024
-# Rows of one statement, the most first. Each statement gives the interpreter away and must wait for
-# the event loop's thread to let go of it again, which takes longer than writing a row.
-_ROWS_AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
+# Rows of one statement, the most first. Each statement gives the interpreter away several times and
+# must wait for the event loop's thread to let go of it again, which takes longer than writing a
+# row. So what goes into one statement is a transaction by itself, without BEGIN and COMMIT.
+_ROWS_AT_ONCE = (64, 48, 32, 24, 16, 12, 8, 7, 6, 5, 4, 3, 2, 1)
 
 Connect = Callable[[Path], sqlite3.Connection]
 
@@ -106,6 +108,8 @@ class JournalFile:
     def commit(self, batch: Sequence[Record]) -> None:
         """Writes a batch in one transaction. Raises as `Store.commit` says."""
         connection = self._ready()
+        if self._committed_at_once(connection, batch):
+            return
         try:
             connection.execute("BEGIN IMMEDIATE")
             self._insert(connection, batch)
@@ -216,6 +220,7 @@ class JournalFile:
             self._read(connection, schema.READ_DISPATCHES, codec.decode_dispatch),
             self._read(connection, schema.READ_TERMINALS, codec.decode_terminal),
             self._read(connection, schema.READ_SESSIONS, codec.decode_session, "session"),
+            self._read(connection, schema.READ_DRAINS, codec.decode_drain, "pool"),
         )
         last_ms = max(pruned_last_ms, _last_ms(recovered))
         return Opened(self._epoch, last_ms, recovered, journal_id)
@@ -305,6 +310,24 @@ class JournalFile:
         elif now_s - self._locked_since_s >= TAKEN_AFTER_S:
             raise StoreTakenError(f"{self.path} {_TAKEN} (locked for {TAKEN_AFTER_S:.0f} s)")
 
+    def _committed_at_once(self, connection: sqlite3.Connection, batch: Sequence[Record]) -> bool:
+        """Writes new accepts by one statement; False, and nothing written, where that cannot be."""
+        if len(batch) not in _ROWS_AT_ONCE:
+            return False
+        rows: list[object] = []
+        for record in batch:
+            if not isinstance(record, AcceptRecord):
+                return False
+            rows.extend(self._accept_row(record))
+        try:
+            connection.execute(schema.insert_new_accepts(len(batch)), rows)
+        except sqlite3.IntegrityError:
+            # One of them is held already, or another job of that id: such a statement did nothing.
+            return False
+        except sqlite3.Error as error:
+            self._uncertain(connection, error)
+        return True
+
     def _insert(self, connection: sqlite3.Connection, batch: Sequence[Record]) -> None:
         # Accepts first, as the dispatches and terminals of a batch may belong to them.
         accepts = [record for record in batch if isinstance(record, AcceptRecord)]
@@ -383,6 +406,12 @@ class JournalFile:
                 )
             case SessionForgotten():
                 connection.execute(schema.DELETE_SESSION, (record.identity, record.session_id))
+            case PoolDrainRecord(over=True):
+                connection.execute(schema.DELETE_DRAIN, (record.pool_id,))
+            case PoolDrainRecord():
+                text = codec.encode_drain(record, _place(record.pool_id, ""))
+                row = (record.pool_id, self._epoch, codec.FORMAT_VERSION, text)
+                connection.execute(schema.PUT_DRAIN, row)
             case _:
                 assert_never(record)
 
@@ -390,11 +419,15 @@ class JournalFile:
         try:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            self._roll_back(connection)
-            if _name(error) in _CERTAINLY_LOST:
-                raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
-            self.close()
-            raise StoreOutcomeUnknownError(f"{self.path} may lack the batch ({error})") from error
+            self._uncertain(connection, error)
+
+    def _uncertain(self, connection: sqlite3.Connection, error: sqlite3.Error) -> NoReturn:
+        """Says what became of a transaction whose end failed."""
+        self._roll_back(connection)
+        if _name(error) in _CERTAINLY_LOST:
+            raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
+        self.close()
+        raise StoreOutcomeUnknownError(f"{self.path} may lack the batch ({error})") from error
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -420,6 +453,8 @@ def _has(connection: sqlite3.Connection, record: Record) -> bool:
             found = connection.execute(schema.HAS_TERMINAL, (record.job_id,))
         case SessionRecord() | SessionForgotten():
             return _has_session(connection, record)
+        case PoolDrainRecord():
+            return _has_drain(connection, record)
         case _:
             assert_never(record)
     return found.fetchone() is not None
@@ -434,6 +469,13 @@ def _has_session(connection: sqlite3.Connection, record: SessionRecord | Session
     return row is not None and row[0] == text
 
 
+def _has_drain(connection: sqlite3.Connection, record: PoolDrainRecord) -> bool:
+    row = connection.execute(schema.GET_DRAIN, (record.pool_id,)).fetchone()
+    if record.over:
+        return row is None
+    return row is not None and row[0] == codec.encode_drain(record, _place(record.pool_id, ""))
+
+
 def _delete(connection: sqlite3.Connection, job_ids: Sequence[str]) -> None:
     for statement in schema.DELETE_JOB:
         connection.executemany(statement, [(job_id,) for job_id in job_ids])
@@ -446,6 +488,7 @@ def _last_ms(recovered: Recovered) -> int:
         *(record.sent_ms for record in recovered.dispatches),
         *(record.ended_ms for record in recovered.terminals),
         *(record.used_ms for record in recovered.sessions),
+        *(record.since_ms for record in recovered.drains),
         0,
     )
 

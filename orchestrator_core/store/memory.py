@@ -9,6 +9,7 @@ from typing import assert_never
 from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
+    PoolDrainRecord,
     Record,
     SessionForgotten,
     SessionRecord,
@@ -47,6 +48,7 @@ class MemoryJournal:
     dispatches: dict[tuple[str, int], DispatchRecord] = field(default_factory=dict)
     terminals: dict[str, TerminalRecord] = field(default_factory=dict)
     sessions: dict[tuple[str, str], SessionRecord] = field(default_factory=dict)
+    drains: dict[str, PoolDrainRecord] = field(default_factory=dict)
     journal_id: str = field(default_factory=lambda: secrets.token_hex(JOURNAL_ID_BYTES))
     epoch: int = 0
     pruned_last_ms: int = 0
@@ -78,6 +80,7 @@ class MemoryStore:
             tuple(journal.dispatches.values()),
             tuple(journal.terminals.values()),
             tuple(journal.sessions.values()),
+            tuple(journal.drains.values()),
         )
         return Opened(self._epoch, self._last_ms(), recovered, journal.journal_id)
 
@@ -141,7 +144,7 @@ class MemoryStore:
             held = journal.accepts.get(job_id)
             if held is not None and held.seq != record.seq and job_id not in journal.terminals:
                 raise ValueError(f"job {job_id} is accepted already and has not ended")
-        elif isinstance(record, SessionRecord | SessionForgotten):
+        elif isinstance(record, SessionRecord | SessionForgotten | PoolDrainRecord):
             return
         elif record.job_id not in self._journal.accepts and record.job_id not in new:
             raise ValueError(f"job {record.job_id} was never accepted")
@@ -165,6 +168,10 @@ class MemoryStore:
                 self._journal.sessions[record.identity, record.session_id] = record
             case SessionForgotten():
                 self._journal.sessions.pop((record.identity, record.session_id), None)
+            case PoolDrainRecord():
+                self._journal.drains.pop(record.pool_id, None)
+                if not record.over:
+                    self._journal.drains[record.pool_id] = record
             case _:
                 assert_never(record)
 
@@ -181,6 +188,9 @@ class MemoryStore:
                 return self._journal.sessions.get((record.identity, record.session_id)) == record
             case SessionForgotten():
                 return (record.identity, record.session_id) not in self._journal.sessions
+            case PoolDrainRecord():
+                held_drain = self._journal.drains.get(record.pool_id)
+                return held_drain is None if record.over else held_drain == record
             case _:
                 assert_never(record)
 
@@ -198,5 +208,6 @@ class MemoryStore:
             *(record.sent_ms for record in self._journal.dispatches.values()),
             *(record.ended_ms for record in self._journal.terminals.values()),
             *(record.used_ms for record in self._journal.sessions.values()),
+            *(record.since_ms for record in self._journal.drains.values()),
             0,
         )

@@ -1,7 +1,7 @@
 """The port between the orchestrator and its journal.
 
-A journal holds accepts, dispatches, terminals and sessions; never tokens. Of a session only the
-latest record counts. It has one writer. A batch is all
+A journal holds accepts, dispatches, terminals, sessions and drains of pools; never tokens. Of a
+session and of a pool only the latest record counts. It has one writer. A batch is all
 or nothing: after `commit` returns, every record of it survives a crash. LO-305.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator_core.core.effects import Record, SessionForgotten, SessionRecord
+from orchestrator_core.core.effects import PoolDrainRecord, Record, SessionForgotten, SessionRecord
 from orchestrator_core.core.events import Recovered
 
 JOURNAL_ID_BYTES = 16
@@ -75,19 +75,28 @@ class Keep:
 
 
 def latest_only(batch: Sequence[Record]) -> list[Record]:
-    """A batch without the records of sessions that later ones of it replace."""
+    """A batch without the records of sessions and pools that later ones of it replace."""
     last: dict[tuple[str, str], int] = {}
     for index, record in enumerate(batch):
-        if isinstance(record, SessionRecord | SessionForgotten):
-            last[record.identity, record.session_id] = index
+        key = _replaced_by_key(record)
+        if key is not None:
+            last[key] = index
     if not last:
         return list(batch)
     kept = set(last.values())
     return [
         record
         for index, record in enumerate(batch)
-        if index in kept or not isinstance(record, SessionRecord | SessionForgotten)
+        if index in kept or _replaced_by_key(record) is None
     ]
+
+
+def _replaced_by_key(record: Record) -> tuple[str, str] | None:
+    """What a later record with the same key replaces; None for records that all count."""
+    if isinstance(record, SessionRecord | SessionForgotten):
+        return record.identity, record.session_id
+    # No identity begins with NUL.
+    return ("\0pool", record.pool_id) if isinstance(record, PoolDrainRecord) else None
 
 
 class Store(Protocol):

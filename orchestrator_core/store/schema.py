@@ -1,8 +1,11 @@
 """Tables of the journal. The statements keep to what SQLite and PostgreSQL have in common.
 
 `written` numbers dispatches and terminals in order of writing; accepts have `seq`. `epoch` names
-the opening of the journal that wrote a row. `session` has one row per session that lives.
+the opening of the journal that wrote a row. `session` has one row per session that lives,
+`pool_drain` one per pool that an operator drains.
 """
+
+from functools import cache
 
 SCHEMA_VERSION = 1
 
@@ -65,6 +68,14 @@ CREATE_LATER = (
       PRIMARY KEY (identity, session_id)
     )
     """,
+    """
+    CREATE TABLE IF NOT EXISTS pool_drain (
+      pool_id TEXT PRIMARY KEY,
+      epoch BIGINT NOT NULL,
+      format INTEGER NOT NULL,
+      record TEXT NOT NULL
+    )
+    """,
 )
 
 INSERT_JOURNAL = (
@@ -78,11 +89,18 @@ RAISE_EPOCH = "UPDATE journal SET epoch = epoch + 1 WHERE id = 1"
 READ_JOURNAL = "SELECT epoch, pruned_last_ms, journal_id FROM journal WHERE id = 1"
 
 
-def insert_accepts(count: int) -> str:
-    """The statement that writes so many accepts; those that are held already change nothing."""
+@cache
+def insert_new_accepts(count: int) -> str:
+    """The statement that writes so many accepts, or none when one of them is held already."""
     rows = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * count)
     into = "INSERT INTO accept (job_id, seq, accepted_ms, epoch, format, record, payload)"
-    return f"{into} VALUES {rows} ON CONFLICT (job_id) DO NOTHING"
+    return f"{into} VALUES {rows}"
+
+
+@cache
+def insert_accepts(count: int) -> str:
+    """The statement that writes so many accepts; those that are held already change nothing."""
+    return f"{insert_new_accepts(count)} ON CONFLICT (job_id) DO NOTHING"
 
 
 INSERT_DISPATCH = (
@@ -101,6 +119,13 @@ PUT_SESSION = (
 )
 DELETE_SESSION = "DELETE FROM session WHERE identity = ? AND session_id = ?"
 
+PUT_DRAIN = (
+    "INSERT INTO pool_drain (pool_id, epoch, format, record) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (pool_id) DO UPDATE SET"
+    " epoch = excluded.epoch, format = excluded.format, record = excluded.record"
+)
+DELETE_DRAIN = "DELETE FROM pool_drain WHERE pool_id = ?"
+
 # The payload of an ended job is NULL: journals of earlier versions hold these, and they are large.
 READ_ACCEPTS = (
     "SELECT job_id, seq, format, record,"
@@ -112,6 +137,7 @@ READ_TERMINALS = "SELECT job_id, written, format, record FROM terminal ORDER BY 
 READ_SESSIONS = (
     "SELECT session_id, identity, format, record FROM session ORDER BY identity, session_id"
 )
+READ_DRAINS = "SELECT pool_id, '', format, record FROM pool_drain ORDER BY pool_id"
 DELETE_PAYLOAD = "UPDATE accept SET payload = ? WHERE job_id = ?"
 READ_LAST_WRITTEN = (
     "SELECT max(written) FROM dispatch",
@@ -127,6 +153,7 @@ ACCEPT_SEQ = "SELECT seq FROM accept WHERE job_id = ?"
 HAS_ACCEPT = "SELECT 1 FROM accept WHERE job_id = ? AND seq = ?"
 HAS_DISPATCH = "SELECT 1 FROM dispatch WHERE job_id = ? AND attempt = ?"
 GET_SESSION = "SELECT record FROM session WHERE identity = ? AND session_id = ?"
+GET_DRAIN = "SELECT record FROM pool_drain WHERE pool_id = ?"
 HAS_TERMINAL = "SELECT 1 FROM terminal WHERE job_id = ?"
 
 SELECT_ENDED = "SELECT job_id, ended_ms FROM terminal WHERE ended_ms < ? ORDER BY ended_ms LIMIT ?"

@@ -4,9 +4,7 @@ Write-ahead log with synchronous FULL: a commit returns after fsync. The file is
 as it is open, so that no second orchestrator decides about the same jobs.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +12,7 @@ from orchestrator_core.core.effects import Record
 from orchestrator_core.store.journal_file import Connect, JournalFile, connect
 from orchestrator_core.store.port import Keep, Opened, StoreUnavailableError
 from orchestrator_core.store.space import FREE_BYTES_KEPT
+from orchestrator_core.store.worker import Worker
 
 # Rows deleted in one transaction: commits wait no longer than for one such chunk.
 PRUNE_CHUNK = 256
@@ -32,14 +31,14 @@ class SqliteStore:
         self, path: Path, connect: Connect = connect, free_bytes_kept: int = FREE_BYTES_KEPT
     ) -> None:
         self._file = JournalFile(path, connect, free_bytes_kept)
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: Worker | None = None
 
     async def open(self) -> Opened:
         """See `Store.open`. Raises RuntimeError when it is open already."""
         if self._thread is not None:
             raise RuntimeError(f"{self._file.path} is open already")
-        # The connection lives in this one thread; asyncio hands work over in order.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        # The connection lives in this one thread.
+        self._thread = Worker("journal")
         try:
             return await self._run(self._file.open)
         except BaseException:
@@ -71,11 +70,11 @@ class SqliteStore:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        await asyncio.get_running_loop().run_in_executor(thread, self._file.close)
+        await thread.run(self._file.close)
         # Nothing is queued behind the close, so this does not hold the loop up.
-        thread.shutdown(wait=True)
+        thread.stop()
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         if self._thread is None:
             raise StoreUnavailableError(f"{self._file.path} is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await self._thread.run(work)

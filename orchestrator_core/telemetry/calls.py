@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
@@ -70,9 +70,9 @@ class Calls:
         self._reject = reject
         self._clock_ns = clock_ns
 
-    def rpc(self, name: str, metadata: Metadata | None) -> "_Call":
+    def rpc(self, name: str, metadata: Metadata | None) -> "Call":
         """Spans one call while the block runs; see `Telemetry.rpc`."""
-        return _Call(self, *self._received(name, metadata))
+        return Call(self, *self._received(name, metadata))
 
     def end(self, rpc: Rpc, span: Span | None, error: BaseException | None) -> None:
         """Notes how a call ended."""
@@ -115,10 +115,11 @@ class Calls:
         return Rpc(name, span.context, self._clock_ns()), span
 
 
-class _Call:
+class Call:
     """One call while it is answered. A class, as a generator would cost each call twice as much."""
 
     __slots__ = ("_calls", "_rpc", "_span", "_token")
+    _token: Token[Rpc | None]
 
     def __init__(self, calls: Calls, rpc: Rpc, span: Span | None) -> None:
         self._calls = calls
@@ -128,6 +129,10 @@ class _Call:
     def __enter__(self) -> Rpc:
         self._token = current_rpc.set(self._rpc)
         return self._rpc
+
+    def pause(self) -> None:
+        """Instead of the end of the block: the call goes on, and is entered again to be ended."""
+        current_rpc.reset(self._token)
 
     def __exit__(
         self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None

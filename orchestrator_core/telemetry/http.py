@@ -75,7 +75,7 @@ async def send(
     status: int = 200,
 ) -> web.StreamResponse:
     """Answers with `body`; a reader that does not take it within `SEND_S` is cut off."""
-    response = web.StreamResponse(status=status, headers=headers)
+    response = web.StreamResponse(status=status, headers={hdrs.SERVER: "orchestratord", **headers})
     response.headers[hdrs.CONTENT_TYPE] = content_type
     response.content_length = len(body)
     if request.transport is not None:

@@ -25,6 +25,7 @@ from orchestrator_core.core.effects import (
     DispatchRecord,
     JobEnded,
     OfferDeclined,
+    PoolDrainRecord,
     SendVerdicts,
     Verdict,
 )
@@ -34,7 +35,8 @@ from orchestrator_core.telemetry.names import SERVICE
 from orchestrator_core.telemetry.tracked import Tracked
 
 MESSAGE_MAX = 300
-# So many lines do not wait for the end of the loop's turn.
+# Lines wait for one another so long, and so many of them no longer.
+GATHER_S = 0.01
 LINES_MAX = 256
 # Their messages are an engine's, which may quote what the client sent: only the client gets them.
 _QUOTING = frozenset({Reason.ENGINE_ERROR, Reason.WORKER_RESET, Reason.REPLICA_EXHAUSTED})
@@ -42,12 +44,12 @@ _ENCODER = msgspec.json.Encoder(enc_hook=repr)
 
 
 class _Gathering:
-    """A stream that gets the lines of one turn of the event loop together.
+    """A stream that gets the lines of `GATHER_S` together.
 
-    A line costs a system call, at which every other thread may take the interpreter; busy turns
-    have dozens of lines. Without a loop, and from other threads, lines leave at once. A reader may
-    be gone: what cannot be written is dropped, never raised, as a log line must not break the job
-    that it tells about.
+    A line costs a system call, at which every other thread may take the interpreter. Without a
+    loop, and from other threads, lines leave at once; when the process is killed, the last are
+    lost. A reader may be gone: what cannot be written is dropped, never raised, as a log line must
+    not break the job that it tells about.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -61,13 +63,13 @@ class _Gathering:
         return len(text)
 
     def flush(self) -> None:
-        """Writes what waits once this turn of the loop is over."""
+        """Writes what waits, a little later."""
         if len(self._waiting) > 1:
             if len(self._waiting) >= LINES_MAX:
                 self._drain()
             return
         try:
-            asyncio.get_running_loop().call_soon(self._drain)
+            asyncio.get_running_loop().call_later(GATHER_S, self._drain)
         except RuntimeError:
             self._drain()
 
@@ -298,6 +300,29 @@ class Lines:
             host_id=host_id,
             why=why,
             human=f"Host {host_id} is gone: {why}. Its jobs wait for it to come back.",
+        )
+
+    def pool_drained(self, record: PoolDrainRecord, running: int, now_ms: int) -> None:
+        """An operator drains a pool, or does not any more."""
+        left_ms = max(0, record.until_ms - now_ms)
+        told = f"no more jobs; the {running} that run there have {left_ms / 1000:.0f} s to end"
+        self._log.info(
+            "pool_drain_over" if record.over else "pool_drain",
+            pool_id=record.pool_id,
+            live_attempts=running,
+            left_ms=left_ms,
+            human=f"Pool {record.pool_id} gets {'jobs again' if record.over else told}.",
+        )
+
+    def pool_reloaded(self, pool_id: str, outcome: str, why: str) -> None:
+        """A pool was reloaded, or was not."""
+        told = f": {why}" if why else "."
+        self._log.info(
+            "pool_reload",
+            pool_id=pool_id,
+            outcome=outcome,
+            why=why,
+            human=f"The reload of pool {pool_id} is {outcome.replace('_', ' ')}{told}",
         )
 
     def draining(self, queue_depth: int, live_attempts: int) -> None:

@@ -316,6 +316,7 @@ class Metrics:
 
     def shutdown(self, timeout_ms: int) -> None:
         """Sends what is left, for at most `timeout_ms`. Blocks."""
+        self.board.settle()
         if self._provider is not None:
             self._provider.shutdown(timeout_ms)
 

@@ -29,6 +29,7 @@ RETRACT: Final = "retract"
 DECLINE: Final = "decline"
 ADOPT: Final = "adopt"
 DRAIN: Final = "drain"
+RELOAD: Final = "reload"
 # Stands in the table for the names of methods, e.g. llamaorch.orchestrator.v1.SessionService/Get.
 RPC: Final = "package.Service/Method"
 
@@ -62,6 +63,7 @@ MODE: Final = "llamaorch.mode"
 VERDICT: Final = "llamaorch.verdict"
 REASON: Final = "llamaorch.reason"
 POLICY_LABEL: Final = "llamaorch.policy_label"
+DRAIN_LEFT_MS: Final = "llamaorch.drain_left_ms"
 RETRY_AFTER_MS: Final = "llamaorch.retry_after_ms"
 QUEUE_POSITION: Final = "llamaorch.queue_position"
 QUEUE_DEPTH: Final = "llamaorch.queue_depth"
@@ -214,7 +216,18 @@ SPANS: Final = (
         "any other call whose caller sent a trace context, named after its method (kind SERVER)",
         (RPC_SYSTEM, RPC_METHOD, RPC_STATUS, ERROR_TYPE),
     ),
-    SpanRow(DRAIN, "instant: nothing is accepted or placed any more", (QUEUE_DEPTH, LIVE_ATTEMPTS)),
+    SpanRow(
+        DRAIN,
+        "instant: nothing is accepted or placed any more; with a pool, that an operator drains it"
+        " (verdict begun) or not any more (over)",
+        (QUEUE_DEPTH, LIVE_ATTEMPTS, POOL_ID, VERDICT, DRAIN_LEFT_MS),
+    ),
+    SpanRow(
+        RELOAD,
+        "from the command to reload a pool to what became of it: done, rolled_back, failed,"
+        " superseded or unknown",
+        (POOL_ID, OUTCOME, WHY),
+    ),
 )
 
 

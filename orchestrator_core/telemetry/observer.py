@@ -7,7 +7,6 @@ change something for a job; token output does not come by here.
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 
 import grpc
 from aiohttp import web
@@ -27,6 +26,7 @@ from orchestrator_core.core.effects import (
     JobForgotten,
     JobStarted,
     OfferDeclined,
+    PoolDrainRecord,
     Receipt,
     ReplyAccepted,
     ReplyRefused,
@@ -39,7 +39,7 @@ from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
-from orchestrator_core.telemetry.calls import Calls, Metadata, Rpc, current_rpc
+from orchestrator_core.telemetry.calls import Call, Calls, Metadata, current_rpc
 from orchestrator_core.telemetry.fleet import FleetView, NoFleet
 from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import CARDINALITY, Metrics
@@ -178,7 +178,7 @@ class Telemetry:
 
     # --- calls
 
-    def rpc(self, name: str, metadata: Metadata | None) -> AbstractContextManager[Rpc]:
+    def rpc(self, name: str, metadata: Metadata | None) -> Call:
         """Spans one enqueue or cancel, from receipt to its answer; the span is current meanwhile.
 
         An enqueue that is answered well records its latency, one that raises `RefusalError` counts
@@ -202,6 +202,12 @@ class Telemetry:
     def watched(self, service: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
         """The handlers of a service, their calls counted."""
         return WatchedService(service, self._metrics.service, self._tracing)
+
+    def pool_reloaded(self, pool_id: str, outcome: str, why: str, span_ms: tuple[int, int]) -> None:
+        """A pool was reloaded or was not; `span_ms` is from the command to its end."""
+        self._lines.pool_reloaded(pool_id, outcome, why)
+        if self._spans is not None:
+            self._spans.pool_reloaded(pool_id, outcome, why, span_ms)
 
     # --- trace contexts
 
@@ -267,6 +273,8 @@ class Telemetry:
                 self._ended(self._tracked.pop(job_id, None), effect, effects, now_ms)
             case JobForgotten(job_id=job_id):
                 self._forgotten(job_id, core, now_ms)
+            case PoolDrainRecord():
+                self._pool_drained(effect, core, now_ms)
             case _:
                 pass
 
@@ -288,6 +296,13 @@ class Telemetry:
         )
         self._tracked[job.job_id] = tracked
         return tracked
+
+    def _pool_drained(self, record: PoolDrainRecord, core: Core, now_ms: int) -> None:
+        pool = core.pools.get(record.pool_id)
+        running = 0 if pool is None else pool.occupied()
+        self._lines.pool_drained(record, running, now_ms)
+        if self._spans is not None:
+            self._spans.pool_drained(record, running, _call_context(), now_ms)
 
     def _drained(self, core: Core, now_ms: int) -> None:
         self._draining = True

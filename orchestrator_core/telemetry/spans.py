@@ -17,6 +17,7 @@ from orchestrator_core.core.effects import (
     JobEnded,
     JobStarted,
     OfferDeclined,
+    PoolDrainRecord,
     SendStart,
     SendVerdicts,
 )
@@ -209,6 +210,29 @@ class Spans:
         """Nothing is accepted or placed any more."""
         attributes = {names.QUEUE_DEPTH: queue_depth, names.LIVE_ATTEMPTS: live_attempts}
         self._instant(names.DRAIN, None, now_ms, attributes)
+
+    def pool_drained(
+        self, record: PoolDrainRecord, running: int, call: SpanContext | None, now_ms: int
+    ) -> None:
+        """An operator drains a pool, or does not any more; `call` is the context of its span."""
+        attributes: Attributes = {
+            names.POOL_ID: record.pool_id,
+            names.VERDICT: "over" if record.over else "begun",
+            names.LIVE_ATTEMPTS: running,
+            names.DRAIN_LEFT_MS: max(0, record.until_ms - now_ms),
+        }
+        self._instant(names.DRAIN, call, now_ms, attributes)
+
+    def pool_reloaded(self, pool_id: str, outcome: str, why: str, span_ms: tuple[int, int]) -> None:
+        """A pool was reloaded, or was not; `span_ms` is from the command to its end."""
+        attributes: Attributes = {
+            names.POOL_ID: pool_id,
+            names.OUTCOME: outcome,
+            names.WHY: _short(why),
+        }
+        began_ms, ended_ms = span_ms
+        span = self._tracing.start(names.RELOAD, None, began_ms, attributes)
+        self._tracing.end(span, ended_ms)
 
     def _instant(
         self,

@@ -112,19 +112,18 @@ def read_output_frame(message: bytes) -> OutputFrame | None:
     return None if columns is None else OutputFrame(frame_seq, applied_seq, columns)
 
 
-def read_chunk(chunk: bytes, text_offset: int, pieces: int) -> tuple[bytes, int] | None:
-    """The text of a TokenBatch and the digest of all before it.
+def read_chunk(chunk: bytes, text_offset: int, pieces: int) -> bytes | None:
+    """The text of a TokenBatch.
 
     None unless it has so many pieces, begins at that byte of the output and has its usual form.
     """
     if not COMPILED:
         return None
     texts: list[bytes] = []
-    offset, digest = _chunk_fields(chunk, texts)
-    if offset != text_offset or len(texts) != pieces:
+    if _chunk_fields(chunk, texts) != text_offset or len(texts) != pieces:
         return None
     text = texts[0] if pieces == 1 else b"".join(texts)
-    return (text, digest) if text.isascii() or all(map(_is_text, texts)) else None
+    return text if text.isascii() or all(map(_is_text, texts)) else None
 
 
 def columns_of(tokens: dispatch_pb2.TokenFrames) -> Columns:
@@ -158,9 +157,9 @@ def _columns(data: bytes, at: int, end: int) -> Columns | None:
     return Columns(numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], chunks)
 
 
-def _chunk_fields(chunk: bytes, texts: list[bytes]) -> tuple[int, int]:
-    """Offset and digest of a TokenBatch, whose pieces go to `texts`; -1 for another form."""
-    at, end, offset, digest = 0, len(chunk), 0, 0
+def _chunk_fields(chunk: bytes, texts: list[bytes]) -> int:
+    """Offset of a TokenBatch, whose pieces go to `texts`; -1 for another form."""
+    at, end, offset = 0, len(chunk), 0
     while 0 <= at < end:
         tag = chunk[at]
         if tag == _PIECE:
@@ -169,17 +168,16 @@ def _chunk_fields(chunk: bytes, texts: list[bytes]) -> tuple[int, int]:
         elif tag in (_TOKEN_IDS, _TOKEN_COUNTS):
             start, at = _field(chunk, at, end, tag)
             if not _are_numbers(chunk, start, at):
-                return -1, 0
+                return -1
         elif tag == _DIGEST:
-            start, at = at + 1, at + 1 + _DIGEST_BYTES
-            digest = int.from_bytes(chunk[start:at], "little")
+            at += 1 + _DIGEST_BYTES
         elif tag == _TEXT_OFFSET:
             offset, at = _varint(chunk, at + 1)
         elif tag in (_ATTEMPT, _FIRST_INDEX):
             _, at = _varint(chunk, at + 1)
         else:
-            return -1, 0
-    return (offset, digest) if at == end else (-1, 0)
+            return -1
+    return offset if at == end else -1
 
 
 def _field(data: bytes, at: int, end: int, tag: int) -> tuple[int, int]:

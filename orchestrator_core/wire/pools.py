@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2
 from llamaorch.pool.v1 import snapshot_pb2
+from orchestrator_core.core.effects import PoolDrainRecord
 from orchestrator_core.core.placement import CANCEL_UNCONFIRMED
 from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.snapshot import PoolState
+from orchestrator_core.wire.views import timestamp
 
 _HEALTHS = {
     number: name.removeprefix("DEVICE_HEALTH_")
@@ -26,6 +29,7 @@ class PoolView:
     now_ms: int
     reported: snapshot_pb2.PoolSnapshot | None = None
     tokens_per_s: float | None = None
+    drain: PoolDrainRecord | None = None
 
 
 def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
@@ -36,8 +40,7 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
         replica_id=snapshot.replica_id,
         host_id=snapshot.host_id,
         connected=pool.connected,
-        # What a host said last is no news of a pool that nobody has heard of since.
-        state=snapshot.state.name if pool.connected else "DISCONNECTED",
+        state=_state(pool),
         state_reason=_state_reason(pool),
         engine=snapshot.engine,
         engine_version=snapshot.engine_version,
@@ -51,6 +54,23 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
         devices=[] if view.reported is None else map(_device, view.reported.devices),
         tokens_per_s=view.tokens_per_s,
         perf_scale=None if snapshot.perf_scale == 1.0 else snapshot.perf_scale,
+        drain=None if view.drain is None else _drain(view.drain, pool),
+    )
+
+
+def _state(pool: Pool) -> str:
+    # The host may not have heard of the drain yet: nothing is placed there all the same.
+    drains = pool.draining and pool.snapshot.state is PoolState.READY
+    told = PoolState.DRAINING if drains else pool.snapshot.state
+    # What a host said last is no news of a pool that nobody has heard of since.
+    return told.name if pool.connected else "DISCONNECTED"
+
+
+def _drain(drain: PoolDrainRecord, pool: Pool) -> pool_admin_service_pb2.PoolDrain:
+    return pool_admin_service_pb2.PoolDrain(
+        began_at=timestamp(drain.since_ms),
+        until=timestamp(drain.until_ms),
+        running_attempts=len(pool.own.keys() | pool.reported),
     )
 
 

@@ -12,6 +12,7 @@ _PATH = "spec.sampling"
 
 STOP_MAX = 16
 STOP_BYTES_MAX = 256
+LOGPROBS_MAX = 20
 CONSTRAINT_BYTES_MAX = 262_144
 OPTIONS_VALUES_MAX = 1_024
 OPTIONS_DEPTH_MAX = 16
@@ -27,6 +28,8 @@ def check_sampling(sampling: job_pb2.Sampling, bad: Violations) -> None:
         bad.within(f"{_PATH}.min_p", sampling.min_p, 0.0, 1.0, open_low=False)
     if sampling.HasField("max_tokens"):
         bad.positive(f"{_PATH}.max_tokens", sampling.max_tokens)
+    if sampling.logprobs > LOGPROBS_MAX:
+        bad.add(f"{_PATH}.logprobs", f"must be 0 to {LOGPROBS_MAX}, is {sampling.logprobs}")
     _check_stop(sampling, bad)
     _check_constraint(sampling, bad)
     if sampling.HasField("engine_options"):

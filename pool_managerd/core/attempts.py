@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
+from pool_managerd.core.logprobs import TokenLogprob, logprobs_cost_bytes
+
 PIECE_BYTES_MAX = 65_536
 """A longer piece is split, so that no message outgrows the transport's limit."""
 
@@ -97,8 +99,8 @@ class Boundary:
 class Chunk(NamedTuple):
     """Consecutive pieces of one attempt. `cost_bytes` bounds their size on the wire.
 
-    `token_counts` says how many of `token_ids` each piece has. A tuple, because it is made for
-    each frame.
+    `token_counts` says how many of `token_ids` each piece has; `logprobs` are those of each piece,
+    empty where no piece has any. A tuple, because it is made for each frame.
     """
 
     first_index: int
@@ -109,6 +111,7 @@ class Chunk(NamedTuple):
     token_counts: tuple[int, ...]
     text_bytes: int
     cost_bytes: int
+    logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,19 @@ class AttemptLog:
     With `verify_until` nothing is `visible` until the digest there was seen to be equal; what comes
     after it is new. With `prefix` the log begins with text that earlier attempts delivered: it is
     held like what follows, but is not new, and counts as acknowledged.
+
+    Counts are attributes rather than properties, for they are read a dozen times for each token.
+    Others read them only:
+
+    Attributes:
+        first_index: First piece that is held.
+        new_from: First piece held that no earlier attempt has delivered.
+        next_index: Index of the piece that comes next.
+        text_bytes: UTF-8 bytes of output so far, the prefix included.
+        digest: First eight bytes, big-endian, of the SHA-256 of all output so far.
+        held_bytes: Memory charged for what is held: UTF-8 bytes and a constant for each piece.
+        tokens_out: Tokens generated so far: ids where the engine reports them, else pieces.
+        visible: False while a verified replay has not yet reached its boundary.
     """
 
     def __init__(
@@ -152,79 +168,73 @@ class AttemptLog:
         self.kv_warmth = False
         self._pieces: list[str] = []
         self._token_ids: list[tuple[int, ...]] = []
+        # By index of the piece: few jobs ask for them.
+        self._logprobs: dict[int, tuple[TokenLogprob, ...]] = {}
         # Column i holds the bytes before, and the digest of the text before, piece first_index + i.
         self._offsets = array("Q")
         self._digests = array("Q")
         self._hash = hashlib.sha256()
-        self._digest = EMPTY_DIGEST
-        self._text_bytes = self._first_index = self._held_bytes = 0
+        self.digest = EMPTY_DIGEST
+        self.text_bytes = self.first_index = self.next_index = self.held_bytes = 0
         for piece in prefix.pieces if prefix else ():
             self._hold(piece, piece.encode(), ())
-        self._new_from = self.next_index
-        self._acked_offset = self._text_bytes
-        self._tokens_out = 0
+        self.new_from = self.next_index
+        self._acked_offset = self.text_bytes
+        self.tokens_out = 0
         self.tokens_counted = True
         self._verify = verify_until if verify_until and verify_until.text_offset else None
-
-    @property
-    def first_index(self) -> int:
-        """First piece that is held."""
-        return self._first_index
-
-    @property
-    def new_from(self) -> int:
-        """First piece held that no earlier attempt has delivered."""
-        return max(self._first_index, self._new_from)
-
-    @property
-    def next_index(self) -> int:
-        """Index of the piece that comes next."""
-        return self._first_index + len(self._pieces)
-
-    @property
-    def text_bytes(self) -> int:
-        """UTF-8 bytes of output so far, the prefix included."""
-        return self._text_bytes
-
-    @property
-    def digest(self) -> int:
-        """First eight bytes, big-endian, of the SHA-256 of all output so far."""
-        return self._digest
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory charged for what is held: UTF-8 bytes and a constant for each piece."""
-        return self._held_bytes
-
-    @property
-    def tokens_out(self) -> int:
-        """Tokens generated so far: ids where the engine reports them, else pieces."""
-        return self._tokens_out
-
-    @property
-    def visible(self) -> bool:
-        """False while a verified replay has not yet reached its boundary."""
-        return self._verify is None
+        self.visible = self._verify is None
 
     @property
     def acked_offset(self) -> int:
         """UTF-8 bytes that an orchestrator has acknowledged, the most over all streams."""
         return self._acked_offset
 
-    def append(self, text: str, token_ids: tuple[int, ...] = ()) -> Appended:
+    def append(
+        self,
+        text: str,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
+    ) -> Appended:
         """Adds one piece; MISMATCH when a verified replay produced other text than before.
 
         LO-304.
         """
+        if logprobs:
+            return self._append_with(text, token_ids, logprobs)
         assert self.terminal is None, "nothing follows the terminal record"
         data = text.encode()
         if self._verify is not None:
-            missing = self._verify.text_offset - self._text_bytes
+            missing = self._verify.text_offset - self.text_bytes
             if len(data) >= missing:
                 halves = (data[:missing], data[missing:])
                 return self._cross_boundary(self._verify, halves, token_ids)
         self._add(text, data, token_ids)
         return Appended.KEPT
+
+    def _append_with(
+        self, text: str, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]
+    ) -> Appended:
+        appended = self.append(text, token_ids)
+        if appended is Appended.KEPT:
+            # Of a piece that was divided they stand beside the last part, the one that is new.
+            self._logprobs[self.next_index - 1] = logprobs
+            self.held_bytes += logprobs_cost_bytes(logprobs)
+        return appended
+
+    def _cost_bytes_of(self, at: int, text_bytes: int) -> int:
+        """Of the piece at a place of the columns, whose text has so many bytes."""
+        cost_bytes = _cost_bytes(text_bytes, len(self._token_ids[at]))
+        if not self._logprobs:
+            return cost_bytes
+        return cost_bytes + logprobs_cost_bytes(self._logprobs.get(self.first_index + at, ()))
+
+    def _logprobs_of(self, start: int, end: int) -> tuple[tuple[TokenLogprob, ...], ...]:
+        if not self._logprobs:
+            return ()
+        first = self.first_index
+        found = tuple(self._logprobs.get(first + at, ()) for at in range(start, end))
+        return found if any(found) else ()
 
     def _cross_boundary(
         self, boundary: Boundary, halves: tuple[bytes, bytes], token_ids: tuple[int, ...]
@@ -237,18 +247,20 @@ class AttemptLog:
         # The ids go with the part that is sent: the reader has the other part from the earlier
         # attempt.
         self._add(head_text, head, () if tail else token_ids)
-        if self._digest != boundary.digest:
+        if self.digest != boundary.digest:
             return Appended.MISMATCH
         self._verify = None
-        self._new_from = self.next_index
-        self._acked_offset = self._text_bytes
+        self.visible = True
+        self.new_from = self.next_index
+        self._acked_offset = self.text_bytes
         if tail:
             self._add(tail_text, tail, token_ids)
         return Appended.KEPT
 
     def _add(self, text: str, data: bytes, token_ids: tuple[int, ...]) -> None:
-        self._tokens_out += len(token_ids) or 1
-        self.tokens_counted = self.tokens_counted and bool(token_ids or not data)
+        self.tokens_out += len(token_ids) or 1
+        if data and not token_ids:
+            self.tokens_counted = False
         self._hold(text, data, token_ids)
 
     def _hold(self, text: str, data: bytes, token_ids: tuple[int, ...]) -> None:
@@ -263,12 +275,14 @@ class AttemptLog:
     def _add_part(self, text: str, data: bytes, token_ids: tuple[int, ...]) -> None:
         self._pieces.append(text)
         self._token_ids.append(token_ids)
-        self._offsets.append(self._text_bytes)
-        self._digests.append(self._digest)
+        self._offsets.append(self.text_bytes)
+        self._digests.append(self.digest)
         self._hash.update(data)
-        self._digest = _first_eight(self._hash)
-        self._text_bytes += len(data)
-        self._held_bytes += _cost_bytes(len(data), len(token_ids))
+        self.digest = int.from_bytes(self._hash.digest()[:8], "big")
+        self.next_index += 1
+        size = len(data)
+        self.text_bytes += size
+        self.held_bytes += size + PIECE_OVERHEAD_BYTES + 8 * len(token_ids)
 
     def end(self, terminal: Terminal) -> None:
         """Closes the log; the first terminal record stands. ORCH-3026."""
@@ -277,8 +291,8 @@ class AttemptLog:
 
     def offset_of(self, index: int) -> int:
         """UTF-8 bytes of output before piece `index`, which is held or next."""
-        at = index - self._first_index
-        return self._offsets[at] if at < len(self._offsets) else self._text_bytes
+        at = index - self.first_index
+        return self._offsets[at] if at < len(self._offsets) else self.text_bytes
 
     def prefix_at(self, boundary: Boundary) -> Prefix | None:
         """The text up to `boundary`, for an attempt that goes on from there.
@@ -287,11 +301,11 @@ class AttemptLog:
         differs. Linear in the text before it.
         """
         count = bisect_left(self._offsets, boundary.text_offset)
-        index = self._first_index + count
+        index = self.first_index + count
         # A log that begins later has evicted its first pieces.
-        if self._first_index or self.offset_of(index) != boundary.text_offset:
+        if self.first_index or self.offset_of(index) != boundary.text_offset:
             return None
-        before = self._digests[count] if count < len(self._digests) else self._digest
+        before = self._digests[count] if count < len(self._digests) else self.digest
         return Prefix(tuple(self._pieces[:count])) if before == boundary.digest else None
 
     def read_from(self, first_index: int, text_bytes_max: int, cost_bytes_max: int) -> Chunk | None:
@@ -304,17 +318,14 @@ class AttemptLog:
         first_index = max(first_index, self.first_index)
         if not self.visible or first_index >= self.next_index:
             return None
-        start = first_index - self._first_index
-        offset = before = self._offsets[start]
-        end, cost_bytes, last = start, 0, len(self._pieces)
-        while end < last:
-            after = self._offsets[end + 1] if end + 1 < last else self._text_bytes
-            piece_cost = _cost_bytes(after - before, len(self._token_ids[end]))
-            over = after - offset > text_bytes_max or cost_bytes + piece_cost > cost_bytes_max
-            if over and end > start:
-                break
-            cost_bytes += piece_cost
-            before, end = after, end + 1
+        start = first_index - self.first_index
+        offset = self._offsets[start]
+        if first_index + 1 == self.next_index:
+            # What most chunks are: the one piece that came last.
+            end, before = start + 1, self.text_bytes
+            cost_bytes = self._cost_bytes_of(start, before - offset)
+        else:
+            end, before, cost_bytes = self._within(start, text_bytes_max, cost_bytes_max)
         ids = self._token_ids[start:end]
         return Chunk(
             first_index=first_index,
@@ -325,18 +336,33 @@ class AttemptLog:
             token_counts=tuple(map(len, ids)),
             text_bytes=before - offset,
             cost_bytes=cost_bytes,
+            logprobs=self._logprobs_of(start, end),
         )
+
+    def _within(self, start: int, text_bytes_max: int, cost_bytes_max: int) -> tuple[int, int, int]:
+        """Where pieces from `start` on exceed a limit, the bytes before that, and their cost."""
+        offset = before = self._offsets[start]
+        end, cost_bytes, last = start, 0, len(self._pieces)
+        while end < last:
+            after = self._offsets[end + 1] if end + 1 < last else self.text_bytes
+            piece_cost = self._cost_bytes_of(end, after - before)
+            over = after - offset > text_bytes_max or cost_bytes + piece_cost > cost_bytes_max
+            if over and end > start:
+                break
+            cost_bytes += piece_cost
+            before, end = after, end + 1
+        return end, before, cost_bytes
 
     def ack(self, text_offset: int) -> None:
         """Notes that the orchestrator has the first `text_offset` bytes. Never goes back."""
-        self._acked_offset = max(self._acked_offset, min(text_offset, self._text_bytes))
+        self._acked_offset = max(self._acked_offset, min(text_offset, self.text_bytes))
 
     def evict_acked(self, wanted_bytes: int) -> int:
         """Forgets acknowledged pieces, the oldest first, until so much is free; returns how much.
 
         Linear in the pieces held.
         """
-        ends = [*self._offsets[1:], self._text_bytes] if self._pieces else []
+        ends = [*self._offsets[1:], self.text_bytes] if self._pieces else []
         # An empty piece right at the acknowledged offset may not have been received.
         count = min(
             bisect_right(ends, self._acked_offset), bisect_left(self._offsets, self._acked_offset)
@@ -349,16 +375,15 @@ class AttemptLog:
                 count = index
                 break
             size = ends[index] - self._offsets[index]
-            freed += _cost_bytes(size, len(self._token_ids[index]))
+            freed += self._cost_bytes_of(index, size)
         for column in (self._pieces, self._token_ids, self._offsets, self._digests):
             del column[:count]
-        self._first_index += count
-        self._held_bytes -= freed
+        for index in range(self.first_index, self.first_index + count) if self._logprobs else ():
+            self._logprobs.pop(index, None)
+        self.first_index += count
+        self.new_from = max(self.new_from, self.first_index)
+        self.held_bytes -= freed
         return freed
-
-
-def _first_eight(state: "hashlib._Hash") -> int:
-    return int.from_bytes(state.digest()[:8], "big")
 
 
 def _cost_bytes(text_bytes: int, token_count: int) -> int:

@@ -15,7 +15,7 @@ process: gguf-parser, `--platform-footprint`, 150 MiB.
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from pool_managerd.core.fit import HOST, Estimate, Need
@@ -113,6 +113,29 @@ def gguf_estimate(model: GgufModel, plan: LoadPlan) -> Estimate:
         _add(needs, {next(iter(plan.shares), HOST): Need(weights=plan.extra_bytes)})
     notes = (model.dimensions.note,) if model.dimensions.note else ()
     return Estimate(needs, notes)
+
+
+def with_draft(estimate: Estimate, draft: GgufModel, plan: LoadPlan) -> Estimate:
+    """The estimate with a draft model: as many layers on devices as there are, keys and values f16.
+
+    Its weights count once, its context and computation for each slot. O(tensors + layers).
+    """
+    own = replace(
+        plan,
+        slots=1,
+        gpu_layers=-1,
+        type_k=CacheType.F16,
+        type_v=CacheType.F16,
+        extra_bytes=0,
+    )
+    one = gguf_estimate(draft, own)
+    needs = dict(estimate.needs)
+    for place, need in one.needs.items():
+        # The process is there already, but perhaps not on this device.
+        context = 0 if place in needs else need.context
+        more = Need(need.weights, need.kv * plan.slots, need.graph * plan.slots, context)
+        _add(needs, {place: more})
+    return replace(estimate, needs=needs, notes=(*estimate.notes, *one.notes))
 
 
 def _places(layers: int, plan: LoadPlan) -> list[str]:

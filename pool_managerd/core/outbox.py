@@ -120,7 +120,8 @@ class Outbox:
     def touch(self, log: AttemptLog) -> None:
         """Notes that `log` started, grew or ended; without effect when it is not bound here."""
         handle = self._handles.get(log)
-        if handle is not None:
+        # What is pending already was told before, and is read when its frame is made.
+        if handle is not None and handle not in self._dirty:
             self._touch(handle)
 
     def ack(self, handle: int, text_offset: int) -> None:
@@ -153,36 +154,37 @@ class Outbox:
                 break
             cursor = self._cursors[handle]
             del self._dirty[handle]
-            if cursor.log.started and not cursor.started_sent:
+            log = cursor.log
+            if log.started and not cursor.started_sent:
                 cursor.started_sent = True
-                started.append((handle, cursor.log.kv_warmth))
+                started.append((handle, log.kv_warmth))
             chunk = self._next_chunk(cursor, budget)
             if chunk is not None:
-                chunks.append((handle, cursor.log, chunk))
+                chunks.append((handle, log, chunk))
                 budget -= chunk.cost_bytes
-            if self._may_end(cursor):
+            if log.terminal is not None and self._may_end(cursor):
                 cursor.ended_sent = True
-                ended.append((handle, cursor.log))
-            elif chunk is not None and self._sendable(cursor):
+                ended.append((handle, log))
+            elif cursor.next_index < log.next_index and chunk and self._sendable(cursor):
                 self._dirty[handle] = None
         frame = Frame(tuple(self._refused), tuple(started), tuple(chunks), tuple(ended))
         self._refused.clear()
         return frame if frame.refused or started or chunks or ended else None
 
     def _touch(self, handle: int) -> None:
-        # What is pending already was told before, and is read when its frame is made.
         if handle not in self._dirty and self._sendable(self._cursors[handle]):
             self._dirty[handle] = None
             self._wake()
 
     def _sendable(self, cursor: _Cursor) -> bool:
-        if cursor.log.started and not cursor.started_sent:
+        log = cursor.log
+        if log.started and not cursor.started_sent:
             return True
-        if self._may_end(cursor):
+        if log.terminal is not None and self._may_end(cursor):
             return True
         self._snap(cursor)
-        more = cursor.log.visible and cursor.next_index < cursor.log.next_index
-        return more and self._room(cursor) > 0
+        more = log.visible and cursor.next_index < log.next_index
+        return more and cursor.sent_offset - cursor.acked_offset < self._window_bytes
 
     @staticmethod
     def _snap(cursor: _Cursor) -> None:

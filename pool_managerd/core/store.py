@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pool_managerd.core.attempts import Appended, AttemptKey, AttemptLog
+from pool_managerd.core.logprobs import TokenLogprob
 
 # What a cap leaves when it makes room: evicting is linear in what is held, so it must be rare, and
 # a reader that comes back after a crash of the orchestrator finds the rest.
@@ -84,12 +85,18 @@ class AttemptStore:
         self._logs[log.key] = log
         self._keep_caps(log, self._charge(log.key.job_id, log.held_bytes))
 
-    def append(self, log: AttemptLog, text: str, token_ids: tuple[int, ...]) -> AppendOutcome:
+    def append(
+        self,
+        log: AttemptLog,
+        text: str,
+        token_ids: tuple[int, ...],
+        logprobs: tuple[TokenLogprob, ...] = (),
+    ) -> AppendOutcome:
         """Adds one piece to a held log and keeps the caps."""
         before = log.held_bytes
-        appended = log.append(text, token_ids)
+        appended = log.append(text, token_ids, logprobs)
         job_bytes = self._charge(log.key.job_id, log.held_bytes - before)
-        if appended is Appended.MISMATCH:
+        if appended is not Appended.KEPT:
             return AppendOutcome.MISMATCH
         return AppendOutcome.KEPT if self._keep_caps(log, job_bytes) else AppendOutcome.TOO_LARGE
 

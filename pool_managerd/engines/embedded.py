@@ -30,7 +30,7 @@ from pool_managerd.engines.host_memory import OomKills, oom_kills
 from pool_managerd.engines.http_client import Endpoint, HttpApiError
 from pool_managerd.engines.llama_memory import MemoryLog
 from pool_managerd.engines.llama_protocol import LlamaProtocol, ServerFacts
-from pool_managerd.engines.llama_wire import EXTENSIONS, sampler_profile
+from pool_managerd.engines.llama_wire import extensions, sampler_profile
 from pool_managerd.engines.port import (
     Ended,
     EngineInfo,
@@ -63,6 +63,7 @@ class EmbeddedConfig:
         devices: CUDA device ids that the worker may see; empty leaves the choice to the driver.
         tensor_split: Weight of each of `devices` in the split of the layers; empty: by free memory.
         kv_type: Type of cached keys and values, as llama.cpp names it.
+        draft_model_path: GGUF file of a small model of the same vocabulary, which drafts tokens.
         model_digest: Digest of the file if it is known already; saves reading the file once.
         load_timeout_ms: Longest wait for the model.
         log: Bounds of what is kept of llama.cpp's log.
@@ -79,6 +80,7 @@ class EmbeddedConfig:
     tensor_split: tuple[int, ...] = ()
     model_digest: str = ""
     kv_type: str = "f16"
+    draft_model_path: str = ""
     load_timeout_ms: int = 600_000
     log: LogSettings = field(default_factory=LogSettings)
 
@@ -88,6 +90,8 @@ class EmbeddedConfig:
             raise ValueError("slots, ctx_per_slot, threads, load_timeout_ms must be at least 1")
         if self.deterministic and self.slots != 1:
             raise ValueError("deterministic = true needs slots = 1")
+        if self.deterministic and self.draft_model_path:
+            raise ValueError("deterministic = true goes without a draft model")
 
 
 class EmbeddedEngine:
@@ -175,6 +179,7 @@ class EmbeddedEngine:
             devices=self._config.devices,
             tensor_split=self._config.tensor_split,
             kv_type=self._config.kv_type,
+            draft_model_path=_absolute(self._config.draft_model_path),
             api_key=self._api_key,
             parent_pid=os.getpid(),
         )
@@ -183,6 +188,7 @@ class EmbeddedEngine:
         self._protocol = LlamaProtocol(
             Endpoint(base_url=base_url, api_key=self._api_key),
             deterministic=self._config.deterministic,
+            drafts=bool(self._config.draft_model_path),
         )
         self._protocol.open()
         await self._protocol.wait_ready(_POLL_INTERVAL_S)
@@ -199,13 +205,15 @@ class EmbeddedEngine:
             model_id=self._config.model_id,
             model_digest=digest,
             sampler_profile_version=sampler_profile(
-                deterministic=self._config.deterministic, kv_type=self._config.kv_type
+                deterministic=self._config.deterministic,
+                kv_type=self._config.kv_type,
+                drafts=bool(self._config.draft_model_path),
             ),
             slots_total=facts.slots_total,
             ctx_max=facts.ctx_per_slot,
             deterministic=self._config.deterministic,
             quantizations=(facts.quantization,) if facts.quantization else (),
-            extensions=EXTENSIONS,
+            extensions=extensions(drafts=bool(self._config.draft_model_path)),
             kv_preallocated=True,
             kv_bytes_per_token=kv.bytes_per_token if kv else None,
             kv_slot_bytes=kv.slot_bytes if kv else None,
@@ -290,6 +298,10 @@ class EmbeddedEngine:
         assert self._worker is not None, "start() comes first"
         assert self._protocol is not None, "start() comes first"
         return self._worker, self._protocol
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute()) if path else ""
 
 
 def _shortfalls(model_path: Path) -> list[str]:

@@ -42,6 +42,7 @@ class WorkerSettings:
     devices: tuple[str, ...]
     tensor_split: tuple[int, ...]
     kv_type: str
+    draft_model_path: str
     api_key: str
     parent_pid: int
 
@@ -125,6 +126,8 @@ def _load(settings: WorkerSettings) -> tuple[WorkerReport, object]:
             *weights[len(settings.tensor_split) :],
         ]
     params.cache_type_k = params.cache_type_v = _cache_type(xllamacpp, settings.kv_type)
+    if settings.draft_model_path:
+        _draft(xllamacpp, params, settings)
     params.cache_ram_mib = 0
     params.ctx_shift = params.fit_params = params.warmup = params.ui = False
     params.endpoint_slots = params.endpoint_metrics = params.offline = True
@@ -135,6 +138,16 @@ def _load(settings: WorkerSettings) -> tuple[WorkerReport, object]:
     if verbosity is not None:
         verbosity.value = _SERVING_VERBOSITY
     return WorkerReport(base_url=server.listening_address, version=xllamacpp.__version__), server
+
+
+def _draft(library: Any, params: Any, settings: WorkerSettings) -> None:
+    """Has a small model propose tokens, which the model itself accepts or not."""
+    kinds = library.common_speculative_type
+    params.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+    draft = params.speculative.draft
+    draft.mparams.path = settings.draft_model_path
+    draft.n_gpu_layers = 1_000 if settings.gpu_layers else 0
+    draft.cpuparams.n_threads = draft.cpuparams_batch.n_threads = settings.threads
 
 
 def _cache_type(library: Any, name: str) -> object:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pool_managerd.engines.failures import invalid, redacted, secrets_of
 from pool_managerd.engines.http_client import Endpoint, HttpApiError, HttpClient
 from pool_managerd.engines.llama_slots import SlotLease, SlotTable
-from pool_managerd.engines.llama_wire import FrameReader, completion_body, llama_error
+from pool_managerd.engines.llama_wire import NO_LOGPROBS, FrameReader, completion_body, llama_error
 from pool_managerd.engines.port import (
     CancelUnconfirmedError,
     Failed,
@@ -43,9 +43,10 @@ class ServerFacts:
 class LlamaProtocol:
     """One connection pool to one llama-server, and the leases of its slots."""
 
-    def __init__(self, endpoint: Endpoint, *, deterministic: bool) -> None:
+    def __init__(self, endpoint: Endpoint, *, deterministic: bool, drafts: bool = False) -> None:
         self._http = HttpClient(endpoint, lambda status, body: llama_error(status, body).message)
         self._deterministic = deterministic
+        self._drafts = drafts
         self._slots: SlotTable | None = None
         self._ctx_max = 0
 
@@ -144,6 +145,9 @@ class LlamaProtocol:
         """Streams one generation, as `Engine.generate` says."""
         assert self._slots is not None, "serve() comes before generate()"
         secrets = secrets_of(request)
+        if self._drafts and request.sampling.logprobs is not None:
+            yield invalid(NO_LOGPROBS)
+            return
         prompt = await self._prompt(request)
         if isinstance(prompt, Failed):
             yield redacted(prompt, secrets)
@@ -162,7 +166,7 @@ class LlamaProtocol:
             self._release(lease)
             yield body
             return
-        reader = FrameReader()
+        reader = FrameReader(request.sampling.logprobs)
         stream = self._http.events("/completion", body, request, reader, lease.progress)
         async with contextlib.aclosing(stream) as events:
             async for event in events:

@@ -14,7 +14,7 @@ from pathlib import Path
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shortfalls
 from pool_managerd.engines.http_client import Endpoint, HttpApiError
 from pool_managerd.engines.llama_protocol import LlamaProtocol, ServerFacts
-from pool_managerd.engines.llama_wire import EXTENSIONS, sampler_profile
+from pool_managerd.engines.llama_wire import extensions, sampler_profile
 from pool_managerd.engines.port import EngineInfo, GenerationEvent, GenerationRequest, PreloadError
 
 _POLL_INTERVAL_S = 0.1
@@ -32,6 +32,8 @@ class LlamaServerConfig:
         deterministic: Needs a server with one slot; nothing is taken from the prompt cache.
         model_digest: Digest of the weights, when the operator knows it.
         model_path: The server's model file, if this host can read it: it is then digested.
+        kv_type, drafts: Type of its cached keys and values, and whether a draft model proposes
+            tokens, as far as is known: its output is that of no other server.
         load_timeout_ms: Longest wait for a server that still loads its model.
         silence_timeout_ms: Longest silence in a stream.
     """
@@ -43,6 +45,8 @@ class LlamaServerConfig:
     deterministic: bool = False
     model_digest: str = ""
     model_path: str = ""
+    kv_type: str = "f16"
+    drafts: bool = False
     load_timeout_ms: int = 600_000
     silence_timeout_ms: int = 300_000
 
@@ -64,7 +68,9 @@ class LlamaServerEngine:
             api_key=config.api_key,
             silence_timeout_ms=config.silence_timeout_ms,
         )
-        self._protocol = LlamaProtocol(endpoint, deterministic=config.deterministic)
+        self._protocol = LlamaProtocol(
+            endpoint, deterministic=config.deterministic, drafts=config.drafts
+        )
 
     async def start(self) -> EngineInfo:
         """Waits until the server has loaded its model. See `port.Engine.start`."""
@@ -112,12 +118,16 @@ class LlamaServerEngine:
             engine_version=facts.build or "unknown",
             model_id=self._config.model_id,
             model_digest=await self._digest(facts),
-            sampler_profile_version=sampler_profile(deterministic=self._config.deterministic),
+            sampler_profile_version=sampler_profile(
+                deterministic=self._config.deterministic,
+                kv_type=self._config.kv_type,
+                drafts=self._config.drafts,
+            ),
             slots_total=self._config.slots or facts.slots_total,
             ctx_max=facts.ctx_per_slot,
             deterministic=self._config.deterministic,
             quantizations=(facts.quantization,) if facts.quantization else (),
-            extensions=EXTENSIONS,
+            extensions=extensions(drafts=self._config.drafts),
             # How much it took is not told: a foreign server chooses types and layout itself.
             kv_preallocated=True,
         )

@@ -14,6 +14,7 @@ tried. Facts that shape this module:
 
 import msgspec
 
+from pool_managerd.core.logprobs import PIECE_TOKENS_MAX, TokenLogprob
 from pool_managerd.engines.failures import (
     error_event,
     integer,
@@ -38,16 +39,19 @@ from pool_managerd.engines.stream_lines import (
     json_object,
     whole_characters,
 )
+from pool_managerd.engines.token_logprobs import reported
 
 SEED_MODULUS = 2**32 - 1
 """Seeds are taken modulo this: llama.cpp's have 32 bits, and its largest means "random"."""
 
-EXTENSIONS = ("chat_template", "grammar", "json_schema", "token_ids")
+EXTENSIONS = ("chat_template", "grammar", "json_schema", "logprobs", "token_ids")
 """What every llama-server offers beyond plain text."""
+
+NO_LOGPROBS = "logprobs is not supported with a draft model: llama.cpp tells none of drafted tokens"
 
 _RESPONSE_FIELDS = (
     "content", "tokens", "stop", "stop_type", "truncated", "tokens_predicted", "tokens_evaluated",
-    "timings", "id_slot",
+    "timings", "id_slot", "completion_probabilities",
 )  # fmt: skip
 
 _FINISH = {
@@ -69,9 +73,9 @@ _BOOLEAN_OPTIONS = frozenset({"cache_prompt", "ignore_eos"})
 _LIST_OPTIONS = frozenset({"dry_sequence_breakers", "logit_bias", "samplers"})
 _OWNED_OPTIONS = frozenset({
     "grammar", "id_slot", "json_schema", "max_tokens", "messages", "min_p", "model", "n", "n_cmpl",
-    "n_predict", "prompt", "response_fields", "return_progress", "return_tokens", "seed",
-    "sse_ping_interval", "stop", "stream", "t_max_predict_ms", "temperature", "timings_per_token",
-    "top_k", "top_p",
+    "n_predict", "n_probs", "post_sampling_probs", "prompt", "response_fields", "return_progress",
+    "return_tokens", "seed", "sse_ping_interval", "stop", "stream", "t_max_predict_ms",
+    "temperature", "timings_per_token", "top_k", "top_p",
 })  # fmt: skip
 OPTION_KINDS = {
     **dict.fromkeys(_NUMBER_OPTIONS, "number"),
@@ -84,13 +88,20 @@ OPTION_KINDS = {
 _OVERFLOW = ("exceed_context_size_error", "context size has been exceeded")
 
 
-def sampler_profile(*, deterministic: bool, kv_type: str = "f16") -> str:
+def sampler_profile(*, deterministic: bool, kv_type: str = "f16", drafts: bool = False) -> str:
     """Returns the version of how requests are turned into llama.cpp's sampling. ORCH-3045.
 
-    Cached keys and values of fewer bits give other output: such engines are no replicas of others.
+    Cached keys and values of fewer bits, and tokens that a draft model proposes, give other output:
+    such engines are no replicas of others.
     """
     name = "llamacpp-deterministic-1" if deterministic else "llamacpp-1"
-    return name if kv_type == "f16" else f"{name}-kv-{kv_type}"
+    name = name if kv_type == "f16" else f"{name}-kv-{kv_type}"
+    return f"{name}-draft" if drafts else name
+
+
+def extensions(*, drafts: bool) -> tuple[str, ...]:
+    """What a llama-server offers, with a draft model or without."""
+    return tuple(name for name in EXTENSIONS if not (drafts and name == "logprobs"))
 
 
 def completion_body(
@@ -124,6 +135,9 @@ def completion_body(
             body[name] = value
     if sampling.stop:
         body["stop"] = list(sampling.stop)
+    if sampling.logprobs is not None:
+        # With 0 it would tell nothing, not even the generated token's own.
+        body["n_probs"] = max(1, sampling.logprobs)
     refusal = _add_constraint(body, request) or _add_options(body, request, deterministic)
     return refusal or body
 
@@ -184,10 +198,12 @@ class FrameReader:
 
     Text whose character is incomplete waits for the rest; token ids without text wait for the text
     that they led to, so the ids of all pieces so far always belong to the text of all pieces so
-    far.
+    far. `logprobs` is how many of the likeliest tokens were asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, logprobs: int | None = None) -> None:
+        self._top = logprobs
+        self._logprobs: tuple[TokenLogprob, ...] = ()
         self._text = ""
         self._ids: list[int] = []
         self._ids_known = True
@@ -232,7 +248,7 @@ class FrameReader:
 
     def _one_token(self, payload: bytes) -> Piece | None:
         """The piece that a frame is by itself; None where more is to be looked at."""
-        if self._text or self._ids or not self._ids_known:
+        if self._text or self._ids or not self._ids_known or self._top is not None:
             return None
         try:
             token = _decode_token(payload)
@@ -258,14 +274,17 @@ class FrameReader:
             raise FrameError("the engine sent a frame without text")
         self._text += content
         self._ids += [token for token in ids if isinstance(token, int)]
+        if self._top is not None:
+            self._logprobs += reported(frame.get("completion_probabilities"), self._top)
         predicted = integer(frame, "tokens_predicted")
         if predicted is not None and frame.get("stop") is not True:
             self._ids_known &= predicted - self._tokens_seen == len(ids)
             self._tokens_seen = predicted
 
     def _piece(self) -> Piece:
-        piece = Piece(whole_characters(self._text), tuple(self._ids) if self._ids_known else ())
-        self._text, self._ids, self._ids_known = "", [], True
+        ids = tuple(self._ids) if self._ids_known else ()
+        piece = Piece(whole_characters(self._text), ids, self._logprobs[:PIECE_TOKENS_MAX])
+        self._text, self._ids, self._ids_known, self._logprobs = "", [], True, ()
         return piece
 
 

@@ -8,9 +8,11 @@ within one token only; grammars are refused.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from pool_managerd.core.logprobs import TokenLogprob
 from pool_managerd.engines.mock_script import MockScript, script_of
 from pool_managerd.engines.port import (
     CancelUnconfirmedError,
@@ -94,7 +96,7 @@ class MockEngine:
             slots_total=self._config.slots,
             ctx_max=self._config.ctx_max,
             deterministic=True,
-            extensions=("token_ids",),
+            extensions=("logprobs", "token_ids"),
         )
 
     def die(self, sentence: str = "the mock engine died as its script says") -> None:
@@ -229,4 +231,16 @@ def _piece(generation: _Generation, index: int) -> Piece:
     token = int.from_bytes(hashlib.sha256(key.encode()).digest()[:2])
     words = _MULTI_BYTE_WORDS if generation.script.multi_byte else _WORDS
     number = token % len(words)
-    return Piece(f" {words[number]}", (number,))
+    text = f" {words[number]}"
+    return Piece(text, (number,), _logprobs(words, number, request.sampling.logprobs))
+
+
+def _logprobs(words: Sequence[str], number: int, count: int | None) -> tuple[TokenLogprob, ...]:
+    """Of a word, and of those that follow it in the list: each half as likely as the one before."""
+    if count is None:
+        return ()
+    likely = [
+        (f" {words[(number + place) % len(words)]}".encode(), (place + 1) * math.log(0.5))
+        for place in range(max(1, count))
+    ]
+    return (TokenLogprob(*likely[0], tuple(likely[:count])),)

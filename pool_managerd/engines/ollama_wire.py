@@ -98,6 +98,8 @@ def request_body(
         return invalid("max_tokens must be at least 1")
     if sampling.grammar is not None:
         return invalid("grammar is not supported by ollama")
+    if sampling.logprobs is not None:
+        return invalid("logprobs is not supported by ollama")
     options: Json = {
         "num_ctx": ctx_max,
         "num_predict": ctx_max if sampling.max_tokens is None else sampling.max_tokens,
@@ -128,7 +130,7 @@ def request_body(
 def _add_options(body: Json, options: Json, request: GenerationRequest) -> Failed | None:
     for name, value in request.sampling.engine_options.items():
         if name in _LOGPROBS:
-            return invalid(f"engine option {name!r}: log probabilities cannot be delivered")
+            return invalid(f"engine option {name!r}: logprobs is not supported by ollama")
         if name in _OWNED_OPTIONS:
             return invalid(f"engine option {name!r} is set by llama-orch and cannot be given")
         if name == "think" and isinstance(value, bool | str):

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pool_managerd.engines.http_client import Endpoint, HttpApiError, HttpClient
 from pool_managerd.engines.idle_check import IdleCheck
@@ -48,6 +48,8 @@ class OpenAiConfig:
         deterministic: Equal seeds give equal bytes; see the flavor for what that needs.
         engine_version: Used where the server does not tell its own.
         model_digest: Digest of the weights, when the operator knows it.
+        kv_type, drafts: Of a launched llama.cpp: type of its cached keys and values, and whether a
+            draft model proposes tokens. Its output is that of no other server.
         load_timeout_ms: Longest wait for a server that still loads its model.
         silence_timeout_ms: Longest silence in a stream.
     """
@@ -62,6 +64,8 @@ class OpenAiConfig:
     deterministic: bool = False
     engine_version: str = ""
     model_digest: str = ""
+    kv_type: str = "f16"
+    drafts: bool = False
     load_timeout_ms: int = 600_000
     silence_timeout_ms: int = 300_000
 
@@ -90,6 +94,9 @@ class OpenAiEngine:
     def __init__(self, config: OpenAiConfig) -> None:
         self._config = config
         self._flavor: Flavor = FLAVORS[config.flavor]
+        if config.drafts:
+            # llama.cpp tells none of the tokens that were drafted.
+            self._flavor = replace(self._flavor, logprobs=False)
         self._model = config.served_model or config.model_id
         endpoint = Endpoint(
             base_url=config.base_url,
@@ -205,6 +212,8 @@ class OpenAiEngine:
     def _info(self, told: _Told) -> EngineInfo:
         config, flavor = self._config, self._flavor
         profile = "deterministic-1" if config.deterministic else "1"
+        profile += "" if config.kv_type == "f16" else f"-kv-{config.kv_type}"
+        profile += "-draft" if config.drafts else ""
         return EngineInfo(
             engine=flavor.engine,
             engine_version=told.version or config.engine_version or "unknown",
@@ -280,6 +289,7 @@ def _extensions(flavor: Flavor) -> tuple[str, ...]:
         "chat_template": True,
         "grammar": flavor.grammar is not None,
         "json_schema": flavor.schema_text is not None and flavor.schema_chat is not None,
+        "logprobs": flavor.logprobs,
         "token_ids": bool(flavor.ids_field),
     }
     return tuple(name for name, offered in offers.items() if offered)

@@ -96,6 +96,7 @@ class Flavor:
         stream_usage: Counts come only when `stream_options` ask for them.
         ids_field: Request field that asks for token ids; empty: there are none.
         mixed_prompt: The prompt may be a list of text and token ids.
+        logprobs: It reports log probabilities of tokens.
         schema_text, schema_chat, grammar: What a constraint adds to the request; None: refused.
         continue_chat: What makes a server go on with the last message; None: it cannot.
         options: Engine options that are passed on, and their types.
@@ -132,6 +133,7 @@ class Flavor:
     schema_text: Mapping[str, object] | None = None
     schema_chat: Mapping[str, object] | None = None
     grammar: Mapping[str, object] | None = None
+    logprobs: bool = False
     continue_chat: Mapping[str, object] | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     packs_sampling: bool = False
@@ -157,6 +159,7 @@ _VLLM = Flavor(
     schema_text={"structured_outputs": {"json": VALUE}},
     schema_chat={"structured_outputs": {"json": VALUE}},
     grammar={"structured_outputs": {"grammar": VALUE}},
+    logprobs=True,
     continue_chat={"continue_final_message": True, "add_generation_prompt": False},
     options={
         **_PENALTIES,
@@ -189,6 +192,7 @@ _SGLANG = Flavor(
     schema_text={"json_schema": VALUE_TEXT},
     schema_chat=_RESPONSE_FORMAT,
     grammar={"ebnf": VALUE},
+    logprobs=True,
     continue_chat={"continue_final_message": True},
     options={
         **_PENALTIES,
@@ -280,6 +284,7 @@ _LLAMA_CPP = Flavor(
     schema_text={"json_schema": VALUE},
     schema_chat=_RESPONSE_FORMAT,
     grammar={"grammar": VALUE},
+    logprobs=True,
     continue_chat={},
     options=OPTION_KINDS,
     # News during the prompt, so that a cancel is noticed there too.

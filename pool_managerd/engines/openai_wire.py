@@ -7,6 +7,7 @@ server applies its own template. What a flavor does not support is refused and n
 import json
 from collections.abc import Mapping
 
+from pool_managerd.core.logprobs import PIECE_TOKENS_MAX, TokenLogprob
 from pool_managerd.engines.failures import (
     POOL_STATUSES,
     error_event,
@@ -35,6 +36,7 @@ from pool_managerd.engines.stream_lines import (
     json_object,
     whole_characters,
 )
+from pool_managerd.engines.token_logprobs import reported
 
 TEXT_PATH = "/v1/completions"
 CHAT_PATH = "/v1/chat/completions"
@@ -80,6 +82,7 @@ def request_body(
         or _add_limits(body, flavor, request)
         or _add_sampling(body, flavor, request)
         or _add_constraint(body, flavor, request)
+        or _add_logprobs(body, flavor, request)
         or body
     )
 
@@ -160,7 +163,7 @@ def _add_sampling(body: Json, flavor: Flavor, request: GenerationRequest) -> Fai
 def _add_options(chosen: Json, flavor: Flavor, request: GenerationRequest) -> Failed | None:
     for name, value in request.sampling.engine_options.items():
         if name in _LOGPROBS:
-            return invalid(f"engine option {name!r}: log probabilities cannot be delivered")
+            return invalid(f"engine option {name!r}: set sampling.logprobs instead")
         if name in _OWNED_OPTIONS:
             return invalid(f"engine option {name!r} is set by llama-orch and cannot be given")
         kind = flavor.options.get(name)
@@ -194,6 +197,19 @@ def _add_constraint(body: Json, flavor: Flavor, request: GenerationRequest) -> F
     return None
 
 
+def _add_logprobs(body: Json, flavor: Flavor, request: GenerationRequest) -> Failed | None:
+    wanted = request.sampling.logprobs
+    if wanted is None:
+        return None
+    if not flavor.logprobs:
+        return invalid(f"logprobs is not supported by {flavor.engine} behind this API")
+    # With 0 some servers tell nothing, not even the generated token's own.
+    count = max(1, wanted)
+    is_text = isinstance(request.prompt, str)
+    body |= {"logprobs": count} if is_text else {"logprobs": True, "top_logprobs": count}
+    return None
+
+
 def _filled(template: Mapping[str, object], value: object) -> Json:
     def filled(part: object) -> object:
         if part == VALUE:
@@ -222,6 +238,8 @@ class ChunkReader:
         self._ids_wanted = wants_ids(flavor, request)
         self._text = ""
         self._ids: list[int] = []
+        self._top = request.sampling.logprobs
+        self._logprobs: tuple[TokenLogprob, ...] = ()
         self._usage = Usage()
         self._finish: Finish | None = None
 
@@ -291,6 +309,8 @@ class ChunkReader:
             raise FrameError("the engine sent a choice without text")
         if source.get("reasoning_content") or source.get("reasoning"):
             self._ids_wanted = False
+        elif self._top is not None:
+            self._logprobs += reported(choice.get("logprobs"), self._top)
         self._text += text or ""
         ids = choice.get("token_ids")
         if self._ids_wanted and isinstance(ids, list):
@@ -301,8 +321,9 @@ class ChunkReader:
             return []
         text = self._stops.take(whole_characters(self._text))
         ids = tuple(self._ids) if self._ids_wanted else ()
-        self._text, self._ids = "", []
-        return [Piece(text, ids)] if text else []
+        logprobs = self._logprobs[:PIECE_TOKENS_MAX]
+        self._text, self._ids, self._logprobs = "", [], ()
+        return [Piece(text, ids, logprobs)] if text else []
 
     def _count(self, chunk: Json) -> None:
         usage, timings = chunk.get("usage"), chunk.get("timings")

@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from pool_managerd.core.logprobs import TokenLogprob
+
 
 class EngineError(Exception):
     """Base of what an engine adapter raises.
@@ -100,7 +102,10 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Parameters of generation; None leaves the engine's default. `seed` is always set."""
+    """Parameters of generation; None leaves the engine's default. `seed` is always set.
+
+    With `logprobs` each token comes with its log probability, beside so many of the likeliest.
+    """
 
     seed: int
     temperature: float | None = None
@@ -112,6 +117,7 @@ class SamplingParams:
     json_schema: str | None = None
     grammar: str | None = None
     engine_options: Mapping[str, object] = field(default_factory=dict)
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +156,13 @@ class Usage:
 class Piece(NamedTuple):
     """Generated text, whole characters only. `token_ids` is empty when the engine reports none.
 
-    A tuple, because there is one for each token: it is made in a fraction of the time.
+    `logprobs` are those of its tokens, where they were asked for. A tuple, because there is one for
+    each token: it is made in a fraction of the time.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 Keep = Callable[[Piece], None]

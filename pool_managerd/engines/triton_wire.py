@@ -117,6 +117,9 @@ def _fields(
         value = getattr(sampling, field)
         if value is not None:
             yield field, [value]
+    if sampling.logprobs is not None:
+        # Refused by name: no profile has a tensor for them.
+        yield "logprobs", [sampling.logprobs]
     if sampling.stop:
         yield "stop", list(sampling.stop)
 

@@ -137,6 +137,27 @@ async def test_llorch_runs_explains_and_lists(start_stack: StartStack) -> None:
     assert "local" in status
 
 
+async def test_log_probabilities_reach_the_client(start_stack: StartStack) -> None:
+    """From the engine through both services: with --json in the events, else as a table."""
+    stack = await start_stack()
+    run = ("run", "--max-tokens", "4", "--seed", "1", "--logprobs", "2", "Hi")
+
+    code, out, err = await llorch(stack.address, "--json", *run)
+    _, text, shown = await llorch(stack.address, *run)
+
+    assert code == 0, err
+    events = [json.loads(line) for line in out.splitlines()]
+    batches = [event for event in events if event["event"] == "tokens"]
+    tokens = [token for batch in batches for piece in batch["logprobs"] for token in piece]
+    assert "".join(token["token"] for token in tokens) == text
+    assert len(tokens) == 4
+    for token in tokens:
+        assert len(token["top"]) == 2
+        assert token["logprob"] <= token["top"][0]["logprob"] <= 0
+    assert "TOKEN" in shown
+    assert f"{tokens[0]['logprob']:.3f}" in shown
+
+
 async def test_llorch_names_every_bad_field_and_the_exit_code_says_usage(
     start_stack: StartStack,
 ) -> None:

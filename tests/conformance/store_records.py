@@ -6,6 +6,7 @@ from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
+    PoolDrainRecord,
     SessionRecord,
     TerminalRecord,
 )
@@ -38,6 +39,11 @@ def terminal(job_id: str, *, ended_ms: int = 3, finish: Finish = Finish.EOS) -> 
     """A regular end."""
     outcome = Outcome(finish=finish, text_bytes=4, text_digest=2**64 - 1)
     return TerminalRecord(job_id, JobState.FINISHED, outcome, Usage(tokens_out=2), ended_ms)
+
+
+def drain(pool_id: str = "p", *, since_ms: int = 3, over: bool = False) -> PoolDrainRecord:
+    """A drain of a pool for a second."""
+    return PoolDrainRecord(pool_id, since_ms, since_ms + 1_000, over)
 
 
 def session(session_id: str = "s", *, turns: int = 1, used_ms: int = 3) -> SessionRecord:

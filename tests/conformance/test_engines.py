@@ -128,6 +128,33 @@ async def test_a_stop_sequence_ends_the_output_before_it(shared: Running) -> Non
     assert stop not in text_of(events)
 
 
+async def test_log_probabilities_come_with_their_tokens_or_are_refused(shared: Running) -> None:
+    """As many of the likeliest as were asked for, beside each token; the text stays the same."""
+    plain = await collect(shared.engine, request(seed=3, temperature=1.0))
+    events = await collect(shared.engine, request(seed=3, temperature=1.0, logprobs=3))
+    alone = await collect(shared.engine, request(seed=3, temperature=1.0, logprobs=0))
+
+    if "logprobs" not in shared.info.extensions:
+        end = end_of(events)
+        assert isinstance(end, Failed)
+        assert (end.failure, "logprobs" in end.message) == (Failure.INVALID_REQUEST, True)
+        return
+    assert text_of(events) == text_of(alone) == text_of(plain)
+    for event in events:
+        if isinstance(event, Piece):
+            assert b"".join(token.token for token in event.logprobs) == event.text.encode()
+    told = [token for event in events if isinstance(event, Piece) for token in event.logprobs]
+    assert told
+    for token in told:
+        numbers = [number for _, number in token.top]
+        assert len(numbers) == 3
+        assert numbers == sorted(numbers, reverse=True)
+        assert token.logprob <= numbers[0] <= 0
+    bare = [token for event in alone if isinstance(event, Piece) for token in event.logprobs]
+    assert [token.logprob for token in bare] == pytest.approx([token.logprob for token in told])
+    assert not any(token.top for token in bare)
+
+
 async def test_seeds_change_the_output(shared: Running) -> None:
     """Two seeds give two texts."""
     texts = [

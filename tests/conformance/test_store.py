@@ -32,7 +32,7 @@ from orchestrator_core.store.port import (
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import PRUNE_CHUNK, SqliteStore
-from tests.conformance.store_records import accept, dispatch, over, session, terminal
+from tests.conformance.store_records import accept, dispatch, drain, over, session, terminal
 from tests.unit.orchestrator_core.store.commit_breaks import CommitBreaks
 from tests.unit.orchestrator_core.store.strategies import strategy_of
 
@@ -508,6 +508,50 @@ async def test_an_unknown_batch_of_sessions_is_read_back(medium: Medium) -> None
 
     assert held == [False, True]
     assert recovered.sessions == (session(turns=2),)
+
+
+async def test_of_a_pool_the_latest_drain_counts(medium: Medium, store: Store) -> None:
+    """OC-CTRL-2002: within a batch and over batches, and nothing of one that is over."""
+    await store.commit([drain("p"), drain("q"), drain("p", since_ms=4)])
+    await store.commit([drain("p", since_ms=5), drain("r"), drain("q", over=True)])
+    await store.commit([drain("r", over=True), session("p"), drain("r", since_ms=9)])
+
+    recovered = await reopened(medium, store)
+
+    assert sorted(recovered.drains, key=lambda record: record.pool_id) == [
+        drain("p", since_ms=5),
+        drain("r", since_ms=9),
+    ]
+    assert recovered.sessions == (session("p"),)
+
+
+async def test_an_unknown_batch_of_drains_is_read_back(medium: Medium) -> None:
+    """Whether it was written is seen from the last record of each pool alone."""
+    store = medium.store()
+    await store.open()
+    await store.commit([drain("q")])
+    batch = [drain("p"), drain("p", since_ms=7), drain("q", over=True)]
+    held = []
+    for fault in (CommitFault.UNKNOWN_LOST, CommitFault.UNKNOWN_WRITTEN):
+        medium.plan.append(fault)
+        with pytest.raises(StoreOutcomeUnknownError):
+            await store.commit(batch)
+        held.append(await store.holds(batch))
+
+    recovered = await reopened(medium, store)
+
+    assert held == [False, True]
+    assert recovered.drains == (drain("p", since_ms=7),)
+
+
+async def test_the_clock_never_goes_below_a_drain(medium: Medium, store: Store) -> None:
+    """What is left of its time must not grow."""
+    await store.commit([drain(since_ms=77)])
+    await store.close()
+
+    opened = await medium.store().open()
+
+    assert opened.last_ms == 77
 
 
 async def test_the_clock_never_goes_below_a_session(medium: Medium, store: Store) -> None:

@@ -36,11 +36,14 @@ from orchestrator_core.core.effects import (
     JobForgotten,
     JobRecord,
     JobStarted,
+    PoolDrainRecord,
     ReplyAccepted,
+    ReplyPool,
     ReplyRefused,
     ReplySession,
     ReplyState,
     SendCancel,
+    SendDrain,
     SendRelease,
     SendStart,
     SendVerdicts,
@@ -64,6 +67,7 @@ from orchestrator_core.core.events import (
     HostLost,
     HostRegistered,
     OutputProgressed,
+    PoolDrainRequested,
     Recovered,
     SessionDeleted,
     SnapshotsReported,
@@ -85,6 +89,7 @@ class Stage:
         self._core: Core | None = None
         self._records: list[JobRecord] = []
         self._sessions: dict[str, SessionRecord] = {}
+        self._drains: dict[str, PoolDrainRecord] = {}
         self._links: dict[str, list[int]] = {}
         self._versions = 0
         self._frames = 0
@@ -125,6 +130,10 @@ class Stage:
                 self._sessions[effect.session_id] = effect
             elif isinstance(effect, SessionForgotten):
                 del self._sessions[effect.session_id]
+            elif isinstance(effect, PoolDrainRecord):
+                self._drains.pop(effect.pool_id, None)
+                if not effect.over:
+                    self._drains[effect.pool_id] = effect
         return [self._show(effect) for effect in effects]
 
     def _journal(self) -> Recovered:
@@ -133,9 +142,16 @@ class Stage:
             tuple(r for r in self._records if isinstance(r, DispatchRecord)),
             tuple(r for r in self._records if isinstance(r, TerminalRecord)),
             tuple(self._sessions.values()),
+            tuple(self._drains.values()),
         )
 
     # --- events, one method per verb
+
+    def _drain_pool(self, _: int, pool_id: str, timeout_ms: str) -> Event:
+        return PoolDrainRequested(pool_id, True, int(timeout_ms), 0)
+
+    def _undrain_pool(self, _: int, pool_id: str) -> Event:
+        return PoolDrainRequested(pool_id, False, 0, 0)
 
     def _enqueue(self, _: int, job_id: str, *words: str) -> Event:
         return EnqueueRequested(_spec(job_id, list(words)), 0)
@@ -225,6 +241,7 @@ class Stage:
             engine="sim",
             engine_version=given.get("engine_version", "1"),
             state=PoolState(given.get("state", "ready")),
+            state_reason=given.get("reason", ""),
             slots_total=slots,
             ctx_max=int(given.get("ctx", "2048")),
             slots_free=slots - len(running),
@@ -308,6 +325,21 @@ def _show_over(effect: Effect) -> str:
             line = f"journal session {effect.session_id} over"
         case ReplySession():
             line = f"reply session {effect.session_id} is forgotten"
+        case _:
+            line = _show_pools(effect)
+    return line
+
+
+def _show_pools(effect: Effect) -> str:
+    match effect:
+        case PoolDrainRecord():
+            over = " over" if effect.over else f" until {effect.until_ms}"
+            line = f"journal drain of {effect.pool_id}{over}"
+        case SendDrain():
+            told = "takes work again" if effect.left_ms is None else f"drains {effect.left_ms} ms"
+            line = f"send {effect.host_id}: {effect.pool_id} {told}"
+        case ReplyPool():
+            line = f"reply pool {effect.pool_id}"
         case _:
             raise AssertionError(effect)
     return line

@@ -32,6 +32,7 @@ from llamaorch_client.model import (
     Overview,
     Pool,
     Receipt,
+    Reloaded,
     Session,
 )
 from llamaorch_client.options import ClientOptions
@@ -287,6 +288,47 @@ class AsyncClient:
         )
         return tuple(wire_fleet.pool(message) for message in answer.message.pools)
 
+    async def drain_pool(
+        self, pool_id: str, *, timeout_s: float | None = None, correlation_id: str | None = None
+    ) -> Pool:
+        """Lets a pool take no more work; returns once that is durable (OC-CTRL-2002).
+
+        What runs there goes on for `timeout_s` at most, None for the server's default; then its
+        jobs go on elsewhere or fail, as their failover policy says. Asked again, it counts anew.
+        """
+        request = pool_admin_service_pb2.DrainPoolRequest(pool_id=pool_id)
+        if timeout_s is not None:
+            request.timeout.FromMilliseconds(round(timeout_s * 1000))
+        return await self._drain(request, correlation_id)
+
+    async def undrain_pool(self, pool_id: str, *, correlation_id: str | None = None) -> Pool:
+        """Lets a drained pool take work again; without effect on one that is not drained."""
+        request = pool_admin_service_pb2.DrainPoolRequest(pool_id=pool_id, undo=True)
+        return await self._drain(request, correlation_id)
+
+    async def reload_pool(
+        self,
+        pool_id: str,
+        model_ref: str = "",
+        *,
+        timeout_s: float | None = None,
+        correlation_id: str | None = None,
+    ) -> Reloaded:
+        """Loads a pool's model anew, or `model_ref`; returns once that is over (OC-CTRL-2003).
+
+        What runs there goes on before for `timeout_s` at most, None for the server's default. A
+        model that cannot be served is no error: the former one is loaded again, see `outcome`. The
+        call is not repeated when it breaks; the host goes on with the reload.
+        """
+        transport = self._open()
+        request = pool_admin_service_pb2.ReloadPoolRequest(pool_id=pool_id, model_ref=model_ref)
+        if timeout_s is not None:
+            request.timeout.FromMilliseconds(round(timeout_s * 1000))
+        answer = await transport.once(
+            transport.pools.ReloadPool, request, correlation_id=correlation_id
+        )
+        return wire_fleet.reloaded(answer.message)
+
     async def watch_pools(
         self, *, correlation_id: str | None = None
     ) -> AsyncGenerator[tuple[Pool, ...], None]:
@@ -321,6 +363,15 @@ class AsyncClient:
         status = answer.message.status
         names = health_pb2.HealthCheckResponse.ServingStatus
         return str(names.Name(status)) if status in names.values() else "UNKNOWN"
+
+    async def _drain(
+        self, request: pool_admin_service_pb2.DrainPoolRequest, correlation_id: str | None
+    ) -> Pool:
+        transport = self._open()
+        answer = await transport.unary(
+            transport.pools.DrainPool, request, correlation_id=correlation_id
+        )
+        return wire_fleet.pool(answer.message.pool)
 
     def _open(self) -> Transport:
         if self._transport is None:

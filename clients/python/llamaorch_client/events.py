@@ -41,12 +41,25 @@ class Started:
     engine_version: str
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was: its text, and the natural logarithm of its probability.
+
+    `top` are the likeliest at its place. A token that ends inside a character ends with U+FFFD.
+    """
+
+    token: str
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
     """New output: verified, without gap and without repetition (LO-301).
 
     `first_index` counts pieces and `text_offset` counts UTF-8 bytes before this batch. `token_ids`
     is empty where the engine reports none, or where a part of the batch was already delivered.
+    `logprobs` holds those of each piece, and is empty unless the job asked for them.
     """
 
     name: ClassVar[str] = "tokens"
@@ -55,6 +68,7 @@ class Tokens:
     text_offset: int
     pieces: tuple[str, ...]
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
 
     @property
     def text(self) -> str:

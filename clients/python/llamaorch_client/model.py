@@ -372,10 +372,40 @@ class PoolDevice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolDrain:
+    """An operator drains a pool: what runs there has until `until`, by the server's clock."""
+
+    began_at: datetime | None
+    until: datetime | None
+    running_attempts: int
+
+
+class ReloadOutcome(StrEnum):
+    """What became of a reload: see `proto/llamaorch/orchestrator/v1/pool_admin_service.proto`."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    DONE = "DONE"
+    ROLLED_BACK = "ROLLED_BACK"
+    FAILED = "FAILED"
+    SUPERSEDED = "SUPERSEDED"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded:
+    """A pool after a reload, what became of that, and what went wrong, for people."""
+
+    pool: "Pool"
+    outcome: ReloadOutcome
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """The orchestrator's view of one pool.
 
-    `perf_scale` is below 1 while a device lowers its clocks to protect itself.
+    `perf_scale` is below 1 while a device lowers its clocks to protect itself; `drain` is None
+    unless an operator drains the pool.
     """
 
     pool_id: str
@@ -396,3 +426,4 @@ class Pool:
     devices: tuple[PoolDevice, ...]
     tokens_per_s: float | None
     perf_scale: float = 1.0
+    drain: PoolDrain | None = None

@@ -10,7 +10,7 @@ import hashlib
 from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch_client import wire
 from llamaorch_client.errors import IntegrityError
-from llamaorch_client.events import Event, Failed, ResumePoint, Tokens
+from llamaorch_client.events import Event, Failed, ResumePoint, TokenLogprob, Tokens
 
 # Text that a repeated batch is compared with. Older repetitions are trimmed by offset alone; the
 # digest of the next batch, or of the end, still proves the whole.
@@ -151,6 +151,7 @@ class OutputReader:
             text_offset=self._offset,
             pieces=pieces,
             token_ids=ids if known == 0 else (),
+            logprobs=_logprobs(batch, skipped, pieces),
         )
         self._attempt = batch.attempt
         self._offset += len(new)
@@ -183,3 +184,13 @@ def _trim(pieces: tuple[str, ...], known: int) -> tuple[int, tuple[str, ...]]:
             return index, (rest, *pieces[index + 1 :])
         known -= len(data)
     return len(pieces), ()
+
+
+def _logprobs(
+    batch: events_pb2.TokenBatch, skipped: int, pieces: tuple[str, ...]
+) -> tuple[tuple[TokenLogprob, ...], ...]:
+    """Those of the pieces that are left; a piece whose beginning was delivered had its own then."""
+    if not batch.logprobs:
+        return ()
+    left = wire.logprobs(batch)[skipped:]
+    return left if pieces[0] == batch.pieces[skipped] else ((), *left[1:])

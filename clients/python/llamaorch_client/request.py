@@ -56,6 +56,9 @@ class ChatMessage:
 class Sampling:
     """Parameters of generation; None leaves the engine's default.
 
+    With `logprobs` each token comes with its log probability, beside those of so many of the
+    likeliest, 0 to 20; engines that report none refuse the job.
+
     Raises:
         ValueError: both a schema and a grammar are given.
     """
@@ -70,6 +73,7 @@ class Sampling:
     json_schema: str | None = None
     grammar: str | None = None
     engine_options: Mapping[str, object] = field(default_factory=dict)
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if self.json_schema is not None and self.grammar is not None:

@@ -10,7 +10,16 @@ from typing import Any, Self, TypeVar, Unpack
 
 from llamaorch_client.aio import AsyncClient, JobFilter
 from llamaorch_client.events import Event, Result, ResumePoint
-from llamaorch_client.model import Capabilities, Explanation, Job, Overview, Pool, Receipt, Session
+from llamaorch_client.model import (
+    Capabilities,
+    Explanation,
+    Job,
+    Overview,
+    Pool,
+    Receipt,
+    Reloaded,
+    Session,
+)
 from llamaorch_client.options import ClientOptions
 from llamaorch_client.request import JobFields, JobRequest
 from llamaorch_client.stream import JobStream
@@ -281,6 +290,32 @@ class Client:
     def pools(self, *, correlation_id: str | None = None) -> tuple[Pool, ...]:
         """Returns all pools that the orchestrator knows, sorted by id."""
         return self._open().call(self._client.pools(correlation_id=correlation_id))
+
+    def drain_pool(
+        self, pool_id: str, *, timeout_s: float | None = None, correlation_id: str | None = None
+    ) -> Pool:
+        """Lets a pool take no more work; what runs there has `timeout_s` at most to end."""
+        return self._open().call(
+            self._client.drain_pool(pool_id, timeout_s=timeout_s, correlation_id=correlation_id)
+        )
+
+    def undrain_pool(self, pool_id: str, *, correlation_id: str | None = None) -> Pool:
+        """Lets a drained pool take work again."""
+        return self._open().call(self._client.undrain_pool(pool_id, correlation_id=correlation_id))
+
+    def reload_pool(
+        self,
+        pool_id: str,
+        model_ref: str = "",
+        *,
+        timeout_s: float | None = None,
+        correlation_id: str | None = None,
+    ) -> Reloaded:
+        """Loads a pool's model anew, or another one; returns once that is over."""
+        call = self._client.reload_pool(
+            pool_id, model_ref, timeout_s=timeout_s, correlation_id=correlation_id
+        )
+        return self._open().call(call)
 
     def health(self, *, correlation_id: str | None = None) -> str:
         """Returns the server's health as grpc.health.v1 names it."""

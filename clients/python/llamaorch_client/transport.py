@@ -95,6 +95,22 @@ class Transport:
                     raise
             await self.options.timing.sleep_ms(delay_ms)
 
+    async def once(
+        self,
+        method: "aio.UnaryUnaryMultiCallable[RequestT, ResponseT]",
+        request: RequestT,
+        *,
+        correlation_id: str | None = None,
+    ) -> Answer[ResponseT]:
+        """Makes a call that must not be repeated and may take as long as it takes.
+
+        Raises:
+            LlamaOrchError: see `unary`.
+        """
+        return await self._attempt(
+            method, request, checked_correlation_id(correlation_id), None, timed=False
+        )
+
     def open_stream(
         self, request: "StreamTokensRequest", correlation_id: str, context: Context | None
     ) -> "aio.UnaryStreamCall[StreamTokensRequest, StreamTokensResponse]":
@@ -121,9 +137,12 @@ class Transport:
         request: RequestT,
         sent_id: str,
         context: Context | None,
+        *,
+        timed: bool = True,
     ) -> Answer[ResponseT]:
         metadata = call_metadata(sent_id, self.options.token, context)
-        call = method(request, timeout=self.options.rpc_timeout_ms / 1000, metadata=metadata)
+        timeout_s = self.options.rpc_timeout_ms / 1000 if timed else None
+        call = method(request, timeout=timeout_s, metadata=metadata)
         try:
             message = await call
             returned = first_value(list(await call.initial_metadata()), CORRELATION_ID_KEY)

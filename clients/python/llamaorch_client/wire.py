@@ -193,6 +193,19 @@ def metrics(message: events_pb2.Metrics) -> events.Metrics:
     )
 
 
+def logprobs(batch: events_pb2.TokenBatch) -> tuple[tuple[events.TokenLogprob, ...], ...]:
+    """Log probabilities of the tokens of each piece; empty where there are none."""
+    return tuple(tuple(map(_token_logprob, piece.tokens)) for piece in batch.logprobs)
+
+
+def _token_logprob(token: events_pb2.TokenLogprob) -> events.TokenLogprob:
+    return events.TokenLogprob(
+        token.token.decode(errors="replace"),
+        token.logprob,
+        tuple(map(_token_logprob, token.top)),
+    )
+
+
 def resumed(message: events_pb2.Resumed) -> events.Resumed:
     """A later attempt takes over."""
     return events.Resumed(

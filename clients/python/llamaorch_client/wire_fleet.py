@@ -76,4 +76,22 @@ def pool(message: pool_admin_service_pb2.Pool) -> model.Pool:
         devices=tuple(_device(item) for item in message.devices),
         tokens_per_s=message.tokens_per_s if message.HasField("tokens_per_s") else None,
         perf_scale=message.perf_scale if message.HasField("perf_scale") else 1.0,
+        drain=_drain(message.drain) if message.HasField("drain") else None,
+    )
+
+
+def reloaded(message: pool_admin_service_pb2.ReloadPoolResponse) -> model.Reloaded:
+    """A pool after a reload."""
+    return model.Reloaded(
+        pool=pool(message.pool),
+        outcome=wire.enum(model.ReloadOutcome, pool_admin_service_pb2.DESCRIPTOR, message.outcome),
+        detail=message.detail,
+    )
+
+
+def _drain(message: pool_admin_service_pb2.PoolDrain) -> model.PoolDrain:
+    return model.PoolDrain(
+        began_at=wire.instant(message.began_at, message.HasField("began_at")),
+        until=wire.instant(message.until, message.HasField("until")),
+        running_attempts=message.running_attempts,
     )

@@ -87,6 +87,7 @@ def _sampling(sampling: Sampling) -> job_pb2.Sampling:
         min_p=sampling.min_p,
         stop=sampling.stop,
         max_tokens=sampling.max_tokens,
+        logprobs=sampling.logprobs,
     )
     # The two are one choice on the wire, where the later one would silently win.
     if sampling.json_schema is not None:

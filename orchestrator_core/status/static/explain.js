@@ -52,7 +52,7 @@ function facts(decision) {
   const numeric = new Set(["Slots free", "Tokens/s", "Memory left", "Snapshot age"]);
   return [
     "div.scroll",
-    { role: "region", "aria-label": "What the candidates reported", tabindex: "0" },
+    { role: "group", "aria-label": "What the candidates reported", tabindex: "0" },
     [
       "table",
       ["caption", "What the candidates had reported when it was decided"],

@@ -182,6 +182,14 @@ class ScriptedServer(
         """Answers from the script."""
         return await self._unary("GetCapabilities", request, context)
 
+    async def DrainPool(self, request: Any, context: Any) -> Any:  # noqa: N802 - the stub's name
+        """Answers from the script."""
+        return await self._unary("DrainPool", request, context)
+
+    async def ReloadPool(self, request: Any, context: Any) -> Any:  # noqa: N802 - the stub's name
+        """Answers from the script."""
+        return await self._unary("ReloadPool", request, context)
+
     async def ListPools(self, request: Any, context: Any) -> Any:  # noqa: N802 - the stub's name
         """Answers from the script."""
         return await self._unary("ListPools", request, context)

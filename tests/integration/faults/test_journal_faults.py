@@ -24,6 +24,7 @@ from llamaorch_client import (
 )
 from orchestrator_core.store.sqlite import SqliteStore
 from tests.integration.faults.services import host_of, orchestrator, output, rest, slow_job
+from tests.unit.orchestrator_core.store.commit_breaks import ends_transaction
 from tests.unit.orchestrator_core.store.small_disk import remount, tmpfs
 
 ROOT = Path(__file__).parents[3]
@@ -100,10 +101,11 @@ class Troubled(sqlite3.Connection):
 
     def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
         """Fails or waits at each commit."""
-        if sql == "COMMIT":
+        if ends_transaction(self, sql):
             type(self).gate.wait()
             if self.code:
-                super().execute("ROLLBACK")
+                if self.in_transaction:
+                    super().execute("ROLLBACK")
                 error = sqlite3.OperationalError("injected")
                 error.sqlite_errorname = self.code
                 raise error

@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
+from orchestrator_core.relay import sides
 from tests.integration.orchestrator.calls import all_events, job, ready_host, spec
 from tests.integration.orchestrator.calls import enqueue as enqueue_alone
 from tests.integration.orchestrator.calls import text as text_of
@@ -423,9 +424,10 @@ async def test_a_subscription_breaks_alone_where_its_host_has_evicted_too(
 
 
 async def test_who_leaves_while_text_is_on_its_way_is_sent_none(
-    start_orchestrator: StartOrchestrator,
+    start_orchestrator: StartOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of a handle follows `unsubscribe`, and the stream ends in order."""
+    """Nothing of a handle follows `unsubscribe`, and its host goes on at once."""
+    monkeypatch.setattr(sides, "PATIENCE_S", 600.0)
     stream, host, behind, handle = await fallen_behind(start_orchestrator)
 
     await stream.ack(handles=[behind.handle], credit_bytes=[100_000])

@@ -177,6 +177,40 @@ async def test_text_that_was_evicted_here_comes_back_from_its_host(
     assert text(found) == ("".join(pieces) + "end")[begin:]
 
 
+async def test_who_is_behind_waits_for_the_replay(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """What was evicted is gone with its engine, and comes back when it is generated again."""
+    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
+    pieces = [f"{number:03d} " * 50 for number in range(40)]
+    host, job_id, handle = await running(orchestrator)
+    for piece in pieces:
+        await host.tokens(handle, piece)
+    await relayed(orchestrator, job_id, len(pieces))
+    await host.fail(handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
+    late = asyncio.create_task(all_events(orchestrator, job_id))
+    await asyncio.sleep(SETTLE_S)
+    async with host.reports() as reports:
+        await reports.send(snapshot(replica_id="pool-a-2", emitted_frame_seq=host.frame_seq))
+    again = await host.start()
+    await host.started(again.handle)
+    await host.command("release")
+    host.goes_on(again.handle, "".join(pieces), len(pieces))
+    await host.tokens(again.handle, "end")
+
+    assert (await host.command("seek")).seek.first_index == 0
+    host.goes_on(again.handle, "", 0)
+    for piece in (*pieces, "end"):
+        await host.tokens(again.handle, piece)
+    await host.finish(again.handle)
+    events = await late
+
+    assert again.verify_until.text_offset == len("".join(pieces))
+    told = [kind for kind in kinds(events) if kind != "tokens"]
+    assert told == ["started", "resumed", "end"]
+    assert text(events) == "".join(pieces) + "end"
+
+
 async def test_output_of_an_attempt_that_counts_no_more_is_not_asked_for(
     start_orchestrator: StartOrchestrator,
 ) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pool_managerd.core.fit import HOST, Estimate
-from pool_managerd.core.gguf_fit import LoadPlan, gguf_estimate
+from pool_managerd.core.gguf_fit import LoadPlan, gguf_estimate, with_draft
 from pool_managerd.core.kv_size import CacheType
 from pool_managerd.engines.embedded import EmbeddedConfig, EmbeddedEngine
 from pool_managerd.engines.embedded_worker import batch_tokens
@@ -41,8 +41,10 @@ class Compared:
         )
 
 
-async def compare(name: str, size: Size, folder: Path, kv_type: str = "f16") -> Compared:
-    """Writes the model, estimates it, loads it."""
+async def compare(
+    name: str, size: Size, folder: Path, kv_type: str = "f16", draft: Size | None = None
+) -> Compared:
+    """Writes the model, estimates it, loads it; with a draft model of that size, if wanted."""
     slots, ctx = (2, 1_000) if size is SMALL else (4, 2_048)
     path = write_model(folder / "m.gguf", name, size)
     cache = CacheType.named(kv_type)
@@ -54,9 +56,17 @@ async def compare(name: str, size: Size, folder: Path, kv_type: str = "f16") -> 
         type_v=cache,
     )
     estimate = gguf_estimate(read_model(path), plan)
+    draft_path = "" if draft is None else str(write_model(folder / "d.gguf", name, draft))
+    if draft_path:
+        estimate = with_draft(estimate, read_model(Path(draft_path)), plan)
     engine = EmbeddedEngine(
         EmbeddedConfig(
-            model_path=path, model_id="m", slots=slots, ctx_per_slot=ctx, kv_type=kv_type
+            model_path=path,
+            model_id="m",
+            slots=slots,
+            ctx_per_slot=ctx,
+            kv_type=kv_type,
+            draft_model_path=draft_path,
         )
     )
     info = await engine.start()

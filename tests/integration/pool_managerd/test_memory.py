@@ -39,3 +39,14 @@ async def test_a_cache_of_fewer_bits_is_estimated_as_exactly(kv_type: str, tmp_p
     _, kv, _ = compared.pairs()
     assert kv[1] == pytest.approx(kv[0], abs=TOLD_BYTES)
     assert compared.info.sampler_profile_version == f"llamacpp-1-kv-{kv_type}"
+
+
+async def test_a_draft_model_is_counted_with_its_own_context(tmp_path: Path) -> None:
+    """Weights and cache as exact as the model's; an engine with one is no other's replica."""
+    compared = await compare("llama", WIDE, tmp_path, draft=SMALL)
+
+    weights, kv, graph = compared.pairs()
+    assert weights[1] == pytest.approx(weights[0], abs=2 * TOLD_BYTES)
+    assert kv[1] == pytest.approx(kv[0], abs=2 * TOLD_BYTES)
+    assert graph[1] - 2 * TOLD_BYTES <= graph[0]
+    assert compared.info.sampler_profile_version == "llamacpp-1-draft"

@@ -183,15 +183,43 @@ async def test_a_reload_that_fails_brings_the_former_model_back(run_host: RunHos
     host = await run_host(Options(prepare=prepare, config={"supervision": limits}))
     first = await host.ready()
 
-    host.orchestrator.send(reload=dispatch_pb2.ReloadModel(pool_id="p0", model_ref="other.gguf"))
+    host.orchestrator.send(
+        reload=dispatch_pb2.ReloadModel(pool_id="p0", model_ref="other.gguf", reload_id="r1")
+    )
     await host.orchestrator.until(
         lambda: (ready := host.orchestrator.ready()) and ready.replica_id != first
     )
 
     newest = host.orchestrator.newest()
     assert newest is not None
+    assert newest.reload == snapshot_pb2.PoolReload(
+        reload_id="r1",
+        state=snapshot_pb2.RELOAD_STATE_ROLLED_BACK,
+        detail="other.gguf is damaged",
+    )
     assert "other.gguf could not be loaded: other.gguf is damaged" in newest.state_detail
     assert host.model_refs == ["", "other.gguf", ""]
+
+
+async def test_a_reload_with_a_deadline_stops_what_still_runs(run_host: RunHost) -> None:
+    """Then, and not before; attempts on the new engine have all the time they need."""
+    host = await run_host()
+    first = await host.ready()
+    await host.start("j1", 1)
+
+    host.orchestrator.send(
+        reload=dispatch_pb2.ReloadModel(pool_id="p0", reload_id="r1", timeout_ms=50)
+    )
+    out = host.orchestrator.stored(1)
+    await host.orchestrator.until(lambda: out.ended)
+    await host.orchestrator.until(
+        lambda: (ready := host.orchestrator.ready()) and ready.replica_id != first
+    )
+
+    assert out.ended[0].error.kind == dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED
+    newest = host.orchestrator.newest()
+    assert newest is not None
+    assert newest.reload.state == snapshot_pb2.RELOAD_STATE_DONE
 
 
 async def test_a_new_model_that_fails_its_self_test_is_rolled_back(run_host: RunHost) -> None:

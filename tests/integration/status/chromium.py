@@ -3,12 +3,14 @@
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
 MISSING = "Chromium or Playwright is missing: make tools-chromium"
+AXE = Path(__file__).parents[3] / ".build" / "chromium" / "axe.min.js"
 # It runs as root in containers, where its own sandbox cannot; it opens nothing but our page.
 ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb")
 

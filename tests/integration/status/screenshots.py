@@ -7,6 +7,8 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,14 +32,14 @@ async def page(browser: "Browser", url: str, scheme: Scheme, size: str) -> "Page
         device_scale_factor=2 if size == "narrow" else 1,
     )
     await opened.goto(url)
-    await opened.locator("#running tbody tr").first.wait_for()
+    await opened.get_by_text("live,").wait_for()
     return opened
 
 
 async def explain(opened: "Page", url: str) -> None:
-    """Opens the decision of the job that had the largest choice."""
-    hrefs = await opened.locator("#running a.job, #ended a.job").evaluate_all(
-        "links => links.slice(0, 12).map(link => link.getAttribute('href'))"
+    """Opens the decision of the running job that had the largest choice."""
+    hrefs = await opened.locator("#running a.job").evaluate_all(
+        "links => links.map(link => link.getAttribute('href'))"
     )
     choices = {href: await _candidates(opened, url, href) for href in hrefs}
     best = max(choices, key=lambda href: choices[href])
@@ -51,27 +53,42 @@ async def _candidates(opened: "Page", url: str, href: str) -> int:
     return len(decisions[0]["candidates"]) if decisions else 0
 
 
-async def take(fleet: Fleet, target: Path, *, every: bool) -> None:
-    """Takes the pictures."""
+@asynccontextmanager
+async def busy(fleet: Fleet, warm_up_s: float) -> AsyncIterator[None]:
+    """The clients at work, for some time before."""
     load = asyncio.create_task(fleet.load())
     try:
-        await asyncio.sleep(WARM_UP_S)
-        fleet.driver.set(*cards(lost=True))
-        await asyncio.sleep(3)
-        schemes: tuple[Scheme, ...] = ("light", "dark")
-        async with chromium.browser() as browser:
-            for scheme in schemes:
-                for size in SIZES if every else ("wide",):
-                    opened = await page(browser, fleet.url, scheme, size)
-                    name = f"status-{scheme}" + ("" if size == "wide" else f"-{size}")
-                    await opened.screenshot(path=target / f"{name}.png", full_page=size != "wide")
-                    if every or scheme == "light":
-                        await explain(opened, fleet.url)
-                        await opened.screenshot(path=target / f"{name}-explain.png")
-                    await opened.close()
+        await asyncio.sleep(warm_up_s)
+        yield
     finally:
         load.cancel()
         await asyncio.gather(load, return_exceptions=True)
+
+
+async def take(fleet: Fleet, target: Path, *, every: bool) -> None:
+    """Takes the pictures: a fleet that is full, then decisions of jobs that met an idle one."""
+    schemes: tuple[Scheme, ...] = ("light", "dark")
+    shots = [(scheme, size) for scheme in schemes for size in (SIZES if every else ("wide",))]
+    async with chromium.browser() as browser:
+        async with busy(fleet, WARM_UP_S):
+            fleet.driver.set(*cards(lost=True))
+            await asyncio.sleep(3)
+            for scheme, size in shots:
+                opened = await page(browser, fleet.url, scheme, size)
+                path = target / f"{_name(scheme, size)}.png"
+                await opened.screenshot(path=path, full_page=size != "wide")
+                await opened.close()
+        for scheme, size in shots:
+            opened = await page(browser, fleet.url, scheme, size)
+            await opened.get_by_text("Nothing runs.").wait_for(timeout=120_000)
+            async with busy(fleet, 1.0):
+                await explain(opened, fleet.url)
+                await opened.screenshot(path=target / f"{_name(scheme, size)}-explain.png")
+            await opened.close()
+
+
+def _name(scheme: Scheme, size: str) -> str:
+    return f"status-{scheme}" + ("" if size == "wide" else f"-{size}")
 
 
 async def main() -> int:

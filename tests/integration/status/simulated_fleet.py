@@ -92,7 +92,9 @@ async def _client(client: AsyncClient, number: int) -> None:
         batch = number % 3 == 0
         tokens = chance.randint(120, 420) if batch else chance.randint(40, 160)
         words = " ".join(["word"] * chance.randint(50, 600))
-        faults = {"fail_after_tokens": 20} if chance.random() < 0.06 else {}
+        script = {"token_count": int(tokens * chance.uniform(0.7, 1.2))}
+        if chance.random() < 0.06:
+            script["fail_after_tokens"] = 20
         with suppress(LlamaOrchError):
             receipt = await client.enqueue(
                 model_id="qwen3-8b",
@@ -100,11 +102,7 @@ async def _client(client: AsyncClient, number: int) -> None:
                 priority=Priority.BATCH if batch else Priority.INTERACTIVE,
                 session_id=f"chat-{number}" if number % 4 == 1 else "",
                 expected_tokens=tokens,
-                sampling=Sampling(
-                    max_tokens=tokens,
-                    engine_options={"mock": {"token_count": int(tokens * chance.uniform(0.7, 1.2))}}
-                    | ({"mock": faults} if faults else {}),
-                ),
+                sampling=Sampling(max_tokens=tokens, engine_options={"mock": script}),
             )
             if chance.random() < 0.08:
                 await asyncio.sleep(1.0)

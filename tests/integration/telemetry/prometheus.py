@@ -82,10 +82,12 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(directory: Path, targets: Mapping[str, int]) -> AsyncIterator[Prometheus]:
-    """Runs one that scrapes local ports, by job name, four times a second."""
+async def prometheus(
+    directory: Path, targets: Mapping[str, int], interval: str = "250ms"
+) -> AsyncIterator[Prometheus]:
+    """Runs one that scrapes local ports, by job name; a scrape may take as long as the interval."""
     config = {
-        "global": {"scrape_interval": "250ms", "scrape_timeout": "250ms"},
+        "global": {"scrape_interval": interval, "scrape_timeout": interval},
         "scrape_configs": [
             {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
             for job, port in targets.items()

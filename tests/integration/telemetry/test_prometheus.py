@@ -1,5 +1,6 @@
 """Both services as Prometheus and promtool see them. ORCH-3028."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,8 @@ class OneGpu:
         )
 
     def read_at_ms(self) -> int:
-        """See `DeviceSource.read_at_ms`."""
-        return 0
+        """See `DeviceSource.read_at_ms`: just now."""
+        return time.monotonic_ns() // 1_000_000
 
     async def stop(self) -> None:
         """See `DeviceSource.stop`."""

@@ -40,7 +40,7 @@ async def _check_sums(running: Both) -> Counter[str]:
     return ended + Counter(live=int(live))
 
 
-async def _client(running: Both, seed: int) -> None:
+async def run_client(running: Both, seed: int) -> None:
     """Jobs that finish, fail, run out of time, are cancelled, or give way to others."""
     chance = random.Random(seed)  # noqa: S311 - chooses, guards nothing
     async with AsyncClient(running.address, options=ONCE) as client:
@@ -80,7 +80,7 @@ async def test_what_was_enqueued_has_ended_or_lives_in_every_scrape(tmp_path: Pa
     """Under load, with a full queue that drops; and in the first scrape after a restart."""
     queue = {"capacity": 4, "policy": "drop-lru"}
     async with both(tmp_path, queue=queue) as running, asyncio.timeout(3 * WAIT_S):
-        load = asyncio.gather(*(_client(running, seed) for seed in range(CLIENTS)))
+        load = asyncio.gather(*(run_client(running, seed) for seed in range(CLIENTS)))
         scrapes = 0
         while not load.done():
             seen = await _check_sums(running)

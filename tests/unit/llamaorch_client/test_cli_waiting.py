@@ -1,7 +1,7 @@
 """What a user is told while no pool of the model is ready."""
 
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2
-from llamaorch_client import wire
+from llamaorch_client import wire_fleet
 from llamaorch_client.cli.waiting import none_ready
 from llamaorch_client.model import Pool
 
@@ -11,7 +11,7 @@ def pool(pool_id: str, state: str, reason: str = "", model_id: str = "m") -> Poo
     message = pool_admin_service_pb2.Pool(
         pool_id=pool_id, state=state, state_reason=reason, model_id=model_id
     )
-    return wire.pool(message)
+    return wire_fleet.pool(message)
 
 
 def test_one_ready_pool_is_enough() -> None:

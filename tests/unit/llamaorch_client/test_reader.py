@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import events_pb2
-from llamaorch_client import IntegrityError, ResumePoint, Tokens, reader
+from llamaorch_client import IntegrityError, ResumePoint, TokenLogprob, Tokens, reader
 
 
 def _digest(data: bytes) -> int:
@@ -111,3 +111,35 @@ def test_a_repetition_that_splits_a_character_is_refused() -> None:
 def test_a_stream_without_output_resumes_from_the_beginning() -> None:
     """Attempt 0 and offset 0 need no resume point."""
     assert reader.OutputReader(None).resume_point() is None
+
+
+def test_log_probabilities_stay_with_their_pieces() -> None:
+    """Of a batch that was delivered in part, those of what is new; text that is cut shows so."""
+    output = reader.OutputReader(None)
+    first, second = _batch(b"", ["ab"]), _batch(b"", ["ab", "cd", "ef"])
+    for batch, tokens in ((first, [b"ab"]), (second, [b"ab", b"cd", b"\xe2\x82"])):
+        for index, token in enumerate(tokens):
+            entry = batch.tokens.logprobs.add().tokens.add(token=token, logprob=-1.5 - index)
+            entry.top.add(token=b"x", logprob=-0.5)
+
+    told = [output.accept(first), output.accept(second)]
+
+    likely = (TokenLogprob("x", -0.5),)
+    assert [event.logprobs for event in told if isinstance(event, Tokens)] == [
+        ((TokenLogprob("ab", -1.5, likely),),),
+        ((TokenLogprob("cd", -2.5, likely),), (TokenLogprob("\ufffd", -3.5, likely),)),
+    ]
+
+
+def test_log_probabilities_of_a_piece_that_was_begun_are_not_told_twice() -> None:
+    """They came with its beginning."""
+    output = reader.OutputReader(None)
+    output.accept(_batch(b"", ["a"]))
+    rest = _batch(b"", ["ab", "c"])
+    for token in (b"ab", b"c"):
+        rest.tokens.logprobs.add().tokens.add(token=token, logprob=-1)
+
+    event = output.accept(rest)
+
+    assert isinstance(event, Tokens)
+    assert (event.pieces, event.logprobs) == (("b", "c"), ((), (TokenLogprob("c", -1.0),)))

@@ -6,12 +6,8 @@ from pathlib import Path
 import pytest
 
 from pool_managerd.config import ConfigError, load_config
-from pool_managerd.config_engines import (
-    EmbeddedEngine,
-    LlamaServerEngine,
-    OllamaEngine,
-    OpenAiEngine,
-)
+from pool_managerd.config_engines import OllamaEngine, OpenAiEngine
+from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
 from pool_managerd.config_text import configuration_table, to_toml
 
 MINIMAL = """
@@ -134,6 +130,21 @@ def test_secrets_come_from_the_environment_only(tmp_path: Path, kind: str) -> No
     assert in_file == (
         "pools[0].engine.api_key: set api_key_env: secrets come from the environment",
     )
+
+
+def test_files_of_an_engine_begin_at_the_folder_of_the_configuration(tmp_path: Path) -> None:
+    """The model, and what is loaded besides."""
+    text = MINIMAL.replace(
+        'kind = "embedded", model_path = "m.gguf"',
+        'kind = "embedded", model_path = "m.gguf", draft_model_path = "d.gguf"',
+    )
+    (tmp_path / "c.toml").write_text(text, encoding="utf-8")
+
+    engine = load_config(tmp_path / "c.toml", {}).pools[0].engine
+
+    assert isinstance(engine, EmbeddedEngine)
+    assert engine.model_path == str(tmp_path / "m.gguf")
+    assert engine.draft_model_path == str(tmp_path / "d.gguf")
 
 
 def test_a_variable_that_is_to_be_passed_on_has_to_be_set(tmp_path: Path) -> None:

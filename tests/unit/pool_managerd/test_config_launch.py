@@ -33,7 +33,7 @@ def test_every_placeholder_has_a_setting_behind_it() -> None:
         for name, kind, engine in (
             ("ctx_total", "llama_server", {}),
             ("ctx_max", "openai", {"flavor": "vllm"}),
-            ("gpu_layers", "openai", {"flavor": "llama_cpp"}),
+            ("gpu_layers", "openai", {"flavor": "vllm"}),
             ("vram_claim_ratio", "openai", {"flavor": "vllm"}),
             ("tensor_split", "llama_server", {}),
         )
@@ -106,3 +106,35 @@ def test_ollama_is_where_it_usually_is_unless_it_is_launched() -> None:
     assert where() == "http://127.0.0.1:11434"
     assert where(**launched) == ""
     assert where(**launched, base_url="http://127.0.0.1:{port}") == "http://127.0.0.1:{port}"
+
+
+def test_files_besides_the_model_have_to_be_in_the_command() -> None:
+    """Their memory would be counted for nothing, or not counted."""
+    draft = {"draft_model_path": "d.gguf"}
+
+    assert "has no {draft_model_path}" in refusal("llama_server", "serve {port}", **draft)
+    assert "set engine.mmproj_path" in refusal("llama_server", "serve {mmproj_path}")
+    assert "is for a server that is launched" in refusal("llama_server", base_url=HERE, **draft)
+    assert 'for flavor = "llama_cpp" with a launch' in refusal(
+        "openai", "serve {draft_model_path}", flavor="vllm", **draft
+    )
+    assert "goes without draft_model_path" in refusal(
+        "llama_server", "serve {draft_model_path}", deterministic=True, **draft
+    )
+    assert "goes without draft_model_path" in refusal(
+        "embedded", model_path="m.gguf", deterministic=True, **draft
+    )
+    pool("openai", "serve {draft_model_path}", flavor="llama_cpp", **draft)
+
+
+def test_a_llama_cpp_behind_openais_api_has_the_same_placeholders() -> None:
+    """Its context is `ctx_max`."""
+    settings = {"flavor": "llama_cpp", "ctx_max": 512, "slots": 2, "kv_type": "q8_0"}
+
+    pool("openai", "serve {ctx_total} {ctx_per_slot} {gpu_layers} {kv_type}", **settings)
+    assert "or ctx_max of the flavor llama_cpp" in refusal(
+        "openai", "serve {ctx_total}", flavor="llama_cpp"
+    )
+    assert "gpu_layers is for flavor" in refusal(
+        "openai", base_url=HERE, flavor="llama_cpp", gpu_layers=3
+    )

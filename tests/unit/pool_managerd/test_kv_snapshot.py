@@ -21,6 +21,7 @@ def test_each_free_slot_of_a_preallocated_cache_has_room_of_its_own() -> None:
         assert (message.kv_bytes_per_token, message.kv_slot_bytes) == (3, 250)
         assert message.HasField("kv_free_bytes")
         assert message.kv_free_bytes == 250 * slots_free
+        assert message.kv_cache_usage_ratio == 1 - slots_free / 4
 
 
 def test_what_an_engine_does_not_tell_stays_absent() -> None:
@@ -33,3 +34,5 @@ def test_what_an_engine_does_not_tell_stays_absent() -> None:
         assert not message.HasField("kv_free_bytes")
     assert not foreign.HasField("kv_bytes_per_token")
     assert not foreign.HasField("kv_slot_bytes")
+    assert foreign.kv_cache_usage_ratio == 0.5
+    assert not plain.HasField("kv_cache_usage_ratio")

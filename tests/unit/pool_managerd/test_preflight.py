@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import LlamaServerEngine
+from pool_managerd.config_llama import LlamaServerEngine
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.fit import HOST
 from pool_managerd.core.gguf_fit import GPU_CONTEXT_BYTES, PROCESS_BYTES
@@ -558,6 +558,61 @@ async def test_a_launched_vllm_takes_its_share_of_each_device(folder: Path) -> N
     (sentence,) = short.shortfalls
     assert sentence.startswith("GPU-b (RTX 3060) lacks 2.0 GiB of memory: 9.0 GiB are needed")
     assert "a smaller vram_claim_ratio" in sentence
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file."""
+    return path.stat().st_size
+
+
+async def test_a_llama_cpp_behind_openais_api_is_judged_by_its_file_too(model: Path) -> None:
+    """As the same server with its own API: what it is told is what it is judged by."""
+    command = {"command": ["serve", "{model_path}", "-c", "{ctx_total}"]}
+    own = served(model, ctx_per_slot=1_024, launch=command)
+    behind = served(model, kind="openai", flavor="llama_cpp", ctx_max=1_024, launch=command)
+
+    reviews = [await Box().preflight().review(pool) for pool in (own, behind)]
+
+    assert reviews[0] is not None
+    assert reviews[1] is not None
+    assert reviews[0].needs == reviews[1].needs
+    assert own.launch_values()["ctx_total"] == behind.launch_values()["ctx_total"] == "2048"
+    tight = Box(devices=(gpu("a", 500 << 20),))
+    long = served(model, kind="openai", flavor="llama_cpp", ctx_max=65_536, launch=command)
+    refused = await tight.preflight().review(long)
+    assert refused is not None
+    assert "ctx_max = " in refused.shortfalls[0]
+
+
+async def test_a_projector_and_a_draft_model_count(model: Path, tmp_path: Path) -> None:
+    """The file of the one, weights and context of the other; on the first device."""
+    projector = tmp_path / "mmproj.gguf"
+    write_tiny_model(projector)
+    files = {"mmproj_path": str(projector), "draft_model_path": str(model)}
+    pools = [
+        served(
+            model, ctx_per_slot=1_024, launch={"command": ["serve", "{model_path}", *words]}, **of
+        )
+        for words, of in (
+            (["{mmproj_path}"], {"mmproj_path": str(projector)}),
+            (["{mmproj_path}", "{draft_model_path}"], files),
+        )
+    ]
+    more = pools[1]
+
+    reviews = [
+        await Box().preflight().review(pool) for pool in (served(model, ctx_per_slot=1_024), *pools)
+    ]
+
+    plain, projected, drafted = (review.needs["GPU-a"] for review in reviews if review)
+    assert projected - plain == size_of(projector)
+    # Keys and values of 1,024 tokens for each of two slots: 2 layers, 32 wide, two bytes.
+    assert drafted - projected > 2 * 1_024 * 2 * 2 * 32 * 2
+    assert more.launch_values()["draft_model_path"] == str(model)
+    assert (await Box().preflight().model(more, "")).table.engine.model_id == "m"
+    projector.unlink()
+    with pytest.raises(PreloadError, match=r"mmproj\.gguf does not exist"):
+        await Box().preflight().model(more, "")
 
 
 async def test_what_no_free_memory_would_cure_is_not_waited_for(folder: Path) -> None:

@@ -6,6 +6,7 @@ from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from pool_managerd import wire
 from pool_managerd.core.attempts import AttemptFailure, AttemptKey, AttemptLog, ErrorKind, Terminal
+from pool_managerd.core.logprobs import TokenLogprob
 from pool_managerd.core.outbox import Outbox
 
 MESSAGE_BYTES_MAX = 4 << 20
@@ -61,12 +62,38 @@ def test_a_batch_counts_the_tokens_of_every_piece(
     frame = outbox.take()
     assert frame is not None
 
-    message = wire.host_frame(frame, 1, 1)
+    message = wire.frame_message(frame, 1, 1)
 
-    batch = events_pb2.TokenBatch.FromString(message.tokens.chunks[0])
+    batch = events_pb2.TokenBatch.FromString(message.frame.tokens.chunks[0])
     assert list(batch.pieces) == [text for text, _ in pieces]
     assert list(batch.token_counts) == counts
     assert len(batch.token_ids) == sum(counts)
+
+
+def test_a_batch_has_log_probabilities_where_they_were_asked_for() -> None:
+    """One entry for each piece, with the likeliest tokens; none at all otherwise."""
+    log, plain = (AttemptLog(AttemptKey(job, 1), ("p", "r")) for job in ("j", "k"))
+    outbox = Outbox(1 << 16, 1 << 16, lambda: None)
+    token = TokenLogprob(b"a", -0.5, ((b"b", -0.25), (b"a", -0.5)))
+    for handle, one in enumerate((log, plain), 1):
+        outbox.bind(handle, one)
+        one.append("a", (), (token,) if one is log else ())
+        one.append("b")
+        outbox.touch(one)
+    frame = outbox.take()
+    assert frame is not None
+
+    message = wire.host_frame(frame, 1, 1)
+
+    batches = [events_pb2.TokenBatch.FromString(chunk) for chunk in message.tokens.chunks]
+    first, second = batches[0].logprobs
+    assert [(token.token, token.logprob) for token in first.tokens] == [(b"a", -0.5)]
+    assert [(token.token, token.logprob) for token in first.tokens[0].top] == [
+        (b"b", -0.25),
+        (b"a", -0.5),
+    ]
+    assert not second.tokens
+    assert not batches[1].logprobs
 
 
 def test_a_piece_larger_than_the_rest_of_the_window_goes_once_all_is_acknowledged() -> None:

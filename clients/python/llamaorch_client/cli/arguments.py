@@ -54,6 +54,10 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     _sessions(commands.add_parser("sessions", parents=[common], help="list, show, delete sessions"))
     pools = commands.add_parser("pools", parents=[common], help="list pools and their devices")
     pools.add_argument("--watch", action="store_true", help="again on every change, until Ctrl-C")
+    _drain(commands.add_parser("drain", parents=[common], help="let a pool take no more work"))
+    undrain = commands.add_parser("undrain", parents=[common], help="let it take work again")
+    undrain.add_argument("pool_id", metavar="POOL", help="id of the pool")
+    _reload(commands.add_parser("reload", parents=[common], help="load a pool's model anew"))
     _devices(commands.add_parser("devices", parents=[common], help="what the devices do, live"))
     _live(commands.add_parser("top", parents=[common], help="what happens now, live"))
     explain = commands.add_parser(
@@ -75,6 +79,39 @@ def _devices(parser: argparse.ArgumentParser) -> None:
         help="ask this pool manager instead of the orchestrator, for all it knows; repeatable",
     )
     _live(parser)
+
+
+def _reload(parser: argparse.ArgumentParser) -> None:
+    _pool_and_deadline(parser)
+    parser.add_argument(
+        "--model", default="", metavar="REF", help="another model: a path or an address; see models"
+    )
+
+
+def _pool_and_deadline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pool_id", metavar="POOL", help="id of the pool")
+    parser.add_argument(
+        "--deadline",
+        type=_span,
+        metavar="TIME",
+        help="stop what still runs after 90s, 5m, 1h; default: the server's, 0s: at once",
+    )
+
+
+def _drain(parser: argparse.ArgumentParser) -> None:
+    _pool_and_deadline(parser)
+    parser.add_argument("--wait", action="store_true", help="return once nothing runs there")
+
+
+def _span(text: str) -> float:
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        value = float(text[:-1]) * units[text[-1:]]
+    except (KeyError, ValueError):
+        value = -1.0
+    if not 0 <= value <= 86_400:  # noqa: PLR2004 - a day, as the message says
+        raise argparse.ArgumentTypeError("must be like 90s, 5m or 1h, at most a day")
+    return value
 
 
 def _live(parser: argparse.ArgumentParser) -> None:
@@ -180,6 +217,12 @@ def _run(parser: argparse.ArgumentParser) -> None:
     add("--priority", choices=("interactive", "batch"), default="interactive")
     add("--max-tokens", type=_positive, metavar="N", help="stop after N tokens")
     add("--seed", type=int, metavar="N")
+    add(
+        "--logprobs",
+        type=int,
+        metavar="N",
+        help="log probability of each token, beside the N likeliest: at the end, or with --json",
+    )
     add("--temperature", type=float, metavar="T", help="0 is greedy")
     add("--top-p", type=float, metavar="P")
     add("--stop", action="append", default=[], metavar="TEXT", help="stop at TEXT; may be repeated")

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 
 from llamaorch_client.aio import AsyncClient
-from llamaorch_client.cli import devices, fleet, inspecting, running, sessions
+from llamaorch_client.cli import devices, draining, fleet, inspecting, running, sessions
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, exit_code, sentences
 from llamaorch_client.cli.output import Output
@@ -30,6 +30,9 @@ COMMANDS: dict[str, Command] = {
     "explain": inspecting.explain,
     "sessions": sessions.sessions,
     "pools": fleet.pools,
+    "drain": draining.drain,
+    "undrain": draining.undrain,
+    "reload": draining.reload,
     "devices": devices.devices,
     "status": fleet.status,
     "top": top.top,

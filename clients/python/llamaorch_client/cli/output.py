@@ -107,6 +107,12 @@ class Output:
             self._line_open = False
         self._err.print(Text(printable(text), style), soft_wrap=True)
 
+    def about(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Writes a table about the result to stderr, below what is there; none without rows."""
+        if rows:
+            self.say("")
+            self._err.print(_table(columns, rows))
+
     def progress(self, line: str) -> None:
         """Shows the progress line: on a terminal, and until a job's own output begins there."""
         if not self._err.is_terminal or self._text_on_screen:

@@ -13,7 +13,7 @@ from llamaorch_client.cli.output import Output, plain
 from llamaorch_client.cli.progress import Progress
 from llamaorch_client.cli.waiting import Waiting
 from llamaorch_client.errors import JobFailedError, LlamaOrchError, NotFoundError
-from llamaorch_client.events import End, Event, Failed, Resumed, Tokens
+from llamaorch_client.events import End, Event, Failed, Resumed, TokenLogprob, Tokens
 from llamaorch_client.model import JobState, Receipt
 from llamaorch_client.options import Timing
 from llamaorch_client.request import (
@@ -28,6 +28,7 @@ from llamaorch_client.stream import JobStream
 
 # How long Ctrl-C waits for the server: once to learn whether a job was accepted, once to cancel it.
 INTERRUPT_TIMEOUT_S = 5.0
+LOGPROB_COLUMNS = ("TOKEN", "LOGPROB", "LIKELIEST")
 
 
 async def run(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
@@ -145,6 +146,7 @@ def _request(arguments: argparse.Namespace, model_id: str) -> JobRequest:
             top_p=arguments.top_p,
             max_tokens=arguments.max_tokens,
             stop=tuple(arguments.stop),
+            logprobs=arguments.logprobs,
         ),
         expected_tokens=arguments.expected_tokens,
         deadline=deadline,
@@ -171,6 +173,7 @@ async def _follow(
         if out.as_json:
             out.record({"event": "accepted", **plain(receipt)})
     outcome: End | Failed | None = None
+    rows: list[tuple[str, str, str]] = []
     out.progress(progress.line())
     try:
         async with followed, waiting.watching():
@@ -178,13 +181,28 @@ async def _follow(
                 waiting.update(event)
                 _show(event, out)
                 progress.update(event, now_ms())
+                if isinstance(event, Tokens) and not out.as_json:
+                    rows.extend(_logprob_rows(event))
                 if isinstance(event, End | Failed):
                     outcome = event
                 elif not out.as_json:
                     out.progress(progress.line())
     finally:
         out.end_progress()
+    out.about(LOGPROB_COLUMNS, rows)
     return _tell_outcome(outcome, followed, out)
+
+
+def _logprob_rows(tokens: Tokens) -> list[tuple[str, str, str]]:
+    return [
+        (repr(token.token), f"{token.logprob:.3f}", ", ".join(map(_likely, token.top)))
+        for piece in tokens.logprobs
+        for token in piece
+    ]
+
+
+def _likely(token: TokenLogprob) -> str:
+    return f"{token.token!r} {token.logprob:.3f}"
 
 
 def _show(event: Event, out: Output) -> None:

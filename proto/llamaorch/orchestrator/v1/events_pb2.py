@@ -26,29 +26,33 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from llamaorch.orchestrator.v1 import job_pb2 as llamaorch_dot_orchestrator_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&llamaorch/orchestrator/v1/events.proto\x12\x19llamaorch.orchestrator.v1\x1a\x17google/rpc/status.proto\x1a#llamaorch/orchestrator/v1/job.proto\"\x97\x01\n\nTokenBatch\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\x13\n\x0btext_offset\x18\x03 \x01(\x04\x12\x15\n\rprefix_digest\x18\x04 \x01(\x06\x12\x0e\n\x06pieces\x18\x05 \x03(\t\x12\x11\n\ttoken_ids\x18\x06 \x03(\r\x12\x14\n\x0ctoken_counts\x18\x07 \x03(\r\"J\n\x0bResumePoint\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x13\n\x0btext_offset\x18\x02 \x01(\x04\x12\x15\n\rprefix_digest\x18\x03 \x01(\x06\"\xc6\x01\n\x06Queued\x12\x16\n\x0equeue_position\x18\x01 \x01(\r\x12\x1f\n\x12predicted_start_ms\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x1d\n\x10predicted_end_ms\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12 \n\x13on_time_probability\x18\x04 \x01(\x01H\x02\x88\x01\x01\x42\x15\n\x13_predicted_start_msB\x13\n\x11_predicted_end_msB\x16\n\x14_on_time_probability\"\xef\x01\n\x07Started\x12\x16\n\x0equeue_position\x18\x01 \x01(\r\x12\x1f\n\x12predicted_start_ms\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x15\n\rqueue_time_ms\x18\x03 \x01(\x04\x12\x0f\n\x07pool_id\x18\x04 \x01(\t\x12\x12\n\nreplica_id\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\r\x12\x11\n\tkv_warmth\x18\x07 \x01(\x08\x12\x0c\n\x04seed\x18\x08 \x01(\r\x12\x0e\n\x06\x65ngine\x18\t \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\n \x01(\tB\x15\n\x13_predicted_start_ms\"\xb7\x01\n\x07Metrics\x12\x13\n\x0bqueue_depth\x18\x01 \x01(\r\x12 \n\x13on_time_probability\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tkv_warmth\x18\x03 \x01(\x08\x12\x35\n\tremaining\x18\x04 \x01(\x0b\x32\".llamaorch.orchestrator.v1.Budgets\x12\x13\n\x0bkv_migrated\x18\x05 \x01(\x08\x42\x16\n\x14_on_time_probability\"\x9c\x01\n\x07Resumed\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x33\n\x04mode\x18\x02 \x01(\x0e\x32%.llamaorch.orchestrator.v1.ResumeMode\x12\x13\n\x0btext_offset\x18\x03 \x01(\x04\x12\x11\n\tkv_warmth\x18\x04 \x01(\x08\x12\x0f\n\x07pool_id\x18\x05 \x01(\t\x12\x12\n\nreplica_id\x18\x06 \x01(\t\"\xe8\x01\n\x03\x45nd\x12\x32\n\x05state\x18\x01 \x01(\x0e\x32#.llamaorch.orchestrator.v1.JobState\x12>\n\rfinish_reason\x18\x02 \x01(\x0e\x32\'.llamaorch.orchestrator.v1.FinishReason\x12/\n\x05usage\x18\x03 \x01(\x0b\x32 .llamaorch.orchestrator.v1.Usage\x12\x12\n\ntext_bytes\x18\x04 \x01(\x04\x12\x18\n\x0btext_digest\x18\x05 \x01(\x06H\x00\x88\x01\x01\x42\x0e\n\x0c_text_digest\"\xfa\x02\n\x08JobEvent\x12\x33\n\x06queued\x18\x01 \x01(\x0b\x32!.llamaorch.orchestrator.v1.QueuedH\x00\x12\x35\n\x07started\x18\x02 \x01(\x0b\x32\".llamaorch.orchestrator.v1.StartedH\x00\x12\x37\n\x06tokens\x18\x03 \x01(\x0b\x32%.llamaorch.orchestrator.v1.TokenBatchH\x00\x12\x35\n\x07metrics\x18\x04 \x01(\x0b\x32\".llamaorch.orchestrator.v1.MetricsH\x00\x12\x35\n\x07resumed\x18\x05 \x01(\x0b\x32\".llamaorch.orchestrator.v1.ResumedH\x00\x12-\n\x03\x65nd\x18\x06 \x01(\x0b\x32\x1e.llamaorch.orchestrator.v1.EndH\x00\x12#\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent*d\n\nResumeMode\x12\x1b\n\x17RESUME_MODE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bRESUME_MODE_VERIFIED_REPLAY\x10\x01\x12\x18\n\x14RESUME_MODE_CONTINUE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&llamaorch/orchestrator/v1/events.proto\x12\x19llamaorch.orchestrator.v1\x1a\x17google/rpc/status.proto\x1a#llamaorch/orchestrator/v1/job.proto\"\xd3\x01\n\nTokenBatch\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\x13\n\x0btext_offset\x18\x03 \x01(\x04\x12\x15\n\rprefix_digest\x18\x04 \x01(\x06\x12\x0e\n\x06pieces\x18\x05 \x03(\t\x12\x11\n\ttoken_ids\x18\x06 \x03(\r\x12\x14\n\x0ctoken_counts\x18\x07 \x03(\r\x12:\n\x08logprobs\x18\x08 \x03(\x0b\x32(.llamaorch.orchestrator.v1.PieceLogprobs\"H\n\rPieceLogprobs\x12\x37\n\x06tokens\x18\x01 \x03(\x0b\x32\'.llamaorch.orchestrator.v1.TokenLogprob\"d\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x34\n\x03top\x18\x03 \x03(\x0b\x32\'.llamaorch.orchestrator.v1.TokenLogprob\"J\n\x0bResumePoint\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x13\n\x0btext_offset\x18\x02 \x01(\x04\x12\x15\n\rprefix_digest\x18\x03 \x01(\x06\"\xc6\x01\n\x06Queued\x12\x16\n\x0equeue_position\x18\x01 \x01(\r\x12\x1f\n\x12predicted_start_ms\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x1d\n\x10predicted_end_ms\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12 \n\x13on_time_probability\x18\x04 \x01(\x01H\x02\x88\x01\x01\x42\x15\n\x13_predicted_start_msB\x13\n\x11_predicted_end_msB\x16\n\x14_on_time_probability\"\xef\x01\n\x07Started\x12\x16\n\x0equeue_position\x18\x01 \x01(\r\x12\x1f\n\x12predicted_start_ms\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x15\n\rqueue_time_ms\x18\x03 \x01(\x04\x12\x0f\n\x07pool_id\x18\x04 \x01(\t\x12\x12\n\nreplica_id\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\r\x12\x11\n\tkv_warmth\x18\x07 \x01(\x08\x12\x0c\n\x04seed\x18\x08 \x01(\r\x12\x0e\n\x06\x65ngine\x18\t \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\n \x01(\tB\x15\n\x13_predicted_start_ms\"\xb7\x01\n\x07Metrics\x12\x13\n\x0bqueue_depth\x18\x01 \x01(\r\x12 \n\x13on_time_probability\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tkv_warmth\x18\x03 \x01(\x08\x12\x35\n\tremaining\x18\x04 \x01(\x0b\x32\".llamaorch.orchestrator.v1.Budgets\x12\x13\n\x0bkv_migrated\x18\x05 \x01(\x08\x42\x16\n\x14_on_time_probability\"\x9c\x01\n\x07Resumed\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\r\x12\x33\n\x04mode\x18\x02 \x01(\x0e\x32%.llamaorch.orchestrator.v1.ResumeMode\x12\x13\n\x0btext_offset\x18\x03 \x01(\x04\x12\x11\n\tkv_warmth\x18\x04 \x01(\x08\x12\x0f\n\x07pool_id\x18\x05 \x01(\t\x12\x12\n\nreplica_id\x18\x06 \x01(\t\"\xe8\x01\n\x03\x45nd\x12\x32\n\x05state\x18\x01 \x01(\x0e\x32#.llamaorch.orchestrator.v1.JobState\x12>\n\rfinish_reason\x18\x02 \x01(\x0e\x32\'.llamaorch.orchestrator.v1.FinishReason\x12/\n\x05usage\x18\x03 \x01(\x0b\x32 .llamaorch.orchestrator.v1.Usage\x12\x12\n\ntext_bytes\x18\x04 \x01(\x04\x12\x18\n\x0btext_digest\x18\x05 \x01(\x06H\x00\x88\x01\x01\x42\x0e\n\x0c_text_digest\"\xfa\x02\n\x08JobEvent\x12\x33\n\x06queued\x18\x01 \x01(\x0b\x32!.llamaorch.orchestrator.v1.QueuedH\x00\x12\x35\n\x07started\x18\x02 \x01(\x0b\x32\".llamaorch.orchestrator.v1.StartedH\x00\x12\x37\n\x06tokens\x18\x03 \x01(\x0b\x32%.llamaorch.orchestrator.v1.TokenBatchH\x00\x12\x35\n\x07metrics\x18\x04 \x01(\x0b\x32\".llamaorch.orchestrator.v1.MetricsH\x00\x12\x35\n\x07resumed\x18\x05 \x01(\x0b\x32\".llamaorch.orchestrator.v1.ResumedH\x00\x12-\n\x03\x65nd\x18\x06 \x01(\x0b\x32\x1e.llamaorch.orchestrator.v1.EndH\x00\x12#\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x07\n\x05\x65vent*d\n\nResumeMode\x12\x1b\n\x17RESUME_MODE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bRESUME_MODE_VERIFIED_REPLAY\x10\x01\x12\x18\n\x14RESUME_MODE_CONTINUE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llamaorch.orchestrator.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESUMEMODE']._serialized_start=1765
-  _globals['_RESUMEMODE']._serialized_end=1865
+  _globals['_RESUMEMODE']._serialized_start=2001
+  _globals['_RESUMEMODE']._serialized_end=2101
   _globals['_TOKENBATCH']._serialized_start=132
-  _globals['_TOKENBATCH']._serialized_end=283
-  _globals['_RESUMEPOINT']._serialized_start=285
-  _globals['_RESUMEPOINT']._serialized_end=359
-  _globals['_QUEUED']._serialized_start=362
-  _globals['_QUEUED']._serialized_end=560
-  _globals['_STARTED']._serialized_start=563
-  _globals['_STARTED']._serialized_end=802
-  _globals['_METRICS']._serialized_start=805
-  _globals['_METRICS']._serialized_end=988
-  _globals['_RESUMED']._serialized_start=991
-  _globals['_RESUMED']._serialized_end=1147
-  _globals['_END']._serialized_start=1150
-  _globals['_END']._serialized_end=1382
-  _globals['_JOBEVENT']._serialized_start=1385
-  _globals['_JOBEVENT']._serialized_end=1763
+  _globals['_TOKENBATCH']._serialized_end=343
+  _globals['_PIECELOGPROBS']._serialized_start=345
+  _globals['_PIECELOGPROBS']._serialized_end=417
+  _globals['_TOKENLOGPROB']._serialized_start=419
+  _globals['_TOKENLOGPROB']._serialized_end=519
+  _globals['_RESUMEPOINT']._serialized_start=521
+  _globals['_RESUMEPOINT']._serialized_end=595
+  _globals['_QUEUED']._serialized_start=598
+  _globals['_QUEUED']._serialized_end=796
+  _globals['_STARTED']._serialized_start=799
+  _globals['_STARTED']._serialized_end=1038
+  _globals['_METRICS']._serialized_start=1041
+  _globals['_METRICS']._serialized_end=1224
+  _globals['_RESUMED']._serialized_start=1227
+  _globals['_RESUMED']._serialized_end=1383
+  _globals['_END']._serialized_start=1386
+  _globals['_END']._serialized_end=1618
+  _globals['_JOBEVENT']._serialized_start=1621
+  _globals['_JOBEVENT']._serialized_end=1999
 # @@protoc_insertion_point(module_scope)

@@ -67,6 +67,7 @@ class TokenBatch(_message.Message):
     PIECES_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     TOKEN_COUNTS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """Attempt that generated the text, from 1."""
     first_index: _builtins.int
@@ -87,6 +88,10 @@ class TokenBatch(_message.Message):
     def token_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Number of token ids of each piece, parallel to `pieces`; empty when `token_ids` is."""
 
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PieceLogprobs]:
+        """Log probabilities, parallel to `pieces`; empty unless the job asked for them."""
+
     def __init__(
         self,
         *,
@@ -97,14 +102,71 @@ class TokenBatch(_message.Message):
         pieces: _abc.Iterable[_builtins.str] | None = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         token_counts: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[Global___PieceLogprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "first_index", b"first_index", "pieces", b"pieces", "prefix_digest", b"prefix_digest", "text_offset", b"text_offset", "token_counts", b"token_counts", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "first_index", b"first_index", "logprobs", b"logprobs", "pieces", b"pieces", "prefix_digest", b"prefix_digest", "text_offset", b"text_offset", "token_counts", b"token_counts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenBatch: _TypeAlias = TokenBatch  # noqa: Y015
+
+@_typing.final
+class PieceLogprobs(_message.Message):
+    """PieceLogprobs is what the engine reports of the tokens of one piece."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """The generated tokens, in order. A token that ends inside a character may be missing."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[Global___TokenLogprob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PieceLogprobs: _TypeAlias = PieceLogprobs  # noqa: Y015
+
+@_typing.final
+class TokenLogprob(_message.Message):
+    """TokenLogprob is how likely a token was, before temperature and filters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    token: _builtins.bytes
+    """Bytes of the token's text, which may end inside a character; at most 256."""
+    logprob: _builtins.float
+    """Natural logarithm of its probability, at most 0."""
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """The likeliest tokens at its place, the first one first, without alternatives of their own; as many as were asked for."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.bytes = ...,
+        logprob: _builtins.float = ...,
+        top: _abc.Iterable[Global___TokenLogprob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "token", b"token", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
 
 @_typing.final
 class ResumePoint(_message.Message):

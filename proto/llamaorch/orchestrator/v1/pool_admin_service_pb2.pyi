@@ -10,7 +10,9 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,6 +23,42 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ReloadOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReloadOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReloadOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RELOAD_OUTCOME_UNSPECIFIED: _ReloadOutcome.ValueType  # 0
+    """Not known to this client."""
+    RELOAD_OUTCOME_DONE: _ReloadOutcome.ValueType  # 1
+    """The pool is READY with the model that was asked for."""
+    RELOAD_OUTCOME_ROLLED_BACK: _ReloadOutcome.ValueType  # 2
+    """That model could not be served: the pool is READY with the former one."""
+    RELOAD_OUTCOME_FAILED: _ReloadOutcome.ValueType  # 3
+    """The model that the pool had could not be served anew. The host goes on trying, as after any failure."""
+    RELOAD_OUTCOME_SUPERSEDED: _ReloadOutcome.ValueType  # 4
+    """Somebody asked for another reload meanwhile, which counts."""
+    RELOAD_OUTCOME_UNKNOWN: _ReloadOutcome.ValueType  # 5
+    """The host was lost before it told; it may have reloaded the pool."""
+
+class ReloadOutcome(_ReloadOutcome, metaclass=_ReloadOutcomeEnumTypeWrapper):
+    """ReloadOutcome is what became of a reload."""
+
+RELOAD_OUTCOME_UNSPECIFIED: ReloadOutcome.ValueType  # 0
+"""Not known to this client."""
+RELOAD_OUTCOME_DONE: ReloadOutcome.ValueType  # 1
+"""The pool is READY with the model that was asked for."""
+RELOAD_OUTCOME_ROLLED_BACK: ReloadOutcome.ValueType  # 2
+"""That model could not be served: the pool is READY with the former one."""
+RELOAD_OUTCOME_FAILED: ReloadOutcome.ValueType  # 3
+"""The model that the pool had could not be served anew. The host goes on trying, as after any failure."""
+RELOAD_OUTCOME_SUPERSEDED: ReloadOutcome.ValueType  # 4
+"""Somebody asked for another reload meanwhile, which counts."""
+RELOAD_OUTCOME_UNKNOWN: ReloadOutcome.ValueType  # 5
+"""The host was lost before it told; it may have reloaded the pool."""
+Global___ReloadOutcome: _TypeAlias = ReloadOutcome  # noqa: Y015
 
 @_typing.final
 class PoolDevice(_message.Message):
@@ -88,6 +126,42 @@ class PoolDevice(_message.Message):
 Global___PoolDevice: _TypeAlias = PoolDevice  # noqa: Y015
 
 @_typing.final
+class PoolDrain(_message.Message):
+    """PoolDrain is that an operator drains a pool: it is given no more work, and what runs there goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGAN_AT_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    RUNNING_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    running_attempts: _builtins.int
+    """Attempts that still run, or that the host has not confirmed to be over."""
+    @_builtins.property
+    def began_at(self) -> _timestamp_pb2.Timestamp:
+        """When it began, by the orchestrator's clock."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When attempts that still run are stopped, by the orchestrator's clock. Their jobs go on elsewhere or fail, as their
+        failover policy says.
+        """
+
+    def __init__(
+        self,
+        *,
+        began_at: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        running_attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "running_attempts", b"running_attempts", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoolDrain: _TypeAlias = PoolDrain  # noqa: Y015
+
+@_typing.final
 class Pool(_message.Message):
     """Pool is the orchestrator's view of one pool."""
 
@@ -111,6 +185,7 @@ class Pool(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     PERF_SCALE_FIELD_NUMBER: _builtins.int
+    DRAIN_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """Stable id."""
     replica_id: _builtins.str
@@ -151,6 +226,12 @@ class Pool(_message.Message):
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolDevice]:
         """Devices."""
 
+    @_builtins.property
+    def drain(self) -> Global___PoolDrain:
+        """Present while an operator drains it. That is remembered through restarts of either side, until it is undone or the
+        pool is gone.
+        """
+
     def __init__(
         self,
         *,
@@ -172,10 +253,11 @@ class Pool(_message.Message):
         devices: _abc.Iterable[Global___PoolDevice] | None = ...,
         tokens_per_s: _builtins.float | None = ...,
         perf_scale: _builtins.float | None = ...,
+        drain: Global___PoolDrain | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_tokens_per_s", b"_tokens_per_s", "perf_scale", b"perf_scale", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_tokens_per_s", b"_tokens_per_s", "drain", b"drain", "perf_scale", b"perf_scale", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_tokens_per_s", b"_tokens_per_s", "connected", b"connected", "ctx_max", b"ctx_max", "devices", b"devices", "engine", b"engine", "engine_version", b"engine_version", "host_id", b"host_id", "model_digest", b"model_digest", "model_id", b"model_id", "perf_scale", b"perf_scale", "pool_id", b"pool_id", "replica_id", b"replica_id", "slots_free", b"slots_free", "slots_total", b"slots_total", "snapshot_age_ms", b"snapshot_age_ms", "snapshot_version", b"snapshot_version", "state", b"state", "state_reason", b"state_reason", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale", "_tokens_per_s", b"_tokens_per_s", "connected", b"connected", "ctx_max", b"ctx_max", "devices", b"devices", "drain", b"drain", "engine", b"engine", "engine_version", b"engine_version", "host_id", b"host_id", "model_digest", b"model_digest", "model_id", b"model_id", "perf_scale", b"perf_scale", "pool_id", b"pool_id", "replica_id", b"replica_id", "slots_free", b"slots_free", "slots_total", b"slots_total", "snapshot_age_ms", b"snapshot_age_ms", "snapshot_version", b"snapshot_version", "state", b"state", "state_reason", b"state_reason", "tokens_per_s", b"tokens_per_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__perf_scale: _TypeAlias = _typing.Literal["perf_scale"]  # noqa: Y015
     _WhichOneofArgType__perf_scale: _TypeAlias = _typing.Literal["_perf_scale", b"_perf_scale"]  # noqa: Y015
@@ -294,10 +376,10 @@ class DrainPoolRequest(_message.Message):
     pool_id: _builtins.str
     """Pool."""
     undo: _builtins.bool
-    """True to end an earlier drain instead."""
+    """True to end a drain instead; the pool takes work again."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """Longest wait for running jobs; absent means the server's default."""
+        """How long running attempts may go on, at most a day; absent means the server's default, 0 that they are stopped at once."""
 
     def __init__(
         self,
@@ -346,19 +428,25 @@ class ReloadPoolRequest(_message.Message):
 
     POOL_ID_FIELD_NUMBER: _builtins.int
     MODEL_REF_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """Pool."""
     model_ref: _builtins.str
     """Model to load; empty means the present one anew."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long running attempts may go on before, at most a day; absent means the server's default. See DrainPool."""
+
     def __init__(
         self,
         *,
         pool_id: _builtins.str = ...,
         model_ref: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_ref", b"model_ref", "pool_id", b"pool_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_ref", b"model_ref", "pool_id", b"pool_id", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -371,6 +459,12 @@ class ReloadPoolResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POOL_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    outcome: Global___ReloadOutcome.ValueType
+    """What became of the reload."""
+    detail: _builtins.str
+    """One sentence for people about what went wrong; empty when nothing did."""
     @_builtins.property
     def pool(self) -> Global___Pool:
         """The pool."""
@@ -379,10 +473,12 @@ class ReloadPoolResponse(_message.Message):
         self,
         *,
         pool: Global___Pool | None = ...,
+        outcome: Global___ReloadOutcome.ValueType = ...,
+        detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "outcome", b"outcome", "pool", b"pool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -78,14 +78,18 @@ class PoolAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainPool(self, request, context):
-        """Lets a pool finish its work and take no more.
+        """Lets a pool finish its work and take no more; answers once that is durable. Placements stop at once; attempts that run
+        go on until the deadline, when the host stops those that are left. No stream is dropped before. Draining again sets
+        another deadline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReloadPool(self, request, context):
-        """Loads a pool's model anew, or another one; on failure all is as before.
+        """Loads a pool's model anew, or another one, once nothing runs there; on failure the former model is loaded again.
+        Answers when the pool is READY with one of the two, which takes as long as loading does. The host goes on with it
+        whatever becomes of this call, or of the orchestrator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

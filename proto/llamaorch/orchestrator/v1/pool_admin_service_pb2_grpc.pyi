@@ -44,9 +44,15 @@ class PoolAdminServiceStub:
     another, which begins with all pools again.
     """
     DrainPool: _grpc.UnaryUnaryMultiCallable[_pool_admin_service_pb2.DrainPoolRequest, _pool_admin_service_pb2.DrainPoolResponse]
-    """Lets a pool finish its work and take no more."""
+    """Lets a pool finish its work and take no more; answers once that is durable. Placements stop at once; attempts that run
+    go on until the deadline, when the host stops those that are left. No stream is dropped before. Draining again sets
+    another deadline.
+    """
     ReloadPool: _grpc.UnaryUnaryMultiCallable[_pool_admin_service_pb2.ReloadPoolRequest, _pool_admin_service_pb2.ReloadPoolResponse]
-    """Loads a pool's model anew, or another one; on failure all is as before."""
+    """Loads a pool's model anew, or another one, once nothing runs there; on failure the former model is loaded again.
+    Answers when the pool is READY with one of the two, which takes as long as loading does. The host goes on with it
+    whatever becomes of this call, or of the orchestrator.
+    """
 
 @_typing.type_check_only
 class PoolAdminServiceAsyncStub(PoolAdminServiceStub):
@@ -61,9 +67,15 @@ class PoolAdminServiceAsyncStub(PoolAdminServiceStub):
     another, which begins with all pools again.
     """
     DrainPool: _aio.UnaryUnaryMultiCallable[_pool_admin_service_pb2.DrainPoolRequest, _pool_admin_service_pb2.DrainPoolResponse]  # type: ignore[assignment]
-    """Lets a pool finish its work and take no more."""
+    """Lets a pool finish its work and take no more; answers once that is durable. Placements stop at once; attempts that run
+    go on until the deadline, when the host stops those that are left. No stream is dropped before. Draining again sets
+    another deadline.
+    """
     ReloadPool: _aio.UnaryUnaryMultiCallable[_pool_admin_service_pb2.ReloadPoolRequest, _pool_admin_service_pb2.ReloadPoolResponse]  # type: ignore[assignment]
-    """Loads a pool's model anew, or another one; on failure all is as before."""
+    """Loads a pool's model anew, or another one, once nothing runs there; on failure the former model is loaded again.
+    Answers when the pool is READY with one of the two, which takes as long as loading does. The host goes on with it
+    whatever becomes of this call, or of the orchestrator.
+    """
 
 class PoolAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """PoolAdminService lists and operates pools."""
@@ -93,7 +105,10 @@ class PoolAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pool_admin_service_pb2.DrainPoolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pool_admin_service_pb2.DrainPoolResponse, _abc.Awaitable[_pool_admin_service_pb2.DrainPoolResponse]]:
-        """Lets a pool finish its work and take no more."""
+        """Lets a pool finish its work and take no more; answers once that is durable. Placements stop at once; attempts that run
+        go on until the deadline, when the host stops those that are left. No stream is dropped before. Draining again sets
+        another deadline.
+        """
 
     @_abc_1.abstractmethod
     def ReloadPool(
@@ -101,6 +116,9 @@ class PoolAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pool_admin_service_pb2.ReloadPoolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pool_admin_service_pb2.ReloadPoolResponse, _abc.Awaitable[_pool_admin_service_pb2.ReloadPoolResponse]]:
-        """Loads a pool's model anew, or another one; on failure all is as before."""
+        """Loads a pool's model anew, or another one, once nothing runs there; on failure the former model is loaded again.
+        Answers when the pool is READY with one of the two, which takes as long as loading does. The host goes on with it
+        whatever becomes of this call, or of the orchestrator.
+        """
 
 def add_PoolAdminServiceServicer_to_server(servicer: PoolAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -720,7 +720,9 @@ class StartAttempt(_message.Message):
     message limit together with the rest. Empty: the host goes by the earlier attempt's output, which it must hold.
     """
     continue_index: _builtins.int
-    """For a continuation with `continue_text`: index of the first new piece in the job's output."""
+    """For a continuation with `continue_text`: index of the first new piece. The host holds the text before it as so many
+    pieces of this attempt, the first part of its output: it is sent again when it is asked for, not by itself.
+    """
     continue_tokens: _builtins.int
     """For a continuation: tokens that were generated before it, as far as that is known. AttemptEnded.usage counts them as
     output, not as prompt. `sampling.max_tokens` is what is left for this attempt.
@@ -921,20 +923,30 @@ class ReloadModel(_message.Message):
 
     POOL_ID_FIELD_NUMBER: _builtins.int
     MODEL_REF_FIELD_NUMBER: _builtins.int
+    RELOAD_ID_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """Pool."""
     model_ref: _builtins.str
     """Model to load; empty means the present one."""
+    reload_id: _builtins.str
+    """Named by PoolSnapshot.reload, which tells what became of it."""
+    timeout_ms: _builtins.int
+    """Longest wait for running attempts, milliseconds; what runs then is stopped. Absent: no limit."""
     def __init__(
         self,
         *,
         pool_id: _builtins.str = ...,
         model_ref: _builtins.str = ...,
+        reload_id: _builtins.str = ...,
+        timeout_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_ref", b"model_ref", "pool_id", b"pool_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms", "model_ref", b"model_ref", "pool_id", b"pool_id", "reload_id", b"reload_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__timeout_ms: _TypeAlias = _typing.Literal["timeout_ms"]  # noqa: Y015
+    _WhichOneofArgType__timeout_ms: _TypeAlias = _typing.Literal["_timeout_ms", b"_timeout_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_ms) -> _WhichOneofReturnType__timeout_ms | None: ...
 
 Global___ReloadModel: _TypeAlias = ReloadModel  # noqa: Y015

@@ -187,6 +187,42 @@ DEVICE_HEALTH_NO_ANSWER: DeviceHealth.ValueType  # 6
 """The driver has not answered for a while: what is told of the device would be out of date and is left out."""
 Global___DeviceHealth: _TypeAlias = DeviceHealth  # noqa: Y015
 
+class _ReloadState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReloadStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReloadState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RELOAD_STATE_UNSPECIFIED: _ReloadState.ValueType  # 0
+    """Not known to this reader."""
+    RELOAD_STATE_WAITING: _ReloadState.ValueType  # 1
+    """Running attempts end; none begins."""
+    RELOAD_STATE_LOADING: _ReloadState.ValueType  # 2
+    """The engine is replaced."""
+    RELOAD_STATE_DONE: _ReloadState.ValueType  # 3
+    """The pool is READY with the model that was asked for."""
+    RELOAD_STATE_ROLLED_BACK: _ReloadState.ValueType  # 4
+    """That model could not be served: the pool is READY with the former one."""
+    RELOAD_STATE_FAILED: _ReloadState.ValueType  # 5
+    """The model that the pool had could not be served anew. The host goes on trying, as after any failure."""
+
+class ReloadState(_ReloadState, metaclass=_ReloadStateEnumTypeWrapper):
+    """ReloadState is how far a reload is."""
+
+RELOAD_STATE_UNSPECIFIED: ReloadState.ValueType  # 0
+"""Not known to this reader."""
+RELOAD_STATE_WAITING: ReloadState.ValueType  # 1
+"""Running attempts end; none begins."""
+RELOAD_STATE_LOADING: ReloadState.ValueType  # 2
+"""The engine is replaced."""
+RELOAD_STATE_DONE: ReloadState.ValueType  # 3
+"""The pool is READY with the model that was asked for."""
+RELOAD_STATE_ROLLED_BACK: ReloadState.ValueType  # 4
+"""That model could not be served: the pool is READY with the former one."""
+RELOAD_STATE_FAILED: ReloadState.ValueType  # 5
+"""The model that the pool had could not be served anew. The host goes on trying, as after any failure."""
+Global___ReloadState: _TypeAlias = ReloadState  # noqa: Y015
+
 @_typing.final
 class Device(_message.Message):
     """Device is one device of a pool. Everything but id and kind is absent when the hardware does not report it."""
@@ -507,6 +543,36 @@ class MemoryClaim(_message.Message):
 Global___MemoryClaim: _TypeAlias = MemoryClaim  # noqa: Y015
 
 @_typing.final
+class PoolReload(_message.Message):
+    """PoolReload is the last reload that a pool was asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELOAD_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    reload_id: _builtins.str
+    """As in ReloadModel."""
+    state: Global___ReloadState.ValueType
+    """How far it is."""
+    detail: _builtins.str
+    """One sentence for people about what went wrong; empty when nothing did."""
+    def __init__(
+        self,
+        *,
+        reload_id: _builtins.str = ...,
+        state: Global___ReloadState.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "reload_id", b"reload_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoolReload: _TypeAlias = PoolReload  # noqa: Y015
+
+@_typing.final
 class PoolSnapshot(_message.Message):
     """PoolSnapshot is the state of one pool at one instant."""
 
@@ -550,6 +616,7 @@ class PoolSnapshot(_message.Message):
     KV_PREALLOCATED_FIELD_NUMBER: _builtins.int
     PERF_SCALE_FIELD_NUMBER: _builtins.int
     MEMORY_CLAIMS_FIELD_NUMBER: _builtins.int
+    RELOAD_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.str
     """Stable id of the pool."""
     replica_id: _builtins.str
@@ -646,6 +713,10 @@ class PoolSnapshot(_message.Message):
     def memory_claims(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryClaim]:
         """What the engine takes, by memory. Empty when nobody can tell, or nothing is started."""
 
+    @_builtins.property
+    def reload(self) -> Global___PoolReload:
+        """The last reload since the pool manager started; absent when there was none."""
+
     def __init__(
         self,
         *,
@@ -687,10 +758,11 @@ class PoolSnapshot(_message.Message):
         kv_preallocated: _builtins.bool = ...,
         perf_scale: _builtins.float | None = ...,
         memory_claims: _abc.Iterable[Global___MemoryClaim] | None = ...,
+        reload: Global___PoolReload | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_bytes_per_token", b"_kv_bytes_per_token", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_kv_slot_bytes", b"_kv_slot_bytes", "_perf_scale", b"_perf_scale", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "compute_capability", b"compute_capability", "first_token_ms", b"first_token_ms", "kv_bytes_per_token", b"kv_bytes_per_token", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "kv_slot_bytes", b"kv_slot_bytes", "observed_at", b"observed_at", "perf_scale", b"perf_scale", "perf_tokens_per_s", b"perf_tokens_per_s", "prefill_tokens_per_s", b"prefill_tokens_per_s", "supports", b"supports", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_bytes_per_token", b"_kv_bytes_per_token", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_kv_slot_bytes", b"_kv_slot_bytes", "_perf_scale", b"_perf_scale", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "compute_capability", b"compute_capability", "first_token_ms", b"first_token_ms", "kv_bytes_per_token", b"kv_bytes_per_token", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "kv_slot_bytes", b"kv_slot_bytes", "observed_at", b"observed_at", "perf_scale", b"perf_scale", "perf_tokens_per_s", b"perf_tokens_per_s", "prefill_tokens_per_s", b"prefill_tokens_per_s", "reload", b"reload", "supports", b"supports", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_bytes_per_token", b"_kv_bytes_per_token", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_kv_slot_bytes", b"_kv_slot_bytes", "_perf_scale", b"_perf_scale", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "applied_dispatch_seq", b"applied_dispatch_seq", "compute_capability", b"compute_capability", "ctx_max", b"ctx_max", "deterministic", b"deterministic", "devices", b"devices", "emitted_frame_seq", b"emitted_frame_seq", "engine", b"engine", "engine_version", b"engine_version", "epoch", b"epoch", "first_token_ms", b"first_token_ms", "host_id", b"host_id", "kv_bytes_per_token", b"kv_bytes_per_token", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "kv_preallocated", b"kv_preallocated", "kv_slot_bytes", b"kv_slot_bytes", "loadable_models", b"loadable_models", "memory_claims", b"memory_claims", "model_digest", b"model_digest", "model_id", b"model_id", "observed_at", b"observed_at", "perf_scale", b"perf_scale", "perf_tokens_per_s", b"perf_tokens_per_s", "pool_id", b"pool_id", "prefill_tokens_per_s", b"prefill_tokens_per_s", "replica_id", b"replica_id", "running", b"running", "sampler_profile_version", b"sampler_profile_version", "slots_free", b"slots_free", "slots_total", b"slots_total", "state", b"state", "state_detail", b"state_detail", "state_reason", b"state_reason", "supports", b"supports", "version", b"version", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes", "warm_session_ids", b"warm_session_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability", "_first_token_ms", b"_first_token_ms", "_kv_bytes_per_token", b"_kv_bytes_per_token", "_kv_cache_usage_ratio", b"_kv_cache_usage_ratio", "_kv_free_bytes", b"_kv_free_bytes", "_kv_slot_bytes", b"_kv_slot_bytes", "_perf_scale", b"_perf_scale", "_perf_tokens_per_s", b"_perf_tokens_per_s", "_prefill_tokens_per_s", b"_prefill_tokens_per_s", "_vram_free_bytes", b"_vram_free_bytes", "_vram_total_bytes", b"_vram_total_bytes", "applied_dispatch_seq", b"applied_dispatch_seq", "compute_capability", b"compute_capability", "ctx_max", b"ctx_max", "deterministic", b"deterministic", "devices", b"devices", "emitted_frame_seq", b"emitted_frame_seq", "engine", b"engine", "engine_version", b"engine_version", "epoch", b"epoch", "first_token_ms", b"first_token_ms", "host_id", b"host_id", "kv_bytes_per_token", b"kv_bytes_per_token", "kv_cache_usage_ratio", b"kv_cache_usage_ratio", "kv_free_bytes", b"kv_free_bytes", "kv_preallocated", b"kv_preallocated", "kv_slot_bytes", b"kv_slot_bytes", "loadable_models", b"loadable_models", "memory_claims", b"memory_claims", "model_digest", b"model_digest", "model_id", b"model_id", "observed_at", b"observed_at", "perf_scale", b"perf_scale", "perf_tokens_per_s", b"perf_tokens_per_s", "pool_id", b"pool_id", "prefill_tokens_per_s", b"prefill_tokens_per_s", "reload", b"reload", "replica_id", b"replica_id", "running", b"running", "sampler_profile_version", b"sampler_profile_version", "slots_free", b"slots_free", "slots_total", b"slots_total", "state", b"state", "state_detail", b"state_detail", "state_reason", b"state_reason", "supports", b"supports", "version", b"version", "vram_free_bytes", b"vram_free_bytes", "vram_total_bytes", b"vram_total_bytes", "warm_session_ids", b"warm_session_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compute_capability: _TypeAlias = _typing.Literal["compute_capability"]  # noqa: Y015
     _WhichOneofArgType__compute_capability: _TypeAlias = _typing.Literal["_compute_capability", b"_compute_capability"]  # noqa: Y015

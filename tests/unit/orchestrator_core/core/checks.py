@@ -11,6 +11,8 @@ from orchestrator_core.core.effects import (
     JobEnded,
     JobForgotten,
     JobStarted,
+    PoolDrainRecord,
+    ReplyPool,
     ReplyRefused,
     SendStart,
 )
@@ -19,6 +21,7 @@ from orchestrator_core.core.events import (
     EnqueueRequested,
     Event,
     OutputProgressed,
+    PoolDrainRequested,
     Recovered,
 )
 from orchestrator_core.core.feasibility import static_shortfalls
@@ -43,6 +46,7 @@ class Checks:
     delivered: set[str] = field(default_factory=set)
     waiting_before: dict[str, int] = field(default_factory=dict)
     interactive_in_a_row: int = 0
+    drained: dict[str, None] = field(default_factory=dict)
 
     def before(self, world: Shell) -> None:
         """Notes who waits, to judge the step that comes."""
@@ -67,6 +71,7 @@ class Checks:
         self._pools_are_exact(state, world.core._last_ms)
         self._timers_are_bound(state, world)
         self._sessions_add_up(state)
+        self._drained_pools_get_nothing(state, event, effects)
         self._effects_are_lawful(state, effects)
         self._order_of_arrival(state, effects)
         self._nobody_waits_in_vain(state, world.core._last_ms)
@@ -110,6 +115,21 @@ class Checks:
             # Only retries and victims that came back may lie beyond the bound.
             before = len(self.waiting_before)
             assert len(queue) <= max(before, state.config.queue_capacity)
+
+    def _drained_pools_get_nothing(self, state: State, event: Event, effects: list[Effect]) -> None:
+        """OC-CTRL-2002: from the operator's word on, until the next one; also after a crash."""
+        if isinstance(event, Recovered):
+            self.drained = {drain.pool_id: None for drain in event.drains}
+        if isinstance(event, PoolDrainRequested) and any(isinstance(e, ReplyPool) for e in effects):
+            self.drained.pop(event.pool_id, None)
+            if event.draining:
+                self.drained[event.pool_id] = None
+        for effect in effects:
+            if isinstance(effect, PoolDrainRecord) and effect.over:
+                self.drained.pop(effect.pool_id, None)
+            assert not (isinstance(effect, DispatchRecord) and effect.pool_id in self.drained)
+        assert state.drains.keys() == self.drained.keys()
+        assert all(pool.draining == (p in self.drained) for p, pool in state.pools.items())
 
     def _hosts_keep_what_they_may(self, state: State) -> None:
         """Output of ended jobs leaves room for what runs; each is the last attempt of its job."""
@@ -286,6 +306,7 @@ def _open(state: State, pool: Pool, now_ms: int) -> bool:
     return (
         pool.connected
         and pool.snapshot.state is PoolState.READY
+        and pool.snapshot.pool_id not in state.drains
         and now_ms - pool.as_of_ms <= state.config.stale_after_ms
         and pool.closed_until_ms <= now_ms
         and not pool.unconfirmed

@@ -34,6 +34,7 @@ class SimPool:
     engine_version: str = "1"
     tokens_per_s: float | None = None
     state: PoolState = PoolState.READY
+    drained: bool = False
     boots: int = 1
     version: int = 0
     attempts: dict[Key, SimAttempt] = field(default_factory=dict)
@@ -63,7 +64,8 @@ class SimPool:
             engine="sim",
             engine_version=self.engine_version,
             perf_tokens_per_s=self.tokens_per_s,
-            state=self.state,
+            state=PoolState.DRAINING if self.drained else self.state,
+            state_reason="operator" if self.drained else "",
             slots_total=self.slots,
             slots_free=self.slots - len(running),
             kv_free_bytes=kv_free,
@@ -110,7 +112,7 @@ class SimHost:
         pool = self.pools.get(effect.pool_id)
         if pool is None or pool.replica_id != effect.replica_id:
             return False
-        if pool.state is not PoolState.READY or len(pool.running()) >= pool.slots:
+        if pool.drained or pool.state is not PoolState.READY or len(pool.running()) >= pool.slots:
             return False
         key = (effect.spec.job_id, effect.attempt)
         pool.attempts[key] = SimAttempt(key, pool.replica_id, effect.spec.est_kv_bytes or 0)

@@ -48,11 +48,12 @@ def memory_left(pool: Pool) -> int | None:
 
 
 def eligible(ask: Question, pool: Pool) -> bool:
-    """READY, fresh, connected, with a slot and memory, not tried, not kept for somebody."""
+    """READY, not drained, fresh, connected, with slot and memory, not tried, not kept."""
     snapshot, needs = pool.snapshot, ask.spec.needs
     left = memory_left(pool)
     return (
         snapshot.state is PoolState.READY
+        and not pool.draining
         and pool.connected
         and ask.now_ms - pool.as_of_ms <= ask.stale_after_ms
         and slots_taken(pool) < snapshot.slots_total

@@ -16,9 +16,12 @@ from orchestrator_core.core.effects import (
     Effect,
     JobEnded,
     JobForgotten,
+    PoolDrainRecord,
     Record,
     ReplyAccepted,
+    ReplyPool,
     SendCancel,
+    SendDrain,
     SendRelease,
     SendStart,
     SendVerdicts,
@@ -46,7 +49,8 @@ ERRORS = (
     AttemptErrorKind.REPLAY_MISMATCH,
 )
 
-_GATED = ReplyAccepted | SendStart | SendCancel | SendRelease | JobEnded | ConfirmEnd
+_OF_POOLS = ReplyPool | SendDrain
+_GATED = ReplyAccepted | SendStart | SendCancel | SendRelease | JobEnded | ConfirmEnd | _OF_POOLS
 
 
 @dataclass
@@ -66,6 +70,7 @@ class Journal:
     terminals: list[TerminalRecord] = field(default_factory=list)
     live: dict[str, None] = field(default_factory=dict)
     sessions: dict[tuple[str, str], SessionRecord] = field(default_factory=dict)
+    drains: dict[str, PoolDrainRecord] = field(default_factory=dict)
 
     def write(self, records: list[Record]) -> None:
         """Makes a batch durable."""
@@ -80,6 +85,10 @@ class Journal:
                 self.live.pop(record.job_id, None)
             elif isinstance(record, SessionRecord):
                 self.sessions[record.identity, record.session_id] = record
+            elif isinstance(record, PoolDrainRecord):
+                self.drains.pop(record.pool_id, None)
+                if not record.over:
+                    self.drains[record.pool_id] = record
             else:
                 self.sessions.pop((record.identity, record.session_id), None)
 
@@ -90,6 +99,7 @@ class Journal:
             tuple(self.dispatches),
             tuple(self.terminals),
             tuple(self.sessions.values()),
+            tuple(self.drains.values()),
         )
 
 
@@ -186,6 +196,8 @@ class Shell:
             self._host(effect.host_id, lambda host: host.release((effect.job_id, effect.attempt)))
         elif isinstance(effect, ConfirmEnd):
             self.step(EndConfirmed(effect.job_id))
+        elif isinstance(effect, SendDrain):
+            self._host(effect.host_id, lambda host: _drain(host, effect))
 
     def _start(self, host: SimHost, effect: SendStart) -> None:
         assert effect.spec.job_id not in self.told, "nothing starts after the terminal event"
@@ -222,12 +234,16 @@ def _cancel(host: SimHost, effect: SendCancel) -> None:
         attempt.cancelled = True
 
 
+def _drain(host: SimHost, effect: SendDrain) -> None:
+    host.pools[effect.pool_id].drained = effect.left_ms is not None
+
+
 def _job_of(effect: Effect) -> str:
     if isinstance(effect, AcceptRecord | SendStart):
         return effect.spec.job_id
     if isinstance(effect, ReplyAccepted):
         return effect.receipt.job_id
-    if isinstance(effect, SessionRecord | SessionForgotten):
+    if isinstance(effect, SessionRecord | SessionForgotten | PoolDrainRecord | _OF_POOLS):
         return ""
     assert isinstance(effect, DispatchRecord | TerminalRecord | _GATED)
     return effect.job_id

@@ -58,6 +58,7 @@ def play(seed: int, steps: int = STEPS) -> World:
     """One world, checked after every step."""
     checks = Checks()
     world = World(seed, config_of(seed), memory=seed % 2 == 0, faults=seed % 7 != 0)
+    world.drains = seed % 3 == 0
     world.before, world.observe = checks.before, checks.after
     world.run(steps)
     return world

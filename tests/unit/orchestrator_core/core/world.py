@@ -20,6 +20,7 @@ from orchestrator_core.core.events import (
     HostRegistered,
     OutputAcknowledged,
     OutputProgressed,
+    PoolDrainRequested,
     SnapshotsReported,
     SubscribersChanged,
     Tick,
@@ -73,7 +74,7 @@ class World(Shell):
     """Random moves.
 
     `memory` bounds keys and values at pools, `faults` lets things break, `sessions` lets jobs
-    belong to conversations.
+    belong to conversations, `drains` an operator drain pools.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class World(Shell):
         self.memory = memory
         self.faults = faults
         self.sessions = sessions
+        self.drains = False
         self._old_snapshots: list[PoolSnapshot] = []
         self._specs: list[JobSpec] = []
         self._links = 0
@@ -121,6 +123,7 @@ class World(Shell):
             (self.crash, 1),
         )
         moves = calm + (rough if self.faults else ())
+        moves += ((self.drain_or_not, 4),) if self.drains else ()
         names, weights = [m for m, _ in moves], [w for _, w in moves]
         for _ in range(steps):
             self.rng.choices(names, weights)[0]()
@@ -227,6 +230,11 @@ class World(Shell):
         pool.state = self.rng.choice((PoolState.READY, PoolState.READY, PoolState.DRAINING))
         self.report()
 
+    def drain_or_not(self) -> None:
+        """An operator drains a pool, or lets it take work again."""
+        draining = self.rng.random() < 0.35
+        self.step(PoolDrainRequested(self._any_pool().pool_id, draining, 1_000, 0))
+
     def reboot(self) -> None:
         """An engine dies; its host says so, or only shows the new incarnation."""
         pool = self._any_pool()
@@ -296,6 +304,7 @@ class World(Shell):
         for host in self.hosts.values():
             for pool in host.pools.values():
                 pool.state = PoolState.READY
+                self.step(PoolDrainRequested(pool.pool_id, False, 0, 0))
         for _ in range(400):
             self.commit()
             self.commit()

@@ -7,8 +7,7 @@ import pytest
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.errors import RefusalError
-from orchestrator_core.relay import log as log_module
-from orchestrator_core.relay import sides
+from orchestrator_core.relay import marks, sides
 from orchestrator_core.relay.items import Frame
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.retelling import starts, text_of
@@ -137,8 +136,8 @@ async def test_silence_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_places_to_ask_from_are_remembered_as_text_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else all of an output would be sent again for its last part. Bounded."""
-    monkeypatch.setattr(log_module, "MARK_BYTES", 64)
-    monkeypatch.setattr(log_module, "MARKS_MAX", 2)
+    monkeypatch.setattr(marks, "MARK_BYTES", 64)
+    monkeypatch.setattr(marks, "MARKS_MAX", 2)
     log, all_frames = OutputLog(512), frames(WORDS)
     log.begin_attempt(1)
     for frame in all_frames:

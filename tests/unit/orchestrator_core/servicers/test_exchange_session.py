@@ -22,9 +22,9 @@ from orchestrator_core.servicers.exchange_session import (
     SHARE_BYTES,
     ExchangeLimits,
     ExchangeSession,
-    Terms,
 )
 from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.subscription import Terms
 from orchestrator_core.wire.frames import encode_event
 from tests.unit.orchestrator_core.relay.test_log import digest, frames
 

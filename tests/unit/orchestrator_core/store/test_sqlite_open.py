@@ -25,6 +25,7 @@ from orchestrator_core.store.port import (
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import SqliteStore
+from tests.unit.orchestrator_core.store.commit_breaks import ends_transaction
 from tests.unit.orchestrator_core.store.records import PAYLOAD, accept, after, batch
 from tests.unit.orchestrator_core.store.small_disk import remount, tmpfs
 
@@ -336,8 +337,9 @@ async def test_after_an_unknown_outcome_the_file_is_opened_anew(tmp_path: Path) 
 
     class FailingOnce(sqlite3.Connection):
         def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
-            if sql == "COMMIT" and plan and plan.pop():
-                super().execute("ROLLBACK")
+            if ends_transaction(self, sql) and plan and plan.pop():
+                if self.in_transaction:
+                    super().execute("ROLLBACK")
                 error = sqlite3.OperationalError("disk I/O error")
                 error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
                 raise error

@@ -17,6 +17,7 @@ from pool_managerd.core.attempts import (
     Prefix,
     Terminal,
 )
+from pool_managerd.core.logprobs import TokenLogprob
 
 texts = st.lists(st.text(max_size=6), max_size=30)
 UNBOUNDED = 1 << 30
@@ -172,6 +173,60 @@ def test_only_acknowledged_pieces_are_evicted(pieces: list[str], acked: int) -> 
     assert log.digest == digest("".join(pieces))
     if gone < len(pieces) and pieces[gone]:
         assert len("".join(pieces[: gone + 1]).encode()) > acked
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=6), st.integers(0, 2)), max_size=30),
+    st.integers(0, 40),
+    st.integers(0, 31),
+    st.integers(1, 3_000),
+)
+def test_log_probabilities_stay_with_their_pieces(
+    pieces: list[tuple[str, int]], acked: int, first: int, cost_bytes_max: int
+) -> None:
+    """A reading has those of its pieces, they are paid for, and they go when the pieces go."""
+    log, told = new_log(), []
+    for number, (text, count) in enumerate(pieces):
+        top = ((b"x" * count, -0.5),)
+        told.append(tuple(TokenLogprob(b"t", -float(number), top) for _ in range(count)))
+        log.append(text, (), told[-1])
+    log.ack(acked)
+    held = log.held_bytes
+    freed = log.evict_acked(first)
+
+    chunk = log.read_from(first, UNBOUNDED, cost_bytes_max)
+
+    assert log.held_bytes == held - freed
+    if chunk is None:
+        return
+    end = chunk.first_index + len(chunk.pieces)
+    expected = told[chunk.first_index : end]
+    assert chunk.logprobs == (tuple(expected) if any(expected) else ())
+    assert chunk.cost_bytes <= cost_bytes_max or len(chunk.pieces) == 1
+    assert chunk.cost_bytes >= sum(len(tokens) * 100 for tokens in expected)
+
+
+def test_a_log_that_was_emptied_costs_nothing() -> None:
+    """What was charged for log probabilities is given back."""
+    log = new_log()
+    log.append("a", (), (TokenLogprob(b"a", -1.0),))
+    log.ack(1)
+
+    log.evict_acked(1 << 40)
+
+    assert log.held_bytes == 0
+
+
+def test_a_replay_tells_log_probabilities_of_what_is_new() -> None:
+    """Of a piece that crosses the boundary too: they are those of its whole."""
+    log = new_log(Boundary(1, digest("a")))
+    token = (TokenLogprob(b"ab", -1.0),)
+
+    log.append("ab", (), token)
+
+    chunk = log.read_from(0, UNBOUNDED, UNBOUNDED)
+    assert chunk is not None
+    assert (chunk.pieces[-1], chunk.logprobs[-1]) == ("b", token)
 
 
 def test_a_long_piece_is_split_between_characters() -> None:

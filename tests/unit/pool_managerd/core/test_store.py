@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pool_managerd.core.attempts import AttemptKey, AttemptLog, EndReason, Terminal
+from pool_managerd.core.attempts import AttemptKey, AttemptLog, EndReason, Prefix, Terminal
 from pool_managerd.core.store import AppendOutcome, AttemptStore, StoreLimits
 
 LIMITS = StoreLimits(held_bytes_per_job=1_000, held_bytes_total=2_500, held_attempts_max=4)
@@ -19,7 +19,7 @@ def held(store: AttemptStore, job_id: str, attempt: int = 1) -> AttemptLog:
 
 operations = st.lists(
     st.tuples(
-        st.sampled_from(("start", "append", "ack", "end", "release")),
+        st.sampled_from(("start", "continue", "append", "ack", "end", "release")),
         st.integers(0, 5),
         st.integers(0, 300),
     ),
@@ -36,6 +36,13 @@ def test_the_caps_hold_whatever_happens(steps: list[tuple[str, int, int]]) -> No
         log = store.get(key)
         if action == "start" and log is None and not store.full:
             store.add(AttemptLog(key, ("p", "p-1")))
+        elif action == "continue" and log is None and not store.full:
+            # What is continued is held, and what exceeds a cap is evicted.
+            added = AttemptLog(key, ("p", "p-1"), prefix=Prefix(("x" * size, "y" * size)))
+            store.add(added)
+            assert (added.text_bytes, added.next_index) == (2 * size, 2)
+            others = [o.held_bytes for o in store if o.key.job_id == key.job_id and o is not added]
+            assert added.held_bytes <= max(0, LIMITS.held_bytes_per_job - sum(others)) or not size
         elif log is not None and action == "append" and log.terminal is None:
             if store.append(log, "x" * size, ()) is AppendOutcome.KEPT:
                 assert store.held_bytes <= LIMITS.held_bytes_total

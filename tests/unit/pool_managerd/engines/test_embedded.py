@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from pool_managerd.engines.embedded_worker import batch_tokens
 from pool_managerd.engines.engine_log import LOG_LINE_CHARS, LOG_LINES, LogTail
 from pool_managerd.engines.llama_wire import FrameReader
 from pool_managerd.engines.port import (
+    Failed,
     Failure,
     GenerationEvent,
     GenerationRequest,
+    Piece,
     PreloadError,
     SamplingParams,
 )
@@ -129,6 +132,32 @@ async def test_the_worker_sees_no_key_of_another_pool(
 
     assert environ["PATH"] == os.environ["PATH"]
     assert "OTHER_API_KEY" not in environ
+
+
+async def test_a_draft_model_proposes_tokens_and_the_text_stays_the_models_own(
+    model: Path,
+) -> None:
+    """Greedy text is the same; log probabilities, which would have gaps, are refused."""
+    texts = []
+    for draft in ("", str(model)):
+        config = EmbeddedConfig(model_path=model, model_id="tiny", draft_model_path=draft)
+        engine = EmbeddedEngine(config)
+        info = await engine.start()
+        sampling = SamplingParams(seed=1, temperature=0.0, max_tokens=12)
+        plain = GenerationRequest("r", "hello", sampling)
+        events = [event async for event in engine.generate(plain)]
+        texts.append("".join(event.text for event in events if isinstance(event, Piece)))
+        wanted = replace(plain, sampling=replace(sampling, logprobs=1))
+        last = [event async for event in engine.generate(wanted)][-1]
+        await engine.stop()
+
+        assert ("logprobs" in info.extensions) is (draft == "")
+        assert isinstance(last, Failed) is (draft != "")
+
+    assert texts[0] == texts[1] != ""
+    assert info.sampler_profile_version == "llamacpp-1-draft"
+    assert isinstance(last, Failed)
+    assert "logprobs is not supported with a draft model" in last.message
 
 
 async def test_a_stuck_worker_is_killed(model: Path) -> None:

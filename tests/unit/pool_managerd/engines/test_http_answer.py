@@ -155,6 +155,7 @@ async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * HEAD_BYTES_MAX, "headers exceed"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (BODY_MAX + 1), "too long"),
     ],
+    ids=["length", "chunk", "status", "banner", "size", "upgrade", "headers", "body"],
 )
 async def test_what_is_no_answer_says_why(sent: bytes, reason: str) -> None:
     """Cut off, not HTTP, or without bound."""

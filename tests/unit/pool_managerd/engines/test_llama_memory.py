@@ -47,3 +47,13 @@ def test_what_is_kept_is_bounded() -> None:
         memory.read(f"x: X{number} model buffer size = 1.00 MiB")
 
     assert memory.purpose_bytes("model") == 1_024 * MIB
+
+
+def test_a_draft_model_takes_nothing_from_what_the_model_took() -> None:
+    """Its buffers have the same names; both are there."""
+    log = MemoryLog()
+    own = "sched_reserve:        CPU compute buffer size =     8.00 MiB"
+    for line in (own, "loading draft model '/m/d.gguf'", own.replace("8.00", "2.00")):
+        log.read(line)
+
+    assert log.purpose_bytes("compute") == log.host_bytes == 10 * MIB

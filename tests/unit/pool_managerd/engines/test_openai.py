@@ -95,7 +95,13 @@ async def test_facts_come_from_the_server(vllm: FrameServer) -> None:
     assert (info.engine, info.engine_version, info.ctx_max) == ("vllm", "0.22.0", 512)
     assert (info.slots_total, info.deterministic) == (2, False)
     assert info.sampler_profile_version == "openai-vllm-1"
-    assert set(info.extensions) == {"chat_template", "grammar", "json_schema", "token_ids"}
+    assert {*info.extensions} == {
+        "chat_template",
+        "grammar",
+        "json_schema",
+        "logprobs",
+        "token_ids",
+    }
     assert info.model_digest.startswith("unverified:")
 
 

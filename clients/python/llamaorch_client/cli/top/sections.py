@@ -151,7 +151,7 @@ def _running(job: Job, now: datetime | None) -> Line:
         job.job_id,
         job.pool_id,
         bar if job.state is JobState.RUNNING else Text("starting", "yellow"),
-        _span(job.predicted_end_ms),
+        "late" if job.predicted_end_ms == 0 else _span(job.predicted_end_ms),
         _span(age_ms(now, job.started_at)),
         job.model_id,
     )

@@ -1,0 +1,1 @@
+"""The Grafana dashboards: `boards` says what they show, `grafana` makes Grafana's JSON of it."""

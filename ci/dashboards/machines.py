@@ -1,0 +1,227 @@
+"""Cards, failures, and what was done about them."""
+
+from typing import Final
+
+from ci.dashboards.board import Board, Kind, Panel, Query, Row
+from ci.dashboards.queries import p95, rate
+
+GPUS: Final = Board(
+    "gpus",
+    "llama-orch / GPUs",
+    "What do the cards do, and are they well? What a card does not report has no line.",
+    (
+        Row(
+            "Load",
+            (
+                Panel(
+                    "Busy",
+                    "Share of time a device was busy.",
+                    (Query("max by (device) (gpu_utilization)", "{{device}}"),),
+                    unit="percentunit",
+                    width=12,
+                    highest=1.0,
+                ),
+                Panel(
+                    "Memory in use",
+                    "By anybody, as share of the device's memory.",
+                    (
+                        Query(
+                            "max by (device) (vram_used_bytes)"
+                            " / max by (device) (vram_total_bytes)",
+                            "{{device}}",
+                        ),
+                    ),
+                    unit="percentunit",
+                    width=12,
+                    highest=1.0,
+                ),
+                Panel(
+                    "Power",
+                    "Drawn by each device.",
+                    (Query("max by (device) (gpu_power_watts)", "{{device}}"),),
+                    unit="watt",
+                ),
+                Panel(
+                    "Temperature",
+                    "Of each device.",
+                    (Query("max by (device) (gpu_temperature_celsius)", "{{device}}"),),
+                    unit="celsius",
+                    lowest=None,
+                ),
+                Panel(
+                    "Clock",
+                    "Of the multiprocessors, as share of the highest.",
+                    (
+                        Query(
+                            "max by (device) (gpu_clock_hertz)"
+                            " / max by (device) (gpu_clock_max_hertz)",
+                            "{{device}}",
+                        ),
+                    ),
+                    unit="percentunit",
+                    highest=1.0,
+                ),
+            ),
+        ),
+        Row(
+            "Health",
+            (
+                Panel(
+                    "Health",
+                    "What each device was when.",
+                    (Query("gpu_health == 1", "{{device}} {{state}}"),),
+                    Kind.STATES,
+                    width=12,
+                ),
+                Panel(
+                    "Slowed",
+                    "Devices that protect themselves: heat or power.",
+                    (Query("sum by (device, reason) (gpu_slowed)", "{{device}} {{reason}}"),),
+                    width=12,
+                ),
+                Panel(
+                    "Uncorrected memory errors",
+                    "Since the driver was loaded.",
+                    (Query("max by (device) (gpu_ecc_uncorrected_total)", "{{device}}"),),
+                ),
+                Panel(
+                    "Last XID",
+                    "Number of the last error that the driver told; NVIDIA lists what they mean.",
+                    (Query("max by (device) (gpu_last_xid)", "{{device}}"),),
+                    Kind.BARS,
+                    lowest=None,
+                ),
+                Panel(
+                    "Reading all devices, p95",
+                    "How long the driver takes to answer; from pool-managerd's own endpoint.",
+                    (p95("poold_device_read_ms", "kind", ""),),
+                    unit="ms",
+                ),
+            ),
+        ),
+    ),
+    pools=False,
+)
+
+
+RELIABILITY: Final = Board(
+    "reliability",
+    "llama-orch / Reliability",
+    "What broke, what was done about it, and was anything lost?",
+    (
+        Row(
+            "Accounts",
+            (
+                Panel(
+                    "Jobs unaccounted for",
+                    "Enqueued, less ended, less live. Anything but 0 is a bug.",
+                    (
+                        Query(
+                            "sum(tasks_enqueued_total) - sum(tasks_finished_total)"
+                            " - sum(tasks_live)"
+                        ),
+                    ),
+                    Kind.NUMBER,
+                    width=6,
+                    lowest=None,
+                    bad=1,
+                ),
+                Panel(
+                    "Journal writable",
+                    "1 unless the last write failed.",
+                    (Query("min(orchd_journal_writable)"),),
+                    Kind.NUMBER,
+                    width=6,
+                ),
+                Panel(
+                    "Free on the journal's disk",
+                    "A full disk refuses every new job.",
+                    (Query("min(orchd_disk_free_bytes)"),),
+                    Kind.NUMBER,
+                    "bytes",
+                    6,
+                ),
+                Panel(
+                    "Steps that the flight recorder lost",
+                    "These cannot be replayed or explained.",
+                    (Query("sum(orchd_recorder_lost_steps_total)"),),
+                    Kind.NUMBER,
+                    width=6,
+                    warn=1,
+                ),
+            ),
+        ),
+        Row(
+            "Failures",
+            (
+                Panel(
+                    "Failovers per second",
+                    "Attempts lost and tried again, by what was done.",
+                    (rate("failovers_total", "mode"),),
+                    Kind.AREAS,
+                ),
+                Panel(
+                    "Engine restarts per second",
+                    "By why the engine before was given up.",
+                    (rate("engine_restarts_total", "pool_id, reason"),),
+                    Kind.AREAS,
+                ),
+                Panel(
+                    "Jobs failed or expired per second",
+                    "By pool; empty while none was chosen.",
+                    (
+                        rate(
+                            "tasks_finished_total",
+                            "pool_id, outcome",
+                            'outcome=~"failed|expired"',
+                        ),
+                    ),
+                    Kind.AREAS,
+                ),
+                Panel(
+                    "Hosts lost per second",
+                    "Streams of hosts that ended.",
+                    (rate("orchd_host_losses_total", "host_id", ""),),
+                    width=12,
+                ),
+                Panel(
+                    "Attempts ended at hosts per second",
+                    "By outcome; from pool-managerd's own endpoint.",
+                    (rate("poold_attempts_ended_total", "outcome"),),
+                    Kind.AREAS,
+                    width=12,
+                ),
+            ),
+        ),
+        Row(
+            "Room",
+            (
+                Panel(
+                    "Output held by orchestratord",
+                    "For readers who are behind; the line is where the oldest goes.",
+                    (
+                        Query("sum(orchd_relay_held_bytes)", "held"),
+                        Query("sum(orchd_relay_limit_bytes)", "limit"),
+                    ),
+                    unit="bytes",
+                ),
+                Panel(
+                    "Output held by hosts",
+                    "Until its job has ended; the line is where the oldest goes.",
+                    (
+                        Query("sum by (instance) (poold_held_bytes)", "held {{instance}}"),
+                        Query("sum by (instance) (poold_held_limit_bytes)", "limit {{instance}}"),
+                    ),
+                    unit="bytes",
+                ),
+                Panel(
+                    "Journal on disk",
+                    "Main file and write-ahead log.",
+                    (Query("sum by (file) (orchd_journal_bytes)", "{{file}}"),),
+                    Kind.AREAS,
+                    "bytes",
+                ),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""drain, undrain, reload."""
+
+import argparse
+
+from llamaorch_client.aio import AsyncClient
+from llamaorch_client.cli.failure import ExitCode
+from llamaorch_client.cli.output import Output
+from llamaorch_client.model import Pool, ReloadOutcome
+
+_RELOADS = {
+    ReloadOutcome.ROLLED_BACK: "rolled back, the pool serves its former model",
+    ReloadOutcome.FAILED: "the model could not be loaded anew, the host goes on trying",
+    ReloadOutcome.SUPERSEDED: "superseded",
+    ReloadOutcome.UNKNOWN: "it is not known what became of it",
+    ReloadOutcome.UNSPECIFIED: "what became of it is not known to this version",
+}
+
+
+async def drain(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
+    """Drains a pool; with `--wait` returns once nothing runs there. OC-CTRL-2002."""
+    correlation_id = arguments.correlation_id
+    pool = await client.drain_pool(
+        arguments.pool_id, timeout_s=arguments.deadline, correlation_id=correlation_id
+    )
+    if arguments.wait:
+        return await _wait(arguments.pool_id, out, client, correlation_id)
+    return _told(pool, out)
+
+
+async def undrain(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
+    """Lets a drained pool take work again."""
+    pool = await client.undrain_pool(arguments.pool_id, correlation_id=arguments.correlation_id)
+    if out.as_json:
+        out.record({"pool": pool})
+    else:
+        out.result(f"{pool.pool_id} takes work again")
+    return ExitCode.FINISHED
+
+
+async def reload(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
+    """Loads a pool's model anew, or another one; 1 when that is not what it serves now."""
+    out.progress(f"{arguments.pool_id} is reloaded once nothing runs there")
+    told = await client.reload_pool(
+        arguments.pool_id,
+        arguments.model,
+        timeout_s=arguments.deadline,
+        correlation_id=arguments.correlation_id,
+    )
+    out.end_progress()
+    done = told.outcome is ReloadOutcome.DONE
+    if out.as_json:
+        out.record({"reload": told})
+    elif done:
+        out.result(f"{arguments.pool_id} serves {told.pool.model_id} {told.pool.model_digest}")
+    else:
+        out.say(f"llorch: {_RELOADS[told.outcome]}: {told.detail}", "red")
+    return ExitCode.FINISHED if done else ExitCode.JOB_FAILED
+
+
+async def _wait(
+    pool_id: str, out: Output, client: AsyncClient, correlation_id: str | None
+) -> ExitCode:
+    async for pools in client.watch_pools(correlation_id=correlation_id):
+        pool = next((pool for pool in pools if pool.pool_id == pool_id), None)
+        if pool is None:
+            out.say(f"llorch: pool {pool_id} is gone", "red")
+            return ExitCode.JOB_FAILED
+        if pool.drain is None:
+            out.say(f"llorch: somebody ended the drain of {pool_id}", "red")
+            return ExitCode.JOB_FAILED
+        if not pool.drain.running_attempts:
+            out.end_progress()
+            return _told(pool, out)
+        out.progress(_sentence(pool))
+    return ExitCode.UNAVAILABLE
+
+
+def _told(pool: Pool, out: Output) -> ExitCode:
+    if out.as_json:
+        out.record({"pool": pool})
+    else:
+        out.result(_sentence(pool))
+    return ExitCode.FINISHED
+
+
+def _sentence(pool: Pool) -> str:
+    running = pool.drain.running_attempts if pool.drain is not None else 0
+    if not running or pool.drain is None:
+        return f"{pool.pool_id} drains: nothing runs there, and nothing new will"
+    until = pool.drain.until
+    when = f" until {until.astimezone():%H:%M:%S}" if until is not None else ""
+    return f"{pool.pool_id} drains: {running} attempts go on{when}, and no new ones begin"

@@ -1,0 +1,39 @@
+"""How far the last reload of a pool is, as its snapshots tell it. OC-CTRL-2003."""
+
+import enum
+from dataclasses import dataclass
+
+
+class ReloadState(enum.Enum):
+    """How far a reload is; the last three are its ends."""
+
+    WAITING = "waiting"
+    LOADING = "loading"
+    DONE = "done"
+    ROLLED_BACK = "rolled_back"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Reload:
+    """The last reload that was asked for; `problem` is what is wrong with its model, or empty."""
+
+    reload_id: str
+    state: ReloadState = ReloadState.WAITING
+    problem: str = ""
+
+    def loading(self) -> None:
+        """The engine is replaced now."""
+        if self.state is ReloadState.WAITING:
+            self.state = ReloadState.LOADING
+
+    def served(self) -> None:
+        """An engine serves: that of the new model, or of the former one after a problem."""
+        if self.state is ReloadState.LOADING:
+            self.state = ReloadState.ROLLED_BACK if self.problem else ReloadState.DONE
+
+    def failed(self, problem: str, *, former: bool) -> None:
+        """An engine did not start: that of the new model, or the one that the pool had anyway."""
+        if self.state is ReloadState.LOADING:
+            self.problem = self.problem or problem
+            self.state = ReloadState.FAILED if former else self.state

@@ -1,0 +1,94 @@
+"""The `llorch` command: drain, undrain, reload against a scripted server. OC-CTRL-2002, 2003."""
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pb
+from tests.integration.clients.llorch import llorch
+from tests.integration.clients.scripted_server import Failure, Hang, ScriptedServer
+
+
+def drained(running: int) -> pb.Pool:
+    """A pool that drains, with so many attempts left."""
+    drain = pb.PoolDrain(until=Timestamp(seconds=1_000), running_attempts=running)
+    return pb.Pool(pool_id="gpu-a", state="DRAINING", drain=drain)
+
+
+async def test_drain_sends_the_deadline_and_tells_what_still_runs(server: ScriptedServer) -> None:
+    """Without --wait it returns at once; without a deadline the server's own counts."""
+    server.on("DrainPool", pb.DrainPoolResponse(pool=drained(3)))
+
+    outcome = await llorch(server.address, "drain", "gpu-a", "--deadline", "5m")
+    plain = await llorch(server.address, "--json", "drain", "gpu-a")
+
+    first, second = (call.request for call in server.made("DrainPool"))
+    assert (first.pool_id, first.timeout.seconds, first.undo) == ("gpu-a", 300, False)
+    assert not second.HasField("timeout")
+    assert outcome.code == 0
+    assert "gpu-a drains: 3 attempts go on until" in outcome.stdout
+    assert plain.records()[0]["pool"]["drain"]["running_attempts"] == 3
+
+
+async def test_drain_waits_until_nothing_runs(server: ScriptedServer) -> None:
+    """It watches the pool, and ends with 1 when the drain is undone or the pool gone."""
+    server.on("DrainPool", pb.DrainPoolResponse(pool=drained(3)))
+    states = [[pb.WatchPoolsResponse(pools=[drained(left)])] for left in (3, 1, 0)]
+    undone = [pb.WatchPoolsResponse(pools=[pb.Pool(pool_id="gpu-a", state="READY")])]
+    server.on("WatchPools", [*states, Hang()])
+
+    waited = await llorch(server.address, "drain", "gpu-a", "--wait")
+    server.on("WatchPools", [states[0], undone, Hang()])
+    ended = await llorch(server.address, "drain", "gpu-a", "--wait")
+    server.on("WatchPools", [[pb.WatchPoolsResponse()], Hang()])
+    gone = await llorch(server.address, "drain", "gpu-a", "--wait")
+
+    assert (waited.code, waited.stdout) == (
+        0,
+        "gpu-a drains: nothing runs there, and nothing new will\n",
+    )
+    assert (ended.code, "somebody ended the drain" in ended.stderr) == (1, True)
+    assert (gone.code, "is gone" in gone.stderr) == (1, True)
+
+
+async def test_undrain_says_so(server: ScriptedServer) -> None:
+    """The same call with `undo`."""
+    server.on("DrainPool", pb.DrainPoolResponse(pool=pb.Pool(pool_id="gpu-a", state="READY")))
+
+    outcome = await llorch(server.address, "undrain", "gpu-a")
+
+    assert server.made("DrainPool")[0].request.undo
+    assert (outcome.code, outcome.stdout) == (0, "gpu-a takes work again\n")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "says"),
+    [
+        (pb.RELOAD_OUTCOME_DONE, 0, "gpu-a serves tiny sha256:1"),
+        (pb.RELOAD_OUTCOME_ROLLED_BACK, 1, "rolled back, the pool serves its former model: broken"),
+    ],
+)
+async def test_reload_tells_what_became_of_it(
+    server: ScriptedServer, outcome: pb.ReloadOutcome.ValueType, code: int, says: str
+) -> None:
+    """0 only when the pool serves what was asked for."""
+    pool = pb.Pool(pool_id="gpu-a", model_id="tiny", model_digest="sha256:1")
+    detail = "" if code == 0 else "broken"
+    server.on("ReloadPool", pb.ReloadPoolResponse(pool=pool, outcome=outcome, detail=detail))
+
+    told = await llorch(server.address, "reload", "gpu-a", "--model", "m.gguf", "--deadline", "90s")
+
+    request = server.made("ReloadPool")[0].request
+    assert (request.model_ref, request.timeout.seconds) == ("m.gguf", 90)
+    assert told.code == code
+    assert says in told.stdout + told.stderr
+
+
+async def test_a_reload_is_not_repeated(server: ScriptedServer) -> None:
+    """A call that broke may have been carried out: a second one would reload again."""
+    server.on("ReloadPool", Failure(grpc.StatusCode.UNAVAILABLE, message="cut"))
+
+    told = await llorch(server.address, "reload", "gpu-a")
+
+    assert told.code == 3
+    assert len(server.made("ReloadPool")) == 1

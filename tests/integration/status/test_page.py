@@ -1,0 +1,349 @@
+"""The status page without a browser: what it tells, to whom, how often. HME-050."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+from multidict import CIMultiDictProxy
+
+from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2
+from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
+from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.errors import RefusalError
+from orchestrator_core.status.model import Queue, Server, Status
+from orchestrator_core.status.page import EXPLAINING_MAX, FILES, HEADERS, StatusPage
+from orchestrator_core.status.reading import StatusReader
+from orchestrator_core.telemetry.http import HttpPort
+from tests.integration.orchestrator.calls import all_events, enqueue
+from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
+from tests.integration.orchestrator.scripted_host import snapshot
+
+CANARY = "canary-8c1f"
+WAIT_S = 5.0
+GIB = 1 << 30
+GPU = snapshot_pb2.Device(
+    device_id="GPU-1",
+    kind=snapshot_pb2.DEVICE_KIND_GPU,
+    name="NVIDIA H200",
+    index=1,
+    memory_total_bytes=8 * GIB,
+    memory_used_bytes=2 * GIB,
+    utilization_ratio=0.0,
+    temperature_celsius=61,
+    power_milliwatts=350_000,
+    health=snapshot_pb2.DEVICE_HEALTH_OK,
+)
+BARE = snapshot_pb2.Device(device_id="GPU-0", kind=snapshot_pb2.DEVICE_KIND_GPU, index=0)
+
+
+async def get(url: str, **headers: str) -> tuple[int, str, "CIMultiDictProxy[str]"]:
+    """One request: status, text, headers."""
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
+        return answer.status, await answer.text(), answer.headers
+
+
+def base(orchestrator: Orchestrator) -> str:
+    """Address of the page."""
+    return f"http://127.0.0.1:{orchestrator.server.metrics_port}"
+
+
+async def now(orchestrator: Orchestrator) -> dict[str, Any]:
+    """What the page shows, read anew."""
+    server = orchestrator.server
+    status, text, _ = await get(f"{base(orchestrator)}/status/now.json")
+    assert (status, server.metrics_port is not None) == (200, True)
+    told: dict[str, Any] = json.loads(text)
+    return told
+
+
+async def test_it_tells_who_waits_who_runs_and_what_ended(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """One job in each section, with its numbers; counts go with them."""
+    orchestrator = await start_orchestrator(metrics_listen="127.0.0.1:0")
+    host = orchestrator.host()
+    await host.register(snapshot(slots_total=2, slots_free=2, devices=[GPU]))
+    ended = await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.finish(start.handle, job_pb2.FINISH_REASON_LENGTH)
+    await all_events(orchestrator, ended.job_id)
+    running = await enqueue(orchestrator, expected_tokens=10, session_id="talk")
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "a", "b", "c")
+    await enqueue(orchestrator)
+    waiting = await enqueue(orchestrator, priority=job_pb2.PRIORITY_BATCH)
+    await host.start()
+
+    told = await now(orchestrator)
+
+    assert told["queue"] | {"policy": ""} == {
+        "interactive": 0,
+        "batch": 1,
+        "capacity": 100,
+        "policy": "",
+    }
+    (queued,) = told["waiting"]
+    assert (queued["job_id"], queued["position"]) == (waiting.job_id, 1)
+    assert (queued["priority"], queued["on_time_ratio"]) == ("batch", None)
+    assert queued["starts_in_ms"] is not None
+    first = told["running"][0]
+    assert (first["job_id"], first["session_id"]) == (running.job_id, "talk")
+    assert (first["pool_id"], first["state"], first["expected_tokens"]) == ("pool-a", "running", 10)
+    assert first["pieces"] in (0, 3)
+    assert told["running"][1]["state"] == "dispatched"
+    assert told["running"][1]["runs_for_ms"] is None
+    (over,) = told["ended"]
+    assert (over["job_id"], over["state"], over["why"]) == (ended.job_id, "finished", "length")
+    assert (told["running_total"], told["ended_total"]) == (2, 1)
+    assert (told["pools_ready"], told["slots_total"], told["slots_free"]) == (1, 2, 0)
+
+
+async def test_what_hardware_does_not_report_is_null(start_orchestrator: StartOrchestrator) -> None:
+    """Nothing becomes 0, and a 0 stays one; a host that is gone has no readings at all."""
+    orchestrator = await start_orchestrator(metrics_listen="127.0.0.1:0")
+    host = orchestrator.host()
+    await host.register(snapshot("p", devices=[GPU, BARE]), snapshot("q", devices=[GPU]))
+
+    told = await now(orchestrator)
+    await host.close()
+    runtime = orchestrator.server.runtime
+    async with asyncio.timeout(WAIT_S):
+        while runtime.core.pools["p"].connected:
+            await runtime.next_step()
+    lost = msgspec.to_builtins(await StatusReader(runtime, "1").read())
+
+    bare, full = told["devices"]
+    readings = ("memory_total_bytes", "memory_used_bytes", "utilization_ratio")
+    readings += ("temperature_celsius", "power_milliwatts")
+    assert [bare[key] for key in readings] == [None] * 5
+    assert [full[key] for key in readings] == [8 * GIB, 2 * GIB, 0.0, 61, 350_000]
+    assert (full["pool_ids"], full["health"], bare["health"]) == (["p", "q"], "ok", "")
+    assert [device[key] for device in lost["devices"] for key in readings] == [None] * 10
+    assert {pool["state"] for pool in lost["pools"]} == {"disconnected"}
+
+
+async def test_no_prompt_output_label_or_engine_text_leaves(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """Everything that could hold a client's words is searched for in every document."""
+    orchestrator = await start_orchestrator(metrics_listen="127.0.0.1:0")
+    host = orchestrator.host()
+    await host.register(snapshot())
+    labels, prompt = {CANARY: CANARY}, job_pb2.JobInput(text=f"{CANARY} prompt")
+    sampling = job_pb2.Sampling(stop=[CANARY], grammar=CANARY)
+    given = {"labels": labels, "input": prompt, "sampling": sampling, "request_id": CANARY}
+    failed = await enqueue(orchestrator, **given)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, CANARY)
+    error = dispatch_pb2.AttemptError(
+        kind=dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_ERROR, message=f"cannot parse {CANARY}"
+    )
+    await host.frame(ended=[dispatch_pb2.AttemptEnded(handle=start.handle, error=error)])
+    await all_events(orchestrator, failed.job_id)
+
+    told = await now(orchestrator)
+    documents = [json.dumps(told)]
+    paths = ("/", f"/status/job.json?id={failed.job_id}")
+    documents += [(await get(base(orchestrator) + path))[1] for path in paths]
+
+    (over,) = told["ended"]
+    assert (over["state"], over["why"]) == ("failed", "ENGINE_ERROR")
+    assert failed.job_id in documents[2]
+    assert not [document for document in documents if CANARY in document]
+
+
+async def test_a_decision_is_explained_and_a_waiting_job_too(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """Winner, candidates, exclusions with both sides; and what a job waits for."""
+    orchestrator = await start_orchestrator(metrics_listen="127.0.0.1:0")
+    host = orchestrator.host()
+    await host.register(
+        snapshot("fast", slots_total=1, slots_free=1, perf_tokens_per_s=100.0),
+        snapshot("slow", slots_total=1, slots_free=1, perf_tokens_per_s=20.0),
+        snapshot("other", model_id="else"),
+    )
+    placed = await enqueue(orchestrator)
+    await enqueue(orchestrator)
+    waits = await enqueue(orchestrator)
+
+    _, text, _ = await get(f"{base(orchestrator)}/status/job.json?id={placed.job_id}")
+    _, waiting, _ = await get(f"{base(orchestrator)}/status/job.json?id={waits.job_id}")
+
+    (decision,) = json.loads(text)["decisions"]
+    assert (decision["pool_id"], decision["decided_by"]) == ("fast", "score")
+    assert [c["pool_id"] for c in decision["candidates"]] == ["fast", "slow"]
+    for one in decision["candidates"]:
+        assert one["delay_ms"] + one["prompt_ms"] + one["decode_ms"] == one["score_ms"]
+    assert decision["excluded"][0]["pool_id"] == "other"
+    assert decision["excluded"][0]["lacks"][0] == {
+        "reason": "model",
+        "required": "tiny",
+        "offered": "else",
+    }
+    told = json.loads(waiting)
+    assert (told["state"], told["decisions"]) == ("queued", [])
+    assert {one["pool_id"] for one in told["waiting_for"]} == {"fast", "slow", "other"}
+
+
+async def test_one_switch_turns_it_off(start_orchestrator: StartOrchestrator) -> None:
+    """The metrics stay."""
+    orchestrator = await start_orchestrator(metrics_listen="127.0.0.1:0", status_page=False)
+
+    statuses = [
+        (await get(base(orchestrator) + path))[0]
+        for path in ("/", "/status/now.json", "/status/status.js", "/metrics")
+    ]
+
+    assert statuses == [404, 404, 404, 200]
+
+
+# --- the routes alone
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        """The time."""
+        return self.now_s
+
+
+class Scripted:
+    """Counts reads, and answers explanations when told."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.asked = 0
+        self.answer = asyncio.Event()
+        self.arrived = asyncio.Condition()
+        self.refusal: Refusal | None = None
+
+    async def read(self) -> Status:
+        """An empty state that tells how often it was read."""
+        self.reads += 1
+        await asyncio.sleep(0)
+        server, queue = Server("1", draining=False, trouble=""), Queue(self.reads, 0, 1, "reject")
+        return Status(0, server, queue, (), (), 0, (), 0, (), 0, 0, 0, 0, ())
+
+    async def explain(self, job_id: str) -> orchestrator_service_pb2.ExplainJobResponse:
+        """Waits for the word."""
+        if self.refusal is not None:
+            raise RefusalError(self.refusal)
+        async with self.arrived:
+            self.asked += 1
+            self.arrived.notify_all()
+        await self.answer.wait()
+        return orchestrator_service_pb2.ExplainJobResponse(job=job_pb2.Job(job_id=job_id))
+
+
+Fetch = Callable[..., Awaitable[tuple[int, str, "CIMultiDictProxy[str]"]]]
+
+
+@asynccontextmanager
+async def page(scripted: Scripted, clock: Callable[[], float]) -> AsyncIterator[Fetch]:
+    """The routes on a port; yields a way to fetch a path."""
+    port = HttpPort()
+    routes = StatusPage(scripted.read, scripted.explain, clock).routes()
+    number = await port.start("127.0.0.1:0", routes)
+    try:
+        yield lambda path, **headers: get(f"http://127.0.0.1:{number}{path}", **headers)
+    finally:
+        await port.stop()
+
+
+async def test_the_state_is_read_once_a_second_for_all_viewers() -> None:
+    """Twenty who ask together cost one read, and so do twenty a moment later."""
+    scripted, clock = Scripted(), Clock()
+
+    async with page(scripted, clock) as fetch:
+        for second, expected in ((10.0, 1), (10.9, 1), (11.0, 2)):
+            clock.now_s = second
+            answers = await asyncio.gather(*(fetch("/status/now.json") for _ in range(20)))
+            assert {json.loads(text)["queue"]["interactive"] for _, text, _ in answers} == {
+                expected
+            }
+
+    assert scripted.reads == 2
+
+
+async def test_explanations_are_few_at_a_time() -> None:
+    """One too many is told to come back, and is served once there is room again."""
+    scripted = Scripted()
+
+    async with page(scripted, Clock()) as fetch, asyncio.TaskGroup() as group:
+        asked = [
+            group.create_task(fetch(f"/status/job.json?id=j{i}")) for i in range(EXPLAINING_MAX)
+        ]
+        async with scripted.arrived:
+            await scripted.arrived.wait_for(lambda: scripted.asked == EXPLAINING_MAX)
+        status, text, _ = await fetch("/status/job.json?id=more")
+        scripted.answer.set()
+        answers = [await task for task in asked]
+        again, _, _ = await fetch("/status/job.json?id=more")
+
+    assert (status, "too many" in text) == (503, True)
+    assert [answer[0] for answer in answers] == [200] * EXPLAINING_MAX
+    assert again == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "reason", "status"),
+    [
+        ("", None, 400),
+        ("?id=", None, 400),
+        ("?id=" + "x" * 300, None, 400),
+        ("?id=j", Reason.NOT_FOUND, 404),
+        ("?id=j", Reason.STORE_UNAVAILABLE, 503),
+    ],
+)
+async def test_a_problem_is_told_as_json(query: str, reason: Reason | None, status: int) -> None:
+    """Nothing else than a sentence, and the headers of every other answer."""
+    scripted = Scripted()
+    scripted.refusal = None if reason is None else Refusal(reason, "a sentence")
+
+    async with page(scripted, Clock()) as fetch:
+        got, text, headers = await fetch(f"/status/job.json{query}")
+
+    assert got == status
+    assert list(json.loads(text)) == ["problem"]
+    assert {name: headers[name] for name in HEADERS} == HEADERS
+
+
+async def test_other_sites_cannot_make_it_work() -> None:
+    """Their requests in the background are refused; a link to the page is just a visit."""
+    async with page(Scripted(), Clock()) as fetch:
+        for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200)):
+            assert (await fetch("/status/now.json", **{"Sec-Fetch-Site": site}))[0] == status
+        assert (await fetch("/status/job.json?id=j", **{"Sec-Fetch-Site": "cross-site"}))[0] == 403
+        assert (await fetch("/", **{"Sec-Fetch-Site": "cross-site"}))[0] == 200
+
+
+async def test_files_have_their_types_and_are_not_sent_twice() -> None:
+    """Scripts and styles are what browsers insist on; an unchanged file is 304."""
+    types = {
+        "html": "text/html",
+        "css": "text/css",
+        "js": "text/javascript",
+        "svg": "image/svg+xml",
+    }
+    async with page(Scripted(), Clock()) as fetch:
+        for name in FILES:
+            path = "/" if name == "index.html" else f"/status/{name}"
+            status, text, headers = await fetch(path)
+            again, nothing, _ = await fetch(path, **{"If-None-Match": headers["ETag"]})
+
+            assert (status, again, nothing) == (200, 304, "")
+            assert headers["Content-Type"].split(";")[0] == types[name.rpartition(".")[2]]
+            assert headers["Content-Security-Policy"] == HEADERS["Content-Security-Policy"]
+            assert text

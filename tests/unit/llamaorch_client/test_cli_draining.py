@@ -1,0 +1,33 @@
+"""drain and reload: what may be said, and that every outcome has words."""
+
+import pytest
+
+from llamaorch_client.cli import draining
+from llamaorch_client.cli.arguments import parse
+from llamaorch_client.model import ReloadOutcome
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90.0), ("5m", 300.0), ("1h", 3600.0), ("0s", 0.0), ("24h", 86400)]
+)
+def test_a_deadline_has_a_unit(text: str, seconds: float) -> None:
+    """Seconds, minutes or hours, at most a day."""
+    assert parse(["drain", "p", "--deadline", text], {}).deadline == seconds
+    assert parse(["reload", "p", "--deadline", text], {}).deadline == seconds
+
+
+@pytest.mark.parametrize("text", ["5", "x", "-1s", "25h", "m", "", "nans", "infs", "1 d"])
+def test_a_deadline_that_is_none_is_a_usage_error(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Named before anything is sent."""
+    with pytest.raises(SystemExit) as exit_:
+        parse(["drain", "p", f"--deadline={text}"], {})
+
+    assert exit_.value.code == 2
+    assert "must be like 90s, 5m or 1h" in capsys.readouterr().err
+
+
+def test_every_outcome_but_the_good_one_has_words() -> None:
+    """Also those that are not known to this version."""
+    assert set(draining._RELOADS) == set(ReloadOutcome) - {ReloadOutcome.DONE}
