@@ -212,11 +212,6 @@ SPANS: Final = (
         (JOB_ID, ATTEMPT, HOST_ID, VERDICT),
     ),
     SpanRow(
-        RPC,
-        "any other call whose caller sent a trace context, named after its method (kind SERVER)",
-        (RPC_SYSTEM, RPC_METHOD, RPC_STATUS, ERROR_TYPE),
-    ),
-    SpanRow(
         DRAIN,
         "instant: nothing is accepted or placed any more; with a pool, that an operator drains it"
         " (verdict begun) or not any more (over)",
@@ -227,6 +222,11 @@ SPANS: Final = (
         "from the command to reload a pool to what became of it: done, rolled_back, failed,"
         " superseded or unknown",
         (POOL_ID, OUTCOME, WHY),
+    ),
+    SpanRow(
+        RPC,
+        "any other call whose caller sent a trace context, named after its method (kind SERVER)",
+        (RPC_SYSTEM, RPC_METHOD, RPC_STATUS, ERROR_TYPE),
     ),
 )
 
