@@ -31,7 +31,7 @@ from pool_managerd.engines.port import Engine, EngineInfo, PreloadError
 from pool_managerd.incarnation import AttemptKeeper, Incarnation, PoolDeps
 from pool_managerd.preflight import Prepared
 from pool_managerd.selftest import self_test
-from pool_managerd.telemetry import SPAN_DRAIN, SPAN_START, SPAN_STOP, log
+from pool_managerd.telemetry import SPAN_DRAIN, SPAN_RELOAD, SPAN_START, SPAN_STOP, log
 from pool_managerd.watching import (
     Reminder,
     circuit_limits,
@@ -176,7 +176,9 @@ class Pool:
         if reason is not Reason.NONE and timeout_ms is not None:
             self._stop_attempts_after(timeout_ms)
         self._deps.telemetry.event(SPAN_DRAIN, {"pool_id": self.pool_id, "reason": reason.value})
-        log.info("pool_drain", pool_id=self.pool_id, reason=reason.value)
+        taking = "takes work again" if reason is Reason.NONE else "takes no more work"
+        human = f"Pool {self.pool_id} {taking}."
+        log.info("pool_drain", pool_id=self.pool_id, reason=reason.value, human=human)
         self._changed()
 
     def reload(self, model_ref: str, reload_id: str = "", timeout_ms: int | None = None) -> None:
@@ -187,7 +189,9 @@ class Pool:
         """
         if self._supervisor.phase in (Phase.CLOSING, Phase.CLOSED):
             return
-        log.info("pool_reload", pool_id=self.pool_id, model_ref=shown_ref(model_ref))
+        human = f"Pool {self.pool_id} loads its model anew once it is idle."
+        shown = shown_ref(model_ref)
+        log.info("pool_reload", pool_id=self.pool_id, model_ref=shown, human=human)
         waits, self._reload_asked = self._reload_asked is not None, model_ref
         self.last_reload = Reload(reload_id)
         if timeout_ms is not None:
@@ -208,7 +212,8 @@ class Pool:
         if isinstance(outcome, EndReason):
             incarnation.circuit.succeeded()
         elif engines_fault(outcome) and incarnation.circuit.failed(self._deps.clock.now_ms()):
-            self._trip(f"too many attempts failed; the last: {outcome.message}")
+            # Not its message: an engine's words may quote what a client sent.
+            self._trip(f"too many attempts failed; the last: {outcome.kind.value}")
             incarnation.tasks.append(self._deps.spawn(self._probe(incarnation)))
 
     def note_session(self, session_id: str) -> None:
@@ -257,6 +262,8 @@ class Pool:
                 state=state.value,
                 reason=reason.value,
                 detail=detail,
+                human=f"Pool {self.pool_id} is {state.value}"
+                + (f": {detail or reason.value}." if reason is not Reason.NONE else "."),
             )
         self._perform(effects)
         self._reminder.keep(bool(self._supervisor.storm))
@@ -321,15 +328,15 @@ class Pool:
             except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
                 problem = f"the engine could not be started: {type(error).__name__}: {error}"
             else:
-                self._started(span, "ready", began_ms)
+                self._started(span, began_ms)
                 self._serving(incarnation, info)
                 return
-            self._started(span, "failed", began_ms)
+            self._started(span, began_ms, reason.value)
         self._start_failed(incarnation, reason, problem)
 
-    def _started(self, span: Span, outcome: str, began_ms: int) -> None:
-        telemetry = self._deps.telemetry
-        telemetry.annotate(span, {"outcome": outcome})
+    def _started(self, span: Span, began_ms: int, error: str = "") -> None:
+        telemetry, outcome = self._deps.telemetry, "failed" if error else "ready"
+        telemetry.annotate(span, {"outcome": outcome}, error)
         took_ms = self._deps.clock.now_ms() - began_ms
         telemetry.metrics.engine_started(self.pool_id, outcome, took_ms)
 
@@ -459,11 +466,21 @@ class Pool:
                     pool_id=self.pool_id,
                     replica_id=incarnation.replica_id,
                     error=f"{type(error).__name__}: {error}",
+                    human=f"The engine of pool {self.pool_id} could not be stopped; tried again.",
                 )
             else:
                 return
 
     async def _reload(self) -> None:
+        asked = {
+            "pool_id": self.pool_id,
+            "replica_id": self.incarnation.replica_id,
+            "model_ref": shown_ref(self._reload_asked or self._loaded_ref),
+        }
+        with self._deps.telemetry.span(SPAN_RELOAD, asked):
+            await self._reload_when_idle()
+
+    async def _reload_when_idle(self) -> None:
         self._set_drain()
         self._changed()
         with self._deps.feed.subscribe() as changes:

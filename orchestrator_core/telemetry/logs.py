@@ -10,12 +10,13 @@ import contextlib
 import json
 import logging
 import sys
+import traceback
 from collections import deque
 from typing import Any, Literal, TextIO, cast
 
 import msgspec
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
@@ -28,7 +29,7 @@ from orchestrator_core.core.effects import (
     SendVerdicts,
     Verdict,
 )
-from orchestrator_core.core.outcome import Refusal
+from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.telemetry.names import SERVICE
 from orchestrator_core.telemetry.tracked import Tracked
@@ -37,6 +38,8 @@ MESSAGE_MAX = 300
 # Lines wait for one another so long, and so many of them no longer.
 GATHER_S = 0.01
 LINES_MAX = 256
+# Their messages are an engine's, which may quote what the client sent: only the client gets them.
+_QUOTING = frozenset({Reason.ENGINE_ERROR, Reason.WORKER_RESET, Reason.REPLICA_EXHAUSTED})
 _ENCODER = msgspec.json.Encoder(enc_hook=repr)
 
 
@@ -98,7 +101,7 @@ def configure_logs(
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            shown_exception,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -107,6 +110,19 @@ def configure_logs(
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Gathering(stream))),
         cache_logger_on_first_use=False,
     )
+
+
+def shown_exception(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
+    """Tells of an exception where it was raised and its type, never its text.
+
+    That may quote what a client sent.
+    """
+    raised = entry.pop("exc_info", None)
+    error = sys.exc_info()[1] if raised is True else raised
+    if isinstance(error, BaseException):
+        places = "".join(traceback.format_tb(error.__traceback__))
+        entry["exception"] = f"{places}{type(error).__name__}"
+    return entry
 
 
 def _json(entry: object, **options: Any) -> str:
@@ -240,7 +256,7 @@ class Lines:
             "reason": error.reason.value if error else None,
             "why": effect.why,
         }
-        if error is not None:
+        if error is not None and error.reason not in _QUOTING:
             keys["error"] = error.message[:MESSAGE_MAX]
         level = logging.WARNING if effect.state is JobState.FAILED else logging.INFO
         self._log.log(
