@@ -136,6 +136,10 @@ bench-relay: $(COMPILED)/.done ## What relaying costs: CPU per token and latency
 bench-enqueue: $(COMPILED)/.done ## Latency and highest rate of Enqueue, compiled as installed, memory of queued jobs and idle streams
 	cd $(COMPILED) && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m benchmarks.enqueue $(ARGS)
 
+.PHONY: bench-telemetry
+bench-telemetry: $(DEV_STAMP) ## What full telemetry costs, beside the same without any: CPU per Enqueue and per token
+	$(BIN)/python -m benchmarks.telemetry $(ARGS)
+
 .PHONY: bench-peers
 bench-peers: $(DEV_STAMP) ## CPU per token beside SMG, vllm-router and LiteLLM, which it installs under .build/peers
 	$(BIN)/python -m benchmarks.peers --install $(ARGS)

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator_core.telemetry import contract, names
+from pool_managerd.telemetry import names as host_names
 from pool_managerd.telemetry import rows
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 TABLES: Final[tuple[tuple[str, str, Callable[[], str]], ...]] = (
-    ("traces.md", "generated", names.reference),
+    ("traces.md", "generated: orchestratord", names.reference),
+    ("traces.md", "generated: pool-managerd", host_names.reference),
     ("metrics.md", "generated: orchestratord", contract.reference),
     ("metrics.md", "generated: pool-managerd", rows.reference),
 )

@@ -287,7 +287,11 @@ class OrchestratorServer:
             try:
                 await self._store.prune(keep)
             except StoreUnavailableError as error:
-                _log.warning("prune_failed", error=str(error))
+                _log.warning(
+                    "prune_failed",
+                    error=str(error),
+                    human="Old jobs could not be deleted from the journal; it is tried again.",
+                )
             failpoints.reach("prune.after")
 
 

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if args.command == "check":
             return _check(config, as_json=args.json, all_digests=args.digests)
-        configure_logs(config.log_level)
+        configure_logs(config.log_level, config.log_format)
         if args.command == "fetch":
             if args.ref is None:
                 parser.error("fetch needs a REF, e.g. hf:ORG/REPO/FILE")

@@ -214,6 +214,9 @@ class Config(Table):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity of log lines."
     )
+    log_format: Literal["auto", "json", "pretty"] = Field(
+        default="auto", description="Form of log lines; auto: pretty on a terminal, else json."
+    )
     limits: LimitsTable = Field(default=LimitsTable(), description="Bounds of memory.")
     supervision: SupervisionTable = Field(
         default=SupervisionTable(), description="Engine supervision."

@@ -10,6 +10,9 @@ import functools
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
+from opentelemetry.trace import SpanKind
+
+from pool_managerd import attempt_told as told
 from pool_managerd import failpoints
 from pool_managerd.attempt import OUTCOME_OF_STOP, AttemptCommand, Refusal, Stop, prefix_of
 from pool_managerd.core.attempts import (
@@ -38,7 +41,9 @@ class _Run:
     pool: Pool
     incarnation: Incarnation
     engine: port.Engine
+    facts: told.Facts
     started_ms: int
+    first_ms: int | None = None
     stop: Stop | None = None
     stop_detail: str = ""
     scope: asyncio.Timeout | None = None
@@ -51,16 +56,6 @@ class _Run:
         self.stop, self.stop_detail = stop, detail
         if self.scope is not None and not self.scope.expired():
             self.scope.reschedule(asyncio.get_running_loop().time())
-
-    def fields(self) -> dict[str, str | int | bool]:
-        """Keys of every span and log line about this attempt."""
-        key = self.command.key
-        return {
-            "job_id": key.job_id,
-            "attempt": key.attempt,
-            "pool_id": self.pool.pool_id,
-            "replica_id": self.incarnation.replica_id,
-        }
 
 
 class Executor:
@@ -181,31 +176,32 @@ class Executor:
         entry.kv_warmth = command.session_id in incarnation.warm
         self.store.add(entry)
         now_ms = self._deps.clock.now_ms()
-        run = _Run(command, entry, pool, incarnation, incarnation.engine, now_ms)
+        run = _Run(
+            command,
+            entry,
+            pool,
+            incarnation,
+            incarnation.engine,
+            told.attempt_facts(command, pool.info),
+            now_ms,
+        )
         self._runs[command.key] = run
         self._telemetry.metrics.attempt_started(pool.pool_id)
         self._deps.spawn(self._run(run))
         self._deps.feed.publish(pool.pool_id)
         log.info(
             "attempt_started",
-            **run.fields(),
-            session_id=command.session_id,
-            correlation_id=command.correlation_id,
+            **run.facts,
+            trace_id=told.trace_id(command.traceparent),
             kv_warmth=entry.kv_warmth,
             replay=command.verify_until is not None,
             continuation=command.continue_from is not None,
+            human=f"Job {command.key.job_id} starts on pool {pool.pool_id}.",
         )
         return entry
 
     async def _run(self, run: _Run) -> None:
-        fields = run.fields()
-        extra = {
-            "session_id": run.command.session_id,
-            "correlation_id": run.command.correlation_id,
-        }
-        with self._telemetry.span(
-            SPAN_ATTEMPT, {**fields, **extra}, run.command.traceparent
-        ) as span:
+        with self._telemetry.span(SPAN_ATTEMPT, run.facts, run.command.traceparent) as span:
             try:
                 terminal = await self._generate(run)
                 await self._settle(run, terminal)
@@ -214,24 +210,22 @@ class Executor:
                 self._finish(run, Terminal(OUTCOME_OF_STOP[Stop.REPLICA_GONE]))
             ended = run.log.terminal
             assert ended is not None, "a finished attempt has a terminal record"
-            outcome = _outcome_text(ended)
-            self._telemetry.annotate(span, {"outcome": outcome, "tokens_out": run.log.tokens_out})
+            how = told.ended(ended, run.log.tokens_out, kv_warmth=run.log.kv_warmth)
+            self._telemetry.annotate(span, how, told.failure_of(ended))
         log.info(
             "attempt_ended",
-            **fields,
-            **extra,
-            outcome=outcome,
-            tokens_in=ended.usage.tokens_in,
-            tokens_out=ended.usage.tokens_out,
-            decode_time_ms=ended.usage.decode_time_ms,
+            **run.facts,
+            **how,
+            trace_id=told.trace_id(run.command.traceparent),
             duration_ms=self._deps.clock.now_ms() - run.started_ms,
-            kv_warmth=run.log.kv_warmth,
+            human=told.sentence(run.facts, how),
         )
 
     async def _generate(self, run: _Run) -> Terminal:
         run.log.started = True
         self.on_output(run.log)
-        with self._telemetry.span(SPAN_GENERATE, run.fields()):
+        asked = {**run.facts, **told.asked(run.command.request, run.facts)}
+        with self._telemetry.span(SPAN_GENERATE, asked, kind=SpanKind.CLIENT) as span:
             request = replace(
                 run.command.request,
                 traceparent=self._telemetry.traceparent(),
@@ -241,14 +235,21 @@ class Executor:
             try:
                 terminal = await self._consume(run, generator)
             except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
-                log.error("engine_adapter_failed", **run.fields(), error=type(error).__name__)
+                log.error(
+                    "engine_adapter_failed",
+                    **run.facts,
+                    error=type(error).__name__,
+                    human="A bug in the engine's adapter: report it.",
+                )
                 run.request_stop(Stop.BROKEN)
                 terminal = None
             finally:
                 await self._close(run, generator)
-        if terminal is not None and run.stop is None:
-            return terminal
-        return self._stopped(run)
+            if terminal is None or run.stop is not None:
+                terminal = self._stopped(run)
+            answered = told.answered(terminal, run.first_ms)
+            self._telemetry.annotate(span, answered, told.failure_of(terminal))
+        return terminal
 
     async def _consume(
         self, run: _Run, generator: AsyncGenerator[port.GenerationEvent, None]
@@ -298,8 +299,8 @@ class Executor:
         outcome = self.store.append(run.log, piece.text, piece.token_ids, piece.logprobs)
         if outcome is AppendOutcome.KEPT:
             if first:
-                after_ms = self._deps.clock.now_ms() - run.started_ms
-                self._telemetry.metrics.first_output(run.pool.pool_id, after_ms)
+                run.first_ms = self._deps.clock.now_ms() - run.started_ms
+                self._telemetry.metrics.first_output(run.pool.pool_id, run.first_ms)
                 failpoints.reach("output.first.after")
             self.on_output(run.log)
         else:
@@ -314,7 +315,12 @@ class Executor:
             async with asyncio.timeout(limit_ms / 1000):
                 await generator.aclose()
         except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
-            log.error("engine_close_failed", **run.fields(), error=type(error).__name__)
+            log.error(
+                "engine_close_failed",
+                **run.facts,
+                error=type(error).__name__,
+                human="The engine did not let go of a stopped generation in time.",
+            )
 
     def _stopped(self, run: _Run) -> Terminal:
         assert run.stop is not None, "a generation ends with an event or because it is stopped"
@@ -358,7 +364,7 @@ class Executor:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
-        self._telemetry.event(SPAN_CANCEL, {**run.fields(), "confirmed": confirmed})
+        self._telemetry.event(SPAN_CANCEL, {**run.facts, "confirmed": confirmed})
         if confirmed:
             failpoints.reach("idle.confirmed")
             return
@@ -387,7 +393,7 @@ class Executor:
         took_ms = self._deps.clock.now_ms() - run.started_ms
         tokens = (ended.usage.tokens_in, run.log.tokens_out)
         self._telemetry.metrics.attempt_ended(
-            run.pool.pool_id, _outcome_text(ended), took_ms, tokens
+            run.pool.pool_id, told.outcome_text(ended), took_ms, tokens
         )
 
 
@@ -417,8 +423,3 @@ def _usage(usage: port.Usage) -> Usage:
         prefill_time_ms=usage.prefill_time_ms,
         decode_time_ms=usage.decode_time_ms,
     )
-
-
-def _outcome_text(terminal: Terminal) -> str:
-    outcome = terminal.outcome
-    return outcome.value if isinstance(outcome, EndReason) else outcome.kind.value

@@ -21,6 +21,7 @@ from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from llamaorch.pool.v1.pool_registry_service_pb2_grpc import PoolRegistryServiceStub
 from pool_managerd import failpoints, wire
 from pool_managerd.attempt import Refusal
+from pool_managerd.attempt_told import trace_id
 from pool_managerd.bell import Bell
 from pool_managerd.config import Config
 from pool_managerd.core.attempts import AttemptKey
@@ -35,7 +36,7 @@ from pool_managerd.pool import Pool
 from pool_managerd.reporter import Reporter
 from pool_managerd.snapshots import HostState, SnapshotBuilder
 from pool_managerd.streams import STREAM_ERRORS, together, until_lost
-from pool_managerd.telemetry import Telemetry, log
+from pool_managerd.telemetry import SPAN_REFUSE, Telemetry, log
 
 DispatchCall = aio.StreamStreamCall[registry_pb2.DispatchRequest, registry_pb2.DispatchResponse]
 
@@ -143,7 +144,11 @@ class Link:
             async with asyncio.timeout(timeout_ms / 1000):
                 await self._left.wait()
         except TimeoutError:
-            log.warning("leave_timeout", timeout_ms=timeout_ms)
+            log.warning(
+                "leave_timeout",
+                timeout_ms=timeout_ms,
+                human="Not all that had ended could be told to the orchestrator before the stop.",
+            )
 
     @contextlib.asynccontextmanager
     async def _session(self, channel: aio.Channel) -> AsyncIterator[tuple[DispatchCall, _Terms]]:
@@ -276,13 +281,19 @@ class Link:
     def _obey(self, command: str, message: registry_pb2.DispatchResponse) -> None:
         handler = self._commands.get(command)
         if handler is None:
-            log.warning("command_unexpected", command=command)
+            log.warning(
+                "command_unexpected",
+                command=command,
+                human="The orchestrator sent a command that this version does not know.",
+            )
             return
         try:
             handler(message)
         except Exception:  # noqa: BLE001 - it is logged, with its trace
             # One bad command must not end the attempts of others.
-            log.exception("command_failed", command=command)
+            log.exception(
+                "command_failed", command=command, human="A bug: please report it with this entry."
+            )
 
     async def _write(self, call: DispatchCall, liveness: Liveness) -> None:
         outbox = self._outbox
@@ -354,16 +365,23 @@ class Link:
 
     def _refuse(self, message: dispatch_pb2.StartAttempt, refusal: Refusal) -> None:
         pool_id = message.pool_id if message.pool_id in self._deps.pools else ""
-        self._deps.telemetry.metrics.attempt_refused(pool_id, refusal.reason.value)
+        reason = refusal.reason.value
+        self._deps.telemetry.metrics.attempt_refused(pool_id, reason)
+        told: dict[str, str | int] = {
+            "job_id": message.job_id,
+            "attempt": message.attempt,
+            "pool_id": message.pool_id,
+            "replica_id": message.replica_id,
+            "correlation_id": message.correlation_id,
+            "reason": reason,
+        }
+        self._deps.telemetry.event(SPAN_REFUSE, told, message.traceparent, reason)
         log.info(
             "attempt_refused",
-            job_id=message.job_id,
-            attempt=message.attempt,
-            pool_id=message.pool_id,
-            replica_id=message.replica_id,
-            correlation_id=message.correlation_id,
-            reason=refusal.reason.value,
+            **told,
+            trace_id=trace_id(message.traceparent),
             detail=refusal.message,
+            human=f"Job {message.job_id} was not started: {refusal.message}.",
         )
         self._bound().refuse(Refused(message.handle, refusal.reason, refusal.message))
 
@@ -394,7 +412,7 @@ class Link:
     def _set_draining(self, message: dispatch_pb2.SetPoolDraining) -> None:
         pool = self._deps.pools.get(message.pool_id)
         if pool is None:
-            log.warning("command_for_unknown_pool", pool_id=message.pool_id)
+            _log_unknown_pool(message.pool_id)
         elif message.draining:
             timeout_ms = message.timeout_ms if message.HasField("timeout_ms") else None
             pool.drain(Reason.OPERATOR, timeout_ms)
@@ -404,7 +422,7 @@ class Link:
     def _reload(self, message: dispatch_pb2.ReloadModel) -> None:
         pool = self._deps.pools.get(message.pool_id)
         if pool is None:
-            log.warning("command_for_unknown_pool", pool_id=message.pool_id)
+            _log_unknown_pool(message.pool_id)
         else:
             timeout_ms = message.timeout_ms if message.HasField("timeout_ms") else None
             pool.reload(message.model_ref, message.reload_id, timeout_ms)
@@ -414,6 +432,14 @@ class Link:
 def _version() -> str:
     """Read once: a registration must not parse the metadata of the package each time."""
     return metadata.version("llamaorch")
+
+
+def _log_unknown_pool(pool_id: str) -> None:
+    log.warning(
+        "command_for_unknown_pool",
+        pool_id=pool_id,
+        human=f"The orchestrator asked something of pool {pool_id}, which is not on this host.",
+    )
 
 
 def _log_lost(error: BaseException) -> None:

@@ -22,7 +22,7 @@ from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shards, gguf_
 from pool_managerd.engines.port import PreloadError
 from pool_managerd.models.fetch import FetchError, FetchLimits, Progress
 from pool_managerd.models.resolver import Resolver, ResolverConfig
-from pool_managerd.telemetry import log
+from pool_managerd.telemetry import SPAN_OUTBOUND, Telemetry, log
 
 PROGRESS_INTERVAL_MS = 5_000
 """Least time between two log lines about one fetch."""
@@ -46,8 +46,9 @@ class FoundModel:
 class ModelFiles:
     """What references mean on this host."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(self, config: Config, clock: Clock, telemetry: Telemetry | None = None) -> None:
         outbound = config.outbound
+        self._telemetry = telemetry or Telemetry()
         self._clock = clock
         self._timeout_ms = outbound.fetch_timeout_ms
         self._digests: dict[Path, tuple[_FileFacts, str]] = {}
@@ -74,10 +75,14 @@ class ModelFiles:
             PreloadError: in one sentence, when there is no such file and none may be fetched.
         """
         said = _Sayer(text, owner, self._clock.now_ms, progress)
+
+        def decided(decision: OutboundDecision) -> None:
+            self._telemetry.event(SPAN_OUTBOUND, said.decision(decision))
+
         try:
             ref = parse_model_ref(text)
             async with asyncio.timeout(self._timeout_ms / 1000):
-                found = await self._resolver.resolve(ref, said.decision, said.progress)
+                found = await self._resolver.resolve(ref, decided, said.progress)
         except (ModelRefError, FetchError, OSError, RuntimeError) as error:
             # RuntimeError: the home directory of a `~name` is not known.
             if isinstance(error, TimeoutError):
@@ -86,7 +91,9 @@ class ModelFiles:
                 ) from error
             raise PreloadError([str(error)]) from error
         if ref.remote:
-            log.info("model_found", model_ref=shown_ref(text), owner=owner, path=str(found.path))
+            shown = shown_ref(text)
+            human = f"The model {shown} is at {found.path}."
+            log.info("model_found", model_ref=shown, owner=owner, path=str(found.path), human=human)
         return FoundModel(found.path, found.digest, ref.digest)
 
     async def look(self, text: str) -> FoundModel | OutboundDecision:
@@ -148,18 +155,22 @@ class _Sayer:
         self._now_ms, self._also = now_ms, also
         self._said_ms: int | None = None
 
-    def decision(self, decision: OutboundDecision) -> None:
-        """Logs one decision of the policy."""
+    def decision(self, decision: OutboundDecision) -> dict[str, str | bool]:
+        """Logs one decision of the policy; returns what a span tells of it."""
+        told: dict[str, str | bool] = {
+            "decision_id": uuid.uuid4().hex,
+            "owner": self._owner,
+            "remote_host": decision.host,
+            "allowed": decision.allowed,
+            "rule": decision.rule,
+        }
         log.info(
             "outbound_decision",
-            decision_id=uuid.uuid4().hex,
-            owner=self._owner,
+            **told,
             model_ref=self._text,
-            remote_host=decision.host,
-            allowed=decision.allowed,
-            rule=decision.rule,
             human=decision.sentence or f"Fetching from {decision.host} is allowed.",
         )
+        return told
 
     def progress(self, done: int, total: int | None) -> None:
         """Passes news on, and logs them now and then."""

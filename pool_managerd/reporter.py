@@ -63,7 +63,9 @@ class Reporter:
             try:
                 await together(self._read(call), self._write(call, report_interval_ms))
             except STREAM_ERRORS:
-                log.warning("report_stream_lost")
+                log.warning(
+                    "report_stream_lost", human="Snapshots are not sent; it is tried again at once."
+                )
             finally:
                 call.cancel()
             failures = 1 if self._echoed_ack_id else failures + 1

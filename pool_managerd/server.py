@@ -195,7 +195,7 @@ class PoolManager:
         return HostPreflight(
             PreflightDeps(
                 clock=self._clock,
-                files=ModelFiles(self._config, self._clock),
+                files=ModelFiles(self._config, self._clock, self._telemetry),
                 ledger=self._ledger,
                 devices=lambda table: masked(table, self._devices.devices()),
                 read_at_ms=self._devices.read_at_ms,

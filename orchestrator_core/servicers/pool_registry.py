@@ -124,7 +124,12 @@ class PoolRegistryServicer:
             return []
         if len(request.pools) > POOLS_PER_HOST_MAX:
             reason = f"pools: at most {POOLS_PER_HOST_MAX} in one report"
-            _log.warning("snapshot_refused", host_id=link.host_id, reason=reason)
+            _log.warning(
+                "snapshot_refused",
+                host_id=link.host_id,
+                reason=reason,
+                human=f"A report of host {link.host_id} was refused: {reason}.",
+            )
             return [pb.SnapshotRejection(reason=reason)]
         snapshots, rejections = _parse(request.pools, link.host_id, link)
         self._offer_again(link)
@@ -225,6 +230,8 @@ def _parse(
             refused=len(bad),
             pool_id=bad[0].pool_id,
             reason=bad[0].reason,
+            human=f"{len(bad)} pools of host {host_id} get no jobs from this report; the first: "
+            f"{bad[0].reason}.",
         )
     return tuple(good), bad
 

@@ -91,6 +91,9 @@ class Calls:
         if span is not None:
             job = None if rpc.accepted is None else {names.JOB_ID: rpc.accepted.job_id}
             self._tracing.end(span, None, job, why)
+            # Of a job that was accepted the end decides.
+            if error is not None or rpc.accepted is None:
+                self._tracing.decide(span.context, keep=error is not None)
 
     def _received(self, name: str, metadata: Metadata | None) -> tuple[Rpc, Span | None]:
         entries = {

@@ -45,7 +45,7 @@ class SpanExporter(OTLPSpanExporter):
 def encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
     """The request that exports spans of one resource and scope. O(bytes), with pauses.
 
-    They must have what `Tracing` gives them: no events, no links, no tracestate.
+    They must have what `Tracing` gives them: no events, no tracestate, links without attributes.
     """
     # The SDK says who exports, around the first span; the others join it.
     request = encode_spans(spans[:1])
@@ -73,6 +73,12 @@ def _span(span: ReadableSpan) -> bytes:
     ]
     for key, value in (span.attributes or {}).items():
         parts.append(_field(b"\x4a", _key(key) + _field(b"\x12", _value(value))))
+    for link in span.links or ():
+        linked = link.context
+        remote = _IS_REMOTE_TOLD | (_IS_REMOTE if linked.is_remote else 0)
+        told = b"\x0a\x10" + linked.trace_id.to_bytes(16, "big")
+        told += b"\x12\x08" + linked.span_id.to_bytes(8, "big") + b"\x35" + _FLAGS.pack(remote)
+        parts.append(_field(b"\x6a", told))
     parts.append(_field(b"\x7a", _status(span.status.status_code, span.status.description)))
     parts.append(b"\x85\x01" + _FLAGS.pack(flags))
     return b"".join(parts)

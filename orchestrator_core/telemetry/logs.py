@@ -10,12 +10,13 @@ import contextlib
 import json
 import logging
 import sys
+import traceback
 from collections import deque
 from typing import Any, Literal, TextIO, cast
 
 import msgspec
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
@@ -28,7 +29,7 @@ from orchestrator_core.core.effects import (
     SendVerdicts,
     Verdict,
 )
-from orchestrator_core.core.outcome import Refusal
+from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.telemetry.names import SERVICE
 from orchestrator_core.telemetry.tracked import Tracked
@@ -37,21 +38,24 @@ MESSAGE_MAX = 300
 # Lines wait for one another so long, and so many of them no longer.
 GATHER_S = 0.01
 LINES_MAX = 256
+# Their messages are an engine's, which may quote what the client sent: only the client gets them.
+_QUOTING = frozenset({Reason.ENGINE_ERROR, Reason.WORKER_RESET, Reason.REPLICA_EXHAUSTED})
 _ENCODER = msgspec.json.Encoder(enc_hook=repr)
 
 
 class _Gathering:
-    """A stream that gets the lines of `GATHER_S` together.
+    """A stream that gets lines together: after a pause at once, in a burst each `GATHER_S`.
 
-    A line costs a system call, at which every other thread may take the interpreter. Without a
-    loop, and from other threads, lines leave at once; when the process is killed, the last are
-    lost. A reader may be gone: what cannot be written is dropped, never raised, as a log line must
-    not break the job that it tells about.
+    A line costs a system call, at which every other thread may take the interpreter; a busy server
+    has a thousand a second. Without a loop, and from other threads, lines leave at once. A reader
+    may be gone: what cannot be written is dropped, never raised, as a log line must not break the
+    job that it tells about.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._waiting: deque[str] = deque()
+        self._drained_s = 0.0
         atexit.register(self._drain)
 
     def write(self, text: str) -> int:
@@ -60,15 +64,26 @@ class _Gathering:
         return len(text)
 
     def flush(self) -> None:
-        """Writes what waits, a little later."""
+        """Writes what waits, soon."""
         if len(self._waiting) > 1:
             if len(self._waiting) >= LINES_MAX:
                 self._drain()
             return
         try:
-            asyncio.get_running_loop().call_later(GATHER_S, self._drain)
+            loop = asyncio.get_running_loop()
         except RuntimeError:
             self._drain()
+            return
+        # With a loop's time of its own nothing is measured between two of them.
+        wait_s = self._drained_s + GATHER_S - loop.time()
+        if 0.0 < wait_s <= GATHER_S:
+            loop.call_later(wait_s, self._drain_in, loop)
+        else:
+            loop.call_soon(self._drain_in, loop)
+
+    def _drain_in(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._drained_s = loop.time()
+        self._drain()
 
     def _drain(self) -> None:
         texts = []
@@ -98,7 +113,7 @@ def configure_logs(
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            shown_exception,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -107,6 +122,19 @@ def configure_logs(
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Gathering(stream))),
         cache_logger_on_first_use=False,
     )
+
+
+def shown_exception(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
+    """Tells of an exception where it was raised and its type, never its text.
+
+    That may quote what a client sent.
+    """
+    raised = entry.pop("exc_info", None)
+    error = sys.exc_info()[1] if raised is True else raised
+    if isinstance(error, BaseException):
+        places = "".join(traceback.format_tb(error.__traceback__))
+        entry["exception"] = f"{places}{type(error).__name__}"
+    return entry
 
 
 def _json(entry: object, **options: Any) -> str:
@@ -240,7 +268,7 @@ class Lines:
             "reason": error.reason.value if error else None,
             "why": effect.why,
         }
-        if error is not None:
+        if error is not None and error.reason not in _QUOTING:
             keys["error"] = error.message[:MESSAGE_MAX]
         level = logging.WARNING if effect.state is JobState.FAILED else logging.INFO
         self._log.log(

@@ -1,7 +1,8 @@
 """Every span name and attribute key of orchestratord. docs/traces.md shows this table.
 
-Source: `rpc.*` and `error.type` are OpenTelemetry's semantic conventions 1.44.0; `llamaorch.*` keys
-are the project's own and shared with pool-managerd and the clients.
+Source: `rpc.*` and `error.type` are OpenTelemetry's semantic conventions 1.44.0, `gen_ai.*` those
+of opentelemetry/semantic-conventions-genai, still in development; `llamaorch.*` keys are the
+project's own and shared with pool-managerd and the clients.
 """
 
 from dataclasses import dataclass
@@ -29,10 +30,20 @@ DECLINE: Final = "decline"
 ADOPT: Final = "adopt"
 DRAIN: Final = "drain"
 RELOAD: Final = "reload"
+# Stands in the table for the names of methods, e.g. llamaorch.orchestrator.v1.SessionService/Get.
+RPC: Final = "package.Service/Method"
 
 RPC_SYSTEM: Final = "rpc.system.name"
 RPC_METHOD: Final = "rpc.method"
+# Called `rpc.status_code` in versions after 1.44.
+RPC_STATUS: Final = "rpc.response.status_code"
 ERROR_TYPE: Final = "error.type"
+GEN_AI_PROVIDER: Final = "gen_ai.provider.name"
+GEN_AI_MODEL: Final = "gen_ai.request.model"
+GEN_AI_SESSION: Final = "gen_ai.conversation.id"
+GEN_AI_TOKENS_IN: Final = "gen_ai.usage.input_tokens"
+GEN_AI_TOKENS_OUT: Final = "gen_ai.usage.output_tokens"
+GEN_AI_FINISH: Final = "gen_ai.response.finish_reasons"
 
 JOB_ID: Final = "llamaorch.job_id"
 REQUEST_ID: Final = "llamaorch.request_id"
@@ -41,6 +52,8 @@ CORRELATION_ID: Final = "llamaorch.correlation_id"
 MODEL_ID: Final = "llamaorch.model_id"
 ENGINE: Final = "llamaorch.engine"
 ENGINE_VERSION: Final = "llamaorch.engine_version"
+QUANT: Final = "llamaorch.quant"
+CTX: Final = "llamaorch.ctx"
 PRIORITY: Final = "llamaorch.priority"
 HOST_ID: Final = "llamaorch.host_id"
 POOL_ID: Final = "llamaorch.pool_id"
@@ -90,16 +103,18 @@ class SpanRow:
     keys: tuple[str, ...]
 
 
-_JOB = (JOB_ID, PRIORITY, MODEL_ID, ENGINE, SESSION_ID, CORRELATION_ID)
+_WHO = (JOB_ID, SESSION_ID, MODEL_ID, ENGINE, ENGINE_VERSION)
+_JOB = (*_WHO, PRIORITY, QUANT, CTX, CORRELATION_ID)
 _ATTEMPT = (JOB_ID, ATTEMPT, POOL_ID, REPLICA_ID)
-_END = (JOB_ID, ATTEMPT, POOL_ID, REPLICA_ID, REASON, WHY)
+_END = (*_WHO, ATTEMPT, POOL_ID, REPLICA_ID, QUEUE_TIME_MS, REASON, WHY)
 _RPC = (RPC_SYSTEM, RPC_METHOD, ERROR_TYPE, JOB_ID, CORRELATION_ID)
 
 SPANS: Final = (
     SpanRow(ENQUEUE, "an enqueue, from receipt to its answer (kind SERVER)", _RPC),
     SpanRow(
         ADMIT,
-        "instant: accepted, rejected, or duplicate",
+        "instant: accepted, rejected, or duplicate; links to the job that gave way, or that was "
+        "accepted first",
         (
             *_JOB,
             REQUEST_ID,
@@ -113,7 +128,12 @@ SPANS: Final = (
             DISPLACED,
         ),
     ),
-    SpanRow(QUEUE_WAIT, "from accept or requeue until placed or ended", (JOB_ID, OUTCOME)),
+    SpanRow(
+        QUEUE_WAIT,
+        "from accept or requeue until placed or ended; after a requeue it links to the attempt "
+        "that was lost",
+        (JOB_ID, SESSION_ID, OUTCOME, QUEUE_TIME_MS),
+    ),
     SpanRow(
         PLACE,
         "instant: a pool was chosen; the best five candidates, the winner first",
@@ -139,22 +159,33 @@ SPANS: Final = (
     SpanRow(
         DISPATCH,
         "from the dispatch of an attempt until the engine took it up, or it was over; the pool's "
-        "spans are its children",
-        (*_ATTEMPT, HOST_ID, MODE, OUTCOME, ERROR_TYPE),
+        "spans are its children; a second attempt links to the first",
+        (*_WHO, ATTEMPT, POOL_ID, REPLICA_ID, HOST_ID, MODE, OUTCOME, ERROR_TYPE),
     ),
     SpanRow(
         DECODE,
         "from the engine's start until the attempt counts no more or the job ended",
         (
-            *_ATTEMPT,
+            *_JOB,
+            ATTEMPT,
+            POOL_ID,
+            REPLICA_ID,
             MODE,
             KV_WARMTH,
+            QUEUE_POSITION,
+            PREDICTED_START_MS,
             OUTCOME,
             TOKENS_IN,
             TOKENS_OUT,
             QUEUE_TIME_MS,
             FIRST_TOKEN_MS,
             DECODE_TIME_MS,
+            GEN_AI_PROVIDER,
+            GEN_AI_MODEL,
+            GEN_AI_SESSION,
+            GEN_AI_TOKENS_IN,
+            GEN_AI_TOKENS_OUT,
+            GEN_AI_FINISH,
             ERROR_TYPE,
         ),
     ),
@@ -163,7 +194,9 @@ SPANS: Final = (
         "a cancel request (kind SERVER); and instant, in the job's trace: it was cancelled",
         (*_RPC, *_END),
     ),
-    SpanRow(DROP, "instant: gave its place to a newer job", (*_END, DISPLACED_BY)),
+    SpanRow(
+        DROP, "instant: gave its place to a newer job, to which it links", (*_END, DISPLACED_BY)
+    ),
     SpanRow(EXPIRE, "instant: a deadline or watchdog ended it", _END),
     SpanRow(FAIL, "instant: it cannot be completed", _END),
     SpanRow(RETRY, "instant: back into the queue, nothing was delivered", (JOB_ID, ATTEMPT, WHY)),
@@ -189,6 +222,11 @@ SPANS: Final = (
         "from the command to reload a pool to what became of it: done, rolled_back, failed,"
         " superseded or unknown",
         (POOL_ID, OUTCOME, WHY),
+    ),
+    SpanRow(
+        RPC,
+        "any other call whose caller sent a trace context, named after its method (kind SERVER)",
+        (RPC_SYSTEM, RPC_METHOD, RPC_STATUS, ERROR_TYPE),
     ),
 )
 

@@ -87,6 +87,8 @@ class Telemetry:
         self._core: Core | None = None
         self._tracked: dict[str, Tracked] = {}
         self._displaced: dict[str, str] = {}
+        # The trace of a job that was dropped in this step, for the one that it made room for.
+        self._gave_way: SpanContext | None = None
         self._draining = False
         self._stopped = False
         self._now_ms = 0
@@ -199,7 +201,7 @@ class Telemetry:
 
     def watched(self, service: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
         """The handlers of a service, their calls counted."""
-        return WatchedService(service, self._metrics.service)
+        return WatchedService(service, self._metrics.service, self._tracing)
 
     def pool_reloaded(self, pool_id: str, outcome: str, why: str, span_ms: tuple[int, int]) -> None:
         """A pool was reloaded or was not; `span_ms` is from the command to its end."""
@@ -321,13 +323,15 @@ class Telemetry:
         self._metrics.accepted(tracked)
         self._lines.accepted(tracked, record)
         if self._spans is not None:
-            self._spans.accepted(tracked, record, now_ms)
+            victim, self._gave_way = self._gave_way, None
+            self._spans.accepted(tracked, record, victim, now_ms)
 
     def _answered(self, receipt: Receipt, now_ms: int) -> None:
         tracked = self._tracked.get(receipt.job_id)
         if receipt.duplicate:
             if self._spans is not None:
-                self._spans.repeated(receipt.job_id, _call_context(), now_ms)
+                first = tracked.trace if tracked is not None else None
+                self._spans.repeated(receipt.job_id, first, _call_context(), now_ms)
         elif tracked is not None:
             tracked.told_chance = receipt.on_time_probability
 
@@ -393,6 +397,7 @@ class Telemetry:
         where = tracked.where(effect.attempt)
         self._metrics.lost(tracked, where[0])
         self._lines.lost(tracked, effect, where)
+        tracked.notable = True
         if self._spans is not None:
             self._spans.lost(tracked, effect, now_ms)
         tracked.queued_ms, tracked.unstarted = now_ms, 0
@@ -421,7 +426,10 @@ class Telemetry:
             newcomer = ""
             if effect.state is JobState.DROPPED:
                 newcomer = _newcomer(effects, effect.job_id)
-            self._spans.ended(tracked, effect, newcomer, now_ms)
+                self._gave_way = tracked.trace
+            self._spans.ended(tracked, effect, (newcomer, _call_context()), now_ms)
+            keep = tracked.notable or effect.state in _NOTABLE
+            self._tracing.decide(tracked.trace, keep=keep)
 
     def _forgotten(self, job_id: str, core: Core, now_ms: int) -> None:
         """A job that is forgotten while it lives was never accepted; who made room comes back."""
@@ -431,6 +439,7 @@ class Telemetry:
             self._lines.retracted(tracked)
             if self._spans is not None:
                 self._spans.retracted(tracked, now_ms)
+                self._tracing.decide(tracked.trace, keep=True)
         victim = core.jobs.get(self._displaced.pop(job_id, ""))
         if victim is not None and victim.live and victim.job_id not in self._tracked:
             back = self._track(victim, now_ms)
@@ -446,6 +455,10 @@ class Telemetry:
             tracked = self._tracked.get(job_id)
             if tracked is not None and verdict is not Verdict.RELEASE:
                 self._spans.judged(tracked, effect, attempt, verdict.value, now_ms)
+
+
+# Whoever asks why a job did not finish finds its spans, whatever the sampler said.
+_NOTABLE = frozenset({JobState.FAILED, JobState.EXPIRED, JobState.DROPPED})
 
 
 def _newcomer(effects: Sequence[Effect], victim_id: str) -> str:

@@ -5,6 +5,7 @@ so a trace goes on after a restart. Nothing is recorded per token.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 from opentelemetry.trace import SpanContext
 
@@ -42,17 +43,13 @@ class Spans:
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
 
-    def accepted(self, tracked: Tracked, record: AcceptRecord, now_ms: int) -> None:
-        """A job was accepted."""
-        spec = record.spec
+    def accepted(
+        self, tracked: Tracked, record: AcceptRecord, victim: SpanContext | None, now_ms: int
+    ) -> None:
+        """A job was accepted; `victim` is the trace of the one that gave way to it."""
         attributes: dict[str, Value] = {
-            names.JOB_ID: spec.job_id,
-            names.REQUEST_ID: _short(spec.request_id),
-            names.PRIORITY: tracked.priority,
-            names.MODEL_ID: _short(spec.needs.model_id),
-            names.ENGINE: _short(spec.needs.engine),
-            names.SESSION_ID: _short(spec.session_id),
-            names.CORRELATION_ID: _short(spec.correlation_id),
+            **_job(tracked),
+            names.REQUEST_ID: _short(record.spec.request_id),
             names.VERDICT: "accepted",
             names.QUEUE_POSITION: record.position,
         }
@@ -62,7 +59,8 @@ class Spans:
             attributes[names.PREDICTED_START_MS] = record.predicted_start_ms
         if record.predicted_end_ms is not None:
             attributes[names.PREDICTED_END_MS] = record.predicted_end_ms
-        self._instant(names.ADMIT, tracked.trace, now_ms, attributes)
+        links = () if victim is None else (victim,)
+        self._instant(names.ADMIT, tracked.trace, now_ms, attributes, links)
 
     def rejected(self, refusal: Refusal, call: SpanContext | None, now_ms: int) -> None:
         """A request was refused; `call` is the context of its span."""
@@ -75,10 +73,12 @@ class Spans:
             attributes[names.RETRY_AFTER_MS] = refusal.retry_after_ms
         self._instant(names.ADMIT, call, now_ms, attributes)
 
-    def repeated(self, job_id: str, call: SpanContext | None, now_ms: int) -> None:
-        """A request was answered as before; `call` is the context of its span."""
+    def repeated(
+        self, job_id: str, first: SpanContext | None, call: SpanContext | None, now_ms: int
+    ) -> None:
+        """A request was answered as before; `call` is its span, `first` that of the job."""
         attributes = {names.VERDICT: "duplicate", names.JOB_ID: job_id}
-        self._instant(names.ADMIT, call, now_ms, attributes)
+        self._instant(names.ADMIT, call, now_ms, attributes, () if first is None else (first,))
 
     def placed(self, tracked: Tracked, record: DispatchRecord, now_ms: int) -> None:
         """A pool was chosen: the wait is over."""
@@ -102,20 +102,33 @@ class Spans:
     def sent(self, tracked: Tracked, effect: SendStart, now_ms: int) -> None:
         """An attempt goes to its pool."""
         attributes = {
+            **_who(tracked),
             **_where(effect.spec.job_id, effect.attempt, effect.pool_id, effect.replica_id),
             names.HOST_ID: effect.host_id,
             names.MODE: effect.mode.value,
         }
-        tracked.dispatch = self._tracing.start(names.DISPATCH, tracked.trace, now_ms, attributes)
+        tracked.dispatch = span = self._tracing.start(
+            names.DISPATCH, tracked.trace, now_ms, attributes, links=_tried(tracked)
+        )
+        tracked.tried = span.context
 
     def started(self, tracked: Tracked, effect: JobStarted, now_ms: int) -> None:
         """The engine took an attempt up."""
         self._dispatched(tracked, "started", now_ms)
-        attributes = {
+        spec = tracked.job.spec
+        attributes: dict[str, Value] = {
+            **_job(tracked),
             **_where(effect.job_id, effect.attempt, tracked.pool_id, tracked.replica_id),
             names.MODE: effect.mode.value,
             names.KV_WARMTH: effect.kv_warmth,
+            names.QUEUE_POSITION: tracked.job.position_at_admission,
+            names.GEN_AI_PROVIDER: tracked.engine,
+            names.GEN_AI_MODEL: _short(spec.needs.model_id),
         }
+        if tracked.job.predicted_start_ms is not None:
+            attributes[names.PREDICTED_START_MS] = tracked.job.predicted_start_ms
+        if spec.session_id:
+            attributes[names.GEN_AI_SESSION] = _short(spec.session_id)
         tracked.decode = self._tracing.start(names.DECODE, tracked.trace, now_ms, attributes)
 
     def refused(self, tracked: Tracked, attempt: int, now_ms: int) -> None:
@@ -140,18 +153,25 @@ class Spans:
         }
         self._instant(name, tracked.trace, now_ms, attributes)
 
-    def ended(self, tracked: Tracked, effect: JobEnded, displaced_by: str, now_ms: int) -> None:
-        """A job reached its terminal state."""
+    def ended(
+        self,
+        tracked: Tracked,
+        effect: JobEnded,
+        newcomer: tuple[str, SpanContext | None],
+        now_ms: int,
+    ) -> None:
+        """A job reached its terminal state; a dropped one gave way to `newcomer` (id, trace)."""
         error = effect.outcome.error
         reason = error.reason.value if error else ""
         self._waited(tracked, effect.state.value, now_ms)
         self._dispatched(tracked, effect.state.value, now_ms, reason)
-        self._decoded(tracked, effect.state.value, effect.usage, now_ms, reason)
+        finish = effect.outcome.finish.value if effect.outcome.finish else ""
+        self._decoded(tracked, effect.state.value, effect.usage, now_ms, reason, finish)
         name = _ENDINGS.get(effect.state)
         if name is None:
             return
         attributes: dict[str, Value] = {
-            names.JOB_ID: effect.job_id,
+            **_who(tracked),
             names.POOL_ID: tracked.pool_id,
             names.REPLICA_ID: tracked.replica_id,
             names.REASON: reason,
@@ -159,9 +179,13 @@ class Spans:
         }
         if tracked.job.attempt is not None:
             attributes[names.ATTEMPT] = tracked.job.attempt.number
-        if displaced_by:
-            attributes[names.DISPLACED_BY] = displaced_by
-        self._instant(name, tracked.trace, now_ms, attributes)
+        if effect.usage.queue_time_ms is not None:
+            attributes[names.QUEUE_TIME_MS] = effect.usage.queue_time_ms
+        links: Sequence[SpanContext] = ()
+        if newcomer[0]:
+            attributes[names.DISPLACED_BY] = newcomer[0]
+            links = () if newcomer[1] is None else (newcomer[1],)
+        self._instant(name, tracked.trace, now_ms, attributes, links)
 
     def retracted(self, tracked: Tracked, now_ms: int) -> None:
         """An accept never became durable."""
@@ -211,16 +235,30 @@ class Spans:
         self._tracing.end(span, ended_ms)
 
     def _instant(
-        self, name: str, parent: SpanContext | None, now_ms: int, attributes: Attributes
+        self,
+        name: str,
+        parent: SpanContext | None,
+        now_ms: int,
+        attributes: Attributes,
+        links: Sequence[SpanContext] = (),
     ) -> None:
-        self._tracing.end(self._tracing.start(name, parent, now_ms, attributes), now_ms)
+        span = self._tracing.start(name, parent, now_ms, attributes, links=links)
+        self._tracing.end(span, now_ms)
 
     def _waited(self, tracked: Tracked, outcome: str, now_ms: int) -> None:
         """The wait is made into a span when it is over, with both instants given."""
         if tracked.queued_ms is None:
             return
-        attributes = {names.JOB_ID: tracked.job.job_id, names.OUTCOME: outcome}
-        span = self._tracing.start(names.QUEUE_WAIT, tracked.trace, tracked.queued_ms, attributes)
+        attributes: dict[str, Value] = {
+            names.JOB_ID: tracked.job.job_id,
+            names.OUTCOME: outcome,
+            names.QUEUE_TIME_MS: now_ms - tracked.queued_ms,
+        }
+        if tracked.job.spec.session_id:
+            attributes[names.SESSION_ID] = _short(tracked.job.spec.session_id)
+        span = self._tracing.start(
+            names.QUEUE_WAIT, tracked.trace, tracked.queued_ms, attributes, links=_tried(tracked)
+        )
         self._tracing.end(span, now_ms)
 
     def _dispatched(self, tracked: Tracked, outcome: str, now_ms: int, error: str = "") -> None:
@@ -229,11 +267,19 @@ class Spans:
             self._tracing.end(span, now_ms, {names.OUTCOME: outcome}, error)
 
     def _decoded(
-        self, tracked: Tracked, outcome: str, usage: Usage | None, now_ms: int, error: str
+        self,
+        tracked: Tracked,
+        outcome: str,
+        usage: Usage | None,
+        now_ms: int,
+        error: str,
+        finish: str = "",
     ) -> None:
         span, tracked.decode = tracked.decode, None
         if span is not None:
             attributes = {names.OUTCOME: outcome, **_usage(usage)}
+            if finish:
+                attributes[names.GEN_AI_FINISH] = [finish]
             self._tracing.end(span, now_ms, attributes, error)
 
 
@@ -242,6 +288,41 @@ def dispatch_traceparent(tracked: Tracked) -> str:
     if tracked.dispatch is not None:
         return format_traceparent(tracked.dispatch.context)
     return format_traceparent(tracked.trace)
+
+
+def _tried(tracked: Tracked) -> Sequence[SpanContext]:
+    """The attempt before, for what follows it."""
+    return () if tracked.tried is None else (tracked.tried,)
+
+
+def _who(tracked: Tracked) -> dict[str, Value]:
+    """Which job, and what it runs on or asks for; what is not said is left out. ORCH-3027."""
+    spec = tracked.job.spec
+    attributes: dict[str, Value] = {
+        names.JOB_ID: spec.job_id,
+        names.MODEL_ID: _short(spec.needs.model_id),
+    }
+    if spec.session_id:
+        attributes[names.SESSION_ID] = _short(spec.session_id)
+    if engine := tracked.engine:
+        attributes[names.ENGINE] = _short(engine)
+    if version := tracked.engine_version:
+        attributes[names.ENGINE_VERSION] = _short(version)
+    return attributes
+
+
+def _job(tracked: Tracked) -> dict[str, Value]:
+    """All of a job that its client chose. ORCH-3027."""
+    spec = tracked.job.spec
+    attributes = _who(tracked)
+    attributes[names.PRIORITY] = tracked.priority
+    if spec.needs.quantization:
+        attributes[names.QUANT] = _short(spec.needs.quantization)
+    if spec.correlation_id:
+        attributes[names.CORRELATION_ID] = _short(spec.correlation_id)
+    if spec.needs.required_ctx is not None:
+        attributes[names.CTX] = spec.needs.required_ctx
+    return attributes
 
 
 def _where(job_id: str, attempt: int, pool_id: str, replica_id: str) -> dict[str, Value]:
@@ -284,6 +365,8 @@ def _usage(usage: Usage | None) -> dict[str, Value]:
         names.QUEUE_TIME_MS: usage.queue_time_ms,
         names.FIRST_TOKEN_MS: usage.first_token_ms,
         names.DECODE_TIME_MS: usage.decode_time_ms,
+        names.GEN_AI_TOKENS_IN: usage.tokens_in,
+        names.GEN_AI_TOKENS_OUT: usage.tokens_out,
     }
     return {key: value for key, value in known.items() if value is not None}
 

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from opentelemetry import trace
@@ -19,6 +20,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
+    Link,
     NonRecordingSpan,
     SpanContext,
     SpanKind,
@@ -28,6 +30,7 @@ from opentelemetry.trace import (
 )
 
 from orchestrator_core.telemetry.exporting import SpanExporter
+from orchestrator_core.telemetry.held import HeldSpans
 from orchestrator_core.telemetry.names import ERROR_TYPE, SEMCONV_VERSION, SERVICE
 
 Value = str | bool | int | float | Sequence[str] | Sequence[int]
@@ -65,26 +68,24 @@ def format_traceparent(context: SpanContext) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
+@dataclass(slots=True)
 class Span:
     """A span that is not over. What is known at its end goes into `Tracing.end`."""
 
-    __slots__ = ("attributes", "context", "kind", "name", "parent", "start_ns")
+    name: str
+    context: SpanContext
+    parent: SpanContext | None
+    start_ns: int
+    attributes: Attributes
+    kind: SpanKind
+    links: Sequence[SpanContext]
 
-    def __init__(
-        self,
-        name: str,
-        context: SpanContext,
-        parent: SpanContext | None,
-        start_ns: int,
-        attributes: Attributes,
-        kind: SpanKind,
-    ) -> None:
-        self.name = name
-        self.context = context
-        self.parent = parent
-        self.start_ns = start_ns
-        self.attributes = attributes
-        self.kind = kind
+    @property
+    def family(self) -> int:
+        """Id of the span that enqueued its job; of a call, and of what has no job, its own."""
+        if self.parent is None or self.kind is SpanKind.SERVER:
+            return self.context.span_id
+        return self.parent.span_id
 
 
 class Tracing:
@@ -107,6 +108,7 @@ class Tracing:
         self._resource = resource or Resource.get_empty()
         self._scope = InstrumentationScope(SERVICE, schema_url=SCHEMA_URL)
         self._ids = RandomIdGenerator()
+        self._held = HeldSpans(self._emit)
 
     @property
     def enabled(self) -> bool:
@@ -129,41 +131,66 @@ class Tracing:
         start_ms: int | None,
         attributes: Attributes,
         kind: SpanKind = SpanKind.INTERNAL,
+        links: Sequence[SpanContext] = (),
     ) -> Span:
         """Starts a span under `parent` (None: a new trace) at `start_ms` (None: now)."""
         trace_id = self._ids.generate_trace_id() if parent is None else parent.trace_id
         flags = _SAMPLED if parent is None else parent.trace_flags
-        if self._sampler is not None:
+        # What belongs to no call is rare and always told: a drain.
+        if self._sampler is not None and (parent is not None or kind is SpanKind.SERVER):
             flags = _flags(self._sampler, parent, trace_id, name, kind, attributes)
         context = SpanContext(trace_id, self._ids.generate_span_id(), False, flags)
         start_ns = time.time_ns() if start_ms is None else start_ms * _NS_PER_MS
-        return Span(name, context, parent, start_ns, attributes, kind)
+        return Span(name, context, parent, start_ns, attributes, kind, links)
 
     def end(
         self, span: Span, end_ms: int | None, attributes: Attributes | None = None, error: str = ""
     ) -> None:
-        """Ends a span; `error` is a short stable reason, never a message."""
-        if self._processor is None or not span.context.trace_flags & TraceFlags.SAMPLED:
+        """Ends a span; `error` is a short stable reason, never a message.
+
+        One that was sampled out is held until `decide` tells what becomes of its job.
+        """
+        if self._processor is None:
             return
         all_attributes = {**span.attributes, **attributes} if attributes else span.attributes
         status = _UNSET
         if error:
             all_attributes = {**all_attributes, ERROR_TYPE: error}
             status = Status(StatusCode.ERROR, error)
-        self._processor.on_end(
-            ReadableSpan(
-                span.name,
-                span.context,
-                span.parent,
-                self._resource,
-                all_attributes,
-                kind=span.kind,
-                status=status,
-                start_time=span.start_ns,
-                end_time=time.time_ns() if end_ms is None else end_ms * _NS_PER_MS,
-                instrumentation_scope=self._scope,
-            )
+        context = span.context
+        sampled = context.trace_flags & TraceFlags.SAMPLED
+        if not sampled:
+            # The processor takes sampled ones only.
+            context = SpanContext(context.trace_id, context.span_id, False, _SAMPLED)
+        finished = ReadableSpan(
+            span.name,
+            context,
+            span.parent,
+            self._resource,
+            all_attributes,
+            links=[Link(linked) for linked in span.links],
+            kind=span.kind,
+            status=status,
+            start_time=span.start_ns,
+            end_time=time.time_ns() if end_ms is None else end_ms * _NS_PER_MS,
+            instrumentation_scope=self._scope,
         )
+        if sampled:
+            self._processor.on_end(finished)
+        else:
+            self._held.add(span.family, finished)
+
+    def decide(self, call: SpanContext, *, keep: bool) -> None:
+        """A job is over, or was never accepted: `call` enqueued it, or is the call that failed.
+
+        With `keep` its spans are exported also when they were sampled out.
+        """
+        if self._processor is not None and not call.trace_flags & TraceFlags.SAMPLED:
+            self._held.decide(call.span_id, keep=keep)
+
+    def _emit(self, span: ReadableSpan) -> None:
+        if self._processor is not None:
+            self._processor.on_end(span)
 
     def shutdown(self, timeout_ms: int) -> bool:
         """Sends what is left, for at most `timeout_ms`. Blocks. True when all was handed over."""
@@ -196,7 +223,8 @@ def _flags(
 def otlp_tracing(endpoint: str) -> Tracing:
     """Tracing that exports to an OTLP/gRPC endpoint; off when `endpoint` is empty.
 
-    Without OTEL_TRACES_SAMPLER everything is sampled that the caller did not sample out. Headers,
+    Without OTEL_TRACES_SAMPLER everything is sampled that the caller did not sample out; of the
+    rest, what failed is exported too. Headers,
     certificates and timeouts are OpenTelemetry's own variables, read by its SDK.
     """
     if not endpoint:

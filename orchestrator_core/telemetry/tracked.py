@@ -15,7 +15,9 @@ class Tracked:
     `queued_ms` is when it entered the queue last, None while it is not there. `unstarted` is the
     number of an attempt that was sent and not taken up yet, else 0. `dispatch` and `decode` are the
     open spans of the present attempt. `told_chance` is the probability of meeting its deadline that
-    was told at accept. Mutable on purpose: one owner, `Telemetry`.
+    was told at accept. `tried` is the span of the latest attempt that was sent. A `notable` job is
+    one whose spans are exported also when it was sampled out. Mutable on purpose: one owner,
+    `Telemetry`.
     """
 
     job: Job
@@ -27,6 +29,8 @@ class Tracked:
     dispatch: Span | None = None
     decode: Span | None = None
     told_chance: float | None = None
+    tried: SpanContext | None = None
+    notable: bool = False
 
     @property
     def engine(self) -> str:

@@ -173,6 +173,8 @@ async def abort(context: "grpc.aio.ServicerContext[Any, Any]", refusal: Refusal)
     """Ends a call with a refusal, keeping trailing metadata that was set before. Never returns."""
     status = to_status(refusal)
     earlier = tuple(context.trailing_metadata() or ())
+    # Whoever watches the call reads it from there: an abort does not tell.
+    context.set_code(code_of(refusal))
     await context.abort(code_of(refusal), status.message, (*earlier, *trailing_metadata(refusal)))
     raise AssertionError("context.abort returned")
 

@@ -127,7 +127,9 @@ class NvmlReader:
             device_id = text_or_none(ask("", "nvmlDeviceGetUUID", handle)) if handle else None
             if device_id is None:
                 reason = codes.open_problem(self._calls.failed.get("", codes.UNKNOWN), "")
-                log.warning("gpu_skipped", index=index, reason=reason)
+                log.warning(
+                    "gpu_skipped", human=f"GPU {index} is left out.", index=index, reason=reason
+                )
                 continue
             facts = replace(
                 self._identity(handle, device_id),

@@ -134,7 +134,14 @@ class Watch:
             if mask != self._slowed.get(device.device_id, 0):
                 self._slowed[device.device_id] = mask
                 reasons = ", ".join(reason_names(mask))
-                log.warning("device_slowdown", device_id=device.device_id, reasons=reasons)
+                log.warning(
+                    "device_slowdown",
+                    device_id=device.device_id,
+                    reasons=reasons,
+                    human=f"{device.device_id} lowers its clocks: {reasons}."
+                    if reasons
+                    else f"{device.device_id} runs at full clocks again.",
+                )
 
     def _look(self, *, thorough: bool) -> None:
         if self._is_open:
@@ -211,10 +218,22 @@ class Watch:
             return self._reader.wait_event(timeout_ms)
         except Exception as error:  # noqa: BLE001 - readings matter more than events
             self._deaf = True
-            log.error("device_events_lost", error=f"{type(error).__name__}: {error}")
+            log.error(
+                "device_events_lost",
+                error=f"{type(error).__name__}: {error}",
+                human="XID errors are no longer heard of; the devices are still read.",
+            )
             return None
 
     def _on_xid(self, device_id: str, xid: int) -> None:
-        log.warning("device_xid", device_id=device_id, xid=xid, critical=xid in CRITICAL_XIDS)
+        critical = xid in CRITICAL_XIDS
+        log.warning(
+            "device_xid",
+            device_id=device_id,
+            xid=xid,
+            critical=critical,
+            human=f"{device_id} reported XID {xid}"
+            + (": its pools are stopped." if critical else ", which it may survive."),
+        )
         self._metrics.xid(device_id, xid)
         self._book.xid(device_id, xid)

@@ -2,21 +2,27 @@
 
 from pool_managerd.telemetry.logs import configure_logs, log
 from pool_managerd.telemetry.metrics import Metrics
-from pool_managerd.telemetry.spans import (
+from pool_managerd.telemetry.names import (
     SPAN_ATTEMPT,
     SPAN_CANCEL,
     SPAN_DRAIN,
     SPAN_GENERATE,
+    SPAN_OUTBOUND,
+    SPAN_REFUSE,
+    SPAN_RELOAD,
     SPAN_START,
     SPAN_STOP,
-    Telemetry,
 )
+from pool_managerd.telemetry.spans import Telemetry
 
 __all__ = [
     "SPAN_ATTEMPT",
     "SPAN_CANCEL",
     "SPAN_DRAIN",
     "SPAN_GENERATE",
+    "SPAN_OUTBOUND",
+    "SPAN_REFUSE",
+    "SPAN_RELOAD",
     "SPAN_START",
     "SPAN_STOP",
     "Metrics",

@@ -1,11 +1,16 @@
-"""Log lines: one JSON object each. Never prompts, tokens or secrets. HME-030, ORCH-3300."""
+"""Log lines: a JSON object each, or pretty for a terminal. Never prompts, tokens or secrets.
+
+HME-030, ORCH-3300, ORCH-3302.
+"""
 
 import contextlib
 import logging
 import sys
-from typing import Final, TextIO, cast
+import traceback
+from typing import Final, Literal, TextIO, cast
 
 import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 _SERVICE: Final = "pool-managerd"
 
@@ -33,19 +38,43 @@ class _Unfailing:
             self._stream.flush()
 
 
-def configure_logs(level: str) -> None:
-    """Sends JSON lines of at least `level` to stderr."""
+def configure_logs(
+    level: str,
+    form: Literal["auto", "json", "pretty"] = "auto",
+    stream: TextIO | None = None,
+) -> None:
+    """Sends lines of at least `level` to `stream` (None: stderr). For the composition root only."""
+    stream = sys.stderr if stream is None else stream
+    pretty = form == "pretty" or (form == "auto" and stream.isatty())
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        if pretty
+        else structlog.processors.JSONRenderer(sort_keys=False)
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(sort_keys=False),
+            shown_exception,
+            renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Unfailing(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Unfailing(stream))),
         cache_logger_on_first_use=True,
     )
+
+
+def shown_exception(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
+    """Tells of an exception where it was raised and its type, never its text.
+
+    That may quote what a client sent.
+    """
+    raised = entry.pop("exc_info", None)
+    error = sys.exc_info()[1] if raised is True else raised
+    if isinstance(error, BaseException):
+        places = "".join(traceback.format_tb(error.__traceback__))
+        entry["exception"] = f"{places}{type(error).__name__}"
+    return entry

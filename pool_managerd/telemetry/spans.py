@@ -1,19 +1,8 @@
-"""Spans. Never prompts, tokens or secrets. ORCH-3027.
-
-Spans and their attributes, each under the prefix `llamaorch.`:
-
-- `pool.attempt`: job_id, attempt, pool_id, replica_id, session_id, correlation_id, outcome,
-  tokens_out
-- `engine.generate`: job_id, attempt, pool_id, replica_id
-- `attempt.cancel`: job_id, attempt, pool_id, replica_id, confirmed
-- `pool.start`: pool_id, replica_id, outcome
-- `pool.stop`: pool_id, replica_id, reason
-- `pool.drain`: pool_id, reason
-"""
+"""Makes spans, exports them and the metrics. Never prompts, tokens or secrets. ORCH-3027."""
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -23,10 +12,12 @@ from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetr
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import NoOpTracerProvider, Span, Tracer
+from opentelemetry.trace import NoOpTracerProvider, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from pool_managerd.telemetry.keeping import KeepingProcessor, RecordingSampler
 from pool_managerd.telemetry.metrics import CARDINALITY, Metrics
+from pool_managerd.telemetry.names import ERROR_TYPE, key
 from pool_managerd.telemetry.scrape import ScrapeEndpoint
 
 # The event loop is asked this often how late it is.
@@ -34,18 +25,10 @@ BEAT_MS = 250
 # Gauges are read this often for OTLP; a Prometheus scrape reads them itself.
 SAMPLE_EVERY_MS = 10_000
 
-SPAN_ATTEMPT: Final = "pool.attempt"
-SPAN_GENERATE: Final = "engine.generate"
-SPAN_CANCEL: Final = "attempt.cancel"
-SPAN_START: Final = "pool.start"
-SPAN_STOP: Final = "pool.stop"
-SPAN_DRAIN: Final = "pool.drain"
-
-_PREFIX: Final = "llamaorch."
 _SERVICE: Final = "pool-managerd"
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
-Attributes = Mapping[str, str | int | bool]
+Attributes = Mapping[str, str | int | float | bool | Sequence[str]]
 
 
 class Telemetry:
@@ -61,8 +44,11 @@ class Telemetry:
         self._provider: TracerProvider | None = None
         resource = Resource.create({SERVICE_NAME: _SERVICE})
         if otlp_endpoint:
-            self._provider = TracerProvider(resource=resource)
-            self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(otlp_endpoint)))
+            # The SDK reads the sampler's variables.
+            sampler = RecordingSampler(TracerProvider(shutdown_on_exit=False).sampler)
+            self._provider = TracerProvider(sampler, resource)
+            exporting = BatchSpanProcessor(OTLPSpanExporter(otlp_endpoint))
+            self._provider.add_span_processor(KeepingProcessor(exporting))
         provider = self._provider or NoOpTracerProvider()
         self._tracer: Tracer = provider.get_tracer(_SERVICE)
         readers: list[MetricReader] = []
@@ -125,26 +111,40 @@ class Telemetry:
                 self._sample()
 
     @contextmanager
-    def span(self, name: str, attributes: Attributes, traceparent: str = "") -> Iterator[Span]:
+    def span(
+        self,
+        name: str,
+        attributes: Attributes,
+        traceparent: str = "",
+        kind: SpanKind = SpanKind.INTERNAL,
+    ) -> Iterator[Span]:
         """A span for the duration of the block.
 
         Child of `traceparent`, else of the current span.
         """
         context = _PROPAGATOR.extract({"traceparent": traceparent}) if traceparent else None
-        named = {_PREFIX + key: value for key, value in attributes.items()}
-        with self._tracer.start_as_current_span(name, context=context, attributes=named) as span:
+        named = {key(short): value for short, value in attributes.items()}
+        # An exception's text may quote what the client sent: its type stands in the log line.
+        with self._tracer.start_as_current_span(
+            name, context, kind, named, record_exception=False, set_status_on_exception=False
+        ) as span:
             yield span
 
-    def event(self, name: str, attributes: Attributes) -> None:
+    def event(
+        self, name: str, attributes: Attributes, traceparent: str = "", error: str = ""
+    ) -> None:
         """A span without duration: something was decided or happened."""
-        with self.span(name, attributes):
-            pass
+        with self.span(name, attributes, traceparent) as span:
+            self.annotate(span, {}, error)
 
     @staticmethod
-    def annotate(span: Span, attributes: Attributes) -> None:
-        """Adds what is known only at the end."""
-        for key, value in attributes.items():
-            span.set_attribute(_PREFIX + key, value)
+    def annotate(span: Span, attributes: Attributes, error: str = "") -> None:
+        """Adds what is known only at the end; `error` is a short stable reason."""
+        for short, value in attributes.items():
+            span.set_attribute(key(short), value)
+        if error:
+            span.set_attribute(ERROR_TYPE, error)
+            span.set_status(Status(StatusCode.ERROR, error))
 
     @staticmethod
     def traceparent() -> str:

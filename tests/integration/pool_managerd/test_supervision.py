@@ -105,7 +105,7 @@ async def test_too_many_errors_open_the_circuit_and_a_probe_closes_it(run_host: 
     again = await host.ready()
 
     assert opened.state == snapshot_pb2.POOL_STATE_UNREADY
-    assert opened.state_detail == "too many attempts failed; the last: illegal memory access"
+    assert opened.state_detail == "too many attempts failed; the last: engine_error"
     assert again == replica_id
     assert len(host.engines) == 1
 

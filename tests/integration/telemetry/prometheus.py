@@ -1,6 +1,7 @@
 """A real Prometheus, and promtool, where `make tools-prometheus` has put them."""
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -47,6 +48,17 @@ class Prometheus:
         self._url = url
         self._process = process
 
+    async def ready(self) -> None:
+        """Waits until it answers."""
+        async with asyncio.timeout(WAIT_S), aiohttp.ClientSession() as session:
+            while True:
+                assert self._process.returncode is None, "Prometheus ended"
+                with contextlib.suppress(aiohttp.ClientConnectionError):
+                    async with session.get(f"{self._url}/-/ready") as answer:
+                        if answer.status == 200:
+                            return
+                await asyncio.sleep(0.1)
+
     async def query(self, expression: str) -> list[dict[str, Any]]:
         """The instant vector of an expression. Raises AssertionError when it cannot be executed."""
         async with (
@@ -62,11 +74,7 @@ class Prometheus:
         """Waits until an expression has at least so many series."""
         async with asyncio.timeout(WAIT_S):
             while True:
-                assert self._process.returncode is None, "Prometheus ended"
-                try:
-                    found = await self.query(expression)
-                except aiohttp.ClientConnectionError:
-                    found = []
+                found = await self.query(expression)
                 if len(found) >= count:
                     return found
                 # Its next scrape is due within this time; there is nothing to be told of it.
@@ -99,7 +107,9 @@ async def prometheus(
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        yield Prometheus(f"http://127.0.0.1:{port}", process)
+        server = Prometheus(f"http://127.0.0.1:{port}", process)
+        await server.ready()
+        yield server
     finally:
         process.terminate()
         await process.wait()

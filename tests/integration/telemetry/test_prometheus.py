@@ -107,6 +107,7 @@ async def test_a_host_shows_every_metric_of_its_contract(tmp_path: Path) -> None
     assert total(found, "poold_device_power_watts", **device) == 250.5
     assert total(found, "poold_device_slowed", **device, reason="software_thermal") == 1
     assert total(found, "poold_device_slowed", **device, reason="power_brake") == 0
+    assert total(found, "poold_tokens_out_total", pool_id="mock") == 2 * 16 + 1
     assert total(found, "poold_engine_restarts_total", reason="engine_exited") == 1
     assert total(orchestrators, "engine_restarts_total", pool_id="mock") == 1
     assert total(orchestrators, "gpu_power_watts", **device) == 250.5

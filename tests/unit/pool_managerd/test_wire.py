@@ -83,9 +83,9 @@ def test_a_batch_has_log_probabilities_where_they_were_asked_for() -> None:
     frame = outbox.take()
     assert frame is not None
 
-    message = wire.host_frame(frame, 1, 1)
+    message = wire.frame_message(frame, 1, 1)
 
-    batches = [events_pb2.TokenBatch.FromString(chunk) for chunk in message.tokens.chunks]
+    batches = [events_pb2.TokenBatch.FromString(chunk) for chunk in message.frame.tokens.chunks]
     first, second = batches[0].logprobs
     assert [(token.token, token.logprob) for token in first.tokens] == [(b"a", -0.5)]
     assert [(token.token, token.logprob) for token in first.tokens[0].top] == [

@@ -43,7 +43,7 @@ Labels = frozenset[tuple[str, str]]
 
 def spec(job_id: str = "j", **fields: Any) -> JobSpec:
     """A job whose caller sent a trace context."""
-    needs = Needs(model_id="m", engine=fields.pop("engine", "mock"))
+    needs = fields.pop("needs", None) or Needs(model_id="m", engine=fields.pop("engine", "mock"))
     return JobSpec(
         **{
             "job_id": job_id,
@@ -138,6 +138,11 @@ class Harness:
     def open_spans(self) -> int:
         """Spans that were started and not ended."""
         return self._tracing.open_spans
+
+    @property
+    def held_spans(self) -> int:
+        """Spans that were sampled out and wait for the end of their job."""
+        return len(self._tracing._held)
 
     def spans(self, name: str = "") -> list[ReadableSpan]:
         """Finished spans, of one name or all; each has only the keys that the table lists."""

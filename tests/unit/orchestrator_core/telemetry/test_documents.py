@@ -8,6 +8,7 @@ import pytest
 from orchestrator_core.telemetry import contract as orchestratord
 from orchestrator_core.telemetry import names
 from orchestrator_core.telemetry.metric_row import BUDGETS
+from pool_managerd.telemetry import names as host_names
 from pool_managerd.telemetry import rows as pool_managerd
 
 ROOT = Path(__file__).parents[4]
@@ -20,7 +21,8 @@ PARTS = {
 @pytest.mark.parametrize(
     ("document", "mark", "table"),
     [
-        ("traces.md", "generated", names.reference()),
+        ("traces.md", "generated: orchestratord", names.reference()),
+        ("traces.md", "generated: pool-managerd", host_names.reference()),
         ("metrics.md", "generated: orchestratord", orchestratord.reference()),
         ("metrics.md", "generated: pool-managerd", pool_managerd.reference()),
     ],

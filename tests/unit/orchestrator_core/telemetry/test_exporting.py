@@ -36,6 +36,7 @@ _spans = st.tuples(
     _instants_ms,
     st.dictionaries(_text, _value, max_size=5),
     st.sampled_from(SpanKind),
+    st.lists(_contexts, max_size=2),
     _instants_ms,
     st.sampled_from(["", "cancelled", "ADMISSION_REJECT", "ü"]),
 )
@@ -66,8 +67,10 @@ def test_a_sampler_that_drops_leaves_a_context_but_no_span() -> None:
     exporter = InMemorySpanExporter()
     tracing = Tracing(SimpleSpanProcessor(exporter), ALWAYS_OFF)
 
-    span = tracing.start("admit", None, 0, {})
+    call = tracing.start("enqueue", None, 0, {}, SpanKind.SERVER)
+    span = tracing.start("admit", call.context, 0, {})
     tracing.end(span, 1)
+    tracing.decide(call.context, keep=False)
 
     assert span.context.is_valid
     assert not span.context.trace_flags.sampled

@@ -1,6 +1,7 @@
 """Decisions as spans: one trace per job, the right parents, the facts that explain a decision."""
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
 
 from orchestrator_core.core.config import CoreConfig, QueuePolicy
 from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, SendStart
@@ -19,7 +20,7 @@ from orchestrator_core.core.events import (
     Tick,
 )
 from orchestrator_core.core.machine import Core
-from orchestrator_core.core.spec import Failover
+from orchestrator_core.core.spec import Failover, Needs
 from orchestrator_core.telemetry.tracing import parse_traceparent
 from tests.unit.orchestrator_core.telemetry.harness import (
     PARENT_ID,
@@ -381,3 +382,62 @@ def test_a_malformed_traceparent_is_ignored(text: str) -> None:
 def _length_ms(span: object) -> int:
     start_ns, end_ns = getattr(span, "start_time", 0), getattr(span, "end_time", 0)
     return (end_ns - start_ns) // 1_000_000
+
+
+def _linked(span: ReadableSpan) -> list[int]:
+    return [link.context.span_id for link in span.links]
+
+
+def test_what_follows_a_lost_attempt_links_to_it() -> None:
+    """The second wait and the second dispatch; the first ones link to nothing."""
+    harness = Harness()
+    harness.host(snapshot("p"), snapshot("q"))
+    harness.enqueue(spec())
+    harness.step(AttemptEnded("j", 1, 1, error=DIED))
+    harness.run(attempt=2)
+
+    first, second = harness.spans("dispatch")
+    waits = harness.spans("queue.wait")
+    assert [_linked(span) for span in waits] == [[], [first.context.span_id]]
+    assert [_linked(first), _linked(second)] == [[], [first.context.span_id]]
+
+
+def test_a_displacement_links_both_traces() -> None:
+    """The one that gave way and the one that took its place."""
+    harness = Harness(CoreConfig(queue_capacity=1, queue_policy=QueuePolicy.DROP_LRU))
+    harness.host(snapshot(slots_total=1))
+    harness.enqueue(spec("running"))
+    harness.enqueue(spec("old", traceparent=f"00-{'1' * 32}-{'2' * 16}-01"))
+    with harness.telemetry.rpc("enqueue", []) as rpc:
+        harness.enqueue(spec("new", traceparent=rpc.traceparent))
+
+    (admit,) = [
+        s for s in harness.spans("admit") if (s.attributes or {})["llamaorch.job_id"] == "new"
+    ]
+    assert _linked(admit) == [int("2" * 16, 16)]
+    assert [link.context for link in harness.span("drop").links] == [rpc.context]
+
+
+# ORCH-3027; a job's client chooses what is asked for.
+REQUIRED = {
+    *("job_id", "session_id", "engine", "engine_version", "pool_id", "replica_id"),
+    *("queue_position", "predicted_start_ms", "tokens_in", "tokens_out", "decode_time_ms"),
+    *("model_id", "quant", "ctx", "kv_warmth", "queue_time_ms"),
+}
+
+
+def test_decode_has_every_required_field_and_those_of_the_conventions() -> None:
+    """ORCH-3027, on the span that tells how a job went; GenAI names beside ours."""
+    harness = Harness()
+    harness.host(snapshot(quantizations=("F16",), ctx_max=4096))
+    needs = Needs(model_id="m", engine="mock", quantization="F16", required_ctx=512)
+    harness.enqueue(spec(needs=needs, session_id="s"))
+    harness.run()
+
+    attributes = harness.attributes("decode")
+    assert attributes.keys() >= REQUIRED
+    assert attributes["gen_ai.provider.name"] == "mock"
+    assert attributes["gen_ai.request.model"] == "m"
+    assert attributes["gen_ai.conversation.id"] == "s"
+    assert attributes["gen_ai.usage.output_tokens"] == attributes["tokens_out"] == 4
+    assert attributes["gen_ai.response.finish_reasons"] == ["eos"]

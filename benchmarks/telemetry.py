@@ -1,0 +1,270 @@
+"""What full telemetry costs: CPU per Enqueue and per token, beside the same without any.
+
+    python -m benchmarks.telemetry [--rounds 20] [--calls 400] [--windows 20] [--quick] [--strict]
+
+Two stacks run at the same time on this machine: one exports spans and metrics to an OTLP receiver
+and logs every line; the other does none of it and logs errors alone. Both relay the same paced
+streams and are looked at over the same windows; then bursts of Enqueue go to the one and the other
+in turns. What counts is CPU of the processes, and the median over pairs:
+whatever else the machine does is in both of a pair. What a scrape costs, and not a token, is shown
+by itself.
+"""
+
+import argparse
+import asyncio
+import socket
+import statistics
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from benchmarks.core import Verdicts
+from benchmarks.enqueue import made
+from benchmarks.load.processes import Child, cpu_s, start_sink
+from benchmarks.machine import run_on_machine
+from llamaorch_client import AsyncClient, LlamaOrchError, Sampling, Tokens
+from llamaorch_client.stream import JobStream
+
+ENQUEUE_BAR_PERCENT = 15.0
+TOKEN_BAR_US = 1.0
+READY_TIMEOUT_S = 60.0
+WARM_S = 3.0
+WINDOW_S = 2.0
+SCRAPES = 10
+IN_FLIGHT = 32
+STREAMS = 8
+PACE = {"token_interval_ms": 5, "token_count": 1_000_000}
+ORCHESTRATOR = """listen = "{address}"
+metrics_listen = "{metrics}"
+log_level = "{level}"
+log_format = "json"
+shutdown_grace_ms = 0
+[queue]
+capacity = 1000000
+[jobs]
+idempotency_max = 1000000
+[store]
+path = "{journal}"
+"""
+HOST = """orchestrator = "{address}"
+listen = "127.0.0.1:0"
+metrics_listen = "{metrics}"
+log_level = "{level}"
+log_format = "json"
+devices = "cpu"
+[[pools]]
+pool_id = "p0"
+engine = {{ kind = "mock", slots = {slots} }}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Both services with telemetry, or without."""
+
+    address: str
+    metrics: tuple[str, ...]
+    orchestrator: Child
+    host: Child
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU that both have taken."""
+        return cpu_s(self.orchestrator.pid) + cpu_s(self.host.pid)
+
+
+@asynccontextmanager
+async def running(directory: Path, otlp: str, *, relays: bool) -> AsyncIterator[Stack]:
+    """A stack; with an OTLP endpoint it has all telemetry, without one none.
+
+    Unless it `relays`, a stand-in for the host keeps one job for ever, so that all others wait.
+    """
+    made(directory)
+    address = f"127.0.0.1:{_free_port()}"
+    metrics = [f"127.0.0.1:{_free_port()}" if otlp else "" for _ in range(2)]
+    level = "info" if otlp else "error"
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp} if otlp else {}
+    common = {"address": address, "level": level}
+    urls = tuple(f"http://{it}/metrics" for it in metrics[: 1 + relays] if it)
+    children = []
+    try:
+        journal = directory / "journal.db"
+        text = ORCHESTRATOR.format(metrics=metrics[0], journal=journal, **common)
+        children.append(await _start("orchestrator_core", directory, text, env))
+        async with AsyncClient(address) as client:
+            await _pools(client)
+            if relays:
+                text = HOST.format(metrics=metrics[1], slots=STREAMS, **common)
+                children.append(await _start("pool_managerd", directory, text, env))
+            else:
+                arguments = ["benchmarks.load.hosts", address, "--rate=0.001"]
+                children.append(await Child.start("hosts", arguments, directory))
+                await children[-1].answer()
+            await _until_ready(client)
+        yield Stack(address, urls, *children)
+    finally:
+        for child in reversed(children):
+            await child.stop()
+
+
+async def _start(module: str, directory: Path, text: str, env: dict[str, str]) -> Child:
+    config = directory / f"{module}.toml"
+    config.write_text(text, encoding="utf-8")
+    return await Child.start(module, [module, "--config", str(config)], directory, env)
+
+
+async def _until_ready(client: AsyncClient) -> None:
+    async with asyncio.timeout(READY_TIMEOUT_S):
+        while True:
+            if "READY" in await _pools(client):
+                return
+            await asyncio.sleep(0.1)
+
+
+async def _pools(client: AsyncClient) -> list[str]:
+    """The states of all pools, once the orchestrator answers."""
+    async with asyncio.timeout(READY_TIMEOUT_S):
+        while True:
+            try:
+                return [pool.state for pool in await client.pools()]
+            except LlamaOrchError:
+                await asyncio.sleep(0.1)
+
+
+async def scrape(it: Stack) -> None:
+    """Scrapes both services once, as Prometheus does."""
+    async with aiohttp.ClientSession() as session:
+        for url in it.metrics:
+            async with session.get(url) as answer:
+                await answer.read()
+
+
+async def scrapes(it: Stack) -> float:
+    """Milliseconds of CPU that a scrape of both services takes."""
+    before_s = it.cpu_s()
+    for _ in range(SCRAPES):
+        await scrape(it)
+    return 1000 * (it.cpu_s() - before_s) / SCRAPES
+
+
+async def enqueues(on: Stack, off: Stack, directory: Path, options: argparse.Namespace) -> float:
+    """Percent by which an Enqueue costs orchestratord more CPU, the median of all pairs."""
+    async with AsyncExitStack() as stack:
+        clients = {}
+        for turn, it in enumerate((on, off)):
+            name = f"givers{turn}"
+            client = await Child.start(name, ["benchmarks.load.givers", it.address], directory)
+            stack.push_async_callback(client.stop)
+            await client.answer()
+            await client.ask("warm_up")
+            clients[it.address] = client
+        ratios, seen = [], {on.address: list[float](), off.address: list[float]()}
+        for turn in range(options.rounds):
+            for it in (on, off) if turn % 2 else (off, on):
+                before_s = cpu_s(it.orchestrator.pid)
+                told = await clients[it.address].ask(
+                    "fast", calls=options.calls, in_flight=IN_FLIGHT
+                )
+                if told["errors"]:
+                    raise RuntimeError(f"calls failed: {told['kinds']}")
+                # The exporter works on for a moment: its share belongs to these calls.
+                await asyncio.sleep(options.settle_s)
+                spent_s = cpu_s(it.orchestrator.pid) - before_s
+                seen[it.address].append(1e6 * spent_s / options.calls)
+            ratios.append(seen[on.address][-1] / seen[off.address][-1])
+    for what, it in (("with all telemetry", on), ("without", off)):
+        print(f"Enqueue {what:20}{statistics.median(seen[it.address]):8.0f} us of CPU")
+    return 100 * (statistics.median(ratios) - 1)
+
+
+async def tokens(on: Stack, off: Stack, windows: int) -> float:
+    """Microseconds of CPU by which a token costs both services more, the median of all windows."""
+    async with AsyncExitStack() as stack:
+        counts = {}
+        for it in (on, off):
+            client = await stack.enter_async_context(AsyncClient(it.address))
+            counts[it.address] = count = [0]
+            sampling = Sampling(engine_options={"mock": PACE})
+            for number in range(STREAMS):
+                stream = client.run(model_id="mock", prompt=f"Hi {number}", sampling=sampling)
+                task = asyncio.create_task(_count(stream, count))
+                stack.callback(task.cancel)
+        await asyncio.sleep(WARM_S)
+        differences, seen = [], {on.address: list[float](), off.address: list[float]()}
+        for _ in range(windows):
+            before = [(it.cpu_s(), counts[it.address][0]) for it in (on, off)]
+            await asyncio.sleep(WINDOW_S)
+            for it, (spent_s, read) in zip((on, off), before, strict=True):
+                took_s, taken = it.cpu_s() - spent_s, counts[it.address][0] - read
+                seen[it.address].append(1e6 * took_s / max(1, taken))
+            differences.append(seen[on.address][-1] - seen[off.address][-1])
+    for what, it in (("with all telemetry", on), ("without", off)):
+        print(
+            f"token   {what:20}{statistics.median(seen[it.address]):8.1f} us of CPU, both services"
+        )
+    return statistics.median(differences)
+
+
+async def _count(stream: JobStream, count: list[int]) -> None:
+    async for event in stream:
+        if isinstance(event, Tokens):
+            count[0] += len(event.pieces)
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Prints the figures; 1 when a bar was missed and that was asked for."""
+    print("python -m benchmarks.telemetry " + options.told)
+    verdicts = Verdicts()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        sink, endpoint = await start_sink(root)
+        try:
+            for what in options.only or ("tokens", "enqueue"):
+                relays = what == "tokens"
+                async with (
+                    running(root / f"{what}-on", endpoint, relays=relays) as on,
+                    running(root / f"{what}-off", "", relays=relays) as off,
+                ):
+                    if relays:
+                        print(f"a scrape of both services {await scrapes(on):6.1f} ms of CPU")
+                        more_us = await tokens(on, off, options.windows)
+                        verdicts.judge("us of CPU more per token", more_us, TOKEN_BAR_US)
+                    else:
+                        more = await enqueues(on, off, root, options)
+                        verdicts.judge("% more CPU per Enqueue", more, ENQUEUE_BAR_PERCENT)
+        finally:
+            await sink.stop()
+    return 1 if verdicts.missed and options.strict else 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--calls", type=int, default=400)
+    parser.add_argument("--windows", type=int, default=20)
+    parser.add_argument("--only", nargs="*", choices=("tokens", "enqueue"))
+    parser.add_argument("--settle-s", type=float, default=1.0, help="pause after each burst")
+    parser.add_argument("--quick", action="store_true", help="shows that it works, no more")
+    parser.add_argument("--strict", action="store_true", help="fail when a bar is missed")
+    options = parser.parse_args(argv)
+    options.told = " ".join(sys.argv[1:] if argv is None else argv)
+    if options.quick:
+        options.rounds, options.calls, options.windows, options.settle_s = 2, 50, 2, 0.1
+    with run_on_machine():
+        return asyncio.run(run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
