@@ -358,6 +358,9 @@ class ServerCall:
         """What is to be sent with the status."""
         self._trailing = metadata
 
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """The status that an end without one gets; an abort names its own."""
+
     async def send_initial_metadata(self, metadata: Pairs) -> None:
         """Sends the first metadata."""
         self._send(lambda: self._client.got_initial(metadata))
