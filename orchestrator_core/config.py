@@ -207,9 +207,7 @@ def reference() -> str:
     """The table of all keys for docs/configuration.md, as Markdown."""
     lines = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
     for name, info in _keys(Config, ""):
-        value = info.get_default(call_default_factory=True)
-        default = "unset" if value is None else f"`{_toml(value)}`"
-        lines.append(f"| `{name}` | {default} | {_allowed(info)} | {info.description} |")
+        lines.append(f"| `{name}` | {_default(info)} | {_allowed(info)} | {info.description} |")
     return "\n".join(lines) + "\n"
 
 
@@ -308,6 +306,13 @@ def _keys(table: type[Table], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
             yield from _keys(inner, f"{path}.")
         elif name not in ENVIRONMENT_KEYS:
             yield path, info
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    value = info.get_default(call_default_factory=True)
+    return "unset" if value is None else f"`{_toml(value)}`"
 
 
 def _allowed(info: FieldInfo) -> str:

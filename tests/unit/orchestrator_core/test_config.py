@@ -329,3 +329,12 @@ def test_the_document_lists_every_key() -> None:
     begin, end = "<!-- orchestratord: generated -->\n", "<!-- orchestratord: end -->"
 
     assert document.partition(begin)[2].partition(end)[0].strip() == reference().strip()
+
+
+def test_the_document_says_which_keys_have_no_default() -> None:
+    """HME-003: a price table needs both prices; no name of the validator's gets into the page."""
+    rows = {line.split("|")[1].strip(): line for line in reference().splitlines()}
+
+    assert "| required | 0 to" in rows["`admission.prices.NAME.input_micros_per_1k_tokens`"]
+    assert "| unset |" in rows["`throttle.identities.NAME.queued_jobs`"]
+    assert not any(word in reference() for word in ("Pydantic", "<", "None", "factory"))
