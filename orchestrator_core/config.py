@@ -322,6 +322,8 @@ def _allowed(info: FieldInfo) -> str:
         return "`true`, `false`"
     low = next((item.ge for item in info.metadata if hasattr(item, "ge")), None)
     high = next((item.le for item in info.metadata if hasattr(item, "le")), None)
+    if typing.get_origin(info.annotation) is tuple:
+        return "list of text"
     return "text" if low is None else f"{low} to {high}"
 
 
@@ -341,4 +343,6 @@ def _toml(value: object) -> str:
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return str(value)
