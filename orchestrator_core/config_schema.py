@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from orchestrator_core.core.outbound import Unreadable, read_pattern
+
 _ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):[0-9]{1,5}$"
 _PORT_MAX = 65_535
 _DAY_MS = 86_400_000
@@ -346,6 +348,34 @@ class RecorderTable(Table):
     )
 
 
+class OutboundTable(Table):
+    """What clients' tools may connect to. ORCH-3080, ORCH-3206."""
+
+    enabled: bool = Field(
+        default=False, description="The one switch: without it every connection is denied."
+    )
+    policy: str = Field(
+        default="patterns",
+        min_length=1,
+        max_length=128,
+        description="Who decides, if so: `patterns`, by the two lists, or an installed plug-in.",
+    )
+    allow: tuple[str, ...] = Field(
+        default=(),
+        max_length=1_024,
+        strict=False,
+        description="Hosts to connect to: HOST, `*.HOST` for all below it, `*` for all; over https"
+        " only, unless SCHEME:// stands before it.",
+    )
+    deny: tuple[str, ...] = Field(
+        default=(),
+        max_length=1_024,
+        strict=False,
+        description="Hosts never to connect to, over any scheme unless one stands before it; goes"
+        " before `allow`.",
+    )
+
+
 class Config(Table):
     """Everything that orchestratord is told. After `load`, paths are absolute unless empty."""
 
@@ -383,6 +413,9 @@ class Config(Table):
     sessions: SessionsTable = Field(default=SessionsTable(), description="Sessions.")
     pools: PoolsTable = Field(default=PoolsTable(), description="Connections of hosts.")
     recorder: RecorderTable = Field(default=RecorderTable(), description="The flight recorder.")
+    outbound: OutboundTable = Field(
+        default=OutboundTable(), description="What clients' tools may connect to."
+    )
     otlp_traces_endpoint: str = Field(default="", exclude=True, description="(environment)")
     otlp_metrics_endpoint: str = Field(default="", exclude=True, description="(environment)")
 
@@ -401,6 +434,7 @@ def _cross_problems(config: Config) -> Iterator[str]:
     for key, address in (("listen", config.listen), ("metrics_listen", config.metrics_listen)):
         if address:
             yield from _address_problems(key, address)
+    yield from _outbound_problems(config.outbound)
     pools, placement, queue, jobs = config.pools, config.placement, config.queue, config.jobs
     for key, value_ms in (
         ("placement.stale_after_ms", placement.stale_after_ms),
@@ -422,6 +456,14 @@ def _cross_problems(config: Config) -> Iterator[str]:
         low, high = getattr(table, low_key), getattr(table, high_key)
         if low > high:
             yield f"{name}.{low_key}: {low} is more than {name}.{high_key} ({high})"
+
+
+def _outbound_problems(outbound: OutboundTable) -> Iterator[str]:
+    for name, texts in (("allow", outbound.allow), ("deny", outbound.deny)):
+        for text in texts:
+            pattern = read_pattern(text)
+            if isinstance(pattern, Unreadable):
+                yield f"outbound.{name}: {text!r} must {pattern.must}"
 
 
 def _address_problems(key: str, address: str) -> Iterator[str]:
