@@ -133,8 +133,8 @@ bench-relay: $(COMPILED)/.done ## What relaying costs: CPU per token and latency
 	cd $(COMPILED) && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m benchmarks.relay $(ARGS)
 
 .PHONY: bench-enqueue
-bench-enqueue: $(DEV_STAMP) ## Latency and highest rate of Enqueue, memory of queued jobs and idle streams
-	$(BIN)/python -m benchmarks.enqueue $(ARGS)
+bench-enqueue: $(COMPILED)/.done ## Latency and highest rate of Enqueue, compiled as installed, memory of queued jobs and idle streams
+	cd $(COMPILED) && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m benchmarks.enqueue $(ARGS)
 
 .PHONY: bench-telemetry
 bench-telemetry: $(DEV_STAMP) ## What full telemetry costs, beside the same without any: CPU per Enqueue and per token

@@ -6,7 +6,8 @@ A real orchestratord, its journal on this machine's disk, traces exported to a s
 queue behind one busy pool, so what is measured is accepting: parsing, the core's step, a durable
 commit, the answer. `at a rate` sends on schedule, whether or not answers came (open loop), and
 counts from the scheduled instant; `as fast as it goes` keeps a number of calls under way.
-`bare` is the same client against a server that answers at once.
+`bare` is the same client against a server that answers at once. What is measured is the
+orchestrator_core of the present folder: `make bench-enqueue` takes the compiled one, as installed.
 """
 
 import argparse
@@ -105,6 +106,8 @@ async def rates(options: argparse.Namespace, root: Path, verdicts: Verdicts) -> 
         for bare in (True, False):
             directory = made(root / f"{turn}-{bare}")
             async with served(directory, bare=bare) as (server, client):
+                if not bare and not ours:
+                    print(f"core: {(await server.logged('listening'))['core']}", flush=True)
                 await client.ask("warm_up")
                 for what, command, fields in loads(options):
                     told = await play(server, client, command, fields)

@@ -223,7 +223,7 @@ async def run(options: argparse.Namespace) -> int:
         root = Path(name)
         sink, endpoint = await start_sink(root)
         try:
-            for what in ("tokens", "enqueue"):
+            for what in options.only or ("tokens", "enqueue"):
                 relays = what == "tokens"
                 async with (
                     running(root / f"{what}-on", endpoint, relays=relays) as on,
@@ -254,6 +254,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--calls", type=int, default=400)
     parser.add_argument("--windows", type=int, default=20)
+    parser.add_argument("--only", nargs="*", choices=("tokens", "enqueue"))
     parser.add_argument("--settle-s", type=float, default=1.0, help="pause after each burst")
     parser.add_argument("--quick", action="store_true", help="shows that it works, no more")
     parser.add_argument("--strict", action="store_true", help="fail when a bar is missed")

@@ -14,7 +14,10 @@ from pool_managerd.core.slots import Slots
 from pool_managerd.engines.port import Engine
 from pool_managerd.feed import ChangeFeed
 from pool_managerd.preflight import NoPreflight, Preflight
-from pool_managerd.telemetry import Telemetry
+from pool_managerd.telemetry import Telemetry, log
+
+KILL_TIMEOUT_S = 5.0
+"""Longest wait for the end of an engine that was killed because its stop took too long."""
 
 Spawn = Callable[[Coroutine[object, object, None]], asyncio.Task[None]]
 EngineFactory = Callable[[PoolTable, str], Engine]
@@ -63,3 +66,25 @@ class Incarnation:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     # Sessions served most recently, at most one for each slot: their keys and values may be cached.
     warm: OrderedDict[str, None] = field(default_factory=OrderedDict)
+
+    async def end(self, pool_id: str, stop_timeout_ms: int) -> None:
+        """Stops the engine, if there is one; whatever it does, this ends.
+
+        An engine whose stop is cut short is killed; the second call waits until it is gone.
+        """
+        if self.engine is None:
+            return
+        for timeout_s in (stop_timeout_ms / 1000, KILL_TIMEOUT_S):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self.engine.stop()
+            except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
+                log.error(
+                    "engine_stop_failed",
+                    pool_id=pool_id,
+                    replica_id=self.replica_id,
+                    error=f"{type(error).__name__}: {error}",
+                    human=f"The engine of pool {pool_id} could not be stopped; tried again.",
+                )
+            else:
+                return

@@ -6,6 +6,7 @@ Every event is applied on the event loop as it happens, so state and snapshot ne
 """
 
 import asyncio
+import contextlib
 
 from opentelemetry.trace import Span
 
@@ -30,7 +31,7 @@ from pool_managerd.core.slots import Slots
 from pool_managerd.engines.port import Engine, EngineInfo, PreloadError
 from pool_managerd.incarnation import AttemptKeeper, Incarnation, PoolDeps
 from pool_managerd.preflight import Prepared
-from pool_managerd.selftest import self_test
+from pool_managerd.probing import Tester
 from pool_managerd.telemetry import SPAN_DRAIN, SPAN_RELOAD, SPAN_START, SPAN_STOP, log
 from pool_managerd.watching import (
     Reminder,
@@ -44,11 +45,6 @@ from pool_managerd.watching import (
 WARM_SESSIONS_MAX = 64
 DETAIL_CHARS_MAX = 700
 """Of a failure's sentence, so that what follows it in a snapshot is not cut off."""
-
-KILL_TIMEOUT_S = 5.0
-"""Longest wait for the end of an engine that was killed because its stop took too long."""
-
-_PROBE = "self-test"
 
 
 class Pool:
@@ -64,9 +60,8 @@ class Pool:
             Limits(backoff, limits.storm_failures, limits.storm_window_ms, limits.stable_ms)
         )
         self._circuit_limits = circuit_limits(limits.circuit)
-        self._tests = limits.self_test.enabled and table.engine.kind != "mock"
-        if table.self_test is not None:
-            self._tests = table.self_test
+        tests = limits.self_test.enabled and table.engine.kind != "mock"
+        self._tester = Tester(limits, tests if table.self_test is None else table.self_test)
         self.info: EngineInfo | None = None
         self.incarnation = self._new_incarnation()
         self.closed = asyncio.Event()
@@ -340,16 +335,6 @@ class Pool:
         took_ms = self._deps.clock.now_ms() - began_ms
         telemetry.metrics.engine_started(self.pool_id, outcome, took_ms)
 
-    async def _accept(self, engine: Engine, info: EngineInfo) -> None:
-        """Raises PreloadError unless the engine passes the self-test. ORCH-3049."""
-        problem = await self._tested(engine, info) if self._tests else ""
-        if problem:
-            raise PreloadError([f"the self-test failed: {problem}"])
-
-    async def _tested(self, engine: Engine, info: EngineInfo) -> str:
-        limits = self._deps.supervision
-        return await self_test(engine, info, limits.self_test.timeout_ms, limits.cancel_confirm_ms)
-
     def _start_failed(self, incarnation: Incarnation, reason: Reason, problem: str) -> None:
         former = self._wanted_ref == self._loaded_ref
         if self.last_reload is not None:
@@ -376,7 +361,7 @@ class Pool:
         engine = self._deps.make_engine(prepared.table, prepared.model_ref)
         incarnation.engine = engine
         info = await engine.start()
-        await self._accept(engine, info)
+        await self._tester.accept(engine, info)
         await self._deps.preflight.loaded(prepared.table, info)
         return info
 
@@ -403,26 +388,15 @@ class Pool:
 
     async def _probe(self, incarnation: Incarnation) -> None:
         """Tests an engine whose circuit is open until it passes, or is given up. ORCH-3040."""
-        circuit, engine, slots = incarnation.circuit, incarnation.engine, incarnation.slots
-        assert engine is not None, "an engine with attempts was started"
-        assert slots is not None, "an engine with attempts has slots"
         assert self.info is not None, "an engine that served has told what"
-        while circuit.open:
-            await asyncio.sleep(circuit.pause_ms(self._deps.jitter()) / 1000)
-            if not slots.acquire(_PROBE):
-                continue
-            try:
-                problem = await self._tested(engine, self.info)
-            except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
-                problem = f"the adapter failed: {type(error).__name__}"
-            finally:
-                slots.release(_PROBE)
-            circuit.probed(passed=not problem)
-            if circuit.given_up:
-                detail = f"its circuit is open and no probe passed; the last: {problem}"
-                self.fail(incarnation.replica_id, Reason.ENGINE_UNHEALTHY, detail)
-                return
-            self._trip(problem and f"too many attempts failed, and so did a probe: {problem}")
+        found = self._tester.probes(incarnation, self.info, self._deps.jitter)
+        async with contextlib.aclosing(found) as problems:
+            async for problem in problems:
+                if incarnation.circuit.given_up:
+                    detail = f"its circuit is open and no probe passed; the last: {problem}"
+                    self.fail(incarnation.replica_id, Reason.ENGINE_UNHEALTHY, detail)
+                    return
+                self._trip(problem and f"too many attempts failed, and so did a probe: {problem}")
 
     async def _watch_exit(self, incarnation: Incarnation, engine: Engine) -> None:
         reason, sentence = await exit_of(engine)
@@ -447,29 +421,10 @@ class Pool:
                 incarnation.tasks, timeout=self._deps.supervision.stop_timeout_ms / 1000
             )
         with self._deps.telemetry.span(SPAN_STOP, attributes):
-            await self._stop_engine(incarnation)
+            await incarnation.end(self.pool_id, self._deps.supervision.stop_timeout_ms)
         self._deps.preflight.gone(self.pool_id)
         incarnation.gone.set()
         self._post(Event(Kind.ENGINE_STOPPED, jitter=self._deps.jitter()))
-
-    async def _stop_engine(self, incarnation: Incarnation) -> None:
-        if incarnation.engine is None:
-            return
-        # An engine whose stop is cut short is killed; the second call waits until it is gone.
-        for timeout_s in (self._deps.supervision.stop_timeout_ms / 1000, KILL_TIMEOUT_S):
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await incarnation.engine.stop()
-            except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
-                log.error(
-                    "engine_stop_failed",
-                    pool_id=self.pool_id,
-                    replica_id=incarnation.replica_id,
-                    error=f"{type(error).__name__}: {error}",
-                    human=f"The engine of pool {self.pool_id} could not be stopped; tried again.",
-                )
-            else:
-                return
 
     async def _reload(self) -> None:
         asked = {

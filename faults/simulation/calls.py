@@ -273,6 +273,7 @@ class ServerCall:
         self._method = method
         self._metadata = metadata
         self._trailing: Pairs = ()
+        self._code = OK
         self._handler: Any = None
         self._task: asyncio.Task[None] | None = None
         self._over = False
@@ -308,7 +309,7 @@ class ServerCall:
             self._connection.server.bugs.append(f"{self._method}: {error!r}")
             self._finish(grpc.StatusCode.UNKNOWN, repr(error), ())
         else:
-            self._finish(OK, "", self._trailing)
+            self._finish(self._code, "", self._trailing)
 
     async def _answer(self) -> None:
         handler = self._handler
@@ -357,6 +358,10 @@ class ServerCall:
     def set_trailing_metadata(self, metadata: Pairs) -> None:
         """What is to be sent with the status."""
         self._trailing = metadata
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """The status of a handler that returns."""
+        self._code = code
 
     async def send_initial_metadata(self, metadata: Pairs) -> None:
         """Sends the first metadata."""

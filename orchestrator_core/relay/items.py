@@ -82,6 +82,10 @@ class Item:
         """Digest of all text before the item. Opens the entry of text."""
         return digest_before(self.entry) if self.text_bytes else self.event_digest
 
+    def leads(self, following: "Item") -> bool:
+        """True for an event at the place where the next item begins."""
+        return not self.text_bytes and self.text_offset == following.text_offset
+
     @property
     def end(self) -> int:
         """UTF-8 bytes of output up to and with this item."""

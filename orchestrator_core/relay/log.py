@@ -183,15 +183,14 @@ class OutputLog:
         if not self._readers:
             return 0
         offset = min(reader.acked for reader in self._readers)
-        count = freed = 0
+        count = 0
         for item in self._items:
             if item.end > offset or (not item.text_bytes and item.text_offset == offset):
                 break
             count += 1
-            freed += len(item.entry)
-        if count:
-            self._drop(count, freed)
-        return freed + count * ITEM_BYTES
+        held = self.bytes_held
+        self._drop(count)
+        return held - self.bytes_held
 
     def evict_all(self) -> int:
         """Drops all items; returns the bytes freed. Readers behind are told RESUME_WINDOW."""
@@ -232,8 +231,7 @@ class OutputLog:
         while freed < least and count < len(self._items) - 1:
             freed += len(self._items[count].entry)
             count += 1
-        if count:
-            self._drop(count, freed)
+        self._drop(count)
 
     def _mark(self) -> None:
         """Notes where the oldest text lies before it is dropped."""
@@ -243,12 +241,17 @@ class OutputLog:
                     self._marks.add(item.text_offset, item.first_index)
                 return
 
-    def _drop(self, count: int, freed: int) -> None:
-        self._mark()
-        del self._items[:count]
-        self._base += count
-        self.output_bytes -= freed
-        self.oldest_offset = self._items[0].text_offset if self._items else self.next_offset
+    def _drop(self, count: int) -> None:
+        """Drops the oldest items. An event stays with the text after it, for who begins there."""
+        items = self._items
+        while 0 < count < len(items) and items[count - 1].leads(items[count]):
+            count -= 1
+        if count:
+            self._mark()
+            self.output_bytes -= sum(len(item.entry) for item in items[:count])
+            del items[:count]
+            self._base += count
+            self.oldest_offset = items[0].text_offset if items else self.next_offset
 
     # --- reading
 

@@ -145,11 +145,6 @@ async def read(
     return decoded
 
 
-def not_yet(what: str, instead: str) -> RefusalError:
-    """The answer of a call that a later version will have."""
-    return RefusalError(Refusal(Reason.UNIMPLEMENTED, f"{what} is not available yet; {instead}"))
-
-
 def refusal_of(error: Exception) -> Refusal:
     """What a caller is told of an error; one that is a bug of ours is logged."""
     if isinstance(error, RefusalError):

@@ -90,6 +90,9 @@ async def send(
     except TimeoutError:
         if request.transport is not None:
             request.transport.abort()
+    except ConnectionResetError:
+        # The reader has gone: a monitor whose scrape took too long for it. Nothing is wrong here.
+        pass
     return response
 
 

@@ -15,6 +15,8 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from orchestrator_core.telemetry.metric_row import BUDGETS, Kind, MetricRow
 
 OTHER: Final = "other"
+# Sets of label values of which it is remembered what became of them.
+KNOWN_MAX: Final = 4_096
 # A histogram's observations that wait for one another: their handing over stops the event loop for
 # less than a millisecond.
 WAITING_MAX: Final = 64
@@ -71,6 +73,7 @@ class LabelBudget:
     def __init__(self, limits: Mapping[str, int] = BUDGETS) -> None:
         self._limits = limits
         self._seen: dict[str, set[str]] = {label: set() for label in limits}
+        self._known: dict[Key, Key] = {}
 
     def admit(self, label: str, value: str) -> str:
         """The value itself while the budget lasts, else `other`."""
@@ -86,7 +89,13 @@ class LabelBudget:
 
     def admit_all(self, labels: Key, values: Key) -> Key:
         """The values of several labels, each within its budget."""
-        return tuple(map(self.admit, labels, values))
+        known = self._known.get(values)
+        if known is None:
+            known = tuple(map(self.admit, labels, values))
+            # What was folded once stays folded, and what was let through stays.
+            if len(self._known) < KNOWN_MAX:
+                self._known[values] = known
+        return known
 
 
 class Counter:

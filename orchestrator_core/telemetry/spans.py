@@ -249,12 +249,13 @@ class Spans:
         """The wait is made into a span when it is over, with both instants given."""
         if tracked.queued_ms is None:
             return
-        attributes: Attributes = {
+        attributes: dict[str, Value] = {
             names.JOB_ID: tracked.job.job_id,
-            names.SESSION_ID: _short(tracked.job.spec.session_id),
             names.OUTCOME: outcome,
             names.QUEUE_TIME_MS: now_ms - tracked.queued_ms,
         }
+        if tracked.job.spec.session_id:
+            attributes[names.SESSION_ID] = _short(tracked.job.spec.session_id)
         span = self._tracing.start(
             names.QUEUE_WAIT, tracked.trace, tracked.queued_ms, attributes, links=_tried(tracked)
         )
@@ -295,26 +296,30 @@ def _tried(tracked: Tracked) -> Sequence[SpanContext]:
 
 
 def _who(tracked: Tracked) -> dict[str, Value]:
-    """Which job, and what it runs on or asks for. ORCH-3027."""
+    """Which job, and what it runs on or asks for; what is not said is left out. ORCH-3027."""
     spec = tracked.job.spec
-    return {
+    attributes: dict[str, Value] = {
         names.JOB_ID: spec.job_id,
-        names.SESSION_ID: _short(spec.session_id),
         names.MODEL_ID: _short(spec.needs.model_id),
-        names.ENGINE: _short(tracked.engine),
-        names.ENGINE_VERSION: _short(tracked.engine_version),
     }
+    if spec.session_id:
+        attributes[names.SESSION_ID] = _short(spec.session_id)
+    if engine := tracked.engine:
+        attributes[names.ENGINE] = _short(engine)
+    if version := tracked.engine_version:
+        attributes[names.ENGINE_VERSION] = _short(version)
+    return attributes
 
 
 def _job(tracked: Tracked) -> dict[str, Value]:
     """All of a job that its client chose. ORCH-3027."""
     spec = tracked.job.spec
-    attributes = {
-        **_who(tracked),
-        names.PRIORITY: tracked.priority,
-        names.QUANT: _short(spec.needs.quantization),
-        names.CORRELATION_ID: _short(spec.correlation_id),
-    }
+    attributes = _who(tracked)
+    attributes[names.PRIORITY] = tracked.priority
+    if spec.needs.quantization:
+        attributes[names.QUANT] = _short(spec.needs.quantization)
+    if spec.correlation_id:
+        attributes[names.CORRELATION_ID] = _short(spec.correlation_id)
     if spec.needs.required_ctx is not None:
         attributes[names.CTX] = spec.needs.required_ctx
     return attributes

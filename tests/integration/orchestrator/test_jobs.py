@@ -10,7 +10,6 @@ from llamaorch.orchestrator.v1 import (
     job_pb2,
     orchestrator_service_pb2,
     orchestrator_service_pb2_grpc,
-    pool_admin_service_pb2,
 )
 from llamaorch.pool.v1 import snapshot_pb2
 from tests.integration.orchestrator.calls import (
@@ -339,19 +338,6 @@ async def test_jobs_are_listed_newest_first_in_pages(orchestrator: Orchestrator)
 
     assert listed == ids[::-1]
     assert len((await orchestrator.jobs.ListJobs(queued)).jobs) == 3
-
-
-async def test_later_calls_answer_unimplemented_with_a_sentence(
-    orchestrator: Orchestrator,
-) -> None:
-    """What is not there yet says so and names what to use instead."""
-    request = pool_admin_service_pb2.DrainPoolRequest(pool_id="pool-a")
-
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await orchestrator.pools.DrainPool(request)
-
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "SIGTERM" in (caught.value.details() or "")
 
 
 async def test_correlation_id_is_returned(orchestrator: Orchestrator) -> None:

@@ -17,11 +17,12 @@ from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.status.model import Queue, Server, Status
 from orchestrator_core.status.page import EXPLAINING_MAX, FILES, HEADERS, StatusPage
-from orchestrator_core.status.reading import StatusReader
+from orchestrator_core.status.reading import POOLS_SHOWN, StatusReader
 from orchestrator_core.telemetry.http import HttpPort
 from tests.integration.orchestrator.calls import all_events, enqueue
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
+from tests.integration.orchestrator.test_overview import FailingStore
 
 CANARY = "canary-8c1f"
 WAIT_S = 5.0
@@ -192,6 +193,48 @@ async def test_a_decision_is_explained_and_a_waiting_job_too(
     told = json.loads(waiting)
     assert (told["state"], told["decisions"]) == ("queued", [])
     assert {one["pool_id"] for one in told["waiting_for"]} == {"fast", "slow", "other"}
+
+
+async def test_a_journal_that_is_silent_is_told(start_orchestrator: StartOrchestrator) -> None:
+    """The fleet is shown all the same, but no outcome that may not last."""
+    store = FailingStore()
+    orchestrator = await start_orchestrator(store, metrics_listen="127.0.0.1:0")
+    host = orchestrator.host()
+    await host.register(snapshot())
+    done = await enqueue(orchestrator)
+    start = await host.start()
+    store.broken = True
+    await host.started(start.handle)
+    await host.finish(start.handle)
+    runtime = orchestrator.server.runtime
+    async with asyncio.timeout(WAIT_S):
+        while runtime.core.jobs[done.job_id].live:
+            await runtime.next_step()
+
+    told = await now(orchestrator)
+
+    assert "journal" in told["server"]["trouble"]
+    assert told["ended"] == []
+    assert [pool["pool_id"] for pool in told["pools"]] == ["pool-a"]
+    store.broken = False
+
+
+async def test_of_a_large_fleet_the_troubled_are_shown(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """Where not all pools fit, those that need somebody's eyes are among them; all are counted."""
+    orchestrator = await start_orchestrator(metrics_listen="127.0.0.1:0")
+    host = orchestrator.host()
+    well = [snapshot(f"p{number:03d}") for number in range(POOLS_SHOWN + 5)]
+    unready = snapshot("z", state=snapshot_pb2.POOL_STATE_UNREADY)
+    await host.register(*well, unready)
+
+    told = await now(orchestrator)
+
+    ids = [pool["pool_id"] for pool in told["pools"]]
+    assert ids == [f"p{number:03d}" for number in range(POOLS_SHOWN - 1)] + ["z"]
+    assert (told["pools_total"], told["pools_ready"]) == (POOLS_SHOWN + 6, POOLS_SHOWN + 5)
+    assert told["slots_free"] == told["slots_total"] == 2 * (POOLS_SHOWN + 5)
 
 
 async def test_one_switch_turns_it_off(start_orchestrator: StartOrchestrator) -> None:

@@ -174,7 +174,7 @@ async def _fired(directory: Path, series: Mapping[str, Mapping[str, str]], at: s
     path = directory / "tests.yml"
     # YAML takes JSON as it is.
     path.write_text(
-        json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}),
+        json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "5m", "tests": tests}),
         encoding="utf-8",
     )
     code, said = await promtool("test", "rules", str(path))
@@ -189,10 +189,10 @@ async def test_alerts_fire_on_what_they_are_about_and_on_nothing_less(tmp_path: 
     fires = {alert: case.fires for alert, case in CASES.items()}
     later = {rule["alert"] for rule in rules() if rule["for"] != "0m"}
 
-    assert await _fired(tmp_path, fires, "59m") == sorted(CASES)
+    assert await _fired(tmp_path, fires, "55m") == sorted(CASES)
     assert not later & set(await _fired(tmp_path, fires, "0m"))
     stays = {alert: case.stays for alert, case in CASES.items()}
-    assert await _fired(tmp_path, stays, "59m") == []
+    assert await _fired(tmp_path, stays, "55m") == []
 
 
 @needs_prometheus

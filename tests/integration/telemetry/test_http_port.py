@@ -77,6 +77,31 @@ async def test_another_name_for_this_machine_is_refused() -> None:
                 assert "127.0.0.1" in await answer.text()
 
 
+async def test_a_reader_that_has_gone_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """A monitor that gave up while its answer was made leaves nothing in the log."""
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        while request.transport is not None:  # noqa: ASYNC110 - a lost connection tells nobody
+            await asyncio.sleep(0)
+        answer = await send(request, b"late", "text/plain")
+        answered.set()
+        return answer
+
+    served = HttpPort()
+    number = await served.start("127.0.0.1:0", [web.get("/slow", slow)])
+    async with asyncio.timeout(WAIT_S):
+        _, writer = await connect(number)
+        writer.write(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await asked.wait()
+        writer.transport.abort()
+        await answered.wait()
+    await served.stop()
+
+    assert not caplog.records
+
+
 async def test_a_reader_that_stops_reading_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds its connection for so long and no longer, and gets no whole answer."""
     monkeypatch.setattr(http, "SEND_S", 0.2)

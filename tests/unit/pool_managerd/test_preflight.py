@@ -354,17 +354,17 @@ async def test_without_a_reading_in_time_the_estimate_stands(model: Path) -> Non
     assert not box.ledger.loading_beside("other", frozenset({"GPU-a"}))
 
 
-@pytest.mark.parametrize("disturbed", ["began before", "began after", "ended"])
+@pytest.mark.parametrize("disturbed", ["began_before", "began_after", "ended"])
 async def test_what_two_engines_changed_at_once_is_nobodys(model: Path, disturbed: str) -> None:
     """The difference of a device on which another engine came or went meanwhile says nothing."""
     box = Box()
     preflight, pool, other = box.preflight(), table(model), table(model, "q")
-    if disturbed != "began after":
+    if disturbed != "began_after":
         await preflight.memory(other)
     if disturbed == "ended":
         await preflight.loaded(other, info(7, 100))
     await preflight.memory(pool)
-    if disturbed == "began after":
+    if disturbed == "began_after":
         await preflight.memory(other)
     if disturbed == "ended":
         preflight.gone("q")

@@ -14,6 +14,7 @@ from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.link import HostLink, LinkTerms
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.servicers.frames import FrameReader
+from orchestrator_core.wire.output_frames import OutputFrame, columns_of
 from tests.unit.orchestrator_core.relay.test_log import frames
 
 JOBS = 5
@@ -170,6 +171,40 @@ async def test_nothing_is_kept_of_attempts_that_no_longer_count() -> None:
         link.release((f"job-{number}", 1))
 
     assert len(link.bindings) == 0
+
+
+async def test_output_after_a_job_was_forgotten_does_not_go_to_its_old_log() -> None:
+    """What a handle stands for is looked up again."""
+    runtime, _, reader = adopted()
+    reader.read(host_frame(1, 0))
+    forgotten = runtime.relay.log("job-0")
+
+    runtime.relay.forget("job-0")
+    runtime.relay.log("job-0").begin_attempt(1)
+    reader.read(host_frame(1, 0))
+
+    assert runtime.relay.log("job-0").next_offset == 4
+    assert runtime.relay.log("job-0") is not forgotten
+
+
+async def test_frames_read_without_message_objects_are_applied_like_others() -> None:
+    """Their output, what the host had obeyed, and which snapshots they let ripen."""
+    messages = [host_frame(1, 0), host_frame(1, 1), host_frame(1, 3), host_frame(1, 3, 2)]
+    left, link, reader = adopted()
+    for message in messages:
+        reader.read(message)
+    right, other_link, other = adopted()
+
+    for message in messages:
+        columns = columns_of(message.tokens)
+        other.read_output(OutputFrame(message.frame_seq, message.applied_dispatch_seq, columns))
+
+    logs = [runtime.relay.log("job-0") for runtime in (left, right)]
+    assert [log.next_offset for log in logs] == [18, 18]
+    entries = [[item.entry for item in log.items()] for log in logs]
+    assert entries[0] == entries[1]
+    assert (link.frame_seq, left.progress) == (other_link.frame_seq, right.progress)
+    assert await commands(link) == await commands(other_link) == ["seek"]
 
 
 async def test_an_attempt_with_broken_output_is_given_up() -> None:

@@ -462,6 +462,28 @@ def test_a_reader_from_before_a_restart_is_told_of_the_attempt_that_goes_on() ->
     )
 
 
+def test_an_event_is_held_as_long_as_the_text_after_it() -> None:
+    """Who begins there is told it, though others have acknowledged a part of that text."""
+    log = OutputLog(ROOMY)
+    log.begin_attempt(1)
+    log.append_event(STARTED)
+    first, second = frames([["ab"], ["cd"]])
+    reader = log.open(None)
+    assert log.append_text(first)
+
+    reader.acked = 1
+    kept = log.drop_acknowledged()
+
+    assert (kept, log.oldest_offset) == (0, 0)
+    newcomer = log.open(None)
+    assert newcomer.take()[0] == STARTED
+    log.close(newcomer)
+    assert log.append_text(second)
+    reader.acked = 3
+    assert log.drop_acknowledged() > 0
+    assert log.oldest_offset == 2
+
+
 def test_an_attempt_is_announced_once() -> None:
     """A reader that was told by the event itself is not told again."""
     log = log_with([["a"]])

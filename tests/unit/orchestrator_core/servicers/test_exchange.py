@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2
 
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
-from orchestrator_core.servicers.exchange import Caller, Exchanges, JobCalls
+from orchestrator_core.servicers.exchange import Caller, Exchanges, Forget, JobCalls, Tell
 from orchestrator_core.servicers.exchange_session import ExchangeLimits
 from orchestrator_core.servicers.follow import Followers
 from tests.unit.orchestrator_core.servicers.test_exchange_session import FakeRuntime
@@ -71,15 +71,48 @@ class FakeCalls:
         return pb.CancelResponse(job=job_pb2.Job(job_id=job_id))
 
 
+class GivingCalls(FakeCalls):
+    """The same without tasks: `answer` tells of all jobs that were given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[Callable[[], None]] = []
+        self.order: list[str] = []
+        self.forgotten = 0
+
+    def give(self, spec: job_pb2.JobSpec, _: Caller, tell: Tell) -> Forget:
+        """As the orchestrator's."""
+        self.order.append(spec.job_id)
+        answer = pb.EnqueueResponse(job_id=spec.job_id)
+        self.waiting.append(lambda: tell(lambda: answer))
+        return self.forget
+
+    def forget(self) -> None:
+        """Its stream went away."""
+        self.forgotten += 1
+
+    async def cancel(self, job_id: str, caller: Caller) -> pb.CancelResponse:
+        """Notes when it began."""
+        self.order.append(job_id)
+        return await super().cancel(job_id, caller)
+
+    def answer(self) -> None:
+        """The journal is written."""
+        for tell in self.waiting:
+            tell()
+
+
 class Bench:
     """One stream on fakes."""
 
-    def __init__(self, *, stuck: bool = False) -> None:
-        self.calls = FakeCalls()
+    def __init__(self, *, stuck: bool = False, calls: FakeCalls | None = None) -> None:
+        self.calls = calls or FakeCalls()
         self.context = FakeContext(stuck=stuck)
         runtime = cast("Any", FakeRuntime(9))
-        calls = JobCalls(self.calls.enqueue, self.calls.cancel)
-        self.exchanges = Exchanges(runtime, Followers(runtime), calls, LIMITS)
+        served = JobCalls(self.calls.enqueue, self.calls.cancel)
+        if isinstance(self.calls, GivingCalls):
+            served = JobCalls(self.calls.enqueue, self.calls.cancel, self.calls.give)
+        self.exchanges = Exchanges(runtime, Followers(runtime), served, LIMITS)
         self.serving = asyncio.create_task(self.exchanges.serve(cast("Any", self.context)))
 
     def give(self, number: int, **request: Any) -> None:
@@ -124,6 +157,56 @@ async def test_requests_beyond_the_bound_are_refused_by_name() -> None:
     assert told(refused) == ("ADMISSION_REJECT", "exchange-requests", True)
     assert "3 requests" in refused.error.message
     assert [answers[n].enqueued.job_id for n in (1, 2, 3)] == ["job-1", "job-2", "job-3"]
+
+
+async def test_jobs_given_without_a_task_count_and_are_answered_together() -> None:
+    """They are under way like any other request until the journal is written."""
+    calls = GivingCalls()
+    bench = Bench(calls=calls)
+    for number in range(1, 5):
+        bench.enqueue(number, f"job-{number}")
+
+    refused = (await bench.answers(1))[4]
+    calls.answer()
+    answers = await bench.answers(4)
+    await bench.close()
+
+    assert told(refused) == ("ADMISSION_REJECT", "exchange-requests", True)
+    assert [answers[n].enqueued.job_id for n in (1, 2, 3)] == ["job-1", "job-2", "job-3"]
+    assert calls.forgotten == 0
+
+
+async def test_a_job_does_not_overtake_a_request_before_it() -> None:
+    """Requests take effect in their order, those with a task and those without."""
+    calls = GivingCalls()
+    bench = Bench(calls=calls)
+    bench.give(1, cancel=pb.ExchangeCancel(job_id="job-1"))
+    bench.enqueue(2, "job-2")
+    calls.durable.set()
+
+    await bench.answers(2)
+    await bench.close()
+
+    # The second is awaited in a task of its own, as the first had not begun.
+    assert calls.order == ["job-1"]
+    assert len(calls.callers) == 1
+
+
+async def test_a_stream_that_is_cut_waits_for_no_answer() -> None:
+    """Its jobs go on; nobody is told of them."""
+    calls = GivingCalls()
+    bench = Bench(calls=calls)
+    bench.enqueue(1, "job-1")
+    bench.give(2, cancel=pb.ExchangeCancel(job_id="job-2"))
+    await bench.answers(1)
+
+    bench.serving.cancel()
+    await asyncio.wait((bench.serving,))
+    calls.answer()
+    await asyncio.sleep(0)
+
+    assert calls.forgotten == 1
+    assert [result.correlation_id for result in bench.context.results] == [2]
 
 
 async def test_handles_beyond_the_bound_are_refused_by_name() -> None:

@@ -160,3 +160,24 @@ def test_frames_with_more_than_output_are_left_to_protobuf() -> None:
     assert read_output_frame(b"") is None
     register = pb.DispatchRequest(register=dispatch_pb2.Register(host_id="h"))
     assert read_output_frame(register.SerializeToString()) is None
+
+
+def test_output_in_two_parts_is_left_to_protobuf() -> None:
+    """It puts them together."""
+    part = dispatch_pb2.HostFrame(
+        tokens=dispatch_pb2.TokenFrames(
+            handles=[1],
+            first_indexes=[0],
+            piece_counts=[0],
+            text_offsets=[0],
+            text_bytes=[0],
+            chunks=[b""],
+        )
+    ).SerializeToString()
+
+    def request(frame: bytes) -> bytes:
+        return bytes((pb.DispatchRequest.FRAME_FIELD_NUMBER << 3 | 2, len(frame))) + frame
+
+    assert read_output_frame(request(part)) is not None
+    assert len(pb.DispatchRequest.FromString(request(part * 2)).frame.tokens.handles) == 2
+    assert read_output_frame(request(part * 2)) is None
