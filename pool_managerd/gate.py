@@ -51,7 +51,7 @@ class TokenGate(aio.ServerInterceptor):
         log.info(
             "call_refused",
             reason=code.name,
-            token=shown[:FINGERPRINT_CHARS] if token else "",
+            token_fingerprint=shown[:FINGERPRINT_CHARS] if token else "",
             human=f"A call was refused: {sentence}.",
         )
         return _refusing(code, sentence)

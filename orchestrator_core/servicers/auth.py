@@ -74,7 +74,7 @@ class TokenGate(grpc.aio.ServerInterceptor):
             "call_refused",
             method=method[:128],
             reason=refusal.reason.value,
-            token=fingerprint(token) if token is not None else "",
+            token_fingerprint=fingerprint(token) if token is not None else "",
             not_logged=self._unlogged,
             human=f"A call was refused: {refusal.message}.",
         )

@@ -128,7 +128,7 @@ def identity() -> str:
 def identify(name: str, fingerprint: str) -> None:
     """Says whose call this task answers, from here on and in its log lines. AUTH-1008."""
     _identity.set(name)
-    structlog.contextvars.bind_contextvars(identity=name, token=fingerprint)
+    structlog.contextvars.bind_contextvars(caller=name, token_fingerprint=fingerprint)
 
 
 async def read(
