@@ -117,15 +117,17 @@ async def watch(
 async def test_a_renewed_certificate_counts_for_new_connections_and_drops_no_stream(
     start_guarded: StartGuarded, tmp_path: Path
 ) -> None:
-    """AUTH-1002: a broken one in between changes nothing."""
+    """AUTH-1002: half of one, or one whose key is still to come, changes nothing."""
     first, second = Authority("a"), Authority("b")
     guarded = await start_guarded(tls=tls(tmp_path, first.issue("server")))
 
     async with watch(guarded.address, first.certificate) as stream:
-        (tmp_path / "server.pem").write_bytes(b"half a certifica")
-        async with watch(guarded.address, first.certificate):
-            pass
-        tls(tmp_path, second.issue("server"))
+        renewed = second.issue("server")
+        for half in (b"half a certifica", renewed.certificate):
+            (tmp_path / "server.pem").write_bytes(half)
+            async with watch(guarded.address, first.certificate):
+                pass
+        tls(tmp_path, renewed)
         async with watch(guarded.address, second.certificate):
             pass
         with pytest.raises(grpc.aio.AioRpcError, match="CERTIFICATE_VERIFY_FAILED"):
