@@ -12,7 +12,16 @@ from pathlib import Path
 import grpc
 
 from llamaorch_client.aio import AsyncClient
-from llamaorch_client.cli import devices, draining, fleet, inspecting, policy, running, sessions
+from llamaorch_client.cli import (
+    capabilities,
+    devices,
+    draining,
+    fleet,
+    inspecting,
+    policy,
+    running,
+    sessions,
+)
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, exit_code, sentences
 from llamaorch_client.cli.output import Output
@@ -29,6 +38,7 @@ COMMANDS: dict[str, Command] = {
     "jobs": inspecting.jobs,
     "explain": inspecting.explain,
     "sessions": sessions.sessions,
+    "capabilities": capabilities.capabilities,
     "policy": policy.policy,
     "pools": fleet.pools,
     "drain": draining.drain,
