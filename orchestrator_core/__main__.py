@@ -1,4 +1,4 @@
-"""The command `orchestratord`.
+"""The command `orchestratord`, and `orchestratord token`.
 
 Exit codes: 0 stopped as asked, 1 broke down, 2 cannot start as configured.
 """
@@ -11,6 +11,7 @@ import sys
 import structlog
 
 from orchestrator_core import failpoints
+from orchestrator_core.auth import command as token_command
 from orchestrator_core.config import ConfigError, load
 from orchestrator_core.loop import Loop
 from orchestrator_core.server import CannotStartError, run
@@ -33,8 +34,11 @@ GC_ALLOCATIONS = 20_000
 
 def main(argv: list[str] | None = None) -> int:
     """Runs orchestratord until a signal; returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["token"]:
+        return token_command.run(words[1:])
     try:
-        config = load(sys.argv[1:] if argv is None else argv, os.environ)
+        config = load(words, os.environ)
         configure_logs(config.log_level, config.log_format)
         _arm(os.environ.get(failpoints.VARIABLE, ""))
         sys.setswitchinterval(SWITCH_INTERVAL_S)

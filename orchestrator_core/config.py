@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from orchestrator_core.auth.tokens import Role, TokenEntry, Tokens
 from orchestrator_core.config_schema import (
     ENVIRONMENT_KEYS,
     AdmissionTable,
@@ -44,12 +45,20 @@ __all__ = [
     "load_config",
     "reference",
     "to_toml",
+    "tokens",
 ]
 
 DEFAULT_FILE = Path("orchestratord.toml")
 PROGRAM = "orchestratord"
 # Source: toml.io v1.0.0, Keys.
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+_ADDRESS_HINT = "write HOST:PORT, e.g. 127.0.0.1:7070"
+# What was written instead is not shown: it may be the token.
+_PATTERN_HINTS = {
+    "sha256": "not a hash of 64 digits from 0 to f; `orchestratord token` prints one",
+    "[key]": "a name has 1 to 64 letters, digits, '.', '_' or '-'",
+}
 
 _POLICIES = {**{policy.value: policy for policy in QueuePolicy}, "reject-new": QueuePolicy.REJECT}
 
@@ -60,6 +69,13 @@ class ConfigError(Exception):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
+
+
+def tokens(config: Config) -> Tokens:
+    """The tokens that a configuration names."""
+    return Tokens(
+        TokenEntry(name, Role(each.role), each.sha256) for name, each in config.auth.tokens.items()
+    )
 
 
 def core_config(config: Config) -> CoreConfig:
@@ -195,7 +211,10 @@ def load_config(
     recorder = config.recorder
     if recorder.path:
         recorder = recorder.model_copy(update={"path": str(base / recorder.path)})
-    return config.model_copy(update={"store": store, "recorder": recorder, **endpoints})
+    files = {name: getattr(config.tls, name) for name in ("certificate", "key", "client_ca")}
+    tls = config.tls.model_copy(update={n: str(base / file) for n, file in files.items() if file})
+    found = {"store": store, "recorder": recorder, "tls": tls}
+    return config.model_copy(update={**found, **endpoints})
 
 
 def to_toml(config: Config) -> str:
@@ -273,7 +292,7 @@ def _problems(location: tuple[int | str, ...], kind: str, message: str) -> list[
     if not name:
         return message.removeprefix("Value error, ").split("\n")
     if kind == "string_pattern_mismatch":
-        return [f"{name}: write HOST:PORT, e.g. 127.0.0.1:7070"]
+        return [f"{name}: {_PATTERN_HINTS.get(str(location[-1]), _ADDRESS_HINT)}"]
     return [f"{name}: {message[0].lower()}{message[1:]}"]
 
 

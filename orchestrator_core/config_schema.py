@@ -1,6 +1,6 @@
 """What can be configured: keys, bounds, defaults, and which values go together.
 
-HME-003, ORCH-3030, ORCH-3035, HME-002.
+HME-003, ORCH-3030, ORCH-3035, HME-002, AUTH-1002.
 """
 
 import ipaddress
@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from orchestrator_core.auth.tokens import NAME_PATTERN
 from orchestrator_core.core.outbound import Unreadable, read_pattern
 
 _ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):[0-9]{1,5}$"
@@ -376,6 +377,51 @@ class OutboundTable(Table):
     )
 
 
+class TokenTable(Table):
+    """One bearer token, which is itself stated nowhere. AUTH-1001."""
+
+    role: Literal["client", "pool", "admin"] = Field(description="What the token is for.")
+    sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="Hash of the token; `orchestratord token` makes both.",
+    )
+
+
+class AuthTable(Table):
+    """Bearer tokens. AUTH-1001..1008."""
+
+    tokens: dict[Annotated[str, Field(pattern=NAME_PATTERN)], TokenTable] = Field(
+        default={},
+        max_length=1_000,
+        description="Tokens by the name of their owner, which is also the identity that limits "
+        "hold for; without any, nobody is asked for one.",
+    )
+
+
+class TlsTable(Table):
+    """The server's own certificate, and whom it asks for one. Changed files count at once."""
+
+    certificate: str = Field(
+        default="",
+        max_length=4096,
+        description="PEM file of the server's certificate and its chain; empty: no TLS. Relative "
+        "to the configuration file.",
+    )
+    key: str = Field(
+        default="", max_length=4096, description="PEM file of the certificate's key, unencrypted."
+    )
+    client_ca: str = Field(
+        default="",
+        max_length=4096,
+        description="PEM file of the authorities that callers' certificates must come from; empty:"
+        " callers need none.",
+    )
+    allow_plaintext: bool = Field(
+        default=False,
+        description="Take tokens and prompts without TLS on addresses that others can reach.",
+    )
+
+
 class Config(Table):
     """Everything that orchestratord is told. After `load`, paths are absolute unless empty."""
 
@@ -416,6 +462,8 @@ class Config(Table):
     outbound: OutboundTable = Field(
         default=OutboundTable(), description="What clients' tools may connect to."
     )
+    auth: AuthTable = Field(default=AuthTable(), description="Bearer tokens.")
+    tls: TlsTable = Field(default=TlsTable(), description="Encryption.")
     otlp_traces_endpoint: str = Field(default="", exclude=True, description="(environment)")
     otlp_metrics_endpoint: str = Field(default="", exclude=True, description="(environment)")
 
@@ -431,10 +479,18 @@ ENVIRONMENT_KEYS = frozenset({"otlp_traces_endpoint", "otlp_metrics_endpoint"})
 
 
 def _cross_problems(config: Config) -> Iterator[str]:
-    for key, address in (("listen", config.listen), ("metrics_listen", config.metrics_listen)):
-        if address:
-            yield from _address_problems(key, address)
+    yield from _address_problems("listen", config.listen)
+    yield from _exposure_problems(config)
+    yield from _tls_problems(config.tls)
+    yield from _token_problems(config.auth)
     yield from _outbound_problems(config.outbound)
+    if config.metrics_listen:
+        yield from _address_problems("metrics_listen", config.metrics_listen)
+        if not loopback_bind(config.metrics_listen):
+            yield (
+                f"metrics_listen: {config.metrics_listen} can be reached from other machines, and "
+                "this port asks nobody for a token: listen on 127.0.0.1 and use an SSH tunnel"
+            )
     pools, placement, queue, jobs = config.pools, config.placement, config.queue, config.jobs
     for key, value_ms in (
         ("placement.stale_after_ms", placement.stale_after_ms),
@@ -467,16 +523,47 @@ def _outbound_problems(outbound: OutboundTable) -> Iterator[str]:
 
 
 def _address_problems(key: str, address: str) -> Iterator[str]:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
+    port = address.rpartition(":")[2]
     if int(port) > _PORT_MAX:
         yield f"{key}: {port} is not a port"
+
+
+def loopback_bind(address: str) -> bool:
+    """True for an address HOST:PORT that only this machine reaches. ORCH-3035, HME-002."""
+    host = address.rpartition(":")[0].strip("[]")
     try:
-        loopback = ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
+        return host == "localhost"
+
+
+def _exposure_problems(config: Config) -> Iterator[str]:
+    """What an address that others can reach lacks. AUTH-1002."""
+    if loopback_bind(config.listen):
+        return
+    reached = f"listen: {config.listen} can be reached from other machines"
+    if not config.auth.tokens:
         yield (
-            f"{key}: {host} is not a loopback address, and this version has neither tokens nor "
-            "TLS: listen on 127.0.0.1 and use an SSH tunnel from elsewhere"
+            f"{reached}, and nobody would be asked for a token: make one with `orchestratord "
+            "token --role admin --name NAME` and add it to auth.tokens, or listen on 127.0.0.1"
         )
+    if not config.tls.certificate and not config.tls.allow_plaintext:
+        yield (
+            f"{reached}, and tokens and prompts would pass in the clear: set tls.certificate and "
+            "tls.key, or tls.allow_plaintext = true where the network is trusted"
+        )
+
+
+def _tls_problems(tls: TlsTable) -> Iterator[str]:
+    if bool(tls.certificate) != bool(tls.key):
+        yield "tls.certificate and tls.key: set both, or neither"
+    if tls.client_ca and not tls.certificate:
+        yield "tls.client_ca: callers show certificates over TLS only: set tls.certificate, tls.key"
+
+
+def _token_problems(auth: AuthTable) -> Iterator[str]:
+    owners: dict[str, str] = {}
+    for name, token in auth.tokens.items():
+        other = owners.setdefault(token.sha256, name)
+        if other != name:
+            yield f"auth.tokens.{name}: has the same token as {other}: make one for each"

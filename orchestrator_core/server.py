@@ -15,9 +15,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from orchestrator_core import failpoints
+from orchestrator_core.auth.tls import ServerCertificates, TlsError, TlsFiles
 from orchestrator_core.clock import Clock, SystemClock
-from orchestrator_core.config import Config, core_config
-from orchestrator_core.config_schema import OutboundTable
+from orchestrator_core.config import Config, core_config, tokens
+from orchestrator_core.config_schema import OutboundTable, loopback_bind
 from orchestrator_core.core import placement
 from orchestrator_core.core.events import DrainRequested
 from orchestrator_core.core.machine import Core
@@ -31,6 +32,7 @@ from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.served_facts import ServedFacts
 from orchestrator_core.servicers import orchestrator, policy, pool_admin, pool_registry, sessions
+from orchestrator_core.servicers.auth import TokenGate
 from orchestrator_core.servicers.capabilities import ServerFacts
 from orchestrator_core.servicers.outbound_judge import (
     NoSuchPolicyError,
@@ -111,7 +113,7 @@ class OrchestratorServer:
         self._telemetry = Telemetry.from_config(config, fleet=ReportedFleet(self._hosts))
         self._store: Store = MeasuredStore(store or _store(config), self._telemetry.committed)
         self._judge = OutboundJudge(OutboundPolicy())
-        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=self._gates())
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._runtime: Runtime | None = None
@@ -210,12 +212,29 @@ class OrchestratorServer:
 
     def _listen(self) -> None:
         """Takes the address; whoever connects is kept waiting until the server has started."""
-        listen = self._config.listen
+        listen, tls = self._config.listen, self._config.tls
         try:
-            port = self._server.add_insecure_port(listen)
+            if tls.certificate:
+                files = TlsFiles(tls.certificate, tls.key, tls.client_ca)
+                port = self._server.add_secure_port(listen, ServerCertificates(files).credentials())
+            else:
+                port = self._server.add_insecure_port(listen)
+        except TlsError as error:
+            raise CannotStartError(str(error)) from error
         except RuntimeError as error:
             raise CannotStartError(f"cannot listen on {listen}: {error}") from error
+        if not tls.certificate and not loopback_bind(listen):
+            _log.warning(
+                "plaintext",
+                address=listen,
+                human="Tokens and prompts pass in the clear: tls.allow_plaintext is set.",
+            )
         self.address = Address(listen.rpartition(":")[0], port)
+
+    def _gates(self) -> tuple[TokenGate, ...]:
+        """Without tokens nobody is asked for one, and calls do not take the way through a chain."""
+        known = tokens(self._config)
+        return (TokenGate(known, self._telemetry.watched),) if known else ()
 
     def _build(self, clock: Clock) -> Runtime:
         jobs = self._config.jobs

@@ -4,7 +4,6 @@ This module alone reads settings from the environment. `load_config` returns one
 raises `ConfigError` with every problem. HME-003, ORCH-3030, ORCH-3035, HME-002.
 """
 
-import ipaddress
 import os
 import socket
 import tomllib
@@ -19,6 +18,15 @@ from pool_managerd.config_launch import AttachingEngine, LaunchTable
 from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedEngine, LlamaServerEngine
 from pool_managerd.config_models import ModelsTable, OutboundTable
 from pool_managerd.config_problems import problem
+from pool_managerd.config_security import (
+    AuthTable,
+    LinkAccess,
+    ServerTlsTable,
+    link_problems,
+    listen_problems,
+    resolved_access,
+    resolved_files,
+)
 from pool_managerd.config_supervision import BackoffTable, EngineLogsTable, SupervisionTable
 from pool_managerd.config_table import Milliseconds, Table
 from pool_managerd.errors import PoolManagerError
@@ -161,7 +169,7 @@ class LimitsTable(Table):
     watchers_max: int = Field(default=16, ge=1, le=1024, description="Open WatchSnapshots calls.")
 
 
-class LinkTable(Table):
+class LinkTable(LinkAccess):
     """The streams to the orchestrator."""
 
     backoff: BackoffTable = Field(
@@ -230,14 +238,16 @@ class Config(Table):
     pools: tuple[PoolTable, ...] = Field(
         default=(), max_length=256, description="The pools of this host, at least one."
     )
+    auth: AuthTable = Field(default=AuthTable(), description="Who may look at this host.")
+    tls: ServerTlsTable = Field(default=ServerTlsTable(), description="TLS of the inspection.")
     otlp_endpoint: str = Field(default="", exclude=True, description="(environment)")
     otlp_metrics_endpoint: str = Field(default="", exclude=True, description="(environment)")
 
     @model_validator(mode="after")
     def _checked(self) -> "Config":
-        _refuse_public_bind("listen", self.listen)
-        if self.metrics_listen:
-            _refuse_public_bind("metrics_listen", self.metrics_listen)
+        exposed = listen_problems(self.listen, self.metrics_listen, self.auth, self.tls)
+        for sentence in (*exposed, *link_problems(self.orchestrator, self.link)):
+            raise ValueError(sentence)
         if not self.pools:
             raise ValueError("pools: at least one [[pools]] table is needed")
         ids = [pool.pool_id for pool in self.pools]
@@ -296,8 +306,6 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
         pool.model_copy(update={"engine": _resolved(pool, base, env, problems)})
         for pool in config.pools
     )
-    if problems:
-        raise ConfigError(problems)
     endpoint, metrics_endpoint = (
         env.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
         for signal in ("TRACES", "METRICS")
@@ -309,9 +317,15 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
         update={"directory": str(base / Path(config.models.directory).expanduser())}
     )
     token = SecretStr(env.get(config.outbound.hf_token_env, ""))
+    link = config.link.model_copy(update=resolved_access(config.link, base, env, problems))
+    tls = config.tls.model_copy(update=resolved_files(config.tls, base))
+    if problems:
+        raise ConfigError(problems)
     return config.model_copy(
         update={
             "pools": pools,
+            "link": link,
+            "tls": tls,
             "engine_logs": logs,
             "models": models,
             "outbound": config.outbound.model_copy(update={"hf_token": token}),
@@ -381,18 +395,8 @@ def _refuse_file_secrets(raw: dict[str, object]) -> None:
         raise ConfigError(
             ["outbound.hf_token: set hf_token_env: secrets come from the environment"]
         )
+    link = raw.get("link")
+    if isinstance(link, dict) and "token" in link:
+        raise ConfigError(["link.token: set token_env or token_file: no secret is in this file"])
     if raw.keys() & {"otlp_endpoint", "otlp_metrics_endpoint"}:
         raise ConfigError(["otlp_endpoint: set OTEL_EXPORTER_OTLP_ENDPOINT in the environment"])
-
-
-def _refuse_public_bind(key: str, listen: str) -> None:
-    host = listen.rpartition(":")[0].strip("[]")
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
-        raise ValueError(
-            f"{key}: {host} is not a loopback address, and this version has neither tokens nor "
-            "TLS: listen on 127.0.0.1 and use an SSH tunnel from elsewhere"
-        )

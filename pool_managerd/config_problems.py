@@ -20,7 +20,7 @@ def problem(item: typing.Any, root: type[Table]) -> str:
     return f"{_dotted(location)}: {message}" if location else message
 
 
-_HIDDEN = frozenset({"api_key", "hf_token", "otlp_endpoint"})
+_HIDDEN = frozenset({"api_key", "hf_token", "token", "otlp_endpoint"})
 _TAGS = frozenset({"embedded", "llama_server", "mock", "ollama", "openai", "triton"})
 
 

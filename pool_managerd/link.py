@@ -12,7 +12,7 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from importlib import metadata
+from importlib.metadata import version
 
 from grpc import aio
 
@@ -28,6 +28,7 @@ from pool_managerd.core.attempts import AttemptKey
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.outbox import Frame, Outbox, RefusalReason, Refused
 from pool_managerd.core.replica import Reason
+from pool_managerd.credentials import lost_sentence
 from pool_managerd.errors import SessionLostError
 from pool_managerd.executor import Executor
 from pool_managerd.liveness import Liveness
@@ -35,7 +36,7 @@ from pool_managerd.loop import holder
 from pool_managerd.pool import Pool
 from pool_managerd.reporter import Reporter
 from pool_managerd.snapshots import HostState, SnapshotBuilder
-from pool_managerd.streams import STREAM_ERRORS, together, until_lost
+from pool_managerd.streams import STREAM_ERRORS, Metadata, together, until_lost
 from pool_managerd.telemetry import SPAN_REFUSE, Telemetry, log
 
 DispatchCall = aio.StreamStreamCall[registry_pb2.DispatchRequest, registry_pb2.DispatchResponse]
@@ -50,7 +51,8 @@ _WAITS_PER_GRACE = 4
 class LinkDeps:
     """What the link works with. `jitter()` gives a number in [0, 1).
 
-    `connect` makes a channel, which the session that asked for it closes.
+    `connect` makes a channel, which the session that asked for it closes. `metadata` proves who
+    this host is; both may raise `SessionLostError`.
     """
 
     config: Config
@@ -62,6 +64,7 @@ class LinkDeps:
     reporter: Reporter
     telemetry: Telemetry
     jitter: Callable[[], float]
+    metadata: Callable[[], Metadata] = tuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,8 @@ class Link:
 
     @contextlib.asynccontextmanager
     async def _session(self, channel: aio.Channel) -> AsyncIterator[tuple[DispatchCall, _Terms]]:
-        call: DispatchCall = PoolRegistryServiceStub(channel).Dispatch()
+        metadata = self._deps.metadata()
+        call: DispatchCall = PoolRegistryServiceStub(channel).Dispatch(metadata=metadata)
         try:
             first = await until_lost(self._hello(call))
             failpoints.reach("register.after")
@@ -257,7 +261,7 @@ class Link:
             self._read(call, liveness),
             self._write(call, liveness),
             self._beat(terms.heartbeat_timeout_ms / 3000),
-            self._deps.reporter.run(channel, terms.report_interval_ms),
+            self._deps.reporter.run(channel, terms.report_interval_ms, self._deps.metadata()),
             liveness.watch(),
         )
 
@@ -431,7 +435,7 @@ class Link:
 @functools.cache
 def _version() -> str:
     """Read once: a registration must not parse the metadata of the package each time."""
-    return metadata.version("llamaorch")
+    return version("llamaorch")
 
 
 def _log_unknown_pool(pool_id: str) -> None:
@@ -444,7 +448,7 @@ def _log_unknown_pool(pool_id: str) -> None:
 
 def _log_lost(error: BaseException) -> None:
     if isinstance(error, aio.AioRpcError):
-        reason = f"{error.code().name}: {error.details()}"
+        reason = lost_sentence(error)
     elif isinstance(error, TimeoutError):
         reason = "the orchestrator was silent for too long"
     else:

@@ -17,7 +17,7 @@ from pool_managerd.core.backoff import Backoff
 from pool_managerd.errors import SessionLostError
 from pool_managerd.feed import ChangeFeed
 from pool_managerd.snapshots import HostState, SnapshotBuilder
-from pool_managerd.streams import STREAM_ERRORS, together
+from pool_managerd.streams import STREAM_ERRORS, Metadata, together
 from pool_managerd.telemetry import log
 
 ReportCall = aio.StreamStreamCall[
@@ -52,14 +52,16 @@ class Reporter:
         self._echoed_ack_id = 0
         self._rejected: dict[str, str] = {}
 
-    async def run(self, channel: aio.Channel, report_interval_ms: int) -> None:
+    async def run(
+        self, channel: aio.Channel, report_interval_ms: int, metadata: Metadata = ()
+    ) -> None:
         """Keeps one stream open, and opens another with backoff when it ends; until cancelled."""
         stub = PoolRegistryServiceStub(channel)
         failures = 0
         while True:
             self._echoed_ack_id = 0
             self._rejected.clear()
-            call: ReportCall = stub.ReportSnapshots()
+            call: ReportCall = stub.ReportSnapshots(metadata=metadata)
             try:
                 await together(self._read(call), self._write(call, report_interval_ms))
             except STREAM_ERRORS:

@@ -17,6 +17,7 @@ from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.mask import mask_problems
 from pool_managerd.core.replica import Reason
 from pool_managerd.core.store import AttemptStore, StoreLimits
+from pool_managerd.credentials import link_channel, link_metadata
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.executor import Executor
 from pool_managerd.factory import engine_factory as configured_factory
@@ -109,7 +110,7 @@ class PoolManager:
             )
             watch_interval_ms = self._config.report_interval_ms * 10
             servicer = PoolManagerServicer(snapshots, self._feed, watch_interval_ms)
-            server = InspectionServer(self._config.listen, servicer)
+            server = InspectionServer(self._config, servicer)
             facts = HostFacts(
                 self._telemetry.metrics,
                 self._pools.values(),
@@ -160,7 +161,7 @@ class PoolManager:
 
     def _connect(self) -> aio.Channel:
         options = channel_options(self._config.link)
-        return aio.insecure_channel(self._config.orchestrator, options=options)
+        return link_channel(self._config, options)
 
     def _make_pools(self) -> Executor:
         limits = self._config.limits
@@ -210,6 +211,7 @@ class PoolManager:
             LinkDeps(
                 config=self._config,
                 connect=self._connect,
+                metadata=lambda: link_metadata(self._config),
                 host=self._host,
                 pools=self._pools,
                 executor=executor,

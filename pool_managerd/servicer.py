@@ -13,7 +13,11 @@ from grpc_status import rpc_status
 
 from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
 from llamaorch.pool.v1 import pool_manager_service_pb2_grpc as manager_grpc
+from pool_managerd.config import Config
+from pool_managerd.config_security import loopback
+from pool_managerd.credentials import ServerCertificates
 from pool_managerd.feed import ChangeFeed
+from pool_managerd.gate import TokenGate
 from pool_managerd.snapshots import SnapshotBuilder
 from pool_managerd.telemetry import log
 
@@ -88,9 +92,12 @@ async def _abort_full(context: _Context) -> None:
 class InspectionServer:
     """The gRPC server of this host: inspection, health and reflection."""
 
-    def __init__(self, listen: str, servicer: PoolManagerServicer) -> None:
-        self._listen = listen
-        self._server = aio.server(options=SERVER_OPTIONS)
+    def __init__(self, config: Config, servicer: PoolManagerServicer) -> None:
+        self._listen = config.listen
+        self._tls = config.tls
+        tokens = config.auth.tokens
+        gates = (TokenGate(tokens),) if tokens else ()
+        self._server = aio.server(options=SERVER_OPTIONS, interceptors=gates)
         self._health = health.aio.HealthServicer()
         manager_grpc.add_PoolManagerServiceServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -103,13 +110,24 @@ class InspectionServer:
 
         Raises:
             OSError: when the address cannot be bound.
+            ConfigError: when its certificate cannot be used.
         """
         host = self._listen.rpartition(":")[0]
         try:
-            port = self._server.add_insecure_port(self._listen)
+            if self._tls.certificate:
+                credentials = ServerCertificates(self._tls).credentials()
+                port = self._server.add_secure_port(self._listen, credentials)
+            else:
+                port = self._server.add_insecure_port(self._listen)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {self._listen}: {error}") from error
         self.address = f"{host}:{port}"
+        if not self._tls.certificate and not loopback(self._listen):
+            log.warning(
+                "plaintext",
+                address=self.address,
+                human="Tokens pass in the clear: tls.allow_plaintext is set.",
+            )
         await self._server.start()
         for name in ("", SERVICE_NAME):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -9,6 +9,7 @@ import grpc
 from pool_managerd.errors import SessionLostError
 
 T = TypeVar("T")
+Metadata = tuple[tuple[str, str], ...]
 
 STREAM_ERRORS = (SessionLostError, grpc.RpcError, TimeoutError, asyncio.InvalidStateError)
 """How a stream ends: by our decision, by status, by silence, or found finished when writing."""

@@ -7,7 +7,7 @@ of its own, so that none holds up the next. What is followed lives in `ExchangeS
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from llamaorch.orchestrator.v1 import job_pb2
@@ -35,10 +35,14 @@ STOPPING_RETRY_MS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whom a request comes from: metadata with its trace context, and the call's id for logs."""
+    """Whom a request comes from: metadata with its trace context, and the call's id for logs.
+
+    `identity` is the name of the call's token, or `rpc.ANONYMOUS`.
+    """
 
     metadata: Metadata
     correlation_id: str
+    identity: str
 
 
 # Gets a function that returns an answer, or raises what an awaited call would have raised.
@@ -113,7 +117,8 @@ class _Stream:
         self._calls = calls
         self._limits = limits
         self._context = context
-        self._caller = Caller(tuple(context.invocation_metadata() or ()), rpc.correlation_id())
+        metadata = tuple(context.invocation_metadata() or ())
+        self._caller = Caller(metadata, rpc.correlation_id(), rpc.identity())
         self._woken = Flag()
         self._drained = Flag()
         self._session = ExchangeSession(runtime, followers, self._wake, limits)
@@ -361,7 +366,7 @@ class _Stream:
             return self._caller
         others = (entry for entry in self._caller.metadata if entry[0] != "traceparent")
         metadata = (("traceparent", request.traceparent), *others)
-        return Caller(metadata, self._caller.correlation_id)
+        return replace(self._caller, metadata=metadata)
 
 
 def _checked(job_id: str) -> str:

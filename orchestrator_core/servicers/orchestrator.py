@@ -39,8 +39,6 @@ SERVICE = "llamaorch.orchestrator.v1.OrchestratorService"
 PAGE_DEFAULT = 50
 PAGE_MAX = 500
 PAGE_TOKEN_CHARS = 18
-# Until callers prove who they are, they all share one name.
-ANONYMOUS = "anonymous"
 
 _T = TypeVar("_T")
 
@@ -180,7 +178,7 @@ class OrchestratorServicer:
     ) -> pb.GetCapabilitiesResponse:
         """Tells what this server can do."""
         runtime = self._runtime
-        return capabilities(runtime.core, self._facts, ANONYMOUS, runtime.clock.now_ms())
+        return capabilities(runtime.core, self._facts, rpc.identity(), runtime.clock.now_ms())
 
     async def _durable(self, job_id: str, tell: Callable[[Job], _T]) -> _T:
         """What is told of a job, once that is durable; anew where its end was taken back meanwhile.
@@ -220,7 +218,7 @@ class OrchestratorServicer:
         return partial(self._left, call, number)
 
     def _parsed(self, asked: job_pb2.JobSpec, span: Rpc, caller: Caller) -> JobSpec:
-        parsed = parse_spec(asked, self._spec_context(span.traceparent, caller.correlation_id))
+        parsed = parse_spec(asked, self._spec_context(span.traceparent, caller))
         if isinstance(parsed, Refusal):
             raise RefusalError(parsed)
         return parsed
@@ -237,15 +235,15 @@ class OrchestratorServicer:
             failpoints.reach("cancel.after")
         return pb.CancelResponse(job=job_to_proto(job_view(self._runtime, job)))
 
-    def _spec_context(self, traceparent: str, correlation_id: str) -> SpecContext:
+    def _spec_context(self, traceparent: str, caller: Caller) -> SpecContext:
         now_ms = self._runtime.clock.now_ms()
         return SpecContext(
-            identity=ANONYMOUS,
+            identity=caller.identity,
             new_job_id=self._ids.new_job_id(now_ms),
             new_seed=self._ids.new_seed(),
             now_ms=now_ms,
             traceparent=traceparent,
-            correlation_id=correlation_id,
+            correlation_id=caller.correlation_id,
             limits=self._limits,
         )
 
@@ -260,7 +258,7 @@ def _answer_of(call: Call, answer: Answer | Refusal) -> pb.EnqueueResponse:
 
 
 def _caller() -> Caller:
-    return Caller(rpc.metadata(), rpc.correlation_id())
+    return Caller(rpc.metadata(), rpc.correlation_id(), rpc.identity())
 
 
 def _page_start(token: str) -> int | None:

@@ -26,11 +26,14 @@ Response = TypeVar("Response", bound=Message)
 Usual = TypeVar("Usual")
 
 CORRELATION_KEY = "x-correlation-id"
+# Whoever calls a server that asks for no tokens.
+ANONYMOUS = "anonymous"
 _FIT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 # Each call is answered in a task of its own.
 _correlation_id: ContextVar[str] = ContextVar("orchestratord_correlation_id", default="")
 _metadata: ContextVar[Metadata] = ContextVar("orchestratord_metadata", default=())
+_identity: ContextVar[str] = ContextVar("orchestratord_identity", default=ANONYMOUS)
 _ids = Ids()
 
 _log = structlog.get_logger("orchestratord")
@@ -115,6 +118,17 @@ def correlation_id() -> str:
 def metadata() -> Metadata:
     """What the caller of this task's call sent along; empty outside of one. gRPC copies it anew."""
     return _metadata.get()
+
+
+def identity() -> str:
+    """Whose call this task answers: the name of its token, if tokens are asked for. AUTH-1007."""
+    return _identity.get()
+
+
+def identify(name: str, fingerprint: str) -> None:
+    """Says whose call this task answers, from here on and in its log lines. AUTH-1008."""
+    _identity.set(name)
+    structlog.contextvars.bind_contextvars(caller=name, token_fingerprint=fingerprint)
 
 
 async def read(

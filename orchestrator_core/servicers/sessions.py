@@ -9,7 +9,7 @@ from orchestrator_core.core.session import Session
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
-from orchestrator_core.servicers.orchestrator import ANONYMOUS, PAGE_DEFAULT, PAGE_MAX
+from orchestrator_core.servicers.orchestrator import PAGE_DEFAULT, PAGE_MAX
 from orchestrator_core.wire.sessions import session_to_proto
 
 SERVICE = "llamaorch.orchestrator.v1.SessionService"
@@ -38,7 +38,7 @@ class SessionServicer:
     ) -> pb.GetSessionResponse:
         """Returns one session, once what is told of it is durable."""
         await self._runtime.settled()
-        session = self._runtime.core.session(ANONYMOUS, request.session_id)
+        session = self._runtime.core.session(rpc.identity(), request.session_id)
         if session is None:
             raise RefusalError(unknown_session(request.session_id))
         return pb.GetSessionResponse(session=self._view(session))
@@ -53,13 +53,13 @@ class SessionServicer:
             raise RefusalError(Refusal(Reason.INVALID_PARAMS, text, violations=(wrong,)))
         await self._runtime.settled()
         size = min(request.page_size or PAGE_DEFAULT, PAGE_MAX)
-        core = self._runtime.core
+        core, identity = self._runtime.core, rpc.identity()
         following = sorted(
             session.session_id
             for session in core.sessions
-            if session.identity == ANONYMOUS and session.session_id > request.page_token
+            if session.identity == identity and session.session_id > request.page_token
         )
-        page = [core.session(ANONYMOUS, session_id) for session_id in following[:size]]
+        page = [core.session(identity, session_id) for session_id in following[:size]]
         return pb.ListSessionsResponse(
             sessions=[self._view(session) for session in page if session is not None],
             next_page_token=following[size - 1] if len(following) > size else "",
@@ -69,7 +69,7 @@ class SessionServicer:
         self, request: pb.DeleteSessionRequest, _: rpc.Context
     ) -> pb.DeleteSessionResponse:
         """Forgets a session; answers once that is durable."""
-        await self._runtime.delete_session(ANONYMOUS, request.session_id)
+        await self._runtime.delete_session(rpc.identity(), request.session_id)
         return pb.DeleteSessionResponse()
 
     def _view(self, session: Session) -> pb.Session:

@@ -100,7 +100,8 @@ class ExchangeOptions:
 class ClientOptions:
     """Everything about a client except the address.
 
-    `credentials` None means plain text, which suits loopback only. `rpc_timeout_ms` bounds one
+    `credentials` None means plain text, which suits loopback only: a `token` is sent further only
+    with `allow_plaintext`. `rpc_timeout_ms` bounds one
     attempt of a unary call; a stream lasts as long as its job. A server that vanished without a
     word is found after `keepalive_ms` of silence and `keepalive_timeout_ms` without an answer; the
     server takes no more than a ping every five seconds.
@@ -108,6 +109,7 @@ class ClientOptions:
 
     token: str | None = field(default=None, repr=False)
     credentials: grpc.ChannelCredentials | None = field(default=None, repr=False)
+    allow_plaintext: bool = False
     retry: RetryOptions = field(default_factory=RetryOptions)
     stream: StreamOptions = field(default_factory=StreamOptions)
     exchange: ExchangeOptions = field(default_factory=ExchangeOptions)

@@ -17,6 +17,7 @@ from llamaorch.orchestrator.v1 import (
     session_service_pb2_grpc,
 )
 from llamaorch.orchestrator.v1.pool_admin_service_pb2 import WatchPoolsRequest
+from llamaorch_client.channel import open_channel
 from llamaorch_client.errors import LlamaOrchError, from_rpc_error
 from llamaorch_client.metadata import (
     CORRELATION_ID_KEY,
@@ -24,7 +25,7 @@ from llamaorch_client.metadata import (
     checked_correlation_id,
     first_value,
 )
-from llamaorch_client.options import ClientOptions, channel_options
+from llamaorch_client.options import ClientOptions
 from llamaorch_client.retry import RetryRow
 
 if TYPE_CHECKING:
@@ -50,14 +51,13 @@ class Answer(Generic[MessageT]):
 
 
 class Transport:
-    """Owns the channel. Must be made inside a running event loop, and be closed there."""
+    """Owns the channel. Must be made inside a running event loop, and be closed there.
+
+    Raises ValueError where the token would pass in the clear.
+    """
 
     def __init__(self, target: str, options: ClientOptions) -> None:
-        settings = channel_options(options)
-        if options.credentials is None:
-            self._channel = aio.insecure_channel(target, settings)
-        else:
-            self._channel = aio.secure_channel(target, options.credentials, settings)
+        self._channel = open_channel(target, options)
         self.options = options
         self.jobs = orchestrator_service_pb2_grpc.OrchestratorServiceStub(self._channel)
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(self._channel)

@@ -45,13 +45,20 @@ def snapshot(pool_id: str = "pool-a", **overrides: object) -> snapshot_pb2.PoolS
 class ScriptedHost:
     """One open Dispatch stream, and a report stream on demand."""
 
-    def __init__(self, channel: grpc.aio.Channel, host_id: str, boot_id: str) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        host_id: str,
+        boot_id: str,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         self._stub = pool_registry_service_pb2_grpc.PoolRegistryServiceStub(channel)
         self.host_id = host_id
         self.boot_id = boot_id
         self.frame_seq = 0
         self.applied_seq = 0
-        self._call = self._stub.Dispatch()
+        self._metadata = metadata
+        self._call = self._stub.Dispatch(metadata=metadata)
         self._text: dict[int, str] = {}
         self._pieces: dict[int, int] = {}
         self._attempt: dict[int, int] = {}
@@ -164,7 +171,7 @@ class ScriptedHost:
     @asynccontextmanager
     async def reports(self) -> AsyncIterator["Reports"]:
         """Opens the snapshot stream."""
-        reports = Reports(self, self._stub.ReportSnapshots())
+        reports = Reports(self, self._stub.ReportSnapshots(metadata=self._metadata))
         try:
             yield reports
         finally:

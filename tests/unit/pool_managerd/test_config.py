@@ -9,6 +9,7 @@ from pool_managerd.config import ConfigError, load_config
 from pool_managerd.config_engines import OllamaEngine, OpenAiEngine
 from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
 from pool_managerd.config_text import configuration_table, to_toml
+from pool_managerd.credentials import link_metadata
 
 MINIMAL = """
 devices = "cpu"
@@ -91,13 +92,74 @@ def test_every_problem_is_listed(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "gpu-box", "[::]"])  # noqa: S104 - refused
-def test_a_bind_beyond_loopback_is_refused(tmp_path: Path, host: str) -> None:
-    """Without tokens and TLS nobody else may connect, and the message says so. AUTH-1002."""
-    found = problems(tmp_path, f'listen = "{host}:7071"\n' + MINIMAL)
+TOKEN = f'\n[auth.tokens.me]\nrole = "admin"\nsha256 = "{"0a" * 32}"\n'
+CERTIFICATE = '\n[tls]\ncertificate = "a.pem"\nkey = "b.pem"\n'
 
-    assert "not a loopback address" in found[0]
-    assert "neither tokens nor TLS" in found[0]
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.4", "gpu-box", "[::]"])  # noqa: S104 - refused
+@pytest.mark.parametrize(
+    ("tables", "named"),
+    [("", "orchestratord token"), (CERTIFICATE, "auth.tokens"), (TOKEN, "tls.allow_plaintext")],
+)
+def test_a_bind_beyond_loopback_is_refused(
+    tmp_path: Path, host: str, tables: str, named: str
+) -> None:
+    """Without tokens and TLS nobody else may connect, and the message says so. AUTH-1002."""
+    found = problems(tmp_path, f'listen = "{host}:7071"\n' + MINIMAL + tables)
+
+    assert found[0].startswith("listen: ")
+    assert named in found[0]
+
+
+@pytest.mark.parametrize("tls", [CERTIFICATE, "\n[tls]\nallow_plaintext = true\n"])
+def test_tokens_with_tls_or_a_stated_risk_open_a_port(tmp_path: Path, tls: str) -> None:
+    """AUTH-1002: paths of certificates begin at the folder of the file."""
+    path = tmp_path / "c.toml"
+    path.write_text('listen = "0.0.0.0:7071"\n' + MINIMAL + TOKEN + tls, encoding="utf-8")
+
+    assert load_config(path, {}).tls.certificate in ("", str(tmp_path / "a.pem"))
+
+
+def test_the_port_for_monitors_stays_on_this_machine(tmp_path: Path) -> None:
+    """ORCH-3035: it asks nobody for a token, so tokens do not open it."""
+    text = 'metrics_listen = "0.0.0.0:7073"\n' + MINIMAL + TOKEN + CERTIFICATE
+
+    assert problems(tmp_path, text)[0].startswith("metrics_listen: ")
+
+
+@pytest.mark.parametrize(
+    ("link", "named"),
+    [
+        ("", "link.tls.ca"),
+        ('token_env = "T"\ntls = { ca = "ca.pem" }', "link.token_env: the environment variable T"),
+        ('token = "hidden"\ntls = { ca = "ca.pem" }', "link.token: set token_env or token_file"),
+        ('token_env = "T"\ntoken_file = "t"\ntls = { ca = "ca.pem" }', "set one"),
+        ('tls = { certificate = "a.pem" }', "link.tls.key"),
+    ],
+)
+def test_what_the_way_to_another_machine_lacks_is_named(
+    tmp_path: Path, link: str, named: str
+) -> None:
+    """AUTH-1002, AUTH-1007: no token in the file, none in the clear."""
+    text = 'orchestrator = "10.0.0.1:7070"\n' + MINIMAL + f"\n[link]\n{link}\n"
+
+    found = problems(tmp_path, text)
+
+    assert named in found[0]
+    assert "hidden" not in found[0]
+
+
+def test_the_token_of_the_host_is_read_from_the_environment_and_never_shown(tmp_path: Path) -> None:
+    """AUTH-1007, AUTH-1008."""
+    path = tmp_path / "c.toml"
+    access = '\n[link]\ntoken_env = "T"\ntls = { ca = "ca.pem" }\n'
+    path.write_text('orchestrator = "10.0.0.1:7070"\n' + MINIMAL + access, encoding="utf-8")
+
+    config = load_config(path, {"T": "a-secret-token\n"})
+
+    assert link_metadata(config) == (("authorization", "Bearer a-secret-token"),)
+    assert config.link.tls.ca == str(tmp_path / "ca.pem")
+    assert "a-secret-token" not in to_toml(config) + repr(config)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])

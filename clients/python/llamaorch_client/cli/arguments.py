@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from llamaorch_client.cli import plugins
+from llamaorch_client.cli import access, plugins
 from llamaorch_client.model import JobState
 
 INTERVAL_MIN_S, INTERVAL_MAX_S = 0.1, 3600.0
@@ -15,7 +15,7 @@ EPILOG = """\
 exit codes: 0 finished; 1 the job failed or was cancelled; 2 the request is wrong; 3 the server is
 not available; 4 rejected, try again later; 5 denied by policy; 130 Ctrl-C
 
-environment: LLORCH_SERVER, LLORCH_TOKEN, LLORCH_MODEL, NO_COLOR
+environment: LLORCH_SERVER, LLORCH_TOKEN, LLORCH_TOKEN_FILE, LLORCH_CA_FILE, LLORCH_MODEL, NO_COLOR
 """
 
 
@@ -158,7 +158,7 @@ def _common() -> _Parser:
         "--server", metavar="HOST:PORT", help=f"orchestrator (default {DEFAULT_SERVER})"
     )
     common.add_argument("--json", action="store_true", help="machine-readable output")
-    common.add_argument("--ca-file", metavar="PEM", help="use TLS and trust these certificates")
+    access.add_arguments(common)
     common.add_argument("--correlation-id", metavar="ID", help="id under which the server logs")
     return common
 
@@ -167,9 +167,8 @@ def _fill(arguments: argparse.Namespace, environ: Mapping[str, str]) -> None:
     defaults = {
         "server": environ.get("LLORCH_SERVER") or DEFAULT_SERVER,
         "json": False,
-        "ca_file": None,
         "correlation_id": None,
-        "token": environ.get("LLORCH_TOKEN") or None,
+        **access.defaults(environ),
         "wait_s": 0.0,
         "plugin": None,
     }

@@ -12,14 +12,19 @@ from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
 from llamaorch.pool.v1 import snapshot_pb2
 from llamaorch.pool.v1.pool_manager_service_pb2_grpc import PoolManagerServiceStub
 from llamaorch_client.aio import AsyncClient
+from llamaorch_client.channel import open_channel
+from llamaorch_client.cli import access
 from llamaorch_client.cli.failure import ExitCode
 from llamaorch_client.cli.inspecting import gib, slowed, unwell
 from llamaorch_client.cli.output import Output
+from llamaorch_client.errors import from_rpc_error
+from llamaorch_client.metadata import call_metadata, checked_correlation_id
 from llamaorch_client.model import Pool
 
 COLUMNS = ("HOST", "DEVICE", "MEMORY", "USED", "BUSY", "TEMP", "POWER", "NOTES", "POOLS")
 HOST_TIMEOUT_S = 2.0
 HOST_MEMORY = "host"
+_REFUSED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 # Clocks that are low because nothing runs, or because somebody set them so, are not throttled.
 # Source: nvml.h, nvmlClocksEventReason GpuIdle, ApplicationsClocksSetting, DisplayClockSetting.
 _BY_CHOICE = 0x1 | 0x2 | 0x100
@@ -75,21 +80,25 @@ async def _read(
     if not arguments.host:
         pools = await client.pools(correlation_id=arguments.correlation_id)
         return merged(row for pool in pools for row in _of_pool(pool)), []
-    answers = await asyncio.gather(*(_ask(address) for address in arguments.host))
+    answers = await asyncio.gather(*(_ask(address, arguments) for address in arguments.host))
     silent = [
         address for address, rows in zip(arguments.host, answers, strict=True) if rows is None
     ]
     return merged(row for rows in answers if rows is not None for row in rows), silent
 
 
-async def _ask(address: str) -> list[DeviceRow] | None:
+async def _ask(address: str, arguments: argparse.Namespace) -> list[DeviceRow] | None:
     """Rows of one host, straight from its pool manager; None when it does not answer."""
-    async with grpc.aio.insecure_channel(address) as channel:
+    options = access.options(arguments)
+    metadata = call_metadata(checked_correlation_id(None), options.token, None)
+    async with open_channel(address, options) as channel:
         try:
             answer = await PoolManagerServiceStub(channel).GetSnapshots(
-                manager_pb2.GetSnapshotsRequest(), timeout=HOST_TIMEOUT_S
+                manager_pb2.GetSnapshotsRequest(), timeout=HOST_TIMEOUT_S, metadata=metadata
             )
-        except grpc.RpcError:
+        except grpc.RpcError as error:
+            if isinstance(error, grpc.aio.AioRpcError) and error.code() in _REFUSED:
+                raise from_rpc_error(error, "") from error
             return None
     return [row for snapshot in answer.pools for row in of_snapshot(snapshot)]
 

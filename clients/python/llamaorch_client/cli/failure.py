@@ -20,6 +20,20 @@ from llamaorch_client.errors import (
 
 SECOND_MS = 1000
 
+# Source: the texts of BoringSSL and of gRPC 1.85 for connections that fail to open.
+_TLS_SENTENCES = {
+    "certificate has expired": "its certificate has expired; renew it there",
+    "certificate is not yet valid": "its certificate is not valid yet; look at the clocks",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not from an authority that is trusted here; "
+    "name the authority's file by --ca-file",
+    "not in peer certificate": "its certificate is for another name; use one that is in it",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS; leave --tls and --ca-file out, or set "
+    "tls.certificate there",
+    # With the address before it: not of a connection that was open.
+    ": Socket closed": "it closed the connection at once; it may ask for TLS (--tls or --ca-file) "
+    "or for a certificate of yours (--client-cert)",
+}
+
 
 class ExitCode(IntEnum):
     """What the command's exit status means."""
@@ -78,7 +92,8 @@ def _sentence(error: LlamaOrchError, server: str) -> str:
         case IncompatibleError():
             text = f"no pool can serve the job: {error.message}"
         case AccessError():
-            text = f"access refused: {error.message}; set LLORCH_TOKEN to a token with that role"
+            hint = "set LLORCH_TOKEN to a token with that role, or name its file by --token-file"
+            text = f"access refused: {error.message}; {hint}"
         case NotFoundError():
             text = f"not found: {error.message}; `llorch jobs` lists what the server knows"
         case _:
@@ -123,6 +138,9 @@ def _unavailable(error: UnavailableError, server: str) -> str:
         )
     if error.reason != error.code:
         return f"{server} cannot work now: {error.reason}: {error.message}"
+    for sign, sentence in _TLS_SENTENCES.items():
+        if sign in error.message:
+            return f"{server}: {sentence}"
     return (
         f"{server} does not answer: {error.message}; start orchestratord (`make up`), or name "
         "another server with --server HOST:PORT or LLORCH_SERVER"

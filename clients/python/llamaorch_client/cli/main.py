@@ -7,12 +7,11 @@ import io
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-
-import grpc
+from dataclasses import replace
 
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.cli import (
+    access,
     capabilities,
     devices,
     draining,
@@ -114,14 +113,7 @@ def _options(arguments: argparse.Namespace) -> ClientOptions:
     retry = RetryOptions(attempts_max=3, time_max_ms=2_000, retry_rejected=False)
     if arguments.wait_s:
         retry = RetryOptions(attempts_max=1_000, time_max_ms=int(arguments.wait_s * 1000))
-    credentials = None
-    if arguments.ca_file is not None:
-        try:
-            roots = Path(arguments.ca_file).read_bytes()
-        except OSError as error:
-            raise UsageError(f"--ca-file {arguments.ca_file}: {error.strerror}") from error
-        credentials = grpc.ssl_channel_credentials(roots)
-    return ClientOptions(token=arguments.token, credentials=credentials, retry=retry)
+    return replace(access.options(arguments), retry=retry)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of every command that say who calls, and over which connection."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from llamaorch_client.channel import tls_credentials
+from llamaorch_client.cli.failure import UsageError
+from llamaorch_client.options import ClientOptions
+
+TOKEN_BYTES_MAX = 4096
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds them. The token itself is never an argument: every user of a machine reads those."""
+    add = parser.add_argument
+    add("--token-file", metavar="FILE", help="file that holds the token, instead of LLORCH_TOKEN")
+    add("--tls", action="store_true", help="use TLS and trust the system's certificates")
+    add("--ca-file", metavar="PEM", help="use TLS and trust these certificates")
+    add("--client-cert", metavar="PEM", help="certificate that says who calls")
+    add("--client-key", metavar="PEM", help="its key")
+    add("--allow-plaintext", action="store_true", help="send the token without TLS, to anywhere")
+
+
+def defaults(environ: Mapping[str, str]) -> dict[str, object]:
+    """What holds where nothing is said."""
+    return {
+        "token": environ.get("LLORCH_TOKEN") or None,
+        "token_file": environ.get("LLORCH_TOKEN_FILE") or None,
+        "tls": False,
+        "ca_file": environ.get("LLORCH_CA_FILE") or None,
+        "client_cert": None,
+        "client_key": None,
+        "allow_plaintext": False,
+    }
+
+
+def options(arguments: argparse.Namespace) -> ClientOptions:
+    """The options of a client. Raises `UsageError` naming the option that is wrong."""
+    roots = _read("--ca-file", arguments.ca_file)
+    certificate = _read("--client-cert", arguments.client_cert)
+    key = _read("--client-key", arguments.client_key)
+    if (certificate is None) != (key is None):
+        raise UsageError("--client-cert and --client-key: name both, or neither")
+    tls = arguments.tls or roots is not None or certificate is not None
+    return ClientOptions(
+        token=_token(arguments),
+        credentials=tls_credentials(roots, certificate, key) if tls else None,
+        allow_plaintext=arguments.allow_plaintext,
+    )
+
+
+def _token(arguments: argparse.Namespace) -> str | None:
+    data = _read("--token-file", arguments.token_file)
+    if data is None:
+        return str(arguments.token) if arguments.token else None
+    token = data[:TOKEN_BYTES_MAX].decode("ascii", "replace").strip()
+    if not token.isascii() or not token.isprintable() or not token:
+        raise UsageError(f"--token-file {arguments.token_file}: holds no token")
+    return token
+
+
+def _read(option: str, path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{option} {path}: {error.strerror}") from error

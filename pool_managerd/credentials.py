@@ -1,0 +1,178 @@
+"""How connections are protected: the port of the inspection, and the way to the orchestrator.
+
+gRPC asks for the inspection's certificates with every handshake, so a renewed one counts for the
+next connection and open streams go on with the old one. A file that cannot be used is told once,
+and the former certificate stays. The link reads its files and its token with each connection.
+AUTH-1002, AUTH-1007.
+"""
+
+import ssl
+from pathlib import Path
+
+import grpc
+from grpc import aio
+
+from pool_managerd.config import Config, ConfigError
+from pool_managerd.config_security import LinkTlsTable, ServerTlsTable
+from pool_managerd.errors import SessionLostError
+from pool_managerd.telemetry import log
+
+TOKEN_BYTES_MAX = 4_096
+_Stamp = tuple[tuple[int, int, int], ...]
+
+
+def link_channel(config: Config, options: list[tuple[str, int]]) -> aio.Channel:
+    """A channel to the orchestrator. Raises `SessionLostError` for files that cannot be read."""
+    tls = config.link.tls
+    if not tls.used:
+        return aio.insecure_channel(config.orchestrator, options=options)
+    named = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
+    credentials = _link_credentials(tls)
+    return aio.secure_channel(config.orchestrator, credentials, options=[*options, *named])
+
+
+def link_metadata(config: Config) -> tuple[tuple[str, str], ...]:
+    """What every call to the orchestrator carries. Raises `SessionLostError`."""
+    token = config.link.token.get_secret_value()
+    if config.link.token_file:
+        data = _link_file("link.token_file", config.link.token_file)
+        token = data[:TOKEN_BYTES_MAX].decode("ascii", "replace").strip()
+        if not token or not token.isascii() or not token.isprintable():
+            raise SessionLostError(f"link.token_file: {config.link.token_file} holds no token")
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+def lost_sentence(error: aio.AioRpcError) -> str:
+    """Why a call to the orchestrator failed, and what to change where this host must change it."""
+    text = error.details() or ""
+    for sign, sentence in _SENTENCES.items():
+        if sign in text:
+            return sentence
+    if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return f"{text}; set link.token_file or link.token_env to a token with the role pool"
+    return f"{error.code().name}: {text}"
+
+
+# Source: the texts of BoringSSL and of gRPC 1.85 for handshakes that fail.
+_SENTENCES = {
+    "certificate has expired": "the orchestrator's certificate has expired: renew it there",
+    "certificate is not yet valid": "the orchestrator's certificate is not valid yet: look at the "
+    "clocks",
+    "CERTIFICATE_VERIFY_FAILED": "the orchestrator's certificate is not from an authority that is "
+    "trusted here: set link.tls.ca to the authority's file",
+    "not in peer certificate": "the orchestrator's certificate is for another name: set "
+    "link.tls.server_name, or `orchestrator` to a name in it",
+    "WRONG_VERSION_NUMBER": "the orchestrator does not speak TLS: set its tls.certificate, or "
+    "leave link.tls out",
+    # With the address before it: not of a connection that was open.
+    ": Socket closed": "the orchestrator closed the connection at once: it may ask for TLS "
+    "(link.tls.ca) or for a certificate of this host (link.tls.certificate)",
+}
+
+
+def _link_credentials(tls: LinkTlsTable) -> grpc.ChannelCredentials:
+    roots = _link_file("link.tls.ca", tls.ca) if tls.ca else None
+    if not tls.certificate:
+        return grpc.ssl_channel_credentials(roots)
+    key = _link_file("link.tls.key", tls.key)
+    return grpc.ssl_channel_credentials(
+        roots, key, _link_file("link.tls.certificate", tls.certificate)
+    )
+
+
+def _link_file(setting: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SessionLostError(f"{setting}: {path}: {error.strerror}") from error
+
+
+class ServerCertificates:
+    """Makes gRPC's credentials from files. gRPC calls `fetch` on a thread of its own."""
+
+    def __init__(self, files: ServerTlsTable) -> None:
+        self._files = files
+        self._stamp: _Stamp = ()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """The credentials of a port. Raises `ConfigError`."""
+        self._stamp = _stamp(self._files)
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(self._files),
+            self.fetch,  # type: ignore[arg-type] # None is documented, the stubs lack it
+            require_client_authentication=bool(self._files.client_ca),
+        )
+
+    def fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """What has changed since it was asked last; None for nothing, or nothing of use."""
+        try:
+            stamp = _stamp(self._files)
+            if stamp == self._stamp:
+                return None
+            # Also what cannot be used is looked at, and told, only once.
+            self._stamp = stamp
+            configuration = _configuration(self._files)
+        except ConfigError as error:
+            log.warning(
+                "certificate_not_taken",
+                error=str(error),
+                human="A changed certificate cannot be used; the former one stays.",
+            )
+            return None
+        log.info(
+            "certificate_taken",
+            file=self._files.certificate,
+            human="New connections get the changed certificate.",
+        )
+        return configuration
+
+
+def _configuration(files: ServerTlsTable) -> grpc.ServerCertificateConfiguration:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # An empty password keeps OpenSSL from asking for one on the terminal.
+        context.load_cert_chain(files.certificate, files.key, lambda: "")
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError([_sentence(files, error)]) from error
+    authorities = None
+    if files.client_ca:
+        try:
+            context.load_verify_locations(files.client_ca)
+        except (ssl.SSLError, OSError) as error:
+            text = f"tls.client_ca: {files.client_ca} holds no certificate in PEM form"
+            raise ConfigError([text]) from error
+        authorities = _read(files.client_ca)
+    pairs = [(_read(files.key), _read(files.certificate))]
+    return grpc.ssl_server_certificate_configuration(pairs, authorities)
+
+
+def _sentence(files: ServerTlsTable, error: OSError) -> str:
+    if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
+        return f"tls.key: {files.key} is not the key of the certificate in {files.certificate}"
+    for setting, path in (("tls.certificate", files.certificate), ("tls.key", files.key)):
+        if "-----BEGIN " not in _read(path).decode("ascii", "replace"):
+            return f"{setting}: {path} is not in PEM form"
+    return (
+        f"tls.certificate, tls.key: {files.certificate} and {files.key} cannot be used "
+        f"({getattr(error, 'reason', None) or error}); they have to be a PEM chain, the server's "
+        "own certificate first, and its key without a password"
+    )
+
+
+def _stamp(files: ServerTlsTable) -> _Stamp:
+    """What changes when a file does, or what its name stands for. Raises `ConfigError`."""
+    found = []
+    for path in filter(None, (files.certificate, files.key, files.client_ca)):
+        try:
+            status = Path(path).stat()
+        except OSError as error:
+            raise ConfigError([f"tls: {path}: {error.strerror}"]) from error
+        found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(found)
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError([f"tls: {path}: {error.strerror}"]) from error
