@@ -226,11 +226,7 @@ def reference() -> str:
     """The table of all keys for docs/configuration.md, as Markdown."""
     lines = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
     for name, info in _keys(Config, ""):
-        value = info.get_default(call_default_factory=True)
-        default = "unset" if value is None else f"`{_toml(value)}`"
-        if info.is_required():
-            default = "required"
-        lines.append(f"| `{name}` | {default} | {_allowed(info)} | {info.description} |")
+        lines.append(f"| `{name}` | {_default(info)} | {_allowed(info)} | {info.description} |")
     return "\n".join(lines) + "\n"
 
 
@@ -331,6 +327,13 @@ def _keys(table: type[Table], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
             yield path, info
 
 
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    value = info.get_default(call_default_factory=True)
+    return "unset" if value is None else f"`{_toml(value)}`"
+
+
 def _allowed(info: FieldInfo) -> str:
     if typing.get_origin(info.annotation) is Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(info.annotation))
@@ -338,6 +341,8 @@ def _allowed(info: FieldInfo) -> str:
         return "`true`, `false`"
     low = next((item.ge for item in info.metadata if hasattr(item, "ge")), None)
     high = next((item.le for item in info.metadata if hasattr(item, "le")), None)
+    if typing.get_origin(info.annotation) is tuple:
+        return "list of text"
     return "text" if low is None else f"{low} to {high}"
 
 
@@ -357,4 +362,6 @@ def _toml(value: object) -> str:
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return str(value)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orchestrator_core.auth.tokens import NAME_PATTERN
+from orchestrator_core.core.outbound import Unreadable, read_pattern
 
 _ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):[0-9]{1,5}$"
 _PORT_MAX = 65_535
@@ -348,6 +349,34 @@ class RecorderTable(Table):
     )
 
 
+class OutboundTable(Table):
+    """What clients' tools may connect to. ORCH-3080, ORCH-3206."""
+
+    enabled: bool = Field(
+        default=False, description="The one switch: without it every connection is denied."
+    )
+    policy: str = Field(
+        default="patterns",
+        min_length=1,
+        max_length=128,
+        description="Who decides, if so: `patterns`, by the two lists, or an installed plug-in.",
+    )
+    allow: tuple[str, ...] = Field(
+        default=(),
+        max_length=1_024,
+        strict=False,
+        description="Hosts to connect to: HOST, `*.HOST` for all below it, `*` for all; over https"
+        " only, unless SCHEME:// stands before it.",
+    )
+    deny: tuple[str, ...] = Field(
+        default=(),
+        max_length=1_024,
+        strict=False,
+        description="Hosts never to connect to, over any scheme unless one stands before it; goes"
+        " before `allow`.",
+    )
+
+
 class TokenTable(Table):
     """One bearer token, which is itself stated nowhere. AUTH-1001."""
 
@@ -430,6 +459,9 @@ class Config(Table):
     sessions: SessionsTable = Field(default=SessionsTable(), description="Sessions.")
     pools: PoolsTable = Field(default=PoolsTable(), description="Connections of hosts.")
     recorder: RecorderTable = Field(default=RecorderTable(), description="The flight recorder.")
+    outbound: OutboundTable = Field(
+        default=OutboundTable(), description="What clients' tools may connect to."
+    )
     auth: AuthTable = Field(default=AuthTable(), description="Bearer tokens.")
     tls: TlsTable = Field(default=TlsTable(), description="Encryption.")
     otlp_traces_endpoint: str = Field(default="", exclude=True, description="(environment)")
@@ -451,6 +483,7 @@ def _cross_problems(config: Config) -> Iterator[str]:
     yield from _exposure_problems(config)
     yield from _tls_problems(config.tls)
     yield from _token_problems(config.auth)
+    yield from _outbound_problems(config.outbound)
     if config.metrics_listen:
         yield from _address_problems("metrics_listen", config.metrics_listen)
         if not loopback_bind(config.metrics_listen):
@@ -479,6 +512,14 @@ def _cross_problems(config: Config) -> Iterator[str]:
         low, high = getattr(table, low_key), getattr(table, high_key)
         if low > high:
             yield f"{name}.{low_key}: {low} is more than {name}.{high_key} ({high})"
+
+
+def _outbound_problems(outbound: OutboundTable) -> Iterator[str]:
+    for name, texts in (("allow", outbound.allow), ("deny", outbound.deny)):
+        for text in texts:
+            pattern = read_pattern(text)
+            if isinstance(pattern, Unreadable):
+                yield f"outbound.{name}: {text!r} must {pattern.must}"
 
 
 def _address_problems(key: str, address: str) -> Iterator[str]:

@@ -18,10 +18,11 @@ from orchestrator_core import failpoints
 from orchestrator_core.auth.tls import ServerCertificates, TlsError, TlsFiles
 from orchestrator_core.clock import Clock, SystemClock
 from orchestrator_core.config import Config, core_config, tokens
-from orchestrator_core.config_schema import loopback_bind
+from orchestrator_core.config_schema import OutboundTable, loopback_bind
 from orchestrator_core.core import placement
 from orchestrator_core.core.events import DrainRequested
 from orchestrator_core.core.machine import Core
+from orchestrator_core.core.outbound import OutboundPolicy
 from orchestrator_core.errors import OrchestratorError
 from orchestrator_core.hosts.link import LinkTerms
 from orchestrator_core.hosts.registry import Hosts, ReportedFleet
@@ -30,9 +31,14 @@ from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.served_facts import ServedFacts
-from orchestrator_core.servicers import orchestrator, pool_admin, pool_registry, sessions
+from orchestrator_core.servicers import orchestrator, policy, pool_admin, pool_registry, sessions
 from orchestrator_core.servicers.auth import TokenGate
 from orchestrator_core.servicers.capabilities import ServerFacts
+from orchestrator_core.servicers.outbound_judge import (
+    NoSuchPolicyError,
+    OutboundJudge,
+    outbound_policy,
+)
 from orchestrator_core.status.page import StatusPage
 from orchestrator_core.status.reading import StatusReader
 from orchestrator_core.store.memory import MemoryStore
@@ -106,6 +112,7 @@ class OrchestratorServer:
         self._hosts = Hosts()
         self._telemetry = Telemetry.from_config(config, fleet=ReportedFleet(self._hosts))
         self._store: Store = MeasuredStore(store or _store(config), self._telemetry.committed)
+        self._judge = OutboundJudge(OutboundPolicy())
         self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=self._gates())
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
@@ -124,10 +131,12 @@ class OrchestratorServer:
         """Takes the address, recovers the journal and begins to serve.
 
         Raises:
-            CannotStartError: when the address is not free; nothing was written then.
+            CannotStartError: when the address is not free, or the outbound policy not there;
+                nothing was written then.
             StoreError: when the journal cannot be opened.
             OSError: when the metrics address is not free.
         """
+        self._judge = _judge(self._config.outbound)
         self._listen()
         opened = await self._store.open()
         failpoints.reach("journal.opened")
@@ -272,6 +281,7 @@ class OrchestratorServer:
             jobs,
             pool_admin.PoolAdminServicer(runtime, self._telemetry, config.pools),
             sessions.SessionServicer(runtime),
+            policy.PolicyServicer(runtime, self._telemetry, self._judge),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )
         watched = self._telemetry.watched
@@ -280,6 +290,7 @@ class OrchestratorServer:
             orchestrator.SERVICE,
             pool_admin.SERVICE,
             sessions.SERVICE,
+            policy.SERVICE,
             pool_registry.SERVICE,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -313,6 +324,14 @@ class OrchestratorServer:
                     human="Old jobs could not be deleted from the journal; it is tried again.",
                 )
             failpoints.reach("prune.after")
+
+
+def _judge(table: OutboundTable) -> OutboundJudge:
+    try:
+        patterns = outbound_policy(table.allow, table.deny, enabled=table.enabled)
+        return OutboundJudge(patterns, table.policy)
+    except NoSuchPolicyError as error:
+        raise CannotStartError(str(error)) from error
 
 
 def _store(config: Config) -> Store:

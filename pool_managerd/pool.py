@@ -79,6 +79,7 @@ class Pool:
         self._given_up_for = Reason.OPERATOR
         self._opened = False
         self._drain_timer: asyncio.TimerHandle | None = None
+        self._reload_timer: asyncio.TimerHandle | None = None
         self._reminder = Reminder(self._tell_storm, limits.storm_remind_ms)
 
     @property
@@ -114,9 +115,8 @@ class Pool:
 
     def close(self) -> None:
         """Stops the engine for good; `closed` is set once it is gone. Idempotent."""
-        self._cancel_drain_timer()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._drain_timer, self._reload_timer, self._timer):
+            _cancel(timer)
         self._post(Event(Kind.CLOSE))
 
     def fail(self, replica_id: str, reason: Reason, detail: str) -> None:
@@ -165,11 +165,11 @@ class Pool:
 
         After `timeout_ms` the attempts that still run are stopped.
         """
-        self._cancel_drain_timer()
+        _cancel(self._drain_timer)
         self._drain_asked = reason
         self._set_drain()
         if reason is not Reason.NONE and timeout_ms is not None:
-            self._stop_attempts_after(timeout_ms)
+            self._drain_timer = self._stop_attempts_after(timeout_ms)
         self._deps.telemetry.event(SPAN_DRAIN, {"pool_id": self.pool_id, "reason": reason.value})
         taking = "takes work again" if reason is Reason.NONE else "takes no more work"
         human = f"Pool {self.pool_id} {taking}."
@@ -190,7 +190,8 @@ class Pool:
         waits, self._reload_asked = self._reload_asked is not None, model_ref
         self.last_reload = Reload(reload_id)
         if timeout_ms is not None:
-            self._stop_attempts_after(timeout_ms)
+            _cancel(self._reload_timer)
+            self._reload_timer = self._stop_attempts_after(timeout_ms)
         if not waits:
             self._deps.spawn(self._reload())
 
@@ -232,17 +233,9 @@ class Pool:
         waits = Reason.NONE if self._reload_asked is None else Reason.OPERATOR
         self._supervisor.set_drain(waits if self._drain_asked is Reason.NONE else self._drain_asked)
 
-    def _stop_attempts_after(self, timeout_ms: int) -> None:
-        self._cancel_drain_timer()
+    def _stop_attempts_after(self, timeout_ms: int) -> asyncio.TimerHandle:
         loop = asyncio.get_running_loop()
-        self._drain_timer = loop.call_later(
-            timeout_ms / 1000, self._keeper.drain_expired, self.pool_id
-        )
-
-    def _cancel_drain_timer(self) -> None:
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-        self._drain_timer = None
+        return loop.call_later(timeout_ms / 1000, self._keeper.drain_expired, self.pool_id)
 
     def _post(self, event: Event) -> None:
         before = self._supervisor.state()
@@ -446,10 +439,13 @@ class Pool:
         self._reload_asked = None
         if self.last_reload is not None:
             self.last_reload.loading()
-        if self._drain_asked is Reason.NONE:
-            # The time was for attempts before the reload; those after it have none.
-            self._cancel_drain_timer()
+        # The time was for attempts before the reload; those after it have none.
+        _cancel(self._reload_timer)
         self._set_drain()
-        if self._timer is not None:
-            self._timer.cancel()
+        _cancel(self._timer)
         self._post(Event(Kind.RELOAD, detail="an operator reloads the model"))
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

@@ -114,11 +114,11 @@ RELIABILITY: Final = Board(
             (
                 Panel(
                     "Jobs unaccounted for",
-                    "Enqueued, less ended, less live. Anything but 0 is a bug.",
+                    "Enqueued, less ended, less live; be it too few or too many, it is a bug.",
                     (
                         Query(
-                            "sum(tasks_enqueued_total) - sum(tasks_finished_total)"
-                            " - sum(tasks_live)"
+                            "abs(sum(tasks_enqueued_total) - (sum(tasks_finished_total)"
+                            " or vector(0)) - sum(tasks_live))"
                         ),
                     ),
                     Kind.NUMBER,

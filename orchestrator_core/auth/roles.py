@@ -9,6 +9,7 @@ from orchestrator_core.auth.tokens import Role
 _JOBS = "/llamaorch.orchestrator.v1.OrchestratorService/"
 _SESSIONS = "/llamaorch.orchestrator.v1.SessionService/"
 _ADMIN = "/llamaorch.orchestrator.v1.PoolAdminService/"
+_POLICY = "/llamaorch.orchestrator.v1.PolicyService/"
 _REGISTRY = "/llamaorch.pool.v1.PoolRegistryService/"
 _HEALTH = "/grpc.health.v1.Health/"
 _REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/"
@@ -36,6 +37,7 @@ ALLOWED: dict[str, frozenset[Role]] = {
     _ADMIN + "WatchPools": _CLIENTS,
     _ADMIN + "DrainPool": _ADMINS,
     _ADMIN + "ReloadPool": _ADMINS,
+    _POLICY + "CheckOutbound": _CLIENTS,
     _REGISTRY + "ReportSnapshots": _POOLS,
     _REGISTRY + "Dispatch": _POOLS,
     _REFLECTION + "ServerReflectionInfo": _ANY,

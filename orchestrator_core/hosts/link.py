@@ -38,8 +38,9 @@ class HostLink:
     """The state of one stream. Not safe for threads: it lives on the event loop.
 
     `pool_ids` are the pools that the host registered, `dial_seq` says which stream of its boot this
-    is (0: not told). `refused` are pools that it could not register, with the reason. `closed` is
-    set when the link is superseded or broken; its tasks then end.
+    is (0: not told). `refused` are pools that it could not register, with the reason. `reloads` has
+    the id of the last reload of each pool that was asked for here. `closed` is set when the link is
+    superseded or broken; its tasks then end.
     """
 
     host_id: str
@@ -49,6 +50,7 @@ class HostLink:
     pool_ids: frozenset[str] = frozenset()
     dial_seq: int = 0
     refused: dict[str, str] = field(default_factory=dict)
+    reloads: dict[str, str] = field(default_factory=dict)
     frame_seq: int = 0
     heard_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     closed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -219,6 +221,7 @@ class HostLink:
 
     def reload(self, pool_id: str, reload_id: str, model_ref: str, timeout_ms: int) -> None:
         """Lets a pool load its model anew, or another one."""
+        self.reloads[pool_id] = reload_id
         reload = dispatch_pb2.ReloadModel(
             pool_id=pool_id, reload_id=reload_id, model_ref=model_ref, timeout_ms=timeout_ms
         )

@@ -147,5 +147,10 @@ class ReportedFleet:
         self._hosts = hosts
 
     def pools(self) -> Iterable[PoolGauges]:
-        """The load of every registered pool."""
-        return [pool_gauges(snapshot) for snapshot in self._hosts.reported.values()]
+        """The load of every pool whose host is connected: of others it is not known."""
+        links = self._hosts.links
+        return [
+            pool_gauges(snapshot)
+            for snapshot in self._hosts.reported.values()
+            if snapshot.host_id in links
+        ]

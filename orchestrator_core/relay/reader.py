@@ -100,6 +100,8 @@ class Reader:
         while (item := self._next_at_side()) is not None:
             entries.append(item.entry)
             self._pass(item)
+        # What follows in the log, or is still lacking, has no news of its own to wait for.
+        self.wake()
         return entries
 
     def _next_at_side(self) -> "Item | None":

@@ -15,6 +15,7 @@ FEATURES = (
     "failover.verified_replay",
     "on_disconnect.cancel",
     "overview",
+    "policy.outbound",
     "pools.drain",
     "pools.reload",
     "pools.watch",

@@ -78,7 +78,12 @@ class PoolBoard:
         self._watchers -= 1
 
     async def later_than(self, revision: int) -> int:
-        """Waits for a revision later than the one given, and returns its number."""
+        """Waits for a revision later than the one given, and returns its number.
+
+        After 0 comes what is so now: the last one may be as old as the last watcher.
+        """
+        if revision == 0 and self._steps_seen != self._runtime.steps:
+            self._make()
         while self._revision <= revision:
             if self._steps_seen == self._runtime.steps:
                 await self._runtime.next_step()
@@ -105,10 +110,10 @@ class PoolBoard:
         former, later = self._pools, self._revision + 1
         self._pools = {}
         for message in self.messages():
-            shown = _Shown(message, _key(message), later)
-            known = former.get(message.pool_id)
-            same = known is not None and known.key == shown.key
-            self._pools[message.pool_id] = known if known is not None and same else shown
+            key, known = _key(message), former.get(message.pool_id)
+            same = known is not None and known.key == key
+            since = known.revision if known is not None and same else later
+            self._pools[message.pool_id] = _Shown(message, key, since)
         news = any(shown.revision == later for shown in self._pools.values())
         if news or former.keys() != self._pools.keys() or self._revision == 0:
             self._revision = later

@@ -9,6 +9,7 @@ from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pb
 from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.errors import RefusalError
+from orchestrator_core.hosts.link import HostLink
 from orchestrator_core.runtime import Runtime
 
 MODEL_REF_CHARS_MAX = 4_096
@@ -55,8 +56,13 @@ async def reload(
             heard = True
             if told.reload.state in _ENDS:
                 return _ENDS[told.reload.state], told.reload.detail
-        elif heard and told is not None and told.HasField("reload"):
+        elif told is not None and told.HasField("reload") and (heard or _is_last(link, told)):
             return pb.RELOAD_OUTCOME_SUPERSEDED, _SUPERSEDED
         elif runtime.hosts.links.get(host_id) not in (link, None) or told is None:
             # It is back, and has never heard of it; or another run of it, which knows nothing.
             return pb.RELOAD_OUTCOME_UNKNOWN, _LOST
+
+
+def _is_last(link: HostLink, told: snapshot_pb2.PoolSnapshot) -> bool:
+    """True when a host tells of the last reload that it was sent: what came before is replaced."""
+    return told.reload.reload_id == link.reloads.get(told.pool_id)

@@ -79,7 +79,7 @@ class FleetView(Protocol):
     """Reads the last snapshots. Called on the event loop, once per scrape or export."""
 
     def pools(self) -> Iterable[PoolGauges]:
-        """The load of every registered pool."""
+        """The load of every pool whose host is connected."""
         ...
 
 

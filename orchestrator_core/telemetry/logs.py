@@ -12,6 +12,7 @@ import logging
 import sys
 import traceback
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, Literal, TextIO, cast
 
 import msgspec
@@ -335,6 +336,14 @@ class Lines:
             outcome=outcome,
             why=why,
             human=f"The reload of pool {pool_id} is {outcome.replace('_', ' ')}{told}",
+        )
+
+    def outbound_decided(self, told: Mapping[str, str | bool], why: str) -> None:
+        """A client's tool may connect to a host, or may not; `why` is empty if it may."""
+        self._log.info(
+            "outbound_decision",
+            **told,
+            human=why or f"Connecting to {told['remote_host']} is allowed.",
         )
 
     def draining(self, queue_depth: int, live_attempts: int) -> None:

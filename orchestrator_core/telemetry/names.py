@@ -30,6 +30,7 @@ DECLINE: Final = "decline"
 ADOPT: Final = "adopt"
 DRAIN: Final = "drain"
 RELOAD: Final = "reload"
+OUTBOUND: Final = "outbound.decide"
 # Stands in the table for the names of methods, e.g. llamaorch.orchestrator.v1.SessionService/Get.
 RPC: Final = "package.Service/Method"
 
@@ -75,6 +76,12 @@ DISPLACED_BY: Final = "llamaorch.displaced_by_job_id"
 OUTCOME: Final = "llamaorch.outcome"
 WHY: Final = "llamaorch.why"
 KV_WARMTH: Final = "llamaorch.kv_warmth"
+DECISION_ID: Final = "llamaorch.decision_id"
+TOOL: Final = "llamaorch.tool"
+SCHEME: Final = "llamaorch.scheme"
+REMOTE_HOST: Final = "llamaorch.remote_host"
+ALLOWED: Final = "llamaorch.allowed"
+RULE: Final = "llamaorch.rule"
 TOKENS_IN: Final = "llamaorch.tokens_in"
 TOKENS_OUT: Final = "llamaorch.tokens_out"
 QUEUE_TIME_MS: Final = "llamaorch.queue_time_ms"
@@ -222,6 +229,11 @@ SPANS: Final = (
         "from the command to reload a pool to what became of it: done, rolled_back, failed,"
         " superseded or unknown",
         (POOL_ID, OUTCOME, WHY),
+    ),
+    SpanRow(
+        OUTBOUND,
+        "instant: whether a client's tool may connect to a host",
+        (DECISION_ID, CORRELATION_ID, JOB_ID, SESSION_ID, TOOL, SCHEME, REMOTE_HOST, ALLOWED, RULE),
     ),
     SpanRow(
         RPC,

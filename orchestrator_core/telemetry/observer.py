@@ -6,7 +6,7 @@ change something for a job; token output does not come by here.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import grpc
 from aiohttp import web
@@ -208,6 +208,15 @@ class Telemetry:
         self._lines.pool_reloaded(pool_id, outcome, why)
         if self._spans is not None:
             self._spans.pool_reloaded(pool_id, outcome, why, span_ms)
+
+    def outbound_decided(
+        self, told: Mapping[str, str | bool], why: str, metadata: Metadata, now_ms: int
+    ) -> None:
+        """A client's tool may connect to a host, or may not, then `why`; `told` are keys to log."""
+        self._lines.outbound_decided(told, why)
+        if self._spans is not None:
+            caller = next((str(value) for key, value in metadata if key == "traceparent"), "")
+            self._spans.outbound_decided(told, parse_traceparent(caller), now_ms)
 
     # --- trace contexts
 

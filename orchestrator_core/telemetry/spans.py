@@ -5,7 +5,7 @@ so a trace goes on after a restart. Nothing is recorded per token.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from opentelemetry.trace import SpanContext
 
@@ -233,6 +233,18 @@ class Spans:
         began_ms, ended_ms = span_ms
         span = self._tracing.start(names.RELOAD, None, began_ms, attributes)
         self._tracing.end(span, ended_ms)
+
+    def outbound_decided(
+        self, told: Mapping[str, str | bool], call: SpanContext | None, now_ms: int
+    ) -> None:
+        """A client's tool may connect to a host, or may not; `call` is its caller's context."""
+        attributes: dict[str, Value] = {
+            f"llamaorch.{key}": _short(value) if isinstance(value, str) else value
+            for key, value in told.items()
+        }
+        span = self._tracing.start(names.OUTBOUND, call, now_ms, attributes)
+        self._tracing.end(span, now_ms)
+        self._tracing.decide(span.context, keep=True)
 
     def _instant(
         self,

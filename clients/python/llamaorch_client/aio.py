@@ -16,6 +16,7 @@ from opentelemetry.context import Context
 
 from llamaorch.orchestrator.v1 import (
     orchestrator_service_pb2,
+    policy_service_pb2,
     pool_admin_service_pb2,
     session_service_pb2,
 )
@@ -29,6 +30,7 @@ from llamaorch_client.model import (
     Explanation,
     Job,
     JobState,
+    OutboundDecision,
     Overview,
     Pool,
     Receipt,
@@ -277,6 +279,31 @@ class AsyncClient:
             correlation_id=correlation_id,
         )
         return wire.capabilities(answer.message)
+
+    async def check_outbound(
+        self,
+        url: str,
+        *,
+        job_id: str = "",
+        session_id: str = "",
+        tool: str = "",
+        correlation_id: str | None = None,
+    ) -> OutboundDecision:
+        """Asks whether a tool may connect to an address; nothing is connected to (ORCH-3080).
+
+        A denial is an answer, see `allowed`; so ask anew for each redirect. The names are logged.
+
+        Raises:
+            InvalidParamsError: the address is none that all programs read alike.
+        """
+        transport = self._open()
+        request = policy_service_pb2.CheckOutboundRequest(
+            url=url, job_id=job_id, session_id=session_id, tool=tool
+        )
+        answer = await transport.unary(
+            transport.policy.CheckOutbound, request, correlation_id=correlation_id
+        )
+        return wire.outbound_decision(answer.message)
 
     async def pools(self, *, correlation_id: str | None = None) -> tuple[Pool, ...]:
         """Returns all pools that the orchestrator knows, sorted by id."""

@@ -354,6 +354,22 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundDecision:
+    """Whether a tool may connect to an address; it holds for no other (ORCH-3080).
+
+    `decision_id` is how the server logs it, `rule` what decided, `reason` a sentence for people,
+    empty when allowed. `scheme` and `host` are what was judged: connect to these.
+    """
+
+    allowed: bool
+    decision_id: str
+    rule: str
+    reason: str
+    scheme: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolDevice:
     """One device of a pool; what the hardware does not report is None.
 

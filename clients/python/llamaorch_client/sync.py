@@ -14,6 +14,7 @@ from llamaorch_client.model import (
     Capabilities,
     Explanation,
     Job,
+    OutboundDecision,
     Overview,
     Pool,
     Receipt,
@@ -282,6 +283,22 @@ class Client:
     def capabilities(self, *, correlation_id: str | None = None) -> Capabilities:
         """Returns what the server can do."""
         return self._open().call(self._client.capabilities(correlation_id=correlation_id))
+
+    def check_outbound(
+        self,
+        url: str,
+        *,
+        job_id: str = "",
+        session_id: str = "",
+        tool: str = "",
+        correlation_id: str | None = None,
+    ) -> OutboundDecision:
+        """Asks whether a tool may connect to an address; nothing is connected to."""
+        return self._open().call(
+            self._client.check_outbound(
+                url, job_id=job_id, session_id=session_id, tool=tool, correlation_id=correlation_id
+            )
+        )
 
     def overview(self, rows: int = 0, *, correlation_id: str | None = None) -> Overview:
         """Returns what happens on the server now; lists of `rows` jobs, 0 for the server's own."""

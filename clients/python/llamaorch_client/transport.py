@@ -12,6 +12,7 @@ from opentelemetry.context import Context
 
 from llamaorch.orchestrator.v1 import (
     orchestrator_service_pb2_grpc,
+    policy_service_pb2_grpc,
     pool_admin_service_pb2_grpc,
     session_service_pb2_grpc,
 )
@@ -61,6 +62,7 @@ class Transport:
         self.jobs = orchestrator_service_pb2_grpc.OrchestratorServiceStub(self._channel)
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(self._channel)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(self._channel)
+        self.policy = policy_service_pb2_grpc.PolicyServiceStub(self._channel)
         self.health = health_pb2_grpc.HealthStub(self._channel)
 
     async def close(self) -> None:

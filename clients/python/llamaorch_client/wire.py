@@ -14,6 +14,7 @@ from llamaorch.orchestrator.v1 import (
     events_pb2,
     job_pb2,
     orchestrator_service_pb2,
+    policy_service_pb2,
     session_service_pb2,
 )
 from llamaorch_client import events, model
@@ -305,6 +306,20 @@ def explanation(message: orchestrator_service_pb2.ExplainJobResponse) -> model.E
         decisions=tuple(decision(item) for item in message.decisions),
         waiting_for=tuple(_exclusion(item) for item in message.waiting_for),
         trace_id=message.trace_id,
+    )
+
+
+def outbound_decision(
+    message: policy_service_pb2.CheckOutboundResponse,
+) -> model.OutboundDecision:
+    """Whether a tool may connect."""
+    return model.OutboundDecision(
+        allowed=message.allowed,
+        decision_id=message.decision_id,
+        rule=message.rule,
+        reason=message.reason,
+        scheme=message.scheme,
+        host=message.host,
     )
 
 

@@ -1,6 +1,6 @@
 // The answer to "why there?" and "why not yet?", in a dialog that has an address of its own: #job=ID.
 
-import { ABSENT, build, clock, count, gib, percent, rate, show, span } from "./format.js";
+import { ABSENT, build, clock, count, gib, percent, rate, span } from "./format.js";
 import { legend, picture } from "./picture.js";
 
 const ASK_AGAIN_MS = 2000;
@@ -99,6 +99,8 @@ function render(told) {
   body.replaceChildren(...parts.map(build));
 }
 
+const say = (text) => body.replaceChildren(build(["p.empty", text]));
+
 async function ask(jobId, turn) {
   let again = false;
   try {
@@ -111,11 +113,11 @@ async function ask(jobId, turn) {
       render(told);
       again = !told.decisions.length && told.state === "queued";
     } else {
-      show(body, ["p.empty", told.problem]);
+      say(told.problem);
       again = answer.status === 503;
     }
   } catch {
-    if (turn === asking) show(body, ["p.empty", "orchestratord does not answer."]);
+    if (turn === asking) say("orchestratord does not answer.");
     again = true;
   }
   if (again) setTimeout(() => turn === asking && ask(jobId, turn), ASK_AGAIN_MS);
@@ -135,7 +137,7 @@ function follow() {
     return;
   }
   title.textContent = `Job ${jobId}`;
-  body.replaceChildren(build(["p.empty", "Making the decision again from the recording …"]));
+  say("Making the decision again from the recording …");
   if (!dialog.open) dialog.showModal();
   ask(jobId, asking);
 }

@@ -9,6 +9,7 @@ import pytest
 
 from llamaorch.orchestrator.v1 import (
     orchestrator_service_pb2_grpc,
+    policy_service_pb2_grpc,
     pool_admin_service_pb2_grpc,
     session_service_pb2_grpc,
 )
@@ -27,6 +28,7 @@ class Orchestrator:
         self.jobs = orchestrator_service_pb2_grpc.OrchestratorServiceStub(channel)
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(channel)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(channel)
+        self.policy = policy_service_pb2_grpc.PolicyServiceStub(channel)
         self._hosts: list[ScriptedHost] = []
 
     def host(self, host_id: str = "host-1", boot_id: str = "") -> ScriptedHost:

@@ -177,6 +177,37 @@ async def test_text_that_was_evicted_here_comes_back_from_its_host(
     assert text(found) == ("".join(pieces) + "end")[begin:]
 
 
+async def test_after_text_that_came_back_the_rest_follows_at_once(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """LO-301: who was behind need not wait for the engine's next token."""
+    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
+    pieces = [f"{number:03d} " * 50 for number in range(40)]
+    host, job_id, handle = await running(orchestrator)
+    for piece in pieces:
+        await host.tokens(handle, piece)
+    await relayed(orchestrator, job_id, len(pieces))
+    data, whole = b"", "".join(pieces).encode()
+
+    async def read() -> None:
+        nonlocal data
+        async for event in follow(orchestrator, job_id):
+            if event.HasField("tokens"):
+                known = len(data) - event.tokens.text_offset
+                data += "".join(event.tokens.pieces).encode()[known:]
+            if data == whole:
+                return
+
+    reader = asyncio.create_task(read())
+    await host.command("seek")
+    host.goes_on(handle, "", 0)
+    for piece in pieces:
+        await host.tokens(handle, piece)
+
+    await asyncio.wait_for(reader, WAIT_S)
+    assert data == whole
+
+
 async def test_who_is_behind_waits_for_the_replay(
     start_orchestrator: StartOrchestrator,
 ) -> None:

@@ -197,3 +197,30 @@ async def test_nothing_is_made_while_nothing_happens(orchestrator: Orchestrator)
     # A pause of this process is a step too.
     assert quiet <= 1 + steps
     assert [len(pages[0].pools) for pages in told] == [1, 1]
+
+
+async def test_who_comes_after_a_while_is_told_what_is_so_now(
+    orchestrator: Orchestrator,
+) -> None:
+    """What changed while nobody watched is in the first message: `drain --wait` relies on it."""
+    host = await ready_host(orchestrator)
+    former = watch(orchestrator)
+    await read(former)
+    former.cancel()
+
+    async with host.reports() as reports:
+        await reports.send(snapshot(version=2, slots_free=1))
+        await reports.send(snapshot(version=3, slots_free=1))
+        # Only what is listed has arrived; each look is a call.
+        async with asyncio.timeout(WAIT_S):
+            while (await listed(orchestrator)).snapshot_version < 3:
+                pass
+        first = await read(watch(orchestrator))
+
+    assert [(pool.slots_free, pool.snapshot_version) for pool in first.pools] == [(1, 3)]
+
+
+async def listed(orchestrator: Orchestrator) -> pb.Pool:
+    """The only pool."""
+    (pool,) = (await orchestrator.pools.ListPools(pb.ListPoolsRequest())).pools
+    return pool

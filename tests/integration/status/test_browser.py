@@ -353,6 +353,24 @@ async def test_it_says_when_nobody_answers_and_when_it_is_paused(
     assert "not connected" in await page.locator("#fresh").inner_text()
 
 
+async def test_a_job_that_is_not_known_is_told_each_time_one_asks(
+    start_orchestrator: StartOrchestrator, visit: Open
+) -> None:
+    """The same answer to a second question is an answer too."""
+    orchestrator = await start_orchestrator(**QUIET)
+    watched = await visit(f"http://127.0.0.1:{orchestrator.server.metrics_port}/#job=nobody")
+    answer = watched.page.locator("#explained p.empty").filter(has_not_text="again from")
+
+    await answer.wait_for()
+    first = await answer.inner_text()
+    await watched.page.get_by_role("button", name="Close").click()
+    await watched.page.evaluate("() => { location.hash = '#job=nobody' }")
+    await answer.wait_for()
+
+    assert "nobody" in first
+    assert await answer.inner_text() == first
+
+
 async def test_pools_that_change_are_announced(
     start_orchestrator: StartOrchestrator, visit: Open
 ) -> None:

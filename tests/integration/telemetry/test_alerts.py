@@ -139,6 +139,21 @@ CASES: Mapping[str, Case] = {
         {'gpu_ecc_uncorrected_total{host_id="h", device="g"}': _same(3)},
     ),
 }
+# Where series are missing, or values beyond the budgets of labels were added up.
+EDGES: Mapping[str, Case] = {
+    "NoPoolReady": Case({"orchd_hosts_connected": _same(0)}, {"up": _same(0)}),
+    "AccountsDoNotAddUp": Case(
+        {"tasks_enqueued_total": _same(10), "tasks_live": _same(9)},
+        {"tasks_enqueued_total": _same(10), "tasks_live": _same(10)},
+    ),
+    "HostAway": _gauge("pool_state", 'pool_id="other", state="disconnected"', 2, 0),
+    "PoolUnready": _gauge("pool_state", 'pool_id="other", state="unready"', 2, 0),
+    "GpuUnwell": _gauge("gpu_health", 'host_id="other", device="g", state="lost"', 2, 0),
+    "GpuSlowed": Case(
+        {'gpu_slowed{reason="hardware_thermal"}': _same(1)},
+        {'gpu_slowed{reason="power_cap"}': _same(1)},
+    ),
+}
 NAMES = [rule["alert"] for rule in rules()]
 
 
@@ -192,6 +207,16 @@ async def test_alerts_fire_on_what_they_are_about_and_on_nothing_less(tmp_path: 
     assert await _fired(tmp_path, fires, "55m") == sorted(CASES)
     assert not later & set(await _fired(tmp_path, fires, "0m"))
     stays = {alert: case.stays for alert, case in CASES.items()}
+    assert await _fired(tmp_path, stays, "55m") == []
+
+
+@needs_prometheus
+async def test_alerts_are_right_where_series_are_missing_or_folded(tmp_path: Path) -> None:
+    """A first lost job, a fleet beyond the budgets; not a server that is away, nor a full load."""
+    fires = {alert: case.fires for alert, case in EDGES.items()}
+    stays = {alert: case.stays for alert, case in EDGES.items()}
+
+    assert await _fired(tmp_path, fires, "55m") == sorted(EDGES)
     assert await _fired(tmp_path, stays, "55m") == []
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,9 @@ def test_expressions_name_metrics_of_the_contract(queries: dict[str, str]) -> No
     assert {place: names for place, names in unknown.items() if names} == {}
 
 
+KV_CACHE = "kv_cache_usage_ratio"
+
+
 async def _lose_an_engine(running: Both, tokens: int) -> None:
     """Nothing was delivered: it is tried again, and dies again. Else it fails at once."""
     dies = Sampling(engine_options={"mock": {"die_after_tokens": tokens}})
@@ -93,8 +96,11 @@ async def _lose_an_engine(running: Both, tokens: int) -> None:
             await client.run(model_id="mock", prompt="die", sampling=dies).result()
 
 
-async def _lose_a_host(running: Both, model: Path) -> None:
-    """One that registers with a real engine, which tells of its key-value cache, and goes."""
+async def _lose_a_host(running: Both, model: Path, seen: Awaitable[object]) -> None:
+    """One that registers with a real engine, which tells of its key-value cache, and goes.
+
+    While it is away nothing is known of that cache, so it stays until that was `seen`.
+    """
     engine = {"kind": "embedded", "model_path": str(model), "model_id": "tiny", "slots": 1}
     config = Config.model_validate(
         {
@@ -107,17 +113,15 @@ async def _lose_a_host(running: Both, model: Path) -> None:
     )
     manager = PoolManager(config, devices=CpuDevices())
     task = asyncio.create_task(manager.run())
-    async with asyncio.timeout(WAIT_S):
-        while 'kv_cache_usage_ratio{engine="llamacpp"' not in await running.text("orchestratord"):
-            pass
+    await seen
     manager.stop()
     await task
 
 
-async def _break_things(running: Both, model: Path) -> None:
+async def _break_things(running: Both, model: Path, seen: Awaitable[object]) -> None:
     await _lose_an_engine(running, 0)
     await _lose_an_engine(running, 1)
-    await _lose_a_host(running, model)
+    await _lose_a_host(running, model, seen)
     # The processor is not read through NVML.
     running.manager._telemetry.metrics.device_read(4.0, thorough=True)
 
@@ -141,8 +145,10 @@ async def test_every_query_has_an_answer_under_load(tmp_path: Path) -> None:
         targets = {service: running.port(service) for service in SERVICES}
         async with prometheus(tmp_path, targets, INTERVAL) as server:
             await server.until("up == 1", 2)
-            left = list(queries)
-            await _break_things(running, tmp_path / "tiny.gguf")
+            (kv_cache,) = (query for query in queries.values() if KV_CACHE in query)
+            seen = server.until(kv_cache)
+            await _break_things(running, tmp_path / "tiny.gguf", seen)
+            left = [place for place, query in queries.items() if KV_CACHE not in query]
             async with asyncio.timeout(2 * WAIT_S):
                 # Rates need counters that grew between two scrapes.
                 while left:

@@ -399,3 +399,32 @@ def test_the_document_lists_every_key() -> None:
     begin, end = "<!-- orchestratord: generated -->\n", "<!-- orchestratord: end -->"
 
     assert document.partition(begin)[2].partition(end)[0].strip() == reference().strip()
+
+
+def test_the_document_says_which_keys_have_no_default() -> None:
+    """HME-003: a price table needs both prices; no name of the validator's gets into the page."""
+    rows = {line.split("|")[1].strip(): line for line in reference().splitlines()}
+
+    assert "| required | 0 to" in rows["`admission.prices.NAME.input_micros_per_1k_tokens`"]
+    assert "| unset |" in rows["`throttle.identities.NAME.queued_jobs`"]
+    assert not any(word in reference() for word in ("Pydantic", "<", "None", "factory"))
+
+
+def test_patterns_that_fit_nothing_are_refused(tmp_path: Path) -> None:
+    """ORCH-3080: a port in `deny` would never match, and so deny nothing."""
+    text = "[outbound]\nallow = ['*.ok.example', 'https://ok.example']\ndeny = ['bad.example:443']"
+
+    assert problems_of(text, tmp_path) == (
+        "outbound.deny: 'bad.example:443' must be HOST, *.HOST or *, with SCHEME:// before it or "
+        "not, without a port"
+    )
+
+
+def test_lists_are_printed_and_read_back(tmp_path: Path) -> None:
+    """`--print-config` is a complete file, lists too."""
+    config = load_config(None, {}, ['outbound.allow=["a.example", "*.b.example"]'])
+    path = tmp_path / "printed.toml"
+
+    path.write_text(to_toml(config), encoding="utf-8")
+
+    assert load_config(path, {}).outbound.allow == ("a.example", "*.b.example")

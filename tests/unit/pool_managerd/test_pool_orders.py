@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -307,6 +308,39 @@ def test_in_any_order_one_engine_at_a_time_and_none_after_close(
     try:
         world = World(loop)
         loop.run_until_complete(play(world, [*begin, *script, *(CURE if is_cured else [])]))
+    finally:
+        loop.clean_up()
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+async def reload_while_it_runs(world: World, meanwhile: list[str]) -> None:
+    """A reload with a time for attempts, of a pool that has one which never ends by itself."""
+    make_pool(world)
+    world.pool.open()
+    await asyncio.sleep(1)
+    take_slot(world)
+    engine = world.pool.incarnation
+    world.pool.reload("good", "id", 500)
+    for name in meanwhile:
+        ACTIONS[name](world)
+    await asyncio.sleep(0.6)
+    world.feed.publish("p")
+    await asyncio.sleep(1)
+    assert world.pool.incarnation is not engine
+    world.pool.close()
+    await world.pool.closed.wait()
+
+
+@pytest.mark.parametrize("meanwhile", [[], ["undrain"], ["drain", "undrain"]])
+def test_attempts_before_a_reload_have_its_time_whatever_becomes_of_a_drain(
+    meanwhile: list[str],
+) -> None:
+    """A host that registers anew meanwhile is told that nobody drains the pool. OC-CTRL-2003."""
+    loop = VirtualLoop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(reload_while_it_runs(World(loop), meanwhile))
     finally:
         loop.clean_up()
         asyncio.set_event_loop(None)

@@ -13,7 +13,7 @@ INTERVAL_MIN_S, INTERVAL_MAX_S = 0.1, 3600.0
 DEFAULT_SERVER = "127.0.0.1:7070"
 EPILOG = """\
 exit codes: 0 finished; 1 the job failed or was cancelled; 2 the request is wrong; 3 the server is
-not available; 4 rejected, try again later; 130 Ctrl-C
+not available; 4 rejected, try again later; 5 denied by policy; 130 Ctrl-C
 
 environment: LLORCH_SERVER, LLORCH_TOKEN, LLORCH_TOKEN_FILE, LLORCH_CA_FILE, LLORCH_MODEL, NO_COLOR
 """
@@ -60,6 +60,7 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     _reload(commands.add_parser("reload", parents=[common], help="load a pool's model anew"))
     _devices(commands.add_parser("devices", parents=[common], help="what the devices do, live"))
     _live(commands.add_parser("top", parents=[common], help="what happens now, live"))
+    _policy(commands.add_parser("policy", parents=[common], help="what tools may connect to"))
     explain = commands.add_parser(
         "explain", parents=[common], help="why a job runs where it runs, or why it waits"
     )
@@ -240,6 +241,16 @@ def _run(parser: argparse.ArgumentParser) -> None:
     add("--job-id", default="", metavar="ID", help="id for the job (default: the server's)")
     add("--detach", action="store_true", help="print the job's id and leave it running")
     add("--wait-s", type=_seconds, default=0.0, metavar="S", help="retry a rejected job this long")
+
+
+def _policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action", choices=("check",), metavar="ACTION", help="check: 0 is allowed, 5 denied"
+    )
+    parser.add_argument("url", metavar="URL", help="address that a tool wants to connect to")
+    parser.add_argument("--tool", default="", metavar="NAME", help="tool that asks, for the log")
+    parser.add_argument("--job", default="", metavar="ID", help="job on whose behalf, for the log")
+    parser.add_argument("--session", default="", metavar="ID", help="and session")
 
 
 def _sessions(parser: argparse.ArgumentParser) -> None:

@@ -43,6 +43,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     UNAVAILABLE = 3
     REJECTED = 4
+    DENIED = 5
     INTERRUPTED = 130
 
 

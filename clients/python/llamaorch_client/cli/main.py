@@ -10,7 +10,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from llamaorch_client.aio import AsyncClient
-from llamaorch_client.cli import access, devices, draining, fleet, inspecting, running, sessions
+from llamaorch_client.cli import (
+    access,
+    devices,
+    draining,
+    fleet,
+    inspecting,
+    policy,
+    running,
+    sessions,
+)
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, exit_code, sentences
 from llamaorch_client.cli.output import Output
@@ -27,6 +36,7 @@ COMMANDS: dict[str, Command] = {
     "jobs": inspecting.jobs,
     "explain": inspecting.explain,
     "sessions": sessions.sessions,
+    "policy": policy.policy,
     "pools": fleet.pools,
     "drain": draining.drain,
     "undrain": draining.undrain,

@@ -2,9 +2,10 @@
 
 import pytest
 
+from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.hosts import registry
 from orchestrator_core.hosts.link import HostLink, LinkTerms
-from orchestrator_core.hosts.registry import Hosts
+from orchestrator_core.hosts.registry import Hosts, ReportedFleet
 
 
 def link(boot_id: str, dial_seq: int) -> HostLink:
@@ -31,3 +32,16 @@ async def test_only_the_latest_runs_are_remembered(monkeypatch: pytest.MonkeyPat
         hosts.connect(link(boot_id, 7))
 
     assert [hosts.last_dial("host", boot_id) for boot_id in "abc"] == [7, 0, 7]
+
+
+async def test_of_a_host_that_is_away_no_readings_are_shown() -> None:
+    """What its devices did last is not what they do: a metric would say so for a day."""
+    hosts = Hosts()
+    hosts.connect(stream := link("a", 1))
+    hosts.reported["p"] = snapshot_pb2.PoolSnapshot(pool_id="p", host_id="host")
+    fleet = ReportedFleet(hosts)
+
+    present = [pool.pool_id for pool in fleet.pools()]
+    hosts.disconnect(stream)
+
+    assert (present, list(fleet.pools())) == (["p"], [])

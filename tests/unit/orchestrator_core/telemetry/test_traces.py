@@ -306,6 +306,19 @@ def test_a_drain_is_a_span_once() -> None:
     assert harness.attributes("drain") == {"queue_depth": 0, "live_attempts": 1}
 
 
+@pytest.mark.parametrize("caller", [TRACEPARENT, ""])
+def test_an_outbound_decision_is_a_span(caller: str) -> None:
+    """ORCH-3080: in the trace of whoever asked, with the ids that the log line has."""
+    harness = Harness()
+    told: dict[str, str | bool] = {"decision_id": "d", "remote_host": "h", "allowed": False}
+
+    harness.telemetry.outbound_decided(told, "no", (("traceparent", caller),), START_MS)
+
+    (span,) = harness.spans()
+    assert harness.attributes("outbound.decide") == told
+    assert (f"{span.get_span_context().trace_id:032x}" == TRACE_ID) == bool(caller)
+
+
 def test_without_tracing_a_trace_goes_through_unchanged() -> None:
     """Nothing is exported, but the caller's context reaches the job and the pool."""
     harness = Harness(traced=False)
