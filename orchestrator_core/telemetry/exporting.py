@@ -17,11 +17,13 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import SpanKind, StatusCode
 
 from orchestrator_core.wire.varint import encode_varint
 
 KEYS_MAX = 256
+# What stands before a value depends on its key and length alone.
+HEADS_MAX = 4_096
 # The event loop has the interpreter for itself so long after so many spans: a batch in one go would
 # slow every call of several milliseconds down.
 ROW_SPANS = 32
@@ -33,6 +35,10 @@ _MASK_64 = (1 << 64) - 1
 _TIMES: Final = struct.Struct("<BQBQ")
 _DOUBLE: Final = struct.Struct("<d")
 _FLAGS: Final = struct.Struct("<I")
+_FLAGS_AS: Final = {
+    flags: b"\x85\x01" + _FLAGS.pack(flags)
+    for flags in (_IS_REMOTE_TOLD, _IS_REMOTE_TOLD | _IS_REMOTE)
+}
 
 
 class SpanExporter(OTLPSpanExporter):
@@ -64,23 +70,32 @@ def _span(span: ReadableSpan) -> bytes:
     assert context is not None, "every span has a context"
     flags = _IS_REMOTE_TOLD | (_IS_REMOTE if parent is not None and parent.is_remote else 0)
     parts = [
-        b"\x0a\x10" + context.trace_id.to_bytes(16, "big"),
-        b"\x12\x08" + context.span_id.to_bytes(8, "big"),
+        b"\x0a\x10",
+        context.trace_id.to_bytes(16, "big"),
+        b"\x12\x08",
+        context.span_id.to_bytes(8, "big"),
         b"" if parent is None else b"\x22\x08" + parent.span_id.to_bytes(8, "big"),
-        _text(b"\x2a", span.name),
-        b"\x30" + encode_varint(span.kind.value + 1),
+        _kind(span.name, span.kind),
         _TIMES.pack(0x39, span.start_time or 0, 0x41, span.end_time or 0),
     ]
     for key, value in (span.attributes or {}).items():
-        parts.append(_field(b"\x4a", _key(key) + _field(b"\x12", _value(value))))
+        if type(value) is str:
+            text = value.encode()
+            parts += (_text_head(key, len(text)), text)
+        elif type(value) is int:
+            number = encode_varint(value & _MASK_64)
+            parts += (_number_head(key, len(number)), number)
+        else:
+            parts.append(_field(b"\x4a", _key(key) + _field(b"\x12", _value(value))))
     for link in span.links or ():
         linked = link.context
         remote = _IS_REMOTE_TOLD | (_IS_REMOTE if linked.is_remote else 0)
         told = b"\x0a\x10" + linked.trace_id.to_bytes(16, "big")
         told += b"\x12\x08" + linked.span_id.to_bytes(8, "big") + b"\x35" + _FLAGS.pack(remote)
         parts.append(_field(b"\x6a", told))
-    parts.append(_field(b"\x7a", _status(span.status.status_code, span.status.description)))
-    parts.append(b"\x85\x01" + _FLAGS.pack(flags))
+    status = span.status
+    parts.append(_status(status.status_code, status.description))
+    parts.append(_FLAGS_AS[flags])
     return b"".join(parts)
 
 
@@ -104,9 +119,31 @@ def _key(key: str) -> bytes:
 
 
 @lru_cache(KEYS_MAX)
+def _kind(name: str, kind: SpanKind) -> bytes:
+    return _text(b"\x2a", name) + b"\x30" + encode_varint(kind.value + 1)
+
+
+@lru_cache(HEADS_MAX)
+def _text_head(key: str, size: int) -> bytes:
+    """All of an attribute but its text of `size` bytes, which follows."""
+    return _head(key, b"\x0a" + encode_varint(size), size)
+
+
+@lru_cache(HEADS_MAX)
+def _number_head(key: str, size: int) -> bytes:
+    """All of an attribute but its number of `size` bytes, which follows."""
+    return _head(key, b"\x18", size)
+
+
+def _head(key: str, tag: bytes, size: int) -> bytes:
+    head = _key(key) + b"\x12" + encode_varint(len(tag) + size) + tag
+    return b"\x4a" + encode_varint(len(head) + size) + head
+
+
+@lru_cache(KEYS_MAX)
 def _status(code: StatusCode, description: str | None) -> bytes:
     told = _text(b"\x12", description) if description else b""
-    return told + (b"\x18" + encode_varint(code.value) if code.value else b"")
+    return _field(b"\x7a", told + (b"\x18" + encode_varint(code.value) if code.value else b""))
 
 
 def _text(tag: bytes, text: str) -> bytes:

@@ -36,7 +36,6 @@ SERIES_MAX = 65_536
 CARDINALITY: dict[type, int] = {
     sdk.ObservableCounter: SERIES_MAX,
     sdk.ObservableGauge: SERIES_MAX,
-    sdk.Histogram: SERIES_MAX,
 }
 # Refusals with unknown engine names must not cost a walk over all pools each.
 ENGINES_REREAD_MS = 1_000
@@ -74,6 +73,8 @@ class Metrics:
         )
         provider = self._provider or NoOpMeterProvider()
         self.board = board = Board(provider.get_meter(SERVICE))
+        for reader in readers:
+            board.distributions.join(reader)
         self._make(board)
         self.service = ServiceMetrics(board)
         self._devices = DeviceMetrics(board)
@@ -316,7 +317,6 @@ class Metrics:
 
     def shutdown(self, timeout_ms: int) -> None:
         """Sends what is left, for at most `timeout_ms`. Blocks."""
-        self.board.settle()
         if self._provider is not None:
             self._provider.shutdown(timeout_ms)
 

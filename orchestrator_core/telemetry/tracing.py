@@ -9,7 +9,6 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from opentelemetry import trace
@@ -68,24 +67,59 @@ def format_traceparent(context: SpanContext) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
-@dataclass(slots=True)
-class Span:
-    """A span that is not over. What is known at its end goes into `Tracing.end`."""
+class Span(ReadableSpan):
+    """A span, open until `finish`. One object for both: a second costs as much again."""
 
-    name: str
-    context: SpanContext
-    parent: SpanContext | None
-    start_ns: int
-    attributes: Attributes
-    kind: SpanKind
-    links: Sequence[SpanContext]
+    _events = ()
+    _instrumentation_info = None
+    _end_time: int | None = None
+    _status = _UNSET
+
+    def __init__(
+        self,
+        identity: tuple[str, SpanContext, SpanContext | None, SpanKind],
+        start_ns: int,
+        attributes: Attributes,
+        links: Sequence[SpanContext],
+        emitter: tuple[Resource, InstrumentationScope],
+    ) -> None:
+        self._name, self._given, self._parent, self._kind = identity
+        self._context = self._given
+        self._start_time = self._began_ns = start_ns
+        self._own = attributes
+        self._links = [Link(linked) for linked in links] if links else ()
+        self._emitter = emitter
+        self._resource, self._instrumentation_scope = emitter
+
+    @property
+    def context(self) -> SpanContext:
+        """Its trace context."""
+        return self._given
 
     @property
     def family(self) -> int:
         """Id of the span that enqueued its job; of a call, and of what has no job, its own."""
-        if self.parent is None or self.kind is SpanKind.SERVER:
+        parent: SpanContext | None = self._parent
+        if parent is None or self._kind is SpanKind.SERVER:
             return self.context.span_id
-        return self.parent.span_id
+        return parent.span_id
+
+    def finish(self, end_ns: int, attributes: Attributes | None, error: str) -> None:
+        """Ends it; see `Tracing.end`."""
+        self._end_time = end_ns
+        if attributes:
+            self._own = {**self._own, **attributes}
+        if error:
+            self._own = {**self._own, ERROR_TYPE: error}
+            self._status = Status(StatusCode.ERROR, error)
+        self._attributes = self._own
+
+    def told_after_all(self) -> "Span":
+        """The same open span for a processor, which takes sampled ones only."""
+        context = SpanContext(self.context.trace_id, self.context.span_id, False, _SAMPLED)
+        identity = (self._name, context, self._parent, self._kind)
+        links = [link.context for link in self._links]
+        return Span(identity, self._began_ns, self._own, links, self._emitter)
 
 
 class Tracing:
@@ -105,8 +139,8 @@ class Tracing:
     ) -> None:
         self._processor = processor
         self._sampler = None if sampler is DEFAULT_ON else sampler
-        self._resource = resource or Resource.get_empty()
-        self._scope = InstrumentationScope(SERVICE, schema_url=SCHEMA_URL)
+        scope = InstrumentationScope(SERVICE, schema_url=SCHEMA_URL)
+        self._emitter = (resource or Resource.get_empty(), scope)
         self._ids = RandomIdGenerator()
         self._held = HeldSpans(self._emit)
 
@@ -141,7 +175,7 @@ class Tracing:
             flags = _flags(self._sampler, parent, trace_id, name, kind, attributes)
         context = SpanContext(trace_id, self._ids.generate_span_id(), False, flags)
         start_ns = time.time_ns() if start_ms is None else start_ms * _NS_PER_MS
-        return Span(name, context, parent, start_ns, attributes, kind, links)
+        return Span((name, context, parent, kind), start_ns, attributes, links, self._emitter)
 
     def end(
         self, span: Span, end_ms: int | None, attributes: Attributes | None = None, error: str = ""
@@ -152,33 +186,14 @@ class Tracing:
         """
         if self._processor is None:
             return
-        all_attributes = {**span.attributes, **attributes} if attributes else span.attributes
-        status = _UNSET
-        if error:
-            all_attributes = {**all_attributes, ERROR_TYPE: error}
-            status = Status(StatusCode.ERROR, error)
-        context = span.context
-        sampled = context.trace_flags & TraceFlags.SAMPLED
-        if not sampled:
-            # The processor takes sampled ones only.
-            context = SpanContext(context.trace_id, context.span_id, False, _SAMPLED)
-        finished = ReadableSpan(
-            span.name,
-            context,
-            span.parent,
-            self._resource,
-            all_attributes,
-            links=[Link(linked) for linked in span.links],
-            kind=span.kind,
-            status=status,
-            start_time=span.start_ns,
-            end_time=time.time_ns() if end_ms is None else end_ms * _NS_PER_MS,
-            instrumentation_scope=self._scope,
-        )
-        if sampled:
-            self._processor.on_end(finished)
+        family = 0
+        if not span.context.trace_flags & TraceFlags.SAMPLED:
+            family, span = span.family, span.told_after_all()
+        span.finish(time.time_ns() if end_ms is None else end_ms * _NS_PER_MS, attributes, error)
+        if family:
+            self._held.add(family, span)
         else:
-            self._held.add(span.family, finished)
+            self._processor.on_end(span)
 
     def decide(self, call: SpanContext, *, keep: bool) -> None:
         """A job is over, or was never accepted: `call` enqueued it, or is the call that failed.
