@@ -87,12 +87,8 @@ def main() -> int:
         default=METRICS_LISTEN,
         help=f"address of the status page and the metrics, default {METRICS_LISTEN}",
     )
-    parser.add_argument(
-        "--slots", type=_positive, default=2, help="generations at a time (2)"
-    )
-    parser.add_argument(
-        "--ctx", type=_positive, default=2048, help="context of a slot (2048)"
-    )
+    parser.add_argument("--slots", type=_positive, default=2, help="generations at a time (2)")
+    parser.add_argument("--ctx", type=_positive, default=2048, help="context of a slot (2048)")
     parser.add_argument(
         "--threads",
         type=int,
