@@ -39,6 +39,8 @@ class Service:
     _heard: asyncio.Condition = field(default_factory=asyncio.Condition)
     _reader: asyncio.Task[None] | None = None
     _over: bool = False
+    # What an earlier run left in the log.
+    _log_before_bytes: int = 0
 
     @classmethod
     async def start(
@@ -59,6 +61,8 @@ class Service:
             start_new_session=True,
         )
         service = cls(name, process, directory / f"{name}.log")
+        if service.log_path.exists():
+            service._log_before_bytes = service.log_path.stat().st_size
         service._reader = asyncio.create_task(service._read())
         return service
 
@@ -97,10 +101,11 @@ class Service:
         return code
 
     def log_tail(self, lines: int = 15) -> str:
-        """The last lines of its log."""
+        """The last lines of this run's log."""
         if not self.log_path.exists():
             return ""
-        return "\n".join(self.log_path.read_text().splitlines()[-lines:])
+        text = self.log_path.read_bytes()[self._log_before_bytes :].decode(errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
 
     async def _read(self) -> None:
         assert self.process.stderr is not None
@@ -265,6 +270,13 @@ class Stack:
         return model
 
 
+# The pool has given up, or tries again with what cannot be loaded.
+_HOPELESS = (
+    snapshot_pb2.POOL_STATE_REASON_PRELOAD_FAILED,
+    snapshot_pb2.POOL_STATE_REASON_RESTART_STORM,
+)
+
+
 async def pools_ready(address: str, count: int, patience_s: float) -> None:
     """Follows a pool manager's snapshots until `count` pools are READY.
 
@@ -281,7 +293,7 @@ async def pools_ready(address: str, count: int, patience_s: float) -> None:
                     for pool in response.pools:
                         state = snapshot_pb2.PoolState.Name(pool.state)
                         seen[pool.pool_id] = f"{state} {pool.state_detail}".strip()
-                        if pool.state_reason == snapshot_pb2.POOL_STATE_REASON_PRELOAD_FAILED:
+                        if pool.state_reason in _HOPELESS:
                             raise ServiceError(f"pool {pool.pool_id}: {pool.state_detail}")
                     if list(seen.values()).count("POOL_STATE_READY") == count:
                         return

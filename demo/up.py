@@ -21,8 +21,14 @@ async def up(options: StackOptions) -> int:
     asked = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    asked_task = asyncio.create_task(asked.wait())
+    start = asyncio.create_task(stack.start())
     try:
-        await stack.start()
+        # Loading a model may take minutes.
+        await asyncio.wait([asked_task, start], return_when=asyncio.FIRST_COMPLETED)
+        if not start.done():
+            return 1
+        await start
         out.write(
             f"orchestratord listens on {stack.address}, model {options.model_id!r} is ready.\n"
             f"Status page: http://127.0.0.1:{stack.metrics_port}/\n"
@@ -35,7 +41,6 @@ async def up(options: StackOptions) -> int:
             asyncio.create_task(service.process.wait())
             for service in (stack.orchestrator, stack.pool_manager)
         ]
-        asked_task = asyncio.create_task(asked.wait())
         await asyncio.wait([asked_task, *ended], return_when=asyncio.FIRST_COMPLETED)
         if not asked.is_set():
             out.write("A service ended by itself:\n")
@@ -44,6 +49,8 @@ async def up(options: StackOptions) -> int:
         out.write("Stopping; what runs may finish.\n")
         out.flush()
     finally:
+        start.cancel()
+        await asyncio.wait([start])
         codes = await stack.stop()
     return 0 if asked.is_set() and codes == (0, 0) else 1
 
@@ -62,6 +69,13 @@ def _in_use(address: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return number
+
+
 def main() -> int:
     """Parses the command line and runs."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -73,8 +87,8 @@ def main() -> int:
         default=METRICS_LISTEN,
         help=f"address of the status page and the metrics, default {METRICS_LISTEN}",
     )
-    parser.add_argument("--slots", type=int, default=2, help="generations at a time, default 2")
-    parser.add_argument("--ctx", type=int, default=2048, help="context of a slot, default 2048")
+    parser.add_argument("--slots", type=_positive, default=2, help="generations at a time (2)")
+    parser.add_argument("--ctx", type=_positive, default=2048, help="context of a slot (2048)")
     parser.add_argument(
         "--threads",
         type=int,

@@ -365,8 +365,8 @@ class OutboundTable(Table):
         default=(),
         max_length=1_024,
         strict=False,
-        description="Hosts to connect to: HOST, `*.HOST` for all below it, `*` for all; over https"
-        " only, unless SCHEME:// stands before it.",
+        description="Hosts to connect to: HOST, `*.HOST` for all below it, `*` for all; over"
+        " https, and http to this machine, unless SCHEME:// stands before it.",
     )
     deny: tuple[str, ...] = Field(
         default=(),

@@ -251,6 +251,7 @@ class OrchestratorServer:
             message_bytes_max=MESSAGE_BYTES_MAX,
             input_bytes_max=config.jobs.input_bytes_max,
             output_bytes_per_job=config.jobs.output_bytes_per_job,
+            streams_per_connection_max=STREAMS_PER_CONNECTION_MAX,
         )
         limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
         return orchestrator.OrchestratorServicer(

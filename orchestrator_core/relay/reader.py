@@ -87,7 +87,8 @@ class Reader:
     @property
     def lacks(self) -> bool:
         """True while text that comes next was evicted and is not at its side."""
-        return self._offset < self._log.oldest_offset and not self.side
+        log = self._log
+        return self._offset < log.oldest_offset and not self.side and log.forgotten is None
 
     @property
     def fresh(self) -> bool:

@@ -134,6 +134,9 @@ class FrameReader:
             )
         log = binding.log
         if log is None or log.forgotten is not None:
+            if job_id not in self._runtime.core.jobs:
+                # Its release is on its way to the host.
+                return False
             log = binding.log = relay.log(job_id)
         if not log.announced(frame.attempt) and self._unwanted(job_id):
             return False

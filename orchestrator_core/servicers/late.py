@@ -34,8 +34,11 @@ async def bring_back(
     Nothing where another attempt took over meanwhile: its output wakes the reader.
 
     Raises:
-        RefusalError: RESUME_WINDOW when the job's host does not hold it either.
+        RefusalError: RESUME_WINDOW when the job's host does not hold it either; NOT_FOUND when the
+        job was forgotten.
     """
+    if log.forgotten is not None:
+        raise RefusalError(log.forgotten)
     attempt = job.attempt
     beginning = log.beginning() if reader.fresh else None
     grace_s = runtime.core.config.reattach_grace_ms / 1000

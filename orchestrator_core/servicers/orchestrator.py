@@ -177,7 +177,8 @@ class OrchestratorServicer:
         self, _: pb.GetCapabilitiesRequest, __: rpc.Context
     ) -> pb.GetCapabilitiesResponse:
         """Tells what this server can do."""
-        return capabilities(self._runtime.core, self._facts)
+        runtime = self._runtime
+        return capabilities(runtime.core, self._facts, rpc.identity(), runtime.clock.now_ms())
 
     async def _durable(self, job_id: str, tell: Callable[[Job], _T]) -> _T:
         """What is told of a job, once that is durable; anew where its end was taken back meanwhile.

@@ -24,14 +24,16 @@ _HF = re.compile(
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-
-
 _QUERY = re.compile(r"(https?:[^?#]*)\?[^#]*", re.IGNORECASE)
+_USER = re.compile(r"(https?:/*)[^/?#]*@", re.IGNORECASE)
 
 
 def shown_ref(text: str) -> str:
-    """The reference as logs and messages show it: the query of an address can hold a signature."""
-    return _QUERY.sub(r"\1?***", text)
+    """The reference as logs and messages show it: without keys.
+
+    The query of an address can hold a signature, and a user before the host a password.
+    """
+    return _USER.sub(r"\1***@", _QUERY.sub(r"\1?***", text))
 
 
 class ModelRefError(ValueError):

@@ -96,7 +96,8 @@ async def test_services_are_ready_once_the_orchestrator_knows_the_pools(
 
 async def test_up_serves_until_sigint(tmp_path: Path) -> None:
     """`make up` says where it listens, serves a job, and stops with exit code 0 on Ctrl-C."""
-    arguments = ("demo.up", "--listen", "127.0.0.1:0", "--directory", str(tmp_path))
+    free = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
+    arguments = ("demo.up", *free, "--directory", str(tmp_path))
     async with command(*arguments) as process, asyncio.timeout(WAIT_S):
         assert process.stdout is not None
         first = (await process.stdout.readline()).decode()

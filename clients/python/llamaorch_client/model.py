@@ -313,7 +313,11 @@ class Overview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaSet:
-    """All pools that may stand in for one another."""
+    """All pools that may stand in for one another.
+
+    `slots_ready` are those of pools that take work now: jobs that run at once. A job within
+    `ctx_min` fits every pool. Every pool has the `extensions` and `quantizations`.
+    """
 
     engine: str
     engine_version: str
@@ -324,16 +328,36 @@ class ReplicaSet:
     slots_total: int
     ctx_max: int
     deterministic: bool
+    slots_ready: int = 0
+    ctx_min: int = 0
+    extensions: tuple[str, ...] = ()
+    quantizations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The bounds of a server."""
+    """The bounds of a server, and of this client on it.
+
+    0 sets no limit in `requests_per_min`, `tokens_per_min` and `queued_jobs`, which are the
+    caller's own; the others are 0 only when an older server does not tell.
+    """
 
     queue_capacity: int
     message_bytes_max: int
     input_bytes_max: int
     output_bytes_per_job: int
+    queue_timeout_ms: int = 0
+    wall_timeout_ms: int = 0
+    idle_timeout_ms: int = 0
+    retention_ms: int = 0
+    idempotency_ttl_ms: int = 0
+    session_ttl_ms: int = 0
+    session_turns_max: int = 0
+    requests_per_min: int = 0
+    tokens_per_min: int = 0
+    queued_jobs: int = 0
+    streams_per_connection_max: int = 0
+    exchange_jobs_max: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,6 +375,13 @@ class Capabilities:
     def model_ids(self) -> tuple[str, ...]:
         """Models that some pool serves, sorted."""
         return tuple(sorted({replica_set.model_id for replica_set in self.replica_sets}))
+
+    def jobs_at_once(self, model_id: str) -> int:
+        """Jobs of a model that run at once now; a client that is alone may have so many under way.
+
+        More are accepted while the queue has room, and wait. Pools that share a device count fully.
+        """
+        return sum(each.slots_ready for each in self.replica_sets if each.model_id == model_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

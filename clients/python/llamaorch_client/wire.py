@@ -334,6 +334,18 @@ def capabilities(message: orchestrator_service_pb2.GetCapabilitiesResponse) -> m
             message_bytes_max=message.limits.message_bytes_max,
             input_bytes_max=message.limits.input_bytes_max,
             output_bytes_per_job=message.limits.output_bytes_per_job,
+            queue_timeout_ms=message.limits.queue_timeout_ms,
+            wall_timeout_ms=message.limits.wall_timeout_ms,
+            idle_timeout_ms=message.limits.idle_timeout_ms,
+            retention_ms=message.limits.retention_ms,
+            idempotency_ttl_ms=message.limits.idempotency_ttl_ms,
+            session_ttl_ms=message.limits.session_ttl_ms,
+            session_turns_max=message.limits.session_turns_max,
+            requests_per_min=message.limits.requests_per_min,
+            tokens_per_min=message.limits.tokens_per_min,
+            queued_jobs=message.limits.queued_jobs,
+            streams_per_connection_max=message.limits.streams_per_connection_max,
+            exchange_jobs_max=message.limits.exchange_jobs_max,
         ),
         replica_sets=tuple(
             model.ReplicaSet(
@@ -346,6 +358,10 @@ def capabilities(message: orchestrator_service_pb2.GetCapabilitiesResponse) -> m
                 slots_total=item.slots_total,
                 ctx_max=item.ctx_max,
                 deterministic=item.deterministic,
+                slots_ready=item.slots_ready,
+                ctx_min=item.ctx_min,
+                extensions=tuple(item.extensions),
+                quantizations=tuple(item.quantizations),
             )
             for item in message.replica_sets
         ),

@@ -220,6 +220,7 @@ async function look() {
     const answer = await fetch("/status/now.json", { signal: AbortSignal.timeout(SILENCE_MS) });
     if (!answer.ok) throw new Error(String(answer.status));
     const now = await answer.json();
+    if (paused) return;
     render(now);
     lastMs = now.at_ms;
     show(byId("fresh"), ["span.live", "●"], ` live, ${clock(lastMs)}`);

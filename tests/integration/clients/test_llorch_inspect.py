@@ -11,6 +11,7 @@ from llamaorch.orchestrator.v1 import (
     orchestrator_service_pb2,
     pool_admin_service_pb2,
 )
+from llamaorch_client import AsyncClient
 from tests.integration.clients import scripted_server as wire
 from tests.integration.clients.llorch import llorch
 from tests.integration.clients.scripted_server import Failure, ScriptedServer
@@ -292,6 +293,42 @@ async def test_status_is_one_page_and_its_exit_code_tells_the_health(
     assert f"{server.address}: {health}, version 0.1.0" in outcome.stdout
     assert "2 of 100 waiting (1 interactive, 1 batch), 1 running" in outcome.stdout
     assert "gpu-a" in outcome.stdout
+
+
+async def test_capabilities_tell_what_runs_at_once_and_every_limit(server: ScriptedServer) -> None:
+    """ORCH-3095, ORCH-3096: the same numbers on the page and in the object."""
+    served = orchestrator_service_pb2.ReplicaSet(
+        model_id="tiny",
+        engine="mock",
+        engine_version="1",
+        pool_ids=["gpu-a", "gpu-b"],
+        slots_total=6,
+        slots_ready=4,
+        ctx_min=2048,
+        ctx_max=4096,
+        extensions=["grammar"],
+    )
+    limits = orchestrator_service_pb2.Limits(queue_capacity=100, queued_jobs=7)
+    answer = orchestrator_service_pb2.GetCapabilitiesResponse(
+        api_version="1.0", limits=limits, replica_sets=[served], features=["resume"]
+    )
+    server.on("GetCapabilities", answer)
+
+    page = await llorch(server.address, "capabilities")
+    record = (await llorch(server.address, "capabilities", "--json")).records()[0]
+    async with AsyncClient(server.address) as client:
+        at_once = (await client.capabilities()).jobs_at_once("tiny")
+
+    assert page.code == 0
+    assert _row("tiny mock 1 4 6 2048-4096 gpu-a, gpu-b grammar no") in _rows(page.stdout)
+    assert _row("queued_jobs 7") in _rows(page.stdout)
+    assert set(record["capabilities"]["limits"]) == {
+        field.name for field in orchestrator_service_pb2.Limits.DESCRIPTOR.fields
+    }
+    assert set(record["capabilities"]["replica_sets"][0]) == {
+        field.name for field in orchestrator_service_pb2.ReplicaSet.DESCRIPTOR.fields
+    }
+    assert at_once == 4
 
 
 async def test_status_as_json_is_one_object(server: ScriptedServer) -> None:

@@ -234,8 +234,9 @@ def test_a_read_only_journal_refuses_the_start_and_names_the_file(disk: Path) ->
     remount(disk, "ro")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "proto")))}
 
+    settings = ("--set", "listen=127.0.0.1:0", "--set", f"store.path={journal}")
     done = subprocess.run(
-        (sys.executable, "-m", "orchestrator_core", "--set", f"store.path={journal}"),
+        (sys.executable, "-m", "orchestrator_core", *settings),
         cwd=disk.parent,
         env=environment,
         capture_output=True,

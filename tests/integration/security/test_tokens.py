@@ -78,7 +78,7 @@ async def test_each_role_is_refused_what_it_is_not_for(
         for role in Role
         if role not in ALLOWED[method]
     ]
-    assert len(refused) == 20
+    assert len(refused) == 21
 
     for role, method in refused:
         code, reason, text = await outcome(channel, method, guarded.metadata(role))
@@ -176,3 +176,22 @@ async def test_limits_and_sessions_hold_for_the_owner_of_a_token(
         assert [session.turns for session in listed.sessions] == [1]
         assert foreign.value.code() is grpc.StatusCode.PERMISSION_DENIED
         await host.close()
+
+
+async def test_capabilities_tell_the_limits_of_the_owner_of_a_token(
+    start_guarded: StartGuarded,
+) -> None:
+    """ORCH-3095: what a client is told are the limits that it will meet."""
+    guarded = await start_guarded(throttle={"identities": {"client": {"queued_jobs": 3}}})
+    async with grpc.aio.insecure_channel(guarded.address) as channel:
+        stub = jobs_grpc.OrchestratorServiceStub(channel)
+
+        told = [
+            await stub.GetCapabilities(
+                jobs_pb2.GetCapabilitiesRequest(), metadata=guarded.metadata(name)
+            )
+            for name in ("client", "admin")
+        ]
+
+    assert [each.limits.queued_jobs for each in told] == [3, 0]
+    assert all(each.limits.streams_per_connection_max > 0 for each in told)

@@ -20,7 +20,7 @@ from tests.integration.status.simulated_fleet import simulated_fleet
 from tests.nvml_stub.stub import NO_COMPILER, compiler
 
 if TYPE_CHECKING:
-    from playwright.async_api import Page
+    from playwright.async_api import Page, Route
 
 pytestmark = [
     pytest.mark.skipif(bool(chromium.missing()), reason=chromium.missing() or "it is there"),
@@ -351,6 +351,30 @@ async def test_it_says_when_nobody_answers_and_when_it_is_paused(
 
     await page.get_by_role("alert").get_by_text("does not answer").wait_for()
     assert "not connected" in await page.locator("#fresh").inner_text()
+
+
+async def test_an_answer_that_comes_during_a_pause_is_not_shown(
+    start_orchestrator: StartOrchestrator, visit: Open
+) -> None:
+    """Else it would say "live" while it stands still."""
+    orchestrator = await start_orchestrator(**QUIET)
+    watched = await visit(f"http://127.0.0.1:{orchestrator.server.metrics_port}/")
+    page, asked, go_on = watched.page, asyncio.Event(), asyncio.Event()
+    await page.get_by_text("live,").wait_for()
+
+    async def late(route: "Route") -> None:
+        asked.set()
+        await go_on.wait()
+        await route.continue_()
+
+    await page.route("**/status/now.json", late)
+    await asyncio.wait_for(asked.wait(), PATIENCE_MS / 1000)
+    await page.get_by_role("button", name="Pause").click()
+    go_on.set()
+    # A later question is answered later.
+    await page.evaluate("async () => (await fetch('/status/now.json')).json()")
+
+    assert "paused at" in await page.locator("#fresh").inner_text()
 
 
 async def test_a_job_that_is_not_known_is_told_each_time_one_asks(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import (
     orchestrator_service_pb2,
+    policy_service_pb2,
     pool_admin_service_pb2,
     session_service_pb2,
 )
@@ -31,6 +32,7 @@ from orchestrator_core.auth.tokens import (
 
 FILES = (
     orchestrator_service_pb2,
+    policy_service_pb2,
     pool_admin_service_pb2,
     session_service_pb2,
     pool_registry_service_pb2,

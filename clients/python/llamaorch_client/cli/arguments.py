@@ -65,6 +65,9 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
         "explain", parents=[common], help="why a job runs where it runs, or why it waits"
     )
     _job_id(explain)
+    commands.add_parser(
+        "capabilities", parents=[common], help="models, engines, limits, features: what it can do"
+    )
     commands.add_parser("status", parents=[common], help="health, capabilities, pools and queue")
     _add_plugins(commands, common, sys.argv[1:] if argv is None else argv)
     arguments = parser.parse_args(argv)

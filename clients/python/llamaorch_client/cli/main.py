@@ -12,6 +12,7 @@ from dataclasses import replace
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.cli import (
     access,
+    capabilities,
     devices,
     draining,
     fleet,
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Command] = {
     "jobs": inspecting.jobs,
     "explain": inspecting.explain,
     "sessions": sessions.sessions,
+    "capabilities": capabilities.capabilities,
     "policy": policy.policy,
     "pools": fleet.pools,
     "drain": draining.drain,

@@ -995,6 +995,10 @@ class ReplicaSet(_message.Message):
     SLOTS_TOTAL_FIELD_NUMBER: _builtins.int
     CTX_MAX_FIELD_NUMBER: _builtins.int
     DETERMINISTIC_FIELD_NUMBER: _builtins.int
+    SLOTS_READY_FIELD_NUMBER: _builtins.int
+    CTX_MIN_FIELD_NUMBER: _builtins.int
+    EXTENSIONS_FIELD_NUMBER: _builtins.int
+    QUANTIZATIONS_FIELD_NUMBER: _builtins.int
     engine: _builtins.str
     """Engine family."""
     engine_version: _builtins.str
@@ -1011,9 +1015,23 @@ class ReplicaSet(_message.Message):
     """Longest context of a slot, tokens."""
     deterministic: _builtins.bool
     """True when equal seeds give equal bytes in every pool of the set."""
+    slots_ready: _builtins.int
+    """Slots over the pools that take work at this moment: so many of these jobs run at once, further ones wait. A client
+    that is alone may have so many under way without one of them waiting; 0: none starts now.
+    """
+    ctx_min: _builtins.int
+    """Shortest context of a slot, tokens: a job within it fits every pool of the set, a longer one up to ctx_max only some."""
     @_builtins.property
     def pool_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Pools in the set, sorted."""
+
+    @_builtins.property
+    def extensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Extensions that every pool of the set has, sorted."""
+
+    @_builtins.property
+    def quantizations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Quantizations that every pool of the set has, sorted."""
 
     def __init__(
         self,
@@ -1027,10 +1045,14 @@ class ReplicaSet(_message.Message):
         slots_total: _builtins.int = ...,
         ctx_max: _builtins.int = ...,
         deterministic: _builtins.bool = ...,
+        slots_ready: _builtins.int = ...,
+        ctx_min: _builtins.int = ...,
+        extensions: _abc.Iterable[_builtins.str] | None = ...,
+        quantizations: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ctx_max", b"ctx_max", "deterministic", b"deterministic", "engine", b"engine", "engine_version", b"engine_version", "model_digest", b"model_digest", "model_id", b"model_id", "pool_ids", b"pool_ids", "sampler_profile_version", b"sampler_profile_version", "slots_total", b"slots_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ctx_max", b"ctx_max", "ctx_min", b"ctx_min", "deterministic", b"deterministic", "engine", b"engine", "engine_version", b"engine_version", "extensions", b"extensions", "model_digest", b"model_digest", "model_id", b"model_id", "pool_ids", b"pool_ids", "quantizations", b"quantizations", "sampler_profile_version", b"sampler_profile_version", "slots_ready", b"slots_ready", "slots_total", b"slots_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1046,6 +1068,18 @@ class Limits(_message.Message):
     MESSAGE_BYTES_MAX_FIELD_NUMBER: _builtins.int
     INPUT_BYTES_MAX_FIELD_NUMBER: _builtins.int
     OUTPUT_BYTES_PER_JOB_FIELD_NUMBER: _builtins.int
+    QUEUE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    WALL_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    RETENTION_MS_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_TTL_MS_FIELD_NUMBER: _builtins.int
+    SESSION_TTL_MS_FIELD_NUMBER: _builtins.int
+    SESSION_TURNS_MAX_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_MIN_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_MIN_FIELD_NUMBER: _builtins.int
+    QUEUED_JOBS_FIELD_NUMBER: _builtins.int
+    STREAMS_PER_CONNECTION_MAX_FIELD_NUMBER: _builtins.int
+    EXCHANGE_JOBS_MAX_FIELD_NUMBER: _builtins.int
     queue_capacity: _builtins.int
     """Jobs that may wait, both classes together."""
     message_bytes_max: _builtins.int
@@ -1054,6 +1088,30 @@ class Limits(_message.Message):
     """Largest input in UTF-8 bytes."""
     output_bytes_per_job: _builtins.int
     """Bytes of output kept per job for resuming."""
+    queue_timeout_ms: _builtins.int
+    """Longest wait of a job that sets none, milliseconds."""
+    wall_timeout_ms: _builtins.int
+    """Longest time of a job on pools, milliseconds."""
+    idle_timeout_ms: _builtins.int
+    """Longest time without output there, milliseconds."""
+    retention_ms: _builtins.int
+    """How long an ended job can be looked up, milliseconds."""
+    idempotency_ttl_ms: _builtins.int
+    """How long a repeated request_id gets its first answer, milliseconds."""
+    session_ttl_ms: _builtins.int
+    """How long a silent session is remembered, milliseconds."""
+    session_turns_max: _builtins.int
+    """Jobs of one session."""
+    requests_per_min: _builtins.int
+    """Jobs that the caller may have accepted per minute; 0: no limit."""
+    tokens_per_min: _builtins.int
+    """Tokens that the caller may use per minute, prompt and output; 0: no limit."""
+    queued_jobs: _builtins.int
+    """Jobs that the caller may have waiting; 0: no limit but that of the queue."""
+    streams_per_connection_max: _builtins.int
+    """Calls that may be open on one connection at once; 0: not told."""
+    exchange_jobs_max: _builtins.int
+    """Jobs that one Exchange follows at once."""
     def __init__(
         self,
         *,
@@ -1061,10 +1119,22 @@ class Limits(_message.Message):
         message_bytes_max: _builtins.int = ...,
         input_bytes_max: _builtins.int = ...,
         output_bytes_per_job: _builtins.int = ...,
+        queue_timeout_ms: _builtins.int = ...,
+        wall_timeout_ms: _builtins.int = ...,
+        idle_timeout_ms: _builtins.int = ...,
+        retention_ms: _builtins.int = ...,
+        idempotency_ttl_ms: _builtins.int = ...,
+        session_ttl_ms: _builtins.int = ...,
+        session_turns_max: _builtins.int = ...,
+        requests_per_min: _builtins.int = ...,
+        tokens_per_min: _builtins.int = ...,
+        queued_jobs: _builtins.int = ...,
+        streams_per_connection_max: _builtins.int = ...,
+        exchange_jobs_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_bytes_max", b"input_bytes_max", "message_bytes_max", b"message_bytes_max", "output_bytes_per_job", b"output_bytes_per_job", "queue_capacity", b"queue_capacity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_jobs_max", b"exchange_jobs_max", "idempotency_ttl_ms", b"idempotency_ttl_ms", "idle_timeout_ms", b"idle_timeout_ms", "input_bytes_max", b"input_bytes_max", "message_bytes_max", b"message_bytes_max", "output_bytes_per_job", b"output_bytes_per_job", "queue_capacity", b"queue_capacity", "queue_timeout_ms", b"queue_timeout_ms", "queued_jobs", b"queued_jobs", "requests_per_min", b"requests_per_min", "retention_ms", b"retention_ms", "session_ttl_ms", b"session_ttl_ms", "session_turns_max", b"session_turns_max", "streams_per_connection_max", b"streams_per_connection_max", "tokens_per_min", b"tokens_per_min", "wall_timeout_ms", b"wall_timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -32,6 +32,13 @@ POLICY = OutboundPolicy(
 )
 
 
+def test_a_denied_host_is_denied_though_it_is_allowed() -> None:
+    """The list of denied hosts goes before the other."""
+    decision = decide_outbound(POLICY, Target("https", "bad.cdn.example"))
+
+    assert (decision.allowed, decision.rule) == (False, "outbound.deny bad.cdn.example")
+
+
 @pytest.mark.parametrize(
     ("url", "allowed", "rule"),
     [

@@ -187,6 +187,18 @@ async def test_output_after_a_job_was_forgotten_does_not_go_to_its_old_log() -> 
     assert runtime.relay.log("job-0") is not forgotten
 
 
+async def test_output_of_a_job_that_is_not_kept_makes_no_log() -> None:
+    """It comes until the host reads the release, which may wait for the journal."""
+    runtime, _, reader = adopted()
+    reader.read(host_frame(1, 0))
+    runtime.relay.forget("job-0")
+    del runtime.core.jobs["job-0"]
+
+    reader.read(host_frame(1, 1))
+
+    assert "job-0" not in runtime.relay._logs
+
+
 async def test_frames_read_without_message_objects_are_applied_like_others() -> None:
     """Their output, what the host had obeyed, and which snapshots they let ripen."""
     messages = [host_frame(1, 0), host_frame(1, 1), host_frame(1, 3), host_frame(1, 3, 2)]

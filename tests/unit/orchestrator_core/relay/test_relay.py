@@ -140,3 +140,19 @@ def test_readers_of_a_forgotten_job_are_told_not_found() -> None:
         reader.take()
     assert caught.value.refusal.reason is Reason.NOT_FOUND
     assert caught.value.refusal.resource == "a"
+
+
+def test_a_reader_that_is_behind_when_its_job_is_forgotten_lacks_nothing() -> None:
+    """There is no text left to be brought to it."""
+    relay = Relay(RelayLimits())
+    relay.log("a").begin_attempt(1)
+    for frame in frames([["one "], ["two"]]):
+        relay.append_text("a", frame)
+    reader = relay.log("a").open(None)
+
+    relay.forget("a")
+
+    assert not reader.lacks
+    with pytest.raises(RefusalError) as caught:
+        reader.take()
+    assert caught.value.refusal.reason is Reason.NOT_FOUND

@@ -95,3 +95,9 @@ def test_the_query_of_an_address_is_never_shown() -> None:
         with pytest.raises(ModelRefError) as refused:
             parse_model_ref(broken)
         assert "SECRET" not in str(refused.value)
+
+
+@pytest.mark.parametrize("user", ["key@", "u:key@", ":key@", "a@b:key@"])
+def test_a_key_before_the_host_is_not_shown(user: str) -> None:
+    """It is refused, but what is refused is told of first: `llorch reload POOL --model` is."""
+    assert shown_ref(f"HTTPS://{user}h/a@b.gguf?x=1") == "HTTPS://***@h/a@b.gguf?***"
