@@ -23,7 +23,7 @@ from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.mask import mask_problems
 from pool_managerd.core.model_ref import shown_ref
 from pool_managerd.devices.port import DeviceSource
-from pool_managerd.engines.embedded import embedded_shortfalls
+from pool_managerd.engines.embedded import embedded_shortfalls, gpu_shortfalls
 from pool_managerd.engines.gguf_file import gguf_shards
 from pool_managerd.engines.port import PreloadError
 from pool_managerd.errors import DevicesUnavailableError
@@ -171,7 +171,8 @@ async def _pool(table: PoolTable, host: _Host) -> PoolReport:
     if scale is not None:
         report.facts.append(f"its devices lower their clocks: {scale:.2f} of full speed")
     if isinstance(engine, EmbeddedEngine):
-        report.problems += await asyncio.to_thread(embedded_shortfalls)
+        missing = await asyncio.to_thread(embedded_shortfalls)
+        report.problems += missing or await asyncio.to_thread(gpu_shortfalls, engine.gpu_layers)
     elif isinstance(engine, AttachingEngine) and engine.launch is not None:
         _program(report, engine.launch)
     elif isinstance(engine, AttachingEngine):

@@ -7,12 +7,14 @@ this process in every case: its standard input closes, and on Linux the kernel k
 import asyncio
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import json
 import os
 import platform
 import re
 import secrets
+import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass, field
@@ -20,7 +22,12 @@ from pathlib import Path
 
 from pool_managerd.core.kv_size import CacheType
 from pool_managerd.engines import embedded_worker, exit_news
-from pool_managerd.engines.embedded_worker import WorkerReport, WorkerSettings, batch_tokens
+from pool_managerd.engines.embedded_worker import (
+    NO_GPU,
+    WorkerReport,
+    WorkerSettings,
+    batch_tokens,
+)
 from pool_managerd.engines.engine_log import LOG_LINES, LogSettings
 from pool_managerd.engines.environment import OWN_PREFIXES, PREFIXES, passed_on
 from pool_managerd.engines.exit_news import LastWords, OpenRequests
@@ -44,6 +51,7 @@ from pool_managerd.engines.worker_process import WorkerProcess
 
 _POLL_INTERVAL_S = 0.02
 _LOG_SETTLES_S = 0.5
+_LOOK_TIMEOUT_S = 30.0
 _ERROR_LINE = re.compile(r"([0-9.]+ )?E ")
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -319,6 +327,24 @@ def embedded_shortfalls() -> list[str]:
     if sys.platform == "linux" and not _has_library("libgomp.so.1"):
         shortfalls.append("the library libgomp.so.1 is missing: install libgomp1")
     return shortfalls
+
+
+def gpu_shortfalls(gpu_layers: int) -> list[str]:
+    """What a start with so many layers on a GPU would say. Blocks while a process looks."""
+    return [] if not gpu_layers or _engine_sees_gpu() else [NO_GPU]
+
+
+@functools.cache
+def _engine_sees_gpu() -> bool:
+    """Asks the engine in a process of its own; one that does not answer is left to the start."""
+    code = "from pool_managerd.engines.embedded_worker import sees_gpu; exit(not sees_gpu())"
+    try:
+        looked = subprocess.run(  # noqa: S603 - this program itself
+            [sys.executable, "-c", code], capture_output=True, timeout=_LOOK_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return True
+    return looked.returncode == 0
 
 
 def _has_avx2() -> bool:

@@ -99,6 +99,19 @@ def _die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
+NO_GPU = (
+    "gpu_layers is set, but this xllamacpp sees no GPU: the package index has it without GPU code;"
+    " set gpu_layers = 0, install a build for the GPU, or launch a llama-server"
+)
+
+
+def sees_gpu() -> bool:
+    """Whether the engine could put layers on a GPU. Loads it into this process."""
+    import xllamacpp  # noqa: PLC0415 - as below
+
+    return any("GPU" in device["type"].name for device in xllamacpp.get_device_info())
+
+
 def _load(settings: WorkerSettings) -> tuple[WorkerReport, object]:
     if settings.devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(settings.devices)
@@ -107,9 +120,8 @@ def _load(settings: WorkerSettings) -> tuple[WorkerReport, object]:
     # Imported here: it needs AVX2 and libgomp, and reads the devices when it is loaded.
     import xllamacpp  # noqa: PLC0415
 
-    kinds = {device["type"].name for device in xllamacpp.get_device_info()}
-    if settings.gpu_layers and not any("GPU" in kind for kind in kinds):
-        return WorkerReport(error="gpu_layers is set, but this xllamacpp sees no GPU"), None
+    if settings.gpu_layers and not sees_gpu():
+        return WorkerReport(error=NO_GPU), None
     params = xllamacpp.CommonParams()
     params.model.path = settings.model_path
     params.n_parallel = settings.slots

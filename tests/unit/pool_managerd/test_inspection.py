@@ -13,6 +13,7 @@ from pool_managerd.config import load_config
 from pool_managerd.core.device import Device, DeviceHealth, DeviceKind
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.port import OnChange, OnFault
+from pool_managerd.engines.embedded_worker import NO_GPU
 from pool_managerd.inspection import inspect_host, report_lines
 from pool_managerd.models.tiny_gguf import write_tiny_model
 
@@ -214,7 +215,12 @@ async def test_what_pools_take_is_told_for_each_device_in_the_words_of_a_start(
     async with asyncio.timeout(20):
         report = await inspect_host(load_config(path, {}), TwoGpus(), all_digests=False)
     facts = {pool.pool_id: " ".join(pool.facts) for pool in report.pools}
-    problems = {pool.pool_id: " ".join(pool.problems) for pool in report.pools}
+    # These GPUs are there for us alone, not for the engine.
+    assert all(NO_GPU in pool.problems for pool in report.pools)
+    problems = {
+        pool.pool_id: " ".join(told for told in pool.problems if told != NO_GPU)
+        for pool in report.pools
+    }
 
     assert "of GPU 1 (RTX 3060)" in facts["first"]
     assert problems["first"] == problems["warned"] == problems["stated"] == ""
