@@ -15,6 +15,9 @@ from unittest import mock
 import grpc
 import structlog
 
+from orchestrator_core.servicers import rpc
+from orchestrator_core.servicers.ids import Ids
+
 BUG_EVENTS = frozenset(
     {
         "internal_error",
@@ -58,6 +61,8 @@ def sealed(entropy: random.Random, channel: Callable[..., Any], bugs: list[str])
             mock.patch.object(os, "urandom", entropy.randbytes),
             mock.patch.object(random, "_urandom", entropy.randbytes),
             mock.patch.object(grpc.aio, "insecure_channel", channel),
+            # Random bytes that an earlier run left over are not of this seed.
+            mock.patch.object(rpc, "_ids", Ids()),
         ):
             yield
     finally:

@@ -144,6 +144,8 @@ function follow() {
 
 document.getElementById("close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("close", () => {
+  // It comes a moment after the closing: the next job may be open by then.
+  if (dialog.open) return;
   asking += 1;
   if (location.hash) history.replaceState(null, "", location.pathname);
 });
