@@ -52,6 +52,7 @@ from pool_managerd.engines.worker_process import WorkerProcess
 _POLL_INTERVAL_S = 0.02
 _LOG_SETTLES_S = 0.5
 _LOOK_TIMEOUT_S = 30.0
+_TOLD_LAST = "compute"
 _ERROR_LINE = re.compile(r"([0-9.]+ )?E ")
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -118,6 +119,7 @@ class EmbeddedEngine:
         self._requests = OpenRequests()
         self._stopped = False
         self.memory = MemoryLog()
+        self._memory_told = asyncio.Event()
 
     @property
     def pid(self) -> int | None:
@@ -139,6 +141,7 @@ class EmbeddedEngine:
                 digest = self._config.model_digest or await digest_in_thread(self._model_path)
                 report = await self._load()
                 facts = await self._connect(report.base_url)
+                await self._memory_is_told()
                 batch = batch_tokens(self._config.slots, self._config.gpu_layers)
                 kv = await asyncio.to_thread(
                     kv_facts,
@@ -167,7 +170,7 @@ class EmbeddedEngine:
         arguments = ("-m", embedded_worker.__name__)
         env = passed_on(os.environ, prefixes=(*PREFIXES, *OWN_PREFIXES))
         self._worker = await WorkerProcess.spawn(arguments, self._config.log, env=env)
-        self._worker.log.on_line = self.memory.read
+        self._worker.log.on_line = self._on_line
         self._exit = asyncio.create_task(self._watch(self._worker))
         if self._stopped:
             raise PreloadError(["the engine was stopped during its start"])
@@ -176,6 +179,17 @@ class EmbeddedEngine:
         if not report.base_url:
             raise await self._load_failure(report.error)
         return report
+
+    def _on_line(self, line: str) -> None:
+        self.memory.read(line)
+        if not self._memory_told.is_set() and self.memory.purpose_bytes(_TOLD_LAST):
+            self._memory_told.set()
+
+    async def _memory_is_told(self) -> None:
+        """Waits a moment for what the engine logs from a thread of its own, while it answers."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOG_SETTLES_S):
+                await self._memory_told.wait()
 
     def _settings(self) -> WorkerSettings:
         return WorkerSettings(
