@@ -16,7 +16,7 @@ from orchestrator_core.config import ConfigError, load
 from orchestrator_core.loop import Loop
 from orchestrator_core.server import CannotStartError, run
 from orchestrator_core.store.port import StoreTakenError
-from orchestrator_core.telemetry.logs import configure_logs
+from orchestrator_core.telemetry.line_sink import configure_logs
 
 EXIT_BROKE_DOWN = 1
 EXIT_CANNOT_START = 2
