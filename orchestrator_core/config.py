@@ -5,6 +5,7 @@ Only here the command line and the environment are read. `load` returns one froz
 """
 
 import argparse
+import datetime as dt
 import difflib
 import re
 import sys
@@ -15,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import AwareDatetime, ValidationError
 from pydantic.fields import FieldInfo
 
 from orchestrator_core.auth.tokens import Role, TokenEntry, Tokens
@@ -58,6 +59,7 @@ _ADDRESS_HINT = "write HOST:PORT, e.g. 127.0.0.1:7070"
 _PATTERN_HINTS = {
     "sha256": "not a hash of 64 digits from 0 to f; `orchestratord token` prints one",
     "[key]": "a name has 1 to 64 letters, digits, '.', '_' or '-'",
+    "host_id": "1 to 128 characters of A-Z, a-z, 0-9, '.', '_', ':' and '-'",
 }
 
 _POLICIES = {**{policy.value: policy for policy in QueuePolicy}, "reject-new": QueuePolicy.REJECT}
@@ -73,9 +75,17 @@ class ConfigError(Exception):
 
 def tokens(config: Config) -> Tokens:
     """The tokens that a configuration names."""
-    return Tokens(
-        TokenEntry(name, Role(each.role), each.sha256) for name, each in config.auth.tokens.items()
+    entries = (
+        TokenEntry(
+            name,
+            Role(each.role),
+            each.sha256,
+            each.host_id,
+            None if each.expires is None else each.expires.timestamp(),
+        )
+        for name, each in config.auth.tokens.items()
     )
+    return Tokens(entries, jobs_shared=config.auth.jobs_visible_to == "all")
 
 
 def core_config(config: Config) -> CoreConfig:
@@ -293,6 +303,8 @@ def _problems(location: tuple[int | str, ...], kind: str, message: str) -> list[
         return message.removeprefix("Value error, ").split("\n")
     if kind == "string_pattern_mismatch":
         return [f"{name}: {_PATTERN_HINTS.get(str(location[-1]), _ADDRESS_HINT)}"]
+    if location[-1] == "expires":
+        return [f"{name}: write a date and time with its offset, e.g. 2027-01-31T00:00:00Z"]
     return [f"{name}: {message[0].lower()}{message[1:]}"]
 
 
@@ -343,6 +355,8 @@ def _allowed(info: FieldInfo) -> str:
     high = next((item.le for item in info.metadata if hasattr(item, "le")), None)
     if typing.get_origin(info.annotation) is tuple:
         return "list of text"
+    if AwareDatetime in typing.get_args(info.annotation):
+        return "date and time"
     return "text" if low is None else f"{low} to {high}"
 
 
@@ -362,6 +376,8 @@ def _toml(value: object) -> str:
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return str(value)

@@ -4,9 +4,9 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
-from orchestrator_core.auth.tokens import NAME_PATTERN
+from orchestrator_core.auth.tokens import HOST_ID_PATTERN, NAME_PATTERN
 from orchestrator_core.config_table import Table
 from orchestrator_core.core.outbound import Unreadable, read_pattern
 
@@ -47,10 +47,33 @@ class TokenTable(Table):
         pattern=r"^[0-9a-f]{64}$",
         description="Hash of the token; `orchestratord token` makes both.",
     )
+    host_id: str = Field(
+        default="",
+        pattern=HOST_ID_PATTERN,
+        description="Of a pool's token: the only host that it may register; then no other pool's "
+        "token may. Empty: any that no token is bound to.",
+    )
+    expires: AwareDatetime | None = Field(
+        default=None,
+        description="When it ends, with its offset from UTC, e.g. 2027-01-31T00:00:00Z; unset: "
+        "never.",
+    )
 
 
 class AuthTable(Table):
     """Bearer tokens. AUTH-1001..1008."""
+
+    jobs_visible_to: Literal["owner", "all"] = Field(
+        default="owner",
+        description="Whose clients see, follow and cancel a job: only that which gave it, or every "
+        "one; admins always.",
+    )
+    expiry_warning_days: int = Field(
+        default=14,
+        ge=0,
+        le=365,
+        description="So long before a token ends the log warns of it once a day; 0: never.",
+    )
 
     tokens: dict[Annotated[str, Field(pattern=NAME_PATTERN)], TokenTable] = Field(
         default={},
@@ -117,3 +140,5 @@ def token_problems(auth: AuthTable) -> Iterator[str]:
         other = owners.setdefault(token.sha256, name)
         if other != name:
             yield f"auth.tokens.{name}: has the same token as {other}: make one for each"
+        if token.host_id and token.role != "pool":
+            yield f'auth.tokens.{name}.host_id: is for tokens with role = "pool": leave it out'

@@ -32,13 +32,14 @@ from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.served_facts import ServedFacts
 from orchestrator_core.servicers import orchestrator, policy, pool_admin, pool_registry, sessions
-from orchestrator_core.servicers.auth import TokenGate
+from orchestrator_core.servicers.auth import TokenGate, tell_unbound
 from orchestrator_core.servicers.capabilities import ServerFacts
 from orchestrator_core.servicers.outbound_judge import (
     NoSuchPolicyError,
     OutboundJudge,
     outbound_policy,
 )
+from orchestrator_core.servicers.token_ends import ExpiryWarnings
 from orchestrator_core.status.page import StatusPage
 from orchestrator_core.status.reading import StatusReader
 from orchestrator_core.store.memory import MemoryStore
@@ -113,7 +114,9 @@ class OrchestratorServer:
         self._telemetry = Telemetry.from_config(config, fleet=ReportedFleet(self._hosts))
         self._store: Store = MeasuredStore(store or _store(config), self._telemetry.committed)
         self._judge = OutboundJudge(OutboundPolicy())
-        self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=self._gates())
+        self._gate = self._make_gate()
+        gates = () if self._gate is None else (self._gate,)
+        self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=gates)
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._runtime: Runtime | None = None
@@ -155,6 +158,10 @@ class OrchestratorServer:
             asyncio.create_task(runtime.watch_pauses(), name="pauses"),
             asyncio.create_task(self._prune(runtime), name="prune"),
         ]
+        if self._gate is not None:
+            tell_unbound(self._gate.tokens)
+            warnings = self._warnings(self._gate)
+            self._tasks.append(asyncio.create_task(warnings.run(), name="token expiry"))
         failpoints.reach("listening")
         jobs = len(runtime.core.jobs)
         _log.info(
@@ -231,10 +238,13 @@ class OrchestratorServer:
             )
         self.address = Address(listen.rpartition(":")[0], port)
 
-    def _gates(self) -> tuple[TokenGate, ...]:
+    def _make_gate(self) -> TokenGate | None:
         """Without tokens nobody is asked for one, and calls do not take the way through a chain."""
         known = tokens(self._config)
-        return (TokenGate(known, self._telemetry.watched),) if known else ()
+        return TokenGate(known, self._telemetry.watched) if known else None
+
+    def _warnings(self, gate: TokenGate) -> ExpiryWarnings:
+        return ExpiryWarnings(lambda: gate.tokens, self._config.auth.expiry_warning_days)
 
     def _build(self, clock: Clock) -> Runtime:
         jobs = self._config.jobs

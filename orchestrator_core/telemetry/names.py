@@ -50,6 +50,8 @@ JOB_ID: Final = "llamaorch.job_id"
 REQUEST_ID: Final = "llamaorch.request_id"
 SESSION_ID: Final = "llamaorch.session_id"
 CORRELATION_ID: Final = "llamaorch.correlation_id"
+IDENTITY: Final = "llamaorch.identity"
+TOKEN_FINGERPRINT: Final = "llamaorch.token_fingerprint"  # noqa: S105 - six digits of a hash
 MODEL_ID: Final = "llamaorch.model_id"
 ENGINE: Final = "llamaorch.engine"
 ENGINE_VERSION: Final = "llamaorch.engine_version"
@@ -114,7 +116,8 @@ _WHO = (JOB_ID, SESSION_ID, MODEL_ID, ENGINE, ENGINE_VERSION)
 _JOB = (*_WHO, PRIORITY, QUANT, CTX, CORRELATION_ID)
 _ATTEMPT = (JOB_ID, ATTEMPT, POOL_ID, REPLICA_ID)
 _END = (*_WHO, ATTEMPT, POOL_ID, REPLICA_ID, QUEUE_TIME_MS, REASON, WHY)
-_RPC = (RPC_SYSTEM, RPC_METHOD, ERROR_TYPE, JOB_ID, CORRELATION_ID)
+_CALLER = (IDENTITY, TOKEN_FINGERPRINT)
+_RPC = (RPC_SYSTEM, RPC_METHOD, ERROR_TYPE, JOB_ID, CORRELATION_ID, *_CALLER)
 
 SPANS: Final = (
     SpanRow(ENQUEUE, "an enqueue, from receipt to its answer (kind SERVER)", _RPC),
@@ -238,7 +241,7 @@ SPANS: Final = (
     SpanRow(
         RPC,
         "any other call whose caller sent a trace context, named after its method (kind SERVER)",
-        (RPC_SYSTEM, RPC_METHOD, RPC_STATUS, ERROR_TYPE),
+        (RPC_SYSTEM, RPC_METHOD, RPC_STATUS, ERROR_TYPE, *_CALLER),
     ),
 )
 
