@@ -7,30 +7,30 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field
 
 from orchestrator_core.auth.tokens import HOST_ID_PATTERN, NAME_PATTERN
-from orchestrator_core.config_table import Table
+from orchestrator_core.config_table import Hidden, Live, Table
 from orchestrator_core.core.outbound import Unreadable, read_pattern
 
 
 class OutboundTable(Table):
     """What clients' tools may connect to. ORCH-3080, ORCH-3206."""
 
-    enabled: bool = Field(
+    enabled: Live[bool] = Field(
         default=False, description="The one switch: without it every connection is denied."
     )
-    policy: str = Field(
+    policy: Live[str] = Field(
         default="patterns",
         min_length=1,
         max_length=128,
         description="Who decides, if so: `patterns`, by the two lists, or an installed plug-in.",
     )
-    allow: tuple[str, ...] = Field(
+    allow: Live[tuple[str, ...]] = Field(
         default=(),
         max_length=1_024,
         strict=False,
         description="Hosts to connect to: HOST, `*.HOST` for all below it, `*` for all; over"
         " https, and http to this machine, unless SCHEME:// stands before it.",
     )
-    deny: tuple[str, ...] = Field(
+    deny: Live[tuple[str, ...]] = Field(
         default=(),
         max_length=1_024,
         strict=False,
@@ -43,7 +43,7 @@ class TokenTable(Table):
     """One bearer token, which is itself stated nowhere. AUTH-1001."""
 
     role: Literal["client", "pool", "admin"] = Field(description="What the token is for.")
-    sha256: str = Field(
+    sha256: Hidden[str] = Field(
         pattern=r"^[0-9a-f]{64}$",
         description="Hash of the token; `orchestratord token` makes both.",
     )
@@ -63,19 +63,18 @@ class TokenTable(Table):
 class AuthTable(Table):
     """Bearer tokens. AUTH-1001..1008."""
 
-    jobs_visible_to: Literal["owner", "all"] = Field(
+    jobs_visible_to: Live[Literal["owner", "all"]] = Field(
         default="owner",
         description="Whose clients see, follow and cancel a job: only that which gave it, or every "
         "one; admins always.",
     )
-    expiry_warning_days: int = Field(
+    expiry_warning_days: Live[int] = Field(
         default=14,
         ge=0,
         le=365,
         description="So long before a token ends the log warns of it once a day; 0: never.",
     )
-
-    tokens: dict[Annotated[str, Field(pattern=NAME_PATTERN)], TokenTable] = Field(
+    tokens: Live[dict[Annotated[str, Field(pattern=NAME_PATTERN)], TokenTable]] = Field(
         default={},
         max_length=1_000,
         description="Tokens by the name of their owner, which is also the identity that limits "

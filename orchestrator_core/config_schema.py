@@ -20,13 +20,14 @@ from orchestrator_core.config_access import (
 )
 from orchestrator_core.config_admission import AdmissionTable, QueueTable, ThrottleTable
 from orchestrator_core.config_storage import RecorderTable, StoreTable
-from orchestrator_core.config_table import DAY_MS, Table
+from orchestrator_core.config_table import DAY_MS, Live, Table
 from orchestrator_core.config_work import JobsTable, PlacementTable, PoolsTable, SessionsTable
 
 __all__ = [
     "ENVIRONMENT_KEYS",
     "AdmissionTable",
     "Config",
+    "JobsTable",
     "OutboundTable",
     "PoolsTable",
     "Table",
@@ -55,10 +56,10 @@ class Config(Table):
     status_page: bool = Field(
         default=True, description="Serve the status page at metrics_listen, too."
     )
-    shutdown_grace_ms: int = Field(
+    shutdown_grace_ms: Live[int] = Field(
         default=30_000, ge=0, le=DAY_MS, description="Wait for running jobs on SIGTERM."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+    log_level: Live[Literal["debug", "info", "warning", "error"]] = Field(
         default="info", description="Least severity of log lines."
     )
     log_format: Literal["auto", "json", "pretty"] = Field(
@@ -85,7 +86,7 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _checked(self) -> "Config":
-        problems = list(_cross_problems(self))
+        problems = list(cross_problems(self))
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -94,7 +95,8 @@ class Config(Table):
 ENVIRONMENT_KEYS = frozenset({"otlp_traces_endpoint", "otlp_metrics_endpoint"})
 
 
-def _cross_problems(config: Config) -> Iterator[str]:
+def cross_problems(config: Config) -> Iterator[str]:
+    """Values that are right by themselves and wrong together."""
     yield from _address_problems("listen", config.listen)
     yield from _exposure_problems(config)
     yield from tls_problems(config.tls)

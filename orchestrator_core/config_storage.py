@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from orchestrator_core.config_table import Milliseconds, Table
+from orchestrator_core.config_table import Live, Milliseconds, Table
 
 
 class StoreTable(Table):
@@ -19,13 +19,13 @@ class StoreTable(Table):
         max_length=4096,
         description="SQLite file; relative to the configuration file, or to the working directory.",
     )
-    bytes_max: int = Field(
+    bytes_max: Live[int] = Field(
         default=1 << 30,
         ge=1 << 20,
         le=1 << 40,
         description="Content at which the oldest ended jobs go early, but for jobs.finished_max.",
     )
-    prune_every_ms: Milliseconds = Field(
+    prune_every_ms: Live[Milliseconds] = Field(
         default=60_000, description="Time between two deletions of what is kept no longer."
     )
     free_bytes_kept: int = Field(

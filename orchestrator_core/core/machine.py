@@ -267,7 +267,7 @@ class Core:
             case AcceptsFailed():
                 intake.accepts_failed(state, event, now_ms)
             case EndConfirmed():
-                expiry.end_confirmed(state, event)
+                expiry.end_confirmed(state, event, now_ms)
             case DrainRequested():
                 state.draining = True
             case ConfigChanged():

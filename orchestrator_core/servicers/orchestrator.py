@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -13,6 +14,7 @@ from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core import failpoints
 from orchestrator_core.auth.caller import caller, sees
+from orchestrator_core.config_schema import JobsTable
 from orchestrator_core.core.effects import Receipt
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
@@ -81,6 +83,15 @@ class OrchestratorServicer:
                 "GetOverview": rpc.unary(self.get_overview, pb.GetOverviewRequest),
                 "GetCapabilities": rpc.unary(self.get_capabilities, pb.GetCapabilitiesRequest),
             },
+        )
+
+    def reconfigure(self, jobs: JobsTable) -> None:
+        """Other limits for requests that come after."""
+        self._limits = replace(self._limits, input_bytes_max=jobs.input_bytes_max)
+        self._facts = replace(
+            self._facts,
+            input_bytes_max=jobs.input_bytes_max,
+            output_bytes_per_job=jobs.output_bytes_per_job,
         )
 
     async def enqueue(self, request: pb.EnqueueRequest, context: rpc.Context) -> pb.EnqueueResponse:

@@ -101,13 +101,14 @@ def _opens(who: Identity) -> tuple[object, ...]:
 class ExpiryWarnings:
     """Tells the log of tokens that expire soon, or have: each once a day.
 
-    `tokens` is asked at each look for those that count. `days` before the end it begins; 0: never.
+    `tokens` is asked at each look for those that count, `days` how long before the end
+    it begins; 0: never.
     """
 
     def __init__(
         self,
         tokens: Callable[[], Tokens],
-        days: int,
+        days: Callable[[], int],
         wall_s: Callable[[], float] = clock.wall_s,
     ) -> None:
         self._tokens = tokens
@@ -125,13 +126,14 @@ class ExpiryWarnings:
         """Tells of those of which nothing was told today."""
         now_s = self._wall_s()
         today = int(now_s // DAY_S)
+        days = self._days()
         soon = [
             each
             for each in self._tokens().identities
-            if each.expires_s is not None and each.expires_s - now_s <= self._days * DAY_S
+            if each.expires_s is not None and each.expires_s - now_s <= days * DAY_S
         ]
         told, self._told = self._told, {}
-        for each in soon if self._days else ():
+        for each in soon if days else ():
             self._told[each.name] = today
             if told.get(each.name) != today:
                 _tell(each, now_s)

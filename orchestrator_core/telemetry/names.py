@@ -31,6 +31,7 @@ ADOPT: Final = "adopt"
 DRAIN: Final = "drain"
 RELOAD: Final = "reload"
 OUTBOUND: Final = "outbound.decide"
+CONFIG_RELOAD: Final = "config.reload"
 # Stands in the table for the names of methods, e.g. llamaorch.orchestrator.v1.SessionService/Get.
 RPC: Final = "package.Service/Method"
 
@@ -84,6 +85,8 @@ SCHEME: Final = "llamaorch.scheme"
 REMOTE_HOST: Final = "llamaorch.remote_host"
 ALLOWED: Final = "llamaorch.allowed"
 RULE: Final = "llamaorch.rule"
+CHANGED_KEYS: Final = "llamaorch.config.changed"
+WAITING_KEYS: Final = "llamaorch.config.needs_restart"
 TOKENS_IN: Final = "llamaorch.tokens_in"
 TOKENS_OUT: Final = "llamaorch.tokens_out"
 QUEUE_TIME_MS: Final = "llamaorch.queue_time_ms"
@@ -237,6 +240,11 @@ SPANS: Final = (
         OUTBOUND,
         "instant: whether a client's tool may connect to a host",
         (DECISION_ID, CORRELATION_ID, JOB_ID, SESSION_ID, TOOL, SCHEME, REMOTE_HOST, ALLOWED, RULE),
+    ),
+    SpanRow(
+        CONFIG_RELOAD,
+        "instant: the configuration was read again; applied, unchanged, or refused and why",
+        (OUTCOME, CHANGED_KEYS, WAITING_KEYS, WHY),
     ),
     SpanRow(
         RPC,

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import (
+    config_service_pb2,
     orchestrator_service_pb2,
     policy_service_pb2,
     pool_admin_service_pb2,
@@ -35,6 +36,7 @@ from orchestrator_core.config import load_config
 from orchestrator_core.config import tokens as configured
 
 FILES = (
+    config_service_pb2,
     orchestrator_service_pb2,
     policy_service_pb2,
     pool_admin_service_pb2,

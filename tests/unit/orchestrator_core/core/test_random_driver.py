@@ -113,6 +113,11 @@ def test_no_world_breaks_an_invariant_and_nothing_is_left_behind(first: int) -> 
         assert set(world.promised) <= set(world.told), seed
 
 
+def test_a_job_whose_host_comes_back_while_it_is_being_forgotten_is_kept_until_it_stops() -> None:
+    """After a restart, beyond the bound of ended jobs; its number is not given out again."""
+    play(471).settle()
+
+
 def test_equal_inputs_give_equal_effects() -> None:
     """A second core that is given the recorded inputs answers the same, byte for byte. LO-207."""
     for seed in range(1, 12):

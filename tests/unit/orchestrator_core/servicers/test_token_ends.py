@@ -23,7 +23,7 @@ def warnings_at(looks_s: list[float], days: int = 14) -> list[tuple[float, str]]
             TokenEntry("alice", Role.CLIENT, "cd" * 32),
         ]
     )
-    warnings = ExpiryWarnings(lambda: known, days, lambda: now_s)
+    warnings = ExpiryWarnings(lambda: known, lambda: days, lambda: now_s)
     told = []
     for now_s in looks_s:
         with capture_logs() as lines:
