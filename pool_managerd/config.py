@@ -288,6 +288,9 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     env = os.environ if environ is None else environ
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        hint = "name one by --config FILE; docs/pool-managerd.md has the smallest that works"
+        raise ConfigError([f"{path}: there is no such file: {hint}"]) from error
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

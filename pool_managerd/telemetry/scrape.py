@@ -4,6 +4,7 @@ Gauges are read on the event loop; only the rendering runs elsewhere. One scrape
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 
 from aiohttp import web
@@ -57,9 +58,9 @@ class ScrapeEndpoint:
         site = web.TCPSite(runner, host.strip("[]"), int(port), backlog=16)
         try:
             await site.start()
-        except OSError:
+        except OSError as error:
             await runner.cleanup()
-            raise
+            raise _taken(listen, error) from error
         self._runner = runner
         bound = runner.addresses[0]
         assert isinstance(bound, tuple), "a TCP site has an address and a port"
@@ -70,3 +71,11 @@ class ScrapeEndpoint:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
+
+
+def _taken(listen: str, error: OSError) -> OSError:
+    """Says which setting to change."""
+    why = os.strerror(error.errno) if error.errno else str(error)
+    return OSError(
+        f"metrics_listen: cannot listen on {listen}: {why}: set another, or end what uses it"
+    )
