@@ -23,10 +23,14 @@ from orchestrator_core.core.effects import (
 )
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
+from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry.names import SERVICE
 from orchestrator_core.telemetry.tracked import Tracked
 
 MESSAGE_MAX = 300
+# Of a change of the configuration: lines under one key, and keys in the sentence.
+CHANGES_MAX = 100
+KEYS_SHOWN = 8
 # Their messages are an engine's, which may quote what the client sent: only the client gets them.
 _QUOTING = frozenset({Reason.ENGINE_ERROR, Reason.WORKER_RESET, Reason.REPLICA_EXHAUSTED})
 
@@ -230,6 +234,21 @@ class Lines:
             human=why or f"Connecting to {told['remote_host']} is allowed.",
         )
 
+    def config_reloaded(self, report: ReloadReport) -> None:
+        """The configuration was read again."""
+        log = self._log.warning if report.problems or report.waiting else self._log.info
+        log(
+            "config_reload",
+            outcome=report.outcome,
+            file=report.file,
+            changed=[each.told() for each in report.applied[:CHANGES_MAX]],
+            needs_restart=[each.told() for each in report.waiting[:CHANGES_MAX]],
+            changed_total=len(report.applied),
+            needs_restart_total=len(report.waiting),
+            problems=list(report.problems),
+            human=_reloaded(report),
+        )
+
     def draining(self, queue_depth: int, live_attempts: int) -> None:
         """Nothing is accepted or placed any more."""
         self._log.info(
@@ -239,6 +258,18 @@ class Lines:
             human=f"No more jobs are accepted; {live_attempts} still run, {queue_depth} wait for "
             "the next start.",
         )
+
+
+def _reloaded(report: ReloadReport) -> str:
+    """What became of a reload, and what is still to be done."""
+    if report.problems:
+        rest = "; ".join(report.problems)
+        return f"The configuration stays as it was: {report.file} cannot be used: {rest}"
+    count, waiting = len(report.applied), [each.key for each in report.waiting]
+    done = f"{count} setting{'s' * (count != 1)} changed" if count else "nothing changed"
+    shown = ", ".join(waiting[:KEYS_SHOWN]) + (", ..." if len(waiting) > KEYS_SHOWN else "")
+    rest = f"; restart orchestratord for {shown}" if waiting else ""
+    return f"The configuration was read again from {report.file}: {done}{rest}."
 
 
 def _who(tracked: Tracked) -> dict[str, object]:

@@ -26,6 +26,7 @@ from orchestrator_core.core.effects import (
 from orchestrator_core.core.outcome import Refusal, Usage
 from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.core.states import JobState
+from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry import names
 from orchestrator_core.telemetry.tracing import (
     Attributes,
@@ -38,6 +39,7 @@ from orchestrator_core.telemetry.tracked import Tracked
 
 TEXT_MAX = 256
 CANDIDATES_MAX = 5
+KEYS_MAX = 16
 _ENDINGS = {
     JobState.CANCELLED: names.CANCEL,
     JobState.EXPIRED: names.EXPIRE,
@@ -243,6 +245,16 @@ class Spans:
         span = self._tracing.start(names.OUTBOUND, call, now_ms, attributes)
         self._tracing.end(span, now_ms)
         self._tracing.decide(span.context, keep=True)
+
+    def config_reloaded(self, report: ReloadReport, now_ms: int) -> None:
+        """The configuration was read again."""
+        attributes: Attributes = {
+            names.OUTCOME: report.outcome,
+            names.CHANGED_KEYS: tuple(each.key for each in report.applied[:KEYS_MAX]),
+            names.WAITING_KEYS: tuple(each.key for each in report.waiting[:KEYS_MAX]),
+            names.WHY: _short("; ".join(report.problems)),
+        }
+        self._instant(names.CONFIG_RELOAD, None, now_ms, attributes)
 
     def _instant(
         self,

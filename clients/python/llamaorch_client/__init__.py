@@ -6,6 +6,12 @@ errors are drawn in `llamaorch_client.errors`.
 """
 
 from llamaorch_client.aio import AsyncClient, JobFilter
+from llamaorch_client.configuration import (
+    ConfigReload,
+    Configuration,
+    Setting,
+    SettingChange,
+)
 from llamaorch_client.errors import (
     AccessError,
     DuplicateError,
@@ -95,6 +101,8 @@ __all__ = [
     "ChatMessage",
     "Client",
     "ClientOptions",
+    "ConfigReload",
+    "Configuration",
     "Decision",
     "Determinism",
     "DuplicateError",
@@ -150,6 +158,8 @@ __all__ = [
     "Sampling",
     "ServerError",
     "Session",
+    "Setting",
+    "SettingChange",
     "Shortfall",
     "Started",
     "StreamOptions",

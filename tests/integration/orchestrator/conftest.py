@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from llamaorch.orchestrator.v1 import (
+    config_service_pb2_grpc,
     orchestrator_service_pb2_grpc,
     policy_service_pb2_grpc,
     pool_admin_service_pb2_grpc,
@@ -29,6 +30,7 @@ class Orchestrator:
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(channel)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(channel)
         self.policy = policy_service_pb2_grpc.PolicyServiceStub(channel)
+        self.config = config_service_pb2_grpc.ConfigServiceStub(channel)
         self._hosts: list[ScriptedHost] = []
 
     def host(self, host_id: str = "host-1", boot_id: str = "") -> ScriptedHost:

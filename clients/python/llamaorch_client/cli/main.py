@@ -13,6 +13,7 @@ from llamaorch_client.aio import AsyncClient
 from llamaorch_client.cli import (
     access,
     capabilities,
+    config,
     devices,
     draining,
     fleet,
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Command] = {
     "sessions": sessions.sessions,
     "capabilities": capabilities.capabilities,
     "policy": policy.policy,
+    "config": config.config,
     "pools": fleet.pools,
     "drain": draining.drain,
     "undrain": draining.undrain,
