@@ -15,6 +15,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from orchestrator_core import failpoints
+from orchestrator_core.artifacts.files import ArtifactFiles, FilesUnusableError, TemporaryFiles
+from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.auth.tls import ServerCertificates, TlsError, TlsFiles
 from orchestrator_core.clock import Clock, SystemClock
 from orchestrator_core.config import Config, core_config, tokens
@@ -31,7 +33,14 @@ from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.served_facts import ServedFacts
-from orchestrator_core.servicers import orchestrator, policy, pool_admin, pool_registry, sessions
+from orchestrator_core.servicers import (
+    artifacts,
+    orchestrator,
+    policy,
+    pool_admin,
+    pool_registry,
+    sessions,
+)
 from orchestrator_core.servicers.auth import TokenGate
 from orchestrator_core.servicers.capabilities import ServerFacts
 from orchestrator_core.servicers.outbound_judge import (
@@ -47,6 +56,7 @@ from orchestrator_core.store.port import (
     Opened,
     Store,
     StoreError,
+    StoreOutcomeUnknownError,
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import SqliteStore
@@ -117,6 +127,7 @@ class OrchestratorServer:
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._runtime: Runtime | None = None
+        self._artifacts: Artifacts | None = None
         self._jobs: orchestrator.OrchestratorServicer | None = None
         self.address = Address("", 0)
         self.metrics_port: int | None = None
@@ -127,12 +138,18 @@ class OrchestratorServer:
         assert self._runtime is not None, "start() comes first"
         return self._runtime
 
+    @property
+    def artifacts(self) -> Artifacts:
+        """The artifacts, once started."""
+        assert self._artifacts is not None, "start() comes first"
+        return self._artifacts
+
     async def start(self) -> None:
         """Takes the address, recovers the journal and begins to serve.
 
         Raises:
             CannotStartError: when the address is not free, or the outbound policy not there;
-                nothing was written then.
+                nothing was written then. When the directory of artifacts cannot be used.
             StoreError: when the journal cannot be opened.
             OSError: when the metrics address is not free.
         """
@@ -142,6 +159,11 @@ class OrchestratorServer:
         failpoints.reach("journal.opened")
         clock = SystemClock(opened.last_ms)
         self._runtime = runtime = self._build(clock)
+        self._artifacts = kept = _artifacts(self._config, self._store, runtime)
+        try:
+            await kept.open(opened)
+        except FilesUnusableError as error:
+            raise CannotStartError(str(error)) from error
         self._jobs = jobs_servicer = self._jobs_servicer(runtime)
         self.metrics_port = metrics_port = await self._telemetry.start(
             runtime.core,
@@ -149,11 +171,11 @@ class OrchestratorServer:
             self._status_routes(runtime, jobs_servicer),
         )
         runtime.recover(opened.recovered)
-        await self._serve(runtime, opened, jobs_servicer)
+        await self._serve(runtime, opened, jobs_servicer, kept)
         self._tasks = [
             asyncio.create_task(runtime.run(), name="commit"),
             asyncio.create_task(runtime.watch_pauses(), name="pauses"),
-            asyncio.create_task(self._prune(runtime), name="prune"),
+            asyncio.create_task(self._prune(runtime, kept), name="prune"),
         ]
         failpoints.reach("listening")
         jobs = len(runtime.core.jobs)
@@ -196,6 +218,8 @@ class OrchestratorServer:
             if isinstance(core := self._runtime.core, RecordedCore):
                 core.end()
                 await asyncio.to_thread(core.recorder.join)
+        if self._artifacts is not None:
+            await self._artifacts.close()
         await self._store.close()
         await self._telemetry.shutdown()
 
@@ -267,7 +291,11 @@ class OrchestratorServer:
         return StatusPage(reader.read, jobs.explain).routes()
 
     async def _serve(
-        self, runtime: Runtime, opened: Opened, jobs: orchestrator.OrchestratorServicer
+        self,
+        runtime: Runtime,
+        opened: Opened,
+        jobs: orchestrator.OrchestratorServicer,
+        kept: Artifacts,
     ) -> None:
         config = self._config
         terms = LinkTerms(
@@ -282,6 +310,7 @@ class OrchestratorServer:
             jobs,
             pool_admin.PoolAdminServicer(runtime, self._telemetry, config.pools),
             sessions.SessionServicer(runtime),
+            artifacts.ArtifactServicer(runtime, kept),
             policy.PolicyServicer(runtime, self._telemetry, self._judge),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )
@@ -291,6 +320,7 @@ class OrchestratorServer:
             orchestrator.SERVICE,
             pool_admin.SERVICE,
             sessions.SERVICE,
+            artifacts.SERVICE,
             policy.SERVICE,
             pool_registry.SERVICE,
         )
@@ -302,8 +332,8 @@ class OrchestratorServer:
         )
         await self._server.start()
 
-    async def _prune(self, runtime: Runtime) -> None:
-        """Deletes from the journal what nobody may ask for any more, or what is too much."""
+    async def _prune(self, runtime: Runtime, kept: Artifacts) -> None:
+        """Deletes what nobody may ask for any more, or what is too much."""
         while True:
             await asyncio.sleep(self._config.store.prune_every_ms / 1000)
             jobs = self._config.jobs
@@ -318,11 +348,13 @@ class OrchestratorServer:
             failpoints.reach("prune.before")
             try:
                 await self._store.prune(keep)
-            except StoreUnavailableError as error:
+                await kept.expire()
+            except (StoreUnavailableError, StoreOutcomeUnknownError) as error:
                 _log.warning(
                     "prune_failed",
                     error=str(error),
-                    human="Old jobs could not be deleted from the journal; it is tried again.",
+                    human="Old jobs or artifacts could not be deleted from the journal; it is"
+                    " tried again.",
                 )
             failpoints.reach("prune.after")
 
@@ -339,6 +371,16 @@ def _store(config: Config) -> Store:
     if config.store.kind == "memory":
         return MemoryStore()
     return SqliteStore(Path(config.store.path), free_bytes_kept=config.store.free_bytes_kept)
+
+
+def _artifacts(config: Config, store: Store, runtime: Runtime) -> Artifacts:
+    limits = config.artifacts
+    if limits.path or config.store.kind == "sqlite":
+        directory = Path(limits.path or Path(config.store.path).parent / "artifacts")
+        files = ArtifactFiles(directory, limits.free_bytes_min)
+    else:
+        files = TemporaryFiles(limits.free_bytes_min)
+    return Artifacts(limits, files, store, runtime.clock.now_ms, runtime.inputs_in_use)
 
 
 def _explainer(runtime: Runtime) -> Explainer | None:

@@ -15,7 +15,7 @@ import structlog
 from google.protobuf.empty_pb2 import Empty
 
 from orchestrator_core.auth import roles
-from orchestrator_core.auth.tokens import Identity, Tokens, bearer, fingerprint
+from orchestrator_core.auth.tokens import Identity, Role, Tokens, bearer, fingerprint
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.servicers import rpc
@@ -58,7 +58,8 @@ class TokenGate(grpc.aio.ServerInterceptor):
         refusal = refusal_of(token, identity, method)
         if refusal is None:
             assert identity is not None, "nobody passes without a token"
-            rpc.identify(identity.name, identity.fingerprint)
+            admin = identity.role is Role.ADMIN
+            rpc.identify(identity.name, identity.fingerprint, admin=admin)
             return await continuation(handler_call_details)
         self._tell(method, refusal, token)
         _refusal.set(refusal)

@@ -34,6 +34,7 @@ _FIT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _correlation_id: ContextVar[str] = ContextVar("orchestratord_correlation_id", default="")
 _metadata: ContextVar[Metadata] = ContextVar("orchestratord_metadata", default=())
 _identity: ContextVar[str] = ContextVar("orchestratord_identity", default=ANONYMOUS)
+_admin: ContextVar[bool] = ContextVar("orchestratord_admin", default=True)
 _ids = Ids()
 
 _log = structlog.get_logger("orchestratord")
@@ -83,6 +84,23 @@ def server_stream(
     )
 
 
+def client_stream(
+    handler: Callable[[Context], Awaitable[Response]], request: type[Request]
+) -> "grpc.RpcMethodHandler[Any, Any]":
+    """A stream of requests, one response; the handler reads the context itself."""
+
+    async def call(_: object, context: Context) -> Response:
+        await _begin(context)
+        try:
+            return await handler(context)
+        except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
+            await _fail(context, error)
+
+    return grpc.stream_unary_rpc_method_handler(
+        call, request_deserializer=_decoder(request), response_serializer=_encode
+    )
+
+
 def bidi(
     handler: Callable[[Context], Awaitable[None]],
     request: type[Request],
@@ -125,9 +143,15 @@ def identity() -> str:
     return _identity.get()
 
 
-def identify(name: str, fingerprint: str) -> None:
+def admin() -> bool:
+    """True for the call of an admin, and where nobody is asked for a token. AUTH-1003."""
+    return _admin.get()
+
+
+def identify(name: str, fingerprint: str, *, admin: bool) -> None:
     """Says whose call this task answers, from here on and in its log lines. AUTH-1008."""
     _identity.set(name)
+    _admin.set(admin)
     structlog.contextvars.bind_contextvars(caller=name, token_fingerprint=fingerprint)
 
 
