@@ -241,9 +241,12 @@ def load_config(
     recorder = config.recorder
     if recorder.path:
         recorder = recorder.model_copy(update={"path": str(base / recorder.path)})
+    artifacts = config.artifacts
+    if artifacts.path:
+        artifacts = artifacts.model_copy(update={"path": str(base / artifacts.path)})
     files = {name: getattr(config.tls, name) for name in ("certificate", "key", "client_ca")}
     tls = config.tls.model_copy(update={n: str(base / file) for n, file in files.items() if file})
-    found = {"store": store, "recorder": recorder, "tls": tls}
+    found = {"store": store, "recorder": recorder, "artifacts": artifacts, "tls": tls}
     return config.model_copy(update={**found, **endpoints})
 
 

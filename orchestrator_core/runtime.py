@@ -276,6 +276,11 @@ class Runtime:
             raise RefusalError(Refusal(Reason.NOT_FOUND, message, resource=job_id))
         return job
 
+    def inputs_in_use(self) -> set[str]:
+        """Artifacts that are the input of jobs which have not ended. O(jobs)."""
+        jobs = self.core.jobs.values()
+        return {job.spec.input_artifact for job in jobs if job.live and job.spec.input_artifact}
+
     async def sure(self) -> None:
         """Returns once nobody can have taken the journal over while this process stood still.
 

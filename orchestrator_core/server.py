@@ -12,6 +12,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from orchestrator_core import failpoints
+from orchestrator_core.artifacts.files import ArtifactFiles, FilesUnusableError, TemporaryFiles
+from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.auth.tls import ServerCertificates, TlsError, TlsFiles
 from orchestrator_core.clock import Clock, SystemClock
 from orchestrator_core.config import Config, ConfigSource, core_config, tokens
@@ -30,6 +32,7 @@ from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.served_facts import ServedFacts
 from orchestrator_core.servicers import (
+    artifacts,
     configuration,
     orchestrator,
     policy,
@@ -52,6 +55,7 @@ from orchestrator_core.store.port import (
     Keep,
     Opened,
     Store,
+    StoreOutcomeUnknownError,
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import SqliteStore
@@ -129,6 +133,7 @@ class OrchestratorServer:
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._runtime: Runtime | None = None
+        self._artifacts: Artifacts | None = None
         self._jobs: orchestrator.OrchestratorServicer | None = None
         self.address = Address("", 0)
         self.metrics_port: int | None = None
@@ -139,12 +144,18 @@ class OrchestratorServer:
         assert self._runtime is not None, "start() comes first"
         return self._runtime
 
+    @property
+    def artifacts(self) -> Artifacts:
+        """The artifacts, once started."""
+        assert self._artifacts is not None, "start() comes first"
+        return self._artifacts
+
     async def start(self) -> None:
         """Takes the address, recovers the journal and begins to serve.
 
         Raises:
             CannotStartError: when the address is not free, or the outbound policy not there;
-                nothing was written then.
+                nothing was written then. When the directory of artifacts cannot be used.
             StoreError: when the journal cannot be opened.
             OSError: when the metrics address is not free.
         """
@@ -154,6 +165,11 @@ class OrchestratorServer:
         failpoints.reach("journal.opened")
         clock = SystemClock(opened.last_ms)
         self._runtime = runtime = self._build(clock)
+        self._artifacts = kept = _artifacts(self._config, self._store, runtime)
+        try:
+            await kept.open(opened)
+        except FilesUnusableError as error:
+            raise CannotStartError(str(error)) from error
         self._jobs = jobs_servicer = self._jobs_servicer(runtime)
         facts = ServedFacts(self._config, runtime, CORE_FORM)
         self.metrics_port = metrics_port = await self._telemetry.start(
@@ -169,11 +185,11 @@ class OrchestratorServer:
             facts,
         )
         self._make_live(parts)
-        await self._serve(parts, opened)
+        await self._serve(parts, opened, kept)
         self._tasks = [
             asyncio.create_task(runtime.run(), name="commit"),
             asyncio.create_task(runtime.watch_pauses(), name="pauses"),
-            asyncio.create_task(self._prune(runtime), name="prune"),
+            asyncio.create_task(self._prune(runtime, kept), name="prune"),
         ]
         if self._gate is not None:
             tell_unbound(self._gate.tokens)
@@ -220,6 +236,8 @@ class OrchestratorServer:
             if isinstance(core := self._runtime.core, RecordedCore):
                 core.end()
                 await asyncio.to_thread(core.recorder.join)
+        if self._artifacts is not None:
+            await self._artifacts.close()
         await self._store.close()
         await self._telemetry.shutdown()
 
@@ -301,7 +319,7 @@ class OrchestratorServer:
         self.config.prepare = parts.prepare
         self.config.tell = lambda report: self._telemetry.config_reloaded(report, clock.now_ms())
 
-    async def _serve(self, parts: LiveParts, opened: Opened) -> None:
+    async def _serve(self, parts: LiveParts, opened: Opened, kept: Artifacts) -> None:
         config, runtime = self._config, parts.runtime
         terms = LinkTerms(
             epoch=opened.epoch,
@@ -317,6 +335,7 @@ class OrchestratorServer:
             sessions.SessionServicer(runtime),
             parts.policy,
             configuration.ConfigServicer(self.config),
+            artifacts.ArtifactServicer(runtime, kept),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )
         watched = self._telemetry.watched
@@ -325,6 +344,7 @@ class OrchestratorServer:
             orchestrator.SERVICE,
             pool_admin.SERVICE,
             sessions.SERVICE,
+            artifacts.SERVICE,
             policy.SERVICE,
             configuration.SERVICE,
             pool_registry.SERVICE,
@@ -337,8 +357,8 @@ class OrchestratorServer:
         )
         await self._server.start()
 
-    async def _prune(self, runtime: Runtime) -> None:
-        """Deletes from the journal what nobody may ask for any more, or what is too much."""
+    async def _prune(self, runtime: Runtime, kept: Artifacts) -> None:
+        """Deletes what nobody may ask for any more, or what is too much."""
         while True:
             await self.config.pause(lambda config: config.store.prune_every_ms)
             jobs, store = self.config.running.jobs, self.config.running.store
@@ -353,11 +373,13 @@ class OrchestratorServer:
             failpoints.reach("prune.before")
             try:
                 await self._store.prune(keep)
-            except StoreUnavailableError as error:
+                await kept.expire()
+            except (StoreUnavailableError, StoreOutcomeUnknownError) as error:
                 _log.warning(
                     "prune_failed",
                     error=str(error),
-                    human="Old jobs could not be deleted from the journal; it is tried again.",
+                    human="Old jobs or artifacts could not be deleted from the journal; it is"
+                    " tried again.",
                 )
             failpoints.reach("prune.after")
 
@@ -373,6 +395,16 @@ def _store(config: Config) -> Store:
     if config.store.kind == "memory":
         return MemoryStore()
     return SqliteStore(Path(config.store.path), free_bytes_kept=config.store.free_bytes_kept)
+
+
+def _artifacts(config: Config, store: Store, runtime: Runtime) -> Artifacts:
+    limits = config.artifacts
+    if limits.path or config.store.kind == "sqlite":
+        directory = Path(limits.path or Path(config.store.path).parent / "artifacts")
+        files = ArtifactFiles(directory, limits.free_bytes_min)
+    else:
+        files = TemporaryFiles(limits.free_bytes_min)
+    return Artifacts(limits, files, store, runtime.clock.now_ms, runtime.inputs_in_use)
 
 
 def _explainer(runtime: Runtime) -> Explainer | None:

@@ -8,6 +8,7 @@ from orchestrator_core.auth.tokens import Role
 
 _JOBS = "/llamaorch.orchestrator.v1.OrchestratorService/"
 _SESSIONS = "/llamaorch.orchestrator.v1.SessionService/"
+_ARTIFACTS = "/llamaorch.orchestrator.v1.ArtifactService/"
 _ADMIN = "/llamaorch.orchestrator.v1.PoolAdminService/"
 _POLICY = "/llamaorch.orchestrator.v1.PolicyService/"
 _CONFIG = "/llamaorch.orchestrator.v1.ConfigService/"
@@ -34,6 +35,11 @@ ALLOWED: dict[str, frozenset[Role]] = {
     _SESSIONS + "GetSession": _CLIENTS,
     _SESSIONS + "ListSessions": _CLIENTS,
     _SESSIONS + "DeleteSession": _CLIENTS,
+    _ARTIFACTS + "PutArtifact": _CLIENTS,
+    _ARTIFACTS + "GetArtifact": _CLIENTS,
+    _ARTIFACTS + "GetArtifactInfo": _CLIENTS,
+    _ARTIFACTS + "ListArtifacts": _CLIENTS,
+    _ARTIFACTS + "DeleteArtifact": _CLIENTS,
     _ADMIN + "ListPools": _CLIENTS,
     _ADMIN + "WatchPools": _CLIENTS,
     _ADMIN + "DrainPool": _ADMINS,
