@@ -35,6 +35,7 @@ from orchestrator_core.runtime import Runtime
 from orchestrator_core.served_facts import ServedFacts
 from orchestrator_core.servicers import (
     artifacts,
+    inputs,
     orchestrator,
     policy,
     pool_admin,
@@ -164,7 +165,7 @@ class OrchestratorServer:
             await kept.open(opened)
         except FilesUnusableError as error:
             raise CannotStartError(str(error)) from error
-        self._jobs = jobs_servicer = self._jobs_servicer(runtime)
+        self._jobs = jobs_servicer = self._jobs_servicer(runtime, kept)
         self.metrics_port = metrics_port = await self._telemetry.start(
             runtime.core,
             ServedFacts(self._config, runtime, CORE_FORM).read,
@@ -268,7 +269,9 @@ class OrchestratorServer:
         core = Core(bounds) if settings is None else RecordedCore(bounds, settings)
         return Runtime(core, self._store, clock, relay, self._hosts, self._telemetry)
 
-    def _jobs_servicer(self, runtime: Runtime) -> orchestrator.OrchestratorServicer:
+    def _jobs_servicer(
+        self, runtime: Runtime, kept: Artifacts
+    ) -> orchestrator.OrchestratorServicer:
         config = self._config
         facts = ServerFacts(
             version=importlib.metadata.version("llamaorch"),
@@ -279,7 +282,7 @@ class OrchestratorServer:
         )
         limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
         return orchestrator.OrchestratorServicer(
-            runtime, self._telemetry, limits, facts, _explainer(runtime)
+            runtime, self._telemetry, limits, facts, _explainer(runtime), kept
         )
 
     def _status_routes(
@@ -313,6 +316,7 @@ class OrchestratorServer:
             artifacts.ArtifactServicer(runtime, kept),
             policy.PolicyServicer(runtime, self._telemetry, self._judge),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
+            inputs.InputServicer(runtime, kept),
         )
         watched = self._telemetry.watched
         self._server.add_generic_rpc_handlers([watched(each.handlers()) for each in servicers])
