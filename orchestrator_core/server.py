@@ -34,6 +34,7 @@ from orchestrator_core.served_facts import ServedFacts
 from orchestrator_core.servicers import (
     artifacts,
     configuration,
+    inputs,
     orchestrator,
     policy,
     pool_admin,
@@ -170,7 +171,7 @@ class OrchestratorServer:
             await kept.open(opened)
         except FilesUnusableError as error:
             raise CannotStartError(str(error)) from error
-        self._jobs = jobs_servicer = self._jobs_servicer(runtime)
+        self._jobs = jobs_servicer = self._jobs_servicer(runtime, kept)
         facts = ServedFacts(self._config, runtime, CORE_FORM)
         self.metrics_port = metrics_port = await self._telemetry.start(
             runtime.core, facts.read, self._status_routes(runtime, jobs_servicer)
@@ -291,7 +292,9 @@ class OrchestratorServer:
         core = Core(bounds) if settings is None else RecordedCore(bounds, settings)
         return Runtime(core, self._store, clock, relay, self._hosts, self._telemetry)
 
-    def _jobs_servicer(self, runtime: Runtime) -> orchestrator.OrchestratorServicer:
+    def _jobs_servicer(
+        self, runtime: Runtime, kept: Artifacts
+    ) -> orchestrator.OrchestratorServicer:
         config = self._config
         facts = ServerFacts(
             version=importlib.metadata.version("llamaorch"),
@@ -302,7 +305,7 @@ class OrchestratorServer:
         )
         limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
         return orchestrator.OrchestratorServicer(
-            runtime, self._telemetry, limits, facts, _explainer(runtime)
+            runtime, self._telemetry, limits, facts, _explainer(runtime), kept
         )
 
     def _status_routes(
@@ -337,6 +340,7 @@ class OrchestratorServer:
             configuration.ConfigServicer(self.config),
             artifacts.ArtifactServicer(runtime, kept),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
+            inputs.InputServicer(runtime, kept),
         )
         watched = self._telemetry.watched
         self._server.add_generic_rpc_handlers([watched(each.handlers()) for each in servicers])

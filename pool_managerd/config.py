@@ -167,6 +167,13 @@ class LimitsTable(Table):
     )
     frame_bytes: int = Field(default=1 << 20, ge=4096, le=3 << 20, description="Size of one frame.")
     watchers_max: int = Field(default=16, ge=1, le=1024, description="Open WatchSnapshots calls.")
+    input_bytes_max: int = Field(
+        default=64 << 20,
+        ge=4096,
+        le=1 << 30,
+        description="Largest input that is fetched from the orchestrator, which is in memory until"
+        " its attempt ends.",
+    )
 
 
 class LinkTable(LinkAccess):

@@ -25,6 +25,7 @@ from pool_managerd.factory import make_devices
 from pool_managerd.feed import ChangeFeed
 from pool_managerd.host_facts import HostFacts
 from pool_managerd.incarnation import EngineFactory, PoolDeps
+from pool_managerd.inputs import Inputs
 from pool_managerd.link import Link, LinkDeps
 from pool_managerd.model_files import ModelFiles
 from pool_managerd.pool import Pool
@@ -71,6 +72,7 @@ class PoolManager:
         self._feed = ChangeFeed(config.limits.watchers_max)
         self._host = HostState(config.host_id, secrets.token_hex(8))
         self._ledger = Ledger()
+        self._inputs = Inputs(config.limits.input_bytes_max, lambda: link_metadata(config))
         self._pools: dict[str, Pool] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._stop = asyncio.Event()
@@ -182,6 +184,7 @@ class PoolManager:
             preflight=self._make_preflight(),
         )
         executor = Executor(store, deps)
+        executor.fetch_input = self._inputs.fetch
         for table in self._config.pools:
             pool = Pool(by_device_id(table, self._devices.devices()), deps, executor)
             self._pools[pool.pool_id] = pool
@@ -212,6 +215,7 @@ class PoolManager:
                 config=self._config,
                 connect=self._connect,
                 metadata=lambda: link_metadata(self._config),
+                inputs=self._inputs,
                 host=self._host,
                 pools=self._pools,
                 executor=executor,

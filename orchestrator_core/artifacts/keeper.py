@@ -71,7 +71,7 @@ class Artifacts:
     ) -> None:
         self.limits = limits
         self.index = ArtifactIndex()
-        self._files = files
+        self.files = files
         self._store = store
         self._now_ms = now_ms
         self._in_use = in_use
@@ -87,8 +87,8 @@ class Artifacts:
     async def open(self, opened: Opened) -> None:
         """Takes the directory and the index. Raises `FilesUnusableError`."""
         self.index = ArtifactIndex(opened.artifacts)
-        await self._threads.run(partial(self._files.open, opened.journal_id))
-        swept = await self._threads.run(partial(self._files.sweep, self.index.digests()))
+        await self._threads.run(partial(self.files.open, opened.journal_id))
+        swept = await self._threads.run(partial(self.files.sweep, self.index.digests()))
         if swept.removed:
             _log.info(
                 "artifacts_swept",
@@ -100,7 +100,7 @@ class Artifacts:
             _log.error(
                 "artifacts_missing",
                 contents=len(swept.missing),
-                directory=str(self._files.directory),
+                directory=str(self.files.directory),
                 human=f"The content of {len(swept.missing)} artifacts is gone from the disk; they"
                 " are listed still, and cannot be read.",
             )
@@ -114,7 +114,7 @@ class Artifacts:
             async with asyncio.timeout(CLOSE_S):
                 await self._unused.wait()
         await self._threads.close()
-        self._files.close()
+        self.files.close()
 
     # --- putting
 
@@ -165,7 +165,7 @@ class Artifacts:
 
     def receive(self) -> Incoming:
         """A file for an upload. Blocks; raises `FilesFullError`, or OSError."""
-        return self._files.receive()
+        return self.files.receive()
 
     async def keep(
         self, described: Description, incoming: Incoming, prompt_bytes: int
@@ -191,7 +191,7 @@ class Artifacts:
                     )
                     raise RefusalError(refusals.no_room("artifact-count", text))
                 record = self._record(described, incoming, earlier, prompt_bytes)
-                await self.on_disk(partial(self._files.publish, incoming))
+                await self.on_disk(partial(self.files.publish, incoming))
                 failpoints.reach("artifact.published")
                 await self._index(record)
             finally:
@@ -261,7 +261,7 @@ class Artifacts:
         opened: list[Reading] = []
 
         def begin() -> Reading:
-            opened.append(self._files.read(record.sha256, record.size_bytes))
+            opened.append(self.files.read(record.sha256, record.size_bytes))
             return opened[0]
 
         try:
@@ -286,6 +286,23 @@ class Artifacts:
             reading.verify()
         except DamagedError as error:
             raise RefusalError(self._damaged(record, error)) from error
+
+    async def content(self, record: ArtifactRecord, use: Callable[[bytes], _T]) -> _T:
+        """What `use` makes, in a thread, of all of an artifact's content, which is right.
+
+        It is in memory meanwhile. Raises `RefusalError`.
+        """
+
+        def work() -> _T:
+            reading = self.files.read(record.sha256, record.size_bytes)
+            try:
+                data = reading.read(record.size_bytes)
+                reading.verify()
+            finally:
+                reading.close()
+            return use(data)
+
+        return await self.on_disk(work, record)
 
     @contextmanager
     def held(self, artifact_id: str) -> Iterator[None]:
@@ -381,7 +398,7 @@ class Artifacts:
 
         def remove() -> None:
             for sha256 in digests:
-                self._files.remove(sha256)
+                self.files.remove(sha256)
 
         try:
             await self._threads.run(remove)

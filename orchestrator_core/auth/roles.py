@@ -49,6 +49,7 @@ ALLOWED: dict[str, frozenset[Role]] = {
     _CONFIG + "ReloadConfig": _ADMINS,
     _REGISTRY + "ReportSnapshots": _POOLS,
     _REGISTRY + "Dispatch": _POOLS,
+    _REGISTRY + "FetchInput": _POOLS,
     _REFLECTION + "ServerReflectionInfo": _ANY,
     _HEALTH + "Check": OPEN,
     _HEALTH + "List": OPEN,
