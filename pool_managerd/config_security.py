@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AwareDatetime, Field, SecretStr
 
 from pool_managerd.config_table import Table
 
@@ -24,6 +24,11 @@ class TokenTable(Table):
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
         description="Hash of the token; `orchestratord token` makes both."
+    )
+    expires: AwareDatetime | None = Field(
+        default=None,
+        description="When it ends, with its offset from UTC, e.g. 2027-01-31T00:00:00Z; unset: "
+        "never.",
     )
 
 

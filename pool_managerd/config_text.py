@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Iterator
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -87,7 +87,13 @@ def _type_text(annotation: object) -> str:
         return f"list of {_type_text(inner[0])}"
     if origin is dict:
         return f"table of {_type_text(inner[1])}"
-    names: dict[object, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
+    names: dict[object, str] = {
+        str: "string",
+        int: "integer",
+        float: "number",
+        bool: "boolean",
+        AwareDatetime: "date and time",
+    }
     return names.get(annotation, str(annotation))
 
 

@@ -112,7 +112,7 @@ class PoolManager:
             )
             watch_interval_ms = self._config.report_interval_ms * 10
             servicer = PoolManagerServicer(snapshots, self._feed, watch_interval_ms)
-            server = InspectionServer(self._config, servicer)
+            server = InspectionServer(self._config, servicer, self._clock)
             facts = HostFacts(
                 self._telemetry.metrics,
                 self._pools.values(),

@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
 from llamaorch.pool.v1 import pool_manager_service_pb2_grpc as manager_grpc
+from pool_managerd.clock import Clock
 from pool_managerd.config import Config
 from pool_managerd.config_security import loopback
 from pool_managerd.credentials import ServerCertificates
@@ -92,11 +93,11 @@ async def _abort_full(context: _Context) -> None:
 class InspectionServer:
     """The gRPC server of this host: inspection, health and reflection."""
 
-    def __init__(self, config: Config, servicer: PoolManagerServicer) -> None:
+    def __init__(self, config: Config, servicer: PoolManagerServicer, clock: Clock) -> None:
         self._listen = config.listen
         self._tls = config.tls
         tokens = config.auth.tokens
-        gates = (TokenGate(tokens),) if tokens else ()
+        gates = (TokenGate(tokens, clock),) if tokens else ()
         self._server = aio.server(options=SERVER_OPTIONS, interceptors=gates)
         self._health = health.aio.HealthServicer()
         manager_grpc.add_PoolManagerServiceServicer_to_server(servicer, self._server)

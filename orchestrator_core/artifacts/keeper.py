@@ -29,7 +29,7 @@ from orchestrator_core.artifacts.files import (
 )
 from orchestrator_core.artifacts.index import ArtifactIndex
 from orchestrator_core.artifacts.threads import Threads
-from orchestrator_core.config_schema import ArtifactsTable
+from orchestrator_core.config_storage import ArtifactsTable
 from orchestrator_core.core.outcome import Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.store.artifact import (

@@ -11,6 +11,7 @@ _SESSIONS = "/llamaorch.orchestrator.v1.SessionService/"
 _ARTIFACTS = "/llamaorch.orchestrator.v1.ArtifactService/"
 _ADMIN = "/llamaorch.orchestrator.v1.PoolAdminService/"
 _POLICY = "/llamaorch.orchestrator.v1.PolicyService/"
+_CONFIG = "/llamaorch.orchestrator.v1.ConfigService/"
 _REGISTRY = "/llamaorch.pool.v1.PoolRegistryService/"
 _HEALTH = "/grpc.health.v1.Health/"
 _REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/"
@@ -44,6 +45,8 @@ ALLOWED: dict[str, frozenset[Role]] = {
     _ADMIN + "DrainPool": _ADMINS,
     _ADMIN + "ReloadPool": _ADMINS,
     _POLICY + "CheckOutbound": _CLIENTS,
+    _CONFIG + "GetConfig": _ADMINS,
+    _CONFIG + "ReloadConfig": _ADMINS,
     _REGISTRY + "ReportSnapshots": _POOLS,
     _REGISTRY + "Dispatch": _POOLS,
     _REGISTRY + "FetchInput": _POOLS,

@@ -12,6 +12,7 @@ from orchestrator_core.artifacts import refusals
 from orchestrator_core.artifacts.files import Reading
 from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.artifacts.upload import Upload, uploading
+from orchestrator_core.auth.caller import caller, sees
 from orchestrator_core.core.outcome import Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
@@ -108,7 +109,7 @@ class ArtifactServicer:
     ) -> pb.ListArtifactsResponse:
         """Lists artifacts, newest first. Looks at a bounded number of them."""
         await self._runtime.sure()
-        asked, before, size = query(request, None if rpc.admin() else rpc.identity())
+        asked, before, size = query(request, None if caller().sees_all else caller().name)
         page = self._artifacts.index.page(asked, before, size)
         return pb.ListArtifactsResponse(
             artifacts=[to_proto(record) for record in page.records],
@@ -133,7 +134,7 @@ class ArtifactServicer:
     def _known(self, artifact_id: str) -> ArtifactRecord:
         """An artifact that the caller may know of. Raises `RefusalError` NOT_FOUND."""
         record = self._artifacts.index.get(artifact_id)
-        if record is None or not (rpc.admin() or record.owner == rpc.identity()):
+        if record is None or not sees(record.owner):
             raise RefusalError(refusals.unknown(artifact_id))
         return record
 

@@ -22,6 +22,7 @@ from orchestrator_core.relay.reader import MESSAGE_BYTES
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers.follow import Followers, text_lost
 from orchestrator_core.servicers.late import LateReads, must_wait
+from orchestrator_core.servicers.ownership import check_own
 from orchestrator_core.servicers.subscription import UNLIMITED, Places, Subscription, Terms
 from orchestrator_core.wire.errors import to_status
 from orchestrator_core.wire.exchange import ResponseBuilder
@@ -100,6 +101,7 @@ class ExchangeSession:
         Raises:
             RefusalError: NOT_FOUND, or RESUME_WINDOW as `OutputLog.open`.
         """
+        check_own(self._runtime, job_id)
         job = self._runtime.job(job_id)
         log = self._runtime.relay.log(job_id)
         handle = self._new_handle()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -14,6 +15,8 @@ from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core import failpoints
 from orchestrator_core.artifacts.keeper import Artifacts
+from orchestrator_core.auth.caller import caller, sees
+from orchestrator_core.config_schema import JobsTable
 from orchestrator_core.core.effects import Receipt
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
@@ -30,6 +33,7 @@ from orchestrator_core.servicers.follow import Followers
 from orchestrator_core.servicers.ids import Ids
 from orchestrator_core.servicers.job_views import job_view, trace_id
 from orchestrator_core.servicers.overview import overview
+from orchestrator_core.servicers.ownership import check_own
 from orchestrator_core.store.artifact import ArtifactKind
 from orchestrator_core.telemetry.calls import Call, Rpc
 from orchestrator_core.telemetry.observer import Telemetry
@@ -86,6 +90,15 @@ class OrchestratorServicer:
             },
         )
 
+    def reconfigure(self, jobs: JobsTable) -> None:
+        """Other limits for requests that come after."""
+        self._limits = replace(self._limits, input_bytes_max=jobs.input_bytes_max)
+        self._facts = replace(
+            self._facts,
+            input_bytes_max=jobs.input_bytes_max,
+            output_bytes_per_job=jobs.output_bytes_per_job,
+        )
+
     async def enqueue(self, request: pb.EnqueueRequest, context: rpc.Context) -> pb.EnqueueResponse:
         """Accepts a job; answers only after it is durable."""
         answer = await self._enqueue(request.spec, _caller())
@@ -118,7 +131,7 @@ class OrchestratorServicer:
         return pb.GetJobResponse(job=told)
 
     async def list_jobs(self, request: pb.ListJobsRequest, _: rpc.Context) -> pb.ListJobsResponse:
-        """Lists jobs, newest first. O(retained jobs)."""
+        """Lists the jobs that its caller may see, newest first. O(retained jobs)."""
         size = min(request.page_size or PAGE_DEFAULT, PAGE_MAX)
         before = _page_start(request.page_token)
         states = set(request.states)
@@ -127,6 +140,7 @@ class OrchestratorServicer:
             for job in sorted(self._runtime.core.jobs.values(), key=lambda j: -j.seq):
                 if (
                     (before is None or job.seq < before)
+                    and sees(job.spec.identity)
                     and (not states or JOB_STATE_TO_WIRE[job.state] in states)
                     and (not request.session_id or job.spec.session_id == request.session_id)
                 ):
@@ -148,6 +162,8 @@ class OrchestratorServicer:
         self, request: pb.ExplainJobRequest, _: rpc.Context
     ) -> pb.ExplainJobResponse:
         """Tells why a job runs where it runs, or why it waits. LO-207."""
+        await self._runtime.sure()
+        check_own(self._runtime, request.job_id)
         return await self.explain(request.job_id)
 
     async def explain(self, job_id: str) -> pb.ExplainJobResponse:
@@ -176,7 +192,8 @@ class OrchestratorServicer:
         self, request: pb.GetOverviewRequest, _: rpc.Context
     ) -> pb.GetOverviewResponse:
         """Tells what happens now, in short."""
-        return await overview(self._runtime, request.rows_max)
+        filtered = None if caller().sees_all else sees
+        return await overview(self._runtime, request.rows_max, filtered)
 
     async def get_capabilities(
         self, _: pb.GetCapabilitiesRequest, __: rpc.Context
@@ -192,6 +209,7 @@ class OrchestratorServicer:
             RefusalError: NOT_FOUND, also when its accept was taken back; STORE_UNAVAILABLE.
         """
         await self._runtime.sure()
+        check_own(self._runtime, job_id)
         while True:
             job = self._runtime.job(job_id)
             told, over = tell(job), not job.live
@@ -251,6 +269,8 @@ class OrchestratorServicer:
     async def _cancel(self, job_id: str, caller: Caller) -> pb.CancelResponse:
         with self._telemetry.rpc("cancel", caller.metadata):
             failpoints.reach("cancel.before")
+            await self._runtime.sure()
+            check_own(self._runtime, job_id)
             job = await self._runtime.cancel(job_id)
             failpoints.reach("cancel.after")
         return pb.CancelResponse(job=job_to_proto(job_view(self._runtime, job)))

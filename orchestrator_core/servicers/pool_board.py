@@ -33,7 +33,7 @@ class PoolBoard:
 
     def __init__(self, runtime: Runtime, watchers_max: int) -> None:
         self._runtime = runtime
-        self._watchers_max = watchers_max
+        self.watchers_max = watchers_max
         self._watchers = 0
         self._pools: dict[str, _Shown] = {}
         self._revision = 0
@@ -66,7 +66,7 @@ class PoolBoard:
         Raises:
             RefusalError: ADMISSION_REJECT when there are as many as may be.
         """
-        if self._watchers >= self._watchers_max:
+        if self._watchers >= self.watchers_max:
             text = f"{self._watchers} readers watch the pools, as many as pools.watchers_max allows"
             label = "watchers"
             raise RefusalError(Refusal(Reason.ADMISSION_REJECT, text, RETRY_MS, policy_label=label))

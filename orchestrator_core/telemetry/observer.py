@@ -39,6 +39,7 @@ from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
+from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry.calls import Call, Calls, Metadata, current_rpc
 from orchestrator_core.telemetry.fleet import FleetView, NoFleet
 from orchestrator_core.telemetry.logs import Lines
@@ -217,6 +218,13 @@ class Telemetry:
         if self._spans is not None:
             caller = next((str(value) for key, value in metadata if key == "traceparent"), "")
             self._spans.outbound_decided(told, parse_traceparent(caller), now_ms)
+
+    def config_reloaded(self, report: ReloadReport, now_ms: int) -> None:
+        """The configuration was read again."""
+        self._lines.config_reloaded(report)
+        self._metrics.service.config_reloaded(report.outcome)
+        if self._spans is not None:
+            self._spans.config_reloaded(report, now_ms)
 
     # --- trace contexts
 

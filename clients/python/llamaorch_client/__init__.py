@@ -13,6 +13,12 @@ from llamaorch_client.artifact import (
     ArtifactKind,
     Lineage,
 )
+from llamaorch_client.configuration import (
+    ConfigReload,
+    Configuration,
+    Setting,
+    SettingChange,
+)
 from llamaorch_client.errors import (
     AccessError,
     DataLossError,
@@ -108,6 +114,8 @@ __all__ = [
     "ChatMessage",
     "Client",
     "ClientOptions",
+    "ConfigReload",
+    "Configuration",
     "DataLossError",
     "Decision",
     "Determinism",
@@ -166,6 +174,8 @@ __all__ = [
     "Sampling",
     "ServerError",
     "Session",
+    "Setting",
+    "SettingChange",
     "Shortfall",
     "Started",
     "StreamOptions",

@@ -64,6 +64,7 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     _devices(commands.add_parser("devices", parents=[common], help="what the devices do, live"))
     _live(commands.add_parser("top", parents=[common], help="what happens now, live"))
     _policy(commands.add_parser("policy", parents=[common], help="what tools may connect to"))
+    _config(commands.add_parser("config", parents=[common], help="show or reload the settings"))
     explain = commands.add_parser(
         "explain", parents=[common], help="why a job runs where it runs, or why it waits"
     )
@@ -286,6 +287,17 @@ def _policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tool", default="", metavar="NAME", help="tool that asks, for the log")
     parser.add_argument("--job", default="", metavar="ID", help="job on whose behalf, for the log")
     parser.add_argument("--session", default="", metavar="ID", help="and session")
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("show", "diff", "reload"),
+        default="show",
+        metavar="ACTION",
+        help="show (the default): what is in force; diff: what a reload would change; reload",
+    )
 
 
 def _sessions(parser: argparse.ArgumentParser) -> None:

@@ -115,7 +115,7 @@ class Shell:
     def __init__(
         self, config: CoreConfig, hosts: dict[str, SimHost], observe: Observer | None = None
     ) -> None:
-        self.config = config
+        self.config = self.first_config = config
         self.core = Core(config)
         self.now_ms = 1_000
         self.hosts = hosts
@@ -222,7 +222,7 @@ class Shell:
         self.pending, self.in_flight = Batch(), None
         for host in self.hosts.values():
             host.link_id = None
-        self.core = Core(self.config)
+        self.core, self.first_config = Core(self.config), self.config
         self.inputs.clear()
         self.outputs.clear()
         self.step(self.journal.content())
