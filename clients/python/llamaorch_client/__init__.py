@@ -6,6 +6,13 @@ errors are drawn in `llamaorch_client.errors`.
 """
 
 from llamaorch_client.aio import AsyncClient, JobFilter
+from llamaorch_client.artifact import (
+    Artifact,
+    ArtifactAbout,
+    ArtifactFilter,
+    ArtifactKind,
+    Lineage,
+)
 from llamaorch_client.configuration import (
     ConfigReload,
     Configuration,
@@ -14,11 +21,13 @@ from llamaorch_client.configuration import (
 )
 from llamaorch_client.errors import (
     AccessError,
+    DataLossError,
     DuplicateError,
     ErrorDetail,
     FieldViolation,
     IncompatibleError,
     IntegrityError,
+    InUseError,
     InvalidParamsError,
     JobFailedError,
     LlamaOrchError,
@@ -94,6 +103,10 @@ from llamaorch_client.sync import Client, SyncJobStream
 
 __all__ = [
     "AccessError",
+    "Artifact",
+    "ArtifactAbout",
+    "ArtifactFilter",
+    "ArtifactKind",
     "AsyncClient",
     "Budgets",
     "Candidate",
@@ -103,6 +116,7 @@ __all__ = [
     "ClientOptions",
     "ConfigReload",
     "Configuration",
+    "DataLossError",
     "Decision",
     "Determinism",
     "DuplicateError",
@@ -119,6 +133,7 @@ __all__ = [
     "FailoverPolicy",
     "FieldViolation",
     "FinishReason",
+    "InUseError",
     "IncompatibleError",
     "IntegrityError",
     "InvalidParamsError",
@@ -130,6 +145,7 @@ __all__ = [
     "JobStream",
     "KvHint",
     "Limits",
+    "Lineage",
     "LlamaOrchError",
     "Metrics",
     "NotFoundError",

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from llamaorch_client.artifact import ArtifactKind
 from llamaorch_client.cli import access, plugins
 from llamaorch_client.model import JobState
 
@@ -52,6 +53,8 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     _job_id(commands.add_parser("cancel", parents=[common], help="cancel a job"))
     _jobs(commands.add_parser("jobs", parents=[common], help="list jobs, newest first"))
     _sessions(commands.add_parser("sessions", parents=[common], help="list, show, delete sessions"))
+    artifacts = commands.add_parser("artifacts", parents=[common], help="put, get, list artifacts")
+    _artifacts(artifacts)
     pools = commands.add_parser("pools", parents=[common], help="list pools and their devices")
     pools.add_argument("--watch", action="store_true", help="again on every change, until Ctrl-C")
     _drain(commands.add_parser("drain", parents=[common], help="let a pool take no more work"))
@@ -215,6 +218,8 @@ def _label(text: str) -> tuple[str, str]:
 def _run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("prompt", nargs="*", metavar="PROMPT", help="prompt; without one, or as -, read from stdin")
+    add("--prompt-file", metavar="FILE", help="read the prompt from a file")
+    add("--input-artifact", default="", metavar="ID", help="use a stored input as the prompt")
     add("--model", default="", help="model (default: LLORCH_MODEL, or the only one served)")
     add("--chat", action="store_true", help="send the prompt as a chat message, with a template")
     add("--system", metavar="TEXT", help="system message; implies --chat")
@@ -245,6 +250,33 @@ def _run(parser: argparse.ArgumentParser) -> None:
     add("--job-id", default="", metavar="ID", help="id for the job (default: the server's)")
     add("--detach", action="store_true", help="print the job's id and leave it running")
     add("--wait-s", type=_seconds, default=0.0, metavar="S", help="retry a rejected job this long")
+
+
+def _artifacts(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "action",
+        choices=("put", "get", "list", "show", "delete"),
+        metavar="ACTION",
+        help="put FILE (- is stdin), get ID, list, show ID, delete ID",
+    )
+    add("what", nargs="?", default="", metavar="WHAT", help="the file, or the artifact's id")
+    add("-o", "--output", default="", metavar="FILE", help="where to get it to; - is stdout")
+    kinds = [kind.value.lower() for kind in ArtifactKind if kind is not ArtifactKind.UNSPECIFIED]
+    add("--kind", choices=kinds, default="", help="what it is for; list: only these")
+    add("--media-type", default="", metavar="TYPE", help="default: what the file's name says")
+    add(
+        "--tag",
+        action="append",
+        default=[],
+        metavar="TAG",
+        help="repeatable; list: all of them",
+    )
+    add("--parent", action="append", default=[], metavar="ID", help="what it was made from")
+    add("--job", default="", metavar="ID", help="job that it belongs to")
+    add("--session", default="", metavar="ID", help="session that it belongs to")
+    add("--label", type=_label, action="append", default=[], metavar="KEY=VALUE")
+    add("--limit", type=_positive, default=100, metavar="N", help="list at most N artifacts")
 
 
 def _policy(parser: argparse.ArgumentParser) -> None:

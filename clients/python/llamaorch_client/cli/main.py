@@ -12,6 +12,7 @@ from dataclasses import replace
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.cli import (
     access,
+    artifacts,
     capabilities,
     config,
     devices,
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "jobs": inspecting.jobs,
     "explain": inspecting.explain,
     "sessions": sessions.sessions,
+    "artifacts": artifacts.artifacts,
     "capabilities": capabilities.capabilities,
     "policy": policy.policy,
     "config": config.config,
