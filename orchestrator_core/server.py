@@ -179,6 +179,7 @@ class OrchestratorServer:
         runtime.recover(opened.recovered)
         parts = LiveParts(
             runtime,
+            self._telemetry,
             policy.PolicyServicer(runtime, self._telemetry, judge),
             self._gate,
             jobs_servicer,

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -15,7 +15,7 @@ from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
 from llamaorch.pool.v1 import pool_manager_service_pb2_grpc as manager_grpc
 from pool_managerd.clock import Clock
 from pool_managerd.config import Config
-from pool_managerd.config_security import loopback
+from pool_managerd.config_security import TokenTable, loopback
 from pool_managerd.credentials import ServerCertificates
 from pool_managerd.feed import ChangeFeed
 from pool_managerd.gate import TokenGate
@@ -97,7 +97,8 @@ class InspectionServer:
         self._listen = config.listen
         self._tls = config.tls
         tokens = config.auth.tokens
-        gates = (TokenGate(tokens, clock),) if tokens else ()
+        self._gate = TokenGate(tokens, clock) if tokens else None
+        gates = () if self._gate is None else (self._gate,)
         self._server = aio.server(options=SERVER_OPTIONS, interceptors=gates)
         self._health = health.aio.HealthServicer()
         manager_grpc.add_PoolManagerServiceServicer_to_server(servicer, self._server)
@@ -105,6 +106,11 @@ class InspectionServer:
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self.address = ""
+
+    def use_tokens(self, tokens: Mapping[str, TokenTable]) -> None:
+        """Takes these tokens from now on, where callers are asked for one at all."""
+        if self._gate is not None:
+            self._gate.use(tokens)
 
     async def start(self) -> None:
         """Binds and serves; `address` then names the port that was bound.
