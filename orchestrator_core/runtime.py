@@ -5,6 +5,7 @@ sleeps until the core's next deadline; nothing is polled.
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -303,6 +304,19 @@ class Runtime:
             raise RefusalError(_store_unavailable(_SILENT)) from None
         except StoreError:
             raise RefusalError(_store_unavailable()) from None
+
+    async def drains_settled(self) -> None:
+        """Waits until every drain, or its end, is durable; for a second, while the journal is down.
+
+        Then `undurable_drains` names those that a restart would forget.
+        """
+        with contextlib.suppress(TimeoutError, StoreError):
+            async with asyncio.timeout(READ_PATIENCE_S):
+                await self._gate.drains_settled()
+
+    def undurable_drains(self) -> set[str]:
+        """Pools whose drain, or the end of it, is not durable yet."""
+        return self._gate.undurable_drains()
 
     def text_arrived(self, job: Job, attempt: int) -> None:
         """Output of a job was relayed: tells the core, and followers how the job is doing."""
