@@ -14,6 +14,7 @@ from typing import Protocol, assert_never
 import structlog
 
 from orchestrator_core import failpoints
+from orchestrator_core.cancels import HeldCancels
 from orchestrator_core.clock import Clock
 from orchestrator_core.commit import CommitGate
 from orchestrator_core.core.effects import (
@@ -119,6 +120,7 @@ class Runtime:
             self._replies.__contains__,
             self._store_slow,
         )
+        self._cancels = HeldCancels(hosts.cancel, self._stops_unwritten)
         self._thread = threading.get_ident()
         self._stepping = False
         self._beat_ms: int | None = None
@@ -246,7 +248,8 @@ class Runtime:
 
         Raises:
             RefusalError: NOT_FOUND; STORE_UNAVAILABLE, when that takes longer than a second. The
-            engine is stopped all the same, and the outcome follows as soon as it can be written.
+            engine is stopped all the same, see `cancels`, and the outcome follows as soon as it can
+            be written.
         """
         await self._ask_briefly(lambda reply_to: CancelRequested(job_id, reply_to))
         return self.job(job_id)
@@ -364,6 +367,7 @@ class Runtime:
         """Stops the timer and refuses who still waits."""
         if self._timer is not None:
             self._timer.cancel()
+        self._cancels.close()
         self._replies.refuse_all(_store_unavailable())
 
     # --- out
@@ -396,23 +400,25 @@ class Runtime:
                     | JobForgotten()
                 ):
                     self._immediate(effect)
-                case SendCancel() if self._stops_at_once(effect):
-                    self.hosts.cancel(effect)
+                case SendCancel():
+                    self._cancels.hold(effect)
+                    gated.append(effect)
                 case _:
                     gated.append(effect)
         if records or gated:
             self._gate.add(records, gated)
 
-    def _stops_at_once(self, effect: SendCancel) -> bool:
-        """True when an attempt may be stopped before the end of its job is durable.
+    def _stops_unwritten(self, effect: SendCancel) -> bool:
+        """True when an attempt may be stopped although the end of its job is not durable.
 
         A crash then leaves a live job whose attempt is over, so only for one that its client gave
         up: nobody has been told that it ended, nobody wants its output. A start that has not been
-        sent must not be overtaken.
+        sent must not be overtaken, and another orchestrator may go on with the job.
         """
         job = self.core.jobs.get(effect.job_id)
         given_up = job is not None and job.state is JobState.CANCELLED
-        return given_up and self.hosts.bound(effect.host_id, (effect.job_id, effect.attempt))
+        bound = self.hosts.bound(effect.host_id, (effect.job_id, effect.attempt))
+        return given_up and bound and not self._gate.unsure
 
     def _with_output(self, record: TerminalRecord) -> TerminalRecord:
         """Notes in the record of a job that did not finish how much output it ended with. LO-305.
@@ -459,7 +465,7 @@ class Runtime:
             case SendStart():
                 self._start(effect)
             case SendCancel():
-                self.hosts.cancel(effect)
+                self._cancels.durable(effect)
             case SendRelease():
                 self.hosts.release(effect)
             case SendDrain():
