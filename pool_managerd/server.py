@@ -153,7 +153,9 @@ class PoolManager:
                 self._config.limits,
             )
             self._parts = _LiveParts(executor, self._files, server, facts)
-            self.metrics_port = await self._telemetry.start(facts.sample)
+            self.metrics_port = port = await self._telemetry.start(facts.sample)
+            if port is not None:
+                log.info("metrics_listening", metrics_port=port, human=f"Metrics at port {port}.")
             await server.start()
             self.address = server.address
             self.listening.set()
