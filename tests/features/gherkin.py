@@ -2,10 +2,12 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest_bdd
+from parse import with_pattern
 from pytest_bdd import parsers
 
 Step = Callable[..., Any]
@@ -37,10 +39,21 @@ def _step(kind: Callable[..., Any], texts: tuple[str, ...]) -> Callable[[Step], 
         run = _blocking(step) if inspect.iscoroutinefunction(step) else step
         for text in texts:
             # The step becomes a fixture of the module that decorates it, two frames up.
-            kind(parsers.parse(text), stacklevel=2)(run)
+            kind(_parser(text), stacklevel=2)(run)
         return step
 
     return decorate
+
+
+@with_pattern(r'[^"]*')
+def _quoted(text: str) -> str:
+    return text
+
+
+def _parser(text: str) -> parsers.parse:
+    """What stands in quotes ends at the next quote, so that no sentence fits two steps."""
+    named = re.sub(r'"\{(\w+)\}"', r'"{\1:Quoted}"', text)
+    return parsers.parse(named, extra_types={"Quoted": _quoted})
 
 
 def _blocking(step: Step) -> Step:

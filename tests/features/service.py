@@ -172,11 +172,10 @@ class Service:
         return factory
 
     async def client(self, name: str = "") -> AsyncClient:
-        """The client of somebody; it gives up at the first refusal and says so."""
+        """The client of somebody; a rejection is told at once, a broken connection made anew."""
         if name not in self._clients:
             options = ClientOptions(
-                token=self.tokens.get(name),
-                retry=RetryOptions(attempts_max=1, retry_rejected=False),
+                token=self.tokens.get(name), retry=RetryOptions(retry_rejected=False)
             )
             self._clients[name] = await AsyncClient(self.address, options=options).__aenter__()
         return self._clients[name]

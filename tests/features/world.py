@@ -19,6 +19,7 @@ from llamaorch_client import (
     ResumePoint,
     Tokens,
 )
+from tests.features.processes import ProcessService
 from tests.features.service import WAIT_S, Service
 
 T = TypeVar("T")
@@ -146,6 +147,10 @@ class World:
     def at_end(self, work: Callable[[], Awaitable[object]]) -> None:
         """Has something closed when the scenario is over."""
         self._at_end.append(work)
+
+    async def as_processes(self) -> None:
+        """Has the services run as processes of their own."""
+        self.service = ProcessService(self.directory)
 
     async def client(self, name: str = "") -> AsyncClient:
         """Somebody's client."""

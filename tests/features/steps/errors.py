@@ -1,7 +1,8 @@
 """What a client is told when something is refused or goes wrong."""
 
 from llamaorch_client import ErrorDetail, Failed, IncompatibleError, LlamaOrchError
-from tests.features.gherkin import then
+from tests.features.gherkin import then, when
+from tests.features.steps.situations import SITUATIONS
 from tests.features.world import World
 
 
@@ -95,6 +96,41 @@ def last_refusal(world: World) -> LlamaOrchError:
     return refused[-1]
 
 
-def error_of(detail: ErrorDetail) -> str:
-    """Code and reason in one text."""
-    return f"{detail.code} {detail.reason}"
+# --- the table of errors
+
+
+@when("this happens: {case}")
+async def happens(world: World, case: str) -> None:
+    """Each case is told in `situations.py`."""
+    world.answer = await SITUATIONS[case](world)
+
+
+@then("the client is told {reason:w}, with the code {code:w}")
+def told_reason(world: World, reason: str, code: str) -> None:
+    """As reason and canonical code of google.rpc.Status."""
+    error: ErrorDetail = world.answer
+    assert (error.reason, error.code) == (reason, code), error
+    assert error.message
+
+
+@then("it is told: try again after so long")
+def told_wait(world: World) -> None:
+    """In RetryInfo and in the metadata, which agree."""
+    error: ErrorDetail = world.answer
+    assert error.metadata["retriable"] == "true"
+    assert error.retry_after_ms is not None
+    assert error.retry_after_ms == int(error.metadata["retry_after_ms"]) > 0
+
+
+@then("it is told: try again")
+def told_again(world: World) -> None:
+    """The wait is the client's own choice."""
+    error: ErrorDetail = world.answer
+    assert (error.metadata["retriable"], error.retry_after_ms) == ("true", None)
+
+
+@then("it is told: do not try the same again")
+def told_never(world: World) -> None:
+    """It would fail again."""
+    error: ErrorDetail = world.answer
+    assert (error.metadata["retriable"], error.retry_after_ms) == ("false", None)

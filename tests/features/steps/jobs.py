@@ -94,6 +94,7 @@ WISHES: dict[str, Callable[[JobRequest, str], JobRequest]] = {
     "engine dies after words": _script("die_after_tokens"),
     "goes silent after words": _script("stall_after_tokens"),
     "pause between words": _script("token_interval_ms"),
+    "pause before the first word": _script("first_token_delay_ms"),
     "budget of tokens": _budget("tokens", "budgets"),
     "budget of time in ms": _budget("time_ms", "budgets"),
     "budget of cost": _budget("cost_micros", "budgets"),
@@ -107,7 +108,7 @@ TAKES_ITS_TIME = [["pause between words", str(SLOW_MS)]]
 def job(*tables: Rows, priority: Priority = Priority.INTERACTIVE) -> JobRequest:
     """A job with the wishes of a journey; without any it asks for a story of 16 words."""
     request = JobRequest(
-        model_id=MODEL, prompt="Tell me a story", priority=priority, sampling=Sampling(seed=7)
+        model_id=MODEL, prompt="Tell me a story.", priority=priority, sampling=Sampling(seed=7)
     )
     for name, value in (row for table in tables for row in table):
         request = WISHES[name.strip()](request, value.strip())
@@ -138,6 +139,21 @@ async def sends(world: World, name: str) -> None:
 async def sends_batch(world: World, name: str) -> None:
     """A job that may wait longer."""
     await world.ask(name, job(priority=Priority.BATCH))
+
+
+@given('the client sends the job "{name}" as request "{request_id}"')
+async def sends_as(world: World, name: str, request_id: str) -> None:
+    """With a key of the client, by which a repetition is known."""
+    await world.ask(name, job([["request id", request_id]]))
+
+
+@then('the client that sends "{name}" again is told that it is the same job')
+async def told_same(world: World, name: str) -> None:
+    """The first answer, again."""
+    first = world.jobs[name].job_id
+    asked = await world.ask(name, world.jobs[name].request)
+    assert asked.answers[-1].duplicate
+    assert asked.answers[-1].job_id == first
 
 
 @given('the client sends the job "{name}" with')

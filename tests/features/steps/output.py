@@ -76,7 +76,7 @@ async def ends_with(world: World, name: str, reason: str) -> None:
     assert [_kind(event) for event in reader.events].count("outcome") == 1
 
 
-@then('"{name}" has said {count:d} words', '"{name}" has said {count:d} word')
+@at_any_point('"{name}" has said {count:d} words', '"{name}" has said {count:d} word')
 def has_said(world: World, name: str, count: int) -> None:
     """In all."""
     assert len(world.jobs[name].follow().text.split()) == count
@@ -165,3 +165,14 @@ def _kind(event: Event) -> str:
     if isinstance(event, Metrics):
         return "metrics"
     return NAMES.get(type(event), "outcome") if not isinstance(event, End) else "outcome"
+
+
+@then('"{who}" reads on to the end: {count:d} words, none lost and none twice')
+async def reads_on(world: World, who: str, count: int) -> None:
+    """Over the break, without a word of the reader; the client checks every digest."""
+    reader = world.readers[who]
+    assert await reader.ended() == "FINISHED"
+    assert len(reader.text.split()) == count
+    end = reader.events[-1]
+    assert isinstance(end, End)
+    assert end.text_bytes == len(reader.text.encode())

@@ -1,7 +1,9 @@
 """The service that a journey begins with."""
 
+import asyncio
 import tomllib
 
+from pool_managerd.models.tiny_gguf import TINY, write_tiny_model
 from tests.features.gherkin import Rows, given, when
 from tests.features.world import World
 
@@ -59,3 +61,15 @@ async def _configured(world: World, toml: str) -> None:
 
 def _value(text: str) -> object:
     return int(text) if text.strip().lstrip("-").isdigit() else text.strip()
+
+
+@given('two pools "{one}" and "{two}" with a real engine each, chosen by load alone')
+async def real_engines(world: World, one: str, two: str) -> None:
+    """The embedded llama.cpp with a tiny generated model, in a process of its own."""
+    model = world.directory / "tiny.gguf"
+    await asyncio.to_thread(write_tiny_model, model, TINY)
+    # Speeds that were measured would decide before the place of a session does.
+    await _configured(world, "[placement]\nperformance_scoring = false")
+    engine = {"kind": "embedded", "model_path": str(model), "slots": 2, "ctx_per_slot": 512}
+    pools = [{"pool_id": pool_id, **engine} for pool_id in (one, two)]
+    await world.service.add_host("host-1", *pools)
