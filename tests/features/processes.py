@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from demo import services
+from llamaorch_client import RetryOptions
 from tests.features.service import MODEL, Service
 
 
@@ -15,6 +16,8 @@ class ProcessService(Service):
     """Both services as an operator runs them; a restart is a kill without warning."""
 
     processes: dict[str, services.Service] = field(default_factory=dict)
+    # A server that was killed is asked again until it is back.
+    retry: RetryOptions = RetryOptions(retry_rejected=False)
     _address: str = "127.0.0.1:0"
 
     @property

@@ -72,6 +72,8 @@ class Service:
     engines: dict[str, list[Engine]] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
     store: Store | None = None
+    # What is refused is told at once.
+    retry: RetryOptions = RetryOptions(attempts_max=1, retry_rejected=False)
     _server: OrchestratorServer | None = None
     _listen: str = "127.0.0.1:0"
     _clients: dict[str, AsyncClient] = field(default_factory=dict)
@@ -172,11 +174,9 @@ class Service:
         return factory
 
     async def client(self, name: str = "") -> AsyncClient:
-        """The client of somebody; a rejection is told at once, a broken connection made anew."""
+        """The client of somebody."""
         if name not in self._clients:
-            options = ClientOptions(
-                token=self.tokens.get(name), retry=RetryOptions(retry_rejected=False)
-            )
+            options = ClientOptions(token=self.tokens.get(name), retry=self.retry)
             self._clients[name] = await AsyncClient(self.address, options=options).__aenter__()
         return self._clients[name]
 
