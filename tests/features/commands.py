@@ -1,21 +1,17 @@
-"""Commands as somebody types them: processes of their own."""
+"""Commands as somebody types them, with their exit codes and what they print."""
 
 import asyncio
+import contextlib
+import io
 import os
 import shlex
-import sys
 from dataclasses import dataclass
-from pathlib import Path
+from unittest import mock
 
+from llamaorch_client.cli.main import main
 from tests.features.service import WAIT_S
 
-ROOT = Path(__file__).resolve().parents[2]
 PLAIN = {"NO_COLOR": "1", "COLUMNS": "200"}
-MODULES = {
-    "llorch": "llamaorch_client.cli.main",
-    "orchestratord": "orchestrator_core",
-    "pool-managerd": "pool_managerd",
-}
 
 
 @dataclass(frozen=True)
@@ -27,27 +23,26 @@ class Answer:
     err: str
 
 
-async def run_command(line: str, address: str, directory: Path) -> Answer:
-    """Runs one of the project's commands in a directory, to its end."""
+async def llorch(line: str, address: str) -> Answer:
+    """Runs one line of `llorch` on a thread of its own; relative paths are the shell's."""
     name, *arguments = shlex.split(line)
-    paths = os.pathsep.join(str(ROOT / part) for part in (".", "proto", "clients/python"))
+    assert name == "llorch", f"there is no command {name}"
     # Not what would change its output.
     kept = {key: value for key, value in os.environ.items() if not key.startswith("LLORCH_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", MODULES[name], *arguments),
-        cwd=directory,
-        env=kept
-        | {"PYTHONPATH": paths, "LLORCH_SERVER": address, "NO_COLOR": "1", "COLUMNS": "200"},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
+    environment = kept | PLAIN | {"LLORCH_SERVER": address}
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, environment, clear=True),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         async with asyncio.timeout(WAIT_S):
-            out, err = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return Answer(process.returncode, out.decode(), err.decode())
+            code = await asyncio.to_thread(_exit_code, arguments)
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+def _exit_code(arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as error:
+        return int(error.code or 0)

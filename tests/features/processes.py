@@ -11,13 +11,16 @@ from llamaorch_client import RetryOptions
 from tests.features.service import MODEL, Service
 
 
+# A server that was killed is asked again until it is back.
+PATIENT = RetryOptions(retry_rejected=False)
+
+
 @dataclass
 class ProcessService(Service):
     """Both services as an operator runs them; a restart is a kill without warning."""
 
     processes: dict[str, services.Service] = field(default_factory=dict)
-    # A server that was killed is asked again until it is back.
-    retry: RetryOptions = RetryOptions(retry_rejected=False)
+    retry: RetryOptions = PATIENT
     _address: str = "127.0.0.1:0"
 
     @property

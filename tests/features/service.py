@@ -24,6 +24,8 @@ MODEL = "tiny"
 # Nobody is slow here on purpose; a wait this long is a wait for something that will not come.
 WAIT_S = 20.0
 HOST_NAME = "gpu-host"
+# What is refused is told at once.
+ONCE = RetryOptions(attempts_max=1, retry_rejected=False)
 
 
 class Pace:
@@ -72,8 +74,8 @@ class Service:
     engines: dict[str, list[Engine]] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
     store: Store | None = None
-    # What is refused is told at once.
-    retry: RetryOptions = RetryOptions(attempts_max=1, retry_rejected=False)
+    otlp_endpoint: str = ""
+    retry: RetryOptions = ONCE
     _server: OrchestratorServer | None = None
     _listen: str = "127.0.0.1:0"
     _clients: dict[str, AsyncClient] = field(default_factory=dict)
@@ -103,6 +105,7 @@ class Service:
             "listen": self._listen,
             "metrics_listen": "127.0.0.1:0",
             "store": {"path": str(self.directory / "journal.db")},
+            "otlp_traces_endpoint": self.otlp_endpoint,
         }
         self._server = OrchestratorServer(Config.model_validate(base | self.tables), self.store)
         await self._server.start()
@@ -115,6 +118,11 @@ class Service:
         await self._known({pool_id for host in self.hosts.values() for pool_id in host.pool_ids})
 
     async def add_host(self, host_id: str, *pools: dict[str, Any]) -> None:
+        """Starts a pool manager and waits until orchestratord knows its pools."""
+        host = await self.begin_host(host_id, *pools)
+        await self._known(host.pool_ids)
+
+    async def begin_host(self, host_id: str, *pools: dict[str, Any]) -> Host:
         """Starts a pool manager; each pool is the table of its engine with a `pool_id`."""
         tables = [
             {"pool_id": pool["pool_id"], "engine": {"kind": "mock", "model_id": MODEL} | engine}
@@ -130,14 +138,16 @@ class Service:
                 "link": {"backoff": {"initial_ms": 20, "cap_ms": 100}} | self._host_access(),
                 "supervision": {"backoff": {"initial_ms": 10, "cap_ms": 50}},
                 "pools": tables,
+                "otlp_endpoint": self.otlp_endpoint,
             }
         )
         make = engine_factory(config)
         manager = PoolManager(config, engine_factory=self._factory(make), devices=CpuDevices())
         pool_ids = frozenset(table["pool_id"] for table in tables)
-        self.hosts[host_id] = Host(manager, asyncio.create_task(manager.run()), pool_ids)
+        host = Host(manager, asyncio.create_task(manager.run()), pool_ids)
+        self.hosts[host_id] = host
         await manager.listening.wait()
-        await self._known(pool_ids)
+        return host
 
     async def _known(self, pool_ids: Set[str]) -> None:
         """Asks until pools are not starting any more: a watch speaks a few times a second only."""
@@ -181,7 +191,7 @@ class Service:
         return self._clients[name]
 
     async def close(self) -> None:
-        """Ends everything."""
+        """Ends everything; what it was asked before is still known. Idempotent."""
         for client in self._clients.values():
             await client.close()
         for host in self.hosts.values():

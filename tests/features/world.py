@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,7 +124,9 @@ class Asked:
 class World:
     """One scenario. Steps that wait run on its event loop, and so does everything else."""
 
-    def __init__(self, directory: Path, runner: asyncio.Runner) -> None:
+    def __init__(
+        self, directory: Path, runner: asyncio.Runner, logs: list[MutableMapping[str, Any]]
+    ) -> None:
         self.directory = directory
         self.service = Service(directory)
         self.jobs: dict[str, Asked] = {}
@@ -132,6 +134,7 @@ class World:
         self.refusal: LlamaOrchError | None = None
         self.answer: Any = None
         self.notes: dict[str, Any] = {}
+        self.logs = logs
         self._runner = runner
         self._at_end: list[Callable[[], Awaitable[object]]] = []
 
@@ -143,6 +146,10 @@ class World:
                 return await work
 
         return self._runner.run(bounded())
+
+    def logged(self) -> str:
+        """All that the services of this process have logged, in one text."""
+        return "\n".join(str(entry) for entry in self.logs)
 
     def at_end(self, work: Callable[[], Awaitable[object]]) -> None:
         """Has something closed when the scenario is over."""

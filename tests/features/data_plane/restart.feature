@@ -1,4 +1,4 @@
-@LO-305
+@LO-305 @processes
 Feature: When orchestratord is killed
   Accepted means accepted: what was promised is in the journal before the answer leaves. A new
   orchestratord finds every job again, engines go on meanwhile, and readers lose nothing.

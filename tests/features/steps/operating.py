@@ -3,8 +3,9 @@
 import asyncio
 
 from llamaorch_client import Failed, Resumed, Started
-from tests.features.commands import run_command
+from tests.features.commands import llorch
 from tests.features.gherkin import at_any_point, given, then, when
+from tests.features.service import HOST_NAME
 from tests.features.steps.jobs import job
 from tests.features.world import World
 
@@ -85,22 +86,22 @@ async def killed(world: World) -> None:
 @when('somebody types "{line}"')
 async def types(world: World, line: str) -> None:
     """In a shell of their own, which knows the address of the service."""
-    world.answer = await run_command(line, world.service.address, world.directory)
+    world.answer = await llorch(line.format(directory=world.directory), world.service.address)
 
 
 @then('the command succeeds and shows "{one}" and "{two}"')
 def shows_both(world: World, one: str, two: str) -> None:
     """On its standard output."""
     assert world.answer.code == 0, world.answer
-    assert one in world.answer.out
-    assert two in world.answer.out
+    assert one in world.answer.out, world.answer
+    assert two in world.answer.out, world.answer
 
 
 @then('the command succeeds and shows "{words}"')
 def shows(world: World, words: str) -> None:
     """On its standard output."""
     assert world.answer.code == 0, world.answer
-    assert words in world.answer.out
+    assert words in world.answer.out, world.answer
 
 
 @then('the command fails with {code:d} and says "{words}"')
@@ -124,3 +125,78 @@ async def drain_ended(world: World, pool_id: str) -> None:
     async with asyncio.timeout(20):
         while not any(p.pool_id == pool_id and p.state == "READY" for p in await client.pools()):
             pass
+
+
+@when('the operator drains the pool "{pool_id}"')
+async def operator_drains(world: World, pool_id: str) -> None:
+    """As any client may while nobody is asked for a token."""
+    await is_drained(world, pool_id)
+
+
+@when('the operator ends the drain of the pool "{pool_id}"')
+async def operator_undrains(world: World, pool_id: str) -> None:
+    """It takes work again."""
+    await drain_ended(world, pool_id)
+
+
+@when('the operator drains the pool of "{name}" at once')
+async def drains_at_once(world: World, name: str) -> None:
+    """What runs there has no time left."""
+    job_now = await world.look_up(name)
+    await (await world.client()).drain_pool(job_now.pool_id, timeout_s=0)
+
+
+@then('the pool "{pool_id}" is {state:w}')
+async def pool_is(world: World, pool_id: str, state: str) -> None:
+    """As the list of pools says, to whoever may see it."""
+    client = await world.client(next((n for n in world.service.tokens if n != HOST_NAME), ""))
+    (pool,) = [pool for pool in await client.pools() if pool.pool_id == pool_id]
+    assert pool.state == state
+
+
+@given("somebody watches the pools")
+async def watches(world: World) -> None:
+    """And is told all of them first."""
+    pools = (await world.client()).watch_pools()
+    assert await anext(pools)
+    world.notes["watch"] = pools
+    world.at_end(pools.aclose)
+
+
+@then('the watcher is told that the pool "{pool_id}" is {state:w}')
+async def watcher_told(world: World, pool_id: str, state: str) -> None:
+    """Sooner or later, and without asking."""
+    async for pools in world.notes["watch"]:
+        if any((pool.pool_id, pool.state) == (pool_id, state) for pool in pools):
+            return
+
+
+@when('the operator reloads the pool "{pool_id}"')
+async def reloads(world: World, pool_id: str) -> None:
+    """Its model anew."""
+    world.answer = await (await world.client()).reload_pool(pool_id)
+
+
+@when('the operator reloads the pool "{pool_id}" with the model "{model}"')
+async def reloads_with(world: World, pool_id: str, model: str) -> None:
+    """Another model."""
+    world.answer = await (await world.client()).reload_pool(pool_id, model)
+
+
+@then("the reload is {outcome:w}")
+def reload_is(world: World, outcome: str) -> None:
+    """And the pool serves."""
+    assert world.answer.outcome == outcome, world.answer
+    assert world.answer.pool.state == "READY"
+
+
+@then("the operator is told why")
+def told_why(world: World) -> None:
+    """In a sentence."""
+    assert world.answer.detail
+
+
+@when("the service has ended")
+async def has_ended(world: World) -> None:
+    """What it recorded is complete."""
+    await world.service.close()
