@@ -10,7 +10,6 @@ from demo import services
 from llamaorch_client import RetryOptions
 from tests.features.service import MODEL, Service
 
-
 # A server that was killed is asked again until it is back.
 PATIENT = RetryOptions(retry_rejected=False)
 

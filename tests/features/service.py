@@ -91,11 +91,11 @@ class Service:
         """Where clients reach it; the same after a restart."""
         return str(self.server.address)
 
-    def know(self, name: str, role: str) -> None:
+    def know(self, name: str, role: str, token: str = "") -> None:
         """Makes a token for somebody; from then on the service asks everybody for one."""
         if HOST_NAME not in self.tokens and name != HOST_NAME:
             self.know(HOST_NAME, "pool")
-        self.tokens[name] = token = new_token()
+        self.tokens[name] = token = token or new_token()
         known = self.tables.setdefault("auth", {}).setdefault("tokens", {})
         known[name] = {"role": role, "sha256": sha256_of(token)}
 
