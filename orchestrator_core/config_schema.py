@@ -17,6 +17,8 @@ _PORT_MAX = 65_535
 _DAY_MS = 86_400_000
 _LIMIT_MAX = 10**12
 
+# The base64 of an Ed25519 key as RFC 8410 encodes it, 44 bytes that all begin alike.
+PublicKey = Annotated[str, Field(pattern=r"^MCowBQYDK2VwAyEA[A-Za-z0-9+/]{43}=$")]
 Milliseconds = Annotated[int, Field(ge=1, le=_DAY_MS)]
 Policy = Literal["reject", "reject-new", "drop-lru", "shed-low-priority", "fail-fast"]
 
@@ -377,6 +379,34 @@ class OutboundTable(Table):
     )
 
 
+class CatalogTable(Table):
+    """The catalog of models, which itself is in the journal. ORCH-3031, ORCH-3037."""
+
+    required: bool = Field(
+        default=False, description="Refuse jobs of models that are not in the catalog."
+    )
+    unknown_digest: Literal["allow", "refuse"] = Field(
+        default="allow",
+        description="Whether a pool that reports no digest serves a model that has one in the "
+        "catalog. One that reports another never does.",
+    )
+    models_max: int = Field(
+        default=1_000, ge=1, le=100_000, description="Models that the catalog may have."
+    )
+    retire_grace_ms: int = Field(
+        default=3_600_000,
+        ge=0,
+        le=30 * 86_400_000,
+        description="How long pools serve a retired model's accepted jobs, unless it is said.",
+    )
+    trusted_keys: dict[Annotated[str, Field(pattern=NAME_PATTERN)], PublicKey] = Field(
+        default={},
+        max_length=64,
+        description="Ed25519 keys that sign digests of models: the line between BEGIN and END "
+        "PUBLIC KEY of its PEM file. Needs the extra `signatures`.",
+    )
+
+
 class TokenTable(Table):
     """One bearer token, which is itself stated nowhere. AUTH-1001."""
 
@@ -462,6 +492,7 @@ class Config(Table):
     outbound: OutboundTable = Field(
         default=OutboundTable(), description="What clients' tools may connect to."
     )
+    catalog: CatalogTable = Field(default=CatalogTable(), description="The catalog of models.")
     auth: AuthTable = Field(default=AuthTable(), description="Bearer tokens.")
     tls: TlsTable = Field(default=TlsTable(), description="Encryption.")
     otlp_traces_endpoint: str = Field(default="", exclude=True, description="(environment)")

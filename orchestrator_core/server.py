@@ -18,7 +18,7 @@ from orchestrator_core import failpoints
 from orchestrator_core.auth.tls import ServerCertificates, TlsError, TlsFiles
 from orchestrator_core.clock import Clock, SystemClock
 from orchestrator_core.config import Config, core_config, tokens
-from orchestrator_core.config_schema import OutboundTable, loopback_bind
+from orchestrator_core.config_schema import CatalogTable, OutboundTable, loopback_bind
 from orchestrator_core.core import placement
 from orchestrator_core.core.events import DrainRequested
 from orchestrator_core.core.machine import Core
@@ -31,7 +31,14 @@ from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.served_facts import ServedFacts
-from orchestrator_core.servicers import orchestrator, policy, pool_admin, pool_registry, sessions
+from orchestrator_core.servicers import (
+    catalog,
+    orchestrator,
+    policy,
+    pool_admin,
+    pool_registry,
+    sessions,
+)
 from orchestrator_core.servicers.auth import TokenGate
 from orchestrator_core.servicers.capabilities import ServerFacts
 from orchestrator_core.servicers.outbound_judge import (
@@ -39,6 +46,7 @@ from orchestrator_core.servicers.outbound_judge import (
     OutboundJudge,
     outbound_policy,
 )
+from orchestrator_core.servicers.signatures import NoSignaturesError, Signatures
 from orchestrator_core.status.page import StatusPage
 from orchestrator_core.status.reading import StatusReader
 from orchestrator_core.store.memory import MemoryStore
@@ -113,6 +121,7 @@ class OrchestratorServer:
         self._telemetry = Telemetry.from_config(config, fleet=ReportedFleet(self._hosts))
         self._store: Store = MeasuredStore(store or _store(config), self._telemetry.committed)
         self._judge = OutboundJudge(OutboundPolicy())
+        self._signatures = Signatures({})
         self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=self._gates())
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
@@ -137,6 +146,7 @@ class OrchestratorServer:
             OSError: when the metrics address is not free.
         """
         self._judge = _judge(self._config.outbound)
+        self._signatures = _signatures(self._config.catalog)
         self._listen()
         opened = await self._store.open()
         failpoints.reach("journal.opened")
@@ -282,6 +292,9 @@ class OrchestratorServer:
             jobs,
             pool_admin.PoolAdminServicer(runtime, self._telemetry, config.pools),
             sessions.SessionServicer(runtime),
+            catalog.CatalogServicer(
+                runtime, self._telemetry, self._signatures, config.catalog.retire_grace_ms
+            ),
             policy.PolicyServicer(runtime, self._telemetry, self._judge),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
         )
@@ -291,6 +304,7 @@ class OrchestratorServer:
             orchestrator.SERVICE,
             pool_admin.SERVICE,
             sessions.SERVICE,
+            catalog.SERVICE,
             policy.SERVICE,
             pool_registry.SERVICE,
         )
@@ -332,6 +346,13 @@ def _judge(table: OutboundTable) -> OutboundJudge:
         patterns = outbound_policy(table.allow, table.deny, enabled=table.enabled)
         return OutboundJudge(patterns, table.policy)
     except NoSuchPolicyError as error:
+        raise CannotStartError(str(error)) from error
+
+
+def _signatures(table: CatalogTable) -> Signatures:
+    try:
+        return Signatures(table.trusted_keys)
+    except NoSignaturesError as error:
         raise CannotStartError(str(error)) from error
 
 

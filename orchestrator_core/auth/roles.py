@@ -9,6 +9,7 @@ from orchestrator_core.auth.tokens import Role
 _JOBS = "/llamaorch.orchestrator.v1.OrchestratorService/"
 _SESSIONS = "/llamaorch.orchestrator.v1.SessionService/"
 _ADMIN = "/llamaorch.orchestrator.v1.PoolAdminService/"
+_CATALOG = "/llamaorch.orchestrator.v1.CatalogService/"
 _POLICY = "/llamaorch.orchestrator.v1.PolicyService/"
 _REGISTRY = "/llamaorch.pool.v1.PoolRegistryService/"
 _HEALTH = "/grpc.health.v1.Health/"
@@ -37,6 +38,13 @@ ALLOWED: dict[str, frozenset[Role]] = {
     _ADMIN + "WatchPools": _CLIENTS,
     _ADMIN + "DrainPool": _ADMINS,
     _ADMIN + "ReloadPool": _ADMINS,
+    _CATALOG + "GetModel": _CLIENTS,
+    _CATALOG + "ListModels": _CLIENTS,
+    _CATALOG + "VerifyModel": _CLIENTS,
+    _CATALOG + "RegisterModel": _ADMINS,
+    _CATALOG + "UpdateModel": _ADMINS,
+    _CATALOG + "DeleteModel": _ADMINS,
+    _CATALOG + "SetModelState": _ADMINS,
     _POLICY + "CheckOutbound": _CLIENTS,
     _REGISTRY + "ReportSnapshots": _POOLS,
     _REGISTRY + "Dispatch": _POOLS,

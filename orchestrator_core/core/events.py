@@ -3,8 +3,10 @@
 import enum
 from dataclasses import dataclass
 
+from orchestrator_core.core.catalog_model import ModelCard, ModelState
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     DispatchRecord,
     PoolDrainRecord,
     SessionRecord,
@@ -206,6 +208,43 @@ class PoolDrainRequested:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
+class ModelPut:
+    """An operator registers a model (`revision` 0) or changes one that has that revision."""
+
+    card: ModelCard
+    revision: int
+    reply_to: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class ModelStateSet:
+    """An operator retires a model, or makes it active again; `revision` 0 means whatever it is.
+
+    After `grace_ms` pools serve nothing of it any more.
+    """
+
+    model_id: str
+    state: ModelState
+    revision: int
+    grace_ms: int
+    replaced_by: str
+    reply_to: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class ModelDeleted:
+    """An operator forgets a model, with `force` although jobs of it are live."""
+
+    model_id: str
+    revision: int
+    force: bool
+    reply_to: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
 class Recovered:
     """The journal's content at start, in the order of writing."""
 
@@ -214,6 +253,7 @@ class Recovered:
     terminals: tuple[TerminalRecord, ...] = ()
     sessions: tuple[SessionRecord, ...] = ()
     drains: tuple[PoolDrainRecord, ...] = ()
+    models: tuple[CatalogRecord, ...] = ()
 
 
 @plain_init
@@ -256,6 +296,9 @@ Event = (
     | EndConfirmed
     | DrainRequested
     | PoolDrainRequested
+    | ModelPut
+    | ModelStateSet
+    | ModelDeleted
     | Recovered
     | SessionDeleted
     | Stalled

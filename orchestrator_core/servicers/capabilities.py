@@ -14,6 +14,7 @@ API_VERSION = "1.0"
 FEATURES = (
     "budgets.job",
     "budgets.session",
+    "catalog",
     "exchange",
     "failover.continue",
     "failover.verified_replay",

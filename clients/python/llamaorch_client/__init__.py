@@ -6,8 +6,10 @@ errors are drawn in `llamaorch_client.errors`.
 """
 
 from llamaorch_client.aio import AsyncClient, JobFilter
+from llamaorch_client.catalog import AsyncCatalog
 from llamaorch_client.errors import (
     AccessError,
+    CatalogError,
     DuplicateError,
     ErrorDetail,
     FieldViolation,
@@ -46,6 +48,7 @@ from llamaorch_client.model import (
     ExclusionReason,
     Explanation,
     FinishReason,
+    FromCatalog,
     Job,
     JobState,
     Limits,
@@ -63,6 +66,16 @@ from llamaorch_client.model import (
     Session,
     Shortfall,
     Usage,
+)
+from llamaorch_client.model_catalog import (
+    CatalogModel,
+    DigestVerdict,
+    KeptModel,
+    ModelDimensions,
+    ModelState,
+    PoolVerdict,
+    SignatureVerdict,
+    Verification,
 )
 from llamaorch_client.options import (
     ClientOptions,
@@ -85,18 +98,23 @@ from llamaorch_client.request import (
 )
 from llamaorch_client.stream import JobStream
 from llamaorch_client.sync import Client, SyncJobStream
+from llamaorch_client.sync_catalog import SyncCatalog
 
 __all__ = [
     "AccessError",
+    "AsyncCatalog",
     "AsyncClient",
     "Budgets",
     "Candidate",
     "Capabilities",
+    "CatalogError",
+    "CatalogModel",
     "ChatMessage",
     "Client",
     "ClientOptions",
     "Decision",
     "Determinism",
+    "DigestVerdict",
     "DuplicateError",
     "End",
     "ErrorDetail",
@@ -111,6 +129,7 @@ __all__ = [
     "FailoverPolicy",
     "FieldViolation",
     "FinishReason",
+    "FromCatalog",
     "IncompatibleError",
     "IntegrityError",
     "InvalidParamsError",
@@ -120,10 +139,13 @@ __all__ = [
     "JobRequest",
     "JobState",
     "JobStream",
+    "KeptModel",
     "KvHint",
     "Limits",
     "LlamaOrchError",
     "Metrics",
+    "ModelDimensions",
+    "ModelState",
     "NotFoundError",
     "OnDisconnect",
     "OutboundDecision",
@@ -132,6 +154,7 @@ __all__ = [
     "PoolDevice",
     "PoolDrain",
     "PoolShortfall",
+    "PoolVerdict",
     "Priority",
     "QueueView",
     "Queued",
@@ -151,12 +174,15 @@ __all__ = [
     "ServerError",
     "Session",
     "Shortfall",
+    "SignatureVerdict",
     "Started",
     "StreamOptions",
+    "SyncCatalog",
     "SyncJobStream",
     "Timing",
     "TokenLogprob",
     "Tokens",
     "UnavailableError",
     "Usage",
+    "Verification",
 ]

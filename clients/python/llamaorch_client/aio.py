@@ -21,6 +21,7 @@ from llamaorch.orchestrator.v1 import (
     session_service_pb2,
 )
 from llamaorch_client import tracing, wire, wire_fleet, wire_request
+from llamaorch_client.catalog import AsyncCatalog
 from llamaorch_client.errors import IntegrityError, from_rpc_error
 from llamaorch_client.events import ResumePoint
 from llamaorch_client.exchange import Exchange
@@ -81,6 +82,11 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @property
+    def catalog(self) -> AsyncCatalog:
+        """The catalog of models (ORCH-3031)."""
+        return AsyncCatalog(self._open)
 
     @property
     def target(self) -> str:

@@ -24,6 +24,7 @@ from llamaorch_client.model import (
 from llamaorch_client.options import ClientOptions
 from llamaorch_client.request import JobFields, JobRequest
 from llamaorch_client.stream import JobStream
+from llamaorch_client.sync_catalog import SyncCatalog
 
 T = TypeVar("T")
 CLOSE_TIMEOUT_S = 10.0
@@ -166,6 +167,11 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def catalog(self) -> SyncCatalog:
+        """The catalog of models."""
+        return SyncCatalog(self._client.catalog, self._open)
 
     @property
     def target(self) -> str:

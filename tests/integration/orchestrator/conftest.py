@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from llamaorch.orchestrator.v1 import (
+    catalog_service_pb2_grpc,
     orchestrator_service_pb2_grpc,
     policy_service_pb2_grpc,
     pool_admin_service_pb2_grpc,
@@ -28,6 +29,7 @@ class Orchestrator:
         self.jobs = orchestrator_service_pb2_grpc.OrchestratorServiceStub(channel)
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(channel)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(channel)
+        self.catalog = catalog_service_pb2_grpc.CatalogServiceStub(channel)
         self.policy = policy_service_pb2_grpc.PolicyServiceStub(channel)
         self._hosts: list[ScriptedHost] = []
 

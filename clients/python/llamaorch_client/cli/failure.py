@@ -8,6 +8,7 @@ from typing import Any
 from llamaorch_client.cli.output import plain
 from llamaorch_client.errors import (
     AccessError,
+    CatalogError,
     DuplicateError,
     IncompatibleError,
     InvalidParamsError,
@@ -64,6 +65,7 @@ def exit_code(error: LlamaOrchError) -> ExitCode:
             | NotFoundError()
             | DuplicateError()
             | AccessError()
+            | CatalogError()
         ):
             return ExitCode.USAGE
         case _:
@@ -94,6 +96,10 @@ def _sentence(error: LlamaOrchError, server: str) -> str:
         case AccessError():
             hint = "set LLORCH_TOKEN to a token with that role, or name its file by --token-file"
             text = f"access refused: {error.message}; {hint}"
+        case NotFoundError() if error.reason == "MODEL_UNKNOWN":
+            text = f"{error.message}; `llorch models` lists those that are"
+        case CatalogError():
+            text = error.message
         case NotFoundError():
             text = f"not found: {error.message}; `llorch jobs` lists what the server knows"
         case _:
