@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import (
+    artifact_service_pb2,
     catalog_service_pb2,
     config_service_pb2,
     orchestrator_service_pb2,
@@ -37,6 +38,7 @@ from orchestrator_core.config import load_config
 from orchestrator_core.config import tokens as configured
 
 FILES = (
+    artifact_service_pb2,
     config_service_pb2,
     catalog_service_pb2,
     orchestrator_service_pb2,
