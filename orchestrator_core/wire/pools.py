@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2
 from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.effects import PoolDrainRecord
-from orchestrator_core.core.placement import CANCEL_UNCONFIRMED
+from orchestrator_core.core.placement import CANCEL_UNCONFIRMED, DRAINING
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.wire.views import timestamp
@@ -80,6 +80,9 @@ def _state_reason(pool: Pool) -> str:
         return f"its host is not connected; it was {pool.snapshot.state.name} when last heard of"
     if pool.unconfirmed:
         return f"{CANCEL_UNCONFIRMED}: {len(pool.unconfirmed)} attempts were not confirmed stopped"
+    if pool.draining and pool.snapshot.state in (PoolState.READY, PoolState.DRAINING):
+        command = f"`llorch undrain {pool.snapshot.pool_id}` lets it take work again"
+        return f"{DRAINING}; {command}"
     return _reason(pool.snapshot.state_reason, pool.snapshot.state_detail)
 
 

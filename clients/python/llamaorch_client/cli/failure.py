@@ -102,7 +102,7 @@ def _sentence(error: LlamaOrchError, server: str) -> str:
             hint = "set LLORCH_TOKEN to a token with that role, or name its file by --token-file"
             text = f"access refused: {error.message}; {hint}"
         case NotFoundError():
-            text = f"not found: {error.message}; `llorch jobs` lists what the server knows"
+            text = f"not found: {error.message}; {_where_to_look(error)}"
         case ServerError(code="UNIMPLEMENTED"):
             text = (
                 f"{server} speaks gRPC but does not know this command ({error.message}); it may be "
@@ -133,6 +133,12 @@ def _when(error: LlamaOrchError) -> str:
     if error.retry_after_ms is None:
         return "trying again will not help before something changes"
     return f"try again in {seconds(error.retry_after_ms)}, or let llorch do so with --wait-s 60"
+
+
+def _where_to_look(error: NotFoundError) -> str:
+    kind = error.metadata.get("resource_type", "").rpartition(".")[2]
+    command = {"Session": "sessions", "Pool": "pools"}.get(kind, "jobs")
+    return f"`llorch {command}` lists what the server knows"
 
 
 def _job_failed(error: JobFailedError) -> str:
