@@ -120,7 +120,7 @@ def _sentence(error: LlamaOrchError, server: str) -> str:
 def _not_found(error: NotFoundError) -> str:
     if error.reason == "MODEL_UNKNOWN":
         return f"{error.message}; `llorch models` lists those that are"
-    return f"not found: {error.message}; `llorch jobs` lists what the server knows"
+    return f"not found: {error.message}; {_where_to_look(error)}"
 
 
 def as_record(error: LlamaOrchError) -> dict[str, Any]:
@@ -143,6 +143,12 @@ def _when(error: LlamaOrchError) -> str:
     if error.retry_after_ms is None:
         return "trying again will not help before something changes"
     return f"try again in {seconds(error.retry_after_ms)}, or let llorch do so with --wait-s 60"
+
+
+def _where_to_look(error: NotFoundError) -> str:
+    kind = error.metadata.get("resource_type", "").rpartition(".")[2]
+    command = {"Session": "sessions", "Pool": "pools"}.get(kind, "jobs")
+    return f"`llorch {command}` lists what the server knows"
 
 
 def _job_failed(error: JobFailedError) -> str:
