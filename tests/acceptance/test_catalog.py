@@ -16,7 +16,7 @@ async def test_a_killed_orchestrator_forgets_nothing_of_its_catalog(tmp_path: Pa
 
     HME-031: streams go on through every change, and the next job meets it.
     """
-    async with fleet_of(tmp_path) as (fleet, client):
+    async with fleet_of(tmp_path, hosts=1) as (fleet, client):
         catalog = client.catalog
         await catalog.register(CatalogModel(model_id=MOCK_MODEL, aliases=("chat",)))
         followers = [Follower(client) for _ in range(2)]
