@@ -1,15 +1,21 @@
 """CatalogService: a client need only name a model. ORCH-3031, ORCH-3037, HME-031."""
 
 import asyncio
+import functools
+from pathlib import Path
 
+import aiohttp
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from llamaorch.orchestrator.v1 import catalog_service_pb2 as pb
 from llamaorch.orchestrator.v1 import job_pb2, pool_admin_service_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb
+from orchestrator_core.recorder.recorder import recordings
+from orchestrator_core.recorder.replay import replay
 from orchestrator_core.store.memory import MemoryStore
 from tests.integration.orchestrator.calls import (
     WAIT_S,
@@ -23,6 +29,7 @@ from tests.integration.orchestrator.calls import (
 )
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
+from tests.unit.orchestrator_core.servicers.test_signatures import public, signed
 
 DIGEST = "sha256:" + "ab" * 32
 OTHER_DIGEST = "sha256:" + "cd" * 32
@@ -493,3 +500,96 @@ async def test_a_grace_ends_by_itself(orchestrator: Orchestrator) -> None:
     now_ms = orchestrator.server.runtime.clock.now_ms()
 
     assert now_ms >= retired.grace_until.ToMilliseconds()
+
+
+async def test_signatures_are_checked_with_trusted_keys(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """One of theirs is verified, another refuses the registration, none is a warning."""
+    key, stranger = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    orchestrator = await start_orchestrator(catalog={"trusted_keys": {"release": public(key)}})
+    await ready_host(orchestrator, model_digest=DIGEST)
+
+    wrong = await refused(register(orchestrator, digest=DIGEST, signature=signed(stranger)))
+    kept = await register(orchestrator, digest=DIGEST, signature=signed(key))
+    found = await orchestrator.catalog.VerifyModel(pb.VerifyModelRequest(model_id="tiny"))
+    without = await register(orchestrator, "other", digest=DIGEST)
+
+    assert wrong[1:] == (
+        "INVALID_PARAMS",
+        "model.signature was made by no key of catalog.trusted_keys",
+    )
+    assert not kept.warnings
+    assert (found.verified, found.signature, found.signed_by) == (
+        True,
+        pb.SIGNATURE_VERDICT_VERIFIED,
+        "release",
+    )
+    assert any("no signature" in warning for warning in without.warnings)
+
+
+async def test_metrics_and_pools_change_in_one_step(start_orchestrator: StartOrchestrator) -> None:
+    """`model_state` and `pool_state` are read from one core; verifications are counted."""
+    orchestrator = await start_orchestrator(metrics_listen="127.0.0.1:0")
+    await ready_host(orchestrator, model_digest=DIGEST)
+    scrape = functools.partial(_scraped, orchestrator)
+    await register(orchestrator, digest=DIGEST)
+    active = await scrape()
+
+    await retire(orchestrator, grace_s=600)
+    retiring = await scrape()
+    await retire(orchestrator, grace_s=0)
+    retired = await scrape()
+
+    def states(text: str) -> tuple[list[str], list[str]]:
+        model = [
+            state
+            for state in ("active", "retiring", "retired")
+            if f'model_state{{model_id="tiny",state="{state}"}} 1.0' in text
+        ]
+        pools = [
+            state
+            for state in ("ready", "unready")
+            if f'pool_state{{pool_id="pool-a",state="{state}"}} 1.0' in text
+        ]
+        return model, pools
+
+    assert states(active) == (["active"], ["ready"])
+    assert states(retiring) == (["retiring"], ["ready"])
+    assert states(retired) == (["retired"], ["unready"])
+    for labels in (
+        'engine="mock",reason="digest_match",result="ok"',
+        'engine="",reason="signature_missing",result="warned"',
+    ):
+        assert f"catalog_verifications_total{{{labels}}} 1.0" in active
+
+
+async def _scraped(orchestrator: Orchestrator) -> str:
+    url = f"http://127.0.0.1:{orchestrator.server.metrics_port}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return await answer.text()
+
+
+async def test_a_recorded_catalog_replays_equal(
+    start_orchestrator: StartOrchestrator, tmp_path: Path
+) -> None:
+    """LO-207: every change, and what it did to jobs and pools."""
+    flight = tmp_path / "flight"
+    orchestrator = await start_orchestrator(recorder={"path": str(flight)})
+    host = await ready_host(orchestrator, slots_total=1, slots_free=1, model_digest=DIGEST)
+    await register(orchestrator, aliases=["small"], digest=DIGEST, expected_tokens=3)
+    await enqueue(orchestrator, model_id="small")
+    start = await host.start()
+    waits = await enqueue(orchestrator)
+    await update(orchestrator, ["digest"], model_id="tiny", digest=OTHER_DIGEST)
+    await retire(orchestrator, grace_s=0)
+    await all_events(orchestrator, waits.job_id)
+    await host.finish(start.handle)
+    await activate(orchestrator)
+    await orchestrator.catalog.DeleteModel(pb.DeleteModelRequest(model_id="tiny", force=True))
+    await orchestrator.close()
+
+    report = replay(recordings(flight))
+
+    assert (report.runs, report.gaps, report.hashes) == (1, 0, 1)
+    assert report.decisions > 10
