@@ -82,15 +82,21 @@ def orchestrator(folder: Path, *, tokens: bool = True) -> Iterator[Service]:
 
 @contextmanager
 def pool_manager(
-    folder: Path, orchestrated_at: str = "127.0.0.1:1", *, tokens: bool = True
+    folder: Path, orchestrated_at: str = "127.0.0.1:1", *, tokens: bool = True, link: str = ""
 ) -> Iterator[Service]:
-    """A pool-managerd, by default without its orchestrator, with a token for a client or none."""
+    """A pool-managerd, by default without its orchestrator, with a token for a client or none.
+
+    `link` is the token that it presents to its orchestrator.
+    """
     token = new_token() if tokens else ""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "token").write_text(link, encoding="ascii")
     text = (
         f'orchestrator = "{orchestrated_at}"\n'
         'listen = "127.0.0.1:0"\nmetrics_listen = "127.0.0.1:0"\n'
         'log_format = "json"\nhost_id = "gpu1"\ndevices = "cpu"\nshutdown_grace_ms = 0\n'
-        '[[pools]]\npool_id = "p0"\nengine = { kind = "mock" }\n'
+        + ('[link]\ntoken_file = "token"\n' if link else "")
+        + '[[pools]]\npool_id = "p0"\nengine = { kind = "mock" }\n'
     )
     with _running("pool_managerd", folder, text + _config(token)) as found:
         yield Service(*found[:3], token, found[3])

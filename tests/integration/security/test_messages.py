@@ -136,7 +136,8 @@ def undrain(channel: grpc.Channel) -> None:
 def bugs(log: Path) -> list[str]:
     """Lines of a log that tell of a bug, and what is no line of ours."""
     found = []
-    for line in log.read_text(encoding="utf-8").splitlines():
+    # The last line may be half written.
+    for line in log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines():
         entry = json.loads(line) if line.startswith("{") else {"event": "stray"}
         if (
             entry["event"] in ("internal_error", "telemetry_failed", "stray")
