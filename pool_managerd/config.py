@@ -26,6 +26,7 @@ from pool_managerd.config_security import (
     listen_problems,
     resolved_access,
     resolved_files,
+    trace_problems,
 )
 from pool_managerd.config_supervision import BackoffTable, EngineLogsTable, SupervisionTable
 from pool_managerd.config_table import Live, Milliseconds, Table
@@ -326,6 +327,7 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
         update={"directory": str(base / Path(config.models.directory).expanduser())}
     )
     token = SecretStr(env.get(config.outbound.hf_token_env, ""))
+    problems.extend(trace_problems(config.link, config.auth, env))
     link = config.link.model_copy(update=resolved_access(config.link, base, env, problems))
     tls = config.tls.model_copy(update=resolved_files(config.tls, base))
     if problems:
