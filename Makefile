@@ -30,10 +30,12 @@ demo: $(STAMP) ## Start both services with a tiny model, run jobs, show what hap
 	$(BIN)/python -m demo.demo
 
 .PHONY: up
-up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS, CTX, THREADS, DEVICES, GPU_LAYERS)
+up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS, CTX, THREADS, DEVICES, GPU_LAYERS, LISTEN, METRICS_LISTEN, DIRECTORY)
 	$(BIN)/python -m demo.up$(if $(MODEL), --model '$(MODEL)')$(if $(SLOTS), --slots $(SLOTS))$(if \
 	  $(CTX), --ctx $(CTX))$(if $(THREADS), --threads $(THREADS))$(if \
-	  $(DEVICES), --devices $(DEVICES))$(if $(GPU_LAYERS), --gpu-layers $(GPU_LAYERS))
+	  $(DEVICES), --devices $(DEVICES))$(if $(GPU_LAYERS), --gpu-layers $(GPU_LAYERS))$(if \
+	  $(LISTEN), --listen $(LISTEN))$(if $(METRICS_LISTEN), --metrics-listen $(METRICS_LISTEN))$(if \
+	  $(DIRECTORY), --directory '$(DIRECTORY)')
 
 .PHONY: test
 test: $(DEV_STAMP) ## Run the whole test suite

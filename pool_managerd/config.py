@@ -296,9 +296,13 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     env = os.environ if environ is None else environ
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        hint = "name one by --config FILE; docs/pool-managerd.md has the smallest that works"
+        raise ConfigError([f"{path}: there is no such file: {hint}"]) from error
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Also of bytes that are no text, of numbers too long to be read, of arrays without end.
         raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
     _refuse_file_secrets(raw)
     try:
