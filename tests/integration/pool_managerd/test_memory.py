@@ -1,4 +1,5 @@
-"""The estimate of an engine's memory beside what the engine says that it took. ORCH-3039, LO-205.
+"""The estimate of an engine's memory beside what the engine says that it took. ORCH-3039, ORCH-3205,
+LO-205.
 
 docs/memory.md has the table of what was seen.
 """
