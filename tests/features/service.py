@@ -14,7 +14,8 @@ from orchestrator_core.store.port import Store
 from pool_managerd.config import Config as HostConfig
 from pool_managerd.config import PoolTable
 from pool_managerd.devices.cpu import CpuDevices
-from pool_managerd.engines.mock import MockConfig, MockEngine
+from pool_managerd.devices.port import DeviceSource
+from pool_managerd.engines.mock import MockConfig, MockEngine, Sleep
 from pool_managerd.engines.mock_script import MockScript
 from pool_managerd.engines.port import Engine
 from pool_managerd.factory import engine_factory
@@ -75,6 +76,9 @@ class Service:
     tokens: dict[str, str] = field(default_factory=dict)
     store: Store | None = None
     otlp_endpoint: str = ""
+    # What hosts are made of; a test may have others.
+    devices: Callable[[], DeviceSource] = CpuDevices
+    mock: Callable[[MockConfig, Sleep], Engine] = MockEngine
     retry: RetryOptions = ONCE
     _server: OrchestratorServer | None = None
     _listen: str = "127.0.0.1:0"
@@ -142,7 +146,7 @@ class Service:
             }
         )
         make = engine_factory(config)
-        manager = PoolManager(config, engine_factory=self._factory(make), devices=CpuDevices())
+        manager = PoolManager(config, engine_factory=self._factory(make), devices=self.devices())
         pool_ids = frozenset(table["pool_id"] for table in tables)
         host = Host(manager, asyncio.create_task(manager.run()), pool_ids)
         self.hosts[host_id] = host
@@ -177,7 +181,7 @@ class Service:
             if table.engine.kind == "mock":
                 options = table.engine.model_dump(exclude={"kind", "script"})
                 script = MockScript(**table.engine.script.model_dump())
-                engine = MockEngine(MockConfig(**options, script=script), self.pace.sleep)
+                engine = self.mock(MockConfig(**options, script=script), self.pace.sleep)
             self.engines.setdefault(table.pool_id, []).append(engine)
             return engine
 

@@ -1,5 +1,6 @@
-"""Engines that are launched: their life, their death, and that nothing of them stays. ORCH-3200,
-ORCH-3203.
+"""Engines that are launched: their life, their death, and that nothing of them stays.
+
+ORCH-3200, ORCH-3203.
 """
 
 import asyncio
