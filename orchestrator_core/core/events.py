@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass
 
+from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import (
     AcceptRecord,
     DispatchRecord,
@@ -195,6 +196,14 @@ class DrainRequested:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
+class ConfigChanged:
+    """An operator changed settings while jobs wait and run; `config` is all of them."""
+
+    config: CoreConfig
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
 class PoolDrainRequested:
     """An operator drains a pool, for `timeout_ms` at most, or lets it take work again."""
 
@@ -255,6 +264,7 @@ Event = (
     | AcceptsFailed
     | EndConfirmed
     | DrainRequested
+    | ConfigChanged
     | PoolDrainRequested
     | Recovered
     | SessionDeleted

@@ -107,7 +107,8 @@ class JobSpec:
     It is empty once the job has ended; `labels`, which are the client's too, stay. `deadline_ms` is
     an instant of the core's clock, `queue_timeout_ms` a span. `digest` covers every field that a
     repeated request must have in common with the first. `session_budgets` are those that the client
-    asked for when it opened the session, or repeats.
+    asked for when it opened the session, or repeats. `input_artifact` is the artifact that holds
+    the input; empty where the payload does.
     """
 
     job_id: str
@@ -133,6 +134,7 @@ class JobSpec:
     cancel_on_disconnect: bool = False
     budgets: Budgets = NO_BUDGETS
     session_budgets: Budgets = NO_BUDGETS
+    input_artifact: str = ""
 
 
 @plain_init

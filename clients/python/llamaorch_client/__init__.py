@@ -6,13 +6,28 @@ errors are drawn in `llamaorch_client.errors`.
 """
 
 from llamaorch_client.aio import AsyncClient, JobFilter
+from llamaorch_client.artifact import (
+    Artifact,
+    ArtifactAbout,
+    ArtifactFilter,
+    ArtifactKind,
+    Lineage,
+)
+from llamaorch_client.configuration import (
+    ConfigReload,
+    Configuration,
+    Setting,
+    SettingChange,
+)
 from llamaorch_client.errors import (
     AccessError,
+    DataLossError,
     DuplicateError,
     ErrorDetail,
     FieldViolation,
     IncompatibleError,
     IntegrityError,
+    InUseError,
     InvalidParamsError,
     JobFailedError,
     LlamaOrchError,
@@ -88,6 +103,10 @@ from llamaorch_client.sync import Client, SyncJobStream
 
 __all__ = [
     "AccessError",
+    "Artifact",
+    "ArtifactAbout",
+    "ArtifactFilter",
+    "ArtifactKind",
     "AsyncClient",
     "Budgets",
     "Candidate",
@@ -95,6 +114,9 @@ __all__ = [
     "ChatMessage",
     "Client",
     "ClientOptions",
+    "ConfigReload",
+    "Configuration",
+    "DataLossError",
     "Decision",
     "Determinism",
     "DuplicateError",
@@ -111,6 +133,7 @@ __all__ = [
     "FailoverPolicy",
     "FieldViolation",
     "FinishReason",
+    "InUseError",
     "IncompatibleError",
     "IntegrityError",
     "InvalidParamsError",
@@ -122,6 +145,7 @@ __all__ = [
     "JobStream",
     "KvHint",
     "Limits",
+    "Lineage",
     "LlamaOrchError",
     "Metrics",
     "NotFoundError",
@@ -150,6 +174,8 @@ __all__ = [
     "Sampling",
     "ServerError",
     "Session",
+    "Setting",
+    "SettingChange",
     "Shortfall",
     "Started",
     "StreamOptions",

@@ -15,6 +15,7 @@ from orchestrator_core.core.events import (
     AttemptRefused,
     AttemptStarted,
     CancelRequested,
+    ConfigChanged,
     EnqueueRequested,
     HostLost,
     HostRegistered,
@@ -74,7 +75,8 @@ class World(Shell):
     """Random moves.
 
     `memory` bounds keys and values at pools, `faults` lets things break, `sessions` lets jobs
-    belong to conversations, `drains` an operator drain pools.
+    belong to conversations, `drains` an operator drain pools; `other_config` draws the settings to
+    which an operator changes meanwhile.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class World(Shell):
         self.faults = faults
         self.sessions = sessions
         self.drains = False
+        self.other_config: Callable[[random.Random], CoreConfig] | None = None
         self._old_snapshots: list[PoolSnapshot] = []
         self._specs: list[JobSpec] = []
         self._links = 0
@@ -124,6 +127,7 @@ class World(Shell):
         )
         moves = calm + (rough if self.faults else ())
         moves += ((self.drain_or_not, 4),) if self.drains else ()
+        moves += ((self.reconfigure, 3),) if self.other_config else ()
         names, weights = [m for m, _ in moves], [w for _, w in moves]
         for _ in range(steps):
             self.rng.choices(names, weights)[0]()
@@ -234,6 +238,12 @@ class World(Shell):
         """An operator drains a pool, or lets it take work again."""
         draining = self.rng.random() < 0.35
         self.step(PoolDrainRequested(self._any_pool().pool_id, draining, 1_000, 0))
+
+    def reconfigure(self) -> None:
+        """An operator changes settings; the file says the same from then on."""
+        assert self.other_config is not None
+        self.config = self.other_config(self.rng)
+        self.step(ConfigChanged(self.config))
 
     def reboot(self) -> None:
         """An engine dies; its host says so, or only shows the new incarnation."""
