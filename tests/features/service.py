@@ -8,7 +8,7 @@ from typing import Any
 
 from llamaorch_client import AsyncClient, ClientOptions, RetryOptions
 from orchestrator_core.auth.tokens import new_token, sha256_of
-from orchestrator_core.config import Config
+from orchestrator_core.config import Config, ConfigSource
 from orchestrator_core.server import OrchestratorServer
 from orchestrator_core.store.port import Store
 from pool_managerd.config import Config as HostConfig
@@ -80,6 +80,7 @@ class Service:
     devices: Callable[[], DeviceSource] = CpuDevices
     mock: Callable[[MockConfig, Sleep], Engine] = MockEngine
     retry: RetryOptions = ONCE
+    _source: ConfigSource | None = None
     _server: OrchestratorServer | None = None
     _listen: str = "127.0.0.1:0"
     _clients: dict[str, AsyncClient] = field(default_factory=dict)
@@ -103,6 +104,12 @@ class Service:
         known = self.tables.setdefault("auth", {}).setdefault("tokens", {})
         known[name] = {"role": role, "sha256": sha256_of(token)}
 
+    def write_file(self, toml: str) -> None:
+        """Writes the file that orchestratord then reads its configuration from."""
+        file = self.directory / "orchestratord.toml"
+        file.write_text(f'listen = "{self._listen}"\n{toml}\n', encoding="utf-8")
+        self._source = ConfigSource(file, {})
+
     async def start(self) -> None:
         """Starts orchestratord on its journal; the first start finds its address."""
         base = {
@@ -111,7 +118,10 @@ class Service:
             "store": {"path": str(self.directory / "journal.db")},
             "otlp_traces_endpoint": self.otlp_endpoint,
         }
-        self._server = OrchestratorServer(Config.model_validate(base | self.tables), self.store)
+        if self._source is not None:
+            self._server = OrchestratorServer(self._source.read(), self.store, self._source)
+        else:
+            self._server = OrchestratorServer(Config.model_validate(base | self.tables), self.store)
         await self._server.start()
         self._listen = self.address
 
