@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from orchestrator_core.core.catalog import Catalog
 from orchestrator_core.core.config import CoreConfig, ThrottleConfig
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.pool import Pool
@@ -24,6 +25,7 @@ LEFT_OUT: Completions = {
         "feasible_cache": lambda _: {},  # made again from pools and needs when asked for
         "on_placement": lambda _: None,  # set by whoever wants to know, decides nothing
     },
+    Catalog: {"resolved": lambda _: {}},  # made again from entries and needs when asked for
     Throttle: {"config": lambda _: ThrottleConfig()},
     # Why a pool is not open and what memory it has left, made again from it when asked for.
     Pool: {

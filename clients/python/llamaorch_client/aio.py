@@ -23,6 +23,7 @@ from llamaorch.orchestrator.v1 import (
 )
 from llamaorch_client import tracing, wire, wire_fleet, wire_request
 from llamaorch_client.artifacts import Artifacts
+from llamaorch_client.catalog import AsyncCatalog
 from llamaorch_client.configuration import (
     ConfigReload,
     Configuration,
@@ -90,6 +91,11 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @property
+    def catalog(self) -> AsyncCatalog:
+        """The catalog of models (ORCH-3031)."""
+        return AsyncCatalog(self._open)
 
     @property
     def target(self) -> str:

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from llamaorch_client.address import DEFAULT_HOST, DEFAULT_PORT
 from llamaorch_client.artifact import ArtifactKind
-from llamaorch_client.cli import access, plugins
+from llamaorch_client.cli import access, models_arguments, plugins
 from llamaorch_client.model import JobState
 
 INTERVAL_MIN_S, INTERVAL_MAX_S = 0.1, 3600.0
@@ -64,6 +64,8 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     _reload(commands.add_parser("reload", parents=[common], help="load a pool's model anew"))
     _devices(commands.add_parser("devices", parents=[common], help="what the devices do, live"))
     _live(commands.add_parser("top", parents=[common], help="what happens now, live"))
+    catalog = commands.add_parser("models", parents=[common], help="the catalog of models")
+    models_arguments.add(catalog, common)
     _policy(commands.add_parser("policy", parents=[common], help="what tools may connect to"))
     _config(commands.add_parser("config", parents=[common], help="show or reload the settings"))
     explain = commands.add_parser(

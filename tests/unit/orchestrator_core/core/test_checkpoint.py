@@ -23,6 +23,7 @@ def played(seed: int, steps: int = 260) -> World:
     """A world in the middle of its life, whose orchestrator does not crash."""
     world = World(seed, config_of(seed), memory=seed % 2 == 0)
     world.crash = lambda: None  # type: ignore[method-assign]
+    world.catalog = seed % 3 == 0
     world.run(steps)
     return world
 
