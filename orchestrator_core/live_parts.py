@@ -16,7 +16,7 @@ from orchestrator_core.servicers.outbound_judge import (
 )
 from orchestrator_core.servicers.policy import PolicyServicer
 from orchestrator_core.servicers.pool_admin import PoolAdminServicer
-from orchestrator_core.telemetry.line_sink import set_log_level
+from orchestrator_core.telemetry.observer import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class LiveParts:
     """Everything that a reload reaches; `gate` is None where nobody is asked for a token."""
 
     runtime: Runtime
+    telemetry: Telemetry
     policy: PolicyServicer
     gate: TokenGate | None
     jobs: OrchestratorServicer
@@ -55,6 +56,6 @@ class LiveParts:
             self.pools.reconfigure(config.pools)
             self.facts.reconfigure(config.jobs)
             if config.log_level != running.log_level:
-                set_log_level(config.log_level)
+                self.telemetry.log_from(config.log_level)
 
         return commit

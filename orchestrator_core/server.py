@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.metadata
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,10 @@ STREAMS_PER_CONNECTION_MAX = 1_024
 # clients may send, and on a starved machine a few seconds of calls; each takes some kilobytes.
 PENDING_CALLS_MAX = 4 * STREAMS_PER_CONNECTION_MAX
 PENDING_CALLS_END = 2 * PENDING_CALLS_MAX
+HANDSHAKE_MS_MAX = 20_000
+IDLE_MS_MAX = 600_000
+# Each connection is an open file; the journal and the recorder need some, too.
+CONNECTIONS_MAX = 4_096
 # Streams end by themselves once their jobs have; this is for those that do not.
 STOP_GRACE_S = 0.5
 
@@ -89,11 +94,22 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.so_reuseport", 0),
+    # Who connects and does not go on, or has long had no call open, makes room. Clients connect
+    # again by themselves; hosts have a stream open.
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
+    ("grpc.max_connection_idle_ms", IDLE_MS_MAX),
     # The probe lets a stream run up megabytes that nobody has read yet. Under overload that is many
     # seconds of frames, behind which snapshots wait until they are stale. Without it 64 KiB are on
     # the way, and a host that is ahead gathers its output in fewer, larger chunks.
     ("grpc.http2.bdp_probe", 0),
 )
+
+
+def connections_max() -> int:
+    """Connections that are taken at a time: at most half of what the process may open."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS_MAX if files < 0 else min(CONNECTIONS_MAX, max(1, files // 2))
+
 
 CORE_FORM = "interpreted" if placement.__file__.endswith(".py") else "compiled"
 _log = structlog.get_logger("orchestratord")
@@ -130,7 +146,8 @@ class OrchestratorServer:
         self._store: Store = MeasuredStore(store or _store(config), self._telemetry.committed)
         self._gate = self._make_gate()
         gates = () if self._gate is None else (self._gate,)
-        self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=gates)
+        options = (*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_max()))
+        self._server = grpc.aio.server(options=options, interceptors=gates)
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._runtime: Runtime | None = None
@@ -179,6 +196,7 @@ class OrchestratorServer:
         runtime.recover(opened.recovered)
         parts = LiveParts(
             runtime,
+            self._telemetry,
             policy.PolicyServicer(runtime, self._telemetry, judge),
             self._gate,
             jobs_servicer,

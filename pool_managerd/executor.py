@@ -332,7 +332,8 @@ class Executor:
     def _keep(self, run: _Run, piece: port.Piece) -> None:
         if run.stop is not None:
             return
-        first = run.log.next_index == 0
+        # A continuation's log begins with what was delivered before, so its length says nothing.
+        first = run.first_ms is None
         if first:
             failpoints.reach("output.first.before")
         outcome = self.store.append(run.log, piece.text, piece.token_ids, piece.logprobs)

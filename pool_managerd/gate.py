@@ -34,6 +34,10 @@ class TokenGate(aio.ServerInterceptor):
 
     def __init__(self, tokens: Mapping[str, TokenTable], clock: Clock) -> None:
         self._clock = clock
+        self.use(tokens)
+
+    def use(self, tokens: Mapping[str, TokenTable]) -> None:
+        """Takes these tokens from now on; calls that are open go on."""
         self._tokens = [
             (bytes.fromhex(table.sha256), name, table) for name, table in tokens.items()
         ]

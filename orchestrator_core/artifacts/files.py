@@ -215,8 +215,8 @@ class ArtifactFiles:
         elif told != journal_id.encode():
             raise FilesUnusableError(
                 f"{self.directory} holds artifacts of another journal"
-                f" ({told.decode('ascii', 'replace')}): restore that one, or name another directory"
-                " in artifacts.path"
+                f" ({told.decode('ascii', 'replace')}): restore that one, delete the directory"
+                " if nobody needs them, or name another one in artifacts.path"
             )
 
     def _inner(self, root: int, name: str) -> int:

@@ -39,9 +39,13 @@ class Lines:
     """Writes what happened to jobs and hosts."""
 
     def __init__(self, log: FilteringBoundLogger | None = None) -> None:
-        self._log: FilteringBoundLogger = (
-            structlog.get_logger(SERVICE).bind() if log is None else log
-        )
+        self._own = log is None
+        self._log: FilteringBoundLogger = log or structlog.get_logger(SERVICE).bind()
+
+    def level_changed(self) -> None:
+        """Another level was set: the logger, which is made once, has the former one."""
+        if self._own:
+            self._log = structlog.get_logger(SERVICE).bind()
 
     def accepted(self, tracked: Tracked, record: AcceptRecord) -> None:
         """A request became a job."""

@@ -42,6 +42,7 @@ from orchestrator_core.core.states import JobState
 from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry.calls import Call, Calls, Metadata, current_rpc
 from orchestrator_core.telemetry.fleet import FleetView, NoFleet
+from orchestrator_core.telemetry.line_sink import set_log_level
 from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import CARDINALITY, Metrics
 from orchestrator_core.telemetry.rpcs import WatchedService
@@ -218,6 +219,11 @@ class Telemetry:
         if self._spans is not None:
             caller = next((str(value) for key, value in metadata if key == "traceparent"), "")
             self._spans.outbound_decided(told, parse_traceparent(caller), now_ms)
+
+    def log_from(self, level: str) -> None:
+        """Logs lines of at least this level from now on."""
+        set_log_level(level)
+        self._lines.level_changed()
 
     def config_reloaded(self, report: ReloadReport, now_ms: int) -> None:
         """The configuration was read again."""

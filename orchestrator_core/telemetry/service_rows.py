@@ -102,6 +102,7 @@ SERVICE_ROWS: Final[tuple[MetricRow, ...]] = (
     RECORDER_WAITING,
     STREAMS,
     RPCS,
+    CONFIG_RELOADS,
     RELAY_BYTES,
     RELAY_LIMIT,
     SESSIONS,

@@ -55,7 +55,7 @@ class Answer(Generic[MessageT]):
 class Transport:
     """Owns the channel. Must be made inside a running event loop, and be closed there.
 
-    Raises ValueError where the token would pass in the clear.
+    Raises ValueError for a target that is no address, and where the token would pass in the clear.
     """
 
     def __init__(self, target: str, options: ClientOptions) -> None:

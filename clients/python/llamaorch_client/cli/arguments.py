@@ -6,12 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from llamaorch_client.address import DEFAULT_HOST, DEFAULT_PORT
 from llamaorch_client.artifact import ArtifactKind
 from llamaorch_client.cli import access, plugins
 from llamaorch_client.model import JobState
 
 INTERVAL_MIN_S, INTERVAL_MAX_S = 0.1, 3600.0
-DEFAULT_SERVER = "127.0.0.1:7070"
+DEFAULT_SERVER = f"{DEFAULT_HOST}:{DEFAULT_PORT}"
 EPILOG = """\
 exit codes: 0 finished; 1 the job failed or was cancelled; 2 the request is wrong; 3 the server is
 not available; 4 rejected, try again later; 5 denied by policy; 130 Ctrl-C

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry point of `llorch`: command line in, exit code out, errors as sentences."""
+"""What `llorch` does: command line in, exit code out, errors as sentences."""
 
 import argparse
 import asyncio
@@ -118,7 +118,3 @@ def _options(arguments: argparse.Namespace) -> ClientOptions:
     if arguments.wait_s:
         retry = RetryOptions(attempts_max=1_000, time_max_ms=int(arguments.wait_s * 1000))
     return replace(access.options(arguments), retry=retry)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
