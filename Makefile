@@ -195,6 +195,11 @@ bench-cancel: $(DEV_STAMP) ## How soon after a Cancel call the slot is free at t
 chaos: $(DEV_STAMP) ## Kill and stop every process, at random moments and at each failpoint, under 8 clients x 100 jobs (ARGS="--seed 2")
 	$(BIN)/python -m faults.chaos $(ARGS)
 
+.PHONY: haiku
+haiku: $(DEV_STAMP) ## Ask for a haiku of this minute through the public API (SERVER=host:port, MODEL_ID=; REQUIRE_GPU=1: no GPU is a failure)
+	@PYTHONPATH=.:proto:clients/python $(BIN)/python -m tests.acceptance.haiku \
+	  $(if $(SERVER),--server $(SERVER)) $(if $(MODEL_ID),--model $(MODEL_ID))
+
 .PHONY: gpu-check
 gpu-check: $(DEV_STAMP) ## On a machine with an NVIDIA GPU: snapshots beside nvidia-smi, memory, an engine; writes docs/hardware
 	$(BIN)/python -m tests.gpu.check $(ARGS)

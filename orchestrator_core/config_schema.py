@@ -19,7 +19,8 @@ from orchestrator_core.config_access import (
     token_problems,
 )
 from orchestrator_core.config_admission import AdmissionTable, QueueTable, ThrottleTable
-from orchestrator_core.config_storage import RecorderTable, StoreTable
+from orchestrator_core.config_catalog import CatalogTable
+from orchestrator_core.config_storage import ArtifactsTable, RecorderTable, StoreTable
 from orchestrator_core.config_table import DAY_MS, Live, Table
 from orchestrator_core.config_work import JobsTable, PlacementTable, PoolsTable, SessionsTable
 
@@ -79,6 +80,10 @@ class Config(Table):
     outbound: OutboundTable = Field(
         default=OutboundTable(), description="What clients' tools may connect to."
     )
+    artifacts: ArtifactsTable = Field(
+        default=ArtifactsTable(), description="Plans, diffs, traces and long inputs."
+    )
+    catalog: CatalogTable = Field(default=CatalogTable(), description="The catalog of models.")
     auth: AuthTable = Field(default=AuthTable(), description="Bearer tokens.")
     tls: TlsTable = Field(default=TlsTable(), description="Encryption.")
     otlp_traces_endpoint: str = Field(default="", exclude=True, description="(environment)")
@@ -102,6 +107,8 @@ def cross_problems(config: Config) -> Iterator[str]:
     yield from tls_problems(config.tls)
     yield from token_problems(config.auth)
     yield from outbound_problems(config.outbound)
+    if config.store.kind == "memory" and config.artifacts.path:
+        yield "artifacts.path: an index in memory is gone with the process: leave it empty"
     if config.metrics_listen:
         yield from _address_problems("metrics_listen", config.metrics_listen)
         if not loopback_bind(config.metrics_listen):

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.metadata
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from orchestrator_core import failpoints
+from orchestrator_core.artifacts.files import ArtifactFiles, FilesUnusableError, TemporaryFiles
+from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.auth.tls import ServerCertificates, TlsError, TlsFiles
 from orchestrator_core.clock import Clock, SystemClock
 from orchestrator_core.config import Config, ConfigSource, core_config, tokens
+from orchestrator_core.config_catalog import CatalogTable
 from orchestrator_core.config_schema import OutboundTable, loopback_bind
 from orchestrator_core.core import placement
 from orchestrator_core.core.events import DrainRequested
@@ -30,7 +34,10 @@ from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.served_facts import ServedFacts
 from orchestrator_core.servicers import (
+    artifacts,
+    catalog,
     configuration,
+    inputs,
     orchestrator,
     policy,
     pool_admin,
@@ -44,6 +51,7 @@ from orchestrator_core.servicers.outbound_judge import (
     OutboundJudge,
     configured_judge,
 )
+from orchestrator_core.servicers.signatures import NoSignaturesError, Signatures
 from orchestrator_core.servicers.token_ends import ExpiryWarnings
 from orchestrator_core.status.page import StatusPage
 from orchestrator_core.status.reading import StatusReader
@@ -52,6 +60,7 @@ from orchestrator_core.store.port import (
     Keep,
     Opened,
     Store,
+    StoreOutcomeUnknownError,
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import SqliteStore
@@ -66,6 +75,10 @@ STREAMS_PER_CONNECTION_MAX = 1_024
 # clients may send, and on a starved machine a few seconds of calls; each takes some kilobytes.
 PENDING_CALLS_MAX = 4 * STREAMS_PER_CONNECTION_MAX
 PENDING_CALLS_END = 2 * PENDING_CALLS_MAX
+HANDSHAKE_MS_MAX = 20_000
+IDLE_MS_MAX = 600_000
+# Each connection is an open file; the journal and the recorder need some, too.
+CONNECTIONS_MAX = 4_096
 # Streams end by themselves once their jobs have; this is for those that do not.
 STOP_GRACE_S = 0.5
 
@@ -84,11 +97,22 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.so_reuseport", 0),
+    # Who connects and does not go on, or has long had no call open, makes room. Clients connect
+    # again by themselves; hosts have a stream open.
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
+    ("grpc.max_connection_idle_ms", IDLE_MS_MAX),
     # The probe lets a stream run up megabytes that nobody has read yet. Under overload that is many
     # seconds of frames, behind which snapshots wait until they are stale. Without it 64 KiB are on
     # the way, and a host that is ahead gathers its output in fewer, larger chunks.
     ("grpc.http2.bdp_probe", 0),
 )
+
+
+def connections_max() -> int:
+    """Connections that are taken at a time: at most half of what the process may open."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS_MAX if files < 0 else min(CONNECTIONS_MAX, max(1, files // 2))
+
 
 CORE_FORM = "interpreted" if placement.__file__.endswith(".py") else "compiled"
 _log = structlog.get_logger("orchestratord")
@@ -123,12 +147,15 @@ class OrchestratorServer:
         self._hosts = Hosts()
         self._telemetry = Telemetry.from_config(config, fleet=ReportedFleet(self._hosts))
         self._store: Store = MeasuredStore(store or _store(config), self._telemetry.committed)
+        self._signatures = Signatures({})
         self._gate = self._make_gate()
         gates = () if self._gate is None else (self._gate,)
-        self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=gates)
+        options = (*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_max()))
+        self._server = grpc.aio.server(options=options, interceptors=gates)
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._runtime: Runtime | None = None
+        self._artifacts: Artifacts | None = None
         self._jobs: orchestrator.OrchestratorServicer | None = None
         self.address = Address("", 0)
         self.metrics_port: int | None = None
@@ -139,22 +166,34 @@ class OrchestratorServer:
         assert self._runtime is not None, "start() comes first"
         return self._runtime
 
+    @property
+    def artifacts(self) -> Artifacts:
+        """The artifacts, once started."""
+        assert self._artifacts is not None, "start() comes first"
+        return self._artifacts
+
     async def start(self) -> None:
         """Takes the address, recovers the journal and begins to serve.
 
         Raises:
             CannotStartError: when the address is not free, or the outbound policy not there;
-                nothing was written then.
+                nothing was written then. When the directory of artifacts cannot be used.
             StoreError: when the journal cannot be opened.
             OSError: when the metrics address is not free.
         """
         judge = _judge(self._config.outbound)
+        self._signatures = _signatures(self._config.catalog)
         self._listen()
         opened = await self._store.open()
         failpoints.reach("journal.opened")
         clock = SystemClock(opened.last_ms)
         self._runtime = runtime = self._build(clock)
-        self._jobs = jobs_servicer = self._jobs_servicer(runtime)
+        self._artifacts = kept = _artifacts(self._config, self._store, runtime)
+        try:
+            await kept.open(opened)
+        except FilesUnusableError as error:
+            raise CannotStartError(str(error)) from error
+        self._jobs = jobs_servicer = self._jobs_servicer(runtime, kept)
         facts = ServedFacts(self._config, runtime, CORE_FORM)
         self.metrics_port = metrics_port = await self._telemetry.start(
             runtime.core, facts.read, self._status_routes(runtime, jobs_servicer)
@@ -170,11 +209,11 @@ class OrchestratorServer:
             facts,
         )
         self._make_live(parts)
-        await self._serve(parts, opened)
+        await self._serve(parts, opened, kept)
         self._tasks = [
             asyncio.create_task(runtime.run(), name="commit"),
             asyncio.create_task(runtime.watch_pauses(), name="pauses"),
-            asyncio.create_task(self._prune(runtime), name="prune"),
+            asyncio.create_task(self._prune(runtime, kept), name="prune"),
         ]
         if self._gate is not None:
             tell_unbound(self._gate.tokens)
@@ -221,6 +260,8 @@ class OrchestratorServer:
             if isinstance(core := self._runtime.core, RecordedCore):
                 core.end()
                 await asyncio.to_thread(core.recorder.join)
+        if self._artifacts is not None:
+            await self._artifacts.close()
         await self._store.close()
         await self._telemetry.shutdown()
 
@@ -274,7 +315,9 @@ class OrchestratorServer:
         core = Core(bounds) if settings is None else RecordedCore(bounds, settings)
         return Runtime(core, self._store, clock, relay, self._hosts, self._telemetry)
 
-    def _jobs_servicer(self, runtime: Runtime) -> orchestrator.OrchestratorServicer:
+    def _jobs_servicer(
+        self, runtime: Runtime, kept: Artifacts
+    ) -> orchestrator.OrchestratorServicer:
         config = self._config
         facts = ServerFacts(
             version=importlib.metadata.version("llamaorch"),
@@ -285,7 +328,7 @@ class OrchestratorServer:
         )
         limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
         return orchestrator.OrchestratorServicer(
-            runtime, self._telemetry, limits, facts, _explainer(runtime)
+            runtime, self._telemetry, limits, facts, _explainer(runtime), kept
         )
 
     def _status_routes(
@@ -302,7 +345,7 @@ class OrchestratorServer:
         self.config.prepare = parts.prepare
         self.config.tell = lambda report: self._telemetry.config_reloaded(report, clock.now_ms())
 
-    async def _serve(self, parts: LiveParts, opened: Opened) -> None:
+    async def _serve(self, parts: LiveParts, opened: Opened, kept: Artifacts) -> None:
         config, runtime = self._config, parts.runtime
         terms = LinkTerms(
             epoch=opened.epoch,
@@ -318,7 +361,12 @@ class OrchestratorServer:
             sessions.SessionServicer(runtime),
             parts.policy,
             configuration.ConfigServicer(self.config),
+            artifacts.ArtifactServicer(runtime, kept),
+            catalog.CatalogServicer(
+                runtime, self._telemetry, self._signatures, config.catalog.retire_grace_ms
+            ),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
+            inputs.InputServicer(runtime, kept),
         )
         watched = self._telemetry.watched
         self._server.add_generic_rpc_handlers([watched(each.handlers()) for each in servicers])
@@ -326,6 +374,8 @@ class OrchestratorServer:
             orchestrator.SERVICE,
             pool_admin.SERVICE,
             sessions.SERVICE,
+            artifacts.SERVICE,
+            catalog.SERVICE,
             policy.SERVICE,
             configuration.SERVICE,
             pool_registry.SERVICE,
@@ -338,8 +388,8 @@ class OrchestratorServer:
         )
         await self._server.start()
 
-    async def _prune(self, runtime: Runtime) -> None:
-        """Deletes from the journal what nobody may ask for any more, or what is too much."""
+    async def _prune(self, runtime: Runtime, kept: Artifacts) -> None:
+        """Deletes what nobody may ask for any more, or what is too much."""
         while True:
             await self.config.pause(lambda config: config.store.prune_every_ms)
             jobs, store = self.config.running.jobs, self.config.running.store
@@ -354,11 +404,13 @@ class OrchestratorServer:
             failpoints.reach("prune.before")
             try:
                 await self._store.prune(keep)
-            except StoreUnavailableError as error:
+                await kept.expire()
+            except (StoreUnavailableError, StoreOutcomeUnknownError) as error:
                 _log.warning(
                     "prune_failed",
                     error=str(error),
-                    human="Old jobs could not be deleted from the journal; it is tried again.",
+                    human="Old jobs or artifacts could not be deleted from the journal; it is"
+                    " tried again.",
                 )
             failpoints.reach("prune.after")
 
@@ -370,10 +422,27 @@ def _judge(table: OutboundTable) -> OutboundJudge:
         raise CannotStartError(str(error)) from error
 
 
+def _signatures(table: CatalogTable) -> Signatures:
+    try:
+        return Signatures(table.trusted_keys)
+    except NoSignaturesError as error:
+        raise CannotStartError(str(error)) from error
+
+
 def _store(config: Config) -> Store:
     if config.store.kind == "memory":
         return MemoryStore()
     return SqliteStore(Path(config.store.path), free_bytes_kept=config.store.free_bytes_kept)
+
+
+def _artifacts(config: Config, store: Store, runtime: Runtime) -> Artifacts:
+    limits = config.artifacts
+    if limits.path or config.store.kind == "sqlite":
+        directory = Path(limits.path or Path(config.store.path).parent / "artifacts")
+        files = ArtifactFiles(directory, limits.free_bytes_min)
+    else:
+        files = TemporaryFiles(limits.free_bytes_min)
+    return Artifacts(limits, files, store, runtime.clock.now_ms, runtime.inputs_in_use)
 
 
 def _explainer(runtime: Runtime) -> Explainer | None:

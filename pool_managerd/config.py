@@ -26,6 +26,7 @@ from pool_managerd.config_security import (
     listen_problems,
     resolved_access,
     resolved_files,
+    trace_problems,
 )
 from pool_managerd.config_supervision import BackoffTable, EngineLogsTable, SupervisionTable
 from pool_managerd.config_table import Live, Milliseconds, Table
@@ -168,6 +169,13 @@ class LimitsTable(Table):
     frame_bytes: int = Field(default=1 << 20, ge=4096, le=3 << 20, description="Size of one frame.")
     watchers_max: Live[int] = Field(
         default=16, ge=1, le=1024, description="Open WatchSnapshots calls."
+    )
+    input_bytes_max: int = Field(
+        default=64 << 20,
+        ge=4096,
+        le=1 << 30,
+        description="Largest input that is fetched from the orchestrator, which is in memory until"
+        " its attempt ends.",
     )
 
 
@@ -323,6 +331,7 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
         update={"directory": str(base / Path(config.models.directory).expanduser())}
     )
     token = SecretStr(env.get(config.outbound.hf_token_env, ""))
+    problems.extend(trace_problems(config.link, config.auth, env))
     link = config.link.model_copy(update=resolved_access(config.link, base, env, problems))
     tls = config.tls.model_copy(update=resolved_files(config.tls, base))
     if problems:

@@ -26,6 +26,7 @@ from pool_managerd.factory import make_devices
 from pool_managerd.feed import ChangeFeed
 from pool_managerd.host_facts import HostFacts
 from pool_managerd.incarnation import EngineFactory, PoolDeps
+from pool_managerd.inputs import Inputs
 from pool_managerd.link import Link, LinkDeps
 from pool_managerd.live_config import LiveConfig
 from pool_managerd.model_files import ModelFiles
@@ -75,6 +76,7 @@ class PoolManager:
         self._feed = ChangeFeed(config.limits.watchers_max)
         self._host = HostState(config.host_id, secrets.token_hex(8))
         self._ledger = Ledger()
+        self._inputs = Inputs(config.limits.input_bytes_max, lambda: link_metadata(config))
         self._files = ModelFiles(config, self._clock, self._telemetry)
         self._pools: dict[str, Pool] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -151,7 +153,9 @@ class PoolManager:
                 self._config.limits,
             )
             self._parts = _LiveParts(executor, self._files, server, facts)
-            self.metrics_port = await self._telemetry.start(facts.sample)
+            self.metrics_port = port = await self._telemetry.start(facts.sample)
+            if port is not None:
+                log.info("metrics_listening", metrics_port=port, human=f"Metrics at port {port}.")
             await server.start()
             self.address = server.address
             self.listening.set()
@@ -212,6 +216,7 @@ class PoolManager:
             preflight=self._make_preflight(),
         )
         executor = Executor(store, deps)
+        executor.fetch_input = self._inputs.fetch
         for table in self._config.pools:
             pool = Pool(by_device_id(table, self._devices.devices()), deps, executor)
             self._pools[pool.pool_id] = pool
@@ -242,6 +247,7 @@ class PoolManager:
                 config=self._config,
                 connect=self._connect,
                 metadata=lambda: link_metadata(self._config),
+                inputs=self._inputs,
                 host=self._host,
                 pools=self._pools,
                 executor=executor,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -13,6 +14,7 @@ import grpc
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core import failpoints
+from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.auth.caller import caller, sees
 from orchestrator_core.config_schema import JobsTable
 from orchestrator_core.core.effects import Receipt
@@ -32,6 +34,7 @@ from orchestrator_core.servicers.ids import Ids
 from orchestrator_core.servicers.job_views import job_view, trace_id
 from orchestrator_core.servicers.overview import overview
 from orchestrator_core.servicers.ownership import check_own
+from orchestrator_core.store.artifact import ArtifactKind
 from orchestrator_core.telemetry.calls import Call, Rpc
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
@@ -57,12 +60,14 @@ class OrchestratorServicer:
         limits: WireLimits,
         facts: ServerFacts,
         explainer: Explainer | None = None,
+        artifacts: Artifacts | None = None,
     ) -> None:
         self._runtime = runtime
         self._telemetry = telemetry
         self._limits = limits
         self._facts = facts
         self._explainer = explainer
+        self._artifacts = artifacts
         self._ids = Ids()
         self._followers = Followers(runtime)
         calls = JobCalls(self._enqueue, self._cancel, self._give)
@@ -215,7 +220,9 @@ class OrchestratorServicer:
 
     async def _enqueue(self, asked: job_pb2.JobSpec, caller: Caller) -> pb.EnqueueResponse:
         with self._telemetry.rpc("enqueue", caller.metadata) as span:
-            receipt = await self._runtime.enqueue(self._parsed(asked, span, caller))
+            parsed = self._parsed(asked, span, caller)
+            with self._held(parsed.input_artifact):
+                receipt = await self._runtime.enqueue(parsed)
         return receipt_to_proto(receipt)
 
     def _give(self, asked: job_pb2.JobSpec, caller: Caller, tell: Tell) -> Forget | None:
@@ -241,6 +248,19 @@ class OrchestratorServicer:
             raise RefusalError(parsed)
         return parsed
 
+    def _held(self, input_artifact: str) -> AbstractContextManager[None]:
+        """Keeps the input of a job until the job does."""
+        if not input_artifact or self._artifacts is None:
+            return contextlib.nullcontext()
+        return self._artifacts.held(input_artifact)
+
+    def _input_bytes(self, owner: str, artifact_id: str) -> int | None:
+        """Bytes of text in an input of a client's own; None for any other artifact."""
+        record = None if self._artifacts is None else self._artifacts.index.get(artifact_id)
+        if record is None or record.owner != owner or record.kind is not ArtifactKind.INPUT:
+            return None
+        return record.prompt_bytes
+
     def _left(self, call: Call, number: int) -> None:
         self._runtime.forget(number)
         with contextlib.suppress(asyncio.CancelledError), call:
@@ -265,6 +285,7 @@ class OrchestratorServicer:
             traceparent=traceparent,
             correlation_id=caller.correlation_id,
             limits=self._limits,
+            inputs=partial(self._input_bytes, caller.identity),
         )
 
 

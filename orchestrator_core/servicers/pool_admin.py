@@ -47,7 +47,7 @@ class PoolAdminServicer:
 
     async def list_pools(self, _: pb.ListPoolsRequest, __: rpc.Context) -> pb.ListPoolsResponse:
         """Lists all registered pools, by id."""
-        return pb.ListPoolsResponse(pools=self._board.messages())
+        return pb.ListPoolsResponse(pools=await self._board.messages())
 
     async def watch_pools(self, _: pb.WatchPoolsRequest, context: rpc.Context) -> None:
         """Streams pools as they change, until the caller leaves. OC-CTRL-2001."""

@@ -87,6 +87,23 @@ def server_stream(
     )
 
 
+def client_stream(
+    handler: Callable[[Context], Awaitable[Response]], request: type[Request]
+) -> "grpc.RpcMethodHandler[Any, Any]":
+    """A stream of requests, one response; the handler reads the context itself."""
+
+    async def call(_: object, context: Context) -> Response:
+        await _begin(context)
+        try:
+            return await handler(context)
+        except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
+            await _fail(context, error)
+
+    return grpc.stream_unary_rpc_method_handler(
+        call, request_deserializer=_decoder(request), response_serializer=_encode
+    )
+
+
 def bidi(
     handler: Callable[[Context], Awaitable[None]],
     request: type[Request],

@@ -22,6 +22,8 @@ from llamaorch.orchestrator.v1 import (
     session_service_pb2,
 )
 from llamaorch_client import tracing, wire, wire_fleet, wire_request
+from llamaorch_client.artifacts import Artifacts
+from llamaorch_client.catalog import AsyncCatalog
 from llamaorch_client.configuration import (
     ConfigReload,
     Configuration,
@@ -67,13 +69,14 @@ class AsyncClient:
 
     Every method takes `correlation_id` (one is made when absent) under which the server logs the
     call (HME-030), and raises `LlamaOrchError` or one of its subclasses. Calls are repeated within
-    `ClientOptions.retry` where that is safe.
+    `ClientOptions.retry` where that is safe. `artifacts` puts, gets and lists stored content.
     """
 
     def __init__(self, target: str, *, options: ClientOptions | None = None) -> None:
         self._target = target
         self._options = options if options is not None else ClientOptions()
         self._transport: Transport | None = None
+        self.artifacts = Artifacts(self._open)
 
     async def __aenter__(self) -> Self:
         if self._transport is not None:
@@ -88,6 +91,11 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @property
+    def catalog(self) -> AsyncCatalog:
+        """The catalog of models (ORCH-3031)."""
+        return AsyncCatalog(self._open)
 
     @property
     def target(self) -> str:
@@ -451,8 +459,7 @@ class AsyncClient:
         with tracing.client_span(
             self._options.tracer_provider, tracing.ENQUEUE_SPAN, "Enqueue", parent
         ) as (span, context):
-            span.set_attribute(tracing.REQUEST_ID, request_id)
-            span.set_attribute(tracing.MODEL_ID, job.model_id)
+            span.set_attributes(tracing.asked(job, request_id))
             answer = await transport.unary(
                 transport.jobs.Enqueue, request, correlation_id=correlation_id, context=context
             )

@@ -25,6 +25,8 @@ from llamaorch_client.model import (
 from llamaorch_client.options import ClientOptions
 from llamaorch_client.request import JobFields, JobRequest
 from llamaorch_client.stream import JobStream
+from llamaorch_client.sync_artifacts import SyncArtifacts
+from llamaorch_client.sync_catalog import SyncCatalog
 
 T = TypeVar("T")
 CLOSE_TIMEOUT_S = 10.0
@@ -152,6 +154,7 @@ class Client:
     def __init__(self, target: str, *, options: ClientOptions | None = None) -> None:
         self._client = AsyncClient(target, options=options)
         self._thread: _LoopThread | None = None
+        self.artifacts = SyncArtifacts(self._client.artifacts, self._open)
 
     def __enter__(self) -> Self:
         if self._thread is not None:
@@ -167,6 +170,11 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def catalog(self) -> SyncCatalog:
+        """The catalog of models."""
+        return SyncCatalog(self._client.catalog, self._open)
 
     @property
     def target(self) -> str:
