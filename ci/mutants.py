@@ -29,7 +29,8 @@ RUN_LIMIT_S = 600
 _NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".build", ".demo", ".hypothesis", ".*_cache", "__pycache__", "node_modules"
 )
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?)(?: - .*)?$", re.MULTILINE)
+# An id can hold spaces: those of its parameters.
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?\.py(?:::.+?)?)(?: - .*)?$", re.MULTILINE)
 # Exit codes of pytest. Source: https://docs.pytest.org/en/stable/reference/exit-codes.html
 _PASSED, _TESTS_FAILED = 0, 1
 

@@ -230,29 +230,49 @@ class CommitGate:
                     await asyncio.sleep(began_s + GATHER_S - loop.time())
             self._idle.set()
 
+    def undurable_drains(self) -> set[str]:
+        """Pools whose drain, or the end of it, is not durable yet. O(records under way)."""
+        return {
+            record.pool_id
+            for batch in self._under_way()
+            for record in batch.records
+            if isinstance(record, PoolDrainRecord)
+        }
+
+    async def drains_settled(self) -> None:
+        """Returns once no drain is undurable. Raises as `settled`."""
+        while self.undurable_drains():
+            await self._durable()
+
     async def settled(self, job_id: str | None = None) -> None:
         """Returns once everything decided so far about a job, or about all, is durable.
 
         Raises:
             StoreError: that of `abandon`.
         """
+        if self._abandoned is not None or self._concerned(job_id):
+            await self._durable()
+
+    async def _durable(self) -> None:
+        """Returns once all that is under way is durable. Raises as `settled`."""
         if self._abandoned is not None:
             raise self._abandoned
-        if self._concerned(job_id):
-            reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._pending.readers[reader] = None
-            self._idle.clear()
-            self._wake.set()
-            try:
-                await reader
-            finally:
-                for batch in (self._writing, self._pending):
-                    if batch is not None:
-                        batch.readers.pop(reader, None)
+        reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.readers[reader] = None
+        self._idle.clear()
+        self._wake.set()
+        try:
+            await reader
+        finally:
+            for batch in self._under_way():
+                batch.readers.pop(reader, None)
+
+    def _under_way(self) -> tuple[Batch, ...]:
+        return (self._pending,) if self._writing is None else (self._writing, self._pending)
 
     def _concerned(self, job_id: str | None) -> bool:
         """True when something is not durable yet. O(records under way)."""
-        batches = (self._pending,) if self._writing is None else (self._writing, self._pending)
+        batches = self._under_way()
         if self.unsure:
             return True
         if job_id is None:

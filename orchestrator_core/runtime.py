@@ -5,6 +5,7 @@ sleeps until the core's next deadline; nothing is polled.
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Protocol, TypeAlias, assert_never
 import structlog
 
 from orchestrator_core import failpoints
+from orchestrator_core.cancels import HeldCancels
 from orchestrator_core.clock import Clock
 from orchestrator_core.commit import CommitGate
 from orchestrator_core.core.effects import (
@@ -127,6 +129,7 @@ class Runtime:
             self._replies.__contains__,
             self._store_slow,
         )
+        self._cancels = HeldCancels(hosts.cancel, self._stops_unwritten)
         self._thread = threading.get_ident()
         self._stepping = False
         self._beat_ms: int | None = None
@@ -254,7 +257,8 @@ class Runtime:
 
         Raises:
             RefusalError: NOT_FOUND; STORE_UNAVAILABLE, when that takes longer than a second. The
-            engine is stopped all the same, and the outcome follows as soon as it can be written.
+            engine is stopped all the same, see `cancels`, and the outcome follows as soon as it can
+            be written.
         """
         await self._ask_briefly(lambda reply_to: CancelRequested(job_id, reply_to))
         return self.job(job_id)
@@ -294,6 +298,11 @@ class Runtime:
             raise RefusalError(Refusal(Reason.NOT_FOUND, message, resource=job_id))
         return job
 
+    def inputs_in_use(self) -> set[str]:
+        """Artifacts that are the input of jobs which have not ended. O(jobs)."""
+        jobs = self.core.jobs.values()
+        return {job.spec.input_artifact for job in jobs if job.live and job.spec.input_artifact}
+
     async def sure(self) -> None:
         """Returns once nobody can have taken the journal over while this process stood still.
 
@@ -321,6 +330,19 @@ class Runtime:
             raise RefusalError(_store_unavailable(_SILENT)) from None
         except StoreError:
             raise RefusalError(_store_unavailable()) from None
+
+    async def drains_settled(self) -> None:
+        """Waits until every drain, or its end, is durable; for a second, while the journal is down.
+
+        Then `undurable_drains` names those that a restart would forget.
+        """
+        with contextlib.suppress(TimeoutError, StoreError):
+            async with asyncio.timeout(READ_PATIENCE_S):
+                await self._gate.drains_settled()
+
+    def undurable_drains(self) -> set[str]:
+        """Pools whose drain, or the end of it, is not durable yet."""
+        return self._gate.undurable_drains()
 
     def text_arrived(self, job: Job, attempt: int) -> None:
         """Output of a job was relayed: tells the core, and followers how the job is doing."""
@@ -368,6 +390,7 @@ class Runtime:
         """Stops the timer and refuses who still waits."""
         if self._timer is not None:
             self._timer.cancel()
+        self._cancels.close()
         self._replies.refuse_all(_store_unavailable())
 
     # --- out
@@ -403,23 +426,25 @@ class Runtime:
                     | JobForgotten()
                 ):
                     self._immediate(effect)
-                case SendCancel() if self._stops_at_once(effect):
-                    self.hosts.cancel(effect)
+                case SendCancel():
+                    self._cancels.hold(effect)
+                    gated.append(effect)
                 case _:
                     gated.append(effect)
         if records or gated:
             self._gate.add(records, gated)
 
-    def _stops_at_once(self, effect: SendCancel) -> bool:
-        """True when an attempt may be stopped before the end of its job is durable.
+    def _stops_unwritten(self, effect: SendCancel) -> bool:
+        """True when an attempt may be stopped although the end of its job is not durable.
 
         A crash then leaves a live job whose attempt is over, so only for one that its client gave
         up: nobody has been told that it ended, nobody wants its output. A start that has not been
-        sent must not be overtaken.
+        sent must not be overtaken, and another orchestrator may go on with the job.
         """
         job = self.core.jobs.get(effect.job_id)
         given_up = job is not None and job.state is JobState.CANCELLED
-        return given_up and self.hosts.bound(effect.host_id, (effect.job_id, effect.attempt))
+        bound = self.hosts.bound(effect.host_id, (effect.job_id, effect.attempt))
+        return given_up and bound and not self._gate.unsure
 
     def _with_output(self, record: TerminalRecord) -> TerminalRecord:
         """Notes in the record of a job that did not finish how much output it ended with. LO-305.
@@ -466,7 +491,7 @@ class Runtime:
             case SendStart():
                 self._start(effect)
             case SendCancel():
-                self.hosts.cancel(effect)
+                self._cancels.durable(effect)
             case SendRelease():
                 self.hosts.release(effect)
             case SendDrain():

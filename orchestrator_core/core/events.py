@@ -4,6 +4,7 @@ import enum
 from dataclasses import dataclass
 
 from orchestrator_core.core.catalog_model import ModelCard, ModelState
+from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import (
     AcceptRecord,
     CatalogRecord,
@@ -197,6 +198,14 @@ class DrainRequested:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
+class ConfigChanged:
+    """An operator changed settings while jobs wait and run; `config` is all of them."""
+
+    config: CoreConfig
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
 class PoolDrainRequested:
     """An operator drains a pool, for `timeout_ms` at most, or lets it take work again."""
 
@@ -295,6 +304,7 @@ Event = (
     | AcceptsFailed
     | EndConfirmed
     | DrainRequested
+    | ConfigChanged
     | PoolDrainRequested
     | ModelPut
     | ModelStateSet

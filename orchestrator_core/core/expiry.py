@@ -93,7 +93,7 @@ def _idle_due_ms(state: State, job: Job) -> int:
     return job.attempt.last_progress_ms + state.config.idle_timeout_ms
 
 
-def end_confirmed(state: State, event: EndConfirmed) -> None:
+def end_confirmed(state: State, event: EndConfirmed, now_ms: int) -> None:
     """A job will not come back: forgets its prompt, and all of it when its retention is over.
 
     Without effect while it lives.
@@ -101,6 +101,9 @@ def end_confirmed(state: State, event: EndConfirmed) -> None:
     job = state.jobs.get(event.job_id)
     if job is None or job.live:
         return
+    if _held(state, job):
+        # A host brought its attempt back after the question was asked.
+        state.timers.set_by(TimerKind.FORGET, job.job_id, now_ms + state.config.retention_ms)
     if state.timers.is_set(TimerKind.FORGET, job.job_id):
         job.drop_payload()
         state.displaced = {n: v for n, v in state.displaced.items() if v is not job}
@@ -118,8 +121,13 @@ def _retention_over(state: State, job_id: str, now_ms: int) -> None:
     job = state.jobs.get(job_id)
     if job is None or job.live:
         return
-    if job.attempt is not None and job.attempt.key in state.attempts:
+    if _held(state, job):
         # Its number must not be given out again while the pool has not confirmed the end.
         state.timers.set(TimerKind.FORGET, job_id, now_ms + state.config.retention_ms)
         return
     state.emit(ConfirmEnd(job_id))
+
+
+def _held(state: State, job: Job) -> bool:
+    """True while a pool has not confirmed that a job's attempt is over."""
+    return job.attempt is not None and job.attempt.key in state.attempts

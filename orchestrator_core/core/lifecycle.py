@@ -124,8 +124,13 @@ def retain(state: State, job: Job, now_ms: int) -> None:
     due_ms = (job.ended_ms or now_ms) + state.config.retention_ms
     state.timers.set(TimerKind.FORGET, job.job_id, due_ms)
     (state.ended if job.attempts_made else state.ended_unrun)[job.job_id] = None
+    forget_beyond_bound(state, now_ms)
+
+
+def forget_beyond_bound(state: State, now_ms: int) -> None:
+    """Ends the retention of ended jobs that are too many."""
     bound = state.config.finished_jobs_max
-    if len(state.ended) + len(state.ended_unrun) > bound:
+    while len(state.ended) + len(state.ended_unrun) > bound:
         crowding = len(state.ended_unrun) > bound // 4
         oldest, _ = (state.ended_unrun if crowding else state.ended).popitem(last=False)
         state.timers.set(TimerKind.FORGET, oldest, now_ms)

@@ -30,6 +30,7 @@ from orchestrator_core.core.events import (
     AttemptRefused,
     AttemptStarted,
     CancelRequested,
+    ConfigChanged,
     DrainRequested,
     EndConfirmed,
     EnqueueRequested,
@@ -59,6 +60,7 @@ from orchestrator_core.core.forecast import (
 from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.reconfigure import reconfigure
 from orchestrator_core.core.scheduler import placement_input
 from orchestrator_core.core.session import Session, Sessions
 from orchestrator_core.core.spec import Budgets, Needs, Priority
@@ -283,9 +285,11 @@ class Core:
             case AcceptsFailed():
                 intake.accepts_failed(state, event, now_ms)
             case EndConfirmed():
-                expiry.end_confirmed(state, event)
+                expiry.end_confirmed(state, event, now_ms)
             case DrainRequested():
                 state.draining = True
+            case ConfigChanged():
+                reconfigure(state, event.config, now_ms)
             case Recovered():
                 recovery.recover(state, event, now_ms)
             case PoolDrainRequested():

@@ -111,9 +111,10 @@ class JobSpec:
     It is empty once the job has ended; `labels`, which are the client's too, stay. `deadline_ms` is
     an instant of the core's clock, `queue_timeout_ms` a span. `digest` covers every field that a
     repeated request must have in common with the first. `session_budgets` are those that the client
-    asked for when it opened the session, or repeats. The catalog adds `catalog_kv_bytes`, what the
-    required context takes by the model's dimensions, and `from_catalog`, None for a model that it
-    does not have.
+    asked for when it opened the session, or repeats. `input_artifact` is the artifact that holds
+    the input; empty where the payload does. The catalog adds `catalog_kv_bytes`, what the required
+    context takes by the model's dimensions, and `from_catalog`, None for a model that it does not
+    have.
     """
 
     job_id: str
@@ -139,6 +140,7 @@ class JobSpec:
     cancel_on_disconnect: bool = False
     budgets: Budgets = NO_BUDGETS
     session_budgets: Budgets = NO_BUDGETS
+    input_artifact: str = ""
     catalog_kv_bytes: int | None = None
     from_catalog: FromCatalog | None = None
 

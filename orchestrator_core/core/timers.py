@@ -63,6 +63,12 @@ class Timers:
         for kind, key in [entry for entry in self._due if entry[0] in kinds]:
             self.set(kind, key, self._due[(kind, key)] + by_ms)
 
+    def move(self, kind: TimerKind, key: str, by_ms: int) -> None:
+        """Moves a deadline, if there is one."""
+        present_ms = self._due.get((kind, key))
+        if present_ms is not None and by_ms:
+            self.set(kind, key, present_ms + by_ms)
+
     def clear_all(self, kinds: Iterable[TimerKind], key: str) -> None:
         """Forgets the deadlines of these kinds about one thing."""
         due = self._due

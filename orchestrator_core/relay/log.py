@@ -158,18 +158,6 @@ class OutputLog:
             self._expected, self._expected_digest = text_bytes, text_digest
             self.wake()
 
-    def expect(self, text_bytes: int, entry: bytes | None = None) -> None:
-        """Puts the outcome behind `text_bytes` of output that a host still holds.
-
-        For an outcome told without its text, as after a restart. More text is taken until all is
-        here. `entry` replaces the outcome, which names the length and digest of the text. Nothing
-        happens while there is no outcome, or when it comes that late or later already.
-        """
-        if self.final is not None and text_bytes > (self._expected or 0):
-            self._expected = text_bytes
-            self.final = entry or self.final
-            self.wake()
-
     def wake(self) -> None:
         """Lets readers look again, also for something that is not in the log."""
         for reader in self._readers:

@@ -12,6 +12,8 @@ from orchestrator_core.servicers.exchange_session import ExchangeLimits
 
 API_VERSION = "1.0"
 FEATURES = (
+    "artifacts",
+    "artifacts.input",
     "budgets.job",
     "budgets.session",
     "catalog",

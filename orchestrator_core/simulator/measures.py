@@ -82,7 +82,10 @@ class PredictionError:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything that is reported of one run. Times in milliseconds, shares from 0 to 1."""
+    """Everything that is reported of one run. Times in milliseconds, shares from 0 to 1.
+
+    `on_time_share` is of the jobs with a deadline; None without any.
+    """
 
     policy: str
     jobs: int
@@ -90,7 +93,7 @@ class Summary:
     completion: Spread | None
     first_token: Spread | None
     wait: Spread | None
-    on_time_share: float
+    on_time_share: float | None
     utilisation: tuple[float, ...]
     start_error: PredictionError | None
     end_error: PredictionError | None
@@ -100,6 +103,7 @@ class Summary:
 def summarise(run: Run, slots: Sequence[int], warm_up: float) -> Summary:
     """Sums up a run; what is about predictions leaves the first `warm_up` share of jobs out."""
     ended = [line for line in run.jobs if line.end_ms is not None]
+    due = [line.on_time for line in run.jobs if line.deadline_ms is not None]
     counted = _counted(run, warm_up)
     return Summary(
         policy=run.policy,
@@ -108,7 +112,7 @@ def summarise(run: Run, slots: Sequence[int], warm_up: float) -> Summary:
         completion=_spread_since_arrival(run.jobs, "end_ms"),
         first_token=_spread_since_arrival(run.jobs, "first_ms"),
         wait=_spread_since_arrival(run.jobs, "start_ms"),
-        on_time_share=sum(line.on_time for line in run.jobs) / len(run.jobs),
+        on_time_share=sum(due) / len(due) if due else None,
         utilisation=tuple(
             busy_ms / (count * run.makespan_ms) if run.makespan_ms else 0.0
             for busy_ms, count in zip(run.busy_ms, slots, strict=True)

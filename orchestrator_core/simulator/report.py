@@ -95,13 +95,18 @@ def _completion(result: Result, base: dict[str, Summary]) -> Table:
             _times(summary, result.least_mean_ms, 2),
             *_spread_cells(token, ("mean_ms", "p95_ms")),
             *_spread_cells(wait, ("mean_ms",)),
-            f"{100 * summary.on_time_share:.1f} %",
+            _on_time(summary),
         ]
         if base:
             before = base[summary.policy].completion
             cells.append(_times(summary, before.mean_ms if before else 0.0, 3))
         table.add_row(*cells)
     return table
+
+
+def _on_time(summary: Summary) -> str:
+    share = summary.on_time_share
+    return "no deadlines" if share is None else f"{100 * share:.1f} %"
 
 
 def _times(summary: Summary, reference_ms: float, digits: int) -> str:

@@ -26,6 +26,7 @@ from orchestrator_core.core.effects import (
     TerminalRecord,
 )
 from orchestrator_core.core.spec import JobSpec
+from orchestrator_core.store.artifact import ArtifactRecord
 
 FORMAT_VERSION = 3
 _JOINT_VERSION = 2
@@ -48,6 +49,7 @@ _TERMINAL = TypeAdapter(TerminalRecord)
 _SESSION = TypeAdapter(SessionRecord)
 _DRAIN = TypeAdapter(PoolDrainRecord)
 _MODEL = TypeAdapter(CatalogRecord)
+_ARTIFACT = TypeAdapter(ArtifactRecord)
 
 
 class RecordFormatError(ValueError):
@@ -129,6 +131,16 @@ def encode_model(record: CatalogRecord, place: str) -> str:
 def decode_model(version: int, place: str, text: str) -> CatalogRecord:
     """Reads what `encode_model` wrote. Raises `RecordFormatError`."""
     return _parse(_MODEL, _body(version, place, text))
+
+
+def encode_artifact(record: ArtifactRecord, place: str) -> str:
+    """Returns the record as text."""
+    return _summed(place, _ARTIFACT.dump_json(record))
+
+
+def decode_artifact(version: int, place: str, text: str) -> ArtifactRecord:
+    """Reads what `encode_artifact` wrote. Raises `RecordFormatError`."""
+    return _parse(_ARTIFACT, _body(version, place, text))
 
 
 def _summed(place: str, text: bytes) -> str:

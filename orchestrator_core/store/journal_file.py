@@ -29,7 +29,8 @@ from orchestrator_core.core.effects import (
     TerminalRecord,
 )
 from orchestrator_core.core.events import Recovered
-from orchestrator_core.store import codec, schema, space
+from orchestrator_core.store import artifact_rows, codec, schema, space
+from orchestrator_core.store.artifact import ArtifactChange, ArtifactRecord
 from orchestrator_core.store.port import (
     JOURNAL_ID_BYTES,
     Keep,
@@ -134,6 +135,18 @@ class JournalFile:
         except sqlite3.Error as error:
             raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
 
+    def write_artifacts(self, changes: Sequence[ArtifactChange]) -> None:
+        """Writes changes of the index of artifacts. Raises as `Store.write_artifacts` says."""
+        connection = self._ready()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            artifact_rows.write(connection, changes, self._epoch)
+        except sqlite3.Error as error:
+            # Nothing with a commit mark has been written yet.
+            self._roll_back(connection)
+            raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
+        self._end(connection)
+
     def prune_chunk(self, keep: Keep, jobs_max: int) -> int:
         """Deletes at most `jobs_max` ended jobs that are not to be kept; returns how many."""
         connection = self._ready()
@@ -224,8 +237,9 @@ class JournalFile:
             self._read(connection, schema.READ_DRAINS, codec.decode_drain, "pool"),
             self._read(connection, schema.READ_MODELS, codec.decode_model, "model"),
         )
-        last_ms = max(pruned_last_ms, _last_ms(recovered))
-        return Opened(self._epoch, last_ms, recovered, journal_id)
+        artifacts = self._read(connection, schema.READ_ARTIFACTS, codec.decode_artifact, "artifact")
+        last_ms = max(pruned_last_ms, _last_ms(recovered, artifacts))
+        return Opened(self._epoch, last_ms, recovered, journal_id, artifacts)
 
     def _check_identity(self, connection: sqlite3.Connection, journal_id: object) -> None:
         """The journal's own row has no checksum: hosts would believe a wrong epoch or id."""
@@ -500,9 +514,10 @@ def _delete(connection: sqlite3.Connection, job_ids: Sequence[str]) -> None:
         connection.executemany(statement, [(job_id,) for job_id in job_ids])
 
 
-def _last_ms(recovered: Recovered) -> int:
+def _last_ms(recovered: Recovered, artifacts: Sequence[ArtifactRecord]) -> int:
     return max(
         0,
+        *(record.created_ms for record in artifacts),
         *(record.accepted_ms for record in recovered.accepts),
         *(record.sent_ms for record in recovered.dispatches),
         *(record.ended_ms for record in recovered.terminals),

@@ -17,6 +17,7 @@ from orchestrator_core.core.effects import (
     TerminalRecord,
 )
 from orchestrator_core.core.events import Recovered
+from orchestrator_core.store.artifact import ArtifactChange, ArtifactRecord
 from orchestrator_core.store.port import (
     JOURNAL_ID_BYTES,
     Keep,
@@ -38,7 +39,7 @@ class CommitFault(enum.Enum):
 
 
 CommitFaults = Callable[[int, Sequence[Record]], CommitFault]
-"""Decides about one commit by its number, from 1, and its records."""
+"""Decides about one commit by its number, from 1, and its records: none for artifacts."""
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class MemoryJournal:
     sessions: dict[tuple[str, str], SessionRecord] = field(default_factory=dict)
     drains: dict[str, PoolDrainRecord] = field(default_factory=dict)
     models: dict[str, CatalogRecord] = field(default_factory=dict)
+    artifacts: dict[str, ArtifactRecord] = field(default_factory=dict)
     journal_id: str = field(default_factory=lambda: secrets.token_hex(JOURNAL_ID_BYTES))
     epoch: int = 0
     pruned_last_ms: int = 0
@@ -85,20 +87,28 @@ class MemoryStore:
             tuple(journal.drains.values()),
             tuple(journal.models[model_id] for model_id in sorted(journal.models)),
         )
-        return Opened(self._epoch, self._last_ms(), recovered, journal.journal_id)
+        artifacts = sorted(journal.artifacts.values(), key=lambda record: record.seq)
+        return Opened(self._epoch, self._last_ms(), recovered, journal.journal_id, tuple(artifacts))
 
     async def commit(self, batch: Sequence[Record]) -> None:
         """See `Store.commit`."""
+        self._commit(batch, lambda: self._write(batch))
+
+    async def write_artifacts(self, changes: Sequence[ArtifactChange]) -> None:
+        """See `Store.write_artifacts`."""
+        self._commit((), lambda: self._write_artifacts(changes))
+
+    def _commit(self, batch: Sequence[Record], write: Callable[[], None]) -> None:
         self._require_open()
         self._commits += 1
         fault = CommitFault.NONE if self._faults is None else self._faults(self._commits, batch)
         match fault:
             case CommitFault.NONE:
-                self._write(batch)
+                write()
             case CommitFault.UNAVAILABLE:
                 raise StoreUnavailableError("the journal refused the batch (injected)")
             case CommitFault.UNKNOWN_WRITTEN:
-                self._write(batch)
+                write()
                 raise StoreOutcomeUnknownError("the outcome of the batch is unknown (injected)")
             case CommitFault.UNKNOWN_LOST:
                 raise StoreOutcomeUnknownError("the outcome of the batch is unknown (injected)")
@@ -131,6 +141,14 @@ class MemoryStore:
         if self._journal.epoch != self._epoch:
             taken = f"epoch {self._journal.epoch}, not {self._epoch}"
             raise StoreTakenError(f"the journal was taken over by another orchestrator ({taken})")
+
+    def _write_artifacts(self, changes: Sequence[ArtifactChange]) -> None:
+        held = self._journal.artifacts
+        for change in changes:
+            if isinstance(change, ArtifactRecord):
+                held[change.artifact_id] = change
+            else:
+                held.pop(change.artifact_id, None)
 
     def _write(self, batch: Sequence[Record]) -> None:
         """Looks at the whole batch before it changes anything: all or nothing."""
@@ -221,5 +239,6 @@ class MemoryStore:
             *(record.used_ms for record in self._journal.sessions.values()),
             *(record.since_ms for record in self._journal.drains.values()),
             *(record.entry.updated_ms for record in self._journal.models.values()),
+            *(record.created_ms for record in self._journal.artifacts.values()),
             0,
         )

@@ -2,7 +2,8 @@
 
 `written` numbers dispatches and terminals in order of writing; accepts have `seq`. `epoch` names
 the opening of the journal that wrote a row. `session` has one row per session that lives,
-`pool_drain` one per pool that an operator drains, `catalog_model` one per model of the catalog.
+`pool_drain` one per pool that an operator drains, `catalog_model` one per model of the catalog,
+`artifact` one per artifact.
 """
 
 from functools import cache
@@ -55,8 +56,8 @@ CREATE = (
     "CREATE INDEX terminal_ended_ms ON terminal (ended_ms)",
 )
 
-# Made when it is missing: older journals of the same version lack it, and older orchestrators do
-# not look at it.
+# Made when they are missing: older journals of the same version lack them, and older orchestrators
+# do not look at them.
 CREATE_LATER = (
     """
     CREATE TABLE IF NOT EXISTS session (
@@ -79,6 +80,15 @@ CREATE_LATER = (
     """
     CREATE TABLE IF NOT EXISTS catalog_model (
       model_id TEXT PRIMARY KEY,
+      epoch BIGINT NOT NULL,
+      format INTEGER NOT NULL,
+      record TEXT NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS artifact (
+      artifact_id TEXT PRIMARY KEY,
+      seq BIGINT NOT NULL,
       epoch BIGINT NOT NULL,
       format INTEGER NOT NULL,
       record TEXT NOT NULL
@@ -140,6 +150,12 @@ PUT_MODEL = (
     " epoch = excluded.epoch, format = excluded.format, record = excluded.record"
 )
 DELETE_MODEL = "DELETE FROM catalog_model WHERE model_id = ?"
+PUT_ARTIFACT = (
+    "INSERT INTO artifact (artifact_id, seq, epoch, format, record) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (artifact_id) DO UPDATE SET seq = excluded.seq,"
+    " epoch = excluded.epoch, format = excluded.format, record = excluded.record"
+)
+DELETE_ARTIFACT = "DELETE FROM artifact WHERE artifact_id = ?"
 
 # The payload of an ended job is NULL: journals of earlier versions hold these, and they are large.
 READ_ACCEPTS = (
@@ -154,6 +170,7 @@ READ_SESSIONS = (
 )
 READ_DRAINS = "SELECT pool_id, '', format, record FROM pool_drain ORDER BY pool_id"
 READ_MODELS = "SELECT model_id, '', format, record FROM catalog_model ORDER BY model_id"
+READ_ARTIFACTS = "SELECT artifact_id, seq, format, record FROM artifact ORDER BY seq"
 DELETE_PAYLOAD = "UPDATE accept SET payload = ? WHERE job_id = ?"
 READ_LAST_WRITTEN = (
     "SELECT max(written) FROM dispatch",

@@ -4,20 +4,11 @@ A significant event has a sentence for people under `human`. Prompts, output, pa
 never appear. ORCH-3302.
 """
 
-import asyncio
-import atexit
-import contextlib
-import json
 import logging
-import sys
-import traceback
-from collections import deque
 from collections.abc import Mapping
-from typing import Any, Literal, TextIO, cast
 
-import msgspec
 import structlog
-from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+from structlog.typing import FilteringBoundLogger
 
 from orchestrator_core.core.catalog_model import DigestVerdict
 from orchestrator_core.core.effects import (
@@ -36,13 +27,14 @@ from orchestrator_core.core.effects import (
 )
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
+from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry.names import SERVICE
 from orchestrator_core.telemetry.tracked import Tracked
 
 MESSAGE_MAX = 300
-# Lines wait for one another so long, and so many of them no longer.
-GATHER_S = 0.01
-LINES_MAX = 256
+# Of a change of the configuration: lines under one key, and keys in the sentence.
+CHANGES_MAX = 100
+KEYS_SHOWN = 8
 # Their messages are an engine's, which may quote what the client sent: only the client gets them.
 _QUOTING = frozenset({Reason.ENGINE_ERROR, Reason.WORKER_RESET, Reason.REPLICA_EXHAUSTED})
 _VERDICTS = {
@@ -52,119 +44,19 @@ _VERDICTS = {
     DigestVerdict.UNKNOWN: "Pool {pool_id} reports no digest of {model_id} to compare with the "
     "catalog's.",
 }
-_ENCODER = msgspec.json.Encoder(enc_hook=repr)
-
-
-class _Gathering:
-    """A stream that gets lines together: after a pause at once, in a burst each `GATHER_S`.
-
-    A line costs a system call, at which every other thread may take the interpreter; a busy server
-    has a thousand a second. Without a loop, and from other threads, lines leave at once. A reader
-    may be gone: what cannot be written is dropped, never raised, as a log line must not break the
-    job that it tells about.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._waiting: deque[str] = deque()
-        self._drained_s = 0.0
-        atexit.register(self._drain)
-
-    def write(self, text: str) -> int:
-        """Takes a text; `flush` follows it."""
-        self._waiting.append(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Writes what waits, soon."""
-        if len(self._waiting) > 1:
-            if len(self._waiting) >= LINES_MAX:
-                self._drain()
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._drain()
-            return
-        # With a loop's time of its own nothing is measured between two of them.
-        wait_s = self._drained_s + GATHER_S - loop.time()
-        if 0.0 < wait_s <= GATHER_S:
-            loop.call_later(wait_s, self._drain_in, loop)
-        else:
-            loop.call_soon(self._drain_in, loop)
-
-    def _drain_in(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._drained_s = loop.time()
-        self._drain()
-
-    def _drain(self) -> None:
-        texts = []
-        with contextlib.suppress(IndexError):
-            while True:
-                texts.append(self._waiting.popleft())
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write("".join(texts))
-            self._stream.flush()
-
-
-def configure_logs(
-    level: str,
-    form: Literal["auto", "json", "pretty"] = "auto",
-    stream: TextIO | None = None,
-) -> None:
-    """Sends lines of at least `level` to `stream` (None: stderr). For the composition root only."""
-    stream = sys.stderr if stream is None else stream
-    pretty = form == "pretty" or (form == "auto" and stream.isatty())
-    renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=stream.isatty())
-        if pretty
-        else structlog.processors.JSONRenderer(_json)
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            shown_exception,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Gathering(stream))),
-        cache_logger_on_first_use=False,
-    )
-
-
-def shown_exception(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
-    """Tells of an exception where it was raised and its type, never its text.
-
-    That may quote what a client sent.
-    """
-    raised = entry.pop("exc_info", None)
-    error = sys.exc_info()[1] if raised is True else raised
-    if isinstance(error, BaseException):
-        places = "".join(traceback.format_tb(error.__traceback__))
-        entry["exception"] = f"{places}{type(error).__name__}"
-    return entry
-
-
-def _json(entry: object, **options: Any) -> str:
-    """One line; several times as fast as `json.dumps`, which takes what this one does not."""
-    try:
-        return _ENCODER.encode(entry).decode()
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError):
-        # A text that is no Unicode, or a number of more than 64 bits.
-        return json.dumps(entry, **options)
 
 
 class Lines:
     """Writes what happened to jobs and hosts."""
 
     def __init__(self, log: FilteringBoundLogger | None = None) -> None:
-        self._log: FilteringBoundLogger = (
-            structlog.get_logger(SERVICE).bind() if log is None else log
-        )
+        self._own = log is None
+        self._log: FilteringBoundLogger = log or structlog.get_logger(SERVICE).bind()
+
+    def level_changed(self) -> None:
+        """Another level was set: the logger, which is made once, has the former one."""
+        if self._own:
+            self._log = structlog.get_logger(SERVICE).bind()
 
     def accepted(self, tracked: Tracked, record: AcceptRecord) -> None:
         """A request became a job."""
@@ -415,6 +307,21 @@ class Lines:
             human=why or f"Connecting to {told['remote_host']} is allowed.",
         )
 
+    def config_reloaded(self, report: ReloadReport) -> None:
+        """The configuration was read again."""
+        log = self._log.warning if report.problems or report.waiting else self._log.info
+        log(
+            "config_reload",
+            outcome=report.outcome,
+            file=report.file,
+            changed=[each.told() for each in report.applied[:CHANGES_MAX]],
+            needs_restart=[each.told() for each in report.waiting[:CHANGES_MAX]],
+            changed_total=len(report.applied),
+            needs_restart_total=len(report.waiting),
+            problems=list(report.problems),
+            human=_reloaded(report),
+        )
+
     def draining(self, queue_depth: int, live_attempts: int) -> None:
         """Nothing is accepted or placed any more."""
         self._log.info(
@@ -424,6 +331,18 @@ class Lines:
             human=f"No more jobs are accepted; {live_attempts} still run, {queue_depth} wait for "
             "the next start.",
         )
+
+
+def _reloaded(report: ReloadReport) -> str:
+    """What became of a reload, and what is still to be done."""
+    if report.problems:
+        rest = "; ".join(report.problems)
+        return f"The configuration stays as it was: {report.file} cannot be used: {rest}"
+    count, waiting = len(report.applied), [each.key for each in report.waiting]
+    done = f"{count} setting{'s' * (count != 1)} changed" if count else "nothing changed"
+    shown = ", ".join(waiting[:KEYS_SHOWN]) + (", ..." if len(waiting) > KEYS_SHOWN else "")
+    rest = f"; restart orchestratord for {shown}" if waiting else ""
+    return f"The configuration was read again from {report.file}: {done}{rest}."
 
 
 def _who(tracked: Tracked) -> dict[str, object]:

@@ -43,8 +43,10 @@ from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
+from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry.calls import Call, Calls, Metadata, current_rpc
 from orchestrator_core.telemetry.fleet import FleetView, NoFleet
+from orchestrator_core.telemetry.line_sink import set_log_level
 from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import CARDINALITY, Metrics
 from orchestrator_core.telemetry.rpcs import WatchedService
@@ -242,6 +244,18 @@ class Telemetry:
         if self._spans is not None:
             caller = next((str(value) for key, value in metadata if key == "traceparent"), "")
             self._spans.outbound_decided(told, parse_traceparent(caller), now_ms)
+
+    def log_from(self, level: str) -> None:
+        """Logs lines of at least this level from now on."""
+        set_log_level(level)
+        self._lines.level_changed()
+
+    def config_reloaded(self, report: ReloadReport, now_ms: int) -> None:
+        """The configuration was read again."""
+        self._lines.config_reloaded(report)
+        self._metrics.service.config_reloaded(report.outcome)
+        if self._spans is not None:
+            self._spans.config_reloaded(report, now_ms)
 
     # --- trace contexts
 

@@ -52,6 +52,7 @@ class ServiceMetrics:
         self._recorder_waiting = Gauge(board, rows.RECORDER_WAITING)
         self._streams = Gauge(board, rows.STREAMS)
         self._rpcs = Counter(board, rows.RPCS)
+        self._config_reloads = Counter(board, rows.CONFIG_RELOADS)
         self._relay_held = Gauge(board, rows.RELAY_BYTES)
         self._relay_limit = Gauge(board, rows.RELAY_LIMIT)
         self._sessions = Gauge(board, rows.SESSIONS)
@@ -84,6 +85,10 @@ class ServiceMetrics:
     def call_ended(self, method: str, code: str) -> None:
         """A call ended with a status code, in capitals."""
         self._rpcs.add(1, method, code)
+
+    def config_reloaded(self, outcome: str) -> None:
+        """The configuration was read again."""
+        self._config_reloads.add(1, outcome)
 
     def host_up(self, host_id: str) -> None:
         """A host registered."""

@@ -41,6 +41,11 @@ RECORDER_WAITING: Final = gauge(
 )
 STREAMS: Final = gauge("orchd_streams_open", ("method",), "Streams that are open.")
 RPCS: Final = counter("orchd_rpcs_total", ("method", "code"), "Calls that ended, by status code.")
+CONFIG_RELOADS: Final = counter(
+    "orchd_config_reloads_total",
+    ("outcome",),
+    "The configuration was read again: applied, unchanged or refused.",
+)
 RELAY_BYTES: Final = gauge(
     "orchd_relay_held_bytes", (), "Output kept for readers who are behind or come back."
 )
@@ -108,6 +113,7 @@ SERVICE_ROWS: Final[tuple[MetricRow, ...]] = (
     RECORDER_WAITING,
     STREAMS,
     RPCS,
+    CONFIG_RELOADS,
     RELAY_BYTES,
     RELAY_LIMIT,
     SESSIONS,

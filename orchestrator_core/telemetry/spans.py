@@ -6,6 +6,8 @@ so a trace goes on after a restart. Nothing is recorded per token.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext
 
@@ -23,13 +25,22 @@ from orchestrator_core.core.effects import (
     SendVerdicts,
 )
 from orchestrator_core.core.outcome import Refusal, Usage
+from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.core.states import JobState
+from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry import names
-from orchestrator_core.telemetry.tracing import Attributes, Tracing, Value, format_traceparent
+from orchestrator_core.telemetry.tracing import (
+    Attributes,
+    LateAttributes,
+    Tracing,
+    Value,
+    format_traceparent,
+)
 from orchestrator_core.telemetry.tracked import Tracked
 
 TEXT_MAX = 256
 CANDIDATES_MAX = 5
+KEYS_MAX = 16
 _ENDINGS = {
     JobState.CANCELLED: names.CANCEL,
     JobState.EXPIRED: names.EXPIRE,
@@ -48,20 +59,9 @@ class Spans:
         self, tracked: Tracked, record: AcceptRecord, victim: SpanContext | None, now_ms: int
     ) -> None:
         """A job was accepted; `victim` is the trace of the one that gave way to it."""
-        attributes: dict[str, Value] = {
-            **_job(tracked),
-            names.REQUEST_ID: _short(record.spec.request_id),
-            names.VERDICT: "accepted",
-            names.QUEUE_POSITION: record.position,
-        }
-        if record.displaced is not None:
-            attributes[names.DISPLACED] = record.displaced
-        if record.predicted_start_ms is not None:
-            attributes[names.PREDICTED_START_MS] = record.predicted_start_ms
-        if record.predicted_end_ms is not None:
-            attributes[names.PREDICTED_END_MS] = record.predicted_end_ms
+        about = _About.of(tracked)
         links = () if victim is None else (victim,)
-        self._instant(names.ADMIT, tracked.trace, now_ms, attributes, links)
+        self._instant(names.ADMIT, tracked.trace, now_ms, partial(_admission, about, record), links)
 
     def rejected(self, refusal: Refusal, call: SpanContext | None, now_ms: int) -> None:
         """A request was refused; `call` is the context of its span."""
@@ -103,7 +103,7 @@ class Spans:
     def sent(self, tracked: Tracked, effect: SendStart, now_ms: int) -> None:
         """An attempt goes to its pool."""
         attributes = {
-            **_who(tracked),
+            **_who(_About.of(tracked)),
             **_where(effect.spec.job_id, effect.attempt, effect.pool_id, effect.replica_id),
             names.HOST_ID: effect.host_id,
             names.MODE: effect.mode.value,
@@ -118,7 +118,7 @@ class Spans:
         self._dispatched(tracked, "started", now_ms)
         spec = tracked.job.spec
         attributes: dict[str, Value] = {
-            **_job(tracked),
+            **_job(_About.of(tracked)),
             **_where(effect.job_id, effect.attempt, tracked.pool_id, tracked.replica_id),
             names.MODE: effect.mode.value,
             names.KV_WARMTH: effect.kv_warmth,
@@ -172,7 +172,7 @@ class Spans:
         if name is None:
             return
         attributes: dict[str, Value] = {
-            **_who(tracked),
+            **_who(_About.of(tracked)),
             names.POOL_ID: tracked.pool_id,
             names.REPLICA_ID: tracked.replica_id,
             names.REASON: reason,
@@ -267,12 +267,22 @@ class Spans:
         self._tracing.end(span, now_ms)
         self._tracing.decide(span.context, keep=True)
 
+    def config_reloaded(self, report: ReloadReport, now_ms: int) -> None:
+        """The configuration was read again."""
+        attributes: Attributes = {
+            names.OUTCOME: report.outcome,
+            names.CHANGED_KEYS: tuple(each.key for each in report.applied[:KEYS_MAX]),
+            names.WAITING_KEYS: tuple(each.key for each in report.waiting[:KEYS_MAX]),
+            names.WHY: _short("; ".join(report.problems)),
+        }
+        self._instant(names.CONFIG_RELOAD, None, now_ms, attributes)
+
     def _instant(
         self,
         name: str,
         parent: SpanContext | None,
         now_ms: int,
-        attributes: Attributes,
+        attributes: Attributes | LateAttributes,
         links: Sequence[SpanContext] = (),
     ) -> None:
         span = self._tracing.start(name, parent, now_ms, attributes, links=links)
@@ -328,33 +338,63 @@ def _tried(tracked: Tracked) -> Sequence[SpanContext]:
     return () if tracked.tried is None else (tracked.tried,)
 
 
-def _who(tracked: Tracked) -> dict[str, Value]:
-    """Which job, and what it runs on or asks for; what is not said is left out. ORCH-3027."""
-    spec = tracked.job.spec
+class _About(NamedTuple):
+    """Which job, and what it runs on or asks for, at an instant."""
+
+    spec: JobSpec
+    engine: str
+    engine_version: str
+    priority: str
+
+    @classmethod
+    def of(cls, tracked: Tracked) -> "_About":
+        """As it is now."""
+        return cls(tracked.job.spec, tracked.engine, tracked.engine_version, tracked.priority)
+
+
+def _who(about: _About) -> dict[str, Value]:
+    """What is known; what is not said is left out. ORCH-3027."""
+    spec = about.spec
     attributes: dict[str, Value] = {
         names.JOB_ID: spec.job_id,
         names.MODEL_ID: _short(spec.needs.model_id),
     }
     if spec.session_id:
         attributes[names.SESSION_ID] = _short(spec.session_id)
-    if engine := tracked.engine:
-        attributes[names.ENGINE] = _short(engine)
-    if version := tracked.engine_version:
-        attributes[names.ENGINE_VERSION] = _short(version)
+    if about.engine:
+        attributes[names.ENGINE] = _short(about.engine)
+    if about.engine_version:
+        attributes[names.ENGINE_VERSION] = _short(about.engine_version)
     return attributes
 
 
-def _job(tracked: Tracked) -> dict[str, Value]:
+def _job(about: _About) -> dict[str, Value]:
     """All of a job that its client chose. ORCH-3027."""
-    spec = tracked.job.spec
-    attributes = _who(tracked)
-    attributes[names.PRIORITY] = tracked.priority
+    spec = about.spec
+    attributes = _who(about)
+    attributes[names.PRIORITY] = about.priority
     if spec.needs.quantization:
         attributes[names.QUANT] = _short(spec.needs.quantization)
     if spec.correlation_id:
         attributes[names.CORRELATION_ID] = _short(spec.correlation_id)
     if spec.needs.required_ctx is not None:
         attributes[names.CTX] = spec.needs.required_ctx
+    return attributes
+
+
+def _admission(about: _About, record: AcceptRecord) -> Attributes:
+    attributes: dict[str, Value] = {
+        **_job(about),
+        names.REQUEST_ID: _short(record.spec.request_id),
+        names.VERDICT: "accepted",
+        names.QUEUE_POSITION: record.position,
+    }
+    if record.displaced is not None:
+        attributes[names.DISPLACED] = record.displaced
+    if record.predicted_start_ms is not None:
+        attributes[names.PREDICTED_START_MS] = record.predicted_start_ms
+    if record.predicted_end_ms is not None:
+        attributes[names.PREDICTED_END_MS] = record.predicted_end_ms
     return attributes
 
 

@@ -8,7 +8,7 @@ when only the client and the pool export it.
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from opentelemetry import trace
@@ -34,6 +34,8 @@ from orchestrator_core.telemetry.names import ERROR_TYPE, SEMCONV_VERSION, SERVI
 
 Value = str | bool | int | float | Sequence[str] | Sequence[int]
 Attributes = Mapping[str, Value]
+# What is not looked at before the export, and costs less there, may be told by a function.
+LateAttributes = Callable[[], Attributes]
 
 SCHEMA_URL: Final = f"https://opentelemetry.io/schemas/{SEMCONV_VERSION}"
 
@@ -79,7 +81,7 @@ class Span(ReadableSpan):
         self,
         identity: tuple[str, SpanContext, SpanContext | None, SpanKind],
         start_ns: int,
-        attributes: Attributes,
+        attributes: Attributes | LateAttributes,
         links: Sequence[SpanContext],
         emitter: tuple[Resource, InstrumentationScope],
     ) -> None:
@@ -97,6 +99,17 @@ class Span(ReadableSpan):
         return self._given
 
     @property
+    def attributes(self) -> Attributes:
+        """What it tells; see `LateAttributes`."""
+        own = self._own
+        if callable(own):
+            self._own = own = own()
+        return own
+
+    # Where the SDK's own methods look.
+    _attributes = attributes
+
+    @property
     def family(self) -> int:
         """Id of the span that enqueued its job; of a call, and of what has no job, its own."""
         parent: SpanContext | None = self._parent
@@ -108,11 +121,10 @@ class Span(ReadableSpan):
         """Ends it; see `Tracing.end`."""
         self._end_time = end_ns
         if attributes:
-            self._own = {**self._own, **attributes}
+            self._own = {**self.attributes, **attributes}
         if error:
-            self._own = {**self._own, ERROR_TYPE: error}
+            self._own = {**self.attributes, ERROR_TYPE: error}
             self._status = Status(StatusCode.ERROR, error)
-        self._attributes = self._own
 
     def told_after_all(self) -> "Span":
         """The same open span for a processor, which takes sampled ones only."""
@@ -163,7 +175,7 @@ class Tracing:
         name: str,
         parent: SpanContext | None,
         start_ms: int | None,
-        attributes: Attributes,
+        attributes: Attributes | LateAttributes,
         kind: SpanKind = SpanKind.INTERNAL,
         links: Sequence[SpanContext] = (),
     ) -> Span:
@@ -172,7 +184,8 @@ class Tracing:
         flags = _SAMPLED if parent is None else parent.trace_flags
         # What belongs to no call is rare and always told: a drain.
         if self._sampler is not None and (parent is not None or kind is SpanKind.SERVER):
-            flags = _flags(self._sampler, parent, trace_id, name, kind, attributes)
+            told = attributes() if callable(attributes) else attributes
+            flags = _flags(self._sampler, parent, trace_id, name, kind, told)
         context = SpanContext(trace_id, self._ids.generate_span_id(), False, flags)
         start_ns = time.time_ns() if start_ms is None else start_ms * _NS_PER_MS
         return Span((name, context, parent, kind), start_ns, attributes, links, self._emitter)

@@ -96,6 +96,12 @@ ERROR_TABLE: dict[Reason, ErrorRow] = {
         grpc.StatusCode.NOT_FOUND, retriable=False, details=("ResourceInfo",)
     ),
     Reason.RESUME_WINDOW: ErrorRow(grpc.StatusCode.OUT_OF_RANGE, retriable=False),
+    Reason.ARTIFACT_IN_USE: ErrorRow(
+        grpc.StatusCode.FAILED_PRECONDITION, retriable=False, details=("ResourceInfo",)
+    ),
+    Reason.DATA_LOSS: ErrorRow(
+        grpc.StatusCode.DATA_LOSS, retriable=False, details=("ResourceInfo",)
+    ),
     Reason.UNAUTHENTICATED: ErrorRow(grpc.StatusCode.UNAUTHENTICATED, retriable=False),
     Reason.PERMISSION_DENIED: ErrorRow(grpc.StatusCode.PERMISSION_DENIED, retriable=False),
     Reason.UNIMPLEMENTED: ErrorRow(grpc.StatusCode.UNIMPLEMENTED, retriable=False),

@@ -4,7 +4,7 @@ What cannot be honoured yet is refused, never ignored. ORCH-3014, ORCH-3016, ORC
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Literal, TypeAlias
@@ -70,13 +70,18 @@ class WireLimits:
                 raise ValueError(f"{spec.name} must be positive, is {value}")
 
 
+def _no_inputs(_: str) -> int | None:
+    return None
+
+
 @plain_init
 @dataclass(frozen=True, slots=True)
 class SpecContext:
     """What a request cannot say itself: who asks, fresh ids, and the instant of the core's clock.
 
     `new_job_id` and `new_seed` are used where the client chose none. `traceparent` and
-    `correlation_id` are those of the call.
+    `correlation_id` are those of the call. `inputs` gives the bytes of text in an artifact that is
+    the client's own and an input; None for any other id.
     """
 
     identity: str
@@ -86,6 +91,7 @@ class SpecContext:
     traceparent: str = ""
     correlation_id: str = ""
     limits: WireLimits = WireLimits()
+    inputs: Callable[[str], int | None] = _no_inputs
 
 
 def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal:
@@ -95,7 +101,7 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal
     """
     bad = Violations()
     _check_names(spec, context.limits, bad)
-    prompt_bytes = _check_input(spec, context.limits, bad)
+    prompt_bytes = _check_input(spec, context, bad)
     check_sampling(spec.sampling, bad)
     _check_numbers(spec, bad)
     if spec.HasField("budgets"):
@@ -142,8 +148,9 @@ def _check_names(spec: job_pb2.JobSpec, limits: WireLimits, bad: Violations) -> 
     bad.length("spec.sampler_profile_version", spec.sampler_profile_version, limits.name_chars_max)
 
 
-def _check_input(spec: job_pb2.JobSpec, limits: WireLimits, bad: Violations) -> int:
+def _check_input(spec: job_pb2.JobSpec, context: SpecContext, bad: Violations) -> int:
     """Checks the input and returns the bytes of its text."""
+    limits = context.limits
     match spec.input.WhichOneof("input"):
         case "text":
             size = len(spec.input.text.encode())
@@ -152,12 +159,16 @@ def _check_input(spec: job_pb2.JobSpec, limits: WireLimits, bad: Violations) -> 
         case "chat":
             size = _check_chat(spec.input.chat, limits, bad)
         case "artifact_id":
-            bad.add(
-                "spec.input.artifact_id", "is not supported yet: send the input as text or chat"
-            )
-            return 0
+            stored = context.inputs(spec.input.artifact_id)
+            if stored is None:
+                bad.add(
+                    "spec.input.artifact_id",
+                    "names no artifact of yours that is an input: put one of kind INPUT",
+                )
+            # Its size was checked when it was put.
+            return stored or 0
         case _:
-            bad.add("spec.input", "is required: set text or chat")
+            bad.add("spec.input", "is required: set text, chat or artifact_id")
             return 0
     if size > limits.input_bytes_max:
         bad.add(
@@ -295,6 +306,7 @@ def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobS
         session_budgets=(
             _budgets(spec.session_budgets) if spec.HasField("session_budgets") else NO_BUDGETS
         ),
+        input_artifact=spec.input.artifact_id,
     )
 
 

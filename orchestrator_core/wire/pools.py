@@ -18,12 +18,18 @@ _HEALTHS = {
 }
 
 
+UNDURABLE = (
+    "the last word of an operator is obeyed, but not in the journal yet: a restart would forget it"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class PoolView:
     """A pool and what it does not know itself.
 
     `reported` is the last snapshot as it came, for the facts about devices that no decision needs;
     None after a restart until the host reports. `tokens_per_s` is the learned rate of one stream.
+    `undurable` says that a restart would forget its drain, or the end of it.
     """
 
     pool: Pool
@@ -31,6 +37,7 @@ class PoolView:
     reported: snapshot_pb2.PoolSnapshot | None = None
     tokens_per_s: float | None = None
     drain: PoolDrainRecord | None = None
+    undurable: bool = False
 
 
 def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
@@ -42,7 +49,7 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
         host_id=snapshot.host_id,
         connected=pool.connected,
         state=_state(pool),
-        state_reason=_state_reason(pool),
+        state_reason=UNDURABLE if view.undurable else _state_reason(pool),
         engine=snapshot.engine,
         engine_version=snapshot.engine_version,
         model_id=snapshot.model_id,
@@ -55,7 +62,7 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
         devices=[] if view.reported is None else map(_device, view.reported.devices),
         tokens_per_s=view.tokens_per_s,
         perf_scale=None if snapshot.perf_scale == 1.0 else snapshot.perf_scale,
-        drain=None if view.drain is None else _drain(view.drain, pool),
+        drain=None if view.drain is None or view.undurable else _drain(view.drain, pool),
     )
 
 

@@ -19,6 +19,7 @@ SPAN_STOP: Final = "pool.stop"
 SPAN_DRAIN: Final = "pool.drain"
 SPAN_RELOAD: Final = "pool.reload"
 SPAN_OUTBOUND: Final = "outbound.decide"
+SPAN_CONFIG_RELOAD: Final = "config.reload"
 
 ERROR_TYPE: Final = "error.type"
 OPERATION: Final = "gen_ai.operation.name"
@@ -99,6 +100,11 @@ SPANS: Final = (
         SPAN_OUTBOUND,
         "instant: the policy allowed, or denied, to connect to a host for a model",
         ("decision_id", "owner", "remote_host", "allowed", "rule"),
+    ),
+    SpanRow(
+        SPAN_CONFIG_RELOAD,
+        "instant: the configuration was read again: applied, unchanged or refused",
+        ("outcome", "changed", "needs_restart"),
     ),
 )
 

@@ -54,7 +54,7 @@ async def output(*arguments: str) -> tuple[int, str, str]:
 
 async def llorch(address: str, *arguments: str) -> tuple[int, str, str]:
     """Runs `llorch`."""
-    return await output("llamaorch_client.cli.main", "--server", address, *arguments)
+    return await output("llorch", "--server", address, *arguments)
 
 
 async def test_demo_shows_everything_and_exits_with_0() -> None:

@@ -6,15 +6,30 @@ errors are drawn in `llamaorch_client.errors`.
 """
 
 from llamaorch_client.aio import AsyncClient, JobFilter
+from llamaorch_client.artifact import (
+    Artifact,
+    ArtifactAbout,
+    ArtifactFilter,
+    ArtifactKind,
+    Lineage,
+)
 from llamaorch_client.catalog import AsyncCatalog
+from llamaorch_client.configuration import (
+    ConfigReload,
+    Configuration,
+    Setting,
+    SettingChange,
+)
 from llamaorch_client.errors import (
     AccessError,
     CatalogError,
+    DataLossError,
     DuplicateError,
     ErrorDetail,
     FieldViolation,
     IncompatibleError,
     IntegrityError,
+    InUseError,
     InvalidParamsError,
     JobFailedError,
     LlamaOrchError,
@@ -102,6 +117,10 @@ from llamaorch_client.sync_catalog import SyncCatalog
 
 __all__ = [
     "AccessError",
+    "Artifact",
+    "ArtifactAbout",
+    "ArtifactFilter",
+    "ArtifactKind",
     "AsyncCatalog",
     "AsyncClient",
     "Budgets",
@@ -112,6 +131,9 @@ __all__ = [
     "ChatMessage",
     "Client",
     "ClientOptions",
+    "ConfigReload",
+    "Configuration",
+    "DataLossError",
     "Decision",
     "Determinism",
     "DigestVerdict",
@@ -130,6 +152,7 @@ __all__ = [
     "FieldViolation",
     "FinishReason",
     "FromCatalog",
+    "InUseError",
     "IncompatibleError",
     "IntegrityError",
     "InvalidParamsError",
@@ -142,6 +165,7 @@ __all__ = [
     "KeptModel",
     "KvHint",
     "Limits",
+    "Lineage",
     "LlamaOrchError",
     "Metrics",
     "ModelDimensions",
@@ -173,6 +197,8 @@ __all__ = [
     "Sampling",
     "ServerError",
     "Session",
+    "Setting",
+    "SettingChange",
     "Shortfall",
     "SignatureVerdict",
     "Started",

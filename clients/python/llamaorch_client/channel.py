@@ -6,6 +6,7 @@ import ipaddress
 import grpc
 from grpc import aio
 
+from llamaorch_client.address import checked_address
 from llamaorch_client.options import ClientOptions, channel_options
 
 
@@ -13,8 +14,10 @@ def open_channel(target: str, options: ClientOptions) -> aio.Channel:
     """Returns a channel, with TLS where `options.credentials` says so.
 
     Raises:
-        ValueError: the token would pass in the clear to another machine.
+        ValueError: the target is no address, or the token would pass in the clear to another
+            machine.
     """
+    checked_address(target)
     settings = channel_options(options)
     if options.credentials is not None:
         return aio.secure_channel(target, options.credentials, settings)

@@ -6,8 +6,10 @@
     ├── InvalidParamsError   INVALID_PARAMS: `violations` names every bad field
     ├── IncompatibleError    INCOMPATIBLE_MODEL | _ENGINE | _DEVICE_MASK: no pool can ever serve it
     ├── DuplicateError       DUPLICATE: the job_id or request_id belongs to another job
-    ├── NotFoundError        NOT_FOUND: no such job | MODEL_UNKNOWN: no such model in the catalog
+    ├── NotFoundError        NOT_FOUND: no such job, session, pool or artifact | MODEL_UNKNOWN
     ├── CatalogError         MODEL_RETIRED | MODEL_IN_USE | REVISION_CONFLICT
+    ├── InUseError           ARTIFACT_IN_USE: a job that has not ended needs the artifact
+    ├── DataLossError        DATA_LOSS: stored content is not what was put; nothing of it is right
     ├── ResumeWindowError    RESUME_WINDOW: the server no longer holds that part of the output
     ├── AccessError          UNAUTHENTICATED | PERMISSION_DENIED
     ├── UnavailableError     the server cannot be reached, or cannot work now: POOL_UNREADY, ...
@@ -149,7 +151,15 @@ class DuplicateError(LlamaOrchError):
 
 
 class NotFoundError(LlamaOrchError):
-    """The server does not know the job, or has forgotten it."""
+    """The server does not know the job or what else was named, or has forgotten it."""
+
+
+class InUseError(LlamaOrchError):
+    """An artifact cannot be deleted: a job that has not ended has it as its input."""
+
+
+class DataLossError(LlamaOrchError):
+    """Stored content is not what was put; what came of it must not be used (ORCH-3097)."""
 
 
 class CatalogError(LlamaOrchError):
@@ -220,6 +230,8 @@ _BY_REASON: dict[str, type[LlamaOrchError]] = {
     "MODEL_IN_USE": CatalogError,
     "REVISION_CONFLICT": CatalogError,
     "RESUME_WINDOW": ResumeWindowError,
+    "ARTIFACT_IN_USE": InUseError,
+    "DATA_LOSS": DataLossError,
     "UNAUTHENTICATED": AccessError,
     "PERMISSION_DENIED": AccessError,
 }
@@ -236,6 +248,7 @@ _BY_CODE: dict[str, type[LlamaOrchError]] = {
     "ALREADY_EXISTS": DuplicateError,
     "NOT_FOUND": NotFoundError,
     "OUT_OF_RANGE": ResumeWindowError,
+    "DATA_LOSS": DataLossError,
     "UNAUTHENTICATED": AccessError,
     "PERMISSION_DENIED": AccessError,
 }

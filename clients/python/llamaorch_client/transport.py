@@ -11,7 +11,9 @@ from grpc_health.v1 import health_pb2_grpc
 from opentelemetry.context import Context
 
 from llamaorch.orchestrator.v1 import (
+    artifact_service_pb2_grpc,
     catalog_service_pb2_grpc,
+    config_service_pb2_grpc,
     orchestrator_service_pb2_grpc,
     policy_service_pb2_grpc,
     pool_admin_service_pb2_grpc,
@@ -54,7 +56,7 @@ class Answer(Generic[MessageT]):
 class Transport:
     """Owns the channel. Must be made inside a running event loop, and be closed there.
 
-    Raises ValueError where the token would pass in the clear.
+    Raises ValueError for a target that is no address, and where the token would pass in the clear.
     """
 
     def __init__(self, target: str, options: ClientOptions) -> None:
@@ -64,7 +66,9 @@ class Transport:
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(self._channel)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(self._channel)
         self.catalog = catalog_service_pb2_grpc.CatalogServiceStub(self._channel)
+        self.artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(self._channel)
         self.policy = policy_service_pb2_grpc.PolicyServiceStub(self._channel)
+        self.config = config_service_pb2_grpc.ConfigServiceStub(self._channel)
         self.health = health_pb2_grpc.HealthStub(self._channel)
 
     async def close(self) -> None:

@@ -44,7 +44,7 @@ async def start(
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "llamaorch_client.cli.main",
+        "llorch",
         *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

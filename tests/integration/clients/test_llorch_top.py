@@ -35,7 +35,7 @@ HOME = b"\x1b[H"
 OWN_TERMINAL = """
 import fcntl, runpy, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-runpy.run_module("llamaorch_client.cli.main", run_name="__main__")
+runpy.run_module("llorch", run_name="__main__")
 """
 LAST_WORD = "quit"
 ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b[=>]")
@@ -366,7 +366,7 @@ async def test_top_gives_the_terminal_back_on_a_signal(server: ScriptedServer) -
         codes.append((await old.ended(), old.echoes))
 
     assert codes == [(130, True), (0, True), (1, True)]
-    assert b"no such method" in old.output
+    assert b"does not know this command (no such method)" in old.output
 
 
 async def test_top_once_writes_plain_lines_into_a_pipe(server: ScriptedServer) -> None:
@@ -418,7 +418,7 @@ async def test_top_in_tmux(server: ScriptedServer, tmp_path: Path) -> None:
                     return screen
                 await asyncio.sleep(POLL_S)
 
-    program = f"{sys.executable} -m llamaorch_client.cli.main top; echo gone; cat"
+    program = f"{sys.executable} -m llorch top; echo gone; cat"
     await tmux("new-session", "-d", "-x", "80", "-y", "24", program)
     try:
         first = await until("gpu-a", "run-1", "end-1")

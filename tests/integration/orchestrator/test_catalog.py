@@ -507,7 +507,9 @@ async def test_signatures_are_checked_with_trusted_keys(
 ) -> None:
     """One of theirs is verified, another refuses the registration, none is a warning."""
     key, stranger = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-    orchestrator = await start_orchestrator(catalog={"trusted_keys": {"release": public(key)}})
+    orchestrator = await start_orchestrator(
+        catalog={"trusted_keys": {"release": {"public_key": public(key)}}}
+    )
     await ready_host(orchestrator, model_digest=DIGEST)
 
     wrong = await refused(register(orchestrator, digest=DIGEST, signature=signed(stranger)))

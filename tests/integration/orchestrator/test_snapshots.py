@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable, Iterator
 
 import aiohttp
 import pytest
@@ -10,25 +11,25 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2, pool_admin_service_pb2
 from llamaorch.pool.v1 import snapshot_pb2
-from orchestrator_core.telemetry.logs import configure_logs
+from orchestrator_core.telemetry.line_sink import configure_logs
 from tests.integration.orchestrator.calls import enqueue, job
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
 
 
 @pytest.fixture
-def log_lines() -> io.StringIO:
-    """Everything that is logged during a test, as JSON lines."""
+def entries() -> Iterator[Callable[[str], list[dict[str, object]]]]:
+    """Gives the log entries of an event so far."""
     stream = io.StringIO()
-    configure_logs("info", "json", stream)
-    yield stream
+    sink = configure_logs("info", "json", stream)
+
+    def of(event: str) -> list[dict[str, object]]:
+        sink.flush()
+        lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+        return [line for line in lines if line["event"] == event]
+
+    yield of
     structlog.reset_defaults()
-
-
-def entries(stream: io.StringIO, event: str) -> list[dict[str, object]]:
-    """Log entries of one event."""
-    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    return [line for line in lines if line["event"] == event]
 
 
 async def scrape(orchestrator: Orchestrator) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -59,7 +60,7 @@ async def list_pools(orchestrator: Orchestrator) -> dict[str, pool_admin_service
 
 
 async def test_a_better_snapshot_changes_the_decision_and_the_evidence(
-    start_orchestrator: StartOrchestrator, log_lines: io.StringIO
+    start_orchestrator: StartOrchestrator, entries: Callable[[str], list[dict[str, object]]]
 ) -> None:
     """The pool that a snapshot makes faster gets the next job; metrics and log say so."""
     orchestrator = await start_orchestrator(metrics_listen="127.0.0.1:0")
@@ -75,7 +76,7 @@ async def test_a_better_snapshot_changes_the_decision_and_the_evidence(
         second = await host.start()
     samples = await scrape(orchestrator)
 
-    placed = entries(log_lines, "job_placed")
+    placed = entries("job_placed")
     assert (first.pool_id, second.pool_id) == ("left", "right")
     assert [entry["pool_id"] for entry in placed] == ["left", "right"]
     for entry in placed:

@@ -67,6 +67,20 @@ def test_a_bug_that_tests_notice_is_caught(
     assert "return 1" in (project / "code_under_test.py").read_text(encoding="utf-8")
 
 
+def test_the_id_of_a_test_can_hold_spaces(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parameters make such ids; the bug counts as caught all the same."""
+    each = 'import pytest\n\n\n@pytest.mark.parametrize("word", ["a b"])\ndef test_one(word):'
+    (project / "test_code.py").write_text(
+        ASSERTING.replace("def test_one():", each), encoding="utf-8"
+    )
+
+    assert main(["--root", str(project)]) == 0
+
+    assert "test_code.py::test_one[a b]\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("tests", "said"),
     [

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
+from llamaorch_client.address import DEFAULT_PORT
 from llamaorch_client.cli.output import plain
 from llamaorch_client.errors import (
     AccessError,
@@ -16,13 +17,15 @@ from llamaorch_client.errors import (
     LlamaOrchError,
     NotFoundError,
     RejectedError,
+    ServerError,
     UnavailableError,
 )
 
 SECOND_MS = 1000
 
-# Source: the texts of BoringSSL and of gRPC 1.85 for connections that fail to open.
-_TLS_SENTENCES = {
+# What the texts of BoringSSL and of gRPC 1.85 mean for connections that fail to open. The first
+# that is found holds.
+_CONNECTION_SENTENCES = {
     "certificate has expired": "its certificate has expired; renew it there",
     "certificate is not yet valid": "its certificate is not valid yet; look at the clocks",
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not from an authority that is trusted here; "
@@ -30,6 +33,10 @@ _TLS_SENTENCES = {
     "not in peer certificate": "its certificate is for another name; use one that is in it",
     "WRONG_VERSION_NUMBER": "it does not speak TLS; leave --tls and --ca-file out, or set "
     "tls.certificate there",
+    "Failed parsing HTTP/2": "it does not speak gRPC; it may be the port of a web page or of the "
+    f"metrics: name the one of orchestratord's `listen`, {DEFAULT_PORT} unless it is set",
+    "Domain name not found": "there is no such host; look for a typing error, or use its IP "
+    "address",
     # With the address before it: not of a connection that was open.
     ": Socket closed": "it closed the connection at once; it may ask for TLS (--tls or --ca-file) "
     "or for a certificate of yours (--client-cert)",
@@ -80,7 +87,7 @@ def sentences(error: LlamaOrchError, server: str) -> Sequence[str]:
     return [_sentence(error, server), *fields, *lacks]
 
 
-def _sentence(error: LlamaOrchError, server: str) -> str:
+def _sentence(error: LlamaOrchError, server: str) -> str:  # noqa: C901 - one arm each
     match error:
         case RejectedError():
             label = f" by policy {error.policy_label}" if error.policy_label else ""
@@ -102,6 +109,11 @@ def _sentence(error: LlamaOrchError, server: str) -> str:
             text = error.message
         case NotFoundError():
             text = f"not found: {error.message}; `llorch jobs` lists what the server knows"
+        case ServerError(code="UNIMPLEMENTED"):
+            text = (
+                f"{server} speaks gRPC but does not know this command ({error.message}); it may be "
+                "a pool-managerd, or an older orchestratord"
+            )
         case _:
             text = f"{error.reason}: {error.message} (correlation id {error.correlation_id or '-'})"
     return text
@@ -144,7 +156,7 @@ def _unavailable(error: UnavailableError, server: str) -> str:
         )
     if error.reason != error.code:
         return f"{server} cannot work now: {error.reason}: {error.message}"
-    for sign, sentence in _TLS_SENTENCES.items():
+    for sign, sentence in _CONNECTION_SENTENCES.items():
         if sign in error.message:
             return f"{server}: {sentence}"
     return (

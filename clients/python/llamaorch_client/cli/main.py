@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry point of `llorch`: command line in, exit code out, errors as sentences."""
+"""What `llorch` does: command line in, exit code out, errors as sentences."""
 
 import argparse
 import asyncio
@@ -12,7 +12,9 @@ from dataclasses import replace
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.cli import (
     access,
+    artifacts,
     capabilities,
+    config,
     devices,
     draining,
     fleet,
@@ -38,9 +40,11 @@ COMMANDS: dict[str, Command] = {
     "jobs": inspecting.jobs,
     "explain": inspecting.explain,
     "sessions": sessions.sessions,
+    "artifacts": artifacts.artifacts,
     "capabilities": capabilities.capabilities,
     "models": models.models,
     "policy": policy.policy,
+    "config": config.config,
     "pools": fleet.pools,
     "drain": draining.drain,
     "undrain": draining.undrain,
@@ -116,7 +120,3 @@ def _options(arguments: argparse.Namespace) -> ClientOptions:
     if arguments.wait_s:
         retry = RetryOptions(attempts_max=1_000, time_max_ms=int(arguments.wait_s * 1000))
     return replace(access.options(arguments), retry=retry)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -306,7 +306,9 @@ class JobInput(_message.Message):
     text: _builtins.str
     """A raw prompt, passed to the engine without a template."""
     artifact_id: _builtins.str
-    """Id of a stored artifact that holds the prompt (for inputs too long for one message)."""
+    """Id of an artifact of the client's own, of kind INPUT, that holds text or a conversation. It may be longer than a
+    message, and is kept until the job has ended.
+    """
     @_builtins.property
     def chat(self) -> Global___ChatInput:
         """A conversation; the engine applies its template."""

@@ -18,6 +18,7 @@ from orchestrator_core.core.effects import (
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
+    ConfigChanged,
     EnqueueRequested,
     Event,
     OutputProgressed,
@@ -47,6 +48,7 @@ class Checks:
     waiting_before: dict[str, int] = field(default_factory=dict)
     interactive_in_a_row: int = 0
     drained: dict[str, None] = field(default_factory=dict)
+    turns_max: int = 0
 
     def before(self, world: Shell) -> None:
         """Notes who waits, to judge the step that comes."""
@@ -64,6 +66,11 @@ class Checks:
             self.delivered.add(event.job_id)
         if isinstance(event, AcceptsFailed):
             self._taken_back(state, event)
+        if isinstance(event, ConfigChanged):
+            # Other turns begin here.
+            self.interactive_in_a_row = 0
+        # A session that was let in under another bound has had more turns than it would get now.
+        self.turns_max = max(self.turns_max, state.config.session_turns_max)
         self._queue_is_exact(state, event)
         self._leaving(state, effects)
         self._jobs_are_somewhere(state)
@@ -177,7 +184,9 @@ class Checks:
             else:
                 assert job.outcome is not None
                 kept = job.job_id in state.ended or job.job_id in state.ended_unrun
-                assert kept or job.job_id in self.leaving
+                # One that had to go while its pool had not confirmed the end is looked at again.
+                again = state.timers.is_set(TimerKind.FORGET, job.job_id)
+                assert kept or again or job.job_id in self.leaving
         for key, attempt in state.attempts.items():
             assert attempt.state is not AttemptState.ENDED
             assert key == attempt.key
@@ -205,7 +214,7 @@ class Checks:
         for session in state.sessions:
             assert (session.key in idle) == (not session.held)
             assert (session.key in warm) == bool(session.pool_id)
-            assert 0 <= session.turns <= state.config.session_turns_max
+            assert 0 <= session.turns <= self.turns_max
             for job_id in session.held:
                 job = state.jobs[job_id]
                 assert job.spec.session_id == session.session_id
@@ -223,7 +232,7 @@ class Checks:
             TimerKind.HOST: {h.host_id for h in state.hosts.values() if h.link_id is None},
             TimerKind.POOL_REOPENS: state.pools.keys(),
             TimerKind.POOL_STALE: state.pools.keys(),
-            TimerKind.FORGET: state.ended.keys() | state.ended_unrun.keys(),
+            TimerKind.FORGET: {j.job_id for j in state.jobs.values() if not j.live},
             TimerKind.SESSION: {session.key for session in state.sessions},
             TimerKind.MODEL_GRACE: {
                 model_id
@@ -277,6 +286,7 @@ class Checks:
                     and older.spec.priority is job.spec.priority
                     and older.job_id in self.waiting_before
                     and not older.declined_offers
+                    and (not state.config.token_fairness or _same_client(older, job))
                 ):
                     assert not _could_ever(older, pool), f"{job.job_id} overtook {older.job_id}"
 
@@ -349,6 +359,10 @@ def _could_ever(job: Job, pool: Pool) -> bool:
         return False
     needed, most = job.spec.est_kv_bytes, pool.room_idle_bytes
     return needed is None or most is None or needed <= most
+
+
+def _same_client(job: Job, other: Job) -> bool:
+    return job.spec.identity == other.spec.identity
 
 
 def _declines(state: State, job: Job, now_ms: int) -> bool:

@@ -123,7 +123,7 @@ class Shell:
     def __init__(
         self, config: CoreConfig, hosts: dict[str, SimHost], observe: Observer | None = None
     ) -> None:
-        self.config = config
+        self.config = self.first_config = config
         self.core = Core(config)
         self.now_ms = 1_000
         self.hosts = hosts
@@ -155,16 +155,17 @@ class Shell:
             self.hosts[effect.host_id].obey(effect)
         elif isinstance(effect, JobForgotten):
             assert effect.job_id not in self.journal.live, "a crash would bring it back"
-        elif isinstance(effect, SendCancel) and self._stops_at_once(effect):
-            self._host(effect.host_id, lambda host: _cancel(host, effect))
         elif isinstance(effect, _GATED):
             self.pending.gated.append(effect)
 
-    def _stops_at_once(self, effect: SendCancel) -> bool:
-        """A job that its client gave up need not run until its end is durable."""
-        host, job = self.hosts[effect.host_id], self.core.jobs[effect.job_id]
+    def _stops_unwritten(self, effect: SendCancel) -> bool:
+        """A job that its client gave up need not run until a journal that is down takes its end."""
+        host, job = self.hosts[effect.host_id], self.core.jobs.get(effect.job_id)
         sent = host.link_id is not None and host.find((effect.job_id, effect.attempt)) is not None
-        return sent and job.state is JobState.CANCELLED
+        return sent and job is not None and job.state is JobState.CANCELLED
+
+    def _stop(self, effect: SendCancel) -> None:
+        self._host(effect.host_id, lambda host: _cancel(host, effect))
 
     def _host(self, host_id: str, then: Callable[[SimHost], None]) -> None:
         host = self.hosts[host_id]
@@ -199,7 +200,7 @@ class Shell:
             if self.core.holds_slot(effect.spec.job_id, effect.attempt):
                 self._host(effect.host_id, lambda host: self._start(host, effect))
         elif isinstance(effect, SendCancel):
-            self._host(effect.host_id, lambda host: _cancel(host, effect))
+            self._stop(effect)
         elif isinstance(effect, SendRelease):
             self._host(effect.host_id, lambda host: host.release((effect.job_id, effect.attempt)))
         elif isinstance(effect, ConfirmEnd):
@@ -215,6 +216,9 @@ class Shell:
     def fail_commit(self) -> None:
         """The journal refuses the batch: its accepts never happened, the rest is tried again."""
         batch, later = self._landed(), self.pending
+        for effect in (*batch.gated, *later.gated):
+            if isinstance(effect, SendCancel) and self._stops_unwritten(effect):
+                self._stop(effect)
         accepts = [r for r in batch.records if isinstance(r, AcceptRecord)]
         gone = {r.spec.job_id for r in accepts}
         skip = gone | {r.displaced for r in accepts if r.displaced is not None}
@@ -230,7 +234,7 @@ class Shell:
         self.pending, self.in_flight = Batch(), None
         for host in self.hosts.values():
             host.link_id = None
-        self.core = Core(self.config)
+        self.core, self.first_config = Core(self.config), self.config
         self.inputs.clear()
         self.outputs.clear()
         self.step(self.journal.content())

@@ -16,6 +16,7 @@ from orchestrator_core.core.events import (
     AttemptRefused,
     AttemptStarted,
     CancelRequested,
+    ConfigChanged,
     EnqueueRequested,
     Event,
     HostLost,
@@ -80,6 +81,8 @@ class World(Shell):
 
     `memory` bounds keys and values at pools, `faults` lets things break, `sessions` lets jobs
     belong to conversations, `drains` an operator drain pools, `catalog` another keep a catalog.
+    belong to conversations, `drains` an operator drain pools; `other_config` draws the settings to
+    which an operator changes meanwhile.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class World(Shell):
         self.sessions = sessions
         self.drains = False
         self.catalog = False
+        self.other_config: Callable[[random.Random], CoreConfig] | None = None
         self._old_snapshots: list[PoolSnapshot] = []
         self._specs: list[JobSpec] = []
         self._links = 0
@@ -131,6 +135,7 @@ class World(Shell):
         moves = calm + (rough if self.faults else ())
         moves += ((self.drain_or_not, 4),) if self.drains else ()
         moves += ((self.change_catalog, 6),) if self.catalog else ()
+        moves += ((self.reconfigure, 3),) if self.other_config else ()
         names, weights = [m for m, _ in moves], [w for _, w in moves]
         for _ in range(steps):
             self.rng.choices(names, weights)[0]()
@@ -266,6 +271,12 @@ class World(Shell):
         else:
             event = ModelDeleted(model_id, 0, rng.random() < 0.5, number)
         self.step(event)
+
+    def reconfigure(self) -> None:
+        """An operator changes settings; the file says the same from then on."""
+        assert self.other_config is not None
+        self.config = self.other_config(self.rng)
+        self.step(ConfigChanged(self.config))
 
     def reboot(self) -> None:
         """An engine dies; its host says so, or only shows the new incarnation."""

@@ -23,6 +23,18 @@ def test_the_command_works_without_a_server_or_files(capsys: pytest.CaptureFixtu
     assert "homelab: 60 jobs on 3 pools, load 0.85" in shown
     assert all(name in shown for name in policy_names())
     assert "Brier skill" in shown
+    assert "no deadlines" not in shown
+
+
+def test_without_deadlines_no_job_is_called_on_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """A share of 100 % would look like a promise that was kept."""
+    assert main([*FEW, "--policy", "predicted_end"]) == 0
+    shown = capsys.readouterr().out
+    assert main([*FEW, "--policy", "predicted_end", "--json"]) == 0
+    (policy,) = json.loads(capsys.readouterr().out)["results"][0]["policies"]
+
+    assert "no deadlines" in shown
+    assert policy["on_time_share"] is None
 
 
 def test_the_same_question_has_the_same_answer(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from orchestrator_core.core.events import (
     HostRegistered,
     Tick,
 )
-from orchestrator_core.telemetry.logs import configure_logs
+from orchestrator_core.telemetry.line_sink import configure_logs
 from tests.unit.orchestrator_core.telemetry.harness import TRACE_ID, Harness, snapshot, spec
 
 CANARY = "canary-7f3a prompt of a user"
