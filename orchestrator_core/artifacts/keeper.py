@@ -47,6 +47,9 @@ from orchestrator_core.store.port import (
 # Artifacts that expire in one write of the journal.
 EXPIRE_STEP = 64
 WRITE_TRIES = 3
+# Contents of which the journal may have a record that is not in the index. With so many, nothing is
+# removed before the next start.
+DOUBTFUL_MAX = 1_000
 # Cancelled transfers end within the time of one access to the disk.
 CLOSE_S = 5.0
 
@@ -83,6 +86,7 @@ class Artifacts:
         self._reserved_bytes: Counter[str] = Counter()
         self._readings = 0
         self._held: Counter[str] = Counter()
+        self._doubtful: set[str] = set()
 
     async def open(self, opened: Opened) -> None:
         """Takes the directory and the index. Raises `FilesUnusableError`."""
@@ -204,7 +208,9 @@ class Artifacts:
         try:
             await self._write((record,))
         except StoreOutcomeUnknownError as error:
-            # The record may be there, so the content must be.
+            # The record may be there, so the content must be: until a restart tells.
+            if len(self._doubtful) <= DOUBTFUL_MAX:
+                self._doubtful.add(record.sha256)
             raise RefusalError(_store_refusal(error)) from error
         except StoreError as error:
             if not self.index.uses(record.sha256):
@@ -395,10 +401,13 @@ class Artifacts:
 
     async def _remove_files(self, digests: Sequence[str]) -> None:
         """Removes content that nobody names; what cannot be removed is swept at the next start."""
+        if len(self._doubtful) > DOUBTFUL_MAX:
+            return
 
         def remove() -> None:
             for sha256 in digests:
-                self.files.remove(sha256)
+                if sha256 not in self._doubtful:
+                    self.files.remove(sha256)
 
         try:
             await self._threads.run(remove)

@@ -105,6 +105,7 @@ def incompatibility(exclusions: Iterable[Exclusion]) -> Reason:
 
 
 def _identity_shortfalls(needs: Needs, pool: PoolSnapshot) -> Iterable[Shortfall]:
+    """What a job pins, and a pool of another replica set is not. ORCH-3046."""
     pairs = (
         (ExclusionReason.MODEL, needs.model_id, pool.model_id),
         (ExclusionReason.MODEL, needs.model_digest, pool.model_digest),

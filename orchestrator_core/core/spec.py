@@ -112,9 +112,9 @@ class JobSpec:
     an instant of the core's clock, `queue_timeout_ms` a span. `digest` covers every field that a
     repeated request must have in common with the first. `session_budgets` are those that the client
     asked for when it opened the session, or repeats. `input_artifact` is the artifact that holds
-    the input; empty where the payload does. The catalog adds `catalog_kv_bytes`, what the required
-    context takes by the model's dimensions, and `from_catalog`, None for a model that it does not
-    have.
+    the input; empty where the payload does. The catalog adds `catalog_kv_bytes`, what the
+    required context takes by the model's dimensions, and `from_catalog`, None for a model that it
+    does not have.
     """
 
     job_id: str

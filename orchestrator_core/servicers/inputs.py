@@ -10,6 +10,7 @@ from llamaorch.pool.v1 import pool_registry_service_pb2 as pb
 from orchestrator_core.artifacts import refusals
 from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.artifacts.prompts import Unfit, read_prompt
+from orchestrator_core.auth.caller import caller
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
@@ -60,6 +61,13 @@ class InputServicer:
         if job is None or attempt is None or attempt.number != request.attempt:
             text = "no such attempt runs: its job may have ended, or be on its way to another pool"
             raise RefusalError(Refusal(Reason.NOT_FOUND, text, resource=request.job_id))
+        link = self._runtime.hosts.links.get(attempt.host_id)
+        if link is None:
+            text = "the attempt's host is not connected"
+            raise RefusalError(Refusal(Reason.POOL_UNAVAILABLE, text, refusals.RETRY_MS))
+        if link.owner != caller().name:
+            text = "the attempt runs on another host than this token's"
+            raise RefusalError(Refusal(Reason.PERMISSION_DENIED, text))
         if not job.spec.input_artifact:
             text = "the input of this job came with its StartAttempt"
             raise RefusalError(Refusal(Reason.NOT_FOUND, text, resource=request.job_id))

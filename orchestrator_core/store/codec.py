@@ -48,8 +48,8 @@ _DISPATCH = TypeAdapter(DispatchRecord)
 _TERMINAL = TypeAdapter(TerminalRecord)
 _SESSION = TypeAdapter(SessionRecord)
 _DRAIN = TypeAdapter(PoolDrainRecord)
-_MODEL = TypeAdapter(CatalogRecord)
 _ARTIFACT = TypeAdapter(ArtifactRecord)
+_MODEL = TypeAdapter(CatalogRecord)
 
 
 class RecordFormatError(ValueError):
@@ -123,16 +123,6 @@ def decode_drain(version: int, place: str, text: str) -> PoolDrainRecord:
     return _parse(_DRAIN, _body(version, place, text))
 
 
-def encode_model(record: CatalogRecord, place: str) -> str:
-    """Returns the record as text."""
-    return _summed(place, _MODEL.dump_json(record))
-
-
-def decode_model(version: int, place: str, text: str) -> CatalogRecord:
-    """Reads what `encode_model` wrote. Raises `RecordFormatError`."""
-    return _parse(_MODEL, _body(version, place, text))
-
-
 def encode_artifact(record: ArtifactRecord, place: str) -> str:
     """Returns the record as text."""
     return _summed(place, _ARTIFACT.dump_json(record))
@@ -141,6 +131,16 @@ def encode_artifact(record: ArtifactRecord, place: str) -> str:
 def decode_artifact(version: int, place: str, text: str) -> ArtifactRecord:
     """Reads what `encode_artifact` wrote. Raises `RecordFormatError`."""
     return _parse(_ARTIFACT, _body(version, place, text))
+
+
+def encode_model(record: CatalogRecord, place: str) -> str:
+    """Returns the record as text."""
+    return _summed(place, _MODEL.dump_json(record))
+
+
+def decode_model(version: int, place: str, text: str) -> CatalogRecord:
+    """Reads what `encode_model` wrote. Raises `RecordFormatError`."""
+    return _parse(_MODEL, _body(version, place, text))
 
 
 def _summed(place: str, text: bytes) -> str:

@@ -51,8 +51,8 @@ class MemoryJournal:
     terminals: dict[str, TerminalRecord] = field(default_factory=dict)
     sessions: dict[tuple[str, str], SessionRecord] = field(default_factory=dict)
     drains: dict[str, PoolDrainRecord] = field(default_factory=dict)
-    models: dict[str, CatalogRecord] = field(default_factory=dict)
     artifacts: dict[str, ArtifactRecord] = field(default_factory=dict)
+    models: dict[str, CatalogRecord] = field(default_factory=dict)
     journal_id: str = field(default_factory=lambda: secrets.token_hex(JOURNAL_ID_BYTES))
     epoch: int = 0
     pruned_last_ms: int = 0
@@ -238,7 +238,7 @@ class MemoryStore:
             *(record.ended_ms for record in self._journal.terminals.values()),
             *(record.used_ms for record in self._journal.sessions.values()),
             *(record.since_ms for record in self._journal.drains.values()),
-            *(record.entry.updated_ms for record in self._journal.models.values()),
             *(record.created_ms for record in self._journal.artifacts.values()),
+            *(record.entry.updated_ms for record in self._journal.models.values()),
             0,
         )

@@ -78,17 +78,17 @@ CREATE_LATER = (
     )
     """,
     """
-    CREATE TABLE IF NOT EXISTS catalog_model (
-      model_id TEXT PRIMARY KEY,
+    CREATE TABLE IF NOT EXISTS artifact (
+      artifact_id TEXT PRIMARY KEY,
+      seq BIGINT NOT NULL,
       epoch BIGINT NOT NULL,
       format INTEGER NOT NULL,
       record TEXT NOT NULL
     )
     """,
     """
-    CREATE TABLE IF NOT EXISTS artifact (
-      artifact_id TEXT PRIMARY KEY,
-      seq BIGINT NOT NULL,
+    CREATE TABLE IF NOT EXISTS catalog_model (
+      model_id TEXT PRIMARY KEY,
       epoch BIGINT NOT NULL,
       format INTEGER NOT NULL,
       record TEXT NOT NULL
@@ -144,18 +144,18 @@ PUT_DRAIN = (
 )
 DELETE_DRAIN = "DELETE FROM pool_drain WHERE pool_id = ?"
 
-PUT_MODEL = (
-    "INSERT INTO catalog_model (model_id, epoch, format, record) VALUES (?, ?, ?, ?)"
-    " ON CONFLICT (model_id) DO UPDATE SET"
-    " epoch = excluded.epoch, format = excluded.format, record = excluded.record"
-)
-DELETE_MODEL = "DELETE FROM catalog_model WHERE model_id = ?"
 PUT_ARTIFACT = (
     "INSERT INTO artifact (artifact_id, seq, epoch, format, record) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (artifact_id) DO UPDATE SET seq = excluded.seq,"
     " epoch = excluded.epoch, format = excluded.format, record = excluded.record"
 )
 DELETE_ARTIFACT = "DELETE FROM artifact WHERE artifact_id = ?"
+PUT_MODEL = (
+    "INSERT INTO catalog_model (model_id, epoch, format, record) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (model_id) DO UPDATE SET"
+    " epoch = excluded.epoch, format = excluded.format, record = excluded.record"
+)
+DELETE_MODEL = "DELETE FROM catalog_model WHERE model_id = ?"
 
 # The payload of an ended job is NULL: journals of earlier versions hold these, and they are large.
 READ_ACCEPTS = (
@@ -169,8 +169,8 @@ READ_SESSIONS = (
     "SELECT session_id, identity, format, record FROM session ORDER BY identity, session_id"
 )
 READ_DRAINS = "SELECT pool_id, '', format, record FROM pool_drain ORDER BY pool_id"
-READ_MODELS = "SELECT model_id, '', format, record FROM catalog_model ORDER BY model_id"
 READ_ARTIFACTS = "SELECT artifact_id, seq, format, record FROM artifact ORDER BY seq"
+READ_MODELS = "SELECT model_id, '', format, record FROM catalog_model ORDER BY model_id"
 DELETE_PAYLOAD = "UPDATE accept SET payload = ? WHERE job_id = ?"
 READ_LAST_WRITTEN = (
     "SELECT max(written) FROM dispatch",

@@ -221,7 +221,10 @@ class Lines:
     def pool_drained(self, record: PoolDrainRecord, running: int, now_ms: int) -> None:
         """An operator drains a pool, or does not any more."""
         left_ms = max(0, record.until_ms - now_ms)
-        told = f"no more jobs; the {running} that run there have {left_ms / 1000:.0f} s to end"
+        told = (
+            f"no more jobs until `llorch undrain {record.pool_id}`; the {running} that run there "
+            f"have {left_ms / 1000:.0f} s to end"
+        )
         self._log.info(
             "pool_drain_over" if record.over else "pool_drain",
             pool_id=record.pool_id,

@@ -31,9 +31,9 @@ ADOPT: Final = "adopt"
 DRAIN: Final = "drain"
 RELOAD: Final = "reload"
 OUTBOUND: Final = "outbound.decide"
+CONFIG_RELOAD: Final = "config.reload"
 CATALOG: Final = "catalog.change"
 VERIFY: Final = "catalog.verify"
-CONFIG_RELOAD: Final = "config.reload"
 # Stands in the table for the names of methods, e.g. llamaorch.orchestrator.v1.SessionService/Get.
 RPC: Final = "package.Service/Method"
 

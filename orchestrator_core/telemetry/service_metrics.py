@@ -93,6 +93,8 @@ class ServiceMetrics:
     def host_up(self, host_id: str) -> None:
         """A host registered."""
         self._host_up.add(1, host_id)
+        # A rate sees no first increment of a series that is born with it.
+        self._host_down.add(0, host_id)
 
     def host_down(self, host_id: str) -> None:
         """The stream of a host ended."""

@@ -6,7 +6,7 @@ from llamaorch.orchestrator.v1 import pool_admin_service_pb2
 from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.catalog_model import DigestVerdict
 from orchestrator_core.core.effects import PoolDrainRecord
-from orchestrator_core.core.placement import CANCEL_UNCONFIRMED
+from orchestrator_core.core.placement import CANCEL_UNCONFIRMED, DRAINING
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.wire.views import timestamp
@@ -96,6 +96,9 @@ def _state_reason(pool: Pool) -> str:
         return f"its model {model_id} is retired; see `llorch models show {model_id}`"
     if pool.verdict is DigestVerdict.MISMATCH:
         return f"gets no jobs: the catalog states another digest of {model_id} than it reports"
+    if pool.draining and pool.snapshot.state in (PoolState.READY, PoolState.DRAINING):
+        command = f"`llorch undrain {pool.snapshot.pool_id}` lets it take work again"
+        return f"{DRAINING}; {command}"
     return _reason(pool.snapshot.state_reason, pool.snapshot.state_detail)
 
 

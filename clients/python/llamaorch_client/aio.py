@@ -459,8 +459,7 @@ class AsyncClient:
         with tracing.client_span(
             self._options.tracer_provider, tracing.ENQUEUE_SPAN, "Enqueue", parent
         ) as (span, context):
-            span.set_attribute(tracing.REQUEST_ID, request_id)
-            span.set_attribute(tracing.MODEL_ID, job.model_id)
+            span.set_attributes(tracing.asked(job, request_id))
             answer = await transport.unary(
                 transport.jobs.Enqueue, request, correlation_id=correlation_id, context=context
             )

@@ -6,10 +6,11 @@
     ├── InvalidParamsError   INVALID_PARAMS: `violations` names every bad field
     ├── IncompatibleError    INCOMPATIBLE_MODEL | _ENGINE | _DEVICE_MASK: no pool can ever serve it
     ├── DuplicateError       DUPLICATE: the job_id or request_id belongs to another job
-    ├── NotFoundError        NOT_FOUND: no such job, session, pool or artifact | MODEL_UNKNOWN
-    ├── CatalogError         MODEL_RETIRED | MODEL_IN_USE | REVISION_CONFLICT
+    ├── NotFoundError        NOT_FOUND: no such job, session, pool or artifact;
+    │                        MODEL_UNKNOWN: no such model in the catalog
     ├── InUseError           ARTIFACT_IN_USE: a job that has not ended needs the artifact
     ├── DataLossError        DATA_LOSS: stored content is not what was put; nothing of it is right
+    ├── CatalogError         MODEL_RETIRED | MODEL_IN_USE | REVISION_CONFLICT
     ├── ResumeWindowError    RESUME_WINDOW: the server no longer holds that part of the output
     ├── AccessError          UNAUTHENTICATED | PERMISSION_DENIED
     ├── UnavailableError     the server cannot be reached, or cannot work now: POOL_UNREADY, ...

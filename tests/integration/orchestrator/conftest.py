@@ -31,8 +31,8 @@ class Orchestrator:
         self.jobs = orchestrator_service_pb2_grpc.OrchestratorServiceStub(channel)
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(channel)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(channel)
-        self.catalog = catalog_service_pb2_grpc.CatalogServiceStub(channel)
         self.artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(channel)
+        self.catalog = catalog_service_pb2_grpc.CatalogServiceStub(channel)
         self.policy = policy_service_pb2_grpc.PolicyServiceStub(channel)
         self.config = config_service_pb2_grpc.ConfigServiceStub(channel)
         self._hosts: list[ScriptedHost] = []

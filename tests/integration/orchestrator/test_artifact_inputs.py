@@ -9,10 +9,9 @@ import grpc
 import pytest
 
 from llamaorch.orchestrator.v1 import artifact_service_pb2 as pb
-from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2
+from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2_grpc as registry_grpc
-from orchestrator_core.servicers.inputs import FETCHES_MAX
 from pool_managerd.config import PoolTable
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.engines.port import ChatMessage
@@ -22,7 +21,6 @@ from tests.integration.orchestrator.calls import (
     all_events,
     details,
     enqueue,
-    follow,
     job,
     kinds,
     ready_host,
@@ -214,31 +212,3 @@ async def test_a_damaged_input_fails_the_job_and_reaches_no_engine(
     assert kinds(events)[-1] == "error"
     assert "SHA-256 differs" in ended.error.message
     assert len(engine.requests) == before
-
-
-async def test_a_job_that_waits_for_its_input_can_be_cancelled(engine: ScriptedEngine) -> None:
-    """The slot is free at once: nothing was asked of the engine."""
-    orchestrator: Orchestrator = engine.orchestrator  # type: ignore[attr-defined]
-    busy = await enqueue(orchestrator, model_id="m", input=of(await put_input(orchestrator, LONG)))
-    async with asyncio.timeout(WAIT_S):
-        while not engine.requests:
-            await orchestrator.server.runtime.next_step()
-    stub = registry_grpc.PoolRegistryServiceStub(orchestrator.channel)
-    request = registry_pb2.FetchInputRequest(job_id=busy.job_id, attempt=1)
-    # Readers that do not go on take all turns.
-    unread = [stub.FetchInput(request) for _ in range(FETCHES_MAX)]
-    for call in unread:
-        await call.read()
-    receipt = await enqueue(orchestrator, model_id="m", input=of(await put_input(orchestrator)))
-    events = follow(orchestrator, receipt.job_id)
-    await anext(events)
-
-    await orchestrator.jobs.Cancel(orchestrator_service_pb2.CancelRequest(job_id=receipt.job_id))
-    async with asyncio.timeout(WAIT_S):
-        while orchestrator.server.runtime.core.live_attempts > 1:
-            await orchestrator.server.runtime.next_step()
-
-    assert (await job(orchestrator, receipt.job_id)).state == job_pb2.JOB_STATE_CANCELLED
-    assert len(engine.requests) == 1
-    for call in unread:
-        call.cancel()

@@ -39,8 +39,8 @@ from orchestrator_core.config import tokens as configured
 
 FILES = (
     artifact_service_pb2,
-    catalog_service_pb2,
     config_service_pb2,
+    catalog_service_pb2,
     orchestrator_service_pb2,
     policy_service_pb2,
     pool_admin_service_pb2,

@@ -252,7 +252,15 @@ def _run(parser: argparse.ArgumentParser) -> None:
     add("--label", type=_label, action="append", default=[], metavar="KEY=VALUE")
     add("--job-id", default="", metavar="ID", help="id for the job (default: the server's)")
     add("--detach", action="store_true", help="print the job's id and leave it running")
-    add("--wait-s", type=_seconds, default=0.0, metavar="S", help="retry a rejected job this long")
+    add(
+        "--wait-s",
+        type=_seconds,
+        default=0.0,
+        metavar="S",
+        help="give the job again, for up to S seconds (at most 86400), while the server refuses it "
+        "for now (queue full, throttle) or cannot be reached; it limits neither waiting in the "
+        "queue nor running. Default: a refusal is told at once, an absence after 2 s",
+    )
 
 
 def _artifacts(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from llamaorch_client.aio import AsyncClient
+from llamaorch_client.cli.cells import gib, number
 from llamaorch_client.cli.failure import ExitCode, UsageError
-from llamaorch_client.cli.inspecting import gib, number
 from llamaorch_client.cli.output import Output
 from llamaorch_client.model_catalog import CatalogModel, DigestVerdict, ModelState
 from llamaorch_client.wire_catalog import model_of

@@ -80,9 +80,8 @@ class World(Shell):
     """Random moves.
 
     `memory` bounds keys and values at pools, `faults` lets things break, `sessions` lets jobs
-    belong to conversations, `drains` an operator drain pools, `catalog` another keep a catalog.
-    belong to conversations, `drains` an operator drain pools; `other_config` draws the settings to
-    which an operator changes meanwhile.
+    belong to conversations, `drains` an operator drain pools, `catalog` another keep a catalog;
+    `other_config` draws the settings to which an operator changes meanwhile.
     """
 
     def __init__(
@@ -101,8 +100,8 @@ class World(Shell):
         self.faults = faults
         self.sessions = sessions
         self.drains = False
-        self.catalog = False
         self.other_config: Callable[[random.Random], CoreConfig] | None = None
+        self.catalog = False
         self._old_snapshots: list[PoolSnapshot] = []
         self._specs: list[JobSpec] = []
         self._links = 0
@@ -134,8 +133,8 @@ class World(Shell):
         )
         moves = calm + (rough if self.faults else ())
         moves += ((self.drain_or_not, 4),) if self.drains else ()
-        moves += ((self.change_catalog, 6),) if self.catalog else ()
         moves += ((self.reconfigure, 3),) if self.other_config else ()
+        moves += ((self.change_catalog, 6),) if self.catalog else ()
         names, weights = [m for m, _ in moves], [w for _, w in moves]
         for _ in range(steps):
             self.rng.choices(names, weights)[0]()
@@ -247,6 +246,12 @@ class World(Shell):
         draining = self.rng.random() < 0.35
         self.step(PoolDrainRequested(self._any_pool().pool_id, draining, 1_000, 0))
 
+    def reconfigure(self) -> None:
+        """An operator changes settings; the file says the same from then on."""
+        assert self.other_config is not None
+        self.config = self.other_config(self.rng)
+        self.step(ConfigChanged(self.config))
+
     def change_catalog(self) -> None:
         """An operator registers, changes, retires, activates or deletes a model."""
         rng, model_id = self.rng, self.rng.choice(("m", "n"))
@@ -271,12 +276,6 @@ class World(Shell):
         else:
             event = ModelDeleted(model_id, 0, rng.random() < 0.5, number)
         self.step(event)
-
-    def reconfigure(self) -> None:
-        """An operator changes settings; the file says the same from then on."""
-        assert self.other_config is not None
-        self.config = self.other_config(self.rng)
-        self.step(ConfigChanged(self.config))
 
     def reboot(self) -> None:
         """An engine dies; its host says so, or only shows the new incarnation."""
