@@ -237,7 +237,9 @@ async def demo(console: Console, directory: Path) -> None:
     try:
         await stack.start()
         console.print(
-            f"Ready: orchestratord on {stack.address}; pool pair has 2 slots, pool single has 1."
+            f"Ready: orchestratord on {stack.address} knows both pools; pool pair has 2 slots, "
+            "pool single has 1.",
+            soft_wrap=True,
         )
         async with AsyncClient(stack.address) as client:
             await Demo(console, client).run()

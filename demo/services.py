@@ -17,6 +17,7 @@ from llamaorch.pool.v1 import (
     pool_manager_service_pb2_grpc,
     snapshot_pb2,
 )
+from llamaorch_client import AsyncClient, LlamaOrchError, Pool
 
 START_TIMEOUT_S = 60.0
 LOAD_TIMEOUT_S = 600.0
@@ -238,8 +239,9 @@ class Stack:
         patience_s = START_TIMEOUT_S if options.model is None else LOAD_TIMEOUT_S
         await pools_ready(str(listening["address"]), len(options.pools), patience_s)
         # On a loaded machine engines can be faster than the registration, before which jobs are
-        # refused.
+        # refused, and than the report that the last of them is READY.
         await self.orchestrator.event("host_up")
+        await pools_known(self.address, len(options.pools))
 
     async def stop(self) -> tuple[int, int]:
         """Drains both; returns the exit codes of orchestratord and pool-managerd."""
@@ -268,6 +270,24 @@ class Stack:
         model = self._options.directory / "tiny.gguf"
         write_tiny_model(model, SLOW if self._options.slow_model else TINY)
         return model
+
+
+async def pools_known(address: str, count: int) -> None:
+    """Follows orchestratord's pools until `count` of them are READY there too.
+
+    Raises:
+        ServiceError: when it takes too long, or orchestratord ends.
+    """
+    seen: tuple[Pool, ...] = ()
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S), AsyncClient(address) as client:
+            async for seen in client.watch_pools():
+                if [pool.state for pool in seen].count("READY") == count:
+                    return
+    except (TimeoutError, LlamaOrchError):
+        pass
+    told = ", ".join(f"{pool.pool_id} {pool.state}" for pool in seen) or "none"
+    raise ServiceError(f"orchestratord does not know that {count} pools are READY, but of: {told}")
 
 
 # The pool has given up, or tries again with what cannot be loaded.

@@ -12,6 +12,7 @@ from typing import assert_never
 from orchestrator_core import failpoints
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     ConfirmEnd,
     DispatchRecord,
     Gated,
@@ -19,6 +20,7 @@ from orchestrator_core.core.effects import (
     PoolDrainRecord,
     Record,
     ReplyAccepted,
+    ReplyModel,
     ReplyPool,
     ReplySession,
     ReplyState,
@@ -49,7 +51,7 @@ PAUSE_MAX_S = 5.0
 
 # What leaves because a job ended, and is untrue when the end is taken back.
 _OF_AN_END = (JobEnded, ReplyState, ConfirmEnd)
-_REPLIES = (ReplyAccepted, ReplyState, ReplySession, ReplyPool)
+_REPLIES = (ReplyAccepted, ReplyState, ReplySession, ReplyPool, ReplyModel)
 
 
 @dataclass(slots=True)
@@ -97,20 +99,20 @@ class Batch:
 
 
 def record_job_id(record: Record) -> str:
-    """Job that a record is about; empty for one about a session or a pool."""
+    """Job that a record is about; empty for one about a session, a pool or a model."""
     match record:
         case AcceptRecord():
             return record.spec.job_id
         case DispatchRecord() | TerminalRecord():
             return record.job_id
-        case SessionRecord() | SessionForgotten() | PoolDrainRecord():
+        case SessionRecord() | SessionForgotten() | PoolDrainRecord() | CatalogRecord():
             return ""
         case _:
             assert_never(record)
 
 
 def gated_job_id(effect: Gated) -> str:
-    """Job that a gated effect is about; empty for one about a session or a pool."""
+    """Job that a gated effect is about; empty for one about a session, a pool or a model."""
     match effect:
         case ReplyAccepted():
             return effect.receipt.job_id
@@ -118,7 +120,7 @@ def gated_job_id(effect: Gated) -> str:
             return effect.spec.job_id
         case ReplyState() | SendCancel() | SendRelease() | JobEnded() | ConfirmEnd():
             return effect.job_id
-        case ReplySession() | ReplyPool() | SendDrain():
+        case ReplySession() | ReplyPool() | ReplyModel() | SendDrain():
             return ""
         case _:
             assert_never(effect)

@@ -47,10 +47,16 @@ __all__ = [
 DEFAULT_FILE = Path("orchestratord.toml")
 PROGRAM = "orchestratord"
 
+# Source: gRPC 1.85, `http` and `call` print every header of every call.
+GRPC_TRACE_PROBLEM = (
+    "GRPC_TRACE: with this variable gRPC writes the tokens of all callers to the log: unset it, or "
+    "look for what you look for without auth.tokens"
+)
 _ADDRESS_HINT = "write HOST:PORT, e.g. 127.0.0.1:7070"
 # What was written instead is not shown: it may be the token.
 _PATTERN_HINTS = {
     "sha256": "not a hash of 64 digits from 0 to f; `orchestratord token` prints one",
+    "trusted_keys": "not an Ed25519 key; `openssl pkey -pubout` prints it in PEM form",
     "[key]": "a name has 1 to 64 letters, digits, '.', '_' or '-'",
     "host_id": "1 to 128 characters of A-Z, a-z, 0-9, '.', '_', ':' and '-'",
 }
@@ -125,6 +131,9 @@ def core_config(config: Config) -> CoreConfig:
         decline_max_ms=placement.decline_max_ms,
         deadline_aware=config.admission.deadline_aware,
         min_on_time_probability=config.admission.min_on_time_probability,
+        catalog_required=config.catalog.required,
+        catalog_strict_digest=config.catalog.unknown_digest == "refuse",
+        catalog_models_max=config.catalog.models_max,
         throttle=_throttle(config.throttle),
         guardrails=_guardrails(config.admission),
     )
@@ -234,6 +243,8 @@ def load_config(
         for item in error.errors(include_url=False):
             problems.extend(_problems(tuple(item["loc"]), str(item["type"]), str(item["msg"])))
         raise ConfigError(problems) from error
+    if config.auth.tokens and environ.get("GRPC_TRACE"):
+        problems.append(GRPC_TRACE_PROBLEM)
     if problems:
         raise ConfigError(problems)
     base = path.resolve().parent if path is not None else Path.cwd()
@@ -258,7 +269,8 @@ def _read(path: Path) -> dict[str, object]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Also of bytes that are no text, of numbers too long to be read, of arrays without end.
         raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
 
 

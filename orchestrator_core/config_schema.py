@@ -19,6 +19,7 @@ from orchestrator_core.config_access import (
     token_problems,
 )
 from orchestrator_core.config_admission import AdmissionTable, QueueTable, ThrottleTable
+from orchestrator_core.config_catalog import CatalogTable
 from orchestrator_core.config_storage import ArtifactsTable, RecorderTable, StoreTable
 from orchestrator_core.config_table import DAY_MS, Live, Table
 from orchestrator_core.config_work import JobsTable, PlacementTable, PoolsTable, SessionsTable
@@ -82,6 +83,7 @@ class Config(Table):
     artifacts: ArtifactsTable = Field(
         default=ArtifactsTable(), description="Plans, diffs, traces and long inputs."
     )
+    catalog: CatalogTable = Field(default=CatalogTable(), description="The catalog of models.")
     auth: AuthTable = Field(default=AuthTable(), description="Bearer tokens.")
     tls: TlsTable = Field(default=TlsTable(), description="Encryption.")
     otlp_traces_endpoint: str = Field(default="", exclude=True, description="(environment)")

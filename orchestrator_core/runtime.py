@@ -9,7 +9,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, assert_never
+from typing import Protocol, TypeAlias, assert_never
 
 import structlog
 
@@ -21,6 +21,7 @@ from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
+    CatalogRecord,
     ConfirmEnd,
     DispatchRecord,
     Effect,
@@ -29,11 +30,15 @@ from orchestrator_core.core.effects import (
     JobEnded,
     JobForgotten,
     JobStarted,
+    ModelClosed,
+    ModelRefused,
     OfferDeclined,
     PoolDrainRecord,
+    PoolVerified,
     Receipt,
     Record,
     ReplyAccepted,
+    ReplyModel,
     ReplyPool,
     ReplyRefused,
     ReplySession,
@@ -55,6 +60,9 @@ from orchestrator_core.core.events import (
     EndConfirmed,
     EnqueueRequested,
     Event,
+    ModelDeleted,
+    ModelPut,
+    ModelStateSet,
     OutputProgressed,
     PoolDrainRequested,
     Recovered,
@@ -77,6 +85,7 @@ from orchestrator_core.wire import events as wire_events
 from orchestrator_core.wire.frames import encode_event
 
 STORE_RETRY_MS = 1_000
+CatalogEvent: TypeAlias = ModelPut | ModelStateSet | ModelDeleted
 READ_PATIENCE_S = 1.0
 _SILENT = f"has not answered for {READ_PATIENCE_S:g} s"
 # The event loop shows twice a second that it runs; lateness by more than this is a pause: the
@@ -272,6 +281,15 @@ class Runtime:
         """
         await self._ask_briefly(lambda to: PoolDrainRequested(pool_id, draining, timeout_ms, to))
 
+    async def change_model(self, event: Callable[[int], CatalogEvent]) -> None:
+        """Changes the catalog; `event` gets the number of the reply. Returns once it is durable.
+
+        Raises:
+            RefusalError: what the core says; STORE_UNAVAILABLE, when that takes longer than a
+            second. It is done all the same, as soon as it can be written.
+        """
+        await self._ask_briefly(event)
+
     def job(self, job_id: str) -> Job:
         """Looks a job up. Raises `RefusalError` NOT_FOUND."""
         job = self.core.jobs.get(job_id)
@@ -393,7 +411,7 @@ class Runtime:
                     records.append(effect)
                 case TerminalRecord():
                     records.append(self._with_output(effect))
-                case SessionRecord() | SessionForgotten() | PoolDrainRecord():
+                case SessionRecord() | SessionForgotten() | PoolDrainRecord() | CatalogRecord():
                     records.append(effect)
                 case (
                     ReplyRefused()
@@ -402,6 +420,9 @@ class Runtime:
                     | SendVerdicts()
                     | AttemptClosed()
                     | CancelUnconfirmed()
+                    | ModelRefused()
+                    | PoolVerified()
+                    | ModelClosed()
                     | JobForgotten()
                 ):
                     self._immediate(effect)
@@ -441,7 +462,7 @@ class Runtime:
 
     def _immediate(self, effect: Immediate) -> None:
         match effect:
-            case ReplyRefused():
+            case ReplyRefused() | ModelRefused():
                 self._replies.answer(effect.reply_to, effect.refusal)
             case JobStarted():
                 self._started(effect)
@@ -454,7 +475,7 @@ class Runtime:
                     self.relay.log(effect.job_id).wake()
             case JobForgotten():
                 self.relay.forget(effect.job_id)
-            case OfferDeclined() | CancelUnconfirmed():
+            case OfferDeclined() | CancelUnconfirmed() | PoolVerified() | ModelClosed():
                 pass  # for the observer only
             case _:
                 assert_never(effect)
@@ -465,7 +486,7 @@ class Runtime:
                 self._replies.answer(effect.reply_to, effect.receipt)
             case ReplyState():
                 self._replies.answer(effect.reply_to, effect.job_id)
-            case ReplySession(told, name) | ReplyPool(told, name):
+            case ReplySession(told, name) | ReplyPool(told, name) | ReplyModel(told, name):
                 self._replies.answer(told, name)
             case SendStart():
                 self._start(effect)

@@ -18,6 +18,7 @@ from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.auth.tls import ServerCertificates, TlsError, TlsFiles
 from orchestrator_core.clock import Clock, SystemClock
 from orchestrator_core.config import Config, ConfigSource, core_config, tokens
+from orchestrator_core.config_catalog import CatalogTable
 from orchestrator_core.config_schema import OutboundTable, loopback_bind
 from orchestrator_core.core import placement
 from orchestrator_core.core.events import DrainRequested
@@ -34,6 +35,7 @@ from orchestrator_core.runtime import Runtime
 from orchestrator_core.served_facts import ServedFacts
 from orchestrator_core.servicers import (
     artifacts,
+    catalog,
     configuration,
     inputs,
     orchestrator,
@@ -49,6 +51,7 @@ from orchestrator_core.servicers.outbound_judge import (
     OutboundJudge,
     configured_judge,
 )
+from orchestrator_core.servicers.signatures import NoSignaturesError, Signatures
 from orchestrator_core.servicers.token_ends import ExpiryWarnings
 from orchestrator_core.status.page import StatusPage
 from orchestrator_core.status.reading import StatusReader
@@ -144,6 +147,7 @@ class OrchestratorServer:
         self._hosts = Hosts()
         self._telemetry = Telemetry.from_config(config, fleet=ReportedFleet(self._hosts))
         self._store: Store = MeasuredStore(store or _store(config), self._telemetry.committed)
+        self._signatures = Signatures({})
         self._gate = self._make_gate()
         gates = () if self._gate is None else (self._gate,)
         options = (*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_max()))
@@ -178,6 +182,7 @@ class OrchestratorServer:
             OSError: when the metrics address is not free.
         """
         judge = _judge(self._config.outbound)
+        self._signatures = _signatures(self._config.catalog)
         self._listen()
         opened = await self._store.open()
         failpoints.reach("journal.opened")
@@ -357,6 +362,9 @@ class OrchestratorServer:
             parts.policy,
             configuration.ConfigServicer(self.config),
             artifacts.ArtifactServicer(runtime, kept),
+            catalog.CatalogServicer(
+                runtime, self._telemetry, self._signatures, config.catalog.retire_grace_ms
+            ),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
             inputs.InputServicer(runtime, kept),
         )
@@ -367,6 +375,7 @@ class OrchestratorServer:
             pool_admin.SERVICE,
             sessions.SERVICE,
             artifacts.SERVICE,
+            catalog.SERVICE,
             policy.SERVICE,
             configuration.SERVICE,
             pool_registry.SERVICE,
@@ -410,6 +419,13 @@ def _judge(table: OutboundTable) -> OutboundJudge:
     try:
         return configured_judge(table)
     except NoSuchPolicyError as error:
+        raise CannotStartError(str(error)) from error
+
+
+def _signatures(table: CatalogTable) -> Signatures:
+    try:
+        return Signatures(table.trusted_keys)
+    except NoSignaturesError as error:
         raise CannotStartError(str(error)) from error
 
 

@@ -26,6 +26,7 @@ from pool_managerd.config_security import (
     listen_problems,
     resolved_access,
     resolved_files,
+    trace_problems,
 )
 from pool_managerd.config_supervision import BackoffTable, EngineLogsTable, SupervisionTable
 from pool_managerd.config_table import Live, Milliseconds, Table
@@ -295,9 +296,13 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     env = os.environ if environ is None else environ
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        hint = "name one by --config FILE; docs/pool-managerd.md has the smallest that works"
+        raise ConfigError([f"{path}: there is no such file: {hint}"]) from error
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Also of bytes that are no text, of numbers too long to be read, of arrays without end.
         raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
     _refuse_file_secrets(raw)
     try:
@@ -326,6 +331,7 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
         update={"directory": str(base / Path(config.models.directory).expanduser())}
     )
     token = SecretStr(env.get(config.outbound.hf_token_env, ""))
+    problems.extend(trace_problems(config.link, config.auth, env))
     link = config.link.model_copy(update=resolved_access(config.link, base, env, problems))
     tls = config.tls.model_copy(update=resolved_files(config.tls, base))
     if problems:

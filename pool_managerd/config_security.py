@@ -163,6 +163,15 @@ def resolved_access(
     return {"token": SecretStr(token), "token_file": file, "tls": tls}
 
 
+def trace_problems(link: LinkAccess, auth: AuthTable, env: Mapping[str, str]) -> Iterator[str]:
+    """Why gRPC may not trace: it prints every header, and in them tokens. AUTH-1008."""
+    if env.get("GRPC_TRACE") and (auth.tokens or link.token_env or link.token_file):
+        yield (
+            "GRPC_TRACE: with this variable gRPC writes tokens to the log: unset it, or look for "
+            "what you look for without tokens"
+        )
+
+
 def resolved_files(table: Table, base: Path) -> dict[str, object]:
     """The paths of a table of TLS, which begin at the folder of the configuration."""
     names = ("ca", "certificate", "key", "client_ca")

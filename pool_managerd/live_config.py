@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pool_managerd.config import Config, ConfigError
 from pool_managerd.config_changes import changes, merged
 from pool_managerd.telemetry import SPAN_CONFIG_RELOAD, Telemetry, log
+from pool_managerd.telemetry.names import CHANGED_KEYS, WAITING_KEYS
 
 # Of a change: lines under one key, and keys in the sentence.
 CHANGES_MAX = 100
 KEYS_SHOWN = 8
+WHY_CHARS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,9 @@ class LiveConfig:
                 report = ReloadReport(problems=error.problems)
         told = {
             "outcome": report.outcome,
-            "changed": list(report.changed)[:CHANGES_MAX],
-            "needs_restart": list(report.waiting)[:CHANGES_MAX],
+            CHANGED_KEYS: list(report.changed)[:KEYS_SHOWN],
+            WAITING_KEYS: list(report.waiting)[:KEYS_SHOWN],
+            "why": "; ".join(report.problems)[:WHY_CHARS],
         }
         telemetry.event(SPAN_CONFIG_RELOAD, told)
         telemetry.metrics.config_reloaded(report.outcome)

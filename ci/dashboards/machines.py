@@ -3,7 +3,7 @@
 from typing import Final
 
 from ci.dashboards.board import Board, Kind, Panel, Query, Row
-from ci.dashboards.queries import p95, rate
+from ci.dashboards.queries import DEVICE, each_device, of_host, p95, rate
 
 GPUS: Final = Board(
     "gpus",
@@ -16,7 +16,7 @@ GPUS: Final = Board(
                 Panel(
                     "Busy",
                     "Share of time a device was busy.",
-                    (Query("max by (device) (gpu_utilization)", "{{device}}"),),
+                    (Query(each_device(of_host("gpu_utilization")), DEVICE),),
                     unit="percentunit",
                     width=12,
                     highest=1.0,
@@ -26,9 +26,9 @@ GPUS: Final = Board(
                     "By anybody, as share of the device's memory.",
                     (
                         Query(
-                            "max by (device) (vram_used_bytes)"
-                            " / max by (device) (vram_total_bytes)",
-                            "{{device}}",
+                            f"{each_device(of_host('vram_used_bytes'))}"
+                            f" / {each_device('vram_total_bytes')}",
+                            DEVICE,
                         ),
                     ),
                     unit="percentunit",
@@ -38,13 +38,13 @@ GPUS: Final = Board(
                 Panel(
                     "Power",
                     "Drawn by each device.",
-                    (Query("max by (device) (gpu_power_watts)", "{{device}}"),),
+                    (Query(each_device("gpu_power_watts"), DEVICE),),
                     unit="watt",
                 ),
                 Panel(
                     "Temperature",
                     "Of each device.",
-                    (Query("max by (device) (gpu_temperature_celsius)", "{{device}}"),),
+                    (Query(each_device("gpu_temperature_celsius"), DEVICE),),
                     unit="celsius",
                     lowest=None,
                 ),
@@ -53,9 +53,9 @@ GPUS: Final = Board(
                     "Of the multiprocessors, as share of the highest.",
                     (
                         Query(
-                            "max by (device) (gpu_clock_hertz)"
-                            " / max by (device) (gpu_clock_max_hertz)",
-                            "{{device}}",
+                            f"{each_device('gpu_clock_hertz')}"
+                            f" / {each_device('gpu_clock_max_hertz')}",
+                            DEVICE,
                         ),
                     ),
                     unit="percentunit",
@@ -69,25 +69,30 @@ GPUS: Final = Board(
                 Panel(
                     "Health",
                     "What each device was when.",
-                    (Query("gpu_health == 1", "{{device}} {{state}}"),),
+                    (Query("gpu_health == 1", f"{DEVICE} {{{{state}}}}"),),
                     Kind.STATES,
                     width=12,
                 ),
                 Panel(
                     "Slowed",
                     "Devices that protect themselves: heat or power.",
-                    (Query("sum by (device, reason) (gpu_slowed)", "{{device}} {{reason}}"),),
+                    (
+                        Query(
+                            "max by (host_id, device, reason) (gpu_slowed)",
+                            f"{DEVICE} {{{{reason}}}}",
+                        ),
+                    ),
                     width=12,
                 ),
                 Panel(
                     "Uncorrected memory errors",
                     "Since the driver was loaded.",
-                    (Query("max by (device) (gpu_ecc_uncorrected_total)", "{{device}}"),),
+                    (Query(each_device("gpu_ecc_uncorrected_total"), DEVICE),),
                 ),
                 Panel(
                     "Last XID",
                     "Number of the last error that the driver told; NVIDIA lists what they mean.",
-                    (Query("max by (device) (gpu_last_xid)", "{{device}}"),),
+                    (Query(each_device("gpu_last_xid"), DEVICE),),
                     Kind.BARS,
                     lowest=None,
                 ),

@@ -11,6 +11,26 @@ from ci.dashboards.board import Query
 POOL: Final = 'pool_id=~"$pool"'
 """The pools that the reader chose."""
 
+DEVICE: Final = "{{host_id}} {{device}}"
+"""Legend of a device: two hosts can have one of the same name."""
+_SAME_POOL: Final = "on (job, instance, pool_id)"
+
+
+def each_device(expression: str) -> str:
+    """One series for each device of each host, which several pools may use."""
+    return f"max by (host_id, device) ({expression})"
+
+
+def of_host(metric: str) -> str:
+    """A gauge of pools with the host of each."""
+    # Beyond the budget of labels several pools are called `other`: their hosts are not known.
+    return f'{metric} * {_SAME_POOL} group_left (host_id) pool_info{{pool_id!="other"}}'
+
+
+def of_ready_pools(series: str) -> str:
+    """Series of those pools that are ready: the slots of others serve nobody."""
+    return f'{series} and {_SAME_POOL} pool_state{{state="ready"}} == 1'
+
 
 def quantiles(metric: str, by: str = "", where: str = POOL) -> tuple[Query, ...]:
     """Median, 95th and 99th percentile of a histogram; `by` adds labels to split it by."""

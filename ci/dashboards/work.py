@@ -3,8 +3,9 @@
 from typing import Final
 
 from ci.dashboards.board import Board, Kind, Panel, Query, Row
-from ci.dashboards.queries import POOL, quantiles, rate
+from ci.dashboards.queries import POOL, of_ready_pools, quantiles, rate
 
+BUSY_SLOTS: Final = 'pool_slots{state="busy"}'
 FLEET: Final = Board(
     "fleet",
     "llama-orch / Fleet",
@@ -52,7 +53,12 @@ FLEET: Final = Board(
                 Panel(
                     "Busy",
                     "Share of the slots of pools that are ready.",
-                    (Query('sum(pool_slots{state="busy"}) / sum(pool_slots)'),),
+                    (
+                        Query(
+                            f"sum({of_ready_pools(BUSY_SLOTS)})"
+                            f" / sum({of_ready_pools('pool_slots')})"
+                        ),
+                    ),
                     Kind.NUMBER,
                     "percentunit",
                     4,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     DispatchRecord,
     PoolDrainRecord,
     Record,
@@ -110,7 +111,7 @@ def _key(record: Record) -> tuple[str, str, int] | None:
             return ("dispatch", record.job_id, record.attempt)
         case TerminalRecord():
             return ("terminal", record.job_id, 0)
-        case SessionRecord() | SessionForgotten() | PoolDrainRecord():
+        case SessionRecord() | SessionForgotten() | PoolDrainRecord() | CatalogRecord():
             return None
 
 

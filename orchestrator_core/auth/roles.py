@@ -10,6 +10,7 @@ _JOBS = "/llamaorch.orchestrator.v1.OrchestratorService/"
 _SESSIONS = "/llamaorch.orchestrator.v1.SessionService/"
 _ARTIFACTS = "/llamaorch.orchestrator.v1.ArtifactService/"
 _ADMIN = "/llamaorch.orchestrator.v1.PoolAdminService/"
+_CATALOG = "/llamaorch.orchestrator.v1.CatalogService/"
 _POLICY = "/llamaorch.orchestrator.v1.PolicyService/"
 _CONFIG = "/llamaorch.orchestrator.v1.ConfigService/"
 _REGISTRY = "/llamaorch.pool.v1.PoolRegistryService/"
@@ -44,6 +45,13 @@ ALLOWED: dict[str, frozenset[Role]] = {
     _ADMIN + "WatchPools": _CLIENTS,
     _ADMIN + "DrainPool": _ADMINS,
     _ADMIN + "ReloadPool": _ADMINS,
+    _CATALOG + "GetModel": _CLIENTS,
+    _CATALOG + "ListModels": _CLIENTS,
+    _CATALOG + "VerifyModel": _CLIENTS,
+    _CATALOG + "RegisterModel": _ADMINS,
+    _CATALOG + "UpdateModel": _ADMINS,
+    _CATALOG + "DeleteModel": _ADMINS,
+    _CATALOG + "SetModelState": _ADMINS,
     _POLICY + "CheckOutbound": _CLIENTS,
     _CONFIG + "GetConfig": _ADMINS,
     _CONFIG + "ReloadConfig": _ADMINS,

@@ -19,15 +19,21 @@ from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.state import State
 
 BY_OPERATOR = "operator"
+POOL_RESOURCE = "llamaorch.orchestrator.v1.Pool"
+
+
+def unknown_pool(pool_id: str) -> Refusal:
+    """The answer for a pool that is not registered."""
+    message = f"no pool {pool_id!r} is registered"
+    kind = {"resource_type": POOL_RESOURCE}
+    return Refusal(Reason.NOT_FOUND, message, resource=pool_id, metadata=kind)
 
 
 def drain_requested(state: State, event: PoolDrainRequested, now_ms: int) -> None:
     """Begins a drain, gives it another deadline, or ends it. Asking twice changes nothing more."""
     pool, drain = state.pools.get(event.pool_id), state.drains.get(event.pool_id)
     if pool is None and (event.draining or drain is None):
-        text = f"no pool {event.pool_id!r} is registered; `llorch pools` lists those that are"
-        refusal = Refusal(Reason.NOT_FOUND, text, resource=event.pool_id)
-        state.emit(ReplyRefused(event.reply_to, refusal))
+        state.emit(ReplyRefused(event.reply_to, unknown_pool(event.pool_id)))
         return
     if event.draining:
         since_ms = now_ms if drain is None else drain.since_ms

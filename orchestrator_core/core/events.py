@@ -3,9 +3,11 @@
 import enum
 from dataclasses import dataclass
 
+from orchestrator_core.core.catalog_model import ModelCard, ModelState
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     DispatchRecord,
     PoolDrainRecord,
     SessionRecord,
@@ -215,6 +217,43 @@ class PoolDrainRequested:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
+class ModelPut:
+    """An operator registers a model (`revision` 0) or changes one that has that revision."""
+
+    card: ModelCard
+    revision: int
+    reply_to: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class ModelStateSet:
+    """An operator retires a model, or makes it active again; `revision` 0 means whatever it is.
+
+    After `grace_ms` pools serve nothing of it any more.
+    """
+
+    model_id: str
+    state: ModelState
+    revision: int
+    grace_ms: int
+    replaced_by: str
+    reply_to: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class ModelDeleted:
+    """An operator forgets a model, with `force` although jobs of it are live."""
+
+    model_id: str
+    revision: int
+    force: bool
+    reply_to: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
 class Recovered:
     """The journal's content at start, in the order of writing."""
 
@@ -223,6 +262,7 @@ class Recovered:
     terminals: tuple[TerminalRecord, ...] = ()
     sessions: tuple[SessionRecord, ...] = ()
     drains: tuple[PoolDrainRecord, ...] = ()
+    models: tuple[CatalogRecord, ...] = ()
 
 
 @plain_init
@@ -266,6 +306,9 @@ Event = (
     | DrainRequested
     | ConfigChanged
     | PoolDrainRequested
+    | ModelPut
+    | ModelStateSet
+    | ModelDeleted
     | Recovered
     | SessionDeleted
     | Stalled

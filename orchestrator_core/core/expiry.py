@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from orchestrator_core.core import fleet, spending
+from orchestrator_core.core import cataloging, fleet, spending
 from orchestrator_core.core.effects import ConfirmEnd, JobForgotten
 from orchestrator_core.core.events import EndConfirmed
 from orchestrator_core.core.job import Job
@@ -22,7 +22,7 @@ from orchestrator_core.core.states import JobState, JobTrigger
 from orchestrator_core.core.timers import TimerKind
 
 
-def expire_due(state: State, now_ms: int) -> None:
+def expire_due(state: State, now_ms: int) -> None:  # noqa: C901 - one arm each
     """Handles every deadline that has come, in order of time."""
     while (due := state.timers.pop_due(now_ms)) is not None:
         kind, key = due
@@ -37,6 +37,8 @@ def expire_due(state: State, now_ms: int) -> None:
                 _refresh_pool(state, key, now_ms)
             case TimerKind.CANCEL:
                 cancel_unconfirmed(state, key, now_ms)
+            case TimerKind.MODEL_GRACE:
+                cataloging.grace_ended(state, key, now_ms)
             case TimerKind.SESSION:
                 spending.look_again(state, key, now_ms)
             case TimerKind.FORGET:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from orchestrator_core.core import draining
+from orchestrator_core.core import cataloging, draining
 from orchestrator_core.core.effects import AttemptClosed, SendCancel, SendVerdicts, Verdict
 from orchestrator_core.core.events import HeldAttempt, HostLost, HostRegistered, SnapshotsReported
 from orchestrator_core.core.feasibility import kv_needed_bytes
@@ -107,6 +107,7 @@ def snapshots_reported(state: State, event: SnapshotsReported, now_ms: int) -> N
         if _static_part(pool.snapshot) != _static_part(snapshot):
             state.fleet_changed()
         pool.apply(snapshot, min(event.as_of_ms, now_ms))
+        cataloging.judge(state, pool)
         pool.rates = state.predictor.pool_rates(snapshot)
         _lose_replaced(state, pool, now_ms)
         state.refresh(pool, now_ms)
@@ -172,6 +173,7 @@ def _put_pool(state: State, host: Host, snapshot: PoolSnapshot, now_ms: int) -> 
             _forget_if_empty(state, former)
     pool.ended_at_frame.clear()
     pool.apply(snapshot, now_ms)
+    cataloging.judge(state, pool)
     pool.rates = state.predictor.pool_rates(snapshot)
     pool.connected = True
     host.pool_ids[snapshot.pool_id] = None

@@ -51,6 +51,9 @@ def enter_queue(state: State, job: Job, now_ms: int) -> None:
     never_ran = job.started_ms is None and not job.delivered
     since_ms = job.accepted_ms if never_ran else now_ms
     state.timers.set(TimerKind.QUEUE_TIMEOUT, job.job_id, since_ms + span_ms)
+    if job.spec.needs.model_id in state.catalog.closed:
+        # No pool takes it any more: it ends with this step.
+        state.timers.set(TimerKind.MODEL_GRACE, job.spec.needs.model_id, now_ms)
     if job.declined_since_ms is not None:
         # It waits again: what it may still decline ends when it did before.
         due_ms = job.declined_since_ms + state.config.decline_max_ms

@@ -8,7 +8,17 @@ from heapq import merge
 from itertools import islice
 from typing import assert_never
 
-from orchestrator_core.core import draining, expiry, fleet, intake, recovery, running, spending
+from orchestrator_core.core import (
+    cataloging,
+    draining,
+    expiry,
+    fleet,
+    intake,
+    recovery,
+    running,
+    spending,
+)
+from orchestrator_core.core.catalog import Catalog
 from orchestrator_core.core.checkpoint import Frozen, freeze, thaw
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import Exclusion
@@ -27,6 +37,9 @@ from orchestrator_core.core.events import (
     Event,
     HostLost,
     HostRegistered,
+    ModelDeleted,
+    ModelPut,
+    ModelStateSet,
     OutputAcknowledged,
     OutputProgressed,
     PoolDrainRequested,
@@ -232,6 +245,11 @@ class Core:
         """The drain of a pool by an operator; None when there is none."""
         return self._state.drains.get(pool_id)
 
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog of models."""
+        return self._state.catalog
+
     def tokens_per_s(self, pool: Pool) -> float:
         """Believed decode rate of a single stream of a pool, at its present clocks."""
         return 1000.0 * pool.snapshot.perf_scale / pool.rates.token_ms(1)
@@ -276,6 +294,12 @@ class Core:
                 recovery.recover(state, event, now_ms)
             case PoolDrainRequested():
                 draining.drain_requested(state, event, now_ms)
+            case ModelPut():
+                cataloging.put(state, event, now_ms)
+            case ModelStateSet():
+                cataloging.set_state(state, event, now_ms)
+            case ModelDeleted():
+                cataloging.delete(state, event, now_ms)
             case SessionDeleted():
                 intake.delete_session(state, event, now_ms)
             case Stalled():

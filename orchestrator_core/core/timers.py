@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 class TimerKind(enum.IntEnum):
-    """What a deadline is about; the key is a job id, host id or pool id."""
+    """What a deadline is about; the key is the id of a job, host, pool or model."""
 
     JOB_DEADLINE = 1
     QUEUE_TIMEOUT = 2
@@ -22,6 +22,7 @@ class TimerKind(enum.IntEnum):
     CANCEL = 11
     SESSION = 12
     HOST = 13
+    MODEL_GRACE = 14
 
     # That of an enum's name is computed in Python each time; kinds are in the key of every timer.
     __hash__ = int.__hash__

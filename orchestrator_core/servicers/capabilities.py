@@ -16,6 +16,7 @@ FEATURES = (
     "artifacts.input",
     "budgets.job",
     "budgets.session",
+    "catalog",
     "exchange",
     "failover.continue",
     "failover.verified_replay",

@@ -7,6 +7,7 @@ import uuid
 
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pb
 from llamaorch.pool.v1 import snapshot_pb2
+from orchestrator_core.core.draining import unknown_pool
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.link import HostLink
@@ -39,8 +40,7 @@ async def reload(
         )
     pool = runtime.core.pools.get(pool_id)
     if pool is None:
-        text = f"no pool {pool_id!r} is registered; `llorch pools` lists those that are"
-        raise RefusalError(Refusal(Reason.NOT_FOUND, text, resource=pool_id))
+        raise RefusalError(unknown_pool(pool_id))
     host_id = pool.snapshot.host_id
     link = runtime.hosts.links.get(host_id)
     if link is None:

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     DispatchRecord,
     PoolDrainRecord,
     SessionRecord,
@@ -48,6 +49,7 @@ _TERMINAL = TypeAdapter(TerminalRecord)
 _SESSION = TypeAdapter(SessionRecord)
 _DRAIN = TypeAdapter(PoolDrainRecord)
 _ARTIFACT = TypeAdapter(ArtifactRecord)
+_MODEL = TypeAdapter(CatalogRecord)
 
 
 class RecordFormatError(ValueError):
@@ -129,6 +131,16 @@ def encode_artifact(record: ArtifactRecord, place: str) -> str:
 def decode_artifact(version: int, place: str, text: str) -> ArtifactRecord:
     """Reads what `encode_artifact` wrote. Raises `RecordFormatError`."""
     return _parse(_ARTIFACT, _body(version, place, text))
+
+
+def encode_model(record: CatalogRecord, place: str) -> str:
+    """Returns the record as text."""
+    return _summed(place, _MODEL.dump_json(record))
+
+
+def decode_model(version: int, place: str, text: str) -> CatalogRecord:
+    """Reads what `encode_model` wrote. Raises `RecordFormatError`."""
+    return _parse(_MODEL, _body(version, place, text))
 
 
 def _summed(place: str, text: bytes) -> str:

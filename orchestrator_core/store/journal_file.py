@@ -20,6 +20,7 @@ from typing import NoReturn, TypeVar, assert_never
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     DispatchRecord,
     PoolDrainRecord,
     Record,
@@ -234,6 +235,7 @@ class JournalFile:
             self._read(connection, schema.READ_TERMINALS, codec.decode_terminal),
             self._read(connection, schema.READ_SESSIONS, codec.decode_session, "session"),
             self._read(connection, schema.READ_DRAINS, codec.decode_drain, "pool"),
+            self._read(connection, schema.READ_MODELS, codec.decode_model, "model"),
         )
         artifacts = self._read(connection, schema.READ_ARTIFACTS, codec.decode_artifact, "artifact")
         last_ms = max(pruned_last_ms, _last_ms(recovered, artifacts))
@@ -426,6 +428,13 @@ class JournalFile:
                 text = codec.encode_drain(record, _place(record.pool_id, ""))
                 row = (record.pool_id, self._epoch, codec.FORMAT_VERSION, text)
                 connection.execute(schema.PUT_DRAIN, row)
+            case CatalogRecord(over=True):
+                connection.execute(schema.DELETE_MODEL, (record.entry.card.model_id,))
+            case CatalogRecord():
+                model_id = record.entry.card.model_id
+                text = codec.encode_model(record, _place(model_id, ""))
+                row = (model_id, self._epoch, codec.FORMAT_VERSION, text)
+                connection.execute(schema.PUT_MODEL, row)
             case _:
                 assert_never(record)
 
@@ -469,6 +478,8 @@ def _has(connection: sqlite3.Connection, record: Record) -> bool:
             return _has_session(connection, record)
         case PoolDrainRecord():
             return _has_drain(connection, record)
+        case CatalogRecord():
+            return _has_model(connection, record)
         case _:
             assert_never(record)
     return found.fetchone() is not None
@@ -490,6 +501,14 @@ def _has_drain(connection: sqlite3.Connection, record: PoolDrainRecord) -> bool:
     return row is not None and row[0] == codec.encode_drain(record, _place(record.pool_id, ""))
 
 
+def _has_model(connection: sqlite3.Connection, record: CatalogRecord) -> bool:
+    model_id = record.entry.card.model_id
+    row = connection.execute(schema.GET_MODEL, (model_id,)).fetchone()
+    if record.over:
+        return row is None
+    return row is not None and row[0] == codec.encode_model(record, _place(model_id, ""))
+
+
 def _delete(connection: sqlite3.Connection, job_ids: Sequence[str]) -> None:
     for statement in schema.DELETE_JOB:
         connection.executemany(statement, [(job_id,) for job_id in job_ids])
@@ -504,6 +523,7 @@ def _last_ms(recovered: Recovered, artifacts: Sequence[ArtifactRecord]) -> int:
         *(record.ended_ms for record in recovered.terminals),
         *(record.used_ms for record in recovered.sessions),
         *(record.since_ms for record in recovered.drains),
+        *(record.entry.updated_ms for record in recovered.models),
         0,
     )
 

@@ -8,6 +8,7 @@ from typing import assert_never
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     DispatchRecord,
     PoolDrainRecord,
     Record,
@@ -51,6 +52,7 @@ class MemoryJournal:
     sessions: dict[tuple[str, str], SessionRecord] = field(default_factory=dict)
     drains: dict[str, PoolDrainRecord] = field(default_factory=dict)
     artifacts: dict[str, ArtifactRecord] = field(default_factory=dict)
+    models: dict[str, CatalogRecord] = field(default_factory=dict)
     journal_id: str = field(default_factory=lambda: secrets.token_hex(JOURNAL_ID_BYTES))
     epoch: int = 0
     pruned_last_ms: int = 0
@@ -83,6 +85,7 @@ class MemoryStore:
             tuple(journal.terminals.values()),
             tuple(journal.sessions.values()),
             tuple(journal.drains.values()),
+            tuple(journal.models[model_id] for model_id in sorted(journal.models)),
         )
         artifacts = sorted(journal.artifacts.values(), key=lambda record: record.seq)
         return Opened(self._epoch, self._last_ms(), recovered, journal.journal_id, tuple(artifacts))
@@ -162,12 +165,12 @@ class MemoryStore:
             held = journal.accepts.get(job_id)
             if held is not None and held.seq != record.seq and job_id not in journal.terminals:
                 raise ValueError(f"job {job_id} is accepted already and has not ended")
-        elif isinstance(record, SessionRecord | SessionForgotten | PoolDrainRecord):
+        elif isinstance(record, SessionRecord | SessionForgotten | PoolDrainRecord | CatalogRecord):
             return
         elif record.job_id not in self._journal.accepts and record.job_id not in new:
             raise ValueError(f"job {record.job_id} was never accepted")
 
-    def _write_one(self, record: Record) -> None:
+    def _write_one(self, record: Record) -> None:  # noqa: C901 - one arm each
         match record:
             case AcceptRecord():
                 job_id = record.spec.job_id
@@ -190,10 +193,15 @@ class MemoryStore:
                 self._journal.drains.pop(record.pool_id, None)
                 if not record.over:
                     self._journal.drains[record.pool_id] = record
+            case CatalogRecord():
+                model_id = record.entry.card.model_id
+                self._journal.models.pop(model_id, None)
+                if not record.over:
+                    self._journal.models[model_id] = record
             case _:
                 assert_never(record)
 
-    def _holds(self, record: Record) -> bool:
+    def _holds(self, record: Record) -> bool:  # noqa: PLR0911 - one return per kind
         match record:
             case AcceptRecord():
                 held = self._journal.accepts.get(record.spec.job_id)
@@ -209,6 +217,9 @@ class MemoryStore:
             case PoolDrainRecord():
                 held_drain = self._journal.drains.get(record.pool_id)
                 return held_drain is None if record.over else held_drain == record
+            case CatalogRecord():
+                held_model = self._journal.models.get(record.entry.card.model_id)
+                return held_model is None if record.over else held_model == record
             case _:
                 assert_never(record)
 
@@ -228,5 +239,6 @@ class MemoryStore:
             *(record.used_ms for record in self._journal.sessions.values()),
             *(record.since_ms for record in self._journal.drains.values()),
             *(record.created_ms for record in self._journal.artifacts.values()),
+            *(record.entry.updated_ms for record in self._journal.models.values()),
             0,
         )

@@ -1,16 +1,22 @@
 """The port between the orchestrator and its journal.
 
-A journal holds accepts, dispatches, terminals, sessions, drains of pools and the index of
-artifacts; never tokens. Of a session, a pool and an artifact only the latest record counts. It has
-one writer. A batch is all or nothing: after `commit` returns, every record of it survives a crash.
-LO-305.
+A journal holds accepts, dispatches, terminals, sessions, drains of pools, the catalog of models and
+the index of artifacts; never tokens. Of a session, a pool, a model and an artifact only the latest
+record counts. It has one writer. A batch is all or nothing: after `commit` returns, every record of
+it survives a crash. LO-305.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator_core.core.effects import PoolDrainRecord, Record, SessionForgotten, SessionRecord
+from orchestrator_core.core.effects import (
+    CatalogRecord,
+    PoolDrainRecord,
+    Record,
+    SessionForgotten,
+    SessionRecord,
+)
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.store.artifact import ArtifactChange, ArtifactRecord
 
@@ -79,7 +85,7 @@ class Keep:
 
 
 def latest_only(batch: Sequence[Record]) -> list[Record]:
-    """A batch without the records of sessions and pools that later ones of it replace."""
+    """A batch without the records of sessions, pools and models that later ones of it replace."""
     last: dict[tuple[str, str], int] = {}
     for index, record in enumerate(batch):
         key = _replaced_by_key(record)
@@ -100,6 +106,8 @@ def _replaced_by_key(record: Record) -> tuple[str, str] | None:
     if isinstance(record, SessionRecord | SessionForgotten):
         return record.identity, record.session_id
     # No identity begins with NUL.
+    if isinstance(record, CatalogRecord):
+        return "\0model", record.entry.card.model_id
     return ("\0pool", record.pool_id) if isinstance(record, PoolDrainRecord) else None
 
 

@@ -2,7 +2,8 @@
 
 `written` numbers dispatches and terminals in order of writing; accepts have `seq`. `epoch` names
 the opening of the journal that wrote a row. `session` has one row per session that lives,
-`pool_drain` one per pool that an operator drains, `artifact` one per artifact.
+`pool_drain` one per pool that an operator drains, `catalog_model` one per model of the catalog,
+`artifact` one per artifact.
 """
 
 from functools import cache
@@ -85,6 +86,14 @@ CREATE_LATER = (
       record TEXT NOT NULL
     )
     """,
+    """
+    CREATE TABLE IF NOT EXISTS catalog_model (
+      model_id TEXT PRIMARY KEY,
+      epoch BIGINT NOT NULL,
+      format INTEGER NOT NULL,
+      record TEXT NOT NULL
+    )
+    """,
 )
 
 INSERT_JOURNAL = (
@@ -141,6 +150,12 @@ PUT_ARTIFACT = (
     " epoch = excluded.epoch, format = excluded.format, record = excluded.record"
 )
 DELETE_ARTIFACT = "DELETE FROM artifact WHERE artifact_id = ?"
+PUT_MODEL = (
+    "INSERT INTO catalog_model (model_id, epoch, format, record) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (model_id) DO UPDATE SET"
+    " epoch = excluded.epoch, format = excluded.format, record = excluded.record"
+)
+DELETE_MODEL = "DELETE FROM catalog_model WHERE model_id = ?"
 
 # The payload of an ended job is NULL: journals of earlier versions hold these, and they are large.
 READ_ACCEPTS = (
@@ -155,6 +170,7 @@ READ_SESSIONS = (
 )
 READ_DRAINS = "SELECT pool_id, '', format, record FROM pool_drain ORDER BY pool_id"
 READ_ARTIFACTS = "SELECT artifact_id, seq, format, record FROM artifact ORDER BY seq"
+READ_MODELS = "SELECT model_id, '', format, record FROM catalog_model ORDER BY model_id"
 DELETE_PAYLOAD = "UPDATE accept SET payload = ? WHERE job_id = ?"
 READ_LAST_WRITTEN = (
     "SELECT max(written) FROM dispatch",
@@ -171,6 +187,7 @@ HAS_ACCEPT = "SELECT 1 FROM accept WHERE job_id = ? AND seq = ?"
 HAS_DISPATCH = "SELECT 1 FROM dispatch WHERE job_id = ? AND attempt = ?"
 GET_SESSION = "SELECT record FROM session WHERE identity = ? AND session_id = ?"
 GET_DRAIN = "SELECT record FROM pool_drain WHERE pool_id = ?"
+GET_MODEL = "SELECT record FROM catalog_model WHERE model_id = ?"
 HAS_TERMINAL = "SELECT 1 FROM terminal WHERE job_id = ?"
 
 SELECT_ENDED = "SELECT job_id, ended_ms FROM terminal WHERE ended_ms < ? ORDER BY ended_ms LIMIT ?"

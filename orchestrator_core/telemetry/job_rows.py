@@ -90,6 +90,11 @@ ORCHD_DEPTH: Final = gauge("orchd_admission_queue_depth", ("pool_id",), "Jobs th
 POOL_STATE: Final = gauge(
     "pool_state", ("pool_id", "state"), "1 for the present state of a pool, 0 for the others."
 )
+POOL_INFO: Final = gauge(
+    "pool_info",
+    ("pool_id", "host_id", "engine", "model_id"),
+    "1; where a pool runs and what it serves.",
+)
 POOL_SLOTS: Final = gauge("pool_slots", ("pool_id", "state"), "Slots, free or busy.")
 POOL_SPEED: Final = gauge(
     "pool_tokens_per_s",
@@ -125,6 +130,7 @@ JOB_ROWS: Final[tuple[MetricRow, ...]] = (
     TOKENS_IN,
     TOKENS_OUT,
     POOL_STATE,
+    POOL_INFO,
     POOL_SLOTS,
     POOL_SPEED,
     KV_USAGE,

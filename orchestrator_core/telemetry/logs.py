@@ -10,14 +10,18 @@ from collections.abc import Mapping
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from orchestrator_core.core.catalog_model import DigestVerdict
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
+    CatalogRecord,
     DispatchRecord,
     JobEnded,
+    ModelClosed,
     OfferDeclined,
     PoolDrainRecord,
+    PoolVerified,
     SendVerdicts,
     Verdict,
 )
@@ -33,6 +37,13 @@ CHANGES_MAX = 100
 KEYS_SHOWN = 8
 # Their messages are an engine's, which may quote what the client sent: only the client gets them.
 _QUOTING = frozenset({Reason.ENGINE_ERROR, Reason.WORKER_RESET, Reason.REPLICA_EXHAUSTED})
+_VERDICTS = {
+    DigestVerdict.MATCH: "Pool {pool_id} reports the digest of {model_id} that the catalog states.",
+    DigestVerdict.MISMATCH: "Pool {pool_id} reports another digest of {model_id} than the catalog "
+    "states, and gets none of its jobs.",
+    DigestVerdict.UNKNOWN: "Pool {pool_id} reports no digest of {model_id} to compare with the "
+    "catalog's.",
+}
 
 
 class Lines:
@@ -210,13 +221,74 @@ class Lines:
     def pool_drained(self, record: PoolDrainRecord, running: int, now_ms: int) -> None:
         """An operator drains a pool, or does not any more."""
         left_ms = max(0, record.until_ms - now_ms)
-        told = f"no more jobs; the {running} that run there have {left_ms / 1000:.0f} s to end"
+        told = (
+            f"no more jobs until `llorch undrain {record.pool_id}`; the {running} that run there "
+            f"have {left_ms / 1000:.0f} s to end"
+        )
         self._log.info(
             "pool_drain_over" if record.over else "pool_drain",
             pool_id=record.pool_id,
             live_attempts=running,
             left_ms=left_ms,
             human=f"Pool {record.pool_id} gets {'jobs again' if record.over else told}.",
+        )
+
+    def model_changed(self, record: CatalogRecord) -> None:
+        """The catalog was changed."""
+        entry, change = record.entry, record.change.value
+        model_id = entry.card.model_id
+        self._log.info(
+            "model_changed",
+            change=change,
+            model_id=model_id,
+            aliases=list(entry.card.aliases),
+            digest=entry.card.digest,
+            revision=entry.revision,
+            replaced_by=entry.replaced_by,
+            human=f"Model {model_id} of the catalog was {change}.",
+        )
+
+    def pool_verified(self, effect: PoolVerified) -> None:
+        """What a pool reports was compared with the catalog."""
+        pool_id, model_id, verdict = effect.pool_id, effect.model_id, effect.verdict
+        log = self._log.error if verdict is DigestVerdict.MISMATCH else self._log.info
+        log(
+            "pool_digest",
+            pool_id=pool_id,
+            model_id=model_id,
+            engine=effect.engine,
+            verdict=verdict.value,
+            human=_VERDICTS[verdict].format(pool_id=pool_id, model_id=model_id),
+        )
+
+    def model_closed(self, effect: ModelClosed) -> None:
+        """The grace of a retired model is over."""
+        pools = ", ".join(effect.pool_ids) or "what serves it"
+        self._log.info(
+            "model_closed",
+            model_id=effect.model_id,
+            pool_ids=list(effect.pool_ids),
+            jobs_failed=effect.jobs_failed,
+            human=f"The grace of model {effect.model_id} is over: {pools} takes no more work, and "
+            f"{effect.jobs_failed} jobs that waited for it failed.",
+        )
+
+    def model_verified(self, model_id: str, pools: int, *, verified: bool) -> None:
+        """Somebody had a model compared with what pools report."""
+        self._log.info(
+            "model_verified" if verified else "model_not_verified",
+            model_id=model_id,
+            pools=pools,
+            human=f"Model {model_id} is {'' if verified else 'not '}verified on {pools} pools.",
+        )
+
+    def signature_unsure(self, model_id: str, verdict: str) -> None:
+        """Nobody vouches for the digest of a model."""
+        self._log.warning(
+            "model_signature",
+            model_id=model_id,
+            verdict=verdict,
+            human=f"The signature of model {model_id} is {verdict}.",
         )
 
     def pool_reloaded(self, pool_id: str, outcome: str, why: str) -> None:

@@ -19,6 +19,7 @@ from orchestrator_core.core.effects import JobEnded
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.spec import JobSpec, Priority, StartMode
 from orchestrator_core.core.states import JobState
@@ -48,6 +49,8 @@ _CAUSES: dict[int, str] = {
 }
 _POOL_STATES = (*(state.value for state in PoolState), DISCONNECTED)
 
+_REJECTIONS = ("queue_full", "invalid_request", "policy_violation")
+_TENTHS = 10
 # Labels of refusals that a longer queue or another slot would have helped.
 _QUEUE_FULL = frozenset({*(policy.value for policy in QueuePolicy), "lanes"})
 _INVALID = frozenset(
@@ -56,6 +59,8 @@ _INVALID = frozenset(
         Reason.INCOMPATIBLE_MODEL,
         Reason.INCOMPATIBLE_ENGINE,
         Reason.INCOMPATIBLE_DEVICE_MASK,
+        Reason.MODEL_UNKNOWN,
+        Reason.MODEL_RETIRED,
         Reason.DUPLICATE,
         Reason.DEADLINE,
     }
@@ -110,9 +115,19 @@ class Metrics:
         self._queue_depth = Gauge(board, rows.QUEUE_DEPTH)
         self._orchd_depth = Gauge(board, rows.ORCHD_DEPTH)
         self._pool_state = Gauge(board, rows.POOL_STATE)
+        self._pool_info = Gauge(board, rows.POOL_INFO)
         self._kv_usage = Gauge(board, rows.KV_USAGE)
         self._gpu_utilization = Gauge(board, rows.GPU_UTILIZATION)
         self._vram_used = Gauge(board, rows.VRAM_USED)
+        # A rate sees no first increment of a series that is born with it: what alerts look at is
+        # there from the start, and of a pool from its first report.
+        for outcome in ("accepted", "rejected"):
+            self._orchd_enqueued.add(0, "", outcome)
+        for kind in _REJECTIONS:
+            self._orchd_rejected.add(0, "", kind)
+        for tenth in range(_TENTHS):
+            for met in ("yes", "no"):
+                self._on_time.add(0, _tenth(tenth / _TENTHS), met)
 
     # --- what happened
 
@@ -157,9 +172,7 @@ class Metrics:
 
     def lost(self, tracked: Tracked, pool_id: str) -> None:
         """An attempt was lost and is tried again."""
-        next_mode = tracked.job.next_mode
-        mode = "restart" if next_mode is StartMode.FRESH else next_mode.value
-        self._failovers.add(1, tracked.engine, pool_id, mode)
+        self._failovers.add(1, tracked.engine, pool_id, _mode(tracked.job.next_mode))
 
     def ended(self, tracked: Tracked, effect: JobEnded, now_ms: int) -> None:
         """A job reached its terminal state."""
@@ -199,8 +212,18 @@ class Metrics:
             return
         why = self._given_up.pop(pool.pool_id, "unknown")
         self._replicas[pool.pool_id] = pool.replica_id
-        if known is not None:
+        if known is None:
+            self._begin(pool.engine, pool.pool_id)
+        else:
             self._restarts.add(1, pool.engine, pool.pool_id, why)
+
+    def _begin(self, engine: str, pool_id: str) -> None:
+        for cause in ("unknown", *_CAUSES.values()):
+            self._restarts.add(0, engine, pool_id, cause)
+        for mode in StartMode:
+            self._failovers.add(0, engine, pool_id, _mode(mode))
+        for state in (JobState.FINISHED, JobState.FAILED):
+            self._finished.add(0, engine, pool_id, state.value)
 
     def retracted(self, tracked: Tracked) -> None:
         """The journal refused an accept."""
@@ -268,9 +291,13 @@ class Metrics:
             del self._replicas[pool_id]
             self._given_up.pop(pool_id, None)
         self._pool_state.replace(
-            ((pool_id, state), float(state == _pool_state(pool.connected, pool.snapshot.state)))
+            ((pool_id, state), float(state == _pool_state(pool)))
             for pool_id, pool in pools
             for state in _POOL_STATES
+        )
+        self._pool_info.replace(
+            ((pool_id, shown.host_id, shown.engine, shown.model_id), 1.0)
+            for pool_id, shown in ((pool_id, pool.snapshot) for pool_id, pool in pools)
         )
         busy = {pool_id: min(pool.occupied(), pool.snapshot.slots_total) for pool_id, pool in pools}
         self._pool_slots.replace(
@@ -329,20 +356,29 @@ def _replica_of(pool: PoolGauges) -> tuple[str, str, str, str]:
     return pool.engine, pool.engine_version, pool.pool_id, pool.replica_id
 
 
-def _pool_state(connected: bool, state: PoolState) -> str:
-    return state.value if connected else DISCONNECTED
+def _pool_state(pool: Pool) -> str:
+    if not pool.connected:
+        return DISCONNECTED
+    state = pool.snapshot.state
+    # With its model it takes no more work: both change in one step. ORCH-3031.
+    return (PoolState.UNREADY if pool.retired and state is PoolState.READY else state).value
 
 
 def _tenth(chance: float) -> str:
     """The tenth in which a probability lies, by its lower end: 0.0 to 0.9."""
-    return f"{min(int(chance * 10), 9) / 10}"
+    return f"{min(int(chance * _TENTHS), _TENTHS - 1) / _TENTHS}"
 
 
 def _late(error_ms: int) -> str:
     return "late" if error_ms > 0 else "early"
 
 
+def _mode(mode: StartMode) -> str:
+    return "restart" if mode is StartMode.FRESH else mode.value
+
+
 def _rejection_kind(refusal: Refusal) -> str:
+    full, invalid, policy = _REJECTIONS
     if refusal.reason is Reason.ADMISSION_REJECT and refusal.policy_label in _QUEUE_FULL:
-        return "queue_full"
-    return "invalid_request" if refusal.reason in _INVALID else "policy_violation"
+        return full
+    return invalid if refusal.reason in _INVALID else policy

@@ -32,6 +32,8 @@ DRAIN: Final = "drain"
 RELOAD: Final = "reload"
 OUTBOUND: Final = "outbound.decide"
 CONFIG_RELOAD: Final = "config.reload"
+CATALOG: Final = "catalog.change"
+VERIFY: Final = "catalog.verify"
 # Stands in the table for the names of methods, e.g. llamaorch.orchestrator.v1.SessionService/Get.
 RPC: Final = "package.Service/Method"
 
@@ -92,6 +94,10 @@ TOKENS_OUT: Final = "llamaorch.tokens_out"
 QUEUE_TIME_MS: Final = "llamaorch.queue_time_ms"
 FIRST_TOKEN_MS: Final = "llamaorch.first_token_ms"  # noqa: S105 - tokens of text
 DECODE_TIME_MS: Final = "llamaorch.decode_time_ms"
+CHANGE: Final = "llamaorch.change"
+REVISION: Final = "llamaorch.revision"
+VERIFIED: Final = "llamaorch.verified"
+POOLS: Final = "llamaorch.pools"
 HERE_MS: Final = "llamaorch.decline.here_ms"
 ELSEWHERE_MS: Final = "llamaorch.decline.elsewhere_ms"
 DECLINED_OFFERS: Final = "llamaorch.place.declined_offers"
@@ -235,6 +241,16 @@ SPANS: Final = (
         "from the command to reload a pool to what became of it: done, rolled_back, failed,"
         " superseded or unknown",
         (POOL_ID, OUTCOME, WHY),
+    ),
+    SpanRow(
+        CATALOG,
+        "instant: a model was registered, updated, retired, activated or deleted",
+        (MODEL_ID, CHANGE, REVISION),
+    ),
+    SpanRow(
+        VERIFY,
+        "instant: a model was compared with what so many pools report",
+        (MODEL_ID, VERIFIED, POOLS),
     ),
     SpanRow(
         OUTBOUND,

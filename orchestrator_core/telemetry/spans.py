@@ -15,6 +15,7 @@ from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
+    CatalogRecord,
     DispatchRecord,
     JobEnded,
     JobStarted,
@@ -222,6 +223,26 @@ class Spans:
             names.DRAIN_LEFT_MS: max(0, record.until_ms - now_ms),
         }
         self._instant(names.DRAIN, call, now_ms, attributes)
+
+    def model_changed(self, record: CatalogRecord, call: SpanContext | None, now_ms: int) -> None:
+        """The catalog was changed; `call` is the context of the change's span."""
+        attributes: Attributes = {
+            names.MODEL_ID: record.entry.card.model_id,
+            names.CHANGE: record.change.value,
+            names.REVISION: record.entry.revision,
+        }
+        self._instant(names.CATALOG, call, now_ms, attributes)
+
+    def model_verified(
+        self, model_id: str, pools: int, call: SpanContext | None, now_ms: int, *, verified: bool
+    ) -> None:
+        """A model was compared with what pools report; `call` is the context of its span."""
+        attributes: Attributes = {
+            names.MODEL_ID: model_id,
+            names.VERIFIED: verified,
+            names.POOLS: pools,
+        }
+        self._instant(names.VERIFY, call, now_ms, attributes)
 
     def pool_reloaded(self, pool_id: str, outcome: str, why: str, span_ms: tuple[int, int]) -> None:
         """A pool was reloaded, or was not; `span_ms` is from the command to its end."""

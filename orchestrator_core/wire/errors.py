@@ -48,6 +48,9 @@ class ErrorRow:
 _INCOMPATIBLE = ErrorRow(
     grpc.StatusCode.FAILED_PRECONDITION, retriable=False, details=("PreconditionFailure",)
 )
+_OF_A_MODEL = ErrorRow(
+    grpc.StatusCode.FAILED_PRECONDITION, retriable=False, details=("ResourceInfo",)
+)
 _COMES_BACK = ErrorRow(
     grpc.StatusCode.UNAVAILABLE, retriable=True, delayed=True, details=("RetryInfo",)
 )
@@ -69,6 +72,14 @@ ERROR_TABLE: dict[Reason, ErrorRow] = {
     Reason.INCOMPATIBLE_MODEL: _INCOMPATIBLE,
     Reason.INCOMPATIBLE_ENGINE: _INCOMPATIBLE,
     Reason.INCOMPATIBLE_DEVICE_MASK: _INCOMPATIBLE,
+    Reason.MODEL_UNKNOWN: ErrorRow(
+        grpc.StatusCode.NOT_FOUND, retriable=False, details=("ResourceInfo",)
+    ),
+    Reason.MODEL_RETIRED: _OF_A_MODEL,
+    Reason.MODEL_IN_USE: _OF_A_MODEL,
+    Reason.REVISION_CONFLICT: ErrorRow(
+        grpc.StatusCode.ABORTED, retriable=False, details=("ResourceInfo",)
+    ),
     Reason.POOL_UNREADY: _COMES_BACK,
     Reason.POOL_UNAVAILABLE: _COMES_BACK,
     Reason.REPLICA_EXHAUSTED: ErrorRow(grpc.StatusCode.UNAVAILABLE, retriable=True),

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2
 from llamaorch.pool.v1 import snapshot_pb2
+from orchestrator_core.core.catalog_model import DigestVerdict
 from orchestrator_core.core.effects import PoolDrainRecord
-from orchestrator_core.core.placement import CANCEL_UNCONFIRMED
+from orchestrator_core.core.placement import CANCEL_UNCONFIRMED, DRAINING
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.wire.views import timestamp
@@ -66,9 +67,12 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
 
 
 def _state(pool: Pool) -> str:
-    # The host may not have heard of the drain yet: nothing is placed there all the same.
-    drains = pool.draining and pool.snapshot.state is PoolState.READY
-    told = PoolState.DRAINING if drains else pool.snapshot.state
+    told = pool.snapshot.state
+    if told is PoolState.READY and pool.draining:
+        # The host may not have heard of the drain yet: nothing is placed there all the same.
+        told = PoolState.DRAINING
+    elif told is PoolState.READY and pool.retired:
+        told = PoolState.UNREADY
     # What a host said last is no news of a pool that nobody has heard of since.
     return told.name if pool.connected else "DISCONNECTED"
 
@@ -87,6 +91,14 @@ def _state_reason(pool: Pool) -> str:
         return f"its host is not connected; it was {pool.snapshot.state.name} when last heard of"
     if pool.unconfirmed:
         return f"{CANCEL_UNCONFIRMED}: {len(pool.unconfirmed)} attempts were not confirmed stopped"
+    model_id = pool.snapshot.model_id
+    if pool.retired:
+        return f"its model {model_id} is retired; see `llorch models show {model_id}`"
+    if pool.verdict is DigestVerdict.MISMATCH:
+        return f"gets no jobs: the catalog states another digest of {model_id} than it reports"
+    if pool.draining and pool.snapshot.state in (PoolState.READY, PoolState.DRAINING):
+        command = f"`llorch undrain {pool.snapshot.pool_id}` lets it take work again"
+        return f"{DRAINING}; {command}"
     return _reason(pool.snapshot.state_reason, pool.snapshot.state_detail)
 
 

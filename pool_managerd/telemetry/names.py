@@ -34,6 +34,8 @@ SEED: Final = "gen_ai.request.seed"
 TOKENS_IN: Final = "gen_ai.usage.input_tokens"
 TOKENS_OUT: Final = "gen_ai.usage.output_tokens"
 FINISH: Final = "gen_ai.response.finish_reasons"
+CHANGED_KEYS: Final = "llamaorch.config.changed"
+WAITING_KEYS: Final = "llamaorch.config.needs_restart"
 FIRST_CHUNK_S: Final = "gen_ai.response.time_to_first_chunk"
 
 
@@ -104,7 +106,7 @@ SPANS: Final = (
     SpanRow(
         SPAN_CONFIG_RELOAD,
         "instant: the configuration was read again: applied, unchanged or refused",
-        ("outcome", "changed", "needs_restart"),
+        ("outcome", CHANGED_KEYS, WAITING_KEYS, "why"),
     ),
 )
 

@@ -15,9 +15,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from demo import services
-from demo.services import Stack, StackOptions
+from demo.services import ServiceError, Stack, StackOptions, pools_known
+from llamaorch.orchestrator.v1 import pool_admin_service_pb2
 from tests.acceptance.conftest import StartStack
 from tests.integration.clients.node import needs_node, run_smoke
+from tests.integration.clients.scripted_server import ScriptedServer
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 45.0
@@ -92,6 +94,22 @@ async def test_services_are_ready_once_the_orchestrator_knows_the_pools(
 
     assert known
     assert codes == (0, 0)
+
+
+async def test_services_are_ready_once_the_last_pool_is_known_to_be() -> None:
+    """One that orchestratord has not heard of yet, or that starts there, is not ready."""
+
+    def state(pool_id: str, name: str) -> pool_admin_service_pb2.WatchPoolsResponse:
+        pool = pool_admin_service_pb2.Pool(pool_id=pool_id, state=name)
+        return pool_admin_service_pb2.WatchPoolsResponse(pools=[pool])
+
+    early, late = state("pair", "READY"), state("single", "STARTING")
+    async with ScriptedServer() as server:
+        server.on("WatchPools", [[early, late]])
+        with pytest.raises(ServiceError, match="pair READY, single STARTING"):
+            await pools_known(server.address, 2)
+        server.on("WatchPools", [[early, late, state("single", "READY")]])
+        await pools_known(server.address, 2)
 
 
 async def test_up_serves_until_sigint(tmp_path: Path) -> None:

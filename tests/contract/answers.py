@@ -7,7 +7,8 @@ Rules of normalisation:
    `_ms` or begin with `vram_`, instants, spans, fractions, and the names in `ANY_VALUE`.
 3. Events that come by the clock (`queued`, `metrics`) are left out of streams, and neighbouring
    batches of tokens are one, from where the reader was: how output is cut is no promise.
-4. A later server may say more: a new field breaks nobody. What is recorded must still be there.
+4. A later server may say more: a new field, or one more word in a list of words, breaks nobody.
+   What is recorded must still be there.
 """
 
 import re
@@ -29,7 +30,15 @@ FOR_PEOPLE = frozenset({"message", "description", "human"})
 ANY_VALUE = frozenset(
     {
         *("replica_id", "trace_id", "decision_id", "snapshot_version", "server_version"),
-        *("next_page_token", "devices", "memory", "perf_tokens_per_s"),
+        *(
+            "config_file",
+            "settings",
+            "unchanged",
+            "next_page_token",
+            "devices",
+            "memory",
+            "perf_tokens_per_s",
+        ),
     }
 )
 BY_THE_CLOCK = frozenset({"queued", "metrics"})
@@ -87,10 +96,16 @@ def missing(recorded: Json, now: Json, where: str = "") -> list[str]:
         for key in recorded.keys() & now.keys():
             lines += missing(recorded[key], now[key], f"{where}.{key}")
         return sorted(lines)
+    if isinstance(recorded, list) and isinstance(now, list) and _words(recorded):
+        return [f"{where} has no {word!r}" for word in recorded if word not in now]
     if isinstance(recorded, list) and isinstance(now, list) and len(recorded) == len(now):
         pairs = enumerate(zip(recorded, now, strict=True))
         return [line for n, (old, new) in pairs for line in missing(old, new, f"{where}[{n}]")]
     return [] if recorded == now else [f"{where} was {recorded!r} and is {now!r}"]
+
+
+def _words(value: list[Json]) -> bool:
+    return bool(value) and all(isinstance(each, str) for each in value)
 
 
 def facts(method: str, received: list[bytes]) -> int:

@@ -21,6 +21,7 @@ from llamaorch_client import (
     RetryOptions,
     Sampling,
 )
+from llamaorch_client.artifact import ArtifactAbout, ArtifactFilter, ArtifactKind
 
 ONCE = RetryOptions(attempts_max=1, retry_rejected=False)
 STORY = JobRequest(
@@ -194,6 +195,32 @@ async def _access(speaker: Speaker) -> None:
         await client.drain_pool("gpu", timeout_s=60)
 
 
+async def _artifacts(speaker: Speaker) -> None:
+    async with speaker.client() as client:
+        plan = ArtifactAbout(kind=ArtifactKind.PLAN, media_type="text/plain", tags=("release",))
+        first, _ = await client.artifacts.put(b"first this, then that", plan)
+        child = ArtifactAbout(kind=ArtifactKind.INPUT, media_type="text/plain")
+        child = replace(child, parent_ids=(first.artifact_id,))
+        second, _ = await client.artifacts.put(b"Tell me all of it.", child)
+        await client.artifacts.put(b"Tell me all of it.", child)
+        await client.artifacts.read(first.artifact_id)
+        await client.artifacts.info(second.artifact_id, ancestors=3)
+        async for _ in client.artifacts.list(ArtifactFilter(tags=("release",))):
+            pass
+        long = replace(SLOW, prompt=None, artifact_id=second.artifact_id)
+        await client.enqueue(long)
+        await refused(client.artifacts.delete(second.artifact_id))
+        await client.artifacts.delete(first.artifact_id)
+        await refused(client.artifacts.read(first.artifact_id))
+
+
+async def _configuration(speaker: Speaker) -> None:
+    async with speaker.client() as client:
+        await client.config()
+        await client.reload_config(dry_run=True)
+        await client.reload_config()
+
+
 OUTBOUND = {"enabled": True, "allow": ["docs.example.org"]}
 CONVERSATIONS = {
     "life-of-a-job": Conversation(_life),
@@ -203,5 +230,7 @@ CONVERSATIONS = {
     "looking-around": Conversation(_looking, {"outbound": OUTBOUND}),
     "operating-pools": Conversation(_pools),
     "exchange": Conversation(_exchange, slots=3),
+    "artifacts": Conversation(_artifacts),
+    "configuration": Conversation(_configuration, slots=0),
     "access": Conversation(_access, guarded=True),
 }

@@ -73,6 +73,8 @@ def test_what_is_taken_back_is_noticed() -> None:
     kept = {"state": "DONE", "jobs": [{"id": "a", "new": 1}], "took_ms": 7, "more": True}
 
     assert missing(recorded, kept) == []
+    assert missing(["a"], ["b", "a"]) == []
+    assert missing(["a", "b"], ["b"]) == [" has no 'a'"]
     assert missing(recorded, {"state": "DONE", "jobs": [{"id": "a"}]}) == [".took_ms is gone"]
     assert missing(recorded, kept | {"state": "LOST"}) == [".state was 'DONE' and is 'LOST'"]
     assert len(missing(recorded, kept | {"jobs": []})) == 1

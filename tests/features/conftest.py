@@ -10,8 +10,10 @@ from structlog.testing import capture_logs
 # Steps are fixtures that are named after their sentences: only a star brings them along.
 from tests.features.steps.access import *  # noqa: F403
 from tests.features.steps.budgets import *  # noqa: F403
+from tests.features.steps.configuring import *  # noqa: F403
 from tests.features.steps.errors import *  # noqa: F403
 from tests.features.steps.jobs import *  # noqa: F403
+from tests.features.steps.keeping import *  # noqa: F403
 from tests.features.steps.operating import *  # noqa: F403
 from tests.features.steps.output import *  # noqa: F403
 from tests.features.steps.services import *  # noqa: F403

@@ -8,13 +8,14 @@ from typing import Any
 
 from llamaorch_client import AsyncClient, ClientOptions, RetryOptions
 from orchestrator_core.auth.tokens import new_token, sha256_of
-from orchestrator_core.config import Config
+from orchestrator_core.config import Config, ConfigSource
 from orchestrator_core.server import OrchestratorServer
 from orchestrator_core.store.port import Store
 from pool_managerd.config import Config as HostConfig
 from pool_managerd.config import PoolTable
 from pool_managerd.devices.cpu import CpuDevices
-from pool_managerd.engines.mock import MockConfig, MockEngine
+from pool_managerd.devices.port import DeviceSource
+from pool_managerd.engines.mock import MockConfig, MockEngine, Sleep
 from pool_managerd.engines.mock_script import MockScript
 from pool_managerd.engines.port import Engine
 from pool_managerd.factory import engine_factory
@@ -75,7 +76,11 @@ class Service:
     tokens: dict[str, str] = field(default_factory=dict)
     store: Store | None = None
     otlp_endpoint: str = ""
+    # What hosts are made of; a test may have others.
+    devices: Callable[[], DeviceSource] = CpuDevices
+    mock: Callable[[MockConfig, Sleep], Engine] = MockEngine
     retry: RetryOptions = ONCE
+    _source: ConfigSource | None = None
     _server: OrchestratorServer | None = None
     _listen: str = "127.0.0.1:0"
     _clients: dict[str, AsyncClient] = field(default_factory=dict)
@@ -99,6 +104,12 @@ class Service:
         known = self.tables.setdefault("auth", {}).setdefault("tokens", {})
         known[name] = {"role": role, "sha256": sha256_of(token)}
 
+    def write_file(self, toml: str) -> None:
+        """Writes the file that orchestratord then reads its configuration from."""
+        file = self.directory / "orchestratord.toml"
+        file.write_text(f'listen = "{self._listen}"\n{toml}\n', encoding="utf-8")
+        self._source = ConfigSource(file, {})
+
     async def start(self) -> None:
         """Starts orchestratord on its journal; the first start finds its address."""
         base = {
@@ -107,7 +118,10 @@ class Service:
             "store": {"path": str(self.directory / "journal.db")},
             "otlp_traces_endpoint": self.otlp_endpoint,
         }
-        self._server = OrchestratorServer(Config.model_validate(base | self.tables), self.store)
+        if self._source is not None:
+            self._server = OrchestratorServer(self._source.read(), self.store, self._source)
+        else:
+            self._server = OrchestratorServer(Config.model_validate(base | self.tables), self.store)
         await self._server.start()
         self._listen = self.address
 
@@ -142,7 +156,7 @@ class Service:
             }
         )
         make = engine_factory(config)
-        manager = PoolManager(config, engine_factory=self._factory(make), devices=CpuDevices())
+        manager = PoolManager(config, engine_factory=self._factory(make), devices=self.devices())
         pool_ids = frozenset(table["pool_id"] for table in tables)
         host = Host(manager, asyncio.create_task(manager.run()), pool_ids)
         self.hosts[host_id] = host
@@ -177,7 +191,7 @@ class Service:
             if table.engine.kind == "mock":
                 options = table.engine.model_dump(exclude={"kind", "script"})
                 script = MockScript(**table.engine.script.model_dump())
-                engine = MockEngine(MockConfig(**options, script=script), self.pace.sleep)
+                engine = self.mock(MockConfig(**options, script=script), self.pace.sleep)
             self.engines.setdefault(table.pool_id, []).append(engine)
             return engine
 

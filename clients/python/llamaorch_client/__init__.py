@@ -13,6 +13,7 @@ from llamaorch_client.artifact import (
     ArtifactKind,
     Lineage,
 )
+from llamaorch_client.catalog import AsyncCatalog
 from llamaorch_client.configuration import (
     ConfigReload,
     Configuration,
@@ -21,6 +22,7 @@ from llamaorch_client.configuration import (
 )
 from llamaorch_client.errors import (
     AccessError,
+    CatalogError,
     DataLossError,
     DuplicateError,
     ErrorDetail,
@@ -61,6 +63,7 @@ from llamaorch_client.model import (
     ExclusionReason,
     Explanation,
     FinishReason,
+    FromCatalog,
     Job,
     JobState,
     Limits,
@@ -78,6 +81,16 @@ from llamaorch_client.model import (
     Session,
     Shortfall,
     Usage,
+)
+from llamaorch_client.model_catalog import (
+    CatalogModel,
+    DigestVerdict,
+    KeptModel,
+    ModelDimensions,
+    ModelState,
+    PoolVerdict,
+    SignatureVerdict,
+    Verification,
 )
 from llamaorch_client.options import (
     ClientOptions,
@@ -100,6 +113,7 @@ from llamaorch_client.request import (
 )
 from llamaorch_client.stream import JobStream
 from llamaorch_client.sync import Client, SyncJobStream
+from llamaorch_client.sync_catalog import SyncCatalog
 
 __all__ = [
     "AccessError",
@@ -107,10 +121,13 @@ __all__ = [
     "ArtifactAbout",
     "ArtifactFilter",
     "ArtifactKind",
+    "AsyncCatalog",
     "AsyncClient",
     "Budgets",
     "Candidate",
     "Capabilities",
+    "CatalogError",
+    "CatalogModel",
     "ChatMessage",
     "Client",
     "ClientOptions",
@@ -119,6 +136,7 @@ __all__ = [
     "DataLossError",
     "Decision",
     "Determinism",
+    "DigestVerdict",
     "DuplicateError",
     "End",
     "ErrorDetail",
@@ -133,6 +151,7 @@ __all__ = [
     "FailoverPolicy",
     "FieldViolation",
     "FinishReason",
+    "FromCatalog",
     "InUseError",
     "IncompatibleError",
     "IntegrityError",
@@ -143,11 +162,14 @@ __all__ = [
     "JobRequest",
     "JobState",
     "JobStream",
+    "KeptModel",
     "KvHint",
     "Limits",
     "Lineage",
     "LlamaOrchError",
     "Metrics",
+    "ModelDimensions",
+    "ModelState",
     "NotFoundError",
     "OnDisconnect",
     "OutboundDecision",
@@ -156,6 +178,7 @@ __all__ = [
     "PoolDevice",
     "PoolDrain",
     "PoolShortfall",
+    "PoolVerdict",
     "Priority",
     "QueueView",
     "Queued",
@@ -177,12 +200,15 @@ __all__ = [
     "Setting",
     "SettingChange",
     "Shortfall",
+    "SignatureVerdict",
     "Started",
     "StreamOptions",
+    "SyncCatalog",
     "SyncJobStream",
     "Timing",
     "TokenLogprob",
     "Tokens",
     "UnavailableError",
     "Usage",
+    "Verification",
 ]

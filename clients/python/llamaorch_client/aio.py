@@ -23,6 +23,7 @@ from llamaorch.orchestrator.v1 import (
 )
 from llamaorch_client import tracing, wire, wire_fleet, wire_request
 from llamaorch_client.artifacts import Artifacts
+from llamaorch_client.catalog import AsyncCatalog
 from llamaorch_client.configuration import (
     ConfigReload,
     Configuration,
@@ -90,6 +91,11 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @property
+    def catalog(self) -> AsyncCatalog:
+        """The catalog of models (ORCH-3031)."""
+        return AsyncCatalog(self._open)
 
     @property
     def target(self) -> str:
@@ -453,8 +459,7 @@ class AsyncClient:
         with tracing.client_span(
             self._options.tracer_provider, tracing.ENQUEUE_SPAN, "Enqueue", parent
         ) as (span, context):
-            span.set_attribute(tracing.REQUEST_ID, request_id)
-            span.set_attribute(tracing.MODEL_ID, job.model_id)
+            span.set_attributes(tracing.asked(job, request_id))
             answer = await transport.unary(
                 transport.jobs.Enqueue, request, correlation_id=correlation_id, context=context
             )

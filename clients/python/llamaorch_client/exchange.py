@@ -165,8 +165,7 @@ class Exchange:
         )
         provider = self._options.tracer_provider
         with tracing.client_span(provider, tracing.ENQUEUE_SPAN, "Exchange", None) as (span, trace):
-            span.set_attribute(tracing.REQUEST_ID, request_id)
-            span.set_attribute(tracing.MODEL_ID, given.model_id)
+            span.set_attributes(tracing.asked(given, request_id))
             if job is not None:
                 asked.credit_bytes = job.initial_credit()
             parent = _traceparent(trace)

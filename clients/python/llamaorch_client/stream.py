@@ -191,6 +191,7 @@ class JobStream(AsyncIterator[Event]):
             try:
                 async with aclosing(self._follow(context)) as events:
                     async for event in events:
+                        span.set_attributes(tracing.told(event))
                         yield event
             finally:
                 span.set_attribute(tracing.TEXT_BYTES, self._reader.text_offset)

@@ -26,6 +26,7 @@ from llamaorch_client.options import ClientOptions
 from llamaorch_client.request import JobFields, JobRequest
 from llamaorch_client.stream import JobStream
 from llamaorch_client.sync_artifacts import SyncArtifacts
+from llamaorch_client.sync_catalog import SyncCatalog
 
 T = TypeVar("T")
 CLOSE_TIMEOUT_S = 10.0
@@ -169,6 +170,11 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def catalog(self) -> SyncCatalog:
+        """The catalog of models."""
+        return SyncCatalog(self._client.catalog, self._open)
 
     @property
     def target(self) -> str:

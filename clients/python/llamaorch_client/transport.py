@@ -12,6 +12,7 @@ from opentelemetry.context import Context
 
 from llamaorch.orchestrator.v1 import (
     artifact_service_pb2_grpc,
+    catalog_service_pb2_grpc,
     config_service_pb2_grpc,
     orchestrator_service_pb2_grpc,
     policy_service_pb2_grpc,
@@ -65,6 +66,7 @@ class Transport:
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(self._channel)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(self._channel)
         self.artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(self._channel)
+        self.catalog = catalog_service_pb2_grpc.CatalogServiceStub(self._channel)
         self.policy = policy_service_pb2_grpc.PolicyServiceStub(self._channel)
         self.config = config_service_pb2_grpc.ConfigServiceStub(self._channel)
         self.health = health_pb2_grpc.HealthStub(self._channel)

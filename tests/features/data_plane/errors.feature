@@ -25,6 +25,8 @@ Feature: What a client is told when something goes wrong
       | nobody has the devices                            | INCOMPATIBLE_DEVICE_MASK | FAILED_PRECONDITION | do not try the same again |
       | a request id comes back with another job          | DUPLICATE                | ALREADY_EXISTS      | do not try the same again |
       | nobody knows the job                              | NOT_FOUND                | NOT_FOUND           | do not try the same again |
+      | an artifact is deleted that a job still needs     | ARTIFACT_IN_USE          | FAILED_PRECONDITION | do not try the same again |
+      | the content of an artifact was damaged on the disk | DATA_LOSS               | DATA_LOSS           | do not try the same again |
       | a reader shows a text that was never sent         | RESUME_WINDOW            | OUT_OF_RANGE        | do not try the same again |
 
     Examples: The service cannot serve now

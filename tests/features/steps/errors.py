@@ -74,6 +74,12 @@ def pool_lacks(world: World, pool_id: str, kind: str) -> None:
     assert found.get((pool_id, kind)), found
 
 
+@then('the refusal names the rule "{label}"')
+def names_rule(world: World, label: str) -> None:
+    """As `policy_label`."""
+    assert last_refusal(world).metadata.get("policy_label") == label
+
+
 @then('the refusal tells: "{words}"')
 def refusal_tells(world: World, words: str) -> None:
     """In its sentence for people."""

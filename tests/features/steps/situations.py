@@ -9,6 +9,7 @@ from llamaorch_client import ErrorDetail, Failed, LlamaOrchError
 from llamaorch_client.errors import from_rpc_error
 from orchestrator_core.store.memory import CommitFault, MemoryStore
 from tests.features.steps.jobs import TAKES_ITS_TIME, job
+from tests.features.steps.keeping import asks_for, damages, deletes_artifact, job_with_input, puts
 from tests.features.steps.output import comes_back_wrong, has_read, loses_connection, reads
 from tests.features.world import World
 
@@ -158,6 +159,24 @@ async def _duplicate(world: World) -> ErrorDetail:
     await service(world)
     await world.ask("first", job([["request id", "r-1"]]))
     return await refused(world, ["request id", "r-1"], ["seed", "8"])
+
+
+@situation("an artifact is deleted that a job still needs")
+async def _in_use(world: World) -> ErrorDetail:
+    await service(world)
+    await puts(world, "input", "book", "Tell me all of it.")
+    await job_with_input(world, "story", "book")
+    await deletes_artifact(world, "book")
+    return told(world.refusal)
+
+
+@situation("the content of an artifact was damaged on the disk")
+async def _damaged(world: World) -> ErrorDetail:
+    await bare(world)
+    await puts(world, "plan", "plan", "first this, then that")
+    damages(world)
+    await asks_for(world, "plan")
+    return told(world.refusal)
 
 
 @situation("nobody knows the job")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
@@ -257,6 +257,50 @@ async def test_one_trace_goes_from_the_client_to_the_server(server: ScriptedServ
             span.context.span_id,
         )
         assert "secret" not in str(span.attributes)
+
+
+async def test_spans_say_what_was_asked_and_what_came_in_the_words_of_genai(
+    server: ScriptedServer,
+) -> None:
+    """Any backend that knows the conventions shows a job like a call of any other provider."""
+    server.on("Enqueue", wire.accepted())
+    server.on("StreamTokens", [[wire.tokens("", ["text"]), wire.end("text")]])
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    options = ClientOptions(tracer_provider=provider)
+
+    async with AsyncClient(server.address, options=options) as client:
+        await client.run(
+            model_id="tiny",
+            messages=(ChatMessage("user", "secret prompt"),),
+            session_id="s",
+            sampling=Sampling(max_tokens=9, temperature=0.5),
+        ).result()
+
+    enqueue, stream = (_gen_ai(span) for span in spans.get_finished_spans())
+    assert enqueue == {
+        "operation.name": "chat",
+        "provider.name": "llama-orch",
+        "request.model": "tiny",
+        "conversation.id": "s",
+        "request.max_tokens": 9,
+        "request.temperature": 0.5,
+    }
+    assert stream == {
+        "usage.input_tokens": 3,
+        "usage.output_tokens": 5,
+        "response.finish_reasons": ("eos",),
+    }
+
+
+def _gen_ai(span: ReadableSpan) -> dict[str, object]:
+    prefix = "gen_ai."
+    return {
+        key.removeprefix(prefix): value
+        for key, value in (span.attributes or {}).items()
+        if key.startswith(prefix)
+    }
 
 
 async def test_the_callers_span_is_the_parent_of_both_calls(server: ScriptedServer) -> None:

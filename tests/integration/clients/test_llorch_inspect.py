@@ -12,6 +12,7 @@ from llamaorch.orchestrator.v1 import (
     pool_admin_service_pb2,
 )
 from llamaorch_client import AsyncClient
+from orchestrator_core.core import placement
 from tests.integration.clients import scripted_server as wire
 from tests.integration.clients.llorch import llorch
 from tests.integration.clients.scripted_server import Failure, ScriptedServer
@@ -114,11 +115,10 @@ async def test_explain_shows_candidates_exclusions_and_what_decided(server: Scri
     )
     assert f"trace: {'ab' * 16}" in outcome.stdout
     rows = _rows(outcome.stdout)
-    assert (
-        _row("* gpu-a 900 ms 100 ms 60 ms 800 ms warm 2 3.0 GiB 40 ms 12 100% 3/4 4.0 GiB 41.5 -")
-        in rows
-    )
-    assert _row("gpu-b 900 ms 0 ms - 0 ms cold 1 - 0 ms 0 65% - - - -") in rows
+    assert _row("* gpu-a 900 ms 100 ms 60 ms 800 ms warm 2/4 3.0 GiB 41.5 100%") in rows
+    assert _row("gpu-b 900 ms 0 ms - 0 ms cold 1 - - 65%") in rows
+    assert "without room: VERSION, AGE, VRAM FREE (--json has them)" in outcome.stdout
+    assert max(map(len, outcome.stdout.splitlines())) <= 100
     assert "no longer holds" not in outcome.stdout
     assert ["gpu-c", "COMPUTE_CAP", "8.6", "7.5"] in rows
     assert ["NO_SLOT", "-", "-"] in rows
@@ -159,6 +159,32 @@ async def test_explain_of_a_waiting_job_says_what_it_waits_for(server: ScriptedS
 
     assert "waits because (1 of 1)" in outcome.stdout
     assert ["gpu-a", "KV_ROOM", "10", "4"] in _rows(outcome.stdout)
+
+
+async def test_explain_of_a_job_behind_a_drain_names_the_command(server: ScriptedServer) -> None:
+    """OC-CTRL-2002: who reads why a job waits can end it."""
+    waiting = [
+        decision_pb2.Exclusion(
+            pool_id=pool_id,
+            shortfalls=[
+                decision_pb2.Shortfall(
+                    reason=decision_pb2.EXCLUSION_REASON_NOT_READY,
+                    required="ready",
+                    offered=offered,
+                )
+            ],
+        )
+        for pool_id, offered in (("gpu-a", placement.DRAINING), ("gpu-b", "unready"))
+    ]
+    response = orchestrator_service_pb2.ExplainJobResponse(
+        job=wire.job(state=job_pb2.JOB_STATE_QUEUED), waiting_for=waiting
+    )
+    server.on("ExplainJob", response)
+
+    outcome = await llorch(server.address, "explain", "job-1")
+
+    assert "`llorch undrain gpu-a` lets it take work again" in outcome.stdout
+    assert "undrain gpu-b" not in outcome.stdout
 
 
 async def test_explain_as_json_has_stable_keys(server: ScriptedServer) -> None:
@@ -208,7 +234,7 @@ async def test_pools_shows_slots_and_devices(server: ScriptedServer) -> None:
 
     outcome = await llorch(server.address, "pools")
 
-    expected = "gpu-a READY tiny llama.cpp b1 3/4 free 8192 45.2 desk 250 ms RTX 3090 -/24.0 GiB"
+    expected = "gpu-a READY tiny llama.cpp b1 3/4 8192 45.2 desk 250 ms RTX 3090 -/24.0 GiB"
     assert _row(expected) in _rows(outcome.stdout)
 
 

@@ -5,6 +5,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pb
+from orchestrator_core.core.draining import POOL_RESOURCE
 from tests.integration.clients.llorch import llorch
 from tests.integration.clients.scripted_server import Failure, Hang, ScriptedServer
 
@@ -49,6 +50,30 @@ async def test_drain_waits_until_nothing_runs(server: ScriptedServer) -> None:
     )
     assert (ended.code, "somebody ended the drain" in ended.stderr) == (1, True)
     assert (gone.code, "is gone" in gone.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["drain", "undrain", "reload"])
+async def test_an_unknown_pool_is_answered_with_those_that_there_are(
+    server: ScriptedServer, command: str
+) -> None:
+    """The nearest first; jobs have nothing to do with it."""
+    unknown = Failure(
+        grpc.StatusCode.NOT_FOUND,
+        "NOT_FOUND",
+        "no pool 'gpub' is registered",
+        {"resource_type": POOL_RESOURCE},
+    )
+    pools = [pb.Pool(pool_id=name) for name in ("cpu", "gpu-a", "gpu-b")]
+    server.on("DrainPool", unknown).on("ReloadPool", unknown)
+    server.on("ListPools", pb.ListPoolsResponse(pools=pools))
+
+    outcome = await llorch(server.address, command, "gpub")
+
+    assert outcome.code == 2
+    assert outcome.stderr == (
+        "llorch: not found: no pool 'gpub' is registered: there are gpu-b, gpu-a, cpu; "
+        "`llorch pools` lists what the server knows\n"
+    )
 
 
 async def test_undrain_says_so(server: ScriptedServer) -> None:

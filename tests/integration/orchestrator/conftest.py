@@ -9,6 +9,7 @@ import pytest
 
 from llamaorch.orchestrator.v1 import (
     artifact_service_pb2_grpc,
+    catalog_service_pb2_grpc,
     config_service_pb2_grpc,
     orchestrator_service_pb2_grpc,
     policy_service_pb2_grpc,
@@ -31,6 +32,7 @@ class Orchestrator:
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(channel)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(channel)
         self.artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(channel)
+        self.catalog = catalog_service_pb2_grpc.CatalogServiceStub(channel)
         self.policy = policy_service_pb2_grpc.PolicyServiceStub(channel)
         self.config = config_service_pb2_grpc.ConfigServiceStub(channel)
         self._hosts: list[ScriptedHost] = []

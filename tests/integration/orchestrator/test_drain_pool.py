@@ -72,6 +72,7 @@ async def test_a_drained_pool_gets_no_job_and_loses_none(orchestrator: Orchestra
     assert shortfall.offered == "drained by an operator"
     assert text(events) == "one two"
     assert waits.state == job_pb2.JOB_STATE_QUEUED
+    assert "`llorch undrain pool-a` lets it take work again" in pool.state_reason
     assert (again.draining, back.HasField("drain"), back.state) == (False, False, "READY")
     assert started.job_id == later.job_id
 
@@ -136,7 +137,7 @@ async def test_a_host_that_drains_without_our_knowledge_is_told_to_go_on(
 @pytest.mark.parametrize(
     ("request_", "code", "says"),
     [
-        (pb.DrainPoolRequest(pool_id="other"), grpc.StatusCode.NOT_FOUND, "llorch pools"),
+        (pb.DrainPoolRequest(pool_id="other"), grpc.StatusCode.NOT_FOUND, "no pool 'other'"),
         (pb.DrainPoolRequest(pool_id="other", undo=True), grpc.StatusCode.NOT_FOUND, "other"),
         (
             pb.DrainPoolRequest(pool_id="pool-a", timeout=Duration(seconds=-1)),

@@ -73,6 +73,8 @@ async def test_each_key_is_told_and_what_is_safe_is_in_force(tmp_path: Path) -> 
             "retry_after_min_ms: 100 is more",
         ),
         ("\udcff", "not valid TOML"),
+        ("x = " + "[" * 100_000, "not valid TOML"),
+        ("x = " + "9" * 100_000, "not valid TOML"),
     ],
 )
 async def test_a_mistake_changes_nothing_and_is_named(

@@ -31,7 +31,7 @@ class Service:
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What a client's call sends along."""
-        return (("authorization", f"Bearer {self.token}"),)
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
     def alive(self) -> bool:
         """True while the process has not ended."""
@@ -62,39 +62,44 @@ def _kib(proc: Path, name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def _config(token: str, role: str = "client", *others: tuple[str, str, str]) -> str:
-    entries = ((role, role, token), *others)
-    tables = (
-        f'[auth.tokens.{name}]\nrole = "{its}"\nsha256 = "{sha256_of(text)}"\n'
-        for name, its, text in entries
-    )
-    return "".join(tables)
+def _config(token: str) -> str:
+    if not token:
+        return ""
+    return f'[auth.tokens.client]\nrole = "client"\nsha256 = "{sha256_of(token)}"\n'
 
 
 @contextmanager
-def orchestrator(folder: Path, more: str = "", pool_token: str = "") -> Iterator[Service]:
-    """An orchestratord with a token for a client, and one for pools."""
-    token = new_token()
+def orchestrator(folder: Path, *, tokens: bool = True) -> Iterator[Service]:
+    """An orchestratord, with a token for a client or with none."""
+    token = new_token() if tokens else ""
     text = (
         'listen = "127.0.0.1:0"\nmetrics_listen = "127.0.0.1:0"\nlog_format = "json"\n'
-        f'shutdown_grace_ms = 0\n{more}[store]\nkind = "memory"\n'
+        'shutdown_grace_ms = 0\n[store]\nkind = "memory"\n'
     )
-    pools = (("pool", "pool", pool_token or new_token()),)
-    with _running("orchestrator_core", folder, text + _config(token, "client", *pools)) as found:
-        yield Service(*found[:1], *found[1:3], token, found[3])
+    with _running("orchestrator_core", folder, text + _config(token)) as found:
+        yield Service(*found[:3], token, found[3])
 
 
 @contextmanager
-def pool_manager(folder: Path) -> Iterator[Service]:
-    """A pool-managerd whose orchestrator is not there, with a token for a client."""
-    token = new_token()
+def pool_manager(
+    folder: Path, orchestrated_at: str = "127.0.0.1:1", *, tokens: bool = True, link: str = ""
+) -> Iterator[Service]:
+    """A pool-managerd, by default without its orchestrator, with a token for a client or none.
+
+    `link` is the token that it presents to its orchestrator.
+    """
+    token = new_token() if tokens else ""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "token").write_text(link, encoding="ascii")
     text = (
-        'orchestrator = "127.0.0.1:1"\nlisten = "127.0.0.1:0"\nmetrics_listen = "127.0.0.1:0"\n'
+        f'orchestrator = "{orchestrated_at}"\n'
+        'listen = "127.0.0.1:0"\nmetrics_listen = "127.0.0.1:0"\n'
         'log_format = "json"\nhost_id = "gpu1"\ndevices = "cpu"\nshutdown_grace_ms = 0\n'
-        '[[pools]]\npool_id = "p0"\nengine = { kind = "mock" }\n'
+        + ('[link]\ntoken_file = "token"\n' if link else "")
+        + '[[pools]]\npool_id = "p0"\nengine = { kind = "mock" }\n'
     )
     with _running("pool_managerd", folder, text + _config(token)) as found:
-        yield Service(*found[:1], *found[1:3], token, found[3])
+        yield Service(*found[:3], token, found[3])
 
 
 @contextmanager

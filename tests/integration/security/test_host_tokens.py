@@ -4,6 +4,9 @@ import grpc
 import pytest
 from grpc_status.rpc_status import from_call
 
+from llamaorch.orchestrator.v1 import job_pb2
+from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb2
+from llamaorch.orchestrator.v1 import orchestrator_service_pb2_grpc as jobs_grpc
 from llamaorch.pool.v1 import dispatch_pb2, pool_registry_service_pb2_grpc
 from llamaorch.pool.v1 import pool_registry_service_pb2 as pb
 from tests.integration.orchestrator.scripted_host import ScriptedHost, snapshot
@@ -133,3 +136,38 @@ async def test_a_registration_is_bounded_in_bytes_and_messages(guarded: Guarded)
 
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert told in str(from_call(error))
+
+
+async def test_an_attempt_that_runs_at_another_host_is_not_handed_over(guarded: Guarded) -> None:
+    """LO-304: who knows job, attempt and replica cannot take over running or ended output."""
+    async with grpc.aio.insecure_channel(guarded.address) as channel:
+        who = guarded.metadata("client")
+        jobs = jobs_grpc.OrchestratorServiceStub(channel)
+        host = ScriptedHost(channel, "host-1", "boot-1", guarded.metadata("pool"))
+        await host.register(snapshot())
+        spec = job_pb2.JobSpec(model_id="tiny", input=job_pb2.JobInput(text="hello"))
+        job = await jobs.Enqueue(jobs_pb2.EnqueueRequest(spec=spec), metadata=who)
+        handle = (await host.start()).handle
+
+        verdicts = []
+        for ended in (None, dispatch_pb2.AttemptEnded()):
+            claim = dispatch_pb2.HeldAttempt(
+                job_id=job.job_id, attempt=1, pool_id="pool-a", replica_id="pool-a-1", ended=ended
+            )
+            boot_id = f"boot-{len(verdicts)}"
+            thief = ScriptedHost(channel, "host-2", boot_id, guarded.metadata("pool"))
+            answer = await thief.register(held=(claim,))
+            verdicts.append(answer.verdicts[0].verdict)
+            await thief.close()
+            if ended is None:
+                await host.started(handle)
+                await host.tokens(handle, "mine")
+                await host.finish(handle)
+                follow = jobs_pb2.StreamTokensRequest(job_id=job.job_id)
+                async for _ in jobs.StreamTokens(follow, metadata=who):
+                    pass
+
+    assert verdicts == [
+        dispatch_pb2.HELD_VERDICT_ABORT,
+        dispatch_pb2.HELD_VERDICT_RELEASE,
+    ]

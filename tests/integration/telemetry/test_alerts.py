@@ -146,6 +146,19 @@ EDGES: Mapping[str, Case] = {
         {"tasks_enqueued_total": _same(10), "tasks_live": _same(9)},
         {"tasks_enqueued_total": _same(10), "tasks_live": _same(10)},
     ),
+    # A series that is there before its first increment, which a rate sees then.
+    "HostFlaps": Case(
+        {'orchd_host_losses_total{host_id="h"}': "0x48 1 2 3 4x60"},
+        {'orchd_host_losses_total{host_id="h"}': "0x48 1 2 2x60"},
+    ),
+    "EngineRestarts": Case(
+        {
+            f'engine_restarts_total{{pool_id="p", reason="{reason}"}}': f"0x{48 + later} 1x60"
+            for later, reason in enumerate(("engine_exited", "engine_unhealthy", "device_error"))
+        }
+        | {'engine_restarts_total{pool_id="p", reason="restart_storm"}': "0x52 1x60"},
+        {'engine_restarts_total{pool_id="p", reason="engine_exited"}': "0x48 1 2 2x60"},
+    ),
     "HostAway": _gauge("pool_state", 'pool_id="other", state="disconnected"', 2, 0),
     "PoolUnready": _gauge("pool_state", 'pool_id="other", state="unready"', 2, 0),
     "GpuUnwell": _gauge("gpu_health", 'host_id="other", device="g", state="lost"', 2, 0),

@@ -64,7 +64,7 @@ def rule_queries() -> dict[str, str]:
 def named(expression: str) -> set[str]:
     """The metrics that an expression names."""
     bare = re.sub(r'"[^"]*"', '""', expression)
-    bare = re.sub(r"\b(by|without|on|ignoring) \([^)]*\)", "", bare)
+    bare = re.sub(r"\b(by|without|on|ignoring|group_left) \([^)]*\)", "", bare)
     found = set()
     for name in NAMES.findall(bare):
         for suffix in SUFFIXES:

@@ -169,3 +169,13 @@ async def test_connections_are_bounded(http: ModuleType, monkeypatch: pytest.Mon
 
     assert nothing == b""
     assert answer.startswith(b"HTTP/1.1 200")
+
+
+async def test_an_address_that_is_taken_names_the_setting(http: ModuleType) -> None:
+    """In place of the number of an error."""
+    first, second = http.HttpPort(), http.HttpPort()
+    taken = await first.start("127.0.0.1:0", [])
+
+    with pytest.raises(OSError, match=rf"metrics_listen: cannot listen on 127\.0\.0\.1:{taken}: "):
+        await second.start(f"127.0.0.1:{taken}", [])
+    await first.stop()

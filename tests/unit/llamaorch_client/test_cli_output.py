@@ -143,6 +143,16 @@ def test_usage_errors_exit_with_2(argv: list[str], capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == ""
 
 
+def test_the_help_of_wait_s_says_what_it_waits_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is repeated, for how long at the most, what it does not limit, and the default."""
+    with pytest.raises(SystemExit):
+        parse(["run", "--help"], {})
+
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("refuses it for now", "at most 86400", "neither waiting in the queue", "Default"):
+        assert words in said
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import (
+    artifact_service_pb2,
+    catalog_service_pb2,
     config_service_pb2,
     orchestrator_service_pb2,
     policy_service_pb2,
@@ -36,7 +38,9 @@ from orchestrator_core.config import load_config
 from orchestrator_core.config import tokens as configured
 
 FILES = (
+    artifact_service_pb2,
     config_service_pb2,
+    catalog_service_pb2,
     orchestrator_service_pb2,
     policy_service_pb2,
     pool_admin_service_pb2,
@@ -73,6 +77,8 @@ def test_every_method_of_every_service_has_its_row_and_there_is_no_other() -> No
         ("orchestrator.v1.PoolAdminService", "ListPools", {"client", "admin"}),
         ("orchestrator.v1.PoolAdminService", "DrainPool", {"admin"}),
         ("orchestrator.v1.PoolAdminService", "ReloadPool", {"admin"}),
+        ("orchestrator.v1.CatalogService", "VerifyModel", {"client", "admin"}),
+        ("orchestrator.v1.CatalogService", "RegisterModel", {"admin"}),
         ("pool.v1.PoolRegistryService", "Dispatch", {"pool", "admin"}),
         ("pool.v1.PoolRegistryService", "ReportSnapshots", {"pool", "admin"}),
         ("orchestrator.v1.OrchestratorService", "NotYetInvented", {"admin"}),

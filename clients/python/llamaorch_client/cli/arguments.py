@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from llamaorch_client.address import DEFAULT_HOST, DEFAULT_PORT
 from llamaorch_client.artifact import ArtifactKind
-from llamaorch_client.cli import access, plugins
+from llamaorch_client.cli import access, models_arguments, plugins
 from llamaorch_client.model import JobState
 
 INTERVAL_MIN_S, INTERVAL_MAX_S = 0.1, 3600.0
@@ -64,6 +64,8 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     _reload(commands.add_parser("reload", parents=[common], help="load a pool's model anew"))
     _devices(commands.add_parser("devices", parents=[common], help="what the devices do, live"))
     _live(commands.add_parser("top", parents=[common], help="what happens now, live"))
+    catalog = commands.add_parser("models", parents=[common], help="the catalog of models")
+    models_arguments.add(catalog, common)
     _policy(commands.add_parser("policy", parents=[common], help="what tools may connect to"))
     _config(commands.add_parser("config", parents=[common], help="show or reload the settings"))
     explain = commands.add_parser(
@@ -250,7 +252,15 @@ def _run(parser: argparse.ArgumentParser) -> None:
     add("--label", type=_label, action="append", default=[], metavar="KEY=VALUE")
     add("--job-id", default="", metavar="ID", help="id for the job (default: the server's)")
     add("--detach", action="store_true", help="print the job's id and leave it running")
-    add("--wait-s", type=_seconds, default=0.0, metavar="S", help="retry a rejected job this long")
+    add(
+        "--wait-s",
+        type=_seconds,
+        default=0.0,
+        metavar="S",
+        help="give the job again, for up to S seconds (at most 86400), while the server refuses it "
+        "for now (queue full, throttle) or cannot be reached; it limits neither waiting in the "
+        "queue nor running. Default: a refusal is told at once, an absence after 2 s",
+    )
 
 
 def _artifacts(parser: argparse.ArgumentParser) -> None:

@@ -14,8 +14,8 @@ from llamaorch.pool.v1.pool_manager_service_pb2_grpc import PoolManagerServiceSt
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.channel import open_channel
 from llamaorch_client.cli import access
+from llamaorch_client.cli.cells import gib, slowed, unwell
 from llamaorch_client.cli.failure import ExitCode
-from llamaorch_client.cli.inspecting import gib, slowed, unwell
 from llamaorch_client.cli.output import Output
 from llamaorch_client.errors import from_rpc_error
 from llamaorch_client.metadata import call_metadata, checked_correlation_id

@@ -2,11 +2,18 @@
 """drain, undrain, reload."""
 
 import argparse
+import contextlib
+import difflib
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import replace
 
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.cli.failure import ExitCode
 from llamaorch_client.cli.output import Output
+from llamaorch_client.errors import NotFoundError
 from llamaorch_client.model import Pool, ReloadOutcome
+
+POOLS_NAMED = 8
 
 _RELOADS = {
     ReloadOutcome.ROLLED_BACK: "rolled back, the pool serves its former model",
@@ -20,9 +27,10 @@ _RELOADS = {
 async def drain(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
     """Drains a pool; with `--wait` returns once nothing runs there. OC-CTRL-2002."""
     correlation_id = arguments.correlation_id
-    pool = await client.drain_pool(
-        arguments.pool_id, timeout_s=arguments.deadline, correlation_id=correlation_id
-    )
+    async with _naming_pools(arguments.pool_id, client):
+        pool = await client.drain_pool(
+            arguments.pool_id, timeout_s=arguments.deadline, correlation_id=correlation_id
+        )
     if arguments.wait:
         return await _wait(arguments.pool_id, out, client, correlation_id)
     return _told(pool, out)
@@ -30,7 +38,8 @@ async def drain(arguments: argparse.Namespace, out: Output, client: AsyncClient)
 
 async def undrain(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
     """Lets a drained pool take work again."""
-    pool = await client.undrain_pool(arguments.pool_id, correlation_id=arguments.correlation_id)
+    async with _naming_pools(arguments.pool_id, client):
+        pool = await client.undrain_pool(arguments.pool_id, correlation_id=arguments.correlation_id)
     if out.as_json:
         out.record({"pool": pool})
     else:
@@ -41,12 +50,13 @@ async def undrain(arguments: argparse.Namespace, out: Output, client: AsyncClien
 async def reload(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
     """Loads a pool's model anew, or another one; 1 when that is not what it serves now."""
     out.progress(f"{arguments.pool_id} is reloaded once nothing runs there")
-    told = await client.reload_pool(
-        arguments.pool_id,
-        arguments.model,
-        timeout_s=arguments.deadline,
-        correlation_id=arguments.correlation_id,
-    )
+    async with _naming_pools(arguments.pool_id, client):
+        told = await client.reload_pool(
+            arguments.pool_id,
+            arguments.model,
+            timeout_s=arguments.deadline,
+            correlation_id=arguments.correlation_id,
+        )
     out.end_progress()
     done = told.outcome is ReloadOutcome.DONE
     if out.as_json:
@@ -56,6 +66,29 @@ async def reload(arguments: argparse.Namespace, out: Output, client: AsyncClient
     else:
         out.say(f"llorch: {_RELOADS[told.outcome]}: {told.detail}", "red")
     return ExitCode.FINISHED if done else ExitCode.JOB_FAILED
+
+
+def nearest(pool_id: str, pools: Iterable[Pool]) -> list[str]:
+    """Ids of pools, those that are spelt like `pool_id` first."""
+
+    def unlike(known: str) -> float:
+        return -difflib.SequenceMatcher(None, pool_id.lower(), known.lower()).ratio()
+
+    return sorted(sorted(pool.pool_id for pool in pools), key=unlike)
+
+
+@contextlib.asynccontextmanager
+async def _naming_pools(pool_id: str, client: AsyncClient) -> AsyncGenerator[None, None]:
+    """Adds to the error about an unknown pool those that there are."""
+    try:
+        yield
+    except NotFoundError as error:
+        ids = nearest(pool_id, await client.pools())
+        shown = ", ".join(ids[:POOLS_NAMED])
+        more = f" and {len(ids) - POOLS_NAMED} more" if len(ids) > POOLS_NAMED else ""
+        known = f"there are {shown}{more}" if ids else "there is none"
+        detail = replace(error.detail, message=f"{error.message}: {known}")
+        raise NotFoundError(detail) from error
 
 
 async def _wait(

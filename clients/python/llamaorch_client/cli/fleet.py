@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llamaorch_client.aio import AsyncClient, JobFilter
+from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, number, slowed, unwell
 from llamaorch_client.cli.failure import ExitCode, seconds
-from llamaorch_client.cli.inspecting import gib, number, slowed, unwell
 from llamaorch_client.cli.output import Output
 from llamaorch_client.errors import ServerError
 from llamaorch_client.model import Capabilities, JobState, Pool
@@ -20,7 +20,7 @@ POOL_COLUMNS = (
     "STATE",
     "MODEL",
     "ENGINE",
-    "SLOTS",
+    FREE_SLOTS,
     "CTX",
     "TOK/S",
     "HOST",
@@ -165,7 +165,7 @@ def _pool_row(pool: Pool) -> Sequence[str]:
         state + reason,
         pool.model_id,
         f"{pool.engine} {pool.engine_version}".strip(),
-        f"{pool.slots_free}/{pool.slots_total} free",
+        free_slots(pool.slots_free, pool.slots_total),
         number(pool.ctx_max),
         number(pool.tokens_per_s) + slowed(pool.perf_scale),
         pool.host_id,

@@ -20,6 +20,8 @@ from rich.text import Text
 # Wide enough that no table is wrapped or cut: a pipe is for other programs, and on a narrow
 # terminal a long line that the terminal breaks is easier to read and copy than words in pieces.
 TABLE_WIDTH = 400
+# What a table that can be cut to a width is cut to where there is no terminal.
+PIPE_WIDTH = 100
 _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
@@ -50,6 +52,8 @@ class Output:
         self._stderr = stderr if stderr is not None else sys.stderr
         self._out = _console(self._stdout, TABLE_WIDTH)
         self._err = _console(self._stderr, None if self._stderr.isatty() else TABLE_WIDTH)
+        #: Cells that a line of the result should fit into.
+        self.width = _console(self._stdout, None).width if self._out.is_terminal else PIPE_WIDTH
         self._live: Live | None = None
         self._line_open = False
         self._text_on_screen = False

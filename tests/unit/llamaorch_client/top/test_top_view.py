@@ -46,7 +46,7 @@ def test_everything_has_a_place_at_80_by_24() -> None:
         assert word in text
     assert "interactive: 12 waiting, the last starts in 10.8 s" in text
     pool = next(line for line in shown if "gpu-0" in line)
-    for word in ("READY", "3/4", "12.0/24.0", "75%", "71 C", "45.2"):
+    for word in ("READY", "1/4", "12.0/24.0", "75%", "71 C", "45.2"):
         assert word in pool
     run = next(line for line in shown if "run-0" in line)
     assert "10/64" in run

@@ -79,6 +79,7 @@ class Checks:
         self._timers_are_bound(state, world)
         self._sessions_add_up(state)
         self._drained_pools_get_nothing(state, event, effects)
+        self._closed_models_are_left_alone(state, effects, world.core._last_ms)
         self._effects_are_lawful(state, effects)
         self._order_of_arrival(state, effects)
         self._nobody_waits_in_vain(state, world.core._last_ms)
@@ -137,6 +138,23 @@ class Checks:
             assert not (isinstance(effect, DispatchRecord) and effect.pool_id in self.drained)
         assert state.drains.keys() == self.drained.keys()
         assert all(pool.draining == (p in self.drained) for p, pool in state.pools.items())
+
+    def _closed_models_are_left_alone(
+        self, state: State, effects: list[Effect], now_ms: int
+    ) -> None:
+        """ORCH-3031: once the grace is over, pools of it take nothing and nothing waits for it."""
+        due = {
+            model_id: None
+            for model_id, entry in state.catalog.entries.items()
+            if entry.grace_until_ms is not None and entry.grace_until_ms <= now_ms
+        }
+        assert state.catalog.closed.keys() == due.keys()
+        for pool in state.pools.values():
+            assert pool.retired == (pool.snapshot.model_id in due)
+        for effect in effects:
+            if isinstance(effect, DispatchRecord):
+                assert state.pools[effect.pool_id].snapshot.model_id not in due
+        assert not [job for job in _waiting(state.queue) if job.spec.needs.model_id in due]
 
     def _hosts_keep_what_they_may(self, state: State) -> None:
         """Output of ended jobs leaves room for what runs; each is the last attempt of its job."""
@@ -216,6 +234,11 @@ class Checks:
             TimerKind.POOL_STALE: state.pools.keys(),
             TimerKind.FORGET: {j.job_id for j in state.jobs.values() if not j.live},
             TimerKind.SESSION: {session.key for session in state.sessions},
+            TimerKind.MODEL_GRACE: {
+                model_id
+                for model_id, entry in state.catalog.entries.items()
+                if entry.grace_until_ms is not None and model_id not in state.catalog.closed
+            },
             TimerKind.QUEUE_TIMEOUT: {j.job_id for j in _waiting(state.queue)},
         }
         live = {j.job_id for j in state.jobs.values() if j.live}
@@ -317,6 +340,7 @@ def _open(state: State, pool: Pool, now_ms: int) -> bool:
         pool.connected
         and pool.snapshot.state is PoolState.READY
         and pool.snapshot.pool_id not in state.drains
+        and not pool.retired
         and now_ms - pool.as_of_ms <= state.config.stale_after_ms
         and pool.closed_until_ms <= now_ms
         and not pool.unconfirmed

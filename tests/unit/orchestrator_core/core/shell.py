@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     ConfirmEnd,
     DispatchRecord,
     Effect,
@@ -19,6 +20,7 @@ from orchestrator_core.core.effects import (
     PoolDrainRecord,
     Record,
     ReplyAccepted,
+    ReplyModel,
     ReplyPool,
     SendCancel,
     SendDrain,
@@ -49,7 +51,7 @@ ERRORS = (
     AttemptErrorKind.REPLAY_MISMATCH,
 )
 
-_OF_POOLS = ReplyPool | SendDrain
+_OF_POOLS = ReplyPool | SendDrain | ReplyModel
 _GATED = ReplyAccepted | SendStart | SendCancel | SendRelease | JobEnded | ConfirmEnd | _OF_POOLS
 
 
@@ -71,6 +73,7 @@ class Journal:
     live: dict[str, None] = field(default_factory=dict)
     sessions: dict[tuple[str, str], SessionRecord] = field(default_factory=dict)
     drains: dict[str, PoolDrainRecord] = field(default_factory=dict)
+    models: dict[str, CatalogRecord] = field(default_factory=dict)
 
     def write(self, records: list[Record]) -> None:
         """Makes a batch durable."""
@@ -89,6 +92,10 @@ class Journal:
                 self.drains.pop(record.pool_id, None)
                 if not record.over:
                     self.drains[record.pool_id] = record
+            elif isinstance(record, CatalogRecord):
+                self.models.pop(record.entry.card.model_id, None)
+                if not record.over:
+                    self.models[record.entry.card.model_id] = record
             else:
                 self.sessions.pop((record.identity, record.session_id), None)
 
@@ -100,6 +107,7 @@ class Journal:
             tuple(self.terminals),
             tuple(self.sessions.values()),
             tuple(self.drains.values()),
+            tuple(self.models.values()),
         )
 
 
@@ -247,7 +255,8 @@ def _job_of(effect: Effect) -> str:
         return effect.spec.job_id
     if isinstance(effect, ReplyAccepted):
         return effect.receipt.job_id
-    if isinstance(effect, SessionRecord | SessionForgotten | PoolDrainRecord | _OF_POOLS):
+    no_job = SessionRecord | SessionForgotten | PoolDrainRecord | CatalogRecord | _OF_POOLS
+    if isinstance(effect, no_job):
         return ""
     assert isinstance(effect, DispatchRecord | TerminalRecord | _GATED)
     return effect.job_id

@@ -78,6 +78,7 @@ def play(seed: int, steps: int = STEPS) -> World:
     world = World(seed, config_of(seed), memory=seed % 2 == 0, faults=seed % 7 != 0)
     world.drains = seed % 3 == 0
     world.other_config = other_config if seed % 4 == 3 else None
+    world.catalog = seed % 4 == 1
     world.before, world.observe = checks.before, checks.after
     world.run(steps)
     return world

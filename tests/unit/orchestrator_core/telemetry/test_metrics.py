@@ -482,3 +482,39 @@ def _happen(first: Counter, second: Counter, board: Board) -> list[Observation]:
     second.add(1, "", "", "finished")
     board.freeze()
     return []
+
+
+def test_what_alerts_look_at_is_there_before_its_first_increment() -> None:
+    """A rate does not see the increment with which a series is born."""
+    harness = Harness()
+    kinds = ("queue_full", "invalid_request", "policy_violation")
+    assert _born(harness, "orchd_admission_rejected_total", "reason") == {*kinds}
+    assert _born(harness, "deadline_outcomes_total", "met") == {"yes", "no"}
+
+    harness.host(snapshot("p"))
+    report = snapshot_pb2.PoolSnapshot(pool_id="p", replica_id="p#1", engine="mock")
+    harness.telemetry.host_reported(report)
+
+    modes = {"restart", "verified_replay", "continue"}
+    assert _born(harness, "orchd_host_losses_total", "host_id") == {"h"}
+    assert _born(harness, "failovers_total", "mode") == modes
+    assert _born(harness, "tasks_finished_total", "outcome") == {"finished", "failed"}
+    assert {"unknown", "engine_exited", "operator"} < _born(
+        harness, "engine_restarts_total", "reason"
+    )
+
+
+def _born(harness: Harness, name: str, label: str) -> set[str]:
+    """The values of a label over the series of a counter, all of which are at 0."""
+    series = harness.series(name)
+    assert {point.value for point in series.values()} == {0}
+    return {dict(key)[label] for key in series}
+
+
+def test_a_pool_tells_its_host_and_what_it_serves() -> None:
+    """By it, gauges that name a pool can be shown by host."""
+    harness = Harness()
+    harness.host(snapshot("p"), snapshot("q"))
+
+    assert harness.total("pool_info", pool_id="p", host_id="h", engine="mock") == 1
+    assert harness.total("pool_info") == 2

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from llamaorch_client.cli import deciding
+from llamaorch_client.cli.cells import FREE_SLOTS, gib
 from llamaorch_client.cli.failure import seconds
-from llamaorch_client.cli.inspecting import gib, number
 from llamaorch_client.cli.top import grid
 from llamaorch_client.cli.top.grid import Column, Glyphs, Line, Section
 from llamaorch_client.cli.top.state import Pane
@@ -21,7 +22,7 @@ CANDIDATES = (
     Column("FIRST TOKEN", 11, right=True),
     Column("DECODE", 9, right=True),
     Column("KV", 4),
-    Column("SLOTS", 5, right=True),
+    Column(FREE_SLOTS, 10, right=True),
     Column("HEADROOM", 10, drop=2, right=True),
     Column("AGE", 8, drop=1, right=True),
 )
@@ -82,7 +83,7 @@ def _decision(decision: Decision) -> list[Section]:
                 f"{item.first_token_ms} ms",
                 f"{item.decode_ms} ms",
                 "warm" if item.kv_warm else "cold",
-                number(item.slots_free),
+                deciding.slots(item),
                 gib(item.vram_headroom_bytes),
                 f"{item.snapshot_age_ms} ms",
             )
@@ -103,16 +104,6 @@ def _decision(decision: Decision) -> list[Section]:
 
 
 def _exclusions(title: str, exclusions: Sequence[Exclusion]) -> Section:
-    lines = [
-        Line(
-            (
-                item.pool_id if index == 0 else "",
-                shortfall.reason.value,
-                shortfall.required or "-",
-                shortfall.offered or "-",
-            )
-        )
-        for item in exclusions
-        for index, shortfall in enumerate(item.shortfalls)
-    ]
+    lines = [Line(tuple(row)) for row in deciding.exclusions(exclusions)]
+    lines += [Line(sentence=sentence, style="dim") for sentence in deciding.remedies(exclusions)]
     return Section(title, EXCLUSIONS, lines)

@@ -5,8 +5,8 @@ from datetime import datetime
 
 from rich.text import Text
 
+from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, number
 from llamaorch_client.cli.failure import seconds
-from llamaorch_client.cli.inspecting import gib, number
 from llamaorch_client.cli.top.grid import Bar, Cell, Column, Glyphs, Line, Section, clean
 from llamaorch_client.cli.top.state import Screen, age_ms, in_order, progress
 from llamaorch_client.model import Decision, Job, JobState, Pool, QueueView
@@ -27,7 +27,7 @@ _MODEL = Column("MODEL", 10, drop=3, grow=True)
 POOLS = (
     Column("POOL", 10, grow=True),
     Column("STATE", 12),
-    Column("SLOTS", 11),
+    Column(FREE_SLOTS, 11),
     Column("MEMORY GiB", 17, drop=2),
     Column("BUSY", 10, drop=1),
     Column("TEMP", 5, drop=1, right=True),
@@ -92,7 +92,7 @@ def _pool(pool: Pool) -> tuple[Cell, ...]:
     return (
         pool.pool_id,
         _state(pool.state),
-        Bar(_share(taken, pool.slots_total), f"{taken}/{pool.slots_total}", "cyan"),
+        Bar(_share(taken, pool.slots_total), free_slots(pool.slots_free, pool.slots_total), "cyan"),
         Bar(_share(used, total), f"{_gib(used)}/{_gib(total)}", "magenta"),
         Bar(max(busy, default=None), f"{max(busy):4.0%}" if busy else "-", "green"),
         f"{max(warm)} C" if warm else "-",
@@ -118,7 +118,7 @@ def queue(screen: Screen) -> Section:
 
 def _class(view: QueueView) -> str:
     last = view.last_predicted_start_ms
-    told = "not known: no pool for it is connected" if last is None else f"in {seconds(last)}"
+    told = "not known: no pool for it takes work" if last is None else f"in {seconds(last)}"
     return f"{view.priority.value.lower()}: {view.waiting} waiting, the last starts {told}"
 
 

@@ -1,0 +1,94 @@
+"""What `llorch explain` shows of a decision: what differs, and what fits."""
+
+from dataclasses import replace
+
+import pytest
+
+from llamaorch_client.cli import deciding
+from llamaorch_client.cli.cells import gib
+from llamaorch_client.model import Candidate, Decision, SnapshotFacts
+
+FACTS = SnapshotFacts(
+    slots_total=2,
+    slots_free=1,
+    vram_total_bytes=None,
+    vram_free_bytes=None,
+    kv_free_bytes=0,
+    first_token_ms=None,
+    perf_tokens_per_s=40.0,
+    prefill_tokens_per_s=900.0,
+)
+CPU = Candidate(
+    pool_id="pool-0",
+    replica_id="r",
+    predicted_end_ms=900,
+    first_token_ms=100,
+    decode_ms=800,
+    kv_warm=False,
+    slots_free=1,
+    vram_headroom_bytes=0,
+    snapshot_version=7,
+    snapshot_age_ms=40,
+    prompt_ms=60,
+    snapshot=FACTS,
+)
+GPU = replace(
+    CPU,
+    pool_id="pool-1",
+    kv_warm=True,
+    vram_headroom_bytes=2**31,
+    perf_scale=0.5,
+    snapshot=replace(FACTS, vram_free_bytes=2**32),
+)
+
+
+def decision(*candidates: Candidate) -> Decision:
+    """A decision between them; the first was chosen."""
+    return Decision(
+        rules_version=1,
+        job_id="j",
+        attempt=1,
+        decided_at=None,
+        pool_id=candidates[0].pool_id,
+        decided_by="score",
+        candidates=candidates,
+        candidates_total=len(candidates),
+        exclusions=(),
+        exclusions_total=0,
+        waited_ms=0,
+    )
+
+
+def test_a_column_that_says_nothing_is_left_out() -> None:
+    """Without a GPU there is no memory to speak of; cold caches and full clocks are the rule."""
+    silent = {"KV", "HEADROOM", "VRAM FREE", "CLOCKS"}
+
+    titles, rows, gone = deciding.candidates(decision(CPU), 400)
+    both, _, _ = deciding.candidates(decision(CPU, GPU), 400)
+
+    assert silent.isdisjoint(titles)
+    assert gone == ()
+    assert rows[0][0] == "* pool-0"
+    assert dict(zip(titles, rows[0], strict=True))["FREE SLOTS"] == "1/2"
+    assert silent < set(both)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
+def test_what_does_not_fit_is_named(width: int) -> None:
+    """The columns that a decision cannot be read without stay, even on a tiny terminal."""
+    titles, rows, gone = deciding.candidates(decision(CPU, GPU), width)
+    every, _, _ = deciding.candidates(decision(CPU, GPU), 400)
+
+    columns = zip(titles, *rows, strict=True)
+    assert sum(max(map(len, column)) + 2 for column in columns) - 2 <= max(width, 62)
+    assert {*titles, *gone} == set(every)
+    assert {"  POOL", "SCORE", "FIRST TOKEN", "DECODE", "KV", "FREE SLOTS"} <= set(titles)
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "told"),
+    [(None, "-"), (0, "0 MiB"), (5 * 2**20, "5 MiB"), (2**29, "0.5 GiB"), (2**34, "16.0 GiB")],
+)
+def test_little_memory_is_not_told_as_none(size_bytes: int | None, told: str) -> None:
+    """A small cache of a small model is not 0.0 GiB."""
+    assert gib(size_bytes) == told
