@@ -20,6 +20,8 @@ def reconfigure(state: State, config: CoreConfig, now_ms: int) -> None:
     state.throttle.reconfigure(config.throttle, now_ms)
     _move_deadlines(state, former)
     _keep_bounds(state, now_ms)
+    # Whether pools may leave the digest open is part of what the next jobs get from the catalog.
+    state.catalog.resolved.clear()
     if config.token_fairness != former.token_fairness:
         fairness.switch(state)
     interactive, batch = config.turns
