@@ -56,7 +56,7 @@ _ADDRESS_HINT = "write HOST:PORT, e.g. 127.0.0.1:7070"
 # What was written instead is not shown: it may be the token.
 _PATTERN_HINTS = {
     "sha256": "not a hash of 64 digits from 0 to f; `orchestratord token` prints one",
-    "trusted_keys": "not an Ed25519 key; `openssl pkey -pubout` prints it in PEM form",
+    "public_key": "not an Ed25519 key; `openssl pkey -pubout` prints it in PEM form",
     "[key]": "a name has 1 to 64 letters, digits, '.', '_' or '-'",
     "host_id": "1 to 128 characters of A-Z, a-z, 0-9, '.', '_', ':' and '-'",
 }

@@ -9,6 +9,7 @@ from orchestrator_core.relay.relay import RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.served_facts import ServedFacts
 from orchestrator_core.servicers.auth import TokenGate
+from orchestrator_core.servicers.catalog import CatalogServicer
 from orchestrator_core.servicers.orchestrator import OrchestratorServicer
 from orchestrator_core.servicers.outbound_judge import (
     NoSuchPolicyError,
@@ -16,6 +17,7 @@ from orchestrator_core.servicers.outbound_judge import (
 )
 from orchestrator_core.servicers.policy import PolicyServicer
 from orchestrator_core.servicers.pool_admin import PoolAdminServicer
+from orchestrator_core.servicers.signatures import NoSignaturesError, configured_signatures
 from orchestrator_core.telemetry.observer import Telemetry
 
 
@@ -30,16 +32,18 @@ class LiveParts:
     jobs: OrchestratorServicer
     pools: PoolAdminServicer
     facts: ServedFacts
+    catalog: CatalogServicer
 
     def prepare(self, running: Config, config: Config) -> Callable[[], None]:
         """Does all that can fail; returns what puts a configuration in force, which cannot.
 
         Raises:
-            ConfigError: when the outbound policy is not there.
+            ConfigError: when the outbound policy is not there, or nothing can check signatures.
         """
         try:
             judge = configured_judge(config.outbound)
-        except NoSuchPolicyError as error:
+            signatures = configured_signatures(config.catalog)
+        except (NoSuchPolicyError, NoSignaturesError) as error:
             raise ConfigError([str(error)]) from error
         bounds, known = core_config(config), tokens(config)
 
@@ -55,6 +59,7 @@ class LiveParts:
             self.jobs.reconfigure(config.jobs)
             self.pools.reconfigure(config.pools)
             self.facts.reconfigure(config.jobs)
+            self.catalog.reconfigure(config.catalog, signatures)
             if config.log_level != running.log_level:
                 self.telemetry.log_from(config.log_level)
 

@@ -51,7 +51,11 @@ from orchestrator_core.servicers.outbound_judge import (
     OutboundJudge,
     configured_judge,
 )
-from orchestrator_core.servicers.signatures import NoSignaturesError, Signatures
+from orchestrator_core.servicers.signatures import (
+    NoSignaturesError,
+    Signatures,
+    configured_signatures,
+)
 from orchestrator_core.servicers.token_ends import ExpiryWarnings
 from orchestrator_core.status.page import StatusPage
 from orchestrator_core.status.reading import StatusReader
@@ -147,7 +151,6 @@ class OrchestratorServer:
         self._hosts = Hosts()
         self._telemetry = Telemetry.from_config(config, fleet=ReportedFleet(self._hosts))
         self._store: Store = MeasuredStore(store or _store(config), self._telemetry.committed)
-        self._signatures = Signatures({})
         self._gate = self._make_gate()
         gates = () if self._gate is None else (self._gate,)
         options = (*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_max()))
@@ -181,8 +184,7 @@ class OrchestratorServer:
             StoreError: when the journal cannot be opened.
             OSError: when the metrics address is not free.
         """
-        judge = _judge(self._config.outbound)
-        self._signatures = _signatures(self._config.catalog)
+        judge, signatures = _judge(self._config.outbound), _signatures(self._config.catalog)
         self._listen()
         opened = await self._store.open()
         failpoints.reach("journal.opened")
@@ -207,6 +209,7 @@ class OrchestratorServer:
             jobs_servicer,
             pool_admin.PoolAdminServicer(runtime, self._telemetry, self._config.pools),
             facts,
+            catalog.CatalogServicer(runtime, self._telemetry, self._config.catalog, signatures),
         )
         self._make_live(parts)
         await self._serve(parts, opened, kept)
@@ -360,11 +363,9 @@ class OrchestratorServer:
             parts.pools,
             sessions.SessionServicer(runtime),
             parts.policy,
+            parts.catalog,
             configuration.ConfigServicer(self.config),
             artifacts.ArtifactServicer(runtime, kept),
-            catalog.CatalogServicer(
-                runtime, self._telemetry, self._signatures, config.catalog.retire_grace_ms
-            ),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
             inputs.InputServicer(runtime, kept),
         )
@@ -424,7 +425,7 @@ def _judge(table: OutboundTable) -> OutboundJudge:
 
 def _signatures(table: CatalogTable) -> Signatures:
     try:
-        return Signatures(table.trusted_keys)
+        return configured_signatures(table)
     except NoSignaturesError as error:
         raise CannotStartError(str(error)) from error
 

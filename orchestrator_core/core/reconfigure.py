@@ -20,7 +20,7 @@ def reconfigure(state: State, config: CoreConfig, now_ms: int) -> None:
     state.throttle.reconfigure(config.throttle, now_ms)
     _move_deadlines(state, former)
     _keep_bounds(state, now_ms)
-    # What jobs need by the catalog was worked out by the former rules.
+    # Whether pools may leave the digest open is part of what the next jobs get from the catalog.
     state.catalog.resolved.clear()
     if config.token_fairness != former.token_fairness:
         fairness.switch(state)

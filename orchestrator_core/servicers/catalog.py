@@ -3,6 +3,7 @@
 import grpc
 
 from llamaorch.orchestrator.v1 import catalog_service_pb2 as pb
+from orchestrator_core.config_catalog import CatalogTable
 from orchestrator_core.core.catalog import unknown_model
 from orchestrator_core.core.catalog_model import CatalogEntry, ModelCard, ModelState
 from orchestrator_core.core.events import ModelDeleted, ModelPut, ModelStateSet
@@ -39,22 +40,22 @@ _SIGNATURE_TO_WIRE = {
 class CatalogServicer:
     """Translates between the wire and the catalog of the core.
 
-    `grace_ms` is that of a retirement which does not say. What a signature is worth is decided
-    here: the core takes the operator's word.
+    What a signature is worth is decided here: the core takes the operator's word.
     """
 
     def __init__(
-        self,
-        runtime: Runtime,
-        telemetry: Telemetry,
-        signatures: Signatures,
-        grace_ms: int,
+        self, runtime: Runtime, telemetry: Telemetry, table: CatalogTable, signatures: Signatures
     ) -> None:
         self._runtime = runtime
         self._telemetry = telemetry
         self._signatures = signatures
-        self._grace_ms = grace_ms
+        self._grace_ms = table.retire_grace_ms
         self._limits = WireLimits()
+
+    def reconfigure(self, table: CatalogTable, signatures: Signatures) -> None:
+        """Other settings from now on; graces that have begun stay as they are."""
+        self._signatures = signatures
+        self._grace_ms = table.retire_grace_ms
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """All methods of the service."""

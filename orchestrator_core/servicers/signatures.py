@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from orchestrator_core.config_catalog import CatalogTable
 from orchestrator_core.errors import OrchestratorError
 
 
@@ -59,6 +60,11 @@ class Signatures:
             if check(made, data):
                 return Checked(SignatureVerdict.VERIFIED, name)
         return Checked(SignatureVerdict.INVALID)
+
+
+def configured_signatures(table: CatalogTable) -> Signatures:
+    """What a configuration trusts. Raises `NoSignaturesError`."""
+    return Signatures({name: key.public_key for name, key in table.trusted_keys.items()})
 
 
 def _check_of(key: str) -> Check:

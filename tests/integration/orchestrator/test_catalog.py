@@ -14,6 +14,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from llamaorch.orchestrator.v1 import catalog_service_pb2 as pb
 from llamaorch.orchestrator.v1 import job_pb2, pool_admin_service_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb
+from orchestrator_core.config_catalog import CatalogTable
 from orchestrator_core.recorder.recorder import recordings
 from orchestrator_core.recorder.replay import replay
 from orchestrator_core.store.memory import MemoryStore
@@ -507,7 +508,9 @@ async def test_signatures_are_checked_with_trusted_keys(
 ) -> None:
     """One of theirs is verified, another refuses the registration, none is a warning."""
     key, stranger = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-    orchestrator = await start_orchestrator(catalog={"trusted_keys": {"release": public(key)}})
+    orchestrator = await start_orchestrator(
+        catalog={"trusted_keys": {"release": {"public_key": public(key)}}}
+    )
     await ready_host(orchestrator, model_digest=DIGEST)
 
     wrong = await refused(register(orchestrator, digest=DIGEST, signature=signed(stranger)))
@@ -593,3 +596,30 @@ async def test_a_recorded_catalog_replays_equal(
 
     assert (report.runs, report.gaps, report.hashes) == (1, 0, 1)
     assert report.decisions > 10
+
+
+async def test_settings_of_the_catalog_change_without_a_restart(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """HME-003: what digests may be, the grace and the keys; for whoever comes next."""
+    orchestrator = await start_orchestrator()
+    await ready_host(orchestrator, model_digest="")
+    await register(orchestrator, digest=DIGEST)
+    before = await enqueue(orchestrator)
+    live, key = orchestrator.server.config, Ed25519PrivateKey.generate()
+    table = {
+        "unknown_digest": "refuse",
+        "retire_grace_ms": 5_000,
+        "trusted_keys": {"release": {"public_key": public(key)}},
+    }
+    wanted = live.running.model_copy(update={"catalog": CatalogTable.model_validate(table)})
+
+    live.prepare(live.running, wanted)()
+    _, reason, _ = await refused(enqueue(orchestrator))
+    signed_now = await update(orchestrator, ["signature"], model_id="tiny", signature=signed(key))
+    retired = await retire(orchestrator)
+
+    assert before.job_id
+    assert reason == "INCOMPATIBLE_MODEL"
+    assert not any("signature" in warning for warning in signed_now.warnings)
+    assert retired.grace_until.ToMilliseconds() - retired.retired_at.ToMilliseconds() == 5_000

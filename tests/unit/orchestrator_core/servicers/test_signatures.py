@@ -15,6 +15,7 @@ from orchestrator_core.servicers.signatures import (
     NoSignaturesError,
     Signatures,
     SignatureVerdict,
+    configured_signatures,
 )
 
 DIGEST = "sha256:" + "ab" * 32
@@ -47,9 +48,12 @@ def test_the_configuration_takes_such_keys() -> None:
     """As they are printed by openssl."""
     key = public(Ed25519PrivateKey.generate())
 
-    table = Config.model_validate({"catalog": {"trusted_keys": {"release": key}}}).catalog
+    trusted = {"release": {"public_key": key}}
+    table = Config.model_validate({"catalog": {"trusted_keys": trusted}}).catalog
+    checked = configured_signatures(table).check(DIGEST, "")
 
-    assert table.trusted_keys == {"release": key}
+    assert table.trusted_keys["release"].public_key == key
+    assert checked == Checked(SignatureVerdict.MISSING)
 
 
 def test_without_the_library_no_key_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
