@@ -54,7 +54,8 @@ class Reader:
         self._attempt = resume.attempt if named else -1
         self._told = resume.attempt
         self._proof: int | None = resume.prefix_digest if named else None
-        self._metrics_version = log.metrics_version
+        # Who comes late is told how the job is doing now, not only a second later.
+        self._metrics_version = 0
         self.acked = 0
         self.caught_up = False
         self.done = False

@@ -2,7 +2,7 @@
 
 Rules of normalisation:
 
-1. Sentences for people may change: `message` and `description` are left out.
+1. Sentences for people may change: the names in `FOR_PEOPLE` are left out.
 2. What depends on time, chance or the machine is there, whatever its value: names that end with
    `_ms` or begin with `vram_`, instants, spans, fractions, and the names in `ANY_VALUE`.
 3. Events that come by the clock (`queued`, `metrics`) are left out of streams, and neighbouring
@@ -26,7 +26,7 @@ from tests.contract.wiretap import Call
 assert error_details_pb2.DESCRIPTOR
 
 Json = Any
-FOR_PEOPLE = frozenset({"message", "description", "human"})
+FOR_PEOPLE = frozenset({"message", "description", "human", "state_reason", "detail"})
 ANY_VALUE = frozenset(
     {
         *("replica_id", "trace_id", "decision_id", "snapshot_version", "server_version"),
