@@ -511,7 +511,10 @@ class Runtime:
         log = self.relay.log(job_id)
         if effect.mode is StartMode.FRESH:
             log.doubtful = False  # Nothing was delivered before.
-        follows = continuation(effect, log) if effect.mode is StartMode.CONTINUE else None
+        follows = None
+        if effect.mode is StartMode.CONTINUE:
+            job = self.core.jobs.get(job_id)
+            follows = continuation(effect, log, job.unreleased if job is not None else None)
         if isinstance(follows, AttemptEnded):
             self.submit(follows)
             return

@@ -121,8 +121,7 @@ class Executor:
         if incarnation.slots is None or not incarnation.slots.acquire(command.key):
             return Refusal(RefusalReason.NO_SLOT, f"all slots of {pool.pool_id} are taken")
         if prefix is not None:
-            request = replace(command.request, continue_text=prefix.text)
-            command = replace(command, request=request)
+            command = _following(command, prefix)
         return self._begin(command, pool, prefix)
 
     def cancel(self, key: AttemptKey) -> None:
@@ -441,6 +440,20 @@ def _unknown_replica(command: AttemptCommand) -> Refusal:
     return Refusal(
         RefusalReason.UNKNOWN_REPLICA, f"{command.replica_id or 'no replica'} does not run here"
     )
+
+
+def _following(command: AttemptCommand, prefix: Prefix) -> AttemptCommand:
+    """The command with the text before it.
+
+    Where that did not come with it, only this host can count how much is left to generate. An
+    engine has to generate one token at least.
+    """
+    request, tokens = replace(command.request, continue_text=prefix.text), command.continue_tokens
+    if not command.continue_text and not tokens:
+        tokens, most = prefix.tokens, request.sampling.max_tokens
+        left = None if most is None else max(1, most - tokens)
+        request = replace(request, sampling=replace(request.sampling, max_tokens=left))
+    return replace(command, request=request, continue_tokens=tokens)
 
 
 def _with_continued(terminal: Terminal, tokens: int) -> Terminal:

@@ -22,6 +22,7 @@ from llamaorch_client import (
     Sampling,
 )
 from llamaorch_client.artifact import ArtifactAbout, ArtifactFilter, ArtifactKind
+from llamaorch_client.model_catalog import CatalogModel, ModelState
 
 ONCE = RetryOptions(attempts_max=1, retry_rejected=False)
 STORY = JobRequest(
@@ -214,6 +215,29 @@ async def _artifacts(speaker: Speaker) -> None:
         await refused(client.artifacts.read(first.artifact_id))
 
 
+async def _catalog(speaker: Speaker) -> None:
+    async with speaker.client() as client:
+        tiny = CatalogModel(
+            model_id="tiny", aliases=("chat",), engines=("mock",), expected_tokens=9, ctx_max=2048
+        )
+        await client.catalog.register(tiny)
+        await refused(client.catalog.register(replace(tiny, ctx_max=1024)))
+        await client.enqueue(replace(STORY, model_id="chat"))
+        await client.stream("story").result()
+        await client.catalog.update(replace(tiny, aliases=("chat", "story")), ("aliases",))
+        await refused(client.catalog.update(replace(tiny, revision=1)))
+        await client.catalog.get("story")
+        async for _ in client.catalog.list((ModelState.ACTIVE,)):
+            pass
+        await client.catalog.verify("tiny")
+        await client.catalog.retire("tiny", grace_s=3600, replaced_by="tiny-2")
+        retired = replace(STORY, job_id="late", request_id="r-late")
+        await refused(client.enqueue(retired))
+        await client.catalog.activate("tiny")
+        await client.catalog.delete("tiny")
+        await refused(client.catalog.get("tiny"))
+
+
 async def _configuration(speaker: Speaker) -> None:
     async with speaker.client() as client:
         await client.config()
@@ -231,6 +255,7 @@ CONVERSATIONS = {
     "operating-pools": Conversation(_pools),
     "exchange": Conversation(_exchange, slots=3),
     "artifacts": Conversation(_artifacts),
+    "catalog": Conversation(_catalog),
     "configuration": Conversation(_configuration, slots=0),
     "access": Conversation(_access, guarded=True),
 }

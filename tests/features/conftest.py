@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 # Steps are fixtures that are named after their sentences: only a star brings them along.
 from tests.features.steps.access import *  # noqa: F403
 from tests.features.steps.budgets import *  # noqa: F403
+from tests.features.steps.catalog import *  # noqa: F403
 from tests.features.steps.configuring import *  # noqa: F403
 from tests.features.steps.errors import *  # noqa: F403
 from tests.features.steps.jobs import *  # noqa: F403

@@ -29,6 +29,13 @@ Feature: What a client is told when something goes wrong
       | the content of an artifact was damaged on the disk | DATA_LOSS               | DATA_LOSS           | do not try the same again |
       | a reader shows a text that was never sent         | RESUME_WINDOW            | OUT_OF_RANGE        | do not try the same again |
 
+    Examples: The catalog says otherwise
+      | case                                              | reason              | code                | advice                    |
+      | a model was retired                               | MODEL_RETIRED       | FAILED_PRECONDITION | do not try the same again |
+      | the catalog alone counts, and has no such model   | MODEL_UNKNOWN       | NOT_FOUND           | do not try the same again |
+      | a model is deleted that jobs still need           | MODEL_IN_USE        | FAILED_PRECONDITION | do not try the same again |
+      | somebody else has changed the model meanwhile     | REVISION_CONFLICT   | ABORTED             | do not try the same again |
+
     Examples: The service cannot serve now
       | case                                              | reason              | code               | advice                     |
       | no pool is registered                             | POOL_UNAVAILABLE    | UNAVAILABLE        | try again after so long    |

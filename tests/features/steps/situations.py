@@ -8,6 +8,8 @@ import grpc
 from llamaorch_client import ErrorDetail, Failed, LlamaOrchError
 from llamaorch_client.errors import from_rpc_error
 from orchestrator_core.store.memory import CommitFault, MemoryStore
+from tests.features.service import MODEL
+from tests.features.steps.catalog import registers, retires, updates, updates_old
 from tests.features.steps.jobs import TAKES_ITS_TIME, job
 from tests.features.steps.keeping import asks_for, damages, deletes_artifact, job_with_input, puts
 from tests.features.steps.output import comes_back_wrong, has_read, loses_connection, reads
@@ -194,6 +196,38 @@ async def _wrong_text(world: World) -> ErrorDetail:
     await has_read(world, "ann", 1)
     await loses_connection(world, "ann")
     await comes_back_wrong(world, "ann", "story")
+    return told(world.refusal)
+
+
+@situation("a model was retired")
+async def _retired(world: World) -> ErrorDetail:
+    await service(world)
+    await registers(world, MODEL, [["alias", "chat"]])
+    await retires(world, MODEL, "tiny-2", "no grace")
+    return await refused(world)
+
+
+@situation("the catalog alone counts, and has no such model")
+async def _unknown_model(world: World) -> ErrorDetail:
+    await service(world, catalog={"required": True})
+    return await refused(world)
+
+
+@situation("a model is deleted that jobs still need")
+async def _model_in_use(world: World) -> ErrorDetail:
+    await service(world)
+    await registers(world, MODEL, [["alias", "chat"]])
+    await runs_slowly(world)
+    await world.attempt((await world.client()).catalog.delete(MODEL))
+    return told(world.refusal)
+
+
+@situation("somebody else has changed the model meanwhile")
+async def _conflict(world: World) -> ErrorDetail:
+    await bare(world)
+    await registers(world, MODEL, [["alias", "chat"]])
+    await updates(world, MODEL, [["alias", "assistant"]])
+    await updates_old(world, 1, MODEL)
     return told(world.refusal)
 
 

@@ -160,7 +160,7 @@ def _shown() -> dict[str, str]:
     return {"gRPC ports": _rows(http2), "HTTP ports": _rows(http)}
 
 
-@pytest.mark.parametrize("place", _shown())
+@pytest.mark.parametrize("place", _shown(), ids=["grpc", "http"])
 def test_the_document_shows_the_attacks_and_answers_that_the_tests_run(place: str) -> None:
     """A row is added to the document as it is printed here."""
     text = DOCUMENT.read_text(encoding="utf-8")

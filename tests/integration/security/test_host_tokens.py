@@ -53,6 +53,7 @@ async def ended(host: ScriptedHost) -> grpc.aio.AioRpcError:
         ("rival", "gpu-1", "is for host_id gpu-2, and this host is gpu-1"),
         ("loose", "shared", "shared was registered with the token of other, not of loose"),
     ],
+    ids=["bound", "loose", "rival", "late"],
 )
 async def test_a_token_registers_no_host_of_another(
     start_guarded: StartGuarded, name: str, host_id: str, told: str

@@ -125,7 +125,7 @@ def lied_to(address: str, number: int, frames: list[bytes]) -> tuple[grpc.Status
 NUMBERS = iter(range(10**9))
 
 
-@settings(max_examples=SEARCH or 60, derandomize=not SEARCH, **UNTIMED)
+@settings(max_examples=SEARCH or 30, derandomize=not SEARCH, **UNTIMED)
 @given(st.lists(encoded(pb.DispatchRequest, FRAME), min_size=1, max_size=4))
 def test_whatever_a_host_says_its_stream_and_its_job_end_as_they_should(
     service: Service, frames: list[bytes]

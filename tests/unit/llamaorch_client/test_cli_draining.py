@@ -28,6 +28,15 @@ def test_a_deadline_that_is_none_is_a_usage_error(
     assert "must be like 90s, 5m or 1h" in capsys.readouterr().err
 
 
+def test_the_pool_that_was_meant_comes_first() -> None:
+    """Whatever the case of its letters; those that are equally far in their order."""
+    ids = ["box-2/gpu-1", "cpu", "gpu-b", "gpu-a"]
+
+    assert draining.nearest("GPUa", ids)[:2] == ["gpu-a", "gpu-b"]
+    assert draining.nearest("box2", ids)[0] == "box-2/gpu-1"
+    assert draining.nearest("", ids) == sorted(ids)
+
+
 def test_every_outcome_but_the_good_one_has_words() -> None:
     """Also those that are not known to this version."""
     assert set(draining._RELOADS) == set(ReloadOutcome) - {ReloadOutcome.DONE}

@@ -11,8 +11,8 @@ import pytest
 CLIENT = Path(__file__).resolve().parents[3] / "clients" / "python"
 BLOCKING_IMPORT = """
 import sys
-print("importing", flush=True)
 try:
+    print("importing", flush=True)
     sys.stdin.read()
 except BaseException:
     raise ImportError("what a library makes of an exception") from None

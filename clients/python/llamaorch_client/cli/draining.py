@@ -68,13 +68,13 @@ async def reload(arguments: argparse.Namespace, out: Output, client: AsyncClient
     return ExitCode.FINISHED if done else ExitCode.JOB_FAILED
 
 
-def nearest(pool_id: str, pools: Iterable[Pool]) -> list[str]:
+def nearest(pool_id: str, ids: Iterable[str]) -> list[str]:
     """Ids of pools, those that are spelt like `pool_id` first."""
 
     def unlike(known: str) -> float:
         return -difflib.SequenceMatcher(None, pool_id.lower(), known.lower()).ratio()
 
-    return sorted(sorted(pool.pool_id for pool in pools), key=unlike)
+    return sorted(sorted(ids), key=unlike)
 
 
 @contextlib.asynccontextmanager
@@ -83,11 +83,11 @@ async def _naming_pools(pool_id: str, client: AsyncClient) -> AsyncGenerator[Non
     try:
         yield
     except NotFoundError as error:
-        ids = nearest(pool_id, await client.pools())
+        ids = nearest(pool_id, [pool.pool_id for pool in await client.pools()])
         shown = ", ".join(ids[:POOLS_NAMED])
         more = f" and {len(ids) - POOLS_NAMED} more" if len(ids) > POOLS_NAMED else ""
-        known = f"there are {shown}{more}" if ids else "there is none"
-        detail = replace(error.detail, message=f"{error.message}: {known}")
+        known = f"those that are: {shown}{more}" if ids else "none is"
+        detail = replace(error.detail, message=f"{error.message}; {known}")
         raise NotFoundError(detail) from error
 
 
