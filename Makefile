@@ -30,10 +30,12 @@ demo: $(STAMP) ## Start both services with a tiny model, run jobs, show what hap
 	$(BIN)/python -m demo.demo
 
 .PHONY: up
-up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS, CTX, THREADS, DEVICES, GPU_LAYERS)
+up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS, CTX, THREADS, DEVICES, GPU_LAYERS, LISTEN, METRICS_LISTEN, DIRECTORY)
 	$(BIN)/python -m demo.up$(if $(MODEL), --model '$(MODEL)')$(if $(SLOTS), --slots $(SLOTS))$(if \
 	  $(CTX), --ctx $(CTX))$(if $(THREADS), --threads $(THREADS))$(if \
-	  $(DEVICES), --devices $(DEVICES))$(if $(GPU_LAYERS), --gpu-layers $(GPU_LAYERS))
+	  $(DEVICES), --devices $(DEVICES))$(if $(GPU_LAYERS), --gpu-layers $(GPU_LAYERS))$(if \
+	  $(LISTEN), --listen $(LISTEN))$(if $(METRICS_LISTEN), --metrics-listen $(METRICS_LISTEN))$(if \
+	  $(DIRECTORY), --directory '$(DIRECTORY)')
 
 .PHONY: test
 test: $(DEV_STAMP) ## Run the whole test suite
@@ -192,6 +194,11 @@ bench-cancel: $(DEV_STAMP) ## How soon after a Cancel call the slot is free at t
 .PHONY: chaos
 chaos: $(DEV_STAMP) ## Kill and stop every process, at random moments and at each failpoint, under 8 clients x 100 jobs (ARGS="--seed 2")
 	$(BIN)/python -m faults.chaos $(ARGS)
+
+.PHONY: haiku
+haiku: $(DEV_STAMP) ## Ask for a haiku of this minute through the public API (SERVER=host:port, MODEL_ID=; REQUIRE_GPU=1: no GPU is a failure)
+	@PYTHONPATH=.:proto:clients/python $(BIN)/python -m tests.acceptance.haiku \
+	  $(if $(SERVER),--server $(SERVER)) $(if $(MODEL_ID),--model $(MODEL_ID))
 
 .PHONY: gpu-check
 gpu-check: $(DEV_STAMP) ## On a machine with an NVIDIA GPU: snapshots beside nvidia-smi, memory, an engine; writes docs/hardware

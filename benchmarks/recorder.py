@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.machine import run_on_machine
+from orchestrator_core.core.checkpoint import JOB_TABLE
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import ConfirmEnd
 from orchestrator_core.core.events import (
@@ -45,6 +46,7 @@ CORE = CoreConfig(queue_capacity=100_000, finished_jobs_max=10_000, stale_after_
 # Steps are fed no faster than this, so that the writer keeps up as it does behind a network.
 BURST_STEPS = 500
 GIB = 1 << 30
+WAITING = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,21 +156,24 @@ def measure(jobs: int, pools: int, directory: Path) -> tuple[list[Cost], list[Co
 
 
 def checkpoint_pause(pools: int) -> tuple[list[float], float, int]:
-    """Milliseconds that a checkpoint stops the loop, what encoding it takes, and its bytes."""
+    """CPU milliseconds for which a checkpoint stops the loop, those of encoding it, its bytes."""
     core = Core(CORE)
-    for index, event in enumerate(lives(CORE.finished_jobs_max, pools)):
-        step(core, event, index)
-    waiting = 5_000
-    for number in range(waiting + pools * SLOTS):
-        step(core, EnqueueRequested(spec(number + 1_000_000), 0), 1_000_000)
-    assert core.queue_depth() == waiting, core.queue_depth()
+    now_ms = 0
+    for event in lives(CORE.idempotency_max, pools):
+        now_ms += 1
+        step(core, event, now_ms)
+    for number in range(WAITING + pools * SLOTS):
+        step(core, EnqueueRequested(spec(number + 1_000_000), 0), now_ms)
+    assert core.queue_depth() == WAITING, core.queue_depth()
     pauses, frozen = [], core.freeze()
     for _ in range(5):
         gc.disable()  # as the recorder does
-        began_s = time.perf_counter()
+        began_s = time.thread_time()
         frozen = core.freeze()
-        pauses.append((time.perf_counter() - began_s) * 1000)
+        pauses.append((time.thread_time() - began_s) * 1000)
         gc.enable()
+    jobs = len(frozen.tables[JOB_TABLE])
+    assert jobs == WAITING + pools * SLOTS + CORE.finished_jobs_max, jobs
     began_s = time.process_time()
     size = sum(map(len, encode_frozen(frozen)))
     return pauses, (time.process_time() - began_s) * 1000, size
@@ -192,8 +197,9 @@ def main() -> int:
         print(f"{name:24}{loop_us:14.1f}{process_us:14.1f}")
     print(f"on disk: {size / arguments.jobs:.0f} bytes per job")
     print(
-        f"checkpoint at 5,000 waiting and 10,000 ended jobs: the loop stops for "
-        f"{statistics.median(pauses):.0f} ms; the writer encodes {encoded / 1e6:.1f} MB "
+        f"checkpoint at {WAITING:,} waiting and {CORE.finished_jobs_max:,} ended jobs with "
+        f"{CORE.idempotency_max:,} remembered requests: the loop stops for "
+        f"{statistics.median(pauses):.0f} ms of CPU; the writer encodes {encoded / 1e6:.1f} MB "
         f"in {encode_ms:.0f} ms of CPU, in pieces"
     )
     return 0

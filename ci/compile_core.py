@@ -28,6 +28,7 @@ CORE = Path("orchestrator_core/core")
 INTERPRETED = frozenset(
     {"__init__", "checkpoint", "machine", "records", "shapes"}
     | {
+        "catalog_model",
         "config",
         "decision",
         "effects",

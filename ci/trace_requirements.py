@@ -16,8 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIST, PAGE = Path("ci/requirements.toml"), Path("docs/traceability.md")
 ID = re.compile(r"\b(?:ORCH|LO|HME|AUTH|OC-[A-Z]+)-\d+\b")
-# Comments, docstrings and stories carry citations; the stage table of the README is a behaviour.
-CITING = (".py", ".proto", ".mjs", ".txt", "README.md")
+# Comments, docstrings, stories and tags of journeys carry citations; the stage table of the README
+# is a behaviour.
+CITING = (".py", ".proto", ".mjs", ".txt", ".feature", "README.md")
 # Its own tests cite ids that must not count.
 NOT_CITING = ("_pb2.py", "_pb2_grpc.py", "ci/test_trace_requirements.py")
 FILES_SHOWN = 4

@@ -105,8 +105,9 @@ def main() -> int:
     for address in (arguments.listen, arguments.metrics_listen):
         if _in_use(address):
             sys.stderr.write(
-                f"{address} is in use: something runs there already; stop it, or give another "
-                "--listen, --metrics-listen and --directory\n"
+                f"{address} is in use: something runs there already; stop it, or have another "
+                "stack beside it:\n  make up LISTEN=127.0.0.1:7170 METRICS_LISTEN=127.0.0.1:7172 "
+                "DIRECTORY=.demo/second\n"
             )
             return 2
     options = StackOptions(

@@ -12,9 +12,10 @@ import structlog
 
 from orchestrator_core import failpoints
 from orchestrator_core.auth import command as token_command
-from orchestrator_core.config import ConfigError, load
+from orchestrator_core.config import ConfigError, load_source
 from orchestrator_core.loop import Loop
-from orchestrator_core.server import CannotStartError, run
+from orchestrator_core.process import run
+from orchestrator_core.server import CannotStartError
 from orchestrator_core.store.port import StoreTakenError
 from orchestrator_core.telemetry.line_sink import configure_logs
 
@@ -38,13 +39,13 @@ def main(argv: list[str] | None = None) -> int:
     if words[:1] == ["token"]:
         return token_command.run(words[1:])
     try:
-        config = load(words, os.environ)
+        source, config = load_source(words, os.environ)
         configure_logs(config.log_level, config.log_format)
         _arm(os.environ.get(failpoints.VARIABLE, ""))
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.set_threshold(GC_ALLOCATIONS)
         with asyncio.Runner(loop_factory=Loop) as runner:
-            runner.run(run(config))
+            runner.run(run(config, source))
     except ConfigError as error:
         for problem in error.problems:
             print(f"orchestratord: {problem}", file=sys.stderr)

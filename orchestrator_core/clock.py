@@ -23,3 +23,8 @@ class SystemClock:
     def now_ms(self) -> int:
         """Milliseconds since 1970; never goes back, also not over a restart."""
         return self._base_ms + (time.monotonic_ns() - self._start_ns) // 1_000_000
+
+
+def wall_s() -> float:
+    """Seconds since 1970 as the machine has it now, for ends that people have stated."""
+    return time.time_ns() / 1e9

@@ -12,6 +12,7 @@ from typing import assert_never
 from orchestrator_core import failpoints
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     ConfirmEnd,
     DispatchRecord,
     Gated,
@@ -19,6 +20,7 @@ from orchestrator_core.core.effects import (
     PoolDrainRecord,
     Record,
     ReplyAccepted,
+    ReplyModel,
     ReplyPool,
     ReplySession,
     ReplyState,
@@ -49,7 +51,7 @@ PAUSE_MAX_S = 5.0
 
 # What leaves because a job ended, and is untrue when the end is taken back.
 _OF_AN_END = (JobEnded, ReplyState, ConfirmEnd)
-_REPLIES = (ReplyAccepted, ReplyState, ReplySession, ReplyPool)
+_REPLIES = (ReplyAccepted, ReplyState, ReplySession, ReplyPool, ReplyModel)
 
 
 @dataclass(slots=True)
@@ -97,20 +99,20 @@ class Batch:
 
 
 def record_job_id(record: Record) -> str:
-    """Job that a record is about; empty for one about a session or a pool."""
+    """Job that a record is about; empty for one about a session, a pool or a model."""
     match record:
         case AcceptRecord():
             return record.spec.job_id
         case DispatchRecord() | TerminalRecord():
             return record.job_id
-        case SessionRecord() | SessionForgotten() | PoolDrainRecord():
+        case SessionRecord() | SessionForgotten() | PoolDrainRecord() | CatalogRecord():
             return ""
         case _:
             assert_never(record)
 
 
 def gated_job_id(effect: Gated) -> str:
-    """Job that a gated effect is about; empty for one about a session or a pool."""
+    """Job that a gated effect is about; empty for one about a session, a pool or a model."""
     match effect:
         case ReplyAccepted():
             return effect.receipt.job_id
@@ -118,7 +120,7 @@ def gated_job_id(effect: Gated) -> str:
             return effect.spec.job_id
         case ReplyState() | SendCancel() | SendRelease() | JobEnded() | ConfirmEnd():
             return effect.job_id
-        case ReplySession() | ReplyPool() | SendDrain():
+        case ReplySession() | ReplyPool() | ReplyModel() | SendDrain():
             return ""
         case _:
             assert_never(effect)
@@ -228,29 +230,49 @@ class CommitGate:
                     await asyncio.sleep(began_s + GATHER_S - loop.time())
             self._idle.set()
 
+    def undurable_drains(self) -> set[str]:
+        """Pools whose drain, or the end of it, is not durable yet. O(records under way)."""
+        return {
+            record.pool_id
+            for batch in self._under_way()
+            for record in batch.records
+            if isinstance(record, PoolDrainRecord)
+        }
+
+    async def drains_settled(self) -> None:
+        """Returns once no drain is undurable. Raises as `settled`."""
+        while self.undurable_drains():
+            await self._durable()
+
     async def settled(self, job_id: str | None = None) -> None:
         """Returns once everything decided so far about a job, or about all, is durable.
 
         Raises:
             StoreError: that of `abandon`.
         """
+        if self._abandoned is not None or self._concerned(job_id):
+            await self._durable()
+
+    async def _durable(self) -> None:
+        """Returns once all that is under way is durable. Raises as `settled`."""
         if self._abandoned is not None:
             raise self._abandoned
-        if self._concerned(job_id):
-            reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._pending.readers[reader] = None
-            self._idle.clear()
-            self._wake.set()
-            try:
-                await reader
-            finally:
-                for batch in (self._writing, self._pending):
-                    if batch is not None:
-                        batch.readers.pop(reader, None)
+        reader: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.readers[reader] = None
+        self._idle.clear()
+        self._wake.set()
+        try:
+            await reader
+        finally:
+            for batch in self._under_way():
+                batch.readers.pop(reader, None)
+
+    def _under_way(self) -> tuple[Batch, ...]:
+        return (self._pending,) if self._writing is None else (self._writing, self._pending)
 
     def _concerned(self, job_id: str | None) -> bool:
         """True when something is not durable yet. O(records under way)."""
-        batches = (self._pending,) if self._writing is None else (self._writing, self._pending)
+        batches = self._under_way()
         if self.unsure:
             return True
         if job_id is None:

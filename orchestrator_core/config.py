@@ -6,26 +6,22 @@ Only here the command line and the environment are read. `load` returns one froz
 
 import argparse
 import difflib
-import re
 import sys
 import tomllib
-import typing
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
 from orchestrator_core.auth.tokens import Role, TokenEntry, Tokens
 from orchestrator_core.config_schema import (
     ENVIRONMENT_KEYS,
     AdmissionTable,
     Config,
-    Table,
     ThrottleTable,
 )
+from orchestrator_core.config_text import keys, reference, to_toml
 from orchestrator_core.core.config import (
     CoreConfig,
     Guardrails,
@@ -50,14 +46,19 @@ __all__ = [
 
 DEFAULT_FILE = Path("orchestratord.toml")
 PROGRAM = "orchestratord"
-# Source: toml.io v1.0.0, Keys.
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
+# Source: gRPC 1.85, `http` and `call` print every header of every call.
+GRPC_TRACE_PROBLEM = (
+    "GRPC_TRACE: with this variable gRPC writes the tokens of all callers to the log: unset it, or "
+    "look for what you look for without auth.tokens"
+)
 _ADDRESS_HINT = "write HOST:PORT, e.g. 127.0.0.1:7070"
 # What was written instead is not shown: it may be the token.
 _PATTERN_HINTS = {
     "sha256": "not a hash of 64 digits from 0 to f; `orchestratord token` prints one",
+    "public_key": "not an Ed25519 key; `openssl pkey -pubout` prints it in PEM form",
     "[key]": "a name has 1 to 64 letters, digits, '.', '_' or '-'",
+    "host_id": "1 to 128 characters of A-Z, a-z, 0-9, '.', '_', ':' and '-'",
 }
 
 _POLICIES = {**{policy.value: policy for policy in QueuePolicy}, "reject-new": QueuePolicy.REJECT}
@@ -73,9 +74,17 @@ class ConfigError(Exception):
 
 def tokens(config: Config) -> Tokens:
     """The tokens that a configuration names."""
-    return Tokens(
-        TokenEntry(name, Role(each.role), each.sha256) for name, each in config.auth.tokens.items()
+    entries = (
+        TokenEntry(
+            name,
+            Role(each.role),
+            each.sha256,
+            each.host_id,
+            None if each.expires is None else each.expires.timestamp(),
+        )
+        for name, each in config.auth.tokens.items()
     )
+    return Tokens(entries, jobs_shared=config.auth.jobs_visible_to == "all")
 
 
 def core_config(config: Config) -> CoreConfig:
@@ -122,6 +131,9 @@ def core_config(config: Config) -> CoreConfig:
         decline_max_ms=placement.decline_max_ms,
         deadline_aware=config.admission.deadline_aware,
         min_on_time_probability=config.admission.min_on_time_probability,
+        catalog_required=config.catalog.required,
+        catalog_strict_digest=config.catalog.unknown_digest == "refuse",
+        catalog_models_max=config.catalog.models_max,
         throttle=_throttle(config.throttle),
         guardrails=_guardrails(config.admission),
     )
@@ -145,6 +157,28 @@ def _throttle(table: ThrottleTable) -> ThrottleConfig:
     return ThrottleConfig(default, identities, table.identities_max)
 
 
+@dataclass(slots=True)
+class ConfigSource:
+    """Where settings come from: a file, what goes over it, and the environment.
+
+    Without a `path` the default file counts from the moment when there is one.
+    """
+
+    path: Path | None
+    environ: Mapping[str, str]
+    overrides: Sequence[str] = ()
+
+    def read(self) -> Config:
+        """Reads and checks everything anew.
+
+        Raises:
+            ConfigError: naming every problem.
+        """
+        if self.path is None and DEFAULT_FILE.is_file():
+            self.path = DEFAULT_FILE.resolve()
+        return load_config(self.path, self.environ, self.overrides)
+
+
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     """Reads the command line (without the program's name), the file it names and the environment.
 
@@ -154,6 +188,11 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: naming every problem.
     """
+    return load_source(argv, environ)[1]
+
+
+def load_source(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[ConfigSource, Config]:
+    """As `load`; also tells from where the settings can be read again."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description="Admits, places and relays LLM jobs on the GPUs of a fleet."
     )
@@ -174,12 +213,12 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
         "--print-config", action="store_true", help="print the effective configuration and exit"
     )
     args = parser.parse_args(argv)
-    path = args.config or (DEFAULT_FILE if DEFAULT_FILE.is_file() else None)
-    config = load_config(path, environ, args.set)
+    source = ConfigSource(args.config and args.config.absolute(), environ, args.set)
+    config = source.read()
     if args.print_config:
         sys.stdout.write(to_toml(config))
         raise SystemExit(0)
-    return config
+    return source, config
 
 
 def load_config(
@@ -204,6 +243,8 @@ def load_config(
         for item in error.errors(include_url=False):
             problems.extend(_problems(tuple(item["loc"]), str(item["type"]), str(item["msg"])))
         raise ConfigError(problems) from error
+    if config.auth.tokens and environ.get("GRPC_TRACE"):
+        problems.append(GRPC_TRACE_PROBLEM)
     if problems:
         raise ConfigError(problems)
     base = path.resolve().parent if path is not None else Path.cwd()
@@ -211,23 +252,13 @@ def load_config(
     recorder = config.recorder
     if recorder.path:
         recorder = recorder.model_copy(update={"path": str(base / recorder.path)})
+    artifacts = config.artifacts
+    if artifacts.path:
+        artifacts = artifacts.model_copy(update={"path": str(base / artifacts.path)})
     files = {name: getattr(config.tls, name) for name in ("certificate", "key", "client_ca")}
     tls = config.tls.model_copy(update={n: str(base / file) for n, file in files.items() if file})
-    found = {"store": store, "recorder": recorder, "tls": tls}
+    found = {"store": store, "recorder": recorder, "artifacts": artifacts, "tls": tls}
     return config.model_copy(update={**found, **endpoints})
-
-
-def to_toml(config: Config) -> str:
-    """The effective configuration as a file that `load_config` reads back to the same values."""
-    return "\n".join([*_table_lines(config.model_dump(exclude_none=True), ""), ""])
-
-
-def reference() -> str:
-    """The table of all keys for docs/configuration.md, as Markdown."""
-    lines = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
-    for name, info in _keys(Config, ""):
-        lines.append(f"| `{name}` | {_default(info)} | {_allowed(info)} | {info.description} |")
-    return "\n".join(lines) + "\n"
 
 
 # --- reading
@@ -238,7 +269,8 @@ def _read(path: Path) -> dict[str, object]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Also of bytes that are no text, of numbers too long to be read, of arrays without end.
         raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
 
 
@@ -293,13 +325,15 @@ def _problems(location: tuple[int | str, ...], kind: str, message: str) -> list[
         return message.removeprefix("Value error, ").split("\n")
     if kind == "string_pattern_mismatch":
         return [f"{name}: {_PATTERN_HINTS.get(str(location[-1]), _ADDRESS_HINT)}"]
+    if location[-1] == "expires":
+        return [f"{name}: write a date and time with its offset, e.g. 2027-01-31T00:00:00Z"]
     return [f"{name}: {message[0].lower()}{message[1:]}"]
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:
     """The same key in another table, else the key of its own table that looks most like it."""
     table, key = "".join(f"{part}." for part in location[:-1]), str(location[-1])
-    known = [name for name, _ in _keys(Config, "")]
+    known = [each.path for each in keys()]
     for name in known:
         if name.rpartition(".")[2] == key:
             return name
@@ -311,57 +345,3 @@ def _nearest(location: tuple[int | str, ...]) -> str:
     return max(
         beside or known, key=lambda name: difflib.SequenceMatcher(a=table + key, b=name).ratio()
     )
-
-
-# --- writing
-
-
-def _keys(table: type[Table], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
-    for name, info in table.model_fields.items():
-        inner, path = info.annotation, prefix + name
-        if typing.get_origin(inner) is dict:
-            inner, path = typing.get_args(inner)[1], f"{path}.NAME"
-        if isinstance(inner, type) and issubclass(inner, Table):
-            yield from _keys(inner, f"{path}.")
-        elif name not in ENVIRONMENT_KEYS:
-            yield path, info
-
-
-def _default(info: FieldInfo) -> str:
-    if info.is_required():
-        return "required"
-    value = info.get_default(call_default_factory=True)
-    return "unset" if value is None else f"`{_toml(value)}`"
-
-
-def _allowed(info: FieldInfo) -> str:
-    if typing.get_origin(info.annotation) is Literal:
-        return ", ".join(f"`{value}`" for value in typing.get_args(info.annotation))
-    if info.annotation is bool:
-        return "`true`, `false`"
-    low = next((item.ge for item in info.metadata if hasattr(item, "ge")), None)
-    high = next((item.le for item in info.metadata if hasattr(item, "le")), None)
-    if typing.get_origin(info.annotation) is tuple:
-        return "list of text"
-    return "text" if low is None else f"{low} to {high}"
-
-
-def _table_lines(table: Mapping[str, object], path: str) -> list[str]:
-    """The keys of a table, then its inner tables, each under its whole name."""
-    lines = [f"{key} = {_toml(v)}" for key, v in table.items() if not isinstance(v, dict)]
-    for key, inner in table.items():
-        if isinstance(inner, dict):
-            name = path + (key if _BARE_KEY.fullmatch(key) else _toml(key))
-            lines += ["", f"[{name}]", *_table_lines(inner, f"{name}.")]
-    return lines
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return str(value)

@@ -37,6 +37,10 @@ POINTS: Mapping[str, str] = {
     "end.read": "The end of an attempt was read; the core does not know of it.",
     "end.before": "An outcome is durable; no reader has it.",
     "end.after": "An outcome is with the job's readers.",
+    "artifact.received": "All content of an artifact was read; it is not synced.",
+    "artifact.published": "Content is durable under its digest; no index names it.",
+    "artifact.indexed": "An artifact is in the journal; its client has not been answered.",
+    "artifact.forgotten": "An artifact is out of the journal; its content is on the disk.",
     "prune.before": "Ended jobs are about to be deleted from the journal.",
     "prune.after": "Ended jobs were deleted from the journal.",
 }

@@ -5,20 +5,23 @@ sleeps until the core's next deadline; nothing is polled.
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, assert_never
+from typing import Protocol, TypeAlias, assert_never
 
 import structlog
 
 from orchestrator_core import failpoints
+from orchestrator_core.cancels import HeldCancels
 from orchestrator_core.clock import Clock
 from orchestrator_core.commit import CommitGate
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
+    CatalogRecord,
     ConfirmEnd,
     DispatchRecord,
     Effect,
@@ -27,11 +30,15 @@ from orchestrator_core.core.effects import (
     JobEnded,
     JobForgotten,
     JobStarted,
+    ModelClosed,
+    ModelRefused,
     OfferDeclined,
     PoolDrainRecord,
+    PoolVerified,
     Receipt,
     Record,
     ReplyAccepted,
+    ReplyModel,
     ReplyPool,
     ReplyRefused,
     ReplySession,
@@ -53,6 +60,9 @@ from orchestrator_core.core.events import (
     EndConfirmed,
     EnqueueRequested,
     Event,
+    ModelDeleted,
+    ModelPut,
+    ModelStateSet,
     OutputProgressed,
     PoolDrainRequested,
     Recovered,
@@ -75,6 +85,7 @@ from orchestrator_core.wire import events as wire_events
 from orchestrator_core.wire.frames import encode_event
 
 STORE_RETRY_MS = 1_000
+CatalogEvent: TypeAlias = ModelPut | ModelStateSet | ModelDeleted
 READ_PATIENCE_S = 1.0
 _SILENT = f"has not answered for {READ_PATIENCE_S:g} s"
 # The event loop shows twice a second that it runs; lateness by more than this is a pause: the
@@ -118,6 +129,7 @@ class Runtime:
             self._replies.__contains__,
             self._store_slow,
         )
+        self._cancels = HeldCancels(hosts.cancel, self._stops_unwritten)
         self._thread = threading.get_ident()
         self._stepping = False
         self._beat_ms: int | None = None
@@ -245,7 +257,8 @@ class Runtime:
 
         Raises:
             RefusalError: NOT_FOUND; STORE_UNAVAILABLE, when that takes longer than a second. The
-            engine is stopped all the same, and the outcome follows as soon as it can be written.
+            engine is stopped all the same, see `cancels`, and the outcome follows as soon as it can
+            be written.
         """
         await self._ask_briefly(lambda reply_to: CancelRequested(job_id, reply_to))
         return self.job(job_id)
@@ -268,6 +281,15 @@ class Runtime:
         """
         await self._ask_briefly(lambda to: PoolDrainRequested(pool_id, draining, timeout_ms, to))
 
+    async def change_model(self, event: Callable[[int], CatalogEvent]) -> None:
+        """Changes the catalog; `event` gets the number of the reply. Returns once it is durable.
+
+        Raises:
+            RefusalError: what the core says; STORE_UNAVAILABLE, when that takes longer than a
+            second. It is done all the same, as soon as it can be written.
+        """
+        await self._ask_briefly(event)
+
     def job(self, job_id: str) -> Job:
         """Looks a job up. Raises `RefusalError` NOT_FOUND."""
         job = self.core.jobs.get(job_id)
@@ -275,6 +297,11 @@ class Runtime:
             message = f"no job {job_id!r} is known; it may have ended longer ago than the retention"
             raise RefusalError(Refusal(Reason.NOT_FOUND, message, resource=job_id))
         return job
+
+    def inputs_in_use(self) -> set[str]:
+        """Artifacts that are the input of jobs which have not ended. O(jobs)."""
+        jobs = self.core.jobs.values()
+        return {job.spec.input_artifact for job in jobs if job.live and job.spec.input_artifact}
 
     async def sure(self) -> None:
         """Returns once nobody can have taken the journal over while this process stood still.
@@ -303,6 +330,19 @@ class Runtime:
             raise RefusalError(_store_unavailable(_SILENT)) from None
         except StoreError:
             raise RefusalError(_store_unavailable()) from None
+
+    async def drains_settled(self) -> None:
+        """Waits until every drain, or its end, is durable; for a second, while the journal is down.
+
+        Then `undurable_drains` names those that a restart would forget.
+        """
+        with contextlib.suppress(TimeoutError, StoreError):
+            async with asyncio.timeout(READ_PATIENCE_S):
+                await self._gate.drains_settled()
+
+    def undurable_drains(self) -> set[str]:
+        """Pools whose drain, or the end of it, is not durable yet."""
+        return self._gate.undurable_drains()
 
     def text_arrived(self, job: Job, attempt: int) -> None:
         """Output of a job was relayed: tells the core, and followers how the job is doing."""
@@ -350,6 +390,7 @@ class Runtime:
         """Stops the timer and refuses who still waits."""
         if self._timer is not None:
             self._timer.cancel()
+        self._cancels.close()
         self._replies.refuse_all(_store_unavailable())
 
     # --- out
@@ -370,7 +411,7 @@ class Runtime:
                     records.append(effect)
                 case TerminalRecord():
                     records.append(self._with_output(effect))
-                case SessionRecord() | SessionForgotten() | PoolDrainRecord():
+                case SessionRecord() | SessionForgotten() | PoolDrainRecord() | CatalogRecord():
                     records.append(effect)
                 case (
                     ReplyRefused()
@@ -379,26 +420,31 @@ class Runtime:
                     | SendVerdicts()
                     | AttemptClosed()
                     | CancelUnconfirmed()
+                    | ModelRefused()
+                    | PoolVerified()
+                    | ModelClosed()
                     | JobForgotten()
                 ):
                     self._immediate(effect)
-                case SendCancel() if self._stops_at_once(effect):
-                    self.hosts.cancel(effect)
+                case SendCancel():
+                    self._cancels.hold(effect)
+                    gated.append(effect)
                 case _:
                     gated.append(effect)
         if records or gated:
             self._gate.add(records, gated)
 
-    def _stops_at_once(self, effect: SendCancel) -> bool:
-        """True when an attempt may be stopped before the end of its job is durable.
+    def _stops_unwritten(self, effect: SendCancel) -> bool:
+        """True when an attempt may be stopped although the end of its job is not durable.
 
         A crash then leaves a live job whose attempt is over, so only for one that its client gave
         up: nobody has been told that it ended, nobody wants its output. A start that has not been
-        sent must not be overtaken.
+        sent must not be overtaken, and another orchestrator may go on with the job.
         """
         job = self.core.jobs.get(effect.job_id)
         given_up = job is not None and job.state is JobState.CANCELLED
-        return given_up and self.hosts.bound(effect.host_id, (effect.job_id, effect.attempt))
+        bound = self.hosts.bound(effect.host_id, (effect.job_id, effect.attempt))
+        return given_up and bound and not self._gate.unsure
 
     def _with_output(self, record: TerminalRecord) -> TerminalRecord:
         """Notes in the record of a job that did not finish how much output it ended with. LO-305.
@@ -416,7 +462,7 @@ class Runtime:
 
     def _immediate(self, effect: Immediate) -> None:
         match effect:
-            case ReplyRefused():
+            case ReplyRefused() | ModelRefused():
                 self._replies.answer(effect.reply_to, effect.refusal)
             case JobStarted():
                 self._started(effect)
@@ -429,7 +475,7 @@ class Runtime:
                     self.relay.log(effect.job_id).wake()
             case JobForgotten():
                 self.relay.forget(effect.job_id)
-            case OfferDeclined() | CancelUnconfirmed():
+            case OfferDeclined() | CancelUnconfirmed() | PoolVerified() | ModelClosed():
                 pass  # for the observer only
             case _:
                 assert_never(effect)
@@ -440,12 +486,12 @@ class Runtime:
                 self._replies.answer(effect.reply_to, effect.receipt)
             case ReplyState():
                 self._replies.answer(effect.reply_to, effect.job_id)
-            case ReplySession(told, name) | ReplyPool(told, name):
+            case ReplySession(told, name) | ReplyPool(told, name) | ReplyModel(told, name):
                 self._replies.answer(told, name)
             case SendStart():
                 self._start(effect)
             case SendCancel():
-                self.hosts.cancel(effect)
+                self._cancels.durable(effect)
             case SendRelease():
                 self.hosts.release(effect)
             case SendDrain():
@@ -465,7 +511,10 @@ class Runtime:
         log = self.relay.log(job_id)
         if effect.mode is StartMode.FRESH:
             log.doubtful = False  # Nothing was delivered before.
-        follows = continuation(effect, log) if effect.mode is StartMode.CONTINUE else None
+        follows = None
+        if effect.mode is StartMode.CONTINUE:
+            job = self.core.jobs.get(job_id)
+            follows = continuation(effect, log, job.unreleased if job is not None else None)
         if isinstance(follows, AttemptEnded):
             self.submit(follows)
             return

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from orchestrator_core.config import Config
+from orchestrator_core.config_schema import JobsTable
 from orchestrator_core.recorder.recorder import RecordedCore
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.telemetry.service_metrics import ServiceFacts
@@ -22,6 +23,10 @@ class ServedFacts:
         self._version = importlib.metadata.version("llamaorch")
         self._relay_limit_bytes = config.jobs.output_bytes_total
         self._journal = Path(config.store.path) if config.store.kind == "sqlite" else None
+
+    def reconfigure(self, jobs: JobsTable) -> None:
+        """Shows other limits."""
+        self._relay_limit_bytes = jobs.output_bytes_total
 
     def read(self) -> ServiceFacts:
         """What is so now. On the event loop: a few calls of the file system, no waiting."""

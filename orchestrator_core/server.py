@@ -1,10 +1,8 @@
 """Composition root of orchestratord: builds the parts, runs them, drains them. ORCH-3035."""
 
 import asyncio
-import gc
 import importlib.metadata
-import signal
-from collections.abc import Callable, Coroutine
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,30 +13,50 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from orchestrator_core import failpoints
+from orchestrator_core.artifacts.files import ArtifactFiles, FilesUnusableError, TemporaryFiles
+from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.auth.tls import ServerCertificates, TlsError, TlsFiles
 from orchestrator_core.clock import Clock, SystemClock
-from orchestrator_core.config import Config, core_config, tokens
+from orchestrator_core.config import Config, ConfigSource, core_config, tokens
+from orchestrator_core.config_catalog import CatalogTable
 from orchestrator_core.config_schema import OutboundTable, loopback_bind
 from orchestrator_core.core import placement
 from orchestrator_core.core.events import DrainRequested
 from orchestrator_core.core.machine import Core
-from orchestrator_core.core.outbound import OutboundPolicy
 from orchestrator_core.errors import OrchestratorError
 from orchestrator_core.hosts.link import LinkTerms
 from orchestrator_core.hosts.registry import Hosts, ReportedFleet
+from orchestrator_core.live_config import LiveConfig
+from orchestrator_core.live_parts import LiveParts
 from orchestrator_core.recorder.explaining import Explainer
 from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.served_facts import ServedFacts
-from orchestrator_core.servicers import orchestrator, policy, pool_admin, pool_registry, sessions
-from orchestrator_core.servicers.auth import TokenGate
+from orchestrator_core.servicers import (
+    artifacts,
+    catalog,
+    configuration,
+    inputs,
+    orchestrator,
+    policy,
+    pool_admin,
+    pool_registry,
+    sessions,
+)
+from orchestrator_core.servicers.auth import TokenGate, tell_unbound
 from orchestrator_core.servicers.capabilities import ServerFacts
 from orchestrator_core.servicers.outbound_judge import (
     NoSuchPolicyError,
     OutboundJudge,
-    outbound_policy,
+    configured_judge,
 )
+from orchestrator_core.servicers.signatures import (
+    NoSignaturesError,
+    Signatures,
+    configured_signatures,
+)
+from orchestrator_core.servicers.token_ends import ExpiryWarnings
 from orchestrator_core.status.page import StatusPage
 from orchestrator_core.status.reading import StatusReader
 from orchestrator_core.store.memory import MemoryStore
@@ -46,7 +64,7 @@ from orchestrator_core.store.port import (
     Keep,
     Opened,
     Store,
-    StoreError,
+    StoreOutcomeUnknownError,
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import SqliteStore
@@ -61,6 +79,10 @@ STREAMS_PER_CONNECTION_MAX = 1_024
 # clients may send, and on a starved machine a few seconds of calls; each takes some kilobytes.
 PENDING_CALLS_MAX = 4 * STREAMS_PER_CONNECTION_MAX
 PENDING_CALLS_END = 2 * PENDING_CALLS_MAX
+HANDSHAKE_MS_MAX = 20_000
+IDLE_MS_MAX = 600_000
+# Each connection is an open file; the journal and the recorder need some, too.
+CONNECTIONS_MAX = 4_096
 # Streams end by themselves once their jobs have; this is for those that do not.
 STOP_GRACE_S = 0.5
 
@@ -79,11 +101,22 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.so_reuseport", 0),
+    # Who connects and does not go on, or has long had no call open, makes room. Clients connect
+    # again by themselves; hosts have a stream open.
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
+    ("grpc.max_connection_idle_ms", IDLE_MS_MAX),
     # The probe lets a stream run up megabytes that nobody has read yet. Under overload that is many
     # seconds of frames, behind which snapshots wait until they are stale. Without it 64 KiB are on
     # the way, and a host that is ahead gathers its output in fewer, larger chunks.
     ("grpc.http2.bdp_probe", 0),
 )
+
+
+def connections_max() -> int:
+    """Connections that are taken at a time: at most half of what the process may open."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS_MAX if files < 0 else min(CONNECTIONS_MAX, max(1, files // 2))
+
 
 CORE_FORM = "interpreted" if placement.__file__.endswith(".py") else "compiled"
 _log = structlog.get_logger("orchestratord")
@@ -105,18 +138,27 @@ class Address:
 
 
 class OrchestratorServer:
-    """One orchestratord. `start`, then `stop`; both once. `store` replaces the configured one."""
+    """One orchestratord. `start`, then `stop`; both once.
 
-    def __init__(self, config: Config, store: Store | None = None) -> None:
+    `store` replaces the configured one, `source` is where a reload reads the configuration again.
+    """
+
+    def __init__(
+        self, config: Config, store: Store | None = None, source: ConfigSource | None = None
+    ) -> None:
         self._config = config
+        self.config = LiveConfig(config, source)
         self._hosts = Hosts()
         self._telemetry = Telemetry.from_config(config, fleet=ReportedFleet(self._hosts))
         self._store: Store = MeasuredStore(store or _store(config), self._telemetry.committed)
-        self._judge = OutboundJudge(OutboundPolicy())
-        self._server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=self._gates())
+        self._gate = self._make_gate()
+        gates = () if self._gate is None else (self._gate,)
+        options = (*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_max()))
+        self._server = grpc.aio.server(options=options, interceptors=gates)
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._runtime: Runtime | None = None
+        self._artifacts: Artifacts | None = None
         self._jobs: orchestrator.OrchestratorServicer | None = None
         self.address = Address("", 0)
         self.metrics_port: int | None = None
@@ -127,34 +169,59 @@ class OrchestratorServer:
         assert self._runtime is not None, "start() comes first"
         return self._runtime
 
+    @property
+    def artifacts(self) -> Artifacts:
+        """The artifacts, once started."""
+        assert self._artifacts is not None, "start() comes first"
+        return self._artifacts
+
     async def start(self) -> None:
         """Takes the address, recovers the journal and begins to serve.
 
         Raises:
             CannotStartError: when the address is not free, or the outbound policy not there;
-                nothing was written then.
+                nothing was written then. When the directory of artifacts cannot be used.
             StoreError: when the journal cannot be opened.
             OSError: when the metrics address is not free.
         """
-        self._judge = _judge(self._config.outbound)
+        judge, signatures = _judge(self._config.outbound), _signatures(self._config.catalog)
         self._listen()
         opened = await self._store.open()
         failpoints.reach("journal.opened")
         clock = SystemClock(opened.last_ms)
         self._runtime = runtime = self._build(clock)
-        self._jobs = jobs_servicer = self._jobs_servicer(runtime)
+        self._artifacts = kept = _artifacts(self._config, self._store, runtime)
+        try:
+            await kept.open(opened)
+        except FilesUnusableError as error:
+            raise CannotStartError(str(error)) from error
+        self._jobs = jobs_servicer = self._jobs_servicer(runtime, kept)
+        facts = ServedFacts(self._config, runtime, CORE_FORM)
         self.metrics_port = metrics_port = await self._telemetry.start(
-            runtime.core,
-            ServedFacts(self._config, runtime, CORE_FORM).read,
-            self._status_routes(runtime, jobs_servicer),
+            runtime.core, facts.read, self._status_routes(runtime, jobs_servicer)
         )
         runtime.recover(opened.recovered)
-        await self._serve(runtime, opened, jobs_servicer)
+        parts = LiveParts(
+            runtime,
+            self._telemetry,
+            policy.PolicyServicer(runtime, self._telemetry, judge),
+            self._gate,
+            jobs_servicer,
+            pool_admin.PoolAdminServicer(runtime, self._telemetry, self._config.pools),
+            facts,
+            catalog.CatalogServicer(runtime, self._telemetry, self._config.catalog, signatures),
+        )
+        self._make_live(parts)
+        await self._serve(parts, opened, kept)
         self._tasks = [
             asyncio.create_task(runtime.run(), name="commit"),
             asyncio.create_task(runtime.watch_pauses(), name="pauses"),
-            asyncio.create_task(self._prune(runtime), name="prune"),
+            asyncio.create_task(self._prune(runtime, kept), name="prune"),
         ]
+        if self._gate is not None:
+            tell_unbound(self._gate.tokens)
+            warnings = self._warnings(self._gate)
+            self._tasks.append(asyncio.create_task(warnings.run(), name="token expiry"))
         failpoints.reach("listening")
         jobs = len(runtime.core.jobs)
         _log.info(
@@ -196,6 +263,8 @@ class OrchestratorServer:
             if isinstance(core := self._runtime.core, RecordedCore):
                 core.end()
                 await asyncio.to_thread(core.recorder.join)
+        if self._artifacts is not None:
+            await self._artifacts.close()
         await self._store.close()
         await self._telemetry.shutdown()
 
@@ -231,10 +300,15 @@ class OrchestratorServer:
             )
         self.address = Address(listen.rpartition(":")[0], port)
 
-    def _gates(self) -> tuple[TokenGate, ...]:
+    def _make_gate(self) -> TokenGate | None:
         """Without tokens nobody is asked for one, and calls do not take the way through a chain."""
         known = tokens(self._config)
-        return (TokenGate(known, self._telemetry.watched),) if known else ()
+        return TokenGate(known, self._telemetry.watched) if known else None
+
+    def _warnings(self, gate: TokenGate) -> ExpiryWarnings:
+        return ExpiryWarnings(
+            lambda: gate.tokens, lambda: self.config.running.auth.expiry_warning_days
+        )
 
     def _build(self, clock: Clock) -> Runtime:
         jobs = self._config.jobs
@@ -244,7 +318,9 @@ class OrchestratorServer:
         core = Core(bounds) if settings is None else RecordedCore(bounds, settings)
         return Runtime(core, self._store, clock, relay, self._hosts, self._telemetry)
 
-    def _jobs_servicer(self, runtime: Runtime) -> orchestrator.OrchestratorServicer:
+    def _jobs_servicer(
+        self, runtime: Runtime, kept: Artifacts
+    ) -> orchestrator.OrchestratorServicer:
         config = self._config
         facts = ServerFacts(
             version=importlib.metadata.version("llamaorch"),
@@ -255,7 +331,7 @@ class OrchestratorServer:
         )
         limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
         return orchestrator.OrchestratorServicer(
-            runtime, self._telemetry, limits, facts, _explainer(runtime)
+            runtime, self._telemetry, limits, facts, _explainer(runtime), kept
         )
 
     def _status_routes(
@@ -266,10 +342,14 @@ class OrchestratorServer:
         reader = StatusReader(runtime, importlib.metadata.version("llamaorch"))
         return StatusPage(reader.read, jobs.explain).routes()
 
-    async def _serve(
-        self, runtime: Runtime, opened: Opened, jobs: orchestrator.OrchestratorServicer
-    ) -> None:
-        config = self._config
+    def _make_live(self, parts: LiveParts) -> None:
+        """From here on a reload reaches the parts."""
+        clock = parts.runtime.clock
+        self.config.prepare = parts.prepare
+        self.config.tell = lambda report: self._telemetry.config_reloaded(report, clock.now_ms())
+
+    async def _serve(self, parts: LiveParts, opened: Opened, kept: Artifacts) -> None:
+        config, runtime = self._config, parts.runtime
         terms = LinkTerms(
             epoch=opened.epoch,
             journal_id=opened.journal_id,
@@ -279,11 +359,15 @@ class OrchestratorServer:
             reattach_grace_ms=config.pools.reattach_grace_ms,
         )
         servicers = (
-            jobs,
-            pool_admin.PoolAdminServicer(runtime, self._telemetry, config.pools),
+            parts.jobs,
+            parts.pools,
             sessions.SessionServicer(runtime),
-            policy.PolicyServicer(runtime, self._telemetry, self._judge),
+            parts.policy,
+            parts.catalog,
+            configuration.ConfigServicer(self.config),
+            artifacts.ArtifactServicer(runtime, kept),
             pool_registry.PoolRegistryServicer(runtime, self._telemetry, terms),
+            inputs.InputServicer(runtime, kept),
         )
         watched = self._telemetry.watched
         self._server.add_generic_rpc_handlers([watched(each.handlers()) for each in servicers])
@@ -291,7 +375,10 @@ class OrchestratorServer:
             orchestrator.SERVICE,
             pool_admin.SERVICE,
             sessions.SERVICE,
+            artifacts.SERVICE,
+            catalog.SERVICE,
             policy.SERVICE,
+            configuration.SERVICE,
             pool_registry.SERVICE,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -302,36 +389,44 @@ class OrchestratorServer:
         )
         await self._server.start()
 
-    async def _prune(self, runtime: Runtime) -> None:
-        """Deletes from the journal what nobody may ask for any more, or what is too much."""
+    async def _prune(self, runtime: Runtime, kept: Artifacts) -> None:
+        """Deletes what nobody may ask for any more, or what is too much."""
         while True:
-            await asyncio.sleep(self._config.store.prune_every_ms / 1000)
-            jobs = self._config.jobs
+            await self.config.pause(lambda config: config.store.prune_every_ms)
+            jobs, store = self.config.running.jobs, self.config.running.store
             # A repeated request must find its first answer, also after a restart.
             kept_ms = max(jobs.retention_ms, jobs.idempotency_ttl_ms)
             keep = Keep(
                 ended_since_ms=runtime.clock.now_ms() - kept_ms,
                 ended_max=max(jobs.finished_max, jobs.idempotency_max),
                 ended_min=jobs.finished_max,
-                bytes_max=self._config.store.bytes_max,
+                bytes_max=store.bytes_max,
             )
             failpoints.reach("prune.before")
             try:
                 await self._store.prune(keep)
-            except StoreUnavailableError as error:
+                await kept.expire()
+            except (StoreUnavailableError, StoreOutcomeUnknownError) as error:
                 _log.warning(
                     "prune_failed",
                     error=str(error),
-                    human="Old jobs could not be deleted from the journal; it is tried again.",
+                    human="Old jobs or artifacts could not be deleted from the journal; it is"
+                    " tried again.",
                 )
             failpoints.reach("prune.after")
 
 
 def _judge(table: OutboundTable) -> OutboundJudge:
     try:
-        patterns = outbound_policy(table.allow, table.deny, enabled=table.enabled)
-        return OutboundJudge(patterns, table.policy)
+        return configured_judge(table)
     except NoSuchPolicyError as error:
+        raise CannotStartError(str(error)) from error
+
+
+def _signatures(table: CatalogTable) -> Signatures:
+    try:
+        return configured_signatures(table)
+    except NoSignaturesError as error:
         raise CannotStartError(str(error)) from error
 
 
@@ -339,6 +434,16 @@ def _store(config: Config) -> Store:
     if config.store.kind == "memory":
         return MemoryStore()
     return SqliteStore(Path(config.store.path), free_bytes_kept=config.store.free_bytes_kept)
+
+
+def _artifacts(config: Config, store: Store, runtime: Runtime) -> Artifacts:
+    limits = config.artifacts
+    if limits.path or config.store.kind == "sqlite":
+        directory = Path(limits.path or Path(config.store.path).parent / "artifacts")
+        files = ArtifactFiles(directory, limits.free_bytes_min)
+    else:
+        files = TemporaryFiles(limits.free_bytes_min)
+    return Artifacts(limits, files, store, runtime.clock.now_ms, runtime.inputs_in_use)
 
 
 def _explainer(runtime: Runtime) -> Explainer | None:
@@ -353,46 +458,3 @@ def _recorder(config: Config, started_ms: int) -> RecorderSettings | None:
         return None
     directory = Path(recorder.path or Path(config.store.path).parent / "flight")
     return RecorderSettings(directory, started_ms, recorder.segment_bytes, recorder.segments_max)
-
-
-async def run(config: Config) -> None:
-    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the drain at once."""
-    server = OrchestratorServer(config)
-    first, second = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _signalled(first, second))
-    try:
-        try:
-            await server.start()
-        except (StoreError, OSError) as error:
-            raise CannotStartError(str(error)) from error
-        # What is here now stays: looks for cyclic garbage need not walk it over and over.
-        gc.collect()
-        gc.freeze()
-        await _first_of(first.wait(), server.wait_failed())
-        grace_s = config.shutdown_grace_ms / 1000
-        await _first_of(server.drain(grace_s), second.wait(), server.wait_failed())
-    finally:
-        await server.stop()
-        _log.info("stopped", human="orchestratord has stopped.")
-
-
-def _signalled(first: asyncio.Event, second: asyncio.Event) -> Callable[[], None]:
-    def handle() -> None:
-        (second if first.is_set() else first).set()
-
-    return handle
-
-
-async def _first_of(*waits: Coroutine[object, object, object]) -> None:
-    """Returns, or raises, as the first of several waits does; the others are cancelled."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

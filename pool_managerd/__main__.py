@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         _arm(os.environ.get(failpoints.VARIABLE, ""))
         # Not on uvloop: it starts processes by a plain fork, in which gRPC's handlers crash.
         with asyncio.Runner(loop_factory=PatientLoop) as runner:
-            runner.run(_serve(config))
+            runner.run(_serve(config, args.config.absolute()))
     except ConfigError as error:
         for problem in error.problems:
             print(f"pool-managerd: {problem}", file=sys.stderr)
@@ -100,8 +100,8 @@ def _arm(failpoint: str) -> None:
         log.warning("failpoint_armed", failpoint=failpoint, human="It will die where it was told.")
 
 
-async def _serve(config: Config) -> None:
-    manager = PoolManager(config)
+async def _serve(config: Config, file: Path) -> None:
+    manager = PoolManager(config, read=lambda: load_config(file))
     loop = asyncio.get_running_loop()
     asked: list[signal.Signals] = []
 
@@ -115,7 +115,7 @@ async def _serve(config: Config) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    loop.add_signal_handler(signal.SIGHUP, manager.revive)
+    loop.add_signal_handler(signal.SIGHUP, manager.hang_up)
     await manager.run()
 
 

@@ -15,13 +15,17 @@ from pool_managerd.core.attempts import (
     Prefix,
 )
 from pool_managerd.core.outbox import RefusalReason
-from pool_managerd.engines.port import GenerationRequest
+from pool_managerd.engines.port import ChatMessage, GenerationRequest
+from pool_managerd.errors import PoolManagerError
+
+Prompt = str | tuple[ChatMessage, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptCommand:
     """A StartAttempt in the executor's terms.
 
+    With `fetch_input` the prompt lies at the orchestrator and must be fetched first.
     `remaining_ms` is the backstop of the job's deadline. `continue_text` is what a continuation
     follows, `continue_index` the index of its first piece: the text is held as so many. Without it
     the text must be held already. `continue_tokens` were generated before.
@@ -41,6 +45,15 @@ class AttemptCommand:
     continue_tokens: int = 0
     traceparent: str = ""
     correlation_id: str = ""
+    fetch_input: bool = False
+
+
+class InputError(PoolManagerError):
+    """An input cannot be had; the message says why. With `lasting` nobody else will get it."""
+
+    def __init__(self, message: str, *, lasting: bool) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 @dataclass(frozen=True, slots=True)

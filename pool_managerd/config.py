@@ -26,9 +26,10 @@ from pool_managerd.config_security import (
     listen_problems,
     resolved_access,
     resolved_files,
+    trace_problems,
 )
 from pool_managerd.config_supervision import BackoffTable, EngineLogsTable, SupervisionTable
-from pool_managerd.config_table import Milliseconds, Table
+from pool_managerd.config_table import Live, Milliseconds, Table
 from pool_managerd.errors import PoolManagerError
 
 _ID = r"^[A-Za-z0-9._:-]{1,128}$"
@@ -151,10 +152,10 @@ class PoolTable(Table):
 class LimitsTable(Table):
     """Bounds of the token store and of what is under way."""
 
-    held_bytes_per_job: int = Field(
+    held_bytes_per_job: Live[int] = Field(
         default=16 << 20, ge=4096, le=1 << 34, description="Output held for one job, bytes."
     )
-    held_bytes_total: int = Field(
+    held_bytes_total: Live[int] = Field(
         default=512 << 20, ge=4096, le=1 << 40, description="Output held in all, bytes."
     )
     # Register lists every held attempt in one message, which stays under 4 MiB at this many.
@@ -166,7 +167,16 @@ class LimitsTable(Table):
         description="Unacknowledged output, if the orchestrator says none.",
     )
     frame_bytes: int = Field(default=1 << 20, ge=4096, le=3 << 20, description="Size of one frame.")
-    watchers_max: int = Field(default=16, ge=1, le=1024, description="Open WatchSnapshots calls.")
+    watchers_max: Live[int] = Field(
+        default=16, ge=1, le=1024, description="Open WatchSnapshots calls."
+    )
+    input_bytes_max: int = Field(
+        default=64 << 20,
+        ge=4096,
+        le=1 << 30,
+        description="Largest input that is fetched from the orchestrator, which is in memory until"
+        " its attempt ends.",
+    )
 
 
 class LinkTable(LinkAccess):
@@ -211,7 +221,7 @@ class Config(Table):
     report_interval_ms: Milliseconds = Field(
         default=1_000, description="Longest time between two snapshots."
     )
-    shutdown_grace_ms: int = Field(
+    shutdown_grace_ms: Live[int] = Field(
         default=30_000, ge=0, le=86_400_000, description="Wait for running attempts on SIGTERM."
     )
     metrics_listen: str = Field(
@@ -219,7 +229,7 @@ class Config(Table):
         pattern=rf"^$|{_ADDRESS}",
         description="Address of the Prometheus endpoint, e.g. 127.0.0.1:7073; empty: off.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+    log_level: Live[Literal["debug", "info", "warning", "error"]] = Field(
         default="info", description="Least severity of log lines."
     )
     log_format: Literal["auto", "json", "pretty"] = Field(
@@ -286,9 +296,13 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     env = os.environ if environ is None else environ
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        hint = "name one by --config FILE; docs/pool-managerd.md has the smallest that works"
+        raise ConfigError([f"{path}: there is no such file: {hint}"]) from error
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Also of bytes that are no text, of numbers too long to be read, of arrays without end.
         raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
     _refuse_file_secrets(raw)
     try:
@@ -317,6 +331,7 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
         update={"directory": str(base / Path(config.models.directory).expanduser())}
     )
     token = SecretStr(env.get(config.outbound.hf_token_env, ""))
+    problems.extend(trace_problems(config.link, config.auth, env))
     link = config.link.model_copy(update=resolved_access(config.link, base, env, problems))
     tls = config.tls.model_copy(update=resolved_files(config.tls, base))
     if problems:

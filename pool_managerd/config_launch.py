@@ -60,7 +60,7 @@ class LaunchTable(Table):
 
 
 class AttachingEngine(Table):
-    """An engine with an address: somebody else's, or with `launch` one that we start.
+    """An engine with an address: somebody else's, or with `launch` one that we start. ORCH-3207.
 
     `ADDRESS_KEY` is the key of the address, `OWN_ADDRESS` what stands there when we choose it.
     """

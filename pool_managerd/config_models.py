@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from pool_managerd.config_table import Milliseconds, Table
+from pool_managerd.config_table import Live, Milliseconds, Table
 
 
 class ModelsTable(Table):
@@ -24,33 +24,33 @@ _HostPattern = Annotated[str, Field(pattern=r"^(\*\.)?[A-Za-z0-9.:-]{1,253}$")]
 class OutboundTable(Table):
     """What may be fetched from elsewhere. ORCH-3080, ORCH-3206."""
 
-    enabled: bool = Field(default=False, description="Whether models may be fetched at all.")
-    allow: tuple[_HostPattern, ...] = Field(
+    enabled: Live[bool] = Field(default=False, description="Whether models may be fetched at all.")
+    allow: Live[tuple[_HostPattern, ...]] = Field(
         default=("huggingface.co", "*.huggingface.co", "*.hf.co"),
         max_length=256,
         description="Hosts to fetch from; `*.` stands for everything below a name.",
     )
-    deny: tuple[_HostPattern, ...] = Field(
+    deny: Live[tuple[_HostPattern, ...]] = Field(
         default=(), max_length=256, description="Hosts never to fetch from; goes before `allow`."
     )
-    file_bytes_max: int = Field(
+    file_bytes_max: Live[int] = Field(
         default=1 << 40, ge=1, le=1 << 50, description="Largest file that is fetched."
     )
-    silence_timeout_ms: Milliseconds = Field(
+    silence_timeout_ms: Live[Milliseconds] = Field(
         default=30_000, description="Longest silence of a server, and longest wait for one."
     )
-    fetch_timeout_ms: Milliseconds = Field(
+    fetch_timeout_ms: Live[Milliseconds] = Field(
         default=43_200_000, description="Longest fetch of one model."
     )
-    hf_endpoint: str = Field(
+    hf_endpoint: Live[str] = Field(
         default="https://huggingface.co",
         pattern=r"^https?://[^/?#@\s]+/?$",
         description="The Hugging Face Hub, or a mirror of it.",
     )
-    hf_token_env: str = Field(
+    hf_token_env: Live[str] = Field(
         default="HF_TOKEN",
         description="Environment variable with the token for gated models; may be unset.",
     )
-    hf_token: SecretStr = Field(
+    hf_token: Live[SecretStr] = Field(
         default=SecretStr(""), exclude=True, repr=False, description="(environment)"
     )

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AwareDatetime, Field, SecretStr
 
-from pool_managerd.config_table import Table
+from pool_managerd.config_table import Hidden, Live, Table
 
 NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
 PLAINTEXT = "set {tls}, or {table}.allow_plaintext = true where the network is trusted"
@@ -22,15 +22,20 @@ class TokenTable(Table):
     role: Literal["client", "pool", "admin"] = Field(
         description="As at the orchestrator; `pool` may not look at hosts."
     )
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(
+    sha256: Hidden[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
         description="Hash of the token; `orchestratord token` makes both."
+    )
+    expires: AwareDatetime | None = Field(
+        default=None,
+        description="When it ends, with its offset from UTC, e.g. 2027-01-31T00:00:00Z; unset: "
+        "never.",
     )
 
 
 class AuthTable(Table):
     """Who may look at this host."""
 
-    tokens: dict[Annotated[str, Field(pattern=NAME_PATTERN)], TokenTable] = Field(
+    tokens: Live[dict[Annotated[str, Field(pattern=NAME_PATTERN)], TokenTable]] = Field(
         default={}, max_length=1_000, description="Tokens by name; without any, nobody is asked."
     )
 
@@ -55,23 +60,25 @@ class ServerTlsTable(Table):
 class LinkTlsTable(Table):
     """How the orchestrator is reached and recognised. Read anew with each connection."""
 
-    enabled: bool = Field(default=False, description="Use TLS; so does a `ca` or `certificate`.")
-    ca: str = Field(
+    enabled: Live[bool] = Field(
+        default=False, description="Use TLS; so does a `ca` or `certificate`."
+    )
+    ca: Live[str] = Field(
         default="",
         max_length=4096,
         description="PEM file of the authorities that the orchestrator's certificate must come "
         "from; empty: the system's.",
     )
-    certificate: str = Field(
+    certificate: Live[str] = Field(
         default="", max_length=4096, description="PEM file with which this host shows who it is."
     )
-    key: str = Field(default="", max_length=4096, description="PEM file of its key.")
-    server_name: str = Field(
+    key: Live[str] = Field(default="", max_length=4096, description="PEM file of its key.")
+    server_name: Live[str] = Field(
         default="",
         max_length=253,
         description="Name in the orchestrator's certificate, where it is not that of the address.",
     )
-    allow_plaintext: bool = Field(
+    allow_plaintext: Live[bool] = Field(
         default=False, description="Send token and output to other machines without TLS."
     )
 
@@ -84,16 +91,16 @@ class LinkTlsTable(Table):
 class LinkAccess(Table):
     """The part of `[link]` that says how this host proves itself."""
 
-    token_env: str = Field(
+    token_env: Live[str] = Field(
         default="", max_length=128, description="Environment variable with the host's token."
     )
-    token_file: str = Field(
+    token_file: Live[str] = Field(
         default="",
         max_length=4096,
         description="File with the host's token, read anew with each connection.",
     )
     tls: LinkTlsTable = Field(default=LinkTlsTable(), description="TLS to the orchestrator.")
-    token: SecretStr = Field(default=SecretStr(""), exclude=True, description="(environment)")
+    token: Live[SecretStr] = Field(default=SecretStr(""), exclude=True, description="(environment)")
 
 
 def loopback(address: str) -> bool:
@@ -154,6 +161,15 @@ def resolved_access(
     file = str(base / link.token_file) if link.token_file else ""
     tls = link.tls.model_copy(update=resolved_files(link.tls, base))
     return {"token": SecretStr(token), "token_file": file, "tls": tls}
+
+
+def trace_problems(link: LinkAccess, auth: AuthTable, env: Mapping[str, str]) -> Iterator[str]:
+    """Why gRPC may not trace: it prints every header, and in them tokens. AUTH-1008."""
+    if env.get("GRPC_TRACE") and (auth.tokens or link.token_env or link.token_file):
+        yield (
+            "GRPC_TRACE: with this variable gRPC writes tokens to the log: unset it, or look for "
+            "what you look for without tokens"
+        )
 
 
 def resolved_files(table: Table, base: Path) -> dict[str, object]:

@@ -8,12 +8,13 @@ import types
 import typing
 from collections.abc import Iterator
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from pool_managerd.config import Config
 from pool_managerd.config_problems import tables_in
+from pool_managerd.config_table import LIVE
 
 
 def to_toml(config: Config) -> str:
@@ -41,30 +42,32 @@ def _is_table_list(value: object) -> bool:
 
 def configuration_table() -> str:
     """Every key as a Markdown table, in the order of the schema."""
-    rows = ["| key | type | default | bounds | meaning |", "|---|---|---|---|---|"]
-    rows.extend(_rows(Config, "", None))
+    rows = ["| key | type | default | bounds | reload | meaning |", "|---|---|---|---|---|---|"]
+    rows.extend(_rows(Config, "", None, live=False))
     return "\n".join(rows) + "\n"
 
 
-def _rows(table: type[BaseModel], path: str, defaults: object) -> Iterator[str]:
+def _rows(table: type[BaseModel], path: str, defaults: object, *, live: bool) -> Iterator[str]:
     for name, field in table.model_fields.items():
         if field.exclude:
             continue
         tables = tables_in(field.annotation)
         many = typing.get_origin(field.annotation) is tuple
         key = f"{path}.{name}" if path else name
-        default = getattr(defaults, name, field.default)
+        default, so = getattr(defaults, name, field.default), live or LIVE in field.metadata
         if not tables:
-            yield _row(key, field, default)
+            yield _row(key, field, default, live=so)
         elif len(tables) == 1:
-            yield from _rows(tables[0], f"{key}[]" if many else key, None if many else default)
+            yield from _rows(
+                tables[0], f"{key}[]" if many else key, None if many else default, live=so
+            )
         else:
             for option in tables:
                 kind = typing.get_args(option.model_fields["kind"].annotation)[0]
-                yield from _rows(option, f"{key}({kind})", None)
+                yield from _rows(option, f"{key}({kind})", None, live=so)
 
 
-def _row(key: str, field: FieldInfo, value: object) -> str:
+def _row(key: str, field: FieldInfo, value: object, *, live: bool) -> str:
     default = "" if value is PydanticUndefined else json.dumps(value)
     if field.is_required():
         default = "required"
@@ -72,7 +75,8 @@ def _row(key: str, field: FieldInfo, value: object) -> str:
         default = "absent"
     meaning = (field.description or "").replace("|", "\\|")
     kind = _type_text(field.annotation).replace("|", "\\|")
-    return f"| `{key}` | {kind} | {default} | {_bounds(field)} | {meaning} |"
+    reload = "yes" if live else "restart"
+    return f"| `{key}` | {kind} | {default} | {_bounds(field)} | {reload} | {meaning} |"
 
 
 def _type_text(annotation: object) -> str:
@@ -87,7 +91,13 @@ def _type_text(annotation: object) -> str:
         return f"list of {_type_text(inner[0])}"
     if origin is dict:
         return f"table of {_type_text(inner[1])}"
-    names: dict[object, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
+    names: dict[object, str] = {
+        str: "string",
+        int: "integer",
+        float: "number",
+        bool: "boolean",
+        AwareDatetime: "date and time",
+    }
     return names.get(annotation, str(annotation))
 
 

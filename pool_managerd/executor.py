@@ -7,14 +7,22 @@ exactly one terminal record is written to its log; who is connected at that time
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from opentelemetry.trace import SpanKind
 
 from pool_managerd import attempt_told as told
 from pool_managerd import failpoints
-from pool_managerd.attempt import OUTCOME_OF_STOP, AttemptCommand, Refusal, Stop, prefix_of
+from pool_managerd.attempt import (
+    OUTCOME_OF_STOP,
+    AttemptCommand,
+    InputError,
+    Prompt,
+    Refusal,
+    Stop,
+    prefix_of,
+)
 from pool_managerd.core.attempts import (
     AttemptFailure,
     AttemptKey,
@@ -58,12 +66,20 @@ class _Run:
             self.scope.reschedule(asyncio.get_running_loop().time())
 
 
+async def _no_inputs(_: AttemptKey) -> Prompt:
+    raise InputError("this host fetches no inputs", lasting=True)
+
+
 class Executor:
-    """All attempts of a host. `on_output` is told of every log that started, grew or ended."""
+    """All attempts of a host. `on_output` is told of every log that started, grew or ended.
+
+    `fetch_input` gets the prompt of an attempt that came without one; it raises `InputError`.
+    """
 
     def __init__(self, store: AttemptStore, deps: PoolDeps) -> None:
         self.store = store
         self.on_output: Callable[[AttemptLog], None] = lambda _log: None
+        self.fetch_input: Callable[[AttemptKey], Awaitable[Prompt]] = _no_inputs
         self._deps = deps
         self._telemetry: Telemetry = deps.telemetry
         self._pools: dict[str, Pool] = {}
@@ -105,8 +121,7 @@ class Executor:
         if incarnation.slots is None or not incarnation.slots.acquire(command.key):
             return Refusal(RefusalReason.NO_SLOT, f"all slots of {pool.pool_id} are taken")
         if prefix is not None:
-            request = replace(command.request, continue_text=prefix.text)
-            command = replace(command, request=request)
+            command = _following(command, prefix)
         return self._begin(command, pool, prefix)
 
     def cancel(self, key: AttemptKey) -> None:
@@ -231,7 +246,7 @@ class Executor:
                 traceparent=self._telemetry.traceparent(),
                 keep=functools.partial(self._keep, run),
             )
-            generator = run.engine.generate(request)
+            generator = self._events(run, request)
             try:
                 terminal = await self._consume(run, generator)
             except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
@@ -250,6 +265,29 @@ class Executor:
             answered = told.answered(terminal, run.first_ms)
             self._telemetry.annotate(span, answered, told.failure_of(terminal))
         return terminal
+
+    def _events(
+        self, run: _Run, request: port.GenerationRequest
+    ) -> AsyncGenerator[port.GenerationEvent, None]:
+        if run.command.fetch_input:
+            return self._fetched(run, request)
+        return run.engine.generate(request)
+
+    async def _fetched(
+        self, run: _Run, request: port.GenerationRequest
+    ) -> AsyncGenerator[port.GenerationEvent, None]:
+        """Fetches the prompt, then generates: both can be stopped, and count against deadlines."""
+        try:
+            prompt = await self.fetch_input(run.command.key)
+        except InputError as error:
+            lasting = error.lasting
+            failure = port.Failure.INVALID_REQUEST if lasting else port.Failure.ENGINE_ERROR
+            yield port.Failed(failure, f"its input could not be fetched: {error}")
+            return
+        generator = run.engine.generate(replace(request, prompt=prompt))
+        async with contextlib.aclosing(generator):
+            async for event in generator:
+                yield event
 
     async def _consume(
         self, run: _Run, generator: AsyncGenerator[port.GenerationEvent, None]
@@ -293,7 +331,8 @@ class Executor:
     def _keep(self, run: _Run, piece: port.Piece) -> None:
         if run.stop is not None:
             return
-        first = run.log.next_index == 0
+        # A continuation's log begins with what was delivered before, so its length says nothing.
+        first = run.first_ms is None
         if first:
             failpoints.reach("output.first.before")
         outcome = self.store.append(run.log, piece.text, piece.token_ids, piece.logprobs)
@@ -401,6 +440,20 @@ def _unknown_replica(command: AttemptCommand) -> Refusal:
     return Refusal(
         RefusalReason.UNKNOWN_REPLICA, f"{command.replica_id or 'no replica'} does not run here"
     )
+
+
+def _following(command: AttemptCommand, prefix: Prefix) -> AttemptCommand:
+    """The command with the text before it.
+
+    Where that did not come with it, only this host can count how much is left to generate. An
+    engine has to generate one token at least.
+    """
+    request, tokens = replace(command.request, continue_text=prefix.text), command.continue_tokens
+    if not command.continue_text and not tokens:
+        tokens, most = prefix.tokens, request.sampling.max_tokens
+        left = None if most is None else max(1, most - tokens)
+        request = replace(request, sampling=replace(request.sampling, max_tokens=left))
+    return replace(command, request=request, continue_tokens=tokens)
 
 
 def _with_continued(terminal: Terminal, tokens: int) -> Terminal:

@@ -47,13 +47,13 @@ class ChangeFeed:
     """
 
     def __init__(self, subscribers_max: int) -> None:
-        self._subscribers_max = subscribers_max
+        self.subscribers_max = subscribers_max
         self._subscriptions: dict[Subscription, None] = {}
 
     @property
     def full(self) -> bool:
         """True when no further remote subscriber is to be let in."""
-        return len(self._subscriptions) >= self._subscribers_max
+        return len(self._subscriptions) >= self.subscribers_max
 
     def publish(self, pool_id: str) -> None:
         """Tells every subscriber that `pool_id` changed."""

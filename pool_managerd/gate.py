@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
+from pool_managerd.clock import Clock
 from pool_managerd.config_security import TokenTable
 from pool_managerd.telemetry import log
 
@@ -31,9 +32,14 @@ ERROR_DOMAIN = "llamaorch.dev"
 class TokenGate(aio.ServerInterceptor):
     """Lets calls through that carry a known token of a fit role; health is open to everybody."""
 
-    def __init__(self, tokens: Mapping[str, TokenTable]) -> None:
+    def __init__(self, tokens: Mapping[str, TokenTable], clock: Clock) -> None:
+        self._clock = clock
+        self.use(tokens)
+
+    def use(self, tokens: Mapping[str, TokenTable]) -> None:
+        """Takes these tokens from now on; calls that are open go on."""
         self._tokens = [
-            (bytes.fromhex(token.sha256), name, token.role) for name, token in tokens.items()
+            (bytes.fromhex(table.sha256), name, table) for name, table in tokens.items()
         ]
 
     async def intercept_service(
@@ -63,15 +69,18 @@ class TokenGate(aio.ServerInterceptor):
         presented = hashlib.sha256(token.encode("utf-8", "replace")).digest()
         found = None
         # All are compared: the time does not tell how far it came.
-        for digest, name, role in self._tokens:
+        for digest, name, table in self._tokens:
             if hmac.compare_digest(digest, presented):
-                found = name, role
+                found = name, table
         if found is None:
             return grpc.StatusCode.UNAUTHENTICATED, "the token is not one of this host's"
-        name, role = found
-        if role in ROLES:
+        name, table = found
+        if table.expires is not None and self._clock.wall_ns() / 1e9 >= table.expires.timestamp():
+            text = f"the token of {name} expired at {table.expires}: ask the operator for another"
+            return grpc.StatusCode.UNAUTHENTICATED, text
+        if table.role in ROLES:
             return None
-        text = f"the token of {name} has the role {role}; this call takes admin or client"
+        text = f"the token of {name} has the role {table.role}; this call takes admin or client"
         return grpc.StatusCode.PERMISSION_DENIED, text
 
 

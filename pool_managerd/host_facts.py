@@ -50,7 +50,7 @@ class HostFacts:
         self._pools = tuple(pools)
         self._executor = executor
         self._devices = devices
-        self._limits = limits
+        self.limits = limits
         self._version = metadata.version("llamaorch")
         self._link: tuple[Link, HostState] | None = None
 
@@ -92,7 +92,7 @@ class HostFacts:
         self._metrics.tokens_out.replace(((pool_id,), n) for pool_id, n in generated.items())
         store = self._executor.store
         self._set(rows.HELD_BYTES, [((), store.held_bytes)])
-        self._set(rows.HELD_LIMIT, [((), self._limits.held_bytes_total)])
+        self._set(rows.HELD_LIMIT, [((), self.limits.held_bytes_total)])
         self._set(rows.HELD_ATTEMPTS, [((), len(store))])
 
     def _sample_link(self) -> None:

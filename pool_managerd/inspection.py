@@ -7,6 +7,7 @@ looks for programs, and asks servers that are configured whether they answer.
 import asyncio
 import importlib.metadata
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pool_managerd.config_launch import AttachingEngine, HttpEngine, LaunchTable
 from pool_managerd.config_llama import EmbeddedEngine
 from pool_managerd.core.clocks import perf_scale
 from pool_managerd.core.device import Device, DeviceHealth
-from pool_managerd.core.fit import HOST, human_bytes
+from pool_managerd.core.fit import HOST, LayerRun, human_bytes
 from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.mask import mask_problems
 from pool_managerd.core.model_ref import shown_ref
@@ -252,12 +253,25 @@ async def _memory(report: PoolReport, table: PoolTable, host: _Host) -> None:
     if taken:
         notes = "".join(f" ({note})" for note in review.notes)
         report.facts.append(f"would take {', '.join(taken)}{notes}")
+        if review.layers:
+            report.facts.append(_plan(review.layers, mine))
     else:
         report.facts += review.notes
     if table.memory_check == "enforce":
         report.problems += review.shortfalls
     else:
         report.facts += [f"starts all the same: {sentence}" for sentence in review.shortfalls]
+
+
+def _plan(layers: Sequence[LayerRun], devices: Sequence[Device]) -> str:
+    """What of the model goes where, in the order of its layers. ORCH-3202."""
+    names = {HOST: "the host", **{device.device_id: device_name(device) for device in devices}}
+    parts = []
+    for run in layers:
+        what = [f"{run.count} layers from {run.first}"] if run.count else []
+        what += ["the output"] if run.output else []
+        parts.append(f"{' and '.join(what)} on {names.get(run.place, run.place)}")
+    return f"plan: {', '.join(parts)}"
 
 
 def _program(report: PoolReport, launch: LaunchTable) -> None:

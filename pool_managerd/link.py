@@ -31,6 +31,7 @@ from pool_managerd.core.replica import Reason
 from pool_managerd.credentials import lost_sentence
 from pool_managerd.errors import SessionLostError
 from pool_managerd.executor import Executor
+from pool_managerd.inputs import Inputs
 from pool_managerd.liveness import Liveness
 from pool_managerd.loop import holder
 from pool_managerd.pool import Pool
@@ -51,8 +52,8 @@ _WAITS_PER_GRACE = 4
 class LinkDeps:
     """What the link works with. `jitter()` gives a number in [0, 1).
 
-    `connect` makes a channel, which the session that asked for it closes. `metadata` proves who
-    this host is; both may raise `SessionLostError`.
+    `connect` makes a channel, which the session that asked for it closes; `inputs` uses it too.
+    `metadata` proves who this host is; both may raise `SessionLostError`.
     """
 
     config: Config
@@ -65,6 +66,7 @@ class LinkDeps:
     telemetry: Telemetry
     jitter: Callable[[], float]
     metadata: Callable[[], Metadata] = tuple
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +164,17 @@ class Link:
             failpoints.reach("register.after")
             terms = self._registered(first)
             failpoints.reach("verdicts.obeyed")
+            self._use(channel)
             yield call, terms
         finally:
+            self._use(None)
             self._outbox = None
             self._deps.executor.on_output = lambda _log: None
             call.cancel()
+
+    def _use(self, channel: aio.Channel | None) -> None:
+        if self._deps.inputs is not None:
+            self._deps.inputs.use(channel)
 
     async def _hello(self, call: DispatchCall) -> object:
         async with asyncio.timeout(self._config.link.connect_timeout_ms / 1000):

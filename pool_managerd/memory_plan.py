@@ -36,7 +36,7 @@ GROWS = "transformers"
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """An estimate, and who says what to change when it is too much.
+    """An estimate, and who says what to change when it is too much. ORCH-3205.
 
     `impossible` are sentences about what no amount of free memory would cure.
     """

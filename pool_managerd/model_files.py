@@ -43,28 +43,35 @@ class FoundModel:
     stated: str = ""
 
 
+def _resolver_config(config: Config) -> ResolverConfig:
+    outbound = config.outbound
+    return ResolverConfig(
+        base=Path(config.models.directory),
+        cache=Path(config.models.cache_directory).expanduser(),
+        policy=OutboundPolicy(outbound.enabled, outbound.allow, outbound.deny),
+        limits=FetchLimits(
+            silence_timeout_ms=outbound.silence_timeout_ms,
+            file_bytes_max=outbound.file_bytes_max,
+        ),
+        hub_endpoint=outbound.hf_endpoint,
+        hub_token=outbound.hf_token.get_secret_value(),
+    )
+
+
 class ModelFiles:
     """What references mean on this host."""
 
     def __init__(self, config: Config, clock: Clock, telemetry: Telemetry | None = None) -> None:
-        outbound = config.outbound
         self._telemetry = telemetry or Telemetry()
         self._clock = clock
-        self._timeout_ms = outbound.fetch_timeout_ms
+        self._timeout_ms = config.outbound.fetch_timeout_ms
         self._digests: dict[Path, tuple[_FileFacts, str]] = {}
-        self._resolver = Resolver(
-            ResolverConfig(
-                base=Path(config.models.directory),
-                cache=Path(config.models.cache_directory).expanduser(),
-                policy=OutboundPolicy(outbound.enabled, outbound.allow, outbound.deny),
-                limits=FetchLimits(
-                    silence_timeout_ms=outbound.silence_timeout_ms,
-                    file_bytes_max=outbound.file_bytes_max,
-                ),
-                hub_endpoint=outbound.hf_endpoint,
-                hub_token=outbound.hf_token.get_secret_value(),
-            )
-        )
+        self._resolver = Resolver(_resolver_config(config))
+
+    def reconfigure(self, config: Config) -> None:
+        """Another policy and other bounds, for fetches that begin from now on."""
+        self._timeout_ms = config.outbound.fetch_timeout_ms
+        self._resolver.config = _resolver_config(config)
 
     async def find(self, text: str, owner: str, progress: Progress | None = None) -> FoundModel:
         """The file that the reference `text` means, fetched if need be.

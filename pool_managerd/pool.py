@@ -1,6 +1,6 @@
 """The shell around one pool: runs its engine as `core.replica` says.
 
-ORCH-3001, ORCH-3002, ORCH-3038.
+ORCH-3001, ORCH-3002, ORCH-3038, ORCH-3204.
 
 Every event is applied on the event loop as it happens, so state and snapshot never disagree.
 """

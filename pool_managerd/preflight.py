@@ -1,6 +1,6 @@
 """What is done before and after an engine starts: its model found, its memory judged and noted.
 
-ORCH-3002, ORCH-3003, ORCH-3039, LO-204.
+ORCH-3002, ORCH-3003, ORCH-3039, ORCH-3201, LO-204.
 
 Memory that an ended engine leaves comes back a moment later, and another pool's engine may still be
 loading: a pool that does not fit is looked at again with each new reading of its devices, for
@@ -24,6 +24,7 @@ from pool_managerd.core.device import Device
 from pool_managerd.core.fit import (
     HOST,
     Estimate,
+    LayerRun,
     Need,
     Room,
     Shortfall,
@@ -161,11 +162,15 @@ class PreflightDeps:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What a pool would take, bytes by memory; a sentence for each memory that is too small."""
+    """What a pool would take, bytes by memory; a sentence for each memory that is too small.
+
+    `layers` is what of the model goes where, as far as that is known.
+    """
 
     needs: Mapping[str, int]
     shortfalls: tuple[str, ...]
     notes: tuple[str, ...]
+    layers: tuple[LayerRun, ...] = ()
 
 
 @dataclass(slots=True)
@@ -255,10 +260,10 @@ class HostPreflight:
             missing = shortfalls(planned.estimate, rooms, self._deps.ledger.beside(table.pool_id))
             sentences = _sentences(planned, missing)
         if sentences and table.memory_check == "enforce":
-            rooms = self._rooms(table)
-            return Review(_totals(planned.estimate, rooms), sentences, planned.estimate.notes)
-        needs = self._claim(table, planned.estimate)
-        return Review(needs, sentences, planned.estimate.notes)
+            needs: Mapping[str, int] = _totals(planned.estimate, self._rooms(table))
+        else:
+            needs = self._claim(table, planned.estimate)
+        return Review(needs, sentences, planned.estimate.notes, planned.estimate.layers)
 
     async def _planned(self, table: PoolTable) -> MemoryPlan | Unknown | None:
         if table.memory_check == "off":

@@ -5,7 +5,8 @@ import contextlib
 import random
 import secrets
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 
 from grpc import aio
@@ -25,7 +26,9 @@ from pool_managerd.factory import make_devices
 from pool_managerd.feed import ChangeFeed
 from pool_managerd.host_facts import HostFacts
 from pool_managerd.incarnation import EngineFactory, PoolDeps
+from pool_managerd.inputs import Inputs
 from pool_managerd.link import Link, LinkDeps
+from pool_managerd.live_config import LiveConfig
 from pool_managerd.model_files import ModelFiles
 from pool_managerd.pool import Pool
 from pool_managerd.preflight import HostPreflight, PreflightDeps
@@ -37,7 +40,7 @@ from pool_managerd.snapshots import (
     by_device_id,
     masked,
 )
-from pool_managerd.telemetry import Telemetry, log
+from pool_managerd.telemetry import Telemetry, log, set_log_level
 
 LEAVE_TIMEOUT_MS = 2_000
 RPC_GRACE_MS = 500
@@ -47,7 +50,8 @@ TELEMETRY_TIMEOUT_MS = 5_000
 class PoolManager:
     """One pool manager. `run` serves until `drain` or `stop` is called, or until it is cancelled.
 
-    The parts that touch the world can be replaced: engines, devices, clock.
+    The parts that touch the world can be replaced: engines, devices, clock. `read` reads the
+    configuration again; without it a reload finds what there is.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class PoolManager:
         engine_factory: EngineFactory | None = None,
         devices: DeviceSource | None = None,
         clock: Clock | None = None,
+        read: Callable[[], Config] | None = None,
     ) -> None:
         self.listening = asyncio.Event()
         self.address = ""
@@ -71,8 +76,13 @@ class PoolManager:
         self._feed = ChangeFeed(config.limits.watchers_max)
         self._host = HostState(config.host_id, secrets.token_hex(8))
         self._ledger = Ledger()
+        self._inputs = Inputs(config.limits.input_bytes_max, lambda: link_metadata(config))
+        self._files = ModelFiles(config, self._clock, self._telemetry)
         self._pools: dict[str, Pool] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self._live = LiveConfig(config, read or (lambda: config), self._apply)
+        self._parts: _LiveParts | None = None
+        self._hung_up = asyncio.Event()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
 
@@ -90,6 +100,30 @@ class PoolManager:
         log.info("revive", human="Pools that had failed are started again.")
         for pool in self._pools.values():
             pool.revive()
+
+    def hang_up(self) -> None:
+        """Reads the configuration again, and starts pools that wait or have given up. HME-003."""
+        self._hung_up.set()
+
+    async def _reload(self) -> None:
+        """Does so each time it was asked for; what is asked meanwhile counts once."""
+        while True:
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            await self._live.reload(self._telemetry)
+            self.revive()
+
+    def _apply(self, before: Config, after: Config) -> None:
+        """Puts in force what needs no restart."""
+        self._config = after
+        self._feed.subscribers_max = after.limits.watchers_max
+        if before.log_level != after.log_level:
+            set_log_level(after.log_level)
+        if self._parts is not None:
+            self._parts.executor.store.limits = store_limits(after)
+            self._parts.files.reconfigure(after)
+            self._parts.server.use_tokens(after.auth.tokens)
+            self._parts.facts.limits = after.limits
 
     async def run(self) -> None:
         """Serves until told to stop. Everything that was started is gone when it returns.
@@ -110,7 +144,7 @@ class PoolManager:
             )
             watch_interval_ms = self._config.report_interval_ms * 10
             servicer = PoolManagerServicer(snapshots, self._feed, watch_interval_ms)
-            server = InspectionServer(self._config, servicer)
+            server = InspectionServer(self._config, servicer, self._clock)
             facts = HostFacts(
                 self._telemetry.metrics,
                 self._pools.values(),
@@ -118,7 +152,10 @@ class PoolManager:
                 self._devices,
                 self._config.limits,
             )
-            self.metrics_port = await self._telemetry.start(facts.sample)
+            self._parts = _LiveParts(executor, self._files, server, facts)
+            self.metrics_port = port = await self._telemetry.start(facts.sample)
+            if port is not None:
+                log.info("metrics_listening", metrics_port=port, human=f"Metrics at port {port}.")
             await server.start()
             self.address = server.address
             self.listening.set()
@@ -147,6 +184,7 @@ class PoolManager:
         link = self._make_link(executor, snapshots)
         facts.show(link, self._host)
         link_task = self._spawn(link.run())
+        reload_task = self._spawn(self._reload())
         for pool in self._pools.values():
             pool.open()
         try:
@@ -156,20 +194,16 @@ class PoolManager:
             await self._close_pools()
             if not self._stop_now.is_set():
                 await link.leave(LEAVE_TIMEOUT_MS)
+            reload_task.cancel()
             link_task.cancel()
-            await asyncio.wait((link_task,), timeout=RPC_GRACE_MS / 1000)
+            await asyncio.wait((link_task, reload_task), timeout=RPC_GRACE_MS / 1000)
 
     def _connect(self) -> aio.Channel:
         options = channel_options(self._config.link)
         return link_channel(self._config, options)
 
     def _make_pools(self) -> Executor:
-        limits = self._config.limits
-        store = AttemptStore(
-            StoreLimits(
-                limits.held_bytes_per_job, limits.held_bytes_total, limits.held_attempts_max
-            )
-        )
+        store = AttemptStore(store_limits(self._config))
         deps = PoolDeps(
             clock=self._clock,
             feed=self._feed,
@@ -182,6 +216,7 @@ class PoolManager:
             preflight=self._make_preflight(),
         )
         executor = Executor(store, deps)
+        executor.fetch_input = self._inputs.fetch
         for table in self._config.pools:
             pool = Pool(by_device_id(table, self._devices.devices()), deps, executor)
             self._pools[pool.pool_id] = pool
@@ -196,7 +231,7 @@ class PoolManager:
         return HostPreflight(
             PreflightDeps(
                 clock=self._clock,
-                files=ModelFiles(self._config, self._clock, self._telemetry),
+                files=self._files,
                 ledger=self._ledger,
                 devices=lambda table: masked(table, self._devices.devices()),
                 read_at_ms=self._devices.read_at_ms,
@@ -212,6 +247,7 @@ class PoolManager:
                 config=self._config,
                 connect=self._connect,
                 metadata=lambda: link_metadata(self._config),
+                inputs=self._inputs,
                 host=self._host,
                 pools=self._pools,
                 executor=executor,
@@ -272,6 +308,22 @@ class PoolManager:
         ]
         if problems:
             raise ConfigError(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class _LiveParts:
+    """What takes other settings while it runs."""
+
+    executor: Executor
+    files: ModelFiles
+    server: InspectionServer
+    facts: HostFacts
+
+
+def store_limits(config: Config) -> StoreLimits:
+    """The bounds of the store of attempts."""
+    limits = config.limits
+    return StoreLimits(limits.held_bytes_per_job, limits.held_bytes_total, limits.held_attempts_max)
 
 
 def _check_log_directory(directory: str) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 
+import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -12,9 +14,9 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
-from llamaorch.pool.v1 import pool_manager_service_pb2_grpc as manager_grpc
+from pool_managerd.clock import Clock
 from pool_managerd.config import Config
-from pool_managerd.config_security import loopback
+from pool_managerd.config_security import TokenTable, loopback
 from pool_managerd.credentials import ServerCertificates
 from pool_managerd.feed import ChangeFeed
 from pool_managerd.gate import TokenGate
@@ -26,12 +28,17 @@ WATCH_GAP_MS = 20
 CORRELATION_ID = "x-correlation-id"
 CORRELATION_ID_MAX = 128
 ERROR_DOMAIN = "llamaorch.dev"
+NOT_RETRIABLE = {"retriable": "false"}
 SERVICE_NAME = manager_pb2.DESCRIPTOR.services_by_name["PoolManagerService"].full_name
 
 _Context = aio.ServicerContext[object, object]
 
 
-class PoolManagerServicer(manager_grpc.PoolManagerServiceServicer):
+class Undecodable:
+    """Stands for a request whose bytes are not the message they should be."""
+
+
+class PoolManagerServicer:
     """Serves snapshots to whoever looks at this host."""
 
     def __init__(self, snapshots: SnapshotBuilder, feed: ChangeFeed, keepalive_ms: int) -> None:
@@ -39,21 +46,36 @@ class PoolManagerServicer(manager_grpc.PoolManagerServiceServicer):
         self._feed = feed
         self._keepalive_ms = keepalive_ms
 
-    async def GetSnapshots(  # noqa: N802 - the wire's name
-        self, request: manager_pb2.GetSnapshotsRequest, context: _Context
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """All methods of the service."""
+        get = grpc.unary_unary_rpc_method_handler(
+            self.get_snapshots,
+            request_deserializer=_decoder(manager_pb2.GetSnapshotsRequest),
+            response_serializer=manager_pb2.GetSnapshotsResponse.SerializeToString,
+        )
+        watch = grpc.unary_stream_rpc_method_handler(
+            self.watch_snapshots,
+            request_deserializer=_decoder(manager_pb2.WatchSnapshotsRequest),
+            response_serializer=manager_pb2.WatchSnapshotsResponse.SerializeToString,
+        )
+        methods = {"GetSnapshots": get, "WatchSnapshots": watch}
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
+
+    async def get_snapshots(
+        self, request: Message | Undecodable, context: _Context
     ) -> manager_pb2.GetSnapshotsResponse:
         """Returns the pools of this host."""
-        await _return_correlation_id(context)
+        await _begin(request, context)
         return manager_pb2.GetSnapshotsResponse(pools=self._snapshots.all())
 
-    async def WatchSnapshots(  # noqa: N802 - the wire's name
-        self, request: manager_pb2.WatchSnapshotsRequest, context: _Context
+    async def watch_snapshots(
+        self, request: Message | Undecodable, context: _Context
     ) -> AsyncIterator[manager_pb2.WatchSnapshotsResponse]:
         """Streams all pools first, then each change.
 
         All of them again when nothing changed for long.
         """
-        await _return_correlation_id(context)
+        await _begin(request, context)
         if self._feed.full:
             await _abort_full(context)
         with self._feed.subscribe() as changes:
@@ -63,6 +85,24 @@ class PoolManagerServicer(manager_grpc.PoolManagerServiceServicer):
                 pools = self._snapshots.build(changed) if changed else self._snapshots.all()
                 yield manager_pb2.WatchSnapshotsResponse(pools=pools)
                 await asyncio.sleep(WATCH_GAP_MS / 1000)
+
+
+def _decoder(request: type[Message]) -> Callable[[bytes], Message | Undecodable]:
+    def decode(data: bytes) -> Message | Undecodable:
+        try:
+            return request.FromString(data)
+        except DecodeError:
+            return Undecodable()
+
+    return decode
+
+
+async def _begin(request: Message | Undecodable, context: _Context) -> None:
+    """Returns the correlation id, and refuses what is not the message of the call."""
+    await _return_correlation_id(context)
+    if isinstance(request, Undecodable):
+        text = "the request is not the message that this call takes"
+        await _abort(context, code_pb2.INVALID_ARGUMENT, "INVALID_PARAMS", text)
 
 
 async def _return_correlation_id(context: _Context) -> None:
@@ -77,33 +117,46 @@ async def _return_correlation_id(context: _Context) -> None:
 
 
 async def _abort_full(context: _Context) -> None:
-    info = error_details_pb2.ErrorInfo(reason="ADMISSION_REJECT", domain=ERROR_DOMAIN)
-    info.metadata["policy_label"] = "watchers_max"
-    info.metadata["retriable"] = "true"
+    labels = {"policy_label": "watchers_max", "retriable": "true"}
+    text = "too many WatchSnapshots calls are open"
+    await _abort(context, code_pb2.RESOURCE_EXHAUSTED, "ADMISSION_REJECT", text, labels)
+
+
+async def _abort(
+    context: _Context,
+    code: code_pb2.Code.ValueType,
+    reason: str,
+    text: str,
+    metadata: Mapping[str, str] = NOT_RETRIABLE,
+) -> None:
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=metadata)
     detail = any_pb2.Any()
     detail.Pack(info)
-    text = "too many WatchSnapshots calls are open"
-    status = rpc_status.to_status(
-        status_pb2.Status(code=code_pb2.RESOURCE_EXHAUSTED, message=text, details=[detail])
-    )
+    status = rpc_status.to_status(status_pb2.Status(code=code, message=text, details=[detail]))
     await context.abort(status.code, status.details, status.trailing_metadata)
 
 
 class InspectionServer:
     """The gRPC server of this host: inspection, health and reflection."""
 
-    def __init__(self, config: Config, servicer: PoolManagerServicer) -> None:
+    def __init__(self, config: Config, servicer: PoolManagerServicer, clock: Clock) -> None:
         self._listen = config.listen
         self._tls = config.tls
         tokens = config.auth.tokens
-        gates = (TokenGate(tokens),) if tokens else ()
+        self._gate = TokenGate(tokens, clock) if tokens else None
+        gates = () if self._gate is None else (self._gate,)
         self._server = aio.server(options=SERVER_OPTIONS, interceptors=gates)
         self._health = health.aio.HealthServicer()
-        manager_grpc.add_PoolManagerServiceServicer_to_server(servicer, self._server)
+        self._server.add_generic_rpc_handlers((servicer.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self.address = ""
+
+    def use_tokens(self, tokens: Mapping[str, TokenTable]) -> None:
+        """Takes these tokens from now on, where callers are asked for one at all."""
+        if self._gate is not None:
+            self._gate.use(tokens)
 
     async def start(self) -> None:
         """Binds and serves; `address` then names the port that was bound.
@@ -151,8 +204,12 @@ SERVER_OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+    ("grpc.max_allowed_incoming_connections", 400),
 )
 """Pings every 5 s are allowed.
 
-Silent peers are found within 30 s; one peer cannot crowd out others.
+Silent peers are found within 30 s, who does not go on within 20 s, who asks nothing within ten
+minutes; one peer cannot crowd out others, and all together cannot take all open files.
 """

@@ -12,7 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
-from pool_managerd.attempt import AttemptCommand
+from pool_managerd.attempt import AttemptCommand, Prompt
 from pool_managerd.core.attempts import (
     AttemptFailure,
     AttemptKey,
@@ -60,6 +60,7 @@ def parse_start(message: dispatch_pb2.StartAttempt) -> AttemptCommand:
     """
     if not message.job_id or not message.attempt:
         raise UnsupportedCommandError("an attempt needs a job_id and a number from 1")
+    fetch_input = message.input.WhichOneof("input") == "artifact_id"
     continue_from = None
     if message.HasField("continue_from"):
         point = message.continue_from
@@ -71,7 +72,7 @@ def parse_start(message: dispatch_pb2.StartAttempt) -> AttemptCommand:
         model_id=message.model_id,
         request=GenerationRequest(
             request_id=f"{message.job_id}#{message.attempt}",
-            prompt=_prompt(message.input),
+            prompt=prompt_of(message.input) if not fetch_input else "",
             sampling=_sampling(message.sampling),
             continue_token_ids=tuple(message.continue_token_ids),
         ),
@@ -84,6 +85,7 @@ def parse_start(message: dispatch_pb2.StartAttempt) -> AttemptCommand:
         continue_tokens=message.continue_tokens,
         traceparent=message.traceparent,
         correlation_id=message.correlation_id,
+        fetch_input=fetch_input,
     )
 
 
@@ -91,7 +93,12 @@ def _boundary(point: events_pb2.ResumePoint) -> Boundary:
     return Boundary(point.text_offset, point.prefix_digest)
 
 
-def _prompt(message: job_pb2.JobInput) -> str | tuple[ChatMessage, ...]:
+def prompt_of(message: job_pb2.JobInput) -> Prompt:
+    """Text or a conversation.
+
+    Raises:
+        UnsupportedCommandError: for any other form of input.
+    """
     form = message.WhichOneof("input")
     if form == "text":
         return message.text

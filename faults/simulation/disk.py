@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     DispatchRecord,
     PoolDrainRecord,
     Record,
@@ -14,6 +15,7 @@ from orchestrator_core.core.effects import (
     SessionRecord,
     TerminalRecord,
 )
+from orchestrator_core.store.artifact import ArtifactChange
 from orchestrator_core.store.memory import CommitFault, MemoryJournal, MemoryStore
 from orchestrator_core.store.port import (
     Keep,
@@ -109,7 +111,7 @@ def _key(record: Record) -> tuple[str, str, int] | None:
             return ("dispatch", record.job_id, record.attempt)
         case TerminalRecord():
             return ("terminal", record.job_id, 0)
-        case SessionRecord() | SessionForgotten() | PoolDrainRecord():
+        case SessionRecord() | SessionForgotten() | PoolDrainRecord() | CatalogRecord():
             return None
 
 
@@ -160,6 +162,16 @@ class SimulatedStore:
         if self.cut_off or self._disk.chance.random() < self._disk.condition.unreadable:
             raise StoreUnavailableError("the disk cannot be read (injected)")
         return await self.image.holds(batch)
+
+    async def write_artifacts(self, changes: Sequence[ArtifactChange]) -> None:
+        """See `Store.write_artifacts`. The simulation has no artifacts: only their contract."""
+        fault = self._disk.fault()
+        if fault is CommitFault.UNAVAILABLE:
+            raise StoreUnavailableError("the disk is full (injected)")
+        if fault is not CommitFault.UNKNOWN_LOST:
+            await self.image.write_artifacts(changes)
+        if fault is not CommitFault.NONE:
+            raise StoreOutcomeUnknownError("the outcome of the batch is unknown (injected)")
 
     async def prune(self, keep: Keep) -> int:
         """See `Store.prune`."""

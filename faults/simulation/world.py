@@ -20,6 +20,7 @@ from faults.simulation.virtual_time import CURRENT, Killed, Process, VirtualLoop
 from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchRequest, DispatchResponse
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     DispatchRecord,
     PoolDrainRecord,
     Record,
@@ -405,7 +406,7 @@ class World:
                     state=record.state.name,
                     epoch=epoch,
                 )
-            case SessionRecord() | SessionForgotten() | PoolDrainRecord():
+            case SessionRecord() | SessionForgotten() | PoolDrainRecord() | CatalogRecord():
                 pass  # nobody outside sees them
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from orchestrator_core.core.catalog import Catalog
 from orchestrator_core.core.config import CoreConfig, ThrottleConfig
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.pool import Pool
@@ -24,6 +25,7 @@ LEFT_OUT: Completions = {
         "feasible_cache": lambda _: {},  # made again from pools and needs when asked for
         "on_placement": lambda _: None,  # set by whoever wants to know, decides nothing
     },
+    Catalog: {"resolved": lambda _: {}},  # made again from entries and needs when asked for
     Throttle: {"config": lambda _: ThrottleConfig()},
     # Why a pool is not open and what memory it has left, made again from it when asked for.
     Pool: {
@@ -35,7 +37,10 @@ LEFT_OUT: Completions = {
     Timers: {"_heap": lambda timers: cast("Timers", timers).sorted_heap()},
 }
 
-_SHAPES = Shapes(State, LEFT_OUT)
+# With 100,000 requests they were most of a checkpoint. What moves must not be here, as `served`.
+UNMOVED = ("State.remembered", "State.ended", "State.ended_unrun")
+
+_SHAPES = Shapes(State, LEFT_OUT, UNMOVED)
 
 # Where a job's row has its spec, whose payload nobody but the pool may see.
 JOB_TABLE = list(_SHAPES.tables).index(Job)

@@ -157,6 +157,8 @@ class CoreConfig:
     """Every bound of the core. Times in milliseconds.
 
     `min_on_time_probability` is what `deadline_aware` asks for, more than 0 and at most 1.
+    `catalog_required` refuses jobs of models that are not in the catalog; with
+    `catalog_strict_digest` a pool that reports no digest does not serve a model that has one there.
 
     Raises:
         ValueError: when a bound is not positive or out of range; the field is named.
@@ -196,6 +198,9 @@ class CoreConfig:
     decline_max_ms: int = 30_000
     deadline_aware: bool = False
     min_on_time_probability: float = 0.1
+    catalog_required: bool = False
+    catalog_strict_digest: bool = False
+    catalog_models_max: int = 1_000
     throttle: ThrottleConfig = field(default_factory=ThrottleConfig)
     guardrails: Guardrails = field(default_factory=Guardrails)
 

@@ -9,15 +9,20 @@ from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
+    CatalogRecord,
     ConfirmEnd,
     DispatchRecord,
     Effect,
     JobEnded,
     JobForgotten,
     JobStarted,
+    ModelClosed,
+    ModelRefused,
     OfferDeclined,
     PoolDrainRecord,
+    PoolVerified,
     ReplyAccepted,
+    ReplyModel,
     ReplyPool,
     ReplyRefused,
     ReplySession,
@@ -85,6 +90,12 @@ def _verdicts(e: SendVerdicts) -> Line:
     return "verdicts", e.host_id, told, *(pool_id for pool_id, _ in e.refused)
 
 
+def _catalog(e: CatalogRecord) -> Line:
+    entry = e.entry
+    when = (entry.updated_ms, entry.retired_ms, entry.grace_until_ms)
+    return "catalog", entry.card.model_id, e.change.value, entry.revision, *when, e.over
+
+
 # Calls by type: a chain of isinstance takes longer than the lines themselves.
 _LINES: Mapping[type, Callable[..., Line]] = {
     AcceptRecord: _accept,
@@ -107,6 +118,11 @@ _LINES: Mapping[type, Callable[..., Line]] = {
     CancelUnconfirmed: lambda e: ("cancel unconfirmed", e.job_id, e.attempt, e.pool_id),
     ConfirmEnd: lambda e: ("confirm_end", e.job_id),
     PoolDrainRecord: lambda e: ("drain", e.pool_id, e.until_ms, e.over),
+    CatalogRecord: _catalog,
+    ReplyModel: lambda e: ("model told", e.model_id),
+    PoolVerified: lambda e: ("verified", e.pool_id, e.model_id, e.verdict.value),
+    ModelRefused: lambda e: ("model refused", e.refusal.reason.value),
+    ModelClosed: lambda e: ("model closed", e.model_id, e.jobs_failed, *e.pool_ids),
     ReplyPool: lambda e: ("pool told", e.pool_id),
     SendDrain: lambda e: ("send drain", e.host_id, e.pool_id, e.left_ms),
     JobForgotten: lambda e: ("forgotten", e.job_id),

@@ -7,6 +7,7 @@ earlier step is durable (output commit). *Immediate* effects leave at once.
 import enum
 from dataclasses import dataclass
 
+from orchestrator_core.core.catalog_model import CatalogEntry, DigestVerdict, FromCatalog
 from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.outcome import Outcome, Refusal, Usage
 from orchestrator_core.core.records import plain_init
@@ -95,6 +96,16 @@ class SessionForgotten:
     session_id: str
 
 
+class CatalogChange(enum.Enum):
+    """What was done to a model of the catalog."""
+
+    REGISTERED = "registered"
+    UPDATED = "updated"
+    RETIRED = "retired"
+    ACTIVATED = "activated"
+    DELETED = "deleted"
+
+
 @plain_init
 @dataclass(frozen=True, slots=True)
 class PoolDrainRecord:
@@ -109,8 +120,21 @@ class PoolDrainRecord:
     over: bool = False
 
 
+@plain_init
+@dataclass(frozen=True, slots=True)
+class CatalogRecord:
+    """A model of the catalog as it is now; `over`: nothing is kept of it any more.
+
+    Replaces what was written of that model before. `change` says what was done.
+    """
+
+    entry: CatalogEntry
+    change: CatalogChange
+    over: bool = False
+
+
 JobRecord = AcceptRecord | DispatchRecord | TerminalRecord
-Record = JobRecord | SessionRecord | SessionForgotten | PoolDrainRecord
+Record = JobRecord | SessionRecord | SessionForgotten | PoolDrainRecord | CatalogRecord
 
 # --- gated effects
 
@@ -121,6 +145,7 @@ class Receipt:
     """What the client is told at admission. Times in milliseconds from accept.
 
     `remaining` is what further jobs of the session may spend; None where it has no budgets.
+    `from_catalog` is what the catalog added to the job.
     """
 
     job_id: str
@@ -132,6 +157,7 @@ class Receipt:
     duplicate: bool = False
     seed: int = 0
     remaining: Budgets | None = None
+    from_catalog: FromCatalog | None = None
 
 
 @plain_init
@@ -251,6 +277,15 @@ class ReplyPool:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
+class ReplyModel:
+    """Tells a caller that what it asked of a model is durable."""
+
+    reply_to: int
+    model_id: str
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
 class SendDrain:
     """Lets a host drain a pool, for `left_ms` at most; None: it takes work again."""
 
@@ -329,6 +364,36 @@ class CancelUnconfirmed:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
+class ModelRefused:
+    """Answers a change of the catalog with an error. Nothing was changed."""
+
+    reply_to: int
+    refusal: Refusal
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class PoolVerified:
+    """How the digest of a pool compares with the catalog's, from now on. ORCH-3037."""
+
+    pool_id: str
+    model_id: str
+    engine: str
+    verdict: DigestVerdict
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class ModelClosed:
+    """The grace of a retired model is over: these pools take no more work, so many jobs fail."""
+
+    model_id: str
+    pool_ids: tuple[str, ...]
+    jobs_failed: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
 class JobForgotten:
     """Nothing is kept of the job any more: it is long over, or its accept was taken back."""
 
@@ -345,6 +410,7 @@ Gated = (
     | JobEnded
     | ConfirmEnd
     | ReplyPool
+    | ReplyModel
     | SendDrain
 )
 Immediate = (
@@ -354,6 +420,9 @@ Immediate = (
     | SendVerdicts
     | AttemptClosed
     | CancelUnconfirmed
+    | ModelRefused
+    | PoolVerified
+    | ModelClosed
     | JobForgotten
 )
 Effect = Record | Gated | Immediate

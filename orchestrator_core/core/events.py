@@ -3,8 +3,11 @@
 import enum
 from dataclasses import dataclass
 
+from orchestrator_core.core.catalog_model import ModelCard, ModelState
+from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     DispatchRecord,
     PoolDrainRecord,
     SessionRecord,
@@ -195,12 +198,57 @@ class DrainRequested:
 
 @plain_init
 @dataclass(frozen=True, slots=True)
+class ConfigChanged:
+    """An operator changed settings while jobs wait and run; `config` is all of them."""
+
+    config: CoreConfig
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
 class PoolDrainRequested:
     """An operator drains a pool, for `timeout_ms` at most, or lets it take work again."""
 
     pool_id: str
     draining: bool
     timeout_ms: int
+    reply_to: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class ModelPut:
+    """An operator registers a model (`revision` 0) or changes one that has that revision."""
+
+    card: ModelCard
+    revision: int
+    reply_to: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class ModelStateSet:
+    """An operator retires a model, or makes it active again; `revision` 0 means whatever it is.
+
+    After `grace_ms` pools serve nothing of it any more.
+    """
+
+    model_id: str
+    state: ModelState
+    revision: int
+    grace_ms: int
+    replaced_by: str
+    reply_to: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class ModelDeleted:
+    """An operator forgets a model, with `force` although jobs of it are live."""
+
+    model_id: str
+    revision: int
+    force: bool
     reply_to: int
 
 
@@ -214,6 +262,7 @@ class Recovered:
     terminals: tuple[TerminalRecord, ...] = ()
     sessions: tuple[SessionRecord, ...] = ()
     drains: tuple[PoolDrainRecord, ...] = ()
+    models: tuple[CatalogRecord, ...] = ()
 
 
 @plain_init
@@ -255,7 +304,11 @@ Event = (
     | AcceptsFailed
     | EndConfirmed
     | DrainRequested
+    | ConfigChanged
     | PoolDrainRequested
+    | ModelPut
+    | ModelStateSet
+    | ModelDeleted
     | Recovered
     | SessionDeleted
     | Stalled

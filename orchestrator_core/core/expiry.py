@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from orchestrator_core.core import fleet, spending
+from orchestrator_core.core import cataloging, fleet, spending
 from orchestrator_core.core.effects import ConfirmEnd, JobForgotten
 from orchestrator_core.core.events import EndConfirmed
 from orchestrator_core.core.job import Job
@@ -22,7 +22,7 @@ from orchestrator_core.core.states import JobState, JobTrigger
 from orchestrator_core.core.timers import TimerKind
 
 
-def expire_due(state: State, now_ms: int) -> None:
+def expire_due(state: State, now_ms: int) -> None:  # noqa: C901 - one arm each
     """Handles every deadline that has come, in order of time."""
     while (due := state.timers.pop_due(now_ms)) is not None:
         kind, key = due
@@ -37,6 +37,8 @@ def expire_due(state: State, now_ms: int) -> None:
                 _refresh_pool(state, key, now_ms)
             case TimerKind.CANCEL:
                 cancel_unconfirmed(state, key, now_ms)
+            case TimerKind.MODEL_GRACE:
+                cataloging.grace_ended(state, key, now_ms)
             case TimerKind.SESSION:
                 spending.look_again(state, key, now_ms)
             case TimerKind.FORGET:
@@ -91,7 +93,7 @@ def _idle_due_ms(state: State, job: Job) -> int:
     return job.attempt.last_progress_ms + state.config.idle_timeout_ms
 
 
-def end_confirmed(state: State, event: EndConfirmed) -> None:
+def end_confirmed(state: State, event: EndConfirmed, now_ms: int) -> None:
     """A job will not come back: forgets its prompt, and all of it when its retention is over.
 
     Without effect while it lives.
@@ -99,6 +101,9 @@ def end_confirmed(state: State, event: EndConfirmed) -> None:
     job = state.jobs.get(event.job_id)
     if job is None or job.live:
         return
+    if _held(state, job):
+        # A host brought its attempt back after the question was asked.
+        state.timers.set_by(TimerKind.FORGET, job.job_id, now_ms + state.config.retention_ms)
     if state.timers.is_set(TimerKind.FORGET, job.job_id):
         job.drop_payload()
         state.displaced = {n: v for n, v in state.displaced.items() if v is not job}
@@ -116,8 +121,13 @@ def _retention_over(state: State, job_id: str, now_ms: int) -> None:
     job = state.jobs.get(job_id)
     if job is None or job.live:
         return
-    if job.attempt is not None and job.attempt.key in state.attempts:
+    if _held(state, job):
         # Its number must not be given out again while the pool has not confirmed the end.
         state.timers.set(TimerKind.FORGET, job_id, now_ms + state.config.retention_ms)
         return
     state.emit(ConfirmEnd(job_id))
+
+
+def _held(state: State, job: Job) -> bool:
+    """True while a pool has not confirmed that a job's attempt is over."""
+    return job.attempt is not None and job.attempt.key in state.attempts

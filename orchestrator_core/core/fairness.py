@@ -58,6 +58,21 @@ def give_back(state: State, job: Job) -> None:
         _count(state, job, 0.0)
 
 
+def switch(state: State) -> None:
+    """Goes on with fairness, or without, as is configured now. O(jobs log jobs).
+
+    All who wait begin with equal counters, and what was counted before is forgotten.
+    """
+    state.served.clear()
+    for job in state.jobs.values():
+        job.tokens_served = 0.0
+    state.queue.regroup(per_identity=state.config.token_fairness)
+    if state.config.token_fairness:
+        for lane in state.queue.lanes:
+            if len(state.served) < IDENTITIES_MAX:
+                state.served.setdefault(lane.identity, 0.0)
+
+
 def _count(state: State, job: Job, tokens: float) -> None:
     """Replaces what was counted for a job."""
     identity, more = job.spec.identity, tokens - job.tokens_served

@@ -6,6 +6,7 @@ the size of its keys and values.
 
 from collections.abc import Iterable
 
+from orchestrator_core.core.catalog_model import DigestVerdict, judge_digest
 from orchestrator_core.core.decision import Exclusion, ExclusionReason, Shortfall
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.snapshot import PoolSnapshot
@@ -45,11 +46,14 @@ def kv_needed_bytes(spec: JobSpec, pool: PoolSnapshot) -> int | None:
     """Bytes of keys and values that the job takes on this pool; None when nobody can tell. LO-205.
 
     The client's estimate counts as it is. Without one, the context that the client requires is
-    multiplied by what the pool says of a token, up to what it says of a slot.
+    multiplied by what the pool says of a token, up to what it says of a slot; where it says
+    nothing, the model's dimensions in the catalog tell.
     """
     ctx_tokens, per_token = spec.needs.required_ctx, pool.kv_bytes_per_token
-    if spec.est_kv_bytes is not None or ctx_tokens is None or per_token is None:
+    if spec.est_kv_bytes is not None or ctx_tokens is None:
         return spec.est_kv_bytes
+    if per_token is None:
+        return spec.catalog_kv_bytes
     needed = ctx_tokens * per_token
     return needed if pool.kv_slot_bytes is None else min(needed, pool.kv_slot_bytes)
 
@@ -101,6 +105,7 @@ def incompatibility(exclusions: Iterable[Exclusion]) -> Reason:
 
 
 def _identity_shortfalls(needs: Needs, pool: PoolSnapshot) -> Iterable[Shortfall]:
+    """What a job pins, and a pool of another replica set is not. ORCH-3046."""
     pairs = (
         (ExclusionReason.MODEL, needs.model_id, pool.model_id),
         (ExclusionReason.MODEL, needs.model_digest, pool.model_digest),
@@ -111,6 +116,10 @@ def _identity_shortfalls(needs: Needs, pool: PoolSnapshot) -> Iterable[Shortfall
     for reason, required, offered in pairs:
         if required and required != offered:
             yield Shortfall(reason, required, offered)
+    if judge_digest(needs.listed_digest, pool.model_digest) is DigestVerdict.MISMATCH:
+        yield Shortfall(ExclusionReason.MODEL, needs.listed_digest, pool.model_digest)
+    if needs.engines and pool.engine not in needs.engines:
+        yield Shortfall(ExclusionReason.ENGINE, " or ".join(needs.engines), pool.engine)
 
 
 def _support_shortfalls(needs: Needs, pool: PoolSnapshot) -> Iterable[Shortfall]:

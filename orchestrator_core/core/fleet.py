@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from orchestrator_core.core import draining
+from orchestrator_core.core import cataloging, draining
 from orchestrator_core.core.effects import AttemptClosed, SendCancel, SendVerdicts, Verdict
 from orchestrator_core.core.events import HeldAttempt, HostLost, HostRegistered, SnapshotsReported
 from orchestrator_core.core.feasibility import kv_needed_bytes
@@ -40,7 +40,9 @@ def host_registered(state: State, event: HostRegistered, now_ms: int) -> None:
             _put_pool(state, host, snapshot, now_ms)
         else:
             refused.append((snapshot.pool_id, why))
-    verdicts = tuple((held.job_id, held.attempt, _verdict(state, held)) for held in event.held)
+    verdicts = tuple(
+        (held.job_id, held.attempt, _verdict(state, held, event.host_id)) for held in event.held
+    )
     state.emit(SendVerdicts(event.host_id, event.link_id, verdicts, tuple(refused)))
     _settle_attempts(state, event, verdicts, now_ms)
     keep_adopted(state, event, verdicts)
@@ -105,6 +107,7 @@ def snapshots_reported(state: State, event: SnapshotsReported, now_ms: int) -> N
         if _static_part(pool.snapshot) != _static_part(snapshot):
             state.fleet_changed()
         pool.apply(snapshot, min(event.as_of_ms, now_ms))
+        cataloging.judge(state, pool)
         pool.rates = state.predictor.pool_rates(snapshot)
         _lose_replaced(state, pool, now_ms)
         state.refresh(pool, now_ms)
@@ -170,6 +173,7 @@ def _put_pool(state: State, host: Host, snapshot: PoolSnapshot, now_ms: int) -> 
             _forget_if_empty(state, former)
     pool.ended_at_frame.clear()
     pool.apply(snapshot, now_ms)
+    cataloging.judge(state, pool)
     pool.rates = state.predictor.pool_rates(snapshot)
     pool.connected = True
     host.pool_ids[snapshot.pool_id] = None
@@ -197,21 +201,30 @@ def _remove_pool(state: State, host: Host, pool_id: str) -> None:
     state.fleet_changed()
 
 
-def _verdict(state: State, held: HeldAttempt) -> Verdict:
-    """ADOPT what counts, also an ended job's output while it may be asked for; forget the rest."""
+def _verdict(state: State, held: HeldAttempt, host_id: str) -> Verdict:
+    """ADOPT what counts, also an ended job's output while it may be asked for; forget the rest.
+
+    Where it is known which host an attempt was sent to, no other is believed to hold it.
+    """
     job = state.jobs.get(held.job_id)
     attempt = state.attempts.get((held.job_id, held.attempt))
-    if job is None:
-        return Verdict.RELEASE if held.ended else Verdict.ABORT
+    forget = Verdict.RELEASE if held.ended else Verdict.ABORT
+    if job is None or not _may_hold(host_id, job, attempt, held):
+        return forget
     if attempt is not None and attempt.replica_id == held.replica_id:
         return Verdict.ADOPT
     if _is_proof(job, held):
         return Verdict.ADOPT
-    if job.live:
-        return Verdict.RELEASE if held.ended else Verdict.ABORT
-    if held.attempt == job.attempts_made and (held.ended or _stops(job, held)):
+    if not job.live and held.attempt == job.attempts_made and (held.ended or _stops(job, held)):
         return Verdict.ADOPT
-    return Verdict.RELEASE if held.ended else Verdict.ABORT
+    return forget
+
+
+def _may_hold(host_id: str, job: Job, live: Attempt | None, held: HeldAttempt) -> bool:
+    """False where it is known that the attempt was sent to another host."""
+    known = (live, job.attempt, job.unreleased)
+    key = held.job_id, held.attempt
+    return all(each.host_id == host_id for each in known if each is not None and each.key == key)
 
 
 def _stops(job: Job, held: HeldAttempt) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from orchestrator_core.core import fairness, spending
+from orchestrator_core.core import catalog, fairness, spending
 from orchestrator_core.core.admission import QueueState, Reject, admission_policy
 from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.decision import Exclusion
@@ -68,7 +68,15 @@ SESSION_RESOURCE = "llamaorch.orchestrator.v1.Session"
 
 def enqueue(state: State, event: EnqueueRequested, now_ms: int) -> None:
     """Accepts or refuses one job. ORCH-3005, ORCH-3024."""
-    answer = _repeated(state, event.spec, now_ms) or _refusal(state, event.spec, now_ms)
+    answer: Receipt | Refusal | None = _repeated(state, event.spec, now_ms)
+    if answer is None and (state.catalog.entries or state.config.catalog_required):
+        resolved = catalog.resolve(state.catalog, event.spec, state.config, now_ms)
+        if isinstance(resolved, Refusal):
+            answer = resolved
+        elif resolved is not event.spec:
+            event = replace(event, spec=resolved)
+    if answer is None:
+        answer = _refusal(state, event.spec, now_ms)
     if isinstance(answer, Receipt):
         state.emit(ReplyAccepted(event.reply_to, answer))
         return
@@ -418,6 +426,7 @@ def _receipt(state: State, job: Job, shape: Forecast, now_ms: int) -> Receipt:
         duplicate,
         spec.seed,
         None if session is None else spending.left(state, session),
+        spec.from_catalog,
     )
 
 

@@ -51,6 +51,9 @@ def enter_queue(state: State, job: Job, now_ms: int) -> None:
     never_ran = job.started_ms is None and not job.delivered
     since_ms = job.accepted_ms if never_ran else now_ms
     state.timers.set(TimerKind.QUEUE_TIMEOUT, job.job_id, since_ms + span_ms)
+    if job.spec.needs.model_id in state.catalog.closed:
+        # No pool takes it any more: it ends with this step.
+        state.timers.set(TimerKind.MODEL_GRACE, job.spec.needs.model_id, now_ms)
     if job.declined_since_ms is not None:
         # It waits again: what it may still decline ends when it did before.
         due_ms = job.declined_since_ms + state.config.decline_max_ms
@@ -121,8 +124,13 @@ def retain(state: State, job: Job, now_ms: int) -> None:
     due_ms = (job.ended_ms or now_ms) + state.config.retention_ms
     state.timers.set(TimerKind.FORGET, job.job_id, due_ms)
     (state.ended if job.attempts_made else state.ended_unrun)[job.job_id] = None
+    forget_beyond_bound(state, now_ms)
+
+
+def forget_beyond_bound(state: State, now_ms: int) -> None:
+    """Ends the retention of ended jobs that are too many."""
     bound = state.config.finished_jobs_max
-    if len(state.ended) + len(state.ended_unrun) > bound:
+    while len(state.ended) + len(state.ended_unrun) > bound:
         crowding = len(state.ended_unrun) > bound // 4
         oldest, _ = (state.ended_unrun if crowding else state.ended).popitem(last=False)
         state.timers.set(TimerKind.FORGET, oldest, now_ms)

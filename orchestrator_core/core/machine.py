@@ -8,7 +8,17 @@ from heapq import merge
 from itertools import islice
 from typing import assert_never
 
-from orchestrator_core.core import draining, expiry, fleet, intake, recovery, running, spending
+from orchestrator_core.core import (
+    cataloging,
+    draining,
+    expiry,
+    fleet,
+    intake,
+    recovery,
+    running,
+    spending,
+)
+from orchestrator_core.core.catalog import Catalog
 from orchestrator_core.core.checkpoint import Frozen, freeze, thaw
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import Exclusion
@@ -20,12 +30,16 @@ from orchestrator_core.core.events import (
     AttemptRefused,
     AttemptStarted,
     CancelRequested,
+    ConfigChanged,
     DrainRequested,
     EndConfirmed,
     EnqueueRequested,
     Event,
     HostLost,
     HostRegistered,
+    ModelDeleted,
+    ModelPut,
+    ModelStateSet,
     OutputAcknowledged,
     OutputProgressed,
     PoolDrainRequested,
@@ -46,6 +60,7 @@ from orchestrator_core.core.forecast import (
 from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.reconfigure import reconfigure
 from orchestrator_core.core.scheduler import placement_input
 from orchestrator_core.core.session import Session, Sessions
 from orchestrator_core.core.spec import Budgets, Needs, Priority
@@ -230,6 +245,11 @@ class Core:
         """The drain of a pool by an operator; None when there is none."""
         return self._state.drains.get(pool_id)
 
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog of models."""
+        return self._state.catalog
+
     def tokens_per_s(self, pool: Pool) -> float:
         """Believed decode rate of a single stream of a pool, at its present clocks."""
         return 1000.0 * pool.snapshot.perf_scale / pool.rates.token_ms(1)
@@ -265,13 +285,21 @@ class Core:
             case AcceptsFailed():
                 intake.accepts_failed(state, event, now_ms)
             case EndConfirmed():
-                expiry.end_confirmed(state, event)
+                expiry.end_confirmed(state, event, now_ms)
             case DrainRequested():
                 state.draining = True
+            case ConfigChanged():
+                reconfigure(state, event.config, now_ms)
             case Recovered():
                 recovery.recover(state, event, now_ms)
             case PoolDrainRequested():
                 draining.drain_requested(state, event, now_ms)
+            case ModelPut():
+                cataloging.put(state, event, now_ms)
+            case ModelStateSet():
+                cataloging.set_state(state, event, now_ms)
+            case ModelDeleted():
+                cataloging.delete(state, event, now_ms)
             case SessionDeleted():
                 intake.delete_session(state, event, now_ms)
             case Stalled():

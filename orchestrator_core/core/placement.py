@@ -71,6 +71,7 @@ class PlacementInput:
 
 CANCEL_UNCONFIRMED = "cancel unconfirmed"
 DRAINING = "drained by an operator"
+RETIRED = "its model is retired"
 
 
 class NoCapacityKind(enum.Enum):
@@ -211,6 +212,8 @@ def pool_shortfalls(pool: Pool, now_ms: int, stale_after_ms: int) -> tuple[Short
         found.append(Shortfall(ExclusionReason.NOT_READY, "ready", wait))
     if pool.draining:
         found.append(Shortfall(ExclusionReason.NOT_READY, "ready", DRAINING))
+    if pool.retired:
+        found.append(Shortfall(ExclusionReason.NOT_READY, "ready", RETIRED))
     if pool.unconfirmed:
         found.append(Shortfall(ExclusionReason.NOT_READY, "ready", CANCEL_UNCONFIRMED))
     return tuple(found)

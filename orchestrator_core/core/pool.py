@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from orchestrator_core.core.catalog_model import DigestVerdict
 from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.job import Attempt
 from orchestrator_core.core.rates import TOKEN_MS_MIN, PoolRates
@@ -17,7 +18,9 @@ class Pool:
     `as_of_ms` is the latest instant of the core's clock at which the snapshot is known to have been
     true. `own` holds the orchestrator's attempts by key, `reported` what the host says it runs.
     `unconfirmed` are attempts of which the host does not confirm that they were stopped.
-    `draining` says that an operator lets it take no more, whatever the host says meanwhile.
+    `draining` says that an operator lets it take no more, whatever the host says meanwhile, and
+    `retired` that its model takes none, by the catalog; `verdict` is how its digest compares with
+    the catalog's, None while that does not have its model.
     `room_idle_bytes` is what the present incarnation offers when nothing runs, None until seen;
     `former_replica_ids` are the latest incarnations before it, whose late snapshots do not count.
 
@@ -40,6 +43,8 @@ class Pool:
     closed_until_ms: int = 0
     unconfirmed: set[tuple[str, int]] = field(default_factory=set)
     draining: bool = False
+    retired: bool = False
+    verdict: DigestVerdict | None = None
     room_idle_bytes: int | None = None
     former_replica_ids: tuple[str, ...] = ()
     rates: PoolRates = field(default_factory=lambda: PoolRates(("", "", "")))
@@ -75,6 +80,7 @@ class Pool:
             busy < slots
             and snapshot.state is READY
             and not self.draining
+            and not self.retired
             and self.closed_until_ms <= now_ms
             and not self.unconfirmed
             and self.fresh(now_ms, stale_after_ms)

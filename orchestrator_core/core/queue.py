@@ -138,6 +138,15 @@ class Queue:
         if not rivals.interactive and not rivals.batch:
             del self._of_model[model_id]
 
+    def regroup(self, *, per_identity: bool) -> None:
+        """Gives each identity lanes of its own, or none. O(n log n)."""
+        jobs = [self._by_seq[seq] for seq in sorted(self._by_seq)]
+        for job in jobs:
+            self.remove(job)
+        self.per_identity = per_identity
+        for job in jobs:
+            self.add(job)
+
     def job(self, seq: int) -> Job:
         """Returns the waiting job with this arrival number. Raises KeyError."""
         return self._by_seq[seq]

@@ -1,6 +1,6 @@
 """Rebuilding the tables from the journal at start. LO-305."""
 
-from orchestrator_core.core import spending
+from orchestrator_core.core import cataloging, spending
 from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Receipt, TerminalRecord
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.core.intake import watch_audience
@@ -28,6 +28,7 @@ def recover(state: State, event: Recovered, now_ms: int) -> None:
     for terminal in event.terminals:
         if (job := state.jobs.get(terminal.job_id)) is not None:
             _ended(state, job, terminal, now_ms)
+    cataloging.restore(state, event.models, now_ms)
     for job in state.jobs.values():
         if job.live:
             _resume(state, job, now_ms)
@@ -101,6 +102,7 @@ def _remember(state: State, accept: AcceptRecord, now_ms: int) -> None:
         on_time_probability=None,
         backoff_ms=0,
         seed=spec.seed,
+        from_catalog=spec.from_catalog,
     )
     state.remember(spec, receipt, accept.accepted_ms, now_ms)
 

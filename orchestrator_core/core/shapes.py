@@ -133,17 +133,23 @@ class Deques:
 
 
 class Mappings:
-    """A dict: keys and values in its order, which decides what is met first. Keys cannot change."""
+    """A dict: keys and values in its order, which decides what is met first. Keys cannot change.
+
+    Of an OrderedDict that is `unmoved`, entries only come at the end: the plain dict below it has
+    them in the same order, and is read in a sixth of the time.
+    """
 
     def __init__(self, make: Callable[[Iterable[object]], object], key: Shape, item: Shape) -> None:
         self._make = make
         self._item = item
+        self.unmoved = False
         self.hint = tuple_of(tuple_of(key.hint, ...), tuple_of(item.hint, ...))
 
     def freeze(self, column: Column, shared: Shared) -> Column:
         """Pairs of keys and values; not one pair per entry, which would take ten times as long."""
+        keys, values = (dict.keys, dict.values) if self.unmoved else (iter, _values)
         return [
-            (tuple(value), tuple(self._item.freeze(list(value.values()), shared)))
+            (tuple(keys(value)), tuple(self._item.freeze(list(values(value)), shared)))
             for value in cast("Sequence[dict[object, object]]", column)
         ]
 
@@ -152,6 +158,10 @@ class Mappings:
         keys, items = cast("tuple[Iterable[object], Iterable[object]]", value)
         thawed = (self._item.thaw(item, blanks) for item in items)
         return self._make(zip(keys, thawed, strict=True))
+
+
+def _values(value: dict[object, object]) -> Iterable[object]:
+    return value.values()
 
 
 class Tuples:
@@ -239,14 +249,16 @@ Completions = Mapping[type, Mapping[str, Callable[[object], object]]]
 class Shapes:
     """The tables of all classes that can be reached from `root`.
 
-    `left_out` maps fields of a class that are not stored to what stands there after a thaw.
+    `left_out` maps fields of a class that are not stored to what stands there after a thaw,
+    `unmoved` names fields with an OrderedDict in which no entry is ever moved.
 
     Raises:
         TypeError: when a field has an annotation that cannot be stored.
     """
 
-    def __init__(self, root: type, left_out: Completions) -> None:
+    def __init__(self, root: type, left_out: Completions, unmoved: Sequence[str] = ()) -> None:
         self.tables: dict[type, Rows] = {}
+        self._unmoved = frozenset(unmoved)
         self._met = [root]
         while self._met:
             cls = self._met.pop(0)
@@ -306,8 +318,10 @@ class Shapes:
         elif origin is deque:
             return Deques(self._shape(args[0], where))
         elif origin in (dict, OrderedDict) and immutable(args[0]):
-            item = self._shape(args[1], where)
-            return Mappings(cast("type[dict[object, object]]", origin), Leaf(args[0]), item)
+            make = cast("type[dict[object, object]]", origin)
+            mapping = Mappings(make, Leaf(args[0]), self._shape(args[1], where))
+            mapping.unmoved = where in self._unmoved
+            return mapping
         elif origin is tuple and Ellipsis not in args:
             return Tuples([self._shape(arg, where) for arg in args])
         elif isinstance(hint, type) and is_dataclass(hint):

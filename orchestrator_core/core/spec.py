@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Final
 
+from orchestrator_core.core.catalog_model import FromCatalog
 from orchestrator_core.core.records import plain_init
 
 
@@ -52,7 +53,8 @@ class Needs(_Hashed):
 
     `min_compute_cap` is (major, minor), compared as numbers: (8, 10) is newer than (8, 9).
     `required_ctx` is the context that the client asked for, `certain_ctx` what the guardrails found
-    that the job needs in any case, rounded up to a size that pools offer.
+    that the job needs in any case, rounded up to a size that pools offer. The catalog adds
+    `engines`, one of which it must be, and `listed_digest`, the one that a pool may not contradict.
     """
 
     model_id: str
@@ -68,6 +70,8 @@ class Needs(_Hashed):
     device_mask: tuple[str, ...] = ()
     required_ctx: int | None = None
     certain_ctx: int | None = None
+    engines: tuple[str, ...] = ()
+    listed_digest: str = ""
 
     def __hash__(self) -> int:
         """Needs are keys of hot tables: a lane's needs are looked up several times per job."""
@@ -107,7 +111,10 @@ class JobSpec:
     It is empty once the job has ended; `labels`, which are the client's too, stay. `deadline_ms` is
     an instant of the core's clock, `queue_timeout_ms` a span. `digest` covers every field that a
     repeated request must have in common with the first. `session_budgets` are those that the client
-    asked for when it opened the session, or repeats.
+    asked for when it opened the session, or repeats. `input_artifact` is the artifact that holds
+    the input; empty where the payload does. The catalog adds `catalog_kv_bytes`, what the
+    required context takes by the model's dimensions, and `from_catalog`, None for a model that it
+    does not have.
     """
 
     job_id: str
@@ -133,6 +140,9 @@ class JobSpec:
     cancel_on_disconnect: bool = False
     budgets: Budgets = NO_BUDGETS
     session_budgets: Budgets = NO_BUDGETS
+    input_artifact: str = ""
+    catalog_kv_bytes: int | None = None
+    from_catalog: FromCatalog | None = None
 
 
 @plain_init

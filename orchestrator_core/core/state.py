@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from orchestrator_core.core.catalog import Catalog
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import EXCLUSIONS_KEPT, Exclusion
 from orchestrator_core.core.drain import DrainRate
@@ -78,6 +79,7 @@ class State:
     remembered: OrderedDict[tuple[str, str], Remembered] = field(default_factory=OrderedDict)
     sessions: Sessions = field(default_factory=Sessions)
     drains: dict[str, PoolDrainRecord] = field(default_factory=dict)
+    catalog: Catalog = field(default_factory=Catalog)
     displaced: dict[str, Job] = field(default_factory=dict)
     outlooks: dict[Needs, Outlook] = field(default_factory=dict)
     served: OrderedDict[str, float] = field(default_factory=OrderedDict)

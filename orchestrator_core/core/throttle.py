@@ -38,6 +38,17 @@ class Bucket:
         self._refill(now_ms)
         self._level = min(self._level - units * MS_PER_MINUTE, self._per_min * MS_PER_MINUTE)
 
+    def resized(self, per_min: int, now_ms: int) -> "Bucket":
+        """A bucket of another size out of which as much was taken, as far as it has that much.
+
+        Who is given less must not be kept out for longer than it takes to fill.
+        """
+        self._refill(now_ms)
+        other = Bucket(per_min, now_ms)
+        taken = self._per_min * MS_PER_MINUTE - self._level
+        other._level = max(other._level - taken, min(self._level, 0))
+        return other
+
     def full(self, now_ms: int) -> bool:
         """True when forgetting the bucket would change nothing."""
         self._refill(now_ms)
@@ -84,6 +95,20 @@ class Throttle:
     config: ThrottleConfig
     _accounts: OrderedDict[str, Account] = field(default_factory=OrderedDict)
     _waiting: dict[str, int] = field(default_factory=dict)
+
+    def reconfigure(self, config: ThrottleConfig, now_ms: int) -> None:
+        """Goes on with other limits; what identities have used stays used. O(identities)."""
+        if config == self.config:
+            return
+        self.config = config
+        for identity, account in list(self._accounts.items()):
+            limits = config.limits(identity)
+            account.requests = _resized(account.requests, limits.requests_per_min, now_ms)
+            account.tokens = _resized(account.tokens, limits.tokens_per_min, now_ms)
+            if account.requests is None and account.tokens is None:
+                del self._accounts[identity]
+        while len(self._accounts) > config.identities_max:
+            self._forget_one(now_ms)
 
     def __len__(self) -> int:
         """Identities that are remembered."""
@@ -165,3 +190,9 @@ class Throttle:
         oldest = list(islice(self._accounts, IDLE_LOOKED_AT))
         idle = (name for name in oldest if self._accounts[name].idle(now_ms))
         del self._accounts[next(idle, oldest[0])]
+
+
+def _resized(bucket: Bucket | None, per_min: int, now_ms: int) -> Bucket | None:
+    if not per_min:
+        return None
+    return Bucket(per_min, now_ms) if bucket is None else bucket.resized(per_min, now_ms)

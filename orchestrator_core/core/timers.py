@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 class TimerKind(enum.IntEnum):
-    """What a deadline is about; the key is a job id, host id or pool id."""
+    """What a deadline is about; the key is the id of a job, host, pool or model."""
 
     JOB_DEADLINE = 1
     QUEUE_TIMEOUT = 2
@@ -22,6 +22,7 @@ class TimerKind(enum.IntEnum):
     CANCEL = 11
     SESSION = 12
     HOST = 13
+    MODEL_GRACE = 14
 
     # That of an enum's name is computed in Python each time; kinds are in the key of every timer.
     __hash__ = int.__hash__
@@ -61,6 +62,12 @@ class Timers:
         """Moves every deadline of these kinds. O(deadlines)."""
         for kind, key in [entry for entry in self._due if entry[0] in kinds]:
             self.set(kind, key, self._due[(kind, key)] + by_ms)
+
+    def move(self, kind: TimerKind, key: str, by_ms: int) -> None:
+        """Moves a deadline, if there is one."""
+        present_ms = self._due.get((kind, key))
+        if present_ms is not None and by_ms:
+            self.set(kind, key, present_ms + by_ms)
 
     def clear_all(self, kinds: Iterable[TimerKind], key: str) -> None:
         """Forgets the deadlines of these kinds about one thing."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from orchestrator_core.core.effects import SendStart
 from orchestrator_core.core.events import AttemptEnded, AttemptError, AttemptErrorKind
+from orchestrator_core.core.job import Attempt
 from orchestrator_core.core.outcome import Finish, Usage
 from orchestrator_core.relay.delivered import delivered
 from orchestrator_core.relay.log import OutputLog
@@ -14,15 +15,19 @@ START_BYTES_MAX = (4 << 20) - (64 << 10)
 _TOKEN_ID_BYTES = 5
 
 
-def continuation(start: SendStart, log: OutputLog) -> Delivered | AttemptEnded | None:
+def continuation(
+    start: SendStart, log: OutputLog, former: Attempt | None = None
+) -> Delivered | AttemptEnded | None:
     """What the attempt follows; None when nothing was delivered, or the end that it has instead.
 
     It ends at once where the delivered output is all that was asked for, and where that output is
-    no longer held or too long to be sent.
+    no longer held or too long to be sent. A host that ran the `former` attempt, and still holds its
+    output, needs no text.
     """
     follows = delivered(log)
     if follows is None:
-        return _lost(start, "the output that was to be continued is no longer held")
+        held = _held_there(start, log, former)
+        return held or _lost(start, "the output that was to be continued is no longer held")
     if not follows.text_bytes:
         return None
     most = start.spec.max_tokens
@@ -38,9 +43,20 @@ def continuation(start: SendStart, log: OutputLog) -> Delivered | AttemptEnded |
         )
     room = START_BYTES_MAX - len(start.spec.payload) - follows.text_bytes
     if room < 0:
-        return _lost(start, "the output that was to be continued is too long to be sent")
+        held = _held_there(start, log, former)
+        return held or _lost(start, "the output that was to be continued is too long to be sent")
     fits = start.same_tokens and len(follows.token_ids) * _TOKEN_ID_BYTES <= room
     return follows if fits else replace(follows, token_ids=())
+
+
+def _held_there(start: SendStart, log: OutputLog, former: Attempt | None) -> Delivered | None:
+    """What proves the output to the host that holds all of it: its length and digest."""
+    digest = log.digest()
+    if former is None or log.doubtful or digest is None:
+        return None
+    if (former.host_id, former.number) != (start.host_id, log.attempt):
+        return None
+    return Delivered(log.attempt, "", log.next_offset, digest, tokens=0, token_ids=())
 
 
 def _lost(start: SendStart, what: str) -> AttemptEnded:

@@ -38,9 +38,9 @@ class HostLink:
     """The state of one stream. Not safe for threads: it lives on the event loop.
 
     `pool_ids` are the pools that the host registered, `dial_seq` says which stream of its boot this
-    is (0: not told). `refused` are pools that it could not register, with the reason. `reloads` has
-    the id of the last reload of each pool that was asked for here. `closed` is set when the link is
-    superseded or broken; its tasks then end.
+    is (0: not told), `owner` is the name of the token that opened it. `refused` are pools that it
+    could not register, with the reason. `reloads` has the id of the last reload of each pool that
+    was asked for here. `closed` is set when the link is superseded or broken; its tasks then end.
     """
 
     host_id: str
@@ -49,6 +49,7 @@ class HostLink:
     terms: LinkTerms
     pool_ids: frozenset[str] = frozenset()
     dial_seq: int = 0
+    owner: str = ""
     refused: dict[str, str] = field(default_factory=dict)
     reloads: dict[str, str] = field(default_factory=dict)
     frame_seq: int = 0

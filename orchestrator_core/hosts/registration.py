@@ -3,6 +3,7 @@
 import re
 
 from llamaorch.pool.v1 import dispatch_pb2
+from orchestrator_core.auth.tokens import Identity, Role
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.link import HostLink, LinkTerms
@@ -10,6 +11,11 @@ from orchestrator_core.hosts.link import HostLink, LinkTerms
 POOLS_PER_HOST_MAX = 256
 # The verdicts about them have to fit one message.
 HELD_MAX = 16_384
+# Far above what so many pools and attempts take, and all that one stream may make us keep.
+BYTES_MAX = 32 << 20
+# A whole registration needs a message for each few megabytes.
+MESSAGES_MAX = 1_024
+HELD_ID_CHARS_MAX = 256
 PROTOCOL_MAJOR = 1
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -26,6 +32,7 @@ class Registration:
         self._terms = terms
         self.whole: dispatch_pb2.Register | None = None
         self.complete = False
+        self._messages = self._bytes = 0
 
     def add(self, register: dispatch_pb2.Register) -> None:
         """Takes the next message.
@@ -33,6 +40,10 @@ class Registration:
         Raises:
             RefusalError: when it is not fit to be obeyed.
         """
+        self._messages += 1
+        self._bytes += register.ByteSize()
+        _refuse(_volume_problems(self._messages, self._bytes))
+        _refuse(_held_problems(register))
         if self.whole is None:
             _refuse(self._identity_problems(register))
             self.whole = register
@@ -87,6 +98,33 @@ def check_not_taken(
     raise RefusalError(Refusal(Reason.DUPLICATE, text, resource=host_id, metadata=what))
 
 
+def check_token_fits(who: Identity, owner: str, host_id: str) -> None:
+    """Refuses a host in the name of another.
+
+    A token that is bound to a host registers that one alone, and nobody else may. Who comes with a
+    token that is not bound gets a host that nobody registered yet; it is that token's from then on,
+    whether the host is connected or not. `owner` is `Hosts.owner`. AUTH-1007.
+
+    Raises:
+        RefusalError: PERMISSION_DENIED, with the setting to change.
+    """
+    name = who.name
+    if who.role is Role.ADMIN or who.host_id == host_id:
+        return
+    if who.host_id:
+        text = f"the token of {name} is for host_id {who.host_id}, and this host is {host_id}: set"
+        text += " host_id of this host, or auth.tokens of the orchestrator"
+    elif host_id in who.hosts_bound:
+        text = f"host_id {host_id} is bound to another token than that of {name}: set another"
+        text += " host_id of this host, or auth.tokens of the orchestrator"
+    elif owner not in ("", name):
+        text = f"host_id {host_id} was registered with the token of {owner}, not of {name}: set"
+        text += f' another host_id, or auth.tokens."{name}".host_id = "{host_id}" where it moved'
+    else:
+        return
+    raise RefusalError(Refusal(Reason.PERMISSION_DENIED, text, resource=host_id))
+
+
 def unexpected_register() -> RefusalError:
     """The answer to another Register message on a stream that is established."""
     what = FieldViolation("register", "this stream is registered already: open another one")
@@ -100,10 +138,27 @@ def not_a_register() -> RefusalError:
 
 
 def _size_problems(whole: dispatch_pb2.Register) -> list[FieldViolation]:
-    if len(whole.pools) <= POOLS_PER_HOST_MAX and len(whole.held) <= HELD_MAX:
+    if len(whole.pools) > POOLS_PER_HOST_MAX or len(whole.held) > HELD_MAX:
+        limits = f"at most {POOLS_PER_HOST_MAX} pools and {HELD_MAX} held attempts"
+        return [FieldViolation("register", limits)]
+    return []
+
+
+def _volume_problems(messages: int, size_bytes: int) -> list[FieldViolation]:
+    if messages <= MESSAGES_MAX and size_bytes <= BYTES_MAX:
         return []
-    limits = f"at most {POOLS_PER_HOST_MAX} pools and {HELD_MAX} held attempts"
+    limits = f"at most {MESSAGES_MAX} messages with {BYTES_MAX} bytes in all"
     return [FieldViolation("register", limits)]
+
+
+def _held_problems(register: dispatch_pb2.Register) -> list[FieldViolation]:
+    """Ids that are too long to be anybody's: the answer repeats them."""
+    for index, held in enumerate(register.held):
+        for name in ("job_id", "pool_id", "replica_id"):
+            if len(getattr(held, name)) > HELD_ID_CHARS_MAX:
+                what = f"may have {HELD_ID_CHARS_MAX} characters"
+                return [FieldViolation(f"register.held[{index}].{name}", what)]
+    return []
 
 
 def _refuse(bad: list[FieldViolation]) -> None:

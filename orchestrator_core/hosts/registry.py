@@ -39,6 +39,7 @@ class Hosts:
         self.links: dict[str, HostLink] = {}
         self.reported: dict[str, snapshot_pb2.PoolSnapshot] = {}
         self._dials: dict[tuple[str, str], int] = {}
+        self._owners: dict[str, str] = {}
         self._arrival = asyncio.Event()
 
     def connect(self, link: HostLink) -> None:
@@ -52,8 +53,19 @@ class Hosts:
         self._dials[run] = max(self._dials.pop(run, 0), link.dial_seq)
         if len(self._dials) > DIALS_KEPT:
             del self._dials[next(iter(self._dials))]
+        self._owners.pop(link.host_id, None)
+        self._owners[link.host_id] = link.owner
+        if len(self._owners) > DIALS_KEPT:
+            del self._owners[next(iter(self._owners))]
         self._arrival.set()
         self._arrival = asyncio.Event()
+
+    def owner(self, host_id: str) -> str:
+        """Whose token registered a host last, in this run; empty where nobody did.
+
+        The latest `DIALS_KEPT` hosts are remembered.
+        """
+        return self._owners.get(host_id, "")
 
     async def arrival(self) -> None:
         """Returns when the next host registers, whichever it is."""

@@ -56,6 +56,7 @@ class _Checkpoint:
     """A state as it was after the step before it in the queue, or before what was left out."""
 
     frozen: Frozen
+    config: CoreConfig
     follows: bool
     first_step: int
 
@@ -74,19 +75,24 @@ _Taken = tuple[int, Event, int, Sequence[Effect] | None]
 class Recorder:
     """`record` belongs to the thread of the core; everything else happens in a thread of its own.
 
-    `freeze` copies the core's state. `lost_steps` counts what was left out.
+    `freeze` copies the core's state, `config` tells its settings then. `lost_steps` counts what was
+    left out.
     """
 
     def __init__(
-        self, settings: RecorderSettings, config: CoreConfig, freeze: Callable[[], Frozen]
+        self,
+        settings: RecorderSettings,
+        config: Callable[[], CoreConfig],
+        freeze: Callable[[], Frozen],
     ) -> None:
         self.directory = settings.directory
         self._freeze_core = freeze
+        self._config = config
         self._queue: deque[_Taken | codec.Step | _Checkpoint | _Mark] = deque()
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._ending = False
-        self._writer = _Writer(settings, config)
+        self._writer = _Writer(settings)
         self._overflow = self._off = False
         self._step = 0
         self.lost_steps = 0
@@ -154,7 +160,7 @@ class Recorder:
         self._writer.wants_checkpoint = False
         frozen = self._freeze()
         if frozen is not None:
-            self._queue.append(_Checkpoint(frozen, follows, self._step + 1))
+            self._queue.append(_Checkpoint(frozen, self._config(), follows, self._step + 1))
 
     def _freeze(self) -> Frozen | None:
         # Thousands of tuples at once would set off collections of everything, four times as long.
@@ -190,9 +196,8 @@ class Recorder:
 class _Writer:
     """The files. Lives in the recorder's thread, except for the flag `wants_checkpoint`."""
 
-    def __init__(self, settings: RecorderSettings, config: CoreConfig) -> None:
+    def __init__(self, settings: RecorderSettings) -> None:
         self._settings = settings
-        self._config = config
         self._file: SegmentWriter | None = None
         self._full_bytes = 0
         self._number = 0
@@ -250,7 +255,7 @@ class _Writer:
             follows=follows,
             first_step=taken.first_step,
             started_ms=max(taken.frozen.last_ms, self._settings.started_ms),
-            config=self._config,
+            config=taken.config,
         )
         file = self._file = SegmentWriter(directory, header)
         for piece in codec.encode_frozen(taken.frozen):
@@ -298,7 +303,7 @@ class RecordedCore(Core):
 
     def __init__(self, config: CoreConfig, settings: RecorderSettings) -> None:
         super().__init__(config)
-        self._recorder = Recorder(settings, config, self.freeze)
+        self._recorder = Recorder(settings, lambda: self.config, self.freeze)
         self._broken = False
 
     @property

@@ -21,11 +21,12 @@ class Relay:
     """One `OutputLog` per job, the `pace` of those who follow one job, and `sides` for who is late.
 
     Beyond the total, ended jobs lose their output first, oldest first. As a tenth is freed at a
-    time, and who has nothing left is not looked at again, that is cheap on average.
+    time, and who has nothing left is not looked at again, that is cheap on average. `limits` may be
+    replaced: the one per job counts for jobs that come after, the total with the next output.
     """
 
     def __init__(self, limits: RelayLimits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._logs: dict[str, OutputLog] = {}
         # Jobs that may hold output, each in one of the two, in the order in which they came there;
         # their logs are `listed`.
@@ -39,7 +40,7 @@ class Relay:
         """The log of a job, made when there is none yet."""
         log = self._logs.get(job_id)
         if log is None:
-            log = self._logs[job_id] = OutputLog(self._limits.job_bytes)
+            log = self._logs[job_id] = OutputLog(self.limits.job_bytes)
         return log
 
     def append_text(self, job_id: str, frame: Frame, *, accept_gap: bool = False) -> bool | None:
@@ -112,13 +113,13 @@ class Relay:
         if not log.listed:
             log.listed = True
             self._holding[job_id] = None
-        if self._bytes > self._limits.total_bytes:
+        if self._bytes > self.limits.total_bytes:
             self._make_room(job_id)
 
     def _make_room(self, spare: str) -> None:
         """Drops the output of ended jobs, then of others, down to nine tenths of the total."""
         for job_id in [*self._ended, *self._holding]:
-            if self._bytes <= self._limits.total_bytes * 9 // 10:
+            if self._bytes <= self.limits.total_bytes * 9 // 10:
                 return
             if job_id != spare:
                 self._evict(job_id, self._logs[job_id])

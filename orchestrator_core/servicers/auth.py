@@ -8,17 +8,20 @@ also one that never sends its message.
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import grpc
 import structlog
 from google.protobuf.empty_pb2 import Empty
 
+from orchestrator_core import clock
 from orchestrator_core.auth import roles
-from orchestrator_core.auth.tokens import Identity, Tokens, bearer, fingerprint
+from orchestrator_core.auth.tokens import Identity, Role, Tokens, bearer, fingerprint
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.servicers import rpc
+from orchestrator_core.servicers.token_ends import OpenStreams, expired
 
 Next = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
 Watch = Callable[[grpc.GenericRpcHandler], grpc.GenericRpcHandler]
@@ -36,14 +39,32 @@ _log = structlog.get_logger("orchestratord")
 class TokenGate(grpc.aio.ServerInterceptor):
     """Lets calls through whose token has a role that their method takes.
 
-    `watched` counts the refused calls like all others.
+    `watched` counts the refused calls like all others. `wall_s` tells seconds since 1970.
     """
 
-    def __init__(self, tokens: Tokens, watched: Watch) -> None:
+    def __init__(
+        self, tokens: Tokens, watched: Watch, wall_s: Callable[[], float] = clock.wall_s
+    ) -> None:
         self._tokens = tokens
+        self._wall_s = wall_s
+        self._streams = OpenStreams(wall_s)
         self._refusing = watched(_Refusing())
         self._logged_s = -LOG_EVERY_S
         self._unlogged = 0
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens that count now."""
+        return self._tokens
+
+    def use(self, tokens: Tokens) -> None:
+        """Takes other tokens from here on.
+
+        Streams go on whose token opens the same as before; others end with UNAUTHENTICATED, and
+        their callers may open them again with a token that counts.
+        """
+        self._tokens = tokens
+        self._streams.judge(tokens)
 
     async def intercept_service(
         self, continuation: Next, handler_call_details: grpc.HandlerCallDetails
@@ -55,10 +76,10 @@ class TokenGate(grpc.aio.ServerInterceptor):
             return await continuation(handler_call_details)
         token = bearer(handler_call_details.invocation_metadata or ())
         identity = None if token is None else self._tokens.find(token)
-        refusal = refusal_of(token, identity, method)
+        refusal = refusal_of(token, identity, method, self._wall_s())
         if refusal is None:
             assert identity is not None, "nobody passes without a token"
-            rpc.identify(identity.name, identity.fingerprint)
+            rpc.identify(identity, partial(self._streams.bounded, identity))
             return await continuation(handler_call_details)
         self._tell(method, refusal, token)
         _refusal.set(refusal)
@@ -81,13 +102,17 @@ class TokenGate(grpc.aio.ServerInterceptor):
         self._logged_s, self._unlogged = now_s, 0
 
 
-def refusal_of(token: str | None, identity: Identity | None, method: str) -> Refusal | None:
-    """Why a call of a method is refused; None where it is not."""
+def refusal_of(
+    token: str | None, identity: Identity | None, method: str, now_s: float
+) -> Refusal | None:
+    """Why a call of a method is refused at an instant; None where it is not."""
     if token is None:
         text = "this server asks for a token: send `authorization: Bearer TOKEN`, once"
         return Refusal(Reason.UNAUTHENTICATED, text)
     if identity is None:
         return Refusal(Reason.UNAUTHENTICATED, "the token is not one of this server's")
+    if identity.expired(now_s):
+        return expired(identity)
     needed = roles.needed(method)
     if identity.role in needed:
         return None
@@ -97,6 +122,21 @@ def refusal_of(token: str | None, identity: Identity | None, method: str) -> Ref
         f"the token of {identity.name} has the role {identity.role.value}; this call takes {names}",
         metadata={"role": identity.role.value, "needed": names},
     )
+
+
+def tell_unbound(tokens: Tokens) -> None:
+    """Warns of tokens of pools that are bound to no host, where there are several."""
+    pools = [each for each in tokens.identities if each.role is Role.POOL]
+    loose = sorted(each.name for each in pools if not each.host_id)
+    if loose and len(pools) > 1:
+        first = loose[0]
+        _log.warning(
+            "pool_tokens_unbound",
+            unbound=len(loose),
+            caller=first,
+            human=f"{len(loose)} tokens of pools may register any host that nobody registered yet: "
+            f'set auth.tokens."{first}".host_id, and so on.',
+        )
 
 
 class _Details(grpc.HandlerCallDetails):

@@ -12,8 +12,11 @@ from orchestrator_core.servicers.exchange_session import ExchangeLimits
 
 API_VERSION = "1.0"
 FEATURES = (
+    "artifacts",
+    "artifacts.input",
     "budgets.job",
     "budgets.session",
+    "catalog",
     "exchange",
     "failover.continue",
     "failover.verified_replay",

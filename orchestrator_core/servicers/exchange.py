@@ -37,7 +37,7 @@ STOPPING_RETRY_MS = 1_000
 class Caller:
     """Whom a request comes from: metadata with its trace context, and the call's id for logs.
 
-    `identity` is the name of the call's token, or `rpc.ANONYMOUS`.
+    `identity` is the name of the call's token, or `auth.caller.ANONYMOUS`.
     """
 
     metadata: Metadata

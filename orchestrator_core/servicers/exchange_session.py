@@ -20,8 +20,10 @@ from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay.reader import MESSAGE_BYTES
 from orchestrator_core.runtime import Runtime
+from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.follow import Followers, text_lost
 from orchestrator_core.servicers.late import LateReads, must_wait
+from orchestrator_core.servicers.ownership import check_own
 from orchestrator_core.servicers.subscription import UNLIMITED, Places, Subscription, Terms
 from orchestrator_core.wire.errors import to_status
 from orchestrator_core.wire.exchange import ResponseBuilder
@@ -100,6 +102,7 @@ class ExchangeSession:
         Raises:
             RefusalError: NOT_FOUND, or RESUME_WINDOW as `OutputLog.open`.
         """
+        check_own(self._runtime, job_id)
         job = self._runtime.job(job_id)
         log = self._runtime.relay.log(job_id)
         handle = self._new_handle()
@@ -199,24 +202,23 @@ class ExchangeSession:
             subscription.ready = False
             if subscription.closed:
                 continue
-            if subscription.reader.lacks:
-                self._bring_back(subscription, message)
-            else:
-                self._send(subscription, message)
+            try:
+                if subscription.reader.lacks:
+                    self._bring_back(subscription, message)
+                else:
+                    self._send(subscription, message)
+            except Exception as error:  # noqa: BLE001 - a bug met by one job ends it, not the stream
+                self._break(subscription, rpc.refusal_of(error))
         self._ready[:0] = ready[looked:]
         while self._broken and message.size < MESSAGE_BYTES:
             message.broken(self._broken.popleft())
         return message.encode()
 
     def _send(self, subscription: Subscription, message: ResponseBuilder) -> None:
-        """Adds what a subscription has to send, in the job's order."""
+        """Adds what a subscription has to send, in the job's order. Raises as `Reader.take`."""
         reader, key = subscription.reader, subscription.key
-        try:
-            items = reader.take_items(SHARE_BYTES, subscription.limit)
-            last = reader.take_last() if reader.caught_up else b""
-        except RefusalError as error:
-            self._break(subscription, error.refusal)
-            return
+        items = reader.take_items(SHARE_BYTES, subscription.limit)
+        last = reader.take_last() if reader.caught_up else b""
         if subscription.late is not None:
             self._let_next(subscription)
         for item in items:

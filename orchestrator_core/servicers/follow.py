@@ -16,6 +16,7 @@ from orchestrator_core.relay.reader import Reader
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers.flag import Flag
 from orchestrator_core.servicers.late import bring_back, must_wait
+from orchestrator_core.servicers.ownership import check_own
 from orchestrator_core.wire import events as wire_events
 from orchestrator_core.wire.frames import encode_event
 
@@ -44,6 +45,7 @@ class Followers:
             STORE_UNAVAILABLE when what would be told first is not durable.
         """
         await self._runtime.settled(job_id)
+        check_own(self._runtime, job_id)
         job = self._runtime.job(job_id)
         log = self._runtime.relay.log(job_id)
         changed = Flag()

@@ -15,6 +15,7 @@ from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.reader import Reader
 from orchestrator_core.relay.sides import SIDE_BYTES
 from orchestrator_core.runtime import Runtime
+from orchestrator_core.servicers import rpc
 
 # Readers of one Exchange that have text at their side, or wait for some.
 LATE_MAX = 8
@@ -70,15 +71,18 @@ class LateReads:
     def begin(
         self, job: Job, log: OutputLog, reader: Reader, bytes_max: int, told: Told
     ) -> "LateRead":
-        """Brings a reader about `bytes_max`; the next in turn follows once that was `sent`."""
+        """Brings a reader about `bytes_max`; the next in turn follows once that was `sent`.
+
+        An error that is a bug of ours is logged, and told as INTERNAL.
+        """
         late = LateRead()
 
         async def read() -> None:
             async with self._room:
                 try:
                     await bring_back(self._runtime, job, log, reader, bytes_max)
-                except RefusalError as error:
-                    told(error.refusal)
+                except Exception as error:  # noqa: BLE001 - the edge: it ends this job's reading
+                    told(rpc.refusal_of(error))
                     return
                 told(None)
                 await late.sent.wait()

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -12,6 +14,9 @@ import grpc
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core import failpoints
+from orchestrator_core.artifacts.keeper import Artifacts
+from orchestrator_core.auth.caller import caller, sees
+from orchestrator_core.config_schema import JobsTable
 from orchestrator_core.core.effects import Receipt
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
@@ -28,6 +33,8 @@ from orchestrator_core.servicers.follow import Followers
 from orchestrator_core.servicers.ids import Ids
 from orchestrator_core.servicers.job_views import job_view, trace_id
 from orchestrator_core.servicers.overview import overview
+from orchestrator_core.servicers.ownership import check_own
+from orchestrator_core.store.artifact import ArtifactKind
 from orchestrator_core.telemetry.calls import Call, Rpc
 from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
@@ -53,12 +60,14 @@ class OrchestratorServicer:
         limits: WireLimits,
         facts: ServerFacts,
         explainer: Explainer | None = None,
+        artifacts: Artifacts | None = None,
     ) -> None:
         self._runtime = runtime
         self._telemetry = telemetry
         self._limits = limits
         self._facts = facts
         self._explainer = explainer
+        self._artifacts = artifacts
         self._ids = Ids()
         self._followers = Followers(runtime)
         calls = JobCalls(self._enqueue, self._cancel, self._give)
@@ -79,6 +88,15 @@ class OrchestratorServicer:
                 "GetOverview": rpc.unary(self.get_overview, pb.GetOverviewRequest),
                 "GetCapabilities": rpc.unary(self.get_capabilities, pb.GetCapabilitiesRequest),
             },
+        )
+
+    def reconfigure(self, jobs: JobsTable) -> None:
+        """Other limits for requests that come after."""
+        self._limits = replace(self._limits, input_bytes_max=jobs.input_bytes_max)
+        self._facts = replace(
+            self._facts,
+            input_bytes_max=jobs.input_bytes_max,
+            output_bytes_per_job=jobs.output_bytes_per_job,
         )
 
     async def enqueue(self, request: pb.EnqueueRequest, context: rpc.Context) -> pb.EnqueueResponse:
@@ -113,7 +131,7 @@ class OrchestratorServicer:
         return pb.GetJobResponse(job=told)
 
     async def list_jobs(self, request: pb.ListJobsRequest, _: rpc.Context) -> pb.ListJobsResponse:
-        """Lists jobs, newest first. O(retained jobs)."""
+        """Lists the jobs that its caller may see, newest first. O(retained jobs)."""
         size = min(request.page_size or PAGE_DEFAULT, PAGE_MAX)
         before = _page_start(request.page_token)
         states = set(request.states)
@@ -122,6 +140,7 @@ class OrchestratorServicer:
             for job in sorted(self._runtime.core.jobs.values(), key=lambda j: -j.seq):
                 if (
                     (before is None or job.seq < before)
+                    and sees(job.spec.identity)
                     and (not states or JOB_STATE_TO_WIRE[job.state] in states)
                     and (not request.session_id or job.spec.session_id == request.session_id)
                 ):
@@ -143,6 +162,8 @@ class OrchestratorServicer:
         self, request: pb.ExplainJobRequest, _: rpc.Context
     ) -> pb.ExplainJobResponse:
         """Tells why a job runs where it runs, or why it waits. LO-207."""
+        await self._runtime.sure()
+        check_own(self._runtime, request.job_id)
         return await self.explain(request.job_id)
 
     async def explain(self, job_id: str) -> pb.ExplainJobResponse:
@@ -171,7 +192,8 @@ class OrchestratorServicer:
         self, request: pb.GetOverviewRequest, _: rpc.Context
     ) -> pb.GetOverviewResponse:
         """Tells what happens now, in short."""
-        return await overview(self._runtime, request.rows_max)
+        filtered = None if caller().sees_all else sees
+        return await overview(self._runtime, request.rows_max, filtered)
 
     async def get_capabilities(
         self, _: pb.GetCapabilitiesRequest, __: rpc.Context
@@ -187,6 +209,7 @@ class OrchestratorServicer:
             RefusalError: NOT_FOUND, also when its accept was taken back; STORE_UNAVAILABLE.
         """
         await self._runtime.sure()
+        check_own(self._runtime, job_id)
         while True:
             job = self._runtime.job(job_id)
             told, over = tell(job), not job.live
@@ -197,7 +220,9 @@ class OrchestratorServicer:
 
     async def _enqueue(self, asked: job_pb2.JobSpec, caller: Caller) -> pb.EnqueueResponse:
         with self._telemetry.rpc("enqueue", caller.metadata) as span:
-            receipt = await self._runtime.enqueue(self._parsed(asked, span, caller))
+            parsed = self._parsed(asked, span, caller)
+            with self._held(parsed.input_artifact):
+                receipt = await self._runtime.enqueue(parsed)
         return receipt_to_proto(receipt)
 
     def _give(self, asked: job_pb2.JobSpec, caller: Caller, tell: Tell) -> Forget | None:
@@ -223,6 +248,19 @@ class OrchestratorServicer:
             raise RefusalError(parsed)
         return parsed
 
+    def _held(self, input_artifact: str) -> AbstractContextManager[None]:
+        """Keeps the input of a job until the job does."""
+        if not input_artifact or self._artifacts is None:
+            return contextlib.nullcontext()
+        return self._artifacts.held(input_artifact)
+
+    def _input_bytes(self, owner: str, artifact_id: str) -> int | None:
+        """Bytes of text in an input of a client's own; None for any other artifact."""
+        record = None if self._artifacts is None else self._artifacts.index.get(artifact_id)
+        if record is None or record.owner != owner or record.kind is not ArtifactKind.INPUT:
+            return None
+        return record.prompt_bytes
+
     def _left(self, call: Call, number: int) -> None:
         self._runtime.forget(number)
         with contextlib.suppress(asyncio.CancelledError), call:
@@ -231,6 +269,8 @@ class OrchestratorServicer:
     async def _cancel(self, job_id: str, caller: Caller) -> pb.CancelResponse:
         with self._telemetry.rpc("cancel", caller.metadata):
             failpoints.reach("cancel.before")
+            await self._runtime.sure()
+            check_own(self._runtime, job_id)
             job = await self._runtime.cancel(job_id)
             failpoints.reach("cancel.after")
         return pb.CancelResponse(job=job_to_proto(job_view(self._runtime, job)))
@@ -245,6 +285,7 @@ class OrchestratorServicer:
             traceparent=traceparent,
             correlation_id=caller.correlation_id,
             limits=self._limits,
+            inputs=partial(self._input_bytes, caller.identity),
         )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from orchestrator_core.config_schema import OutboundTable
 from orchestrator_core.core.outbound import (
     HostPattern,
     OutboundDecision,
@@ -87,6 +88,12 @@ class OutboundJudge:
             str(found.rule or rule)[:TEXT_CHARS_MAX],
             "" if allowed else str(found.sentence or f"{rule} denied it")[:TEXT_CHARS_MAX],
         )
+
+
+def configured_judge(table: OutboundTable) -> OutboundJudge:
+    """The judge that a configuration asks for. Raises `NoSuchPolicyError`."""
+    patterns = outbound_policy(table.allow, table.deny, enabled=table.enabled)
+    return OutboundJudge(patterns, table.policy)
 
 
 def outbound_policy(allow: Iterable[str], deny: Iterable[str], *, enabled: bool) -> OutboundPolicy:

@@ -4,6 +4,7 @@ Its cost grows with the rows that are shown and with the jobs that run, not with
 are remembered.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from llamaorch.orchestrator.v1 import job_pb2
@@ -20,13 +21,23 @@ from orchestrator_core.wire.views import job_to_proto, timestamp
 
 ROWS_DEFAULT = 20
 ROWS_MAX = 200
+# Among so many jobs at an end of each list those of one client are looked for.
+LOOK_MAX = 2_000
+
+Sees = Callable[[str], bool]
 
 
-async def overview(runtime: Runtime, rows_max: int) -> pb.GetOverviewResponse:
-    """The state at this instant. What it says of ended jobs is durable. O(rows)."""
+async def overview(
+    runtime: Runtime, rows_max: int, sees: Sees | None = None
+) -> pb.GetOverviewResponse:
+    """The state at this instant. What it says of ended jobs is durable. O(rows).
+
+    With `sees`, rows show only jobs of owners that it allows, among the first `LOOK_MAX` of each
+    list; totals count all.
+    """
     rows = min(rows_max or ROWS_DEFAULT, ROWS_MAX)
     while True:
-        told = _now(runtime, rows)
+        told = _now(runtime, rows, sees)
         ended_ids = [job.job_id for job in told.ended]
         try:
             await runtime.settled()
@@ -46,18 +57,19 @@ def _lives(runtime: Runtime, job_id: str) -> bool:
     return job is not None and job.live
 
 
-def _now(runtime: Runtime, rows: int) -> pb.GetOverviewResponse:
+def _now(runtime: Runtime, rows: int, sees: Sees | None) -> pb.GetOverviewResponse:
     core = runtime.core
     attempts = (core.jobs.get(job_id) for job_id, _ in core.attempts)
-    running = [job for job in attempts if job is not None and job.live]
-    ended = core.ended_last(rows)
+    live = [job for job in attempts if job is not None and job.live]
+    running = list(_seen(live, sees, len(live)))
+    ended = list(_seen(core.ended_last(_looked(rows, sees)), sees, rows))
     decided = [decision for job in (*running, *ended) for decision in job.decisions[-1:]]
     decided.sort(key=lambda decision: (-decision.decided_ms, decision.job_id))
     return pb.GetOverviewResponse(
-        queues=[_queue(runtime, priority, rows) for priority in Priority],
+        queues=[_queue(runtime, priority, rows, sees) for priority in Priority],
         queue_capacity=core.config.queue_capacity,
         running=[_told(runtime, job) for job in running[:rows]],
-        running_total=len(running),
+        running_total=len(live),
         decisions=map(decision_in_short, decided[:rows]),
         ended=[_told(runtime, job) for job in ended],
         ended_total=core.ended_total,
@@ -66,12 +78,13 @@ def _now(runtime: Runtime, rows: int) -> pb.GetOverviewResponse:
     )
 
 
-def _queue(runtime: Runtime, priority: Priority, rows: int) -> pb.QueueView:
+def _queue(runtime: Runtime, priority: Priority, rows: int, sees: Sees | None) -> pb.QueueView:
     core = runtime.core
+    first = islice(core.waiting(priority), _looked(rows, sees))
     view = pb.QueueView(
         priority=PRIORITY_TO_WIRE[priority],
         waiting=core.queue_depth(priority),
-        next=[_told(runtime, job) for job in islice(core.waiting(priority), rows)],
+        next=[_told(runtime, job) for job in _seen(first, sees, rows)],
     )
     last = core.last_waiting(priority)
     if last is not None:
@@ -79,6 +92,14 @@ def _queue(runtime: Runtime, priority: Priority, rows: int) -> pb.QueueView:
         if start_ms is not None:
             view.last_predicted_start_ms = max(0, start_ms)
     return view
+
+
+def _looked(rows: int, sees: Sees | None) -> int:
+    return rows if sees is None else LOOK_MAX
+
+
+def _seen(jobs: Iterable[Job], sees: Sees | None, rows: int) -> Iterator[Job]:
+    return islice((job for job in jobs if sees is None or sees(job.spec.identity)), rows)
 
 
 def _told(runtime: Runtime, job: Job) -> job_pb2.Job:

@@ -19,12 +19,12 @@ NAME_CHARS_MAX = 128
 
 
 class PolicyServicer:
-    """Answers by the judge, and tells of each decision. Connects to nothing."""
+    """Answers by `judge`, which may be replaced, and tells of each decision; connects nowhere."""
 
     def __init__(self, runtime: Runtime, telemetry: Telemetry, judge: OutboundJudge) -> None:
         self._runtime = runtime
         self._telemetry = telemetry
-        self._judge = judge
+        self.judge = judge
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """All methods of the service."""
@@ -37,7 +37,7 @@ class PolicyServicer:
     ) -> pb.CheckOutboundResponse:
         """Decides whether a tool may connect to an address."""
         question = _question(request)
-        decision = self._judge.decide(question)
+        decision = self.judge.decide(question)
         decision_id, target = uuid.uuid4().hex, question.target
         self._telemetry.outbound_decided(
             {

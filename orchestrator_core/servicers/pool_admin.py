@@ -40,9 +40,14 @@ class PoolAdminServicer:
             },
         )
 
+    def reconfigure(self, limits: PoolsTable) -> None:
+        """Other limits from now on; readers that are there stay."""
+        self._drain_timeout_ms = limits.drain_timeout_ms
+        self._board.watchers_max = limits.watchers_max
+
     async def list_pools(self, _: pb.ListPoolsRequest, __: rpc.Context) -> pb.ListPoolsResponse:
         """Lists all registered pools, by id."""
-        return pb.ListPoolsResponse(pools=self._board.messages())
+        return pb.ListPoolsResponse(pools=await self._board.messages())
 
     async def watch_pools(self, _: pb.WatchPoolsRequest, context: rpc.Context) -> None:
         """Streams pools as they change, until the caller leaves. OC-CTRL-2001."""

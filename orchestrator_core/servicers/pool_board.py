@@ -33,18 +33,29 @@ class PoolBoard:
 
     def __init__(self, runtime: Runtime, watchers_max: int) -> None:
         self._runtime = runtime
-        self._watchers_max = watchers_max
+        self.watchers_max = watchers_max
         self._watchers = 0
         self._pools: dict[str, _Shown] = {}
         self._revision = 0
         self._steps_seen = -1
         self._made_s = float("-inf")
 
-    def messages(self) -> list[pb.Pool]:
-        """All pools as they are now, by id."""
-        return [self.message(pool_id) for pool_id in sorted(self._runtime.core.pools)]
+    async def messages(self) -> list[pb.Pool]:
+        """All pools as they are now, by id; a drain is told of once it is durable.
 
-    def message(self, pool_id: str) -> pb.Pool:
+        While the journal is down, for a second later, pools tell that theirs is not.
+        """
+        await self._runtime.drains_settled()
+        return self._messages()
+
+    def _messages(self) -> list[pb.Pool]:
+        undurable = self._runtime.undurable_drains()
+        return [
+            self.message(pool_id, undurable=pool_id in undurable)
+            for pool_id in sorted(self._runtime.core.pools)
+        ]
+
+    def message(self, pool_id: str, *, undurable: bool = False) -> pb.Pool:
         """A pool as it is now; one that is gone has nothing but its id."""
         core = self._runtime.core
         pool = core.pools.get(pool_id)
@@ -57,6 +68,7 @@ class PoolBoard:
                 self._runtime.hosts.reported.get(pool_id),
                 core.tokens_per_s(pool),
                 core.drain_of(pool_id),
+                undurable,
             )
         )
 
@@ -66,7 +78,7 @@ class PoolBoard:
         Raises:
             RefusalError: ADMISSION_REJECT when there are as many as may be.
         """
-        if self._watchers >= self._watchers_max:
+        if self._watchers >= self.watchers_max:
             text = f"{self._watchers} readers watch the pools, as many as pools.watchers_max allows"
             label = "watchers"
             raise RefusalError(Refusal(Reason.ADMISSION_REJECT, text, RETRY_MS, policy_label=label))
@@ -82,12 +94,15 @@ class PoolBoard:
 
         After 0 comes what is so now: the last one may be as old as the last watcher.
         """
-        if revision == 0 and self._steps_seen != self._runtime.steps:
-            self._make()
+        if revision == 0:
+            await self._runtime.drains_settled()
+            if self._steps_seen != self._runtime.steps:
+                self._make()
         while self._revision <= revision:
             if self._steps_seen == self._runtime.steps:
                 await self._runtime.next_step()
             await asyncio.sleep(self._due_s())
+            await self._runtime.drains_settled()
             # Another watcher may have made one meanwhile.
             if self._revision <= revision and self._due_s() <= 0:
                 self._make()
@@ -109,7 +124,7 @@ class PoolBoard:
         self._steps_seen = self._runtime.steps
         former, later = self._pools, self._revision + 1
         self._pools = {}
-        for message in self.messages():
+        for message in self._messages():
             key, known = _key(message), former.get(message.pool_id)
             same = known is not None and known.key == key
             since = known.revision if known is not None and same else later

@@ -9,6 +9,7 @@ import structlog
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as pb
 from orchestrator_core import failpoints
+from orchestrator_core.auth.caller import caller
 from orchestrator_core.core.events import HostLost, HostRegistered
 from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.hosts.acks import SentAcks
@@ -17,6 +18,7 @@ from orchestrator_core.hosts.registration import (
     POOLS_PER_HOST_MAX,
     Registration,
     check_not_taken,
+    check_token_fits,
     not_a_register,
     unexpected_register,
 )
@@ -120,7 +122,7 @@ class PoolRegistryServicer:
         self, request: pb.ReportSnapshotsRequest, as_of_ms: int
     ) -> list[pb.SnapshotRejection]:
         link = self._runtime.hosts.links.get(request.host_id)
-        if link is None or link.boot_id != request.boot_id:
+        if link is None or link.boot_id != request.boot_id or link.owner != caller().name:
             return []
         if len(request.pools) > POOLS_PER_HOST_MAX:
             reason = f"pools: at most {POOLS_PER_HOST_MAX} in one report"
@@ -147,6 +149,7 @@ class PoolRegistryServicer:
 
     def _register(self, register: dispatch_pb2.Register) -> HostLink:
         hosts = self._runtime.hosts
+        check_token_fits(caller(), hosts.owner(register.host_id), register.host_id)
         last_dial = hosts.last_dial(register.host_id, register.boot_id)
         check_not_taken(hosts.links.get(register.host_id), last_dial, register)
         snapshots, _ = _parse(register.pools, register.host_id)
@@ -158,6 +161,7 @@ class PoolRegistryServicer:
             self._terms,
             frozenset(snapshot.pool_id for snapshot in snapshots),
             register.dial_seq,
+            owner=caller().name,
         )
         self._next_link += 1
         hosts.connect(link)

@@ -7,6 +7,7 @@ becomes INTERNAL with nothing but an id. HME-030.
 
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -14,6 +15,9 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
+from orchestrator_core.auth.caller import caller
+from orchestrator_core.auth.caller import identify as _identify
+from orchestrator_core.auth.tokens import Identity
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.servicers.ids import Ids
@@ -24,16 +28,16 @@ Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 Usual = TypeVar("Usual")
+# What limits the time for which a stream may stay open; see `identify`.
+Bounds: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
 
 CORRELATION_KEY = "x-correlation-id"
-# Whoever calls a server that asks for no tokens.
-ANONYMOUS = "anonymous"
 _FIT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 # Each call is answered in a task of its own.
 _correlation_id: ContextVar[str] = ContextVar("orchestratord_correlation_id", default="")
 _metadata: ContextVar[Metadata] = ContextVar("orchestratord_metadata", default=())
-_identity: ContextVar[str] = ContextVar("orchestratord_identity", default=ANONYMOUS)
+_bounds: ContextVar[Bounds | None] = ContextVar("orchestratord_bounds", default=None)
 _ids = Ids()
 
 _log = structlog.get_logger("orchestratord")
@@ -74,12 +78,29 @@ def server_stream(
     async def call(message: Request | Undecodable, context: Context) -> None:
         await _begin(context)
         try:
-            await handler(_decoded(message), context)
+            await _bounded(handler(_decoded(message), context))
         except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
             await _fail(context, error)
 
     return grpc.unary_stream_rpc_method_handler(
         call, request_deserializer=_decoder(request), response_serializer=_as_is
+    )
+
+
+def client_stream(
+    handler: Callable[[Context], Awaitable[Response]], request: type[Request]
+) -> "grpc.RpcMethodHandler[Any, Any]":
+    """A stream of requests, one response; the handler reads the context itself."""
+
+    async def call(_: object, context: Context) -> Response:
+        await _begin(context)
+        try:
+            return await handler(context)
+        except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
+            await _fail(context, error)
+
+    return grpc.stream_unary_rpc_method_handler(
+        call, request_deserializer=_decoder(request), response_serializer=_encode
     )
 
 
@@ -99,7 +120,7 @@ def bidi(
     async def call(_: object, context: Context) -> None:
         await _begin(context)
         try:
-            await handler(context)
+            await _bounded(handler(context))
         except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
             await _fail(context, error)
 
@@ -122,13 +143,17 @@ def metadata() -> Metadata:
 
 def identity() -> str:
     """Whose call this task answers: the name of its token, if tokens are asked for. AUTH-1007."""
-    return _identity.get()
+    return caller().name
 
 
-def identify(name: str, fingerprint: str) -> None:
-    """Says whose call this task answers, from here on and in its log lines. AUTH-1008."""
-    _identity.set(name)
-    structlog.contextvars.bind_contextvars(caller=name, token_fingerprint=fingerprint)
+def identify(who: Identity, bounds: Bounds) -> None:
+    """Says whose call this task answers, from here on and in its log lines. AUTH-1008.
+
+    A stream is served within `bounds()`, which may end it with a `RefusalError`.
+    """
+    _identify(who)
+    _bounds.set(bounds)
+    structlog.contextvars.bind_contextvars(caller=who.name, token_fingerprint=who.fingerprint)
 
 
 async def read(
@@ -152,6 +177,15 @@ def refusal_of(error: Exception) -> Refusal:
     trace_id = structlog.contextvars.get_contextvars().get("correlation_id", "")
     _log.error("internal_error", exc_info=error, human="A bug: please report it with this entry.")
     return Refusal(Reason.INTERNAL, "", metadata={"trace_id": str(trace_id)})
+
+
+async def _bounded(serving: Awaitable[None]) -> None:
+    bounds = _bounds.get()
+    if bounds is None:
+        await serving
+    else:
+        async with bounds():
+            await serving
 
 
 async def _begin(context: Context) -> None:

@@ -19,12 +19,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     DispatchRecord,
     PoolDrainRecord,
     SessionRecord,
     TerminalRecord,
 )
 from orchestrator_core.core.spec import JobSpec
+from orchestrator_core.store.artifact import ArtifactRecord
 
 FORMAT_VERSION = 3
 _JOINT_VERSION = 2
@@ -46,6 +48,8 @@ _DISPATCH = TypeAdapter(DispatchRecord)
 _TERMINAL = TypeAdapter(TerminalRecord)
 _SESSION = TypeAdapter(SessionRecord)
 _DRAIN = TypeAdapter(PoolDrainRecord)
+_ARTIFACT = TypeAdapter(ArtifactRecord)
+_MODEL = TypeAdapter(CatalogRecord)
 
 
 class RecordFormatError(ValueError):
@@ -117,6 +121,26 @@ def encode_drain(record: PoolDrainRecord, place: str) -> str:
 def decode_drain(version: int, place: str, text: str) -> PoolDrainRecord:
     """Reads what `encode_drain` wrote. Raises `RecordFormatError`."""
     return _parse(_DRAIN, _body(version, place, text))
+
+
+def encode_artifact(record: ArtifactRecord, place: str) -> str:
+    """Returns the record as text."""
+    return _summed(place, _ARTIFACT.dump_json(record))
+
+
+def decode_artifact(version: int, place: str, text: str) -> ArtifactRecord:
+    """Reads what `encode_artifact` wrote. Raises `RecordFormatError`."""
+    return _parse(_ARTIFACT, _body(version, place, text))
+
+
+def encode_model(record: CatalogRecord, place: str) -> str:
+    """Returns the record as text."""
+    return _summed(place, _MODEL.dump_json(record))
+
+
+def decode_model(version: int, place: str, text: str) -> CatalogRecord:
+    """Reads what `encode_model` wrote. Raises `RecordFormatError`."""
+    return _parse(_MODEL, _body(version, place, text))
 
 
 def _summed(place: str, text: bytes) -> str:

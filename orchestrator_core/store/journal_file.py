@@ -20,6 +20,7 @@ from typing import NoReturn, TypeVar, assert_never
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     DispatchRecord,
     PoolDrainRecord,
     Record,
@@ -28,7 +29,8 @@ from orchestrator_core.core.effects import (
     TerminalRecord,
 )
 from orchestrator_core.core.events import Recovered
-from orchestrator_core.store import codec, schema, space
+from orchestrator_core.store import artifact_rows, codec, schema, space
+from orchestrator_core.store.artifact import ArtifactChange, ArtifactRecord
 from orchestrator_core.store.port import (
     JOURNAL_ID_BYTES,
     Keep,
@@ -133,6 +135,18 @@ class JournalFile:
         except sqlite3.Error as error:
             raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
 
+    def write_artifacts(self, changes: Sequence[ArtifactChange]) -> None:
+        """Writes changes of the index of artifacts. Raises as `Store.write_artifacts` says."""
+        connection = self._ready()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            artifact_rows.write(connection, changes, self._epoch)
+        except sqlite3.Error as error:
+            # Nothing with a commit mark has been written yet.
+            self._roll_back(connection)
+            raise StoreUnavailableError(f"{self.path} {_advice(error)} ({error})") from error
+        self._end(connection)
+
     def prune_chunk(self, keep: Keep, jobs_max: int) -> int:
         """Deletes at most `jobs_max` ended jobs that are not to be kept; returns how many."""
         connection = self._ready()
@@ -221,9 +235,11 @@ class JournalFile:
             self._read(connection, schema.READ_TERMINALS, codec.decode_terminal),
             self._read(connection, schema.READ_SESSIONS, codec.decode_session, "session"),
             self._read(connection, schema.READ_DRAINS, codec.decode_drain, "pool"),
+            self._read(connection, schema.READ_MODELS, codec.decode_model, "model"),
         )
-        last_ms = max(pruned_last_ms, _last_ms(recovered))
-        return Opened(self._epoch, last_ms, recovered, journal_id)
+        artifacts = self._read(connection, schema.READ_ARTIFACTS, codec.decode_artifact, "artifact")
+        last_ms = max(pruned_last_ms, _last_ms(recovered, artifacts))
+        return Opened(self._epoch, last_ms, recovered, journal_id, artifacts)
 
     def _check_identity(self, connection: sqlite3.Connection, journal_id: object) -> None:
         """The journal's own row has no checksum: hosts would believe a wrong epoch or id."""
@@ -412,6 +428,13 @@ class JournalFile:
                 text = codec.encode_drain(record, _place(record.pool_id, ""))
                 row = (record.pool_id, self._epoch, codec.FORMAT_VERSION, text)
                 connection.execute(schema.PUT_DRAIN, row)
+            case CatalogRecord(over=True):
+                connection.execute(schema.DELETE_MODEL, (record.entry.card.model_id,))
+            case CatalogRecord():
+                model_id = record.entry.card.model_id
+                text = codec.encode_model(record, _place(model_id, ""))
+                row = (model_id, self._epoch, codec.FORMAT_VERSION, text)
+                connection.execute(schema.PUT_MODEL, row)
             case _:
                 assert_never(record)
 
@@ -455,6 +478,8 @@ def _has(connection: sqlite3.Connection, record: Record) -> bool:
             return _has_session(connection, record)
         case PoolDrainRecord():
             return _has_drain(connection, record)
+        case CatalogRecord():
+            return _has_model(connection, record)
         case _:
             assert_never(record)
     return found.fetchone() is not None
@@ -476,19 +501,29 @@ def _has_drain(connection: sqlite3.Connection, record: PoolDrainRecord) -> bool:
     return row is not None and row[0] == codec.encode_drain(record, _place(record.pool_id, ""))
 
 
+def _has_model(connection: sqlite3.Connection, record: CatalogRecord) -> bool:
+    model_id = record.entry.card.model_id
+    row = connection.execute(schema.GET_MODEL, (model_id,)).fetchone()
+    if record.over:
+        return row is None
+    return row is not None and row[0] == codec.encode_model(record, _place(model_id, ""))
+
+
 def _delete(connection: sqlite3.Connection, job_ids: Sequence[str]) -> None:
     for statement in schema.DELETE_JOB:
         connection.executemany(statement, [(job_id,) for job_id in job_ids])
 
 
-def _last_ms(recovered: Recovered) -> int:
+def _last_ms(recovered: Recovered, artifacts: Sequence[ArtifactRecord]) -> int:
     return max(
         0,
+        *(record.created_ms for record in artifacts),
         *(record.accepted_ms for record in recovered.accepts),
         *(record.sent_ms for record in recovered.dispatches),
         *(record.ended_ms for record in recovered.terminals),
         *(record.used_ms for record in recovered.sessions),
         *(record.since_ms for record in recovered.drains),
+        *(record.entry.updated_ms for record in recovered.models),
         0,
     )
 

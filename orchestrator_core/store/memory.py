@@ -8,6 +8,7 @@ from typing import assert_never
 
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     DispatchRecord,
     PoolDrainRecord,
     Record,
@@ -16,6 +17,7 @@ from orchestrator_core.core.effects import (
     TerminalRecord,
 )
 from orchestrator_core.core.events import Recovered
+from orchestrator_core.store.artifact import ArtifactChange, ArtifactRecord
 from orchestrator_core.store.port import (
     JOURNAL_ID_BYTES,
     Keep,
@@ -37,7 +39,7 @@ class CommitFault(enum.Enum):
 
 
 CommitFaults = Callable[[int, Sequence[Record]], CommitFault]
-"""Decides about one commit by its number, from 1, and its records."""
+"""Decides about one commit by its number, from 1, and its records: none for artifacts."""
 
 
 @dataclass(slots=True)
@@ -49,6 +51,8 @@ class MemoryJournal:
     terminals: dict[str, TerminalRecord] = field(default_factory=dict)
     sessions: dict[tuple[str, str], SessionRecord] = field(default_factory=dict)
     drains: dict[str, PoolDrainRecord] = field(default_factory=dict)
+    artifacts: dict[str, ArtifactRecord] = field(default_factory=dict)
+    models: dict[str, CatalogRecord] = field(default_factory=dict)
     journal_id: str = field(default_factory=lambda: secrets.token_hex(JOURNAL_ID_BYTES))
     epoch: int = 0
     pruned_last_ms: int = 0
@@ -81,21 +85,30 @@ class MemoryStore:
             tuple(journal.terminals.values()),
             tuple(journal.sessions.values()),
             tuple(journal.drains.values()),
+            tuple(journal.models[model_id] for model_id in sorted(journal.models)),
         )
-        return Opened(self._epoch, self._last_ms(), recovered, journal.journal_id)
+        artifacts = sorted(journal.artifacts.values(), key=lambda record: record.seq)
+        return Opened(self._epoch, self._last_ms(), recovered, journal.journal_id, tuple(artifacts))
 
     async def commit(self, batch: Sequence[Record]) -> None:
         """See `Store.commit`."""
+        self._commit(batch, lambda: self._write(batch))
+
+    async def write_artifacts(self, changes: Sequence[ArtifactChange]) -> None:
+        """See `Store.write_artifacts`."""
+        self._commit((), lambda: self._write_artifacts(changes))
+
+    def _commit(self, batch: Sequence[Record], write: Callable[[], None]) -> None:
         self._require_open()
         self._commits += 1
         fault = CommitFault.NONE if self._faults is None else self._faults(self._commits, batch)
         match fault:
             case CommitFault.NONE:
-                self._write(batch)
+                write()
             case CommitFault.UNAVAILABLE:
                 raise StoreUnavailableError("the journal refused the batch (injected)")
             case CommitFault.UNKNOWN_WRITTEN:
-                self._write(batch)
+                write()
                 raise StoreOutcomeUnknownError("the outcome of the batch is unknown (injected)")
             case CommitFault.UNKNOWN_LOST:
                 raise StoreOutcomeUnknownError("the outcome of the batch is unknown (injected)")
@@ -129,6 +142,14 @@ class MemoryStore:
             taken = f"epoch {self._journal.epoch}, not {self._epoch}"
             raise StoreTakenError(f"the journal was taken over by another orchestrator ({taken})")
 
+    def _write_artifacts(self, changes: Sequence[ArtifactChange]) -> None:
+        held = self._journal.artifacts
+        for change in changes:
+            if isinstance(change, ArtifactRecord):
+                held[change.artifact_id] = change
+            else:
+                held.pop(change.artifact_id, None)
+
     def _write(self, batch: Sequence[Record]) -> None:
         """Looks at the whole batch before it changes anything: all or nothing."""
         new = {record.spec.job_id for record in batch if isinstance(record, AcceptRecord)}
@@ -144,12 +165,12 @@ class MemoryStore:
             held = journal.accepts.get(job_id)
             if held is not None and held.seq != record.seq and job_id not in journal.terminals:
                 raise ValueError(f"job {job_id} is accepted already and has not ended")
-        elif isinstance(record, SessionRecord | SessionForgotten | PoolDrainRecord):
+        elif isinstance(record, SessionRecord | SessionForgotten | PoolDrainRecord | CatalogRecord):
             return
         elif record.job_id not in self._journal.accepts and record.job_id not in new:
             raise ValueError(f"job {record.job_id} was never accepted")
 
-    def _write_one(self, record: Record) -> None:
+    def _write_one(self, record: Record) -> None:  # noqa: C901 - one arm each
         match record:
             case AcceptRecord():
                 job_id = record.spec.job_id
@@ -172,10 +193,15 @@ class MemoryStore:
                 self._journal.drains.pop(record.pool_id, None)
                 if not record.over:
                     self._journal.drains[record.pool_id] = record
+            case CatalogRecord():
+                model_id = record.entry.card.model_id
+                self._journal.models.pop(model_id, None)
+                if not record.over:
+                    self._journal.models[model_id] = record
             case _:
                 assert_never(record)
 
-    def _holds(self, record: Record) -> bool:
+    def _holds(self, record: Record) -> bool:  # noqa: PLR0911 - one return per kind
         match record:
             case AcceptRecord():
                 held = self._journal.accepts.get(record.spec.job_id)
@@ -191,6 +217,9 @@ class MemoryStore:
             case PoolDrainRecord():
                 held_drain = self._journal.drains.get(record.pool_id)
                 return held_drain is None if record.over else held_drain == record
+            case CatalogRecord():
+                held_model = self._journal.models.get(record.entry.card.model_id)
+                return held_model is None if record.over else held_model == record
             case _:
                 assert_never(record)
 
@@ -209,5 +238,7 @@ class MemoryStore:
             *(record.ended_ms for record in self._journal.terminals.values()),
             *(record.used_ms for record in self._journal.sessions.values()),
             *(record.since_ms for record in self._journal.drains.values()),
+            *(record.created_ms for record in self._journal.artifacts.values()),
+            *(record.entry.updated_ms for record in self._journal.models.values()),
             0,
         )

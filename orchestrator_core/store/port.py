@@ -1,16 +1,24 @@
 """The port between the orchestrator and its journal.
 
-A journal holds accepts, dispatches, terminals, sessions and drains of pools; never tokens. Of a
-session and of a pool only the latest record counts. It has one writer. A batch is all
-or nothing: after `commit` returns, every record of it survives a crash. LO-305.
+A journal holds accepts, dispatches, terminals, sessions, drains of pools, the catalog of models and
+the index of artifacts; never tokens. Of a session, a pool, a model and an artifact only the latest
+record counts. It has one writer. A batch is all or nothing: after `commit` returns, every record of
+it survives a crash. LO-305.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator_core.core.effects import PoolDrainRecord, Record, SessionForgotten, SessionRecord
+from orchestrator_core.core.effects import (
+    CatalogRecord,
+    PoolDrainRecord,
+    Record,
+    SessionForgotten,
+    SessionRecord,
+)
 from orchestrator_core.core.events import Recovered
+from orchestrator_core.store.artifact import ArtifactChange, ArtifactRecord
 
 JOURNAL_ID_BYTES = 16
 
@@ -52,12 +60,14 @@ class Opened:
     `epoch` is one more than at the last opening, durable before this is returned. `last_ms` is the
     latest instant found in any record, 0 when there is none: the core's clock never goes below it.
     `journal_id` is random and as old as the journal: epochs compare only within one of them.
+    `artifacts` are in the order of their first put; the core does not know of them.
     """
 
     epoch: int
     last_ms: int
     recovered: Recovered
     journal_id: str
+    artifacts: tuple[ArtifactRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ class Keep:
 
 
 def latest_only(batch: Sequence[Record]) -> list[Record]:
-    """A batch without the records of sessions and pools that later ones of it replace."""
+    """A batch without the records of sessions, pools and models that later ones of it replace."""
     last: dict[tuple[str, str], int] = {}
     for index, record in enumerate(batch):
         key = _replaced_by_key(record)
@@ -96,6 +106,8 @@ def _replaced_by_key(record: Record) -> tuple[str, str] | None:
     if isinstance(record, SessionRecord | SessionForgotten):
         return record.identity, record.session_id
     # No identity begins with NUL.
+    if isinstance(record, CatalogRecord):
+        return "\0model", record.entry.card.model_id
     return ("\0pool", record.pool_id) if isinstance(record, PoolDrainRecord) else None
 
 
@@ -124,6 +136,14 @@ class Store(Protocol):
         """Tells whether a batch of unknown outcome was written. Raises `StoreUnavailableError`.
 
         An empty batch only asks whether the journal is still this orchestrator's.
+        """
+        ...
+
+    async def write_artifacts(self, changes: Sequence[ArtifactChange]) -> None:
+        """Writes changes of the index of artifacts durably, all or nothing, in their order.
+
+        Repeatable: after an unknown outcome, write them again. May be called while `commit` is
+        under way. Raises as `commit`.
         """
         ...
 

@@ -2,7 +2,8 @@
 
 `written` numbers dispatches and terminals in order of writing; accepts have `seq`. `epoch` names
 the opening of the journal that wrote a row. `session` has one row per session that lives,
-`pool_drain` one per pool that an operator drains.
+`pool_drain` one per pool that an operator drains, `catalog_model` one per model of the catalog,
+`artifact` one per artifact.
 """
 
 from functools import cache
@@ -55,8 +56,8 @@ CREATE = (
     "CREATE INDEX terminal_ended_ms ON terminal (ended_ms)",
 )
 
-# Made when it is missing: older journals of the same version lack it, and older orchestrators do
-# not look at it.
+# Made when they are missing: older journals of the same version lack them, and older orchestrators
+# do not look at them.
 CREATE_LATER = (
     """
     CREATE TABLE IF NOT EXISTS session (
@@ -71,6 +72,23 @@ CREATE_LATER = (
     """
     CREATE TABLE IF NOT EXISTS pool_drain (
       pool_id TEXT PRIMARY KEY,
+      epoch BIGINT NOT NULL,
+      format INTEGER NOT NULL,
+      record TEXT NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS artifact (
+      artifact_id TEXT PRIMARY KEY,
+      seq BIGINT NOT NULL,
+      epoch BIGINT NOT NULL,
+      format INTEGER NOT NULL,
+      record TEXT NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS catalog_model (
+      model_id TEXT PRIMARY KEY,
       epoch BIGINT NOT NULL,
       format INTEGER NOT NULL,
       record TEXT NOT NULL
@@ -126,6 +144,19 @@ PUT_DRAIN = (
 )
 DELETE_DRAIN = "DELETE FROM pool_drain WHERE pool_id = ?"
 
+PUT_ARTIFACT = (
+    "INSERT INTO artifact (artifact_id, seq, epoch, format, record) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (artifact_id) DO UPDATE SET seq = excluded.seq,"
+    " epoch = excluded.epoch, format = excluded.format, record = excluded.record"
+)
+DELETE_ARTIFACT = "DELETE FROM artifact WHERE artifact_id = ?"
+PUT_MODEL = (
+    "INSERT INTO catalog_model (model_id, epoch, format, record) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (model_id) DO UPDATE SET"
+    " epoch = excluded.epoch, format = excluded.format, record = excluded.record"
+)
+DELETE_MODEL = "DELETE FROM catalog_model WHERE model_id = ?"
+
 # The payload of an ended job is NULL: journals of earlier versions hold these, and they are large.
 READ_ACCEPTS = (
     "SELECT job_id, seq, format, record,"
@@ -138,6 +169,8 @@ READ_SESSIONS = (
     "SELECT session_id, identity, format, record FROM session ORDER BY identity, session_id"
 )
 READ_DRAINS = "SELECT pool_id, '', format, record FROM pool_drain ORDER BY pool_id"
+READ_ARTIFACTS = "SELECT artifact_id, seq, format, record FROM artifact ORDER BY seq"
+READ_MODELS = "SELECT model_id, '', format, record FROM catalog_model ORDER BY model_id"
 DELETE_PAYLOAD = "UPDATE accept SET payload = ? WHERE job_id = ?"
 READ_LAST_WRITTEN = (
     "SELECT max(written) FROM dispatch",
@@ -154,6 +187,7 @@ HAS_ACCEPT = "SELECT 1 FROM accept WHERE job_id = ? AND seq = ?"
 HAS_DISPATCH = "SELECT 1 FROM dispatch WHERE job_id = ? AND attempt = ?"
 GET_SESSION = "SELECT record FROM session WHERE identity = ? AND session_id = ?"
 GET_DRAIN = "SELECT record FROM pool_drain WHERE pool_id = ?"
+GET_MODEL = "SELECT record FROM catalog_model WHERE model_id = ?"
 HAS_TERMINAL = "SELECT 1 FROM terminal WHERE job_id = ?"
 
 SELECT_ENDED = "SELECT job_id, ended_ms FROM terminal WHERE ended_ms < ? ORDER BY ended_ms LIMIT ?"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator_core.core.effects import Record
+from orchestrator_core.store.artifact import ArtifactChange
 from orchestrator_core.store.journal_file import Connect, JournalFile, connect
 from orchestrator_core.store.port import Keep, Opened, StoreUnavailableError
 from orchestrator_core.store.space import FREE_BYTES_KEPT
@@ -52,6 +53,10 @@ class SqliteStore:
     async def holds(self, batch: Sequence[Record]) -> bool:
         """See `Store.holds`."""
         return await self._run(lambda: self._file.holds(tuple(batch)))
+
+    async def write_artifacts(self, changes: Sequence[ArtifactChange]) -> None:
+        """See `Store.write_artifacts`."""
+        await self._run(lambda: self._file.write_artifacts(tuple(changes)))
 
     async def prune(self, keep: Keep) -> int:
         """See `Store.prune`. Commits may come in between chunks of `PRUNE_CHUNK` jobs.

@@ -9,6 +9,7 @@ from typing import Final
 
 from opentelemetry.trace import SpanContext, SpanKind
 
+from orchestrator_core.auth.caller import caller
 from orchestrator_core.core.outcome import Refusal
 from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.errors import RefusalError
@@ -53,6 +54,17 @@ class Rpc:
 
 # The core answers within the task of the call, so an effect finds its call here.
 current_rpc: ContextVar[Rpc | None] = ContextVar("orchestratord_rpc", default=None)
+
+
+def caller_attributes() -> dict[str, Value]:
+    """Whose call it is, and six digits of the hash of its token; nothing without tokens.
+
+    AUTH-1008.
+    """
+    who = caller()
+    if not who.fingerprint:
+        return {}
+    return {names.IDENTITY: who.name, names.TOKEN_FINGERPRINT: who.fingerprint}
 
 
 class Calls:
@@ -107,6 +119,7 @@ class Calls:
         attributes: dict[str, Value] = {
             names.RPC_SYSTEM: "grpc",
             names.RPC_METHOD: _METHODS.get(name, "_OTHER"),
+            **caller_attributes(),
         }
         if entries.get("x-correlation-id"):
             attributes[names.CORRELATION_ID] = entries["x-correlation-id"][:TEXT_MAX]

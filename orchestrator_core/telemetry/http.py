@@ -7,6 +7,7 @@ address, cannot read from here.
 
 import asyncio
 import ipaddress
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from aiohttp import hdrs, web
@@ -51,9 +52,9 @@ class HttpPort:
             self._server = await loop.create_server(
                 lambda: _protocol(runner), host.strip("[]"), int(port), backlog=16
             )
-        except OSError:
+        except OSError as error:
             await runner.cleanup()
-            raise
+            raise _taken(listen, error) from error
         self._runner = runner
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -94,6 +95,14 @@ async def send(
         # The reader has gone: a monitor whose scrape took too long for it. Nothing is wrong here.
         pass
     return response
+
+
+def _taken(listen: str, error: OSError) -> OSError:
+    """Says which setting to change."""
+    why = os.strerror(error.errno) if error.errno else str(error)
+    return OSError(
+        f"metrics_listen: cannot listen on {listen}: {why}: set another, or end what uses it"
+    )
 
 
 def loopback_name(host: str) -> bool:

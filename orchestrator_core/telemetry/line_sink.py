@@ -108,6 +108,12 @@ def configure_logs(
     return sink
 
 
+def set_log_level(level: str) -> None:
+    """Lines of at least this level from now on, wherever they go."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
+
+
 def shown_exception(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
     """Tells of an exception where it was raised and its type, never its text.
 

@@ -10,34 +10,53 @@ from collections.abc import Mapping
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from orchestrator_core.core.catalog_model import DigestVerdict
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
+    CatalogRecord,
     DispatchRecord,
     JobEnded,
+    ModelClosed,
     OfferDeclined,
     PoolDrainRecord,
+    PoolVerified,
     SendVerdicts,
     Verdict,
 )
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
+from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry.names import SERVICE
 from orchestrator_core.telemetry.tracked import Tracked
 
 MESSAGE_MAX = 300
+# Of a change of the configuration: lines under one key, and keys in the sentence.
+CHANGES_MAX = 100
+KEYS_SHOWN = 8
 # Their messages are an engine's, which may quote what the client sent: only the client gets them.
 _QUOTING = frozenset({Reason.ENGINE_ERROR, Reason.WORKER_RESET, Reason.REPLICA_EXHAUSTED})
+_VERDICTS = {
+    DigestVerdict.MATCH: "Pool {pool_id} reports the digest of {model_id} that the catalog states.",
+    DigestVerdict.MISMATCH: "Pool {pool_id} reports another digest of {model_id} than the catalog "
+    "states, and gets none of its jobs.",
+    DigestVerdict.UNKNOWN: "Pool {pool_id} reports no digest of {model_id} to compare with the "
+    "catalog's.",
+}
 
 
 class Lines:
     """Writes what happened to jobs and hosts."""
 
     def __init__(self, log: FilteringBoundLogger | None = None) -> None:
-        self._log: FilteringBoundLogger = (
-            structlog.get_logger(SERVICE).bind() if log is None else log
-        )
+        self._own = log is None
+        self._log: FilteringBoundLogger = log or structlog.get_logger(SERVICE).bind()
+
+    def level_changed(self) -> None:
+        """Another level was set: the logger, which is made once, has the former one."""
+        if self._own:
+            self._log = structlog.get_logger(SERVICE).bind()
 
     def accepted(self, tracked: Tracked, record: AcceptRecord) -> None:
         """A request became a job."""
@@ -214,6 +233,64 @@ class Lines:
             human=f"Pool {record.pool_id} gets {'jobs again' if record.over else told}.",
         )
 
+    def model_changed(self, record: CatalogRecord) -> None:
+        """The catalog was changed."""
+        entry, change = record.entry, record.change.value
+        model_id = entry.card.model_id
+        self._log.info(
+            "model_changed",
+            change=change,
+            model_id=model_id,
+            aliases=list(entry.card.aliases),
+            digest=entry.card.digest,
+            revision=entry.revision,
+            replaced_by=entry.replaced_by,
+            human=f"Model {model_id} of the catalog was {change}.",
+        )
+
+    def pool_verified(self, effect: PoolVerified) -> None:
+        """What a pool reports was compared with the catalog."""
+        pool_id, model_id, verdict = effect.pool_id, effect.model_id, effect.verdict
+        log = self._log.error if verdict is DigestVerdict.MISMATCH else self._log.info
+        log(
+            "pool_digest",
+            pool_id=pool_id,
+            model_id=model_id,
+            engine=effect.engine,
+            verdict=verdict.value,
+            human=_VERDICTS[verdict].format(pool_id=pool_id, model_id=model_id),
+        )
+
+    def model_closed(self, effect: ModelClosed) -> None:
+        """The grace of a retired model is over."""
+        pools = ", ".join(effect.pool_ids) or "what serves it"
+        self._log.info(
+            "model_closed",
+            model_id=effect.model_id,
+            pool_ids=list(effect.pool_ids),
+            jobs_failed=effect.jobs_failed,
+            human=f"The grace of model {effect.model_id} is over: {pools} takes no more work, and "
+            f"{effect.jobs_failed} jobs that waited for it failed.",
+        )
+
+    def model_verified(self, model_id: str, pools: int, *, verified: bool) -> None:
+        """Somebody had a model compared with what pools report."""
+        self._log.info(
+            "model_verified" if verified else "model_not_verified",
+            model_id=model_id,
+            pools=pools,
+            human=f"Model {model_id} is {'' if verified else 'not '}verified on {pools} pools.",
+        )
+
+    def signature_unsure(self, model_id: str, verdict: str) -> None:
+        """Nobody vouches for the digest of a model."""
+        self._log.warning(
+            "model_signature",
+            model_id=model_id,
+            verdict=verdict,
+            human=f"The signature of model {model_id} is {verdict}.",
+        )
+
     def pool_reloaded(self, pool_id: str, outcome: str, why: str) -> None:
         """A pool was reloaded, or was not."""
         told = f": {why}" if why else "."
@@ -233,6 +310,21 @@ class Lines:
             human=why or f"Connecting to {told['remote_host']} is allowed.",
         )
 
+    def config_reloaded(self, report: ReloadReport) -> None:
+        """The configuration was read again."""
+        log = self._log.warning if report.problems or report.waiting else self._log.info
+        log(
+            "config_reload",
+            outcome=report.outcome,
+            file=report.file,
+            changed=[each.told() for each in report.applied[:CHANGES_MAX]],
+            needs_restart=[each.told() for each in report.waiting[:CHANGES_MAX]],
+            changed_total=len(report.applied),
+            needs_restart_total=len(report.waiting),
+            problems=list(report.problems),
+            human=_reloaded(report),
+        )
+
     def draining(self, queue_depth: int, live_attempts: int) -> None:
         """Nothing is accepted or placed any more."""
         self._log.info(
@@ -242,6 +334,18 @@ class Lines:
             human=f"No more jobs are accepted; {live_attempts} still run, {queue_depth} wait for "
             "the next start.",
         )
+
+
+def _reloaded(report: ReloadReport) -> str:
+    """What became of a reload, and what is still to be done."""
+    if report.problems:
+        rest = "; ".join(report.problems)
+        return f"The configuration stays as it was: {report.file} cannot be used: {rest}"
+    count, waiting = len(report.applied), [each.key for each in report.waiting]
+    done = f"{count} setting{'s' * (count != 1)} changed" if count else "nothing changed"
+    shown = ", ".join(waiting[:KEYS_SHOWN]) + (", ..." if len(waiting) > KEYS_SHOWN else "")
+    rest = f"; restart orchestratord for {shown}" if waiting else ""
+    return f"The configuration was read again from {report.file}: {done}{rest}."
 
 
 def _who(tracked: Tracked) -> dict[str, object]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from orchestrator_core.core.effects import Record
+from orchestrator_core.store.artifact import ArtifactChange
 from orchestrator_core.store.port import (
     Keep,
     Opened,
@@ -47,6 +48,10 @@ class MeasuredStore:
     async def holds(self, batch: Sequence[Record]) -> bool:
         """See `Store.holds`."""
         return await self._store.holds(batch)
+
+    async def write_artifacts(self, changes: Sequence[ArtifactChange]) -> None:
+        """See `Store.write_artifacts`. Not timed: no job waits for it."""
+        await self._store.write_artifacts(changes)
 
     async def prune(self, keep: Keep) -> int:
         """See `Store.prune`."""

@@ -43,6 +43,7 @@ BUDGETS: Final[Mapping[str, int]] = {
     "replica_id": 1024,
     "priority": 8,
     "reason": 16,
+    "result": 4,
     "state": 8,
     "model_id": 1024,
     "device": 1024,

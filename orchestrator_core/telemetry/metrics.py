@@ -19,6 +19,7 @@ from orchestrator_core.core.effects import JobEnded
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.spec import JobSpec, Priority, StartMode
 from orchestrator_core.core.states import JobState
@@ -58,6 +59,8 @@ _INVALID = frozenset(
         Reason.INCOMPATIBLE_MODEL,
         Reason.INCOMPATIBLE_ENGINE,
         Reason.INCOMPATIBLE_DEVICE_MASK,
+        Reason.MODEL_UNKNOWN,
+        Reason.MODEL_RETIRED,
         Reason.DUPLICATE,
         Reason.DEADLINE,
     }
@@ -288,7 +291,7 @@ class Metrics:
             del self._replicas[pool_id]
             self._given_up.pop(pool_id, None)
         self._pool_state.replace(
-            ((pool_id, state), float(state == _pool_state(pool.connected, pool.snapshot.state)))
+            ((pool_id, state), float(state == _pool_state(pool)))
             for pool_id, pool in pools
             for state in _POOL_STATES
         )
@@ -353,8 +356,12 @@ def _replica_of(pool: PoolGauges) -> tuple[str, str, str, str]:
     return pool.engine, pool.engine_version, pool.pool_id, pool.replica_id
 
 
-def _pool_state(connected: bool, state: PoolState) -> str:
-    return state.value if connected else DISCONNECTED
+def _pool_state(pool: Pool) -> str:
+    if not pool.connected:
+        return DISCONNECTED
+    state = pool.snapshot.state
+    # With its model it takes no more work: both change in one step. ORCH-3031.
+    return (PoolState.UNREADY if pool.retired and state is PoolState.READY else state).value
 
 
 def _tenth(chance: float) -> str:

@@ -31,6 +31,9 @@ ADOPT: Final = "adopt"
 DRAIN: Final = "drain"
 RELOAD: Final = "reload"
 OUTBOUND: Final = "outbound.decide"
+CONFIG_RELOAD: Final = "config.reload"
+CATALOG: Final = "catalog.change"
+VERIFY: Final = "catalog.verify"
 # Stands in the table for the names of methods, e.g. llamaorch.orchestrator.v1.SessionService/Get.
 RPC: Final = "package.Service/Method"
 
@@ -50,6 +53,8 @@ JOB_ID: Final = "llamaorch.job_id"
 REQUEST_ID: Final = "llamaorch.request_id"
 SESSION_ID: Final = "llamaorch.session_id"
 CORRELATION_ID: Final = "llamaorch.correlation_id"
+IDENTITY: Final = "llamaorch.identity"
+TOKEN_FINGERPRINT: Final = "llamaorch.token_fingerprint"  # noqa: S105 - six digits of a hash
 MODEL_ID: Final = "llamaorch.model_id"
 ENGINE: Final = "llamaorch.engine"
 ENGINE_VERSION: Final = "llamaorch.engine_version"
@@ -82,11 +87,17 @@ SCHEME: Final = "llamaorch.scheme"
 REMOTE_HOST: Final = "llamaorch.remote_host"
 ALLOWED: Final = "llamaorch.allowed"
 RULE: Final = "llamaorch.rule"
+CHANGED_KEYS: Final = "llamaorch.config.changed"
+WAITING_KEYS: Final = "llamaorch.config.needs_restart"
 TOKENS_IN: Final = "llamaorch.tokens_in"
 TOKENS_OUT: Final = "llamaorch.tokens_out"
 QUEUE_TIME_MS: Final = "llamaorch.queue_time_ms"
 FIRST_TOKEN_MS: Final = "llamaorch.first_token_ms"  # noqa: S105 - tokens of text
 DECODE_TIME_MS: Final = "llamaorch.decode_time_ms"
+CHANGE: Final = "llamaorch.change"
+REVISION: Final = "llamaorch.revision"
+VERIFIED: Final = "llamaorch.verified"
+POOLS: Final = "llamaorch.pools"
 HERE_MS: Final = "llamaorch.decline.here_ms"
 ELSEWHERE_MS: Final = "llamaorch.decline.elsewhere_ms"
 DECLINED_OFFERS: Final = "llamaorch.place.declined_offers"
@@ -114,7 +125,8 @@ _WHO = (JOB_ID, SESSION_ID, MODEL_ID, ENGINE, ENGINE_VERSION)
 _JOB = (*_WHO, PRIORITY, QUANT, CTX, CORRELATION_ID)
 _ATTEMPT = (JOB_ID, ATTEMPT, POOL_ID, REPLICA_ID)
 _END = (*_WHO, ATTEMPT, POOL_ID, REPLICA_ID, QUEUE_TIME_MS, REASON, WHY)
-_RPC = (RPC_SYSTEM, RPC_METHOD, ERROR_TYPE, JOB_ID, CORRELATION_ID)
+_CALLER = (IDENTITY, TOKEN_FINGERPRINT)
+_RPC = (RPC_SYSTEM, RPC_METHOD, ERROR_TYPE, JOB_ID, CORRELATION_ID, *_CALLER)
 
 SPANS: Final = (
     SpanRow(ENQUEUE, "an enqueue, from receipt to its answer (kind SERVER)", _RPC),
@@ -231,14 +243,29 @@ SPANS: Final = (
         (POOL_ID, OUTCOME, WHY),
     ),
     SpanRow(
+        CATALOG,
+        "instant: a model was registered, updated, retired, activated or deleted",
+        (MODEL_ID, CHANGE, REVISION),
+    ),
+    SpanRow(
+        VERIFY,
+        "instant: a model was compared with what so many pools report",
+        (MODEL_ID, VERIFIED, POOLS),
+    ),
+    SpanRow(
         OUTBOUND,
         "instant: whether a client's tool may connect to a host",
         (DECISION_ID, CORRELATION_ID, JOB_ID, SESSION_ID, TOOL, SCHEME, REMOTE_HOST, ALLOWED, RULE),
     ),
     SpanRow(
+        CONFIG_RELOAD,
+        "instant: the configuration was read again; applied, unchanged, or refused and why",
+        (OUTCOME, CHANGED_KEYS, WAITING_KEYS, WHY),
+    ),
+    SpanRow(
         RPC,
         "any other call whose caller sent a trace context, named after its method (kind SERVER)",
-        (RPC_SYSTEM, RPC_METHOD, RPC_STATUS, ERROR_TYPE),
+        (RPC_SYSTEM, RPC_METHOD, RPC_STATUS, ERROR_TYPE, *_CALLER),
     ),
 )
 

@@ -16,17 +16,21 @@ from opentelemetry.trace import SpanContext
 
 from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.config import Config
+from orchestrator_core.core.catalog_model import DigestVerdict
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
+    CatalogRecord,
     DispatchRecord,
     Effect,
     JobEnded,
     JobForgotten,
     JobStarted,
+    ModelClosed,
     OfferDeclined,
     PoolDrainRecord,
+    PoolVerified,
     Receipt,
     ReplyAccepted,
     ReplyRefused,
@@ -39,8 +43,10 @@ from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
+from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry.calls import Call, Calls, Metadata, current_rpc
 from orchestrator_core.telemetry.fleet import FleetView, NoFleet
+from orchestrator_core.telemetry.line_sink import set_log_level
 from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import CARDINALITY, Metrics
 from orchestrator_core.telemetry.rpcs import WatchedService
@@ -209,6 +215,27 @@ class Telemetry:
         if self._spans is not None:
             self._spans.pool_reloaded(pool_id, outcome, why, span_ms)
 
+    def model_verified(
+        self,
+        model_id: str,
+        pools: Sequence[tuple[str, DigestVerdict]],
+        verified: bool,
+        now_ms: int,
+    ) -> None:
+        """A model was compared with what `pools` report: their engines, and how it compares."""
+        for engine, verdict in pools:
+            self._metrics.service.digest_judged(verdict, engine)
+        self._lines.model_verified(model_id, len(pools), verified=verified)
+        if self._spans is not None:
+            context = _call_context()
+            self._spans.model_verified(model_id, len(pools), context, now_ms, verified=verified)
+
+    def signature_checked(self, model_id: str, verdict: str) -> None:
+        """The signature of a model was checked; `verdict` is verified, missing, unchecked, ..."""
+        self._metrics.service.signature_checked(verdict)
+        if verdict != "verified":
+            self._lines.signature_unsure(model_id, verdict)
+
     def outbound_decided(
         self, told: Mapping[str, str | bool], why: str, metadata: Metadata, now_ms: int
     ) -> None:
@@ -217,6 +244,18 @@ class Telemetry:
         if self._spans is not None:
             caller = next((str(value) for key, value in metadata if key == "traceparent"), "")
             self._spans.outbound_decided(told, parse_traceparent(caller), now_ms)
+
+    def log_from(self, level: str) -> None:
+        """Logs lines of at least this level from now on."""
+        set_log_level(level)
+        self._lines.level_changed()
+
+    def config_reloaded(self, report: ReloadReport, now_ms: int) -> None:
+        """The configuration was read again."""
+        self._lines.config_reloaded(report)
+        self._metrics.service.config_reloaded(report.outcome)
+        if self._spans is not None:
+            self._spans.config_reloaded(report, now_ms)
 
     # --- trace contexts
 
@@ -282,6 +321,13 @@ class Telemetry:
                 self._ended(self._tracked.pop(job_id, None), effect, effects, now_ms)
             case JobForgotten(job_id=job_id):
                 self._forgotten(job_id, core, now_ms)
+            case CatalogRecord():
+                self._model_changed(effect, now_ms)
+            case PoolVerified():
+                self._metrics.service.digest_judged(effect.verdict, effect.engine)
+                self._lines.pool_verified(effect)
+            case ModelClosed():
+                self._lines.model_closed(effect)
             case PoolDrainRecord():
                 self._pool_drained(effect, core, now_ms)
             case _:
@@ -312,6 +358,11 @@ class Telemetry:
         self._lines.pool_drained(record, running, now_ms)
         if self._spans is not None:
             self._spans.pool_drained(record, running, _call_context(), now_ms)
+
+    def _model_changed(self, record: CatalogRecord, now_ms: int) -> None:
+        self._lines.model_changed(record)
+        if self._spans is not None:
+            self._spans.model_changed(record, _call_context(), now_ms)
 
     def _drained(self, core: Core, now_ms: int) -> None:
         self._draining = True

@@ -18,7 +18,8 @@ import grpc
 from opentelemetry.trace import SpanKind
 
 from orchestrator_core.telemetry import names
-from orchestrator_core.telemetry.tracing import Span, Tracing, parse_traceparent
+from orchestrator_core.telemetry.calls import caller_attributes
+from orchestrator_core.telemetry.tracing import Span, Tracing, Value, parse_traceparent
 
 # Exchange brings jobs, each of which has its own.
 _SPANNED: Final = frozenset({"Enqueue", "Cancel"})
@@ -85,7 +86,8 @@ class _Method:
         parent = parse_traceparent(str(dict(metadata).get("traceparent", "")))
         if parent is None:
             return None
-        attributes = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: self.full_name}
+        method: dict[str, Value] = {names.RPC_SYSTEM: "grpc", names.RPC_METHOD: self.full_name}
+        attributes = method | caller_attributes()
         return self.tracing.start(self.full_name, parent, None, attributes, SpanKind.SERVER)
 
 

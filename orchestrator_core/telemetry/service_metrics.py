@@ -3,9 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from orchestrator_core.core.catalog import STATE_WORDS
+from orchestrator_core.core.catalog_model import DigestVerdict
 from orchestrator_core.core.machine import Core
 from orchestrator_core.telemetry import service_rows as rows
 from orchestrator_core.telemetry.instruments import Board, Counter, Gauge, Histogram
+
+_DIGEST_RESULTS = {
+    DigestVerdict.MATCH: "ok",
+    DigestVerdict.UNKNOWN: "warned",
+    DigestVerdict.MISMATCH: "failed",
+}
+_SIGNATURE_RESULTS = {"verified": "ok", "invalid": "failed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +52,12 @@ class ServiceMetrics:
         self._recorder_waiting = Gauge(board, rows.RECORDER_WAITING)
         self._streams = Gauge(board, rows.STREAMS)
         self._rpcs = Counter(board, rows.RPCS)
+        self._config_reloads = Counter(board, rows.CONFIG_RELOADS)
         self._relay_held = Gauge(board, rows.RELAY_BYTES)
         self._relay_limit = Gauge(board, rows.RELAY_LIMIT)
         self._sessions = Gauge(board, rows.SESSIONS)
+        self._model_state = Gauge(board, rows.MODEL_STATE)
+        self._verifications = Counter(board, rows.CATALOG_VERIFICATIONS)
         self._hosts = Gauge(board, rows.HOSTS)
         self._host_up = Counter(board, rows.HOST_UP)
         self._host_down = Counter(board, rows.HOST_DOWN)
@@ -74,6 +86,10 @@ class ServiceMetrics:
         """A call ended with a status code, in capitals."""
         self._rpcs.add(1, method, code)
 
+    def config_reloaded(self, outcome: str) -> None:
+        """The configuration was read again."""
+        self._config_reloads.add(1, outcome)
+
     def host_up(self, host_id: str) -> None:
         """A host registered."""
         self._host_up.add(1, host_id)
@@ -84,12 +100,26 @@ class ServiceMetrics:
         """The stream of a host ended."""
         self._host_down.add(1, host_id)
 
+    def digest_judged(self, verdict: DigestVerdict, engine: str) -> None:
+        """What a pool reports was compared with the catalog. ORCH-3037."""
+        self._verifications.add(1, _DIGEST_RESULTS[verdict], f"digest_{verdict.value}", engine)
+
+    def signature_checked(self, verdict: str) -> None:
+        """The signature of a model was checked; `verdict` is the label."""
+        result = _SIGNATURE_RESULTS.get(verdict, "warned")
+        self._verifications.add(1, result, f"signature_{verdict}", "")
+
     def sample(self, core: Core, facts: ServiceFacts) -> None:
         """Reads all gauges. O(1)."""
         self._build.replace([((facts.version, facts.core_form), 1)])
         self._capacity.set(core.config.queue_capacity)
         self._draining.set(int(core.draining))
         self._sessions.set(len(core.sessions))
+        self._model_state.replace(
+            ((model_id, state), float(state == core.catalog.state_word(model_id)))
+            for model_id in core.catalog.entries
+            for state in STATE_WORDS
+        )
         self._journal_bytes.replace(((file,), size) for file, size in facts.journal_bytes.items())
         self._journal_writable.set(int(self._writable))
         self._disk_free.set(facts.disk_free_bytes)

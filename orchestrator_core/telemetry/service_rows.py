@@ -41,6 +41,11 @@ RECORDER_WAITING: Final = gauge(
 )
 STREAMS: Final = gauge("orchd_streams_open", ("method",), "Streams that are open.")
 RPCS: Final = counter("orchd_rpcs_total", ("method", "code"), "Calls that ended, by status code.")
+CONFIG_RELOADS: Final = counter(
+    "orchd_config_reloads_total",
+    ("outcome",),
+    "The configuration was read again: applied, unchanged or refused.",
+)
 RELAY_BYTES: Final = gauge(
     "orchd_relay_held_bytes", (), "Output kept for readers who are behind or come back."
 )
@@ -48,6 +53,17 @@ RELAY_LIMIT: Final = gauge(
     "orchd_relay_limit_bytes", (), "Beyond this the oldest output is evicted."
 )
 SESSIONS: Final = gauge("orchd_sessions", (), "Sessions that are kept.")
+MODEL_STATE: Final = gauge(
+    "model_state",
+    ("model_id", "state"),
+    "1 for the present state of a model of the catalog, 0 for the others; retiring: within its "
+    "grace.",
+)
+CATALOG_VERIFICATIONS: Final = counter(
+    "catalog_verifications_total",
+    ("result", "reason", "engine"),
+    "Comparisons of pools' digests with the catalog's, and checks of signatures.",
+)
 HOSTS: Final = gauge("orchd_hosts_connected", (), "Hosts whose Dispatch stream is open.")
 HOST_UP: Final = counter(
     "orchd_host_registrations_total", ("host_id",), "Registrations; all but the first reconnect."
@@ -97,9 +113,12 @@ SERVICE_ROWS: Final[tuple[MetricRow, ...]] = (
     RECORDER_WAITING,
     STREAMS,
     RPCS,
+    CONFIG_RELOADS,
     RELAY_BYTES,
     RELAY_LIMIT,
     SESSIONS,
+    MODEL_STATE,
+    CATALOG_VERIFICATIONS,
     HOSTS,
     HOST_UP,
     HOST_DOWN,

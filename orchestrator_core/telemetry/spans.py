@@ -15,6 +15,7 @@ from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
+    CatalogRecord,
     DispatchRecord,
     JobEnded,
     JobStarted,
@@ -26,6 +27,7 @@ from orchestrator_core.core.effects import (
 from orchestrator_core.core.outcome import Refusal, Usage
 from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.core.states import JobState
+from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry import names
 from orchestrator_core.telemetry.tracing import (
     Attributes,
@@ -38,6 +40,7 @@ from orchestrator_core.telemetry.tracked import Tracked
 
 TEXT_MAX = 256
 CANDIDATES_MAX = 5
+KEYS_MAX = 16
 _ENDINGS = {
     JobState.CANCELLED: names.CANCEL,
     JobState.EXPIRED: names.EXPIRE,
@@ -221,6 +224,26 @@ class Spans:
         }
         self._instant(names.DRAIN, call, now_ms, attributes)
 
+    def model_changed(self, record: CatalogRecord, call: SpanContext | None, now_ms: int) -> None:
+        """The catalog was changed; `call` is the context of the change's span."""
+        attributes: Attributes = {
+            names.MODEL_ID: record.entry.card.model_id,
+            names.CHANGE: record.change.value,
+            names.REVISION: record.entry.revision,
+        }
+        self._instant(names.CATALOG, call, now_ms, attributes)
+
+    def model_verified(
+        self, model_id: str, pools: int, call: SpanContext | None, now_ms: int, *, verified: bool
+    ) -> None:
+        """A model was compared with what pools report; `call` is the context of its span."""
+        attributes: Attributes = {
+            names.MODEL_ID: model_id,
+            names.VERIFIED: verified,
+            names.POOLS: pools,
+        }
+        self._instant(names.VERIFY, call, now_ms, attributes)
+
     def pool_reloaded(self, pool_id: str, outcome: str, why: str, span_ms: tuple[int, int]) -> None:
         """A pool was reloaded, or was not; `span_ms` is from the command to its end."""
         attributes: Attributes = {
@@ -243,6 +266,16 @@ class Spans:
         span = self._tracing.start(names.OUTBOUND, call, now_ms, attributes)
         self._tracing.end(span, now_ms)
         self._tracing.decide(span.context, keep=True)
+
+    def config_reloaded(self, report: ReloadReport, now_ms: int) -> None:
+        """The configuration was read again."""
+        attributes: Attributes = {
+            names.OUTCOME: report.outcome,
+            names.CHANGED_KEYS: tuple(each.key for each in report.applied[:KEYS_MAX]),
+            names.WAITING_KEYS: tuple(each.key for each in report.waiting[:KEYS_MAX]),
+            names.WHY: _short("; ".join(report.problems)),
+        }
+        self._instant(names.CONFIG_RELOAD, None, now_ms, attributes)
 
     def _instant(
         self,

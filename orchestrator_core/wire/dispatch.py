@@ -45,7 +45,7 @@ class Delivered:
     """All output of a job so far, of which `attempt` was the last to add.
 
     `tokens` counts ids where the engine reported them, else pieces. `token_ids` is empty unless
-    they are known for all of the text.
+    they are known for all of the text. Without `text` the host goes by what it holds itself.
     """
 
     attempt: int

@@ -48,6 +48,9 @@ class ErrorRow:
 _INCOMPATIBLE = ErrorRow(
     grpc.StatusCode.FAILED_PRECONDITION, retriable=False, details=("PreconditionFailure",)
 )
+_OF_A_MODEL = ErrorRow(
+    grpc.StatusCode.FAILED_PRECONDITION, retriable=False, details=("ResourceInfo",)
+)
 _COMES_BACK = ErrorRow(
     grpc.StatusCode.UNAVAILABLE, retriable=True, delayed=True, details=("RetryInfo",)
 )
@@ -69,6 +72,14 @@ ERROR_TABLE: dict[Reason, ErrorRow] = {
     Reason.INCOMPATIBLE_MODEL: _INCOMPATIBLE,
     Reason.INCOMPATIBLE_ENGINE: _INCOMPATIBLE,
     Reason.INCOMPATIBLE_DEVICE_MASK: _INCOMPATIBLE,
+    Reason.MODEL_UNKNOWN: ErrorRow(
+        grpc.StatusCode.NOT_FOUND, retriable=False, details=("ResourceInfo",)
+    ),
+    Reason.MODEL_RETIRED: _OF_A_MODEL,
+    Reason.MODEL_IN_USE: _OF_A_MODEL,
+    Reason.REVISION_CONFLICT: ErrorRow(
+        grpc.StatusCode.ABORTED, retriable=False, details=("ResourceInfo",)
+    ),
     Reason.POOL_UNREADY: _COMES_BACK,
     Reason.POOL_UNAVAILABLE: _COMES_BACK,
     Reason.REPLICA_EXHAUSTED: ErrorRow(grpc.StatusCode.UNAVAILABLE, retriable=True),
@@ -85,6 +96,12 @@ ERROR_TABLE: dict[Reason, ErrorRow] = {
         grpc.StatusCode.NOT_FOUND, retriable=False, details=("ResourceInfo",)
     ),
     Reason.RESUME_WINDOW: ErrorRow(grpc.StatusCode.OUT_OF_RANGE, retriable=False),
+    Reason.ARTIFACT_IN_USE: ErrorRow(
+        grpc.StatusCode.FAILED_PRECONDITION, retriable=False, details=("ResourceInfo",)
+    ),
+    Reason.DATA_LOSS: ErrorRow(
+        grpc.StatusCode.DATA_LOSS, retriable=False, details=("ResourceInfo",)
+    ),
     Reason.UNAUTHENTICATED: ErrorRow(grpc.StatusCode.UNAUTHENTICATED, retriable=False),
     Reason.PERMISSION_DENIED: ErrorRow(grpc.StatusCode.PERMISSION_DENIED, retriable=False),
     Reason.UNIMPLEMENTED: ErrorRow(grpc.StatusCode.UNIMPLEMENTED, retriable=False),

@@ -4,6 +4,7 @@ What cannot be honoured yet is refused, never ignored. ORCH-3014, ORCH-3016, ORC
 """
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Literal, TypeAlias
@@ -69,13 +70,18 @@ class WireLimits:
                 raise ValueError(f"{spec.name} must be positive, is {value}")
 
 
+def _no_inputs(_: str) -> int | None:
+    return None
+
+
 @plain_init
 @dataclass(frozen=True, slots=True)
 class SpecContext:
     """What a request cannot say itself: who asks, fresh ids, and the instant of the core's clock.
 
     `new_job_id` and `new_seed` are used where the client chose none. `traceparent` and
-    `correlation_id` are those of the call.
+    `correlation_id` are those of the call. `inputs` gives the bytes of text in an artifact that is
+    the client's own and an input; None for any other id.
     """
 
     identity: str
@@ -85,6 +91,7 @@ class SpecContext:
     traceparent: str = ""
     correlation_id: str = ""
     limits: WireLimits = WireLimits()
+    inputs: Callable[[str], int | None] = _no_inputs
 
 
 def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal:
@@ -94,7 +101,7 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal
     """
     bad = Violations()
     _check_names(spec, context.limits, bad)
-    prompt_bytes = _check_input(spec, context.limits, bad)
+    prompt_bytes = _check_input(spec, context, bad)
     check_sampling(spec.sampling, bad)
     _check_numbers(spec, bad)
     if spec.HasField("budgets"):
@@ -104,17 +111,18 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal
         if not spec.session_id:
             bad.add("spec.session_budgets", "needs a session: set session_id, or use budgets")
     if spec.HasField("requirements"):
-        _check_requirements(spec.requirements, context.limits, bad)
+        check_requirements("spec.requirements", spec.requirements, context.limits, bad)
     if spec.labels:
-        _check_labels(spec, context.limits, bad)
+        check_labels("spec.labels", spec.labels, context.limits, bad)
     _check_times(spec, context.now_ms, bad)
     _check_failover(spec, bad)
     if bad.total:
-        return _refusal(bad)
+        return refusal_of(bad)
     return _job(spec, context, prompt_bytes)
 
 
-def _refusal(bad: Violations) -> Refusal:
+def refusal_of(bad: Violations) -> Refusal:
+    """INVALID_PARAMS with every bad field; there must be one."""
     first = bad.found[0]
     message = f"{first.field} {first.description}"
     if bad.total > 1:
@@ -140,8 +148,9 @@ def _check_names(spec: job_pb2.JobSpec, limits: WireLimits, bad: Violations) -> 
     bad.length("spec.sampler_profile_version", spec.sampler_profile_version, limits.name_chars_max)
 
 
-def _check_input(spec: job_pb2.JobSpec, limits: WireLimits, bad: Violations) -> int:
+def _check_input(spec: job_pb2.JobSpec, context: SpecContext, bad: Violations) -> int:
     """Checks the input and returns the bytes of its text."""
+    limits = context.limits
     match spec.input.WhichOneof("input"):
         case "text":
             size = len(spec.input.text.encode())
@@ -150,12 +159,16 @@ def _check_input(spec: job_pb2.JobSpec, limits: WireLimits, bad: Violations) -> 
         case "chat":
             size = _check_chat(spec.input.chat, limits, bad)
         case "artifact_id":
-            bad.add(
-                "spec.input.artifact_id", "is not supported yet: send the input as text or chat"
-            )
-            return 0
+            stored = context.inputs(spec.input.artifact_id)
+            if stored is None:
+                bad.add(
+                    "spec.input.artifact_id",
+                    "names no artifact of yours that is an input: put one of kind INPUT",
+                )
+            # Its size was checked when it was put.
+            return stored or 0
         case _:
-            bad.add("spec.input", "is required: set text or chat")
+            bad.add("spec.input", "is required: set text, chat or artifact_id")
             return 0
     if size > limits.input_bytes_max:
         bad.add(
@@ -192,8 +205,10 @@ def _check_budgets(path: str, budgets: job_pb2.Budgets, bad: Violations) -> None
             bad.positive(f"{path}.{name}", getattr(budgets, name))
 
 
-def _check_requirements(needs: job_pb2.Requirements, limits: WireLimits, bad: Violations) -> None:
-    path = "spec.requirements"
+def check_requirements(
+    path: str, needs: job_pb2.Requirements, limits: WireLimits, bad: Violations
+) -> None:
+    """Notes what is wrong with requirements; `path` is where they stand."""
     bad.length(f"{path}.quantization", needs.quantization, limits.name_chars_max)
     bad.pattern(
         f"{path}.min_compute_cap", needs.min_compute_cap, _COMPUTE_CAP, 'MAJOR.MINOR, e.g. "8.6"'
@@ -210,15 +225,16 @@ def _check_requirements(needs: job_pb2.Requirements, limits: WireLimits, bad: Vi
             bad.length(f"{path}.{name}[{index}]", entry, limits.name_chars_max)
 
 
-def _check_labels(spec: job_pb2.JobSpec, limits: WireLimits, bad: Violations) -> None:
-    if not bad.count("spec.labels", len(spec.labels), limits.labels_max):
+def check_labels(path: str, labels: Mapping[str, str], limits: WireLimits, bad: Violations) -> None:
+    """Notes what is wrong with labels; `path` is where they stand."""
+    if not bad.count(path, len(labels), limits.labels_max):
         return
-    for key, value in sorted(spec.labels.items()):
-        path = f"spec.labels[{key[:32]}]"
+    for key, value in sorted(labels.items()):
+        entry = f"{path}[{key[:32]}]"
         if not 1 <= len(key.encode()) <= limits.label_key_bytes_max:
-            bad.add(path, f"its key must have 1 to {limits.label_key_bytes_max} bytes of UTF-8")
+            bad.add(entry, f"its key must have 1 to {limits.label_key_bytes_max} bytes of UTF-8")
         if len(value.encode()) > limits.label_value_bytes_max:
-            bad.add(path, f"its value may have {limits.label_value_bytes_max} bytes of UTF-8")
+            bad.add(entry, f"its value may have {limits.label_value_bytes_max} bytes of UTF-8")
 
 
 def _check_times(spec: job_pb2.JobSpec, now_ms: int, bad: Violations) -> None:
@@ -290,12 +306,12 @@ def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobS
         session_budgets=(
             _budgets(spec.session_budgets) if spec.HasField("session_budgets") else NO_BUDGETS
         ),
+        input_artifact=spec.input.artifact_id,
     )
 
 
 def _needs(spec: job_pb2.JobSpec) -> Needs:
     asked = spec.requirements
-    cap = asked.min_compute_cap.split(".") if asked.min_compute_cap else None
     return _same_needs(
         (
             spec.model_id,
@@ -306,13 +322,19 @@ def _needs(spec: job_pb2.JobSpec) -> Needs:
             spec.determinism == job_pb2.DETERMINISM_REQUIRED,
             asked.min_vram_bytes if asked.HasField("min_vram_bytes") else None,
             asked.quantization,
-            None if cap is None else (int(cap[0]), int(cap[1])),
+            compute_cap(asked.min_compute_cap),
             # Equal needs share a lane, whatever the order in which a client lists them.
             tuple(sorted(set(asked.required_extensions))),
             tuple(sorted(set(asked.device_mask))),
             spec.required_ctx if spec.HasField("required_ctx") else None,
         )
     )
+
+
+def compute_cap(text: str) -> tuple[int, int] | None:
+    """A checked compute capability as numbers; None for an empty one."""
+    major, _, minor = text.partition(".")
+    return (int(major), int(minor)) if text else None
 
 
 @lru_cache(NEEDS_KEPT)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2
 from llamaorch.pool.v1 import snapshot_pb2
+from orchestrator_core.core.catalog_model import DigestVerdict
 from orchestrator_core.core.effects import PoolDrainRecord
 from orchestrator_core.core.placement import CANCEL_UNCONFIRMED, DRAINING
 from orchestrator_core.core.pool import Pool
@@ -17,12 +18,18 @@ _HEALTHS = {
 }
 
 
+UNDURABLE = (
+    "the last word of an operator is obeyed, but not in the journal yet: a restart would forget it"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class PoolView:
     """A pool and what it does not know itself.
 
     `reported` is the last snapshot as it came, for the facts about devices that no decision needs;
     None after a restart until the host reports. `tokens_per_s` is the learned rate of one stream.
+    `undurable` says that a restart would forget its drain, or the end of it.
     """
 
     pool: Pool
@@ -30,6 +37,7 @@ class PoolView:
     reported: snapshot_pb2.PoolSnapshot | None = None
     tokens_per_s: float | None = None
     drain: PoolDrainRecord | None = None
+    undurable: bool = False
 
 
 def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
@@ -41,7 +49,7 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
         host_id=snapshot.host_id,
         connected=pool.connected,
         state=_state(pool),
-        state_reason=_state_reason(pool),
+        state_reason=UNDURABLE if view.undurable else _state_reason(pool),
         engine=snapshot.engine,
         engine_version=snapshot.engine_version,
         model_id=snapshot.model_id,
@@ -54,14 +62,17 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
         devices=[] if view.reported is None else map(_device, view.reported.devices),
         tokens_per_s=view.tokens_per_s,
         perf_scale=None if snapshot.perf_scale == 1.0 else snapshot.perf_scale,
-        drain=None if view.drain is None else _drain(view.drain, pool),
+        drain=None if view.drain is None or view.undurable else _drain(view.drain, pool),
     )
 
 
 def _state(pool: Pool) -> str:
-    # The host may not have heard of the drain yet: nothing is placed there all the same.
-    drains = pool.draining and pool.snapshot.state is PoolState.READY
-    told = PoolState.DRAINING if drains else pool.snapshot.state
+    told = pool.snapshot.state
+    if told is PoolState.READY and pool.draining:
+        # The host may not have heard of the drain yet: nothing is placed there all the same.
+        told = PoolState.DRAINING
+    elif told is PoolState.READY and pool.retired:
+        told = PoolState.UNREADY
     # What a host said last is no news of a pool that nobody has heard of since.
     return told.name if pool.connected else "DISCONNECTED"
 
@@ -80,6 +91,11 @@ def _state_reason(pool: Pool) -> str:
         return f"its host is not connected; it was {pool.snapshot.state.name} when last heard of"
     if pool.unconfirmed:
         return f"{CANCEL_UNCONFIRMED}: {len(pool.unconfirmed)} attempts were not confirmed stopped"
+    model_id = pool.snapshot.model_id
+    if pool.retired:
+        return f"its model {model_id} is retired; see `llorch models show {model_id}`"
+    if pool.verdict is DigestVerdict.MISMATCH:
+        return f"gets no jobs: the catalog states another digest of {model_id} than it reports"
     if pool.draining and pool.snapshot.state in (PoolState.READY, PoolState.DRAINING):
         command = f"`llorch undrain {pool.snapshot.pool_id}` lets it take work again"
         return f"{DRAINING}; {command}"

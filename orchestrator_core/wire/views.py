@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from google.protobuf import timestamp_pb2
 
 from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2
+from orchestrator_core.core.catalog_model import FromCatalog
 from orchestrator_core.core.effects import Receipt
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import Finish, Usage
@@ -59,6 +60,15 @@ def budgets_to_proto(budgets: Budgets | None) -> job_pb2.Budgets | None:
     )
 
 
+def from_catalog_to_proto(added: FromCatalog | None) -> job_pb2.FromCatalog | None:
+    """What the catalog added to a job; None where it does not have the model."""
+    if added is None:
+        return None
+    return job_pb2.FromCatalog(
+        alias=added.alias, revision=added.revision, filled=dict(added.filled)
+    )
+
+
 def job_to_proto(view: JobView) -> job_pb2.Job:
     """One job as it is now, without prompt and output. O(labels)."""
     job, spec = view.job, view.job.spec
@@ -76,6 +86,7 @@ def job_to_proto(view: JobView) -> job_pb2.Job:
         labels=dict(spec.labels),
         output_pieces=view.output_pieces,
         expected_tokens=view.expected_tokens,
+        from_catalog=from_catalog_to_proto(spec.from_catalog),
     )
     _add_progress(message, view)
     _add_placement(message, job)
@@ -95,6 +106,7 @@ def receipt_to_proto(receipt: Receipt) -> orchestrator_service_pb2.EnqueueRespon
         seed=receipt.seed,
         duplicate=receipt.duplicate,
         remaining=budgets_to_proto(receipt.remaining),
+        from_catalog=from_catalog_to_proto(receipt.from_catalog),
     )
 
 

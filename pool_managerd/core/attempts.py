@@ -116,9 +116,10 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """Text that earlier attempts delivered, in pieces."""
+    """Text that earlier attempts delivered, in pieces; `tokens` where that is known."""
 
     pieces: tuple[str, ...]
+    tokens: int = 0
 
     @property
     def text(self) -> str:
@@ -306,7 +307,11 @@ class AttemptLog:
         if self.first_index or self.offset_of(index) != boundary.text_offset:
             return None
         before = self._digests[count] if count < len(self._digests) else self.digest
-        return Prefix(tuple(self._pieces[:count])) if before == boundary.digest else None
+        if before != boundary.digest:
+            return None
+        # As orchestratord counts them: a piece without ids is one token.
+        tokens = [len(ids) or 1 for ids in self._token_ids[:count]]
+        return Prefix(tuple(self._pieces[:count]), sum(tokens))
 
     def read_from(self, first_index: int, text_bytes_max: int, cost_bytes_max: int) -> Chunk | None:
         """Pieces from `first_index` on within both limits, at least one; None when none is there.

@@ -46,15 +46,30 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerRun:
+    """Layers of a model in a row that go to one place, counted from 0. ORCH-3202.
+
+    `count` may be 0 where only the output goes there.
+    """
+
+    place: str
+    first: int
+    count: int
+    output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What an engine will take, by place: ids of devices and `HOST`.
 
     `notes` say where a bound stands in for what is not known; `stated`: an operator said it.
+    `layers` is what goes where, empty where that is not the engine's way or not known.
     """
 
     needs: Mapping[str, Need]
     notes: tuple[str, ...] = ()
     stated: bool = False
+    layers: tuple[LayerRun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ process: gguf-parser, `--platform-footprint`, 150 MiB.
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, groupby
 
-from pool_managerd.core.fit import HOST, Estimate, Need
+from pool_managerd.core.fit import HOST, Estimate, LayerRun, Need
 from pool_managerd.core.gguf_dimensions import from_gguf
 from pool_managerd.core.graph_size import (
     PIPELINE_COPIES,
@@ -112,7 +112,7 @@ def gguf_estimate(model: GgufModel, plan: LoadPlan) -> Estimate:
     if plan.extra_bytes:
         _add(needs, {next(iter(plan.shares), HOST): Need(weights=plan.extra_bytes)})
     notes = (model.dimensions.note,) if model.dimensions.note else ()
-    return Estimate(needs, notes)
+    return Estimate(needs, notes, layers=_runs(places))
 
 
 def with_draft(estimate: Estimate, draft: GgufModel, plan: LoadPlan) -> Estimate:
@@ -149,6 +149,20 @@ def _places(layers: int, plan: LoadPlan) -> list[str]:
         index = bisect_right(ends, number * ends[-1] // on_gpu) if ends[-1] else 0
         places.append(names[min(index, len(names) - 1)])
     return places
+
+
+def _runs(places: list[str]) -> tuple[LayerRun, ...]:
+    """What `_places` says, in runs: its last entry is the output."""
+    runs, first = [], 0
+    for place, layers in groupby(places[:-1]):
+        count = len(list(layers))
+        runs.append(LayerRun(place, first, count))
+        first += count
+    if runs and runs[-1].place == places[-1]:
+        runs[-1] = replace(runs[-1], output=True)
+    else:
+        runs.append(LayerRun(places[-1], first, 0, output=True))
+    return tuple(runs)
 
 
 def _weights(model: GgufModel, places: list[str]) -> dict[str, Need]:

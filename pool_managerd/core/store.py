@@ -43,11 +43,11 @@ class AttemptStore:
     Over a cap, acknowledged pieces are evicted, the oldest first and no more than a quarter of the
     cap. Over the host's cap those of ended attempts go first, the one that ended first before the
     others, then the same share of each running one. If that does not make room the attempt that
-    grows is refused.
+    grows is refused. `limits` may be replaced; lower ones count with the next piece.
     """
 
     def __init__(self, limits: StoreLimits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._logs: dict[AttemptKey, AttemptLog] = {}
         self._ended: dict[AttemptKey, None] = {}
         self._bytes_by_job: dict[str, int] = {}
@@ -61,9 +61,9 @@ class AttemptStore:
     @property
     def full(self) -> bool:
         """True when no further attempt can be held."""
-        if len(self._logs) >= self._limits.held_attempts_max:
+        if len(self._logs) >= self.limits.held_attempts_max:
             return True
-        return self._held_bytes >= self._limits.held_bytes_total and not self._make_room()
+        return self._held_bytes >= self.limits.held_bytes_total and not self._make_room()
 
     def __len__(self) -> int:
         return len(self._logs)
@@ -81,7 +81,7 @@ class AttemptStore:
         What it continues is acknowledged, so it is evicted where it exceeds a cap.
         """
         assert log.key not in self._logs, "an attempt is held once"
-        assert len(self._logs) < self._limits.held_attempts_max, "the caller checks `full`"
+        assert len(self._logs) < self.limits.held_attempts_max, "the caller checks `full`"
         self._logs[log.key] = log
         self._keep_caps(log, self._charge(log.key.job_id, log.held_bytes))
 
@@ -102,11 +102,11 @@ class AttemptStore:
 
     def _keep_caps(self, log: AttemptLog, job_bytes: int) -> bool:
         """Evicts what exceeds a cap after `log` grew; False where that is not enough."""
-        if job_bytes > self._limits.held_bytes_per_job:
-            wanted_bytes = job_bytes - _left(self._limits.held_bytes_per_job)
-            if self._evict(log, wanted_bytes) > self._limits.held_bytes_per_job:
+        if job_bytes > self.limits.held_bytes_per_job:
+            wanted_bytes = job_bytes - _left(self.limits.held_bytes_per_job)
+            if self._evict(log, wanted_bytes) > self.limits.held_bytes_per_job:
                 return False
-        return self._held_bytes <= self._limits.held_bytes_total or self._make_room()
+        return self._held_bytes <= self.limits.held_bytes_total or self._make_room()
 
     def note_ended(self, key: AttemptKey) -> None:
         """Notes that the attempt of `key` is over, for the order of eviction."""
@@ -135,7 +135,7 @@ class AttemptStore:
         return self._charge(log.key.job_id, -log.evict_acked(wanted_bytes))
 
     def _make_room(self) -> bool:
-        left = _left(self._limits.held_bytes_total)
+        left = _left(self.limits.held_bytes_total)
         running = [log for key, log in self._logs.items() if key not in self._ended]
         self._evict_until(left, [self._logs[key] for key in self._ended])
         wanted, running_bytes = self._held_bytes - left, sum(log.held_bytes for log in running)
@@ -144,7 +144,7 @@ class AttemptStore:
                 self._evict(log, -(-wanted * log.held_bytes // running_bytes))
         # Where the share of one was not acknowledged, others give more.
         self._evict_until(left, running)
-        return self._held_bytes <= self._limits.held_bytes_total
+        return self._held_bytes <= self.limits.held_bytes_total
 
     def _evict_until(self, left_bytes: int, logs: Iterable[AttemptLog]) -> None:
         for log in logs:

@@ -3,7 +3,7 @@
 An adapter knows an engine's API and no process; this wrapper knows a process and no API. Both
 together are one managed engine. The command runs below a warden (`warden.py`), in a session of its
 own: it and everything it starts end when the engine is stopped, when the pool manager dies in any
-way, and when the engine's first process ends.
+way, and when the engine's first process ends. ORCH-3203.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The `openai` engine: attaches to a server that speaks OpenAI's API. ORCH-3054.
+"""The `openai` engine: attaches to a server that speaks OpenAI's API. ORCH-3055.
 
 The `flavor` says what the server supports; see `openai_flavors.py`. The server should work for this
 pool alone: a cancel is verified by comparing what it works on with what is open here. Detaching

@@ -1,4 +1,4 @@
-"""What tells OpenAI-compatible servers apart, as data: one row for each. ORCH-3054.
+"""What tells OpenAI-compatible servers apart, as data: one row for each. ORCH-3056.
 
 Source, row by row: vLLM's `entrypoints/openai` and its reproducibility page; SGLang's
 `entrypoints/openai` and its deterministic inference page; text-generation-inference's `router`;

@@ -68,6 +68,7 @@ class Failure(enum.Enum):
 class EngineInfo:
     """What a started engine serves. `ctx_max` is tokens per slot.
 
+    `deterministic`: equal seeds give equal bytes, on every such pool of a replica set. ORCH-3050.
     `kv_preallocated`: keys and values of all slots got their memory as the model was loaded.
     `kv_bytes_per_token` and `kv_slot_bytes` are what a token of context takes at most, and a slot
     in all; None where the engine's cache is not known.

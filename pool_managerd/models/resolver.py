@@ -57,10 +57,13 @@ OnDecision = Callable[[OutboundDecision], None]
 
 
 class Resolver:
-    """Finds and fetches model files. One fetch of a file at a time, however many want it."""
+    """Finds and fetches model files. One fetch of a file at a time, however many want it.
+
+    `config` may be replaced: it counts for what is decided from then on.
+    """
 
     def __init__(self, config: ResolverConfig) -> None:
-        self._config = config
+        self.config = config
         # A lock lives as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
 
@@ -72,7 +75,7 @@ class Resolver:
             OSError: when the cache cannot be written.
         """
         if not ref.remote:
-            return Resolved(_local(self._config.base, ref.location))
+            return Resolved(_local(self.config.base, ref.location))
         found = [
             await self._part(ref, url, target, on_decision, progress)
             for url, target in self._parts(ref)
@@ -87,12 +90,12 @@ class Resolver:
             FetchError: when another file is in its place.
         """
         if not ref.remote:
-            return Resolved(_local(self._config.base, ref.location))
+            return Resolved(_local(self.config.base, ref.location))
         found = []
         for url, target in self._parts(ref):
             known = await self._known(ref, target)
             if known is None:
-                return decide_outbound(self._config.policy, url)
+                return decide_outbound(self.config.policy, url)
             found.append(known)
         return found[0] if len(found) == 1 else Resolved(found[0].path)
 
@@ -103,10 +106,10 @@ class Resolver:
                 raise FetchError(
                     f"{shown_ref(ref.text)}: is one part of a model; name it by hf: or a path"
                 )
-            return [(ref.location, self._config.cache / "sha256" / ref.digest[7:] / name)]
+            return [(ref.location, self.config.cache / "sha256" / ref.digest[7:] / name)]
         # A folder for each name: "--" in its place may be part of a name.
-        folder = self._config.cache / "hf" / ref.repo / ref.revision
-        endpoint = self._config.hub_endpoint.rstrip("/")
+        folder = self.config.cache / "hf" / ref.repo / ref.revision
+        endpoint = self.config.hub_endpoint.rstrip("/")
         file = PurePosixPath(ref.location)
         return [
             (f"{endpoint}/{ref.repo}/resolve/{ref.revision}/{quote(str(part))}", folder / part)
@@ -120,7 +123,7 @@ class Resolver:
         async with lock:
             if found := await self._known(ref, target):
                 return found
-            decision = decide_outbound(self._config.policy, url)
+            decision = decide_outbound(self.config.policy, url)
             if not decision.allowed:
                 on_decision(decision)
                 raise FetchError(absent(ref.text, decision))
@@ -133,16 +136,16 @@ class Resolver:
         self, ref: ModelRef, url: str, target: Path, on_decision: OnDecision, progress: Progress
     ) -> Resolved:
         def admit(address: str) -> str:
-            judged = decide_outbound(self._config.policy, address)
+            judged = decide_outbound(self.config.policy, address)
             on_decision(judged)
             return judged.sentence
 
-        token = self._config.hub_token if ref.scheme is Scheme.HF else ""
+        token = self.config.hub_token if ref.scheme is Scheme.HF else ""
         single = ref.scheme is Scheme.HTTPS or len(part_names(target.name)) == 1
         request = FetchRequest(
             url=url, target=target, digest=ref.digest if single else "", token=token
         )
-        fetched = await fetch(request, admit, self._config.limits, progress)
+        fetched = await fetch(request, admit, self.config.limits, progress)
         await asyncio.to_thread(_note, target, fetched.digest)
         return Resolved(target, fetched.digest)
 
@@ -152,7 +155,7 @@ class Resolver:
         descriptor = await asyncio.to_thread(_lock_file, target)
         try:
             while not _taken(descriptor):  # noqa: ASYNC110 - of another process nothing is heard
-                await asyncio.sleep(self._config.limits.retry_wait_ms / 1000)
+                await asyncio.sleep(self.config.limits.retry_wait_ms / 1000)
             yield
         finally:
             os.close(descriptor)

@@ -1,10 +1,11 @@
 """Spans, metrics and log lines of pool-managerd. Never prompts, tokens or secrets. Design §8."""
 
-from pool_managerd.telemetry.logs import configure_logs, log
+from pool_managerd.telemetry.logs import configure_logs, log, set_log_level
 from pool_managerd.telemetry.metrics import Metrics
 from pool_managerd.telemetry.names import (
     SPAN_ATTEMPT,
     SPAN_CANCEL,
+    SPAN_CONFIG_RELOAD,
     SPAN_DRAIN,
     SPAN_GENERATE,
     SPAN_OUTBOUND,
@@ -18,6 +19,7 @@ from pool_managerd.telemetry.spans import Telemetry
 __all__ = [
     "SPAN_ATTEMPT",
     "SPAN_CANCEL",
+    "SPAN_CONFIG_RELOAD",
     "SPAN_DRAIN",
     "SPAN_GENERATE",
     "SPAN_OUTBOUND",
@@ -29,4 +31,5 @@ __all__ = [
     "Telemetry",
     "configure_logs",
     "log",
+    "set_log_level",
 ]

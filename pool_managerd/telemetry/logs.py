@@ -63,8 +63,15 @@ def configure_logs(
             logging.getLevelNamesMapping()[level.upper()]
         ),
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Unfailing(stream))),
-        cache_logger_on_first_use=True,
+        # A logger that was kept would keep its level.
+        cache_logger_on_first_use=False,
     )
+
+
+def set_log_level(level: str) -> None:
+    """Lines of at least this level from now on, wherever they go."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
 
 
 def shown_exception(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:

@@ -55,6 +55,7 @@ class Metrics:
         self._tokens_in = Table(board, rows.TOKENS_IN)
         self._restarts = Table(board, rows.RESTARTS)
         self._xids = Table(board, rows.XIDS)
+        self._config_reloads = Table(board, rows.CONFIG_RELOADS)
         self._first_token = Histogram(board, rows.FIRST_TOKEN)
         self._attempt_time = Histogram(board, rows.ATTEMPT_TIME)
         self._engine_start = Histogram(board, rows.ENGINE_START)
@@ -96,6 +97,10 @@ class Metrics:
     def engine_restarted(self, pool_id: str, reason: str) -> None:
         """An engine takes the place of one that was given up for `reason`."""
         self._restarts.add(1, pool_id, reason)
+
+    def config_reloaded(self, outcome: str) -> None:
+        """The configuration was read again: applied, unchanged or refused."""
+        self._config_reloads.add(1, outcome)
 
     def loop_was_late(self, lag_ms: float) -> None:
         """The event loop came back `lag_ms` after it was due."""

@@ -19,6 +19,7 @@ SPAN_STOP: Final = "pool.stop"
 SPAN_DRAIN: Final = "pool.drain"
 SPAN_RELOAD: Final = "pool.reload"
 SPAN_OUTBOUND: Final = "outbound.decide"
+SPAN_CONFIG_RELOAD: Final = "config.reload"
 
 ERROR_TYPE: Final = "error.type"
 OPERATION: Final = "gen_ai.operation.name"
@@ -33,6 +34,8 @@ SEED: Final = "gen_ai.request.seed"
 TOKENS_IN: Final = "gen_ai.usage.input_tokens"
 TOKENS_OUT: Final = "gen_ai.usage.output_tokens"
 FINISH: Final = "gen_ai.response.finish_reasons"
+CHANGED_KEYS: Final = "llamaorch.config.changed"
+WAITING_KEYS: Final = "llamaorch.config.needs_restart"
 FIRST_CHUNK_S: Final = "gen_ai.response.time_to_first_chunk"
 
 
@@ -99,6 +102,11 @@ SPANS: Final = (
         SPAN_OUTBOUND,
         "instant: the policy allowed, or denied, to connect to a host for a model",
         ("decision_id", "owner", "remote_host", "allowed", "rule"),
+    ),
+    SpanRow(
+        SPAN_CONFIG_RELOAD,
+        "instant: the configuration was read again: applied, unchanged or refused",
+        ("outcome", CHANGED_KEYS, WAITING_KEYS, "why"),
     ),
 )
 

@@ -115,6 +115,11 @@ LINK_UP: Final = _gauge("link_up", (), "1 while registered with the orchestrator
 LINK_DIALS: Final = _counter(
     "link_dials_total", (), "Streams to the orchestrator that were opened."
 )
+CONFIG_RELOADS: Final = _counter(
+    "config_reloads_total",
+    ("outcome",),
+    "The configuration was read again: applied, unchanged or refused.",
+)
 LINK_SESSIONS: Final = _counter(
     "link_registrations_total", (), "Streams on which the orchestrator took the registration."
 )
@@ -176,6 +181,7 @@ METRICS: Final = (
     HELD_ATTEMPTS,
     LINK_UP,
     LINK_DIALS,
+    CONFIG_RELOADS,
     LINK_SESSIONS,
     FRAMES,
     UNACKED,

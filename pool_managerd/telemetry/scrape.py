@@ -11,10 +11,10 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from pool_managerd.telemetry.http import HttpPort, send
 from pool_managerd.telemetry.metrics import CARDINALITY
 
 ACCEPT_MAX = 1_024
-SHUTDOWN_TIMEOUT_S = 1.0
 
 
 class ScrapeEndpoint:
@@ -31,7 +31,7 @@ class ScrapeEndpoint:
         # Memory, CPU, open files, start time: under the names that Prometheus's libraries use.
         ProcessCollector(registry=self._registry)
         self._turn = asyncio.Lock()
-        self._runner: web.AppRunner | None = None
+        self._port = HttpPort()
 
     async def start(self, listen: str, sample: Callable[[], None]) -> int:
         """Binds `listen` (HOST:PORT); returns the port. Raises OSError when it cannot.
@@ -39,34 +39,16 @@ class ScrapeEndpoint:
         `sample` brings counts and gauges up to date before each scrape.
         """
 
-        async def metrics(request: web.Request) -> web.Response:
+        async def metrics(request: web.Request) -> web.StreamResponse:
             accept = request.headers.get("Accept", "")[:ACCEPT_MAX]
             encode, content_type = choose_encoder(accept)
             async with self._turn:
                 sample()
                 body = await asyncio.to_thread(encode, self._registry)
-            return web.Response(body=body, headers={"Content-Type": content_type})
+            return await send(request, body, content_type)
 
-        application = web.Application(client_max_size=0)
-        application.router.add_get("/metrics", metrics)
-        runner = web.AppRunner(
-            application, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S, handle_signals=False
-        )
-        await runner.setup()
-        host, _, port = listen.rpartition(":")
-        site = web.TCPSite(runner, host.strip("[]"), int(port), backlog=16)
-        try:
-            await site.start()
-        except OSError:
-            await runner.cleanup()
-            raise
-        self._runner = runner
-        bound = runner.addresses[0]
-        assert isinstance(bound, tuple), "a TCP site has an address and a port"
-        return int(bound[1])
+        return await self._port.start(listen, [web.get("/metrics", metrics)])
 
     async def stop(self) -> None:
         """Closes the endpoint. Idempotent."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        await self._port.stop()

@@ -70,13 +70,13 @@ async def pool_until(client: AsyncClient, pool_id: str, good: Callable[[Pool], b
 
 
 @asynccontextmanager
-async def fleet_of(directory: Path) -> AsyncIterator[tuple[Fleet, AsyncClient]]:
-    """Two hosts with a mock pool each, both READY."""
-    fleet = Fleet(directory, 2, engines=False)
+async def fleet_of(directory: Path, hosts: int = 2) -> AsyncIterator[tuple[Fleet, AsyncClient]]:
+    """One host or two with a mock pool each, READY."""
+    fleet = Fleet(directory, hosts, engines=False)
     try:
         await fleet.start()
         async with AsyncClient(fleet.address, options=OPTIONS) as client:
-            for pool_id in (DRAINED, OTHER):
+            for pool_id in (DRAINED, OTHER)[:hosts]:
                 await pool_until(client, pool_id, lambda pool: pool.state == "READY")
             yield fleet, client
             await fleet.close()

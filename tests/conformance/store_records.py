@@ -2,9 +2,17 @@
 
 from dataclasses import replace
 
+from orchestrator_core.core.catalog_model import (
+    CatalogEntry,
+    Dimensions,
+    ModelCard,
+    ModelState,
+)
 from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogChange,
+    CatalogRecord,
     DispatchRecord,
     PoolDrainRecord,
     SessionRecord,
@@ -44,6 +52,24 @@ def terminal(job_id: str, *, ended_ms: int = 3, finish: Finish = Finish.EOS) -> 
 def drain(pool_id: str = "p", *, since_ms: int = 3, over: bool = False) -> PoolDrainRecord:
     """A drain of a pool for a second."""
     return PoolDrainRecord(pool_id, since_ms, since_ms + 1_000, over)
+
+
+def model(model_id: str = "m", *, revision: int = 1, over: bool = False) -> CatalogRecord:
+    """A model of the catalog that says everything, changed in the millisecond of its revision."""
+    card = ModelCard(
+        model_id,
+        aliases=("x", "ü"),
+        digest="sha256:0",
+        engines=("llama.cpp",),
+        ctx_max=2**31,
+        dimensions=Dimensions(32, 8, 128, 128, 16, 4_096, "q8_0", "f16"),
+        min_vram_bytes=2**40,
+        min_compute_cap=(8, 10),
+        bytes_per_token=3.7,
+        labels=(("team", "a"),),
+    )
+    entry = CatalogEntry(card, ModelState.RETIRED, revision, 1, revision, 2, 2**62, "other")
+    return CatalogRecord(entry, CatalogChange.RETIRED, over)
 
 
 def session(session_id: str = "s", *, turns: int = 1, used_ms: int = 3) -> SessionRecord:

@@ -1,4 +1,4 @@
-"""Byte equality in the deterministic profile, for each engine that runs here. ORCH-3045.
+"""Byte equality in the deterministic profile, for each engine that runs here. ORCH-3045, ORCH-3050.
 
 Each engine is started three times: once, again after its end, and a second time beside it.
 """

@@ -1,6 +1,7 @@
 """What every adapter of an HTTP engine makes of its engine's frames, whole, cut, broken and odd.
 
-One suite, run against each adapter and flavor with its documented frames. ORCH-3054.
+One suite, run against each adapter and flavor with its documented frames. ORCH-3054, ORCH-3055,
+ORCH-3056.
 """
 
 import asyncio

@@ -32,7 +32,7 @@ from orchestrator_core.store.port import (
     StoreUnavailableError,
 )
 from orchestrator_core.store.sqlite import PRUNE_CHUNK, SqliteStore
-from tests.conformance.store_records import accept, dispatch, drain, over, session, terminal
+from tests.conformance.store_records import accept, dispatch, drain, model, over, session, terminal
 from tests.unit.orchestrator_core.store.commit_breaks import CommitBreaks
 from tests.unit.orchestrator_core.store.strategies import strategy_of
 
@@ -542,6 +542,47 @@ async def test_an_unknown_batch_of_drains_is_read_back(medium: Medium) -> None:
 
     assert held == [False, True]
     assert recovered.drains == (drain("p", since_ms=7),)
+
+
+async def test_of_a_model_the_latest_record_counts(medium: Medium, store: Store) -> None:
+    """ORCH-3031: within a batch and over batches, and nothing of one that was deleted."""
+    await store.commit([model("m"), model("n"), model("m", revision=2)])
+    await store.commit([model("m", revision=3), model("o"), model("n", over=True)])
+    await store.commit([model("o", over=True), drain("m"), model("o", revision=9)])
+
+    recovered = await reopened(medium, store)
+
+    assert recovered.models == (model("m", revision=3), model("o", revision=9))
+    assert recovered.drains == (drain("m"),)
+
+
+async def test_an_unknown_batch_of_models_is_read_back(medium: Medium) -> None:
+    """Whether it was written is seen from the last record of each model alone."""
+    store = medium.store()
+    await store.open()
+    await store.commit([model("n")])
+    batch = [model("m"), model("m", revision=7), model("n", over=True)]
+    held = []
+    for fault in (CommitFault.UNKNOWN_LOST, CommitFault.UNKNOWN_WRITTEN):
+        medium.plan.append(fault)
+        with pytest.raises(StoreOutcomeUnknownError):
+            await store.commit(batch)
+        held.append(await store.holds(batch))
+
+    recovered = await reopened(medium, store)
+
+    assert held == [False, True]
+    assert recovered.models == (model("m", revision=7),)
+
+
+async def test_the_clock_never_goes_below_a_model(medium: Medium, store: Store) -> None:
+    """What is left of its grace must not grow."""
+    await store.commit([model(revision=77)])
+    await store.close()
+
+    opened = await medium.store().open()
+
+    assert opened.last_ms == 77
 
 
 async def test_the_clock_never_goes_below_a_drain(medium: Medium, store: Store) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
+from orchestrator_core.core.catalog_model import ModelCard, ModelState
 from orchestrator_core.core.config import (
     CoreConfig,
     Guardrails,
@@ -29,6 +30,7 @@ from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
+    CatalogRecord,
     ConfirmEnd,
     DispatchRecord,
     Effect,
@@ -36,8 +38,12 @@ from orchestrator_core.core.effects import (
     JobForgotten,
     JobRecord,
     JobStarted,
+    ModelClosed,
+    ModelRefused,
     PoolDrainRecord,
+    PoolVerified,
     ReplyAccepted,
+    ReplyModel,
     ReplyPool,
     ReplyRefused,
     ReplySession,
@@ -66,6 +72,9 @@ from orchestrator_core.core.events import (
     HeldAttempt,
     HostLost,
     HostRegistered,
+    ModelDeleted,
+    ModelPut,
+    ModelStateSet,
     OutputProgressed,
     PoolDrainRequested,
     Recovered,
@@ -90,6 +99,7 @@ class Stage:
         self._records: list[JobRecord] = []
         self._sessions: dict[str, SessionRecord] = {}
         self._drains: dict[str, PoolDrainRecord] = {}
+        self._models: dict[str, CatalogRecord] = {}
         self._links: dict[str, list[int]] = {}
         self._versions = 0
         self._frames = 0
@@ -134,6 +144,10 @@ class Stage:
                 self._drains.pop(effect.pool_id, None)
                 if not effect.over:
                     self._drains[effect.pool_id] = effect
+            elif isinstance(effect, CatalogRecord):
+                self._models.pop(effect.entry.card.model_id, None)
+                if not effect.over:
+                    self._models[effect.entry.card.model_id] = effect
         return [self._show(effect) for effect in effects]
 
     def _journal(self) -> Recovered:
@@ -143,6 +157,7 @@ class Stage:
             tuple(r for r in self._records if isinstance(r, TerminalRecord)),
             tuple(self._sessions.values()),
             tuple(self._drains.values()),
+            tuple(self._models.values()),
         )
 
     # --- events, one method per verb
@@ -152,6 +167,26 @@ class Stage:
 
     def _undrain_pool(self, _: int, pool_id: str) -> Event:
         return PoolDrainRequested(pool_id, False, 0, 0)
+
+    def _model(self, _: int, model_id: str, *words: str) -> Event:
+        given = _pairs(list(words))
+        card = ModelCard(
+            model_id,
+            aliases=tuple(given.get("aliases", "").split("+")) if "aliases" in given else (),
+            digest=given.get("digest", ""),
+            engines=(given["engine"],) if "engine" in given else (),
+            ctx_max=int(given["ctx"]) if "ctx" in given else None,
+        )
+        return ModelPut(card, int(given.get("revision", "0")), 0)
+
+    def _retire(self, _: int, model_id: str, grace_ms: str, replaced_by: str = "") -> Event:
+        return ModelStateSet(model_id, ModelState.RETIRED, 0, int(grace_ms), replaced_by, 0)
+
+    def _activate(self, _: int, model_id: str) -> Event:
+        return ModelStateSet(model_id, ModelState.ACTIVE, 0, 0, "", 0)
+
+    def _delete_model(self, _: int, model_id: str, force: str = "") -> Event:
+        return ModelDeleted(model_id, 0, force == "force", 0)
 
     def _enqueue(self, _: int, job_id: str, *words: str) -> Event:
         return EnqueueRequested(_spec(job_id, list(words)), 0)
@@ -239,6 +274,7 @@ class Stage:
             version=self._versions,
             model_id=given.get("model", "m"),
             engine="sim",
+            model_digest=given.get("digest", ""),
             engine_version=given.get("engine_version", "1"),
             state=PoolState(given.get("state", "ready")),
             state_reason=given.get("reason", ""),
@@ -340,6 +376,27 @@ def _show_pools(effect: Effect) -> str:
             line = f"send {effect.host_id}: {effect.pool_id} {told}"
         case ReplyPool():
             line = f"reply pool {effect.pool_id}"
+        case _:
+            line = _show_models(effect)
+    return line
+
+
+def _show_models(effect: Effect) -> str:
+    match effect:
+        case CatalogRecord():
+            until_ms = effect.entry.grace_until_ms
+            grace = "" if until_ms is None else f" until {until_ms}"
+            what = f"{effect.change.value} revision={effect.entry.revision}{grace}"
+            line = f"journal model {effect.entry.card.model_id} {what}"
+        case ReplyModel():
+            line = f"reply model {effect.model_id}"
+        case ModelRefused():
+            line = f"reply refused {effect.refusal.reason.value}"
+        case PoolVerified():
+            line = f"{effect.pool_id} verified for {effect.model_id}: {effect.verdict.value}"
+        case ModelClosed():
+            pools = " ".join(effect.pool_ids) or "none"
+            line = f"{effect.model_id} closed, jobs failed: {effect.jobs_failed}, pools: {pools}"
         case _:
             raise AssertionError(effect)
     return line

@@ -6,13 +6,30 @@ errors are drawn in `llamaorch_client.errors`.
 """
 
 from llamaorch_client.aio import AsyncClient, JobFilter
+from llamaorch_client.artifact import (
+    Artifact,
+    ArtifactAbout,
+    ArtifactFilter,
+    ArtifactKind,
+    Lineage,
+)
+from llamaorch_client.catalog import AsyncCatalog
+from llamaorch_client.configuration import (
+    ConfigReload,
+    Configuration,
+    Setting,
+    SettingChange,
+)
 from llamaorch_client.errors import (
     AccessError,
+    CatalogError,
+    DataLossError,
     DuplicateError,
     ErrorDetail,
     FieldViolation,
     IncompatibleError,
     IntegrityError,
+    InUseError,
     InvalidParamsError,
     JobFailedError,
     LlamaOrchError,
@@ -46,6 +63,7 @@ from llamaorch_client.model import (
     ExclusionReason,
     Explanation,
     FinishReason,
+    FromCatalog,
     Job,
     JobState,
     Limits,
@@ -63,6 +81,16 @@ from llamaorch_client.model import (
     Session,
     Shortfall,
     Usage,
+)
+from llamaorch_client.model_catalog import (
+    CatalogModel,
+    DigestVerdict,
+    KeptModel,
+    ModelDimensions,
+    ModelState,
+    PoolVerdict,
+    SignatureVerdict,
+    Verification,
 )
 from llamaorch_client.options import (
     ClientOptions,
@@ -85,18 +113,30 @@ from llamaorch_client.request import (
 )
 from llamaorch_client.stream import JobStream
 from llamaorch_client.sync import Client, SyncJobStream
+from llamaorch_client.sync_catalog import SyncCatalog
 
 __all__ = [
     "AccessError",
+    "Artifact",
+    "ArtifactAbout",
+    "ArtifactFilter",
+    "ArtifactKind",
+    "AsyncCatalog",
     "AsyncClient",
     "Budgets",
     "Candidate",
     "Capabilities",
+    "CatalogError",
+    "CatalogModel",
     "ChatMessage",
     "Client",
     "ClientOptions",
+    "ConfigReload",
+    "Configuration",
+    "DataLossError",
     "Decision",
     "Determinism",
+    "DigestVerdict",
     "DuplicateError",
     "End",
     "ErrorDetail",
@@ -111,6 +151,8 @@ __all__ = [
     "FailoverPolicy",
     "FieldViolation",
     "FinishReason",
+    "FromCatalog",
+    "InUseError",
     "IncompatibleError",
     "IntegrityError",
     "InvalidParamsError",
@@ -120,10 +162,14 @@ __all__ = [
     "JobRequest",
     "JobState",
     "JobStream",
+    "KeptModel",
     "KvHint",
     "Limits",
+    "Lineage",
     "LlamaOrchError",
     "Metrics",
+    "ModelDimensions",
+    "ModelState",
     "NotFoundError",
     "OnDisconnect",
     "OutboundDecision",
@@ -132,6 +178,7 @@ __all__ = [
     "PoolDevice",
     "PoolDrain",
     "PoolShortfall",
+    "PoolVerdict",
     "Priority",
     "QueueView",
     "Queued",
@@ -150,13 +197,18 @@ __all__ = [
     "Sampling",
     "ServerError",
     "Session",
+    "Setting",
+    "SettingChange",
     "Shortfall",
+    "SignatureVerdict",
     "Started",
     "StreamOptions",
+    "SyncCatalog",
     "SyncJobStream",
     "Timing",
     "TokenLogprob",
     "Tokens",
     "UnavailableError",
     "Usage",
+    "Verification",
 ]

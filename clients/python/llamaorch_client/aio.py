@@ -15,12 +15,21 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 
 from llamaorch.orchestrator.v1 import (
+    config_service_pb2,
     orchestrator_service_pb2,
     policy_service_pb2,
     pool_admin_service_pb2,
     session_service_pb2,
 )
 from llamaorch_client import tracing, wire, wire_fleet, wire_request
+from llamaorch_client.artifacts import Artifacts
+from llamaorch_client.catalog import AsyncCatalog
+from llamaorch_client.configuration import (
+    ConfigReload,
+    Configuration,
+    config_reload,
+    configuration,
+)
 from llamaorch_client.errors import IntegrityError, from_rpc_error
 from llamaorch_client.events import ResumePoint
 from llamaorch_client.exchange import Exchange
@@ -60,13 +69,14 @@ class AsyncClient:
 
     Every method takes `correlation_id` (one is made when absent) under which the server logs the
     call (HME-030), and raises `LlamaOrchError` or one of its subclasses. Calls are repeated within
-    `ClientOptions.retry` where that is safe.
+    `ClientOptions.retry` where that is safe. `artifacts` puts, gets and lists stored content.
     """
 
     def __init__(self, target: str, *, options: ClientOptions | None = None) -> None:
         self._target = target
         self._options = options if options is not None else ClientOptions()
         self._transport: Transport | None = None
+        self.artifacts = Artifacts(self._open)
 
     async def __aenter__(self) -> Self:
         if self._transport is not None:
@@ -81,6 +91,11 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    @property
+    def catalog(self) -> AsyncCatalog:
+        """The catalog of models (ORCH-3031)."""
+        return AsyncCatalog(self._open)
 
     @property
     def target(self) -> str:
@@ -304,6 +319,32 @@ class AsyncClient:
             transport.policy.CheckOutbound, request, correlation_id=correlation_id
         )
         return wire.outbound_decision(answer.message)
+
+    async def config(self, *, correlation_id: str | None = None) -> Configuration:
+        """Returns the configuration in force; secrets are cut short (HME-003). For operators."""
+        transport = self._open()
+        answer = await transport.unary(
+            transport.config.GetConfig,
+            config_service_pb2.GetConfigRequest(),
+            correlation_id=correlation_id,
+        )
+        return configuration(answer.message)
+
+    async def reload_config(
+        self, *, dry_run: bool = False, correlation_id: str | None = None
+    ) -> ConfigReload:
+        """Reads the configuration again, and puts in force what needs no restart (HME-003).
+
+        With anything wrong in the file nothing changes, see `problems`. With `dry_run` nothing
+        changes in any case; the answer says what would.
+        """
+        transport = self._open()
+        answer = await transport.unary(
+            transport.config.ReloadConfig,
+            config_service_pb2.ReloadConfigRequest(dry_run=dry_run),
+            correlation_id=correlation_id,
+        )
+        return config_reload(answer.message)
 
     async def pools(self, *, correlation_id: str | None = None) -> tuple[Pool, ...]:
         """Returns all pools that the orchestrator knows, sorted by id."""

@@ -6,7 +6,11 @@
     ├── InvalidParamsError   INVALID_PARAMS: `violations` names every bad field
     ├── IncompatibleError    INCOMPATIBLE_MODEL | _ENGINE | _DEVICE_MASK: no pool can ever serve it
     ├── DuplicateError       DUPLICATE: the job_id or request_id belongs to another job
-    ├── NotFoundError        NOT_FOUND: no such job
+    ├── NotFoundError        NOT_FOUND: no such job, session, pool or artifact;
+    │                        MODEL_UNKNOWN: no such model in the catalog
+    ├── InUseError           ARTIFACT_IN_USE: a job that has not ended needs the artifact
+    ├── DataLossError        DATA_LOSS: stored content is not what was put; nothing of it is right
+    ├── CatalogError         MODEL_RETIRED | MODEL_IN_USE | REVISION_CONFLICT
     ├── ResumeWindowError    RESUME_WINDOW: the server no longer holds that part of the output
     ├── AccessError          UNAUTHENTICATED | PERMISSION_DENIED
     ├── UnavailableError     the server cannot be reached, or cannot work now: POOL_UNREADY, ...
@@ -148,7 +152,28 @@ class DuplicateError(LlamaOrchError):
 
 
 class NotFoundError(LlamaOrchError):
-    """The server does not know the job, or has forgotten it."""
+    """The server does not know the job or what else was named, or has forgotten it."""
+
+
+class InUseError(LlamaOrchError):
+    """An artifact cannot be deleted: a job that has not ended has it as its input."""
+
+
+class DataLossError(LlamaOrchError):
+    """Stored content is not what was put; what came of it must not be used (ORCH-3097)."""
+
+
+class CatalogError(LlamaOrchError):
+    """The catalog of models says no (ORCH-3031).
+
+    MODEL_RETIRED: the model takes no more jobs. MODEL_IN_USE: it cannot be deleted yet.
+    REVISION_CONFLICT: somebody changed it meanwhile.
+    """
+
+    @property
+    def replaced_by(self) -> str:
+        """Model that takes the place of a retired one; empty when not told."""
+        return self.metadata.get("replaced_by", "")
 
 
 class ResumeWindowError(LlamaOrchError):
@@ -201,7 +226,13 @@ _BY_REASON: dict[str, type[LlamaOrchError]] = {
     "INCOMPATIBLE_DEVICE_MASK": IncompatibleError,
     "DUPLICATE": DuplicateError,
     "NOT_FOUND": NotFoundError,
+    "MODEL_UNKNOWN": NotFoundError,
+    "MODEL_RETIRED": CatalogError,
+    "MODEL_IN_USE": CatalogError,
+    "REVISION_CONFLICT": CatalogError,
     "RESUME_WINDOW": ResumeWindowError,
+    "ARTIFACT_IN_USE": InUseError,
+    "DATA_LOSS": DataLossError,
     "UNAUTHENTICATED": AccessError,
     "PERMISSION_DENIED": AccessError,
 }
@@ -218,6 +249,7 @@ _BY_CODE: dict[str, type[LlamaOrchError]] = {
     "ALREADY_EXISTS": DuplicateError,
     "NOT_FOUND": NotFoundError,
     "OUT_OF_RANGE": ResumeWindowError,
+    "DATA_LOSS": DataLossError,
     "UNAUTHENTICATED": AccessError,
     "PERMISSION_DENIED": AccessError,
 }

@@ -105,6 +105,19 @@ class Receipt:
     seed: int
     duplicate: bool
     correlation_id: str
+    from_catalog: "FromCatalog | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class FromCatalog:
+    """What the catalog added to a job: `filled` by the name of the field (ORCH-3031).
+
+    `alias` is the name that the job asked for, empty where that is the model's id.
+    """
+
+    alias: str
+    revision: int
+    filled: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +202,7 @@ class Job:
     on_time_probability: float | None = None
     output_pieces: int | None = None
     expected_tokens: int | None = None
+    from_catalog: FromCatalog | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from llamaorch_client.aio import AsyncClient, JobFilter
+from llamaorch_client.configuration import ConfigReload, Configuration
 from llamaorch_client.events import Event, Result, ResumePoint
 from llamaorch_client.model import (
     Capabilities,
@@ -24,6 +25,8 @@ from llamaorch_client.model import (
 from llamaorch_client.options import ClientOptions
 from llamaorch_client.request import JobFields, JobRequest
 from llamaorch_client.stream import JobStream
+from llamaorch_client.sync_artifacts import SyncArtifacts
+from llamaorch_client.sync_catalog import SyncCatalog
 
 T = TypeVar("T")
 CLOSE_TIMEOUT_S = 10.0
@@ -151,6 +154,7 @@ class Client:
     def __init__(self, target: str, *, options: ClientOptions | None = None) -> None:
         self._client = AsyncClient(target, options=options)
         self._thread: _LoopThread | None = None
+        self.artifacts = SyncArtifacts(self._client.artifacts, self._open)
 
     def __enter__(self) -> Self:
         if self._thread is not None:
@@ -166,6 +170,11 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def catalog(self) -> SyncCatalog:
+        """The catalog of models."""
+        return SyncCatalog(self._client.catalog, self._open)
 
     @property
     def target(self) -> str:
@@ -298,6 +307,18 @@ class Client:
             self._client.check_outbound(
                 url, job_id=job_id, session_id=session_id, tool=tool, correlation_id=correlation_id
             )
+        )
+
+    def config(self, *, correlation_id: str | None = None) -> Configuration:
+        """Returns the configuration in force; secrets are cut short."""
+        return self._open().call(self._client.config(correlation_id=correlation_id))
+
+    def reload_config(
+        self, *, dry_run: bool = False, correlation_id: str | None = None
+    ) -> ConfigReload:
+        """Reads the configuration again, and puts in force what needs no restart."""
+        return self._open().call(
+            self._client.reload_config(dry_run=dry_run, correlation_id=correlation_id)
         )
 
     def overview(self, rows: int = 0, *, correlation_id: str | None = None) -> Overview:

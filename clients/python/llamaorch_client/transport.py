@@ -11,6 +11,9 @@ from grpc_health.v1 import health_pb2_grpc
 from opentelemetry.context import Context
 
 from llamaorch.orchestrator.v1 import (
+    artifact_service_pb2_grpc,
+    catalog_service_pb2_grpc,
+    config_service_pb2_grpc,
     orchestrator_service_pb2_grpc,
     policy_service_pb2_grpc,
     pool_admin_service_pb2_grpc,
@@ -62,7 +65,10 @@ class Transport:
         self.jobs = orchestrator_service_pb2_grpc.OrchestratorServiceStub(self._channel)
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(self._channel)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(self._channel)
+        self.artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(self._channel)
+        self.catalog = catalog_service_pb2_grpc.CatalogServiceStub(self._channel)
         self.policy = policy_service_pb2_grpc.PolicyServiceStub(self._channel)
+        self.config = config_service_pb2_grpc.ConfigServiceStub(self._channel)
         self.health = health_pb2_grpc.HealthStub(self._channel)
 
     async def close(self) -> None:

@@ -123,7 +123,15 @@ def job(message: job_pb2.Job) -> model.Job:
         ),
         output_pieces=message.output_pieces if message.HasField("output_pieces") else None,
         expected_tokens=message.expected_tokens if message.HasField("expected_tokens") else None,
+        from_catalog=(
+            from_catalog(message.from_catalog) if message.HasField("from_catalog") else None
+        ),
     )
+
+
+def from_catalog(message: job_pb2.FromCatalog) -> model.FromCatalog:
+    """What the catalog added to a job."""
+    return model.FromCatalog(message.alias, message.revision, dict(message.filled))
 
 
 def receipt(
@@ -145,6 +153,9 @@ def receipt(
         remaining=budgets(message.remaining) if message.HasField("remaining") else None,
         seed=message.seed,
         duplicate=message.duplicate,
+        from_catalog=(
+            from_catalog(message.from_catalog) if message.HasField("from_catalog") else None
+        ),
         correlation_id=correlation_id,
     )
 

@@ -42,7 +42,7 @@ def _job_spec(request: JobRequest, request_id: str) -> job_pb2.JobSpec:
         expected_tokens=request.expected_tokens,
         required_ctx=request.required_ctx,
         est_kv_bytes=request.est_kv_bytes,
-        requirements=_requirements(request.requirements),
+        requirements=requirements(request.requirements),
         engine_version=request.engine_version,
         model_digest=request.model_digest,
         sampler_profile_version=request.sampler_profile_version,
@@ -99,15 +99,16 @@ def _sampling(sampling: Sampling) -> job_pb2.Sampling:
     return message
 
 
-def _requirements(requirements: Requirements | None) -> job_pb2.Requirements | None:
-    if requirements is None:
+def requirements(needed: Requirements | None) -> job_pb2.Requirements | None:
+    """What a pool must offer; None asks for nothing."""
+    if needed is None:
         return None
     return job_pb2.Requirements(
-        min_vram_bytes=requirements.min_vram_bytes,
-        quantization=requirements.quantization,
-        min_compute_cap=requirements.min_compute_cap,
-        required_extensions=requirements.required_extensions,
-        device_mask=requirements.device_mask,
+        min_vram_bytes=needed.min_vram_bytes,
+        quantization=needed.quantization,
+        min_compute_cap=needed.min_compute_cap,
+        required_extensions=needed.required_extensions,
+        device_mask=needed.device_mask,
     )
 
 

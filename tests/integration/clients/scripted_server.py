@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from llamaorch.orchestrator.v1 import (
+    config_service_pb2_grpc,
     events_pb2,
     job_pb2,
     orchestrator_service_pb2,
@@ -107,6 +108,7 @@ def unavailable(retry_after_ms: int | None = None) -> Failure:
 class ScriptedServer(
     orchestrator_service_pb2_grpc.OrchestratorServiceServicer,
     pool_admin_service_pb2_grpc.PoolAdminServiceServicer,
+    config_service_pb2_grpc.ConfigServiceServicer,
 ):
     """Serves `on(...)`'s replies in order; the last one stays. Records every call."""
 
@@ -120,6 +122,7 @@ class ScriptedServer(
         self._server = aio.server()
         orchestrator_service_pb2_grpc.add_OrchestratorServiceServicer_to_server(self, self._server)
         pool_admin_service_pb2_grpc.add_PoolAdminServiceServicer_to_server(self, self._server)
+        config_service_pb2_grpc.add_ConfigServiceServicer_to_server(self, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(_Health(self), self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
 
@@ -189,6 +192,14 @@ class ScriptedServer(
     async def ReloadPool(self, request: Any, context: Any) -> Any:  # noqa: N802 - the stub's name
         """Answers from the script."""
         return await self._unary("ReloadPool", request, context)
+
+    async def GetConfig(self, request: Any, context: Any) -> Any:  # noqa: N802 - the stub's name
+        """Answers from the script."""
+        return await self._unary("GetConfig", request, context)
+
+    async def ReloadConfig(self, request: Any, context: Any) -> Any:  # noqa: N802 - the stub's name
+        """Answers from the script."""
+        return await self._unary("ReloadConfig", request, context)
 
     async def ListPools(self, request: Any, context: Any) -> Any:  # noqa: N802 - the stub's name
         """Answers from the script."""

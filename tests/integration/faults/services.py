@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 from llamaorch_client import AsyncClient, Sampling, Tokens
 from llamaorch_client.stream import JobStream
@@ -13,6 +14,15 @@ from orchestrator_core.store.port import Store
 from pool_managerd.config import Config as PoolConfig
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.server import PoolManager
+
+
+class Listening(Protocol):
+    """An orchestrator, in this process or another."""
+
+    @property
+    def address(self) -> object:
+        """Where it listens; as text it is HOST:PORT."""
+        ...
 
 
 @asynccontextmanager
@@ -30,9 +40,7 @@ async def orchestrator(
 
 
 @asynccontextmanager
-async def host_of(
-    server: OrchestratorServer, slots: int = 2, **tables: object
-) -> AsyncIterator[None]:
+async def host_of(server: Listening, slots: int = 2, **tables: object) -> AsyncIterator[None]:
     """A host with a mock pool that talks to `server`."""
     config = {
         "orchestrator": str(server.address),

@@ -8,6 +8,9 @@ import grpc
 import pytest
 
 from llamaorch.orchestrator.v1 import (
+    artifact_service_pb2_grpc,
+    catalog_service_pb2_grpc,
+    config_service_pb2_grpc,
     orchestrator_service_pb2_grpc,
     policy_service_pb2_grpc,
     pool_admin_service_pb2_grpc,
@@ -28,7 +31,10 @@ class Orchestrator:
         self.jobs = orchestrator_service_pb2_grpc.OrchestratorServiceStub(channel)
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(channel)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(channel)
+        self.artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(channel)
+        self.catalog = catalog_service_pb2_grpc.CatalogServiceStub(channel)
         self.policy = policy_service_pb2_grpc.PolicyServiceStub(channel)
+        self.config = config_service_pb2_grpc.ConfigServiceStub(channel)
         self._hosts: list[ScriptedHost] = []
 
     def host(self, host_id: str = "host-1", boot_id: str = "") -> ScriptedHost:
@@ -53,7 +59,7 @@ async def start_orchestrator() -> AsyncIterator[StartOrchestrator]:
     """Starts servers with any configuration; all are stopped at the end of the test."""
     async with AsyncExitStack() as stack:
 
-        async def start(store: Store | None = None, **tables: object) -> Orchestrator:
+        async def start(store: Store | None = None, /, **tables: object) -> Orchestrator:
             tables = {"listen": "127.0.0.1:0", "store": {"kind": "memory"}} | tables
             server = OrchestratorServer(Config.model_validate(tables), store)
             await server.start()

@@ -1,7 +1,7 @@
 """DrainPool: placements stop at once, what runs goes on, and nobody forgets it. OC-CTRL-2002."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 import pytest
@@ -25,6 +25,7 @@ from tests.integration.orchestrator.calls import (
 )
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
+from tests.integration.orchestrator.test_journal import SlowStore
 
 
 async def drain(
@@ -187,11 +188,49 @@ async def test_without_a_journal_nothing_is_promised_but_it_is_done_later(
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await drain(orchestrator)
-    shown = (await orchestrator.pools.ListPools(pb.ListPoolsRequest())).pools[0].state
+    (shown,) = (await orchestrator.pools.ListPools(pb.ListPoolsRequest())).pools
+    watched = await asyncio.wait_for(
+        orchestrator.pools.WatchPools(pb.WatchPoolsRequest()).read(), WAIT_S
+    )
     store.broken = False
     async with asyncio.timeout(WAIT_S):
         told = (await host.command("set_draining")).set_draining
+    (later,) = (await orchestrator.pools.ListPools(pb.ListPoolsRequest())).pools
 
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert details(refused.value)[0].reason == "STORE_UNAVAILABLE"
-    assert (shown, told.draining) == ("DRAINING", True)
+    assert (shown.state, shown.HasField("drain"), told.draining) == ("DRAINING", False, True)
+    assert "a restart would forget it" in shown.state_reason
+    assert watched.pools[0].state_reason == shown.state_reason
+    assert (later.state_reason, later.HasField("drain")) == ("", True)
+
+
+async def test_a_drain_is_shown_once_it_is_durable(start_orchestrator: StartOrchestrator) -> None:
+    """What a restart would forget is told to nobody, and neither is its end."""
+    store = SlowStore()
+    orchestrator = await start_orchestrator(store)
+    await ready_host(orchestrator)
+
+    async def listed_while(asked: Callable[[], Awaitable[pb.Pool]]) -> tuple[bool, pb.Pool]:
+        store.moving.clear()
+        store.waiting.clear()
+        asking = asyncio.ensure_future(asked())
+        await asyncio.wait_for(store.waiting.wait(), WAIT_S)
+        listing = asyncio.ensure_future(orchestrator.pools.ListPools(pb.ListPoolsRequest()))
+        watching = asyncio.ensure_future(
+            orchestrator.pools.WatchPools(pb.WatchPoolsRequest()).read()
+        )
+        for _ in range(3):
+            await orchestrator.jobs.GetCapabilities(jobs_pb.GetCapabilitiesRequest())
+        early = listing.done() or watching.done()
+        store.moving.set()
+        await asking
+        (seen,), (listed,) = (await watching).pools, (await listing).pools
+        assert (seen.state, seen.state_reason) == (listed.state, listed.state_reason)
+        return early, listed
+
+    early, drained = await listed_while(lambda: drain(orchestrator))
+    early_too, back = await listed_while(lambda: undrain(orchestrator))
+
+    assert (early, drained.state, drained.HasField("drain")) == (False, "DRAINING", True)
+    assert (early_too, back.state, back.HasField("drain")) == (False, "READY", False)

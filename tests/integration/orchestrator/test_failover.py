@@ -184,6 +184,64 @@ async def test_a_continuation_of_all_that_was_asked_for_ends_there(
     assert events[-1].end.usage.tokens_out == 2
 
 
+async def with_evicted_text(
+    start_orchestrator: StartOrchestrator,
+) -> tuple[Orchestrator, ScriptedHost, str, bytes]:
+    """A job whose engine died after more text than is kept here; its host, its id, that text."""
+    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4_096})
+    host = await ready_host(orchestrator)
+    sampling = job_pb2.Sampling(max_tokens=800)
+    receipt = await enqueue(orchestrator, failover=CONTINUE, sampling=sampling)
+    start = await host.start()
+    await host.started(start.handle)
+    pieces = [f"{number:03d} " for number in range(600)]
+    for begin in range(0, 600, 10):
+        await host.tokens(start.handle, *pieces[begin : begin + 10])
+    await host.fail(start.handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
+    return orchestrator, host, receipt.job_id, "".join(pieces).encode()
+
+
+async def test_a_host_that_holds_evicted_text_goes_on_from_it(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """LO-304: length and digest name it; what is left of max_tokens only the host can count."""
+    orchestrator, host, job_id, so_far = await with_evicted_text(start_orchestrator)
+    async with host.reports() as reports:
+        await reports.send(snapshot(replica_id="pool-a-2", emitted_frame_seq=host.frame_seq))
+        second = await host.start()
+    await host.started(second.handle)
+    host.goes_on(second.handle, so_far.decode(), pieces=600)
+    await host.tokens(second.handle, "end")
+    await host.finish(second.handle)
+    point = events_pb2.ResumePoint(attempt=1, text_offset=len(so_far), prefix_digest=digest(so_far))
+    events = await all_events(orchestrator, job_id, point)
+
+    assert (second.attempt, second.continue_text, second.continue_tokens) == (2, "", 0)
+    assert second.continue_from == point
+    assert second.sampling.max_tokens == 800
+    assert text(events) == "end"
+    assert events[-1].end.text_digest == digest(so_far + b"end")
+
+
+async def test_a_host_that_does_not_hold_evicted_text_cannot_go_on(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """LO-304: a typed end, which says what to do."""
+    orchestrator, host, job_id, so_far = await with_evicted_text(start_orchestrator)
+    other = orchestrator.host(host_id="host-2")
+    await other.register(snapshot("pool-b", host_id="host-2"))
+    point = events_pb2.ResumePoint(attempt=1, text_offset=len(so_far), prefix_digest=digest(so_far))
+
+    events = await all_events(orchestrator, job_id, point)
+
+    info = error_details_pb2.ErrorInfo()
+    assert kinds(events) == ["error"]
+    assert events[-1].error.details[0].Unpack(info)
+    assert (info.reason, info.metadata["text_offset"]) == ("WORKER_RESET", str(len(so_far)))
+    assert "no longer held; enqueue the job again" in events[-1].error.message
+    await host.close()
+
+
 async def restarted_after_text(
     start_orchestrator: StartOrchestrator,
 ) -> tuple[Orchestrator, ScriptedHost, str]:

@@ -11,12 +11,15 @@ from structlog.testing import capture_logs
 
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
+from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pools_pb
 from llamaorch.pool.v1 import dispatch_pb2
+from orchestrator_core import cancels
 from orchestrator_core.config import Config
 from orchestrator_core.core.effects import Record
 from orchestrator_core.core.events import Tick
 from orchestrator_core.core.states import JobState
-from orchestrator_core.server import CannotStartError, run
+from orchestrator_core.process import run
+from orchestrator_core.server import CannotStartError
 from orchestrator_core.store.memory import CommitFault, MemoryStore
 from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import (
@@ -260,6 +263,34 @@ async def test_a_cancel_that_cannot_be_written_stops_the_engine_and_is_answered(
     assert "store_slow" in {line["event"] for line in lines}
     assert events[-1].end.finish_reason == job_pb2.FINISH_REASON_CANCELLED
     assert again.job.state == job_pb2.JOB_STATE_CANCELLED
+
+
+async def test_an_engine_is_stopped_once_the_end_of_its_job_is_durable(
+    start_orchestrator: StartOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash before it leaves a job that goes on, not one whose engine was stopped. Design §6."""
+    monkeypatch.setattr(cancels, "HOLD_S", 3_600.0)
+    store = SlowStore()
+    orchestrator = await start_orchestrator(store)
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.tokens(start.handle, "one ")
+    store.moving.clear()
+
+    request = pb.CancelRequest(job_id=receipt.job_id)
+    cancelling = asyncio.ensure_future(orchestrator.jobs.Cancel(request))
+    await asyncio.wait_for(store.waiting.wait(), WAIT_S)
+    reloading = orchestrator.pools.ReloadPool(pools_pb.ReloadPoolRequest(pool_id="pool-a"))
+    await host.command("reload")  # which would come after the cancel, had that been sent
+    store.moving.set()
+    stopped = await host.command("cancel")
+    answered = await cancelling
+    reloading.cancel()
+
+    assert stopped.cancel.handle == start.handle
+    assert answered.job.state == job_pb2.JOB_STATE_CANCELLED
 
 
 async def test_a_cancel_waits_for_the_start_that_it_stops(

@@ -90,15 +90,17 @@ async def test_a_journal_on_disk_is_recorded_beside_it_and_one_in_memory_is_not(
 ) -> None:
     """On by default, off with one key, and nothing on disk where nothing shall be kept."""
     monkeypatch.chdir(tmp_path)
-    on, off = tmp_path / "on.db", tmp_path / "off.db"
+    on, off = tmp_path / "on" / "journal.db", tmp_path / "off" / "journal.db"
+    for journal in (on, off):
+        journal.parent.mkdir()
 
     await _run_once(store={"kind": "memory"})
     await _run_once(store={"kind": "sqlite", "path": str(off)}, recorder={"enabled": False})
     assert not recordings(tmp_path)
-    assert "flight" not in _names(tmp_path)
+    assert "flight" not in _names(tmp_path) + _names(off.parent)
 
     await _run_once(store={"kind": "sqlite", "path": str(on)})
-    assert replay(recordings(tmp_path / "flight")).steps >= 1
+    assert replay(recordings(on.parent / "flight")).steps >= 1
 
 
 def _names(directory: Path) -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
-from grpc import aio
+from grpc import StatusCode, aio
 
 from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
@@ -59,7 +59,8 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
     """Serves PoolRegistryService and records everything, in the order in which it was read.
 
     `verdict` answers every held attempt; `window_bytes`, `heartbeat_ms` and
-    `reattach_grace_ms` go into Registered. A `silent` one sends no sign of life.
+    `reattach_grace_ms` go into Registered. A `silent` one sends no sign of life. Inputs that are
+    fetched come from `inputs`.
     """
 
     def __init__(self) -> None:
@@ -77,6 +78,9 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         self.snapshots_ahead: list[tuple[int, int]] = []
         self.handles: dict[int, Stored] = {}
         self.sent: list[registry_pb2.DispatchResponse] = []
+        self.fetches: list[registry_pb2.FetchInputRequest] = []
+        self.inputs: asyncio.Queue[registry_pb2.FetchInputResponse | StatusCode | None]
+        self.inputs = asyncio.Queue()
         self._dispatch_seq = 0
         self._changed = asyncio.Condition()
         self._server: aio.Server | None = None
@@ -217,6 +221,17 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
             yield registry_pb2.ReportSnapshotsResponse(
                 ack_id=len(self.acks), rejections=self.rejections
             )
+
+    async def FetchInput(  # noqa: N802 - the wire's name
+        self, request: registry_pb2.FetchInputRequest, context: aio.ServicerContext
+    ) -> AsyncIterator[registry_pb2.FetchInputResponse]:
+        """Answers what the test puts into `inputs`: pieces, then None, or a status."""
+        self.fetches.append(request)
+        await self._notify()
+        while (answer := await self.inputs.get()) is not None:
+            if isinstance(answer, StatusCode):
+                await context.abort(answer, "scripted")
+            yield answer
 
     async def _notify(self) -> None:
         async with self._changed:

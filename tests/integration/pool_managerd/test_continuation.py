@@ -1,7 +1,8 @@
 """CONTINUE: an attempt that goes on from text which an earlier one delivered. LO-304."""
 
-from llamaorch.orchestrator.v1 import events_pb2
+from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
+from pool_managerd.engines.port import Piece
 from tests.integration.pool_managerd.harness import RunHost
 from tests.integration.pool_managerd.test_dispatch import digest
 
@@ -30,6 +31,35 @@ async def test_a_continuation_goes_on_with_offsets_and_digests(run_host: RunHost
     assert rest.ended[0].text_digest == digest("one two three")
     assert host.engine.requests[-1].continue_token_ids == (0, 1)
     assert host.engine.requests[-1].continue_text == "one two "
+
+
+async def test_the_host_counts_what_is_left_of_text_that_it_alone_holds(
+    run_host: RunHost,
+) -> None:
+    """Ids where the engine reported them, else one for each piece."""
+    host = await run_host()
+    await host.start("j1", 1)
+    feed = host.engine.feed("j1")
+    feed.put_nowait(Piece("one ", token_ids=(1, 2)))
+    feed.put_nowait(Piece("two "))
+    out = host.orchestrator.stored(1)
+    await host.orchestrator.until(lambda: out.text == "one two ")
+    first = await host.ready()
+    host.engine.die()
+    await host.orchestrator.until(
+        lambda: (s := host.orchestrator.ready()) is not None and s.replica_id != first
+    )
+
+    point = events_pb2.ResumePoint(attempt=1, text_offset=8, prefix_digest=digest("one two "))
+    sampling = job_pb2.Sampling(max_tokens=5)
+    await host.start("j1", 2, attempt=2, continue_from=point, sampling=sampling)
+    host.engine.say("j1", "three", attempt=2, end=True)
+    rest = host.orchestrator.stored(2)
+    await host.orchestrator.until(lambda: rest.ended)
+
+    assert host.engine.requests[-1].sampling.max_tokens == 2
+    assert host.engine.requests[-1].continue_text == "one two "
+    assert rest.ended[0].usage.tokens_out == 4
 
 
 async def test_a_continuation_on_another_host_builds_on_the_text_it_is_given(

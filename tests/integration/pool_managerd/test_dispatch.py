@@ -177,7 +177,7 @@ async def test_what_cannot_start_is_refused_with_its_reason(run_host: RunHost) -
     await host.start("j3", 3, replica_id="p0-ffffffff")
     await host.start("j4", 4, pool_id="nowhere")
     await host.start("j5", 5, model_id="another")
-    await host.start("j6", 6, input=job_pb2.JobInput(artifact_id="a"))
+    await host.start("j6", 6, input=job_pb2.JobInput())
 
     await host.orchestrator.until(lambda: host.orchestrator.stored(6).refused)
 

@@ -1,6 +1,6 @@
-"""The estimate of an engine's memory beside what the engine says that it took. ORCH-3039, LO-205.
+"""The estimate of an engine's memory beside what the engine says that it took.
 
-docs/memory.md has the table of what was seen.
+ORCH-3039, ORCH-3205, LO-205. docs/memory.md has the table of what was seen.
 """
 
 from pathlib import Path

@@ -185,3 +185,26 @@ async def test_sighup_starts_a_pool_that_had_given_up(
     assert "tiny.gguf does not exist" in str(halted["human"])
     assert "SIGHUP" in str(halted["human"])
     assert code == 0
+
+
+async def test_sighup_changes_what_needs_no_restart(
+    orchestrator: FakeOrchestrator, command: Command, tmp_path: Path
+) -> None:
+    """A mistake first, then the right file; the running attempt goes on. HME-003."""
+    config = tmp_path / "pool-managerd.toml"
+    text = config.read_text(encoding="utf-8")
+    await start_job(orchestrator, max_tokens=100_000)
+
+    config.write_text(f"log_levell = 1\n{text}", encoding="utf-8")
+    command.process.send_signal(signal.SIGHUP)
+    refused = await command.logged("config_reload")
+    config.write_text(text.replace("20000", "1"), encoding="utf-8")
+    command.process.send_signal(signal.SIGHUP)
+    applied = await command.logged("config_reload")
+    told = len(orchestrator.stored(1).text)
+    await orchestrator.until(lambda: len(orchestrator.stored(1).text) > told)
+    command.process.terminate()
+
+    assert "log_levell: unknown key; did you mean" in str(refused["human"])
+    assert applied["changed"] == ["shutdown_grace_ms: 20000 -> 1"]
+    assert await command.exit_code() == 0

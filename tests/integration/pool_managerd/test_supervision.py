@@ -1,4 +1,7 @@
-"""What a pool does with an engine that fails: self-test, circuit, storm, reload with rollback."""
+"""What a pool does with an engine that fails: self-test, circuit, storm, reload with rollback.
+
+ORCH-3204.
+"""
 
 from pathlib import Path
 

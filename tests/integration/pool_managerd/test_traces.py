@@ -10,6 +10,7 @@ from grpc import aio
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.engines.port import Failed, Failure
@@ -17,6 +18,7 @@ from pool_managerd.server import PoolManager
 from pool_managerd.telemetry import names
 from tests.integration.pool_managerd.fakes import WAIT_S, FakeOrchestrator, ScriptedEngine
 from tests.integration.pool_managerd.harness import Host, make_config
+from tests.integration.pool_managerd.test_dispatch import digest
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"
@@ -151,6 +153,22 @@ async def test_a_refused_attempt_is_a_span_of_its_jobs_trace(
     (refused,) = [span for span in received.spans if span.name == "attempt.refuse"]
     assert refused.parent_span_id.hex() == PARENT_ID
     assert keys_of(refused)["llamaorch.reason"].string_value == "unknown_replica"
+
+
+async def test_the_first_chunk_of_a_continuation_is_the_first_that_its_engine_made(
+    orchestrator: FakeOrchestrator, collector: tuple[Collector, str]
+) -> None:
+    """What was delivered before lies in front of it, and took this engine no time at all."""
+    received, endpoint = collector
+    async with traced_host(orchestrator, endpoint) as (host, engine):
+        point = events_pb2.ResumePoint(attempt=1, text_offset=4, prefix_digest=digest("one "))
+        goes_on = {"continue_from": point, "continue_text": "one ", "continue_index": 1}
+        await host.start("j1", 1, attempt=2, **goes_on)
+        engine.say("j1", "two", attempt=2, end=True)
+        await orchestrator.until(lambda: orchestrator.stored(1).ended)
+
+    (generate,) = [span for span in received.spans if span.name == "engine.generate"]
+    assert keys_of(generate)["gen_ai.response.time_to_first_chunk"].double_value >= 0
 
 
 def _ready_again(orchestrator: FakeOrchestrator, first: str) -> bool:

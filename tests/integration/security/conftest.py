@@ -1,6 +1,6 @@
 """A real orchestratord that asks for tokens."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 
 import grpc
@@ -11,19 +11,20 @@ from orchestrator_core.config import Config
 from orchestrator_core.server import OrchestratorServer
 
 ROLES = ("client", "pool", "admin")
+NO_OTHERS: Mapping[str, Mapping[str, object]] = {}
 
 
 class Guarded:
-    """A server with one token for each role, in `tokens`."""
+    """A server with one token for each role, and others by their names, in `tokens`."""
 
     def __init__(self, server: OrchestratorServer, tokens: dict[str, str]) -> None:
         self.server = server
         self.tokens = tokens
         self.address = str(server.address)
 
-    def metadata(self, role: str) -> tuple[tuple[str, str], ...]:
-        """What a call of a role sends; nothing for an empty role."""
-        return (("authorization", f"Bearer {self.tokens[role]}"),) if role else ()
+    def metadata(self, name: str) -> tuple[tuple[str, str], ...]:
+        """What a call with a token sends; nothing for an empty name."""
+        return (("authorization", f"Bearer {self.tokens[name]}"),) if name else ()
 
 
 StartGuarded = Callable[..., Awaitable[Guarded]]
@@ -34,11 +35,17 @@ async def start_guarded() -> AsyncIterator[StartGuarded]:
     """Starts servers on loopback with a token of each role, each named after its role."""
     async with AsyncExitStack() as stack:
 
-        async def start(**tables: object) -> Guarded:
-            made = {role: new_token() for role in ROLES}
-            auth = {
-                "tokens": {r: {"role": r, "sha256": sha256_of(token)} for r, token in made.items()}
+        async def start(
+            others: Mapping[str, Mapping[str, object]] = NO_OTHERS,
+            jobs_visible_to: str = "owner",
+            **tables: object,
+        ) -> Guarded:
+            given = {role: {"role": role} for role in ROLES} | dict(others)
+            made = {name: new_token() for name in given}
+            hashed = {
+                name: {"sha256": sha256_of(made[name]), **table} for name, table in given.items()
             }
+            auth = {"jobs_visible_to": jobs_visible_to, "tokens": hashed}
             base = {"listen": "127.0.0.1:0", "store": {"kind": "memory"}, "auth": auth}
             server = OrchestratorServer(Config.model_validate(base | tables))
             stack.push_async_callback(server.stop)

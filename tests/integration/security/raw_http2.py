@@ -17,6 +17,9 @@ from h2.events import (
 )
 
 WAIT_S = 15.0
+CLOSED = "closed"
+# Source: RFC 9113, 4.1 and 6.2.
+FLAGS_AT, END_HEADERS = 4, 0x4
 ENQUEUE = "/llamaorch.orchestrator.v1.OrchestratorService/Enqueue"
 EXCHANGE = "/llamaorch.orchestrator.v1.OrchestratorService/Exchange"
 
@@ -30,6 +33,14 @@ class Raw:
         self.ended: dict[int, str] = {}
         self.gone = ""
         self.settled = False
+
+    def open_unended(self, path: str) -> bytes:
+        """The frame that begins a call, without the flag that says its headers are complete."""
+        self.h2.data_to_send()
+        self.open(path)
+        data = bytearray(self.h2.data_to_send())
+        data[FLAGS_AT] &= ~END_HEADERS
+        return bytes(data)
 
     def open(self, path: str, *headers: tuple[str, str], end: bool = False) -> int:
         """Begins a call; returns its stream."""
@@ -50,13 +61,27 @@ class Raw:
         try:
             self._writer.write(self.h2.data_to_send())
             await self._writer.drain()
-        except ConnectionError as error:
-            self.gone = self.gone or type(error).__name__
+        except ConnectionError:
+            self.gone = self.gone or CLOSED
 
     async def write(self, data: bytes) -> None:
         """Sends bytes as they are."""
         self._writer.write(data)
         await self._writer.drain()
+
+    async def tried(self, data: bytes) -> bool:
+        """Sends bytes as they are; False where the server has hung up."""
+        try:
+            await self.write(data)
+        except ConnectionError:
+            self.gone = self.gone or CLOSED
+            return False
+        return True
+
+    async def end(self) -> set[str]:
+        """Reads until the server hangs up; says how."""
+        await self.until(lambda: False)
+        return {self.gone}
 
     async def until(self, done: Callable[[], bool]) -> None:
         """Reads until `done`, or until the server has hung up."""
@@ -64,11 +89,10 @@ class Raw:
             while not done() and not self.gone:
                 try:
                     data = await self._reader.read(65_536)
-                except ConnectionError as error:
-                    self.gone = type(error).__name__
-                    return
+                except ConnectionError:
+                    data = b""
                 if not data:
-                    self.gone = self.gone or "closed"
+                    self.gone = self.gone or CLOSED
                     return
                 self._take(data)
                 await self.flush()

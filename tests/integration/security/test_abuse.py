@@ -1,168 +1,176 @@
-"""What hostile callers get, and that others notice nothing. docs/security.md has the table."""
+"""What hostile callers get, what it costs, and that others notice nothing. AUTH-1001.
+
+Both services run as processes of their own; docs/security.md shows the same attacks and answers.
+"""
 
 import asyncio
-import gzip
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 
+import aiohttp
 import grpc
 import pytest
 
-from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb2
-from llamaorch.orchestrator.v1 import orchestrator_service_pb2_grpc as jobs_grpc
-from tests.integration.security.conftest import Guarded, StartGuarded
-from tests.integration.security.raw_http2 import ENQUEUE, EXCHANGE, Raw, connected, framed
+from tests.integration.security import attacks, http_attacks
+from tests.integration.security.attacks import ATTACKS, Attack, Target
+from tests.integration.security.http_attacks import HTTP_ATTACKS, HttpAttack
+from tests.integration.security.processes import Service, orchestrator, pool_manager
+from tests.integration.security.raw_http2 import CLOSED, connected
 
-WAIT_S = 15.0
-STREAMS = 500
-# Status codes as they travel.
-INVALID, EXHAUSTED, INTERNAL, UNAUTHENTICATED = "3", "8", "13", "16"
-
-Attack = Callable[[Raw, tuple[tuple[str, str], ...]], Awaitable[set[str]]]
-
-
-async def _one(raw: Raw, path: str, headers: tuple[tuple[str, str], ...], data: bytes) -> set[str]:
-    stream = raw.open(path, *headers)
-    await raw.flush()
-    # What is larger than the window goes as far as it fits.
-    for start in range(0, min(len(data), 60_000), 16_000):
-        raw.h2.send_data(stream, data[start : start + 16_000])
-    await raw.flush()
-    return await raw.answers([stream])
+WAIT_S = 20.0
+JOBS = "/llamaorch.orchestrator.v1.OrchestratorService/"
+POOLS = "/llamaorch.orchestrator.v1.PoolAdminService/"
+HOST = "/llamaorch.pool.v1.PoolManagerService/"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "security.md"
 
 
-async def rapid_reset(raw: Raw, _: object) -> set[str]:
-    """Streams that are opened and reset at once."""
-    for _number in range(2_000):
-        raw.h2.reset_stream(raw.open(ENQUEUE))
-        if _number % 100 == 0:
-            await raw.flush()
-    await raw.flush()
-    return await raw.answers([raw.open(ENQUEUE)])
-
-
-async def silent_streams(raw: Raw, _: object) -> set[str]:
-    """500 calls without a token that never send their message."""
-    streams = [raw.open(ENQUEUE) for _number in range(STREAMS)]
-    await raw.flush()
-    return await raw.answers(streams)
-
-
-async def long_message(raw: Raw, token: tuple[tuple[str, str], ...]) -> set[str]:
-    """A header that announces 2 GiB."""
-    return await _one(raw, ENQUEUE, token, framed(b"x" * 100, length=1 << 31))
-
-
-async def gzip_bomb(raw: Raw, token: tuple[tuple[str, str], ...]) -> set[str]:
-    """32 MiB of zeros in 32 kB."""
-    bomb = framed(gzip.compress(bytes(32 << 20)), flag=1)
-    return await _one(raw, ENQUEUE, (*token, ("grpc-encoding", "gzip")), bomb)
-
-
-async def no_gzip(raw: Raw, token: tuple[tuple[str, str], ...]) -> set[str]:
-    """Says that it is compressed, and is not."""
-    data = framed(b"not gzip", flag=1)
-    return await _one(raw, ENQUEUE, (*token, ("grpc-encoding", "gzip")), data)
-
-
-async def not_protobuf(raw: Raw, token: tuple[tuple[str, str], ...]) -> set[str]:
-    """A message that is none, on a unary call."""
-    return await _one(raw, ENQUEUE, token, framed(b"\xff" * 64))
-
-
-async def not_protobuf_on_a_stream(raw: Raw, token: tuple[tuple[str, str], ...]) -> set[str]:
-    """The same on an Exchange."""
-    return await _one(raw, EXCHANGE, token, framed(b"\xff" * 64))
-
-
-async def much_metadata(raw: Raw, token: tuple[tuple[str, str], ...]) -> set[str]:
-    """200 kB of it."""
-    many = [(f"x-{number}", "y" * 1_000) for number in range(200)]
-    return await _one(raw, ENQUEUE, (*token, *many), b"")
-
-
-async def long_token(raw: Raw, _: object) -> set[str]:
-    """A token of 6,000 characters."""
-    return await _one(raw, ENQUEUE, (("authorization", "Bearer " + "a" * 6_000),), b"")
-
-
-async def two_tokens(raw: Raw, token: tuple[tuple[str, str], ...]) -> set[str]:
-    """A good one, twice."""
-    return await _one(raw, ENQUEUE, (*token, *token), b"")
-
-
-async def pings(raw: Raw, _: object) -> set[str]:
-    """10,000 PINGs."""
-    for number in range(10_000):
-        raw.h2.ping(number.to_bytes(8, "big"))
-    await raw.flush()
-    await raw.until(lambda: False)
-    return {raw.gone}
-
-
-async def noise(raw: Raw, _: object) -> set[str]:
-    """Bytes that are no frames."""
-    await raw.write(b"\xff" * 4_096)
-    await raw.until(lambda: False)
-    return {raw.gone}
-
-
-ATTACKS: list[tuple[Attack, set[str]]] = [
-    (rapid_reset, {UNAUTHENTICATED, "RST 7"}),
-    (silent_streams, {UNAUTHENTICATED}),
-    (long_message, {EXHAUSTED}),
-    (gzip_bomb, {EXHAUSTED}),
-    (no_gzip, {INTERNAL}),
-    (not_protobuf, {INVALID}),
-    (not_protobuf_on_a_stream, {INVALID}),
-    (much_metadata, {EXHAUSTED}),
-    (long_token, {UNAUTHENTICATED}),
-    (two_tokens, {UNAUTHENTICATED}),
-    (pings, {"GOAWAY 11"}),
-    (noise, {"GOAWAY 1", "closed"}),
+SERVICES = ("orchestratord", "pool-managerd")
+# Of a host's inspection no call takes a stream of requests.
+CASES = [
+    (name, each) for name in SERVICES for each in ATTACKS if name == SERVICES[0] or not each.talks
 ]
 
 
-@pytest.mark.parametrize(("attack", "gets"), ATTACKS, ids=[a.__name__ for a, _ in ATTACKS])
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Service]]:
+    """A process of each for all attacks: what one of them leaves behind, the next ones meet."""
+    folder = tmp_path_factory.mktemp("services")
+    with orchestrator(folder / "o") as one, pool_manager(folder / "p") as other:
+        yield dict(zip(SERVICES, (one, other), strict=True))
+        assert one.alive()
+        assert other.alive()
+
+
+def target_of(name: str, service: Service) -> Target:
+    """What there is to attack."""
+    if name == "orchestratord":
+        return Target(
+            JOBS + "GetOverview", JOBS + "Exchange", POOLS + "WatchPools", service.metadata
+        )
+    return Target(HOST + "GetSnapshots", "", HOST + "WatchSnapshots", service.metadata)
+
+
+async def beside(
+    attack: Awaitable[set[str]], bystander: Callable[[], Awaitable[object]]
+) -> set[str]:
+    """What an attack gets, while a bystander makes one call after the other, and one after it."""
+    attacking = asyncio.ensure_future(attack)
+    calls = 0
+    while not attacking.done() or not calls:
+        await bystander()
+        calls += 1
+    await bystander()
+    return await attacking
+
+
+@pytest.mark.parametrize(
+    ("name", "attack"),
+    CASES,
+    ids=[f"{name}-{attack.run.__name__}" for name, attack in CASES],
+)
 async def test_a_hostile_caller_gets_a_clear_answer_and_others_notice_nothing(
-    guarded: Guarded, attack: Attack, gets: set[str]
+    services: dict[str, Service], name: str, attack: Attack
 ) -> None:
-    """AUTH-1001: a bystander's calls go on during the attack, on a connection opened before it."""
-    token = guarded.metadata("client")
-    async with grpc.aio.insecure_channel(guarded.address) as channel:
-        stub = jobs_grpc.OrchestratorServiceStub(channel)
-        await stub.GetOverview(jobs_pb2.GetOverviewRequest(), metadata=token)
-        async with connected(guarded.address) as raw:
-            attacking = asyncio.create_task(attack(raw, token))
-            calls = 0
-            while not attacking.done() or not calls:
-                await stub.GetOverview(
-                    jobs_pb2.GetOverviewRequest(), metadata=token, timeout=WAIT_S
-                )
-                calls += 1
-            answer = await attacking
-        await stub.GetOverview(jobs_pb2.GetOverviewRequest(), metadata=token, timeout=WAIT_S)
+    """AUTH-1001: a bystander's calls go on, on a connection opened before; memory is bounded."""
+    service = services[name]
+    target = target_of(name, service)
+    async with AsyncExitStack() as stack:
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(service.address))
+        ask = channel.unary_unary(target.unary)
+
+        async def bystander() -> None:
+            await ask(b"", metadata=target.token, timeout=WAIT_S)
+
+        await bystander()
+        growth = stack.enter_context(service.growth())
+        raws = [
+            await stack.enter_async_context(connected(service.address))
+            for _ in range(attack.connections)
+        ]
+        answer = await beside(attack.run(raws, target), bystander)
 
     assert answer
-    assert answer <= gets
+    assert {_ended(each) for each in answer} <= set(attack.gets)
+    assert growth.mib <= attacks.GROWTH_MIB_MAX
+    assert service.alive()
 
 
-async def test_connections_that_never_finish_their_handshake_keep_nobody_out(
-    start_guarded: StartGuarded,
+def _ended(answer: str) -> str:
+    """Whether the server's farewell is read before the end of the connection is chance."""
+    return CLOSED if answer.startswith("GOAWAY") and answer != attacks.CALM else answer
+
+
+@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("attack", HTTP_ATTACKS, ids=lambda attack: attack.name)
+async def test_a_hostile_reader_of_metrics_gets_a_clear_answer_and_others_notice_nothing(
+    services: dict[str, Service], name: str, attack: HttpAttack
 ) -> None:
-    """AUTH-1002: 200 that say nothing, and 50 that say half a preface."""
-    guarded = await start_guarded()
-    host, _, port = guarded.address.rpartition(":")
-    idle = [await asyncio.open_connection(host, int(port)) for _ in range(250)]
-    for _, writer in idle[:50]:
-        writer.write(b"PRI * HT")
-    try:
-        async with grpc.aio.insecure_channel(guarded.address) as channel:
-            stub = jobs_grpc.OrchestratorServiceStub(channel)
-            answer = await stub.GetOverview(
-                jobs_pb2.GetOverviewRequest(), metadata=guarded.metadata("client"), timeout=WAIT_S
-            )
-    finally:
-        for _, writer in idle:
-            writer.close()
+    """ORCH-3035: of both services; a scrape beside it is answered, memory is bounded."""
+    service = services[name]
+    async with aiohttp.ClientSession() as session:
 
-    assert answer.IsInitialized()
+        async def bystander() -> None:
+            url = f"http://127.0.0.1:{service.metrics_port}/metrics"
+            async with asyncio.timeout(WAIT_S), session.get(url) as answer:
+                assert answer.status == 200
+                await answer.read()
+
+        with service.growth() as growth:
+            answer = await beside(_http(service.metrics_port, attack.data), bystander)
+
+    assert answer <= set(attack.gets)
+    assert growth.mib <= http_attacks.GROWTH_MIB_MAX
+
+
+async def _http(port: int, data: bytes) -> set[str]:
+    """The status with which bytes are met, or that the connection was closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    sending = asyncio.create_task(_send(writer, data))
+    try:
+        async with asyncio.timeout(WAIT_S):
+            line = await reader.readline()
+    except ConnectionError:
+        line = b""
+    finally:
+        sending.cancel()
+        writer.transport.abort()
+    return {line.split()[1].decode() if line else http_attacks.CUT}
+
+
+async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    for start in range(0, len(data), 65_536):
+        writer.write(data[start : start + 65_536])
+        try:
+            await writer.drain()
+        except ConnectionError:
+            return
+
+
+def _rows(entries: list[tuple[str, str]]) -> str:
+    return "\n".join(f"| {sent} | {got} |" for sent, got in entries)
+
+
+def _shown() -> dict[str, str]:
+    """The tables of the document, by the name of their place."""
+    named = attacks.CALLED
+    http2 = [(each.sent, ", or ".join(named[got] for got in each.gets)) for each in ATTACKS]
+    http_named = http_attacks.CALLED
+    http = [(e.sent, ", or ".join(http_named[got] for got in e.gets)) for e in HTTP_ATTACKS]
+    return {"gRPC ports": _rows(http2), "HTTP ports": _rows(http)}
+
+
+@pytest.mark.parametrize("place", _shown(), ids=["grpc", "http"])
+def test_the_document_shows_the_attacks_and_answers_that_the_tests_run(place: str) -> None:
+    """A row is added to the document as it is printed here."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+
+    assert f"| sent to the {place} | what it got |\n|---|---|\n{_shown()[place]}\n\n" in text
+
+
+def test_the_document_names_the_bounds_of_memory() -> None:
+    """Of both services, at the peak of each attack."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    grpc_mib, http_mib = attacks.GROWTH_MIB_MAX, http_attacks.GROWTH_MIB_MAX
+
+    assert f"at most {grpc_mib} MiB, and {http_mib} at the HTTP ports" in " ".join(text.split())

@@ -205,7 +205,7 @@ async def test_a_host_with_a_token_serves_a_client_with_another_over_tls(
         guarded,
         {"token_file": str(tmp_path / "token"), "tls": {"ca": str(tmp_path / "ca.pem")}},
         tls={"certificate": certificate, "key": key},
-        auth={"tokens": {name: token.model_dump() for name, token in tokens.items()}},
+        auth={"tokens": {n: t.model_dump(exclude_defaults=True) for n, t in tokens.items()}},
     )
     manager = PoolManager(config, devices=CpuDevices())
     running = asyncio.create_task(manager.run())

@@ -78,7 +78,7 @@ async def test_each_role_is_refused_what_it_is_not_for(
         for role in Role
         if role not in ALLOWED[method]
     ]
-    assert len(refused) == 21
+    assert len(refused) == 42
 
     for role, method in refused:
         code, reason, text = await outcome(channel, method, guarded.metadata(role))

@@ -1,6 +1,7 @@
 """Runs jobs through a real core under given telemetry."""
 
 from llamaorch.pool.v1 import snapshot_pb2
+from orchestrator_core.core.catalog_model import ModelCard
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.events import (
     AttemptEnded,
@@ -11,6 +12,7 @@ from orchestrator_core.core.events import (
     EnqueueRequested,
     Event,
     HostRegistered,
+    ModelPut,
     OutputProgressed,
 )
 from orchestrator_core.core.machine import Core
@@ -99,6 +101,7 @@ class Driver:
             self.telemetry.host_reported(
                 snapshot_pb2.PoolSnapshot(pool_id="p0", replica_id=boot, engine="mock")
             )
+        self.step(ModelPut(ModelCard("m", digest="sha256:1"), 0, reply_to=3))
         self.telemetry.committed("written", 2.5, 3)
         self.telemetry.host_down("h", "the stream ended")
 

@@ -5,6 +5,7 @@ from ci.trace_requirements import ROOT
 STAGES = [
     "admission",
     "catalog",
+    "artifacts",
     "capabilities",
     "placement",
     "budgets",

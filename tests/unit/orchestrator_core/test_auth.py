@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
@@ -12,6 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import (
+    artifact_service_pb2,
+    catalog_service_pb2,
+    config_service_pb2,
     orchestrator_service_pb2,
     policy_service_pb2,
     pool_admin_service_pb2,
@@ -29,8 +33,14 @@ from orchestrator_core.auth.tokens import (
     new_token,
     sha256_of,
 )
+from orchestrator_core.clock import wall_s
+from orchestrator_core.config import load_config
+from orchestrator_core.config import tokens as configured
 
 FILES = (
+    artifact_service_pb2,
+    config_service_pb2,
+    catalog_service_pb2,
     orchestrator_service_pb2,
     policy_service_pb2,
     pool_admin_service_pb2,
@@ -67,6 +77,8 @@ def test_every_method_of_every_service_has_its_row_and_there_is_no_other() -> No
         ("orchestrator.v1.PoolAdminService", "ListPools", {"client", "admin"}),
         ("orchestrator.v1.PoolAdminService", "DrainPool", {"admin"}),
         ("orchestrator.v1.PoolAdminService", "ReloadPool", {"admin"}),
+        ("orchestrator.v1.CatalogService", "VerifyModel", {"client", "admin"}),
+        ("orchestrator.v1.CatalogService", "RegisterModel", {"admin"}),
         ("pool.v1.PoolRegistryService", "Dispatch", {"pool", "admin"}),
         ("pool.v1.PoolRegistryService", "ReportSnapshots", {"pool", "admin"}),
         ("orchestrator.v1.OrchestratorService", "NotYetInvented", {"admin"}),
@@ -179,3 +191,22 @@ def test_the_command_prints_the_token_once_and_its_hash_for_the_file() -> None:
     assert done.stdout.count("\n") == 1
     assert token not in done.stderr
     assert f'[auth.tokens."gpu1"]\nrole = "pool"\nsha256 = "{sha256_of(token)}"' in done.stderr
+
+
+def test_the_command_binds_and_dates_a_token(tmp_path: Path) -> None:
+    """AUTH-1003, AUTH-1007: the lines that it prints are read as they were meant."""
+    flags = ("--role", "pool", "--name", "gpu1", "--host-id", "gpu-1", "--days", "30")
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator_core", "token", *flags],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=50,
+    )
+    (tmp_path / "o.toml").write_text(done.stderr, encoding="utf-8")
+
+    (identity,) = configured(load_config(tmp_path / "o.toml", {})).identities
+
+    assert (identity.name, identity.host_id) == ("gpu1", "gpu-1")
+    assert not identity.expired(wall_s() + 30 * 86_400)
+    assert identity.expired(wall_s() + 31 * 86_400)

@@ -84,6 +84,10 @@ def test_every_key_reaches_the_core(tmp_path: Path) -> None:
         stale_after_ms = 8000
         refusal_backoff_ms = 9
         refusal_backoff_max_ms = 10
+        [catalog]
+        required = true
+        unknown_digest = "refuse"
+        models_max = 29
         [jobs]
         wall_timeout_ms = 11
         idle_timeout_ms = 12

@@ -261,3 +261,9 @@ def test_the_printed_configuration_can_be_loaded_again(tmp_path: Path) -> None:
 def test_the_documented_table_is_that_of_the_schema() -> None:
     """docs/pool-managerd.md shows every key, default and bound as they are."""
     assert configuration_table() in DOCS.read_text(encoding="utf-8")
+
+
+def test_a_file_that_is_not_there_comes_with_the_next_step(tmp_path: Path) -> None:
+    """Of the command and of `check` alike."""
+    with pytest.raises(ConfigError, match=r"there is no such file: name one by --config FILE"):
+        load_config(tmp_path / "pool-managerd.toml")

@@ -1,4 +1,4 @@
-"""Tables of engines that are launched: what must stand together, and in which words."""
+"""Tables of engines that are launched: what must stand together, and in which words. ORCH-3207."""
 
 from typing import Any
 

@@ -57,6 +57,7 @@ def test_a_host_that_can_start_everything_exits_with_0(
         "pool a: ok",
         "sha256:25ba81",
         "would take 15",
+        "plan: 2 layers from 0 and the output on the host",
     ):
         assert words in out
     assert "orchestrator 127.0.0.1:9 does not answer" in out
@@ -223,6 +224,7 @@ async def test_what_pools_take_is_told_for_each_device_in_the_words_of_a_start(
     }
 
     assert "of GPU 1 (RTX 3060)" in facts["first"]
+    assert "plan: 2 layers from 0 and the output on GPU 1 (RTX 3060)" in facts["first"]
     assert problems["first"] == problems["warned"] == problems["stated"] == ""
     assert problems["second"].startswith("GPU 1 (RTX 3060) lacks ")
     assert "other pools of this host claim 45" in problems["second"]

@@ -1,4 +1,7 @@
-"""What is judged before an engine starts, and what is noted after. ORCH-3002, ORCH-3003."""
+"""What is judged before an engine starts, and what is noted after.
+
+ORCH-3002, ORCH-3003, ORCH-3201.
+"""
 
 import json
 import threading

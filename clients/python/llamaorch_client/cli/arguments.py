@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from llamaorch_client.address import DEFAULT_HOST, DEFAULT_PORT
-from llamaorch_client.cli import access, plugins
+from llamaorch_client.artifact import ArtifactKind
+from llamaorch_client.cli import access, models_arguments, plugins
 from llamaorch_client.model import JobState
 
 INTERVAL_MIN_S, INTERVAL_MAX_S = 0.1, 3600.0
@@ -53,6 +54,8 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     _job_id(commands.add_parser("cancel", parents=[common], help="cancel a job"))
     _jobs(commands.add_parser("jobs", parents=[common], help="list jobs, newest first"))
     _sessions(commands.add_parser("sessions", parents=[common], help="list, show, delete sessions"))
+    artifacts = commands.add_parser("artifacts", parents=[common], help="put, get, list artifacts")
+    _artifacts(artifacts)
     pools = commands.add_parser("pools", parents=[common], help="list pools and their devices")
     pools.add_argument("--watch", action="store_true", help="again on every change, until Ctrl-C")
     _drain(commands.add_parser("drain", parents=[common], help="let a pool take no more work"))
@@ -61,7 +64,10 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     _reload(commands.add_parser("reload", parents=[common], help="load a pool's model anew"))
     _devices(commands.add_parser("devices", parents=[common], help="what the devices do, live"))
     _live(commands.add_parser("top", parents=[common], help="what happens now, live"))
+    catalog = commands.add_parser("models", parents=[common], help="the catalog of models")
+    models_arguments.add(catalog, common)
     _policy(commands.add_parser("policy", parents=[common], help="what tools may connect to"))
+    _config(commands.add_parser("config", parents=[common], help="show or reload the settings"))
     explain = commands.add_parser(
         "explain", parents=[common], help="why a job runs where it runs, or why it waits"
     )
@@ -215,6 +221,8 @@ def _label(text: str) -> tuple[str, str]:
 def _run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("prompt", nargs="*", metavar="PROMPT", help="prompt; without one, or as -, read from stdin")
+    add("--prompt-file", metavar="FILE", help="read the prompt from a file")
+    add("--input-artifact", default="", metavar="ID", help="use a stored input as the prompt")
     add("--model", default="", help="model (default: LLORCH_MODEL, or the only one served)")
     add("--chat", action="store_true", help="send the prompt as a chat message, with a template")
     add("--system", metavar="TEXT", help="system message; implies --chat")
@@ -255,6 +263,33 @@ def _run(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _artifacts(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "action",
+        choices=("put", "get", "list", "show", "delete"),
+        metavar="ACTION",
+        help="put FILE (- is stdin), get ID, list, show ID, delete ID",
+    )
+    add("what", nargs="?", default="", metavar="WHAT", help="the file, or the artifact's id")
+    add("-o", "--output", default="", metavar="FILE", help="where to get it to; - is stdout")
+    kinds = [kind.value.lower() for kind in ArtifactKind if kind is not ArtifactKind.UNSPECIFIED]
+    add("--kind", choices=kinds, default="", help="what it is for; list: only these")
+    add("--media-type", default="", metavar="TYPE", help="default: what the file's name says")
+    add(
+        "--tag",
+        action="append",
+        default=[],
+        metavar="TAG",
+        help="repeatable; list: all of them",
+    )
+    add("--parent", action="append", default=[], metavar="ID", help="what it was made from")
+    add("--job", default="", metavar="ID", help="job that it belongs to")
+    add("--session", default="", metavar="ID", help="session that it belongs to")
+    add("--label", type=_label, action="append", default=[], metavar="KEY=VALUE")
+    add("--limit", type=_positive, default=100, metavar="N", help="list at most N artifacts")
+
+
 def _policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action", choices=("check",), metavar="ACTION", help="check: 0 is allowed, 5 denied"
@@ -263,6 +298,17 @@ def _policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tool", default="", metavar="NAME", help="tool that asks, for the log")
     parser.add_argument("--job", default="", metavar="ID", help="job on whose behalf, for the log")
     parser.add_argument("--session", default="", metavar="ID", help="and session")
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("show", "diff", "reload"),
+        default="show",
+        metavar="ACTION",
+        help="show (the default): what is in force; diff: what a reload would change; reload",
+    )
 
 
 def _sessions(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from llamaorch_client.address import DEFAULT_PORT
 from llamaorch_client.cli.output import plain
 from llamaorch_client.errors import (
     AccessError,
+    CatalogError,
     DuplicateError,
     IncompatibleError,
     InvalidParamsError,
@@ -71,6 +72,7 @@ def exit_code(error: LlamaOrchError) -> ExitCode:
             | NotFoundError()
             | DuplicateError()
             | AccessError()
+            | CatalogError()
         ):
             return ExitCode.USAGE
         case _:
@@ -101,8 +103,10 @@ def _sentence(error: LlamaOrchError, server: str) -> str:
         case AccessError():
             hint = "set LLORCH_TOKEN to a token with that role, or name its file by --token-file"
             text = f"access refused: {error.message}; {hint}"
+        case CatalogError():
+            text = error.message
         case NotFoundError():
-            text = f"not found: {error.message}; {_where_to_look(error)}"
+            text = _not_found(error)
         case ServerError(code="UNIMPLEMENTED"):
             text = (
                 f"{server} speaks gRPC but does not know this command ({error.message}); it may be "
@@ -111,6 +115,12 @@ def _sentence(error: LlamaOrchError, server: str) -> str:
         case _:
             text = f"{error.reason}: {error.message} (correlation id {error.correlation_id or '-'})"
     return text
+
+
+def _not_found(error: NotFoundError) -> str:
+    if error.reason == "MODEL_UNKNOWN":
+        return f"{error.message}; `llorch models` lists those that are"
+    return f"not found: {error.message}; {_where_to_look(error)}"
 
 
 def as_record(error: LlamaOrchError) -> dict[str, Any]:

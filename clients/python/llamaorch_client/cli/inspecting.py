@@ -10,7 +10,14 @@ from llamaorch_client.cli import deciding
 from llamaorch_client.cli.cells import number
 from llamaorch_client.cli.failure import ExitCode, seconds
 from llamaorch_client.cli.output import Output
-from llamaorch_client.model import Decision, Exclusion, Explanation, Job, JobState
+from llamaorch_client.model import (
+    Decision,
+    Exclusion,
+    Explanation,
+    FromCatalog,
+    Job,
+    JobState,
+)
 
 JOB_COLUMNS = ("JOB", "STATE", "CLASS", "MODEL", "POSITION", "STARTS IN", "POOL", "TOKENS", "AGE")
 
@@ -59,6 +66,8 @@ def _job_row(job: Job, now: datetime) -> Sequence[str]:
 def _explain(explanation: Explanation, out: Output) -> None:
     job = explanation.job
     out.result(f"job {job.job_id}: {job.state.value}, model {job.model_id or '-'}")
+    if job.from_catalog is not None:
+        out.result(_from_catalog(job.from_catalog))
     if job.error is not None:
         out.result(f"outcome: {job.error.reason}: {job.error.message}")
     for decision in explanation.decisions:
@@ -68,6 +77,12 @@ def _explain(explanation: Explanation, out: Output) -> None:
     elif not explanation.decisions:
         out.result("no placement was decided")
     out.result(f"trace: {explanation.trace_id or '-'}")
+
+
+def _from_catalog(added: FromCatalog) -> str:
+    asked = f"asked for as {added.alias}, " if added.alias else ""
+    filled = ", ".join(f"{name} {value}" for name, value in sorted(added.filled.items()))
+    return f"catalog: {asked}revision {added.revision}, adds {filled or 'nothing'}"
 
 
 def _decision(decision: Decision, out: Output) -> None:

@@ -3,11 +3,15 @@
 
 import argparse
 import asyncio
+import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from llamaorch_client.aio import AsyncClient
+from llamaorch_client.artifact import ArtifactAbout, ArtifactKind
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, seconds, sentences
 from llamaorch_client.cli.output import Output, plain
 from llamaorch_client.cli.progress import Progress
@@ -28,12 +32,15 @@ from llamaorch_client.stream import JobStream
 
 # How long Ctrl-C waits for the server: once to learn whether a job was accepted, once to cancel it.
 INTERRUPT_TIMEOUT_S = 5.0
+# A longer prompt goes to the server as an artifact: its messages, and requests, have bounds.
+INLINE_BYTES_MAX = 2 * 1024 * 1024
+UTF8_BYTES_MAX = 4
 LOGPROB_COLUMNS = ("TOKEN", "LOGPROB", "LIKELIEST")
 
 
 async def run(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
     """Gives a job and prints its output; Ctrl-C cancels the job."""
-    request = _request(arguments, await _model(arguments, client))
+    request = await _stored(_request(arguments, await _model(arguments, client)), client)
     giving = asyncio.create_task(client.enqueue(request, correlation_id=arguments.correlation_id))
     try:
         receipt = await asyncio.shield(giving)
@@ -88,6 +95,14 @@ def read_prompt(arguments: argparse.Namespace) -> None:
     Raises:
         UsageError: there is no prompt, or it is not UTF-8.
     """
+    if arguments.input_artifact:
+        if arguments.prompt or arguments.prompt_file or arguments.chat or arguments.system:
+            raise UsageError("with --input-artifact the prompt is what is stored: give no other")
+        arguments.prompt = ""
+        return
+    if arguments.prompt_file is not None:
+        arguments.prompt = _read_file(arguments)
+        return
     if arguments.prompt and arguments.prompt != ["-"]:
         arguments.prompt = " ".join(arguments.prompt)
         return
@@ -99,6 +114,34 @@ def read_prompt(arguments: argparse.Namespace) -> None:
         raise UsageError("the prompt on stdin is not UTF-8 text") from None
     if not arguments.prompt:
         raise UsageError("the prompt on stdin is empty")
+
+
+def _read_file(arguments: argparse.Namespace) -> str:
+    if arguments.prompt:
+        raise UsageError("give a prompt or --prompt-file, not both")
+    try:
+        prompt = Path(arguments.prompt_file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{arguments.prompt_file}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise UsageError(f"{arguments.prompt_file} is not UTF-8 text") from None
+    if not prompt:
+        raise UsageError(f"{arguments.prompt_file} is empty")
+    return prompt
+
+
+async def _stored(request: JobRequest, client: AsyncClient) -> JobRequest:
+    """The request; an input that is too long for a message is stored first."""
+    texts = [message.content for message in request.messages] or [request.prompt or ""]
+    if sum(map(len, texts)) * UTF8_BYTES_MAX <= INLINE_BYTES_MAX:
+        return request
+    media_type, content = "text/plain", texts[0].encode()
+    if request.messages:
+        media_type = "application/json"
+        content = json.dumps({"messages": plain(request.messages)}).encode()
+    about = ArtifactAbout(kind=ArtifactKind.INPUT, media_type=media_type)
+    stored, _ = await client.artifacts.put(content, about)
+    return replace(request, prompt=None, messages=(), artifact_id=stored.artifact_id)
 
 
 async def _model(arguments: argparse.Namespace, client: AsyncClient) -> str:
@@ -132,7 +175,8 @@ def _request(arguments: argparse.Namespace, model_id: str) -> JobRequest:
     queue_timeout_s = arguments.queue_timeout_s
     return JobRequest(
         model_id=model_id,
-        prompt=None if chat else arguments.prompt,
+        prompt=None if chat or arguments.input_artifact else arguments.prompt,
+        artifact_id=arguments.input_artifact,
         messages=(*system, ChatMessage("user", arguments.prompt)) if chat else (),
         job_id=arguments.job_id,
         session_id=arguments.session,

@@ -306,7 +306,9 @@ class JobInput(_message.Message):
     text: _builtins.str
     """A raw prompt, passed to the engine without a template."""
     artifact_id: _builtins.str
-    """Id of a stored artifact that holds the prompt (for inputs too long for one message)."""
+    """Id of an artifact of the client's own, of kind INPUT, that holds text or a conversation. It may be longer than a
+    message, and is kept until the job has ended.
+    """
     @_builtins.property
     def chat(self) -> Global___ChatInput:
         """A conversation; the engine applies its template."""
@@ -733,6 +735,58 @@ class Usage(_message.Message):
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
+class FromCatalog(_message.Message):
+    """FromCatalog is what the catalog of models added to a job when it was admitted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FilledEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    FILLED_FIELD_NUMBER: _builtins.int
+    alias: _builtins.str
+    """Name that the job asked for, where that was an alias."""
+    revision: _builtins.int
+    """Revision of the catalog's entry."""
+    @_builtins.property
+    def filled(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the job had left unset, by the name of the field, e.g. "engine" or "requirements.min_vram_bytes"."""
+
+    def __init__(
+        self,
+        *,
+        alias: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        filled: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "filled", b"filled", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FromCatalog: _TypeAlias = FromCatalog  # noqa: Y015
+
+@_typing.final
 class Job(_message.Message):
     """Job is the orchestrator's view of one job. Prompts and outputs are not part of it."""
 
@@ -781,6 +835,7 @@ class Job(_message.Message):
     ON_TIME_PROBABILITY_FIELD_NUMBER: _builtins.int
     OUTPUT_PIECES_FIELD_NUMBER: _builtins.int
     EXPECTED_TOKENS_FIELD_NUMBER: _builtins.int
+    FROM_CATALOG_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Id of the job."""
     state: Global___JobState.ValueType
@@ -839,6 +894,10 @@ class Job(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The client's labels."""
 
+    @_builtins.property
+    def from_catalog(self) -> Global___FromCatalog:
+        """What the catalog added to it; absent where its model is not in the catalog."""
+
     def __init__(
         self,
         *,
@@ -865,10 +924,11 @@ class Job(_message.Message):
         on_time_probability: _builtins.float | None = ...,
         output_pieces: _builtins.int | None = ...,
         expected_tokens: _builtins.int | None = ...,
+        from_catalog: Global___FromCatalog | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_tokens", b"_expected_tokens", "_on_time_probability", b"_on_time_probability", "_output_pieces", b"_output_pieces", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "_queue_position", b"_queue_position", "accepted_at", b"accepted_at", "ended_at", b"ended_at", "error", b"error", "expected_tokens", b"expected_tokens", "on_time_probability", b"on_time_probability", "output_pieces", b"output_pieces", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "queue_position", b"queue_position", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_tokens", b"_expected_tokens", "_on_time_probability", b"_on_time_probability", "_output_pieces", b"_output_pieces", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "_queue_position", b"_queue_position", "accepted_at", b"accepted_at", "ended_at", b"ended_at", "error", b"error", "expected_tokens", b"expected_tokens", "from_catalog", b"from_catalog", "on_time_probability", b"on_time_probability", "output_pieces", b"output_pieces", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "queue_position", b"queue_position", "started_at", b"started_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_tokens", b"_expected_tokens", "_on_time_probability", b"_on_time_probability", "_output_pieces", b"_output_pieces", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "_queue_position", b"_queue_position", "accepted_at", b"accepted_at", "attempt", b"attempt", "ended_at", b"ended_at", "engine", b"engine", "error", b"error", "expected_tokens", b"expected_tokens", "finish_reason", b"finish_reason", "job_id", b"job_id", "labels", b"labels", "model_id", b"model_id", "on_time_probability", b"on_time_probability", "output_pieces", b"output_pieces", "pool_id", b"pool_id", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "priority", b"priority", "queue_position", b"queue_position", "replica_id", b"replica_id", "session_id", b"session_id", "started_at", b"started_at", "state", b"state", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_tokens", b"_expected_tokens", "_on_time_probability", b"_on_time_probability", "_output_pieces", b"_output_pieces", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "_queue_position", b"_queue_position", "accepted_at", b"accepted_at", "attempt", b"attempt", "ended_at", b"ended_at", "engine", b"engine", "error", b"error", "expected_tokens", b"expected_tokens", "finish_reason", b"finish_reason", "from_catalog", b"from_catalog", "job_id", b"job_id", "labels", b"labels", "model_id", b"model_id", "on_time_probability", b"on_time_probability", "output_pieces", b"output_pieces", "pool_id", b"pool_id", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "priority", b"priority", "queue_position", b"queue_position", "replica_id", b"replica_id", "session_id", b"session_id", "started_at", b"started_at", "state", b"state", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_tokens: _TypeAlias = _typing.Literal["expected_tokens"]  # noqa: Y015
     _WhichOneofArgType__expected_tokens: _TypeAlias = _typing.Literal["_expected_tokens", b"_expected_tokens"]  # noqa: Y015

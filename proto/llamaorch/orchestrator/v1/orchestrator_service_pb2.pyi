@@ -65,6 +65,7 @@ class EnqueueResponse(_message.Message):
     REMAINING_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
+    FROM_CATALOG_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Id of the job."""
     queue_position: _builtins.int
@@ -87,6 +88,10 @@ class EnqueueResponse(_message.Message):
         without budgets.
         """
 
+    @_builtins.property
+    def from_catalog(self) -> _job_pb2.FromCatalog:
+        """What the catalog added to the job; absent where its model is not in the catalog."""
+
     def __init__(
         self,
         *,
@@ -99,10 +104,11 @@ class EnqueueResponse(_message.Message):
         remaining: _job_pb2.Budgets | None = ...,
         seed: _builtins.int = ...,
         duplicate: _builtins.bool = ...,
+        from_catalog: _job_pb2.FromCatalog | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_on_time_probability", b"_on_time_probability", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "on_time_probability", b"on_time_probability", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "remaining", b"remaining"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_on_time_probability", b"_on_time_probability", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "from_catalog", b"from_catalog", "on_time_probability", b"on_time_probability", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "remaining", b"remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_on_time_probability", b"_on_time_probability", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "backoff_ms", b"backoff_ms", "duplicate", b"duplicate", "job_id", b"job_id", "on_time_probability", b"on_time_probability", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "queue_position", b"queue_position", "remaining", b"remaining", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_on_time_probability", b"_on_time_probability", "_predicted_end_ms", b"_predicted_end_ms", "_predicted_start_ms", b"_predicted_start_ms", "backoff_ms", b"backoff_ms", "duplicate", b"duplicate", "from_catalog", b"from_catalog", "job_id", b"job_id", "on_time_probability", b"on_time_probability", "predicted_end_ms", b"predicted_end_ms", "predicted_start_ms", b"predicted_start_ms", "queue_position", b"queue_position", "remaining", b"remaining", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__on_time_probability: _TypeAlias = _typing.Literal["on_time_probability"]  # noqa: Y015
     _WhichOneofArgType__on_time_probability: _TypeAlias = _typing.Literal["_on_time_probability", b"_on_time_probability"]  # noqa: Y015

@@ -725,7 +725,8 @@ class StartAttempt(_message.Message):
     """
     continue_tokens: _builtins.int
     """For a continuation: tokens that were generated before it, as far as that is known. AttemptEnded.usage counts them as
-    output, not as prompt. `sampling.max_tokens` is what is left for this attempt.
+    output, not as prompt. `sampling.max_tokens` is what is left for this attempt. Without `continue_text` and 0 here, the
+    host counts the tokens of the output that it holds, and `sampling.max_tokens` is still that of the job.
     """
     @_builtins.property
     def input(self) -> _job_pb2.JobInput:

@@ -26,23 +26,27 @@ from llamaorch.pool.v1 import dispatch_pb2 as llamaorch_dot_pool_dot_v1_dot_disp
 from llamaorch.pool.v1 import snapshot_pb2 as llamaorch_dot_pool_dot_v1_dot_snapshot__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-llamaorch/pool/v1/pool_registry_service.proto\x12\x11llamaorch.pool.v1\x1a llamaorch/pool/v1/dispatch.proto\x1a llamaorch/pool/v1/snapshot.proto\"\x81\x01\n\x16ReportSnapshotsRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\rechoed_ack_id\x18\x03 \x01(\x04\x12.\n\x05pools\x18\x04 \x03(\x0b\x32\x1f.llamaorch.pool.v1.PoolSnapshot\"4\n\x11SnapshotRejection\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"c\n\x17ReportSnapshotsResponse\x12\x0e\n\x06\x61\x63k_id\x18\x01 \x01(\x04\x12\x38\n\nrejections\x18\x02 \x03(\x0b\x32$.llamaorch.pool.v1.SnapshotRejection\"|\n\x0f\x44ispatchRequest\x12/\n\x08register\x18\x01 \x01(\x0b\x32\x1b.llamaorch.pool.v1.RegisterH\x00\x12-\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1c.llamaorch.pool.v1.HostFrameH\x00\x42\t\n\x07message\"\xcf\x03\n\x10\x44ispatchResponse\x12\x14\n\x0c\x64ispatch_seq\x18\x01 \x01(\x04\x12\x33\n\nregistered\x18\x02 \x01(\x0b\x32\x1d.llamaorch.pool.v1.RegisteredH\x00\x12\x30\n\x05start\x18\x03 \x01(\x0b\x32\x1f.llamaorch.pool.v1.StartAttemptH\x00\x12\x32\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32 .llamaorch.pool.v1.CancelAttemptH\x00\x12\x35\n\x07release\x18\x05 \x01(\x0b\x32\".llamaorch.pool.v1.ReleaseAttemptsH\x00\x12+\n\x03\x61\x63k\x18\x06 \x01(\x0b\x32\x1c.llamaorch.pool.v1.AckTokensH\x00\x12-\n\x04seek\x18\x07 \x01(\x0b\x32\x1d.llamaorch.pool.v1.SeekTokensH\x00\x12:\n\x0cset_draining\x18\x08 \x01(\x0b\x32\".llamaorch.pool.v1.SetPoolDrainingH\x00\x12\x30\n\x06reload\x18\t \x01(\x0b\x32\x1e.llamaorch.pool.v1.ReloadModelH\x00\x42\t\n\x07\x63ommand2\xdc\x01\n\x13PoolRegistryService\x12l\n\x0fReportSnapshots\x12).llamaorch.pool.v1.ReportSnapshotsRequest\x1a*.llamaorch.pool.v1.ReportSnapshotsResponse(\x01\x30\x01\x12W\n\x08\x44ispatch\x12\".llamaorch.pool.v1.DispatchRequest\x1a#.llamaorch.pool.v1.DispatchResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-llamaorch/pool/v1/pool_registry_service.proto\x12\x11llamaorch.pool.v1\x1a llamaorch/pool/v1/dispatch.proto\x1a llamaorch/pool/v1/snapshot.proto\"4\n\x11\x46\x65tchInputRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"7\n\x12\x46\x65tchInputResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\x81\x01\n\x16ReportSnapshotsRequest\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\rechoed_ack_id\x18\x03 \x01(\x04\x12.\n\x05pools\x18\x04 \x03(\x0b\x32\x1f.llamaorch.pool.v1.PoolSnapshot\"4\n\x11SnapshotRejection\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"c\n\x17ReportSnapshotsResponse\x12\x0e\n\x06\x61\x63k_id\x18\x01 \x01(\x04\x12\x38\n\nrejections\x18\x02 \x03(\x0b\x32$.llamaorch.pool.v1.SnapshotRejection\"|\n\x0f\x44ispatchRequest\x12/\n\x08register\x18\x01 \x01(\x0b\x32\x1b.llamaorch.pool.v1.RegisterH\x00\x12-\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1c.llamaorch.pool.v1.HostFrameH\x00\x42\t\n\x07message\"\xcf\x03\n\x10\x44ispatchResponse\x12\x14\n\x0c\x64ispatch_seq\x18\x01 \x01(\x04\x12\x33\n\nregistered\x18\x02 \x01(\x0b\x32\x1d.llamaorch.pool.v1.RegisteredH\x00\x12\x30\n\x05start\x18\x03 \x01(\x0b\x32\x1f.llamaorch.pool.v1.StartAttemptH\x00\x12\x32\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32 .llamaorch.pool.v1.CancelAttemptH\x00\x12\x35\n\x07release\x18\x05 \x01(\x0b\x32\".llamaorch.pool.v1.ReleaseAttemptsH\x00\x12+\n\x03\x61\x63k\x18\x06 \x01(\x0b\x32\x1c.llamaorch.pool.v1.AckTokensH\x00\x12-\n\x04seek\x18\x07 \x01(\x0b\x32\x1d.llamaorch.pool.v1.SeekTokensH\x00\x12:\n\x0cset_draining\x18\x08 \x01(\x0b\x32\".llamaorch.pool.v1.SetPoolDrainingH\x00\x12\x30\n\x06reload\x18\t \x01(\x0b\x32\x1e.llamaorch.pool.v1.ReloadModelH\x00\x42\t\n\x07\x63ommand2\xb9\x02\n\x13PoolRegistryService\x12l\n\x0fReportSnapshots\x12).llamaorch.pool.v1.ReportSnapshotsRequest\x1a*.llamaorch.pool.v1.ReportSnapshotsResponse(\x01\x30\x01\x12W\n\x08\x44ispatch\x12\".llamaorch.pool.v1.DispatchRequest\x1a#.llamaorch.pool.v1.DispatchResponse(\x01\x30\x01\x12[\n\nFetchInput\x12$.llamaorch.pool.v1.FetchInputRequest\x1a%.llamaorch.pool.v1.FetchInputResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llamaorch.pool.v1.pool_registry_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPORTSNAPSHOTSREQUEST']._serialized_start=137
-  _globals['_REPORTSNAPSHOTSREQUEST']._serialized_end=266
-  _globals['_SNAPSHOTREJECTION']._serialized_start=268
-  _globals['_SNAPSHOTREJECTION']._serialized_end=320
-  _globals['_REPORTSNAPSHOTSRESPONSE']._serialized_start=322
-  _globals['_REPORTSNAPSHOTSRESPONSE']._serialized_end=421
-  _globals['_DISPATCHREQUEST']._serialized_start=423
-  _globals['_DISPATCHREQUEST']._serialized_end=547
-  _globals['_DISPATCHRESPONSE']._serialized_start=550
-  _globals['_DISPATCHRESPONSE']._serialized_end=1013
-  _globals['_POOLREGISTRYSERVICE']._serialized_start=1016
-  _globals['_POOLREGISTRYSERVICE']._serialized_end=1236
+  _globals['_FETCHINPUTREQUEST']._serialized_start=136
+  _globals['_FETCHINPUTREQUEST']._serialized_end=188
+  _globals['_FETCHINPUTRESPONSE']._serialized_start=190
+  _globals['_FETCHINPUTRESPONSE']._serialized_end=245
+  _globals['_REPORTSNAPSHOTSREQUEST']._serialized_start=248
+  _globals['_REPORTSNAPSHOTSREQUEST']._serialized_end=377
+  _globals['_SNAPSHOTREJECTION']._serialized_start=379
+  _globals['_SNAPSHOTREJECTION']._serialized_end=431
+  _globals['_REPORTSNAPSHOTSRESPONSE']._serialized_start=433
+  _globals['_REPORTSNAPSHOTSRESPONSE']._serialized_end=532
+  _globals['_DISPATCHREQUEST']._serialized_start=534
+  _globals['_DISPATCHREQUEST']._serialized_end=658
+  _globals['_DISPATCHRESPONSE']._serialized_start=661
+  _globals['_DISPATCHRESPONSE']._serialized_end=1124
+  _globals['_POOLREGISTRYSERVICE']._serialized_start=1127
+  _globals['_POOLREGISTRYSERVICE']._serialized_end=1440
 # @@protoc_insertion_point(module_scope)

@@ -24,6 +24,58 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class FetchInputRequest(_message.Message):
+    """FetchInputRequest names an attempt that was sent to the host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """Job."""
+    attempt: _builtins.int
+    """Attempt."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchInputRequest: _TypeAlias = FetchInputRequest  # noqa: Y015
+
+@_typing.final
+class FetchInputResponse(_message.Message):
+    """FetchInputResponse is the next piece of an input."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """Bytes of an orchestrator.v1.JobInput that holds text or a conversation."""
+    size_bytes: _builtins.int
+    """Bytes of all pieces together; in the first one."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchInputResponse: _TypeAlias = FetchInputResponse  # noqa: Y015
+
+@_typing.final
 class ReportSnapshotsRequest(_message.Message):
     """ReportSnapshotsRequest is the state of a host."""
 

@@ -45,6 +45,11 @@ class PoolRegistryServiceStub:
                 request_serializer=llamaorch_dot_pool_dot_v1_dot_pool__registry__service__pb2.DispatchRequest.SerializeToString,
                 response_deserializer=llamaorch_dot_pool_dot_v1_dot_pool__registry__service__pb2.DispatchResponse.FromString,
                 _registered_method=True)
+        self.FetchInput = channel.unary_stream(
+                '/llamaorch.pool.v1.PoolRegistryService/FetchInput',
+                request_serializer=llamaorch_dot_pool_dot_v1_dot_pool__registry__service__pb2.FetchInputRequest.SerializeToString,
+                response_deserializer=llamaorch_dot_pool_dot_v1_dot_pool__registry__service__pb2.FetchInputResponse.FromString,
+                _registered_method=True)
 
 
 class PoolRegistryServiceServicer:
@@ -65,6 +70,14 @@ class PoolRegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchInput(self, request, context):
+        """The input of an attempt whose StartAttempt names an artifact, in pieces. OK means that all of it was sent, and that it
+        is what the client stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PoolRegistryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +90,11 @@ def add_PoolRegistryServiceServicer_to_server(servicer, server):
                     servicer.Dispatch,
                     request_deserializer=llamaorch_dot_pool_dot_v1_dot_pool__registry__service__pb2.DispatchRequest.FromString,
                     response_serializer=llamaorch_dot_pool_dot_v1_dot_pool__registry__service__pb2.DispatchResponse.SerializeToString,
+            ),
+            'FetchInput': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchInput,
+                    request_deserializer=llamaorch_dot_pool_dot_v1_dot_pool__registry__service__pb2.FetchInputRequest.FromString,
+                    response_serializer=llamaorch_dot_pool_dot_v1_dot_pool__registry__service__pb2.FetchInputResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +152,33 @@ class PoolRegistryService:
             '/llamaorch.pool.v1.PoolRegistryService/Dispatch',
             llamaorch_dot_pool_dot_v1_dot_pool__registry__service__pb2.DispatchRequest.SerializeToString,
             llamaorch_dot_pool_dot_v1_dot_pool__registry__service__pb2.DispatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchInput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/llamaorch.pool.v1.PoolRegistryService/FetchInput',
+            llamaorch_dot_pool_dot_v1_dot_pool__registry__service__pb2.FetchInputRequest.SerializeToString,
+            llamaorch_dot_pool_dot_v1_dot_pool__registry__service__pb2.FetchInputResponse.FromString,
             options,
             channel_credentials,
             insecure,

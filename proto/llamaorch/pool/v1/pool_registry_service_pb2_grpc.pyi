@@ -40,6 +40,10 @@ class PoolRegistryServiceStub:
     """Snapshots from one host: on every change, and at least every report interval."""
     Dispatch: _grpc.StreamStreamMultiCallable[_pool_registry_service_pb2.DispatchRequest, _pool_registry_service_pb2.DispatchResponse]
     """Commands to one host, frames from it. The host's first message is `register`, the first answer `registered`."""
+    FetchInput: _grpc.UnaryStreamMultiCallable[_pool_registry_service_pb2.FetchInputRequest, _pool_registry_service_pb2.FetchInputResponse]
+    """The input of an attempt whose StartAttempt names an artifact, in pieces. OK means that all of it was sent, and that it
+    is what the client stored.
+    """
 
 @_typing.type_check_only
 class PoolRegistryServiceAsyncStub(PoolRegistryServiceStub):
@@ -50,6 +54,10 @@ class PoolRegistryServiceAsyncStub(PoolRegistryServiceStub):
     """Snapshots from one host: on every change, and at least every report interval."""
     Dispatch: _aio.StreamStreamMultiCallable[_pool_registry_service_pb2.DispatchRequest, _pool_registry_service_pb2.DispatchResponse]  # type: ignore[assignment]
     """Commands to one host, frames from it. The host's first message is `register`, the first answer `registered`."""
+    FetchInput: _aio.UnaryStreamMultiCallable[_pool_registry_service_pb2.FetchInputRequest, _pool_registry_service_pb2.FetchInputResponse]  # type: ignore[assignment]
+    """The input of an attempt whose StartAttempt names an artifact, in pieces. OK means that all of it was sent, and that it
+    is what the client stored.
+    """
 
 class PoolRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """PoolRegistryService is served by the orchestrator."""
@@ -69,5 +77,15 @@ class PoolRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_pool_registry_service_pb2.DispatchResponse], _abc.AsyncIterator[_pool_registry_service_pb2.DispatchResponse]]:
         """Commands to one host, frames from it. The host's first message is `register`, the first answer `registered`."""
+
+    @_abc_1.abstractmethod
+    def FetchInput(
+        self,
+        request: _pool_registry_service_pb2.FetchInputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_pool_registry_service_pb2.FetchInputResponse], _abc.AsyncIterator[_pool_registry_service_pb2.FetchInputResponse]]:
+        """The input of an attempt whose StartAttempt names an artifact, in pieces. OK means that all of it was sent, and that it
+        is what the client stored.
+        """
 
 def add_PoolRegistryServiceServicer_to_server(servicer: PoolRegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -18,6 +18,7 @@ from orchestrator_core.core.effects import (
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
+    ConfigChanged,
     EnqueueRequested,
     Event,
     OutputProgressed,
@@ -47,6 +48,7 @@ class Checks:
     waiting_before: dict[str, int] = field(default_factory=dict)
     interactive_in_a_row: int = 0
     drained: dict[str, None] = field(default_factory=dict)
+    turns_max: int = 0
 
     def before(self, world: Shell) -> None:
         """Notes who waits, to judge the step that comes."""
@@ -64,6 +66,11 @@ class Checks:
             self.delivered.add(event.job_id)
         if isinstance(event, AcceptsFailed):
             self._taken_back(state, event)
+        if isinstance(event, ConfigChanged):
+            # Other turns begin here.
+            self.interactive_in_a_row = 0
+        # A session that was let in under another bound has had more turns than it would get now.
+        self.turns_max = max(self.turns_max, state.config.session_turns_max)
         self._queue_is_exact(state, event)
         self._leaving(state, effects)
         self._jobs_are_somewhere(state)
@@ -72,6 +79,7 @@ class Checks:
         self._timers_are_bound(state, world)
         self._sessions_add_up(state)
         self._drained_pools_get_nothing(state, event, effects)
+        self._closed_models_are_left_alone(state, effects, world.core._last_ms)
         self._effects_are_lawful(state, effects)
         self._order_of_arrival(state, effects)
         self._nobody_waits_in_vain(state, world.core._last_ms)
@@ -131,6 +139,23 @@ class Checks:
         assert state.drains.keys() == self.drained.keys()
         assert all(pool.draining == (p in self.drained) for p, pool in state.pools.items())
 
+    def _closed_models_are_left_alone(
+        self, state: State, effects: list[Effect], now_ms: int
+    ) -> None:
+        """ORCH-3031: once the grace is over, pools of it take nothing and nothing waits for it."""
+        due = {
+            model_id: None
+            for model_id, entry in state.catalog.entries.items()
+            if entry.grace_until_ms is not None and entry.grace_until_ms <= now_ms
+        }
+        assert state.catalog.closed.keys() == due.keys()
+        for pool in state.pools.values():
+            assert pool.retired == (pool.snapshot.model_id in due)
+        for effect in effects:
+            if isinstance(effect, DispatchRecord):
+                assert state.pools[effect.pool_id].snapshot.model_id not in due
+        assert not [job for job in _waiting(state.queue) if job.spec.needs.model_id in due]
+
     def _hosts_keep_what_they_may(self, state: State) -> None:
         """Output of ended jobs leaves room for what runs; each is the last attempt of its job."""
         for host in state.hosts.values():
@@ -159,7 +184,9 @@ class Checks:
             else:
                 assert job.outcome is not None
                 kept = job.job_id in state.ended or job.job_id in state.ended_unrun
-                assert kept or job.job_id in self.leaving
+                # One that had to go while its pool had not confirmed the end is looked at again.
+                again = state.timers.is_set(TimerKind.FORGET, job.job_id)
+                assert kept or again or job.job_id in self.leaving
         for key, attempt in state.attempts.items():
             assert attempt.state is not AttemptState.ENDED
             assert key == attempt.key
@@ -187,7 +214,7 @@ class Checks:
         for session in state.sessions:
             assert (session.key in idle) == (not session.held)
             assert (session.key in warm) == bool(session.pool_id)
-            assert 0 <= session.turns <= state.config.session_turns_max
+            assert 0 <= session.turns <= self.turns_max
             for job_id in session.held:
                 job = state.jobs[job_id]
                 assert job.spec.session_id == session.session_id
@@ -205,8 +232,13 @@ class Checks:
             TimerKind.HOST: {h.host_id for h in state.hosts.values() if h.link_id is None},
             TimerKind.POOL_REOPENS: state.pools.keys(),
             TimerKind.POOL_STALE: state.pools.keys(),
-            TimerKind.FORGET: state.ended.keys() | state.ended_unrun.keys(),
+            TimerKind.FORGET: {j.job_id for j in state.jobs.values() if not j.live},
             TimerKind.SESSION: {session.key for session in state.sessions},
+            TimerKind.MODEL_GRACE: {
+                model_id
+                for model_id, entry in state.catalog.entries.items()
+                if entry.grace_until_ms is not None and model_id not in state.catalog.closed
+            },
             TimerKind.QUEUE_TIMEOUT: {j.job_id for j in _waiting(state.queue)},
         }
         live = {j.job_id for j in state.jobs.values() if j.live}
@@ -254,6 +286,7 @@ class Checks:
                     and older.spec.priority is job.spec.priority
                     and older.job_id in self.waiting_before
                     and not older.declined_offers
+                    and (not state.config.token_fairness or _same_client(older, job))
                 ):
                     assert not _could_ever(older, pool), f"{job.job_id} overtook {older.job_id}"
 
@@ -307,6 +340,7 @@ def _open(state: State, pool: Pool, now_ms: int) -> bool:
         pool.connected
         and pool.snapshot.state is PoolState.READY
         and pool.snapshot.pool_id not in state.drains
+        and not pool.retired
         and now_ms - pool.as_of_ms <= state.config.stale_after_ms
         and pool.closed_until_ms <= now_ms
         and not pool.unconfirmed
@@ -325,6 +359,10 @@ def _could_ever(job: Job, pool: Pool) -> bool:
         return False
     needed, most = job.spec.est_kv_bytes, pool.room_idle_bytes
     return needed is None or most is None or needed <= most
+
+
+def _same_client(job: Job, other: Job) -> bool:
+    return job.spec.identity == other.spec.identity
 
 
 def _declines(state: State, job: Job, now_ms: int) -> bool:

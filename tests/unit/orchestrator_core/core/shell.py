@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import (
     AcceptRecord,
+    CatalogRecord,
     ConfirmEnd,
     DispatchRecord,
     Effect,
@@ -19,6 +20,7 @@ from orchestrator_core.core.effects import (
     PoolDrainRecord,
     Record,
     ReplyAccepted,
+    ReplyModel,
     ReplyPool,
     SendCancel,
     SendDrain,
@@ -49,7 +51,7 @@ ERRORS = (
     AttemptErrorKind.REPLAY_MISMATCH,
 )
 
-_OF_POOLS = ReplyPool | SendDrain
+_OF_POOLS = ReplyPool | SendDrain | ReplyModel
 _GATED = ReplyAccepted | SendStart | SendCancel | SendRelease | JobEnded | ConfirmEnd | _OF_POOLS
 
 
@@ -71,6 +73,7 @@ class Journal:
     live: dict[str, None] = field(default_factory=dict)
     sessions: dict[tuple[str, str], SessionRecord] = field(default_factory=dict)
     drains: dict[str, PoolDrainRecord] = field(default_factory=dict)
+    models: dict[str, CatalogRecord] = field(default_factory=dict)
 
     def write(self, records: list[Record]) -> None:
         """Makes a batch durable."""
@@ -89,6 +92,10 @@ class Journal:
                 self.drains.pop(record.pool_id, None)
                 if not record.over:
                     self.drains[record.pool_id] = record
+            elif isinstance(record, CatalogRecord):
+                self.models.pop(record.entry.card.model_id, None)
+                if not record.over:
+                    self.models[record.entry.card.model_id] = record
             else:
                 self.sessions.pop((record.identity, record.session_id), None)
 
@@ -100,6 +107,7 @@ class Journal:
             tuple(self.terminals),
             tuple(self.sessions.values()),
             tuple(self.drains.values()),
+            tuple(self.models.values()),
         )
 
 
@@ -115,7 +123,7 @@ class Shell:
     def __init__(
         self, config: CoreConfig, hosts: dict[str, SimHost], observe: Observer | None = None
     ) -> None:
-        self.config = config
+        self.config = self.first_config = config
         self.core = Core(config)
         self.now_ms = 1_000
         self.hosts = hosts
@@ -147,16 +155,17 @@ class Shell:
             self.hosts[effect.host_id].obey(effect)
         elif isinstance(effect, JobForgotten):
             assert effect.job_id not in self.journal.live, "a crash would bring it back"
-        elif isinstance(effect, SendCancel) and self._stops_at_once(effect):
-            self._host(effect.host_id, lambda host: _cancel(host, effect))
         elif isinstance(effect, _GATED):
             self.pending.gated.append(effect)
 
-    def _stops_at_once(self, effect: SendCancel) -> bool:
-        """A job that its client gave up need not run until its end is durable."""
-        host, job = self.hosts[effect.host_id], self.core.jobs[effect.job_id]
+    def _stops_unwritten(self, effect: SendCancel) -> bool:
+        """A job that its client gave up need not run until a journal that is down takes its end."""
+        host, job = self.hosts[effect.host_id], self.core.jobs.get(effect.job_id)
         sent = host.link_id is not None and host.find((effect.job_id, effect.attempt)) is not None
-        return sent and job.state is JobState.CANCELLED
+        return sent and job is not None and job.state is JobState.CANCELLED
+
+    def _stop(self, effect: SendCancel) -> None:
+        self._host(effect.host_id, lambda host: _cancel(host, effect))
 
     def _host(self, host_id: str, then: Callable[[SimHost], None]) -> None:
         host = self.hosts[host_id]
@@ -191,7 +200,7 @@ class Shell:
             if self.core.holds_slot(effect.spec.job_id, effect.attempt):
                 self._host(effect.host_id, lambda host: self._start(host, effect))
         elif isinstance(effect, SendCancel):
-            self._host(effect.host_id, lambda host: _cancel(host, effect))
+            self._stop(effect)
         elif isinstance(effect, SendRelease):
             self._host(effect.host_id, lambda host: host.release((effect.job_id, effect.attempt)))
         elif isinstance(effect, ConfirmEnd):
@@ -207,6 +216,9 @@ class Shell:
     def fail_commit(self) -> None:
         """The journal refuses the batch: its accepts never happened, the rest is tried again."""
         batch, later = self._landed(), self.pending
+        for effect in (*batch.gated, *later.gated):
+            if isinstance(effect, SendCancel) and self._stops_unwritten(effect):
+                self._stop(effect)
         accepts = [r for r in batch.records if isinstance(r, AcceptRecord)]
         gone = {r.spec.job_id for r in accepts}
         skip = gone | {r.displaced for r in accepts if r.displaced is not None}
@@ -222,7 +234,7 @@ class Shell:
         self.pending, self.in_flight = Batch(), None
         for host in self.hosts.values():
             host.link_id = None
-        self.core = Core(self.config)
+        self.core, self.first_config = Core(self.config), self.config
         self.inputs.clear()
         self.outputs.clear()
         self.step(self.journal.content())
@@ -243,7 +255,8 @@ def _job_of(effect: Effect) -> str:
         return effect.spec.job_id
     if isinstance(effect, ReplyAccepted):
         return effect.receipt.job_id
-    if isinstance(effect, SessionRecord | SessionForgotten | PoolDrainRecord | _OF_POOLS):
+    no_job = SessionRecord | SessionForgotten | PoolDrainRecord | CatalogRecord | _OF_POOLS
+    if isinstance(effect, no_job):
         return ""
     assert isinstance(effect, DispatchRecord | TerminalRecord | _GATED)
     return effect.job_id

@@ -1,4 +1,4 @@
-"""What a pool lacks for good, as data. LO-201, LO-205, ORCH-3011, ORCH-3052."""
+"""What a pool lacks for good, as data. LO-201, LO-205, ORCH-3011, ORCH-3046, ORCH-3052."""
 
 from dataclasses import replace
 

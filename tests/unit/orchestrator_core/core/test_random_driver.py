@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,11 +56,29 @@ def config_of(seed: int) -> CoreConfig:
     )
 
 
+def other_config(rng: random.Random) -> CoreConfig:
+    """What an operator may change to: any world's settings, and what those leave alone."""
+    return replace(
+        config_of(rng.randrange(420)),
+        token_fairness=rng.random() < 0.3,
+        finished_jobs_max=rng.choice((2, 40)),
+        retention_ms=rng.choice((5_000, 20_000)),
+        stale_after_ms=rng.choice((600, 1_500)),
+        idle_timeout_ms=rng.choice((1_000, 3_000)),
+        wall_timeout_ms=rng.choice((2_000, 9_000)),
+        queue_timeout_ms=rng.choice((3_000, 15_000)),
+        decline_max_ms=rng.choice((50, 400)),
+        idempotency_max=rng.choice((2, 100)),
+    )
+
+
 def play(seed: int, steps: int = STEPS) -> World:
     """One world, checked after every step."""
     checks = Checks()
     world = World(seed, config_of(seed), memory=seed % 2 == 0, faults=seed % 7 != 0)
     world.drains = seed % 3 == 0
+    world.other_config = other_config if seed % 4 == 3 else None
+    world.catalog = seed % 4 == 1
     world.before, world.observe = checks.before, checks.after
     world.run(steps)
     return world
@@ -94,12 +114,17 @@ def test_no_world_breaks_an_invariant_and_nothing_is_left_behind(first: int) -> 
         assert set(world.promised) <= set(world.told), seed
 
 
+def test_a_job_whose_host_comes_back_while_it_is_being_forgotten_is_kept_until_it_stops() -> None:
+    """After a restart, beyond the bound of ended jobs; its number is not given out again."""
+    play(471).settle()
+
+
 def test_equal_inputs_give_equal_effects() -> None:
     """A second core that is given the recorded inputs answers the same, byte for byte. LO-207."""
     for seed in range(1, 12):
         world = play(seed)
 
-        twin = Core(world.config)
+        twin = Core(world.first_config)
         answers = [twin.step(event, now_ms) for event, now_ms in world.inputs]
 
         assert repr(answers) == repr(world.outputs), seed

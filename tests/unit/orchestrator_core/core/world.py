@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
+from orchestrator_core.core.catalog_model import ModelCard, ModelState
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.events import (
     AttemptEnded,
@@ -15,9 +16,14 @@ from orchestrator_core.core.events import (
     AttemptRefused,
     AttemptStarted,
     CancelRequested,
+    ConfigChanged,
     EnqueueRequested,
+    Event,
     HostLost,
     HostRegistered,
+    ModelDeleted,
+    ModelPut,
+    ModelStateSet,
     OutputAcknowledged,
     OutputProgressed,
     PoolDrainRequested,
@@ -74,7 +80,8 @@ class World(Shell):
     """Random moves.
 
     `memory` bounds keys and values at pools, `faults` lets things break, `sessions` lets jobs
-    belong to conversations, `drains` an operator drain pools.
+    belong to conversations, `drains` an operator drain pools, `catalog` another keep a catalog;
+    `other_config` draws the settings to which an operator changes meanwhile.
     """
 
     def __init__(
@@ -93,6 +100,8 @@ class World(Shell):
         self.faults = faults
         self.sessions = sessions
         self.drains = False
+        self.other_config: Callable[[random.Random], CoreConfig] | None = None
+        self.catalog = False
         self._old_snapshots: list[PoolSnapshot] = []
         self._specs: list[JobSpec] = []
         self._links = 0
@@ -124,6 +133,8 @@ class World(Shell):
         )
         moves = calm + (rough if self.faults else ())
         moves += ((self.drain_or_not, 4),) if self.drains else ()
+        moves += ((self.reconfigure, 3),) if self.other_config else ()
+        moves += ((self.change_catalog, 6),) if self.catalog else ()
         names, weights = [m for m, _ in moves], [w for _, w in moves]
         for _ in range(steps):
             self.rng.choices(names, weights)[0]()
@@ -135,7 +146,7 @@ class World(Shell):
         new = spec(
             f"j{number}",
             batch=rng.random() < 0.4,
-            model=rng.choice(("m", "m", "n")),
+            model=rng.choice(("m", "m", "n", "alias") if self.catalog else ("m", "m", "n")),
             identity=("alice", "bob")[number % 2],
             request_id=f"r{number}" if rng.random() < 0.3 else "",
             est_kv_bytes=rng.choice((None, 1, 4, 7, 9)) if self.memory else None,
@@ -235,6 +246,37 @@ class World(Shell):
         draining = self.rng.random() < 0.35
         self.step(PoolDrainRequested(self._any_pool().pool_id, draining, 1_000, 0))
 
+    def reconfigure(self) -> None:
+        """An operator changes settings; the file says the same from then on."""
+        assert self.other_config is not None
+        self.config = self.other_config(self.rng)
+        self.step(ConfigChanged(self.config))
+
+    def change_catalog(self) -> None:
+        """An operator registers, changes, retires, activates or deletes a model."""
+        rng, model_id = self.rng, self.rng.choice(("m", "n"))
+        entry = self.core.catalog.entries.get(model_id)
+        chosen, number = rng.random(), len(self.inputs)
+        event: Event
+        if entry is None or chosen < 0.4:
+            card = ModelCard(
+                model_id,
+                aliases=("alias",) if rng.random() < 0.5 else (),
+                digest=rng.choice(("", "", "sha256:other")),
+                expected_tokens=rng.choice((None, 20)),
+                bytes_per_token=rng.choice((None, 3.5)),
+            )
+            event = ModelPut(card, entry.revision if entry else 0, number)
+        elif chosen < 0.7:
+            event = ModelStateSet(
+                model_id, ModelState.RETIRED, 0, rng.choice((0, 5, 300)), "", number
+            )
+        elif chosen < 0.9:
+            event = ModelStateSet(model_id, ModelState.ACTIVE, 0, 0, "", number)
+        else:
+            event = ModelDeleted(model_id, 0, rng.random() < 0.5, number)
+        self.step(event)
+
     def reboot(self) -> None:
         """An engine dies; its host says so, or only shows the new incarnation."""
         pool = self._any_pool()
@@ -301,6 +343,8 @@ class World(Shell):
     def settle(self) -> None:
         """Everything is repaired and ends; then retention passes."""
         self.faults = False
+        for model_id in list(self.core.catalog.entries):
+            self.step(ModelDeleted(model_id, 0, True, -2))
         for host in self.hosts.values():
             for pool in host.pools.values():
                 pool.state = PoolState.READY

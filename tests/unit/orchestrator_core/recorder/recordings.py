@@ -1,10 +1,12 @@
 """Recorded random worlds for tests."""
 
+import random
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.events import EnqueueRequested, Event, Recovered
 from orchestrator_core.core.machine import Core
 from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings, recordings
@@ -43,10 +45,18 @@ class Recorded(World):
         self.recorded.recorder.join()
 
 
-def record(seed: int, directory: Path, steps: int = 250, **bounds: int) -> Recorded:
+def record(
+    seed: int,
+    directory: Path,
+    steps: int = 250,
+    other_config: Callable[[random.Random], CoreConfig] | None = None,
+    **bounds: int,
+) -> Recorded:
     """A world, recorded from its beginning to an orderly end; it recovers a journal first."""
     world = Recorded(seed, directory, **bounds)
+    world.other_config = other_config
     before = World(seed + 1, config_of(seed), memory=seed % 2 == 0)
+    before.catalog = world.catalog = seed % 5 in (2, 3)
     before.run(60)
     world.step(with_prompts(before.journal.content()))
     for _ in range(25):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.core.events import EnqueueRequested, Event, Recovered
+from orchestrator_core.core.events import ConfigChanged, EnqueueRequested, Event, Recovered
 from orchestrator_core.core.queue import Queue
 from orchestrator_core.core.spec import Priority
 from orchestrator_core.recorder import __main__ as main
@@ -18,6 +18,7 @@ from orchestrator_core.recorder.replay import DivergenceError, StateDivergenceEr
 from orchestrator_core.recorder.segment import Frame, RecordingError
 from tests.unit.orchestrator_core.core.build import spec
 from tests.unit.orchestrator_core.core.state_break import BrokenStepError, break_step
+from tests.unit.orchestrator_core.core.test_random_driver import other_config
 from tests.unit.orchestrator_core.recorder.recordings import (
     LABELS,
     PROMPT,
@@ -43,6 +44,25 @@ def test_random_worlds_replay_to_equal_decisions_and_states(seed: int, tmp_path:
     assert report.segments > 1
     assert report.hashes == report.segments
     assert (report.runs, report.gaps, report.unfinished) == (1, 0, [])
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_settings_that_change_on_the_way_replay_too(seed: int, tmp_path: Path) -> None:
+    """Each segment begins with the settings of its moment. LO-207, HME-003."""
+    world = record(seed, tmp_path, segment_bytes=3_000, other_config=other_config)
+    segments = recordings(tmp_path)
+
+    report = replay(segments)
+
+    assert any(isinstance(event, ConfigChanged) for event, _ in world.inputs)
+    assert report.steps == len(world.inputs)
+    assert report.hashes == report.segments > 1
+    for path in segments:
+        header = segment.read_header(path)
+        assert header is not None
+        before = [event for event, _ in world.inputs[: header.first_step - 1]]
+        changes = [event.config for event in before if isinstance(event, ConfigChanged)]
+        assert header.config == [world.first_config, *changes][-1]
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "4711"])

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from llamaorch.orchestrator.v1 import events_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
@@ -557,3 +559,22 @@ async def test_only_what_all_have_acknowledged_is_dropped_and_never_for_an_obser
     assert watched == one == held
     assert relay.log(job_id).oldest_offset == 4
     assert 0 < relay.bytes_held < held
+
+
+async def test_a_bug_met_by_one_job_ends_the_following_of_that_job_alone() -> None:
+    """The others on the stream go on; the caller has an id for the report."""
+    world = World()
+    broken, whole = world.job_with("one", number=0), world.job_with("two", number=1)
+    first = world.session.subscribe(broken, Terms())
+    second = world.session.subscribe(whole, Terms())
+    reader: Any = SimpleNamespace(lacks=False, offset=0)
+    world.session._subscriptions[first].reader = reader
+
+    with structlog.contextvars.bound_contextvars(correlation_id="c-1"), capture_logs() as lines:
+        world.drain()
+
+    assert [line["event"] for line in lines] == ["internal_error"]
+    assert world.broken.keys() == {first}
+    assert "c-1" in str(world.broken[first].error.details)
+    assert world.text(second) == b"two"
+    assert world.session.following == 1

@@ -108,6 +108,20 @@ def test_a_split_is_that_of_llama_cpp(layers: int, shares: list[int], gpu_layers
     assert weights(estimate) == wanted
 
 
+def test_the_plan_says_what_goes_where() -> None:
+    """ORCH-3202: every layer once, in order, and the output; on the places of the weights."""
+
+    def told(gpu_layers: int, **shares: int) -> list[tuple[str, int, int, bool]]:
+        layers = gguf_estimate(model(), plan(gpu_layers, **shares)).layers
+        return [(run.place, run.first, run.count, run.output) for run in layers]
+
+    assert told(0) == [(HOST, 0, 4, True)]
+    assert told(1, a=1) == [(HOST, 0, 4, False), ("a", 4, 0, True)]
+    assert told(3, a=1) == [(HOST, 0, 2, False), ("a", 2, 2, True)]
+    assert told(-1, a=1) == [("a", 0, 4, True)]
+    assert told(-1, a=3, b=2) == [("a", 0, 3, False), ("b", 3, 1, True)]
+
+
 def test_keys_and_values_lie_where_their_layer_does() -> None:
     """With each device its own context, and computation wherever there are layers."""
     needs = gguf_estimate(model(), plan(3, a=1, b=1)).needs

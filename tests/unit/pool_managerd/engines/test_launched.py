@@ -1,4 +1,7 @@
-"""Engines that are launched: their life, their death, and that nothing of them stays. ORCH-3200."""
+"""Engines that are launched: their life, their death, and that nothing of them stays.
+
+ORCH-3200, ORCH-3203.
+"""
 
 import asyncio
 import os

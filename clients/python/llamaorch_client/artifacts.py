@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Putting and getting artifacts: files of any size, checked at both ends (ORCH-3097).
+
+The files of the caller are read and written in threads; the event loop never waits for a disk.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import os
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import grpc
+
+from llamaorch.orchestrator.v1 import artifact_service_pb2 as pb
+from llamaorch_client import wire_artifacts
+from llamaorch_client.artifact import (
+    Artifact,
+    ArtifactAbout,
+    ArtifactFilter,
+    Lineage,
+    Progress,
+    Source,
+)
+from llamaorch_client.errors import IntegrityError, LlamaOrchError, from_rpc_error
+from llamaorch_client.metadata import call_metadata, checked_correlation_id
+from llamaorch_client.retry import RetryRow
+from llamaorch_client.transport import Transport
+
+CHUNK_BYTES = 256 * 1024
+PAGE_SIZE = 100
+PAGES_MAX = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of content before it is sent; a source that is read once tells nothing."""
+
+    sha256: str = ""
+    size_bytes: int | None = None
+
+
+class Artifacts:
+    """The artifacts of one client: `AsyncClient.artifacts`.
+
+    Every method takes `correlation_id` and raises `LlamaOrchError`, as those of the client do.
+    """
+
+    def __init__(self, open_transport: Callable[[], Transport]) -> None:
+        self._open = open_transport
+
+    async def put(
+        self,
+        source: Source,
+        about: ArtifactAbout | None = None,
+        *,
+        progress: Progress | None = None,
+        correlation_id: str | None = None,
+    ) -> tuple[Artifact, bool]:
+        """Stores content and returns once it is durable; True when it was there before.
+
+        A file or bytes are read twice, first for their digest, and are put again where the
+        connection breaks. What can be read only once is put once.
+
+        Raises:
+            IntegrityError: the server stored something else than was read.
+            OSError: the source cannot be read.
+        """
+        transport = self._open()
+        about = about if about is not None else ArtifactAbout()
+        sent_id = checked_correlation_id(correlation_id)
+        if not isinstance(source, Path | bytes):
+            return await self._put(transport, source, about, _Known(), (progress, sent_id))
+        known = await asyncio.to_thread(_look, source)
+        row = RetryRow(transport.options.retry, transport.options.timing)
+        while True:
+            opened = await asyncio.to_thread(_opened, source)
+            try:
+                return await self._put(transport, opened, about, known, (progress, sent_id))
+            except LlamaOrchError as error:
+                delay_ms = row.next_delay_ms(error)
+                error.attempts = row.failures
+                if delay_ms is None:
+                    raise
+            finally:
+                opened.close()
+            await transport.options.timing.sleep_ms(delay_ms)
+
+    async def get(
+        self,
+        artifact_id: str,
+        target: Path,
+        *,
+        progress: Progress | None = None,
+        correlation_id: str | None = None,
+    ) -> Artifact:
+        """Writes content to a file, which appears only once all of it is there and right.
+
+        Goes on at the byte where a connection broke.
+
+        Raises:
+            DataLossError: the server's copy is damaged. IntegrityError: other bytes came.
+            OSError: the file cannot be written.
+        """
+        file, part = await asyncio.to_thread(_part_of, target)
+        try:
+            with file:
+                artifact = await self._read(artifact_id, file, progress, correlation_id)
+                await asyncio.to_thread(_synced, file)
+            await asyncio.to_thread(os.replace, part, target)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                await asyncio.to_thread(os.unlink, part)
+            raise
+        return artifact
+
+    async def read(
+        self, artifact_id: str, *, correlation_id: str | None = None
+    ) -> tuple[Artifact, bytes]:
+        """Returns an artifact and its content, all of it in memory."""
+        buffer = io.BytesIO()
+        artifact = await self._read(artifact_id, buffer, None, correlation_id)
+        return artifact, buffer.getvalue()
+
+    async def info(
+        self, artifact_id: str, *, ancestors: int = 0, correlation_id: str | None = None
+    ) -> Lineage:
+        """Returns what is known of an artifact, and up to so many ancestors (ORCH-3098)."""
+        transport = self._open()
+        request = pb.GetArtifactInfoRequest(artifact_id=artifact_id, ancestors_max=ancestors)
+        answer = await transport.unary(
+            transport.artifacts.GetArtifactInfo, request, correlation_id=correlation_id
+        )
+        found = tuple(wire_artifacts.artifact(each) for each in answer.message.ancestors)
+        told = wire_artifacts.artifact(answer.message.artifact)
+        return Lineage(told, found, answer.message.ancestors_omitted)
+
+    async def list(
+        self,
+        where: ArtifactFilter | None = None,
+        *,
+        limit: int | None = None,
+        correlation_id: str | None = None,
+    ) -> AsyncGenerator[Artifact, None]:
+        """Yields artifacts, newest first, page by page as they are asked for."""
+        transport, token = self._open(), ""
+        where = where if where is not None else ArtifactFilter()
+        left = limit if limit is not None else sys.maxsize
+        for _ in range(PAGES_MAX):
+            request = wire_artifacts.list_request(where, token, min(PAGE_SIZE, left))
+            answer = await transport.unary(
+                transport.artifacts.ListArtifacts, request, correlation_id=correlation_id
+            )
+            page = answer.message
+            for message in page.artifacts[:left]:
+                yield wire_artifacts.artifact(message)
+            left -= len(page.artifacts)
+            if not page.next_page_token or left <= 0:
+                return
+            if page.next_page_token == token:
+                raise IntegrityError("the server answered the same page of artifacts twice")
+            token = page.next_page_token
+        raise IntegrityError(f"the list of artifacts has more than {PAGES_MAX} pages")
+
+    async def delete(self, artifact_id: str, *, correlation_id: str | None = None) -> None:
+        """Forgets an artifact.
+
+        Raises:
+            InUseError: a job that has not ended has it as its input.
+        """
+        transport = self._open()
+        request = pb.DeleteArtifactRequest(artifact_id=artifact_id)
+        await transport.unary(
+            transport.artifacts.DeleteArtifact, request, correlation_id=correlation_id
+        )
+
+    async def _put(
+        self,
+        transport: Transport,
+        source: BinaryIO,
+        about: ArtifactAbout,
+        known: _Known,
+        told: tuple[Progress | None, str],
+    ) -> tuple[Artifact, bool]:
+        progress, sent_id = told
+        digest, done = hashlib.sha256(), 0
+
+        async def parts() -> AsyncIterator[pb.PutArtifactRequest]:
+            nonlocal done
+            first = wire_artifacts.header(about, known.sha256, known.size_bytes)
+            yield pb.PutArtifactRequest(header=first)
+            while chunk := await asyncio.to_thread(source.read, CHUNK_BYTES):
+                digest.update(chunk)
+                done += len(chunk)
+                yield pb.PutArtifactRequest(chunk=chunk)
+                if progress is not None:
+                    progress(done, known.size_bytes)
+
+        metadata = call_metadata(sent_id, transport.options.token, None)
+        call = transport.artifacts.PutArtifact(parts(), metadata=metadata)
+        try:
+            answer: pb.PutArtifactResponse = await call
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, sent_id) from error
+        finally:
+            call.cancel()
+        stored = wire_artifacts.artifact(answer.artifact)
+        if stored.sha256 != digest.hexdigest():
+            raise IntegrityError("the server stored other content than was sent")
+        return stored, answer.existed
+
+    async def _read(
+        self,
+        artifact_id: str,
+        target: BinaryIO,
+        progress: Progress | None,
+        correlation_id: str | None,
+    ) -> Artifact:
+        """Writes all content to `target`, over any break, and checks it."""
+        transport = self._open()
+        reader = _Reader(transport, target, progress, checked_correlation_id(correlation_id))
+        row = RetryRow(transport.options.retry, transport.options.timing)
+        while True:
+            before = reader.done
+            try:
+                return await reader.read(artifact_id)
+            except LlamaOrchError as error:
+                if reader.done > before:
+                    row.reset()
+                delay_ms = row.next_delay_ms(error)
+                error.attempts = row.failures
+                if delay_ms is None:
+                    raise
+            await transport.options.timing.sleep_ms(delay_ms)
+
+
+class _Reader:
+    """What has been read of one artifact; `read` goes on from there."""
+
+    def __init__(
+        self, transport: Transport, target: BinaryIO, progress: Progress | None, sent_id: str
+    ) -> None:
+        self.done = 0
+        self._transport = transport
+        self._target = target
+        self._progress = progress
+        self._sent_id = sent_id
+        self._digest = hashlib.sha256()
+
+    async def read(self, artifact_id: str) -> Artifact:
+        """Reads to the end and returns the artifact, whose content is right then."""
+        artifact: Artifact | None = None
+        request = pb.GetArtifactRequest(artifact_id=artifact_id, offset=self.done)
+        metadata = call_metadata(self._sent_id, self._transport.options.token, None)
+        call = self._transport.artifacts.GetArtifact(request, metadata=metadata)
+        try:
+            async for message in call:
+                if message.WhichOneof("part") == "header":
+                    artifact = wire_artifacts.artifact(message.header)
+                else:
+                    await self._keep(message.chunk, artifact)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._sent_id) from error
+        finally:
+            call.cancel()
+        if artifact is None or self._digest.hexdigest() != artifact.sha256:
+            raise IntegrityError("the server sent other content than the artifact's")
+        return artifact
+
+    async def _keep(self, chunk: bytes, artifact: Artifact | None) -> None:
+        self._digest.update(chunk)
+        await asyncio.to_thread(self._target.write, chunk)
+        self.done += len(chunk)
+        if self._progress is not None:
+            self._progress(self.done, artifact.size_bytes if artifact is not None else None)
+
+
+def _look(source: Path | bytes) -> _Known:
+    with _opened(source) as file:
+        digest = hashlib.sha256()
+        while data := file.read(CHUNK_BYTES):
+            digest.update(data)
+        return _Known(digest.hexdigest(), file.tell())
+
+
+def _opened(source: Path | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+
+
+def _part_of(target: Path) -> tuple[BinaryIO, str]:
+    """A file beside the target, which it is going to be."""
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:64]}.")
+    return os.fdopen(descriptor, "wb"), name
+
+
+def _synced(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,70 @@
+"""One orchestratord as a process: what its signals mean, and in which order it ends."""
+
+import asyncio
+import gc
+import signal
+from collections.abc import Callable, Coroutine
+
+import structlog
+
+from orchestrator_core.config import Config, ConfigSource
+from orchestrator_core.live_config import LiveConfig
+from orchestrator_core.server import CannotStartError, OrchestratorServer
+from orchestrator_core.store.port import StoreError
+
+_log = structlog.get_logger("orchestratord")
+
+
+async def run(config: Config, source: ConfigSource | None = None) -> None:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the drain at once.
+
+    SIGHUP reads the configuration again.
+    """
+    server = OrchestratorServer(config, source=source)
+    first, second, again = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _signalled(first, second))
+    loop.add_signal_handler(signal.SIGHUP, again.set)
+    try:
+        try:
+            await server.start()
+        except (StoreError, OSError) as error:
+            raise CannotStartError(str(error)) from error
+        # What is here now stays: looks for cyclic garbage need not walk it over and over.
+        gc.collect()
+        gc.freeze()
+        await _first_of(first.wait(), server.wait_failed(), _reload(server.config, again))
+        grace_s = server.config.running.shutdown_grace_ms / 1000
+        await _first_of(server.drain(grace_s), second.wait(), server.wait_failed())
+    finally:
+        await server.stop()
+        _log.info("stopped", human="orchestratord has stopped.")
+
+
+async def _reload(config: LiveConfig, asked: asyncio.Event) -> None:
+    """Reads the configuration each time it is asked for; what is asked meanwhile counts once."""
+    while True:
+        await asked.wait()
+        asked.clear()
+        await config.reload()
+
+
+def _signalled(first: asyncio.Event, second: asyncio.Event) -> Callable[[], None]:
+    def handle() -> None:
+        (second if first.is_set() else first).set()
+
+    return handle
+
+
+async def _first_of(*waits: Coroutine[object, object, object]) -> None:
+    """Returns, or raises, as the first of several waits does; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

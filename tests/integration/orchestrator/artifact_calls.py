@@ -1,0 +1,61 @@
+"""Calls of ArtifactService as tests make them."""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+from llamaorch.orchestrator.v1 import artifact_service_pb2 as pb
+from llamaorch.orchestrator.v1 import artifact_service_pb2_grpc as grpc_pb
+
+CHUNK_BYTES = 256 << 10
+
+
+def sha256(content: bytes) -> str:
+    """The digest of content."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def header(kind: str = "PLAN", **fields: object) -> pb.ArtifactHeader:
+    """A header of a kind."""
+    return pb.ArtifactHeader(kind=pb.ArtifactKind.Value(f"ARTIFACT_KIND_{kind}"), **fields)  # type: ignore[arg-type]
+
+
+def parts(
+    content: bytes, told: pb.ArtifactHeader, chunk_bytes: int = CHUNK_BYTES
+) -> Iterable[pb.PutArtifactRequest]:
+    """The messages of a put."""
+    yield pb.PutArtifactRequest(header=told)
+    for at in range(0, len(content), chunk_bytes):
+        yield pb.PutArtifactRequest(chunk=content[at : at + chunk_bytes])
+
+
+async def put(
+    stub: grpc_pb.ArtifactServiceStub, content: bytes, told: pb.ArtifactHeader | None = None
+) -> pb.PutArtifactResponse:
+    """Puts an artifact."""
+
+    async def messages() -> AsyncIterator[pb.PutArtifactRequest]:
+        for message in parts(content, told or header()):
+            yield message
+
+    answer: pb.PutArtifactResponse = await stub.PutArtifact(messages(), timeout=30)
+    return answer
+
+
+async def get(
+    stub: grpc_pb.ArtifactServiceStub, artifact_id: str, offset: int = 0, limit: int | None = None
+) -> tuple[pb.Artifact, bytes]:
+    """Reads an artifact, or a range of it."""
+    request = pb.GetArtifactRequest(artifact_id=artifact_id, offset=offset, limit=limit)
+    answers = [answer async for answer in stub.GetArtifact(request, timeout=30)]
+    return answers[0].header, b"".join(answer.chunk for answer in answers[1:])
+
+
+def objects(directory: Path) -> set[str]:
+    """The content on disk."""
+    return {path.name for path in (directory / "artifacts" / "objects").iterdir()}
+
+
+def incoming(directory: Path) -> set[str]:
+    """The uploads on disk that have not ended."""
+    return {path.name for path in (directory / "artifacts" / "incoming").iterdir()}

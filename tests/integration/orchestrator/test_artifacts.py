@@ -1,0 +1,431 @@
+"""Artifacts over real sockets: what is put comes back, or an error that says why not."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from llamaorch.orchestrator.v1 import artifact_service_pb2 as pb
+from tests.integration.orchestrator.artifact_calls import (
+    CHUNK_BYTES,
+    get,
+    header,
+    incoming,
+    objects,
+    put,
+    sha256,
+)
+from tests.integration.orchestrator.calls import details
+from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
+
+LARGE = bytes(range(256)) * (5 << 12)
+MEDIUM = LARGE[: 3 * CHUNK_BYTES + 5]
+WAIT_S = 10.0
+
+
+@pytest.fixture
+async def kept(start_orchestrator: StartOrchestrator, tmp_path: Path) -> Orchestrator:
+    """A server with a journal in a file, and small bounds."""
+    return await start(start_orchestrator, tmp_path)
+
+
+async def start(
+    start_orchestrator: StartOrchestrator, directory: Path, **bounds: object
+) -> Orchestrator:
+    """A server with a journal in a file."""
+    journal = {"kind": "sqlite", "path": str(directory / "journal.db")}
+    small = {"artifact_bytes_max": 6 << 20, "quota_bytes": 12 << 20, "free_bytes_min": 0}
+    return await start_orchestrator(None, store=journal, artifacts=small | bounds)
+
+
+async def refused(call: object) -> tuple[str, str, str]:
+    """The reason, the label and the text of a refused call."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call  # type: ignore[misc]
+    info = details(caught.value)[0]
+    return info.reason, info.metadata.get("policy_label", ""), caught.value.details() or ""
+
+
+async def listed(kept: Orchestrator, **fields: object) -> list[str]:
+    """Ids of the artifacts of a list, all pages."""
+    found: list[str] = []
+    token = ""
+    while True:
+        request = pb.ListArtifactsRequest(page_size=2, page_token=token, **fields)  # type: ignore[arg-type]
+        page = await kept.artifacts.ListArtifacts(request)
+        found += [each.artifact_id for each in page.artifacts]
+        token = page.next_page_token
+        if not token:
+            return found
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Waits for something that nobody tells of."""
+    async with asyncio.timeout(WAIT_S):
+        while not true():  # noqa: ASYNC110 - files make no events
+            await asyncio.sleep(0.01)
+
+
+# --- both ways
+
+
+async def test_a_large_artifact_comes_back_as_it_was_put(
+    kept: Orchestrator, tmp_path: Path
+) -> None:
+    """ORCH-3097: more than a message holds, in chunks both ways, and what was said of it."""
+    told = header(
+        media_type="application/x-trace",
+        tags=["b", "a", "b"],
+        labels={"k": "v"},
+        job_id="job-1",
+        session_id="s-1",
+        expected_sha256=sha256(LARGE),
+        expected_size_bytes=len(LARGE),
+    )
+
+    answer = await put(kept.artifacts, LARGE, told)
+    artifact, content = await get(kept.artifacts, answer.artifact.artifact_id)
+
+    assert content == LARGE
+    assert artifact == answer.artifact
+    assert not answer.existed
+    assert (artifact.sha256, artifact.size_bytes) == (sha256(LARGE), len(LARGE))
+    assert list(artifact.tags) == ["a", "b"]
+    assert (artifact.job_id, artifact.session_id, artifact.owner) == ("job-1", "s-1", "anonymous")
+    assert objects(tmp_path) == {sha256(LARGE)}
+    assert incoming(tmp_path) == set()
+
+
+async def test_an_empty_artifact_is_one(kept: Orchestrator) -> None:
+    """It has a header and no chunk."""
+    answer = await put(kept.artifacts, b"")
+
+    assert (await get(kept.artifacts, answer.artifact.artifact_id))[1] == b""
+
+
+RANGES: list[tuple[int, int | None]] = [
+    *((0, 1), (1, None), (CHUNK_BYTES - 1, 2)),
+    *((len(LARGE), None), (len(LARGE) - 3, 99), (7, 0)),
+]
+
+
+async def test_a_range_is_that_range(kept: Orchestrator) -> None:
+    """Who was cut off goes on at the byte; beyond the end there is nothing to go on from."""
+    artifact_id = (await put(kept.artifacts, LARGE)).artifact.artifact_id
+
+    for offset, limit in RANGES:
+        _, content = await get(kept.artifacts, artifact_id, offset, limit)
+        assert content == LARGE[offset : None if limit is None else offset + limit]
+    beyond = await refused(get(kept.artifacts, artifact_id, len(LARGE) + 1))
+
+    assert beyond[0] == "INVALID_PARAMS"
+
+
+async def test_equal_puts_are_one_and_other_words_another(
+    kept: Orchestrator, tmp_path: Path
+) -> None:
+    """The same put again changes nothing; other tags or parents share the bytes alone."""
+    first = await put(kept.artifacts, b"plan", header(tags=["x", "y"]))
+    again = await put(kept.artifacts, b"plan", header(tags=["y", "x"]))
+    other = await put(kept.artifacts, b"plan", header(tags=["z"]))
+    child = await put(
+        kept.artifacts, b"plan", header(tags=["z"], parent_ids=[other.artifact.artifact_id])
+    )
+
+    assert again.existed
+    assert again.artifact.artifact_id == first.artifact.artifact_id
+    assert again.artifact.created_at == first.artifact.created_at
+    ids = [each.artifact.artifact_id for each in (first, other, child)]
+    assert len(set(ids)) == 3
+    assert await listed(kept) == ids[::-1]
+    assert objects(tmp_path) == {sha256(b"plan")}
+
+
+async def test_lists_filter_and_lineage_is_told(kept: Orchestrator) -> None:
+    """ORCH-3098: tags, kinds, parents, jobs, times; ancestors the nearest first."""
+    ids: list[str] = []
+    for number in range(5):
+        told = header(
+            kind="DIFF" if number % 2 else "PLAN",
+            tags=["all", f"n{number}"],
+            parent_ids=ids[-2:],
+            job_id=f"job-{number}",
+        )
+        ids.append((await put(kept.artifacts, b"%d" % number, told)).artifact.artifact_id)
+    artifact = (await get(kept.artifacts, ids[2]))[0]
+
+    info = await kept.artifacts.GetArtifactInfo(
+        pb.GetArtifactInfoRequest(artifact_id=ids[4], ancestors_max=3)
+    )
+
+    assert await listed(kept, tags=["all"]) == ids[::-1]
+    assert await listed(kept, tags=["all", "n3"]) == [ids[3]]
+    assert await listed(kept, kind=pb.ARTIFACT_KIND_DIFF) == [ids[3], ids[1]]
+    assert await listed(kept, parent_id=ids[1]) == [ids[3], ids[2]]
+    assert await listed(kept, job_id="job-2") == [ids[2]]
+    later = await listed(kept, created_from=artifact.created_at)
+    sooner = await listed(kept, created_before=artifact.created_at)
+    assert ids[2] in later
+    assert later + sooner == ids[::-1]
+    assert {each.artifact_id for each in info.ancestors[:2]} == {ids[2], ids[3]}
+    assert len(info.ancestors) == 3
+    assert info.ancestors_omitted
+
+
+# --- what is refused
+
+
+BAD_PUTS = [
+    (header(media_type="text"), "header.media_type"),
+    (header(kind="INPUT", media_type="image/png"), "header.media_type"),
+    (header(tags=["a b"]), "header.tags[0]"),
+    (header(tags=["a"] * 33), "header.tags"),
+    (header(parent_ids=["../../../etc/passwd"]), "header.parent_ids[0]"),
+    (header(expected_sha256="../" * 20 + "abcd"), "header.expected_sha256"),
+    (header(expected_sha256="A" * 64), "header.expected_sha256"),
+    (header(labels={"": "v"}), "header.labels[]"),
+    (header(job_id="j" * 129), "header.job_id"),
+    (header(expected_size_bytes=2), "header.expected_size_bytes"),
+    (header(expected_size_bytes=8), "header.expected_size_bytes"),
+    (header(expected_size_bytes=7 << 20), "header.expected_size_bytes"),
+    (header(expected_sha256="0" * 64), "header.expected_sha256"),
+    (header(kind="INPUT", media_type="application/json"), "chunk"),
+]
+
+
+async def test_a_bad_put_is_refused_by_its_field_and_leaves_nothing(
+    kept: Orchestrator, tmp_path: Path
+) -> None:
+    """ORCH-3016: whether it shows in the header, in the content, or at the end of it."""
+    for told, field in BAD_PUTS:
+        reason, _, text = await refused(put(kept.artifacts, b"content", told))
+
+        assert (reason, text[: len(field)]) == ("INVALID_PARAMS", field)
+
+    assert objects(tmp_path) == incoming(tmp_path) == set()
+    assert await listed(kept) == []
+
+
+OUT_OF_ORDER: list[list[pb.PutArtifactRequest]] = [
+    [],
+    [pb.PutArtifactRequest(chunk=b"x")],
+    [pb.PutArtifactRequest(header=header()), pb.PutArtifactRequest(header=header())],
+    [pb.PutArtifactRequest(header=header()), pb.PutArtifactRequest(chunk=b"")],
+    [
+        pb.PutArtifactRequest(header=header()),
+        pb.PutArtifactRequest(chunk=b"x" * ((1 << 20) + 1)),
+    ],
+]
+
+
+async def test_messages_out_of_order_are_refused(kept: Orchestrator, tmp_path: Path) -> None:
+    """A header first, then chunks with something in them."""
+    for messages in OUT_OF_ORDER:
+        reason, _, _ = await refused(kept.artifacts.PutArtifact(iter(messages)))
+
+        assert reason == "INVALID_PARAMS"
+    assert objects(tmp_path) == incoming(tmp_path) == set()
+
+
+async def test_what_is_too_large_is_refused_while_it_arrives(
+    kept: Orchestrator, tmp_path: Path
+) -> None:
+    """An endless upload ends at the bound."""
+
+    async def endless() -> AsyncIterator[pb.PutArtifactRequest]:
+        yield pb.PutArtifactRequest(header=header())
+        while True:
+            yield pb.PutArtifactRequest(chunk=bytes(CHUNK_BYTES))
+
+    reason, _, text = await refused(kept.artifacts.PutArtifact(endless(), timeout=WAIT_S))
+
+    assert reason == "INVALID_PARAMS"
+    assert "artifacts.artifact_bytes_max" in text
+    assert incoming(tmp_path) == set()
+
+
+async def test_a_parent_must_exist(kept: Orchestrator) -> None:
+    """ORCH-3098: lineage leads to what is kept."""
+    reason, _, text = await refused(put(kept.artifacts, b"x", header(parent_ids=["0" * 32])))
+
+    assert reason == "NOT_FOUND"
+    assert text.startswith("header.parent_ids[0]")
+
+
+async def test_the_quota_refuses_and_counts_equal_content_once(
+    start_orchestrator: StartOrchestrator, tmp_path: Path
+) -> None:
+    """Nothing that was accepted is thrown out for something new; a deletion makes room."""
+    kept = await start(start_orchestrator, tmp_path, quota_bytes=10)
+    first = await put(kept.artifacts, b"12345678")
+    same = await put(kept.artifacts, b"12345678", header(expected_sha256=sha256(b"12345678")))
+    full = await refused(put(kept.artifacts, b"abc"))
+    told = await refused(put(kept.artifacts, b"abc", header(expected_size_bytes=3)))
+    delete = pb.DeleteArtifactRequest(artifact_id=first.artifact.artifact_id)
+    await kept.artifacts.DeleteArtifact(delete)
+
+    await put(kept.artifacts, b"abc")
+
+    assert same.artifact.artifact_id == first.artifact.artifact_id
+    assert full[:2] == told[:2] == ("ADMISSION_REJECT", "artifact-quota")
+    assert "8 of 10 bytes (artifacts.quota_bytes)" in full[2]
+    assert objects(tmp_path) == {sha256(b"abc")}
+
+
+async def test_the_number_of_artifacts_is_bounded(
+    start_orchestrator: StartOrchestrator, tmp_path: Path
+) -> None:
+    """One that is there may be put again; one that was refused leaves no content."""
+    kept = await start(start_orchestrator, tmp_path, count_max=1)
+    await put(kept.artifacts, b"one")
+
+    reason, label, _ = await refused(put(kept.artifacts, b"two"))
+    again = await put(kept.artifacts, b"one")
+
+    assert (reason, label) == ("ADMISSION_REJECT", "artifact-count")
+    assert again.existed
+    assert objects(tmp_path) == {sha256(b"one")}
+
+
+BAD_IDS = ["", "x", "../" * 8, "0" * 32, "/etc/passwd", sha256(b"plan"), "a" * 100_000]
+
+
+async def test_no_id_leads_anywhere_but_to_an_artifact(kept: Orchestrator) -> None:
+    """AUTH-1003, design 9: paths cannot escape, and a digest is no id."""
+    await put(kept.artifacts, b"plan")
+    stub = kept.artifacts
+
+    for name in BAD_IDS:
+        reasons = [
+            (await refused(get(stub, name)))[0],
+            (await refused(stub.GetArtifactInfo(pb.GetArtifactInfoRequest(artifact_id=name))))[0],
+            (await refused(stub.DeleteArtifact(pb.DeleteArtifactRequest(artifact_id=name))))[0],
+        ]
+        assert reasons == ["NOT_FOUND"] * 3
+
+
+async def test_a_silent_upload_ends_and_leaves_nothing(
+    start_orchestrator: StartOrchestrator, tmp_path: Path
+) -> None:
+    """Its place is free for others, who are not kept waiting meanwhile."""
+    kept = await start(start_orchestrator, tmp_path, idle_timeout_ms=300, uploads_max=1)
+    begun = asyncio.Event()
+
+    async def silent() -> AsyncIterator[pb.PutArtifactRequest]:
+        yield pb.PutArtifactRequest(header=header())
+        yield pb.PutArtifactRequest(chunk=b"x")
+        begun.set()
+        await asyncio.Event().wait()
+
+    call = kept.artifacts.PutArtifact(silent(), timeout=WAIT_S)
+    await begun.wait()
+
+    reason, _, text = await refused(call)
+    after = await put(kept.artifacts, b"y")
+
+    assert reason == "DEADLINE"
+    assert "artifacts.idle_timeout_ms" in text
+    assert after.artifact.size_bytes == 1
+    assert incoming(tmp_path) == set()
+
+
+async def test_a_broken_upload_leaves_nothing_and_its_place_is_free(
+    start_orchestrator: StartOrchestrator, tmp_path: Path
+) -> None:
+    """While it runs, the one place is taken; when its client is gone, it is not."""
+    kept = await start(start_orchestrator, tmp_path, uploads_max=1)
+    files = tmp_path / "artifacts" / "incoming"
+
+    async def broken() -> AsyncIterator[pb.PutArtifactRequest]:
+        yield pb.PutArtifactRequest(header=header())
+        await asyncio.Event().wait()
+
+    call = kept.artifacts.PutArtifact(broken())
+    await until(lambda: bool(list(files.iterdir())))
+    busy = await refused(put(kept.artifacts, b"y"))
+    call.cancel()
+    await until(lambda: not list(files.iterdir()))
+
+    after = await put(kept.artifacts, b"y")
+
+    assert busy[:2] == ("ADMISSION_REJECT", "artifact-uploads")
+    assert after.artifact.size_bytes == 1
+
+
+# --- a disk that lies
+
+
+HARMS = [
+    ("flip", "SHA-256 differs"),
+    ("cut", "has 3 bytes instead of"),
+    ("remove", "is missing"),
+    ("link", "is no regular file"),
+    ("pipe", "is no regular file"),
+]
+
+
+async def test_damaged_content_is_never_told_as_right(kept: Orchestrator, tmp_path: Path) -> None:
+    """ORCH-3097: the call fails with DATA_LOSS and says why; putting it again mends it."""
+    path = tmp_path / "artifacts" / "objects" / sha256(MEDIUM)
+    for harm, why in HARMS:
+        artifact_id = (await put(kept.artifacts, MEDIUM)).artifact.artifact_id
+        do_harm(path, harm)
+
+        whole = await refused(get(kept.artifacts, artifact_id))
+        part = await refused(get(kept.artifacts, artifact_id, offset=10, limit=1))
+        await put(kept.artifacts, MEDIUM)
+
+        assert whole[0] == part[0] == "DATA_LOSS"
+        assert why in whole[2]
+        assert (await get(kept.artifacts, artifact_id))[1] == MEDIUM
+
+
+def do_harm(path: Path, harm: str) -> None:
+    """Does something to a file that this program never does."""
+    if harm == "flip":
+        with path.open("r+b") as file:
+            file.seek(len(MEDIUM) - 1)
+            file.write(bytes([MEDIUM[-1] ^ 1]))
+        return
+    path.unlink()
+    if harm == "cut":
+        path.write_bytes(b"abc")
+    elif harm == "link":
+        elsewhere = path.parent.parent / "elsewhere"
+        elsewhere.write_bytes(MEDIUM)
+        path.symlink_to(elsewhere)
+    elif harm == "pipe":
+        os.mkfifo(path)
+
+
+# --- over restarts
+
+
+async def test_artifacts_outlive_a_restart_and_expire(
+    start_orchestrator: StartOrchestrator, tmp_path: Path
+) -> None:
+    """What was told is true of the next process too, until the time is over."""
+    journal = {"kind": "sqlite", "path": str(tmp_path / "journal.db"), "prune_every_ms": 20}
+    first = await start(start_orchestrator, tmp_path)
+    told = header(tags=["t"])
+    answer = await put(first.artifacts, LARGE, told)
+    (tmp_path / "artifacts" / "objects" / "README").write_text("not ours")
+    (tmp_path / "artifacts" / "objects" / ("0" * 64)).write_text("left by a crash")
+    (tmp_path / "artifacts" / "incoming" / "x.part").write_text("left by a crash")
+    await first.close()
+    second = await start(start_orchestrator, tmp_path, retention_ms=100)
+    before = await get(second.artifacts, answer.artifact.artifact_id)
+    swept = objects(tmp_path) | incoming(tmp_path)
+    brief = (await put(second.artifacts, b"brief")).artifact
+    await second.close()
+
+    third = await start_orchestrator(None, store=journal)
+    await until(lambda: third.server.artifacts.index.get(brief.artifact_id) is None)
+
+    assert before == (answer.artifact, LARGE)
+    assert swept == {"README", sha256(LARGE)}
+    assert await listed(third) == [answer.artifact.artifact_id]
+    assert objects(tmp_path) == {"README", sha256(LARGE)}
