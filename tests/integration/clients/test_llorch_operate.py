@@ -71,7 +71,7 @@ async def test_an_unknown_pool_is_answered_with_those_that_there_are(
 
     assert outcome.code == 2
     assert outcome.stderr == (
-        "llorch: not found: no pool 'gpub' is registered: there are gpu-b, gpu-a, cpu; "
+        "llorch: not found: no pool 'gpub' is registered; those that are: gpu-b, gpu-a, cpu; "
         "`llorch pools` lists what the server knows\n"
     )
 

@@ -95,6 +95,7 @@ async def test_a_host_shows_every_metric_of_its_contract(tmp_path: Path) -> None
         metrics.device_read(4.0, thorough=True)
         metrics.xid("GPU-1", 79)
         metrics.loop_was_late(1.0)
+        await running.manager._live.reload(running.manager._telemetry)
         text = await running.text("pool-managerd")
         orchestrators = families(await running.text("orchestratord"))
 

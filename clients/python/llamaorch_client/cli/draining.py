@@ -86,8 +86,8 @@ async def _naming_pools(pool_id: str, client: AsyncClient) -> AsyncGenerator[Non
         ids = nearest(pool_id, [pool.pool_id for pool in await client.pools()])
         shown = ", ".join(ids[:POOLS_NAMED])
         more = f" and {len(ids) - POOLS_NAMED} more" if len(ids) > POOLS_NAMED else ""
-        known = f"there are {shown}{more}" if ids else "there is none"
-        detail = replace(error.detail, message=f"{error.message}: {known}")
+        known = f"those that are: {shown}{more}" if ids else "none is"
+        detail = replace(error.detail, message=f"{error.message}; {known}")
         raise NotFoundError(detail) from error
 
 
