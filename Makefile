@@ -212,6 +212,10 @@ orphans: $(DEV_STAMP) ## Kill pool-managerd KILLS (100) times without warning an
 bench-restart: $(DEV_STAMP) ## How soon orchestratord sees that an engine was killed, and that it is READY again
 	$(BIN)/python -m benchmarks.restart $(ARGS)
 
+.PHONY: bench-startup
+bench-startup: $(DEV_STAMP) ## How soon services and command answer after they are started, beside bare Python and bare grpc.aio
+	$(PYTHON) -m benchmarks.startup
+
 .PHONY: bench-host
 bench-host: $(DEV_STAMP) ## CPU per token in pool-managerd at 8 slots x 50 tokens/s, beside a bare aiohttp reader
 	$(BIN)/python -m benchmarks.host $(ARGS)

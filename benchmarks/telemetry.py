@@ -84,8 +84,8 @@ async def running(directory: Path, otlp: str, *, relays: bool) -> AsyncIterator[
     Unless it `relays`, a stand-in for the host keeps one job for ever, so that all others wait.
     """
     made(directory)
-    address = f"127.0.0.1:{_free_port()}"
-    metrics = [f"127.0.0.1:{_free_port()}" if otlp else "" for _ in range(2)]
+    address = f"127.0.0.1:{free_port()}"
+    metrics = [f"127.0.0.1:{free_port()}" if otlp else "" for _ in range(2)]
     level = "info" if otlp else "error"
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp} if otlp else {}
     common = {"address": address, "level": level}
@@ -241,7 +241,8 @@ async def run(options: argparse.Namespace) -> int:
     return 1 if verdicts.missed and options.strict else 0
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody used a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
