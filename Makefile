@@ -214,7 +214,7 @@ bench-restart: $(DEV_STAMP) ## How soon orchestratord sees that an engine was ki
 
 .PHONY: bench-startup
 bench-startup: $(DEV_STAMP) ## How soon services and command answer after they are started, beside bare Python and bare grpc.aio
-	$(PYTHON) -m benchmarks.startup
+	$(BIN)/python -m benchmarks.startup $(ARGS)
 
 .PHONY: bench-host
 bench-host: $(DEV_STAMP) ## CPU per token in pool-managerd at 8 slots x 50 tokens/s, beside a bare aiohttp reader

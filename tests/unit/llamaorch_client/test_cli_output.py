@@ -7,12 +7,23 @@ from datetime import UTC, datetime
 import pytest
 
 from llamaorch.pool.v1 import snapshot_pb2
-from llamaorch_client import ErrorDetail, JobFailedError, Queued, Started, Tokens, UnavailableError
+from llamaorch_client import (
+    ErrorDetail,
+    JobFailedError,
+    NotFoundError,
+    Queued,
+    Started,
+    Tokens,
+    UnavailableError,
+)
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.devices import DeviceRow, merged, of_snapshot
 from llamaorch_client.cli.failure import ExitCode, as_record, exit_code, sentences
 from llamaorch_client.cli.output import Output, plain, printable
 from llamaorch_client.cli.progress import Progress
+from orchestrator_core.artifacts.refusals import RESOURCE as ARTIFACT_RESOURCE
+from orchestrator_core.core.draining import POOL_RESOURCE
+from orchestrator_core.core.intake import SESSION_RESOURCE
 
 
 class _Terminal(io.StringIO):
@@ -195,6 +206,24 @@ def test_errors_say_what_to_change_and_keep_stable_keys() -> None:
     assert sentences(dropped, "")[0].endswith("try again in 900 ms")
     assert (record["kind"], record["retry_after_ms"]) == ("JobFailed", 900)
     assert plain(record) == record
+
+
+@pytest.mark.parametrize(
+    ("resource", "command"),
+    [
+        ("", "jobs"),
+        (SESSION_RESOURCE, "sessions"),
+        (POOL_RESOURCE, "pools"),
+        (ARTIFACT_RESOURCE, "artifacts"),
+    ],
+)
+def test_what_is_not_found_is_looked_for_in_its_own_list(resource: str, command: str) -> None:
+    """A session is no job."""
+    detail = ErrorDetail("no x", "NOT_FOUND", metadata={"resource_type": resource})
+
+    (sentence,) = sentences(NotFoundError(detail), "box:7070")
+
+    assert sentence == f"not found: no x; `llorch {command}` lists what the server knows"
 
 
 def test_a_live_table_is_for_a_terminal() -> None:

@@ -147,7 +147,8 @@ def _when(error: LlamaOrchError) -> str:
 
 def _where_to_look(error: NotFoundError) -> str:
     kind = error.metadata.get("resource_type", "").rpartition(".")[2]
-    command = {"Session": "sessions", "Pool": "pools"}.get(kind, "jobs")
+    commands = {"Artifact": "artifacts", "Pool": "pools", "Session": "sessions"}
+    command = commands.get(kind, "jobs")
     return f"`llorch {command}` lists what the server knows"
 
 
