@@ -48,12 +48,14 @@ class Checks:
     waiting_before: dict[str, int] = field(default_factory=dict)
     interactive_in_a_row: int = 0
     drained: dict[str, None] = field(default_factory=dict)
+    closed_before: dict[str, None] = field(default_factory=dict)
     turns_max: int = 0
 
     def before(self, world: Shell) -> None:
         """Notes who waits, to judge the step that comes."""
         queue = world.core._state.queue
         self.waiting_before = {job.job_id: job.seq for job in _waiting(queue)}
+        self.closed_before = world.core.catalog.closed.copy()
 
     def after(self, world: Shell, event: Event, effects: list[Effect]) -> None:
         """Asserts everything."""
@@ -142,7 +144,10 @@ class Checks:
     def _closed_models_are_left_alone(
         self, state: State, effects: list[Effect], now_ms: int
     ) -> None:
-        """ORCH-3031: once the grace is over, pools of it take nothing and nothing waits for it."""
+        """ORCH-3031: once the grace is over, pools of it take nothing and nothing waits for it.
+
+        In the step in which it ends, what was due before it may still be placed.
+        """
         due = {
             model_id: None
             for model_id, entry in state.catalog.entries.items()
@@ -153,7 +158,7 @@ class Checks:
             assert pool.retired == (pool.snapshot.model_id in due)
         for effect in effects:
             if isinstance(effect, DispatchRecord):
-                assert state.pools[effect.pool_id].snapshot.model_id not in due
+                assert state.pools[effect.pool_id].snapshot.model_id not in self.closed_before
         assert not [job for job in _waiting(state.queue) if job.spec.needs.model_id in due]
 
     def _hosts_keep_what_they_may(self, state: State) -> None:
