@@ -119,6 +119,10 @@ def _flat(
             yield from _flat(value, bound, f"{key}.", live=so)
         elif isinstance(value, dict):
             for inner, entry in sorted(value.items()):
-                yield from _flat(entry, bound, f"{key}.{key_text(inner)}.", live=so)
+                name_of = f"{key}.{key_text(inner)}"
+                if isinstance(entry, Table):
+                    yield from _flat(entry, bound, f"{name_of}.", live=so)
+                else:
+                    yield _Entry(name_of, entry, so, HIDDEN in info.metadata)
         else:
             yield _Entry(key, value, so, HIDDEN in info.metadata)

@@ -3,7 +3,7 @@
 from typing import Final
 
 from ci.dashboards.board import Board, Kind, Panel, Query, Row
-from ci.dashboards.queries import DEVICE, each_device, of_host, p95, rate
+from ci.dashboards.queries import DEVICE, each_device, of_host, p95, rate, some
 
 GPUS: Final = Board(
     "gpus",
@@ -168,7 +168,7 @@ RELIABILITY: Final = Board(
                 Panel(
                     "Engine restarts per second",
                     "By why the engine before was given up.",
-                    (rate("engine_restarts_total", "pool_id, reason"),),
+                    (some(rate("engine_restarts_total", "pool_id, reason")),),
                     Kind.AREAS,
                 ),
                 Panel(

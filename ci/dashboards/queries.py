@@ -54,3 +54,8 @@ def rate(metric: str, by: str, where: str = POOL) -> Query:
     """What a counter grows by in a second, split by labels."""
     legend = " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
     return Query(f"sum by ({by}) (rate({metric}{{{where}}}[$__rate_interval]))", legend)
+
+
+def some(query: Query) -> Query:
+    """Only what is not 0, of series of which most always are."""
+    return Query(f"{query.expr} > 0", query.legend)

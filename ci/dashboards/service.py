@@ -153,7 +153,7 @@ PREDICTION: Final = Board(
                     (
                         Query(
                             'sum by (told) (deadline_outcomes_total{met="yes"})'
-                            " / sum by (told) (deadline_outcomes_total)",
+                            " / (sum by (told) (deadline_outcomes_total) > 0)",
                             "told {{told}}",
                         ),
                     ),

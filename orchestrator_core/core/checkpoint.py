@@ -37,7 +37,7 @@ LEFT_OUT: Completions = {
     Timers: {"_heap": lambda timers: cast("Timers", timers).sorted_heap()},
 }
 
-# With 100,000 requests they were most of a checkpoint. What moves must not be here, as `served`.
+# With 100,000 requests most of a checkpoint. What moves, as in `served`, must not be here.
 UNMOVED = ("State.remembered", "State.ended", "State.ended_unrun")
 
 _SHAPES = Shapes(State, LEFT_OUT, UNMOVED)

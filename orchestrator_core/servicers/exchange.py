@@ -227,9 +227,10 @@ class _Stream:
                     follows = self._within_bounds(request, follows=True)
                     self._begin(request, self._subscribe, follows)
                 case _:
-                    raise invalid("request", "is missing, or not one that this server knows")
-        except RefusalError as error:
-            self._refuse(request, error.refusal)
+                    unknown = invalid("request", "is missing, or not one that this server knows")
+                    self._refuse(request, unknown.refusal)
+        except Exception as error:  # noqa: BLE001 - the edge: everything becomes a result
+            self._refuse(request, rpc.refusal_of(error))
 
     def _within_bounds(self, request: pb.ExchangeRequest, *, follows: bool) -> bool:
         """Refuses one request too many; returns `follows`."""

@@ -28,10 +28,10 @@ class Findings:
 
     @property
     def verified(self) -> bool:
-        """True when a digest is stated, and nothing contradicts it."""
-        contradicted = any(pool.verdict is DigestVerdict.MISMATCH for pool in self.pools)
-        invalid = self.signature.verdict is SignatureVerdict.INVALID
-        return bool(self.entry.card.digest) and not contradicted and not invalid
+        """True when a pool reports the digest that is stated, and nothing contradicts it."""
+        verdicts = {pool.verdict for pool in self.pools}
+        agreed = DigestVerdict.MATCH in verdicts and DigestVerdict.MISMATCH not in verdicts
+        return agreed and self.signature.verdict is not SignatureVerdict.INVALID
 
     def warnings(self) -> Iterator[str]:
         """Sentences about what is missing or does not fit."""

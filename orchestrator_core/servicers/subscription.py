@@ -84,7 +84,11 @@ class Subscription:
 
 
 class Places:
-    """Waiting jobs whose place is to be told again in a second or a little later."""
+    """Waiting jobs whose place is to be told again in a second or a little later.
+
+    Those that are not followed any more are dropped as soon as they are due: a client that follows
+    and leaves jobs faster than places are told does not make them pile up.
+    """
 
     def __init__(self) -> None:
         self._planned: deque[tuple[float, Subscription]] = deque()
@@ -109,12 +113,12 @@ class Places:
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         now_s = loop.time()
-        for _ in range(PLACES_AT_ONCE):
-            if not self._planned or self._planned[0][0] > now_s:
-                break
+        told = 0
+        while told < PLACES_AT_ONCE and self._planned and self._planned[0][0] <= now_s:
             subscription = self._planned.popleft()[1]
             subscription.place_planned = False
             if not subscription.closed and subscription.job.state is JobState.QUEUED:
+                told += 1
                 subscription.place_due = True
                 subscription.wake()
         self._timer = None

@@ -28,7 +28,7 @@ from llamaorch_client.options import ClientOptions
 from tests.integration.clients.llorch import llorch
 from tests.integration.orchestrator.artifact_calls import sha256
 from tests.integration.orchestrator.calls import all_events, ready_host
-from tests.integration.orchestrator.conftest import Orchestrator
+from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 
 CONTENT = bytes(range(256)) * 4_000
 QUICK = ClientOptions(retry=RetryOptions(attempts_max=4, backoff_initial_ms=1, backoff_max_ms=5))
@@ -215,9 +215,12 @@ async def test_llorch_puts_lists_shows_gets_and_deletes(
 
 
 async def test_llorch_runs_a_prompt_of_any_length(
-    orchestrator: Orchestrator, tmp_path: Path
+    start_orchestrator: StartOrchestrator, tmp_path: Path
 ) -> None:
     """A long file goes as an artifact, which a later job may use too; roles are kept."""
+    # The commands may take longer than a silent host counts.
+    patient = {"pools": {"heartbeat_timeout_ms": 60_000}, "placement": {"stale_after_ms": 60_000}}
+    orchestrator = await start_orchestrator(**patient)
     host = await ready_host(orchestrator, ctx_max=1 << 20, slots_total=4, slots_free=4)
     address = str(orchestrator.server.address)
     long = tmp_path / "long"

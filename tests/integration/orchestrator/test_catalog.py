@@ -182,6 +182,8 @@ async def test_verify_tells_of_each_pool(orchestrator: Orchestrator) -> None:
     await register(orchestrator, aliases=["small"], digest=DIGEST)
 
     found = await orchestrator.catalog.VerifyModel(pb.VerifyModelRequest(model_id="small"))
+    await register(orchestrator, "nobody", digest=DIGEST)
+    unserved = await orchestrator.catalog.VerifyModel(pb.VerifyModelRequest(model_id="nobody"))
     await update(orchestrator, ["digest"], model_id="tiny")
     without = await orchestrator.catalog.VerifyModel(pb.VerifyModelRequest(model_id="tiny"))
 
@@ -192,6 +194,7 @@ async def test_verify_tells_of_each_pool(orchestrator: Orchestrator) -> None:
     ]
     assert (found.model_id, found.verified) == ("tiny", False)
     assert found.signature == pb.SIGNATURE_VERDICT_MISSING
+    assert (unserved.verified, unserved.warnings[-1]) == (False, "no pool serves nobody")
     assert (without.verified, without.warnings[0][:16]) == (False, "it has no digest")
 
 

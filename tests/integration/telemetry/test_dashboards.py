@@ -139,7 +139,9 @@ async def _unanswered(server: Prometheus, queries: dict[str, str]) -> list[str]:
 @needs_prometheus
 async def test_every_query_has_an_answer_under_load(tmp_path: Path) -> None:
     """Jobs finish, fail, expire, are cancelled and dropped, an engine dies, a GPU tells all."""
-    queries = panel_queries() | rule_queries()
+    # What is left out while it is 0 answers 0.
+    panels = {place: query.replace(" > 0", " > bool 0") for place, query in panel_queries().items()}
+    queries = panels | rule_queries()
     write_tiny_model(tmp_path / "tiny.gguf")
     async with both(tmp_path, devices=OneGpu(), queue={"capacity": 2}) as running:
         targets = {service: running.port(service) for service in SERVICES}

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from orchestrator_core import commit
-from orchestrator_core.commit import BUSY_RECORDS, GATHER_S, CommitGate
+from orchestrator_core.commit import BUSY_RECORDS, FULL_RECORDS, GATHER_S, CommitGate
 from orchestrator_core.core.effects import (
     AcceptRecord,
     ConfirmEnd,
@@ -372,12 +372,17 @@ async def test_readers_wait_for_what_was_decided_before_them() -> None:
     assert run.store.batches == [[accept("a")]]
 
 
-async def test_under_load_records_gather_before_the_next_commit() -> None:
-    """After a busy batch the next begins no earlier than `GATHER_S` later, with all that came."""
+@pytest.mark.parametrize(
+    ("records", "gather_s"), [(BUSY_RECORDS, GATHER_S), (FULL_RECORDS, 2 * GATHER_S)]
+)
+async def test_under_load_records_gather_before_the_next_commit(
+    records: int, gather_s: float
+) -> None:
+    """After a busy batch the next begins so much later, after a full one twice as much."""
     async with running() as recorder:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        recorder.gate.add([accept(f"j{n}") for n in range(BUSY_RECORDS)], [])
+        recorder.gate.add([accept(f"j{n}") for n in range(records)], [])
         await recorder.committing()
         recorder.gate.add([accept("a")], [])
 
@@ -387,8 +392,8 @@ async def test_under_load_records_gather_before_the_next_commit() -> None:
         await recorder.committing()
 
         # The loop's timers may be early by the resolution of its clock.
-        assert loop.time() - began_s >= GATHER_S - 0.001
-        assert [len(batch) for batch in recorder.store.batches] == [BUSY_RECORDS, 2]
+        assert loop.time() - began_s >= gather_s - 0.001
+        assert [len(batch) for batch in recorder.store.batches] == [records, 2]
 
 
 async def test_a_few_records_do_not_delay_the_next_commit() -> None:

@@ -662,7 +662,7 @@ class VerifyModelResponse(_message.Message):
     signed_by: _builtins.str
     """Name of the trusted key that made it, or empty."""
     verified: _builtins.bool
-    """True when a digest is stated, no pool reports another, and the signature is not INVALID."""
+    """True when a pool reports the digest, no pool reports another, and the signature is not INVALID."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolVerdict]:
         """Pools that serve the model, sorted by id."""

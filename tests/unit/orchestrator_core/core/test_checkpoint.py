@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator_core.core.checkpoint import LEFT_OUT, UNMOVED, fields_of_state, layout
+from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.shapes import Numbered, Shapes
 from orchestrator_core.core.state import State
@@ -140,6 +141,17 @@ def test_what_never_moves_names_tables_in_order_of_arrival() -> None:
     fields_of = {f"State.{f.name}": f.type for f in fields(State)}
 
     assert {"OrderedDict" in str(fields_of[name]) for name in UNMOVED} == {True}
+
+
+def test_what_moves_comes_back_in_its_order() -> None:
+    """Who was served last is the last to be forgotten; the dict below knows only who came last."""
+    core = Core(CoreConfig())
+    core._state.served.update(anna=1.0, ben=2.0, cleo=3.0)
+    core._state.served.move_to_end("anna")
+
+    twin = through_bytes(core)
+
+    assert list(twin._state.served) == ["ben", "cleo", "anna"]
 
 
 def test_the_layout_names_every_table() -> None:

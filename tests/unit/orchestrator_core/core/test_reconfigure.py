@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator_core.core.catalog_model import ModelCard
 from orchestrator_core.core.config import (
     CoreConfig,
     Guardrails,
@@ -20,14 +21,17 @@ from orchestrator_core.core.config import (
 from orchestrator_core.core.effects import (
     Effect,
     JobEnded,
+    ModelRefused,
     ReplyAccepted,
+    ReplyModel,
     ReplyRefused,
     SendStart,
     SessionForgotten,
 )
-from orchestrator_core.core.events import CancelRequested, ConfigChanged, Event
+from orchestrator_core.core.events import CancelRequested, ConfigChanged, Event, ModelPut
 from orchestrator_core.core.gates import EVIDENCE_MIN
 from orchestrator_core.core.machine import Core
+from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.spec import Budgets
 from orchestrator_core.core.states import JobState
 from orchestrator_core.core.throttle import MS_PER_MINUTE, Bucket
@@ -75,11 +79,15 @@ OTHER: dict[str, Any] = {
     "deadline_aware": True,
     "min_on_time_probability": 1.0,
     "throttle": ThrottleConfig(Limits(3, 50, 1)),
+    "catalog_required": True,
+    "catalog_strict_digest": True,
+    "catalog_models_max": 1,
     "guardrails": Guardrails(price=Price(1_000, 1_000)),
 }
 
-# What these decide takes more experience than a world gathers.
-OF_DEADLINES = {"deadline_aware", "min_on_time_probability"}
+# What these decide takes more experience than a world gathers, or a catalog; see below.
+ELSEWHERE = {"deadline_aware", "min_on_time_probability"}
+ELSEWHERE |= {"catalog_strict_digest", "catalog_models_max"}
 
 # Worlds in which every setting above has something to say.
 SEEDS = (2, 4, 8)
@@ -103,7 +111,7 @@ def test_every_setting_of_the_core_is_in_the_table() -> None:
     assert OTHER.keys() == {field.name for field in fields(CoreConfig)}
 
 
-@pytest.mark.parametrize("key", sorted(OTHER.keys() - OF_DEADLINES))
+@pytest.mark.parametrize("key", sorted(OTHER.keys() - ELSEWHERE))
 def test_a_core_that_was_told_goes_on_as_one_that_began_so(key: str) -> None:
     """For each setting: the change is seen in what is decided, and it is the whole change."""
     seen = False
@@ -137,6 +145,23 @@ def test_the_gate_of_deadlines_opens_with_what_was_learned_before() -> None:
 
     assert "0.10 is asked for" in first.refusal.message
     assert "0.75 is asked for" in second.refusal.message
+
+
+def test_the_bounds_of_the_catalog_count_for_what_comes_after() -> None:
+    """Models that are there stay; jobs must then be served by the digest that is known."""
+    bench = Bench(snapshot(model_digest=""))
+    put = [bench.step(ModelPut(ModelCard(name, digest="sha256:1"), 0, 0)) for name in ("m", "n")]
+    assert all(only(effects, ReplyModel) for effects in put)
+    assert only(bench.enqueue("a"), ReplyAccepted)
+
+    change(bench, catalog_models_max=1, catalog_strict_digest=True)
+
+    refused = bench.step(ModelPut(ModelCard("o"), 0, 0))
+    (told,) = only(refused, ModelRefused)
+    assert told.refusal.policy_label == "catalog"
+    (reply,) = only(bench.enqueue("b"), ReplyRefused)
+    assert reply.refusal.reason is Reason.INCOMPATIBLE_MODEL
+    assert len(bench.state.catalog.entries) == 2
 
 
 def change(bench: Bench, **changed: Any) -> list[Effect]:

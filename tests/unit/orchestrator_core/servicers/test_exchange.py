@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2
+from structlog.testing import capture_logs
 
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core.servicers.exchange import Caller, Exchanges, Forget, JobCalls, Tell
-from orchestrator_core.servicers.exchange_session import ExchangeLimits
+from orchestrator_core.servicers.exchange_session import ExchangeLimits, ExchangeSession
 from orchestrator_core.servicers.follow import Followers
 from tests.unit.orchestrator_core.servicers.test_exchange_session import FakeRuntime
 
@@ -276,3 +278,23 @@ async def test_a_request_may_carry_its_own_trace_context() -> None:
     contexts = [dict(caller.metadata) for caller in bench.calls.callers]
     assert [context["traceparent"] for context in contexts] == ["stream", "own"]
     assert [context["x-correlation-id"] for context in contexts] == ["abc", "abc"]
+
+
+async def test_a_bug_met_by_one_request_is_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream, and whatever else is on it, goes on."""
+
+    def broken(*_: object) -> int:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(ExchangeSession, "acknowledge", broken)
+    bench = Bench()
+
+    with capture_logs() as lines:
+        bench.give(1, ack=pb.ExchangeAck())
+        bench.give(2, cancel=pb.ExchangeCancel(job_id="job-1"))
+        answers = await bench.answers(2)
+        await bench.close()
+
+    assert "internal_error" in {line["event"] for line in lines}
+    assert told(answers[1])[0] == "INTERNAL"
+    assert answers[2].cancelled.job.job_id == "job-1"

@@ -1,5 +1,6 @@
 """What an Exchange stream sends, against a plain list of what each job told. LO-306, LO-302."""
 
+import asyncio
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -20,13 +21,14 @@ from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay.items import Frame
 from orchestrator_core.relay.reader import MESSAGE_BYTES
 from orchestrator_core.relay.relay import Relay, RelayLimits
+from orchestrator_core.servicers import subscription
 from orchestrator_core.servicers.exchange_session import (
     SHARE_BYTES,
     ExchangeLimits,
     ExchangeSession,
 )
 from orchestrator_core.servicers.follow import Followers
-from orchestrator_core.servicers.subscription import Terms
+from orchestrator_core.servicers.subscription import Places, Terms
 from orchestrator_core.wire.frames import encode_event
 from tests.unit.orchestrator_core.relay.test_log import digest, frames
 
@@ -578,3 +580,34 @@ async def test_a_bug_met_by_one_job_ends_the_following_of_that_job_alone() -> No
     assert "c-1" in str(world.broken[first].error.details)
     assert world.text(second) == b"two"
     assert world.session.following == 1
+
+
+async def test_places_of_jobs_that_were_left_do_not_pile_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They cost nothing to drop, so they do not count as told."""
+    monkeypatch.setattr(subscription, "QUEUED_EVERY_S", 0.0)
+    places, told = Places(), asyncio.Event()
+
+    def followed(*, closed: bool) -> Any:
+        job = SimpleNamespace(state=JobState.QUEUED)
+        return SimpleNamespace(closed=closed, job=job, place_planned=False, wake=told.set)
+
+    for _ in range(10 * subscription.PLACES_AT_ONCE):
+        places.plan(followed(closed=True))
+    places.plan(followed(closed=False))
+    looks = 0
+    look = places._look
+
+    def counted() -> None:
+        nonlocal looks
+        looks += 1
+        look()
+
+    places._look = counted  # type: ignore[method-assign]
+    places._look()
+    async with asyncio.timeout(5):
+        await told.wait()
+    places.close()
+
+    assert (looks, len(places._planned)) == (1, 0)
