@@ -151,7 +151,10 @@ class OutputProgressed:
 @plain_init
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
-    """A pool confirmed the end of an attempt; its slot is idle. `finish` or `error` is set."""
+    """A pool confirmed the end of an attempt; its slot is idle. `finish` or `error` is set.
+
+    `pieces` of output came before it, those of earlier attempts that it went on from among them.
+    """
 
     job_id: str
     attempt: int
@@ -161,6 +164,7 @@ class AttemptEnded:
     usage: Usage = NO_USAGE
     text_bytes: int = 0
     text_digest: int = 0
+    pieces: int = 0
 
 
 @plain_init

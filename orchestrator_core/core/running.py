@@ -116,6 +116,9 @@ def attempt_ended(state: State, event: AttemptEnded, now_ms: int) -> None:
         return
     job = state.jobs.get(event.job_id)
     counts = job is not None and job.attempt is attempt and job.live
+    if job is not None and job.attempt is attempt:
+        # Progress is told once a second; what came since is delivered, and charged, too.
+        job.pieces = max(job.pieces, event.pieces)
     if job is not None and job.attempt is attempt and not job.live:
         # It was stopped before; only now it is known what it took.
         spending.settle(state, job, event.usage, now_ms)

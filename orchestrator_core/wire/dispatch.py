@@ -145,6 +145,7 @@ def attempt_ended(
         usage=_usage(message.usage),
         text_bytes=message.text_bytes,
         text_digest=message.text_digest,
+        pieces=message.next_index,
     )
 
 

@@ -80,6 +80,67 @@ Feature: Budgets
     When the client cancels "story"
     Then the session "chat" has set aside 0 tokens and spent 0
 
+  Scenario: Words that are made again after a crash are free
+    Given a service with these pools
+      | pool  | slots |
+      | left  | 1     |
+      | right | 1     |
+    And the client sends the slow job "story" with
+      | session                  | chat            |
+      | session budget of tokens | 100             |
+      | most tokens              | 40              |
+      | on failure               | verified replay |
+    And "story" has said its first word
+    When the engine of "story" crashes
+    And the running jobs are let go
+    And "story" finishes
+    And "story" has said 16 words
+    Then the session "chat" has set aside 0 tokens and spent 20
+
+  Scenario: A job that is dropped for another gives back what it had set aside
+    Given a service with 1 slot
+      """
+      [queue]
+      capacity = 1
+      policy = "drop-lru"
+      """
+    And the job "long" is running and takes its time
+    And the client sends the job "report" with
+      | class                    | batch |
+      | session                  | chat  |
+      | session budget of tokens | 100   |
+      | most tokens              | 40    |
+    When the client sends the job "chat"
+    Then "report" ends with QUEUE_FULL_DROP_LRU
+    And the session "chat" has set aside 0 tokens and spent 0
+    And the session "chat" has had 0 of its 8 turns
+
+  Scenario: A job whose engine failed pays for what was delivered, and no more
+    Given a service with 1 slot
+    When the client sends the job "story" with
+      | session                  | chat |
+      | session budget of tokens | 100  |
+      | most tokens              | 40   |
+      | fails after words        | 3    |
+    Then "story" ends with ENGINE_ERROR
+    And the session "chat" has set aside 0 tokens and spent 7
+
+  Scenario: Jobs of one stream are held to the same budget
+    Given a service with 1 slot
+    When the client gives 4 jobs of 20 tokens each on one stream, in a session with a budget of 50
+    Then 2 of them finish, and the others are refused because of "session-budget-tokens"
+    And the session "chat" has set aside 0 tokens and spent 40
+
+  Scenario: On the command line
+    Given a service with 1 slot
+    When somebody types "llorch run --model tiny --session chat --session-tokens 60 --max-tokens 5 Hello."
+    Then the command succeeds and shows " "
+    And the session "chat" has set aside 0 tokens and spent 6
+    When somebody types "llorch sessions show chat"
+    Then the command succeeds and shows "60" and "54"
+    When somebody types "llorch run --model tiny --session chat --max-tokens 70 Hello."
+    Then the command fails with 4 and says "54 of 60"
+
   Scenario: Money
     Given a service with 1 slot
       """

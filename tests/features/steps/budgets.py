@@ -4,7 +4,15 @@ import asyncio
 
 import pytest
 
-from llamaorch_client import Budgets, Metrics, NotFoundError, Session, Started
+from llamaorch_client import (
+    Budgets,
+    JobRequest,
+    Metrics,
+    NotFoundError,
+    RejectedError,
+    Session,
+    Started,
+)
 from tests.features.gherkin import at_any_point, then, when
 from tests.features.service import WAIT_S
 from tests.features.steps.jobs import job
@@ -134,6 +142,36 @@ async def tokens_left(world: World, session: str, left: int) -> None:
     found = await look(world, session)
     assert found.remaining is not None
     assert found.remaining.tokens == left
+
+
+@when(
+    "the client gives {count:d} jobs of {most:d} tokens each on one stream, in a session with a"
+    " budget of {budget:d}"
+)
+async def on_one_stream_in_session(world: World, count: int, most: int, budget: int) -> None:
+    """All at once; each has words of its own, so that none is a repetition."""
+    rows = [["session", "chat"], ["session budget of tokens", str(budget)]]
+    requests = [
+        job([*rows, ["most tokens", str(most)], ["seed", str(seed + 1)]]) for seed in range(count)
+    ]
+    client = await world.client()
+    async with client.exchange() as exchange:
+
+        async def one(request: JobRequest) -> str:
+            try:
+                given = await exchange.run(request)
+                return (await given.result()).end.state.value
+            except RejectedError as error:
+                return error.policy_label
+
+        world.answer = await asyncio.gather(*(one(request) for request in requests))
+
+
+@then('{count:d} of them finish, and the others are refused because of "{label}"')
+def some_finish(world: World, count: int, label: str) -> None:
+    """What is set aside counts at once."""
+    assert sorted(set(world.answer)) == sorted({"FINISHED", label})
+    assert world.answer.count("FINISHED") == count
 
 
 @then('the session "{session}" has spent {cost:d} millionths')

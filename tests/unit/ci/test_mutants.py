@@ -23,14 +23,16 @@ def test_every_bug_can_still_be_planted(mutant: Mutant) -> None:
 
 
 def test_the_bugs_that_matter_are_in_the_list() -> None:
-    """At least ten in a core, eight that fault seeds must find, and all in what is delivered."""
-    homes = [Path(mutant.file).parts[:2] for mutant in MUTANTS]
+    """At least ten in a core, eight for fault seeds, all in what is delivered or judges that."""
+    homes = [Path(mutant.file).parts[:2] for mutant in MUTANTS if mutant.file not in JUDGES]
 
     assert sum(part == "core" for _, part in homes) >= 10
     assert sum(mutant.tests == FAULT_SEEDS for mutant in MUTANTS) >= 8
     assert {part for part, _ in homes} == {"orchestrator_core", "pool_managerd", "clients"}
 
 
+# Tests can be too mild, too.
+JUDGES = ("tests/contract/answers.py", "tests/acceptance/haiku_rules.py")
 FAULT_SEEDS = ("tests/unit/faults/test_seeds.py::test_the_first_seeds_violate_no_invariant",)
 GOOD = 'name = "n"\nbreaks = "b"\nfile = "code.py"\nold = "return 1"\nnew = "return 2"\n'
 TESTS = 'tests = ["test_code.py"]\n'

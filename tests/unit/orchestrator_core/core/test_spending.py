@@ -18,6 +18,7 @@ from orchestrator_core.core.effects import (
 from orchestrator_core.core.events import (
     AcceptsFailed,
     AttemptEnded,
+    AttemptError,
     AttemptErrorKind,
     AttemptStarted,
     CancelRequested,
@@ -313,6 +314,19 @@ def test_a_failed_job_is_charged_for_what_it_delivered() -> None:
     world.fail("b", AttemptErrorKind.CONTEXT_OVERFLOW)
 
     assert session(world).spent.tokens == 17
+
+
+def test_output_since_the_last_word_of_progress_is_charged_too() -> None:
+    """ORCH-3099: progress is told once a second, the end tells of all that came before it."""
+    world = bench()
+    world.enqueue("a", max_tokens=50, session_budgets=Budgets(tokens=100), **TEN)
+    world.step(AttemptStarted("a", 1))
+    world.step(OutputProgressed("a", 1, 1))
+    broken = AttemptError(AttemptErrorKind.CONTEXT_OVERFLOW, "too long")
+
+    world.step(AttemptEnded("a", 1, 1, error=broken, pieces=30))
+
+    assert session(world).spent.tokens == 40
 
 
 def test_an_accept_that_was_never_durable_leaves_nothing() -> None:
