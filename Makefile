@@ -38,8 +38,8 @@ up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS
 	  $(DIRECTORY), --directory '$(DIRECTORY)')
 
 .PHONY: test
-test: $(DEV_STAMP) ## Run the whole test suite
-	$(BIN)/pytest -q $(ARGS)
+test: $(DEV_STAMP) ## Run the whole test suite, a file of tests on each core at a time
+	$(BIN)/pytest -q -n auto --dist loadfile $(ARGS)
 
 # Engines that the conformance suite runs for real when they are there: it skips them with these targets' names.
 TRANSFORMERS_VERSION := 5.23.0

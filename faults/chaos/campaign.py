@@ -10,6 +10,7 @@ from pathlib import Path
 import orchestrator_core.failpoints
 import pool_managerd.failpoints
 from faults import checker, history
+from faults.chaos.archivist import Archivist
 from faults.chaos.clients import Client, Notes, Task, now_ms
 from faults.chaos.fleet import (
     EXACT_MODEL,
@@ -76,6 +77,7 @@ class Campaign:
         self._injector = Injector(self._fleet, self._notes, options.seed, self._points())
         if options.kinds_first:
             self._injector.kinds_first()
+        self._archivist = Archivist(options.seed)
 
     async def run(self) -> Result:
         """All of it. What goes wrong is in the result; no process is left behind."""
@@ -116,6 +118,9 @@ class Campaign:
         async with asyncio.TaskGroup() as group:
             injecting = [group.create_task(injector.run()) for _ in range(options.overlap)]
             others = [group.create_task(self._other(n)) for n in range(CLIENTS_OF_OTHERS)]
+            others.append(
+                group.create_task(self._archivist.run(self._fleet.address, injector.healing))
+            )
             jobs = [group.create_task(self._client(number)) for number in range(options.clients)]
             await asyncio.gather(*jobs)
             await injector.all_points.wait()
@@ -180,6 +185,7 @@ class Campaign:
             for name, outcome in notes.outcomes.items()
             if outcome.startswith(("REFUSED", "BROKEN"))
         ]
+        problems += self._archivist.problems
         missing = self._options.clients * self._options.jobs - len(must)
         if missing:
             problems.append(f"{missing} jobs were never accepted")

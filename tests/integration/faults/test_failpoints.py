@@ -45,7 +45,7 @@ def passed() -> Iterator[Passed]:
 
 
 async def test_a_run_passes_every_point(tmp_path: Path, passed: Passed) -> None:
-    """One job that finishes, one that is cancelled, retention, and a drain."""
+    """Jobs that finish and are cancelled, an artifact put and deleted, retention, and a drain."""
     server = OrchestratorServer(
         Config.model_validate(
             {
@@ -73,6 +73,8 @@ async def test_a_run_passes_every_point(tmp_path: Path, passed: Passed) -> None:
         async with AsyncClient(str(server.address)) as client, asyncio.timeout(WAIT_S):
             await client.run(model_id="mock", prompt="whole").result()
             await _cancelled(client)
+            artifact, _ = await client.artifacts.put(b"a plan")
+            await client.artifacts.delete(artifact.artifact_id)
             await passed.all.wait()
     except TimeoutError:
         pass
