@@ -69,7 +69,7 @@ from orchestrator_core.store.port import (
 )
 from orchestrator_core.store.sqlite import SqliteStore
 from orchestrator_core.telemetry.measured_store import MeasuredStore
-from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.wire.jobs import WireLimits
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
@@ -316,7 +316,7 @@ class OrchestratorServer:
         settings = _recorder(self._config, clock.now_ms())
         bounds = core_config(self._config)
         core = Core(bounds) if settings is None else RecordedCore(bounds, settings)
-        return Runtime(core, self._store, clock, relay, self._hosts, self._telemetry)
+        return Runtime(core, self._store, clock, relay, self._hosts, self._telemetry.steps)
 
     def _jobs_servicer(
         self, runtime: Runtime, kept: Artifacts

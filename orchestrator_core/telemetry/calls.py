@@ -56,6 +56,12 @@ class Rpc:
 current_rpc: ContextVar[Rpc | None] = ContextVar("orchestratord_rpc", default=None)
 
 
+def call_context() -> SpanContext | None:
+    """Context of the call that is being answered; None outside of one."""
+    rpc = current_rpc.get()
+    return None if rpc is None else rpc.context
+
+
 def caller_attributes() -> dict[str, Value]:
     """Whose call it is, and six digits of the hash of its token; nothing without tokens.
 
