@@ -56,6 +56,11 @@ class RecordFormatError(ValueError):
     """A stored record that this version cannot read."""
 
 
+def place(name: str, within: int | str) -> str:
+    """What a record's checksum covers of its row."""
+    return f"{name} {within} "
+
+
 def encode_accept(record: AcceptRecord, place: str) -> tuple[str, bytes]:
     """Returns the record without its payload, and the payload."""
     spec, payload = record.spec, record.spec.payload
