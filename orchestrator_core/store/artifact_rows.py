@@ -13,7 +13,7 @@ def write(connection: sqlite3.Connection, changes: Sequence[ArtifactChange], epo
     for change in changes:
         match change:
             case ArtifactRecord():
-                text = codec.encode_artifact(change, codec.place(change.artifact_id, change.seq))
+                text = codec.ARTIFACT.encode(change, codec.place(change.artifact_id, change.seq))
                 connection.execute(
                     schema.PUT_ARTIFACT,
                     (change.artifact_id, change.seq, epoch, codec.FORMAT_VERSION, text),

@@ -91,7 +91,7 @@ class JournalFile:
         except sqlite3.Error as error:
             # Nothing with a commit mark has been written yet.
             self._roll_back(connection)
-            raise StoreUnavailableError(f"{self.path} {advice(error)} ({error})") from error
+            raise self._unavailable(error) from error
         except BaseException:
             self._roll_back(connection)
             raise
@@ -103,7 +103,7 @@ class JournalFile:
         try:
             return all(holds(connection, record) for record in latest_only(batch))
         except sqlite3.Error as error:
-            raise StoreUnavailableError(f"{self.path} {advice(error)} ({error})") from error
+            raise self._unavailable(error) from error
 
     def write_artifacts(self, changes: Sequence[ArtifactChange]) -> None:
         """Writes changes of the index of artifacts. Raises as `Store.write_artifacts` says."""
@@ -114,7 +114,7 @@ class JournalFile:
         except sqlite3.Error as error:
             # Nothing with a commit mark has been written yet.
             self._roll_back(connection)
-            raise StoreUnavailableError(f"{self.path} {advice(error)} ({error})") from error
+            raise self._unavailable(error) from error
         self._end(connection)
 
     def prune_chunk(self, keep: Keep, jobs_max: int) -> int:
@@ -129,7 +129,7 @@ class JournalFile:
                 connection.execute(schema.RAISE_PRUNED_LAST_MS, (last_ms, last_ms))
         except sqlite3.Error as error:
             self._roll_back(connection)
-            raise StoreUnavailableError(f"{self.path} {advice(error)} ({error})") from error
+            raise self._unavailable(error) from error
         try:
             self._end(connection)
         except StoreOutcomeUnknownError as error:
@@ -144,7 +144,7 @@ class JournalFile:
             return space.give_back(connection, self._free_bytes_kept)
         except sqlite3.Error as error:
             self._roll_back(connection)
-            raise StoreUnavailableError(f"{self.path} {advice(error)} ({error})") from error
+            raise self._unavailable(error) from error
 
     def close(self) -> None:
         """Closes the file and releases its lock. Idempotent."""
@@ -201,14 +201,14 @@ class JournalFile:
             connection = self._connected()
         except (sqlite3.Error, OSError) as error:
             self._note_lock(locked=code(error) in LOCKED)
-            raise StoreUnavailableError(f"{self.path} {advice(error)} ({error})") from error
+            raise self._unavailable(error) from error
         try:
             # What recovery found in the log may not be on the disk yet: copy and sync it.
             busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             epoch = connection.execute(schema.READ_JOURNAL).fetchone()[0]
         except sqlite3.Error as error:
             connection.close()
-            raise StoreUnavailableError(f"{self.path} {advice(error)} ({error})") from error
+            raise self._unavailable(error) from error
         if busy or epoch != self._epoch:
             connection.close()
             if epoch != self._epoch:
@@ -255,9 +255,12 @@ class JournalFile:
         """Says what became of a transaction whose end failed."""
         self._roll_back(connection)
         if code(error) in CERTAINLY_LOST:
-            raise StoreUnavailableError(f"{self.path} {advice(error)} ({error})") from error
+            raise self._unavailable(error) from error
         self.close()
         raise StoreOutcomeUnknownError(f"{self.path} may lack the batch ({error})") from error
+
+    def _unavailable(self, error: Exception) -> StoreUnavailableError:
+        return StoreUnavailableError(f"{self.path} {advice(error)} ({error})")
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         with contextlib.suppress(sqlite3.Error):

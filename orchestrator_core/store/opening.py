@@ -29,13 +29,13 @@ def read_journal(path: Path, connection: sqlite3.Connection) -> Opened:
     _check_identity(path, connection, epoch, journal_id)
     recovered = Recovered(
         _read(path, connection, schema.READ_ACCEPTS, codec.decode_accept),
-        _read(path, connection, schema.READ_DISPATCHES, codec.decode_dispatch),
-        _read(path, connection, schema.READ_TERMINALS, codec.decode_terminal),
-        _read(path, connection, schema.READ_SESSIONS, codec.decode_session, "session"),
-        _read(path, connection, schema.READ_DRAINS, codec.decode_drain, "pool"),
-        _read(path, connection, schema.READ_MODELS, codec.decode_model, "model"),
+        _read(path, connection, schema.READ_DISPATCHES, codec.DISPATCH.decode),
+        _read(path, connection, schema.READ_TERMINALS, codec.TERMINAL.decode),
+        _read(path, connection, schema.READ_SESSIONS, codec.SESSION.decode, "session"),
+        _read(path, connection, schema.READ_DRAINS, codec.DRAIN.decode, "pool"),
+        _read(path, connection, schema.READ_MODELS, codec.MODEL.decode, "model"),
     )
-    artifacts = _read(path, connection, schema.READ_ARTIFACTS, codec.decode_artifact, "artifact")
+    artifacts = _read(path, connection, schema.READ_ARTIFACTS, codec.ARTIFACT.decode, "artifact")
     last_ms = max(pruned_last_ms, _last_ms(recovered, artifacts))
     return Opened(epoch, last_ms, recovered, journal_id, artifacts)
 

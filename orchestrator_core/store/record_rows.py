@@ -85,7 +85,7 @@ class RecordRows:
             case AcceptRecord():
                 pass
             case DispatchRecord():
-                text = codec.encode_dispatch(record, codec.place(record.job_id, self._written))
+                text = codec.DISPATCH.encode(record, codec.place(record.job_id, self._written))
                 connection.execute(
                     schema.INSERT_DISPATCH,
                     (
@@ -95,7 +95,7 @@ class RecordRows:
                 )
             case TerminalRecord():
                 connection.execute(schema.DELETE_PAYLOAD, (b"", record.job_id))
-                text = codec.encode_terminal(record, codec.place(record.job_id, self._written))
+                text = codec.TERMINAL.encode(record, codec.place(record.job_id, self._written))
                 connection.execute(
                     schema.INSERT_TERMINAL,
                     (
@@ -104,7 +104,7 @@ class RecordRows:
                     ),
                 )
             case SessionRecord():
-                text = codec.encode_session(record, codec.place(record.session_id, record.identity))
+                text = codec.SESSION.encode(record, codec.place(record.session_id, record.identity))
                 connection.execute(
                     schema.PUT_SESSION,
                     (
@@ -117,14 +117,14 @@ class RecordRows:
             case PoolDrainRecord(over=True):
                 connection.execute(schema.DELETE_DRAIN, (record.pool_id,))
             case PoolDrainRecord():
-                text = codec.encode_drain(record, codec.place(record.pool_id, ""))
+                text = codec.DRAIN.encode(record, codec.place(record.pool_id, ""))
                 row = (record.pool_id, self._epoch, codec.FORMAT_VERSION, text)
                 connection.execute(schema.PUT_DRAIN, row)
             case CatalogRecord(over=True):
                 connection.execute(schema.DELETE_MODEL, (record.entry.card.model_id,))
             case CatalogRecord():
                 model_id = record.entry.card.model_id
-                text = codec.encode_model(record, codec.place(model_id, ""))
+                text = codec.MODEL.encode(record, codec.place(model_id, ""))
                 row = (model_id, self._epoch, codec.FORMAT_VERSION, text)
                 connection.execute(schema.PUT_MODEL, row)
             case _:
@@ -156,7 +156,7 @@ def _has_session(connection: sqlite3.Connection, record: SessionRecord | Session
     row = connection.execute(schema.GET_SESSION, key).fetchone()
     if isinstance(record, SessionForgotten):
         return row is None
-    text = codec.encode_session(record, codec.place(record.session_id, record.identity))
+    text = codec.SESSION.encode(record, codec.place(record.session_id, record.identity))
     return row is not None and row[0] == text
 
 
@@ -164,7 +164,7 @@ def _has_drain(connection: sqlite3.Connection, record: PoolDrainRecord) -> bool:
     row = connection.execute(schema.GET_DRAIN, (record.pool_id,)).fetchone()
     if record.over:
         return row is None
-    return row is not None and row[0] == codec.encode_drain(record, codec.place(record.pool_id, ""))
+    return row is not None and row[0] == codec.DRAIN.encode(record, codec.place(record.pool_id, ""))
 
 
 def _has_model(connection: sqlite3.Connection, record: CatalogRecord) -> bool:
@@ -172,7 +172,7 @@ def _has_model(connection: sqlite3.Connection, record: CatalogRecord) -> bool:
     row = connection.execute(schema.GET_MODEL, (model_id,)).fetchone()
     if record.over:
         return row is None
-    return row is not None and row[0] == codec.encode_model(record, codec.place(model_id, ""))
+    return row is not None and row[0] == codec.MODEL.encode(record, codec.place(model_id, ""))
 
 
 def delete(connection: sqlite3.Connection, job_ids: Sequence[str]) -> None:

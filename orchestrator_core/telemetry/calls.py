@@ -15,7 +15,7 @@ from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.telemetry import names
 from orchestrator_core.telemetry.metrics import Metrics
-from orchestrator_core.telemetry.spans import TEXT_MAX
+from orchestrator_core.telemetry.span_attributes import TEXT_MAX
 from orchestrator_core.telemetry.tracing import (
     Span,
     Tracing,
