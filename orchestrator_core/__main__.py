@@ -13,9 +13,9 @@ import structlog
 from orchestrator_core import failpoints
 from orchestrator_core.auth import command as token_command
 from orchestrator_core.config import ConfigError, load_source
+from orchestrator_core.errors import CannotStartError
 from orchestrator_core.loop import Loop
 from orchestrator_core.process import run
-from orchestrator_core.server import CannotStartError
 from orchestrator_core.store.port import StoreTakenError
 from orchestrator_core.telemetry.line_sink import configure_logs
 

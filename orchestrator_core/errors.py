@@ -13,6 +13,10 @@ class OrchestratorError(Exception):
     """Base of what the orchestrator's shell raises."""
 
 
+class CannotStartError(OrchestratorError):
+    """The server cannot start as configured; the message says what to change."""
+
+
 class MalformedOutputError(OrchestratorError):
     """A host sent output that cannot be read, or that is not what its frame says."""
 

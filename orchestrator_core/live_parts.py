@@ -18,7 +18,7 @@ from orchestrator_core.servicers.outbound_judge import (
 from orchestrator_core.servicers.policy import PolicyServicer
 from orchestrator_core.servicers.pool_admin import PoolAdminServicer
 from orchestrator_core.servicers.signatures import NoSignaturesError, configured_signatures
-from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.telemetry.telemetry import Telemetry
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Coroutine
 import structlog
 
 from orchestrator_core.config import Config, ConfigSource
+from orchestrator_core.errors import CannotStartError
 from orchestrator_core.live_config import LiveConfig
-from orchestrator_core.server import CannotStartError, OrchestratorServer
+from orchestrator_core.server import OrchestratorServer
 from orchestrator_core.store.port import StoreError
 
 _log = structlog.get_logger("orchestratord")

@@ -2,9 +2,7 @@
 
 import asyncio
 import importlib.metadata
-import resource
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import structlog
@@ -12,24 +10,30 @@ from aiohttp import web
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from orchestrator_core import failpoints
-from orchestrator_core.artifacts.files import ArtifactFiles, FilesUnusableError, TemporaryFiles
+from orchestrator_core import failpoints, grpc_options
+from orchestrator_core.artifacts.files import FilesUnusableError
 from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.auth.tls import ServerCertificates, TlsError, TlsFiles
 from orchestrator_core.clock import Clock, SystemClock
 from orchestrator_core.config import Config, ConfigSource, core_config, tokens
-from orchestrator_core.config_catalog import CatalogTable
-from orchestrator_core.config_schema import OutboundTable, loopback_bind
+from orchestrator_core.config_schema import loopback_bind
+from orchestrator_core.configured_parts import (
+    artifacts_of,
+    explainer_of,
+    judge_of,
+    recorder_of,
+    signatures_of,
+    store_of,
+)
 from orchestrator_core.core import placement
 from orchestrator_core.core.events import DrainRequested
 from orchestrator_core.core.machine import Core
-from orchestrator_core.errors import OrchestratorError
+from orchestrator_core.errors import CannotStartError
 from orchestrator_core.hosts.link import LinkTerms
 from orchestrator_core.hosts.registry import Hosts, ReportedFleet
 from orchestrator_core.live_config import LiveConfig
 from orchestrator_core.live_parts import LiveParts
-from orchestrator_core.recorder.explaining import Explainer
-from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings
+from orchestrator_core.recorder.recorder import RecordedCore
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.served_facts import ServedFacts
@@ -46,20 +50,9 @@ from orchestrator_core.servicers import (
 )
 from orchestrator_core.servicers.auth import TokenGate, tell_unbound
 from orchestrator_core.servicers.capabilities import ServerFacts
-from orchestrator_core.servicers.outbound_judge import (
-    NoSuchPolicyError,
-    OutboundJudge,
-    configured_judge,
-)
-from orchestrator_core.servicers.signatures import (
-    NoSignaturesError,
-    Signatures,
-    configured_signatures,
-)
 from orchestrator_core.servicers.token_ends import ExpiryWarnings
 from orchestrator_core.status.page import StatusPage
 from orchestrator_core.status.reading import StatusReader
-from orchestrator_core.store.memory import MemoryStore
 from orchestrator_core.store.port import (
     Keep,
     Opened,
@@ -67,63 +60,15 @@ from orchestrator_core.store.port import (
     StoreOutcomeUnknownError,
     StoreUnavailableError,
 )
-from orchestrator_core.store.sqlite import SqliteStore
 from orchestrator_core.telemetry.measured_store import MeasuredStore
-from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.wire.jobs import WireLimits
 
-MESSAGE_BYTES_MAX = 4 * 1024 * 1024
-STREAMS_PER_CONNECTION_MAX = 1_024
-# gRPC ends calls at random, with CANCELLED and without details, while more than so many wait to be
-# taken up, and all beyond the second number. Its defaults, 1,000 and 3,000, are a burst that two
-# clients may send, and on a starved machine a few seconds of calls; each takes some kilobytes.
-PENDING_CALLS_MAX = 4 * STREAMS_PER_CONNECTION_MAX
-PENDING_CALLS_END = 2 * PENDING_CALLS_MAX
-HANDSHAKE_MS_MAX = 20_000
-IDLE_MS_MAX = 600_000
-# Each connection is an open file; the journal and the recorder need some, too.
-CONNECTIONS_MAX = 4_096
 # Streams end by themselves once their jobs have; this is for those that do not.
 STOP_GRACE_S = 0.5
 
-SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
-    # Source: grpc 1.85, src/core/server/server.h.
-    ("grpc.server.max_pending_requests", PENDING_CALLS_MAX),
-    ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_END),
-    # Clients and hosts ping idle connections; the defaults would cut them off for it.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # A stream may be silent for as long as a prompt is long: pings go on all the same.
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.so_reuseport", 0),
-    # Who connects and does not go on, or has long had no call open, makes room. Clients connect
-    # again by themselves; hosts have a stream open.
-    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
-    ("grpc.max_connection_idle_ms", IDLE_MS_MAX),
-    # The probe lets a stream run up megabytes that nobody has read yet. Under overload that is many
-    # seconds of frames, behind which snapshots wait until they are stale. Without it 64 KiB are on
-    # the way, and a host that is ahead gathers its output in fewer, larger chunks.
-    ("grpc.http2.bdp_probe", 0),
-)
-
-
-def connections_max() -> int:
-    """Connections that are taken at a time: at most half of what the process may open."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return CONNECTIONS_MAX if files < 0 else min(CONNECTIONS_MAX, max(1, files // 2))
-
-
 CORE_FORM = "interpreted" if placement.__file__.endswith(".py") else "compiled"
 _log = structlog.get_logger("orchestratord")
-
-
-class CannotStartError(OrchestratorError):
-    """The server cannot start as configured; the message says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +95,13 @@ class OrchestratorServer:
         self.config = LiveConfig(config, source)
         self._hosts = Hosts()
         self._telemetry = Telemetry.from_config(config, fleet=ReportedFleet(self._hosts))
-        self._store: Store = MeasuredStore(store or _store(config), self._telemetry.committed)
+        self._store: Store = MeasuredStore(store or store_of(config), self._telemetry.committed)
         self._gate = self._make_gate()
         gates = () if self._gate is None else (self._gate,)
-        options = (*SERVER_OPTIONS, ("grpc.max_allowed_incoming_connections", connections_max()))
+        options = (
+            *grpc_options.SERVER_OPTIONS,
+            ("grpc.max_allowed_incoming_connections", grpc_options.connections_max()),
+        )
         self._server = grpc.aio.server(options=options, interceptors=gates)
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
@@ -184,13 +132,13 @@ class OrchestratorServer:
             StoreError: when the journal cannot be opened.
             OSError: when the metrics address is not free.
         """
-        judge, signatures = _judge(self._config.outbound), _signatures(self._config.catalog)
+        judge, signatures = judge_of(self._config.outbound), signatures_of(self._config.catalog)
         self._listen()
         opened = await self._store.open()
         failpoints.reach("journal.opened")
         clock = SystemClock(opened.last_ms)
         self._runtime = runtime = self._build(clock)
-        self._artifacts = kept = _artifacts(self._config, self._store, runtime)
+        self._artifacts = kept = artifacts_of(self._config, self._store, runtime)
         try:
             await kept.open(opened)
         except FilesUnusableError as error:
@@ -313,10 +261,10 @@ class OrchestratorServer:
     def _build(self, clock: Clock) -> Runtime:
         jobs = self._config.jobs
         relay = Relay(RelayLimits(jobs.output_bytes_per_job, jobs.output_bytes_total))
-        settings = _recorder(self._config, clock.now_ms())
+        settings = recorder_of(self._config, clock.now_ms())
         bounds = core_config(self._config)
         core = Core(bounds) if settings is None else RecordedCore(bounds, settings)
-        return Runtime(core, self._store, clock, relay, self._hosts, self._telemetry)
+        return Runtime(core, self._store, clock, relay, self._hosts, self._telemetry.steps)
 
     def _jobs_servicer(
         self, runtime: Runtime, kept: Artifacts
@@ -324,14 +272,14 @@ class OrchestratorServer:
         config = self._config
         facts = ServerFacts(
             version=importlib.metadata.version("llamaorch"),
-            message_bytes_max=MESSAGE_BYTES_MAX,
+            message_bytes_max=grpc_options.MESSAGE_BYTES_MAX,
             input_bytes_max=config.jobs.input_bytes_max,
             output_bytes_per_job=config.jobs.output_bytes_per_job,
-            streams_per_connection_max=STREAMS_PER_CONNECTION_MAX,
+            streams_per_connection_max=grpc_options.STREAMS_PER_CONNECTION_MAX,
         )
         limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
         return orchestrator.OrchestratorServicer(
-            runtime, self._telemetry, limits, facts, _explainer(runtime), kept
+            runtime, self._telemetry, limits, facts, explainer_of(runtime), kept
         )
 
     def _status_routes(
@@ -414,47 +362,3 @@ class OrchestratorServer:
                     " tried again.",
                 )
             failpoints.reach("prune.after")
-
-
-def _judge(table: OutboundTable) -> OutboundJudge:
-    try:
-        return configured_judge(table)
-    except NoSuchPolicyError as error:
-        raise CannotStartError(str(error)) from error
-
-
-def _signatures(table: CatalogTable) -> Signatures:
-    try:
-        return configured_signatures(table)
-    except NoSignaturesError as error:
-        raise CannotStartError(str(error)) from error
-
-
-def _store(config: Config) -> Store:
-    if config.store.kind == "memory":
-        return MemoryStore()
-    return SqliteStore(Path(config.store.path), free_bytes_kept=config.store.free_bytes_kept)
-
-
-def _artifacts(config: Config, store: Store, runtime: Runtime) -> Artifacts:
-    limits = config.artifacts
-    if limits.path or config.store.kind == "sqlite":
-        directory = Path(limits.path or Path(config.store.path).parent / "artifacts")
-        files = ArtifactFiles(directory, limits.free_bytes_min)
-    else:
-        files = TemporaryFiles(limits.free_bytes_min)
-    return Artifacts(limits, files, store, runtime.clock.now_ms, runtime.inputs_in_use)
-
-
-def _explainer(runtime: Runtime) -> Explainer | None:
-    core = runtime.core
-    return Explainer(core.recorder) if isinstance(core, RecordedCore) else None
-
-
-def _recorder(config: Config, started_ms: int) -> RecorderSettings | None:
-    """Where to record; None for nowhere. A journal in memory says that nothing shall be kept."""
-    recorder = config.recorder
-    if not recorder.enabled or (config.store.kind == "memory" and not recorder.path):
-        return None
-    directory = Path(recorder.path or Path(config.store.path).parent / "flight")
-    return RecorderSettings(directory, started_ms, recorder.segment_bytes, recorder.segments_max)

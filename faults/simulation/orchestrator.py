@@ -26,7 +26,7 @@ from orchestrator_core.servicers.capabilities import ServerFacts
 from orchestrator_core.store.port import StoreTakenError
 from orchestrator_core.telemetry.calls import Call, Calls, Metadata
 from orchestrator_core.telemetry.metrics import Metrics
-from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.telemetry.tracing import Tracing
 from orchestrator_core.wire.jobs import WireLimits
 
@@ -59,7 +59,7 @@ class Watcher(Telemetry):
         self._calls = Calls(Tracing(), Metrics(), lambda _: None, lambda: 0)
 
     def observe(self, effects: Sequence[Effect], core: Core, now_ms: int) -> None:
-        """See `Telemetry.observe`."""
+        """See `Observer.observe`."""
         for effect in effects:
             if isinstance(effect, OfferDeclined):
                 self._recorder.record(self._process, h.OfferDeclined, job_id=effect.job_id)
@@ -73,7 +73,7 @@ class Watcher(Telemetry):
         self._depth = core.queue_depth()
 
     def dispatch_traceparent(self, job_id: str, attempt: int) -> str:
-        """See `Telemetry.dispatch_traceparent`."""
+        """See `Observer.dispatch_traceparent`."""
         return ""
 
     def host_reported(self, pool: snapshot_pb2.PoolSnapshot) -> None:

@@ -14,7 +14,7 @@ from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.model_findings import Findings, find
 from orchestrator_core.servicers.orchestrator import PAGE_DEFAULT, PAGE_MAX
 from orchestrator_core.servicers.signatures import Signatures, SignatureVerdict
-from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.wire.catalog import (
     DIGEST_VERDICT_TO_WIRE,
     STATE_FROM_WIRE,

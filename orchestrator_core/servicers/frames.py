@@ -53,7 +53,7 @@ class FrameReader:
             key = link.key(started.handle)
             if key is not None:
                 runtime.submit(wire_dispatch.attempt_started(started, key))
-                runtime.announce_ended(*key, kv_warmth=started.kv_warmth)
+                runtime.followers.announce_ended(*key, kv_warmth=started.kv_warmth)
         if frame.HasField("tokens"):
             self._tokens(columns_of(frame.tokens), frame.applied_dispatch_seq)
         for ended in frame.ended:

@@ -36,7 +36,7 @@ from orchestrator_core.servicers.overview import overview
 from orchestrator_core.servicers.ownership import check_own
 from orchestrator_core.store.artifact import ArtifactKind
 from orchestrator_core.telemetry.calls import Call, Rpc
-from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
 from orchestrator_core.wire.enums import JOB_STATE_TO_WIRE
 from orchestrator_core.wire.jobs import SpecContext, WireLimits, parse_spec

@@ -11,7 +11,7 @@ from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.outbound_judge import OutboundJudge, OutboundQuestion
-from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.wire.violations import Violations
 
 SERVICE = "llamaorch.orchestrator.v1.PolicyService"

@@ -13,7 +13,7 @@ from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.pool_board import PoolBoard
 from orchestrator_core.servicers.reloading import reload
-from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.telemetry.telemetry import Telemetry
 
 SERVICE = "llamaorch.orchestrator.v1.PoolAdminService"
 DAY_MS = 86_400_000

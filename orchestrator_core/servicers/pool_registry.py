@@ -25,7 +25,7 @@ from orchestrator_core.hosts.registration import (
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.frames import FrameReader
-from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.wire import dispatch as wire_dispatch
 from orchestrator_core.wire.output_frames import OutputFrame, read_output_frame
 from orchestrator_core.wire.snapshots import ID_CHARS_MAX, MalformedSnapshot, parse_snapshot

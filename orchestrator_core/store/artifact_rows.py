@@ -13,7 +13,7 @@ def write(connection: sqlite3.Connection, changes: Sequence[ArtifactChange], epo
     for change in changes:
         match change:
             case ArtifactRecord():
-                text = codec.encode_artifact(change, place(change.artifact_id, change.seq))
+                text = codec.ARTIFACT.encode(change, codec.place(change.artifact_id, change.seq))
                 connection.execute(
                     schema.PUT_ARTIFACT,
                     (change.artifact_id, change.seq, epoch, codec.FORMAT_VERSION, text),
@@ -22,8 +22,3 @@ def write(connection: sqlite3.Connection, changes: Sequence[ArtifactChange], epo
                 connection.execute(schema.DELETE_ARTIFACT, (change.artifact_id,))
             case _:
                 assert_never(change)
-
-
-def place(artifact_id: str, seq: int) -> str:
-    """What a record's checksum covers of its row."""
-    return f"{artifact_id} {seq} "

@@ -12,7 +12,7 @@ gone. Version 1 had none.
 import zlib
 from dataclasses import fields, replace
 from operator import attrgetter
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
@@ -44,16 +44,15 @@ _ACCEPT_NAMES = tuple(f.name for f in fields(AcceptRecord) if f.name != "spec")
 _accept_values = attrgetter(*_ACCEPT_NAMES)
 
 _ACCEPT = TypeAdapter(AcceptRecord)
-_DISPATCH = TypeAdapter(DispatchRecord)
-_TERMINAL = TypeAdapter(TerminalRecord)
-_SESSION = TypeAdapter(SessionRecord)
-_DRAIN = TypeAdapter(PoolDrainRecord)
-_ARTIFACT = TypeAdapter(ArtifactRecord)
-_MODEL = TypeAdapter(CatalogRecord)
 
 
 class RecordFormatError(ValueError):
     """A stored record that this version cannot read."""
+
+
+def place(name: str, within: int | str) -> str:
+    """What a record's checksum covers of its row."""
+    return f"{name} {within} "
 
 
 def encode_accept(record: AcceptRecord, place: str) -> tuple[str, bytes]:
@@ -81,66 +80,6 @@ def decode_accept(version: int, place: str, text: str, payload: bytes | None) ->
             raise RecordFormatError("damaged: the checksum of its payload differs")
     record = _parse(_ACCEPT, body)
     return replace(record, spec=replace(record.spec, payload=payload)) if payload else record
-
-
-def encode_dispatch(record: DispatchRecord, place: str) -> str:
-    """Returns the record as text."""
-    return _summed(place, _DISPATCH.dump_json(record))
-
-
-def decode_dispatch(version: int, place: str, text: str) -> DispatchRecord:
-    """Reads what `encode_dispatch` wrote. Raises `RecordFormatError`."""
-    return _parse(_DISPATCH, _body(version, place, text))
-
-
-def encode_terminal(record: TerminalRecord, place: str) -> str:
-    """Returns the record as text."""
-    return _summed(place, _TERMINAL.dump_json(record))
-
-
-def decode_terminal(version: int, place: str, text: str) -> TerminalRecord:
-    """Reads what `encode_terminal` wrote. Raises `RecordFormatError`."""
-    return _parse(_TERMINAL, _body(version, place, text))
-
-
-def encode_session(record: SessionRecord, place: str) -> str:
-    """Returns the record as text."""
-    return _summed(place, _SESSION.dump_json(record))
-
-
-def decode_session(version: int, place: str, text: str) -> SessionRecord:
-    """Reads what `encode_session` wrote. Raises `RecordFormatError`."""
-    return _parse(_SESSION, _body(version, place, text))
-
-
-def encode_drain(record: PoolDrainRecord, place: str) -> str:
-    """Returns the record as text."""
-    return _summed(place, _DRAIN.dump_json(record))
-
-
-def decode_drain(version: int, place: str, text: str) -> PoolDrainRecord:
-    """Reads what `encode_drain` wrote. Raises `RecordFormatError`."""
-    return _parse(_DRAIN, _body(version, place, text))
-
-
-def encode_artifact(record: ArtifactRecord, place: str) -> str:
-    """Returns the record as text."""
-    return _summed(place, _ARTIFACT.dump_json(record))
-
-
-def decode_artifact(version: int, place: str, text: str) -> ArtifactRecord:
-    """Reads what `encode_artifact` wrote. Raises `RecordFormatError`."""
-    return _parse(_ARTIFACT, _body(version, place, text))
-
-
-def encode_model(record: CatalogRecord, place: str) -> str:
-    """Returns the record as text."""
-    return _summed(place, _MODEL.dump_json(record))
-
-
-def decode_model(version: int, place: str, text: str) -> CatalogRecord:
-    """Reads what `encode_model` wrote. Raises `RecordFormatError`."""
-    return _parse(_MODEL, _body(version, place, text))
 
 
 def _summed(place: str, text: bytes) -> str:
@@ -175,3 +114,26 @@ def _parse(adapter: TypeAdapter[_T], text: str) -> _T:
         # The text of a ValidationError quotes the input, which may hold what must not be logged.
         fields = ", ".join(".".join(map(str, e["loc"])) for e in error.errors()[:4])
         raise RecordFormatError(f"unreadable: {fields or 'not JSON'}") from None
+
+
+class Form(Generic[_T]):
+    """How records of one kind are written: all but accepts, which have a payload."""
+
+    def __init__(self, adapter: TypeAdapter[_T]) -> None:
+        self._adapter = adapter
+
+    def encode(self, record: _T, place: str) -> str:
+        """Returns the record as text."""
+        return _summed(place, self._adapter.dump_json(record))
+
+    def decode(self, version: int, place: str, text: str) -> _T:
+        """Reads what `encode` wrote. Raises `RecordFormatError`."""
+        return _parse(self._adapter, _body(version, place, text))
+
+
+DISPATCH = Form(TypeAdapter(DispatchRecord))
+TERMINAL = Form(TypeAdapter(TerminalRecord))
+SESSION = Form(TypeAdapter(SessionRecord))
+DRAIN = Form(TypeAdapter(PoolDrainRecord))
+ARTIFACT = Form(TypeAdapter(ArtifactRecord))
+MODEL = Form(TypeAdapter(CatalogRecord))

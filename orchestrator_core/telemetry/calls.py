@@ -15,7 +15,7 @@ from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.telemetry import names
 from orchestrator_core.telemetry.metrics import Metrics
-from orchestrator_core.telemetry.spans import TEXT_MAX
+from orchestrator_core.telemetry.span_attributes import TEXT_MAX
 from orchestrator_core.telemetry.tracing import (
     Span,
     Tracing,
@@ -54,6 +54,12 @@ class Rpc:
 
 # The core answers within the task of the call, so an effect finds its call here.
 current_rpc: ContextVar[Rpc | None] = ContextVar("orchestratord_rpc", default=None)
+
+
+def call_context() -> SpanContext | None:
+    """Context of the call that is being answered; None outside of one."""
+    rpc = current_rpc.get()
+    return None if rpc is None else rpc.context
 
 
 def caller_attributes() -> dict[str, Value]:

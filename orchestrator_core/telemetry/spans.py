@@ -4,14 +4,11 @@ Every span of a job is a child of the span that enqueued it, whose context is st
 so a trace goes on after a restart. Nothing is recorded per token.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext
 
-from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import (
     AcceptRecord,
     AttemptClosed,
@@ -25,10 +22,19 @@ from orchestrator_core.core.effects import (
     SendVerdicts,
 )
 from orchestrator_core.core.outcome import Refusal, Usage
-from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.core.states import JobState
 from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry import names
+from orchestrator_core.telemetry.span_attributes import (
+    About,
+    admission_attributes,
+    decision_attributes,
+    job_attributes,
+    short,
+    usage_attributes,
+    where_attributes,
+    who_attributes,
+)
 from orchestrator_core.telemetry.tracing import (
     Attributes,
     LateAttributes,
@@ -38,8 +44,6 @@ from orchestrator_core.telemetry.tracing import (
 )
 from orchestrator_core.telemetry.tracked import Tracked
 
-TEXT_MAX = 256
-CANDIDATES_MAX = 5
 KEYS_MAX = 16
 _ENDINGS = {
     JobState.CANCELLED: names.CANCEL,
@@ -59,9 +63,11 @@ class Spans:
         self, tracked: Tracked, record: AcceptRecord, victim: SpanContext | None, now_ms: int
     ) -> None:
         """A job was accepted; `victim` is the trace of the one that gave way to it."""
-        about = _About.of(tracked)
+        about = About.of(tracked)
         links = () if victim is None else (victim,)
-        self._instant(names.ADMIT, tracked.trace, now_ms, partial(_admission, about, record), links)
+        self._instant(
+            names.ADMIT, tracked.trace, now_ms, partial(admission_attributes, about, record), links
+        )
 
     def rejected(self, refusal: Refusal, call: SpanContext | None, now_ms: int) -> None:
         """A request was refused; `call` is the context of its span."""
@@ -85,8 +91,8 @@ class Spans:
         """A pool was chosen: the wait is over."""
         self._waited(tracked, "placed", now_ms)
         attributes = {
-            **_where(record.job_id, record.attempt, record.pool_id, record.replica_id),
-            **_decision(record.decision),
+            **where_attributes(record.job_id, record.attempt, record.pool_id, record.replica_id),
+            **decision_attributes(record.decision),
         }
         self._instant(names.PLACE, tracked.trace, now_ms, attributes)
 
@@ -103,8 +109,10 @@ class Spans:
     def sent(self, tracked: Tracked, effect: SendStart, now_ms: int) -> None:
         """An attempt goes to its pool."""
         attributes = {
-            **_who(_About.of(tracked)),
-            **_where(effect.spec.job_id, effect.attempt, effect.pool_id, effect.replica_id),
+            **who_attributes(About.of(tracked)),
+            **where_attributes(
+                effect.spec.job_id, effect.attempt, effect.pool_id, effect.replica_id
+            ),
             names.HOST_ID: effect.host_id,
             names.MODE: effect.mode.value,
         }
@@ -118,18 +126,18 @@ class Spans:
         self._dispatched(tracked, "started", now_ms)
         spec = tracked.job.spec
         attributes: dict[str, Value] = {
-            **_job(_About.of(tracked)),
-            **_where(effect.job_id, effect.attempt, tracked.pool_id, tracked.replica_id),
+            **job_attributes(About.of(tracked)),
+            **where_attributes(effect.job_id, effect.attempt, tracked.pool_id, tracked.replica_id),
             names.MODE: effect.mode.value,
             names.KV_WARMTH: effect.kv_warmth,
             names.QUEUE_POSITION: tracked.job.position_at_admission,
             names.GEN_AI_PROVIDER: tracked.engine,
-            names.GEN_AI_MODEL: _short(spec.needs.model_id),
+            names.GEN_AI_MODEL: short(spec.needs.model_id),
         }
         if tracked.job.predicted_start_ms is not None:
             attributes[names.PREDICTED_START_MS] = tracked.job.predicted_start_ms
         if spec.session_id:
-            attributes[names.GEN_AI_SESSION] = _short(spec.session_id)
+            attributes[names.GEN_AI_SESSION] = short(spec.session_id)
         tracked.decode = self._tracing.start(names.DECODE, tracked.trace, now_ms, attributes)
 
     def refused(self, tracked: Tracked, attempt: int, now_ms: int) -> None:
@@ -172,7 +180,7 @@ class Spans:
         if name is None:
             return
         attributes: dict[str, Value] = {
-            **_who(_About.of(tracked)),
+            **who_attributes(About.of(tracked)),
             names.POOL_ID: tracked.pool_id,
             names.REPLICA_ID: tracked.replica_id,
             names.REASON: reason,
@@ -249,7 +257,7 @@ class Spans:
         attributes: Attributes = {
             names.POOL_ID: pool_id,
             names.OUTCOME: outcome,
-            names.WHY: _short(why),
+            names.WHY: short(why),
         }
         began_ms, ended_ms = span_ms
         span = self._tracing.start(names.RELOAD, None, began_ms, attributes)
@@ -260,7 +268,7 @@ class Spans:
     ) -> None:
         """A client's tool may connect to a host, or may not; `call` is its caller's context."""
         attributes: dict[str, Value] = {
-            f"llamaorch.{key}": _short(value) if isinstance(value, str) else value
+            f"llamaorch.{key}": short(value) if isinstance(value, str) else value
             for key, value in told.items()
         }
         span = self._tracing.start(names.OUTBOUND, call, now_ms, attributes)
@@ -273,7 +281,7 @@ class Spans:
             names.OUTCOME: report.outcome,
             names.CHANGED_KEYS: tuple(each.key for each in report.applied[:KEYS_MAX]),
             names.WAITING_KEYS: tuple(each.key for each in report.waiting[:KEYS_MAX]),
-            names.WHY: _short("; ".join(report.problems)),
+            names.WHY: short("; ".join(report.problems)),
         }
         self._instant(names.CONFIG_RELOAD, None, now_ms, attributes)
 
@@ -298,7 +306,7 @@ class Spans:
             names.QUEUE_TIME_MS: now_ms - tracked.queued_ms,
         }
         if tracked.job.spec.session_id:
-            attributes[names.SESSION_ID] = _short(tracked.job.spec.session_id)
+            attributes[names.SESSION_ID] = short(tracked.job.spec.session_id)
         span = self._tracing.start(
             names.QUEUE_WAIT, tracked.trace, tracked.queued_ms, attributes, links=_tried(tracked)
         )
@@ -320,7 +328,7 @@ class Spans:
     ) -> None:
         span, tracked.decode = tracked.decode, None
         if span is not None:
-            attributes = {names.OUTCOME: outcome, **_usage(usage)}
+            attributes = {names.OUTCOME: outcome, **usage_attributes(usage)}
             if finish:
                 attributes[names.GEN_AI_FINISH] = [finish]
             self._tracing.end(span, now_ms, attributes, error)
@@ -336,113 +344,3 @@ def dispatch_traceparent(tracked: Tracked) -> str:
 def _tried(tracked: Tracked) -> Sequence[SpanContext]:
     """The attempt before, for what follows it."""
     return () if tracked.tried is None else (tracked.tried,)
-
-
-class _About(NamedTuple):
-    """Which job, and what it runs on or asks for, at an instant."""
-
-    spec: JobSpec
-    engine: str
-    engine_version: str
-    priority: str
-
-    @classmethod
-    def of(cls, tracked: Tracked) -> "_About":
-        """As it is now."""
-        return cls(tracked.job.spec, tracked.engine, tracked.engine_version, tracked.priority)
-
-
-def _who(about: _About) -> dict[str, Value]:
-    """What is known; what is not said is left out. ORCH-3027."""
-    spec = about.spec
-    attributes: dict[str, Value] = {
-        names.JOB_ID: spec.job_id,
-        names.MODEL_ID: _short(spec.needs.model_id),
-    }
-    if spec.session_id:
-        attributes[names.SESSION_ID] = _short(spec.session_id)
-    if about.engine:
-        attributes[names.ENGINE] = _short(about.engine)
-    if about.engine_version:
-        attributes[names.ENGINE_VERSION] = _short(about.engine_version)
-    return attributes
-
-
-def _job(about: _About) -> dict[str, Value]:
-    """All of a job that its client chose. ORCH-3027."""
-    spec = about.spec
-    attributes = _who(about)
-    attributes[names.PRIORITY] = about.priority
-    if spec.needs.quantization:
-        attributes[names.QUANT] = _short(spec.needs.quantization)
-    if spec.correlation_id:
-        attributes[names.CORRELATION_ID] = _short(spec.correlation_id)
-    if spec.needs.required_ctx is not None:
-        attributes[names.CTX] = spec.needs.required_ctx
-    return attributes
-
-
-def _admission(about: _About, record: AcceptRecord) -> Attributes:
-    attributes: dict[str, Value] = {
-        **_job(about),
-        names.REQUEST_ID: _short(record.spec.request_id),
-        names.VERDICT: "accepted",
-        names.QUEUE_POSITION: record.position,
-    }
-    if record.displaced is not None:
-        attributes[names.DISPLACED] = record.displaced
-    if record.predicted_start_ms is not None:
-        attributes[names.PREDICTED_START_MS] = record.predicted_start_ms
-    if record.predicted_end_ms is not None:
-        attributes[names.PREDICTED_END_MS] = record.predicted_end_ms
-    return attributes
-
-
-def _where(job_id: str, attempt: int, pool_id: str, replica_id: str) -> dict[str, Value]:
-    return {
-        names.JOB_ID: job_id,
-        names.ATTEMPT: attempt,
-        names.POOL_ID: pool_id,
-        names.REPLICA_ID: replica_id,
-    }
-
-
-def _decision(decision: Decision) -> dict[str, Value]:
-    """The record of a placement, small: the best candidates and how many failed on what."""
-    best = decision.candidates[:CANDIDATES_MAX]
-    lacking = Counter(
-        reason
-        for exclusion in decision.exclusions
-        for reason in {shortfall.reason for shortfall in exclusion.shortfalls}
-    )
-    return {
-        names.DECIDED_BY: decision.decided_by,
-        names.RULES_VERSION: decision.rules_version,
-        names.CANDIDATES_TOTAL: decision.candidates_total,
-        names.EXCLUSIONS_TOTAL: decision.exclusions_total,
-        names.DECLINED_OFFERS: decision.declined_offers,
-        names.CANDIDATE_POOLS: [candidate.pool_id for candidate in best],
-        names.CANDIDATE_SCORES: [candidate.predicted_end_ms for candidate in best],
-        names.CANDIDATE_VERSIONS: [candidate.snapshot_version for candidate in best],
-        names.CANDIDATE_AGES: [candidate.snapshot_age_ms for candidate in best],
-        **{names.EXCLUDED[reason]: count for reason, count in lacking.items()},
-    }
-
-
-def _usage(usage: Usage | None) -> dict[str, Value]:
-    if usage is None:
-        return {}
-    known = {
-        names.TOKENS_IN: usage.tokens_in,
-        names.TOKENS_OUT: usage.tokens_out,
-        names.QUEUE_TIME_MS: usage.queue_time_ms,
-        names.FIRST_TOKEN_MS: usage.first_token_ms,
-        names.DECODE_TIME_MS: usage.decode_time_ms,
-        names.GEN_AI_TOKENS_IN: usage.tokens_in,
-        names.GEN_AI_TOKENS_OUT: usage.tokens_out,
-    }
-    return {key: value for key, value in known.items() if value is not None}
-
-
-def _short(text: str) -> str:
-    return text[:TEXT_MAX]

@@ -18,8 +18,8 @@ from orchestrator_core.config import Config
 from orchestrator_core.core.effects import Record
 from orchestrator_core.core.events import Tick
 from orchestrator_core.core.states import JobState
+from orchestrator_core.errors import CannotStartError
 from orchestrator_core.process import run
-from orchestrator_core.server import CannotStartError
 from orchestrator_core.store.memory import CommitFault, MemoryStore
 from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import (

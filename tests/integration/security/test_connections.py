@@ -7,7 +7,7 @@ import pytest
 
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2_grpc as jobs_grpc
-from orchestrator_core import server
+from orchestrator_core import grpc_options
 from tests.integration.security.conftest import Guarded, StartGuarded
 from tests.integration.security.raw_http2 import connected
 
@@ -16,10 +16,10 @@ WAIT_S = 15.0
 
 def with_options(monkeypatch: pytest.MonkeyPatch, **changed: int) -> None:
     """Lets servers that start from here on have other options of gRPC."""
-    options = dict(server.SERVER_OPTIONS)
+    options = dict(grpc_options.SERVER_OPTIONS)
     names = {f"grpc.{name}": value for name, value in changed.items()}
     assert names.keys() <= options.keys()
-    monkeypatch.setattr(server, "SERVER_OPTIONS", tuple((options | names).items()))
+    monkeypatch.setattr(grpc_options, "SERVER_OPTIONS", tuple((options | names).items()))
 
 
 async def end(reader: asyncio.StreamReader) -> bytes:
@@ -71,7 +71,7 @@ async def test_one_connection_too_many_is_closed_and_the_others_are_served(
     start_guarded: StartGuarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """AUTH-1002: they are open files, of which the journal needs some; who leaves makes room."""
-    monkeypatch.setattr(server, "CONNECTIONS_MAX", 5)
+    monkeypatch.setattr(grpc_options, "CONNECTIONS_MAX", 5)
     guarded = await start_guarded()
     host, _, port = guarded.address.rpartition(":")
     async with grpc.aio.insecure_channel(guarded.address) as channel:
@@ -96,7 +96,9 @@ async def test_one_connection_too_many_is_closed_and_the_others_are_served(
 
 def test_connections_leave_files_for_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
     """AUTH-1002: half of what the process may open, whatever the number."""
-    for files, most in ((1_024, 512), (65_536, server.CONNECTIONS_MAX), (-1, 4_096)):
-        monkeypatch.setattr(server.resource, "getrlimit", lambda _, files=files: (files, files))
+    for files, most in ((1_024, 512), (65_536, grpc_options.CONNECTIONS_MAX), (-1, 4_096)):
+        monkeypatch.setattr(
+            grpc_options.resource, "getrlimit", lambda _, files=files: (files, files)
+        )
 
-        assert server.connections_max() == most
+        assert grpc_options.connections_max() == most

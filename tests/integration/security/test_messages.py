@@ -32,7 +32,7 @@ from llamaorch.orchestrator.v1 import (
     session_service_pb2,
 )
 from llamaorch.pool.v1 import pool_manager_service_pb2, pool_registry_service_pb2
-from orchestrator_core.server import MESSAGE_BYTES_MAX
+from orchestrator_core.grpc_options import MESSAGE_BYTES_MAX
 from orchestrator_core.wire.errors import DOMAIN
 from tests.integration.security.messages import Known, encoded, nested, varint
 from tests.integration.security.processes import Service, orchestrator, pool_manager

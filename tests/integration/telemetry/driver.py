@@ -20,8 +20,8 @@ from orchestrator_core.core.outcome import Finish, Usage
 from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.core.spec import JobSpec, Needs
 from orchestrator_core.telemetry.fleet import DeviceGauges, DeviceHealth, PoolGauges
-from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.telemetry.service_metrics import ServiceFacts
+from orchestrator_core.telemetry.telemetry import Telemetry
 
 START_MS = 1_700_000_000_000
 SLOTS = 2
@@ -66,7 +66,7 @@ class Driver:
         """One event, 10 ms after the last."""
         self._now_ms += 10
         effects = self.core.step(event, self._now_ms)
-        self.telemetry.observe(effects, self.core, self._now_ms)
+        self.telemetry.steps.observe(effects, self.core, self._now_ms)
 
     def enqueue(self, job_id: str, traceparent: str = "", deadline_ms: int | None = None) -> str:
         """Enqueues as the servicer does, with a deadline from now; returns the trace id."""

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from orchestrator_core.config import load_config
-from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.telemetry.telemetry import Telemetry
 from tests.integration.telemetry.driver import Driver, OneGpu
 from tests.integration.telemetry.receiver import receiving
 

@@ -11,7 +11,7 @@ import pytest
 from ci.lint_metrics import contract, families, problems
 from orchestrator_core.config import load_config
 from orchestrator_core.live_config import ReloadReport
-from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.telemetry.telemetry import Telemetry
 from tests.integration.telemetry.both import scrape
 from tests.integration.telemetry.driver import FACTS, Driver, OneGpu
 from tests.integration.telemetry.prometheus import needs_prometheus, promtool, unexpected

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from orchestrator_core import runtime as module
+from orchestrator_core import pauses as module
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import Effect
 from orchestrator_core.core.events import Event, Stalled, Tick
 from orchestrator_core.core.machine import Core
 from orchestrator_core.hosts.registry import Hosts
+from orchestrator_core.pauses import BEAT_MS, PAUSE_MIN_MS
 from orchestrator_core.relay.relay import Relay, RelayLimits
-from orchestrator_core.runtime import BEAT_MS, PAUSE_MIN_MS, Runtime
+from orchestrator_core.runtime import Runtime
 from orchestrator_core.store.memory import MemoryStore
 
 

@@ -30,7 +30,7 @@ from orchestrator_core.telemetry.fleet import NoFleet
 from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import Metrics
 from orchestrator_core.telemetry.names import SPANS
-from orchestrator_core.telemetry.observer import Telemetry
+from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.telemetry.tracing import Span, Tracing
 
 START_MS = 1_700_000_000_000
@@ -112,7 +112,7 @@ class Harness:
         """Gives the core an event `after_ms` later."""
         self.now_ms += after_ms
         effects = self.core.step(event, self.now_ms)
-        self.telemetry.observe(effects, self.core, self.now_ms)
+        self.telemetry.steps.observe(effects, self.core, self.now_ms)
         return effects
 
     # --- events

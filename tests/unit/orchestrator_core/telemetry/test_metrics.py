@@ -42,7 +42,7 @@ def _assert_adds_up(harness: Harness) -> None:
     by_outcome = [harness.total("tasks_finished_total", outcome=name) for name in OUTCOMES]
     assert harness.total("tasks_finished_total") == sum(by_outcome)
     assert harness.total("tasks_enqueued_total") == sum(by_outcome) + live
-    assert harness.telemetry.tracked == live
+    assert harness.telemetry.steps.tracked == live
 
 
 @settings(max_examples=40, deadline=None)
@@ -69,12 +69,12 @@ def test_what_was_enqueued_ends_once_or_lives(
         nonlocal harness
         if harness.core is not world.core:
             harness = Harness(core=world.core)
-        harness.telemetry.observe(effects, world.core, world.now_ms)
+        harness.telemetry.steps.observe(effects, world.core, world.now_ms)
         live = sum(job.live for job in world.core.jobs.values())
-        assert harness.telemetry.tracked == live
+        assert harness.telemetry.steps.tracked == live
         waiting = {
             job_id
-            for job_id, tracked in harness.telemetry._tracked.items()
+            for job_id, tracked in harness.telemetry.steps._tracked.items()
             if tracked.queued_ms is not None
         }
         assert len(waiting) == world.core.queue_depth()

@@ -112,7 +112,7 @@ def test_the_pool_continues_the_dispatch_span() -> None:
     harness.host()
     harness.enqueue(spec())
 
-    handed = parse_traceparent(harness.telemetry.dispatch_traceparent("j", 1))
+    handed = parse_traceparent(harness.telemetry.steps.dispatch_traceparent("j", 1))
     harness.run()
 
     dispatch = harness.span("dispatch").context
@@ -178,7 +178,7 @@ def test_a_cancelled_job_closes_its_spans_and_says_who_cancelled() -> None:
     assert harness.attributes("decode")["outcome"] == "cancelled"
     assert harness.attributes("cancel")["why"] == "client"
     assert _length_ms(harness.span("cancel")) == 0
-    assert harness.telemetry.tracked == 0
+    assert harness.telemetry.steps.tracked == 0
 
 
 def test_a_dropped_job_names_the_job_that_took_its_place() -> None:
@@ -272,7 +272,7 @@ def test_an_accept_that_the_journal_refused_is_retracted() -> None:
 
     assert harness.attributes("retract")["job_id"] == "j"
     assert harness.attributes("dispatch")["outcome"] == "retracted"
-    assert harness.telemetry.tracked == 0
+    assert harness.telemetry.steps.tracked == 0
 
 
 def test_a_recovered_job_goes_on_in_its_trace() -> None:
@@ -291,7 +291,7 @@ def test_a_recovered_job_goes_on_in_its_trace() -> None:
     assert [span.name for span in second.spans()] == ["adopt", "decode"]
     assert {f"{span.context.trace_id:032x}" for span in second.spans()} == {TRACE_ID}
     assert second.attributes("adopt")["verdict"] == "adopt"
-    assert second.telemetry.dispatch_traceparent("j", 1) == TRACEPARENT
+    assert second.telemetry.steps.dispatch_traceparent("j", 1) == TRACEPARENT
 
 
 def test_a_drain_is_a_span_once() -> None:
@@ -328,8 +328,8 @@ def test_without_tracing_a_trace_goes_through_unchanged() -> None:
         harness.enqueue(spec(traceparent=rpc.traceparent))
 
     assert rpc.traceparent == TRACEPARENT
-    assert harness.telemetry.dispatch_traceparent("j", 1) == TRACEPARENT
-    assert harness.telemetry.trace_id("j") == TRACE_ID
+    assert harness.telemetry.steps.dispatch_traceparent("j", 1) == TRACEPARENT
+    assert harness.telemetry.steps.trace_id("j") == TRACE_ID
     assert not harness.spans()
 
 
@@ -354,10 +354,10 @@ def test_a_job_without_a_context_is_still_one_trace(traced: bool) -> None:
     harness.host()
     harness.enqueue(spec(traceparent=""))
 
-    handed = parse_traceparent(harness.telemetry.dispatch_traceparent("j", 1))
+    handed = parse_traceparent(harness.telemetry.steps.dispatch_traceparent("j", 1))
 
     assert handed is not None
-    assert harness.telemetry.trace_id("j") == f"{handed.trace_id:032x}"
+    assert harness.telemetry.steps.trace_id("j") == f"{handed.trace_id:032x}"
     assert len({span.context.trace_id for span in harness.spans()}) <= 1
 
 
@@ -370,9 +370,9 @@ def test_a_start_that_leaves_after_the_end_still_has_a_context() -> None:
     harness.step(CancelRequested("j", reply_to=2))
 
     (start,) = [effect for effect in effects if isinstance(effect, SendStart)]
-    assert harness.telemetry.dispatch_traceparent("j", start.attempt) == TRACEPARENT
-    assert harness.telemetry.trace_id("j") == TRACE_ID
-    assert harness.telemetry.dispatch_traceparent("unknown", 1) == ""
+    assert harness.telemetry.steps.dispatch_traceparent("j", start.attempt) == TRACEPARENT
+    assert harness.telemetry.steps.trace_id("j") == TRACE_ID
+    assert harness.telemetry.steps.dispatch_traceparent("unknown", 1) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,232 @@
+"""Carries out what the core decided: writes it, sends it to hosts, answers who waits for it."""
+
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+import structlog
+
+from orchestrator_core.cancels import HeldCancels
+from orchestrator_core.commit import CommitGate
+from orchestrator_core.core.effects import (
+    AcceptRecord,
+    AttemptClosed,
+    CancelUnconfirmed,
+    CatalogRecord,
+    ConfirmEnd,
+    DispatchRecord,
+    Effect,
+    Gated,
+    Immediate,
+    JobEnded,
+    JobForgotten,
+    JobStarted,
+    ModelClosed,
+    ModelRefused,
+    OfferDeclined,
+    PoolDrainRecord,
+    PoolVerified,
+    Record,
+    ReplyAccepted,
+    ReplyModel,
+    ReplyPool,
+    ReplyRefused,
+    ReplySession,
+    ReplyState,
+    SendCancel,
+    SendDrain,
+    SendRelease,
+    SendStart,
+    SendVerdicts,
+    SessionForgotten,
+    SessionRecord,
+    TerminalRecord,
+)
+from orchestrator_core.core.events import AcceptsFailed, AttemptEnded, EndConfirmed, Event
+from orchestrator_core.core.machine import Core
+from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.spec import StartMode
+from orchestrator_core.core.states import JobState
+from orchestrator_core.followers import Followers
+from orchestrator_core.hosts.continuing import continuation
+from orchestrator_core.hosts.registry import Hosts
+from orchestrator_core.relay.relay import Relay
+from orchestrator_core.replies import Replies
+from orchestrator_core.store.port import Store, StoreError
+
+STORE_RETRY_MS = 1_000
+
+_log = structlog.get_logger("orchestratord")
+
+
+class Carrying:
+    """What one core decided, on its way.
+
+    `submit` gives the core an event. `traceparent` is the W3C trace context of an attempt (job id,
+    number), empty when there is none.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        store: Store,
+        relay: Relay,
+        hosts: Hosts,
+        submit: Callable[[Event], None],
+        traceparent: Callable[[str, int], str],
+    ) -> None:
+        self._core = core
+        self._relay = relay
+        self._hosts = hosts
+        self._submit = submit
+        self._traceparent = traceparent
+        self.followers = Followers(core, relay)
+        self.replies = Replies()
+        self.gate = CommitGate(
+            store,
+            self._release,
+            self._revert,
+            self._store_failed,
+            self.replies.__contains__,
+            self._store_slow,
+        )
+        self._cancels = HeldCancels(hosts.cancel, self._stops_unwritten)
+
+    def close(self) -> None:
+        """Sends nothing more that is not durable, and refuses who still waits."""
+        self._cancels.close()
+        self.replies.refuse_all(store_unavailable())
+
+    def effects(self, effects: Sequence[Effect]) -> None:
+        """Does at once what may be done, and holds back what needs the journal first."""
+        records: list[Record] = []
+        gated: list[Gated] = []
+        for effect in effects:
+            match effect:
+                case AcceptRecord() | DispatchRecord():
+                    records.append(effect)
+                case TerminalRecord():
+                    records.append(self.followers.with_output(effect))
+                case SessionRecord() | SessionForgotten() | PoolDrainRecord() | CatalogRecord():
+                    records.append(effect)
+                case (
+                    ReplyRefused()
+                    | JobStarted()
+                    | OfferDeclined()
+                    | SendVerdicts()
+                    | AttemptClosed()
+                    | CancelUnconfirmed()
+                    | ModelRefused()
+                    | PoolVerified()
+                    | ModelClosed()
+                    | JobForgotten()
+                ):
+                    self._immediate(effect)
+                case SendCancel():
+                    self._cancels.hold(effect)
+                    gated.append(effect)
+                case _:
+                    gated.append(effect)
+        if records or gated:
+            self.gate.add(records, gated)
+
+    def _stops_unwritten(self, effect: SendCancel) -> bool:
+        """True when an attempt may be stopped although the end of its job is not durable.
+
+        A crash then leaves a live job whose attempt is over, so only for one that its client gave
+        up: nobody has been told that it ended, nobody wants its output. A start that has not been
+        sent must not be overtaken, and another orchestrator may go on with the job.
+        """
+        job = self._core.jobs.get(effect.job_id)
+        given_up = job is not None and job.state is JobState.CANCELLED
+        bound = self._hosts.bound(effect.host_id, (effect.job_id, effect.attempt))
+        return given_up and bound and not self.gate.unsure
+
+    def _immediate(self, effect: Immediate) -> None:
+        match effect:
+            case ReplyRefused() | ModelRefused():
+                self.replies.answer(effect.reply_to, effect.refusal)
+            case JobStarted():
+                self.followers.started(effect)
+            case SendVerdicts():
+                self._hosts.send_verdicts(effect, self._relay)
+                self.followers.tell_adopted(effect)
+            case AttemptClosed():
+                self._hosts.unbind(effect.job_id, effect.attempt)
+                if effect.retried:
+                    self._relay.log(effect.job_id).wake()
+            case JobForgotten():
+                self._relay.forget(effect.job_id)
+            case OfferDeclined() | CancelUnconfirmed() | PoolVerified() | ModelClosed():
+                pass  # for the observer only
+            case _:
+                assert_never(effect)
+
+    def _release(self, effect: Gated) -> None:
+        match effect:
+            case ReplyAccepted():
+                self.replies.answer(effect.reply_to, effect.receipt)
+            case ReplyState():
+                self.replies.answer(effect.reply_to, effect.job_id)
+            case ReplySession(told, name) | ReplyPool(told, name) | ReplyModel(told, name):
+                self.replies.answer(told, name)
+            case SendStart():
+                self._start(effect)
+            case SendCancel():
+                self._cancels.durable(effect)
+            case SendRelease():
+                self._hosts.release(effect)
+            case SendDrain():
+                self._hosts.drain(effect)
+            case ConfirmEnd():
+                self._submit(EndConfirmed(effect.job_id))
+            case JobEnded():
+                self.followers.ended(effect)
+            case _:
+                assert_never(effect)
+
+    def _start(self, effect: SendStart) -> None:
+        """Sends an attempt, unless it stopped counting while its record was written."""
+        job_id, attempt = effect.spec.job_id, effect.attempt
+        if not self._core.holds_slot(job_id, attempt):
+            return
+        log = self._relay.log(job_id)
+        if effect.mode is StartMode.FRESH:
+            log.doubtful = False  # Nothing was delivered before.
+        follows = None
+        if effect.mode is StartMode.CONTINUE:
+            job = self._core.jobs.get(job_id)
+            follows = continuation(effect, log, job.unreleased if job is not None else None)
+        if isinstance(follows, AttemptEnded):
+            self._submit(follows)
+            return
+        traceparent = self._traceparent(job_id, attempt)
+        self._hosts.start(effect, log, traceparent, follows)
+
+    def _revert(
+        self, job_ids: tuple[str, ...], replies: Sequence[ReplyAccepted | ReplyState]
+    ) -> None:
+        """Takes back accepts that could not be written, and tells who waited for them."""
+        self._submit(AcceptsFailed(job_ids))
+        for effect in replies:
+            self.replies.answer(effect.reply_to, store_unavailable())
+
+    def _store_failed(self, error: StoreError) -> None:
+        _log.error(
+            "store_failed",
+            error=str(error),
+            human="The journal cannot be written; no job is accepted until it can.",
+        )
+
+    def _store_slow(self, took_s: float) -> None:
+        _log.warning(
+            "store_slow",
+            took_ms=int(took_s * 1000),
+            human=f"The journal took {took_s:.1f} s to write; who asked about a job meanwhile, or "
+            "cancelled one, was refused. Look at its disk, and at the load of this machine.",
+        )
+
+
+def store_unavailable(trouble: str = "cannot be written") -> Refusal:
+    """Refuses what needs the journal; `trouble` says what is the matter with it."""
+    message = f"the journal {trouble}, so nothing can be promised; see the server's log"
+    return Refusal(Reason.STORE_UNAVAILABLE, message, STORE_RETRY_MS)
