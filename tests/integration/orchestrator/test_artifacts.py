@@ -11,6 +11,7 @@ import pytest
 from llamaorch.orchestrator.v1 import artifact_service_pb2 as pb
 from tests.integration.orchestrator.artifact_calls import (
     CHUNK_BYTES,
+    answered,
     get,
     header,
     incoming,
@@ -224,7 +225,7 @@ OUT_OF_ORDER: list[list[pb.PutArtifactRequest]] = [
 async def test_messages_out_of_order_are_refused(kept: Orchestrator, tmp_path: Path) -> None:
     """A header first, then chunks with something in them."""
     for messages in OUT_OF_ORDER:
-        reason, _, _ = await refused(kept.artifacts.PutArtifact(iter(messages)))
+        reason, _, _ = await refused(answered(kept.artifacts.PutArtifact(iter(messages))))
 
         assert reason == "INVALID_PARAMS"
     assert objects(tmp_path) == incoming(tmp_path) == set()
@@ -233,14 +234,14 @@ async def test_messages_out_of_order_are_refused(kept: Orchestrator, tmp_path: P
 async def test_what_is_too_large_is_refused_while_it_arrives(
     kept: Orchestrator, tmp_path: Path
 ) -> None:
-    """An endless upload ends at the bound."""
+    """An endless upload ends at the bound, and is told why, although it goes on sending."""
 
     async def endless() -> AsyncIterator[pb.PutArtifactRequest]:
         yield pb.PutArtifactRequest(header=header())
         while True:
             yield pb.PutArtifactRequest(chunk=bytes(CHUNK_BYTES))
 
-    reason, _, text = await refused(kept.artifacts.PutArtifact(endless(), timeout=WAIT_S))
+    reason, _, text = await refused(answered(kept.artifacts.PutArtifact(endless(), timeout=WAIT_S)))
 
     assert reason == "INVALID_PARAMS"
     assert "artifacts.artifact_bytes_max" in text
@@ -323,7 +324,7 @@ async def test_a_silent_upload_ends_and_leaves_nothing(
     call = kept.artifacts.PutArtifact(silent(), timeout=WAIT_S)
     await begun.wait()
 
-    reason, _, text = await refused(call)
+    reason, _, text = await refused(answered(call))
     after = await put(kept.artifacts, b"y")
 
     assert reason == "DEADLINE"
