@@ -90,9 +90,7 @@ class OpenStreams:
             return None
         return {(each.name, each.fingerprint): each for each in self._judged.identities}
 
-    def _due(
-        self, who: Identity, known: dict[tuple[str, str], Identity] | None
-    ) -> float | None:
+    def _due(self, who: Identity, known: dict[tuple[str, str], Identity] | None) -> float | None:
         """When its streams end, by the clock of the event loop."""
         now = who if known is None else known.get((who.name, who.fingerprint))
         if now is None or _opens(now) != _opens(who):
