@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -174,6 +175,27 @@ async def test_lists_filter_and_lineage_is_told(kept: Orchestrator) -> None:
     assert {each.artifact_id for each in info.ancestors[:2]} == {ids[2], ids[3]}
     assert len(info.ancestors) == 3
     assert info.ancestors_omitted
+
+
+async def test_a_page_fits_into_a_message(kept: Orchestrator) -> None:
+    """As many as were asked for may be said so much of that there are fewer."""
+    labels = {f"{number:02}": "v" * 256 for number in range(32)}
+    first = (await put(kept.artifacts, b"plan", header(labels=labels))).artifact.artifact_id
+    index = kept.server.artifacts.index
+    record = index.get(first)
+    assert record is not None
+    for seq in range(2, 502):
+        index.add(replace(record, artifact_id=f"{seq:032x}", seq=seq))
+    request = pb.ListArtifactsRequest(page_size=1_000)
+
+    page = await kept.artifacts.ListArtifacts(request)
+    request.page_token = page.next_page_token
+    rest = await kept.artifacts.ListArtifacts(request)
+
+    found = [each.artifact_id for each in (*page.artifacts, *rest.artifacts)]
+    assert len(page.artifacts) > 250
+    assert rest.next_page_token == ""
+    assert found == [f"{seq:032x}" for seq in range(501, 1, -1)] + [first]
 
 
 # --- what is refused
