@@ -209,7 +209,7 @@ class Artifacts:
         try:
             answer: pb.PutArtifactResponse = await call
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(ending.error(error), sent_id) from error
+            raise from_rpc_error(await ending.error(error), sent_id) from error
         finally:
             call.cancel()
         stored = wire_artifacts.artifact(answer.artifact)

@@ -51,7 +51,7 @@ async def answered(call: Any) -> pb.PutArtifactResponse:
     try:
         answer: pb.PutArtifactResponse = await call
     except grpc.aio.AioRpcError as error:
-        raise ending.error(error) from None
+        raise await ending.error(error) from None
     return answer
 
 
