@@ -139,9 +139,13 @@ class Artifacts:
     def dismiss(self, described: Description, reserved_bytes: int) -> None:
         """Ends an upload and gives its room back: what became of it counts by itself."""
         self._uploads[described.owner] -= 1
-        self._reserved_bytes[described.owner] -= reserved_bytes
-        self._uploads, self._reserved_bytes = +self._uploads, +self._reserved_bytes
+        self._uploads = +self._uploads
+        self._release(described, reserved_bytes)
         self._note_use()
+
+    def _release(self, described: Description, reserved_bytes: int) -> None:
+        self._reserved_bytes[described.owner] -= reserved_bytes
+        self._reserved_bytes = +self._reserved_bytes
 
     def _note_use(self) -> None:
         if not self._readings and not self._uploads:
@@ -172,16 +176,18 @@ class Artifacts:
         return self.files.receive()
 
     async def keep(
-        self, described: Description, incoming: Incoming, prompt_bytes: int
+        self, described: Description, incoming: Incoming, prompt_bytes: int, reserved_bytes: int
     ) -> tuple[ArtifactRecord, bool]:
         """Makes received content an artifact, durably; True when it was one before.
 
-        Once begun this ends by itself, and then owns `incoming`. Raises `RefusalError`.
+        Once begun this ends by itself, and then owns `incoming` and the room that was set aside.
+        Raises `RefusalError`.
         """
-        return await self._threads.finish(self._keep(described, incoming, prompt_bytes))
+        work = self._keep(described, incoming, prompt_bytes, reserved_bytes)
+        return await self._threads.finish(work)
 
     async def _keep(
-        self, described: Description, incoming: Incoming, prompt_bytes: int
+        self, described: Description, incoming: Incoming, prompt_bytes: int, reserved_bytes: int
     ) -> tuple[ArtifactRecord, bool]:
         async with self._changing:
             try:
@@ -194,11 +200,17 @@ class Artifacts:
                         " delete some, or wait until some expire"
                     )
                     raise RefusalError(refusals.no_room("artifact-count", text))
+                if earlier is None and reserved_bytes < incoming.size_bytes:
+                    # The one that it was to be went meanwhile, and somebody may have its room.
+                    self.reserve(described, incoming.size_bytes - reserved_bytes)
+                    reserved_bytes = incoming.size_bytes
                 record = self._record(described, incoming, earlier, prompt_bytes)
                 await self.on_disk(partial(self.files.publish, incoming))
                 failpoints.reach("artifact.published")
                 await self._index(record)
             finally:
+                # In the index it counts by itself, from this turn of the loop on.
+                self._release(described, reserved_bytes)
                 await self.on_disk(incoming.discard)
         failpoints.reach("artifact.indexed")
         return record, earlier is not None
@@ -208,7 +220,9 @@ class Artifacts:
         try:
             await self._write((record,))
         except StoreOutcomeUnknownError as error:
-            # The record may be there, so the content must be: until a restart tells.
+            # The record may be there, so the content must be, and its number is taken: until a
+            # restart tells.
+            self.index.next_seq = max(self.index.next_seq, record.seq + 1)
             if len(self._doubtful) <= DOUBTFUL_MAX:
                 self._doubtful.add(record.sha256)
             raise RefusalError(_store_refusal(error)) from error

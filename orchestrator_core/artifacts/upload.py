@@ -78,7 +78,8 @@ class Upload:
         if isinstance(prompt_bytes, Refusal):
             raise RefusalError(prompt_bytes)
         self._incoming = None
-        return await self._artifacts.keep(described, incoming, prompt_bytes)
+        reserved_bytes, self.reserved_bytes = self.reserved_bytes, 0
+        return await self._artifacts.keep(described, incoming, prompt_bytes, reserved_bytes)
 
     async def discard(self) -> None:
         """Removes what was received, unless it became an artifact."""

@@ -100,9 +100,12 @@ class Catalog:
 
 
 def unknown_model(catalog: Catalog, name: str) -> Refusal:
-    """The answer for a name that is not in the catalog."""
-    nearest = catalog.nearest(name)
+    """The answer for a name that is not in the catalog, or an alias where an id is asked for."""
+    model_id = catalog.ids.get(name)
+    nearest = catalog.nearest(name) if model_id is None else [model_id]
     hint = f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+    if model_id is not None:
+        hint = f" under that id: it is an alias of {model_id!r}, which is to be named here"
     return Refusal(
         Reason.MODEL_UNKNOWN,
         f"no model {name!r} is in the catalog{hint}",

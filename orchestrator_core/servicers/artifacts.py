@@ -18,6 +18,7 @@ from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.artifact_wire import description, query, to_proto
+from orchestrator_core.servicers.paging import fitting
 from orchestrator_core.store.artifact import ArtifactRecord
 
 SERVICE = "llamaorch.orchestrator.v1.ArtifactService"
@@ -111,9 +112,12 @@ class ArtifactServicer:
         await self._runtime.sure()
         asked, before, size = query(request, None if caller().sees_all else caller().name)
         page = self._artifacts.index.page(asked, before, size)
+        listed = fitting(map(to_proto, page.records))
+        next_seq = page.next_seq
+        if len(listed) < len(page.records):
+            next_seq = page.records[len(listed) - 1].seq
         return pb.ListArtifactsResponse(
-            artifacts=[to_proto(record) for record in page.records],
-            next_page_token="" if page.next_seq is None else str(page.next_seq),
+            artifacts=listed, next_page_token="" if next_seq is None else str(next_seq)
         )
 
     async def delete_artifact(

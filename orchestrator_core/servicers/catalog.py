@@ -13,6 +13,7 @@ from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.model_findings import Findings, find
 from orchestrator_core.servicers.orchestrator import PAGE_DEFAULT, PAGE_MAX
+from orchestrator_core.servicers.paging import fitting
 from orchestrator_core.servicers.signatures import Signatures, SignatureVerdict
 from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.wire.catalog import (
@@ -102,9 +103,10 @@ class CatalogServicer:
             if model_id > request.page_token
             and (not states or STATE_TO_WIRE[entry.state] in states)
         )
+        listed = fitting(self._view(self._entry(model_id)) for model_id in following[:size])
+        more = len(following) > len(listed)
         return pb.ListModelsResponse(
-            models=[self._view(self._entry(model_id)) for model_id in following[:size]],
-            next_page_token=following[size - 1] if len(following) > size else "",
+            models=listed, next_page_token=following[len(listed) - 1] if more else ""
         )
 
     async def update_model(

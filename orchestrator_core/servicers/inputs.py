@@ -30,6 +30,7 @@ class InputServicer:
         self._artifacts = artifacts
         self._turns = asyncio.Semaphore(FETCHES_MAX)
         self._idle_s = artifacts.limits.idle_timeout_ms / 1000
+        self._transfer_s = artifacts.limits.transfer_timeout_ms / 1000
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods of PoolRegistryService that concern inputs."""
@@ -48,11 +49,21 @@ class InputServicer:
             encoded = await self._artifacts.content(record, use)
             if isinstance(encoded, Unfit):
                 raise RefusalError(refusals.damaged(artifact_id, encoded.must))
-            for at in range(0, len(encoded), CHUNK_BYTES):
-                size_bytes = 0 if at else len(encoded)
-                chunk = encoded[at : at + CHUNK_BYTES]
-                piece = pb.FetchInputResponse(chunk=chunk, size_bytes=size_bytes)
-                await self._write(context, piece)
+            await self._send(context, encoded)
+
+    async def _send(self, context: rpc.Context, encoded: bytes) -> None:
+        """Sends all pieces. A host that reads them slowly must not keep its turn from others."""
+        try:
+            async with asyncio.timeout(self._transfer_s):
+                for at in range(0, len(encoded), CHUNK_BYTES):
+                    size_bytes = 0 if at else len(encoded)
+                    chunk = encoded[at : at + CHUNK_BYTES]
+                    piece = pb.FetchInputResponse(chunk=chunk, size_bytes=size_bytes)
+                    await self._write(context, piece)
+        except TimeoutError:
+            text = f"the host took longer than {self._transfer_s:g} s to read its input"
+            text += " (artifacts.transfer_timeout_ms)"
+            raise RefusalError(refusals.too_late(text)) from None
 
     def _artifact_of(self, request: pb.FetchInputRequest) -> str:
         """The artifact of an attempt that runs. Raises `RefusalError` NOT_FOUND."""

@@ -34,6 +34,7 @@ from orchestrator_core.servicers.ids import Ids
 from orchestrator_core.servicers.job_views import job_view, trace_id
 from orchestrator_core.servicers.overview import overview
 from orchestrator_core.servicers.ownership import check_own
+from orchestrator_core.servicers.paging import fitting
 from orchestrator_core.store.artifact import ArtifactKind
 from orchestrator_core.telemetry.calls import Call, Rpc
 from orchestrator_core.telemetry.telemetry import Telemetry
@@ -148,14 +149,14 @@ class OrchestratorServicer:
 
         while True:
             page = list(islice(matching(), size + 1))
-            listed = [job_to_proto(job_view(self._runtime, job)) for job in page[:size]]
+            listed = fitting(job_to_proto(job_view(self._runtime, job)) for job in page[:size])
             over = [job for job in page if not job.live]
             await self._runtime.settled()
             if not any(job.live for job in over):
                 break
         return pb.ListJobsResponse(
             jobs=[job for job in listed if job.job_id in self._runtime.core.jobs],
-            next_page_token=str(page[size - 1].seq) if len(page) > size else "",
+            next_page_token=str(page[len(listed) - 1].seq) if len(page) > len(listed) else "",
         )
 
     async def explain_job(

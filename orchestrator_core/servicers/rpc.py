@@ -28,6 +28,7 @@ Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 Usual = TypeVar("Usual")
+Served = TypeVar("Served")
 # What limits the time for which a stream may stay open; see `identify`.
 Bounds: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -95,7 +96,7 @@ def client_stream(
     async def call(_: object, context: Context) -> Response:
         await _begin(context)
         try:
-            return await handler(context)
+            return await _bounded(handler(context))
         except Exception as error:  # noqa: BLE001 - the edge: everything becomes a status
             await _fail(context, error)
 
@@ -179,13 +180,12 @@ def refusal_of(error: Exception) -> Refusal:
     return Refusal(Reason.INTERNAL, "", metadata={"trace_id": str(trace_id)})
 
 
-async def _bounded(serving: Awaitable[None]) -> None:
+async def _bounded(serving: Awaitable[Served]) -> Served:
     bounds = _bounds.get()
     if bounds is None:
-        await serving
-    else:
-        async with bounds():
-            await serving
+        return await serving
+    async with bounds():
+        return await serving
 
 
 async def _begin(context: Context) -> None:

@@ -37,6 +37,7 @@ class OpenStreams:
     def __init__(self, wall_s: Callable[[], float] = clock.wall_s) -> None:
         self._wall_s = wall_s
         self._open: dict[tuple[str, str], dict[asyncio.Timeout, Identity]] = {}
+        self._judged: Tokens | None = None
 
     @asynccontextmanager
     async def bounded(self, who: Identity) -> AsyncIterator[None]:
@@ -45,7 +46,8 @@ class OpenStreams:
         Raises:
             RefusalError: UNAUTHENTICATED, then.
         """
-        limit = asyncio.timeout_at(self._due(who))
+        # Other tokens may count since the call was let through.
+        limit = asyncio.timeout_at(self._due(who, self._known()))
         try:
             async with limit:
                 with self._listed(limit, who):
@@ -75,20 +77,27 @@ class OpenStreams:
 
     def judge(self, tokens: Tokens) -> None:
         """Ends the streams of tokens that are not among these, or open something else now."""
-        known = {(each.name, each.fingerprint): each for each in tokens.identities}
-        for key, streams in self._open.items():
-            now = known.get(key)
-            for limit, then in streams.items():
-                same = now is not None and _opens(now) == _opens(then)
-                due = self._due(now) if now is not None and same else self._now()
+        self._judged = tokens
+        known = self._known()
+        for streams in self._open.values():
+            for limit, who in streams.items():
                 if not limit.expired():
-                    limit.reschedule(due)
+                    limit.reschedule(self._due(who, known))
 
-    def _due(self, who: Identity) -> float | None:
-        """When its streams end, by the clock of the event loop."""
-        if who.expires_s is None:
+    def _known(self) -> dict[tuple[str, str], Identity] | None:
+        """The tokens that were judged by last; None while all count that were let through."""
+        if self._judged is None:
             return None
-        return self._now() + max(0.0, who.expires_s - self._wall_s())
+        return {(each.name, each.fingerprint): each for each in self._judged.identities}
+
+    def _due(self, who: Identity, known: dict[tuple[str, str], Identity] | None) -> float | None:
+        """When its streams end, by the clock of the event loop."""
+        now = who if known is None else known.get((who.name, who.fingerprint))
+        if now is None or _opens(now) != _opens(who):
+            return self._now()
+        if now.expires_s is None:
+            return None
+        return self._now() + max(0.0, now.expires_s - self._wall_s())
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

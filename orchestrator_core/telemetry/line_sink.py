@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import sys
+import threading
 import time
 import traceback
 from collections import deque
@@ -40,14 +41,18 @@ class LineSink:
         self._stream = stream
         self._render = render
         self._waiting: deque[tuple[str, int, EventDict]] = deque()
+        # Of two threads that bring a line at once, one must see that nobody else sees to it.
+        self._counting = threading.Lock()
         self._drained_s = 0.0
         atexit.register(self.flush)
 
     def take(self, level: str, at_ns: int, entry: EventDict) -> None:
         """Takes a line that happened at `at_ns` (since the epoch); it is written soon."""
-        self._waiting.append((level, at_ns, entry))
-        if len(self._waiting) > 1:
-            if len(self._waiting) >= LINES_MAX:
+        with self._counting:
+            self._waiting.append((level, at_ns, entry))
+            waiting = len(self._waiting)
+        if waiting > 1:
+            if waiting >= LINES_MAX:
                 self.flush()
             return
         try:

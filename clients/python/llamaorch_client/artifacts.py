@@ -28,6 +28,7 @@ from llamaorch_client.artifact import (
     Progress,
     Source,
 )
+from llamaorch_client.ending import Ending
 from llamaorch_client.errors import IntegrityError, LlamaOrchError, from_rpc_error
 from llamaorch_client.metadata import call_metadata, checked_correlation_id
 from llamaorch_client.retry import RetryRow
@@ -204,10 +205,11 @@ class Artifacts:
 
         metadata = call_metadata(sent_id, transport.options.token, None)
         call = transport.artifacts.PutArtifact(parts(), metadata=metadata)
+        ending = Ending(call)
         try:
             answer: pb.PutArtifactResponse = await call
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, sent_id) from error
+            raise from_rpc_error(await ending.error(error), sent_id) from error
         finally:
             call.cancel()
         stored = wire_artifacts.artifact(answer.artifact)

@@ -3,9 +3,13 @@
 import hashlib
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import Any
+
+import grpc
 
 from llamaorch.orchestrator.v1 import artifact_service_pb2 as pb
 from llamaorch.orchestrator.v1 import artifact_service_pb2_grpc as grpc_pb
+from llamaorch_client.ending import Ending
 
 CHUNK_BYTES = 256 << 10
 
@@ -38,7 +42,16 @@ async def put(
         for message in parts(content, told or header()):
             yield message
 
-    answer: pb.PutArtifactResponse = await stub.PutArtifact(messages(), timeout=30)
+    return await answered(stub.PutArtifact(messages(), timeout=30))
+
+
+async def answered(call: Any) -> pb.PutArtifactResponse:
+    """The answer to a put, or the error with which the server ended it meanwhile."""
+    ending = Ending(call)
+    try:
+        answer: pb.PutArtifactResponse = await call
+    except grpc.aio.AioRpcError as error:
+        raise await ending.error(error) from None
     return answer
 
 

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from tests.integration.orchestrator.artifact_calls import sha256
 from tests.integration.orchestrator.calls import all_events, ready_host
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 
+PUTS = 4
 CONTENT = bytes(range(256)) * 4_000
 QUICK = ClientOptions(retry=RetryOptions(attempts_max=4, backoff_initial_ms=1, backoff_max_ms=5))
 
@@ -77,6 +79,22 @@ async def test_bytes_and_streams_can_be_put(client: AsyncClient) -> None:
     assert existed
     assert second.artifact_id == first.artifact_id
     assert await client.artifacts.read(first.artifact_id) == (second, b"plan")
+
+
+async def test_what_is_refused_while_it_is_sent_says_why(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """ORCH-3016: a write that fails as the server ends the call does not hide the reason."""
+    bounds = {"artifact_bytes_max": 1 << 20, "free_bytes_min": 0}
+    kept = await start_orchestrator(None, artifacts=bounds)
+    content = bytes(4 << 20)
+
+    async with AsyncClient(str(kept.server.address), options=QUICK) as client:
+        puts = (client.artifacts.put(io.BytesIO(content)) for _ in range(PUTS))
+        refused = await asyncio.gather(*puts, return_exceptions=True)
+
+    reasons = Counter(getattr(each, "reason", repr(each)) for each in refused)
+    assert reasons == {"INVALID_PARAMS": PUTS}
 
 
 async def test_lineage_lists_and_deletion(client: AsyncClient, orchestrator: Orchestrator) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 from llamaorch.orchestrator.v1 import artifact_service_pb2 as pb
 from tests.integration.orchestrator.artifact_calls import (
     CHUNK_BYTES,
+    answered,
     get,
     header,
     incoming,
@@ -175,6 +177,27 @@ async def test_lists_filter_and_lineage_is_told(kept: Orchestrator) -> None:
     assert info.ancestors_omitted
 
 
+async def test_a_page_fits_into_a_message(kept: Orchestrator) -> None:
+    """As many as were asked for may be said so much of that there are fewer."""
+    labels = {f"{number:02}": "v" * 256 for number in range(32)}
+    first = (await put(kept.artifacts, b"plan", header(labels=labels))).artifact.artifact_id
+    index = kept.server.artifacts.index
+    record = index.get(first)
+    assert record is not None
+    for seq in range(2, 502):
+        index.add(replace(record, artifact_id=f"{seq:032x}", seq=seq))
+    request = pb.ListArtifactsRequest(page_size=1_000)
+
+    page = await kept.artifacts.ListArtifacts(request)
+    request.page_token = page.next_page_token
+    rest = await kept.artifacts.ListArtifacts(request)
+
+    found = [each.artifact_id for each in (*page.artifacts, *rest.artifacts)]
+    assert len(page.artifacts) > 250
+    assert rest.next_page_token == ""
+    assert found == [f"{seq:032x}" for seq in range(501, 1, -1)] + [first]
+
+
 # --- what is refused
 
 
@@ -224,7 +247,7 @@ OUT_OF_ORDER: list[list[pb.PutArtifactRequest]] = [
 async def test_messages_out_of_order_are_refused(kept: Orchestrator, tmp_path: Path) -> None:
     """A header first, then chunks with something in them."""
     for messages in OUT_OF_ORDER:
-        reason, _, _ = await refused(kept.artifacts.PutArtifact(iter(messages)))
+        reason, _, _ = await refused(answered(kept.artifacts.PutArtifact(iter(messages))))
 
         assert reason == "INVALID_PARAMS"
     assert objects(tmp_path) == incoming(tmp_path) == set()
@@ -233,14 +256,14 @@ async def test_messages_out_of_order_are_refused(kept: Orchestrator, tmp_path: P
 async def test_what_is_too_large_is_refused_while_it_arrives(
     kept: Orchestrator, tmp_path: Path
 ) -> None:
-    """An endless upload ends at the bound."""
+    """An endless upload ends at the bound, and is told why, although it goes on sending."""
 
     async def endless() -> AsyncIterator[pb.PutArtifactRequest]:
         yield pb.PutArtifactRequest(header=header())
         while True:
             yield pb.PutArtifactRequest(chunk=bytes(CHUNK_BYTES))
 
-    reason, _, text = await refused(kept.artifacts.PutArtifact(endless(), timeout=WAIT_S))
+    reason, _, text = await refused(answered(kept.artifacts.PutArtifact(endless(), timeout=WAIT_S)))
 
     assert reason == "INVALID_PARAMS"
     assert "artifacts.artifact_bytes_max" in text
@@ -323,7 +346,7 @@ async def test_a_silent_upload_ends_and_leaves_nothing(
     call = kept.artifacts.PutArtifact(silent(), timeout=WAIT_S)
     await begun.wait()
 
-    reason, _, text = await refused(call)
+    reason, _, text = await refused(answered(call))
     after = await put(kept.artifacts, b"y")
 
     assert reason == "DEADLINE"

@@ -357,6 +357,17 @@ async def test_names_are_unique(orchestrator: Orchestrator) -> None:
     assert shadow[1] == "DUPLICATE"
 
 
+async def test_a_change_by_an_alias_is_told_the_id(orchestrator: Orchestrator) -> None:
+    """Only an id says for certain what is deleted or retired."""
+    await register(orchestrator, "tiny", aliases=["small"])
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await orchestrator.catalog.DeleteModel(pb.DeleteModelRequest(model_id="small"))
+
+    assert details(caught.value)[0].metadata["nearest"] == "tiny"
+    assert "it is an alias of 'tiny', which is to be named here" in str(caught.value.details())
+
+
 async def test_without_a_catalog_models_are_served_as_ever_unless_it_is_required(
     start_orchestrator: StartOrchestrator,
 ) -> None:

@@ -10,7 +10,7 @@ from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2_grpc as jobs_grpc
 from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2_grpc as registry_grpc
-from tests.integration.orchestrator.artifact_calls import header, parts
+from tests.integration.orchestrator.artifact_calls import answered, header, parts
 from tests.integration.orchestrator.scripted_host import ScriptedHost, snapshot
 from tests.integration.security.conftest import Guarded
 
@@ -22,7 +22,7 @@ async def put(
 ) -> str:
     """Puts an artifact; its id."""
     messages = parts(b"hello", told or header("INPUT", media_type="text/plain"))
-    answer = await stub.PutArtifact(iter(messages), metadata=metadata)
+    answer = await answered(stub.PutArtifact(iter(messages), metadata=metadata))
     return str(answer.artifact.artifact_id)
 
 

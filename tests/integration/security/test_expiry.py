@@ -4,10 +4,13 @@ import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
 
+from llamaorch.orchestrator.v1 import artifact_service_pb2 as artifacts_pb2
+from llamaorch.orchestrator.v1 import artifact_service_pb2_grpc as artifacts_grpc
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2_grpc as jobs_grpc
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pools_pb2
@@ -18,6 +21,7 @@ from pool_managerd.clock import SystemClock
 from pool_managerd.config import Config as HostConfig
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.server import PoolManager
+from tests.integration.orchestrator.artifact_calls import header
 from tests.integration.security.conftest import Guarded, StartGuarded
 
 WAIT_S = 10.0
@@ -110,6 +114,26 @@ async def test_a_stream_ends_when_its_token_is_withdrawn_or_opens_something_else
 
     assert code is grpc.StatusCode.UNAUTHENTICATED
     assert "the token of client was withdrawn, or opens something else now" in text
+
+
+async def test_an_upload_ends_when_its_token_is_withdrawn(guarded: Guarded) -> None:
+    """AUTH-1003: a stream of the client's is one, too."""
+
+    async def endless() -> AsyncIterator[artifacts_pb2.PutArtifactRequest]:
+        yield artifacts_pb2.PutArtifactRequest(header=header())
+        await asyncio.Event().wait()
+
+    async with grpc.aio.insecure_channel(guarded.address) as channel:
+        stub = artifacts_grpc.ArtifactServiceStub(channel)
+        call: Any = stub.PutArtifact(endless(), metadata=guarded.metadata("client"))
+        await call.initial_metadata()
+        found = guarded.server._gate
+        assert found is not None
+        found.use(Tokens([]))
+        code, text = await end_of(call)
+
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+    assert "the token of client was withdrawn" in text
 
 
 async def test_a_new_table_that_leaves_a_token_as_it_was_keeps_its_streams(

@@ -23,6 +23,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import (
+    artifact_service_pb2,
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    config_service_pb2,
     job_pb2,
     orchestrator_service_pb2,
     orchestrator_service_pb2_grpc,
@@ -42,6 +46,9 @@ WAIT_S = 20.0
 LOOK_S = 0.05
 GROWTH_MIB_MAX = 96
 FILES = (
+    artifact_service_pb2,
+    catalog_service_pb2,
+    config_service_pb2,
     orchestrator_service_pb2,
     policy_service_pb2,
     pool_admin_service_pb2,
@@ -68,6 +75,11 @@ KNOWN: Known = {
     "enqueue": (),
     "subscribe": (),
     "handles": (1,),
+    "header": (),
+    "chunk": (b"hello",),
+    "media_type": ("text/plain",),
+    "model": (),
+    "digest": ("", "sha256:" + "ab" * 32),
 }
 # A longer look, with other messages each time: LLAMAORCH_FUZZ=2000 pytest ...
 SEARCH = int(os.environ.get("LLAMAORCH_FUZZ", "0"))
@@ -133,6 +145,14 @@ def undrain(channel: grpc.Channel) -> None:
     stub.DrainPool(request, timeout=WAIT_S)
 
 
+def forget_models(channel: grpc.Channel) -> None:
+    """Empties the catalog, which may say anything of the bystander's model."""
+    stub = catalog_service_pb2_grpc.CatalogServiceStub(channel)
+    for model in stub.ListModels(catalog_service_pb2.ListModelsRequest(), timeout=WAIT_S).models:
+        request = catalog_service_pb2.DeleteModelRequest(model_id=model.model_id, force=True)
+        stub.DeleteModel(request, timeout=WAIT_S)
+
+
 def bugs(log: Path) -> list[str]:
     """Lines of a log that tell of a bug, and what is no line of ours."""
     found = []
@@ -153,7 +173,10 @@ def call(fleet: Fleet, method: MethodDescriptor, sent: list[bytes]) -> grpc.RpcE
     path = f"/{method.containing_service.full_name}/{method.name}"
     if not method.server_streaming:
         try:
-            channel.unary_unary(path)(sent[0], timeout=WAIT_S, metadata=service.metadata)
+            if method.client_streaming:
+                channel.stream_unary(path)(iter(sent), timeout=WAIT_S, metadata=service.metadata)
+            else:
+                channel.unary_unary(path)(sent[0], timeout=WAIT_S, metadata=service.metadata)
         except grpc.RpcError as error:
             return error
         return None
@@ -205,6 +228,7 @@ def test_whatever_is_sent_gets_a_typed_answer(fleet: Fleet, method: MethodDescri
     with service.growth() as growth:
         send()
     undrain(fleet.channels["h"])
+    forget_models(fleet.channels["h"])
     run_a_job(fleet.channels["h"])
 
     assert growth.mib <= GROWTH_MIB_MAX

@@ -445,7 +445,9 @@ class ListArtifactsRequest(_message.Message):
     CREATED_FROM_FIELD_NUMBER: _builtins.int
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Artifacts per page, at most 1,000; 0: 100."""
+    """Artifacts per page, at most 1,000; 0: 100.
+    There may be fewer, so that they fit into a message.
+    """
     page_token: _builtins.str
     """From the last answer, or empty for the first page."""
     kind: Global___ArtifactKind.ValueType

@@ -427,7 +427,9 @@ class ListModelsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Most models in the answer; 0: 50, at most 500."""
+    """Most models in the answer; 0: 50, at most 500.
+    There may be fewer, so that they fit into a message.
+    """
     page_token: _builtins.str
     """`next_page_token` of the answer before, or empty."""
     @_builtins.property

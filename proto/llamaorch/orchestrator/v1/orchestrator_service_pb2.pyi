@@ -724,7 +724,9 @@ class ListJobsRequest(_message.Message):
     STATES_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Jobs per page; 0 means 50, more than 500 means 500."""
+    """Jobs per page; 0 means 50, more than 500 means 500.
+    There may be fewer, so that they fit into a message.
+    """
     page_token: _builtins.str
     """From the last page's answer; empty for the first page."""
     session_id: _builtins.str

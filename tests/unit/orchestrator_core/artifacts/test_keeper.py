@@ -1,6 +1,7 @@
 """Puts, deletions, expiries, quotas and a failing journal against a dictionary. ORCH-3097."""
 
 import asyncio
+import hashlib
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,6 +221,37 @@ async def test_what_arrives_counts_before_it_has_arrived(world: World) -> None:
     await keeper.close()
 
 
+async def test_what_is_in_the_index_counts_once(world: World) -> None:
+    """The room that was set aside for it is free for others from then on."""
+    keeper = await world.start()
+    async with uploading(keeper, described("a", "x")) as first:
+        await first.write(b"a" * 30)
+        await first.finish()
+
+        await put(keeper, described("b", "y"), b"b" * 30)
+
+    assert keeper.index.stored_bytes == LIMITS.quota_bytes
+    await keeper.close()
+
+
+async def test_what_went_while_it_was_put_again_needs_room_again(world: World) -> None:
+    """Who took that meanwhile has it."""
+    keeper = await world.start()
+    content = b"a" * 40
+    told = described("a", "x", expected_sha256=hashlib.sha256(content).hexdigest())
+    record = await put(keeper, told, content)
+    async with uploading(keeper, told) as again:
+        await again.write(content)
+        await keeper.delete(record.artifact_id)
+        await put(keeper, described("b", "y"), b"b" * 45)
+
+        assert await reason(again.finish()) == "artifact-quota"
+
+    assert keeper.index.stored_bytes == 45
+    await put(keeper, described("a", "x"), b"a" * 15)
+    await keeper.close()
+
+
 async def test_so_many_at_once_and_no_more(world: World) -> None:
     """Of one client, of all, and of readers; each place is free again afterwards."""
     keeper = await world.start()
@@ -272,6 +304,24 @@ async def test_content_of_a_doubtful_record_stays(world: World) -> None:
     (found,) = keeper.index.page(Query(), None, 9).records
     assert found.tags == ("x",)
     assert await content_of(keeper, found) == b"content"
+    await keeper.close()
+
+
+async def test_a_doubtful_record_has_its_number_for_itself(world: World) -> None:
+    """Else two artifacts would share it once the journal shows that it was written."""
+    keeper = await world.start()
+    world.plan[:] = [CommitFault.UNKNOWN_WRITTEN] * WRITE_TRIES
+    assert await reason(put(keeper, described("a", "x"), b"doubtful")) == "STORE_UNAVAILABLE"
+    await put(keeper, described("a", "y"), b"sure")
+    await keeper.close()
+
+    keeper = await world.start()
+
+    found = keeper.index.page(Query(), None, 9).records
+    assert [record.tags for record in found] == [("y",), ("x",)]
+    for record in found:
+        await keeper.delete(record.artifact_id)
+    assert len(keeper.index) == 0
     await keeper.close()
 
 

@@ -1,5 +1,6 @@
 """Warnings of tokens that expire, and what is said of them in the configuration."""
 
+import asyncio
 import datetime as dt
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from structlog.testing import capture_logs
 
 from orchestrator_core.auth.tokens import Role, TokenEntry, Tokens
 from orchestrator_core.config import Config, ConfigError, load_config, to_toml, tokens
-from orchestrator_core.servicers.token_ends import DAY_S, ExpiryWarnings
+from orchestrator_core.core.outcome import Reason
+from orchestrator_core.errors import RefusalError
+from orchestrator_core.servicers.token_ends import DAY_S, ExpiryWarnings, OpenStreams
 
 END_S = 1_000 * DAY_S
 HASH = "ab" * 32
@@ -51,6 +54,19 @@ def test_the_log_warns_once_a_day_from_so_many_days_before_the_end() -> None:
 def test_warnings_can_be_switched_off() -> None:
     """AUTH-1003: 0 days tell nothing."""
     assert warnings_at([END_S - 1, END_S + 1], days=0) == []
+
+
+async def test_a_stream_that_begins_as_its_token_is_withdrawn_ends() -> None:
+    """AUTH-1003: between the look at its token and its first turn other tokens may count."""
+    (who,) = Tokens([TokenEntry("guest", Role.CLIENT, HASH)]).identities
+    streams = OpenStreams(lambda: 0.0)
+    streams.judge(Tokens([]))
+
+    with pytest.raises(RefusalError) as caught:
+        async with asyncio.timeout(10.0), streams.bounded(who):
+            await asyncio.Event().wait()
+
+    assert caught.value.refusal.reason is Reason.UNAUTHENTICATED
 
 
 def config(text: str, tmp_path: Path) -> Config:
