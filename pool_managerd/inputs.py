@@ -55,10 +55,11 @@ class Inputs:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while True:
-                    await self._connected.wait()
-                    assert self._channel is not None, "connected"
+                    # It may be gone again by the time that who waited for it is woken.
+                    while (channel := self._channel) is None:
+                        await self._connected.wait()
                     try:
-                        return await until_lost(self._read(self._channel, key))
+                        return await until_lost(self._read(channel, key))
                     except STREAM_ERRORS as error:
                         why = _why(error)
                     await asyncio.sleep(PAUSE_S)

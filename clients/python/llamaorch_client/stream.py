@@ -191,7 +191,8 @@ class JobStream(AsyncIterator[Event]):
             try:
                 async with aclosing(self._follow(context)) as events:
                     async for event in events:
-                        span.set_attributes(tracing.told(event))
+                        if isinstance(event, End):
+                            span.set_attributes(tracing.told(event))
                         yield event
             finally:
                 span.set_attribute(tracing.TEXT_BYTES, self._reader.text_offset)

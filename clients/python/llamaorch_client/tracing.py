@@ -14,7 +14,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvid
 from opentelemetry.util.types import AttributeValue
 
 from llamaorch_client.errors import LlamaOrchError
-from llamaorch_client.events import End, Event
+from llamaorch_client.events import End
 from llamaorch_client.request import JobRequest
 
 ENQUEUE_SPAN = "llamaorch.enqueue"
@@ -48,10 +48,8 @@ def asked(job: JobRequest, request_id: str) -> dict[str, AttributeValue]:
     return _known(keys)
 
 
-def told(event: Event) -> dict[str, AttributeValue]:
-    """What a job's end says of it; nothing for other events."""
-    if not isinstance(event, End):
-        return {}
+def told(event: End) -> dict[str, AttributeValue]:
+    """What a job's end says of it."""
     keys = {
         "gen_ai.usage.input_tokens": event.usage.tokens_in,
         "gen_ai.usage.output_tokens": event.usage.tokens_out,
