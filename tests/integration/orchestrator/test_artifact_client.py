@@ -132,12 +132,15 @@ async def test_a_pipe_is_put_as_it_is_read(client: AsyncClient, tmp_path: Path) 
     assert stored.sha256 == sha256(CONTENT)
 
 
-async def test_what_is_no_regular_file_is_not_replaced(client: AsyncClient) -> None:
-    """Where a device was there is to be no file afterwards, whoever asks."""
+async def test_what_is_no_regular_file_is_not_replaced(client: AsyncClient, tmp_path: Path) -> None:
+    """Where a pipe or a device was there is to be no file afterwards, whoever asks."""
     stored, _ = await client.artifacts.put(b"plan")
+    os.mkfifo(tmp_path / "pipe")
 
     with pytest.raises(OSError, match="no regular file"):
-        await client.artifacts.get(stored.artifact_id, Path(os.devnull))
+        await client.artifacts.get(stored.artifact_id, tmp_path / "pipe")
+
+    assert (tmp_path / "pipe").is_fifo()
 
 
 async def test_a_file_that_was_got_has_the_rights_of_any_other(
