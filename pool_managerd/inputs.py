@@ -26,6 +26,8 @@ _PASSING = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
+# What the orchestrator has against this host; another one may get the input.
+_OF_THIS_HOST = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 
 
 class Inputs:
@@ -88,11 +90,11 @@ class Inputs:
 
 
 def _why(error: BaseException) -> str:
-    """What a failed call says. Raises `InputError` where another try would fail as well."""
+    """What a failed call says. Raises `InputError` where another try here would fail as well."""
     if not isinstance(error, grpc.RpcError):
         return str(error) or type(error).__name__
     code = error.code() if isinstance(error, aio.AioRpcError) else grpc.StatusCode.UNKNOWN
     details = (error.details() if isinstance(error, aio.AioRpcError) else None) or code.name
     if code not in _PASSING:
-        raise InputError(details, lasting=True) from error
+        raise InputError(details, lasting=code not in _OF_THIS_HOST) from error
     return details
