@@ -48,6 +48,10 @@ _EMPTY = Frame((), (), (), ())
 _WAITS_PER_GRACE = 4
 
 
+REASONS_TOLD_MAX = 8
+"""Reasons of which each is logged once while the orchestrator is not reached."""
+
+
 @dataclass(frozen=True, slots=True)
 class LinkDeps:
     """What the link works with. `jitter()` gives a number in [0, 1).
@@ -117,6 +121,7 @@ class Link:
     async def run(self) -> None:
         """Dials, and dials again with backoff when a session ends; until `leave` or cancelled."""
         failures = 0
+        told: set[str] = set()
         while True:
             reached = False
             try:
@@ -126,9 +131,14 @@ class Link:
                     reached = True
                     await self._serve(channel, *session)
             except STREAM_ERRORS as error:
-                # Told once, not with every try: an orchestrator may be away for long.
-                if not self._leaving and (reached or not failures):
-                    _log_lost(error)
+                # Each reason once, not with every try: an orchestrator may be away for long. The
+                # first is not always the true one: gRPC tells a refusal that meets a write as an
+                # internal error.
+                told = set() if reached else told
+                reason = _reason(error)
+                if not self._leaving and reason not in told and len(told) < REASONS_TOLD_MAX:
+                    told.add(reason)
+                    _log_lost(reason)
             if self._leaving:
                 break
             failures = 1 if reached else failures + 1
@@ -454,11 +464,13 @@ def _log_unknown_pool(pool_id: str) -> None:
     )
 
 
-def _log_lost(error: BaseException) -> None:
+def _reason(error: BaseException) -> str:
     if isinstance(error, aio.AioRpcError):
-        reason = lost_sentence(error)
-    elif isinstance(error, TimeoutError):
-        reason = "the orchestrator was silent for too long"
-    else:
-        reason = str(error)
+        return lost_sentence(error)
+    if isinstance(error, TimeoutError):
+        return "the orchestrator was silent for too long"
+    return str(error)
+
+
+def _log_lost(reason: str) -> None:
     log.warning("session_lost", reason=reason, human=f"The orchestrator is not reachable: {reason}")

@@ -30,7 +30,7 @@ from orchestrator_core.telemetry.observer import Telemetry
 from orchestrator_core.telemetry.tracing import Tracing
 from orchestrator_core.wire.jobs import WireLimits
 
-ADDRESS = "orchestrator"
+ADDRESS = "orchestrator:7070"
 EPOCH_MS = 1_800_000_000_000
 """Where the clocks of a run begin, milliseconds since 1970."""
 
