@@ -26,6 +26,8 @@ _PASSING = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
+# What the orchestrator has against this host; another one may get the input.
+_OF_THIS_HOST = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 
 
 class Inputs:
@@ -55,10 +57,11 @@ class Inputs:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while True:
-                    await self._connected.wait()
-                    assert self._channel is not None, "connected"
+                    # It may be gone again by the time that who waited for it is woken.
+                    while (channel := self._channel) is None:
+                        await self._connected.wait()
                     try:
-                        return await until_lost(self._read(self._channel, key))
+                        return await until_lost(self._read(channel, key))
                     except STREAM_ERRORS as error:
                         why = _why(error)
                     await asyncio.sleep(PAUSE_S)
@@ -87,11 +90,11 @@ class Inputs:
 
 
 def _why(error: BaseException) -> str:
-    """What a failed call says. Raises `InputError` where another try would fail as well."""
+    """What a failed call says. Raises `InputError` where another try here would fail as well."""
     if not isinstance(error, grpc.RpcError):
         return str(error) or type(error).__name__
     code = error.code() if isinstance(error, aio.AioRpcError) else grpc.StatusCode.UNKNOWN
     details = (error.details() if isinstance(error, aio.AioRpcError) else None) or code.name
     if code not in _PASSING:
-        raise InputError(details, lasting=True) from error
+        raise InputError(details, lasting=code not in _OF_THIS_HOST) from error
     return details

@@ -6,13 +6,15 @@ The files of the caller are read and written in threads; the event loop never wa
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import io
 import os
+import secrets
+import stat
 import sys
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +31,14 @@ from llamaorch_client.artifact import (
     Source,
 )
 from llamaorch_client.ending import Ending
-from llamaorch_client.errors import IntegrityError, LlamaOrchError, from_rpc_error
+from llamaorch_client.errors import (
+    ErrorDetail,
+    IntegrityError,
+    LlamaOrchError,
+    UnavailableError,
+    from_rpc_error,
+    lost_while_writing,
+)
 from llamaorch_client.metadata import call_metadata, checked_correlation_id
 from llamaorch_client.retry import RetryRow
 from llamaorch_client.transport import Transport
@@ -37,14 +46,20 @@ from llamaorch_client.transport import Transport
 CHUNK_BYTES = 256 * 1024
 PAGE_SIZE = 100
 PAGES_MAX = 100_000
+# How long a put that broke off waits for a refusal of its header when it is made again.
+REFUSAL_WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is known of content before it is sent; a source that is read once tells nothing."""
+    """What is known of content before it is sent; a source that is read once tells nothing.
+
+    `broke_off`: the call ended once while it was written, and why was lost.
+    """
 
     sha256: str = ""
     size_bytes: int | None = None
+    broke_off: bool = False
 
 
 class Artifacts:
@@ -67,7 +82,7 @@ class Artifacts:
         """Stores content and returns once it is durable; True when it was there before.
 
         A file or bytes are read twice, first for their digest, and are put again where the
-        connection breaks. What can be read only once is put once.
+        connection breaks. What can be read only once, such as a pipe, is put once.
 
         Raises:
             IntegrityError: the server stored something else than was read.
@@ -78,6 +93,9 @@ class Artifacts:
         sent_id = checked_correlation_id(correlation_id)
         if not isinstance(source, Path | bytes):
             return await self._put(transport, source, about, _Known(), (progress, sent_id))
+        if isinstance(source, Path) and not await asyncio.to_thread(_can_be_read_twice, source):
+            with await asyncio.to_thread(_opened, source) as once:
+                return await self._put(transport, once, about, _Known(), (progress, sent_id))
         known = await asyncio.to_thread(_look, source)
         row = RetryRow(transport.options.retry, transport.options.timing)
         while True:
@@ -85,6 +103,7 @@ class Artifacts:
             try:
                 return await self._put(transport, opened, about, known, (progress, sent_id))
             except LlamaOrchError as error:
+                known = replace(known, broke_off=isinstance(error, UnavailableError))
                 delay_ms = row.next_delay_ms(error)
                 error.attempts = row.failures
                 if delay_ms is None:
@@ -191,17 +210,24 @@ class Artifacts:
     ) -> tuple[Artifact, bool]:
         progress, sent_id = told
         digest, done = hashlib.sha256(), 0
+        unreadable: list[Exception] = []
 
         async def parts() -> AsyncIterator[pb.PutArtifactRequest]:
             nonlocal done
             first = wire_artifacts.header(about, known.sha256, known.size_bytes)
             yield pb.PutArtifactRequest(header=first)
-            while chunk := await asyncio.to_thread(source.read, CHUNK_BYTES):
-                digest.update(chunk)
-                done += len(chunk)
-                yield pb.PutArtifactRequest(chunk=chunk)
-                if progress is not None:
-                    progress(done, known.size_bytes)
+            if known.broke_off and await _ends(call, REFUSAL_WAIT_S):
+                return
+            try:
+                while chunk := await asyncio.to_thread(source.read, CHUNK_BYTES):
+                    digest.update(chunk)
+                    done += len(chunk)
+                    yield pb.PutArtifactRequest(chunk=chunk)
+                    if progress is not None:
+                        progress(done, known.size_bytes)
+            except Exception as error:
+                unreadable.append(error)
+                raise
 
         metadata = call_metadata(sent_id, transport.options.token, None)
         call = transport.artifacts.PutArtifact(parts(), metadata=metadata)
@@ -209,7 +235,12 @@ class Artifacts:
         try:
             answer: pb.PutArtifactResponse = await call
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(await ending.error(error), sent_id) from error
+            raise _not_put(await ending.error(error), done, sent_id) from error
+        except asyncio.CancelledError:
+            # gRPC cancels a call whose requests cannot be made, and keeps the reason to itself.
+            if unreadable:
+                raise unreadable[0] from None
+            raise
         finally:
             call.cancel()
         stored = wire_artifacts.artifact(answer.artifact)
@@ -283,6 +314,27 @@ class _Reader:
             self._progress(self.done, artifact.size_bytes if artifact is not None else None)
 
 
+async def _ends(call: grpc.aio.RpcContext, within_s: float) -> bool:
+    """True when a call ends soon."""
+    ended = asyncio.Event()
+    call.add_done_callback(lambda _: ended.set())
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await ended.wait()
+    return ended.is_set()
+
+
+def _not_put(error: grpc.aio.AioRpcError, done_bytes: int, correlation_id: str) -> LlamaOrchError:
+    if not lost_while_writing(error):
+        return from_rpc_error(error, correlation_id)
+    text = (
+        f"the call ended after {done_bytes} bytes had been given to it, and why was lost: the "
+        "content may be larger than artifacts.artifact_bytes_max or a quota there"
+    )
+    detail = ErrorDetail(text, "UNAVAILABLE", "UNAVAILABLE", correlation_id=correlation_id)
+    return UnavailableError(detail)
+
+
 def _look(source: Path | bytes) -> _Known:
     with _opened(source) as file:
         digest = hashlib.sha256()
@@ -295,10 +347,19 @@ def _opened(source: Path | bytes) -> BinaryIO:
     return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 
+def _can_be_read_twice(source: Path) -> bool:
+    return stat.S_ISREG(source.stat().st_mode)
+
+
 def _part_of(target: Path) -> tuple[BinaryIO, str]:
-    """A file beside the target, which it is going to be."""
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:64]}.")
-    return os.fdopen(descriptor, "wb"), name
+    """A file beside the target, which it is going to be, with the rights of any new file."""
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file, and would be replaced", str(target))
+    part = target.parent / f".{target.name[:64]}.{secrets.token_hex(8)}"
+    try:
+        return part.open("xb"), str(part)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 def _synced(file: BinaryIO) -> None:

@@ -30,6 +30,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from llamaorch_client.metadata import CORRELATION_ID_KEY, first_value
 
+_WRITE_FAILED = "Internal error from Core"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -305,6 +306,14 @@ def from_rpc_error(error: grpc.aio.AioRpcError, sent_correlation_id: str) -> Lla
             rich.code = plain.code
             return error_of(detail_of(rich, correlation_id))
     return error_of(detail_of(plain, correlation_id))
+
+
+def lost_while_writing(error: grpc.aio.AioRpcError) -> bool:
+    """True when a write found the call gone before its status was known, which is then lost.
+
+    Source: grpc 1.85, `_StreamRequestMixin._write` and `set_internal_error`.
+    """
+    return error.code() is grpc.StatusCode.INTERNAL and error.details() == _WRITE_FAILED
 
 
 def _pairs(metadata: object) -> list[tuple[str, str | bytes]]:

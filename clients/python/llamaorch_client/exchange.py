@@ -24,6 +24,7 @@ from llamaorch_client.errors import (
     UnavailableError,
     error_of,
     from_rpc_error,
+    lost_while_writing,
 )
 from llamaorch_client.events import ResumePoint
 from llamaorch_client.exchange_job import ExchangeJob, closed_detail
@@ -33,8 +34,6 @@ from llamaorch_client.model import Job, Receipt
 from llamaorch_client.request import JobFields, JobRequest, job_request
 from llamaorch_client.retry import RetryRow
 from llamaorch_client.transport import Transport
-
-_WRITE_FAILED = "Internal error from Core"
 
 if TYPE_CHECKING:
     from grpc import aio
@@ -260,7 +259,11 @@ class Exchange:
             results = await asyncio.gather(reader, writer, return_exceptions=True)
         for result in results:
             if isinstance(result, grpc.aio.AioRpcError):
-                return None if _lost(result) else from_rpc_error(result, self._correlation_id)
+                return (
+                    None
+                    if lost_while_writing(result)
+                    else from_rpc_error(result, self._correlation_id)
+                )
         for result in results:
             if isinstance(result, Exception) and not isinstance(result, asyncio.InvalidStateError):
                 raise result
@@ -333,14 +336,6 @@ def _subscribe(job: ExchangeJob) -> pb.ExchangeRequest:
         credit_bytes=job.initial_credit(),
     )
     return pb.ExchangeRequest(subscribe=asked)
-
-
-def _lost(error: grpc.aio.AioRpcError) -> bool:
-    """True when a write found the connection gone before the call's status was known.
-
-    Source: grpc 1.85, `_StreamRequestMixin._write` and `set_internal_error`.
-    """
-    return error.code() is grpc.StatusCode.INTERNAL and error.details() == _WRITE_FAILED
 
 
 def _traceparent(context: Context) -> str:

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from llamaorch_client.catalog import AsyncCatalog
+from llamaorch_client.catalog import PAGE_SIZE, AsyncCatalog
 from llamaorch_client.model_catalog import CatalogModel, KeptModel, ModelState, Verification
 
 T = TypeVar("T")
@@ -35,13 +35,15 @@ class SyncCatalog:
         return self._caller().call(self._catalog.get(name, correlation_id=correlation_id))
 
     def list(
-        self, states: Sequence[ModelState] = (), *, correlation_id: str | None = None
+        self,
+        states: Sequence[ModelState] = (),
+        *,
+        page_size: int = PAGE_SIZE,
+        correlation_id: str | None = None,
     ) -> Iterator[CatalogModel]:
         """Yields models by id, page by page as they are asked for."""
-        caller, models = (
-            self._caller(),
-            self._catalog.list(states, correlation_id=correlation_id),
-        )
+        caller = self._caller()
+        models = self._catalog.list(states, page_size=page_size, correlation_id=correlation_id)
 
         async def following() -> CatalogModel | None:
             return await anext(models, None)

@@ -16,7 +16,7 @@ Feature: The catalog of models
     And "story" ran as the model "tiny", with what the catalog says of it
     And the service shows the model "tiny" as active
 
-  Scenario: What the catalog says goes before what the job does not
+  Scenario: What a job does not say, the catalog says for it
     Given a service with 1 slot
     When the operator registers the model "tiny" with
       | engine | another-engine |

@@ -31,13 +31,13 @@ Feature: Changing the configuration while the service runs
       """
     When the operator changes the file, and has it read again
       """
-      shutdown_grace_ms = 1
       [recorder]
       segments_max = 5
       [queue]
       capacity = 1
       """
     Then it is told that "recorder.segments_max" waits for a restart
+    And "recorder.segments_max" is still 32
 
   Scenario: A mistake changes nothing, and is named
     Given a service that reads its configuration from a file, with 1 slot

@@ -19,8 +19,8 @@ Feature: Why did that happen?
     Given a service with 1 slot
     And the job "long" is running and takes its time
     And the job "story" is waiting
-    When the client asks why "story" ran where it ran
-    Then it has not run, and waits for the pool "gpu" because of NO_SLOT
+    When the client asks why "story" waits
+    Then it waits for the pool "gpu" because of NO_SLOT
 
   Scenario: On the command line, and again from the recording
     Given a service with 1 slot

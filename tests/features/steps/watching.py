@@ -79,8 +79,9 @@ def told(world: World) -> Capabilities:
 
 
 @when('the client asks why "{name}" ran where it ran')
+@when('the client asks why "{name}" waits')
 async def asks_why(world: World, name: str) -> None:
-    """Or why it waits."""
+    """One call answers both."""
     asked = world.jobs[name]
     world.answer = await asked.client.explain(asked.job_id)
 
@@ -104,7 +105,7 @@ def other_listed(world: World, reason: str) -> None:
     assert [each.reason for each in shortfalls] == [reason]
 
 
-@then('it has not run, and waits for the pool "{pool_id}" because of {reason:w}')
+@then('it waits for the pool "{pool_id}" because of {reason:w}')
 def waits_for(world: World, pool_id: str, reason: str) -> None:
     """What would have to change."""
     explanation: Explanation = world.answer

@@ -1,12 +1,15 @@
 """The client library and `llorch` with a real orchestratord: what is put is what is got."""
 
 import asyncio
+import errno
 import io
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import grpc
 import pytest
@@ -21,6 +24,7 @@ from llamaorch_client import (
     Client,
     DataLossError,
     InUseError,
+    InvalidParamsError,
     NotFoundError,
     RetryOptions,
 )
@@ -95,6 +99,78 @@ async def test_what_is_refused_while_it_is_sent_says_why(
 
     reasons = Counter(getattr(each, "reason", repr(each)) for each in refused)
     assert reasons == {"INVALID_PARAMS": PUTS}
+
+
+class Torn(io.RawIOBase):
+    """A source whose second read fails."""
+
+    def __init__(self) -> None:
+        self._reads = 0
+
+    def readable(self) -> bool:
+        """It says so."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Some bytes, once."""
+        self._reads += 1
+        if self._reads > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return b"x" * min(size, 10)
+
+
+async def test_a_source_that_breaks_says_so_itself(client: AsyncClient) -> None:
+    """Not as a cancelled call, which would end the caller's task."""
+    with pytest.raises(OSError, match="Input/output error"):
+        await client.artifacts.put(cast("BinaryIO", Torn()))
+
+    assert [each async for each in client.artifacts.list()] == []
+
+
+async def test_why_a_put_was_refused_is_told_however_much_was_sent(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """GRPC may lose the refusal of a call that is still written: then it is asked for again."""
+    kept = await start_orchestrator(artifacts={"artifact_bytes_max": 1 << 20, "free_bytes_min": 0})
+    async with AsyncClient(str(kept.server.address), options=QUICK) as client:
+        for _ in range(5):
+            with pytest.raises(InvalidParamsError, match="artifact_bytes_max"):
+                await client.artifacts.put(bytes(16 << 20))
+
+
+async def test_a_pipe_is_put_as_it_is_read(client: AsyncClient, tmp_path: Path) -> None:
+    """A shell's <(...) is a file that can be read once."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writing = asyncio.create_task(asyncio.to_thread(pipe.write_bytes, CONTENT))
+
+    stored, _ = await client.artifacts.put(pipe)
+
+    await writing
+    assert stored.sha256 == sha256(CONTENT)
+
+
+async def test_what_is_no_regular_file_is_not_replaced(client: AsyncClient, tmp_path: Path) -> None:
+    """Where a pipe or a device was there is to be no file afterwards, whoever asks."""
+    stored, _ = await client.artifacts.put(b"plan")
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(OSError, match="no regular file"):
+        await client.artifacts.get(stored.artifact_id, tmp_path / "pipe")
+
+    assert (tmp_path / "pipe").is_fifo()
+
+
+async def test_a_file_that_was_got_has_the_rights_of_any_other(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    """What the umask says: it is not hidden from those who read its neighbours."""
+    stored, _ = await client.artifacts.put(b"plan")
+    (tmp_path / "beside").touch()
+
+    await client.artifacts.get(stored.artifact_id, tmp_path / "got")
+
+    assert (tmp_path / "got").stat().st_mode == (tmp_path / "beside").stat().st_mode
 
 
 async def test_lineage_lists_and_deletion(client: AsyncClient, orchestrator: Orchestrator) -> None:

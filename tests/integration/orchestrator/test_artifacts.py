@@ -24,6 +24,7 @@ from tests.integration.orchestrator.calls import details
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 
 LARGE = bytes(range(256)) * (5 << 12)
+BYTES_MAX = 6 << 20
 MEDIUM = LARGE[: 3 * CHUNK_BYTES + 5]
 WAIT_S = 10.0
 
@@ -39,7 +40,7 @@ async def start(
 ) -> Orchestrator:
     """A server with a journal in a file."""
     journal = {"kind": "sqlite", "path": str(directory / "journal.db")}
-    small = {"artifact_bytes_max": 6 << 20, "quota_bytes": 12 << 20, "free_bytes_min": 0}
+    small = {"artifact_bytes_max": BYTES_MAX, "quota_bytes": 12 << 20, "free_bytes_min": 0}
     return await start_orchestrator(None, store=journal, artifacts=small | bounds)
 
 

@@ -1,11 +1,16 @@
 """Inputs that lie at the orchestrator: fetched before the engine is asked, or not at all."""
 
-from grpc import StatusCode
+import asyncio
+
+import pytest
+from grpc import StatusCode, aio
 
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
+from pool_managerd.core.attempts import AttemptKey
 from pool_managerd.engines.port import ChatMessage
+from pool_managerd.inputs import Inputs
 from tests.integration.pool_managerd.harness import Host, Options, RunHost
 
 ENCODED = job_pb2.JobInput(text="Once upon a time").SerializeToString()
@@ -104,6 +109,37 @@ async def test_half_an_input_is_never_taken_for_one(run_host: RunHost) -> None:
 
     assert ended.error.kind == dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_ERROR
     assert host.engine.requests == []
+
+
+async def test_a_host_that_is_refused_leaves_the_input_to_others(run_host: RunHost) -> None:
+    """Its token ended, say: that says nothing of the input, so another pool may try."""
+    host = await run_host()
+    await begin(host)
+    give(host, StatusCode.UNAUTHENTICATED)
+
+    assert (await end(host)).error.kind == dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_ERROR
+
+
+async def test_a_connection_that_is_gone_at_once_is_waited_for_again() -> None:
+    """Who waited is woken when there is none any more."""
+    inputs = Inputs(4096, tuple)
+    fetching = asyncio.create_task(inputs.fetch(AttemptKey("j1", 1)))
+    await turns()
+    async with aio.insecure_channel("127.0.0.1:1") as channel:
+        inputs.use(channel)
+        inputs.use(None)
+        await turns()
+
+    assert not fetching.done()
+    fetching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetching
+
+
+async def turns() -> None:
+    """Lets others do what they can do at once."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 async def test_a_fetch_that_breaks_is_made_again(run_host: RunHost) -> None:

@@ -83,7 +83,7 @@ KNOWN: Known = {
 }
 # A longer look, with other messages each time: LLAMAORCH_FUZZ=2000 pytest ...
 SEARCH = int(os.environ.get("LLAMAORCH_FUZZ", "0"))
-EXAMPLES = SEARCH or 25
+EXAMPLES = SEARCH or 12
 UNTIMED: dict[str, Any] = {"suppress_health_check": list(HealthCheck), "database": None}
 
 

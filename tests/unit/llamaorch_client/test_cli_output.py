@@ -8,8 +8,12 @@ import pytest
 
 from llamaorch.pool.v1 import snapshot_pb2
 from llamaorch_client import (
+    AccessError,
+    DataLossError,
     ErrorDetail,
+    InUseError,
     JobFailedError,
+    LlamaOrchError,
     NotFoundError,
     Queued,
     Started,
@@ -214,7 +218,7 @@ def test_errors_say_what_to_change_and_keep_stable_keys() -> None:
         ("", "jobs"),
         (SESSION_RESOURCE, "sessions"),
         (POOL_RESOURCE, "pools"),
-        (ARTIFACT_RESOURCE, "artifacts"),
+        (ARTIFACT_RESOURCE, "artifacts list"),
     ],
 )
 def test_what_is_not_found_is_looked_for_in_its_own_list(resource: str, command: str) -> None:
@@ -284,3 +288,23 @@ def test_a_pool_manager_tells_what_engines_take_beside_what_was_expected() -> No
     assert second.pools == ("p READY (at 80%)",)
     assert host.pools == ("p READY (at 80%), expected to take 1.0 GiB",)
     assert [row.health for row in (first, second, host)] == ["OK", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "code"),
+    [
+        (InUseError(ErrorDetail("a job needs it", "ARTIFACT_IN_USE")), "a job needs it", 2),
+        (DataLossError(ErrorDetail("damaged", "DATA_LOSS")), "damaged", 1),
+        (AccessError(ErrorDetail("who?", "UNAUTHENTICATED")), "a token of this server", 2),
+        (AccessError(ErrorDetail("no", "PERMISSION_DENIED")), "a token with that role", 2),
+    ],
+)
+def test_what_is_refused_says_what_to_do_and_how_it_ends(
+    error: LlamaOrchError, said: str, code: int
+) -> None:
+    """Sentences for people, without the reason's name; what is asked wrongly exits with 2."""
+    (sentence,) = sentences(error, "box:7070")
+
+    assert said in sentence
+    assert error.reason not in sentence
+    assert exit_code(error) == code

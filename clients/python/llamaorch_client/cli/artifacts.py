@@ -96,16 +96,20 @@ async def _list(arguments: argparse.Namespace, out: Output, client: AsyncClient)
         job_id=arguments.job,
         session_id=arguments.session,
     )
+    # One beyond the limit tells that there are more.
     listed = client.artifacts.list(
-        where, limit=arguments.limit, correlation_id=arguments.correlation_id
+        where, limit=arguments.limit + 1, correlation_id=arguments.correlation_id
     )
-    found = [each async for each in listed]
+    read = [each async for each in listed]
+    found = read[: arguments.limit]
     if out.as_json:
         out.record({"artifacts": found})
     elif not found:
         out.say("no artifacts")
     else:
         out.table("", COLUMNS, [_row(each) for each in found])
+    if len(read) > len(found):
+        out.say(f"the newest {len(found)}; --limit N shows more")
 
 
 async def _show(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> None:

@@ -20,7 +20,10 @@ async def config(arguments: argparse.Namespace, out: Output, client: AsyncClient
         out.record({"reload": told})
     elif told.problems:
         for problem in told.problems:
-            out.say(f"llorch: {told.file or 'the configuration'}: {problem}", "red")
+            # What concerns all of the file names it already.
+            named = told.file and problem.startswith(told.file)
+            where = "" if named else f"{told.file or 'the configuration'}: "
+            out.say(f"llorch: {where}{problem}", "red")
         out.say("nothing has changed")
     else:
         _tell(told, out, "changed" if reload else "would change")

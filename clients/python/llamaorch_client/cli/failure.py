@@ -10,8 +10,10 @@ from llamaorch_client.cli.output import plain
 from llamaorch_client.errors import (
     AccessError,
     CatalogError,
+    DataLossError,
     DuplicateError,
     IncompatibleError,
+    InUseError,
     InvalidParamsError,
     JobFailedError,
     LlamaOrchError,
@@ -73,6 +75,7 @@ def exit_code(error: LlamaOrchError) -> ExitCode:
             | DuplicateError()
             | AccessError()
             | CatalogError()
+            | InUseError()
         ):
             return ExitCode.USAGE
         case _:
@@ -101,9 +104,10 @@ def _sentence(error: LlamaOrchError, server: str) -> str:
         case IncompatibleError():
             text = f"no pool can serve the job: {error.message}"
         case AccessError():
-            hint = "set LLORCH_TOKEN to a token with that role, or name its file by --token-file"
+            which = "with that role" if error.reason == "PERMISSION_DENIED" else "of this server"
+            hint = f"set LLORCH_TOKEN to a token {which}, or name its file by --token-file"
             text = f"access refused: {error.message}; {hint}"
-        case CatalogError():
+        case CatalogError() | InUseError() | DataLossError():
             text = error.message
         case NotFoundError():
             text = _not_found(error)
@@ -147,7 +151,7 @@ def _when(error: LlamaOrchError) -> str:
 
 def _where_to_look(error: NotFoundError) -> str:
     kind = error.metadata.get("resource_type", "").rpartition(".")[2]
-    commands = {"Artifact": "artifacts", "Pool": "pools", "Session": "sessions"}
+    commands = {"Artifact": "artifacts list", "Pool": "pools", "Session": "sessions"}
     command = commands.get(kind, "jobs")
     return f"`llorch {command}` lists what the server knows"
 
