@@ -87,7 +87,7 @@ async def test_each_role_is_refused_what_it_is_not_for(
         assert f"role {role}" in text
 
 
-@pytest.mark.parametrize("token", [new_token(), "x", "a" * 257])
+@pytest.mark.parametrize("token", [new_token(), "x", "a" * 257], ids=["foreign", "short", "long"])
 async def test_a_foreign_token_is_refused_and_not_repeated(
     guarded: Guarded,
     channel: grpc.aio.Channel,
