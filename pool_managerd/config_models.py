@@ -25,6 +25,12 @@ class OutboundTable(Table):
     """What may be fetched from elsewhere. ORCH-3080, ORCH-3206."""
 
     enabled: Live[bool] = Field(default=False, description="Whether models may be fetched at all.")
+    policy: str = Field(
+        default="patterns",
+        min_length=1,
+        max_length=128,
+        description="Who decides, if so: `patterns`, by the two lists, or an installed plug-in.",
+    )
     allow: Live[tuple[_HostPattern, ...]] = Field(
         default=("huggingface.co", "*.huggingface.co", "*.hf.co"),
         max_length=256,

@@ -8,6 +8,7 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pool_managerd.clock import Clock
@@ -20,6 +21,7 @@ from pool_managerd.core.model_ref import ModelRefError, parse_model_ref, shown_r
 from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shards, gguf_shortfalls
 from pool_managerd.engines.port import PreloadError
+from pool_managerd.fetch_policy import Plugin, decide_fetch, load_plugin
 from pool_managerd.models.fetch import FetchError, FetchLimits, Progress
 from pool_managerd.models.resolver import Resolver, ResolverConfig
 from pool_managerd.telemetry import SPAN_OUTBOUND, Telemetry, log
@@ -43,35 +45,41 @@ class FoundModel:
     stated: str = ""
 
 
-def _resolver_config(config: Config) -> ResolverConfig:
+def _resolver_config(config: Config, plugin: Plugin | None) -> ResolverConfig:
     outbound = config.outbound
+    policy = OutboundPolicy(outbound.enabled, outbound.allow, outbound.deny)
     return ResolverConfig(
         base=Path(config.models.directory),
         cache=Path(config.models.cache_directory).expanduser(),
-        policy=OutboundPolicy(outbound.enabled, outbound.allow, outbound.deny),
+        policy=policy,
         limits=FetchLimits(
             silence_timeout_ms=outbound.silence_timeout_ms,
             file_bytes_max=outbound.file_bytes_max,
         ),
         hub_endpoint=outbound.hf_endpoint,
         hub_token=outbound.hf_token.get_secret_value(),
+        decide=None if plugin is None else partial(decide_fetch, policy, plugin),
     )
 
 
 class ModelFiles:
-    """What references mean on this host."""
+    """What references mean on this host.
+
+    Raises ConfigError when it is made and `outbound.policy` names what is not installed.
+    """
 
     def __init__(self, config: Config, clock: Clock, telemetry: Telemetry | None = None) -> None:
         self._telemetry = telemetry or Telemetry()
         self._clock = clock
         self._timeout_ms = config.outbound.fetch_timeout_ms
         self._digests: dict[Path, tuple[_FileFacts, str]] = {}
-        self._resolver = Resolver(_resolver_config(config))
+        self._plugin = load_plugin(config.outbound.policy)
+        self._resolver = Resolver(_resolver_config(config, self._plugin))
 
     def reconfigure(self, config: Config) -> None:
         """Another policy and other bounds, for fetches that begin from now on."""
         self._timeout_ms = config.outbound.fetch_timeout_ms
-        self._resolver.config = _resolver_config(config)
+        self._resolver.config = _resolver_config(config, self._plugin)
 
     async def find(self, text: str, owner: str, progress: Progress | None = None) -> FoundModel:
         """The file that the reference `text` means, fetched if need be.

@@ -35,6 +35,7 @@ class ResolverConfig:
     """Where files are kept, and what may be fetched.
 
     `base` is the folder of relative paths, `hub_token` (a secret) goes to `hub_endpoint` alone.
+    `decide` decides about addresses in place of `policy`.
     """
 
     base: Path
@@ -43,6 +44,7 @@ class ResolverConfig:
     limits: FetchLimits
     hub_endpoint: str = "https://huggingface.co"
     hub_token: str = ""
+    decide: Callable[[str], OutboundDecision] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +97,13 @@ class Resolver:
         for url, target in self._parts(ref):
             known = await self._known(ref, target)
             if known is None:
-                return decide_outbound(self.config.policy, url)
+                return self._judged(url)
             found.append(known)
         return found[0] if len(found) == 1 else Resolved(found[0].path)
+
+    def _judged(self, url: str) -> OutboundDecision:
+        decide = self.config.decide
+        return decide_outbound(self.config.policy, url) if decide is None else decide(url)
 
     def _parts(self, ref: ModelRef) -> list[tuple[str, Path]]:
         if ref.scheme is Scheme.HTTPS:
@@ -123,7 +129,7 @@ class Resolver:
         async with lock:
             if found := await self._known(ref, target):
                 return found
-            decision = decide_outbound(self.config.policy, url)
+            decision = self._judged(url)
             if not decision.allowed:
                 on_decision(decision)
                 raise FetchError(absent(ref.text, decision))
@@ -136,7 +142,7 @@ class Resolver:
         self, ref: ModelRef, url: str, target: Path, on_decision: OnDecision, progress: Progress
     ) -> Resolved:
         def admit(address: str) -> str:
-            judged = decide_outbound(self.config.policy, address)
+            judged = self._judged(address)
             on_decision(judged)
             return judged.sentence
 
