@@ -24,6 +24,8 @@ LOAD_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 40.0
 LOG_LINE_BYTES = 1 << 20
 
+REWRITTEN = "# Written anew at each start: change a copy, and start the service with that.\n"
+
 
 class ServiceError(Exception):
     """A service did not start, or did not stop as it should."""
@@ -213,7 +215,9 @@ class Stack:
         """Starts orchestratord; a second time it gets the address that it had before."""
         directory = self._options.directory
         config = directory / "orchestratord.toml"
-        config.write_text(f'listen = "{self.address}"\n{self._options.orchestrator_toml}\n')
+        config.write_text(
+            f'{REWRITTEN}listen = "{self.address}"\n{self._options.orchestrator_toml}\n'
+        )
         self._orchestrator = await Service.start(
             "orchestratord",
             ("orchestrator_core", "--config", str(config)),
@@ -228,7 +232,7 @@ class Stack:
         options = self._options
         self.orchestrator.events.pop("host_up", None)
         config = options.directory / "pool-managerd.toml"
-        config.write_text(await asyncio.to_thread(self._pool_toml))
+        config.write_text(REWRITTEN + await asyncio.to_thread(self._pool_toml))
         self._pool_manager = await Service.start(
             "pool-managerd",
             ("pool_managerd", "--config", str(config)),

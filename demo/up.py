@@ -29,12 +29,13 @@ async def up(options: StackOptions) -> int:
         if not start.done():
             return 1
         await start
+        server = "" if stack.address == LISTEN else f"--server {stack.address} "
         out.write(
             f"orchestratord listens on {stack.address}, model {options.model_id!r} is ready.\n"
             f"Status page: http://127.0.0.1:{stack.metrics_port}/\n"
             f"Logs, journal and flight recording: {options.directory}\n"
-            f"Try:  .venv/bin/llorch run --model {options.model_id} 'Once upon a time'\n"
-            "      .venv/bin/llorch pools\nCtrl-C stops both.\n"
+            f"Try:  .venv/bin/llorch {server}run --model {options.model_id} 'Once upon a time'\n"
+            f"      .venv/bin/llorch {server}pools\nCtrl-C stops both.\n"
         )
         out.flush()
         ended = [

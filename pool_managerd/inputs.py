@@ -12,7 +12,9 @@ from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from llamaorch.pool.v1.pool_registry_service_pb2_grpc import PoolRegistryServiceStub
 from pool_managerd import wire
 from pool_managerd.attempt import InputError, Prompt
+from pool_managerd.config import Config
 from pool_managerd.core.attempts import AttemptKey
+from pool_managerd.credentials import link_channel, link_metadata, lost_sentence
 from pool_managerd.streams import STREAM_ERRORS, Metadata, until_lost
 
 # An attempt holds its slot meanwhile; a link that was cut is back sooner, or its attempts are lost.
@@ -28,6 +30,28 @@ _PASSING = frozenset(
 )
 # What the orchestrator has against this host; another one may get the input.
 _OF_THIS_HOST = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+# With another certificate, or TLS on one side alone, it is as if nobody were there.
+_REFUSED = _OF_THIS_HOST | {grpc.StatusCode.UNAVAILABLE}
+
+
+async def refusal(config: Config, timeout_s: float) -> str:
+    """Why the orchestrator would not take this host's calls; empty where it would, or is away.
+
+    Asks for the input of no attempt, which takes the role that everything else of a host takes.
+
+    Raises:
+        SessionLostError: when a file with the token or a certificate cannot be used.
+    """
+    metadata = link_metadata(config)
+    async with link_channel(config, []) as channel:
+        call = PoolRegistryServiceStub(channel).FetchInput(
+            registry_pb2.FetchInputRequest(), metadata=metadata, timeout=timeout_s
+        )
+        try:
+            await call.read()
+        except aio.AioRpcError as error:
+            return lost_sentence(error) if error.code() in _REFUSED else ""
+    return ""
 
 
 class Inputs:

@@ -27,7 +27,8 @@ from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.embedded import embedded_shortfalls, gpu_shortfalls
 from pool_managerd.engines.gguf_file import gguf_shards
 from pool_managerd.engines.port import PreloadError
-from pool_managerd.errors import DevicesUnavailableError
+from pool_managerd.errors import DevicesUnavailableError, SessionLostError
+from pool_managerd.inputs import refusal
 from pool_managerd.memory_plan import device_name, memory_of
 from pool_managerd.model_files import (
     FoundModel,
@@ -114,6 +115,7 @@ async def inspect_host(config: Config, source: DeviceSource, *, all_digests: boo
         pool.problems += [f"devices: {problem}" for problem in problems]
         report.pools.append(pool)
     report.notes += await _peers(config)
+    report.fatal += await _link_problems(config)
     return report
 
 
@@ -322,6 +324,16 @@ async def _peers(config: Config) -> list[str]:
     if running:
         notes.append(f"{config.listen} is in use: a pool manager seems to run; free memory is less")
     return notes
+
+
+async def _link_problems(config: Config) -> list[str]:
+    """What keeps this host from registering at an orchestrator that is there."""
+    try:
+        why = await refusal(config, _ANSWER_TIMEOUT_S)
+    except SessionLostError as error:
+        return [str(error)]
+    # One that is not started yet is a note.
+    return [f"orchestrator: {why}"] if why and await _accepts(config.orchestrator) else []
 
 
 async def _accepts(address: str) -> bool:

@@ -117,7 +117,7 @@ async def test_explain_shows_candidates_exclusions_and_what_decided(server: Scri
     rows = _rows(outcome.stdout)
     assert _row("* gpu-a 900 ms 100 ms 60 ms 800 ms warm 2/4 3.0 GiB 41.5 100%") in rows
     assert _row("gpu-b 900 ms 0 ms - 0 ms cold 1 - - 65%") in rows
-    assert "without room: VERSION, AGE, VRAM FREE (--json has them)" in outcome.stdout
+    assert "columns left out: VERSION, AGE, VRAM FREE (--json has them)" in outcome.stdout
     assert max(map(len, outcome.stdout.splitlines())) <= 100
     assert "no longer holds" not in outcome.stdout
     assert ["gpu-c", "COMPUTE_CAP", "8.6", "7.5"] in rows

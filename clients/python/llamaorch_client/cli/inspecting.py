@@ -96,7 +96,7 @@ def _decision(decision: Decision, out: Output) -> None:
     titles, rows, gone = deciding.candidates(decision, out.width)
     out.table(f"candidates ({len(rows)} of {decision.candidates_total})", titles, rows)
     if gone:
-        out.result(f"without room: {', '.join(gone)} (--json has them)")
+        out.result(f"columns left out: {', '.join(gone)} (--json has them)")
     if decision.exclusions:
         _exclusions("excluded", decision.exclusions, decision.exclusions_total, out)
     if not decision.complete:
