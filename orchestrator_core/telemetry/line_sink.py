@@ -9,6 +9,7 @@ interpreter.
 import asyncio
 import atexit
 import contextlib
+import contextvars
 import json
 import logging
 import sys
@@ -16,12 +17,14 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, TextIO
 
 import msgspec
 import structlog
+from structlog.contextvars import merge_contextvars
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 # Lines wait for one another so long, and so many of them no longer.
@@ -40,16 +43,16 @@ class LineSink:
     def __init__(self, stream: TextIO, render: Processor) -> None:
         self._stream = stream
         self._render = render
-        self._waiting: deque[tuple[str, int, EventDict]] = deque()
+        self._waiting: deque[tuple[str, int, EventDict, contextvars.Context]] = deque()
         # Of two threads that bring a line at once, one must see that nobody else sees to it.
         self._counting = threading.Lock()
         self._drained_s = 0.0
         atexit.register(self.flush)
 
-    def take(self, level: str, at_ns: int, entry: EventDict) -> None:
-        """Takes a line that happened at `at_ns` (since the epoch); it is written soon."""
+    def take(self, level: str, at_ns: int, entry: EventDict, context: contextvars.Context) -> None:
+        """Takes a line that happened at `at_ns` (since the epoch) in `context`; written soon."""
         with self._counting:
-            self._waiting.append((level, at_ns, entry))
+            self._waiting.append((level, at_ns, entry, context))
             waiting = len(self._waiting)
         if waiting > 1:
             if waiting >= LINES_MAX:
@@ -78,7 +81,8 @@ class LineSink:
         texts = []
         with contextlib.suppress(IndexError):
             while True:
-                level, at_ns, entry = self._waiting.popleft()
+                level, at_ns, entry, context = self._waiting.popleft()
+                entry = context.run(merge_contextvars, self, level, told_late(self, level, entry))
                 entry["level"], entry["timestamp"] = level, _stamp(at_ns)
                 texts.append(str(self._render(self, level, entry)))
         if not texts:
@@ -103,7 +107,7 @@ def configure_logs(
     )
     sink = LineSink(stream, render)
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, shown_exception, _hand_over],
+        processors=[shown_exception, _hand_over],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
@@ -117,6 +121,29 @@ def set_log_level(level: str) -> None:
     """Lines of at least this level from now on, wherever they go."""
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
+
+
+class Late:
+    """Most of a line that is written often: put together when the line is written, as `tell(*of)`.
+
+    `tell` must look at nothing that changes. What it is given is not shown, whoever prints this.
+    """
+
+    __slots__ = ("_of", "_tell")
+
+    def __init__(self, tell: Callable[..., EventDict], *of: object) -> None:
+        self._tell = tell
+        self._of = of
+
+    def __call__(self) -> EventDict:
+        """What the line tells."""
+        return self._tell(*self._of)
+
+
+def told_late(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
+    """What a `Late` under `late` tells, in its place."""
+    late = entry.pop("late", None)
+    return {**entry, **late()} if isinstance(late, Late) else entry
 
 
 def shown_exception(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
@@ -134,9 +161,9 @@ def shown_exception(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
 
 def _hand_over(
     _: WrappedLogger, level: str, entry: EventDict
-) -> tuple[tuple[str, int, EventDict], dict[str, Any]]:
+) -> tuple[tuple[str, int, EventDict, contextvars.Context], dict[str, Any]]:
     """The arguments of `LineSink.take`."""
-    return (level, time.time_ns(), entry), {}
+    return (level, time.time_ns(), entry, contextvars.copy_context()), {}
 
 
 @lru_cache(2)

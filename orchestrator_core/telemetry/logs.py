@@ -28,8 +28,9 @@ from orchestrator_core.core.effects import (
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.states import JobState
 from orchestrator_core.live_config import ReloadReport
+from orchestrator_core.telemetry.line_sink import Late
 from orchestrator_core.telemetry.names import SERVICE
-from orchestrator_core.telemetry.tracked import Tracked
+from orchestrator_core.telemetry.tracked import About, Tracked
 
 MESSAGE_MAX = 300
 # Of a change of the configuration: lines under one key, and keys in the sentence.
@@ -58,17 +59,9 @@ class Lines:
         if self._own:
             self._log = structlog.get_logger(SERVICE).bind()
 
-    def accepted(self, tracked: Tracked, record: AcceptRecord) -> None:
+    def accepted(self, about: About, record: AcceptRecord) -> None:
         """A request became a job."""
-        self._log.info(
-            "job_accepted",
-            **_who(tracked),
-            queue_position=record.position,
-            predicted_start_ms=record.predicted_start_ms,
-            predicted_end_ms=record.predicted_end_ms,
-            human=f"Job {record.spec.job_id} for {record.spec.needs.model_id} was accepted at "
-            f"position {record.position}.",
-        )
+        self._log.info("job_accepted", late=Late(_accepted, about, record))
 
     def rejected(self, refusal: Refusal, engine: str, trace_id: str) -> None:
         """A request was refused."""
@@ -86,7 +79,7 @@ class Lines:
         """A pool was chosen."""
         self._log.info(
             "job_placed",
-            **_who(tracked),
+            **_who(About.of(tracked)),
             attempt=record.attempt,
             host_id=record.host_id,
             decided_by=record.decision.decided_by,
@@ -100,7 +93,7 @@ class Lines:
         """A job let its first slot pass."""
         self._log.info(
             "offer_declined",
-            **_who(tracked),
+            **_who(About.of(tracked)),
             offered_pool_id=effect.pool_id,
             here_ms=effect.here_ms,
             elsewhere_ms=effect.elsewhere_ms,
@@ -113,7 +106,7 @@ class Lines:
         waited_ms = now_ms - job.accepted_ms
         self._log.info(
             "job_started",
-            **_who(tracked),
+            **_who(About.of(tracked)),
             attempt=attempt,
             queue_position=job.position_at_admission,
             predicted_start_ms=job.predicted_start_ms,
@@ -126,7 +119,7 @@ class Lines:
         """A pool did not start an attempt."""
         self._log.warning(
             "attempt_refused",
-            **_who(tracked),
+            **_who(About.of(tracked)),
             attempt=attempt,
             human=f"A pool refused job {tracked.job.job_id}; it waits again at its old place.",
         )
@@ -136,7 +129,7 @@ class Lines:
         pool_id, replica_id = where
         self._log.warning(
             "job_retried",
-            **{**_who(tracked), "pool_id": pool_id, "replica_id": replica_id},
+            **{**_who(About.of(tracked)), "pool_id": pool_id, "replica_id": replica_id},
             attempt=effect.attempt,
             why=effect.why,
             human=f"Job {effect.job_id} lost its pool {pool_id} and waits for another try.",
@@ -176,7 +169,11 @@ class Lines:
             keys["error"] = error.message[:MESSAGE_MAX]
         level = logging.WARNING if effect.state is JobState.FAILED else logging.INFO
         self._log.log(
-            level, f"job_{effect.state.value}", **_who(tracked), **keys, human=_ending(effect)
+            level,
+            f"job_{effect.state.value}",
+            **_who(About.of(tracked)),
+            **keys,
+            human=_ending(effect),
         )
 
     def retracted(self, tracked: Tracked) -> None:
@@ -184,7 +181,7 @@ class Lines:
         job_id = tracked.job.job_id
         self._log.warning(
             "job_retracted",
-            **_who(tracked),
+            **_who(About.of(tracked)),
             human=f"The journal could not be written, so job {job_id} was never accepted.",
         )
 
@@ -348,20 +345,32 @@ def _reloaded(report: ReloadReport) -> str:
     return f"The configuration was read again from {report.file}: {done}{rest}."
 
 
-def _who(tracked: Tracked) -> dict[str, object]:
+def _accepted(about: About, record: AcceptRecord) -> dict[str, object]:
+    spec = record.spec
+    return {
+        **_who(about),
+        "queue_position": record.position,
+        "predicted_start_ms": record.predicted_start_ms,
+        "predicted_end_ms": record.predicted_end_ms,
+        "human": f"Job {spec.job_id} for {spec.needs.model_id} was accepted at position "
+        f"{record.position}.",
+    }
+
+
+def _who(about: About) -> dict[str, object]:
     """The keys that every line about a job has. ORCH-3027."""
-    spec = tracked.job.spec
+    spec = about.spec
     return {
         "job_id": spec.job_id,
         "session_id": spec.session_id,
         "correlation_id": spec.correlation_id,
-        "trace_id": f"{tracked.trace.trace_id:032x}",
-        "priority": tracked.priority,
+        "trace_id": f"{about.trace.trace_id:032x}",
+        "priority": about.priority,
         "model_id": spec.needs.model_id,
-        "engine": tracked.engine,
-        "engine_version": tracked.engine_version,
-        "pool_id": tracked.pool_id,
-        "replica_id": tracked.replica_id,
+        "engine": about.engine,
+        "engine_version": about.engine_version,
+        "pool_id": about.pool_id,
+        "replica_id": about.replica_id,
         "quant": spec.needs.quantization,
         "ctx": spec.needs.required_ctx,
     }

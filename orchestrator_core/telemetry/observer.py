@@ -39,7 +39,7 @@ from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import Metrics
 from orchestrator_core.telemetry.spans import Spans, dispatch_traceparent
 from orchestrator_core.telemetry.tracing import Tracing, format_traceparent, parse_traceparent
-from orchestrator_core.telemetry.tracked import Tracked
+from orchestrator_core.telemetry.tracked import About, Tracked
 
 # Verdicts of one registration that get a span of their own; the log line counts them all.
 VERDICT_SPANS_MAX = 256
@@ -199,10 +199,11 @@ class StepObserver:
         if record.displaced is not None:
             self._displaced[record.spec.job_id] = record.displaced
         self._metrics.accepted(tracked)
-        self._lines.accepted(tracked, record)
+        about = About.of(tracked)
+        self._lines.accepted(about, record)
         if self._spans is not None:
             victim, self._gave_way = self._gave_way, None
-            self._spans.accepted(tracked, record, victim, now_ms)
+            self._spans.accepted(about, record, victim, now_ms)
 
     def _answered(self, receipt: Receipt, now_ms: int) -> None:
         tracked = self._tracked.get(receipt.job_id)

@@ -1,32 +1,16 @@
 """Attributes of spans: what is said of a job, an attempt, a decision and usage. Design §8."""
 
 from collections import Counter
-from typing import NamedTuple
 
 from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import AcceptRecord
 from orchestrator_core.core.outcome import Usage
-from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.telemetry import names
 from orchestrator_core.telemetry.tracing import Attributes, Value
-from orchestrator_core.telemetry.tracked import Tracked
+from orchestrator_core.telemetry.tracked import About
 
 TEXT_MAX = 256
 CANDIDATES_MAX = 5
-
-
-class About(NamedTuple):
-    """Which job, and what it runs on or asks for, at an instant."""
-
-    spec: JobSpec
-    engine: str
-    engine_version: str
-    priority: str
-
-    @classmethod
-    def of(cls, tracked: Tracked) -> "About":
-        """As it is now."""
-        return cls(tracked.job.spec, tracked.engine, tracked.engine_version, tracked.priority)
 
 
 def who_attributes(about: About) -> dict[str, Value]:
@@ -61,12 +45,11 @@ def job_attributes(about: About) -> dict[str, Value]:
 
 def admission_attributes(about: About, record: AcceptRecord) -> Attributes:
     """What a job was accepted with."""
-    attributes: dict[str, Value] = {
-        **job_attributes(about),
-        names.REQUEST_ID: short(record.spec.request_id),
-        names.VERDICT: "accepted",
-        names.QUEUE_POSITION: record.position,
-    }
+    attributes = job_attributes(about)
+    attributes[names.VERDICT] = "accepted"
+    attributes[names.QUEUE_POSITION] = record.position
+    if record.spec.request_id:
+        attributes[names.REQUEST_ID] = short(record.spec.request_id)
     if record.displaced is not None:
         attributes[names.DISPLACED] = record.displaced
     if record.predicted_start_ms is not None:

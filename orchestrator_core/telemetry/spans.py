@@ -26,7 +26,6 @@ from orchestrator_core.core.states import JobState
 from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry import names
 from orchestrator_core.telemetry.span_attributes import (
-    About,
     admission_attributes,
     decision_attributes,
     job_attributes,
@@ -42,7 +41,7 @@ from orchestrator_core.telemetry.tracing import (
     Value,
     format_traceparent,
 )
-from orchestrator_core.telemetry.tracked import Tracked
+from orchestrator_core.telemetry.tracked import About, Tracked
 
 KEYS_MAX = 16
 _ENDINGS = {
@@ -60,13 +59,12 @@ class Spans:
         self._tracing = tracing
 
     def accepted(
-        self, tracked: Tracked, record: AcceptRecord, victim: SpanContext | None, now_ms: int
+        self, about: About, record: AcceptRecord, victim: SpanContext | None, now_ms: int
     ) -> None:
         """A job was accepted; `victim` is the trace of the one that gave way to it."""
-        about = About.of(tracked)
         links = () if victim is None else (victim,)
         self._instant(
-            names.ADMIT, tracked.trace, now_ms, partial(admission_attributes, about, record), links
+            names.ADMIT, about.trace, now_ms, partial(admission_attributes, about, record), links
         )
 
     def rejected(self, refusal: Refusal, call: SpanContext | None, now_ms: int) -> None:

@@ -1,10 +1,12 @@
 """What telemetry remembers of a live job, and nothing of one that ended."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext
 
 from orchestrator_core.core.job import Job
+from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.telemetry.tracing import Span
 
 
@@ -65,3 +67,29 @@ class Tracked:
     def priority(self) -> str:
         """Class as a label."""
         return self.job.spec.priority.name.lower()
+
+
+class About(NamedTuple):
+    """Which job, its trace, and what it runs on or asks for: a `Tracked` at an instant."""
+
+    spec: JobSpec
+    trace: SpanContext
+    engine: str
+    engine_version: str
+    pool_id: str
+    replica_id: str
+    priority: str
+
+    @classmethod
+    def of(cls, tracked: Tracked) -> "About":
+        """As it is now."""
+        job = tracked.job
+        return cls(
+            job.spec,
+            tracked.trace,
+            tracked.engine,
+            tracked.engine_version,
+            tracked.pool_id,
+            tracked.replica_id,
+            tracked.priority,
+        )

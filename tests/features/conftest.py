@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from orchestrator_core.telemetry.line_sink import told_late
+
 # Steps are fixtures that are named after their sentences: only a star brings them along.
 from tests.features.steps.access import *  # noqa: F403
 from tests.features.steps.budgets import *  # noqa: F403
@@ -27,7 +29,7 @@ PROCESSES_TIMEOUT_S = 180
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """One scenario's world on a loop of its own; nothing outlives it."""
-    with capture_logs() as logs, asyncio.Runner() as runner:
+    with capture_logs(processors=[told_late]) as logs, asyncio.Runner() as runner:
         made = World(tmp_path, runner, logs)
         yield made
         runner.run(made.close())

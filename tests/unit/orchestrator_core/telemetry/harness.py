@@ -27,6 +27,7 @@ from orchestrator_core.core.outcome import Finish, Usage
 from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.core.spec import JobSpec, Needs
 from orchestrator_core.telemetry.fleet import NoFleet
+from orchestrator_core.telemetry.line_sink import told_late
 from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import Metrics
 from orchestrator_core.telemetry.names import SPANS
@@ -98,7 +99,11 @@ class Harness:
         self._tracing = CountingTracing(SimpleSpanProcessor(self.exporter) if traced else None)
         log = structlog.wrap_logger(
             structlog.WriteLogger(self.stream),
-            processors=[structlog.processors.add_log_level, structlog.processors.JSONRenderer()],
+            processors=[
+                told_late,
+                structlog.processors.add_log_level,
+                structlog.processors.JSONRenderer(),
+            ],
             wrapper_class=structlog.make_filtering_bound_logger(0),
         )
         self.telemetry = Telemetry(

@@ -5,6 +5,7 @@ import io
 import json
 import threading
 from collections import deque
+from contextvars import copy_context
 
 import pytest
 import structlog
@@ -198,7 +199,8 @@ def test_lines_that_two_threads_bring_at_once_are_written() -> None:
     sink = LineSink(stream, lambda _, __, entry: str(entry["event"]))
     sink._waiting = Meeting()  # type: ignore[assignment]
     threads = [
-        threading.Thread(target=sink.take, args=("info", 0, {"event": name})) for name in "ab"
+        threading.Thread(target=sink.take, args=("info", 0, {"event": name}, copy_context()))
+        for name in "ab"
     ]
 
     for thread in threads:
