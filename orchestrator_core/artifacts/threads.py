@@ -19,7 +19,7 @@ class Threads:
     def __init__(self, name: str) -> None:
         self._worker = Worker(name, THREADS)
         self._closed = False
-        self._working: set[asyncio.Task[Any]] = set()
+        self._working: set[asyncio.Future[Any]] = set()
         self._begun: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Callable[[], _T]) -> _T:
@@ -29,7 +29,7 @@ class Threads:
         """
         if self._closed:
             raise OSError(errno.ESHUTDOWN, "its threads have ended")
-        done = asyncio.create_task(self._worker.run(work))
+        done = self._worker.ask(work)
         self._working.add(done)
         done.add_done_callback(self._working.discard)
         try:
@@ -61,8 +61,8 @@ class Threads:
         over, _ = await asyncio.wait([closing], timeout=patience_s)
         self._closed = True
         if not over:
-            for task in (closing, *self._working, *self._begun):
-                task.cancel()
+            for waiting in (closing, *self._working, *self._begun):
+                waiting.cancel()
         self._worker.stop(wait=False)
         if over:
             closing.result()

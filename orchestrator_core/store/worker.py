@@ -37,9 +37,13 @@ class Worker:
 
         After `stop` it never returns.
         """
+        return await self.ask(work)
+
+    def ask(self, work: Callable[[], _T]) -> "asyncio.Future[_T]":
+        """As `run`, at once: the future of what `work` does."""
         future: asyncio.Future[_T] = self._loop.create_future()
         self._asked.put((work, future))
-        return await future
+        return future
 
     def stop(self, *, wait: bool = True) -> None:
         """Ends the threads once they have done what was asked for. Idempotent.

@@ -12,6 +12,8 @@ from llamaorch_client.request import FailoverPolicy
 
 AT_ONCE = 0.1
 """A chance with which those who lose a connection notice it soon."""
+THE_CLIENT = 0.1
+"""A chance that names the client, of it and one host."""
 
 
 def kind_of(host: str, start_ms: float = 5.0) -> Kind:
@@ -45,7 +47,8 @@ def recovered(run: Run) -> list[str]:
 def test_a_cancel_survives_a_crash_that_comes_before_its_record() -> None:
     """The journal stalls, so the engine is stopped unwritten; then the host is the witness.
 
-    Nobody was told anything; the job ends as its client asked, not by a fault that never was.
+    Nobody was told anything, and the client cannot ask again before its host is back; the job ends
+    as it asked, not by a fault that never was.
     """
     ends, found = set(), set()
     for seed in range(8):
@@ -55,6 +58,7 @@ def test_a_cancel_survives_a_crash_that_comes_before_its_record() -> None:
                 seed,
                 plan,
                 Blow(READY_MS + 1_500, Fault.SLOW_DISK, 9_000, AT_ONCE),
+                Blow(READY_MS + 2_550, Fault.REFUSE, 7_000, THE_CLIENT),
                 Blow(READY_MS + 2_600, Fault.KILL_ORCHESTRATOR, 300, AT_ONCE),
             )
         )
