@@ -61,7 +61,8 @@ def test_a_cancel_survives_a_crash_that_comes_before_its_record() -> None:
     Nobody was told anything, and the client cannot ask again before its host is back; the job ends
     as it asked, not by a fault that never was.
     """
-    ends, found = set(), set()
+    ends: set[str] = set()
+    found: set[str] = set()
     for seed in range(8):
         plan = Plan("r0", 0, 14, 1, failover=list(FailoverPolicy)[seed % 3], cancel_after_ms=2_000)
         run = play(
