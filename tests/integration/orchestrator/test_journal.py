@@ -13,7 +13,7 @@ from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pools_pb
 from llamaorch.pool.v1 import dispatch_pb2
-from orchestrator_core import cancels, server
+from orchestrator_core import cancels, commit, server
 from orchestrator_core.config import Config
 from orchestrator_core.core.effects import Record
 from orchestrator_core.core.events import Tick
@@ -232,9 +232,11 @@ async def test_a_reader_is_not_told_of_an_end_that_is_taken_back(
 
 
 async def test_a_cancel_that_cannot_be_written_stops_the_engine_and_is_answered(
-    start_orchestrator: StartOrchestrator,
+    start_orchestrator: StartOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The slot is free at once; the caller learns that nothing is certain yet, readers the end."""
+    # The write begins a little after the call whose patience it outlasts.
+    monkeypatch.setattr(commit, "SLOW_S", 0.1)
     store = SlowStore()
     orchestrator = await start_orchestrator(store)
     host = await ready_host(orchestrator)
