@@ -4,6 +4,7 @@ ORCH-3002, ORCH-3003, ORCH-3201.
 """
 
 import json
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -682,3 +683,21 @@ async def test_a_folder_has_no_digest_and_a_server_of_its_own_model_gets_the_ref
     assert passed_on.model_ref == "file:x"
     with pytest.raises(PreloadError, match="model /absent does not exist"):
         await preflight.model(served(Path("/absent"), **kind), "")
+
+
+async def test_a_claim_is_a_number_that_can_be_told(tmp_path: Path) -> None:
+    """Dimensions of a damaged file multiply to more than 64 bits, and `warn` claims it all."""
+    path = tmp_path / "odd.gguf"
+    write_tiny_model(path)
+    content = path.read_bytes()
+    for key in (b"llama.embedding_length", b"llama.attention.head_count_kv"):
+        at = content.index(key) + len(key) + 4
+        content = content[:at] + struct.pack("<I", 0xFFFFFFFF) + content[at + 4 :]
+    path.write_bytes(content)
+    box = Box()
+
+    await box.preflight().memory(table(path, memory_check="warn"))
+
+    claimed = [entry.estimated for entry in box.ledger.entries("p").values()]
+    assert max(claimed) > 16 << 40
+    assert max(claimed) < 1 << 63
