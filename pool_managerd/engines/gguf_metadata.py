@@ -38,6 +38,10 @@ class MetadataError(ValueError):
     """The file is not a GGUF file of a known version, or ends too early."""
 
 
+class CutOffError(MetadataError):
+    """The file ends before what it holds does: it was not copied or fetched to its end."""
+
+
 def read_metadata(path: Path) -> Mapping[str, object]:
     """Numbers, short strings and short lists of numbers of the file, by key.
 
@@ -70,8 +74,8 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[Mapping[str, object], tupl
         try:
             metadata = scanner.metadata()
             return metadata, scanner.tensors(metadata) if with_tensors else ()
-        except (struct.error, UnicodeDecodeError) as error:
-            raise MetadataError("ends within its metadata, or is damaged") from error
+        except UnicodeDecodeError as error:
+            raise MetadataError("is damaged") from error
 
 
 class _Scanner:
@@ -117,7 +121,7 @@ class _Scanner:
         data_bytes = self._size - -(-self._at // alignment) * alignment
         ends = [*sorted(offset for offset, _, _ in found)[1:], data_bytes]
         if any(first > second for first, second in itertools.pairwise(ends)):
-            raise MetadataError("ends before its tensors do")
+            raise CutOffError("ends before its tensors do")
         return tuple(
             Tensor(name, dims, end - offset)
             for (offset, name, dims), end in zip(sorted(found), ends, strict=True)
@@ -155,14 +159,14 @@ class _Scanner:
     def _skip(self, size: int, what: str) -> None:
         self._at += size
         if self._at > self._size:
-            raise MetadataError(f"ends within {what}")
+            raise CutOffError(f"ends within {what}")
         self._file.seek(self._at)
 
     def _bytes(self, size: int) -> bytes:
         found = self._file.read(size)
         self._at += len(found)
         if len(found) < size:
-            raise MetadataError("ends within its metadata")
+            raise CutOffError("ends within its metadata")
         return found
 
     def _format(self, kind: int) -> str:
