@@ -112,8 +112,8 @@ PREFIX ?= /opt/llama-orch
 install: $(DEV_STAMP) ## Install the services and llorch below PREFIX (/opt/llama-orch), compiled unless COMPILE=no
 	$(PYTHON) -m venv $(PREFIX)
 	$(PREFIX)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt .
-	$(if $(filter no,$(COMPILE)),,$(BIN)/python ci/compile_core.py \
-	  "$$($(PREFIX)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')")
+	$(BIN)/python ci/compile_core.py $(if $(filter no,$(COMPILE)),--remove) \
+	  "$$($(PREFIX)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 .PHONY: bench-core
 bench-core: $(COMPILED)/.done ## What a decision and a job cost the core, interpreted and compiled: CPU over pools and waiting jobs

@@ -36,6 +36,7 @@ from pool_managerd.core.attempts import (
 from pool_managerd.core.outbox import RefusalReason
 from pool_managerd.core.replica import Reason
 from pool_managerd.core.store import AppendOutcome, AttemptStore
+from pool_managerd.core.tellable import count_or_none
 from pool_managerd.engines import port
 from pool_managerd.incarnation import Incarnation, PoolDeps
 from pool_managerd.pool import Pool
@@ -470,9 +471,9 @@ def _with_continued(terminal: Terminal, tokens: int) -> Terminal:
 
 def _usage(usage: port.Usage) -> Usage:
     return Usage(
-        tokens_in=usage.tokens_in,
-        tokens_cached=usage.tokens_cached,
-        tokens_out=usage.tokens_out,
-        prefill_time_ms=usage.prefill_time_ms,
-        decode_time_ms=usage.decode_time_ms,
+        tokens_in=count_or_none(usage.tokens_in),
+        tokens_cached=count_or_none(usage.tokens_cached),
+        tokens_out=count_or_none(usage.tokens_out),
+        prefill_time_ms=count_or_none(usage.prefill_time_ms),
+        decode_time_ms=count_or_none(usage.decode_time_ms),
     )

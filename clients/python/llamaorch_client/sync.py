@@ -159,8 +159,14 @@ class Client:
     def __enter__(self) -> Self:
         if self._thread is not None:
             raise RuntimeError("this client is already open")
-        self._thread = _LoopThread()
-        self._thread.call(self._client.__aenter__())
+        thread = _LoopThread()
+        try:
+            thread.call(self._client.__aenter__())
+        except BaseException:
+            # Nobody closes what could not be opened.
+            thread.stop()
+            raise
+        self._thread = thread
         return self
 
     def __exit__(
