@@ -32,7 +32,11 @@ def test_the_bugs_that_matter_are_in_the_list() -> None:
 
 
 # Tests can be too mild, too.
-JUDGES = ("tests/contract/answers.py", "tests/acceptance/haiku_rules.py")
+JUDGES = (
+    "tests/contract/answers.py",
+    "tests/acceptance/haiku_rules.py",
+    "faults/chaos/campaign.py",
+)
 FAULT_SEEDS = ("tests/unit/faults/test_seeds.py::test_the_first_seeds_violate_no_invariant",)
 GOOD = 'name = "n"\nbreaks = "b"\nfile = "code.py"\nold = "return 1"\nnew = "return 2"\n'
 TESTS = 'tests = ["test_code.py"]\n'
