@@ -35,6 +35,9 @@ _TIMESTAMP_SECONDS_MAX = 253_402_300_799
 _DURATION_SECONDS_MAX = 315_576_000_000
 # Kinds of needs of which equal ones are one object; a hostile one has 32 KiB.
 NEEDS_KEPT = 256
+# The command that starts a job holds what it was given, and has to fit into a message of 4 MiB too,
+# with names and a trace beside it.
+SPEC_BYTES_MAX = (4 << 20) - (64 << 10)
 _Names: TypeAlias = tuple[str, ...]
 _NeedsFields: TypeAlias = tuple[
     *tuple[str, str, str, str, str, bool, int | None, str],
@@ -118,7 +121,12 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal
     _check_failover(spec, bad)
     if bad.total:
         return refusal_of(bad)
-    return _job(spec, context, prompt_bytes)
+    job = _job(spec, context, prompt_bytes)
+    if len(job.payload) > SPEC_BYTES_MAX:
+        what = f"takes {len(job.payload)} bytes with the rest of the job, at most {SPEC_BYTES_MAX}"
+        bad.add("spec.input", f"{what} are allowed: put it as an artifact, or shorten sampling")
+        return refusal_of(bad)
+    return job
 
 
 def refusal_of(bad: Violations) -> Refusal:

@@ -10,7 +10,7 @@ from llamaorch.orchestrator.v1 import job_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.spec import Budgets, Failover, JobSpec, Needs, Priority
 from orchestrator_core.wire.errors import to_status
-from orchestrator_core.wire.jobs import SpecContext, WireLimits, parse_spec
+from orchestrator_core.wire.jobs import SPEC_BYTES_MAX, SpecContext, WireLimits, parse_spec
 from tests.unit.orchestrator_core.wire.messages import messages
 from tests.unit.orchestrator_core.wire.specs import CONTEXT, NOW_MS, full_spec, small_spec
 
@@ -255,6 +255,22 @@ def test_an_input_above_the_limit_is_refused(form: str) -> None:
     assert refused(too_long, context) == {
         "spec.input": "has 11 bytes of text, at most 10 are allowed"
     }
+
+
+def test_what_could_not_be_sent_to_a_host_is_refused() -> None:
+    """The command that starts a job is a message too, whatever it is that makes the job long."""
+    fits, too_long = small_spec(), small_spec()
+    for spec in (fits, too_long):
+        spec.sampling.engine_options["note"] = ""
+    room = SPEC_BYTES_MAX - len(accepted(fits).payload)
+    # Lengths of the messages around a long text take some bytes more than around an empty one.
+    fits.sampling.engine_options["note"] = "y" * (room - 64)
+    too_long.sampling.engine_options["note"] = "y" * (room + 1)
+
+    accepted(fits)
+
+    assert list(refused(too_long)) == ["spec.input"]
+    assert "put it as an artifact" in refused(too_long)["spec.input"]
 
 
 def test_equal_needs_are_equal_however_they_are_listed() -> None:
