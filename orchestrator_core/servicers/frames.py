@@ -79,6 +79,9 @@ class FrameReader:
             self._runtime.submit(event)
 
     def _ended(self, ended: dispatch_pb2.AttemptEnded, key: AttemptKey, frame_seq: int) -> None:
+        if key[0] not in self._runtime.core.jobs:
+            # Its release is on its way to the host; a log that is made now would stay.
+            return
         log = self._runtime.relay.log(key[0])
         try:
             event = wire_dispatch.attempt_ended(ended, key, frame_seq)

@@ -199,6 +199,18 @@ async def test_output_of_a_job_that_is_not_kept_makes_no_log() -> None:
     assert "job-0" not in runtime.relay._logs
 
 
+async def test_the_end_of_a_job_that_is_not_kept_makes_no_log() -> None:
+    """A host that holds it still may tell of it until it reads the release."""
+    runtime, _, reader = adopted()
+    runtime.relay.forget("job-0")
+    del runtime.core.jobs["job-0"]
+
+    reader.read(host_frame(1, 3, ended=True))
+
+    assert "job-0" not in runtime.relay._logs
+    assert runtime.events == []
+
+
 async def test_frames_read_without_message_objects_are_applied_like_others() -> None:
     """Their output, what the host had obeyed, and which snapshots they let ripen."""
     messages = [host_frame(1, 0), host_frame(1, 1), host_frame(1, 3), host_frame(1, 3, 2)]
