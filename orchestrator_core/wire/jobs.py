@@ -29,6 +29,8 @@ _BUDGETS: tuple[Literal["tokens", "time_ms", "cost_micros"], ...] = (
     "cost_micros",
 )
 
+# What all jobs of a session set aside together, 10,000 of them at most, has to fit into 64 bits.
+BUDGET_MAX = 1 << 50
 # 9999-12-31T23:59:59Z. Source: google/protobuf/timestamp.proto.
 _TIMESTAMP_SECONDS_MAX = 253_402_300_799
 # Source: google/protobuf/duration.proto.
@@ -211,6 +213,8 @@ def _check_budgets(path: str, budgets: job_pb2.Budgets, bad: Violations) -> None
     for name in _BUDGETS:
         if budgets.HasField(name):
             bad.positive(f"{path}.{name}", getattr(budgets, name))
+        if getattr(budgets, name) > BUDGET_MAX:
+            bad.add(f"{path}.{name}", f"must be at most {BUDGET_MAX}; leave it out for no limit")
 
 
 def check_requirements(

@@ -10,7 +10,13 @@ from llamaorch.orchestrator.v1 import job_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.spec import Budgets, Failover, JobSpec, Needs, Priority
 from orchestrator_core.wire.errors import to_status
-from orchestrator_core.wire.jobs import SPEC_BYTES_MAX, SpecContext, WireLimits, parse_spec
+from orchestrator_core.wire.jobs import (
+    BUDGET_MAX,
+    SPEC_BYTES_MAX,
+    SpecContext,
+    WireLimits,
+    parse_spec,
+)
 from tests.unit.orchestrator_core.wire.messages import messages
 from tests.unit.orchestrator_core.wire.specs import CONTEXT, NOW_MS, full_spec, small_spec
 
@@ -198,6 +204,20 @@ def test_budgets_reach_the_core() -> None:
         assert accepted(spec).session_budgets == Budgets(**{name: 6})
 
     assert accepted(small_spec()).budgets == Budgets()
+
+
+@pytest.mark.parametrize("name", ["tokens", "time_ms", "cost_micros"])
+def test_budgets_are_so_small_that_sums_of_them_can_be_told(name: str) -> None:
+    """Of two jobs with 2^64 - 1 each, GetSession could not say what is set aside."""
+    most, too_much = small_spec(), small_spec()
+    for spec, amount in ((most, BUDGET_MAX), (too_much, BUDGET_MAX + 1)):
+        spec.session_id = "s"
+        setattr(spec.budgets, name, amount)
+        setattr(spec.session_budgets, name, amount)
+
+    assert accepted(most).budgets == Budgets(**{name: BUDGET_MAX})
+    assert list(refused(too_much)) == [f"spec.budgets.{name}", f"spec.session_budgets.{name}"]
+    assert BUDGET_MAX * 10_000 < 2**64
 
 
 def test_every_bad_field_is_named_at_once() -> None:
