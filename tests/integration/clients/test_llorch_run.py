@@ -142,8 +142,8 @@ async def test_a_bad_request_exits_with_2_and_names_every_field(server: Scripted
     assert (outcome.code, outcome.stdout) == (2, "")
     assert outcome.stderr.splitlines() == [
         "llorch: the request was refused: 2 fields are wrong",
-        "  spec.sampling.top_p: must be <= 1",
-        "  spec.model_id: is required",
+        "  --top-p: must be <= 1",
+        "  --model: is required",
     ]
 
 
@@ -271,6 +271,7 @@ async def test_a_reader_that_leaves_the_pipe_cancels_the_job(server: ScriptedSer
 async def test_stream_of_an_unknown_job_exits_with_2(server: ScriptedServer) -> None:
     """A wrong id is the user's to correct."""
     server.on("GetJob", Failure(grpc.StatusCode.NOT_FOUND, "NOT_FOUND", "no job nope"))
+    server.on("ListJobs", orchestrator_service_pb2.ListJobsResponse())
 
     outcome = await llorch(server.address, "stream", "nope")
 

@@ -23,6 +23,7 @@ from llamaorch_client.cli import (
     policy,
     running,
     sessions,
+    wording,
 )
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, exit_code, sentences
@@ -82,11 +83,17 @@ def _carry_out(arguments: argparse.Namespace, out: Output) -> int:
         if arguments.command == "run":
             running.read_prompt(arguments)
         return asyncio.run(_with_client(arguments, out, _options(arguments)))
-    except (UsageError, ValueError) as error:
+    except UsageError as error:
         out.say(f"llorch: {error}", "red")
         return ExitCode.USAGE
+    except ValueError as error:
+        # The library names what its own callers set.
+        out.say(f"llorch: {wording.of(arguments).sentence(str(error))}", "red")
+        return ExitCode.USAGE
     except LlamaOrchError as error:
-        first, *more = sentences(error, arguments.server)
+        first, *more = sentences(
+            error, arguments.server, wording.of(arguments), access.token_source(arguments)
+        )
         out.say(f"llorch: {first}", "red")
         for line in more:
             out.say(line)
