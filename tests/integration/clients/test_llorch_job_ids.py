@@ -100,6 +100,16 @@ async def test_the_beginning_of_several_ids_is_refused_with_the_newest(
     assert "and more" not in said.stderr
 
 
+async def test_few_characters_mean_nothing(server: ScriptedServer) -> None:
+    """A slip of the hand cancels no job, not even the only one."""
+    done = serve(server, MADE[3])
+
+    said = await within(server.address, "cancel", "020")
+
+    assert (said.code, done) == (2, [])
+    assert said.stderr == "llorch: 020 is too short: type 4 characters of an id\n"
+
+
 async def test_an_id_that_a_client_chose_is_a_name(server: ScriptedServer) -> None:
     """`job-1`, long forgotten, is not `job-10`; nor is `caf` the beginning of `cafe`."""
     done = serve(server, *CHOSEN, "cafe-2")

@@ -348,10 +348,11 @@ async def test_a_model_that_is_there_already_is_told_how_to_change(
     taken = await llorch(served.address, "models", "register", "other", "--alias", "x")
 
     assert (by_file.code, by_words.code, taken.code) == (2, 2, 2)
-    assert "`llorch models update m`, with the other options as they were" in by_words.stderr
+    assert "`llorch models update m` with the options that you gave;" in by_words.stderr
+    assert f"update it: `llorch models update --file {file}`; `llorch" in by_file.stderr
     assert "`llorch models show m` tells what it is now" in by_words.stderr
     assert done.stdout == "model m is updated (revision 2)\n"
     assert taken.stderr == (
-        "llorch: the name 'x' belongs to model 'm' already: choose another one; "
-        "`llorch models` lists the names that are taken\n"
+        "llorch: the name 'x' belongs to model 'm' already: choose another one: "
+        "`llorch models` lists those that are taken\n"
     )

@@ -87,14 +87,14 @@ def test_what_is_stated_reaches_the_wire(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stated", "told"),
     [
-        ({"ctxmax": 1}, "`ctxmax` is no key: `ctx_max` may be meant; allowed are model_id, "),
-        ({"state": "ACTIVE"}, "`state` is no key: "),
+        ({"ctxmax": 1}, "`ctxmax` is no key; `ctx_max` may be meant"),
+        ({"state": "ACTIVE"}, "`state` is no key; allowed are model_id, aliases, "),
         ({"ctx_max": "8k"}, "`ctx_max` must be a whole number from 1 to 4294967295, is '8k'"),
         ({"ctx_max": True}, "`ctx_max` must be a whole number"),
         ({"aliases": "chat"}, "`aliases` must be a list of texts, is 'chat'"),
         ({"labels": {"a": 1}}, "`labels` must be a table of texts"),
         ({"dimensions": 3}, "`dimensions` must be a table with layers, kv_heads, "),
-        ({"dimensions": {"depth": 3}}, "`dimensions.depth` is no key: "),
+        ({"dimensions": {"depth": 3}}, "`dimensions.depth` is no key; "),
         ({"requirements": {"min_vram": 1}}, "`min_vram_bytes` may be meant"),
         ({"digest": ["x" * 99]}, "…"),
         ([], "holds no table of keys; it may have model_id, aliases"),

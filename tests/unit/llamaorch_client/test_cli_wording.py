@@ -55,7 +55,7 @@ def _exists(message: Descriptor, path: str) -> bool:
 @pytest.mark.parametrize(
     ("message", "paths"),
     [
-        (job_pb2.JobSpec.DESCRIPTOR, wording._RUN.keys() - {"chunk"}),
+        (job_pb2.JobSpec.DESCRIPTOR, wording._RUN.keys() - {"chunk", "expected_size_bytes"}),
         (catalog_service_pb2.CatalogModel.DESCRIPTOR, wording.STATED.keys()),
         (
             artifact_service_pb2.ArtifactHeader.DESCRIPTOR,

@@ -19,7 +19,8 @@ from llamaorch_client.model import Job
 
 # A UUID, as servers make them. Source: RFC 9562, section 4.
 _MADE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_BEGINNING = re.compile(r"[0-9a-f-]{4,35}")
+TYPED_CHARS_MIN = 4
+_BEGINNING = re.compile(rf"[0-9a-f-]{{{TYPED_CHARS_MIN},35}}")
 # Beyond so many jobs nobody can say here that only one begins so.
 LOOKED_AT_MAX = 10_000
 NAMES_LOOKED_AT_MAX = 500
@@ -64,7 +65,9 @@ async def _whole(
         raise error
     if _BEGINNING.fullmatch(typed) is None:
         found = await _look(typed, NAMES_LOOKED_AT_MAX, client, correlation_id)
-        raise _not_found(error, [*found.names, *(job.job_id for job in found.made)])
+        if found.made and len(typed) < TYPED_CHARS_MIN:
+            raise UsageError(f"{typed} is too short: type {TYPED_CHARS_MIN} characters of an id")
+        raise _not_found(error, found.names)
     found = await _look(typed, LOOKED_AT_MAX, client, correlation_id)
     if not found.made:
         raise _not_found(error, found.names)

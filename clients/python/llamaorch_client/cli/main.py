@@ -55,6 +55,8 @@ COMMANDS: dict[str, Command] = {
     "top": top.top,
 }
 STREAMING = frozenset({"run", "stream"})
+# Around what is no text.
+SHOWN_CHARS = 20
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,7 +90,8 @@ def _carry_out(arguments: argparse.Namespace, out: Output) -> int:
         return ExitCode.USAGE
     except ValueError as error:
         # The library names what its own callers set.
-        out.say(f"llorch: {wording.of(arguments).sentence(str(error))}", "red")
+        text = _not_utf8(error) or wording.of(arguments).sentence(str(error))
+        out.say(f"llorch: {text}", "red")
         return ExitCode.USAGE
     except LlamaOrchError as error:
         first, *more = sentences(
@@ -102,6 +105,15 @@ def _carry_out(arguments: argparse.Namespace, out: Output) -> int:
             streaming = arguments.command in STREAMING
             out.record({"event": "error", **record} if streaming else record)
         return exit_code(error)
+
+
+def _not_utf8(error: ValueError) -> str:
+    """What to correct where a text that was typed cannot be sent; empty for other errors."""
+    cause = error if isinstance(error, UnicodeEncodeError) else error.__cause__
+    if not isinstance(cause, UnicodeEncodeError):
+        return ""
+    shown = cause.object[max(0, cause.start - SHOWN_CHARS) : cause.end + SHOWN_CHARS]
+    return f"type it in UTF-8: {shown!a} is not"
 
 
 def _plugin(arguments: argparse.Namespace) -> int:

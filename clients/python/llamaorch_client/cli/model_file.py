@@ -151,7 +151,7 @@ def _problems(
     for key, value in stated.items():
         kind = allowed.get(key)
         if kind is None:
-            yield f"`{under}{key}` is no key: {_instead(key, allowed)}"
+            yield f"`{under}{key}` is no key; {_instead(key, allowed)}"
         elif isinstance(kind, Kind):
             if not kind.fits(value):
                 yield f"`{under}{key}` must be {kind.words}, is {_shown(value)}"
@@ -163,8 +163,7 @@ def _problems(
 
 def _instead(key: str, allowed: Mapping[str, object]) -> str:
     near = difflib.get_close_matches(key, allowed, 1)
-    meant = f"`{near[0]}` may be meant; " if near else ""
-    return f"{meant}allowed are {', '.join(allowed)}"
+    return f"`{near[0]}` may be meant" if near else f"allowed are {', '.join(allowed)}"
 
 
 def _shown(value: object) -> str:

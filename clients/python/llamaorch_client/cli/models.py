@@ -56,25 +56,27 @@ async def _register(arguments: argparse.Namespace, out: Output, client: AsyncCli
     try:
         kept = await client.catalog.register(model, correlation_id=arguments.correlation_id)
     except DuplicateError as error:
-        hint = await _instead(model_id, arguments.file, client)
-        detail = replace(error.detail, message=f"{error.message}; {hint}")
+        hint = await _instead(model_id, arguments, client)
+        detail = replace(error.detail, message=f"{error.message}: {hint}")
         raise DuplicateError(detail) from error
     return _kept(kept.model, kept.warnings, "is registered", out)
 
 
-async def _instead(model_id: str, file: str | None, client: AsyncClient) -> str:
+async def _instead(model_id: str, arguments: argparse.Namespace, client: AsyncClient) -> str:
     """The command for who registers a model whose id or alias is taken."""
     try:
         found = await client.catalog.get(model_id)
     except NotFoundError:
         found = None
     if found is None or found.model_id != model_id:
-        return "`llorch models` lists the names that are taken"
-    words = ["llorch", "models", "update", *(["--file", file] if file else [model_id])]
-    return (
-        f"`{shlex.join(words)}`, with the other options as they were, changes it, and "
-        f"`{shlex.join(['llorch', 'models', 'show', model_id])}` tells what it is now"
-    )
+        return "`llorch models` lists those that are taken"
+    stated = ["--file", arguments.file] if arguments.file else [model_id]
+    command = shlex.join(["llorch", "models", "update", *stated])
+    names = ["label", "dimension", *(name for name, _ in STATED.values())]
+    options = any(getattr(arguments, name) is not None for name in names)
+    show = shlex.join(["llorch", "models", "show", model_id])
+    same = " with the options that you gave" if options else ""
+    return f"`{command}`{same}; `{show}` tells what it is now"
 
 
 async def _update(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:

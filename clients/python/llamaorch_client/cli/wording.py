@@ -32,6 +32,7 @@ _RUN = {
     "input.artifact_id": "--input-artifact",
     # A long prompt is put as an artifact first.
     "chunk": "the prompt",
+    "expected_size_bytes": "the prompt",
     "sampling.seed": "--seed",
     "sampling.temperature": "--temperature",
     "sampling.top_p": "--top-p",
@@ -58,6 +59,8 @@ _ARTIFACTS = {
     "job_id": "--job",
     "session_id": "--session",
     "chunk": "the content",
+    "expected_size_bytes": "the content",
+    "expected_sha256": "the content's SHA-256",
 }
 # What may be stated of a model, by its path: the name in the arguments, and the option.
 STATED = {
