@@ -193,8 +193,8 @@ def test_without_a_table_fields_stay_as_they_were_sent() -> None:
     [
         ("", "UNAUTHENTICATED", "set LLORCH_TOKEN to yours, or name the file that holds it by"),
         ("LLORCH_TOKEN", "UNAUTHENTICATED", "no: set LLORCH_TOKEN to a token of this server"),
-        ("a.token", "UNAUTHENTICATED", "it came from a.token: name the file of a token of this"),
-        ("a.token", "PERMISSION_DENIED", "it came from a.token: name the file of a token with"),
+        ("a.token", "UNAUTHENTICATED", "yours is in a.token: name the file of a token of this"),
+        ("a.token", "PERMISSION_DENIED", "yours is in a.token: name the file of a token with"),
         ("", "PERMISSION_DENIED", "set LLORCH_TOKEN to a token with that role"),
     ],
 )

@@ -127,7 +127,7 @@ def _access_refused(error: AccessError, token: str | None) -> str:
     which = "a token with that role" if denied else "a token of this server"
     hint = f"set LLORCH_TOKEN to {which}, or name its file by --token-file"
     if token and token != TOKEN_VARIABLE:
-        hint = f"it came from {token}: name the file of {which} by --token-file"
+        hint = f"yours is in {token}: name the file of {which} by --token-file"
     return f"access refused: {error.message}; {hint}"
 
 

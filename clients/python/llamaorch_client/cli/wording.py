@@ -16,7 +16,7 @@ from llamaorch_client.model_catalog import ModelDimensions
 _ROOTS = ("spec.", "model.", "header.")
 _FIELD = re.compile(r"([^\[]+)(?:\[([^\]]*)\])?(.*)", re.DOTALL)
 # A field within a sentence: a path, or a name of several words. What stands in quotes is a value.
-_NAME = re.compile(r"(?<![\w'\"`./-])[a-z]+(?:[._][a-z][a-z_]*)+(?:\[[^\]]*\])?(?![\w'\"`/-])")
+_NAME = re.compile(r"(?<![\w'\"`./-])[a-z]+(?:[._][a-z][a-z_]*)+(?:\[[^\]]*\])?(?![\w/-])")
 # As the server shortens the key of a label.
 LABEL_CHARS = 32
 
