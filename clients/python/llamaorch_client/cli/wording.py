@@ -16,7 +16,9 @@ from llamaorch_client.model_catalog import ModelDimensions
 _ROOTS = ("spec.", "model.", "header.")
 _FIELD = re.compile(r"([^\[]+)(?:\[([^\]]*)\])?(.*)", re.DOTALL)
 # A field within a sentence: a path, or a name of several words. What stands in quotes is a value.
-_NAME = re.compile(r"(?<![\w'\"`./-])[a-z]+(?:[._][a-z][a-z_]*)+(?:\[[^\]]*\])?(?![\w/-])")
+_NAME = re.compile(
+    r"(?<![\w'\"`./-])[a-z]+(?:[._][a-z][a-z_]*)+(?:\[[^\]]*\](?:\.[a-z_]+)*)?(?![\w/-])"
+)
 # As the server shortens the key of a label.
 LABEL_CHARS = 32
 
@@ -149,7 +151,9 @@ class Wording:
         option = self.options.get(base)
         if option is None or index is None or rest:
             return option
-        return f"{option} number {int(index) + 1}" if index.isdecimal() else f"{option} {index}"
+        # The keys of labels are anybody's, numbers too.
+        counted = index.isdecimal() and base != "labels"
+        return f"{option} number {int(index) + 1}" if counted else f"{option} {index}".strip()
 
 
 def of(arguments: argparse.Namespace) -> Wording:
