@@ -382,11 +382,15 @@ async def test_text_of_a_job_that_was_cancelled_before_its_start_is_not_told(
 
 
 class HungStore(MemoryStore):
-    """A journal whose disk does not answer any more when it is closed."""
+    """A journal whose disk does not answer when it is closed, until it `answers`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = asyncio.Event()
 
     async def close(self) -> None:
-        """Never returns."""
-        await asyncio.Event().wait()
+        """Waits for the disk."""
+        await self.answers.wait()
 
 
 async def test_a_journal_that_hangs_keeps_no_server_from_stopping(
@@ -394,11 +398,15 @@ async def test_a_journal_that_hangs_keeps_no_server_from_stopping(
 ) -> None:
     """It is said, and not waited for: all that was told is in the journal."""
     monkeypatch.setattr(server, "JOURNAL_CLOSE_S", 0.01)
-    orchestrator = await start_orchestrator(HungStore())
+    store = HungStore()
+    orchestrator = await start_orchestrator(store)
 
     with capture_logs() as lines:
-        await asyncio.wait_for(orchestrator.server.stop(), 10 * WAIT_S)
+        stopping = asyncio.create_task(orchestrator.server.stop())
+        over, _ = await asyncio.wait([stopping], timeout=6 * WAIT_S)
+    store.answers.set()
 
+    assert over
     assert "journal_not_closed" in {line["event"] for line in lines}
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from faults import history as h
 from faults.simulation.clients import Plan
 from faults.simulation.command import wrong_with
@@ -9,6 +11,9 @@ from faults.simulation.engine import Kind
 from faults.simulation.run import Run, play
 from faults.simulation.scenario import READY_MS, Blow, Fault, Scenario, scenario_of
 from llamaorch_client.request import FailoverPolicy
+from orchestrator_core.config_schema import Config
+from orchestrator_core.hosts import rereading
+from orchestrator_core.relay.sides import SIDE_BYTES
 
 AT_ONCE = 0.1
 """A chance with which those who lose a connection notice it soon."""
@@ -38,6 +43,12 @@ def story(seed: int, plan: Plan, *blows: Blow, **changes: object) -> Scenario:
     return replace(told, **changes)  # type: ignore[arg-type]
 
 
+def in_small_frames(config: Config) -> Config:
+    """Output comes in frames of a few pieces, also where it is sent again."""
+    pools = config.pools.model_copy(update={"send_window_bytes": 8})
+    return config.model_copy(update={"pools": pools})
+
+
 def recovered(run: Run) -> list[str]:
     """States in which jobs were found at each start but the first."""
     starts = [event for event in run.history if isinstance(event, h.Recovered)][1:]
@@ -50,7 +61,8 @@ def test_a_cancel_survives_a_crash_that_comes_before_its_record() -> None:
     Nobody was told anything, and the client cannot ask again before its host is back; the job ends
     as it asked, not by a fault that never was.
     """
-    ends, found = set(), set()
+    ends: set[str] = set()
+    found: set[str] = set()
     for seed in range(8):
         plan = Plan("r0", 0, 14, 1, failover=list(FailoverPolicy)[seed % 3], cancel_after_ms=2_000)
         run = play(
@@ -70,8 +82,15 @@ def test_a_cancel_survives_a_crash_that_comes_before_its_record() -> None:
     assert ends == {"CANCELLED"}
 
 
-def test_a_continuation_follows_text_that_only_its_former_host_has() -> None:
-    """It was evicted here, its engine is dead, and the next pool is on another host. LO-304."""
+@pytest.mark.parametrize("side_bytes", [40, SIDE_BYTES])
+def test_a_continuation_follows_text_that_only_its_former_host_has(
+    monkeypatch: pytest.MonkeyPatch, side_bytes: int
+) -> None:
+    """It was evicted here, its engine is dead, and the next pool is on another host. LO-304.
+
+    Its former host brings it, at once or in several parts.
+    """
+    monkeypatch.setattr(rereading, "SIDE_BYTES", side_bytes)
     ends: list[str] = []
     moved = 0
     for seed in range(6):
@@ -83,6 +102,7 @@ def test_a_continuation_follows_text_that_only_its_former_host_has() -> None:
                 # An engine takes longer to come back than the other host to take the job over.
                 hosts={host: (kind_of(host, 3_000.0),) for host in ("host1", "host2")},
                 relay_bytes=100,
+                config=in_small_frames(scenario_of(0).config),
             )
         )
         assert wrong_with(run) == []
