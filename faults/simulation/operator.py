@@ -112,7 +112,7 @@ class Operator:
                 return client.undrain_pool(deed.subject)
             case _:
                 seen = self._revisions.get(deed.subject, 1)
-                revision = seen + deed.wrong if deed.stale else 0
+                revision = 0 if deed.ahead is None else seen + deed.ahead
                 return _change(client.catalog, deed, revision)
 
     async def _reload(self, client: AsyncClient, deed: Deed) -> None:

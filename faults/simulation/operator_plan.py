@@ -15,6 +15,8 @@ ALIAS = "also-m"
 _OPERATED = 0.5
 _ACTS_MAX = 6
 _BY_ALIAS = 0.05
+_BURSTS = 0.3
+_BURST_MS = 1_000
 
 
 class Act(enum.Enum):
@@ -47,9 +49,9 @@ _OF_MODELS = frozenset({Act.UPDATE, Act.RETIRE, Act.ACTIVATE, Act.DELETE})
 class Deed:
     """One act: when, on what, and how. `subject` is a model or pool, or empty.
 
-    `after_ms` is the grace of a retirement, or what attempts have in a drain. With `stale` it
-    names a revision that may not be the present one, with `wrong` the request or file is bad.
-    `looks_ms` are when the operator looks afterwards, from the act on.
+    `after_ms` is the grace of a retirement, or what attempts have in a drain. The revision that it
+    names is so far `ahead` of the one seen last; None: it names none. With `wrong` the request or
+    file is bad. `looks_ms` are when the operator looks afterwards, from the act on.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Deed:
     at_ms: int
     subject: str
     after_ms: int
-    stale: bool
+    ahead: int | None
     wrong: bool
     capacity: int
     looks_ms: tuple[int, ...]
@@ -68,13 +70,21 @@ def deeds(chance: random.Random, span_ms: int, pools: Sequence[str]) -> tuple[De
     if chance.random() >= _OPERATED:
         return ()
     kinds, weights = list(_OFTEN), list(_OFTEN.values())
-    times = sorted(chance.randrange(span_ms) for _ in range(chance.randint(1, _ACTS_MAX)))
+    times = _times(chance, span_ms)
     acts = [chance.choices(kinds, weights)[0] for _ in times]
     _begin_with_one(acts)
     return tuple(
         _deed(chance, f"a{number}", act, at_ms, pools)
         for number, (act, at_ms) in enumerate(zip(acts, times, strict=True))
     )
+
+
+def _times(chance: random.Random, span_ms: int) -> list[int]:
+    """All over the run, or one right after the other: then some overlap."""
+    within_ms = _BURST_MS if chance.random() < _BURSTS else span_ms
+    begin_ms = chance.randrange(span_ms - within_ms + 1)
+    count = chance.randint(1, _ACTS_MAX)
+    return sorted(begin_ms + chance.randrange(within_ms) for _ in range(count))
 
 
 def _begin_with_one(acts: list[Act]) -> None:
@@ -97,7 +107,7 @@ def _deed(chance: random.Random, name: str, act: Act, at_ms: int, pools: Sequenc
         at_ms=at_ms,
         subject=by_act.get(act, model),
         after_ms=chance.choice((0, 300, 3_000, 60_000)),
-        stale=chance.random() < 0.35,
+        ahead=chance.choice((None, None, 0, 1)),
         wrong=chance.random() < 0.2,
         capacity=chance.choice((1, 3, 8)),
         looks_ms=tuple(
