@@ -176,11 +176,11 @@ class HostLink:
         """True when cancel and release find a handle for an attempt."""
         return self.bindings.handle(key) is not None
 
-    def cancel(self, key: AttemptKey) -> None:
-        """Stops an attempt, if it is bound on this stream."""
+    def cancel(self, key: AttemptKey, *, job_cancelled: bool = False) -> None:
+        """Stops an attempt, if it is bound on this stream; see `SendCancel`."""
         handle = self.bindings.handle(key)
         if handle is not None:
-            cancel = dispatch_pb2.CancelAttempt(handle=handle)
+            cancel = dispatch_pb2.CancelAttempt(handle=handle, job_cancelled=job_cancelled)
             self.send(pool_registry_service_pb2.DispatchResponse(cancel=cancel))
 
     def release(self, key: AttemptKey) -> None:
@@ -193,6 +193,10 @@ class HostLink:
     def unbind(self, key: AttemptKey) -> None:
         """Drops the frames of an attempt from now on; cancel and release still find its handle."""
         self.bindings.unbind(key)
+
+    def bind_again(self, key: AttemptKey) -> None:
+        """Takes the frames of an attempt again that were dropped, if it is bound on this stream."""
+        self.bindings.bind_again(key)
 
     def seek(self, binding: Binding, first_index: int, text_offset: int) -> None:
         """Asks for output again after a gap; once per place, so that a broken host cannot loop."""

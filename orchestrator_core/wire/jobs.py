@@ -99,7 +99,20 @@ class SpecContext:
     inputs: Callable[[str], int | None] = _no_inputs
 
 
-def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal:
+@plain_init
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A request that comes too late to become a job, but may repeat one that was in time.
+
+    Its input was deleted meanwhile or is longer than allowed by now, or its deadline has passed.
+    `refusal` is for one that is new.
+    """
+
+    spec: JobSpec
+    refusal: Refusal
+
+
+def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Stale | Refusal:
     """Checks a request and returns the job, or INVALID_PARAMS with every bad field.
 
     Never raises and never changes `spec`. O(size of the message).
@@ -121,14 +134,14 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal
         check_labels("spec.labels", spec.labels, context.limits, bad)
     _check_times(spec, context.now_ms, bad)
     _check_failover(spec, bad)
-    if bad.total:
+    if bad.total > bad.stale:
         return refusal_of(bad)
     job = _job(spec, context, prompt_bytes)
     if len(job.payload) > SPEC_BYTES_MAX:
         what = f"takes {len(job.payload)} bytes with the rest of the job, at most {SPEC_BYTES_MAX}"
         bad.add("spec.input", f"{what} are allowed: put it as an artifact, or shorten sampling")
         return refusal_of(bad)
-    return job
+    return Stale(job, refusal_of(bad)) if bad.stale else job
 
 
 def refusal_of(bad: Violations) -> Refusal:
@@ -171,7 +184,7 @@ def _check_input(spec: job_pb2.JobSpec, context: SpecContext, bad: Violations) -
         case "artifact_id":
             stored = context.inputs(spec.input.artifact_id)
             if stored is None:
-                bad.add(
+                bad.add_stale(
                     "spec.input.artifact_id",
                     "names no artifact of yours that is an input: put one of kind INPUT",
                 )
@@ -181,7 +194,7 @@ def _check_input(spec: job_pb2.JobSpec, context: SpecContext, bad: Violations) -
             bad.add("spec.input", "is required: set text, chat or artifact_id")
             return 0
     if size > limits.input_bytes_max:
-        bad.add(
+        bad.add_stale(
             "spec.input", f"has {size} bytes of text, at most {limits.input_bytes_max} are allowed"
         )
     return size
@@ -258,7 +271,7 @@ def _check_times(spec: job_pb2.JobSpec, now_ms: int, bad: Violations) -> None:
         ):
             bad.add("spec.deadline", "must be a valid instant after 1970")
         elif _timestamp_ms(deadline) <= now_ms:
-            bad.add("spec.deadline", "has passed: choose an instant in the future")
+            bad.add_stale("spec.deadline", "has passed: choose an instant in the future")
     if spec.HasField("queue_timeout"):
         timeout = spec.queue_timeout
         if not (

@@ -14,6 +14,7 @@ from orchestrator_core.wire.jobs import (
     BUDGET_MAX,
     SPEC_BYTES_MAX,
     SpecContext,
+    Stale,
     WireLimits,
     parse_spec,
 )
@@ -32,7 +33,8 @@ def accepted(spec: job_pb2.JobSpec, context: SpecContext = CONTEXT) -> JobSpec:
 
 def refused(spec: job_pb2.JobSpec, context: SpecContext = CONTEXT) -> dict[str, str]:
     """The bad fields of a request that must be refused, with what is said about each."""
-    refusal = parse_spec(spec, context)
+    parsed = parse_spec(spec, context)
+    refusal = parsed.refusal if isinstance(parsed, Stale) else parsed
     assert isinstance(refusal, Refusal), refusal
     assert refusal.reason is Reason.INVALID_PARAMS
     return {violation.field: violation.description for violation in refusal.violations}
@@ -47,11 +49,12 @@ def test_no_message_makes_it_raise(spec: job_pb2.JobSpec) -> None:
     parsed = parse_spec(spec, CONTEXT)
 
     assert spec.SerializeToString(deterministic=True) == before
-    if isinstance(parsed, Refusal):
-        assert parsed.reason is Reason.INVALID_PARAMS
-        assert parsed.violations
-        assert all(violation.field.startswith("spec.") for violation in parsed.violations)
-        to_status(parsed)
+    if not isinstance(parsed, JobSpec):
+        refusal = parsed.refusal if isinstance(parsed, Stale) else parsed
+        assert refusal.reason is Reason.INVALID_PARAMS
+        assert refusal.violations
+        assert all(violation.field.startswith("spec.") for violation in refusal.violations)
+        to_status(refusal)
     else:
         assert parsed.job_id
         seed = spec.sampling.seed if spec.sampling.HasField("seed") else 77
@@ -275,6 +278,26 @@ def test_an_input_above_the_limit_is_refused(form: str) -> None:
     assert refused(too_long, context) == {
         "spec.input": "has 11 bytes of text, at most 10 are allowed"
     }
+
+
+def test_what_time_alone_made_bad_may_still_be_a_repetition() -> None:
+    """It has the digest of when it was good; with another bad field it never was. ORCH-3024."""
+    spec = small_spec()
+    spec.input.artifact_id = "gone"
+    spec.deadline.FromMilliseconds(NOW_MS + 1)
+    there = dataclasses.replace(CONTEXT, inputs=lambda _: 5)
+    first = accepted(spec, there)
+
+    again = parse_spec(spec, dataclasses.replace(CONTEXT, now_ms=NOW_MS + 1))
+    spec.budgets.tokens = 0
+    never = parse_spec(spec, CONTEXT)
+
+    assert isinstance(again, Stale)
+    assert again.spec.digest == first.digest
+    fields = [violation.field for violation in again.refusal.violations]
+    assert fields == ["spec.input.artifact_id", "spec.deadline"]
+    assert isinstance(never, Refusal)
+    assert {"spec.input.artifact_id", "spec.budgets.tokens"} == set(refused(spec))
 
 
 def test_what_could_not_be_sent_to_a_host_is_refused() -> None:
