@@ -143,8 +143,8 @@ bench-telemetry: $(DEV_STAMP) ## What full telemetry costs, beside the same with
 	$(BIN)/python -m benchmarks.telemetry $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: $(DEV_STAMP) ## CPU per token beside SMG, vllm-router and LiteLLM, which it installs under .build/peers
-	$(BIN)/python -m benchmarks.peers --install $(ARGS)
+bench-peers: $(COMPILED)/.done ## CPU per token beside SMG, vllm-router and LiteLLM, which it installs under .build/peers
+	cd $(COMPILED) && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m benchmarks.peers --install $(ARGS)
 
 .PHONY: soak-exchange
 soak-exchange: $(DEV_STAMP) ## A thousand jobs on one Exchange for DURATION seconds: no violation, memory flat

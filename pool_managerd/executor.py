@@ -125,11 +125,14 @@ class Executor:
             command = _following(command, prefix)
         return self._begin(command, pool, prefix)
 
-    def cancel(self, key: AttemptKey) -> None:
-        """Stops an attempt; without effect when it is over or not known."""
+    def cancel(self, key: AttemptKey, *, job_cancelled: bool = False) -> None:
+        """Stops an attempt; without effect when it is over or not known.
+
+        Its end says whether its job was cancelled.
+        """
         run = self._runs.get(key)
         if run is not None:
-            run.request_stop(Stop.CANCEL)
+            run.request_stop(Stop.JOB_CANCELLED if job_cancelled else Stop.CANCEL)
 
     def forget(self, key: AttemptKey) -> None:
         """Forgets an attempt and its output; one that still runs is stopped first."""
@@ -368,7 +371,8 @@ class Executor:
         if isinstance(outcome, AttemptFailure) and run.stop_detail:
             outcome = replace(outcome, message=run.stop_detail)
         tokens_out = run.log.tokens_out if run.log.tokens_counted else None
-        return Terminal(outcome, Usage(tokens_out=tokens_out))
+        job_cancelled = run.stop is Stop.JOB_CANCELLED
+        return Terminal(outcome, Usage(tokens_out=tokens_out), job_cancelled)
 
     async def _settle(self, run: _Run, terminal: Terminal) -> None:
         """Waits until the slot is idle, then ends the log; a dead engine's end is told at once."""

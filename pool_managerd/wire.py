@@ -194,6 +194,7 @@ def ended(log: AttemptLog, handle: int = 0) -> dispatch_pb2.AttemptEnded:
         next_index=log.next_index,
         text_bytes=log.text_bytes,
         text_digest=log.digest,
+        job_cancelled=log.terminal.job_cancelled,
     )
     match log.terminal.outcome:
         case EndReason() as reason:

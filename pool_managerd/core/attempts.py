@@ -75,10 +75,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """How an attempt ended, and what it took."""
+    """How an attempt ended, and what it took. `job_cancelled`: its job was, not just itself."""
 
     outcome: EndReason | AttemptFailure
     usage: Usage = Usage()
+    job_cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
