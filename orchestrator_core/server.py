@@ -146,7 +146,7 @@ class OrchestratorServer:
         except FilesUnusableError as error:
             raise CannotStartError(str(error)) from error
         self._jobs = jobs_servicer = self._jobs_servicer(runtime, kept)
-        facts = ServedFacts(self._config, runtime, CORE_FORM)
+        facts = ServedFacts(self._config, runtime, CORE_FORM, kept)
         self.metrics_port = metrics_port = await self._telemetry.start(
             runtime.core, facts.read, self._status_routes(runtime, jobs_servicer)
         )
