@@ -319,7 +319,8 @@ class ScriptedEngine:
 
     async def confirm_idle(self, request_id: str, timeout_ms: int) -> None:
         """Idle at once, unless the engine holds on to its slots."""
-        if self.holds_slots:
+        asked = any(request.request_id == request_id for request in self.requests)
+        if self.holds_slots and asked:
             await asyncio.sleep(timeout_ms / 1000)
             raise CancelUnconfirmedError(request_id)
 
