@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pool_managerd import failpoints
-from pool_managerd.config import Config, ConfigError, load_config
+from pool_managerd.config import Config, ConfigError
+from pool_managerd.config_loading import load_config
 from pool_managerd.config_text import to_toml
 from pool_managerd.errors import DevicesUnavailableError
 from pool_managerd.factory import make_devices

@@ -139,7 +139,7 @@ class SnapshotBuilder:
             message.memory_claims.add(
                 memory=memory, estimated_bytes=entry.estimated, taken_bytes=entry.taken
             )
-        reload = pool.last_reload
+        reload = pool.model.last
         if reload is not None:
             message.reload.reload_id, message.reload.detail = reload.reload_id, reload.problem
             message.reload.state = _RELOADS[reload.state]
