@@ -29,7 +29,7 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        hint = "name one by --config FILE; docs/pool-managerd.md has the smallest that works"
+        hint = "name one by --config FILE; `pool-managerd check` prints one for this machine"
         raise ConfigError([f"{path}: there is no such file: {hint}"]) from error
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
