@@ -1,8 +1,9 @@
 """Whether a pool gets the context that it asks for. LO-205.
 
-llama.cpp gives a slot no more tokens than its model was trained with, and tells that to its log
-alone. Source: llama.cpp, tools/server/server-context.cpp, `load_model` ("the slot context exceeds
-the training context of the model - capping"). Other engines refuse such a start, or theirs does.
+llama.cpp gives a slot no more tokens than its model was trained with, tells that to its log alone,
+and takes the memory for all that was asked. Source: llama.cpp, tools/server/server-context.cpp,
+`load_model` ("the slot context exceeds the training context of the model - capping"). Other engines
+refuse to start with such a context, or their adapters do.
 """
 
 from pathlib import Path
@@ -26,7 +27,7 @@ def longer_than_trained(table: PoolTable) -> str:
         return ""
     return (
         f"{key} = {asked}, but the model was trained with a context of {trained} tokens, and "
-        f"llama.cpp serves no more: set {key} = {trained}, {_LONGER}"
+        f"llama.cpp serves no more, but takes the memory for it: set {key} = {trained}, {_LONGER}"
     )
 
 
