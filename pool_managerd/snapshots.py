@@ -140,7 +140,7 @@ class SnapshotBuilder:
             message.memory_claims.add(
                 memory=memory, estimated_bytes=entry.estimated, taken_bytes=entry.taken
             )
-        reload = pool.last_reload
+        reload = pool.model.last
         if reload is not None:
             message.reload.reload_id = reload.reload_id
             message.reload.detail = plain_text(reload.problem)

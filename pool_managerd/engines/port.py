@@ -24,7 +24,8 @@ class EngineError(Exception):
 
     EngineError
     ├── PreloadError        start() cannot succeed; names every shortfall
-    └── CancelUnconfirmedError   a closed generation still holds its slot
+    ├── CancelUnconfirmedError   a closed generation still holds its slot
+    └── StuckProcessError   stop() cannot end the process (`worker_process`)
     """
 
 

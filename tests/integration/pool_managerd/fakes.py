@@ -59,8 +59,9 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
     """Serves PoolRegistryService and records everything, in the order in which it was read.
 
     `verdict` answers every held attempt; `window_bytes`, `heartbeat_ms` and
-    `reattach_grace_ms` go into Registered. A `silent` one sends no sign of life. Inputs that are
-    fetched come from `inputs`.
+    `reattach_grace_ms` go into Registered. A `silent` one sends no sign of life; one with a
+    `refusal` takes no session, and counts those that it `refused`. Inputs that are fetched come
+    from `inputs`.
     """
 
     def __init__(self) -> None:
@@ -70,6 +71,8 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         self.heartbeat_ms = 5_000
         self.reattach_grace_ms = 0
         self.silent = False
+        self.refusal: tuple[StatusCode, str] | None = None
+        self.refused = 0
         self.verdict: Callable[[dispatch_pb2.HeldAttempt], dispatch_pb2.AttemptVerdict] = _abort
         self.sessions: list[Session] = []
         self.snapshots: list[snapshot_pb2.PoolSnapshot] = []
@@ -141,7 +144,11 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         request_iterator: AsyncIterator[registry_pb2.DispatchRequest],
         context: aio.ServicerContext,
     ) -> AsyncIterator[registry_pb2.DispatchResponse]:
-        """One session."""
+        """One session, or a refusal before anything is read."""
+        if self.refusal is not None:
+            self.refused += 1
+            await self._notify()
+            await context.abort(*self.refusal)
         register = (await anext(aiter(request_iterator))).register
         pages = [len(register.held)]
         while register.more:

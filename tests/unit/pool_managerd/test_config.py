@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pool_managerd.config import ConfigError, load_config
+from pool_managerd.config import ConfigError
 from pool_managerd.config_engines import OllamaEngine, OpenAiEngine
 from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
+from pool_managerd.config_loading import load_config
 from pool_managerd.config_text import configuration_table, to_toml
 from pool_managerd.credentials import link_metadata
 

@@ -20,15 +20,15 @@ from pool_managerd.core.gguf_fit import GPU_CONTEXT_BYTES, PROCESS_BYTES
 from pool_managerd.core.ledger import Ledger
 from pool_managerd.engines.gguf_file import gguf_digest
 from pool_managerd.engines.port import EngineInfo, PreloadError
-from pool_managerd.model_files import ModelFiles
-from pool_managerd.models.tiny_gguf import write_tiny_model
-from pool_managerd.preflight import (
+from pool_managerd.host_preflight import (
     LOOK_INTERVAL_MS,
     HostMemory,
     HostPreflight,
-    NoPreflight,
     PreflightDeps,
 )
+from pool_managerd.model_files import ModelFiles
+from pool_managerd.models.tiny_gguf import write_tiny_model
+from pool_managerd.preflight import NoPreflight
 from tests.integration.pool_managerd.gguf_models import WIDE, write_model
 
 GIB = 1 << 30
