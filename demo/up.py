@@ -32,6 +32,7 @@ async def up(options: StackOptions) -> int:
         server = "" if stack.address == LISTEN else f"--server {stack.address} "
         out.write(
             f"orchestratord listens on {stack.address}, model {options.model_id!r} is ready.\n"
+            f"{_cut(stack)}"
             f"Status page: http://127.0.0.1:{stack.metrics_port}/\n"
             f"Logs, journal and flight recording: {options.directory}\n"
             f"Try:  .venv/bin/llorch {server}run --model {options.model_id} 'Once upon a time'\n"
@@ -54,6 +55,12 @@ async def up(options: StackOptions) -> int:
         await asyncio.wait([start])
         codes = await stack.stop()
     return 0 if asked.is_set() and codes == (0, 0) else 1
+
+
+def _cut(stack: Stack) -> str:
+    """What the pool says of a CTX that its model does not have."""
+    told = stack.pool_manager.events.get("context_cut")
+    return "" if told is None else f"{str(told['human']).replace('ctx_per_slot', 'CTX')}\n"
 
 
 def _threads(model: Path | None) -> int:

@@ -146,7 +146,7 @@ class OrchestratorServer:
         except FilesUnusableError as error:
             raise CannotStartError(str(error)) from error
         self._jobs = jobs_servicer = self._jobs_servicer(runtime, kept)
-        facts = ServedFacts(self._config, runtime, CORE_FORM)
+        facts = ServedFacts(self._config, runtime, CORE_FORM, kept)
         self.metrics_port = metrics_port = await self._telemetry.start(
             runtime.core, facts.read, self._status_routes(runtime, jobs_servicer)
         )
@@ -289,6 +289,9 @@ class OrchestratorServer:
             input_bytes_max=config.jobs.input_bytes_max,
             output_bytes_per_job=config.jobs.output_bytes_per_job,
             streams_per_connection_max=grpc_options.STREAMS_PER_CONNECTION_MAX,
+            artifact_input_bytes_max=min(
+                config.artifacts.input_bytes_max, config.artifacts.artifact_bytes_max
+            ),
         )
         limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
         return orchestrator.OrchestratorServicer(

@@ -1,7 +1,8 @@
 """The command `pool-managerd`.
 
-Exit codes: 0 stopped as asked, 1 broke down, 2 cannot start as configured. Of `check`: 0 every pool
-can start, 1 a pool cannot, 2 the pool manager cannot.
+Exit codes: 0 stopped as asked, 1 broke down or cannot read its devices yet, 2 cannot start as
+configured. Of `check`: 0 every pool can start, 1 a pool cannot, 2 the pool manager cannot, also
+without a configuration.
 """
 
 import argparse
@@ -14,17 +15,21 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pool_managerd import failpoints
-from pool_managerd.config import Config, ConfigError, load_config
+from pool_managerd.config import Config, ConfigError
+from pool_managerd.config_loading import load_config
 from pool_managerd.config_text import to_toml
 from pool_managerd.errors import DevicesUnavailableError
-from pool_managerd.factory import make_devices
+from pool_managerd.factory import make_devices, nvidia_devices
 from pool_managerd.fetch_command import run_fetch
+from pool_managerd.first_config import first_config, look
 from pool_managerd.inspection import inspect_host, report_lines
 from pool_managerd.loop import PatientLoop
 from pool_managerd.server import PoolManager
 from pool_managerd.telemetry import configure_logs, log
 
 DEFAULT_CONFIG = Path("pool-managerd.toml")
+# A driver may come later: at the start of the machine, or when its module has been built.
+EXIT_NO_DEVICES = 1
 EXIT_CANNOT_START = 2
 
 
@@ -57,12 +62,12 @@ def main(argv: list[str] | None = None) -> int:
     # Intermixed: the reference may follow options.
     args = parser.parse_intermixed_args(argv)
     try:
+        if args.command == "check" and not args.print_config:
+            return _check(args.config, as_json=args.json, all_digests=args.digests)
         config = load_config(args.config)
         if args.print_config:
             print(to_toml(config), end="")
             return 0
-        if args.command == "check":
-            return _check(config, as_json=args.json, all_digests=args.digests)
         configure_logs(config.log_level, config.log_format)
         if args.command == "fetch":
             if args.ref is None:
@@ -78,17 +83,40 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_CANNOT_START
     except (DevicesUnavailableError, OSError) as error:
         print(f"pool-managerd: {error}", file=sys.stderr)
-        return EXIT_CANNOT_START
+        no_devices = isinstance(error, DevicesUnavailableError)
+        return EXIT_NO_DEVICES if no_devices else EXIT_CANNOT_START
     return 0
 
 
-def _check(config: Config, *, as_json: bool, all_digests: bool) -> int:
+def _check(file: Path, *, as_json: bool, all_digests: bool) -> int:
+    if _nothing_in(file):
+        return _first(file, as_json=as_json)
+    config = load_config(file)
     report = asyncio.run(inspect_host(config, make_devices(config), all_digests=all_digests))
     if as_json:
         print(json.dumps({**asdict(report), "exit_code": report.exit_code}))
     else:
         print("\n".join(report_lines(report)))
     return report.exit_code
+
+
+def _nothing_in(file: Path) -> bool:
+    """Also of a file that is to be written: the shell makes it before we begin."""
+    return not file.exists() or (file.is_file() and not file.stat().st_size)
+
+
+def _first(file: Path, *, as_json: bool) -> int:
+    """Prints a configuration to begin with."""
+    machine = asyncio.run(look(file.absolute().parent, nvidia_devices()))
+    told = f"{file}: there is no configuration yet; a first one for this machine is on standard"
+    told += f" output, to be kept by: pool-managerd check --config {file} > {file}"
+    if as_json:
+        answer = {"fatal": [told], "configuration": first_config(machine)}
+        print(json.dumps({**answer, "exit_code": EXIT_CANNOT_START}))
+    else:
+        print(first_config(machine), end="")
+        print(f"pool-managerd: {told}", file=sys.stderr)
+    return EXIT_CANNOT_START
 
 
 def _arm(failpoint: str) -> None:

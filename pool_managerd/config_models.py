@@ -46,7 +46,8 @@ class OutboundTable(Table):
         default=30_000, description="Longest silence of a server, and longest wait for one."
     )
     fetch_timeout_ms: Live[Milliseconds] = Field(
-        default=43_200_000, description="Longest fetch of one model."
+        default=43_200_000,
+        description="Longest fetch of one model, and longest reading of a model file.",
     )
     hf_endpoint: Live[str] = Field(
         default="https://huggingface.co",

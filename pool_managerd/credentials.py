@@ -53,6 +53,15 @@ def lost_sentence(error: aio.AioRpcError) -> str:
     return f"{error.code().name}: {text}"
 
 
+def reason_of(error: BaseException) -> str:
+    """Why a stream to the orchestrator ended, in one sentence."""
+    if isinstance(error, aio.AioRpcError):
+        return lost_sentence(error)
+    if isinstance(error, TimeoutError):
+        return "the orchestrator was silent for too long"
+    return str(error)
+
+
 # Source: the texts of BoringSSL and of gRPC 1.85 for handshakes that fail.
 _SENTENCES = {
     "certificate has expired": "the orchestrator's certificate has expired: renew it there",

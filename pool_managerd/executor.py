@@ -8,12 +8,12 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from opentelemetry.trace import SpanKind
 
+from pool_managerd import admitting, failpoints
 from pool_managerd import attempt_told as told
-from pool_managerd import failpoints
 from pool_managerd.attempt import (
     OUTCOME_OF_STOP,
     AttemptCommand,
@@ -21,8 +21,8 @@ from pool_managerd.attempt import (
     Prompt,
     Refusal,
     Stop,
-    prefix_of,
 )
+from pool_managerd.attempt_run import Run, usage_of
 from pool_managerd.core.attempts import (
     AttemptFailure,
     AttemptKey,
@@ -31,39 +31,14 @@ from pool_managerd.core.attempts import (
     ErrorKind,
     Prefix,
     Terminal,
-    Usage,
 )
 from pool_managerd.core.outbox import RefusalReason
 from pool_managerd.core.replica import Reason
 from pool_managerd.core.store import AppendOutcome, AttemptStore
 from pool_managerd.engines import port
-from pool_managerd.incarnation import Incarnation, PoolDeps
+from pool_managerd.incarnation import PoolDeps
 from pool_managerd.pool import Pool
 from pool_managerd.telemetry import SPAN_ATTEMPT, SPAN_CANCEL, SPAN_GENERATE, Telemetry, log
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    command: AttemptCommand
-    log: AttemptLog
-    pool: Pool
-    incarnation: Incarnation
-    engine: port.Engine
-    facts: told.Facts
-    started_ms: int
-    first_ms: int | None = None
-    stop: Stop | None = None
-    stop_detail: str = ""
-    scope: asyncio.Timeout | None = None
-    discard: bool = False
-
-    def request_stop(self, stop: Stop, detail: str = "") -> None:
-        """Ends the generation at its next await; the first reason stands."""
-        if self.stop is not None:
-            return
-        self.stop, self.stop_detail = stop, detail
-        if self.scope is not None and not self.scope.expired():
-            self.scope.reschedule(asyncio.get_running_loop().time())
 
 
 async def _no_inputs(_: AttemptKey) -> Prompt:
@@ -83,7 +58,7 @@ class Executor:
         self._deps = deps
         self._telemetry: Telemetry = deps.telemetry
         self._pools: dict[str, Pool] = {}
-        self._runs: dict[AttemptKey, _Run] = {}
+        self._runs: dict[AttemptKey, Run] = {}
 
     def attach(self, pool: Pool) -> None:
         """Lets `pool` take attempts."""
@@ -111,17 +86,19 @@ class Executor:
         if known is not None:
             return known
         pool = self._pools.get(command.pool_id)
-        refusal = self._refusal(command, pool)
-        if refusal is not None or pool is None:
-            return refusal or _unknown_replica(command)
-        prefix = self._prefix(command)
+        if pool is None:
+            return admitting.unknown_replica(command)
+        refusal = admitting.refusal(command, pool, self.store)
+        if refusal is not None:
+            return refusal
+        prefix = admitting.prefix(command, self.store)
         if isinstance(prefix, Refusal):
             return prefix
         incarnation = pool.incarnation
         if incarnation.slots is None or not incarnation.slots.acquire(command.key):
             return Refusal(RefusalReason.NO_SLOT, f"all slots of {pool.pool_id} are taken")
         if prefix is not None:
-            command = _following(command, prefix)
+            command = admitting.following(command, prefix)
         return self._begin(command, pool, prefix)
 
     def cancel(self, key: AttemptKey, *, job_cancelled: bool = False) -> None:
@@ -154,38 +131,6 @@ class Executor:
             if run.pool.pool_id == pool_id:
                 run.request_stop(Stop.DRAINED)
 
-    def _refusal(self, command: AttemptCommand, pool: Pool | None) -> Refusal | None:
-        if pool is None or pool.incarnation.replica_id != command.replica_id:
-            return _unknown_replica(command)
-        if not pool.accepts_work:
-            return Refusal(RefusalReason.NOT_READY, f"{pool.pool_id} is {pool.state()[0].value}")
-        if pool.info is not None and command.model_id not in ("", pool.info.model_id):
-            return Refusal(
-                RefusalReason.UNSUPPORTED, f"{pool.pool_id} serves {pool.info.model_id} only"
-            )
-        if self.store.full:
-            return Refusal(RefusalReason.STORE_FULL, "no room for more held output")
-        return None
-
-    def _prefix(self, command: AttemptCommand) -> Prefix | Refusal | None:
-        # The digest chain goes on over text that this host never saw, so the text must come with
-        # the command or be held here.
-        if command.continue_from is None:
-            return None
-        attempt, boundary = command.continue_from
-        if not boundary.text_offset:
-            return None
-        if command.continue_text:
-            sent = prefix_of(command.continue_text, boundary, command.continue_index)
-            return sent or Refusal(
-                RefusalReason.UNSUPPORTED, "continue_text is not the text before the continuation"
-            )
-        earlier = self.store.get(AttemptKey(command.key.job_id, attempt))
-        prefix = earlier.prefix_at(boundary) if earlier else None
-        return prefix or Refusal(
-            RefusalReason.UNSUPPORTED, "the text before the continuation is not held here"
-        )
-
     def _begin(self, command: AttemptCommand, pool: Pool, prefix: Prefix | None) -> AttemptLog:
         incarnation = pool.incarnation
         assert incarnation.engine is not None, "a pool that accepts work has an engine"
@@ -194,7 +139,7 @@ class Executor:
         entry.kv_warmth = command.session_id in incarnation.warm
         self.store.add(entry)
         now_ms = self._deps.clock.now_ms()
-        run = _Run(
+        run = Run(
             command,
             entry,
             pool,
@@ -218,7 +163,7 @@ class Executor:
         )
         return entry
 
-    async def _run(self, run: _Run) -> None:
+    async def _run(self, run: Run) -> None:
         with self._telemetry.span(SPAN_ATTEMPT, run.facts, run.command.traceparent) as span:
             try:
                 terminal = await self._generate(run)
@@ -239,7 +184,7 @@ class Executor:
             human=told.sentence(run.facts, how),
         )
 
-    async def _generate(self, run: _Run) -> Terminal:
+    async def _generate(self, run: Run) -> Terminal:
         run.log.started = True
         self.on_output(run.log)
         asked = {**run.facts, **told.asked(run.command.request, run.facts)}
@@ -264,20 +209,20 @@ class Executor:
             finally:
                 await self._close(run, generator)
             if terminal is None or run.stop is not None:
-                terminal = self._stopped(run)
+                terminal = run.stopped()
             answered = told.answered(terminal, run.first_ms)
             self._telemetry.annotate(span, answered, told.failure_of(terminal))
         return terminal
 
     def _events(
-        self, run: _Run, request: port.GenerationRequest
+        self, run: Run, request: port.GenerationRequest
     ) -> AsyncGenerator[port.GenerationEvent, None]:
         if run.command.fetch_input:
             return self._fetched(run, request)
         return run.engine.generate(request)
 
     async def _fetched(
-        self, run: _Run, request: port.GenerationRequest
+        self, run: Run, request: port.GenerationRequest
     ) -> AsyncGenerator[port.GenerationEvent, None]:
         """Fetches the prompt, then generates: both can be stopped, and count against deadlines."""
         try:
@@ -293,7 +238,7 @@ class Executor:
                 yield event
 
     async def _consume(
-        self, run: _Run, generator: AsyncGenerator[port.GenerationEvent, None]
+        self, run: Run, generator: AsyncGenerator[port.GenerationEvent, None]
     ) -> Terminal | None:
         remaining_ms = run.command.remaining_ms
         scope = asyncio.timeout(None if remaining_ms is None else remaining_ms / 1000)
@@ -317,7 +262,7 @@ class Executor:
             run.scope = None
         return Terminal(AttemptFailure(ErrorKind.ENGINE_DIED, "the stream ended without an end"))
 
-    def _apply(self, run: _Run, event: port.GenerationEvent) -> Terminal | None:
+    def _apply(self, run: Run, event: port.GenerationEvent) -> Terminal | None:
         match event:
             case port.Piece():
                 self._keep(run, event)
@@ -326,12 +271,12 @@ class Executor:
                 if not run.log.visible:
                     run.request_stop(Stop.MISMATCH)
                     return None
-                return Terminal(EndReason[finish.name], _usage(usage))
+                return Terminal(EndReason[finish.name], usage_of(usage))
             case port.Failed(failure=failure, message=message, usage=usage):
                 kind = ErrorKind[failure.name]
-                return Terminal(AttemptFailure(kind, message), _usage(usage))
+                return Terminal(AttemptFailure(kind, message), usage_of(usage))
 
-    def _keep(self, run: _Run, piece: port.Piece) -> None:
+    def _keep(self, run: Run, piece: port.Piece) -> None:
         if run.stop is not None:
             return
         # A continuation's log begins with what was delivered before, so its length says nothing.
@@ -349,9 +294,7 @@ class Executor:
             too_large = outcome is AppendOutcome.TOO_LARGE
             run.request_stop(Stop.TOO_LARGE if too_large else Stop.MISMATCH)
 
-    async def _close(
-        self, run: _Run, generator: AsyncGenerator[port.GenerationEvent, None]
-    ) -> None:
+    async def _close(self, run: Run, generator: AsyncGenerator[port.GenerationEvent, None]) -> None:
         limit_ms = self._deps.supervision.cancel_confirm_ms
         try:
             async with asyncio.timeout(limit_ms / 1000):
@@ -364,18 +307,9 @@ class Executor:
                 human="The engine did not let go of a stopped generation in time.",
             )
 
-    def _stopped(self, run: _Run) -> Terminal:
-        assert run.stop is not None, "a generation ends with an event or because it is stopped"
-        outcome = OUTCOME_OF_STOP[run.stop]
-        if isinstance(outcome, AttemptFailure) and run.stop_detail:
-            outcome = replace(outcome, message=run.stop_detail)
-        tokens_out = run.log.tokens_out if run.log.tokens_counted else None
-        job_cancelled = run.stop is Stop.JOB_CANCELLED
-        return Terminal(outcome, Usage(tokens_out=tokens_out), job_cancelled)
-
-    async def _settle(self, run: _Run, terminal: Terminal) -> None:
+    async def _settle(self, run: Run, terminal: Terminal) -> None:
         """Waits until the slot is idle, then ends the log; a dead engine's end is told at once."""
-        terminal = _with_continued(terminal, run.command.continue_tokens)
+        terminal = admitting.with_continued(terminal, run.command.continue_tokens)
         outcome = terminal.outcome
         died = isinstance(outcome, AttemptFailure) and outcome.kind is ErrorKind.ENGINE_DIED
         if died:
@@ -384,7 +318,7 @@ class Executor:
             await self._confirm_idle(run)
         self._end(run, terminal)
 
-    def _end(self, run: _Run, terminal: Terminal) -> None:
+    def _end(self, run: Run, terminal: Terminal) -> None:
         if run.log.terminal is None:
             failpoints.reach("end.before")
             run.log.end(terminal)
@@ -392,7 +326,7 @@ class Executor:
             failpoints.reach("end.after")
             self.on_output(run.log)
 
-    async def _confirm_idle(self, run: _Run) -> None:
+    async def _confirm_idle(self, run: Run) -> None:
         limit_ms = self._deps.supervision.cancel_confirm_ms
         request_id = run.command.request.request_id
         gone = asyncio.create_task(run.incarnation.gone.wait())
@@ -416,7 +350,7 @@ class Executor:
         # The pool's own stop is bounded, so this wait is too.
         await run.incarnation.gone.wait()
 
-    def _finish(self, run: _Run, fallback: Terminal) -> None:
+    def _finish(self, run: Run, fallback: Terminal) -> None:
         key = run.command.key
         self._end(run, fallback)
         if run.incarnation.slots is not None:
@@ -430,7 +364,7 @@ class Executor:
             self.store.release(key)
         self._deps.feed.publish(run.pool.pool_id)
 
-    def _count_end(self, run: _Run) -> None:
+    def _count_end(self, run: Run) -> None:
         ended = run.log.terminal
         assert ended is not None, "a finished attempt has a terminal record"
         took_ms = self._deps.clock.now_ms() - run.started_ms
@@ -438,45 +372,3 @@ class Executor:
         self._telemetry.metrics.attempt_ended(
             run.pool.pool_id, told.outcome_text(ended), took_ms, tokens
         )
-
-
-def _unknown_replica(command: AttemptCommand) -> Refusal:
-    return Refusal(
-        RefusalReason.UNKNOWN_REPLICA, f"{command.replica_id or 'no replica'} does not run here"
-    )
-
-
-def _following(command: AttemptCommand, prefix: Prefix) -> AttemptCommand:
-    """The command with the text before it.
-
-    Where that did not come with it, only this host can count how much is left to generate. An
-    engine has to generate one token at least.
-    """
-    request, tokens = replace(command.request, continue_text=prefix.text), command.continue_tokens
-    if not command.continue_text and not tokens:
-        tokens, most = prefix.tokens, request.sampling.max_tokens
-        left = None if most is None else max(1, most - tokens)
-        request = replace(request, sampling=replace(request.sampling, max_tokens=left))
-    return replace(command, request=request, continue_tokens=tokens)
-
-
-def _with_continued(terminal: Terminal, tokens: int) -> Terminal:
-    """Counts what was generated before a continuation as output, where the engine read a prompt."""
-    usage = terminal.usage
-    if not tokens:
-        return terminal
-    tokens_in = None if usage.tokens_in is None else max(0, usage.tokens_in - tokens)
-    tokens_out = None if usage.tokens_out is None else usage.tokens_out + tokens
-    # The engine's time is that of a part of the output.
-    counted = replace(usage, tokens_in=tokens_in, tokens_out=tokens_out, decode_time_ms=None)
-    return replace(terminal, usage=counted)
-
-
-def _usage(usage: port.Usage) -> Usage:
-    return Usage(
-        tokens_in=usage.tokens_in,
-        tokens_cached=usage.tokens_cached,
-        tokens_out=usage.tokens_out,
-        prefill_time_ms=usage.prefill_time_ms,
-        decode_time_ms=usage.decode_time_ms,
-    )

@@ -40,6 +40,11 @@ def make_devices(config: Config, metrics: Metrics | None = None) -> DeviceSource
     return CpuDevices()
 
 
+def nvidia_devices() -> DeviceSource:
+    """The GPUs of this machine, where nothing is configured yet; nothing is read yet."""
+    return NvmlDevices()
+
+
 def engine_factory(config: Config) -> EngineFactory:
     """Makes the engines of a host as it is configured."""
     return functools.partial(make_engine, logs=config.engine_logs)

@@ -17,6 +17,7 @@ from pool_managerd.clock import SystemClock
 from pool_managerd.config import Config, PoolTable
 from pool_managerd.config_launch import AttachingEngine, HttpEngine, LaunchTable
 from pool_managerd.config_llama import EmbeddedEngine
+from pool_managerd.context_check import longer_than_trained
 from pool_managerd.core.clocks import perf_scale
 from pool_managerd.core.device import Device, DeviceHealth
 from pool_managerd.core.fit import HOST, LayerRun, human_bytes
@@ -28,17 +29,16 @@ from pool_managerd.engines.embedded import embedded_shortfalls, gpu_shortfalls
 from pool_managerd.engines.gguf_file import gguf_shards
 from pool_managerd.engines.port import PreloadError
 from pool_managerd.errors import DevicesUnavailableError, SessionLostError
+from pool_managerd.host_preflight import HostPreflight, PreflightDeps
 from pool_managerd.inputs import refusal
 from pool_managerd.memory_plan import device_name, memory_of
 from pool_managerd.model_files import (
     FoundModel,
     ModelFiles,
-    model_shortfalls,
     stated_digest,
     with_model,
 )
 from pool_managerd.models.resolver import absent
-from pool_managerd.preflight import HostPreflight, PreflightDeps
 from pool_managerd.snapshots import by_device_id, masked
 
 PROGRAMS = (
@@ -60,10 +60,11 @@ _ANSWER_TIMEOUT_S = 2.0
 
 @dataclass(slots=True)
 class PoolReport:
-    """One pool: facts, and whatever would keep it from being READY."""
+    """One pool: facts, what it would do otherwise than told, and what keeps it from being READY."""
 
     pool_id: str
     facts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -106,7 +107,7 @@ async def inspect_host(config: Config, source: DeviceSource, *, all_digests: boo
         report.fatal.append(f"devices: {error}")
     finally:
         await source.stop()
-    report.devices = [_device(device) for device in devices]
+    report.devices = [device_line(device) for device in devices]
     host = _host(config, devices, all_digests=all_digests)
     for table in config.pools:
         problems = mask_problems(table.devices, devices) if devices else []
@@ -148,7 +149,8 @@ def _version(package: str) -> str:
         return "is not installed"
 
 
-def _device(device: Device) -> str:
+def device_line(device: Device) -> str:
+    """What is known of a device, in one line for people."""
     memory = "memory unknown"
     if device.memory_total_bytes is not None:
         free = human_bytes(device.memory_free_bytes or 0)
@@ -181,6 +183,9 @@ async def _pool(table: PoolTable, host: _Host) -> PoolReport:
     elif isinstance(engine, AttachingEngine):
         await _server(report, engine)
     found = await _model(report, table, host)
+    if found is not None:
+        warning = await asyncio.to_thread(longer_than_trained, found)
+        report.warnings += [warning] if warning else []
     if found is not None and host.devices:
         await _memory(report, found, host)
     return report
@@ -197,7 +202,7 @@ async def _model(report: PoolReport, table: PoolTable, host: _Host) -> PoolTable
         found = await _found(report, engine.model_ref, engine.model_path, host)
         if found is None:
             return None
-        missing = await asyncio.to_thread(model_shortfalls, engine, found.path)
+        missing = await host.files.shortfalls(engine, found.path)
         report.problems += missing
         if missing:
             return None
@@ -358,6 +363,7 @@ def report_lines(report: HostReport) -> list[str]:
     for pool in report.pools:
         lines.append(f"pool {pool.pool_id}: {'cannot start' if pool.problems else 'ok'}")
         lines += [f"  {fact}" for fact in pool.facts]
+        lines += [f"  warning: {warning}" for warning in pool.warnings]
         lines += [f"  ! {problem}" for problem in pool.problems]
     lines += [f"note: {note}" for note in report.notes]
     lines += [f"! {sentence}" for sentence in report.fatal]

@@ -20,15 +20,13 @@ from llamaorch.pool.v1 import dispatch_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from llamaorch.pool.v1.pool_registry_service_pb2_grpc import PoolRegistryServiceStub
 from pool_managerd import failpoints, wire
-from pool_managerd.attempt import Refusal
-from pool_managerd.attempt_told import trace_id
 from pool_managerd.bell import Bell
+from pool_managerd.commands import Commands
 from pool_managerd.config import Config
 from pool_managerd.core.attempts import AttemptKey
 from pool_managerd.core.backoff import Backoff
-from pool_managerd.core.outbox import Frame, Outbox, RefusalReason, Refused
-from pool_managerd.core.replica import Reason
-from pool_managerd.credentials import lost_sentence
+from pool_managerd.core.outbox import Frame, Outbox
+from pool_managerd.credentials import reason_of
 from pool_managerd.errors import SessionLostError
 from pool_managerd.executor import Executor
 from pool_managerd.inputs import Inputs
@@ -37,8 +35,8 @@ from pool_managerd.loop import holder
 from pool_managerd.pool import Pool
 from pool_managerd.reporter import Reporter
 from pool_managerd.snapshots import HostState, SnapshotBuilder
-from pool_managerd.streams import STREAM_ERRORS, Metadata, together, until_lost
-from pool_managerd.telemetry import SPAN_REFUSE, Telemetry, log
+from pool_managerd.streams import STREAM_ERRORS, Ending, Metadata, together, until_lost, written
+from pool_managerd.telemetry import Telemetry, log
 
 DispatchCall = aio.StreamStreamCall[registry_pb2.DispatchRequest, registry_pb2.DispatchResponse]
 
@@ -98,15 +96,7 @@ class Link:
         self._left = asyncio.Event()
         backoff = deps.config.link.backoff
         self._backoff = Backoff(backoff.initial_ms, backoff.cap_ms)
-        self._commands: dict[str, Callable[[registry_pb2.DispatchResponse], None]] = {
-            "start": lambda message: self._start(message.start),
-            "cancel": lambda message: self._cancel(message.cancel),
-            "release": lambda message: self._release(message.release),
-            "ack": lambda message: self._ack(message.ack),
-            "seek": lambda message: self._seek(message.seek),
-            "set_draining": lambda message: self._set_draining(message.set_draining),
-            "reload": lambda message: self._reload(message.reload),
-        }
+        self._commands = Commands(deps.executor, deps.pools, deps.telemetry)
 
     @property
     def up(self) -> bool:
@@ -131,11 +121,9 @@ class Link:
                     reached = True
                     await self._serve(channel, *session)
             except STREAM_ERRORS as error:
-                # Each reason once, not with every try: an orchestrator may be away for long. The
-                # first is not always the true one: gRPC tells a refusal that meets a write as an
-                # internal error.
+                # Each reason once, not with every try: an orchestrator may be away for long.
                 told = set() if reached else told
-                reason = _reason(error)
+                reason = reason_of(error)
                 if not self._leaving and reason not in told and len(told) < REASONS_TOLD_MAX:
                     told.add(reason)
                     _log_lost(reason)
@@ -169,6 +157,7 @@ class Link:
     async def _session(self, channel: aio.Channel) -> AsyncIterator[tuple[DispatchCall, _Terms]]:
         metadata = self._deps.metadata()
         call: DispatchCall = PoolRegistryServiceStub(channel).Dispatch(metadata=metadata)
+        ending = Ending(call)
         try:
             first = await until_lost(self._hello(call))
             failpoints.reach("register.after")
@@ -176,6 +165,11 @@ class Link:
             failpoints.reach("verdicts.obeyed")
             self._use(channel)
             yield call, terms
+        except STREAM_ERRORS as error:
+            why = await ending.error(error)
+            if why is error:
+                raise
+            raise why from error
         finally:
             self._use(None)
             self._outbox = None
@@ -186,14 +180,14 @@ class Link:
         if self._deps.inputs is not None:
             self._deps.inputs.use(channel)
 
-    async def _hello(self, call: DispatchCall) -> object:
+    async def _hello(self, call: DispatchCall) -> registry_pb2.DispatchResponse | None:
         async with asyncio.timeout(self._config.link.connect_timeout_ms / 1000):
             # A call that was refused meanwhile says so when it is read.
             failpoints.reach("register.before")
-            with contextlib.suppress(asyncio.InvalidStateError):
+            with contextlib.suppress(asyncio.InvalidStateError, aio.AioRpcError):
                 for register in self._registers():
                     await call.write(registry_pb2.DispatchRequest(register=register))
-            return await call.read()
+            return await anext(aiter(call), None)
 
     def _registers(self) -> list[dispatch_pb2.Register]:
         self._host.dial_seq += 1
@@ -210,8 +204,8 @@ class Link:
         )
         return wire.register_pages(first, self._deps.executor.store)
 
-    def _registered(self, first: object) -> _Terms:
-        if not isinstance(first, registry_pb2.DispatchResponse):
+    def _registered(self, first: registry_pb2.DispatchResponse | None) -> _Terms:
+        if first is None:
             raise SessionLostError("the orchestrator closed the stream before Registered")
         if first.WhichOneof("command") != "registered":
             raise SessionLostError("the first answer was not Registered")
@@ -285,37 +279,18 @@ class Link:
 
     async def _read(self, call: DispatchCall, liveness: Liveness) -> None:
         obeyed_seq = self._host.applied_dispatch_seq
-        while True:
-            message = await call.read()
+        async for message in call:
             liveness.heard()
-            if not isinstance(message, registry_pb2.DispatchResponse):
-                raise SessionLostError("the orchestrator closed the stream")
             command = message.WhichOneof("command")
             # Each command has the next number of its stream. One that arrives again, however late,
             # was obeyed: what it started may be over and forgotten, and must not begin anew.
             if command is not None and message.dispatch_seq > obeyed_seq:
-                self._obey(command, message)
+                self._commands.obey(command, message, self._bound())
                 obeyed_seq = message.dispatch_seq
             self._host.applied_dispatch_seq = max(
                 self._host.applied_dispatch_seq, message.dispatch_seq
             )
-
-    def _obey(self, command: str, message: registry_pb2.DispatchResponse) -> None:
-        handler = self._commands.get(command)
-        if handler is None:
-            log.warning(
-                "command_unexpected",
-                command=command,
-                human="The orchestrator sent a command that this version does not know.",
-            )
-            return
-        try:
-            handler(message)
-        except Exception:  # noqa: BLE001 - it is logged, with its trace
-            # One bad command must not end the attempts of others.
-            log.exception(
-                "command_failed", command=command, human="A bug: please report it with this entry."
-            )
+        raise SessionLostError("the orchestrator closed the stream")
 
     async def _write(self, call: DispatchCall, liveness: Liveness) -> None:
         outbox = self._outbox
@@ -360,7 +335,7 @@ class Link:
         if not self._bound().pending:
             self._hold(self._sent_at_s + self._config.coalesce_ms / 1000)
         with liveness:
-            await call.write(message)
+            await written(call.write(message))
         if frame.chunks:
             failpoints.reach("frame.after")
         if frame.ended:
@@ -370,106 +345,11 @@ class Link:
         assert self._outbox is not None, "commands arrive within a session"
         return self._outbox
 
-    def _start(self, message: dispatch_pb2.StartAttempt) -> None:
-        try:
-            command = wire.parse_start(message)
-        except wire.UnsupportedCommandError as error:
-            answer = Refusal(RefusalReason.UNSUPPORTED, str(error))
-            self._refuse(message, answer)
-            return
-        failpoints.reach("start.before")
-        started = self._deps.executor.start(command)
-        failpoints.reach("start.after")
-        if isinstance(started, Refusal):
-            self._refuse(message, started)
-            return
-        self._bound().bind(message.handle, started)
-
-    def _refuse(self, message: dispatch_pb2.StartAttempt, refusal: Refusal) -> None:
-        pool_id = message.pool_id if message.pool_id in self._deps.pools else ""
-        reason = refusal.reason.value
-        self._deps.telemetry.metrics.attempt_refused(pool_id, reason)
-        told: dict[str, str | int] = {
-            "job_id": message.job_id,
-            "attempt": message.attempt,
-            "pool_id": message.pool_id,
-            "replica_id": message.replica_id,
-            "correlation_id": message.correlation_id,
-            "reason": reason,
-        }
-        self._deps.telemetry.event(SPAN_REFUSE, told, message.traceparent, reason)
-        log.info(
-            "attempt_refused",
-            **told,
-            trace_id=trace_id(message.traceparent),
-            detail=refusal.message,
-            human=f"Job {message.job_id} was not started: {refusal.message}.",
-        )
-        self._bound().refuse(Refused(message.handle, refusal.reason, refusal.message))
-
-    def _cancel(self, message: dispatch_pb2.CancelAttempt) -> None:
-        entry = self._bound().log_of(message.handle)
-        if entry is not None:
-            failpoints.reach("cancel.before")
-            self._deps.executor.cancel(entry.key, job_cancelled=message.job_cancelled)
-            failpoints.reach("cancel.after")
-
-    def _release(self, message: dispatch_pb2.ReleaseAttempts) -> None:
-        outbox = self._bound()
-        for handle in message.handles:
-            entry = outbox.log_of(handle)
-            if entry is not None:
-                failpoints.reach("release.before")
-                outbox.unbind(handle)
-                self._deps.executor.forget(entry.key)
-                failpoints.reach("release.after")
-
-    def _ack(self, message: dispatch_pb2.AckTokens) -> None:
-        for handle, text_offset in zip(message.handles, message.text_offsets, strict=False):
-            self._bound().ack(handle, text_offset)
-
-    def _seek(self, message: dispatch_pb2.SeekTokens) -> None:
-        self._bound().seek(message.handle, message.first_index)
-
-    def _set_draining(self, message: dispatch_pb2.SetPoolDraining) -> None:
-        pool = self._deps.pools.get(message.pool_id)
-        if pool is None:
-            _log_unknown_pool(message.pool_id)
-        elif message.draining:
-            timeout_ms = message.timeout_ms if message.HasField("timeout_ms") else None
-            pool.drain(Reason.OPERATOR, timeout_ms)
-        else:
-            pool.drain(Reason.NONE)
-
-    def _reload(self, message: dispatch_pb2.ReloadModel) -> None:
-        pool = self._deps.pools.get(message.pool_id)
-        if pool is None:
-            _log_unknown_pool(message.pool_id)
-        else:
-            timeout_ms = message.timeout_ms if message.HasField("timeout_ms") else None
-            pool.reload(message.model_ref, message.reload_id, timeout_ms)
-
 
 @functools.cache
 def _version() -> str:
     """Read once: a registration must not parse the metadata of the package each time."""
     return version("llamaorch")
-
-
-def _log_unknown_pool(pool_id: str) -> None:
-    log.warning(
-        "command_for_unknown_pool",
-        pool_id=pool_id,
-        human=f"The orchestrator asked something of pool {pool_id}, which is not on this host.",
-    )
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, aio.AioRpcError):
-        return lost_sentence(error)
-    if isinstance(error, TimeoutError):
-        return "the orchestrator was silent for too long"
-    return str(error)
 
 
 def _log_lost(reason: str) -> None:

@@ -6,10 +6,11 @@ is for; of addresses the host alone, since their queries can hold signatures.
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from pool_managerd.clock import Clock
 from pool_managerd.config import Config, PoolTable
@@ -29,6 +30,7 @@ from pool_managerd.telemetry import SPAN_OUTBOUND, Telemetry, log
 PROGRESS_INTERVAL_MS = 5_000
 """Least time between two log lines about one fetch."""
 
+_T = TypeVar("_T")
 _FileFacts = tuple[tuple[int, int, int], ...]
 
 
@@ -135,7 +137,7 @@ class ModelFiles:
                 the file cannot be read.
         """
         try:
-            digest = found.verified or await self._digest(found.path)
+            digest = found.verified or await self._in_time(found.path, self._digest(found.path))
         except OSError as error:
             raise PreloadError([f"model file {found.path}: {error.strerror or error}"]) from error
         for wanted in (found.stated, expected):
@@ -144,6 +146,23 @@ class ModelFiles:
                     [f"model file {found.path} has the digest {digest}, not {wanted}"]
                 )
         return digest
+
+    async def shortfalls(self, engine: EngineTable, path: Path) -> list[str]:
+        """Why an engine cannot load what lies there, a sentence each.
+
+        Raises:
+            PreloadError: when that cannot be read in time.
+        """
+        return await self._in_time(path, asyncio.to_thread(model_shortfalls, engine, path))
+
+    async def _in_time(self, path: Path, work: Coroutine[object, object, _T]) -> _T:
+        """Bounds what reads a file: a disk or a server of files may never answer."""
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                return await work
+        except TimeoutError as error:
+            bound = f"outbound.fetch_timeout_ms = {self._timeout_ms}"
+            raise PreloadError([f"{path} was not read in {bound}: look at its disk"]) from error
 
     async def _digest(self, path: Path) -> str:
         facts = await asyncio.to_thread(_facts, path)

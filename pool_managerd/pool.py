@@ -11,12 +11,13 @@ import contextlib
 from opentelemetry.trace import Span
 
 from pool_managerd import failpoints
+from pool_managerd import pool_told as told
 from pool_managerd.config import PoolTable
 from pool_managerd.core.attempts import AttemptFailure, EndReason
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.circuit import Circuit
 from pool_managerd.core.model_ref import shown_ref
-from pool_managerd.core.reload import Reload
+from pool_managerd.core.reload import ModelChoice, kept_former
 from pool_managerd.core.replica import (
     Effect,
     Event,
@@ -32,7 +33,7 @@ from pool_managerd.engines.port import Engine, EngineInfo, PreloadError
 from pool_managerd.incarnation import AttemptKeeper, Incarnation, PoolDeps
 from pool_managerd.preflight import Prepared
 from pool_managerd.probing import Tester
-from pool_managerd.telemetry import SPAN_DRAIN, SPAN_RELOAD, SPAN_START, SPAN_STOP, log
+from pool_managerd.telemetry import SPAN_DRAIN, SPAN_RELOAD, SPAN_START, SPAN_STOP
 from pool_managerd.watching import (
     Reminder,
     circuit_limits,
@@ -65,22 +66,18 @@ class Pool:
         self.info: EngineInfo | None = None
         self.incarnation = self._new_incarnation()
         self.closed = asyncio.Event()
-        # Model references: the one that serves, and the one to start next. Empty: the configured
-        # model.
-        self._loaded_ref = ""
-        self._wanted_ref = ""
-        self._reload_detail = ""
+        self.model = ModelChoice()
         # Draining is what an operator or a shutdown asked for, and what a waiting reload needs.
         self._drain_asked = Reason.NONE
-        self._reload_asked: str | None = None
-        self.last_reload: Reload | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._device_faults: dict[str, str] = {}
         self._given_up_for = Reason.OPERATOR
         self._opened = False
         self._drain_timer: asyncio.TimerHandle | None = None
         self._reload_timer: asyncio.TimerHandle | None = None
-        self._reminder = Reminder(self._tell_storm, limits.storm_remind_ms)
+        self._reminder = Reminder(
+            lambda: told.halted(self.pool_id, self._supervisor.storm), limits.storm_remind_ms
+        )
 
     @property
     def pool_id(self) -> str:
@@ -103,7 +100,7 @@ class Pool:
         state, reason, detail = self._supervisor.state()
         if state is PoolState.STARTING:
             detail = detail or self._deps.preflight.doing(self.pool_id)
-        return state, reason, detail or self._reload_detail
+        return state, reason, detail or self.model.problem
 
     def open(self) -> None:
         """Starts the first engine, unless a device is unwell already."""
@@ -127,15 +124,8 @@ class Pool:
         incarnation.failing = True
         self._given_up_for = reason
         detail = detail[:DETAIL_CHARS_MAX]
-        what = "is stopped" if self._supervisor.phase is Phase.SERVING else "did not start"
-        log.warning(
-            "replica_failed",
-            pool_id=self.pool_id,
-            replica_id=replica_id,
-            reason=reason.value,
-            detail=detail,
-            human=f"The engine of pool {self.pool_id} {what}: {detail}",
-        )
+        served = self._supervisor.phase is Phase.SERVING
+        told.failed(self.pool_id, replica_id, reason, detail, served=served)
         self._post(Event(Kind.FAILED, reason, detail))
 
     def device_health(self, device_id: str, sentence: str) -> None:
@@ -171,9 +161,7 @@ class Pool:
         if reason is not Reason.NONE and timeout_ms is not None:
             self._drain_timer = self._stop_attempts_after(timeout_ms)
         self._deps.telemetry.event(SPAN_DRAIN, {"pool_id": self.pool_id, "reason": reason.value})
-        taking = "takes work again" if reason is Reason.NONE else "takes no more work"
-        human = f"Pool {self.pool_id} {taking}."
-        log.info("pool_drain", pool_id=self.pool_id, reason=reason.value, human=human)
+        told.drained(self.pool_id, reason)
         self._changed()
 
     def reload(self, model_ref: str, reload_id: str = "", timeout_ms: int | None = None) -> None:
@@ -184,21 +172,18 @@ class Pool:
         """
         if self._supervisor.phase in (Phase.CLOSING, Phase.CLOSED):
             return
-        human = f"Pool {self.pool_id} loads its model anew once it is idle."
-        shown = shown_ref(model_ref)
-        log.info("pool_reload", pool_id=self.pool_id, model_ref=shown, human=human)
-        waits, self._reload_asked = self._reload_asked is not None, model_ref
-        self.last_reload = Reload(reload_id)
+        told.reloads(self.pool_id, shown_ref(model_ref))
+        first = self.model.ask(model_ref, reload_id)
         if timeout_ms is not None:
             _cancel(self._reload_timer)
             self._reload_timer = self._stop_attempts_after(timeout_ms)
-        if not waits:
+        if first:
             self._deps.spawn(self._reload())
 
     def revive(self) -> None:
         """Starts a pool again that waits, or that has given up. Others stay as they are."""
         if self._supervisor.phase in (Phase.WAITING, Phase.HALTED):
-            self.reload(self._wanted_ref)
+            self.reload(self.model.wanted)
 
     def attempt_ended(self, replica_id: str, outcome: EndReason | AttemptFailure) -> None:
         """Notes how the engine ended an attempt: the circuit opens after too many errors."""
@@ -230,7 +215,7 @@ class Pool:
         self._deps.feed.publish(self.pool_id)
 
     def _set_drain(self) -> None:
-        waits = Reason.NONE if self._reload_asked is None else Reason.OPERATOR
+        waits = Reason.NONE if self.model.asked is None else Reason.OPERATOR
         self._supervisor.set_drain(waits if self._drain_asked is Reason.NONE else self._drain_asked)
 
     def _stop_attempts_after(self, timeout_ms: int) -> asyncio.TimerHandle:
@@ -242,17 +227,7 @@ class Pool:
         effects = self._supervisor.step(event, self._deps.clock.now_ms())
         after = self._supervisor.state()
         if after != before:
-            state, reason, detail = after
-            log.info(
-                "pool_state",
-                pool_id=self.pool_id,
-                replica_id=self.incarnation.replica_id,
-                state=state.value,
-                reason=reason.value,
-                detail=detail,
-                human=f"Pool {self.pool_id} is {state.value}"
-                + (f": {detail or reason.value}." if reason is not Reason.NONE else "."),
-            )
+            told.changed(self.pool_id, self.incarnation.replica_id, after)
         self._perform(effects)
         self._reminder.keep(bool(self._supervisor.storm))
         if self._supervisor.phase is Phase.CLOSED:
@@ -287,14 +262,6 @@ class Pool:
             delay_ms / 1000, self._post, Event(Kind.RETRY_DUE)
         )
 
-    def _tell_storm(self) -> None:
-        log.error(
-            "pool_halted",
-            pool_id=self.pool_id,
-            detail=self._supervisor.storm,
-            human=f"Pool {self.pool_id} serves nothing: {self._supervisor.storm}",
-        )
-
     async def _start(self, incarnation: Incarnation) -> None:
         replica_id = incarnation.replica_id
         attributes = {"pool_id": self.pool_id, "replica_id": replica_id}
@@ -304,7 +271,7 @@ class Pool:
         with self._deps.telemetry.span(SPAN_START, attributes) as span:
             try:
                 # A model may have to be fetched first, which has a bound of its own.
-                prepared = await self._deps.preflight.model(self.table, self._wanted_ref)
+                prepared = await self._deps.preflight.model(self.table, self.model.wanted)
                 async with asyncio.timeout(timeout_ms / 1000):
                     info = await self._start_engine(incarnation, prepared)
                     incarnation.slots = Slots(info.slots_total)
@@ -329,23 +296,13 @@ class Pool:
         telemetry.metrics.engine_started(self.pool_id, outcome, took_ms)
 
     def _start_failed(self, incarnation: Incarnation, reason: Reason, problem: str) -> None:
-        former = self._wanted_ref == self._loaded_ref
-        if self.last_reload is not None:
-            self.last_reload.failed(problem[:DETAIL_CHARS_MAX], former=former)
-        if former:
+        if not self.model.failed(problem[:DETAIL_CHARS_MAX]):
             self.fail(incarnation.replica_id, reason, problem)
             return
-        # A reload is atomic: whatever is wrong with the new model, the former one comes back.
-        wanted = shown_ref(self._wanted_ref)
+        wanted = shown_ref(self.model.wanted)
         detail = f"the model {wanted} could not be loaded: {problem}"[:DETAIL_CHARS_MAX]
-        log.error(
-            "reload_rolled_back",
-            pool_id=self.pool_id,
-            model_ref=wanted,
-            detail=detail,
-            human=f"Pool {self.pool_id} goes back to the former model: {detail}",
-        )
-        self._reload_detail, self._wanted_ref = detail, self._loaded_ref
+        told.rolled_back(self.pool_id, wanted, detail)
+        self.model.roll_back(kept_former(detail, self.pool_id, DETAIL_CHARS_MAX))
         if not incarnation.failing:
             self._post(Event(Kind.ROLLED_BACK, reason, detail))
 
@@ -360,9 +317,7 @@ class Pool:
 
     def _serving(self, incarnation: Incarnation, info: EngineInfo) -> None:
         self.info = info
-        self._loaded_ref = self._wanted_ref
-        if self.last_reload is not None:
-            self.last_reload.served()
+        self.model.served()
         assert incarnation.engine is not None, "a started incarnation has an engine"
         watchers = (
             self._watch_exit(incarnation, incarnation.engine),
@@ -373,10 +328,7 @@ class Pool:
 
     def _trip(self, sentence: str) -> None:
         self._supervisor.trip(sentence[:DETAIL_CHARS_MAX])
-        event = "circuit_open" if sentence else "circuit_closed"
-        human = f"no work: {sentence}" if sentence else "work again."
-        human = f"Pool {self.pool_id} takes {human}"
-        log.warning(event, pool_id=self.pool_id, detail=sentence, human=human)
+        told.circuit(self.pool_id, sentence)
         self._changed()
 
     async def _probe(self, incarnation: Incarnation) -> None:
@@ -423,7 +375,7 @@ class Pool:
         asked = {
             "pool_id": self.pool_id,
             "replica_id": self.incarnation.replica_id,
-            "model_ref": shown_ref(self._reload_asked or self._loaded_ref),
+            "model_ref": shown_ref(self.model.asked or self.model.serves),
         }
         with self._deps.telemetry.span(SPAN_RELOAD, asked):
             await self._reload_when_idle()
@@ -435,10 +387,7 @@ class Pool:
             busy = (Phase.STARTING, Phase.STOPPING)
             while not self.idle or self._supervisor.phase in busy:
                 await changes.next()
-        self._wanted_ref, self._reload_detail = self._reload_asked or self._loaded_ref, ""
-        self._reload_asked = None
-        if self.last_reload is not None:
-            self.last_reload.loading()
+        self.model.loading()
         # The time was for attempts before the reload; those after it have none.
         _cancel(self._reload_timer)
         self._set_drain()

@@ -14,10 +14,11 @@ from grpc import aio
 from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from llamaorch.pool.v1.pool_registry_service_pb2_grpc import PoolRegistryServiceStub
 from pool_managerd.core.backoff import Backoff
+from pool_managerd.credentials import reason_of
 from pool_managerd.errors import SessionLostError
 from pool_managerd.feed import ChangeFeed
 from pool_managerd.snapshots import HostState, SnapshotBuilder
-from pool_managerd.streams import STREAM_ERRORS, Metadata, together
+from pool_managerd.streams import STREAM_ERRORS, Ending, Metadata, together, written
 from pool_managerd.telemetry import log
 
 ReportCall = aio.StreamStreamCall[
@@ -62,11 +63,15 @@ class Reporter:
             self._echoed_ack_id = 0
             self._rejected.clear()
             call: ReportCall = stub.ReportSnapshots(metadata=metadata)
+            ending = Ending(call)
             try:
                 await together(self._read(call), self._write(call, report_interval_ms))
-            except STREAM_ERRORS:
+            except STREAM_ERRORS as error:
+                why = reason_of(await ending.error(error))
                 log.warning(
-                    "report_stream_lost", human="Snapshots are not sent; it is tried again at once."
+                    "report_stream_lost",
+                    reason=why,
+                    human=f"Snapshots are not sent, which is tried again at once: {why}",
                 )
             finally:
                 call.cancel()
@@ -74,13 +79,11 @@ class Reporter:
             await asyncio.sleep(self._backoff.delay_ms(failures, self._jitter()) / 1000)
 
     async def _read(self, call: ReportCall) -> None:
-        while True:
-            message = await call.read()
-            if not isinstance(message, registry_pb2.ReportSnapshotsResponse):
-                raise SessionLostError("the orchestrator closed the report stream")
+        async for message in call:
             self._echoed_ack_id = message.ack_id
             for rejection in message.rejections:
                 self._tell(rejection)
+        raise SessionLostError("the orchestrator closed the report stream")
 
     def _tell(self, rejection: registry_pb2.SnapshotRejection) -> None:
         """Logs why a pool's snapshots are not taken: once, as every report gets the same answer."""
@@ -111,4 +114,4 @@ class Reporter:
             pools=pools,
         )
         async with asyncio.timeout(WRITE_TIMEOUT_MS / 1000):
-            await call.write(message)
+            await written(call.write(message))

@@ -25,13 +25,13 @@ from pool_managerd.factory import engine_factory as configured_factory
 from pool_managerd.factory import make_devices
 from pool_managerd.feed import ChangeFeed
 from pool_managerd.host_facts import HostFacts
+from pool_managerd.host_preflight import HostPreflight, PreflightDeps
 from pool_managerd.incarnation import EngineFactory, PoolDeps
 from pool_managerd.inputs import Inputs
 from pool_managerd.link import Link, LinkDeps
 from pool_managerd.live_config import LiveConfig
 from pool_managerd.model_files import ModelFiles
 from pool_managerd.pool import Pool
-from pool_managerd.preflight import HostPreflight, PreflightDeps
 from pool_managerd.reporter import Reporter
 from pool_managerd.servicer import InspectionServer, PoolManagerServicer
 from pool_managerd.snapshots import (

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import grpc
 from google.protobuf import any_pb2
@@ -25,6 +25,8 @@ from pool_managerd.telemetry import log
 
 WATCH_GAP_MS = 20
 """Changes within this time of a message share the next one."""
+WRITE_TIMEOUT_MS = 10_000
+"""Longest wait for a reader of snapshots."""
 CORRELATION_ID = "x-correlation-id"
 CORRELATION_ID_MAX = 128
 ERROR_DOMAIN = "llamaorch.dev"
@@ -68,23 +70,31 @@ class PoolManagerServicer:
         await _begin(request, context)
         return manager_pb2.GetSnapshotsResponse(pools=self._snapshots.all())
 
-    async def watch_snapshots(
-        self, request: Message | Undecodable, context: _Context
-    ) -> AsyncIterator[manager_pb2.WatchSnapshotsResponse]:
+    async def watch_snapshots(self, request: Message | Undecodable, context: _Context) -> None:
         """Streams all pools first, then each change.
 
-        All of them again when nothing changed for long.
+        All of them again when nothing changed for long. A reader that takes nothing for
+        `WRITE_TIMEOUT_MS` is let go: it holds one of few places.
         """
         await _begin(request, context)
         if self._feed.full:
             await _abort_full(context)
         with self._feed.subscribe() as changes:
-            yield manager_pb2.WatchSnapshotsResponse(pools=self._snapshots.all())
-            while True:
+            pools = self._snapshots.all()
+            while await _taken(context, manager_pb2.WatchSnapshotsResponse(pools=pools)):
+                await asyncio.sleep(WATCH_GAP_MS / 1000)
                 changed = await changes.next(self._keepalive_ms)
                 pools = self._snapshots.build(changed) if changed else self._snapshots.all()
-                yield manager_pb2.WatchSnapshotsResponse(pools=pools)
-                await asyncio.sleep(WATCH_GAP_MS / 1000)
+
+
+async def _taken(context: _Context, message: Message) -> bool:
+    """Writes a message; False when the reader has not taken those before it in time."""
+    try:
+        async with asyncio.timeout(WRITE_TIMEOUT_MS / 1000):
+            await context.write(message)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _decoder(request: type[Message]) -> Callable[[bytes], Message | Undecodable]:

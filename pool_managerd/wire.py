@@ -25,6 +25,7 @@ from pool_managerd.core.attempts import (
 )
 from pool_managerd.core.logprobs import TokenLogprob
 from pool_managerd.core.outbox import Frame, RefusalReason
+from pool_managerd.core.tellable import plain_text
 from pool_managerd.engines.port import ChatMessage, GenerationRequest, SamplingParams
 from pool_managerd.errors import PoolManagerError
 
@@ -200,7 +201,7 @@ def ended(log: AttemptLog, handle: int = 0) -> dispatch_pb2.AttemptEnded:
             message.finish_reason = _FINISHES[reason]
         case AttemptFailure(kind=kind, message=text):
             message.error.kind = _ERRORS[kind]
-            message.error.message = text[:ERROR_TEXT_MAX]
+            message.error.message = plain_text(text[:ERROR_TEXT_MAX])
     return message
 
 

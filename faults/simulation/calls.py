@@ -108,6 +108,7 @@ class ClientCall:
         self._status: tuple[grpc.StatusCode, str, Pairs] | None = None
         self._cancelled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._when_done: list[Callable[[ClientCall], None]] = []
 
     def begin(self, request: Any, *, half_close: bool) -> None:
         """Connects if need be, and sends what opens the call."""
@@ -167,8 +168,25 @@ class ClientCall:
             self._timer.cancel()
         if self._connection is not None:
             self._connection.client_calls.pop(self, None)
+        callbacks, self._when_done = self._when_done, []
+        for callback in callbacks:
+            callback(self)
 
     # --- what grpc.aio offers
+
+    def add_done_callback(self, callback: "Callable[[ClientCall], None]") -> None:
+        """Calls back once the call is over."""
+        self._when_done.append(callback)
+
+    async def code(self) -> grpc.StatusCode:
+        """The status of a call that is over."""
+        assert self._status is not None, "asked of a call that is over"
+        return self._status[0]
+
+    async def details(self) -> str:
+        """What came with it."""
+        assert self._status is not None, "asked of a call that is over"
+        return self._status[1]
 
     def __await__(self) -> Generator[Any, None, Any]:
         """The response of a unary call."""

@@ -19,6 +19,7 @@ import structlog
 
 from orchestrator_core import failpoints
 from orchestrator_core.artifacts import refusals
+from orchestrator_core.artifacts.counts import ArtifactCounts
 from orchestrator_core.artifacts.description import Description
 from orchestrator_core.artifacts.files import (
     ArtifactFiles,
@@ -76,6 +77,7 @@ class Artifacts:
         self.limits = limits
         self.index = ArtifactIndex()
         self.files = files
+        self.counts = ArtifactCounts()
         self._store = store
         self._now_ms = now_ms
         self._in_use = in_use
@@ -158,10 +160,14 @@ class Artifacts:
         if not self._readings and not self._uploads:
             self._unused.set()
 
+    @property
+    def room_taken_bytes(self) -> int:
+        """What counts against the quota of all: content that is stored, or being put."""
+        return self.index.stored_bytes + self._reserved_bytes.total()
+
     def reserve(self, described: Description, size_bytes: int) -> None:
         """Sets room aside for an upload. Raises `RefusalError` naming the limit."""
-        owner, limits = described.owner, self.limits
-        stored = self.index.stored_bytes + self._reserved_bytes.total()
+        owner, limits, stored = described.owner, self.limits, self.room_taken_bytes
         if stored + size_bytes > limits.quota_bytes:
             text = (
                 f"all artifacts together have {stored} of {limits.quota_bytes} bytes"
@@ -460,6 +466,7 @@ class Artifacts:
             raise RefusalError(refusals.store_unavailable(text)) from error
 
     def _damaged(self, record: ArtifactRecord, error: DamagedError) -> Refusal:
+        self.counts.damaged += 1
         _log.error(
             "artifact_damaged",
             artifact_id=record.artifact_id,

@@ -206,7 +206,7 @@ def _again(receipt: Receipt) -> Receipt:
 
 
 def _duplicate(what: str, job_id: str) -> Refusal:
-    message = f"{what} was used for another job; choose a new one or repeat the same body"
+    message = f"{what} was used for another job; choose a new one, or give the same job again"
     return Refusal(Reason.DUPLICATE, message, resource=job_id)
 
 

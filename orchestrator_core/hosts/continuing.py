@@ -11,9 +11,8 @@ from orchestrator_core.relay.delivered import delivered
 from orchestrator_core.relay.items import Item
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.wire.dispatch import Delivered
+from orchestrator_core.wire.jobs import SPEC_BYTES_MAX
 
-# A message may have 4 MiB; the rest is room for its other fields.
-START_BYTES_MAX = (4 << 20) - (64 << 10)
 _TOKEN_ID_BYTES = 5
 
 
@@ -46,7 +45,7 @@ def continuation(
             text_bytes=follows.text_bytes,
             text_digest=follows.digest,
         )
-    room = START_BYTES_MAX - len(start.spec.payload) - follows.text_bytes
+    room = SPEC_BYTES_MAX - len(start.spec.payload) - follows.text_bytes
     if room < 0:
         held = _held_there(start, log, former)
         return held or _lost(start, "the output that was to be continued is too long to be sent")
@@ -58,7 +57,7 @@ def must_bring(start: SendStart, log: OutputLog, former: Attempt | None) -> bool
     """True when text that the attempt follows was evicted, and another host is to bring it."""
     size = len(start.spec.payload) + log.next_offset
     lacks = bool(log.oldest_offset) and not log.doubtful and log.digest() is not None
-    fits = size <= START_BYTES_MAX
+    fits = size <= SPEC_BYTES_MAX
     return lacks and fits and former is not None and _held_there(start, log, former) is None
 
 

@@ -29,12 +29,17 @@ _BUDGETS: tuple[Literal["tokens", "time_ms", "cost_micros"], ...] = (
     "cost_micros",
 )
 
+# What all jobs of a session set aside together, 10,000 of them at most, has to fit into 64 bits.
+BUDGET_MAX = 1 << 50
 # 9999-12-31T23:59:59Z. Source: google/protobuf/timestamp.proto.
 _TIMESTAMP_SECONDS_MAX = 253_402_300_799
 # Source: google/protobuf/duration.proto.
 _DURATION_SECONDS_MAX = 315_576_000_000
 # Kinds of needs of which equal ones are one object; a hostile one has 32 KiB.
 NEEDS_KEPT = 256
+# The command that starts a job holds what it was given, and has to fit into a message of 4 MiB too,
+# with names and a trace beside it.
+SPEC_BYTES_MAX = (4 << 20) - (64 << 10)
 _Names: TypeAlias = tuple[str, ...]
 _NeedsFields: TypeAlias = tuple[
     *tuple[str, str, str, str, str, bool, int | None, str],
@@ -132,6 +137,10 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Stale |
     if bad.total > bad.stale:
         return refusal_of(bad)
     job = _job(spec, context, prompt_bytes)
+    if len(job.payload) > SPEC_BYTES_MAX:
+        what = f"takes {len(job.payload)} bytes with the rest of the job, at most {SPEC_BYTES_MAX}"
+        bad.add("spec.input", f"{what} are allowed: put it as an artifact, or shorten sampling")
+        return refusal_of(bad)
     return Stale(job, refusal_of(bad)) if bad.stale else job
 
 
@@ -217,6 +226,8 @@ def _check_budgets(path: str, budgets: job_pb2.Budgets, bad: Violations) -> None
     for name in _BUDGETS:
         if budgets.HasField(name):
             bad.positive(f"{path}.{name}", getattr(budgets, name))
+        if getattr(budgets, name) > BUDGET_MAX:
+            bad.add(f"{path}.{name}", f"must be at most {BUDGET_MAX}; leave it out for no limit")
 
 
 def check_requirements(

@@ -1,4 +1,4 @@
-"""How far the last reload of a pool is, as its snapshots tell it. OC-CTRL-2003."""
+"""Which model a pool serves, and how far its last reload is. OC-CTRL-2003."""
 
 import enum
 from dataclasses import dataclass
@@ -12,6 +12,16 @@ class ReloadState(enum.Enum):
     DONE = "done"
     ROLLED_BACK = "rolled_back"
     FAILED = "failed"
+
+
+def kept_former(detail: str, pool_id: str, chars_max: int) -> str:
+    """What a pool says that serves its former model after a reload, and how it says so no more."""
+    again = f"`llorch reload {pool_id} --model REF` with one that can be loaded"
+    way_out = (
+        "; it serves its former model, and says so until the next reload: "
+        f"{again}, or `llorch reload {pool_id}` to stay with it"
+    )
+    return detail[: max(0, chars_max - len(way_out))] + way_out
 
 
 @dataclass(slots=True)
@@ -37,3 +47,51 @@ class Reload:
         if self.state is ReloadState.LOADING:
             self.problem = self.problem or problem
             self.state = ReloadState.FAILED if former else self.state
+
+
+class ModelChoice:
+    """Which model a pool serves, and which its engine starts with next.
+
+    Models are references; an empty one is the configured model. `asked` is that of a reload that
+    waits, `problem` why the last one was taken back, for people.
+    """
+
+    def __init__(self) -> None:
+        self.serves = ""
+        self.wanted = ""
+        self.asked: str | None = None
+        self.problem = ""
+        self.last: Reload | None = None
+
+    def ask(self, model_ref: str, reload_id: str) -> bool:
+        """Notes a reload, in place of one that waits; False where one did."""
+        waited, self.asked = self.asked is not None, model_ref
+        self.last = Reload(reload_id)
+        return not waited
+
+    def loading(self) -> None:
+        """The engine is replaced now, for the reload that waited."""
+        self.wanted, self.problem = self.asked or self.serves, ""
+        self.asked = None
+        if self.last is not None:
+            self.last.loading()
+
+    def served(self) -> None:
+        """An engine serves the model that was wanted."""
+        self.serves = self.wanted
+        if self.last is not None:
+            self.last.served()
+
+    def failed(self, problem: str) -> bool:
+        """No engine serves the wanted model; True where another one did before, which comes back.
+
+        A reload is atomic: whatever is wrong with the new model, the former one is loaded again.
+        """
+        former = self.wanted == self.serves
+        if self.last is not None:
+            self.last.failed(problem, former=former)
+        return not former
+
+    def roll_back(self, problem: str) -> None:
+        """The former model is wanted again."""
+        self.problem, self.wanted = problem, self.serves

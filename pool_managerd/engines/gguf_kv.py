@@ -46,6 +46,19 @@ def kv_facts(
     return KvFacts(kv_bytes_per_token(model, shape), kv_bytes(model, ctx_per_slot, shape))
 
 
+def trained_context(model_path: Path) -> int | None:
+    """Tokens of the context that a model was trained with; None where its file does not say.
+
+    Blocks for milliseconds. Source: gguf.md, `[llm].context_length`.
+    """
+    try:
+        metadata = read_metadata(gguf_shards(model_path)[0])
+    except (MetadataError, OSError):
+        return None
+    tokens = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+    return tokens if isinstance(tokens, int) and tokens > 0 else None
+
+
 def read_model(model_path: Path) -> GgufModel:
     """What a file, or all parts of a split one, says of the memory it takes. Blocks.
 

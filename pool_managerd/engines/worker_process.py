@@ -8,9 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pool_managerd.engines.engine_log import EngineLog, LogSettings, LogTail
+from pool_managerd.engines.port import EngineError
 
 _EXIT_GRACE_S = 2.0
+_KILLED_S = 5.0
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+class StuckProcessError(EngineError):
+    """A process that not even SIGKILL ends."""
 
 
 class WorkerProcess:
@@ -102,6 +108,9 @@ class WorkerProcess:
 
         With an `order` that line goes to standard input first, and the process has `grace_s` to
         follow it. Then standard input is closed, and two seconds later SIGKILL ends it.
+
+        Raises:
+            StuckProcessError: when that has no effect, as in a driver that hangs.
         """
         if order and not self.ended:
             with contextlib.suppress(OSError, RuntimeError):
@@ -111,7 +120,12 @@ class WorkerProcess:
         await asyncio.wait([self._exit], timeout=_EXIT_GRACE_S)
         if not self.ended:
             self.kill()
-            await self.wait_exit()
+            await asyncio.wait([self._exit], timeout=_KILLED_S)
+            if not self.ended:
+                raise StuckProcessError(
+                    f"process {self.pid} has not ended {_KILLED_S:.0f} s after SIGKILL, and may "
+                    "still hold its memory: look at the kernel log (dmesg)"
+                )
         await asyncio.wait([self._pump], timeout=_EXIT_GRACE_S)
         self._pump.cancel()
         await self._log.close()

@@ -59,8 +59,9 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
     """Serves PoolRegistryService and records everything, in the order in which it was read.
 
     `verdict` answers every held attempt; `window_bytes`, `heartbeat_ms` and
-    `reattach_grace_ms` go into Registered. A `silent` one sends no sign of life. Inputs that are
-    fetched come from `inputs`.
+    `reattach_grace_ms` go into Registered. A `silent` one sends no sign of life; one with a
+    `refusal` takes no session, and counts those that it `refused`. Inputs that are fetched come
+    from `inputs`.
     """
 
     def __init__(self) -> None:
@@ -70,6 +71,8 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         self.heartbeat_ms = 5_000
         self.reattach_grace_ms = 0
         self.silent = False
+        self.refusal: tuple[StatusCode, str] | None = None
+        self.refused = 0
         self.verdict: Callable[[dispatch_pb2.HeldAttempt], dispatch_pb2.AttemptVerdict] = _abort
         self.sessions: list[Session] = []
         self.snapshots: list[snapshot_pb2.PoolSnapshot] = []
@@ -141,7 +144,11 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         request_iterator: AsyncIterator[registry_pb2.DispatchRequest],
         context: aio.ServicerContext,
     ) -> AsyncIterator[registry_pb2.DispatchResponse]:
-        """One session."""
+        """One session, or a refusal before anything is read."""
+        if self.refusal is not None:
+            self.refused += 1
+            await self._notify()
+            await context.abort(*self.refusal)
         register = (await anext(aiter(request_iterator))).register
         pages = [len(register.held)]
         while register.more:
@@ -258,6 +265,7 @@ class ScriptedEngine:
         self.stopped = asyncio.Event()
         self.holds_slots = False
         self.well = True
+        self.tells: dict[str, object] = {}
         self.preload_problem = ""
         self.preload_error: PreloadError | None = None
         self.may_stop = asyncio.Event()
@@ -299,7 +307,7 @@ class ScriptedEngine:
             raise self.preload_error
         if self.preload_problem:
             raise PreloadError([self.preload_problem])
-        return self.info
+        return replace(self.info, **self.tells)  # type: ignore[arg-type] # as a test says
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """Yields what was fed."""
@@ -318,7 +326,8 @@ class ScriptedEngine:
 
     async def confirm_idle(self, request_id: str, timeout_ms: int) -> None:
         """Idle at once, unless the engine holds on to its slots."""
-        if self.holds_slots:
+        asked = any(request.request_id == request_id for request in self.requests)
+        if self.holds_slots and asked:
             await asyncio.sleep(timeout_ms / 1000)
             raise CancelUnconfirmedError(request_id)
 

@@ -12,6 +12,7 @@ from grpc_status import rpc_status
 from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
 from llamaorch.pool.v1 import snapshot_pb2
 from llamaorch.pool.v1.pool_manager_service_pb2_grpc import PoolManagerServiceStub
+from pool_managerd import servicer
 from tests.integration.pool_managerd.fakes import WAIT_S
 from tests.integration.pool_managerd.harness import Options, RunHost
 
@@ -87,3 +88,33 @@ async def test_health_and_reflection_are_served(run_host: RunHost) -> None:
     assert health.status == health_pb2.HealthCheckResponse.SERVING
     names = {service.name for service in listed.list_services_response.service}
     assert "llamaorch.pool.v1.PoolManagerService" in names
+
+
+async def test_a_watcher_that_reads_nothing_gives_its_place_back(
+    run_host: RunHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others can look at the host again, although its connection lives on. LO-302."""
+    monkeypatch.setattr(servicer, "WATCH_GAP_MS", 0)
+    monkeypatch.setattr(servicer, "WRITE_TIMEOUT_MS", 50)
+    # The report stream and the wait for idleness of a shutdown are subscribers as well.
+    host = await run_host(Options(config={"limits": {"watchers_max": 2}}))
+    await host.ready()
+    feed = host.manager._feed
+    small = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384))
+    async with (
+        aio.insecure_channel(host.manager.address, options=small) as channel,
+        asyncio.timeout(WAIT_S),
+    ):
+        watching = PoolManagerServiceStub(channel).WatchSnapshots(
+            manager_pb2.WatchSnapshotsRequest()
+        )
+        await watching.read()
+        assert feed.full
+        while feed.full:
+            feed.publish("p0")
+            await asyncio.sleep(0)
+        second = PoolManagerServiceStub(channel).WatchSnapshots(manager_pb2.WatchSnapshotsRequest())
+
+        assert (await second.read()).pools[0].pool_id == "p0"
+        second.cancel()
+        watching.cancel()

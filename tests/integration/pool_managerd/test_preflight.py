@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from pool_managerd.models.tiny_gguf import TinyShape, write_tiny_model
@@ -149,6 +150,22 @@ async def test_a_snapshot_tells_what_was_expected_and_what_was_taken(
     assert claim.HasField("taken_bytes")
     # The models of the tests are tiny: what the process itself takes is the greater part.
     assert abs(claim.taken_bytes - claim.estimated_bytes) < 8 << 20
+
+
+async def test_a_context_that_is_cut_is_told_and_shown_as_it_is_served(
+    run_pool: Run, orchestrator: FakeOrchestrator, tmp_path: Path
+) -> None:
+    """llama.cpp serves no more than its model was trained with, and tells only its own log."""
+    write_tiny_model(tmp_path / "short.gguf", TinyShape(context=512))
+    engine = {"kind": "embedded", "model_ref": "short.gguf", "model_id": "m"}
+
+    with capture_logs() as lines:
+        await run_pool(engine={**engine, "ctx_per_slot": 2048})
+        await orchestrator.until(orchestrator.ready)
+
+    (cut,) = [line for line in lines if line["event"] == "context_cut"]
+    assert (cut["asked_tokens"], cut["served_tokens"]) == (2048, 512)
+    assert newest(orchestrator).ctx_max == 512
 
 
 async def test_a_launched_server_is_reloaded_with_another_model_by_reference(

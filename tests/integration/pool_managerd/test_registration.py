@@ -3,6 +3,8 @@
 import asyncio
 
 import pytest
+from grpc import StatusCode
+from structlog.testing import capture_logs
 
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from pool_managerd import wire
@@ -118,3 +120,22 @@ async def test_a_pool_tells_its_determinism_before_its_engine_is_loaded(run_host
     (pool,) = host.orchestrator.sessions[0].register.pools
     assert pool.state != snapshot_pb2.POOL_STATE_READY
     assert pool.deterministic
+
+
+async def test_a_refusal_is_logged_as_the_orchestrator_said_it(
+    run_host: RunHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it meets a read or one of many writes: never as an error of gRPC's own."""
+    monkeypatch.setattr(wire, "register_pages", lambda first, _store: [first] * 100)
+    host = await run_host()
+    refusing = host.orchestrator
+    refusing.refusal = (StatusCode.FAILED_PRECONDITION, "another host has this id")
+
+    with capture_logs() as lines:
+        refusing.drop()
+        await refusing.until(lambda: refusing.refused > 15)
+
+    lost = {line["reason"] for line in lines if line["event"] == "session_lost"}
+    assert lost - {"the orchestrator closed the stream"} == {
+        "FAILED_PRECONDITION: another host has this id"
+    }

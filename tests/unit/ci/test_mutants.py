@@ -73,6 +73,22 @@ def test_a_bug_that_tests_notice_is_caught(
     assert "return 1" in (project / "code_under_test.py").read_text(encoding="utf-8")
 
 
+def test_bugs_that_are_planted_at_the_same_time_do_not_meet(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each job has its own copy: a bug that nobody looks for survives beside one that is caught."""
+    (project / "other.py").write_text("def two():\n    return 2\n", encoding="utf-8")
+    (project / "test_other.py").write_text("def test_other():\n    assert True\n", encoding="utf-8")
+    unseen = 'name = "m"\nbreaks = "b"\nfile = "other.py"\nold = "return 2"\nnew = "return 3"\n'
+    listed(project, GOOD + TESTS, unseen + 'tests = ["test_other.py"]\n')
+
+    assert main(["--root", str(project), "--jobs", "2"]) == 1
+
+    said = capsys.readouterr().out
+    assert "1 of 2 planted bugs were caught" in said
+    assert "missed: m" in said
+
+
 def test_the_id_of_a_test_can_hold_spaces(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

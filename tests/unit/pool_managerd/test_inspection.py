@@ -9,13 +9,13 @@ import pytest
 from aiohttp import web
 
 from pool_managerd.__main__ import main
-from pool_managerd.config import load_config
+from pool_managerd.config_loading import load_config
 from pool_managerd.core.device import Device, DeviceHealth, DeviceKind
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.port import OnChange, OnFault
 from pool_managerd.engines.embedded_worker import NO_GPU
 from pool_managerd.inspection import inspect_host, report_lines
-from pool_managerd.models.tiny_gguf import write_tiny_model
+from pool_managerd.models.tiny_gguf import TinyShape, write_tiny_model
 
 NO_DIGEST = "sha256:" + 64 * "0"
 HEAD = 'devices = "cpu"\nlisten = "127.0.0.1:0"\norchestrator = "127.0.0.1:9"\n'
@@ -233,3 +233,20 @@ async def test_what_pools_take_is_told_for_each_device_in_the_words_of_a_start(
     assert "as the configuration states" in facts["stated"]
     assert problems["lost"] == "GPU 2 fell off the bus"
     assert "LOST: GPU 2 fell off the bus" in report.devices[2]
+
+
+def test_a_context_that_the_model_does_not_have_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pool can start all the same: the exit code says so."""
+    write_tiny_model(tmp_path / "tiny.gguf", TinyShape(context=512))
+    pool = embedded("a", "tiny.gguf", "ctx_per_slot = 2048")
+
+    code = check(tmp_path, HEAD + pool)
+    told = capsys.readouterr().out
+    check(tmp_path, HEAD + pool, "--json")
+    (shown,) = json.loads(capsys.readouterr().out)["pools"]
+
+    assert code == 0
+    assert "  warning: ctx_per_slot = 2048, but the model was trained with" in told
+    assert [warning[:19] for warning in shown["warnings"]] == ["ctx_per_slot = 2048"]

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -13,7 +14,7 @@ import structlog
 from pool_managerd.clock import SystemClock
 from pool_managerd.config import Config
 from pool_managerd.engines.port import PreloadError
-from pool_managerd.model_files import ModelFiles
+from pool_managerd.model_files import FoundModel, ModelFiles
 from tests.unit.pool_managerd.models.file_servers import FileServer, serving
 
 POOLS = [{"pool_id": "p", "engine": {"kind": "mock"}}]
@@ -173,6 +174,22 @@ async def test_a_fetch_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
             await files.find(f"{server.url}/m.gguf#sha256={'1' * 64}", "p")
 
     assert list((tmp_path / "cache").rglob("*.part"))
+
+
+async def test_a_disk_that_does_not_answer_is_not_waited_for_without_a_bound(
+    tmp_path: Path,
+) -> None:
+    """A pool says so instead of starting for ever."""
+    path = tmp_path / "m.gguf"
+    os.mkfifo(path)
+
+    with pytest.raises(
+        PreloadError, match=r"m\.gguf was not read in outbound\.fetch_timeout_ms = 20"
+    ):
+        await model_files(tmp_path, fetch_timeout_ms=20).digest(FoundModel(path))
+
+    # Lets go the thread that waits for a writer.
+    os.close(os.open(path, os.O_WRONLY))
 
 
 async def test_relative_references_start_at_the_models_directory(tmp_path: Path) -> None:
