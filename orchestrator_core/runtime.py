@@ -161,11 +161,15 @@ class Runtime:
                     JobEnded(ended.job_id, ended.state, ended.outcome, ended.usage)
                 )
 
-    async def enqueue(self, spec: JobSpec) -> Receipt:
-        """Gives a job; returns once it is durable. Raises `RefusalError`."""
+    async def enqueue(self, spec: JobSpec, stale: Refusal | None = None) -> Receipt:
+        """Gives a job; returns once it is durable. `stale` as in `EnqueueRequested`.
+
+        Raises:
+            RefusalError: what the core says, or STORE_UNAVAILABLE.
+        """
         if self._gate.degraded:
             raise RefusalError(store_unavailable())
-        receipt = await self._ask(lambda reply_to: EnqueueRequested(spec, reply_to))
+        receipt = await self._ask(lambda reply_to: EnqueueRequested(spec, reply_to, stale))
         assert isinstance(receipt, Receipt)
         return receipt
 
@@ -174,14 +178,14 @@ class Runtime:
         self._look_for_pause()
         return not (self._gate.unsure or self._gate.degraded)
 
-    def give(self, spec: JobSpec, tell: Tell) -> int:
+    def give(self, spec: JobSpec, tell: Tell, stale: Refusal | None = None) -> int:
         """Gives a job, while `certain`; tells of it as `enqueue` does. The number is for `forget`.
 
         `tell` may be called before this returns; it must not raise and not wait.
         """
         reply_to = self._replies.expect(tell)
         try:
-            self.submit(EnqueueRequested(spec, reply_to))
+            self.submit(EnqueueRequested(spec, reply_to, stale))
         except BaseException:
             self._replies.forget(reply_to)
             raise

@@ -36,6 +36,7 @@ from pool_managerd.core.attempts import (
 from pool_managerd.core.outbox import RefusalReason
 from pool_managerd.core.replica import Reason
 from pool_managerd.core.store import AppendOutcome, AttemptStore
+from pool_managerd.core.tellable import count_or_none
 from pool_managerd.engines import port
 from pool_managerd.incarnation import Incarnation, PoolDeps
 from pool_managerd.pool import Pool
@@ -124,11 +125,14 @@ class Executor:
             command = _following(command, prefix)
         return self._begin(command, pool, prefix)
 
-    def cancel(self, key: AttemptKey) -> None:
-        """Stops an attempt; without effect when it is over or not known."""
+    def cancel(self, key: AttemptKey, *, job_cancelled: bool = False) -> None:
+        """Stops an attempt; without effect when it is over or not known.
+
+        Its end says whether its job was cancelled.
+        """
         run = self._runs.get(key)
         if run is not None:
-            run.request_stop(Stop.CANCEL)
+            run.request_stop(Stop.JOB_CANCELLED if job_cancelled else Stop.CANCEL)
 
     def forget(self, key: AttemptKey) -> None:
         """Forgets an attempt and its output; one that still runs is stopped first."""
@@ -367,7 +371,8 @@ class Executor:
         if isinstance(outcome, AttemptFailure) and run.stop_detail:
             outcome = replace(outcome, message=run.stop_detail)
         tokens_out = run.log.tokens_out if run.log.tokens_counted else None
-        return Terminal(outcome, Usage(tokens_out=tokens_out))
+        job_cancelled = run.stop is Stop.JOB_CANCELLED
+        return Terminal(outcome, Usage(tokens_out=tokens_out), job_cancelled)
 
     async def _settle(self, run: _Run, terminal: Terminal) -> None:
         """Waits until the slot is idle, then ends the log; a dead engine's end is told at once."""
@@ -470,9 +475,9 @@ def _with_continued(terminal: Terminal, tokens: int) -> Terminal:
 
 def _usage(usage: port.Usage) -> Usage:
     return Usage(
-        tokens_in=usage.tokens_in,
-        tokens_cached=usage.tokens_cached,
-        tokens_out=usage.tokens_out,
-        prefill_time_ms=usage.prefill_time_ms,
-        decode_time_ms=usage.decode_time_ms,
+        tokens_in=count_or_none(usage.tokens_in),
+        tokens_cached=count_or_none(usage.tokens_cached),
+        tokens_out=count_or_none(usage.tokens_out),
+        prefill_time_ms=count_or_none(usage.prefill_time_ms),
+        decode_time_ms=count_or_none(usage.decode_time_ms),
     )

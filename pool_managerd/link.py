@@ -100,7 +100,7 @@ class Link:
         self._backoff = Backoff(backoff.initial_ms, backoff.cap_ms)
         self._commands: dict[str, Callable[[registry_pb2.DispatchResponse], None]] = {
             "start": lambda message: self._start(message.start),
-            "cancel": lambda message: self._cancel(message.cancel.handle),
+            "cancel": lambda message: self._cancel(message.cancel),
             "release": lambda message: self._release(message.release),
             "ack": lambda message: self._ack(message.ack),
             "seek": lambda message: self._seek(message.seek),
@@ -407,11 +407,11 @@ class Link:
         )
         self._bound().refuse(Refused(message.handle, refusal.reason, refusal.message))
 
-    def _cancel(self, handle: int) -> None:
-        entry = self._bound().log_of(handle)
+    def _cancel(self, message: dispatch_pb2.CancelAttempt) -> None:
+        entry = self._bound().log_of(message.handle)
         if entry is not None:
             failpoints.reach("cancel.before")
-            self._deps.executor.cancel(entry.key)
+            self._deps.executor.cancel(entry.key, job_cancelled=message.job_cancelled)
             failpoints.reach("cancel.after")
 
     def _release(self, message: dispatch_pb2.ReleaseAttempts) -> None:

@@ -16,7 +16,7 @@ from pool_managerd.core.attempts import AttemptFailure, EndReason
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.circuit import Circuit
 from pool_managerd.core.model_ref import shown_ref
-from pool_managerd.core.reload import Reload
+from pool_managerd.core.reload import Reload, kept_former
 from pool_managerd.core.replica import (
     Effect,
     Event,
@@ -345,7 +345,8 @@ class Pool:
             detail=detail,
             human=f"Pool {self.pool_id} goes back to the former model: {detail}",
         )
-        self._reload_detail, self._wanted_ref = detail, self._loaded_ref
+        self._reload_detail = kept_former(detail, self.pool_id, DETAIL_CHARS_MAX)
+        self._wanted_ref = self._loaded_ref
         if not incarnation.failing:
             self._post(Event(Kind.ROLLED_BACK, reason, detail))
 

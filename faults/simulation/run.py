@@ -40,6 +40,11 @@ _DISKS = {
 }
 
 
+_SPARE_TEXT = frozenset(
+    {Fault.KILL_ENGINE, Fault.SLOW_DISK, Fault.FULL_DISK, Fault.UNSURE_DISK, Fault.SLOW_NETWORK}
+)
+
+
 @dataclass(slots=True)
 class Stats:
     """What one run was. `ends` counts terminal states."""
@@ -72,7 +77,12 @@ class Run:
 
 def simulate(seed: int) -> Run:
     """Runs a seed to its end, a few ten milliseconds of one core."""
-    scenario = scenario_of(seed)
+    return play(scenario_of(seed))
+
+
+def play(scenario: Scenario) -> Run:
+    """Runs a scenario to its end. Its seed says what chance does in it."""
+    seed = scenario.seed
     loop = VirtualLoop()
     recorder = Recorder(loop)
     world = World(scenario, loop, recorder)
@@ -224,12 +234,15 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
 def _safe(scenario: Scenario, job: h.JournalAccepted, ended: Mapping[str, str]) -> bool:
     """True for a job that every fault must spare: its text can be made again, to the byte.
 
-    It may have been cancelled or dropped, and an engine that stalls may cost it its time. Whether
-    the grace of its model was over is another rule's concern.
+    It may have been cancelled or dropped, and an engine that stalls may cost it its time. One that
+    is continued is spared by faults that leave services and network alone: its text is somewhere.
+    Whether the grace of its model was over is another rule's concern.
     """
     plan = _plans(scenario)[job.request_id]
     if ended.get(job.job_id) in ("CANCELLED", "DROPPED", MODEL_RETIRED) or scenario.bad_engines:
         return False
+    if plan.failover is FailoverPolicy.CONTINUE:
+        return all(blow.fault in _SPARE_TEXT for blow in scenario.blows)
     return plan.deterministic and plan.failover is FailoverPolicy.VERIFIED_REPLAY
 
 

@@ -274,7 +274,7 @@ def _blows(chance: random.Random, span_ms: int) -> tuple[Blow, ...]:
 
 def _relay_bytes(chance: random.Random) -> int | None:
     """Often a few pieces of output: all else is read from the host again by those who are late."""
-    return 300 if chance.random() < 0.4 else None
+    return chance.choice((100, 300)) if chance.random() < 0.4 else None
 
 
 def _with_takeover(

@@ -51,7 +51,8 @@ WRITE_TRIES = 3
 # Contents of which the journal may have a record that is not in the index. With so many, nothing is
 # removed before the next start.
 DOUBTFUL_MAX = 1_000
-# Cancelled transfers end within the time of one access to the disk.
+# Cancelled transfers end within the time of one access to the disk, and so does a close: each is
+# waited for so long.
 CLOSE_S = 5.0
 
 _T = TypeVar("_T")
@@ -114,13 +115,19 @@ class Artifacts:
     async def close(self) -> None:
         """Waits for transfers, which must have been cancelled, then gives the directory back.
 
-        Idempotent.
+        Idempotent. With a disk that does not answer it is over within twice `CLOSE_S` all the same;
+        the directory is then given back when the process ends.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await self._unused.wait()
-        await self._threads.close()
-        self.files.close()
+        if not await self._threads.close(self.files.close, CLOSE_S):
+            _log.error(
+                "artifacts_not_closed",
+                directory=str(self.files.directory),
+                human="The disk of artifacts does not answer, so nobody waits for it any more: look"
+                " at its health. What was being put then was not promised.",
+            )
 
     # --- putting
 

@@ -115,10 +115,11 @@ class ArtifactServicer:
         if request.ancestors_max > ANCESTORS_MAX:
             raise RefusalError(refusals.invalid("ancestors_max", f"is at most {ANCESTORS_MAX}"))
         found, omitted = self._artifacts.index.ancestors(record, request.ancestors_max)
+        listed = fitting(map(to_proto, found))
         return pb.GetArtifactInfoResponse(
             artifact=to_proto(record),
-            ancestors=[to_proto(each) for each in found],
-            ancestors_omitted=omitted,
+            ancestors=listed,
+            ancestors_omitted=omitted or len(listed) < len(found),
         )
 
     async def list_artifacts(

@@ -258,6 +258,7 @@ class ScriptedEngine:
         self.stopped = asyncio.Event()
         self.holds_slots = False
         self.well = True
+        self.tells: dict[str, object] = {}
         self.preload_problem = ""
         self.preload_error: PreloadError | None = None
         self.may_stop = asyncio.Event()
@@ -299,7 +300,7 @@ class ScriptedEngine:
             raise self.preload_error
         if self.preload_problem:
             raise PreloadError([self.preload_problem])
-        return self.info
+        return replace(self.info, **self.tells)  # type: ignore[arg-type] # as a test says
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """Yields what was fed."""
