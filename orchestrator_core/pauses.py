@@ -6,7 +6,7 @@ from collections.abc import Callable
 from orchestrator_core.clock import Clock
 
 # The event loop shows twice a second that it runs; lateness by more than this is a pause: the
-# process was stopped, the machine slept, or something held the loop.
+# process was stopped, its machine was short of time, or something held the loop.
 BEAT_MS = 500
 PAUSE_MIN_MS = 500
 
