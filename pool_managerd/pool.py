@@ -119,7 +119,7 @@ class Pool:
             _cancel(timer)
         self._post(Event(Kind.CLOSE))
 
-    def fail(self, replica_id: str, reason: Reason, detail: str) -> None:
+    def fail(self, replica_id: str, reason: Reason, detail: str, *, passing: bool = False) -> None:
         """Restarts the engine of `replica_id`; without effect when that incarnation is over."""
         incarnation = self.incarnation
         if incarnation.replica_id != replica_id or incarnation.failing:
@@ -136,7 +136,7 @@ class Pool:
             detail=detail,
             human=f"The engine of pool {self.pool_id} {what}: {detail}",
         )
-        self._post(Event(Kind.FAILED, reason, detail))
+        self._post(Event(Kind.FAILED, reason, detail, passing=passing))
 
     def device_health(self, device_id: str, sentence: str) -> None:
         """Notes that a device of the pool is unwell, as `sentence` says, or well again with "".
@@ -299,7 +299,7 @@ class Pool:
         replica_id = incarnation.replica_id
         attributes = {"pool_id": self.pool_id, "replica_id": replica_id}
         timeout_ms = self._deps.supervision.preload_timeout_ms
-        reason = Reason.PRELOAD_FAILED
+        reason, passing = Reason.PRELOAD_FAILED, False
         began_ms = self._deps.clock.now_ms()
         with self._deps.telemetry.span(SPAN_START, attributes) as span:
             try:
@@ -311,6 +311,7 @@ class Pool:
                     failpoints.reach("engine.ready")
             except PreloadError as error:
                 problem, reason = str(error), reason_of(error.failure, reason)
+                passing = error.passing
             except TimeoutError:
                 problem = f"the engine was not ready after {timeout_ms} ms"
             except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
@@ -320,7 +321,7 @@ class Pool:
                 self._serving(incarnation, info)
                 return
             self._started(span, began_ms, reason.value)
-        self._start_failed(incarnation, reason, problem)
+        self._start_failed(incarnation, reason, problem, passing=passing)
 
     def _started(self, span: Span, began_ms: int, error: str = "") -> None:
         telemetry, outcome = self._deps.telemetry, "failed" if error else "ready"
@@ -328,12 +329,14 @@ class Pool:
         took_ms = self._deps.clock.now_ms() - began_ms
         telemetry.metrics.engine_started(self.pool_id, outcome, took_ms)
 
-    def _start_failed(self, incarnation: Incarnation, reason: Reason, problem: str) -> None:
+    def _start_failed(
+        self, incarnation: Incarnation, reason: Reason, problem: str, *, passing: bool
+    ) -> None:
         former = self._wanted_ref == self._loaded_ref
         if self.last_reload is not None:
             self.last_reload.failed(problem[:DETAIL_CHARS_MAX], former=former)
         if former:
-            self.fail(incarnation.replica_id, reason, problem)
+            self.fail(incarnation.replica_id, reason, problem, passing=passing)
             return
         # A reload is atomic: whatever is wrong with the new model, the former one comes back.
         wanted = shown_ref(self._wanted_ref)
