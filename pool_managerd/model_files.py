@@ -106,7 +106,8 @@ class ModelFiles:
                 raise PreloadError(
                     [f"{shown_ref(text)} was not fetched in {self._timeout_ms} ms"]
                 ) from error
-            raise PreloadError([str(error)]) from error
+            passing = isinstance(error, FetchError) and not error.lasting
+            raise PreloadError([str(error)], passing=passing) from error
         if ref.remote:
             shown = shown_ref(text)
             human = f"The model {shown} is at {found.path}."

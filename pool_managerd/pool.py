@@ -116,7 +116,7 @@ class Pool:
             _cancel(timer)
         self._post(Event(Kind.CLOSE))
 
-    def fail(self, replica_id: str, reason: Reason, detail: str) -> None:
+    def fail(self, replica_id: str, reason: Reason, detail: str, *, passing: bool = False) -> None:
         """Restarts the engine of `replica_id`; without effect when that incarnation is over."""
         incarnation = self.incarnation
         if incarnation.replica_id != replica_id or incarnation.failing:
@@ -126,7 +126,7 @@ class Pool:
         detail = detail[:DETAIL_CHARS_MAX]
         served = self._supervisor.phase is Phase.SERVING
         told.failed(self.pool_id, replica_id, reason, detail, served=served)
-        self._post(Event(Kind.FAILED, reason, detail))
+        self._post(Event(Kind.FAILED, reason, detail, passing=passing))
 
     def device_health(self, device_id: str, sentence: str) -> None:
         """Notes that a device of the pool is unwell, as `sentence` says, or well again with "".
@@ -266,7 +266,7 @@ class Pool:
         replica_id = incarnation.replica_id
         attributes = {"pool_id": self.pool_id, "replica_id": replica_id}
         timeout_ms = self._deps.supervision.preload_timeout_ms
-        reason = Reason.PRELOAD_FAILED
+        reason, passing = Reason.PRELOAD_FAILED, False
         began_ms = self._deps.clock.now_ms()
         with self._deps.telemetry.span(SPAN_START, attributes) as span:
             try:
@@ -278,6 +278,7 @@ class Pool:
                     failpoints.reach("engine.ready")
             except PreloadError as error:
                 problem, reason = str(error), reason_of(error.failure, reason)
+                passing = error.passing
             except TimeoutError:
                 problem = f"the engine was not ready after {timeout_ms} ms"
             except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
@@ -287,7 +288,7 @@ class Pool:
                 self._serving(incarnation, info)
                 return
             self._started(span, began_ms, reason.value)
-        self._start_failed(incarnation, reason, problem)
+        self._start_failed(incarnation, reason, problem, passing=passing)
 
     def _started(self, span: Span, began_ms: int, error: str = "") -> None:
         telemetry, outcome = self._deps.telemetry, "failed" if error else "ready"
@@ -295,9 +296,11 @@ class Pool:
         took_ms = self._deps.clock.now_ms() - began_ms
         telemetry.metrics.engine_started(self.pool_id, outcome, took_ms)
 
-    def _start_failed(self, incarnation: Incarnation, reason: Reason, problem: str) -> None:
+    def _start_failed(
+        self, incarnation: Incarnation, reason: Reason, problem: str, *, passing: bool
+    ) -> None:
         if not self.model.failed(problem[:DETAIL_CHARS_MAX]):
-            self.fail(incarnation.replica_id, reason, problem)
+            self.fail(incarnation.replica_id, reason, problem, passing=passing)
             return
         wanted = shown_ref(self.model.wanted)
         detail = f"the model {wanted} could not be loaded: {problem}"[:DETAIL_CHARS_MAX]

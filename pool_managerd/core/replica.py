@@ -81,12 +81,14 @@ class Event:
 
     `reason` and `detail` (a sentence for people) belong to FAILED and ROLLED_BACK, `jitter` to
     ENGINE_STOPPED. ROLLED_BACK: the model of a reload could not be loaded, the former one is next.
+    `passing`: what failed is elsewhere and may come by itself, so that trying on harms nobody.
     """
 
     kind: Kind
     reason: Reason = Reason.NONE
     detail: str = ""
     jitter: float = 0.0
+    passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +276,7 @@ class Supervisor:
         self._failures = 1 if stable else self._failures + 1
         window_start_ms = now_ms - self._limits.storm_window_ms
         recent = [at_ms for at_ms in self._failed_at_ms if at_ms > window_start_ms]
-        self._failed_at_ms = [*recent, now_ms]
+        self._failed_at_ms = recent if event.passing else [*recent, now_ms]
         self._cause, self._detail = event.reason, event.detail
 
     def _forgive(self, event: Event) -> None:

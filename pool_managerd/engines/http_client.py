@@ -32,12 +32,20 @@ _MAX_ANSWER_BYTES = 32 * 1024 * 1024
 _WAITING_PIECES_MAX = 256
 
 
+_AWAY = frozenset({0, 502, 503, 504})
+
+
 class HttpApiError(EngineError):
     """A request other than a generation failed. `status` is 0 when there was no answer."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+    @property
+    def passing(self) -> bool:
+        """True when the server may be there later: it does not answer, or a proxy says so."""
+        return self.status in _AWAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

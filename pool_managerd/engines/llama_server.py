@@ -93,9 +93,11 @@ class LlamaServerEngine:
                 return await self._protocol.facts()
         except TimeoutError:
             wait_ms = self._config.load_timeout_ms
-            raise PreloadError([f"{url} is still loading its model after {wait_ms} ms"]) from None
+            raise PreloadError(
+                [f"{url} is still loading its model after {wait_ms} ms"], passing=True
+            ) from None
         except HttpApiError as error:
-            raise PreloadError([_explanation(url, error)]) from error
+            raise PreloadError([_explanation(url, error)], passing=error.passing) from error
 
     def _check(self, facts: ServerFacts) -> None:
         shortfalls = []

@@ -97,12 +97,15 @@ class OllamaEngine:
         except TimeoutError:
             await self._http.close()
             wait_ms = config.load_timeout_ms
-            raise PreloadError([f"{url} is still loading its model after {wait_ms} ms"]) from None
+            raise PreloadError(
+                [f"{url} is still loading its model after {wait_ms} ms"], passing=True
+            ) from None
         except HttpApiError as error:
             await self._http.close()
             refused = error.status in {401, 403}
             raise PreloadError(
-                [f"{url} refuses the API key" if refused else f"{url}: {error}"]
+                [f"{url} refuses the API key" if refused else f"{url}: {error}"],
+                passing=error.passing,
             ) from error
         except BaseException:
             await self._http.close()

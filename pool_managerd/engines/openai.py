@@ -138,9 +138,11 @@ class OpenAiEngine:
                         pages[fact.path] = await self._page(fact)
         except TimeoutError:
             wait_ms = self._config.load_timeout_ms
-            raise PreloadError([f"{url} is still loading its model after {wait_ms} ms"]) from None
+            raise PreloadError(
+                [f"{url} is still loading its model after {wait_ms} ms"], passing=True
+            ) from None
         except HttpApiError as error:
-            raise PreloadError([_explanation(url, flavor, error)]) from error
+            raise PreloadError([_explanation(url, flavor, error)], passing=error.passing) from error
         return _Told(
             version=_text(_found(pages, flavor.version)),
             entry=entry,

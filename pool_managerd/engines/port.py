@@ -33,11 +33,19 @@ class PreloadError(EngineError):
     """The engine cannot be made ready. `shortfalls` names each missing thing, for people.
 
     `failure` tells memory that ran out (ORCH-3039) from everything else, which is ENGINE_ERROR.
+    `passing`: nothing was started here, and what is missing elsewhere may come by itself.
     """
 
-    def __init__(self, shortfalls: Sequence[str], failure: "Failure | None" = None) -> None:
+    def __init__(
+        self,
+        shortfalls: Sequence[str],
+        failure: "Failure | None" = None,
+        *,
+        passing: bool = False,
+    ) -> None:
         """Joins the shortfalls into the message."""
         super().__init__("; ".join(shortfalls))
+        self.passing = passing
         self.shortfalls = tuple(shortfalls)
         self.failure = failure or Failure.ENGINE_ERROR
 

@@ -42,6 +42,7 @@ _POLL_INTERVAL_S = 0.1
 _BUSY_INTERVAL_S = 0.01
 _QUIET_POLLS_UNANSWERED = 3
 _END_TIMEOUT_S = 0.2
+_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,8 @@ class TritonEngine:
             self._binding = await self._fitted(facts)
         except TritonApiError as error:
             await self.stop()
-            raise PreloadError([self._explanation(error)]) from error
+            passing = error.code in _AWAY and "restricted" not in str(error)
+            raise PreloadError([self._explanation(error)], passing=passing) from error
         except BaseException:
             await self.stop()
             raise

@@ -373,3 +373,19 @@ async def test_a_log_directory_that_cannot_be_written_is_refused_at_the_start(
 
     with pytest.raises(ConfigError, match=r"engine_logs\.directory: .* cannot be written"):
         await PoolManager(config, devices=CpuDevices()).run()
+
+
+async def test_what_may_come_by_itself_is_waited_for_however_long(run_host: RunHost) -> None:
+    """After a reboot an attached server takes minutes to be there: no storm. ORCH-3053."""
+
+    def prepare(engine: ScriptedEngine, number: int) -> None:
+        if number < 5:
+            engine.preload_error = PreloadError(["nobody answers"], passing=True)
+
+    host = await run_host(
+        Options(prepare=prepare, config={"supervision": {**FAST, "storm_failures": 2}})
+    )
+
+    await host.ready()
+
+    assert len(host.engines) == 6

@@ -38,9 +38,16 @@ def story(seed: int, plan: Plan, *blows: Blow, **changes: object) -> Scenario:
         blows=blows,
         heal_ms=READY_MS + 12_000,
         bad_engines=False,
-        relay_bytes=None,
+        deeds=(),
+        config=_keeping(drawn.config, Config().jobs.output_bytes_per_job),
     )
     return replace(told, **changes)  # type: ignore[arg-type]
+
+
+def _keeping(config: Config, output_bytes: int) -> Config:
+    """No more of a job's output is kept than that, be it less than anybody may configure."""
+    jobs = config.jobs.model_copy(update={"output_bytes_per_job": output_bytes})
+    return config.model_copy(update={"jobs": jobs})
 
 
 def in_small_frames(config: Config) -> Config:
@@ -101,8 +108,7 @@ def test_a_continuation_follows_text_that_only_its_former_host_has(
                 Blow(READY_MS + 3_000, Fault.KILL_ENGINE, 0, AT_ONCE),
                 # An engine takes longer to come back than the other host to take the job over.
                 hosts={host: (kind_of(host, 3_000.0),) for host in ("host1", "host2")},
-                relay_bytes=100,
-                config=in_small_frames(scenario_of(0).config),
+                config=in_small_frames(_keeping(scenario_of(0).config, 100)),
             )
         )
         assert wrong_with(run) == []

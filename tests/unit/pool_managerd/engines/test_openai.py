@@ -396,3 +396,13 @@ def test_settings_that_cannot_work_are_refused_at_once(setting: dict[str, Any]) 
     """A configuration that cannot work does not wait for the start."""
     with pytest.raises(ValueError, match=r"base_url|slots"):
         OpenAiConfig(**{"base_url": "http://x", "flavor": "vllm", "model_id": "m", **setting})
+
+
+async def test_a_server_that_is_not_there_yet_may_come() -> None:
+    """It is no mistake of the configuration, as a wrong key is."""
+    config = OpenAiConfig(base_url="http://127.0.0.1:9", flavor="vllm", model_id="m", slots=1)
+
+    with pytest.raises(PreloadError, match="does not accept connections") as raised:
+        await OpenAiEngine(config).start()
+
+    assert raised.value.passing
