@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,16 @@ def test_a_policy_that_is_not_there_is_told_with_those_that_are(
         load_plugin("gone")
     with pytest.raises(ConfigError, match="URL is not a function"):
         load_plugin("URL")
+
+
+def test_a_package_that_breaks_when_it_is_imported_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever it raises is a problem of the configuration: a reload ends no server. HME-003."""
+    (tmp_path / "breaks_at_import.py").write_text("raise RuntimeError('no licence')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entries = [EntryPoint("ours", "breaks_at_import:decide", GROUP)]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: entries)
+
+    with pytest.raises(ConfigError, match=r"ours cannot be loaded.*no licence"):
+        load_plugin("ours")
