@@ -9,6 +9,7 @@ from orchestrator_core.core.feasibility import kv_needed_bytes
 from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.keeping import keep_adopted
 from orchestrator_core.core.lifecycle import (
+    REFUSALS_MAX,
     close_attempt,
     close_for_retry,
     requeue,
@@ -322,9 +323,10 @@ def _not_held(state: State, attempt: Attempt, now_ms: int) -> None:
     job, pool = state.jobs.get(attempt.job_id), state.pools.get(attempt.pool_id)
     lives = pool is not None and pool.snapshot.replica_id == attempt.replica_id
     never_ran = attempt.state is AttemptState.SENT and attempt.detached == attempt.recovered
-    if not (lives and never_ran) or job is None:
+    if not (lives and never_ran) or job is None or job.refusals >= REFUSALS_MAX:
         _lose(state, attempt, f"host {attempt.host_id} no longer holds the attempt", now_ms)
         return
+    job.refusals += 1
     close_attempt(state, attempt, 0, now_ms)
     close_for_retry(state, job, attempt)
     if attempt.recovered and attempt.mode is StartMode.FRESH:

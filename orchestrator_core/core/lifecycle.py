@@ -24,6 +24,9 @@ from orchestrator_core.core.states import (
 )
 from orchestrator_core.core.timers import TimerKind
 
+# Each attempt that never ran, refused or not held, costs a record in the journal: beyond so many of
+# a job the next is a try that failed, or it would go on for ever.
+REFUSALS_MAX = 1_000
 LIVE_TIMERS = (
     TimerKind.JOB_DEADLINE,
     TimerKind.QUEUE_TIMEOUT,

@@ -16,6 +16,7 @@ from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.keeping import keep_output, release_output
 from orchestrator_core.core.lifecycle import (
     CANCELLED,
+    REFUSALS_MAX,
     close_attempt,
     end_job,
     expire_job,
@@ -41,9 +42,6 @@ from orchestrator_core.core.timers import TimerKind
 
 # The reason of a refusal that is for good: this replica can never run the attempt.
 UNSUPPORTED = "unsupported"
-# Each refusal costs a record in the journal, so that a pool which always refuses must not go on for
-# ever.
-REFUSALS_MAX = 1_000
 # Another replica would answer the same, so these end the job at once.
 _FINAL = frozenset(
     {

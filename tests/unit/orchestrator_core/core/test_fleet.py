@@ -9,6 +9,7 @@ from orchestrator_core.core.events import (
     HostLost,
     HostRegistered,
 )
+from orchestrator_core.core.lifecycle import REFUSALS_MAX
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
@@ -269,3 +270,18 @@ def test_a_cancelled_attempt_is_cancelled_again_when_its_host_returns() -> None:
 
     assert [effect.job_id for effect in only(effects, SendCancel)] == ["a"]
     assert bench.core.pools["p"].slots_free() == 0
+
+
+def test_a_job_whose_host_never_has_it_is_not_sent_for_ever() -> None:
+    """An attempt that never ran is no try; beyond a thousand of them the next ones are."""
+    bench = Bench(wide(), attempts_max=3)
+    bench.enqueue("a")
+    job = bench.core.jobs["a"]
+
+    times = 0
+    while job.live and times < 2 * REFUSALS_MAX:
+        times += 1
+        bench.register(wide())
+
+    assert job.state is JobState.FAILED
+    assert (times, job.failures) == (REFUSALS_MAX + 3, 3)
