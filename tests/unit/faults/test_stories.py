@@ -26,6 +26,13 @@ def kind_of(host: str, start_ms: float = 5.0) -> Kind:
     return Kind(host, f"{host}-p1", 1, deterministic=False, token_ms=300.0, start_ms=start_ms)
 
 
+def configured(config: Config, kept_bytes: int = 1 << 20, window_bytes: int = 1_024) -> Config:
+    """So much of a job's output is kept here, and so much comes from its host in one frame."""
+    jobs = config.jobs.model_copy(update={"output_bytes_per_job": kept_bytes})
+    pools = config.pools.model_copy(update={"send_window_bytes": window_bytes})
+    return config.model_copy(update={"jobs": jobs, "pools": pools})
+
+
 def story(seed: int, plan: Plan, *blows: Blow, **changes: object) -> Scenario:
     """One job on a host with one slow pool, unless changed, and what happens to it."""
     drawn = scenario_of(0)
@@ -39,21 +46,9 @@ def story(seed: int, plan: Plan, *blows: Blow, **changes: object) -> Scenario:
         heal_ms=READY_MS + 12_000,
         bad_engines=False,
         deeds=(),
-        config=_keeping(drawn.config, Config().jobs.output_bytes_per_job),
+        config=configured(scenario_of(0).config),
     )
     return replace(told, **changes)  # type: ignore[arg-type]
-
-
-def _keeping(config: Config, output_bytes: int) -> Config:
-    """No more of a job's output is kept than that, be it less than anybody may configure."""
-    jobs = config.jobs.model_copy(update={"output_bytes_per_job": output_bytes})
-    return config.model_copy(update={"jobs": jobs})
-
-
-def in_small_frames(config: Config) -> Config:
-    """Output comes in frames of a few pieces, also where it is sent again."""
-    pools = config.pools.model_copy(update={"send_window_bytes": 8})
-    return config.model_copy(update={"pools": pools})
 
 
 def recovered(run: Run) -> list[str]:
@@ -108,7 +103,7 @@ def test_a_continuation_follows_text_that_only_its_former_host_has(
                 Blow(READY_MS + 3_000, Fault.KILL_ENGINE, 0, AT_ONCE),
                 # An engine takes longer to come back than the other host to take the job over.
                 hosts={host: (kind_of(host, 3_000.0),) for host in ("host1", "host2")},
-                config=in_small_frames(_keeping(scenario_of(0).config, 100)),
+                config=configured(scenario_of(0).config, kept_bytes=100, window_bytes=8),
             )
         )
         assert wrong_with(run) == []
