@@ -112,8 +112,8 @@ PREFIX ?= /opt/llama-orch
 install: $(DEV_STAMP) ## Install the services and llorch below PREFIX (/opt/llama-orch), compiled unless COMPILE=no
 	$(PYTHON) -m venv $(PREFIX)
 	$(PREFIX)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt .
-	$(if $(filter no,$(COMPILE)),,$(BIN)/python ci/compile_core.py \
-	  "$$($(PREFIX)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')")
+	$(BIN)/python ci/compile_core.py $(if $(filter no,$(COMPILE)),--remove) \
+	  "$$($(PREFIX)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 .PHONY: bench-core
 bench-core: $(COMPILED)/.done ## What a decision and a job cost the core, interpreted and compiled: CPU over pools and waiting jobs
@@ -143,8 +143,8 @@ bench-telemetry: $(DEV_STAMP) ## What full telemetry costs, beside the same with
 	$(BIN)/python -m benchmarks.telemetry $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: $(DEV_STAMP) ## CPU per token beside SMG, vllm-router and LiteLLM, which it installs under .build/peers
-	$(BIN)/python -m benchmarks.peers --install $(ARGS)
+bench-peers: $(COMPILED)/.done ## CPU per token beside SMG, vllm-router and LiteLLM, which it installs under .build/peers
+	cd $(COMPILED) && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m benchmarks.peers --install $(ARGS)
 
 .PHONY: soak-exchange
 soak-exchange: $(DEV_STAMP) ## A thousand jobs on one Exchange for DURATION seconds: no violation, memory flat

@@ -6,14 +6,19 @@ A real orchestratord, its journal on this machine's disk, traces exported to a s
 queue behind one busy pool, so what is measured is accepting: parsing, the core's step, a durable
 commit, the answer. `at a rate` sends on schedule, whether or not answers came (open loop), and
 counts from the scheduled instant; `as fast as it goes` keeps a number of calls under way.
-`bare` is the same client against a server that answers at once. What is measured is the
-orchestrator_core of the present folder: `make bench-enqueue` takes the compiled one, as installed.
+`bare` is the same client against a server that answers at once. `disk` is what the disk takes to
+keep a small write, as often as a busy journal asks for it: no answer comes sooner than that.
+What is measured is the orchestrator_core of the present folder: `make bench-enqueue` takes the
+compiled one, as installed.
 """
 
 import argparse
 import asyncio
+import os
+import statistics
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +36,9 @@ QUEUED_BYTES_BAR = 6_000.0
 IDLE_BYTES_BAR = 25_000.0
 UNARY_IN_FLIGHT = 64
 EXCHANGE_IN_FLIGHT = 512
+DISK_WRITES = 300
+DISK_BYTES = 8_192
+DISK_PAUSE_S = 0.005
 
 
 @asynccontextmanager
@@ -99,12 +107,31 @@ def loads(options: argparse.Namespace) -> list[tuple[str, str, Fields]]:
     ]
 
 
+def disk(directory: Path) -> None:
+    """Prints how long small durable writes take on the disk of the journal, in one column."""
+    took_ms = []
+    with (directory / "disk").open("wb", buffering=0) as file:
+        for _ in range(DISK_WRITES):
+            began_s = time.monotonic()
+            file.write(bytes(DISK_BYTES))
+            os.fdatasync(file.fileno())
+            took_ms.append(1000 * (time.monotonic() - began_s))
+            time.sleep(DISK_PAUSE_S)
+    p50_ms, p99_ms = statistics.median(took_ms), statistics.quantiles(took_ms, n=100)[-1]
+    print(
+        f"{'disk':14}{DISK_BYTES // 1024} KiB, fdatasync{'':14}{p50_ms:9.2f}{p99_ms:9.2f}",
+        flush=True,
+    )
+
+
 async def rates(options: argparse.Namespace, root: Path, verdicts: Verdicts) -> None:
     """Latency at a rate, and the highest rates."""
     ours: dict[str, list[Fields]] = {}
     for turn in range(options.rounds):
         for bare in (True, False):
             directory = made(root / f"{turn}-{bare}")
+            if not bare:
+                disk(directory)
             async with served(directory, bare=bare) as (server, client):
                 if not bare and not ours:
                     print(f"core: {(await server.logged('listening'))['core']}", flush=True)

@@ -5,7 +5,8 @@
 `--install` makes an environment for each peer under `.build/peers` from the package index. The
 peers relay server-sent events of a mock engine that speaks OpenAI's protocol, 50 tokens a second on
 each stream; orchestratord relays the same tokens from played hosts, which stand for engine and
-pool-managerd. CPU is that of the router's process and its children. Everything is on loopback.
+pool-managerd. CPU is that of the router's process and its children. Everything is on loopback. The
+orchestrator_core is that of the present folder: `make bench-peers` takes the compiled one.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from benchmarks.load.processes import Child, ProcessError, cpu_s
 from benchmarks.machine import run_on_machine
 from benchmarks.relay import Case, Figures, Mark, Timing, best_of, measure
 
-HOME = Path(".build/peers")
+HOME = Path(__file__).resolve().parents[1] / ".build" / "peers"
 INSTALL_TIMEOUT_S = 900
 START_TIMEOUT_S = 90.0
 LITELLM_CONFIG = """\

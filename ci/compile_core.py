@@ -88,6 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         "into", type=Path, help="folder that gets orchestrator_core/**/*.so, e.g. site-packages"
     )
     parser.add_argument("--copy", action="store_true", help="copy orchestrator_core there first")
+    parser.add_argument(
+        "--remove", action="store_true", help="only remove what was compiled there before"
+    )
     parser.add_argument("--optimize", default="3", choices="0123", help="level of the C compiler")
     args = parser.parse_args(argv)
     into: Path = args.into.resolve()
@@ -97,6 +100,9 @@ def main(argv: list[str] | None = None) -> int:
         _copy_to(package)
     if not package.is_dir():
         parser.error(f"{package}: not there; name a folder with orchestrator_core, or --copy")
+    remove_compiled(package)
+    if args.remove:
+        return 0
     with tempfile.TemporaryDirectory() as work:
         compile_core(Path(work), into, args.optimize)
     print(f"compiled core in {package}")
@@ -106,6 +112,12 @@ def main(argv: list[str] | None = None) -> int:
 def _copy_to(package: Path) -> None:
     left_out = shutil.ignore_patterns("__pycache__", "*.so")
     shutil.copytree(ROOT / "orchestrator_core", package, ignore=left_out)
+
+
+def remove_compiled(package: Path) -> None:
+    """Removes what another version compiled there: Python would take it before the sources."""
+    for module in package.rglob("*.so"):
+        module.unlink()
 
 
 def compile_core(work: Path, into: Path, optimize: str) -> None:

@@ -1,17 +1,19 @@
 """Plants the bugs of ci/mutants.toml one at a time and expects the named tests to fail.
 
-A test that cannot fail proves nothing: each planted bug is one that the suite must notice. The tree
-is copied once, so the working tree is never touched. First the named tests must pass there without
-a bug. Exit code: 0 all bugs were caught; 1 one survived, its old text no longer matches exactly
-once, or its tests could not be run.
+A test that cannot fail proves nothing: each planted bug is one that the suite must notice. Each of
+the jobs that run at a time has a copy of the tree, so the working tree is never touched. First the
+named tests must pass in one without a bug. Exit code: 0 all bugs were caught; 1 one survived, its
+old text no longer matches exactly once, or its tests could not be run.
 
-`python ci/mutants.py [NAME...]` runs all bugs, or those named. When code moves, adjust `file`,
-`old` and `new` in the list; tests/unit/ci/test_mutants.py says at once which texts are stale.
+`python ci/mutants.py [--jobs N] [NAME...]` runs all bugs, or those named. When code moves, adjust
+`file`, `old` and `new` in the list; tests/unit/ci/test_mutants.py says at once which texts are
+stale.
 """
 
 import argparse
 import difflib
 import os
+import queue
 import re
 import shutil
 import subprocess
@@ -20,12 +22,15 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "ci" / "mutants.toml"
+# Of the tests of one bug, and of all tests that are named.
 RUN_LIMIT_S = 600
+SOUND_LIMIT_S = 3_600
 _NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".build", ".demo", ".hypothesis", ".*_cache", "__pycache__", "node_modules"
 )
@@ -120,7 +125,7 @@ def check(mutants: Sequence[Mutant], root: Path = ROOT) -> None:
                 raise MutantsError(f"{mutant.name}: there is no test {test}")
 
 
-def run(mutants: Sequence[Mutant], root: Path = ROOT) -> list[Verdict]:
+def run(mutants: Sequence[Mutant], root: Path = ROOT, jobs: int = 1) -> list[Verdict]:
     """Plants each bug in a copy of `root` and runs its tests. Minutes for a long list.
 
     Raises:
@@ -128,17 +133,39 @@ def run(mutants: Sequence[Mutant], root: Path = ROOT) -> list[Verdict]:
     """
     check(mutants, root)
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
-        copy = Path(scratch) / "tree"
-        shutil.copytree(root, copy, ignore=_NOT_COPIED, symlinks=True)
+        jobs = max(1, min(jobs, len(mutants)))
+        free = queue.SimpleQueue[Path]()
+        for number in range(jobs):
+            free.put(
+                shutil.copytree(
+                    root, Path(scratch) / f"tree-{number}", ignore=_NOT_COPIED, symlinks=True
+                )
+            )
         every = sorted({test for mutant in mutants for test in mutant.tests})
-        code, output = _pytest(copy, every)
+        sound = free.get()
+        code, output = _pytest(sound, [*_spread(jobs), *every], SOUND_LIMIT_S)
+        free.put(sound)
+        if code is None:
+            raise MutantsError(f"the tests take more than {SOUND_LIMIT_S} s without a planted bug")
         if code != _PASSED:
             raise MutantsError(f"the tests do not pass without a planted bug:\n{output[-2_000:]}")
-        verdicts = []
-        for mutant in mutants:
-            verdicts.append(_try(mutant, copy))
-            print(_row(verdicts[-1]), flush=True)
-        return verdicts
+
+        def plant(mutant: Mutant) -> Verdict:
+            copy = free.get()
+            try:
+                verdict = _try(mutant, copy)
+            finally:
+                free.put(copy)
+            print(_row(verdict), flush=True)
+            return verdict
+
+        with ThreadPoolExecutor(jobs) as threads:
+            return list(threads.map(plant, mutants))
+
+
+def _spread(jobs: int) -> list[str]:
+    """Options with which pytest uses so many processes; a file stays in one."""
+    return ["-n", str(jobs), "--dist", "loadfile"] if jobs > 1 else []
 
 
 def _try(mutant: Mutant, copy: Path) -> Verdict:
@@ -147,7 +174,7 @@ def _try(mutant: Mutant, copy: Path) -> Verdict:
     began_s = time.monotonic()
     path.write_text(mutant.applied(sound), encoding="utf-8")
     try:
-        code, output = _pytest(copy, mutant.tests)
+        code, output = _pytest(copy, mutant.tests, RUN_LIMIT_S)
     finally:
         path.write_text(sound, encoding="utf-8")
     took_s = time.monotonic() - began_s
@@ -155,10 +182,12 @@ def _try(mutant: Mutant, copy: Path) -> Verdict:
     if code == _TESTS_FAILED and failed:
         return Verdict(mutant, caught=True, told=failed[1], took_s=took_s)
     told = "SURVIVED" if code == _PASSED else f"tests did not run (pytest exit code {code})"
+    if code is None:
+        told = f"tests took more than {RUN_LIMIT_S} s"
     return Verdict(mutant, caught=False, told=told, took_s=took_s)
 
 
-def _pytest(copy: Path, tests: Sequence[str]) -> tuple[int | None, str]:
+def _pytest(copy: Path, tests: Sequence[str], limit_s: float) -> tuple[int | None, str]:
     """Exit code and output; the code is None beyond the time limit."""
     # A file that is changed and changed back within a second must not be taken from a cache, and a
     # search that starts from another seed each time could miss a bug today and find it tomorrow.
@@ -172,7 +201,7 @@ def _pytest(copy: Path, tests: Sequence[str]) -> tuple[int | None, str]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=RUN_LIMIT_S,
+            timeout=limit_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -196,11 +225,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the check and returns the exit code."""
     parser = argparse.ArgumentParser(description="Plants known bugs and expects red tests.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="bugs to plant; default: all")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="bugs at a time; default: processors"
+    )
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     try:
         listed = load(arguments.root / "ci" / "mutants.toml")
-        verdicts = run(_chosen(listed, arguments.names), arguments.root)
+        verdicts = run(_chosen(listed, arguments.names), arguments.root, arguments.jobs)
     except MutantsError as error:
         print(error, file=sys.stderr)
         return 1

@@ -8,19 +8,26 @@
                        I9 each attempt once
     recovery_rules     I13 nothing of who was replaced, I14 nothing told before it was durable,
                        I15 all ended in time, I16 no leak
+    operator_rules     I17 an operator's word counts, I18 a refused change changes nothing,
+                       I19 models retire as promised, I20 drained pools get nothing
 
 What was not observed is not judged: without journal events the rules about them say nothing.
 """
 
 from collections.abc import Iterable
 
-from faults import delivery_rules, recovery_rules, scheduling_rules
+from faults import delivery_rules, operator_rules, recovery_rules, scheduling_rules
 from faults.history import AnyEvent
 from faults.observed import Expect, Observed, Violation
 
 __all__ = ["Expect", "Violation", "check"]
 
-RULES = (*delivery_rules.RULES, *scheduling_rules.RULES, *recovery_rules.RULES)
+RULES = (
+    *delivery_rules.RULES,
+    *scheduling_rules.RULES,
+    *recovery_rules.RULES,
+    *operator_rules.RULES,
+)
 
 
 def check(history: Iterable[AnyEvent], expect: Expect | None = None) -> list[Violation]:

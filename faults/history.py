@@ -11,17 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from faults.event import Event
+from faults.operator_events import OperatorEvent
+
 TERMINAL_STATES = frozenset({"FINISHED", "CANCELLED", "EXPIRED", "DROPPED", "FAILED"})
 """Names of the states that nothing follows, as on the wire without their prefix."""
 
 UNKNOWN_JOB = "NOT_FOUND"
 """Stands for the state of a job that the server says it does not know."""
-
-
-class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """One observation. `at_ms` is when it was made."""
-
-    at_ms: int
 
 
 # --- a client's calls
@@ -215,7 +212,7 @@ class ReplicaGone(Event, frozen=True, kw_only=True, tag=True):
 class JournalAccepted(Event, frozen=True, kw_only=True, tag=True):
     """The record of an accept. `seq` is the arrival number; `displaced` was dropped for it.
 
-    Jobs of one `lane` and `priority` need the same of a pool.
+    Jobs of one `lane` and `priority` need the same of a pool. `model` is the id of the model.
     """
 
     job_id: str
@@ -224,24 +221,27 @@ class JournalAccepted(Event, frozen=True, kw_only=True, tag=True):
     priority: str
     lane: str = ""
     displaced: str = ""
+    model: str = ""
     epoch: int = 0
 
 
 class JournalDispatched(Event, frozen=True, kw_only=True, tag=True):
-    """The record of an attempt."""
+    """The record of an attempt. `decided_ms` is when it was decided, where that is known."""
 
     job_id: str
     attempt: int
     pool: str
     replica: str
+    decided_ms: int | None = None
     epoch: int = 0
 
 
 class JournalEnded(Event, frozen=True, kw_only=True, tag=True):
-    """The record of a terminal state."""
+    """The record of a terminal state; `reason` is that of a failure."""
 
     job_id: str
     state: str
+    reason: str = ""
     epoch: int = 0
 
 
@@ -274,10 +274,16 @@ class Restarted(Event, frozen=True, kw_only=True, tag=True):
 
 
 class Recovered(Event, frozen=True, kw_only=True, tag=True):
-    """What an orchestrator found in its journal at a start: the state of every job, by id."""
+    """What an orchestrator found in its journal at a start: the state of every job, by id.
+
+    `models` are state and revision of the catalog's, `drains` the pools that an operator drains;
+    None where they are not observed.
+    """
 
     epoch: int
     states: Mapping[str, str]
+    models: Mapping[str, tuple[str, int]] | None = None
+    drains: tuple[str, ...] | None = None
 
 
 class Obeyed(Event, frozen=True, kw_only=True, tag=True):
@@ -337,6 +343,7 @@ AnyEvent = (
     | Fenced
     | Healed
     | Measured
+    | OperatorEvent
 )
 History = tuple[AnyEvent, ...]
 

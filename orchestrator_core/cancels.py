@@ -1,9 +1,10 @@
 """Orders to stop an attempt that wait for the journal, but not for long. Design §6.
 
 A crash between such an order and the end of its job in the journal leaves a live job whose attempt
-was stopped: it fails, although nobody had been told that it ended. So the order leaves once the end
-is durable, which takes milliseconds. A journal that is slow or broken holds it back for `HOLD_S`
-only: nobody wants the output any more, and the slot is to be free.
+was stopped. So the order leaves once the end is durable, which takes milliseconds. A journal that
+is slow or broken holds that of a cancelled job back for `HOLD_S` only: nobody wants the output any
+more, and the slot is to be free. The order says that the job was cancelled, and its host tells that
+back to whoever comes after the crash, so the job ends as it would have.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """Carries out what the core decided: writes it, sends it to hosts, answers who waits for it."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import assert_never
 
 import structlog
@@ -43,15 +44,17 @@ from orchestrator_core.core.effects import (
 )
 from orchestrator_core.core.events import AcceptsFailed, AttemptEnded, EndConfirmed, Event
 from orchestrator_core.core.machine import Core
-from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.outcome import Finish, Reason, Refusal
 from orchestrator_core.core.spec import StartMode
-from orchestrator_core.core.states import JobState
 from orchestrator_core.followers import Followers
-from orchestrator_core.hosts.continuing import continuation
+from orchestrator_core.hosts.bringing import Bringing
+from orchestrator_core.hosts.continuing import continuation, must_bring
 from orchestrator_core.hosts.registry import Hosts
+from orchestrator_core.relay.items import Item
 from orchestrator_core.relay.relay import Relay
 from orchestrator_core.replies import Replies
 from orchestrator_core.store.port import Store, StoreError
+from orchestrator_core.wire.dispatch import Delivered
 
 STORE_RETRY_MS = 1_000
 
@@ -90,10 +93,12 @@ class Carrying:
             self._store_slow,
         )
         self._cancels = HeldCancels(hosts.cancel, self._stops_unwritten)
+        self._bringing = Bringing(relay, hosts)
 
     def close(self) -> None:
         """Sends nothing more that is not durable, and refuses who still waits."""
         self._cancels.close()
+        self._bringing.close()
         self.replies.refuse_all(store_unavailable())
 
     def effects(self, effects: Sequence[Effect]) -> None:
@@ -132,14 +137,13 @@ class Carrying:
     def _stops_unwritten(self, effect: SendCancel) -> bool:
         """True when an attempt may be stopped although the end of its job is not durable.
 
-        A crash then leaves a live job whose attempt is over, so only for one that its client gave
-        up: nobody has been told that it ended, nobody wants its output. A start that has not been
-        sent must not be overtaken, and another orchestrator may go on with the job.
+        A crash then leaves a live job whose attempt is over, so only for one that was cancelled:
+        nobody has been told that it ended, nobody wants its output, and its host will say so. A
+        start that has not been sent must not be overtaken, and another orchestrator may go on with
+        the job.
         """
-        job = self._core.jobs.get(effect.job_id)
-        given_up = job is not None and job.state is JobState.CANCELLED
         bound = self._hosts.bound(effect.host_id, (effect.job_id, effect.attempt))
-        return given_up and bound and not self.gate.unsure
+        return effect.job_cancelled and bound and not self.gate.unsure
 
     def _immediate(self, effect: Immediate) -> None:
         match effect:
@@ -151,6 +155,7 @@ class Carrying:
                 self._hosts.send_verdicts(effect, self._relay)
                 self.followers.tell_adopted(effect)
             case AttemptClosed():
+                self._bringing.stop((effect.job_id, effect.attempt))
                 self._hosts.unbind(effect.job_id, effect.attempt)
                 if effect.retried:
                     self._relay.log(effect.job_id).wake()
@@ -172,7 +177,7 @@ class Carrying:
             case SendStart():
                 self._start(effect)
             case SendCancel():
-                self._cancels.durable(effect)
+                self._stop(effect)
             case SendRelease():
                 self._hosts.release(effect)
             case SendDrain():
@@ -184,6 +189,13 @@ class Carrying:
             case _:
                 assert_never(effect)
 
+    def _stop(self, effect: SendCancel) -> None:
+        """Stops an attempt at its host; one that waits for its text ends here."""
+        self._cancels.durable(effect)
+        if self._bringing.stop((effect.job_id, effect.attempt)):
+            ended = AttemptEnded(effect.job_id, effect.attempt, 0, finish=Finish.CANCELLED)
+            self._submit(ended)
+
     def _start(self, effect: SendStart) -> None:
         """Sends an attempt, unless it stopped counting while its record was written."""
         job_id, attempt = effect.spec.job_id, effect.attempt
@@ -192,15 +204,31 @@ class Carrying:
         log = self._relay.log(job_id)
         if effect.mode is StartMode.FRESH:
             log.doubtful = False  # Nothing was delivered before.
-        follows = None
-        if effect.mode is StartMode.CONTINUE:
-            job = self._core.jobs.get(job_id)
-            follows = continuation(effect, log, job.unreleased if job is not None else None)
+        job = self._core.jobs.get(job_id)
+        former = job.unreleased if job is not None else None
+        if effect.mode is not StartMode.CONTINUE:
+            self._send(effect, None)
+        elif former is not None and must_bring(effect, log, former):
+            grace_s = self._core.config.reattach_grace_ms / 1000
+            key = job_id, attempt
+            self._bringing.begin(key, former, grace_s, partial(self._go_on, effect))
+        else:
+            self._send(effect, continuation(effect, log, former))
+
+    def _go_on(self, effect: SendStart, brought: Sequence[Item]) -> None:
+        """Sends a continuation whose text was brought, unless it stopped counting meanwhile."""
+        if self._core.holds_slot(effect.spec.job_id, effect.attempt):
+            log = self._relay.log(effect.spec.job_id)
+            self._send(effect, continuation(effect, log, brought=brought))
+
+    def _send(self, effect: SendStart, follows: Delivered | AttemptEnded | None) -> None:
+        """Sends an attempt, or ends it where it cannot begin."""
         if isinstance(follows, AttemptEnded):
             self._submit(follows)
             return
-        traceparent = self._traceparent(job_id, attempt)
-        self._hosts.start(effect, log, traceparent, follows)
+        job_id = effect.spec.job_id
+        traceparent = self._traceparent(job_id, effect.attempt)
+        self._hosts.start(effect, self._relay.log(job_id), traceparent, follows)
 
     def _revert(
         self, job_ids: tuple[str, ...], replies: Sequence[ReplyAccepted | ReplyState]

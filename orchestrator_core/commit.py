@@ -249,6 +249,23 @@ class CommitGate:
         while self.undurable_drains():
             await self._durable()
 
+    async def catalog_settled(self) -> None:
+        """Returns once no change of the catalog is undurable. Raises as `settled`.
+
+        What is changed while this waits is waited for too: the reader sees it.
+        """
+        if self._abandoned is not None or self.unsure:
+            await self._durable()
+        while self._catalog_changes():
+            await self._durable()
+
+    def _catalog_changes(self) -> bool:
+        return any(
+            isinstance(record, CatalogRecord)
+            for batch in self._under_way()
+            for record in batch.records
+        )
+
     async def settled(self, job_id: str | None = None) -> None:
         """Returns once everything decided so far about a job, or about all, is durable.
 

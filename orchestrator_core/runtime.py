@@ -7,13 +7,14 @@ sleeps until the core's next deadline; nothing is polled.
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
 import structlog
 
 from orchestrator_core.carrying import Carrying, store_unavailable
 from orchestrator_core.clock import Clock
+from orchestrator_core.core.catalog_model import CatalogEntry
 from orchestrator_core.core.effects import Effect, JobEnded, Receipt
 from orchestrator_core.core.events import (
     CancelRequested,
@@ -160,11 +161,15 @@ class Runtime:
                     JobEnded(ended.job_id, ended.state, ended.outcome, ended.usage)
                 )
 
-    async def enqueue(self, spec: JobSpec) -> Receipt:
-        """Gives a job; returns once it is durable. Raises `RefusalError`."""
+    async def enqueue(self, spec: JobSpec, stale: Refusal | None = None) -> Receipt:
+        """Gives a job; returns once it is durable. `stale` as in `EnqueueRequested`.
+
+        Raises:
+            RefusalError: what the core says, or STORE_UNAVAILABLE.
+        """
         if self._gate.degraded:
             raise RefusalError(store_unavailable())
-        receipt = await self._ask(lambda reply_to: EnqueueRequested(spec, reply_to))
+        receipt = await self._ask(lambda reply_to: EnqueueRequested(spec, reply_to, stale))
         assert isinstance(receipt, Receipt)
         return receipt
 
@@ -173,14 +178,14 @@ class Runtime:
         self._look_for_pause()
         return not (self._gate.unsure or self._gate.degraded)
 
-    def give(self, spec: JobSpec, tell: Tell) -> int:
+    def give(self, spec: JobSpec, tell: Tell, stale: Refusal | None = None) -> int:
         """Gives a job, while `certain`; tells of it as `enqueue` does. The number is for `forget`.
 
         `tell` may be called before this returns; it must not raise and not wait.
         """
         reply_to = self._replies.expect(tell)
         try:
-            self.submit(EnqueueRequested(spec, reply_to))
+            self.submit(EnqueueRequested(spec, reply_to, stale))
         except BaseException:
             self._replies.forget(reply_to)
             raise
@@ -220,14 +225,21 @@ class Runtime:
         """
         await self._ask_briefly(lambda to: PoolDrainRequested(pool_id, draining, timeout_ms, to))
 
-    async def change_model(self, event: Callable[[int], CatalogEvent]) -> None:
+    async def change_model(
+        self, model_id: str, event: Callable[[int], CatalogEvent]
+    ) -> CatalogEntry | None:
         """Changes the catalog; `event` gets the number of the reply. Returns once it is durable.
+
+        What is returned is the model as this change left it, whatever was done to it since; None
+        where that deleted it.
 
         Raises:
             RefusalError: what the core says; STORE_UNAVAILABLE, when that takes longer than a
             second. It is done all the same, as soon as it can be written.
         """
-        await self._ask_briefly(event)
+        left: list[CatalogEntry | None] = []
+        await self._ask_briefly(event, lambda: left.append(self.core.catalog.entries.get(model_id)))
+        return left[0]
 
     def job(self, job_id: str) -> Job:
         """Looks a job up. Raises `RefusalError` NOT_FOUND."""
@@ -261,10 +273,17 @@ class Runtime:
         Raises:
             RefusalError: STORE_UNAVAILABLE, when that takes longer than a second.
         """
+        await self._settled(lambda: self._gate.settled(job_id))
+
+    async def catalog_settled(self) -> None:
+        """Waits until the catalog, as it is when this returns, is durable. Raises as `settled`."""
+        await self._settled(self._gate.catalog_settled)
+
+    async def _settled(self, settled: Callable[[], Awaitable[None]]) -> None:
         self._look_for_pause()
         try:
             async with asyncio.timeout(READ_PATIENCE_S):
-                await self._gate.settled(job_id)
+                await settled()
         except TimeoutError:
             raise RefusalError(store_unavailable(_SILENT)) from None
         except StoreError:
@@ -324,19 +343,25 @@ class Runtime:
 
     # --- replies and time
 
-    async def _ask(self, event: Callable[[int], Event]) -> Answer:
+    async def _ask(
+        self, event: Callable[[int], Event], decided: Callable[[], None] = lambda: None
+    ) -> Answer:
+        """Asks the core; calls `decided` in the same turn of the loop."""
         await self.sure()
         reply_to, future = self._replies.future()
         try:
             self.submit(event(reply_to))
+            decided()
             return await future
         finally:
             self.forget(reply_to)
 
-    async def _ask_briefly(self, event: Callable[[int], Event]) -> None:
+    async def _ask_briefly(
+        self, event: Callable[[int], Event], decided: Callable[[], None] = lambda: None
+    ) -> None:
         try:
             async with asyncio.timeout(READ_PATIENCE_S):
-                await self._ask(event)
+                await self._ask(event, decided)
         except TimeoutError:
             raise RefusalError(store_unavailable(_SILENT)) from None
 

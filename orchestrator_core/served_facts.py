@@ -4,11 +4,12 @@ import importlib.metadata
 import os
 from pathlib import Path
 
+from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.config import Config
 from orchestrator_core.config_schema import JobsTable
 from orchestrator_core.recorder.recorder import RecordedCore
 from orchestrator_core.runtime import Runtime
-from orchestrator_core.telemetry.service_metrics import ServiceFacts
+from orchestrator_core.telemetry.service_metrics import ArtifactFacts, ServiceFacts
 
 # Source: sqlite.org/tempfiles.html, section 2.2.
 _FILES = (("main", ""), ("wal", "-wal"))
@@ -17,7 +18,10 @@ _FILES = (("main", ""), ("wal", "-wal"))
 class ServedFacts:
     """Reads the parts of one server. `core_form` says whether the core is compiled."""
 
-    def __init__(self, config: Config, runtime: Runtime, core_form: str) -> None:
+    def __init__(
+        self, config: Config, runtime: Runtime, core_form: str, kept: Artifacts | None = None
+    ) -> None:
+        self._kept = kept
         self._runtime = runtime
         self._core_form = core_form
         self._version = importlib.metadata.version("llamaorch")
@@ -42,6 +46,7 @@ class ServedFacts:
             relay_held_bytes=runtime.relay.bytes_held,
             relay_limit_bytes=self._relay_limit_bytes,
             hosts_connected=len(runtime.hosts.links),
+            artifacts=None if self._kept is None else _artifact_facts(self._kept),
         )
 
     def _journal_bytes(self) -> dict[str, int]:
@@ -61,3 +66,16 @@ class ServedFacts:
         except OSError:
             return None
         return disk.f_bavail * disk.f_frsize
+
+
+def _artifact_facts(kept: Artifacts) -> ArtifactFacts:
+    counts = kept.counts
+    return ArtifactFacts(
+        count=len(kept.index),
+        count_max=kept.limits.count_max,
+        room_taken_bytes=kept.room_taken_bytes,
+        quota_bytes=kept.limits.quota_bytes,
+        refused=counts.refused,
+        moved_bytes=counts.moved_bytes,
+        damaged=counts.damaged,
+    )

@@ -66,6 +66,8 @@ from orchestrator_core.wire.jobs import WireLimits
 
 # Streams end by themselves once their jobs have; this is for those that do not.
 STOP_GRACE_S = 0.5
+# What was told is durable: a disk that does not answer must not keep the process from ending.
+JOURNAL_CLOSE_S = 5.0
 
 CORE_FORM = "interpreted" if placement.__file__.endswith(".py") else "compiled"
 _log = structlog.get_logger("orchestratord")
@@ -144,7 +146,7 @@ class OrchestratorServer:
         except FilesUnusableError as error:
             raise CannotStartError(str(error)) from error
         self._jobs = jobs_servicer = self._jobs_servicer(runtime, kept)
-        facts = ServedFacts(self._config, runtime, CORE_FORM)
+        facts = ServedFacts(self._config, runtime, CORE_FORM, kept)
         self.metrics_port = metrics_port = await self._telemetry.start(
             runtime.core, facts.read, self._status_routes(runtime, jobs_servicer)
         )
@@ -213,8 +215,19 @@ class OrchestratorServer:
                 await asyncio.to_thread(core.recorder.join)
         if self._artifacts is not None:
             await self._artifacts.close()
-        await self._store.close()
+        await self._close_journal()
         await self._telemetry.shutdown()
+
+    async def _close_journal(self) -> None:
+        try:
+            async with asyncio.timeout(JOURNAL_CLOSE_S):
+                await self._store.close()
+        except TimeoutError:
+            _log.error(
+                "journal_not_closed",
+                human="The journal's disk does not answer, so nobody waits for it any more: look at"
+                " its health. All that clients were told of is in the journal.",
+            )
 
     async def wait_failed(self) -> None:
         """Raises what a background task or a step of the core raised.
@@ -276,6 +289,9 @@ class OrchestratorServer:
             input_bytes_max=config.jobs.input_bytes_max,
             output_bytes_per_job=config.jobs.output_bytes_per_job,
             streams_per_connection_max=grpc_options.STREAMS_PER_CONNECTION_MAX,
+            artifact_input_bytes_max=min(
+                config.artifacts.input_bytes_max, config.artifacts.artifact_bytes_max
+            ),
         )
         limits = WireLimits(input_bytes_max=config.jobs.input_bytes_max)
         return orchestrator.OrchestratorServicer(

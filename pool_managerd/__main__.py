@@ -1,7 +1,8 @@
 """The command `pool-managerd`.
 
-Exit codes: 0 stopped as asked, 1 broke down, 2 cannot start as configured. Of `check`: 0 every pool
-can start, 1 a pool cannot, 2 the pool manager cannot, also without a configuration.
+Exit codes: 0 stopped as asked, 1 broke down or cannot read its devices yet, 2 cannot start as
+configured. Of `check`: 0 every pool can start, 1 a pool cannot, 2 the pool manager cannot, also
+without a configuration.
 """
 
 import argparse
@@ -27,6 +28,8 @@ from pool_managerd.server import PoolManager
 from pool_managerd.telemetry import configure_logs, log
 
 DEFAULT_CONFIG = Path("pool-managerd.toml")
+# A driver may come later: at the start of the machine, or when its module has been built.
+EXIT_NO_DEVICES = 1
 EXIT_CANNOT_START = 2
 
 
@@ -80,7 +83,8 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_CANNOT_START
     except (DevicesUnavailableError, OSError) as error:
         print(f"pool-managerd: {error}", file=sys.stderr)
-        return EXIT_CANNOT_START
+        no_devices = isinstance(error, DevicesUnavailableError)
+        return EXIT_NO_DEVICES if no_devices else EXIT_CANNOT_START
     return 0
 
 

@@ -83,6 +83,7 @@ class Stop(enum.Enum):
     """Why the executor stops a generation."""
 
     CANCEL = "cancel"
+    JOB_CANCELLED = "job_cancelled"
     DEADLINE = "deadline"
     MISMATCH = "mismatch"
     TOO_LARGE = "too_large"
@@ -93,6 +94,7 @@ class Stop(enum.Enum):
 
 OUTCOME_OF_STOP: Mapping[Stop, EndReason | AttemptFailure] = {
     Stop.CANCEL: EndReason.CANCELLED,
+    Stop.JOB_CANCELLED: EndReason.CANCELLED,
     Stop.DEADLINE: AttemptFailure(ErrorKind.TIMEOUT, "the job's deadline passed"),
     Stop.MISMATCH: AttemptFailure(
         ErrorKind.REPLAY_MISMATCH, "the replay produced other text than the first attempt"

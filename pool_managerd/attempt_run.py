@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pool_managerd.attempt import OUTCOME_OF_STOP, AttemptCommand, Stop
 from pool_managerd.attempt_told import Facts
 from pool_managerd.core.attempts import AttemptFailure, AttemptLog, Terminal, Usage
+from pool_managerd.core.tellable import count_or_none
 from pool_managerd.engines import port
 from pool_managerd.incarnation import Incarnation
 from pool_managerd.pool import Pool
@@ -43,15 +44,15 @@ class Run:
         if isinstance(outcome, AttemptFailure) and self.stop_detail:
             outcome = replace(outcome, message=self.stop_detail)
         tokens_out = self.log.tokens_out if self.log.tokens_counted else None
-        return Terminal(outcome, Usage(tokens_out=tokens_out))
+        return Terminal(outcome, Usage(tokens_out=tokens_out), self.stop is Stop.JOB_CANCELLED)
 
 
 def usage_of(usage: port.Usage) -> Usage:
     """What an engine counted, as it is kept."""
     return Usage(
-        tokens_in=usage.tokens_in,
-        tokens_cached=usage.tokens_cached,
-        tokens_out=usage.tokens_out,
-        prefill_time_ms=usage.prefill_time_ms,
-        decode_time_ms=usage.decode_time_ms,
+        tokens_in=count_or_none(usage.tokens_in),
+        tokens_cached=count_or_none(usage.tokens_cached),
+        tokens_out=count_or_none(usage.tokens_out),
+        prefill_time_ms=count_or_none(usage.prefill_time_ms),
+        decode_time_ms=count_or_none(usage.decode_time_ms),
     )

@@ -25,7 +25,7 @@ class Commands:
         self._telemetry = telemetry
         self._handlers: dict[str, _Handler] = {
             "start": lambda message, outbox: self._start(message.start, outbox),
-            "cancel": lambda message, outbox: self._cancel(message.cancel.handle, outbox),
+            "cancel": lambda message, outbox: self._cancel(message.cancel, outbox),
             "release": lambda message, outbox: self._release(message.release, outbox),
             "ack": lambda message, outbox: _ack(message.ack, outbox),
             "seek": lambda message, outbox: _seek(message.seek, outbox),
@@ -88,11 +88,11 @@ class Commands:
         )
         outbox.refuse(Refused(message.handle, refusal.reason, refusal.message))
 
-    def _cancel(self, handle: int, outbox: Outbox) -> None:
-        entry = outbox.log_of(handle)
+    def _cancel(self, message: dispatch_pb2.CancelAttempt, outbox: Outbox) -> None:
+        entry = outbox.log_of(message.handle)
         if entry is not None:
             failpoints.reach("cancel.before")
-            self._executor.cancel(entry.key)
+            self._executor.cancel(entry.key, job_cancelled=message.job_cancelled)
             failpoints.reach("cancel.after")
 
     def _release(self, message: dispatch_pb2.ReleaseAttempts, outbox: Outbox) -> None:

@@ -60,8 +60,9 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
     if logs.directory:
         logs = logs.model_copy(update={"directory": str(base / logs.directory)})
     models = config.models.model_copy(
-        update={"directory": str(base / Path(config.models.directory).expanduser())}
+        update={"directory": str(base / _at_home("directory", config.models.directory, problems))}
     )
+    _at_home("cache_directory", config.models.cache_directory, problems)
     token = SecretStr(env.get(config.outbound.hf_token_env, ""))
     problems.extend(trace_problems(config.link, config.auth, env))
     link = config.link.model_copy(update=resolved_access(config.link, base, env, problems))
@@ -80,6 +81,15 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
             "otlp_metrics_endpoint": metrics_endpoint or "",
         }
     )
+
+
+def _at_home(key: str, path: str, problems: list[str]) -> Path:
+    """A folder of models with the home folder in place of a `~`; there may be none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        problems.append(f"models.{key}: {path}: this home folder is not known; name another one")
+        return Path(path)
 
 
 def _resolved(

@@ -101,11 +101,14 @@ class Executor:
             command = admitting.following(command, prefix)
         return self._begin(command, pool, prefix)
 
-    def cancel(self, key: AttemptKey) -> None:
-        """Stops an attempt; without effect when it is over or not known."""
+    def cancel(self, key: AttemptKey, *, job_cancelled: bool = False) -> None:
+        """Stops an attempt; without effect when it is over or not known.
+
+        Its end says whether its job was cancelled.
+        """
         run = self._runs.get(key)
         if run is not None:
-            run.request_stop(Stop.CANCEL)
+            run.request_stop(Stop.JOB_CANCELLED if job_cancelled else Stop.CANCEL)
 
     def forget(self, key: AttemptKey) -> None:
         """Forgets an attempt and its output; one that still runs is stopped first."""

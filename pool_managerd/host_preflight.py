@@ -34,6 +34,7 @@ from pool_managerd.core.fit import (
 )
 from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.model_ref import shown_ref
+from pool_managerd.core.tellable import BYTES_MAX
 from pool_managerd.engines.port import EngineInfo, PreloadError
 from pool_managerd.memory_plan import (
     MemoryPlan,
@@ -366,7 +367,9 @@ async def _tell_context(table: PoolTable, served: int) -> None:
 
 
 def _totals(estimate: Estimate, rooms: Mapping[str, Room]) -> dict[str, int]:
-    return {memory: need.total for memory, need in merged(estimate.needs, rooms).items()}
+    """By memory, and no more than can be told: a damaged file may ask for anything."""
+    needs = merged(estimate.needs, rooms)
+    return {memory: min(need.total, BYTES_MAX) for memory, need in needs.items()}
 
 
 def _sentences(planned: MemoryPlan, missing: tuple[Shortfall, ...]) -> tuple[str, ...]:

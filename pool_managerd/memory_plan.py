@@ -20,7 +20,7 @@ from pool_managerd.core.kv_size import CacheType, DimensionsError
 from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
 from pool_managerd.engines.embedded_worker import batch_tokens
 from pool_managerd.engines.gguf_kv import read_model
-from pool_managerd.engines.gguf_metadata import MetadataError
+from pool_managerd.engines.gguf_metadata import CutOffError, MetadataError
 from pool_managerd.engines.hf_folder import read_hf_folder
 
 LlamaCpp = EmbeddedEngine | LlamaServerEngine | OpenAiEngine
@@ -67,6 +67,8 @@ def plan_memory(
     """
     try:
         estimated = _estimated(table, rooms, claims)
+    except CutOffError as error:
+        return MemoryPlan(Estimate({}), str, (str(error),))
     except (MetadataError, DimensionsError, OSError) as error:
         return Unknown(f"what the engine takes is not known: {error}")
     if estimated is not None:
@@ -110,8 +112,8 @@ def _gguf(
     rooms: Mapping[str, Room],
     claims: Mapping[str, tuple[Claim, ...]],
 ) -> MemoryPlan:
-    model = read_model(Path(engine.model_path))
-    draft = read_model(Path(engine.draft_model_path)) if engine.draft_model_path else None
+    model = _read(engine.model_path)
+    draft = _read(engine.draft_model_path) if engine.draft_model_path else None
     plan = _plan(table, engine, rooms)
     ctx_key = "ctx_max" if isinstance(engine, OpenAiEngine) else "ctx_per_slot"
 
@@ -123,6 +125,13 @@ def _gguf(
         return not shortfalls(estimate(changed), rooms, claims)
 
     return MemoryPlan(estimate(plan), lambda: _advice(model, plan, fits, ctx_key))
+
+
+def _read(path: str) -> GgufModel:
+    try:
+        return read_model(Path(path))
+    except CutOffError as error:
+        raise CutOffError(f"model file {path} {error}: copy or fetch it again") from error
 
 
 def _hf(table: PoolTable, engine: OpenAiEngine, rooms: Mapping[str, Room]) -> MemoryPlan:

@@ -17,7 +17,7 @@ from pool_managerd.core.attempts import AttemptFailure, EndReason
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.circuit import Circuit
 from pool_managerd.core.model_ref import shown_ref
-from pool_managerd.core.reload import ModelChoice
+from pool_managerd.core.reload import ModelChoice, kept_former
 from pool_managerd.core.replica import (
     Effect,
     Event,
@@ -302,7 +302,7 @@ class Pool:
         wanted = shown_ref(self.model.wanted)
         detail = f"the model {wanted} could not be loaded: {problem}"[:DETAIL_CHARS_MAX]
         told.rolled_back(self.pool_id, wanted, detail)
-        self.model.roll_back(detail)
+        self.model.roll_back(kept_former(detail, self.pool_id, DETAIL_CHARS_MAX))
         if not incarnation.failing:
             self._post(Event(Kind.ROLLED_BACK, reason, detail))
 

@@ -30,10 +30,10 @@ async def self_test(
 ) -> str:
     """Tests a started engine without attempts; returns what is wrong in one sentence, or "".
 
-    Needs one slot. Takes at most `timeout_ms` and the closing of a generation; never raises but for
-    a broken adapter.
+    Needs one slot. Takes at most `timeout_ms`, the closing of a generation, and `cancel_confirm_ms`
+    for each of the two that the test before may have left; never raises but for a broken adapter.
     """
-    problem = _telemetry_problem(info)
+    problem = _telemetry_problem(info) or await _left_behind(engine, cancel_confirm_ms)
     if problem:
         return problem
     try:
@@ -51,6 +51,16 @@ def _telemetry_problem(info: EngineInfo) -> str:
     ]
     missing += [name for name in ("slots_total", "ctx_max") if getattr(info, name) < 1]
     return f"the engine does not tell its {', '.join(missing)}" if missing else ""
+
+
+async def _left_behind(engine: Engine, confirm_ms: int) -> str:
+    """Gives back what a test took that was given up: its slot, and its name."""
+    try:
+        for request_id in (_DECODE_ID, _CANCEL_ID):
+            await engine.confirm_idle(request_id, confirm_ms)
+    except CancelUnconfirmedError as error:
+        return f"a generation of the test before was not stopped: {error}"
+    return ""
 
 
 async def _decode(engine: Engine) -> str:

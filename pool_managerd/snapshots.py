@@ -24,6 +24,7 @@ from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.mask import names, selected
 from pool_managerd.core.reload import ReloadState
 from pool_managerd.core.replica import PoolState, Reason
+from pool_managerd.core.tellable import plain_text
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.port import EngineInfo
 from pool_managerd.executor import Executor
@@ -132,7 +133,7 @@ class SnapshotBuilder:
         )
         state, reason, detail = pool.state()
         message.state, message.state_reason = _STATES[state], _REASONS[reason]
-        message.state_detail = detail
+        message.state_detail = plain_text(detail)
         _add_engine(message, pool)
         _add_devices(message, pool.table, self._devices.devices(), self._ledger)
         for memory, entry in self._ledger.entries(pool.pool_id).items():
@@ -141,7 +142,8 @@ class SnapshotBuilder:
             )
         reload = pool.model.last
         if reload is not None:
-            message.reload.reload_id, message.reload.detail = reload.reload_id, reload.problem
+            message.reload.reload_id = reload.reload_id
+            message.reload.detail = plain_text(reload.problem)
             message.reload.state = _RELOADS[reload.state]
         for log in self._executor.running(replica_id):
             message.running.add(

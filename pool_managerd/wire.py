@@ -25,6 +25,7 @@ from pool_managerd.core.attempts import (
 )
 from pool_managerd.core.logprobs import TokenLogprob
 from pool_managerd.core.outbox import Frame, RefusalReason
+from pool_managerd.core.tellable import plain_text
 from pool_managerd.engines.port import ChatMessage, GenerationRequest, SamplingParams
 from pool_managerd.errors import PoolManagerError
 
@@ -193,13 +194,14 @@ def ended(log: AttemptLog, handle: int = 0) -> dispatch_pb2.AttemptEnded:
         next_index=log.next_index,
         text_bytes=log.text_bytes,
         text_digest=log.digest,
+        job_cancelled=log.terminal.job_cancelled,
     )
     match log.terminal.outcome:
         case EndReason() as reason:
             message.finish_reason = _FINISHES[reason]
         case AttemptFailure(kind=kind, message=text):
             message.error.kind = _ERRORS[kind]
-            message.error.message = text[:ERROR_TEXT_MAX]
+            message.error.message = plain_text(text[:ERROR_TEXT_MAX])
     return message
 
 

@@ -220,6 +220,32 @@ RELIABILITY: Final = Board(
                     unit="bytes",
                 ),
                 Panel(
+                    "Artifacts",
+                    "Content that is stored or being put; the line is where no more is taken.",
+                    (
+                        Query("sum(orchd_artifact_bytes)", "stored"),
+                        Query("sum(orchd_artifact_quota_bytes)", "quota"),
+                    ),
+                    unit="bytes",
+                ),
+                Panel(
+                    "Artifacts, bytes per second",
+                    "From clients, to clients, and to hosts as input of jobs.",
+                    (rate("orchd_artifact_moved_bytes_total", "direction", ""),),
+                    unit="Bps",
+                ),
+                Panel(
+                    "Artifacts refused or damaged per second",
+                    "By the bound that was reached, else by reason; damaged content is read as an"
+                    " error.",
+                    (
+                        some(rate("orchd_artifact_refusals_total", "reason", "")),
+                        Query(
+                            "sum(rate(orchd_artifact_damaged_total[$__rate_interval]))", "damaged"
+                        ),
+                    ),
+                ),
+                Panel(
                     "Journal on disk",
                     "Main file and write-ahead log.",
                     (Query("sum by (file) (orchd_journal_bytes)", "{{file}}"),),

@@ -74,6 +74,8 @@ def table(result: Result) -> Table:
     shown = Table(show_header=False, title="chaos")
     for name, value in rows.items():
         shown.add_row(name, value)
+    if faults.cut_short:
+        shown.add_row("faults ended", faults.cut_short)
     missing = sorted(faults.wanted - faults.reached)
     if missing:
         shown.add_row("not reached", ", ".join(missing))

@@ -24,6 +24,9 @@ from faults.chaos.observers import host_events, journal_events
 from llamaorch_client import FailoverPolicy, Sampling
 
 REFERENCE_TIMEOUT_S = 120.0
+# Share of a campaign's time in which faults happen. The rest is many times what any job needs on
+# services that nobody disturbs: what is unended at the limit was lost.
+FAULTS_SHARE = 0.75
 VARIANTS = 6
 CLIENTS_OF_OTHERS = 2
 
@@ -33,7 +36,8 @@ class Options:
     """Size of a campaign.
 
     `points` False: random moments alone. `kinds_first`: begins with a kill of each kind of process,
-    and goes on until they were. `overlap`: so many faults at a time. `limit_s` bounds all.
+    and goes on until they were. `overlap`: so many faults at a time. `limit_s` bounds all; faults
+    end before, see `FAULTS_SHARE`.
     """
 
     seed: int = 1
@@ -78,27 +82,30 @@ class Campaign:
         if options.kinds_first:
             self._injector.kinds_first()
         self._archivist = Archivist(options.seed)
+        self._problems: list[str] = []
 
     async def run(self) -> Result:
         """All of it. What goes wrong is in the result; no process is left behind."""
         started_s = time.monotonic()
-        problems: list[str] = []
+        problems = self._problems
         try:
             async with asyncio.timeout(self._options.limit_s):
                 await self._fleet.start()
                 await self._reference()
-                await self._chaos()
+                took_s = time.monotonic() - started_s
+                await self._chaos(self._options.limit_s * FAULTS_SHARE - took_s)
                 codes = await self._fleet.close()
-            problems += [f"exit codes after a drain: {codes}"] if any(codes) else []
+            if any(codes):
+                problems.append(f"exit codes after a drain: {codes}")
         except TimeoutError:
             problems.append(f"not done within {self._options.limit_s:.0f} s")
         except HarnessError as error:
             problems.append(str(error))
         except ExceptionGroup as group:
-            problems += [f"{type(error).__name__}: {error}" for error in group.exceptions]
+            problems.extend(f"{type(error).__name__}: {error}" for error in group.exceptions)
         finally:
             self._fleet.kill_all()
-        return self._judged(problems, time.monotonic() - started_s)
+        return self._judged(time.monotonic() - started_s)
 
     # --- load
 
@@ -113,7 +120,8 @@ class Campaign:
                 # A pool that has not loaded its model yet cannot serve it: that is no fault here.
                 self._texts[task] = await client.served(task)
 
-    async def _chaos(self) -> None:
+    async def _chaos(self, faults_s: float) -> None:
+        """Runs all jobs; faults happen for `faults_s` at most, then the jobs run to their end."""
         options, injector = self._options, self._injector
         async with asyncio.TaskGroup() as group:
             injecting = [group.create_task(injector.run()) for _ in range(options.overlap)]
@@ -122,13 +130,21 @@ class Campaign:
                 group.create_task(self._archivist.run(self._fleet.address, injector.healing))
             )
             jobs = [group.create_task(self._client(number)) for number in range(options.clients)]
-            await asyncio.gather(*jobs)
-            await injector.all_points.wait()
+            if not await over(jobs, injector.all_points, faults_s):
+                self._cut_short(faults_s, sum(not job.done() for job in jobs))
             injector.heal()
             await asyncio.gather(*injecting)
             await self._fleet.revive()
             injector.events.append(history.Healed(at_ms=now_ms()))
-            await asyncio.gather(*others)
+            await asyncio.gather(*jobs, *others)
+
+    def _cut_short(self, faults_s: float, clients: int) -> None:
+        """Notes that faults end although they were to go on, and what was not shown for that."""
+        done, untried = self._injector.done, self._injector.untried
+        done.cut_short = f"after {faults_s:.0f} s, when {clients} clients still had jobs to run"
+        if untried:
+            points = ", ".join(untried)
+            self._problems.append(f"there was no time for faults at {points}: raise --limit-s")
 
     async def _client(self, number: int) -> None:
         """One client's share of the jobs that must all complete."""
@@ -167,8 +183,8 @@ class Campaign:
 
     # --- judgement
 
-    def _judged(self, problems: list[str], wall_s: float) -> Result:
-        notes, fleet = self._notes, self._fleet
+    def _judged(self, wall_s: float) -> Result:
+        notes, fleet, problems = self._notes, self._fleet, self._problems
         seen = history.merge(
             journal_events(fleet.journal) if fleet.journal.exists() else [],
             *(host_events(fleet.log(host)) for host in fleet.hosts),
@@ -201,6 +217,21 @@ class Campaign:
             for event in notes.events
             if isinstance(event, history.EnqueueAcked) and event.client.startswith("client-")
         }
+
+
+async def over(
+    jobs: Collection[asyncio.Task[None]], all_points: asyncio.Event, faults_s: float
+) -> bool:
+    """Returns when faults have done their work: all jobs and points; False when time was up first.
+
+    Nothing is cancelled then.
+    """
+    points = asyncio.create_task(all_points.wait())
+    try:
+        _, left = await asyncio.wait([*jobs, points], timeout=max(0.0, faults_s))
+    finally:
+        points.cancel()
+    return not left
 
 
 def tasks(*, engines: bool) -> list[Task]:

@@ -25,12 +25,13 @@ TRIES_MAX = 3
 
 @dataclass(slots=True)
 class Done:
-    """What was done to the processes."""
+    """What was done to the processes. `cut_short` says when faults ended for want of time."""
 
     kills: Counter[str] = field(default_factory=Counter)
     stops: Counter[str] = field(default_factory=Counter)
     reached: set[str] = field(default_factory=set)
     wanted: set[str] = field(default_factory=set)
+    cut_short: str = ""
 
 
 class Injector:
@@ -64,6 +65,11 @@ class Injector:
         targets = (self._fleet.orchestrator.name, self._fleet.hosts[0].name, ENGINE)
         self._first.extend(Fault(target, Action.KILL, moment_ms=300) for target in targets)
         self.all_points.clear()
+
+    @property
+    def untried(self) -> list[str]:
+        """The points, and the kinds of process, that no fault has come to yet."""
+        return sorted({" ".join(pair) for pair in self._left} | {f.target for f in self._first})
 
     async def run(self) -> None:
         """Injects one fault after another."""

@@ -40,6 +40,8 @@ _FIRM = (
     errors.InvalidParamsError,
     errors.IncompatibleError,
     errors.DuplicateError,
+    errors.CatalogError,
+    errors.NotFoundError,
 )
 """Errors that say that nothing was accepted."""
 
@@ -69,6 +71,7 @@ class Plan:
     pause_ms: int = 0
     late_ms: int = 0
     exchange: bool = False
+    model: str = "m"
     looks_ms: tuple[int, ...] = ()
 
     @property
@@ -79,7 +82,7 @@ class Plan:
     def request(self) -> JobRequest:
         """The job as the library takes it."""
         return JobRequest(
-            model_id="m",
+            model_id=self.model,
             prompt=self.prompt,
             request_id=self.request_id,
             priority=Priority.BATCH if self.batch else Priority.INTERACTIVE,

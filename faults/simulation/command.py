@@ -33,6 +33,7 @@ class Totals:
         total.cuts += stats.cuts
         total.blows += stats.blows
         total.takeovers += stats.takeovers
+        total.acts += stats.acts
         total.ends += stats.ends
         if wrong:
             self.bad[stats.seed] = wrong
@@ -43,7 +44,7 @@ class Totals:
         return (
             f"{self.seeds} seeds, {total.virtual_ms / 3_600_000:.1f} simulated hours, "
             f"{total.blows} faults ({total.kills} kills, {total.cuts} cuts, "
-            f"{total.takeovers} takeovers), "
+            f"{total.takeovers} takeovers), {total.acts} acts of operators, "
             f"{total.jobs} jobs ({ends}): {len(self.bad)} seeds with violations"
         )
 

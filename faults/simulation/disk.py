@@ -57,6 +57,7 @@ class Disk:
         self._open: list[SimulatedStore] = []
         self._on_durable = on_durable
         self._written: set[tuple[str, str, int]] = set()
+        self._latest: dict[tuple[str, str], Record] = {}
 
     def _drawn(self) -> CommitFault:
         """What goes wrong in one commit, in the present condition."""
@@ -72,10 +73,20 @@ class Disk:
         """Makes a batch durable; tells of each record that was not there before."""
         _now(store.image.commit(batch))
         for record in batch:
-            key = _key(record)
-            if key is not None and key not in self._written:
-                self._written.add(key)
+            if self._new(record):
                 self._on_durable(record, store.epoch)
+
+    def _new(self, record: Record) -> bool:
+        """True unless a record, or the latest of its subject, is there already."""
+        key, subject = _key(record), _subject(record)
+        if key is not None:
+            was_there = key in self._written
+            self._written.add(key)
+            return not was_there
+        if subject is None or self._latest.get(subject) == record:
+            return False
+        self._latest[subject] = record
+        return True
 
     def opened(self, store: "SimulatedStore") -> None:
         """A store is about to be opened. What others have under way comes before it, or never."""
@@ -112,6 +123,17 @@ def _key(record: Record) -> tuple[str, str, int] | None:
         case TerminalRecord():
             return ("terminal", record.job_id, 0)
         case SessionRecord() | SessionForgotten() | PoolDrainRecord() | CatalogRecord():
+            return None
+
+
+def _subject(record: Record) -> tuple[str, str] | None:
+    """Of what only the latest record counts, but for sessions, which nobody outside sees."""
+    match record:
+        case PoolDrainRecord():
+            return ("pool", record.pool_id)
+        case CatalogRecord():
+            return ("model", record.entry.card.model_id)
+        case _:
             return None
 
 

@@ -4,26 +4,39 @@ import asyncio
 from collections.abc import Sequence
 
 from faults import history as h
+from faults import operator_events as o
 from faults.simulation.disk import Disk, SimulatedStore
 from faults.simulation.network import Network, Server
 from faults.simulation.recorder import Recorder
+from faults.simulation.settings import SettingsFile, mark_in_force
+from faults.simulation.tape import TapedCore
 from faults.simulation.virtual_time import Process, VirtualLoop
 from llamaorch.pool.v1 import snapshot_pb2
 from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchRequest
 from orchestrator_core import failpoints
 from orchestrator_core.config import core_config
-from orchestrator_core.config_schema import Config
+from orchestrator_core.configured_parts import judge_of, signatures_of
 from orchestrator_core.core.effects import Effect, OfferDeclined
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.states import JobState
 from orchestrator_core.hosts.link import LinkTerms
 from orchestrator_core.hosts.registry import Hosts
+from orchestrator_core.live_config import LiveConfig
+from orchestrator_core.live_parts import LiveParts
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
+from orchestrator_core.served_facts import ServedFacts
 from orchestrator_core.server import STOP_GRACE_S
-from orchestrator_core.servicers import orchestrator, pool_registry
+from orchestrator_core.servicers import (
+    catalog,
+    configuration,
+    orchestrator,
+    policy,
+    pool_admin,
+    pool_registry,
+)
 from orchestrator_core.servicers.capabilities import ServerFacts
-from orchestrator_core.store.port import StoreTakenError
+from orchestrator_core.store.port import Opened, StoreTakenError
 from orchestrator_core.telemetry.calls import Call, Calls, Metadata
 from orchestrator_core.telemetry.metrics import Metrics
 from orchestrator_core.telemetry.telemetry import Telemetry
@@ -50,12 +63,13 @@ class VirtualClock:
 class Watcher(Telemetry):
     """Sees what the core decides, as telemetry does, and exports nothing."""
 
-    def __init__(self, recorder: Recorder, process: Process, capacity: int) -> None:
+    def __init__(self, recorder: Recorder, process: Process) -> None:
         # Not the parent's construction: it makes instruments, and nothing here is measured.
         self._recorder = recorder
         self._process = process
-        self._capacity = capacity
+        self._config: object = None
         self._depth = 0
+        self._stay = 0
         self._calls = Calls(Tracing(), Metrics(), lambda _: None, lambda: 0)
 
     def observe(self, effects: Sequence[Effect], core: Core, now_ms: int) -> None:
@@ -63,14 +77,23 @@ class Watcher(Telemetry):
         for effect in effects:
             if isinstance(effect, OfferDeclined):
                 self._recorder.record(self._process, h.OfferDeclined, job_id=effect.job_id)
-        if core.queue_depth() > self._depth:
-            queued = sum(
-                job.state is JobState.QUEUED and not job.attempts_made for job in core.jobs.values()
-            )
-            self._recorder.record(
-                self._process, h.QueueSeen, queued=queued, capacity=self._capacity
-            )
+        if core.config is not self._config:
+            self._reconfigured(core)
+        capacity, grew = core.config.queue_capacity, core.queue_depth() > self._depth
+        if grew or self._stay > capacity:
+            queued = _queued(core)
+            if grew:
+                bound = max(capacity, self._stay)
+                self._recorder.record(self._process, h.QueueSeen, queued=queued, capacity=bound)
+            self._stay = min(self._stay, queued)
         self._depth = core.queue_depth()
+
+    def _reconfigured(self, core: Core) -> None:
+        """Who waits under a lower bound than before may stay."""
+        started, self._config = self._config is None, core.config
+        self._stay = _queued(core)
+        mark = mark_in_force(core.config)
+        self._recorder.record(self._process, o.InForce, mark=mark, started=started)
 
     def dispatch_traceparent(self, job_id: str, attempt: int) -> str:
         """See `Observer.dispatch_traceparent`."""
@@ -82,32 +105,34 @@ class Watcher(Telemetry):
     def host_down(self, host_id: str, why: str) -> None:
         """See `Telemetry.host_down`."""
 
+    def signature_checked(self, model_id: str, verdict: str) -> None:
+        """See `Telemetry.signature_checked`."""
+
     def rpc(self, name: str, metadata: Metadata | None) -> Call:
         """See `Telemetry.rpc`."""
         return self._calls.rpc(name, None)
 
 
+def _queued(core: Core) -> int:
+    """New jobs that wait: those that wait for a retry do not count."""
+    return sum(job.state is JobState.QUEUED and not job.attempts_made for job in core.jobs.values())
+
+
 class Orchestrator:
     """One life. `start` recovers and serves; a crash simply freezes its process.
 
-    `relay_bytes` of each job's output are kept here, by default as many as configured. With
-    `trusting` it does not look at which epoch a host has seen: one of an earlier version.
+    With `trusting` it does not look at which epoch a host has seen: one of an earlier version.
     """
 
     def __init__(
-        self,
-        config: Config,
-        disk: Disk,
-        network: Network,
-        recorder: Recorder,
-        relay_bytes: int | None = None,
+        self, file: SettingsFile, disk: Disk, network: Network, recorder: Recorder
     ) -> None:
         self.process = Process(ADDRESS)
-        self._relay_bytes = relay_bytes or config.jobs.output_bytes_per_job
         self.store = SimulatedStore(disk)
         self.trusting = False
         self.listening = False
-        self._config = config
+        self._live = LiveConfig(file.good, file)
+        self.core = TapedCore(core_config(file.good))
         self._network = network
         self._recorder = recorder
         self.runtime: Runtime | None = None
@@ -120,14 +145,14 @@ class Orchestrator:
         store = self.store
         opened = await store.open()
         failpoints.reach("journal.opened")
-        config, jobs = self._config, self._config.jobs
+        config, jobs = self._live.running, self._live.running.jobs
         hosts = Hosts()
-        watcher = Watcher(self._recorder, self.process, config.queue.capacity)
+        watcher = Watcher(self._recorder, self.process)
         runtime = self.runtime = Runtime(
-            Core(core_config(config)),
+            self.core,
             store,
             VirtualClock(loop, opened.last_ms),
-            Relay(RelayLimits(self._relay_bytes, jobs.output_bytes_total)),
+            Relay(RelayLimits(jobs.output_bytes_per_job, jobs.output_bytes_total)),
             hosts,
             watcher,
         )
@@ -137,6 +162,8 @@ class Orchestrator:
             h.Recovered,
             epoch=opened.epoch,
             states={job.job_id: job.state.name for job in runtime.core.jobs.values()},
+            models=_catalog(runtime.core),
+            drains=_drains(runtime.core, opened),
         )
         terms = LinkTerms(
             epoch=opened.epoch,
@@ -145,10 +172,13 @@ class Orchestrator:
             heartbeat_timeout_ms=config.pools.heartbeat_timeout_ms,
             send_window_bytes=config.pools.send_window_bytes,
         )
-        facts = ServerFacts("simulated", 4 << 20, jobs.input_bytes_max, jobs.output_bytes_per_job)
-        limits = WireLimits(input_bytes_max=jobs.input_bytes_max)
+        parts = self._parts(runtime, watcher)
+        self._live.prepare = parts.prepare
         servicers = (
-            orchestrator.OrchestratorServicer(runtime, watcher, limits, facts),
+            parts.jobs,
+            parts.pools,
+            parts.catalog,
+            configuration.ConfigServicer(self._live),
             pool_registry.PoolRegistryServicer(runtime, watcher, terms),
         )
         handlers = [servicer.handlers() for servicer in servicers]
@@ -161,8 +191,25 @@ class Orchestrator:
             await runtime.run()
         except StoreTakenError:
             self._recorder.record(self.process, h.Fenced, epoch=opened.epoch)
-            servicers[0].stop()
+            parts.jobs.stop()
             await asyncio.sleep(STOP_GRACE_S)
+
+    def _parts(self, runtime: Runtime, watcher: Watcher) -> LiveParts:
+        config, jobs = self._live.running, self._live.running.jobs
+        facts = ServerFacts("simulated", 4 << 20, jobs.input_bytes_max, jobs.output_bytes_per_job)
+        limits = WireLimits(input_bytes_max=jobs.input_bytes_max)
+        return LiveParts(
+            runtime,
+            watcher,
+            policy.PolicyServicer(runtime, watcher, judge_of(config.outbound)),
+            None,
+            orchestrator.OrchestratorServicer(runtime, watcher, limits, facts),
+            pool_admin.PoolAdminServicer(runtime, watcher, config.pools),
+            ServedFacts(config, runtime, "simulated"),
+            catalog.CatalogServicer(
+                runtime, watcher, config.catalog, signatures_of(config.catalog)
+            ),
+        )
 
     def _read(self, message: object) -> None:
         """What arrives here, before anybody looks at it."""
@@ -184,3 +231,16 @@ class Orchestrator:
             "replies": len(runtime._replies),
             "tasks": self.process.busy,
         }
+
+
+def _catalog(core: Core) -> dict[str, tuple[str, int]]:
+    return {
+        model_id: (entry.state.name, entry.revision)
+        for model_id, entry in sorted(core.catalog.entries.items())
+    }
+
+
+def _drains(core: Core, opened: Opened) -> tuple[str, ...]:
+    """Pools that are drained, of those that the journal names."""
+    named = sorted(drain.pool_id for drain in opened.recovered.drains)
+    return tuple(pool_id for pool_id in named if core.drain_of(pool_id) is not None)

@@ -11,6 +11,8 @@ import orchestrator_core.failpoints
 import pool_managerd.failpoints
 from faults import history as h
 from faults.checker import Expect, Violation, check
+from faults.operator_events import ActSent
+from faults.operator_rules import MODEL_RETIRED
 from faults.simulation.clients import Plan
 from faults.simulation.disk import Condition
 from faults.simulation.engine import text_of
@@ -38,6 +40,11 @@ _DISKS = {
 }
 
 
+_SPARE_TEXT = frozenset(
+    {Fault.KILL_ENGINE, Fault.SLOW_DISK, Fault.FULL_DISK, Fault.UNSURE_DISK, Fault.SLOW_NETWORK}
+)
+
+
 @dataclass(slots=True)
 class Stats:
     """What one run was. `ends` counts terminal states."""
@@ -49,6 +56,7 @@ class Stats:
     cuts: int = 0
     blows: int = 0
     takeovers: int = 0
+    acts: int = 0
     ends: Counter[str] = field(default_factory=Counter)
 
 
@@ -69,7 +77,12 @@ class Run:
 
 def simulate(seed: int) -> Run:
     """Runs a seed to its end, a few ten milliseconds of one core."""
-    scenario = scenario_of(seed)
+    return play(scenario_of(seed))
+
+
+def play(scenario: Scenario) -> Run:
+    """Runs a scenario to its end. Its seed says what chance does in it."""
+    seed = scenario.seed
     loop = VirtualLoop()
     recorder = Recorder(loop)
     world = World(scenario, loop, recorder)
@@ -87,6 +100,7 @@ def simulate(seed: int) -> Run:
                 points.watch(None)
             loop.clean_up()
             loop.close()
+    world.replay()
     return _judged(world, recorder, loop.now_ms)
 
 
@@ -103,6 +117,8 @@ async def _play(world: World) -> None:
     world.measure(before=True)
     world.let_loose()
     clients = [client.process.spawn(client.run()) for client in world.clients]
+    if world.scenario.deeds:
+        clients.append(world.operator.process.spawn(world.operator.run()))
     for blow in world.scenario.blows:
         await asyncio.sleep(max(0.0, blow.at_ms / 1000 - loop.time()))
         world.tally.blows += 1
@@ -110,6 +126,8 @@ async def _play(world: World) -> None:
     await asyncio.sleep(max(0.0, world.scenario.heal_ms / 1000 - loop.time()))
     world.heal()
     clients += [client.process.spawn(client.last_look()) for client in world.clients]
+    if world.scenario.deeds:
+        clients.append(world.operator.process.spawn(world.operator.tidy_up()))
     await _over(world, clients, SETTLE_MS + _PATIENCE_MS)
     await asyncio.sleep(RETENTION_MS / 1000 + 1)
     world.replaced_are_gone()
@@ -188,6 +206,7 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
     history, scenario = recorder.history, world.scenario
     accepted = [event for event in history if isinstance(event, h.JournalAccepted)]
     ended = _ended(history)
+    acts = sum(isinstance(event, ActSent) for event in history)
     tally = world.tally
     stats = Stats(
         seed=scenario.seed,
@@ -197,6 +216,7 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
         cuts=tally.cuts,
         blows=tally.blows,
         takeovers=tally.takeovers,
+        acts=acts,
         ends=Counter(ended.values()),
     )
     safe = [event.job_id for event in accepted if _safe(scenario, event, ended)]
@@ -214,16 +234,25 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
 def _safe(scenario: Scenario, job: h.JournalAccepted, ended: Mapping[str, str]) -> bool:
     """True for a job that every fault must spare: its text can be made again, to the byte.
 
-    It may have been cancelled or dropped, and an engine that stalls may cost it its time.
+    It may have been cancelled or dropped, and an engine that stalls may cost it its time. One that
+    is continued is spared by faults that leave services and network alone: its text is somewhere.
+    Whether the grace of its model was over is another rule's concern.
     """
     plan = _plans(scenario)[job.request_id]
-    if ended.get(job.job_id) in ("CANCELLED", "DROPPED") or scenario.bad_engines:
+    if ended.get(job.job_id) in ("CANCELLED", "DROPPED", MODEL_RETIRED) or scenario.bad_engines:
         return False
+    if plan.failover is FailoverPolicy.CONTINUE:
+        return all(blow.fault in _SPARE_TEXT for blow in scenario.blows)
     return plan.deterministic and plan.failover is FailoverPolicy.VERIFIED_REPLAY
 
 
 def _ended(history: h.History) -> dict[str, str]:
-    return {event.job_id: event.state for event in history if isinstance(event, h.JournalEnded)}
+    """The terminal state of each job; of one that failed for its model, the reason."""
+    return {
+        event.job_id: MODEL_RETIRED if event.reason == MODEL_RETIRED else event.state
+        for event in history
+        if isinstance(event, h.JournalEnded)
+    }
 
 
 def _plans(scenario: Scenario) -> dict[str, Plan]:

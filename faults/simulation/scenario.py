@@ -8,6 +8,7 @@ from functools import cache
 
 from faults.simulation.clients import Plan
 from faults.simulation.engine import Kind
+from faults.simulation.operator_plan import Deed, by_alias, deeds
 from llamaorch_client.options import ExchangeOptions
 from llamaorch_client.request import FailoverPolicy
 from orchestrator_core.config_schema import Config
@@ -67,9 +68,8 @@ class Blow:
 class Scenario:
     """Everything that a seed decides beforehand.
 
-    Clients begin at `READY_MS`, and at `heal_ms` all faults are healed. With `bad_engines` a
-    generation may fail or stall. `relay_bytes` bounds what orchestratord keeps of a job's output,
-    None: it keeps all.
+    Clients and operator begin at `READY_MS`, and at `heal_ms` all faults are healed. With
+    `bad_engines` a generation may fail or stall.
     """
 
     seed: int
@@ -80,7 +80,7 @@ class Scenario:
     blows: tuple[Blow, ...]
     heal_ms: int
     bad_engines: bool
-    relay_bytes: int | None
+    deeds: tuple[Deed, ...]
 
 
 _TAKEN_OVER = 0.2
@@ -94,22 +94,32 @@ def scenario_of(seed: int) -> Scenario:
     bad = chance.random() < 0.3
     exchange = random.Random(f"exchange {seed}")
     takeover = random.Random(f"takeover {seed}")
+    operator = random.Random(f"operator {seed}")
+    config = _config(
+        chance.choice(POLICIES),
+        chance.choice((1, 3, 8)),
+        _relay_bytes(random.Random(f"relay {seed}")),
+    )
+    hosts = _hosts(chance, bad=bad)
+    clients = _on_exchanges(exchange, _clients(chance, span_ms))
+    pools = [kind.pool for kinds in hosts.values() for kind in kinds]
+    todo = deeds(operator, span_ms, pools)
     return Scenario(
         seed=seed,
-        config=_config(chance.choice(POLICIES), chance.choice((1, 3, 8))),
-        hosts=_hosts(chance, bad=bad),
-        clients=(clients := _on_exchanges(exchange, _clients(chance, span_ms))),
+        config=config,
+        hosts=hosts,
+        clients=by_alias(operator, clients) if todo else clients,
         exchanges={name: _exchange(exchange) for name in clients},
         blows=_with_takeover(takeover, _blows(chance, span_ms), span_ms),
         heal_ms=READY_MS + span_ms,
         bad_engines=bad,
-        relay_bytes=_relay_bytes(random.Random(f"relay {seed}")),
+        deeds=todo,
     )
 
 
 @cache
-def _config(policy: str, capacity: int) -> Config:
-    return Config.model_validate(
+def _config(policy: str, capacity: int, relay_bytes: int | None) -> Config:
+    config = Config.model_validate(
         {
             "queue": {"capacity": capacity, "policy": policy, "timeout_ms": 600_000},
             "jobs": {
@@ -127,6 +137,11 @@ def _config(policy: str, capacity: int) -> Config:
             "placement": {"stale_after_ms": 6_000},
         }
     )
+    if relay_bytes is None:
+        return config
+    # Below what anybody may configure, so that evictions are seen.
+    jobs = config.jobs.model_copy(update={"output_bytes_per_job": relay_bytes})
+    return config.model_copy(update={"jobs": jobs})
 
 
 def _hosts(chance: random.Random, *, bad: bool) -> dict[str, tuple[Kind, ...]]:
@@ -259,7 +274,7 @@ def _blows(chance: random.Random, span_ms: int) -> tuple[Blow, ...]:
 
 def _relay_bytes(chance: random.Random) -> int | None:
     """Often a few pieces of output: all else is read from the host again by those who are late."""
-    return 300 if chance.random() < 0.4 else None
+    return chance.choice((100, 300)) if chance.random() < 0.4 else None
 
 
 def _with_takeover(

@@ -3,31 +3,27 @@
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import orchestrator_core.failpoints
 import pool_managerd.failpoints
 from faults import history as h
+from faults import operator_events as o
 from faults.simulation.calls import ClientCall
 from faults.simulation.clients import SimulatedClient
 from faults.simulation.disk import Condition, Disk
 from faults.simulation.host import SimulatedHost
+from faults.simulation.journal_seen import tell_durable
 from faults.simulation.network import Connection, Network
+from faults.simulation.operator import Operator
 from faults.simulation.orchestrator import ADDRESS, Orchestrator
 from faults.simulation.recorder import Recorder
 from faults.simulation.scenario import Scenario, host_config
+from faults.simulation.settings import SettingsFile
 from faults.simulation.virtual_time import CURRENT, Killed, Process, VirtualLoop
 from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchRequest, DispatchResponse
-from orchestrator_core.core.effects import (
-    AcceptRecord,
-    CatalogRecord,
-    DispatchRecord,
-    PoolDrainRecord,
-    Record,
-    SessionForgotten,
-    SessionRecord,
-    TerminalRecord,
-)
+from orchestrator_core.core.effects import Record
 
 _T = TypeVar("_T")
 _SENT_AGAIN = 0.2
@@ -88,6 +84,7 @@ class World:
         self._late = random.Random(f"late {scenario.seed}")
         self._epochs: dict[ClientCall, int] = {}
         self._replaced: list[Orchestrator] = []
+        self._orchestrators: list[Orchestrator] = []
         self._disk = Disk(random.Random(f"disk {scenario.seed}"), self._durable)
         self._disk.condition = _GOOD_DISK
         self.orchestrator: Orchestrator | None = None
@@ -102,6 +99,9 @@ class World:
             )
             for name, plans in scenario.clients.items()
         ]
+        self.file = SettingsFile(scenario.config)
+        pools = [kind.pool for kinds in scenario.hosts.values() for kind in kinds]
+        self.operator = Operator(scenario.deeds, pools, self.file, recorder)
         self._healed = True
         self._mines: list[Mine] = []
 
@@ -109,18 +109,14 @@ class World:
 
     def start(self) -> None:
         """Starts both services everywhere."""
+        self._recorder.record(None, o.FileWritten, mark=self.file.mark, good=True)
         self._start_orchestrator()
         for host_id in self.scenario.hosts:
             self._start_host(host_id)
 
     def _start_orchestrator(self) -> None:
-        life = self.orchestrator = Orchestrator(
-            self.scenario.config,
-            self._disk,
-            self.network,
-            self._recorder,
-            self.scenario.relay_bytes,
-        )
+        life = self.orchestrator = Orchestrator(self.file, self._disk, self.network, self._recorder)
+        self._orchestrators.append(life)
         life.process.spawn(self._lives(life))
 
     async def _lives(self, life: Orchestrator) -> None:
@@ -361,6 +357,12 @@ class World:
 
     # --- what outsiders see
 
+    def replay(self) -> None:
+        """Every orchestratord must have decided as another core does."""
+        for number, life in enumerate(self._orchestrators, start=1):
+            if difference := life.core.replayed():
+                self.network.bugs.append(f"replay of life {number}: {difference}")
+
     def measure(self, *, before: bool) -> None:
         """Writes down what each process holds."""
         assert self.orchestrator is not None, "it has started"
@@ -375,39 +377,7 @@ class World:
             )
 
     def _durable(self, record: Record, epoch: int) -> None:
-        match record:
-            case AcceptRecord(spec=spec):
-                self._recorder.record(
-                    None,
-                    h.JournalAccepted,
-                    job_id=spec.job_id,
-                    request_id=spec.request_id,
-                    seq=record.seq,
-                    priority=spec.priority.name,
-                    lane="deterministic" if spec.needs.deterministic else "",
-                    displaced=record.displaced or "",
-                    epoch=epoch,
-                )
-            case DispatchRecord():
-                self._recorder.record(
-                    None,
-                    h.JournalDispatched,
-                    job_id=record.job_id,
-                    attempt=record.attempt,
-                    pool=record.pool_id,
-                    replica=record.replica_id,
-                    epoch=epoch,
-                )
-            case TerminalRecord():
-                self._recorder.record(
-                    None,
-                    h.JournalEnded,
-                    job_id=record.job_id,
-                    state=record.state.name,
-                    epoch=epoch,
-                )
-            case SessionRecord() | SessionForgotten() | PoolDrainRecord() | CatalogRecord():
-                pass  # nobody outside sees them
+        tell_durable(record, epoch, partial(self._recorder.record, None))
 
 
 def pick(items: Sequence[_T], chosen: float) -> _T:

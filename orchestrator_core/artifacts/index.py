@@ -1,6 +1,7 @@
 """All artifacts in memory: what is asked of them without a disk. Durable elsewhere.
 
-Belongs to the event loop. Adding and removing cost O(log n) and a move of a list of numbers.
+Belongs to the event loop. Adding and removing cost O(log n) and a move of a list of numbers, for
+each parent another one.
 """
 
 import heapq
@@ -59,7 +60,7 @@ class ArtifactIndex:
         self._seqs: list[int] = []
         self._uses: Counter[str] = Counter()
         self._owned_bytes: Counter[str] = Counter()
-        self._children: defaultdict[str, set[int]] = defaultdict(set)
+        self._children: defaultdict[str, list[int]] = defaultdict(list)
         self._expiries: list[tuple[int, str]] = []
         self.stored_bytes = 0
         self.next_seq = 1
@@ -95,7 +96,7 @@ class ArtifactIndex:
         self._uses[record.sha256] += 1
         self._owned_bytes[record.owner] += record.size_bytes
         for parent_id in record.parent_ids:
-            self._children[parent_id].add(record.seq)
+            insort(self._children[parent_id], record.seq)
         self.next_seq = max(self.next_seq, record.seq + 1)
         self._expects(record)
 
@@ -114,8 +115,9 @@ class ArtifactIndex:
         if not self._owned_bytes[record.owner]:
             del self._owned_bytes[record.owner]
         for parent_id in record.parent_ids:
-            self._children[parent_id].discard(record.seq)
-            if not self._children[parent_id]:
+            children = self._children[parent_id]
+            del children[bisect_left(children, record.seq)]
+            if not children:
                 del self._children[parent_id]
 
     def ancestors(
@@ -136,9 +138,11 @@ class ArtifactIndex:
         return found, False
 
     def page(self, query: Query, before_seq: int | None, size: int) -> Page:
-        """One page of a list; shorter than `size` when too many would have to be looked at."""
-        children = self._children.get(query.parent_id, ()) if query.parent_id else None
-        seqs = self._seqs if children is None else sorted(children)
+        """One page of a list; shorter than `size` when too many would have to be looked at.
+
+        O(what is looked at), with a logarithm of what the list has.
+        """
+        seqs = self._children.get(query.parent_id, []) if query.parent_id else self._seqs
         at = len(seqs) if before_seq is None else bisect_left(seqs, before_seq)
         found: list[ArtifactRecord] = []
         end = max(0, at - LOOKED_AT_MAX)

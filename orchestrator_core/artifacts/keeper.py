@@ -19,6 +19,7 @@ import structlog
 
 from orchestrator_core import failpoints
 from orchestrator_core.artifacts import refusals
+from orchestrator_core.artifacts.counts import ArtifactCounts
 from orchestrator_core.artifacts.description import Description
 from orchestrator_core.artifacts.files import (
     ArtifactFiles,
@@ -50,7 +51,8 @@ WRITE_TRIES = 3
 # Contents of which the journal may have a record that is not in the index. With so many, nothing is
 # removed before the next start.
 DOUBTFUL_MAX = 1_000
-# Cancelled transfers end within the time of one access to the disk.
+# Cancelled transfers end within the time of one access to the disk, and so does a close: each is
+# waited for so long.
 CLOSE_S = 5.0
 
 _T = TypeVar("_T")
@@ -75,6 +77,7 @@ class Artifacts:
         self.limits = limits
         self.index = ArtifactIndex()
         self.files = files
+        self.counts = ArtifactCounts()
         self._store = store
         self._now_ms = now_ms
         self._in_use = in_use
@@ -112,13 +115,19 @@ class Artifacts:
     async def close(self) -> None:
         """Waits for transfers, which must have been cancelled, then gives the directory back.
 
-        Idempotent.
+        Idempotent. With a disk that does not answer it is over within twice `CLOSE_S` all the same;
+        the directory is then given back when the process ends.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await self._unused.wait()
-        await self._threads.close()
-        self.files.close()
+        if not await self._threads.close(self.files.close, CLOSE_S):
+            _log.error(
+                "artifacts_not_closed",
+                directory=str(self.files.directory),
+                human="The disk of artifacts does not answer, so nobody waits for it any more: look"
+                " at its health. What was being put then was not promised.",
+            )
 
     # --- putting
 
@@ -151,10 +160,14 @@ class Artifacts:
         if not self._readings and not self._uploads:
             self._unused.set()
 
+    @property
+    def room_taken_bytes(self) -> int:
+        """What counts against the quota of all: content that is stored, or being put."""
+        return self.index.stored_bytes + self._reserved_bytes.total()
+
     def reserve(self, described: Description, size_bytes: int) -> None:
         """Sets room aside for an upload. Raises `RefusalError` naming the limit."""
-        owner, limits = described.owner, self.limits
-        stored = self.index.stored_bytes + self._reserved_bytes.total()
+        owner, limits, stored = described.owner, self.limits, self.room_taken_bytes
         if stored + size_bytes > limits.quota_bytes:
             text = (
                 f"all artifacts together have {stored} of {limits.quota_bytes} bytes"
@@ -453,6 +466,7 @@ class Artifacts:
             raise RefusalError(refusals.store_unavailable(text)) from error
 
     def _damaged(self, record: ArtifactRecord, error: DamagedError) -> Refusal:
+        self.counts.damaged += 1
         _log.error(
             "artifact_damaged",
             artifact_id=record.artifact_id,

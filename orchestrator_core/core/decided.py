@@ -108,7 +108,7 @@ _LINES: Mapping[type, Callable[..., Line]] = {
     ReplyRefused: _refused,
     ReplyState: lambda e: ("state", e.job_id),
     SendStart: _start,
-    SendCancel: lambda e: ("cancel", e.host_id, e.job_id, e.attempt),
+    SendCancel: lambda e: ("cancel", e.host_id, e.job_id, e.attempt, e.job_cancelled),
     JobEnded: lambda e: ("ended", e.job_id, e.why),
     JobStarted: lambda e: ("started", e.job_id, e.attempt, e.mode.value),
     OfferDeclined: lambda e: ("declined", e.job_id, e.pool_id, e.here_ms, e.elsewhere_ms),

@@ -229,11 +229,12 @@ class SendStart:
 @plain_init
 @dataclass(frozen=True, slots=True)
 class SendCancel:
-    """Stops an attempt at its pool."""
+    """Stops an attempt at its pool. `job_cancelled`: as its job was, rather than it alone."""
 
     host_id: str
     job_id: str
     attempt: int
+    job_cancelled: bool = False
 
 
 @plain_init

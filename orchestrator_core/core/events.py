@@ -13,7 +13,7 @@ from orchestrator_core.core.effects import (
     SessionRecord,
     TerminalRecord,
 )
-from orchestrator_core.core.outcome import NO_USAGE, Finish, Usage
+from orchestrator_core.core.outcome import NO_USAGE, Finish, Refusal, Usage
 from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.core.spec import JobSpec
@@ -49,10 +49,14 @@ class AttemptError:
 @plain_init
 @dataclass(frozen=True, slots=True)
 class EnqueueRequested:
-    """A validated job arrived. `reply_to` names the caller in the replies."""
+    """A validated job arrived. `reply_to` names the caller in the replies.
+
+    With `stale` it comes too late to be a new one: that is the answer unless it repeats a request.
+    """
 
     spec: JobSpec
     reply_to: int
+    stale: Refusal | None = None
 
 
 @plain_init
@@ -154,6 +158,7 @@ class AttemptEnded:
     """A pool confirmed the end of an attempt; its slot is idle. `finish` or `error` is set.
 
     `pieces` of output came before it, those of earlier attempts that it went on from among them.
+    `job_cancelled`: it was stopped as its job was cancelled.
     """
 
     job_id: str
@@ -165,6 +170,7 @@ class AttemptEnded:
     text_bytes: int = 0
     text_digest: int = 0
     pieces: int = 0
+    job_cancelled: bool = False
 
 
 @plain_init

@@ -68,7 +68,7 @@ SESSION_RESOURCE = "llamaorch.orchestrator.v1.Session"
 
 def enqueue(state: State, event: EnqueueRequested, now_ms: int) -> None:
     """Accepts or refuses one job. ORCH-3005, ORCH-3024."""
-    answer: Receipt | Refusal | None = _repeated(state, event.spec, now_ms)
+    answer: Receipt | Refusal | None = _repeated(state, event.spec, now_ms) or event.stale
     if answer is None and (state.catalog.entries or state.config.catalog_required):
         resolved = catalog.resolve(state.catalog, event.spec, state.config, now_ms)
         if isinstance(resolved, Refusal):
@@ -206,7 +206,7 @@ def _again(receipt: Receipt) -> Receipt:
 
 
 def _duplicate(what: str, job_id: str) -> Refusal:
-    message = f"{what} was used for another job; choose a new one or repeat the same body"
+    message = f"{what} was used for another job; choose a new one, or give the same job again"
     return Refusal(Reason.DUPLICATE, message, resource=job_id)
 
 

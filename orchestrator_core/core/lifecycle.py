@@ -146,7 +146,9 @@ def end_retention(state: State, job_id: str) -> None:
 def send_cancel(state: State, attempt: Attempt, now_ms: int) -> None:
     """Tells a host to stop an attempt whose job ended, and sets the time for it to confirm."""
     attempt.cancels += 1
-    state.emit(SendCancel(attempt.host_id, attempt.job_id, attempt.number))
+    job = state.jobs.get(attempt.job_id)
+    cancelled = job is not None and job.state is JobState.CANCELLED
+    state.emit(SendCancel(attempt.host_id, attempt.job_id, attempt.number, cancelled))
     due_ms = now_ms + state.config.cancel_timeout_ms
     state.timers.set(TimerKind.CANCEL, attempt.job_id, due_ms)
 

@@ -15,6 +15,7 @@ from orchestrator_core.core.gates import settle
 from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.keeping import keep_output, release_output
 from orchestrator_core.core.lifecycle import (
+    CANCELLED,
     close_attempt,
     end_job,
     expire_job,
@@ -199,6 +200,11 @@ def _settle(state: State, job: Job, attempt: Attempt, event: AttemptEnded, now_m
     """Draws the job's consequence from the end of its present attempt."""
     if event.error is not None:
         _settle_error(state, job, attempt, event.error, now_ms)
+        return
+    if event.finish is Finish.CANCELLED and event.job_cancelled and attempt.recovered:
+        # Before a restart, which came before the journal had the end.
+        job.usage = event.usage
+        end_job(state, job, JobTrigger.CANCEL, CANCELLED, now_ms, why="client")
         return
     if event.finish is Finish.CANCELLED:
         # Not at the wish of its client: it was given up before a restart, or by its host.

@@ -80,6 +80,12 @@ class Bindings:
         """Drops the frames of an attempt from now on; its handle is still known."""
         self._bound.pop(self._handles.get(key, 0), None)
 
+    def bind_again(self, key: AttemptKey) -> None:
+        """Takes the frames of an attempt again that were dropped, if its handle is known."""
+        handle = self._handles.get(key)
+        if handle is not None and handle not in self._bound:
+            self._bound[handle] = Binding(handle, key)
+
     def release(self, key: AttemptKey) -> int | None:
         """Forgets an attempt; returns its handle, if it had one."""
         handle = self._handles.pop(key, None)

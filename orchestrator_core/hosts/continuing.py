@@ -1,5 +1,6 @@
 """Whether an attempt can go on from what was delivered, and from what exactly. LO-304."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator_core.core.effects import SendStart
@@ -7,24 +8,27 @@ from orchestrator_core.core.events import AttemptEnded, AttemptError, AttemptErr
 from orchestrator_core.core.job import Attempt
 from orchestrator_core.core.outcome import Finish, Usage
 from orchestrator_core.relay.delivered import delivered
+from orchestrator_core.relay.items import Item
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.wire.dispatch import Delivered
+from orchestrator_core.wire.jobs import SPEC_BYTES_MAX
 
-# A message may have 4 MiB; the rest is room for its other fields.
-START_BYTES_MAX = (4 << 20) - (64 << 10)
 _TOKEN_ID_BYTES = 5
 
 
 def continuation(
-    start: SendStart, log: OutputLog, former: Attempt | None = None
+    start: SendStart,
+    log: OutputLog,
+    former: Attempt | None = None,
+    brought: Sequence[Item] = (),
 ) -> Delivered | AttemptEnded | None:
     """What the attempt follows; None when nothing was delivered, or the end that it has instead.
 
     It ends at once where the delivered output is all that was asked for, and where that output is
     no longer held or too long to be sent. A host that ran the `former` attempt, and still holds its
-    output, needs no text.
+    output, needs no text. What is `brought` stands in for what was evicted.
     """
-    follows = delivered(log)
+    follows = delivered(log, brought)
     if follows is None:
         held = _held_there(start, log, former)
         return held or _lost(start, "the output that was to be continued is no longer held")
@@ -41,12 +45,20 @@ def continuation(
             text_bytes=follows.text_bytes,
             text_digest=follows.digest,
         )
-    room = START_BYTES_MAX - len(start.spec.payload) - follows.text_bytes
+    room = SPEC_BYTES_MAX - len(start.spec.payload) - follows.text_bytes
     if room < 0:
         held = _held_there(start, log, former)
         return held or _lost(start, "the output that was to be continued is too long to be sent")
     fits = start.same_tokens and len(follows.token_ids) * _TOKEN_ID_BYTES <= room
     return follows if fits else replace(follows, token_ids=())
+
+
+def must_bring(start: SendStart, log: OutputLog, former: Attempt | None) -> bool:
+    """True when text that the attempt follows was evicted, and another host is to bring it."""
+    size = len(start.spec.payload) + log.next_offset
+    lacks = bool(log.oldest_offset) and not log.doubtful and log.digest() is not None
+    fits = size <= SPEC_BYTES_MAX
+    return lacks and fits and former is not None and _held_there(start, log, former) is None
 
 
 def _held_there(start: SendStart, log: OutputLog, former: Attempt | None) -> Delivered | None:

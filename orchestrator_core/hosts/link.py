@@ -19,6 +19,8 @@ OUTBOX_MAX = 10_000
 # Text that does not fill a quarter of the window is acknowledged after this time: else a piece that
 # is larger than what is left of the window would wait for ever.
 ACK_DELAY_S = 0.1
+# Hosts report every second, for weeks: what is wrong with their reports is logged this often.
+LOG_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class HostLink:
     _outbox: deque[pool_registry_service_pb2.DispatchResponse] = field(default_factory=deque)
     _filled: asyncio.Event = field(default_factory=asyncio.Event)
     _waiting: dict[str, list[tuple[PoolSnapshot, int]]] = field(default_factory=dict)
+    _logged_s: dict[str, float] = field(default_factory=dict)
     _acks_planned: bool = False
     _next_seq: int = 1
 
@@ -91,6 +94,14 @@ class HostLink:
             await asyncio.sleep(interval_s)
             if loop.time() - due_s > interval_s / 2:
                 self.heard()
+
+    def may_log(self, what: str) -> bool:
+        """True once in `LOG_EVERY_S` for each kind of trouble with the host's reports."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._logged_s.get(what, -LOG_EVERY_S) < LOG_EVERY_S:
+            return False
+        self._logged_s[what] = now_s
+        return True
 
     # --- commands
 
@@ -165,11 +176,11 @@ class HostLink:
         """True when cancel and release find a handle for an attempt."""
         return self.bindings.handle(key) is not None
 
-    def cancel(self, key: AttemptKey) -> None:
-        """Stops an attempt, if it is bound on this stream."""
+    def cancel(self, key: AttemptKey, *, job_cancelled: bool = False) -> None:
+        """Stops an attempt, if it is bound on this stream; see `SendCancel`."""
         handle = self.bindings.handle(key)
         if handle is not None:
-            cancel = dispatch_pb2.CancelAttempt(handle=handle)
+            cancel = dispatch_pb2.CancelAttempt(handle=handle, job_cancelled=job_cancelled)
             self.send(pool_registry_service_pb2.DispatchResponse(cancel=cancel))
 
     def release(self, key: AttemptKey) -> None:
@@ -182,6 +193,10 @@ class HostLink:
     def unbind(self, key: AttemptKey) -> None:
         """Drops the frames of an attempt from now on; cancel and release still find its handle."""
         self.bindings.unbind(key)
+
+    def bind_again(self, key: AttemptKey) -> None:
+        """Takes the frames of an attempt again that were dropped, if it is bound on this stream."""
+        self.bindings.bind_again(key)
 
     def seek(self, binding: Binding, first_index: int, text_offset: int) -> None:
         """Asks for output again after a gap; once per place, so that a broken host cannot loop."""

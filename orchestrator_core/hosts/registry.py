@@ -123,6 +123,12 @@ class Hosts:
         link = self.links.get(host_id)
         return link is not None and link.counts(key)
 
+    def bind_again(self, host_id: str, key: AttemptKey) -> None:
+        """Takes the frames of an attempt again that `unbind` let drop, if its host is here."""
+        link = self.links.get(host_id)
+        if link is not None:
+            link.bind_again(key)
+
     def send_again(self, host_id: str, key: AttemptKey, first_index: int) -> int | None:
         """See `HostLink.send_again`."""
         link = self.links.get(host_id)
@@ -132,7 +138,8 @@ class Hosts:
         """Stops an attempt."""
         link = self.links.get(effect.host_id)
         if link is not None:
-            link.cancel((effect.job_id, effect.attempt))
+            key = effect.job_id, effect.attempt
+            link.cancel(key, job_cancelled=effect.job_cancelled)
 
     def release(self, effect: SendRelease) -> None:
         """Lets a host forget an attempt."""

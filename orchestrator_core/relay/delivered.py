@@ -1,17 +1,23 @@
 """What a continuation follows: the output of a job so far, put together again. LO-304."""
 
+from collections.abc import Sequence
+
 from llamaorch.orchestrator.v1 import events_pb2, orchestrator_service_pb2
+from orchestrator_core.relay.items import Item
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.wire.dispatch import Delivered
 
 
-def delivered(log: OutputLog) -> Delivered | None:
-    """Reads a log from the beginning; None unless all that a reader may have is held. O(text)."""
+def delivered(log: OutputLog, brought: Sequence[Item] = ()) -> Delivered | None:
+    """Reads a log from the beginning; None unless all that a reader may have is held. O(text).
+
+    What was evicted may be `brought` from its host, from the beginning on.
+    """
     digest = log.digest()
-    if digest is None or log.doubtful or log.oldest_offset:
+    if digest is None or log.doubtful or log.oldest_offset > (brought[-1].end if brought else 0):
         return None
     output = _Output()
-    for item in log.items():
+    for item in (*brought, *log.items()):
         if item.text_bytes:
             output.add(_batch(item.entry))
     return Delivered(

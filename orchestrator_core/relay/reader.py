@@ -182,6 +182,12 @@ class Reader:
             self._prove(item)
         if item is not None and item.text_offset > self._offset:
             raise log.out_of_window("output before the next batch was lost")
+        if not (self._told or self._offset) and (item is None or item.text_bytes):
+            # The `started` may have been evicted before there was any text, and a host that sends
+            # again from the beginning can bring text back alone.
+            begun = log.beginning()
+            if begun is not None and begun.attempt:
+                return begun
         if item is not None and item.text_bytes and 0 < self._told < item.attempt:
             # It was announced at a place that this reader has passed long ago.
             return log.announcement(item.attempt, self._offset)

@@ -27,29 +27,35 @@ class Source:
     """Whence a job's output comes again, about `bytes_max` of it.
 
     `ask` lets the host send again from a piece on, and returns the number of that command: None
-    when it cannot be asked.
+    when it cannot be asked. `attempt` is that whose output it has, None: the log's.
     """
 
     job_id: str
     host_id: str
     ask: Callable[[int], int | None]
     bytes_max: int = SIDE_BYTES
+    attempt: int | None = None
 
 
 class SideRead:
-    """One read, of the text of the log's attempt from `text_offset` on.
+    """One read, of the text of an attempt, by default the log's, from `text_offset` on.
 
     `asked_seq` is the command that asked for it: what its host wrote before says nothing. `over` is
     set when it has `items` enough, or when it is certain that there are no more.
     """
 
     def __init__(
-        self, log: OutputLog, text_offset: int, asked_seq: int, bytes_max: int = SIDE_BYTES
+        self,
+        log: OutputLog,
+        text_offset: int,
+        asked_seq: int,
+        bytes_max: int = SIDE_BYTES,
+        attempt: int | None = None,
     ) -> None:
         self.items: list[Item] = []
         self.over = asyncio.Event()
         self._log = log
-        self._attempt = log.attempt
+        self._attempt = log.attempt if attempt is None else attempt
         self._next_offset = text_offset
         self._asked_seq = asked_seq
         self._bytes_left = bytes_max
@@ -130,7 +136,7 @@ class Sides:
             asked_seq = source.ask(log.index_before(text_offset))
             if asked_seq is None:
                 return None
-            read = SideRead(log, text_offset, asked_seq, source.bytes_max)
+            read = SideRead(log, text_offset, asked_seq, source.bytes_max, source.attempt)
             self._reads[source.job_id] = read
             try:
                 async with asyncio.timeout(PATIENCE_S):

@@ -1,14 +1,16 @@
 """ArtifactService: plans, diffs, traces and long inputs. ORCH-3097, ORCH-3098."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any, ParamSpec, TypeVar
 
 import grpc
 import structlog
 
 from llamaorch.orchestrator.v1 import artifact_service_pb2 as pb
 from orchestrator_core.artifacts import refusals
+from orchestrator_core.artifacts.counts import IN, OUT
 from orchestrator_core.artifacts.files import Reading
 from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.artifacts.upload import Upload, uploading
@@ -26,6 +28,9 @@ CHUNK_BYTES = 256 << 10
 CHUNK_BYTES_MAX = 1 << 20
 ANCESTORS_MAX = 256
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 _log = structlog.get_logger("orchestratord")
 
 
@@ -35,6 +40,7 @@ class ArtifactServicer:
     def __init__(self, runtime: Runtime, artifacts: Artifacts) -> None:
         self._runtime = runtime
         self._artifacts = artifacts
+        self._counts = artifacts.counts
         limits = artifacts.limits
         self._idle_s = limits.idle_timeout_ms / 1000
         self._transfer_s = limits.transfer_timeout_ms / 1000
@@ -44,11 +50,21 @@ class ArtifactServicer:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "PutArtifact": rpc.client_stream(self.put_artifact, pb.PutArtifactRequest),
-                "GetArtifact": rpc.server_stream(self.get_artifact, pb.GetArtifactRequest),
-                "GetArtifactInfo": rpc.unary(self.get_artifact_info, pb.GetArtifactInfoRequest),
-                "ListArtifacts": rpc.unary(self.list_artifacts, pb.ListArtifactsRequest),
-                "DeleteArtifact": rpc.unary(self.delete_artifact, pb.DeleteArtifactRequest),
+                "PutArtifact": rpc.client_stream(
+                    self._counted(self.put_artifact), pb.PutArtifactRequest
+                ),
+                "GetArtifact": rpc.server_stream(
+                    self._counted(self.get_artifact), pb.GetArtifactRequest
+                ),
+                "GetArtifactInfo": rpc.unary(
+                    self._counted(self.get_artifact_info), pb.GetArtifactInfoRequest
+                ),
+                "ListArtifacts": rpc.unary(
+                    self._counted(self.list_artifacts), pb.ListArtifactsRequest
+                ),
+                "DeleteArtifact": rpc.unary(
+                    self._counted(self.delete_artifact), pb.DeleteArtifactRequest
+                ),
             },
         )
 
@@ -99,10 +115,11 @@ class ArtifactServicer:
         if request.ancestors_max > ANCESTORS_MAX:
             raise RefusalError(refusals.invalid("ancestors_max", f"is at most {ANCESTORS_MAX}"))
         found, omitted = self._artifacts.index.ancestors(record, request.ancestors_max)
+        listed = fitting(map(to_proto, found))
         return pb.GetArtifactInfoResponse(
             artifact=to_proto(record),
-            ancestors=[to_proto(each) for each in found],
-            ancestors_omitted=omitted,
+            ancestors=listed,
+            ancestors_omitted=omitted or len(listed) < len(found),
         )
 
     async def list_artifacts(
@@ -135,6 +152,17 @@ class ArtifactServicer:
         )
         return pb.DeleteArtifactResponse()
 
+    def _counted(
+        self, method: Callable[_P, Awaitable[_T]]
+    ) -> Callable[_P, Coroutine[Any, Any, _T]]:
+        """The same method, of which refusals are counted."""
+
+        async def call(*args: _P.args, **named: _P.kwargs) -> _T:
+            with self._counts.refusals():
+                return await method(*args, **named)
+
+        return call
+
     def _known(self, artifact_id: str) -> ArtifactRecord:
         """An artifact that the caller may know of. Raises `RefusalError` NOT_FOUND."""
         record = self._artifacts.index.get(artifact_id)
@@ -148,6 +176,7 @@ class ArtifactServicer:
                 raise RefusalError(refusals.invalid("chunk", "must follow the header"))
             if not 1 <= len(message.chunk) <= CHUNK_BYTES_MAX:
                 raise RefusalError(refusals.invalid("chunk", f"has 1 to {CHUNK_BYTES_MAX} bytes"))
+            self._counts.moved(IN, len(message.chunk))
             await upload.write(message.chunk)
 
     async def _send(
@@ -162,6 +191,7 @@ class ArtifactServicer:
             chunk = data[max(0, offset - at) : max(0, end - at)]
             if chunk:
                 await self._write(context, pb.GetArtifactResponse(chunk=chunk))
+                self._counts.moved(OUT, len(chunk))
             at += len(data)
 
     async def _next(self, context: rpc.Context) -> pb.PutArtifactRequest | None:

@@ -40,6 +40,7 @@ class ServerFacts:
     input_bytes_max: int
     output_bytes_per_job: int
     streams_per_connection_max: int = 0
+    artifact_input_bytes_max: int = 0
 
 
 def capabilities(
@@ -84,6 +85,7 @@ def _limits(config: CoreConfig, facts: ServerFacts, identity: str) -> pb.Limits:
         queued_jobs=own.queued_jobs,
         streams_per_connection_max=facts.streams_per_connection_max,
         exchange_jobs_max=ExchangeLimits().handles_max,
+        artifact_input_bytes_max=facts.artifact_input_bytes_max,
     )
 
 

@@ -1,5 +1,7 @@
 """CatalogService: the models that jobs may name. ORCH-3031, ORCH-3037, HME-031."""
 
+from collections.abc import Callable
+
 import grpc
 
 from llamaorch.orchestrator.v1 import catalog_service_pb2 as pb
@@ -78,13 +80,12 @@ class CatalogServicer:
     ) -> pb.RegisterModelResponse:
         """Adds a model; answers once that is durable."""
         card = self._card(request.model)
-        await self._runtime.change_model(lambda to: ModelPut(card, 0, to))
-        found = self._found(card.model_id)
+        found = await self._put(card.model_id, lambda to: ModelPut(card, 0, to))
         return pb.RegisterModelResponse(model=self._view(found.entry), warnings=self._warned(found))
 
     async def get_model(self, request: pb.GetModelRequest, _: rpc.Context) -> pb.GetModelResponse:
         """Returns one model, once what is told of it is durable."""
-        await self._runtime.settled()
+        await self._runtime.catalog_settled()
         return pb.GetModelResponse(model=self._view(self._entry(request.model_id)))
 
     async def list_models(
@@ -94,7 +95,7 @@ class CatalogServicer:
         if len(request.page_token) > NAME_CHARS_MAX:
             text = "take it from the last answer, or leave it empty"
             raise _invalid("page_token", text)
-        await self._runtime.settled()
+        await self._runtime.catalog_settled()
         size = min(request.page_size or PAGE_DEFAULT, PAGE_MAX)
         states = set(request.states)
         following = sorted(
@@ -127,8 +128,7 @@ class CatalogServicer:
                 raise RefusalError(stated)
             return ModelPut(self._card(stated), asked.revision or entry.revision, reply_to)
 
-        await self._runtime.change_model(change)
-        found = self._found(asked.model_id)
+        found = await self._put(asked.model_id, change)
         return pb.UpdateModelResponse(model=self._view(found.entry), warnings=self._warned(found))
 
     async def delete_model(
@@ -137,7 +137,8 @@ class CatalogServicer:
         """Forgets a model; answers once that is durable."""
         asked = request
         await self._runtime.change_model(
-            lambda to: ModelDeleted(asked.model_id, asked.revision, asked.force, to)
+            asked.model_id,
+            lambda to: ModelDeleted(asked.model_id, asked.revision, asked.force, to),
         )
         return pb.DeleteModelResponse()
 
@@ -145,8 +146,8 @@ class CatalogServicer:
         self, request: pb.VerifyModelRequest, _: rpc.Context
     ) -> pb.VerifyModelResponse:
         """Compares a model with what its pools report. ORCH-3037."""
-        await self._runtime.settled()
-        found = self._found(request.model_id)
+        await self._runtime.catalog_settled()
+        found = self._found(self._entry(request.model_id))
         self._telemetry.model_verified(
             found.entry.card.model_id,
             [(pool.engine, pool.verdict) for pool in found.pools],
@@ -179,12 +180,14 @@ class CatalogServicer:
         if state is None:
             raise _invalid("state", "must be ACTIVE or RETIRED")
         grace_ms = self._grace_of(request, state)
-        await self._runtime.change_model(
+        entry = await self._runtime.change_model(
+            asked.model_id,
             lambda to: ModelStateSet(
                 asked.model_id, state, asked.revision, grace_ms, asked.replaced_by, to
-            )
+            ),
         )
-        return pb.SetModelStateResponse(model=self._view(self._entry(asked.model_id)))
+        assert entry is not None, "it was changed"
+        return pb.SetModelStateResponse(model=self._view(entry))
 
     def _grace_of(self, request: pb.SetModelStateRequest, state: ModelState) -> int:
         if state is ModelState.ACTIVE and (request.HasField("grace") or request.replaced_by):
@@ -218,8 +221,14 @@ class CatalogServicer:
             raise RefusalError(unknown_model(catalog, name))
         return entry
 
-    def _found(self, name: str) -> Findings:
-        return find(self._entry(name), self._runtime.core.pools, self._signatures)
+    async def _put(self, model_id: str, event: Callable[[int], ModelPut]) -> Findings:
+        """Adds or changes a model; what is found of it as that left it."""
+        entry = await self._runtime.change_model(model_id, event)
+        assert entry is not None, "it was put"
+        return self._found(entry)
+
+    def _found(self, entry: CatalogEntry) -> Findings:
+        return find(entry, self._runtime.core.pools, self._signatures)
 
     def _warned(self, found: Findings) -> list[str]:
         """The warnings for whoever asked; the signature is counted and logged."""

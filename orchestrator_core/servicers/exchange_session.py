@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core.core.events import OutputAcknowledged
@@ -27,6 +27,9 @@ from orchestrator_core.servicers.ownership import check_own
 from orchestrator_core.servicers.subscription import UNLIMITED, Places, Subscription, Terms
 from orchestrator_core.wire.errors import to_status
 from orchestrator_core.wire.exchange import ResponseBuilder
+
+if TYPE_CHECKING:
+    from orchestrator_core.relay.log import OutputLog
 
 # A job with much to send leaves room for others in each message.
 SHARE_BYTES: Final = MESSAGE_BYTES // 4
@@ -68,7 +71,7 @@ class ExchangeSession:
         self._wake = wake
         self.limits = limits or ExchangeLimits()
         self._subscriptions: dict[int, Subscription] = {}
-        self._ended: dict[int, tuple[str, bool]] = {}
+        self._ended: dict[int, tuple[str, OutputLog | None]] = {}
         self._ready: list[Subscription] = []
         self._results: deque[pb.ExchangeResult] = deque()
         self._broken: deque[pb.ExchangeBroken] = deque()
@@ -296,7 +299,8 @@ class ExchangeSession:
         self._tell_broken(subscription.handle, refusal)
 
     def _outcome_sent(self, subscription: Subscription) -> None:
-        self._ended[subscription.handle] = subscription.job.job_id, subscription.observer
+        log = None if subscription.observer else subscription.log
+        self._ended[subscription.handle] = subscription.job.job_id, log
         if len(self._ended) > self.limits.handles_max:
             del self._ended[next(iter(self._ended))]
         self._close(subscription)
@@ -355,8 +359,10 @@ class ExchangeSession:
 
     def _final(self, handle: int) -> int:
         """The final acknowledgement: the output may go, unless somebody else still reads it."""
-        job_id, observer = self._ended.pop(handle, ("", True))
-        if not observer and self._runtime.relay.release(job_id):
+        job_id, log = self._ended.pop(handle, ("", None))
+        # Once the job is forgotten, another may have its id.
+        kept = log is not None and log.forgotten is None
+        if kept and self._runtime.relay.release(job_id):
             self._runtime.submit(OutputAcknowledged(job_id))
         return 1 if job_id else 0
 

@@ -16,7 +16,7 @@ from orchestrator_core.relay.items import Frame
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.wire import dispatch as wire_dispatch
 from orchestrator_core.wire.output_frames import Columns, OutputFrame, columns_of
-from orchestrator_core.wire.plausible import COUNT_MAX, frame_violations
+from orchestrator_core.wire.plausible import CHUNK_BYTES_MAX, COUNT_MAX, frame_violations
 
 _log = structlog.get_logger("orchestratord")
 
@@ -79,6 +79,9 @@ class FrameReader:
             self._runtime.submit(event)
 
     def _ended(self, ended: dispatch_pb2.AttemptEnded, key: AttemptKey, frame_seq: int) -> None:
+        if key[0] not in self._runtime.core.jobs:
+            # Its release is on its way to the host; a log that is made now would stay.
+            return
         log = self._runtime.relay.log(key[0])
         try:
             event = wire_dispatch.attempt_ended(ended, key, frame_seq)
@@ -132,6 +135,9 @@ class FrameReader:
                 f"tokens.first_indexes {frame.first_index} or tokens.text_offsets"
                 f" {frame.text_offset} is above {COUNT_MAX}"
             )
+        if len(frame.chunk) > CHUNK_BYTES_MAX:
+            size_bytes = len(frame.chunk)
+            raise MalformedOutputError(f"a chunk of {size_bytes} bytes is above {CHUNK_BYTES_MAX}")
         log = binding.log
         if log is None or log.forgotten is not None:
             if job_id not in self._runtime.core.jobs:

@@ -8,6 +8,7 @@ import grpc
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as pb
 from orchestrator_core.artifacts import refusals
+from orchestrator_core.artifacts.counts import HOST
 from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.artifacts.prompts import Unfit, read_prompt
 from orchestrator_core.auth.caller import caller
@@ -60,6 +61,7 @@ class InputServicer:
                     chunk = encoded[at : at + CHUNK_BYTES]
                     piece = pb.FetchInputResponse(chunk=chunk, size_bytes=size_bytes)
                     await self._write(context, piece)
+                    self._artifacts.counts.moved(HOST, len(chunk))
         except TimeoutError:
             text = f"the host took longer than {self._transfer_s:g} s to read its input"
             text += " (artifacts.transfer_timeout_ms)"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import Refusal
 from orchestrator_core.errors import RefusalError
-from orchestrator_core.hosts.rereading import read_again
+from orchestrator_core.hosts.rereading import Wanted, read_again
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.reader import Reader
 from orchestrator_core.relay.sides import SIDE_BYTES
@@ -43,7 +43,10 @@ async def bring_back(
     attempt = job.attempt
     beginning = log.beginning() if reader.fresh else None
     grace_s = runtime.core.config.reattach_grace_ms / 1000
-    items = await read_again(runtime.relay, runtime.hosts, job, reader.offset, grace_s, bytes_max)
+    items = None
+    if attempt is not None and attempt.number == log.attempt:
+        wanted = Wanted(reader.offset, bytes_max)
+        items = await read_again(runtime.relay, runtime.hosts, attempt, wanted, grace_s)
     if not items:
         if job.attempt is not attempt or must_wait(job, log):
             return

@@ -40,7 +40,7 @@ from orchestrator_core.telemetry.calls import Call, Rpc
 from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
 from orchestrator_core.wire.enums import JOB_STATE_TO_WIRE
-from orchestrator_core.wire.jobs import SpecContext, WireLimits, parse_spec
+from orchestrator_core.wire.jobs import SpecContext, Stale, WireLimits, parse_spec
 from orchestrator_core.wire.views import job_to_proto, receipt_to_proto
 
 SERVICE = "llamaorch.orchestrator.v1.OrchestratorService"
@@ -221,9 +221,9 @@ class OrchestratorServicer:
 
     async def _enqueue(self, asked: job_pb2.JobSpec, caller: Caller) -> pb.EnqueueResponse:
         with self._telemetry.rpc("enqueue", caller.metadata) as span:
-            parsed = self._parsed(asked, span, caller)
-            with self._held(parsed.input_artifact):
-                receipt = await self._runtime.enqueue(parsed)
+            spec, stale = self._parsed(asked, span, caller)
+            with self._held(spec.input_artifact):
+                receipt = await self._runtime.enqueue(spec, stale)
         return receipt_to_proto(receipt)
 
     def _give(self, asked: job_pb2.JobSpec, caller: Caller, tell: Tell) -> Forget | None:
@@ -233,9 +233,9 @@ class OrchestratorServicer:
         call = self._telemetry.rpc("enqueue", caller.metadata)
         span = call.__enter__()
         try:
-            parsed = self._parsed(asked, span, caller)
+            spec, stale = self._parsed(asked, span, caller)
             number = self._runtime.give(
-                parsed, lambda answer: tell(partial(_answer_of, call, answer))
+                spec, lambda answer: tell(partial(_answer_of, call, answer)), stale
             )
         except BaseException as error:
             call.__exit__(type(error), error, None)
@@ -243,11 +243,14 @@ class OrchestratorServicer:
         call.pause()
         return partial(self._left, call, number)
 
-    def _parsed(self, asked: job_pb2.JobSpec, span: Rpc, caller: Caller) -> JobSpec:
+    def _parsed(
+        self, asked: job_pb2.JobSpec, span: Rpc, caller: Caller
+    ) -> tuple[JobSpec, Refusal | None]:
+        """The job, and what to answer unless it is a repetition. Raises `RefusalError`."""
         parsed = parse_spec(asked, self._spec_context(span.traceparent, caller))
         if isinstance(parsed, Refusal):
             raise RefusalError(parsed)
-        return parsed
+        return (parsed.spec, parsed.refusal) if isinstance(parsed, Stale) else (parsed, None)
 
     def _held(self, input_artifact: str) -> AbstractContextManager[None]:
         """Keeps the input of a job until the job does."""

@@ -117,8 +117,9 @@ def _load(name: str) -> Plugin:
         raise NoSuchPolicyError(f"outbound.policy: no policy {name} is installed; use {known}")
     try:
         plugin: Plugin = found[name].load()
-    except (ImportError, AttributeError) as error:
-        raise NoSuchPolicyError(f"outbound.policy: {name} cannot be loaded: {error}") from error
+    except Exception as error:
+        # A package may raise anything when it is imported, and a reload must not end the server.
+        raise NoSuchPolicyError(f"outbound.policy: {name} cannot be loaded: {error!r}") from error
     if not callable(plugin):
         raise NoSuchPolicyError(f"outbound.policy: {name} is not a function")
     return plugin

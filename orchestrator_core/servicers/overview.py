@@ -15,6 +15,7 @@ from orchestrator_core.core.spec import Priority
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers.job_views import job_view
+from orchestrator_core.servicers.paging import PAGE_BYTES_MAX, fitting
 from orchestrator_core.wire.decisions import decision_in_short
 from orchestrator_core.wire.enums import PRIORITY_TO_WIRE
 from orchestrator_core.wire.views import job_to_proto, timestamp
@@ -23,6 +24,8 @@ ROWS_DEFAULT = 20
 ROWS_MAX = 200
 # Among so many jobs at an end of each list those of one client are looked for.
 LOOK_MAX = 2_000
+# Of an answer, for each of its four lists of jobs: clients may have labelled theirs at length.
+LIST_BYTES_MAX = PAGE_BYTES_MAX // 4
 
 Sees = Callable[[str], bool]
 
@@ -68,10 +71,10 @@ def _now(runtime: Runtime, rows: int, sees: Sees | None) -> pb.GetOverviewRespon
     return pb.GetOverviewResponse(
         queues=[_queue(runtime, priority, rows, sees) for priority in Priority],
         queue_capacity=core.config.queue_capacity,
-        running=[_told(runtime, job) for job in running[:rows]],
+        running=_listed(runtime, running[:rows]),
         running_total=len(live),
         decisions=map(decision_in_short, decided[:rows]),
-        ended=[_told(runtime, job) for job in ended],
+        ended=_listed(runtime, ended),
         ended_total=core.ended_total,
         draining=core.draining,
         observed_at=timestamp(runtime.clock.now_ms()),
@@ -84,7 +87,7 @@ def _queue(runtime: Runtime, priority: Priority, rows: int, sees: Sees | None) -
     view = pb.QueueView(
         priority=PRIORITY_TO_WIRE[priority],
         waiting=core.queue_depth(priority),
-        next=[_told(runtime, job) for job in _seen(first, sees, rows)],
+        next=_listed(runtime, _seen(first, sees, rows)),
     )
     last = core.last_waiting(priority)
     if last is not None:
@@ -102,5 +105,5 @@ def _seen(jobs: Iterable[Job], sees: Sees | None, rows: int) -> Iterator[Job]:
     return islice((job for job in jobs if sees is None or sees(job.spec.identity)), rows)
 
 
-def _told(runtime: Runtime, job: Job) -> job_pb2.Job:
-    return job_to_proto(job_view(runtime, job))
+def _listed(runtime: Runtime, jobs: Iterable[Job]) -> list[job_pb2.Job]:
+    return fitting((job_to_proto(job_view(runtime, job)) for job in jobs), LIST_BYTES_MAX)

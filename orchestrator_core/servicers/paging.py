@@ -13,13 +13,13 @@ _AROUND_BYTES = 8
 _M = TypeVar("_M", bound=Message)
 
 
-def fitting(messages: Iterable[_M]) -> list[_M]:
-    """The first messages that have room in one answer; at least one, if there is any."""
+def fitting(messages: Iterable[_M], bytes_max: int = PAGE_BYTES_MAX) -> list[_M]:
+    """The first messages that have room in an answer, or a part of it; at least one, if any."""
     found: list[_M] = []
     size_bytes = 0
     for message in messages:
         size_bytes += message.ByteSize() + _AROUND_BYTES
-        if found and size_bytes > PAGE_BYTES_MAX:
+        if found and size_bytes > bytes_max:
             break
         found.append(message)
     return found

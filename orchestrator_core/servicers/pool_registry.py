@@ -126,12 +126,13 @@ class PoolRegistryServicer:
             return []
         if len(request.pools) > POOLS_PER_HOST_MAX:
             reason = f"pools: at most {POOLS_PER_HOST_MAX} in one report"
-            _log.warning(
-                "snapshot_refused",
-                host_id=link.host_id,
-                reason=reason,
-                human=f"A report of host {link.host_id} was refused: {reason}.",
-            )
+            if link.may_log("report"):
+                _log.warning(
+                    "snapshot_refused",
+                    host_id=link.host_id,
+                    reason=reason,
+                    human=f"A report of host {link.host_id} was refused: {reason}.",
+                )
             return [pb.SnapshotRejection(reason=reason)]
         snapshots, rejections = _parse(request.pools, link.host_id, link)
         self._offer_again(link)
@@ -226,7 +227,7 @@ def _parse(
             bad.append(pb.SnapshotRejection(pool_id=parsed.pool_id, reason=parsed.reason))
         else:
             good.append(parsed)
-    if bad:
+    if bad and (link is None or link.may_log("pools")):
         # One line for all of them: a report of a broken host may have many.
         _log.warning(
             "snapshot_refused",

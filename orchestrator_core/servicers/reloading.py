@@ -61,6 +61,9 @@ async def reload(
         elif runtime.hosts.links.get(host_id) not in (link, None) or told is None:
             # It is back, and has never heard of it; or another run of it, which knows nothing.
             return pb.RELOAD_OUTCOME_UNKNOWN, _LOST
+        if pool_id not in runtime.core.pools:
+            # Its host was away for so long that the pool was forgotten, whatever it said last.
+            return pb.RELOAD_OUTCOME_UNKNOWN, _LOST
 
 
 def _is_last(link: HostLink, told: snapshot_pb2.PoolSnapshot) -> bool:

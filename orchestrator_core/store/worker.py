@@ -1,7 +1,9 @@
-"""One thread that does blocking work in the order in which the event loop asks for it.
+"""Threads that do blocking work in the order in which the event loop asks for it.
 
 An executor does the same for three times the processor time of the loop: it makes a future with a
 lock beside the loop's own, and chains the two. A commit is asked for hundreds of times a second.
+And the process waits for an executor's threads when it ends, for these not: a disk that hangs must
+not keep it.
 """
 
 import asyncio
@@ -14,31 +16,44 @@ _T = TypeVar("_T")
 
 
 class Worker:
-    """A thread from the first to the last call. All methods belong to one event loop.
+    """Threads from the first call to the last, one by default. Belongs to one event loop.
 
     Whoever calls awaits each answer, so no more work waits than there are callers.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, threads: int = 1) -> None:
         self._loop = asyncio.get_running_loop()
         self._asked: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]
         self._asked = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def run(self, work: Callable[[], _T]) -> _T:
-        """Returns, or raises, what `work` does in the thread; a cancelled call still takes effect.
+        """Returns, or raises, what `work` does in a thread; a cancelled call still takes effect.
 
         After `stop` it never returns.
         """
+        return await self.ask(work)
+
+    def ask(self, work: Callable[[], _T]) -> "asyncio.Future[_T]":
+        """As `run`, at once: the future of what `work` does."""
         future: asyncio.Future[_T] = self._loop.create_future()
         self._asked.put((work, future))
-        return await future
+        return future
 
-    def stop(self) -> None:
-        """Ends the thread once it has done what was asked for; waits for that. Idempotent."""
-        self._asked.put(None)
-        self._thread.join()
+    def stop(self, *, wait: bool = True) -> None:
+        """Ends the threads once they have done what was asked for. Idempotent.
+
+        Blocks until then, unless told not to `wait`.
+        """
+        for _ in self._threads:
+            self._asked.put(None)
+        for thread in self._threads if wait else ():
+            thread.join()
 
     def _work(self) -> None:
         while (asked := self._asked.get()) is not None:

@@ -18,6 +18,19 @@ _SIGNATURE_RESULTS = {"verified": "ok", "invalid": "failed"}
 
 
 @dataclass(frozen=True, slots=True)
+class ArtifactFacts:
+    """Artifacts at one instant, and what happened since the start; see `ArtifactCounts`."""
+
+    count: int
+    count_max: int
+    room_taken_bytes: int
+    quota_bytes: int
+    refused: Mapping[str, int]
+    moved_bytes: Mapping[str, int]
+    damaged: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceFacts:
     """What is so at one instant. None where there is no such thing, e.g. no journal on disk.
 
@@ -33,6 +46,7 @@ class ServiceFacts:
     relay_held_bytes: int = 0
     relay_limit_bytes: int = 0
     hosts_connected: int = 0
+    artifacts: ArtifactFacts | None = None
 
 
 class ServiceMetrics:
@@ -58,6 +72,7 @@ class ServiceMetrics:
         self._sessions = Gauge(board, rows.SESSIONS)
         self._model_state = Gauge(board, rows.MODEL_STATE)
         self._verifications = Counter(board, rows.CATALOG_VERIFICATIONS)
+        self._artifacts = _ArtifactMetrics(board)
         self._hosts = Gauge(board, rows.HOSTS)
         self._host_up = Counter(board, rows.HOST_UP)
         self._host_down = Counter(board, rows.HOST_DOWN)
@@ -130,3 +145,27 @@ class ServiceMetrics:
         self._relay_held.set(facts.relay_held_bytes)
         self._relay_limit.set(facts.relay_limit_bytes)
         self._hosts.set(facts.hosts_connected)
+        if facts.artifacts is not None:
+            self._artifacts.sample(facts.artifacts)
+
+
+class _ArtifactMetrics:
+    """How full the store of artifacts is, and what goes in and out."""
+
+    def __init__(self, board: Board) -> None:
+        self._count = Gauge(board, rows.ARTIFACTS)
+        self._count_max = Gauge(board, rows.ARTIFACTS_MAX)
+        self._bytes = Gauge(board, rows.ARTIFACT_BYTES)
+        self._quota = Gauge(board, rows.ARTIFACT_QUOTA)
+        self._refused = Counter(board, rows.ARTIFACT_REFUSALS)
+        self._moved = Counter(board, rows.ARTIFACT_MOVED)
+        self._damaged = Counter(board, rows.ARTIFACT_DAMAGED)
+
+    def sample(self, facts: ArtifactFacts) -> None:
+        self._count.set(facts.count)
+        self._count_max.set(facts.count_max)
+        self._bytes.set(facts.room_taken_bytes)
+        self._quota.set(facts.quota_bytes)
+        self._refused.replace(((reason,), count) for reason, count in facts.refused.items())
+        self._moved.replace(((way,), size) for way, size in facts.moved_bytes.items())
+        self._damaged.replace([((), facts.damaged)])

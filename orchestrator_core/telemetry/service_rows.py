@@ -64,6 +64,29 @@ CATALOG_VERIFICATIONS: Final = counter(
     ("result", "reason", "engine"),
     "Comparisons of pools' digests with the catalog's, and checks of signatures.",
 )
+ARTIFACTS: Final = gauge("orchd_artifacts", (), "Artifacts that are kept.")
+ARTIFACTS_MAX: Final = gauge("orchd_artifacts_max", (), "Artifacts that may be kept.")
+ARTIFACT_BYTES: Final = gauge(
+    "orchd_artifact_bytes", (), "Content that is stored or being put: what the quota counts."
+)
+ARTIFACT_QUOTA: Final = gauge(
+    "orchd_artifact_quota_bytes", (), "Beyond this no artifact can be put."
+)
+ARTIFACT_REFUSALS: Final = counter(
+    "orchd_artifact_refusals_total",
+    ("reason",),
+    "Calls about artifacts that were refused, by the bound that was reached, else by reason.",
+)
+ARTIFACT_MOVED: Final = counter(
+    "orchd_artifact_moved_bytes_total",
+    ("direction",),
+    "Content that came from clients (in), went to them (out), or to hosts as input (host).",
+)
+ARTIFACT_DAMAGED: Final = counter(
+    "orchd_artifact_damaged_total",
+    (),
+    "Readings that found other content than was put, or none.",
+)
 HOSTS: Final = gauge("orchd_hosts_connected", (), "Hosts whose Dispatch stream is open.")
 HOST_UP: Final = counter(
     "orchd_host_registrations_total", ("host_id",), "Registrations; all but the first reconnect."
@@ -119,6 +142,13 @@ SERVICE_ROWS: Final[tuple[MetricRow, ...]] = (
     SESSIONS,
     MODEL_STATE,
     CATALOG_VERIFICATIONS,
+    ARTIFACTS,
+    ARTIFACTS_MAX,
+    ARTIFACT_BYTES,
+    ARTIFACT_QUOTA,
+    ARTIFACT_REFUSALS,
+    ARTIFACT_MOVED,
+    ARTIFACT_DAMAGED,
     HOSTS,
     HOST_UP,
     HOST_DOWN,

@@ -146,6 +146,7 @@ def attempt_ended(
         text_bytes=message.text_bytes,
         text_digest=message.text_digest,
         pieces=message.next_index,
+        job_cancelled=message.job_cancelled,
     )
 
 

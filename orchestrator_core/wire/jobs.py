@@ -29,12 +29,17 @@ _BUDGETS: tuple[Literal["tokens", "time_ms", "cost_micros"], ...] = (
     "cost_micros",
 )
 
+# What all jobs of a session set aside together, 10,000 of them at most, has to fit into 64 bits.
+BUDGET_MAX = 1 << 50
 # 9999-12-31T23:59:59Z. Source: google/protobuf/timestamp.proto.
 _TIMESTAMP_SECONDS_MAX = 253_402_300_799
 # Source: google/protobuf/duration.proto.
 _DURATION_SECONDS_MAX = 315_576_000_000
 # Kinds of needs of which equal ones are one object; a hostile one has 32 KiB.
 NEEDS_KEPT = 256
+# The command that starts a job holds what it was given, and has to fit into a message of 4 MiB too,
+# with names and a trace beside it.
+SPEC_BYTES_MAX = (4 << 20) - (64 << 10)
 _Names: TypeAlias = tuple[str, ...]
 _NeedsFields: TypeAlias = tuple[
     *tuple[str, str, str, str, str, bool, int | None, str],
@@ -94,7 +99,20 @@ class SpecContext:
     inputs: Callable[[str], int | None] = _no_inputs
 
 
-def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal:
+@plain_init
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A request that comes too late to become a job, but may repeat one that was in time.
+
+    Its input was deleted meanwhile or is longer than allowed by now, or its deadline has passed.
+    `refusal` is for one that is new.
+    """
+
+    spec: JobSpec
+    refusal: Refusal
+
+
+def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Stale | Refusal:
     """Checks a request and returns the job, or INVALID_PARAMS with every bad field.
 
     Never raises and never changes `spec`. O(size of the message).
@@ -116,9 +134,14 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Refusal
         check_labels("spec.labels", spec.labels, context.limits, bad)
     _check_times(spec, context.now_ms, bad)
     _check_failover(spec, bad)
-    if bad.total:
+    if bad.total > bad.stale:
         return refusal_of(bad)
-    return _job(spec, context, prompt_bytes)
+    job = _job(spec, context, prompt_bytes)
+    if len(job.payload) > SPEC_BYTES_MAX:
+        what = f"takes {len(job.payload)} bytes with the rest of the job, at most {SPEC_BYTES_MAX}"
+        bad.add("spec.input", f"{what} are allowed: put it as an artifact, or shorten sampling")
+        return refusal_of(bad)
+    return Stale(job, refusal_of(bad)) if bad.stale else job
 
 
 def refusal_of(bad: Violations) -> Refusal:
@@ -161,7 +184,7 @@ def _check_input(spec: job_pb2.JobSpec, context: SpecContext, bad: Violations) -
         case "artifact_id":
             stored = context.inputs(spec.input.artifact_id)
             if stored is None:
-                bad.add(
+                bad.add_stale(
                     "spec.input.artifact_id",
                     "names no artifact of yours that is an input: put one of kind INPUT",
                 )
@@ -171,7 +194,7 @@ def _check_input(spec: job_pb2.JobSpec, context: SpecContext, bad: Violations) -
             bad.add("spec.input", "is required: set text, chat or artifact_id")
             return 0
     if size > limits.input_bytes_max:
-        bad.add(
+        bad.add_stale(
             "spec.input", f"has {size} bytes of text, at most {limits.input_bytes_max} are allowed"
         )
     return size
@@ -203,6 +226,8 @@ def _check_budgets(path: str, budgets: job_pb2.Budgets, bad: Violations) -> None
     for name in _BUDGETS:
         if budgets.HasField(name):
             bad.positive(f"{path}.{name}", getattr(budgets, name))
+        if getattr(budgets, name) > BUDGET_MAX:
+            bad.add(f"{path}.{name}", f"must be at most {BUDGET_MAX}; leave it out for no limit")
 
 
 def check_requirements(
@@ -246,7 +271,7 @@ def _check_times(spec: job_pb2.JobSpec, now_ms: int, bad: Violations) -> None:
         ):
             bad.add("spec.deadline", "must be a valid instant after 1970")
         elif _timestamp_ms(deadline) <= now_ms:
-            bad.add("spec.deadline", "has passed: choose an instant in the future")
+            bad.add_stale("spec.deadline", "has passed: choose an instant in the future")
     if spec.HasField("queue_timeout"):
         timeout = spec.queue_timeout
         if not (

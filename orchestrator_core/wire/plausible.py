@@ -14,6 +14,8 @@ from orchestrator_core.core.outcome import FieldViolation
 
 # Tokens, pieces, bytes of output, and what is numbered one by one.
 COUNT_MAX: Final = 1 << 40
+# A chunk goes to clients whole, in a message of 4 MiB with others before it.
+CHUNK_BYTES_MAX: Final = (4 << 20) - (128 << 10)
 MEMORY_BYTES_MAX = 1 << 50
 TIME_MS_MAX = 1 << 32
 SLOTS_MAX = 1 << 16

@@ -10,13 +10,16 @@ VIOLATIONS_MAX = 64
 
 
 class Violations:
-    """Bad fields of one message, in order of discovery. The first `VIOLATIONS_MAX` are kept."""
+    """Bad fields of one message, in order of discovery. The first `VIOLATIONS_MAX` are kept.
 
-    __slots__ = ("_found", "total")
+    Of all, `stale` ones may have been good when the same message came for the first time.
+    """
+
+    __slots__ = ("_found", "stale", "total")
 
     def __init__(self) -> None:
         self._found: list[FieldViolation] = []
-        self.total = 0
+        self.stale = self.total = 0
 
     @property
     def found(self) -> tuple[FieldViolation, ...]:
@@ -28,6 +31,11 @@ class Violations:
         self.total += 1
         if len(self._found) < VIOLATIONS_MAX:
             self._found.append(FieldViolation(field, description))
+
+    def add_stale(self, field: str, description: str) -> None:
+        """Notes a field that time may have made bad, as `add` does."""
+        self.stale += 1
+        self.add(field, description)
 
     def length(self, field: str, value: str, chars_max: int) -> None:
         """Checks that a text is not too long."""

@@ -17,6 +17,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from pool_managerd.core.logprobs import TokenLogprob, logprobs_cost_bytes
+from pool_managerd.core.tellable import are_token_ids
 
 PIECE_BYTES_MAX = 65_536
 """A longer piece is split, so that no message outgrows the transport's limit."""
@@ -74,10 +75,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """How an attempt ended, and what it took."""
+    """How an attempt ended, and what it took. `job_cancelled`: its job was, not just itself."""
 
     outcome: EndReason | AttemptFailure
     usage: Usage = Usage()
+    job_cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +201,13 @@ class AttemptLog:
     ) -> Appended:
         """Adds one piece; MISMATCH when a verified replay produced other text than before.
 
-        LO-304.
+        Ids that cannot be those of its tokens are left out. LO-304.
         """
         if logprobs:
             return self._append_with(text, token_ids, logprobs)
         assert self.terminal is None, "nothing follows the terminal record"
+        if token_ids and not are_token_ids(token_ids):
+            token_ids = ()
         data = text.encode()
         if self._verify is not None:
             missing = self._verify.text_offset - self.text_bytes

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
 
+from pool_managerd.core.dimension_keys import LAYERS_MAX
 from pool_managerd.core.fit import HOST, Estimate, LayerRun, Need
 from pool_managerd.core.gguf_dimensions import from_gguf
 from pool_managerd.core.graph_size import (
@@ -27,7 +28,13 @@ from pool_managerd.core.graph_size import (
     graph_bytes,
     graph_dimensions,
 )
-from pool_managerd.core.kv_size import CacheShape, CacheType, ModelDimensions, kv_bytes_by_layer
+from pool_managerd.core.kv_size import (
+    CacheShape,
+    CacheType,
+    DimensionsError,
+    ModelDimensions,
+    kv_bytes_by_layer,
+)
 
 PAD_TOKENS = 256
 """Cells come in multiples of it. Source: llama.cpp, `llama_context` (`GGML_PAD(n_ctx, 256)`)."""
@@ -73,8 +80,12 @@ def gguf_model(metadata: Mapping[str, object], tensors: tuple[Tensor, ...]) -> G
     """What a file says.
 
     Raises:
-        DimensionsError: when a key is missing or cannot be; it is named.
+        DimensionsError: when a key is missing or cannot be, or no model has so many layers as
+            tensors say; it is named.
     """
+    last = max((t.layer for t in tensors if t.layer is not None), default=0)
+    if last >= LAYERS_MAX:
+        raise DimensionsError(f"blk.{last}"[:40], f"is a layer beyond {LAYERS_MAX}")
     return GgufModel(from_gguf(metadata), graph_dimensions(metadata, tensors), tensors)
 
 

@@ -114,9 +114,9 @@ def valid_digest(text: str) -> bool:
 def part_names(name: str) -> tuple[str, ...]:
     """The files of a model: `name`, or all parts of a `NAME-00001-of-000NN.gguf`."""
     match = _PART.fullmatch(name)
-    if match is None:
+    count = int(match["count"]) if match is not None else 0
+    if match is None or not count:
         return (name,)
-    count = int(match["count"])
     return tuple(
         f"{match['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)
     )

@@ -8,7 +8,12 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pool_managerd.core.attempts import AttemptLog, Chunk
+from pool_managerd.core.attempts import AttemptFailure, AttemptLog, Chunk
+
+ENDED_BYTES = 128
+"""Charged for the end of an attempt beside its words."""
+
+CHARACTER_BYTES_MAX = 4
 
 
 class RefusalReason(enum.Enum):
@@ -165,6 +170,7 @@ class Outbox:
             if log.terminal is not None and self._may_end(cursor):
                 cursor.ended_sent = True
                 ended.append((handle, log))
+                budget -= _ended_bytes(log)
             elif cursor.next_index < log.next_index and chunk and self._sendable(cursor):
                 self._dirty[handle] = None
         frame = Frame(tuple(self._refused), tuple(started), tuple(chunks), tuple(ended))
@@ -218,3 +224,10 @@ class Outbox:
         cursor.next_index = chunk.first_index + len(chunk.pieces)
         cursor.sent_offset = chunk.text_offset + chunk.text_bytes
         return chunk
+
+
+def _ended_bytes(log: AttemptLog) -> int:
+    """At least what the end of an attempt takes on the wire."""
+    outcome = log.terminal.outcome if log.terminal is not None else None
+    words = len(outcome.message) if isinstance(outcome, AttemptFailure) else 0
+    return ENDED_BYTES + CHARACTER_BYTES_MAX * words

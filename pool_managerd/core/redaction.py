@@ -7,7 +7,7 @@ failure are shown, and none that quotes what was asked.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 LINE_CHARS = 300
 """Characters of a line that are shown."""
@@ -27,7 +27,10 @@ _DIAGNOSIS = re.compile(
     r"(?i)\b(?:error|fatal|panic|abort(?:ed)?|assert(?:ion)?|segmentation fault|terminate called|"
     r"out of memory|killed|traceback|exception|cannot|could not|failed|failure)\b"
 )
-_WINDOW_CHARS = 16
+WINDOW_CHARS = 16
+"""Characters that are compared at a time."""
+
+_NOWHERE: set[int] = set()
 
 
 def masked(line: str, secrets: Iterable[str] = ()) -> str:
@@ -47,13 +50,32 @@ def diagnoses(lines: Iterable[str], requests: Iterable[str]) -> tuple[str, ...]:
 
     Neither as it is nor as JSON writes it.
     """
-    texts = tuple(requests)
-    asked = (*texts, *(json.dumps(text)[1:-1] for text in texts))
-    return tuple(line for line in lines if _DIAGNOSIS.search(line) and not _quotes(line, asked))
+    telling = [line for line in lines if _DIAGNOSIS.search(line)]
+    quoted = quoting(telling, _as_written(requests))
+    return tuple(line for index, line in enumerate(telling) if index not in quoted)
 
 
-def _quotes(line: str, requests: tuple[str, ...]) -> bool:
-    # Aligned windows of the line: any common run of 31 characters holds one of them.
-    starts = range(0, len(line) - _WINDOW_CHARS + 1, _WINDOW_CHARS)
-    windows = [line[start : start + _WINDOW_CHARS] for start in starts]
-    return any(window in text for text in requests for window in windows)
+def quoting(lines: Iterable[str], texts: Iterable[str]) -> set[int]:
+    """Indexes of the lines that have a run of 31 characters in common with one of `texts`.
+
+    A run of 16 may count too. O(characters of `lines` + characters of `texts` / 16): a prompt may
+    have millions of them, and whoever asks holds everybody else up.
+    """
+    places: dict[str, set[int]] = {}
+    for index, line in enumerate(lines):
+        for start in range(len(line) - WINDOW_CHARS + 1):
+            places.setdefault(line[start : start + WINDOW_CHARS], set()).add(index)
+    found: set[int] = set()
+    for text in texts if places else ():
+        # Aligned windows of the text: any common run of 31 characters holds one of them.
+        for start in range(0, len(text) - WINDOW_CHARS + 1, WINDOW_CHARS):
+            found |= places.get(text[start : start + WINDOW_CHARS], _NOWHERE)
+    return found
+
+
+def _as_written(requests: Iterable[str]) -> Iterator[str]:
+    for text in requests:
+        yield text
+        written = json.dumps(text)[1:-1]
+        if written != text:
+            yield written

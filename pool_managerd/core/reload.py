@@ -14,6 +14,16 @@ class ReloadState(enum.Enum):
     FAILED = "failed"
 
 
+def kept_former(detail: str, pool_id: str, chars_max: int) -> str:
+    """What a pool says that serves its former model after a reload, and how it says so no more."""
+    again = f"`llorch reload {pool_id} --model REF` with one that can be loaded"
+    way_out = (
+        "; it serves its former model, and says so until the next reload: "
+        f"{again}, or `llorch reload {pool_id}` to stay with it"
+    )
+    return detail[: max(0, chars_max - len(way_out))] + way_out
+
+
 @dataclass(slots=True)
 class Reload:
     """The last reload that was asked for; `problem` is what is wrong with its model, or empty."""

@@ -25,6 +25,9 @@ LOG_LINE_CHARS = 1_000
 OnLine = Callable[[str], None]
 """Called on the event loop with a line."""
 
+RETRY_S = 10.0
+"""Wait before a file that could not be written is tried again: its disk may be full."""
+
 _WAITING_LINES_MAX = 2_000
 _CLOSE_TIMEOUT_S = 2.0
 
@@ -89,7 +92,11 @@ class LogTail:
 
 
 class LogFile:
-    """Appends lines to a rotated file, off the event loop. `on_problem` is told why it gave up."""
+    """Appends lines to a rotated file, off the event loop.
+
+    While it cannot be written its lines are dropped, and it is tried again every `RETRY_S`;
+    `on_problem` is told why, once.
+    """
 
     def __init__(self, settings: LogSettings, on_problem: OnLine) -> None:
         self._settings = settings
@@ -97,7 +104,8 @@ class LogFile:
         self._waiting: deque[str] = deque(maxlen=_WAITING_LINES_MAX)
         self._dropped = 0
         self._wake = asyncio.Event()
-        self._closed = False
+        self._closed = asyncio.Event()
+        self._handler: logging.Handler | None = None
         self._task = asyncio.create_task(self._run())
 
     def write(self, lines: list[str]) -> None:
@@ -108,7 +116,7 @@ class LogFile:
 
     def finish(self) -> None:
         """Takes no more lines: the file is closed once what waits is written. Idempotent."""
-        self._closed = True
+        self._closed.set()
         self._wake.set()
 
     async def close(self) -> None:
@@ -118,17 +126,36 @@ class LogFile:
         self._task.cancel()
 
     async def _run(self) -> None:
-        handler: logging.Handler | None = None
+        failing = False
         try:
-            handler = await asyncio.to_thread(self._open)
-            while not (self._closed and not self._waiting):
+            while not (self._closed.is_set() and not self._waiting):
                 await self._wake.wait()
                 self._wake.clear()
-                await asyncio.to_thread(self._emit, handler, self._take())
-        except OSError as error:
-            self._on_problem(f"[the file of this log is not written: {error}]")
+                lines, dropped = self._take()
+                try:
+                    await asyncio.to_thread(self._write, lines)
+                    failing = False
+                except OSError as error:
+                    self._dropped += dropped
+                    if not failing:
+                        self._on_problem(f"[the file of this log is not written: {error}]")
+                    failing = True
+                    await self._pause()
         finally:
-            if handler is not None:
+            self._release()
+
+    async def _pause(self) -> None:
+        """Until it is tried again; at once where there is no other time."""
+        self._release()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETRY_S):
+                await self._closed.wait()
+
+    def _release(self) -> None:
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            # What it could not write before it cannot write now.
+            with contextlib.suppress(OSError):
                 handler.close()
 
     def _open(self) -> logging.Handler:
@@ -143,18 +170,22 @@ class LogFile:
             errors="replace",
         )
 
-    def _take(self) -> list[str]:
-        lines = [*self._waiting]
+    def _take(self) -> tuple[list[str], int]:
+        """What waits, headed by how much is missing; and for how many lines it stands."""
+        lines, dropped = [*self._waiting], self._dropped
+        count = len(lines) + dropped
         self._waiting.clear()
-        if self._dropped:
-            lines.insert(0, f"[{self._dropped} lines were dropped: the disk was too slow]")
-            self._dropped = 0
-        return lines
+        self._dropped = 0
+        if dropped:
+            lines.insert(0, f"[{dropped} lines were dropped: the disk did not take them]")
+        return lines, count
 
-    @staticmethod
-    def _emit(handler: logging.Handler, lines: list[str]) -> None:
+    def _write(self, lines: list[str]) -> None:
+        """Appends; a part of them may have been written when it raises OSError. In a thread."""
+        if self._handler is None:
+            self._handler = self._open()
         for line in lines:
-            handler.emit(logging.makeLogRecord({"msg": line}))
+            self._handler.emit(logging.makeLogRecord({"msg": line}))
 
 
 class _Rotating(logging.handlers.RotatingFileHandler):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from pool_managerd.core.exhaustion import Memory, exhausted_by_error
+from pool_managerd.core.redaction import WINDOW_CHARS, quoting
 from pool_managerd.engines.port import Failed, Failure, GenerationRequest
 from pool_managerd.engines.stream_lines import Json
 
@@ -22,7 +23,6 @@ POOL_STATUSES = frozenset({401, 403, 408, 424, 429})
 _CLIENT_ERROR = 4
 _MAX_LIST_ITEMS = 1024
 _MAX_MESSAGE_CHARS = 300
-_WINDOW_CHARS = 16
 _SHORTEST_SECRET_CHARS = 6
 
 
@@ -129,14 +129,13 @@ def secrets_of(request: GenerationRequest) -> tuple[str, ...]:
 def redacted(event: Failed, secrets: tuple[str, ...]) -> Failed:
     """Returns the event, with a neutral message if its own quotes one of the secrets.
 
-    Compares aligned windows of 16 characters, so any common run of 31 is found.
-    O(len(message) / 16 * len(secret)).
+    Any common run of 31 characters is found, and a short secret as a whole.
     """
     message = event.message
-    starts = range(0, len(message) - _WINDOW_CHARS + 1, _WINDOW_CHARS)
-    windows = [message[start : start + _WINDOW_CHARS] for start in starts]
-    for secret in secrets:
-        whole = _SHORTEST_SECRET_CHARS <= len(secret) < _WINDOW_CHARS and secret in message
-        if whole or any(window in secret for window in windows):
-            return Failed(event.failure, "the engine's message is withheld: it quotes the request")
+    whole = any(
+        _SHORTEST_SECRET_CHARS <= len(secret) < WINDOW_CHARS and secret in message
+        for secret in secrets
+    )
+    if whole or quoting([message], secrets):
+        return Failed(event.failure, "the engine's message is withheld: it quotes the request")
     return event

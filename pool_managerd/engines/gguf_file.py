@@ -18,6 +18,9 @@ def gguf_shards(path: Path) -> tuple[Path, ...]:
 
 def gguf_shortfalls(path: Path) -> list[str]:
     """Names every reason why these files cannot be loaded; empty when none is seen. ORCH-3003."""
+    first = part_names(path.name)[0]
+    if path.name != first:
+        return [f"model file {path} is a later part of a model: name its first one, {first}"]
     return [reason for shard in gguf_shards(path) if (reason := _shortfall(shard))]
 
 

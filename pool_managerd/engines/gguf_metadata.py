@@ -7,11 +7,11 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 an
 """
 
 import itertools
-import mmap
 import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from pool_managerd.core.graph_size import Tensor
 
@@ -29,10 +29,17 @@ _DIMENSIONS_MAX = 4
 _ALIGNMENT = 32
 KEPT_STRING_BYTES = 256
 KEPT_ENTRIES = 4_096
+KEPT_ENTRIES_IN_ALL = 1 << 20
+TEXTS_MAX = 1 << 24
+"""Texts in one list: far beyond any vocabulary, or its merges."""
 
 
 class MetadataError(ValueError):
     """The file is not a GGUF file of a known version, or ends too early."""
+
+
+class CutOffError(MetadataError):
+    """The file ends before what it holds does: it was not copied or fetched to its end."""
 
 
 def read_metadata(path: Path) -> Mapping[str, object]:
@@ -60,27 +67,28 @@ def read_tensors(path: Path) -> tuple[Mapping[str, object], tuple[Tensor, ...]]:
 
 
 def _read(path: Path, *, with_tensors: bool) -> tuple[Mapping[str, object], tuple[Tensor, ...]]:
+    # Read and not mapped: a file that is cut off meanwhile, or whose disk fails, would end the
+    # process by a signal.
     with path.open("rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            raise MetadataError("is empty")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            scanner = _Scanner(data)
-            try:
-                metadata = scanner.metadata()
-                return metadata, scanner.tensors(metadata) if with_tensors else ()
-            except (struct.error, UnicodeDecodeError) as error:
-                raise MetadataError("ends within its metadata, or is damaged") from error
+        scanner = _Scanner(file)
+        try:
+            metadata = scanner.metadata()
+            return metadata, scanner.tensors(metadata) if with_tensors else ()
+        except UnicodeDecodeError as error:
+            raise MetadataError("is damaged") from error
 
 
 class _Scanner:
     """A position in the file; every read is checked against its end by `struct`."""
 
-    def __init__(self, data: mmap.mmap) -> None:
-        self._data, self._at, self._tensor_count = data, 0, 0
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size = file, os.fstat(file.fileno()).st_size
+        self._at = self._tensor_count = self._kept = 0
 
     def metadata(self) -> dict[str, object]:
-        version, self._tensor_count, count = self._take("<4xIQQ")
-        if self._data[:4] != _MAGIC or version not in _VERSIONS:
+        magic = self._bytes(len(_MAGIC))
+        version, self._tensor_count, count = self._take("<IQQ")
+        if magic != _MAGIC or version not in _VERSIONS:
             raise MetadataError("not a GGUF file of version 2 or 3 in little-endian order")
         if count > KEYS_MAX:
             raise MetadataError(f"{count} keys, at most {KEYS_MAX} are read")
@@ -105,12 +113,15 @@ class _Scanner:
             dims = self._take(f"<{count}Q")
             self._take("<I")
             found.append((self._one("<Q"), name, dims))
+        if not found:
+            # The first part of a split model, or a vocabulary.
+            return ()
         stated = metadata.get("general.alignment")
         alignment = stated if isinstance(stated, int) and stated > 0 else _ALIGNMENT
-        data_bytes = len(self._data) - -(-self._at // alignment) * alignment
+        data_bytes = self._size - -(-self._at // alignment) * alignment
         ends = [*sorted(offset for offset, _, _ in found)[1:], data_bytes]
         if any(first > second for first, second in itertools.pairwise(ends)):
-            raise MetadataError("ends before its tensors do")
+            raise CutOffError("ends before its tensors do")
         return tuple(
             Tensor(name, dims, end - offset)
             for (offset, name, dims), end in zip(sorted(found), ends, strict=True)
@@ -125,11 +136,14 @@ class _Scanner:
 
     def _array(self, kind: int, count: int) -> object:
         if kind == _STRING:
+            if count > TEXTS_MAX:
+                raise MetadataError(f"has a list of {count} texts, at most {TEXTS_MAX} are read")
             for _ in range(count):
                 self._string(0)
             return None
         form = self._format(kind)
-        if count <= KEPT_ENTRIES:
+        if count <= min(KEPT_ENTRIES, KEPT_ENTRIES_IN_ALL - self._kept):
+            self._kept += count
             return [self._one(form) for _ in range(count)]
         self._skip(struct.calcsize(form) * count, "an array")
         return None
@@ -137,14 +151,23 @@ class _Scanner:
     def _string(self, most_bytes: int) -> str | None:
         """The string at this place, None when it is longer than `most_bytes`."""
         size = self._one("<Q")
-        start = self._at
+        if size <= most_bytes:
+            return self._bytes(size).decode()
         self._skip(size, "a string")
-        return self._data[start : self._at].decode() if size <= most_bytes else None
+        return None
 
     def _skip(self, size: int, what: str) -> None:
         self._at += size
-        if self._at > len(self._data):
-            raise MetadataError(f"ends within {what}")
+        if self._at > self._size:
+            raise CutOffError(f"ends within {what}")
+        self._file.seek(self._at)
+
+    def _bytes(self, size: int) -> bytes:
+        found = self._file.read(size)
+        self._at += len(found)
+        if len(found) < size:
+            raise CutOffError("ends within its metadata")
+        return found
 
     def _format(self, kind: int) -> str:
         form = _SCALARS.get(kind)
@@ -157,6 +180,4 @@ class _Scanner:
         return value
 
     def _take(self, form: str) -> tuple[int, ...]:
-        values = struct.unpack_from(form, self._data, self._at)
-        self._at += struct.calcsize(form)
-        return values
+        return struct.unpack(form, self._bytes(struct.calcsize(form)))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pool_managerd.core.hf_fit import HfModel, hf_model
+from pool_managerd.core.tellable import BYTES_MAX
 from pool_managerd.engines.gguf_metadata import MetadataError
 
 _JSON_BYTES_MAX = 64 << 20
@@ -35,7 +36,7 @@ def _indexed(path: Path) -> int:
     metadata = _json(path).get("metadata")
     size = metadata.get("total_size") if isinstance(metadata, Mapping) else None
     # Some tools write the size as a number with a fraction.
-    return int(size) if isinstance(size, int | float) and size > 0 else 0
+    return int(size) if isinstance(size, int | float) and 0 < size <= BYTES_MAX else 0
 
 
 def _json(path: Path) -> Mapping[str, object]:

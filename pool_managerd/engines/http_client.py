@@ -170,6 +170,8 @@ class HttpClient:
                 status, text = await answer.status(), await answer.body()
         except AnswerError as error:
             raise HttpApiError(f"{path} does not answer: {error}") from error
+        except TimeoutError:
+            raise HttpApiError(f"{path} does not answer within {wait_ms} ms") from None
         if status != OK:
             raise HttpApiError(self._explain(status, _parsed(text)), status)
         return text

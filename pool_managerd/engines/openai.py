@@ -18,6 +18,7 @@ from pool_managerd.engines.open_generations import OpenGenerations
 from pool_managerd.engines.openai_flavors import FLAVORS, Fact, Flavor, FlavorName
 from pool_managerd.engines.openai_wire import ChunkReader, openai_error, path_for, request_body
 from pool_managerd.engines.port import (
+    COUNT_32_MAX,
     CancelUnconfirmedError,
     EngineInfo,
     Failed,
@@ -306,7 +307,8 @@ def _found(pages: dict[str, object], fact: Fact | None) -> object:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None
+    """A count that can be: some servers tell 10^30 where there is no limit."""
+    return value if isinstance(value, int) and 0 < value <= COUNT_32_MAX else None
 
 
 def _text(value: object) -> str:

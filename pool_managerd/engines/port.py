@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from pool_managerd.core.logprobs import TokenLogprob
+from pool_managerd.core.tellable import plain_text
+
+COUNT_32_MAX = (1 << 32) - 1
 
 
 class EngineError(Exception):
@@ -92,6 +95,23 @@ class EngineInfo:
     kv_slot_bytes: int | None = None
     host_bytes: int | None = None
     device_bytes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuses what no snapshot could tell. Raises `PreloadError`."""
+        odd = [
+            f"{name} of {value}"
+            for name in ("slots_total", "ctx_max")
+            if not 0 <= (value := getattr(self, name)) <= COUNT_32_MAX
+        ]
+        odd += [
+            f"a text that is no Unicode as its {name}"
+            for name in ("engine_version", "model_id", "model_digest")
+            if (value := getattr(self, name)) != plain_text(value)
+        ]
+        if any(plain_text(name) != name for name in self.quantizations):
+            odd.append("a text that is no Unicode as its quantization")
+        if odd:
+            raise PreloadError([f"the engine tells {', '.join(odd)}"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,9 +59,14 @@ def _columns(value: dict[str, object], top: int) -> Iterator[TokenLogprob]:
 
 
 def _number(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
     # Some servers count in floats a little above 0.
-    return min(0.0, float(value)) if is_number and math.isfinite(value) else None  # type: ignore[arg-type]  # is_number
+    return min(0.0, number) if math.isfinite(number) else None
 
 
 def _bytes(text: str) -> bytes:

@@ -188,8 +188,9 @@ async def test_llorch_names_every_bad_field_and_the_exit_code_says_usage(
     )
 
     assert code == 2
-    assert "spec.sampling.temperature" in err
-    assert "spec.sampling.top_p" in err
+    assert "--temperature: must be" in err
+    assert "--top-p: must be" in err
+    assert "spec." not in err
 
 
 @needs_node

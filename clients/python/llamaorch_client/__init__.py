@@ -57,7 +57,6 @@ from llamaorch_client.exchange import Exchange
 from llamaorch_client.exchange_job import ExchangeJob
 from llamaorch_client.model import (
     Candidate,
-    Capabilities,
     Decision,
     Exclusion,
     ExclusionReason,
@@ -66,17 +65,10 @@ from llamaorch_client.model import (
     FromCatalog,
     Job,
     JobState,
-    Limits,
     OutboundDecision,
     Overview,
-    Pool,
-    PoolDevice,
-    PoolDrain,
     QueueView,
     Receipt,
-    Reloaded,
-    ReloadOutcome,
-    ReplicaSet,
     ResumeMode,
     Session,
     Shortfall,
@@ -91,6 +83,16 @@ from llamaorch_client.model_catalog import (
     PoolVerdict,
     SignatureVerdict,
     Verification,
+)
+from llamaorch_client.model_fleet import (
+    Capabilities,
+    Limits,
+    Pool,
+    PoolDevice,
+    PoolDrain,
+    Reloaded,
+    ReloadOutcome,
+    ReplicaSet,
 )
 from llamaorch_client.options import (
     ClientOptions,

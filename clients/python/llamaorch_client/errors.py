@@ -188,7 +188,11 @@ class ResumeWindowError(LlamaOrchError):
 
 
 class AccessError(LlamaOrchError):
-    """Credentials are missing, wrong or not sufficient."""
+    """Credentials are missing, wrong or not sufficient: see `ClientOptions.token`."""
+
+    def __str__(self) -> str:
+        """The server speaks of metadata; callers of this package set an option."""
+        return f"{self.message} (ClientOptions.token)"
 
 
 class UnavailableError(LlamaOrchError):

@@ -8,8 +8,8 @@ from what was received of it.
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
@@ -122,7 +122,8 @@ class Exchange:
         given = job_request(request, fields)
         credit_bytes = self._options.exchange.credit_bytes
         job = ExchangeJob("", credit_bytes, self._read_on, failures_as_events=failures_as_events)
-        job.receipt = await self._enqueue(given, job)
+        async with _kept(job):
+            job.receipt = await self._enqueue(given, job)
         return job
 
     async def subscribe(
@@ -146,7 +147,8 @@ class Exchange:
             observer=observer,
             failures_as_events=failures_as_events,
         )
-        await self._retrying(lambda: self._ask(_subscribe(job), job))
+        async with _kept(job):
+            await self._retrying(lambda: self._ask(_subscribe(job), job))
         return job
 
     async def cancel(self, job_id: str) -> Job:
@@ -326,6 +328,16 @@ class Exchange:
             code="UNAVAILABLE",
             correlation_id=self._correlation_id,
         )
+
+
+@asynccontextmanager
+async def _kept(job: ExchangeJob) -> AsyncIterator[None]:
+    """Leaves a job that its caller will never have: its answer may have come all the same."""
+    try:
+        yield
+    except BaseException:
+        await job.aclose()
+        raise
 
 
 def _subscribe(job: ExchangeJob) -> pb.ExchangeRequest:

@@ -11,17 +11,8 @@ from typing import Any, Self, TypeVar, Unpack
 from llamaorch_client.aio import AsyncClient, JobFilter
 from llamaorch_client.configuration import ConfigReload, Configuration
 from llamaorch_client.events import Event, Result, ResumePoint
-from llamaorch_client.model import (
-    Capabilities,
-    Explanation,
-    Job,
-    OutboundDecision,
-    Overview,
-    Pool,
-    Receipt,
-    Reloaded,
-    Session,
-)
+from llamaorch_client.model import Explanation, Job, OutboundDecision, Overview, Receipt, Session
+from llamaorch_client.model_fleet import Capabilities, Pool, Reloaded
 from llamaorch_client.options import ClientOptions
 from llamaorch_client.request import JobFields, JobRequest
 from llamaorch_client.stream import JobStream
@@ -159,8 +150,14 @@ class Client:
     def __enter__(self) -> Self:
         if self._thread is not None:
             raise RuntimeError("this client is already open")
-        self._thread = _LoopThread()
-        self._thread.call(self._client.__aenter__())
+        thread = _LoopThread()
+        try:
+            thread.call(self._client.__aenter__())
+        except BaseException:
+            # Nobody closes what could not be opened.
+            thread.stop()
+            raise
+        self._thread = thread
         return self
 
     def __exit__(

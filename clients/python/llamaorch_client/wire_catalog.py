@@ -1,11 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models of the catalog to the wire and back."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from google.protobuf import json_format
-
 from llamaorch.orchestrator.v1 import catalog_service_pb2 as pb
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch_client import model_catalog as kinds
@@ -66,18 +61,6 @@ def model_to_wire(stated: kinds.CatalogModel) -> pb.CatalogModel:
         labels=dict(stated.labels),
         revision=stated.revision,
     )
-
-
-def model_of(stated: Mapping[str, Any]) -> kinds.CatalogModel:
-    """A model from its fields by their names on the wire, as a TOML or JSON file has them.
-
-    Raises:
-        ValueError: naming the field that is wrong.
-    """
-    try:
-        return model(json_format.ParseDict(dict(stated), pb.CatalogModel()))
-    except json_format.ParseError as error:
-        raise ValueError(f"the model is not stated well: {error}") from error
 
 
 def verification(message: pb.VerifyModelResponse) -> kinds.Verification:

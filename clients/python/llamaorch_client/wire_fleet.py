@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Protos of pools and of the state of a server to the client's model."""
+"""Protos of pools, and of what a server can do and does, to the client's model."""
 
 from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2, pool_admin_service_pb2
-from llamaorch_client import model, wire
+from llamaorch_client import model, model_fleet, wire
 from llamaorch_client.request import Priority
 
 
@@ -34,8 +34,8 @@ def overview(message: orchestrator_service_pb2.GetOverviewResponse) -> model.Ove
     )
 
 
-def _device(message: pool_admin_service_pb2.PoolDevice) -> model.PoolDevice:
-    return model.PoolDevice(
+def _device(message: pool_admin_service_pb2.PoolDevice) -> model_fleet.PoolDevice:
+    return model_fleet.PoolDevice(
         device_id=message.device_id,
         name=message.name,
         memory_total_bytes=(
@@ -55,9 +55,9 @@ def _device(message: pool_admin_service_pb2.PoolDevice) -> model.PoolDevice:
     )
 
 
-def pool(message: pool_admin_service_pb2.Pool) -> model.Pool:
+def pool(message: pool_admin_service_pb2.Pool) -> model_fleet.Pool:
     """One pool."""
-    return model.Pool(
+    return model_fleet.Pool(
         pool_id=message.pool_id,
         replica_id=message.replica_id,
         host_id=message.host_id,
@@ -80,18 +80,69 @@ def pool(message: pool_admin_service_pb2.Pool) -> model.Pool:
     )
 
 
-def reloaded(message: pool_admin_service_pb2.ReloadPoolResponse) -> model.Reloaded:
+def reloaded(message: pool_admin_service_pb2.ReloadPoolResponse) -> model_fleet.Reloaded:
     """A pool after a reload."""
-    return model.Reloaded(
+    return model_fleet.Reloaded(
         pool=pool(message.pool),
-        outcome=wire.enum(model.ReloadOutcome, pool_admin_service_pb2.DESCRIPTOR, message.outcome),
+        outcome=wire.enum(
+            model_fleet.ReloadOutcome, pool_admin_service_pb2.DESCRIPTOR, message.outcome
+        ),
         detail=message.detail,
     )
 
 
-def _drain(message: pool_admin_service_pb2.PoolDrain) -> model.PoolDrain:
-    return model.PoolDrain(
+def _drain(message: pool_admin_service_pb2.PoolDrain) -> model_fleet.PoolDrain:
+    return model_fleet.PoolDrain(
         began_at=wire.instant(message.began_at, message.HasField("began_at")),
         until=wire.instant(message.until, message.HasField("until")),
         running_attempts=message.running_attempts,
+    )
+
+
+def capabilities(
+    message: orchestrator_service_pb2.GetCapabilitiesResponse,
+) -> model_fleet.Capabilities:
+    """What a server can do."""
+    return model_fleet.Capabilities(
+        api_version=message.api_version,
+        server_version=message.server_version,
+        queue_policy=message.queue_policy,
+        limits=model_fleet.Limits(
+            queue_capacity=message.limits.queue_capacity,
+            message_bytes_max=message.limits.message_bytes_max,
+            input_bytes_max=message.limits.input_bytes_max,
+            output_bytes_per_job=message.limits.output_bytes_per_job,
+            queue_timeout_ms=message.limits.queue_timeout_ms,
+            wall_timeout_ms=message.limits.wall_timeout_ms,
+            idle_timeout_ms=message.limits.idle_timeout_ms,
+            retention_ms=message.limits.retention_ms,
+            idempotency_ttl_ms=message.limits.idempotency_ttl_ms,
+            session_ttl_ms=message.limits.session_ttl_ms,
+            session_turns_max=message.limits.session_turns_max,
+            requests_per_min=message.limits.requests_per_min,
+            tokens_per_min=message.limits.tokens_per_min,
+            queued_jobs=message.limits.queued_jobs,
+            streams_per_connection_max=message.limits.streams_per_connection_max,
+            exchange_jobs_max=message.limits.exchange_jobs_max,
+            artifact_input_bytes_max=message.limits.artifact_input_bytes_max,
+        ),
+        replica_sets=tuple(
+            model_fleet.ReplicaSet(
+                engine=item.engine,
+                engine_version=item.engine_version,
+                model_id=item.model_id,
+                model_digest=item.model_digest,
+                sampler_profile_version=item.sampler_profile_version,
+                pool_ids=tuple(item.pool_ids),
+                slots_total=item.slots_total,
+                ctx_max=item.ctx_max,
+                deterministic=item.deterministic,
+                slots_ready=item.slots_ready,
+                ctx_min=item.ctx_min,
+                extensions=tuple(item.extensions),
+                quantizations=tuple(item.quantizations),
+            )
+            for item in message.replica_sets
+        ),
+        features=tuple(message.features),
     )

@@ -43,4 +43,4 @@ Feature: What the service can do
   Scenario: On the command line
     Given a service with 1 slot
     When somebody types "llorch capabilities"
-    Then the command succeeds and shows "tiny" and "queue_capacity"
+    Then the command succeeds and shows "tiny" and "artifact_input_bytes_max"

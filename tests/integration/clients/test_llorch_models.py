@@ -4,11 +4,9 @@ ORCH-3031, ORCH-3037.
 """
 
 import asyncio
-import io
 import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +26,9 @@ from llamaorch_client import (
     NotFoundError,
     Requirements,
 )
-from llamaorch_client.cli.main import main
 from orchestrator_core.config import Config
 from orchestrator_core.server import OrchestratorServer
+from tests.integration.clients.llorch import within as llorch
 from tests.integration.orchestrator.scripted_host import ScriptedHost, snapshot
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "catalog.md"
@@ -59,27 +57,6 @@ async def served() -> AsyncIterator[Served]:
         await host.close()
         await channel.close()
         await server.stop()
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-async def llorch(address: str, *words: str) -> Said:
-    """Runs a command in a thread, as its program does."""
-    out, err = io.StringIO(), io.StringIO()
-
-    def run() -> int:
-        with redirect_stdout(out), redirect_stderr(err):
-            return main(["--server", address, *words])
-
-    code = await asyncio.to_thread(run)
-    return Said(code, out.getvalue(), err.getvalue())
 
 
 def example() -> list[tuple[list[str], list[str]]]:
@@ -113,7 +90,7 @@ async def test_the_example_of_the_document_does_what_it_says(served: Served) -> 
         if answering is not None:
             await answering
 
-        shown = [line.rstrip() for text in (said.out, said.err) for line in text.splitlines()]
+        shown = [line.rstrip() for text in (said.stdout, said.stderr) for line in text.splitlines()]
         expected = [re.escape(line).replace("…", ".+") for line in lines]
         assert len(shown) == len(expected), (words, shown)
         for pattern, line in zip(expected, shown, strict=True):
@@ -147,7 +124,7 @@ async def test_a_file_states_a_model_and_options_go_before_it(
     await llorch(
         served.address, "models", "update", "qwen3-8b", "--file", str(change), "--label", "tier=1"
     )
-    shown = json.loads((await llorch(served.address, "models", "show", "chat", "--json")).out)
+    shown = json.loads((await llorch(served.address, "models", "show", "chat", "--json")).stdout)
 
     assert first.code == 0
     model = shown["model"]
@@ -171,7 +148,7 @@ async def test_show_tells_all_that_is_stated(served: Served) -> None:
     await llorch(served.address, "models", "retire", "m", "--grace", "0s", "--replaced-by", "n")
 
     said = await llorch(served.address, "models", "show", "x")
-    facts = dict(re.split(r"  +", line, maxsplit=1) for line in said.out.splitlines())
+    facts = dict(re.split(r"  +", line, maxsplit=1) for line in said.stdout.splitlines())
 
     assert facts["state"] == "RETIRED, its pools take no more work"
     assert facts["replaced by"] == "n"
@@ -187,9 +164,14 @@ async def test_show_tells_all_that_is_stated(served: Served) -> None:
     [
         (("models", "update", "m"), "say what to change"),
         (("models", "register", "m", "--file", "/none.toml"), "/none.toml: No such file"),
-        (("models", "register", "m", "--dimension", "depth=3"), "the model is not stated well"),
+        (("models", "register", "m", "--dimension", "depth=3"), "`dimensions.depth` is no key"),
         (("models", "retire", "none"), "no model 'none' is in the catalog"),
-        (("models", "register", "m", "--digest", "x"), "model.digest must be"),
+        (("models", "register", "m", "--digest", "x"), "refused: --digest must be"),
+        (("models", "register", "m", "--alias", "a", "--alias", " b"), "--alias number 2 must be"),
+        (("models", "register", "m", "--dimension", "layers=3"), "--dimension kv_heads must be"),
+        (("models", "register"), "name the model: llorch models register MODEL"),
+        (("models", "retire", "m", "--replaced-by", "x" * 300), "--replaced-by may have"),
+        (("models", "delete", "m", "--revision", "-1"), "--revision: must be a whole number"),
     ],
 )
 async def test_what_cannot_be_done_says_why(
@@ -199,7 +181,7 @@ async def test_what_cannot_be_done_says_why(
     said = await llorch(served.address, *words)
 
     assert said.code == 2
-    assert says in said.err
+    assert says in said.stderr
 
 
 async def test_a_revision_that_is_past_changes_nothing(served: Served) -> None:
@@ -212,8 +194,8 @@ async def test_a_revision_that_is_past_changes_nothing(served: Served) -> None:
     ]
     listed = await llorch(served.address, "--json", "models", "list", "--state", "active")
 
-    assert [(said.code, "has revision 2, not 1" in said.err) for said in late] == [(2, True)] * 3
-    assert [m["ctx_max"] for m in json.loads(listed.out)["models"]] == [5]
+    assert [(said.code, "has revision 2, not 1" in said.stderr) for said in late] == [(2, True)] * 3
+    assert [m["ctx_max"] for m in json.loads(listed.stdout)["models"]] == [5]
 
 
 async def test_verify_ends_with_1_unless_it_is_verified(served: Served) -> None:
@@ -225,8 +207,8 @@ async def test_verify_ends_with_1_unless_it_is_verified(served: Served) -> None:
     plain = await llorch(served.address, "--json", "models", "verify", "qwen3-8b")
 
     assert (said.code, plain.code) == (1, 1)
-    assert re.search(rf"gpu-a +mock +mismatch +{DIGEST}", said.out)
-    assert json.loads(plain.out)["verification"]["pools"][0]["verdict"] == "MISMATCH"
+    assert re.search(rf"gpu-a +mock +mismatch +{DIGEST}", said.stdout)
+    assert json.loads(plain.stdout)["verification"]["pools"][0]["verdict"] == "MISMATCH"
 
 
 MODEL = CatalogModel(
@@ -301,3 +283,76 @@ async def test_the_blocking_library_does_the_same(served: Served) -> None:
         True,
         [],
     ]
+
+
+async def test_a_file_alone_states_a_model(served: Served, tmp_path: Path) -> None:
+    """Its id stands in one place: in the file, or as an argument."""
+    file = tmp_path / "m.toml"
+    file.write_text('model_id = "m"\nctx_max = 5\n')
+    bare = tmp_path / "bare.toml"
+    bare.write_text("ctx_max = 6\n")
+
+    first = await llorch(served.address, "models", "register", "--file", str(file))
+    words = ("models", "update", "--file", str(file), "--label", "a=b")
+    second = await llorch(served.address, *words)
+    other = await llorch(served.address, "models", "register", "n", "--file", str(file))
+    nobody = await llorch(served.address, "models", "register", "--file", str(bare))
+
+    assert (first.stdout, first.code) == ("model m is registered (revision 1)\n", 0)
+    assert second.stdout == "model m is updated (revision 2)\n"
+    assert other.stderr == (
+        f"llorch: MODEL is n, and `model_id` in {file} is m: say it in one place\n"
+    )
+    assert nobody.stderr.endswith(f"register MODEL, or `model_id` in {bare}\n")
+    assert (other.code, nobody.code) == (2, 2)
+
+
+async def test_what_the_server_refuses_is_told_by_key_or_option(
+    served: Served, tmp_path: Path
+) -> None:
+    """What stands in the file by its key there, what an option says by the option."""
+    file = tmp_path / "m.toml"
+    file.write_text(
+        'model_id = "m"\ndigest = "x"\naliases = ["a", " b"]\nlabels = { "" = "v" }\n'
+        'requirements = { min_compute_cap = "new" }\n'
+    )
+
+    said = await llorch(
+        served.address, "models", "register", "--file", str(file), "--signature", "s"
+    )
+
+    lines = said.stderr.splitlines()
+    assert lines[0] == "llorch: the request was refused: 5 things are wrong"
+    assert {line.split(": ")[0].strip() for line in lines[1:]} == {
+        f"`digest` in {file}",
+        f"`aliases[1]` in {file}",
+        f"`labels[]` in {file}",
+        f"`requirements.min_compute_cap` in {file}",
+        "--signature",
+    }
+
+
+async def test_a_model_that_is_there_already_is_told_how_to_change(
+    served: Served, tmp_path: Path
+) -> None:
+    """The command that is told does it."""
+    file = tmp_path / "m.toml"
+    file.write_text('model_id = "m"\nctx_max = 5\naliases = ["x"]\n')
+    await llorch(served.address, "models", "register", "m", "--ctx-max", "4")
+
+    by_file = await llorch(served.address, "models", "register", "--file", str(file))
+    by_words = await llorch(served.address, "models", "register", "m", "--ctx-max", "6")
+    told = re.search("`llorch (.*?)`", by_file.stderr)
+    assert told is not None
+    done = await llorch(served.address, *told[1].split())
+    taken = await llorch(served.address, "models", "register", "other", "--alias", "x")
+
+    assert (by_file.code, by_words.code, taken.code) == (2, 2, 2)
+    assert "`llorch models update m` with the options that you gave;" in by_words.stderr
+    assert f"update it: `llorch models update --file {file}`; `llorch" in by_file.stderr
+    assert "`llorch models show m` tells what it is now" in by_words.stderr
+    assert done.stdout == "model m is updated (revision 2)\n"
+    assert taken.stderr == (
+        "llorch: the name 'x' belongs to model 'm' already: choose another one: "
+        "`llorch models` lists those that are taken\n"
+    )

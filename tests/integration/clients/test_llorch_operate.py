@@ -86,11 +86,17 @@ async def test_undrain_says_so(server: ScriptedServer) -> None:
     assert (outcome.code, outcome.stdout) == (0, "gpu-a takes work again\n")
 
 
+FORMER = (
+    "rolled back, the pool serves its former model: broken; mend that, then "
+    "`llorch reload gpu-a --model m.gguf`"
+)
+
+
 @pytest.mark.parametrize(
     ("outcome", "code", "says"),
     [
         (pb.RELOAD_OUTCOME_DONE, 0, "gpu-a serves tiny sha256:1"),
-        (pb.RELOAD_OUTCOME_ROLLED_BACK, 1, "rolled back, the pool serves its former model: broken"),
+        (pb.RELOAD_OUTCOME_ROLLED_BACK, 1, FORMER),
     ],
 )
 async def test_reload_tells_what_became_of_it(

@@ -14,7 +14,7 @@ from llamaorch.orchestrator.v1 import (
     pool_admin_service_pb2,
 )
 from tests.integration.clients import scripted_server as wire
-from tests.integration.clients.llorch import finish, llorch, start
+from tests.integration.clients.llorch import finish, llorch, start, within
 from tests.integration.clients.scripted_server import Failure, Hang, ScriptedServer
 
 TEXT = "Grüße, 世界"
@@ -142,8 +142,8 @@ async def test_a_bad_request_exits_with_2_and_names_every_field(server: Scripted
     assert (outcome.code, outcome.stdout) == (2, "")
     assert outcome.stderr.splitlines() == [
         "llorch: the request was refused: 2 fields are wrong",
-        "  spec.sampling.top_p: must be <= 1",
-        "  spec.model_id: is required",
+        "  --top-p: must be <= 1",
+        "  --model: is required",
     ]
 
 
@@ -271,6 +271,7 @@ async def test_a_reader_that_leaves_the_pipe_cancels_the_job(server: ScriptedSer
 async def test_stream_of_an_unknown_job_exits_with_2(server: ScriptedServer) -> None:
     """A wrong id is the user's to correct."""
     server.on("GetJob", Failure(grpc.StatusCode.NOT_FOUND, "NOT_FOUND", "no job nope"))
+    server.on("ListJobs", orchestrator_service_pb2.ListJobsResponse())
 
     outcome = await llorch(server.address, "stream", "nope")
 
@@ -309,3 +310,43 @@ async def test_a_usage_error_exits_with_2(unused_address: str) -> None:
 
     assert outcome.code == 2
     assert "--deadline-s: must be more than 0" in outcome.stderr
+
+
+async def test_what_is_no_text_is_shown(server: ScriptedServer) -> None:
+    """Bytes of another encoding in an argument; the sentence can be written anywhere."""
+    outcome = await within(server.address, "run", "--model", "tiny", "--label", "a=\udcff", "Hi")
+
+    assert outcome.code == 2
+    assert outcome.stderr == "llorch: type it in UTF-8: '\\udcff' is not\n"
+    assert not server.made("Enqueue")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--session-tokens", "5"), "the budgets of a session need one: name it by --session"),
+        (("--correlation-id", "ä"), "llorch: --correlation-id must be 1 to 128 visible ASCII"),
+        (("--max-tokens", "4294967296"), "--max-tokens: must be a whole number from 1 to"),
+        (("--seed", "-1"), "--seed: must be a whole number from 0 to 4294967295, is '-1'"),
+        (("--session-cost-micros", "1" * 30), "--session-cost-micros: must be a whole number"),
+    ],
+)
+async def test_what_cannot_be_sent_is_told_by_its_option(
+    server: ScriptedServer, words: tuple[str, ...], says: str
+) -> None:
+    """Before anything is sent, and in no words of the wire."""
+    outcome = await within(server.address, "run", "--model", "tiny", *words, "Hi")
+
+    assert outcome.code == 2
+    assert says in outcome.stderr
+    assert not server.made("Enqueue")
+
+
+async def test_a_job_id_that_was_used_is_told_as_an_option(server: ScriptedServer) -> None:
+    """DUPLICATE says what to change."""
+    used = Failure(grpc.StatusCode.ALREADY_EXISTS, "DUPLICATE", "job_id 'j' was used; choose")
+    server.on("Enqueue", used)
+
+    outcome = await within(server.address, "run", "--model", "tiny", "--job-id", "j", "Hi")
+
+    assert (outcome.code, outcome.stderr) == (2, "llorch: --job-id 'j' was used; choose\n")

@@ -105,3 +105,14 @@ async def test_closing_ends_waiting_calls_and_leaves_no_thread(server: ScriptedS
         next(other)
     with pytest.raises(RuntimeError, match="not open"):
         client.get_job("job-1")
+
+
+def test_a_client_that_cannot_be_opened_leaves_no_thread() -> None:
+    """`with` never calls the exit of what it could not enter."""
+    before = threading.active_count()
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="no server address"), Client("http://nowhere"):
+            pass
+
+    assert threading.active_count() == before

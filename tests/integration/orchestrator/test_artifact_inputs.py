@@ -26,6 +26,7 @@ from tests.integration.orchestrator.calls import (
     ready_host,
 )
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
+from tests.integration.orchestrator.exchange_stream import Stream
 from tests.integration.pool_managerd.fakes import ScriptedEngine
 from tests.integration.pool_managerd.harness import make_config
 
@@ -99,6 +100,35 @@ async def test_an_input_is_kept_until_its_job_has_ended(orchestrator: Orchestrat
 
     assert in_use == "ARTIFACT_IN_USE"
     assert await reason(fetch(orchestrator, receipt.job_id)) == "NOT_FOUND"
+    assert await reason(enqueue(orchestrator, input=of(artifact_id))) == "INVALID_PARAMS"
+
+
+@pytest.mark.parametrize("by", ["request_id", "job_id"])
+async def test_a_repeated_request_is_one_although_its_input_is_gone(
+    orchestrator: Orchestrator, by: str
+) -> None:
+    """The job was accepted: the first answer again, on both ways; another body is refused as such.
+
+    ORCH-3024.
+    """
+    host = await ready_host(orchestrator)
+    artifact_id = await put_input(orchestrator)
+    asked: dict[str, object] = {by: "same", "input": of(artifact_id)}
+    first = await enqueue(orchestrator, **asked)
+    start = await host.start()
+    await host.started(start.handle)
+    await host.finish(start.handle)
+    await all_events(orchestrator, first.job_id)
+    await orchestrator.artifacts.DeleteArtifact(pb.DeleteArtifactRequest(artifact_id=artifact_id))
+
+    again = await enqueue(orchestrator, **asked)
+    stream = Stream(orchestrator)
+    on_exchange = (await stream.enqueue(**asked)).enqueued
+    await stream.close()
+
+    assert (again.job_id, again.duplicate) == (first.job_id, True)
+    assert (on_exchange.job_id, on_exchange.duplicate) == (first.job_id, True)
+    assert await reason(enqueue(orchestrator, **asked, labels={"a": "b"})) == "DUPLICATE"
     assert await reason(enqueue(orchestrator, input=of(artifact_id))) == "INVALID_PARAMS"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -15,6 +16,7 @@ from llamaorch.orchestrator.v1 import catalog_service_pb2 as pb
 from llamaorch.orchestrator.v1 import job_pb2, pool_admin_service_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb
 from orchestrator_core.config_catalog import CatalogTable
+from orchestrator_core.core.effects import Record
 from orchestrator_core.recorder.recorder import recordings
 from orchestrator_core.recorder.replay import replay
 from orchestrator_core.store.memory import MemoryStore
@@ -637,3 +639,94 @@ async def test_settings_of_the_catalog_change_without_a_restart(
     assert reason == "INCOMPATIBLE_MODEL"
     assert not any("signature" in warning for warning in signed_now.warnings)
     assert retired.grace_until.ToMilliseconds() - retired.retired_at.ToMilliseconds() == 5_000
+
+
+class SteppedStore(MemoryStore):
+    """A journal of which each commit waits for the test's word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stepped = False
+        self.waiting = asyncio.Semaphore(0)
+        self.go = asyncio.Semaphore(0)
+
+    async def commit(self, batch: Sequence[Record]) -> None:
+        """Waits."""
+        if self.stepped:
+            self.waiting.release()
+            await self.go.acquire()
+        await super().commit(batch)
+
+
+async def test_what_is_told_of_a_model_is_durable(start_orchestrator: StartOrchestrator) -> None:
+    """Also where it was changed again while the question waited for an earlier change."""
+    store = SteppedStore()
+    orchestrator = await start_orchestrator(store)
+    runtime = orchestrator.server.runtime
+    await register(orchestrator)
+    store.stepped = True
+
+    async def asked(call: Callable[[], Awaitable[object]], steps: int) -> asyncio.Future[object]:
+        """A change that waits for the journal: the core has taken it."""
+        asking = asyncio.ensure_future(call())
+        async with asyncio.timeout(WAIT_S):
+            while runtime.steps < steps:
+                await runtime.next_step()
+        return asking
+
+    async with asyncio.timeout(WAIT_S):
+        steps = runtime.steps
+        calls = [await asked(lambda: register(orchestrator, "first"), steps + 1)]
+        await store.waiting.acquire()
+        looks = [
+            asyncio.ensure_future(
+                orchestrator.catalog.GetModel(pb.GetModelRequest(model_id="tiny"))
+            ),
+            asyncio.ensure_future(listed(orchestrator)),
+            asyncio.ensure_future(
+                orchestrator.catalog.VerifyModel(pb.VerifyModelRequest(model_id="tiny"))
+            ),
+        ]
+        await orchestrator.jobs.GetCapabilities(jobs_pb.GetCapabilitiesRequest())
+        calls.append(await asked(lambda: register(orchestrator, "second"), steps + 2))
+        store.go.release()
+        await store.waiting.acquire()
+        calls.append(
+            await asked(lambda: update(orchestrator, model_id="tiny", expected_tokens=7), steps + 3)
+        )
+        store.go.release()
+        await store.waiting.acquire()
+        for _ in range(3):
+            await orchestrator.jobs.GetCapabilities(jobs_pb.GetCapabilitiesRequest())
+        early = [look.done() for look in looks]
+        store.go.release()
+        await asyncio.gather(*calls)
+        told, page, _ = await asyncio.gather(*looks)
+
+    assert early == [False, False, False]
+    assert told.model.revision == 2
+    assert [each.revision for each in page.models] == [1, 1, 2]
+
+
+async def test_a_change_is_answered_although_another_one_follows(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """What was done is not told as unknown because somebody deleted it in the same commit."""
+    store = SteppedStore()
+    orchestrator = await start_orchestrator(store)
+    runtime = orchestrator.server.runtime
+    store.stepped = True
+
+    async with asyncio.timeout(WAIT_S):
+        steps = runtime.steps
+        asking = asyncio.ensure_future(register(orchestrator))
+        await store.waiting.acquire()
+        request = pb.DeleteModelRequest(model_id="tiny")
+        deleting = asyncio.ensure_future(orchestrator.catalog.DeleteModel(request))
+        while runtime.steps < steps + 2:
+            await runtime.next_step()
+        store.go.release()
+        store.go.release()
+        registered, _ = await asyncio.gather(asking, deleting)
+
+    assert (registered.model.model_id, registered.model.revision) == ("tiny", 1)

@@ -4,6 +4,7 @@ import grpc
 from google.rpc import error_details_pb2
 
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
+from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core.store.memory import MemoryStore
 from tests.integration.orchestrator.calls import (
@@ -188,7 +189,8 @@ async def with_evicted_text(
     start_orchestrator: StartOrchestrator,
 ) -> tuple[Orchestrator, ScriptedHost, str, bytes]:
     """A job whose engine died after more text than is kept here; its host, its id, that text."""
-    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4_096})
+    jobs, placement = {"output_bytes_per_job": 4_096}, {"refusal_backoff_ms": 10_000}
+    orchestrator = await start_orchestrator(jobs=jobs, placement=placement)
     host = await ready_host(orchestrator)
     sampling = job_pb2.Sampling(max_tokens=800)
     receipt = await enqueue(orchestrator, failover=CONTINUE, sampling=sampling)
@@ -223,13 +225,47 @@ async def test_a_host_that_holds_evicted_text_goes_on_from_it(
     assert events[-1].end.text_digest == digest(so_far + b"end")
 
 
-async def test_a_host_that_does_not_hold_evicted_text_cannot_go_on(
+async def on_another_host(orchestrator: Orchestrator, host: ScriptedHost) -> ScriptedHost:
+    """Another host, whose pool gets the continuation; the first one is asked for its text."""
+    other = orchestrator.host(host_id="host-2")
+    await other.register(snapshot("pool-b", host_id="host-2"))
+    sought = (await host.command("seek")).seek
+    assert (sought.handle, sought.first_index) == (1, 0)
+    return other
+
+
+async def test_evicted_text_is_brought_from_the_host_that_holds_it(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """LO-304: a pool of another host goes on from it, and readers have all of it once."""
+    orchestrator, host, job_id, so_far = await with_evicted_text(start_orchestrator)
+    other = await on_another_host(orchestrator, host)
+    host.goes_on(1, "", pieces=0)
+    for begin in range(0, 600, 10):
+        await host.tokens(1, *(f"{number:03d} " for number in range(begin, begin + 10)))
+    second = await other.start()
+    await other.started(second.handle)
+    other.goes_on(second.handle, so_far.decode(), pieces=600)
+    await other.tokens(second.handle, "end")
+    await other.finish(second.handle)
+    point = events_pb2.ResumePoint(attempt=1, text_offset=len(so_far), prefix_digest=digest(so_far))
+    events = await all_events(orchestrator, job_id, point)
+
+    assert (second.attempt, second.continue_tokens, second.sampling.max_tokens) == (2, 600, 200)
+    assert second.continue_text.encode() == so_far
+    assert second.continue_from == point
+    assert text(events) == "end"
+    assert events[-1].end.text_digest == digest(so_far + b"end")
+
+
+async def test_evicted_text_that_no_host_holds_is_not_continued(
     start_orchestrator: StartOrchestrator,
 ) -> None:
     """LO-304: a typed end, which says what to do."""
     orchestrator, host, job_id, so_far = await with_evicted_text(start_orchestrator)
-    other = orchestrator.host(host_id="host-2")
-    await other.register(snapshot("pool-b", host_id="host-2"))
+    await on_another_host(orchestrator, host)
+    host.goes_on(1, so_far[:1_200].decode(), pieces=300)
+    await host.tokens(1, "300 ")
     point = events_pb2.ResumePoint(attempt=1, text_offset=len(so_far), prefix_digest=digest(so_far))
 
     events = await all_events(orchestrator, job_id, point)
@@ -239,7 +275,23 @@ async def test_a_host_that_does_not_hold_evicted_text_cannot_go_on(
     assert events[-1].error.details[0].Unpack(info)
     assert (info.reason, info.metadata["text_offset"]) == ("WORKER_RESET", str(len(so_far)))
     assert "no longer held; enqueue the job again" in events[-1].error.message
-    await host.close()
+
+
+async def test_a_cancel_does_not_wait_for_text_that_is_brought(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """ORCH-3026: the attempt never begins, and its slot is free."""
+    orchestrator, host, job_id, _ = await with_evicted_text(start_orchestrator)
+    other = await on_another_host(orchestrator, host)
+
+    answer = await orchestrator.jobs.Cancel(orchestrator_pb2.CancelRequest(job_id=job_id))
+    held = orchestrator.server.runtime.core.live_attempts
+    following = await enqueue(orchestrator)
+    started = await other.start()
+
+    assert answer.job.state == job_pb2.JOB_STATE_CANCELLED
+    assert held == 0
+    assert started.job_id == following.job_id
 
 
 async def restarted_after_text(

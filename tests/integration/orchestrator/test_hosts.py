@@ -8,9 +8,11 @@ import grpc
 import pytest
 
 from llamaorch.orchestrator.v1 import job_pb2
+from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from orchestrator_core.hosts.registration import HELD_MAX, POOLS_PER_HOST_MAX
 from orchestrator_core.store.sqlite import SqliteStore
+from orchestrator_core.wire.jobs import SPEC_BYTES_MAX
 from tests.integration.orchestrator.calls import (
     all_events,
     details,
@@ -18,6 +20,7 @@ from tests.integration.orchestrator.calls import (
     job,
     kinds,
     ready_host,
+    spec,
 )
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import ScriptedHost, snapshot
@@ -401,14 +404,18 @@ async def test_reports_name_what_does_not_belong(orchestrator: Orchestrator) -> 
 async def test_a_flood_of_snapshots_is_one_log_line(
     orchestrator: Orchestrator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A stranger's report is not even looked at, a host's has a bound."""
+    """A stranger's report is not even looked at, a host's has a bound, and is told of now and then.
+
+    A pool that was refused is reported every second, for as long as nobody mends it.
+    """
     bad = snapshot_pb2.PoolSnapshot(pool_id="p", slots_free=99)
     async with orchestrator.host("never-registered").reports() as reports:
         assert not (await reports.send(*[bad] * 20_000)).rejections
     host = await ready_host(orchestrator)
     async with host.reports() as reports:
         too_many = await reports.send(*[bad] * (POOLS_PER_HOST_MAX + 1))
-        many = await reports.send(*[bad] * POOLS_PER_HOST_MAX)
+        for _ in range(3):
+            many = await reports.send(*[bad] * POOLS_PER_HOST_MAX)
 
     captured = capsys.readouterr()
     assert (captured.out + captured.err).count("snapshot_refused") == 2
@@ -517,3 +524,25 @@ async def test_a_frame_that_cannot_be_read_ends_that_stream_alone(
     assert "frame.tokens.text_offsets" in fields
     assert [v.verdict for v in answer.verdicts] == [dispatch_pb2.HELD_VERDICT_ADOPT]
     assert answer.verdicts[0].first_index == 1
+
+
+# --- the longest job
+
+
+async def test_the_longest_job_that_is_accepted_can_be_sent(orchestrator: Orchestrator) -> None:
+    """A job whose command fits into no message would cost its host the stream, again and again."""
+    host = await ready_host(orchestrator)
+    request = pb.EnqueueRequest(spec=spec())
+    request.spec.sampling.engine_options["note"] = ""
+    room = SPEC_BYTES_MAX - request.spec.ByteSize() - 128
+    request.spec.sampling.engine_options["note"] = "b" * room
+    longest = await orchestrator.jobs.Enqueue(request)
+    request.spec.sampling.engine_options["note"] = "b" * (room + 60_000)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await orchestrator.jobs.Enqueue(request)
+    start = await host.start()
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert start.job_id == longest.job_id
+    assert connected(orchestrator) == [host.host_id]

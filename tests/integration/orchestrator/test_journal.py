@@ -13,7 +13,7 @@ from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pools_pb
 from llamaorch.pool.v1 import dispatch_pb2
-from orchestrator_core import cancels
+from orchestrator_core import cancels, server
 from orchestrator_core.config import Config
 from orchestrator_core.core.effects import Record
 from orchestrator_core.core.events import Tick
@@ -379,6 +379,35 @@ async def test_text_of_a_job_that_was_cancelled_before_its_start_is_not_told(
     await cancelling
 
     assert kinds(await asyncio.wait_for(following, WAIT_S)) == ["end"]
+
+
+class HungStore(MemoryStore):
+    """A journal whose disk does not answer when it is closed, until it `answers`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = asyncio.Event()
+
+    async def close(self) -> None:
+        """Waits for the disk."""
+        await self.answers.wait()
+
+
+async def test_a_journal_that_hangs_keeps_no_server_from_stopping(
+    start_orchestrator: StartOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, and not waited for: all that was told is in the journal."""
+    monkeypatch.setattr(server, "JOURNAL_CLOSE_S", 0.01)
+    store = HungStore()
+    orchestrator = await start_orchestrator(store)
+
+    with capture_logs() as lines:
+        stopping = asyncio.create_task(orchestrator.server.stop())
+        over, _ = await asyncio.wait([stopping], timeout=6 * WAIT_S)
+    store.answers.set()
+
+    assert over
+    assert "journal_not_closed" in {line["event"] for line in lines}
 
 
 def contents(directory: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """GetOverview: who waits, what runs and how far it is, what was decided, what ended."""
 
+import asyncio
 from collections.abc import Sequence
 
 from llamaorch.orchestrator.v1 import job_pb2
@@ -118,6 +119,32 @@ async def test_a_job_that_never_ran_is_among_the_ended_ones(orchestrator: Orches
     assert ids(told.ended) == ["ran", "gone"]
     assert told.ended[1].state == job_pb2.JOB_STATE_CANCELLED
     assert ids_of_decisions(told) == ["ran"]
+
+
+async def test_a_look_fits_into_a_message_whatever_clients_wrote_on_their_jobs(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """Rows are left out where labels are long; the totals count all."""
+    orchestrator = await start_orchestrator(queue={"capacity": 1_000})
+    await ready_host(orchestrator, slots_total=1, slots_free=1)
+    labels = {f"{number:060}": "x" * 256 for number in range(32)}
+    await asyncio.gather(
+        *(enqueue(orchestrator, labels=labels) for _ in range(201)),
+        *(enqueue(orchestrator, labels=labels, priority="PRIORITY_BATCH") for _ in range(210)),
+    )
+    stop = await asyncio.gather(
+        *(
+            orchestrator.jobs.Cancel(pb.CancelRequest(job_id=each.job_id))
+            for each in (await look(orchestrator, rows_max=200)).queues[1].next
+        )
+    )
+
+    told = await look(orchestrator, rows_max=200)
+
+    assert told.ByteSize() < 4 << 20
+    assert told.ended_total == len(stop) > 10
+    assert [queue.waiting for queue in told.queues] == [200, 210 - len(stop)]
+    assert all(len(queue.next) > 10 for queue in told.queues)
 
 
 def ids_of_decisions(told: pb.GetOverviewResponse) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pb
 from llamaorch.pool.v1 import snapshot_pb2
 from tests.integration.orchestrator.calls import WAIT_S, details, ready_host
-from tests.integration.orchestrator.conftest import Orchestrator
+from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import Reports, ScriptedHost, snapshot
 
 Answer = asyncio.Task[pb.ReloadPoolResponse]
@@ -112,6 +112,21 @@ async def test_a_host_that_comes_back_goes_on_and_another_run_of_it_knows_nothin
     assert heard.outcome == pb.RELOAD_OUTCOME_DONE
     assert unheard.outcome == pb.RELOAD_OUTCOME_UNKNOWN
     assert "lost" in unheard.detail
+
+
+async def test_the_caller_is_told_when_the_host_never_comes_back(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """Once its pools are forgotten nobody can tell any more what became of the command."""
+    orchestrator = await start_orchestrator(pools={"retention_ms": 100, "reattach_grace_ms": 100})
+    host = await ready_host(orchestrator)
+    task, _ = await reload(orchestrator, host, "m.gguf")
+
+    await host.close()
+    answer = await asyncio.wait_for(task, WAIT_S)
+
+    assert (answer.outcome, answer.pool.pool_id) == (pb.RELOAD_OUTCOME_UNKNOWN, "pool-a")
+    assert "lost" in answer.detail
 
 
 async def test_what_cannot_be_reloaded_says_why(orchestrator: Orchestrator) -> None:

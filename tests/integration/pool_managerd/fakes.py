@@ -265,6 +265,7 @@ class ScriptedEngine:
         self.stopped = asyncio.Event()
         self.holds_slots = False
         self.well = True
+        self.tells: dict[str, object] = {}
         self.preload_problem = ""
         self.preload_error: PreloadError | None = None
         self.may_stop = asyncio.Event()
@@ -306,7 +307,7 @@ class ScriptedEngine:
             raise self.preload_error
         if self.preload_problem:
             raise PreloadError([self.preload_problem])
-        return self.info
+        return replace(self.info, **self.tells)  # type: ignore[arg-type] # as a test says
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """Yields what was fed."""
@@ -325,7 +326,8 @@ class ScriptedEngine:
 
     async def confirm_idle(self, request_id: str, timeout_ms: int) -> None:
         """Idle at once, unless the engine holds on to its slots."""
-        if self.holds_slots:
+        asked = any(request.request_id == request_id for request in self.requests)
+        if self.holds_slots and asked:
             await asyncio.sleep(timeout_ms / 1000)
             raise CancelUnconfirmedError(request_id)
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from llamaorch.orchestrator.v1 import events_pb2
+from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from tests.integration.pool_managerd.fakes import WAIT_S
 from tests.integration.pool_managerd.harness import Host, RunHost
@@ -55,6 +55,27 @@ async def test_an_adopted_attempt_goes_on_at_the_exact_index(run_host: RunHost) 
     assert out.text == "bcd"
     assert out.batches[0].first_index == 1
     assert len(host.engine.requests) == 1
+
+
+@pytest.mark.parametrize("job_cancelled", [True, False])
+async def test_a_later_orchestrator_is_told_that_the_job_was_cancelled(
+    run_host: RunHost, *, job_cancelled: bool
+) -> None:
+    """As the order said that stopped the attempt: the host is the witness of a crash. LO-305."""
+    host = await run_host()
+    await two_pieces_delivered(host)
+    host.orchestrator.verdict = adopt(first_index=0, handle=9)  # type: ignore[assignment]  # reason: test
+    order = dispatch_pb2.CancelAttempt(handle=1, job_cancelled=job_cancelled)
+
+    host.orchestrator.send(cancel=order)
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).ended)
+    host.orchestrator.drop()
+    out = host.orchestrator.stored(9)
+    await host.orchestrator.until(lambda: out.ended)
+
+    held = host.orchestrator.sessions[-1].register.held
+    assert held[0].ended.finish_reason == job_pb2.FINISH_REASON_CANCELLED
+    assert [held[0].ended.job_cancelled, out.ended[0].job_cancelled] == [job_cancelled] * 2
 
 
 async def test_an_attempt_survives_a_broken_stream_while_it_runs(run_host: RunHost) -> None:

@@ -201,7 +201,16 @@ async def test_a_reload_that_fails_brings_the_former_model_back(run_host: RunHos
         detail="other.gguf is damaged",
     )
     assert "other.gguf could not be loaded: other.gguf is damaged" in newest.state_detail
+    assert "says so until the next reload: `llorch reload p0 --model REF`" in newest.state_detail
     assert host.model_refs == ["", "other.gguf", ""]
+
+    host.orchestrator.send(reload=dispatch_pb2.ReloadModel(pool_id="p0", reload_id="r2"))
+    await host.orchestrator.until(
+        lambda: (ready := host.orchestrator.ready()) and ready.replica_id != newest.replica_id
+    )
+    cleared = host.orchestrator.newest()
+    assert cleared is not None
+    assert cleared.state_detail == ""
 
 
 async def test_a_reload_with_a_deadline_stops_what_still_runs(run_host: RunHost) -> None:

@@ -20,7 +20,7 @@ from orchestrator_core.core.outcome import Finish, Usage
 from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.core.spec import JobSpec, Needs
 from orchestrator_core.telemetry.fleet import DeviceGauges, DeviceHealth, PoolGauges
-from orchestrator_core.telemetry.service_metrics import ServiceFacts
+from orchestrator_core.telemetry.service_metrics import ArtifactFacts, ServiceFacts
 from orchestrator_core.telemetry.telemetry import Telemetry
 
 START_MS = 1_700_000_000_000
@@ -51,7 +51,10 @@ class OneGpu:
         return (PoolGauges("p0", "p0#1", "mock", "1.0", 0.5, (device,), "h"),)
 
 
-FACTS = ServiceFacts("0.1.0", "interpreted", {"main": 8192, "wal": 512}, 1 << 30, 3, 1, 100, 200, 1)
+ARTIFACTS = ArtifactFacts(2, 10, 800, 1_000, {"artifact-quota": 1}, {"in": 900, "out": 70}, 1)
+FACTS = ServiceFacts(
+    "0.1.0", "interpreted", {"main": 8192, "wal": 512}, 1 << 30, 3, 1, 100, 200, 1, ARTIFACTS
+)
 
 
 class Driver:

@@ -131,6 +131,19 @@ CASES: Mapping[str, Case] = {
         {"poold_held_bytes": _same(95), "poold_held_limit_bytes": _same(100)},
         {"poold_held_bytes": _same(80), "poold_held_limit_bytes": _same(100)},
     ),
+    "ArtifactsNearQuota": Case(
+        {"orchd_artifact_bytes": _same(95), "orchd_artifact_quota_bytes": _same(100)},
+        {
+            "orchd_artifact_bytes": _same(80),
+            "orchd_artifact_quota_bytes": _same(100),
+            "orchd_artifacts": _same(80),
+            "orchd_artifacts_max": _same(100),
+        },
+    ),
+    "ArtifactsDamaged": Case(
+        {"orchd_artifact_damaged_total": _grows(1)},
+        {"orchd_artifact_damaged_total": _same(3)},
+    ),
     "GpuUnwell": _gauge("gpu_health", 'host_id="h", device="g", state="lost"', 1, 0),
     "GpuHot": _gauge("gpu_temperature_celsius", 'host_id="h", device="g"', 90, 85),
     "GpuSlowed": _gauge("gpu_slowed", 'host_id="h", device="g", reason="power_brake"', 1, 0),
@@ -141,6 +154,15 @@ CASES: Mapping[str, Case] = {
 }
 # Where series are missing, or values beyond the budgets of labels were added up.
 EDGES: Mapping[str, Case] = {
+    "ArtifactsNearQuota": Case(
+        {
+            "orchd_artifact_bytes": _same(1),
+            "orchd_artifact_quota_bytes": _same(100),
+            "orchd_artifacts": _same(95),
+            "orchd_artifacts_max": _same(100),
+        },
+        {"orchd_artifacts": _same(95)},
+    ),
     "NoPoolReady": Case({"orchd_hosts_connected": _same(0)}, {"up": _same(0)}),
     "AccountsDoNotAddUp": Case(
         {"tasks_enqueued_total": _same(10), "tasks_live": _same(9)},

@@ -4,11 +4,13 @@ import ast
 import dataclasses
 import importlib
 import pkgutil
+import shutil
+import subprocess
 import types
 import typing
 from pathlib import Path
 
-from ci.compile_core import CORE, INTERPRETED, ROOT, SHELL, prepared, worth_reading
+from ci.compile_core import CORE, INTERPRETED, ROOT, SHELL, main, prepared, worth_reading
 from orchestrator_core import core
 from orchestrator_core.core import config, effects, events
 from orchestrator_core.core.checkpoint import LEFT_OUT
@@ -79,3 +81,25 @@ def test_an_operator_who_installs_reads_what_matters() -> None:
     words = "a.py:1: warning: Treating generator comprehension as list\na.py:2: error: no\n"
 
     assert worth_reading(words) == ["a.py:2: error: no"]
+
+
+def test_what_another_version_compiled_is_removed(tmp_path: Path) -> None:
+    """An upgrade leaves it there, and Python would run it in place of the new sources."""
+    folder = tmp_path / "orchestrator_core" / "core"
+    folder.mkdir(parents=True)
+    for name in ("queue.py", "queue.cpython-311-x86_64-linux-gnu.so", "gone.abi3.so"):
+        (folder / name).touch()
+
+    assert main([str(tmp_path), "--remove"]) == 0
+
+    assert [file.name for file in folder.iterdir()] == ["queue.py"]
+
+
+def test_an_installation_without_a_compiler_removes_it_too() -> None:
+    """`make install COMPILE=no` over one that was compiled."""
+    make = shutil.which("make")
+    assert make is not None
+    command = (make, "--dry-run", "install", "COMPILE=no", "PREFIX=/nowhere")
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert "ci/compile_core.py --remove" in told.stdout

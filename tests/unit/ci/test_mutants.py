@@ -32,7 +32,11 @@ def test_the_bugs_that_matter_are_in_the_list() -> None:
 
 
 # Tests can be too mild, too.
-JUDGES = ("tests/contract/answers.py", "tests/acceptance/haiku_rules.py")
+JUDGES = (
+    "tests/contract/answers.py",
+    "tests/acceptance/haiku_rules.py",
+    "faults/chaos/campaign.py",
+)
 FAULT_SEEDS = ("tests/unit/faults/test_seeds.py::test_the_first_seeds_violate_no_invariant",)
 GOOD = 'name = "n"\nbreaks = "b"\nfile = "code.py"\nold = "return 1"\nnew = "return 2"\n'
 TESTS = 'tests = ["test_code.py"]\n'
@@ -67,6 +71,22 @@ def test_a_bug_that_tests_notice_is_caught(
     assert "caught" in said
     assert "test_code.py::test_one" in said
     assert "return 1" in (project / "code_under_test.py").read_text(encoding="utf-8")
+
+
+def test_bugs_that_are_planted_at_the_same_time_do_not_meet(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each job has its own copy: a bug that nobody looks for survives beside one that is caught."""
+    (project / "other.py").write_text("def two():\n    return 2\n", encoding="utf-8")
+    (project / "test_other.py").write_text("def test_other():\n    assert True\n", encoding="utf-8")
+    unseen = 'name = "m"\nbreaks = "b"\nfile = "other.py"\nold = "return 2"\nnew = "return 3"\n'
+    listed(project, GOOD + TESTS, unseen + 'tests = ["test_other.py"]\n')
+
+    assert main(["--root", str(project), "--jobs", "2"]) == 1
+
+    said = capsys.readouterr().out
+    assert "1 of 2 planted bugs were caught" in said
+    assert "missed: m" in said
 
 
 def test_the_id_of_a_test_can_hold_spaces(

@@ -29,6 +29,7 @@ def test_the_first_seeds_violate_no_invariant() -> None:
     # Seeds in which nothing happens would prove nothing.
     assert totals.seeds == len(FIRST)
     assert totals.stats.kills > len(FIRST) / 2
+    assert totals.stats.acts > len(FIRST)
     assert totals.stats.ends["FINISHED"] > len(FIRST)
     assert {"CANCELLED", "DROPPED", "EXPIRED", "FAILED"} <= totals.stats.ends.keys()
 

@@ -149,3 +149,17 @@ def test_code_that_is_killed_as_it_runs_goes_no_further(loop: VirtualLoop) -> No
     loop.run_until_complete(play())
 
     assert seen == []
+
+
+def test_what_is_meant_for_a_thread_is_done_at_once(loop: VirtualLoop) -> None:
+    """Its result, or its error, is there without a turn of any other."""
+
+    def fail() -> None:
+        raise ValueError("broken")
+
+    async def main() -> int:
+        with pytest.raises(ValueError, match="broken"):
+            await asyncio.to_thread(fail)
+        return await asyncio.to_thread(lambda: 7)
+
+    assert loop.run_until_complete(main()) == 7

@@ -4,7 +4,7 @@ import pytest
 
 from llamaorch_client.cli import draining
 from llamaorch_client.cli.arguments import parse
-from llamaorch_client.model import ReloadOutcome
+from llamaorch_client.model_fleet import ReloadOutcome
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,10 @@ def test_the_help_of_wait_s_says_what_it_waits_for(capsys: pytest.CaptureFixture
     ("argv", "said"),
     [
         (["simulat"], "'simulate'"),
-        (["run", "--max-tokens", "few", "x"], "must be a whole number, at least 1, is 'few'"),
+        (
+            ["run", "--max-tokens", "few", "x"],
+            "must be a whole number from 1 to 4294967295, is 'few'",
+        ),
         (["run", "--wait-s", "long", "x"], "must be more than 0"),
     ],
 )

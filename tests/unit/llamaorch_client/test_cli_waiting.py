@@ -3,7 +3,7 @@
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2
 from llamaorch_client import wire_fleet
 from llamaorch_client.cli.waiting import none_ready
-from llamaorch_client.model import Pool
+from llamaorch_client.model_fleet import Pool
 
 
 def pool(pool_id: str, state: str, reason: str = "", model_id: str = "m") -> Pool:

@@ -234,6 +234,8 @@ def test_a_variable_that_is_to_be_passed_on_has_to_be_set(tmp_path: Path) -> Non
         ('devices = "cpu"\n', "at least one [[pools]] table"),
         ("devices = \n", "not valid TOML"),
         (MINIMAL + "[link.backoff]\ninitial_ms = 9\ncap_ms = 8\n", "must not be below"),
+        (MINIMAL + '[models]\ndirectory = "~nobody-is-called-so/m"\n', "models.directory: "),
+        (MINIMAL + '[models]\ncache_directory = "~nobody-is-called-so/m"\n', "models.cache_dir"),
     ],
 )
 def test_what_contradicts_itself_is_refused(tmp_path: Path, text: str, expected: str) -> None:

@@ -4,6 +4,7 @@ ORCH-3002, ORCH-3003, ORCH-3201.
 """
 
 import json
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -403,7 +404,7 @@ async def test_what_an_ended_engine_held_is_not_taken_for_room_that_was_lost(mod
 async def test_a_file_that_nobody_understands_is_left_to_the_engine(tmp_path: Path) -> None:
     """No estimate, no refusal: the engine says what is wrong with it."""
     path = tmp_path / "odd.gguf"
-    path.write_bytes(b"GGUF")
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 99, 0, 0))
     box = Box(devices=(gpu("a", 0),))
 
     await box.preflight().memory(table(path))
@@ -682,3 +683,44 @@ async def test_a_folder_has_no_digest_and_a_server_of_its_own_model_gets_the_ref
     assert passed_on.model_ref == "file:x"
     with pytest.raises(PreloadError, match="model /absent does not exist"):
         await preflight.model(served(Path("/absent"), **kind), "")
+
+
+async def test_a_claim_is_a_number_that_can_be_told(tmp_path: Path) -> None:
+    """Dimensions of a damaged file multiply to more than 64 bits, and `warn` claims it all."""
+    path = tmp_path / "odd.gguf"
+    write_tiny_model(path)
+    content = path.read_bytes()
+    for key in (b"llama.embedding_length", b"llama.attention.head_count_kv"):
+        at = content.index(key) + len(key) + 4
+        content = content[:at] + struct.pack("<I", 0xFFFFFFFF) + content[at + 4 :]
+    path.write_bytes(content)
+    box = Box()
+
+    await box.preflight().memory(table(path, memory_check="warn"))
+
+    claimed = [entry.estimated for entry in box.ledger.entries("p").values()]
+    assert max(claimed) > 16 << 40
+    assert max(claimed) < 1 << 63
+
+
+def cut_off(model: Path, path: Path, share: float) -> Path:
+    """The beginning of a model."""
+    content = model.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+async def test_a_model_that_was_not_copied_to_its_end_is_refused(
+    tmp_path: Path, model: Path, share: float
+) -> None:
+    """Before an engine tries it, and in `check`: within its metadata, and within its weights."""
+    path = cut_off(model, tmp_path / "cut.gguf", share)
+    preflight = Box().preflight()
+
+    with pytest.raises(PreloadError, match=r"cut\.gguf ends .*: copy or fetch it again"):
+        await preflight.memory(table(path))
+    review = await preflight.review(table(path))
+
+    assert review is not None
+    assert len(review.shortfalls) == 1

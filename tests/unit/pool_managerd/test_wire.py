@@ -113,3 +113,19 @@ def test_a_piece_larger_than_the_rest_of_the_window_goes_once_all_is_acknowledge
 
     assert second is not None
     assert [first.chunks[0][2].text_bytes, second.chunks[0][2].text_bytes] == [200, 900]
+
+
+def test_the_ends_of_all_that_is_held_fit_into_frames() -> None:
+    """After a restart of the orchestrator all of them are due at once, with the longest words."""
+    outbox = Outbox(1 << 16, 1 << 20, lambda: None)
+    for number in range(8_192):
+        outbox.bind(number + 1, failed_log(number, "\N{GRINNING FACE}" * 2_000))
+
+    sizes, told = [], 0
+    while (frame := outbox.take()) is not None:
+        message = wire.frame_message(frame, 1, 1)
+        sizes.append(message.ByteSize())
+        told += len(message.frame.ended)
+
+    assert told == 8_192
+    assert max(sizes) < MESSAGE_BYTES_MAX

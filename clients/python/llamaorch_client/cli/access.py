@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llamaorch_client.channel import tls_credentials
-from llamaorch_client.cli.failure import UsageError
+from llamaorch_client.cli.failure import TOKEN_VARIABLE, UsageError
 from llamaorch_client.options import ClientOptions
 
 TOKEN_BYTES_MAX = 4096
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def defaults(environ: Mapping[str, str]) -> dict[str, object]:
     """What holds where nothing is said."""
     return {
-        "token": environ.get("LLORCH_TOKEN") or None,
+        "token": environ.get(TOKEN_VARIABLE) or None,
         "token_file": environ.get("LLORCH_TOKEN_FILE") or None,
         "tls": False,
         "ca_file": environ.get("LLORCH_CA_FILE") or None,
@@ -49,6 +49,13 @@ def options(arguments: argparse.Namespace) -> ClientOptions:
         credentials=tls_credentials(roots, certificate, key) if tls else None,
         allow_plaintext=arguments.allow_plaintext,
     )
+
+
+def token_source(arguments: argparse.Namespace) -> str:
+    """Where the token comes from: its file, or the variable; empty where there is none."""
+    if arguments.token_file is not None:
+        return str(arguments.token_file)
+    return TOKEN_VARIABLE if arguments.token else ""
 
 
 def _token(arguments: argparse.Namespace) -> str | None:

@@ -8,10 +8,9 @@ from typing import NoReturn
 
 from llamaorch_client.address import DEFAULT_HOST, DEFAULT_PORT
 from llamaorch_client.artifact import ArtifactKind
-from llamaorch_client.cli import access, models_arguments, plugins
+from llamaorch_client.cli import access, models_arguments, plugins, values
 from llamaorch_client.model import JobState
 
-INTERVAL_MIN_S, INTERVAL_MAX_S = 0.1, 3600.0
 DEFAULT_SERVER = f"{DEFAULT_HOST}:{DEFAULT_PORT}"
 EPILOG = """\
 exit codes: 0 finished; 1 the job failed or was cancelled; 2 the request is wrong; 3 the server is
@@ -103,7 +102,7 @@ def _pool_and_deadline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pool_id", metavar="POOL", help="id of the pool")
     parser.add_argument(
         "--deadline",
-        type=_span,
+        type=values.deadline,
         metavar="TIME",
         help="stop what still runs after 90s, 5m, 1h; default: the server's, 0s: at once",
     )
@@ -114,29 +113,11 @@ def _drain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wait", action="store_true", help="return once nothing runs there")
 
 
-def _span(text: str) -> float:
-    units = {"s": 1, "m": 60, "h": 3600}
-    try:
-        value = float(text[:-1]) * units[text[-1:]]
-    except (KeyError, ValueError):
-        value = -1.0
-    if not 0 <= value <= 86_400:  # noqa: PLR2004 - a day, as the message says
-        raise argparse.ArgumentTypeError("must be like 90s, 5m or 1h, at most a day")
-    return value
-
-
 def _live(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="show it once; so does --json")
     parser.add_argument(
-        "--interval-s", type=_interval, default=1.0, metavar="S", help="between two looks; 1"
+        "--interval-s", type=values.interval, default=1.0, metavar="S", help="between two looks; 1"
     )
-
-
-def _interval(text: str) -> float:
-    value = float(text)
-    if not INTERVAL_MIN_S <= value <= INTERVAL_MAX_S:
-        raise argparse.ArgumentTypeError(f"from {INTERVAL_MIN_S} to {INTERVAL_MAX_S} seconds")
-    return value
 
 
 def _add_plugins(
@@ -187,35 +168,8 @@ def _fill(arguments: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
 
 def _job_id(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("job_id", metavar="JOB", help="id of the job")
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1, is {text!r}")
-    return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    # One day bounds every wait; it also refuses nan and inf.
-    if not 0 < value <= 86_400:  # noqa: PLR2004 - a day, as the message says
-        raise argparse.ArgumentTypeError("must be more than 0 and at most 86400 seconds")
-    return value
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, found, value = text.partition("=")
-    if not key or not found:
-        raise argparse.ArgumentTypeError("must be KEY=VALUE")
-    return key, value
+    told = "id of the job, or the beginning of one that the server made, while only one begins so"
+    parser.add_argument("job_id", metavar="JOB", help=told)
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
@@ -227,11 +181,11 @@ def _run(parser: argparse.ArgumentParser) -> None:
     add("--chat", action="store_true", help="send the prompt as a chat message, with a template")
     add("--system", metavar="TEXT", help="system message; implies --chat")
     add("--priority", choices=("interactive", "batch"), default="interactive")
-    add("--max-tokens", type=_positive, metavar="N", help="stop after N tokens")
-    add("--seed", type=int, metavar="N")
+    add("--max-tokens", type=values.positive, metavar="N", help="stop after N tokens")
+    add("--seed", type=values.whole(0, values.UINT32_MAX), metavar="N")
     add(
         "--logprobs",
-        type=int,
+        type=values.whole(0, values.UINT32_MAX),
         metavar="N",
         help="log probability of each token, beside the N likeliest: at the end, or with --json",
     )
@@ -240,21 +194,31 @@ def _run(parser: argparse.ArgumentParser) -> None:
     add("--stop", action="append", default=[], metavar="TEXT", help="stop at TEXT; may be repeated")
     add("--session", default="", metavar="ID", help="conversation that the job belongs to")
     add("--reuse-kv", action="store_true", help="prefer the pool whose cache holds the session")
-    add("--session-tokens", type=_positive, metavar="N", help="budget of the session that opens")
-    add("--session-time-ms", type=_positive, metavar="MS", help="its time on pools")
-    add("--session-cost-micros", type=_positive, metavar="N", help="its cost, in millionths")
-    add("--engine", default="", help="engine family that must serve the job")
-    add("--expected-tokens", type=_positive, metavar="N", help="guess that improves predictions")
-    add("--deadline-s", type=_seconds, metavar="S", help="expire the job after S seconds")
     add(
-        "--queue-timeout-s", type=_seconds, metavar="S", help="expire it after S seconds of waiting"
+        "--session-tokens", type=values.amount, metavar="N", help="budget of the session that opens"
     )
-    add("--label", type=_label, action="append", default=[], metavar="KEY=VALUE")
+    add("--session-time-ms", type=values.amount, metavar="MS", help="its time on pools")
+    add("--session-cost-micros", type=values.amount, metavar="N", help="its cost, in millionths")
+    add("--engine", default="", help="engine family that must serve the job")
+    add(
+        "--expected-tokens",
+        type=values.positive,
+        metavar="N",
+        help="guess that improves predictions",
+    )
+    add("--deadline-s", type=values.seconds, metavar="S", help="expire the job after S seconds")
+    add(
+        "--queue-timeout-s",
+        type=values.seconds,
+        metavar="S",
+        help="expire it after S seconds of waiting",
+    )
+    add("--label", type=values.pair, action="append", default=[], metavar="KEY=VALUE")
     add("--job-id", default="", metavar="ID", help="id for the job (default: the server's)")
     add("--detach", action="store_true", help="print the job's id and leave it running")
     add(
         "--wait-s",
-        type=_seconds,
+        type=values.seconds,
         default=0.0,
         metavar="S",
         help="give the job again, for up to S seconds (at most 86400), while the server refuses it "
@@ -286,8 +250,8 @@ def _artifacts(parser: argparse.ArgumentParser) -> None:
     add("--parent", action="append", default=[], metavar="ID", help="what it was made from")
     add("--job", default="", metavar="ID", help="job that it belongs to")
     add("--session", default="", metavar="ID", help="session that it belongs to")
-    add("--label", type=_label, action="append", default=[], metavar="KEY=VALUE")
-    add("--limit", type=_positive, default=100, metavar="N", help="list at most N artifacts")
+    add("--label", type=values.pair, action="append", default=[], metavar="KEY=VALUE")
+    add("--limit", type=values.positive, default=100, metavar="N", help="list at most N artifacts")
 
 
 def _policy(parser: argparse.ArgumentParser) -> None:
@@ -329,4 +293,6 @@ def _jobs(parser: argparse.ArgumentParser) -> None:
         "--state", action="append", default=[], choices=states, help="only these; may be repeated"
     )
     parser.add_argument("--session", default="", metavar="ID", help="only jobs of this session")
-    parser.add_argument("--limit", type=_positive, default=20, metavar="N", help="at most N jobs")
+    parser.add_argument(
+        "--limit", type=values.positive, default=20, metavar="N", help="at most N jobs"
+    )

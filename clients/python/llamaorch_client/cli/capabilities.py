@@ -8,7 +8,7 @@ from dataclasses import asdict
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.cli.failure import ExitCode
 from llamaorch_client.cli.output import Output
-from llamaorch_client.model import ReplicaSet
+from llamaorch_client.model_fleet import ReplicaSet
 
 COLUMNS = ("MODEL", "ENGINE", "AT ONCE", "SLOTS", "CTX", "POOLS", "EXTENSIONS", "DETERMINISTIC")
 

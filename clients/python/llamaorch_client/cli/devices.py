@@ -19,7 +19,7 @@ from llamaorch_client.cli.failure import ExitCode
 from llamaorch_client.cli.output import Output
 from llamaorch_client.errors import from_rpc_error
 from llamaorch_client.metadata import call_metadata, checked_correlation_id
-from llamaorch_client.model import Pool
+from llamaorch_client.model_fleet import Pool
 
 COLUMNS = ("HOST", "DEVICE", "MEMORY", "USED", "BUSY", "TEMP", "POWER", "NOTES", "POOLS")
 HOST_TIMEOUT_S = 2.0

@@ -4,6 +4,7 @@
 import argparse
 import contextlib
 import difflib
+import shlex
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from llamaorch_client.aio import AsyncClient
 from llamaorch_client.cli.failure import ExitCode
 from llamaorch_client.cli.output import Output
 from llamaorch_client.errors import NotFoundError
-from llamaorch_client.model import Pool, ReloadOutcome
+from llamaorch_client.model_fleet import Pool, Reloaded, ReloadOutcome
 
 POOLS_NAMED = 8
 
@@ -64,8 +65,16 @@ async def reload(arguments: argparse.Namespace, out: Output, client: AsyncClient
     elif done:
         out.result(f"{arguments.pool_id} serves {told.pool.model_id} {told.pool.model_digest}")
     else:
-        out.say(f"llorch: {_RELOADS[told.outcome]}: {told.detail}", "red")
+        out.say(f"llorch: {_RELOADS[told.outcome]}: {told.detail}{_again(told, arguments)}", "red")
     return ExitCode.FINISHED if done else ExitCode.JOB_FAILED
+
+
+def _again(told: Reloaded, arguments: argparse.Namespace) -> str:
+    """What to do once what was wrong with the model is mended."""
+    if told.outcome is not ReloadOutcome.ROLLED_BACK or not arguments.model:
+        return ""
+    words = ["llorch", "reload", arguments.pool_id, "--model", arguments.model]
+    return f"; mend that, then `{shlex.join(words)}`"
 
 
 def nearest(pool_id: str, ids: Iterable[str]) -> list[str]:

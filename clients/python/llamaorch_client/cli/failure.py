@@ -7,6 +7,7 @@ from typing import Any
 
 from llamaorch_client.address import DEFAULT_PORT
 from llamaorch_client.cli.output import plain
+from llamaorch_client.cli.wording import Wording
 from llamaorch_client.errors import (
     AccessError,
     CatalogError,
@@ -24,6 +25,8 @@ from llamaorch_client.errors import (
 )
 
 SECOND_MS = 1000
+AS_SENT = Wording()
+TOKEN_VARIABLE = "LLORCH_TOKEN"  # noqa: S105 - the name of the variable
 
 # What the texts of BoringSSL and of gRPC 1.85 mean for connections that fail to open. The first
 # that is found holds.
@@ -82,35 +85,71 @@ def exit_code(error: LlamaOrchError) -> ExitCode:
             return ExitCode.JOB_FAILED
 
 
-def sentences(error: LlamaOrchError, server: str) -> Sequence[str]:
-    """Returns what to tell: the sentence first, then one line per bad field or shortfall."""
-    fields = [f"  {item.field}: {item.description}" for item in error.violations]
+def sentences(
+    error: LlamaOrchError, server: str, words: Wording = AS_SENT, token: str | None = None
+) -> Sequence[str]:
+    """Returns what to tell: the sentence first, then one line per bad field or shortfall.
+
+    Fields are told in `words`. `token` is where the token came from, empty where there is none,
+    None where that is not known.
+    """
+    if isinstance(error, AccessError):
+        return [_access_refused(error, token)]
+    message, fields = _fields(error, words)
     shortfalls = error.shortfalls if isinstance(error, IncompatibleError) else ()
     lacks = [f"  {item.pool_id}: {item.kind}: {item.description}" for item in shortfalls]
-    return [_sentence(error, server), *fields, *lacks]
+    return [_sentence(error, words.sentence(message), server), *fields, *lacks]
 
 
-def _sentence(error: LlamaOrchError, server: str) -> str:
+def _fields(error: LlamaOrchError, words: Wording) -> tuple[str, list[str]]:
+    """The message, and a line for each bad field that it does not tell."""
+    found = error.violations
+    lines = [f"  {words.field(bad.field)}: {words.sentence(bad.description)}" for bad in found]
+    if not found or not error.message.startswith(f"{found[0].field} {found[0].description}"):
+        return error.message, lines
+    told = error.metadata.get("violations_total", "")
+    total = int(told) if told.isdecimal() else len(found)
+    if total == 1:
+        # What follows in the message says what to do about it.
+        return words.field(found[0].field) + error.message.removeprefix(found[0].field), []
+    omitted = [f"  and {total - len(found)} more"] if total > len(found) else []
+    return f"{total} things are wrong", lines + omitted
+
+
+def _access_refused(error: AccessError, token: str | None) -> str:
+    """What to do about the token; the server speaks of the metadata in which it travels."""
+    denied = error.reason == "PERMISSION_DENIED"
+    if token == "" and not denied:
+        return (
+            "access refused: this server asks for a token: set LLORCH_TOKEN to yours, or name the "
+            "file that holds it by --token-file or LLORCH_TOKEN_FILE"
+        )
+    which = "a token with that role" if denied else "a token of this server"
+    hint = f"set LLORCH_TOKEN to {which}, or name its file by --token-file"
+    if token and token != TOKEN_VARIABLE:
+        hint = f"yours is in {token}: name the file of {which} by --token-file"
+    return f"access refused: {error.message}; {hint}"
+
+
+def _sentence(error: LlamaOrchError, message: str, server: str) -> str:
     match error:
         case RejectedError():
             label = f" by policy {error.policy_label}" if error.policy_label else ""
-            text = f"rejected{label}: {error.message}; {_when(error)}"
+            text = f"rejected{label}: {message}; {_when(error)}"
         case JobFailedError():
             text = _job_failed(error)
         case UnavailableError():
             text = _unavailable(error, server)
         case InvalidParamsError():
-            text = f"the request was refused: {error.message}"
+            text = f"the request was refused: {message}"
         case IncompatibleError():
-            text = f"no pool can serve the job: {error.message}"
-        case AccessError():
-            which = "with that role" if error.reason == "PERMISSION_DENIED" else "of this server"
-            hint = f"set LLORCH_TOKEN to a token {which}, or name its file by --token-file"
-            text = f"access refused: {error.message}; {hint}"
-        case CatalogError() | InUseError() | DataLossError():
-            text = error.message
+            text = f"no pool can serve the job: {message}"
+        case CatalogError() | DuplicateError() | InUseError() | DataLossError():
+            text = message
+        case NotFoundError(reason="MODEL_UNKNOWN"):
+            text = f"{message}; `llorch models` lists those that are"
         case NotFoundError():
-            text = _not_found(error)
+            text = f"not found: {message}; {_where_to_look(error)}"
         case ServerError(code="UNIMPLEMENTED"):
             text = (
                 f"{server} speaks gRPC but does not know this command ({error.message}); it may be "
@@ -119,12 +158,6 @@ def _sentence(error: LlamaOrchError, server: str) -> str:
         case _:
             text = f"{error.reason}: {error.message} (correlation id {error.correlation_id or '-'})"
     return text
-
-
-def _not_found(error: NotFoundError) -> str:
-    if error.reason == "MODEL_UNKNOWN":
-        return f"{error.message}; `llorch models` lists those that are"
-    return f"not found: {error.message}; {_where_to_look(error)}"
 
 
 def as_record(error: LlamaOrchError) -> dict[str, Any]:

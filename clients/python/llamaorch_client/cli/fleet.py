@@ -12,7 +12,8 @@ from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, number, slow
 from llamaorch_client.cli.failure import ExitCode, seconds
 from llamaorch_client.cli.output import Output
 from llamaorch_client.errors import ServerError
-from llamaorch_client.model import Capabilities, JobState, Pool
+from llamaorch_client.model import JobState
+from llamaorch_client.model_fleet import Capabilities, Pool
 from llamaorch_client.request import Priority
 
 POOL_COLUMNS = (

@@ -4,9 +4,10 @@
 import argparse
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from llamaorch_client.aio import AsyncClient, JobFilter
-from llamaorch_client.cli import deciding
+from llamaorch_client.cli import deciding, job_ids
 from llamaorch_client.cli.cells import number
 from llamaorch_client.cli.failure import ExitCode, seconds
 from llamaorch_client.cli.output import Output
@@ -39,7 +40,8 @@ async def jobs(arguments: argparse.Namespace, out: Output, client: AsyncClient) 
 
 async def explain(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
     """Shows every placement decision of a job, or why it waits (LO-207)."""
-    explanation = await client.explain(arguments.job_id, correlation_id=arguments.correlation_id)
+    call = partial(client.explain, correlation_id=arguments.correlation_id)
+    explanation = await job_ids.by_id(call, arguments.job_id, client, arguments.correlation_id)
     if out.as_json:
         out.record(explanation)
     else:

@@ -23,6 +23,7 @@ from llamaorch_client.cli import (
     policy,
     running,
     sessions,
+    wording,
 )
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, exit_code, sentences
@@ -54,6 +55,8 @@ COMMANDS: dict[str, Command] = {
     "top": top.top,
 }
 STREAMING = frozenset({"run", "stream"})
+# Around what is no text.
+SHOWN_CHARS = 20
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,11 +85,18 @@ def _carry_out(arguments: argparse.Namespace, out: Output) -> int:
         if arguments.command == "run":
             running.read_prompt(arguments)
         return asyncio.run(_with_client(arguments, out, _options(arguments)))
-    except (UsageError, ValueError) as error:
+    except UsageError as error:
         out.say(f"llorch: {error}", "red")
         return ExitCode.USAGE
+    except ValueError as error:
+        # The library names what its own callers set.
+        text = _not_utf8(error) or wording.of(arguments).sentence(str(error))
+        out.say(f"llorch: {text}", "red")
+        return ExitCode.USAGE
     except LlamaOrchError as error:
-        first, *more = sentences(error, arguments.server)
+        first, *more = sentences(
+            error, arguments.server, wording.of(arguments), access.token_source(arguments)
+        )
         out.say(f"llorch: {first}", "red")
         for line in more:
             out.say(line)
@@ -95,6 +105,15 @@ def _carry_out(arguments: argparse.Namespace, out: Output) -> int:
             streaming = arguments.command in STREAMING
             out.record({"event": "error", **record} if streaming else record)
         return exit_code(error)
+
+
+def _not_utf8(error: ValueError) -> str:
+    """What to correct where a text that was typed cannot be sent; empty for other errors."""
+    cause = error if isinstance(error, UnicodeEncodeError) else error.__cause__
+    if not isinstance(cause, UnicodeEncodeError):
+        return ""
+    shown = cause.object[max(0, cause.start - SHOWN_CHARS) : cause.end + SHOWN_CHARS]
+    return f"type it in UTF-8: {shown!a} is not"
 
 
 def _plugin(arguments: argparse.Namespace) -> int:

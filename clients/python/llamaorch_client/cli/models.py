@@ -2,18 +2,19 @@
 """models: the catalog, listed, shown, changed and verified (ORCH-3031, ORCH-3037)."""
 
 import argparse
-import json
-import tomllib
+import shlex
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from llamaorch_client.aio import AsyncClient
+from llamaorch_client.cli import model_file
 from llamaorch_client.cli.cells import gib, number
 from llamaorch_client.cli.failure import ExitCode, UsageError
 from llamaorch_client.cli.output import Output
+from llamaorch_client.cli.wording import STATED
+from llamaorch_client.errors import DuplicateError, NotFoundError
 from llamaorch_client.model_catalog import CatalogModel, DigestVerdict, ModelState
-from llamaorch_client.wire_catalog import model_of
 
 COLUMNS = ("MODEL", "STATE", "ALIASES", "ENGINES", "CTX", "VRAM", "DIGEST", "REVISION")
 POOL_COLUMNS = ("POOL", "ENGINE", "VERDICT", "REPORTS")
@@ -50,18 +51,41 @@ async def _show(arguments: argparse.Namespace, out: Output, client: AsyncClient)
 
 
 async def _register(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
-    model = model_of({"model_id": arguments.model, **_stated(arguments)})
-    kept = await client.catalog.register(model, correlation_id=arguments.correlation_id)
+    model_id, stated = _stated(arguments)
+    model = model_file.model({"model_id": model_id, **stated})
+    try:
+        kept = await client.catalog.register(model, correlation_id=arguments.correlation_id)
+    except DuplicateError as error:
+        hint = await _instead(model_id, arguments, client)
+        detail = replace(error.detail, message=f"{error.message}: {hint}")
+        raise DuplicateError(detail) from error
     return _kept(kept.model, kept.warnings, "is registered", out)
 
 
+async def _instead(model_id: str, arguments: argparse.Namespace, client: AsyncClient) -> str:
+    """The command for who registers a model whose id or alias is taken."""
+    try:
+        found = await client.catalog.get(model_id)
+    except NotFoundError:
+        found = None
+    if found is None or found.model_id != model_id:
+        return "`llorch models` lists those that are taken"
+    stated = ["--file", arguments.file] if arguments.file else [model_id]
+    command = shlex.join(["llorch", "models", "update", *stated])
+    names = ["label", "dimension", *(name for name, _ in STATED.values())]
+    options = any(getattr(arguments, name) is not None for name in names)
+    show = shlex.join(["llorch", "models", "show", model_id])
+    same = " with the options that you gave" if options else ""
+    return f"`{command}`{same}; `{show}` tells what it is now"
+
+
 async def _update(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
-    stated = _stated(arguments)
+    model_id, stated = _stated(arguments)
     if not stated:
         raise UsageError("say what to change, e.g. --ctx-max 8192; see llorch models update -h")
-    told = {"model_id": arguments.model, "revision": arguments.revision, **stated}
+    told = {"model_id": model_id, "revision": arguments.revision, **stated}
     kept = await client.catalog.update(
-        model_of(told), sorted(stated), correlation_id=arguments.correlation_id
+        model_file.model(told), sorted(stated), correlation_id=arguments.correlation_id
     )
     return _kept(kept.model, kept.warnings, "is updated", out)
 
@@ -208,57 +232,28 @@ def _facts(model: CatalogModel) -> Iterator[tuple[str, str]]:
     yield "revision", str(model.revision)
 
 
-def _stated(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the file and the options say, by the names of fields; options go before the file."""
-    stated = _read(arguments.file) if arguments.file else {}
-    for option, name in _PLAIN.items():
-        if (value := getattr(arguments, option)) is not None:
-            stated[name] = value
-    for key, value in (("labels", arguments.label), ("dimensions", arguments.dimension)):
-        if value is not None:
-            stated[key] = {**stated.get(key, {}), **dict(value)}
-    needed = {
-        name: value
-        for option, name in _NEEDED.items()
-        if (value := getattr(arguments, option)) is not None
-    }
-    if needed:
-        stated["requirements"] = {**stated.get("requirements", {}), **needed}
-    if stated.pop("model_id", arguments.model) != arguments.model:
-        raise UsageError(f"{arguments.file} is about another model than {arguments.model}")
-    return stated
+def _stated(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The model's id, and what options and the file say of it by key; options go first."""
+    stated = model_file.read(arguments.file) if arguments.file else {}
+    model_id = _model_id(arguments, stated.pop("model_id", ""))
+    for path, (name, _) in STATED.items():
+        if (value := getattr(arguments, name)) is not None:
+            table, _, key = path.rpartition(".")
+            (stated.setdefault(table, {}) if table else stated)[key] = value
+    for key, pairs in (("labels", arguments.label), ("dimensions", arguments.dimension)):
+        if pairs is not None:
+            stated[key] = {**stated.get(key, {}), **dict(pairs)}
+    return model_id, stated
 
 
-_PLAIN = {
-    "alias": "aliases",
-    "ref": "model_ref",
-    "digest": "digest",
-    "signature": "signature",
-    "engine": "engines",
-    "engine_version": "engine_version",
-    "sampler_profile": "sampler_profile_version",
-    "ctx_max": "ctx_max",
-    "bytes_per_token": "bytes_per_token",
-    "expected_tokens": "expected_tokens",
-}
-_NEEDED = {
-    "min_vram": "min_vram_bytes",
-    "quantization": "quantization",
-    "min_compute_cap": "min_compute_cap",
-    "extension": "required_extensions",
-    "device": "device_mask",
-}
-
-
-def _read(path: str) -> dict[str, Any]:
-    """A model's fields from a TOML or JSON file, by its name's ending."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        read = json.loads(text) if path.endswith(".json") else tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(read, dict):
-        raise UsageError(f"{path}: holds no table of fields")
-    return read
+def _model_id(arguments: argparse.Namespace, in_file: str) -> str:
+    if arguments.model and in_file and arguments.model != in_file:
+        raise UsageError(
+            f"MODEL is {arguments.model}, and `model_id` in {arguments.file} is {in_file}: say it "
+            "in one place"
+        )
+    model_id = str(arguments.model or in_file)
+    if not model_id:
+        where = f", or `model_id` in {arguments.file}" if arguments.file else ""
+        raise UsageError(f"name the model: llorch models {arguments.action} MODEL{where}")
+    return model_id

@@ -3,8 +3,7 @@
 
 import argparse
 
-UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-GRACE_S_MAX = 30 * 86_400
+from llamaorch_client.cli import model_file, values
 
 
 def add(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
@@ -17,18 +16,24 @@ def add(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> Non
             made.add_argument("model", metavar="MODEL", help="id of the model")
         return made
 
+    def stating(name: str, text: str) -> argparse.ArgumentParser:
+        made = action(name, text, model=False)
+        told = "id of the model; not with a --file that has it as `model_id`"
+        made.add_argument("model", nargs="?", default="", metavar="MODEL", help=told)
+        _stated(made)
+        return made
+
     listing = action("list", "list models, by id", model=False)
     listing.add_argument(
         "--state", action="append", default=[], choices=("active", "retired"), help="only these"
     )
     action("show", "show one, by its id or an alias")
-    _stated(action("register", "add one"))
-    update = action("update", "change what is stated of one; lists are replaced whole")
-    _stated(update)
+    stating("register", "add one")
+    update = stating("update", "change what is stated of one; lists are replaced whole")
     retire = action("retire", "let it take no more jobs")
     retire.add_argument(
         "--grace",
-        type=_span,
+        type=values.grace,
         metavar="TIME",
         help="serve what was accepted for 90s, 5m, 1h, 7d; default: the server's",
     )
@@ -41,7 +46,11 @@ def add(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> Non
     delete.add_argument("--force", action="store_true", help="although jobs of it are live")
     for changing in (update, retire, activate, delete):
         changing.add_argument(
-            "--revision", type=int, default=0, metavar="N", help="only if this is its revision"
+            "--revision",
+            type=values.whole(0, values.UINT64_MAX),
+            default=0,
+            metavar="N",
+            help="only if this is its revision",
         )
 
 
@@ -55,56 +64,33 @@ def _stated(parser: argparse.ArgumentParser) -> None:
     add("--engine", action="append", metavar="NAME", help="engine that may serve it; repeatable")
     add("--engine-version", metavar="VERSION", help="pin, unless a job pins one")
     add("--sampler-profile", metavar="VERSION", help="pin, unless a job pins one")
-    add("--ctx-max", type=int, metavar="TOKENS", help="longest context of a job")
+    add("--ctx-max", type=values.positive, metavar="TOKENS", help="longest context of a job")
     add("--quantization", metavar="NAME", help="what pools must list, e.g. Q4_K_M")
-    add("--min-vram", type=_bytes, metavar="SIZE", help="memory of the pool, e.g. 8GiB")
+    add("--min-vram", type=values.size, metavar="SIZE", help="memory of the pool, e.g. 8GiB")
     add("--min-compute-cap", metavar="MAJOR.MINOR", help="least compute capability")
     add("--extension", action="append", metavar="NAME", help="what pools must list; repeatable")
     add("--device", action="append", metavar="ID", help="devices that it may use; repeatable")
     add("--bytes-per-token", type=float, metavar="N", help="first guess for its prompts")
-    add("--expected-tokens", type=int, metavar="N", help="output of a job that does not say")
-    add("--label", type=_pair, action="append", metavar="KEY=VALUE")
+    add(
+        "--expected-tokens",
+        type=values.positive,
+        metavar="N",
+        help="output of a job that does not say",
+    )
+    add("--label", type=values.pair, action="append", metavar="KEY=VALUE")
     add(
         "--dimension",
-        type=_dimension,
+        type=dimension,
         action="append",
         metavar="KEY=VALUE",
-        help="layers, kv_heads, key_length, value_length, window_layers, window_tokens, key_type, "
-        "value_type",
+        help=", ".join(model_file.DIMENSIONS),
     )
 
 
-def _pair(text: str) -> tuple[str, str]:
-    key, found, value = text.partition("=")
-    if not key or not found:
-        raise argparse.ArgumentTypeError("must be KEY=VALUE")
-    return key, value
-
-
-def _dimension(text: str) -> tuple[str, str | int]:
-    key, value = _pair(text)
-    return key, int(value) if value.isdecimal() else value
-
-
-def _bytes(text: str) -> int:
-    """Bytes, or a size in KiB, MiB, GiB or TiB."""
-    unit = text[-3:]
-    digits = text[:-3] if unit in UNITS else text
-    try:
-        size = round(float(digits) * UNITS.get(unit, 1))
-    except (ValueError, OverflowError):
-        size = 0
-    if size < 1:
-        raise argparse.ArgumentTypeError("must be like 8GiB, 512MiB, or a number of bytes")
-    return size
-
-
-def _span(text: str) -> float:
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-    try:
-        value = float(text[:-1]) * units[text[-1:]]
-    except (KeyError, ValueError):
-        value = -1.0
-    if not 0 <= value <= GRACE_S_MAX:
-        raise argparse.ArgumentTypeError("must be like 90s, 5m, 1h or 7d, at most 30 days")
-    return value
+def dimension(text: str) -> tuple[str, str | int]:
+    """One dimension of the cache."""
+    key, value = values.pair(text)
+    told = int(value) if value.isdecimal() else value
+    for problem in model_file.problems({"dimensions": {key: told}}):
+        raise argparse.ArgumentTypeError(problem)
+    return key, told

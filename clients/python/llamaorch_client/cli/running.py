@@ -7,11 +7,13 @@ import json
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.artifact import ArtifactAbout, ArtifactKind
+from llamaorch_client.cli import job_ids
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, seconds, sentences
 from llamaorch_client.cli.output import Output, plain
 from llamaorch_client.cli.progress import Progress
@@ -63,23 +65,24 @@ async def run(arguments: argparse.Namespace, out: Output, client: AsyncClient) -
 async def stream(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
     """Prints a job's output from its beginning; Ctrl-C leaves it running."""
     # Asked first because a stream waits long for a server that is away; this call does not.
-    job = await client.get_job(arguments.job_id, correlation_id=arguments.correlation_id)
-    followed = client.stream(
-        arguments.job_id, failures_as_events=True, correlation_id=arguments.correlation_id
-    )
+    correlation_id = arguments.correlation_id
+    call = partial(client.get_job, correlation_id=correlation_id)
+    job = await job_ids.by_id(call, arguments.job_id, client, correlation_id)
+    followed = client.stream(job.job_id, failures_as_events=True, correlation_id=correlation_id)
     try:
         return await _follow(followed, out, None, Waiting(client, job.model_id, out))
     except asyncio.CancelledError:
         out.say(
-            f"left job {arguments.job_id} running; `llorch stream {arguments.job_id}` follows it "
-            f"again, `llorch cancel {arguments.job_id}` stops it"
+            f"left job {job.job_id} running; `llorch stream {job.job_id}` follows it again, "
+            f"`llorch cancel {job.job_id}` stops it"
         )
         return ExitCode.INTERRUPTED
 
 
 async def cancel(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
     """Cancels a job and tells its true state (ORCH-3026)."""
-    job = await client.cancel(arguments.job_id, correlation_id=arguments.correlation_id)
+    call = partial(client.cancel, correlation_id=arguments.correlation_id)
+    job = await job_ids.by_id(call, arguments.job_id, client, arguments.correlation_id)
     if out.as_json:
         out.record({"job": job})
     elif job.state is JobState.CANCELLED:
@@ -163,7 +166,11 @@ def _session_budgets(arguments: argparse.Namespace) -> Budgets | None:
         time_ms=arguments.session_time_ms,
         cost_micros=arguments.session_cost_micros,
     )
-    return None if given == Budgets() else given
+    if given == Budgets():
+        return None
+    if not arguments.session:
+        raise UsageError("the budgets of a session need one: name it by --session")
+    return given
 
 
 def _request(arguments: argparse.Namespace, model_id: str) -> JobRequest:

@@ -9,7 +9,7 @@ from llamaorch_client.aio import AsyncClient
 from llamaorch_client.cli.output import Output
 from llamaorch_client.errors import LlamaOrchError
 from llamaorch_client.events import Event, Queued
-from llamaorch_client.model import Pool
+from llamaorch_client.model_fleet import Pool
 
 # A pool that is about to be ready is no news; one that gave up is, and stays so.
 LOOK_AFTER_S = 1.0

@@ -1088,12 +1088,13 @@ class Limits(_message.Message):
     QUEUED_JOBS_FIELD_NUMBER: _builtins.int
     STREAMS_PER_CONNECTION_MAX_FIELD_NUMBER: _builtins.int
     EXCHANGE_JOBS_MAX_FIELD_NUMBER: _builtins.int
+    ARTIFACT_INPUT_BYTES_MAX_FIELD_NUMBER: _builtins.int
     queue_capacity: _builtins.int
     """Jobs that may wait, both classes together."""
     message_bytes_max: _builtins.int
     """Largest message in bytes."""
     input_bytes_max: _builtins.int
-    """Largest input in UTF-8 bytes."""
+    """Largest input within a request in UTF-8 bytes; a longer one is put as an artifact."""
     output_bytes_per_job: _builtins.int
     """Bytes of output kept per job for resuming."""
     queue_timeout_ms: _builtins.int
@@ -1120,6 +1121,8 @@ class Limits(_message.Message):
     """Calls that may be open on one connection at once; 0: not told."""
     exchange_jobs_max: _builtins.int
     """Jobs that one Exchange follows at once."""
+    artifact_input_bytes_max: _builtins.int
+    """Largest artifact that may be the input of a job, bytes; 0: not told."""
     def __init__(
         self,
         *,
@@ -1139,10 +1142,11 @@ class Limits(_message.Message):
         queued_jobs: _builtins.int = ...,
         streams_per_connection_max: _builtins.int = ...,
         exchange_jobs_max: _builtins.int = ...,
+        artifact_input_bytes_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_jobs_max", b"exchange_jobs_max", "idempotency_ttl_ms", b"idempotency_ttl_ms", "idle_timeout_ms", b"idle_timeout_ms", "input_bytes_max", b"input_bytes_max", "message_bytes_max", b"message_bytes_max", "output_bytes_per_job", b"output_bytes_per_job", "queue_capacity", b"queue_capacity", "queue_timeout_ms", b"queue_timeout_ms", "queued_jobs", b"queued_jobs", "requests_per_min", b"requests_per_min", "retention_ms", b"retention_ms", "session_ttl_ms", b"session_ttl_ms", "session_turns_max", b"session_turns_max", "streams_per_connection_max", b"streams_per_connection_max", "tokens_per_min", b"tokens_per_min", "wall_timeout_ms", b"wall_timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_input_bytes_max", b"artifact_input_bytes_max", "exchange_jobs_max", b"exchange_jobs_max", "idempotency_ttl_ms", b"idempotency_ttl_ms", "idle_timeout_ms", b"idle_timeout_ms", "input_bytes_max", b"input_bytes_max", "message_bytes_max", b"message_bytes_max", "output_bytes_per_job", b"output_bytes_per_job", "queue_capacity", b"queue_capacity", "queue_timeout_ms", b"queue_timeout_ms", "queued_jobs", b"queued_jobs", "requests_per_min", b"requests_per_min", "retention_ms", b"retention_ms", "session_ttl_ms", b"session_ttl_ms", "session_turns_max", b"session_turns_max", "streams_per_connection_max", b"streams_per_connection_max", "tokens_per_min", b"tokens_per_min", "wall_timeout_ms", b"wall_timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

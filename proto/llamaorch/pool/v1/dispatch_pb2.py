@@ -27,19 +27,19 @@ from llamaorch.orchestrator.v1 import job_pb2 as llamaorch_dot_orchestrator_dot_
 from llamaorch.pool.v1 import snapshot_pb2 as llamaorch_dot_pool_dot_v1_dot_snapshot__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n llamaorch/pool/v1/dispatch.proto\x12\x11llamaorch.pool.v1\x1a&llamaorch/orchestrator/v1/events.proto\x1a#llamaorch/orchestrator/v1/job.proto\x1a llamaorch/pool/v1/snapshot.proto\"\xec\x01\n\x0c\x41ttemptUsage\x12\x16\n\ttokens_in\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rtokens_cached\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x17\n\ntokens_out\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x1c\n\x0fprefill_time_ms\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x1b\n\x0e\x64\x65\x63ode_time_ms\x18\x05 \x01(\x04H\x04\x88\x01\x01\x42\x0c\n\n_tokens_inB\x10\n\x0e_tokens_cachedB\r\n\x0b_tokens_outB\x12\n\x10_prefill_time_msB\x11\n\x0f_decode_time_ms\"R\n\x0c\x41ttemptError\x12\x31\n\x04kind\x18\x01 \x01(\x0e\x32#.llamaorch.pool.v1.AttemptErrorKind\x12\x0f\n\x07message\x18\x02 \x01(\t\"3\n\x0e\x41ttemptStarted\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x11\n\tkv_warmth\x18\x02 \x01(\x08\"\x8a\x02\n\x0c\x41ttemptEnded\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12@\n\rfinish_reason\x18\x02 \x01(\x0e\x32\'.llamaorch.orchestrator.v1.FinishReasonH\x00\x12\x30\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1f.llamaorch.pool.v1.AttemptErrorH\x00\x12.\n\x05usage\x18\x04 \x01(\x0b\x32\x1f.llamaorch.pool.v1.AttemptUsage\x12\x12\n\nnext_index\x18\x05 \x01(\x04\x12\x12\n\ntext_bytes\x18\x06 \x01(\x04\x12\x13\n\x0btext_digest\x18\x07 \x01(\x06\x42\t\n\x07outcome\"c\n\x0e\x41ttemptRefused\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x30\n\x06reason\x18\x02 \x01(\x0e\x32 .llamaorch.pool.v1.RefusalReason\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x85\x01\n\x0bTokenFrames\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x15\n\rfirst_indexes\x18\x02 \x03(\x04\x12\x14\n\x0cpiece_counts\x18\x03 \x03(\r\x12\x14\n\x0ctext_offsets\x18\x04 \x03(\x04\x12\x12\n\ntext_bytes\x18\x05 \x03(\r\x12\x0e\n\x06\x63hunks\x18\x06 \x03(\x0c\"\xd5\x01\n\x0bHeldAttempt\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07pool_id\x18\x03 \x01(\t\x12\x12\n\nreplica_id\x18\x04 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x05 \x01(\x04\x12\x12\n\nnext_index\x18\x06 \x01(\x04\x12\x12\n\ntext_bytes\x18\x07 \x01(\x04\x12\x13\n\x0btext_digest\x18\x08 \x01(\x06\x12.\n\x05\x65nded\x18\t \x01(\x0b\x32\x1f.llamaorch.pool.v1.AttemptEnded\"\x93\x02\n\x08Register\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x18\n\x10protocol_version\x18\x04 \x01(\t\x12.\n\x05pools\x18\x05 \x03(\x0b\x32\x1f.llamaorch.pool.v1.PoolSnapshot\x12,\n\x04held\x18\x06 \x03(\x0b\x32\x1e.llamaorch.pool.v1.HeldAttempt\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x12\n\njournal_id\x18\x08 \x01(\t\x12\x0c\n\x04more\x18\t \x01(\x08\x12\x19\n\x11held_attempts_max\x18\n \x01(\r\x12\x10\n\x08\x64ial_seq\x18\x0b \x01(\x04\"\x84\x02\n\tHostFrame\x12\x11\n\tframe_seq\x18\x01 \x01(\x04\x12\x1c\n\x14\x61pplied_dispatch_seq\x18\x02 \x01(\x04\x12\x32\n\x07refused\x18\x03 \x03(\x0b\x32!.llamaorch.pool.v1.AttemptRefused\x12\x32\n\x07started\x18\x04 \x03(\x0b\x32!.llamaorch.pool.v1.AttemptStarted\x12.\n\x06tokens\x18\x05 \x01(\x0b\x32\x1e.llamaorch.pool.v1.TokenFrames\x12.\n\x05\x65nded\x18\x06 \x03(\x0b\x32\x1f.llamaorch.pool.v1.AttemptEnded\"\x87\x01\n\x0e\x41ttemptVerdict\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12/\n\x07verdict\x18\x03 \x01(\x0e\x32\x1e.llamaorch.pool.v1.HeldVerdict\x12\x0e\n\x06handle\x18\x04 \x01(\r\x12\x13\n\x0b\x66irst_index\x18\x05 \x01(\x04\"\xd4\x01\n\nRegistered\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x33\n\x08verdicts\x18\x02 \x03(\x0b\x32!.llamaorch.pool.v1.AttemptVerdict\x12\x1a\n\x12report_interval_ms\x18\x03 \x01(\x04\x12\x19\n\x11send_window_bytes\x18\x04 \x01(\x04\x12\x1c\n\x14heartbeat_timeout_ms\x18\x05 \x01(\x04\x12\x12\n\njournal_id\x18\x06 \x01(\t\x12\x19\n\x11reattach_grace_ms\x18\x07 \x01(\x04\"\xaf\x04\n\x0cStartAttempt\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x0f\n\x07pool_id\x18\x04 \x01(\t\x12\x12\n\nreplica_id\x18\x05 \x01(\t\x12\x10\n\x08model_id\x18\x06 \x01(\t\x12\x32\n\x05input\x18\x07 \x01(\x0b\x32#.llamaorch.orchestrator.v1.JobInput\x12\x35\n\x08sampling\x18\x08 \x01(\x0b\x32#.llamaorch.orchestrator.v1.Sampling\x12\x12\n\nsession_id\x18\t \x01(\t\x12\x19\n\x0cremaining_ms\x18\n \x01(\x04H\x00\x88\x01\x01\x12<\n\x0cverify_until\x18\x0b \x01(\x0b\x32&.llamaorch.orchestrator.v1.ResumePoint\x12\x1a\n\x12\x63ontinue_token_ids\x18\x0c \x03(\r\x12=\n\rcontinue_from\x18\r \x01(\x0b\x32&.llamaorch.orchestrator.v1.ResumePoint\x12\x13\n\x0btraceparent\x18\x0e \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x0f \x01(\t\x12\x15\n\rcontinue_text\x18\x10 \x01(\t\x12\x16\n\x0e\x63ontinue_index\x18\x11 \x01(\x04\x12\x17\n\x0f\x63ontinue_tokens\x18\x12 \x01(\x04\x42\x0f\n\r_remaining_ms\"\x1f\n\rCancelAttempt\x12\x0e\n\x06handle\x18\x01 \x01(\r\"\"\n\x0fReleaseAttempts\x12\x0f\n\x07handles\x18\x01 \x03(\r\"2\n\tAckTokens\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x14\n\x0ctext_offsets\x18\x02 \x03(\x04\"1\n\nSeekTokens\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\"\\\n\x0fSetPoolDraining\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x12\x17\n\ntimeout_ms\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_timeout_ms\"l\n\x0bReloadModel\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\x11\n\tmodel_ref\x18\x02 \x01(\t\x12\x11\n\treload_id\x18\x03 \x01(\t\x12\x17\n\ntimeout_ms\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_timeout_ms*\xcc\x01\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REFUSAL_REASON_NO_SLOT\x10\x01\x12\"\n\x1eREFUSAL_REASON_UNKNOWN_REPLICA\x10\x02\x12\x1c\n\x18REFUSAL_REASON_NOT_READY\x10\x03\x12\x1d\n\x19REFUSAL_REASON_STORE_FULL\x10\x04\x12\x1e\n\x1aREFUSAL_REASON_UNSUPPORTED\x10\x05*\x99\x03\n\x10\x41ttemptErrorKind\x12\"\n\x1e\x41TTEMPT_ERROR_KIND_UNSPECIFIED\x10\x00\x12\"\n\x1e\x41TTEMPT_ERROR_KIND_ENGINE_DIED\x10\x01\x12#\n\x1f\x41TTEMPT_ERROR_KIND_ENGINE_ERROR\x10\x02\x12&\n\"ATTEMPT_ERROR_KIND_INVALID_REQUEST\x10\x03\x12\'\n#ATTEMPT_ERROR_KIND_CONTEXT_OVERFLOW\x10\x04\x12\x1e\n\x1a\x41TTEMPT_ERROR_KIND_TIMEOUT\x10\x05\x12&\n\"ATTEMPT_ERROR_KIND_REPLAY_MISMATCH\x10\x06\x12+\n\'ATTEMPT_ERROR_KIND_DEVICE_OUT_OF_MEMORY\x10\x07\x12)\n%ATTEMPT_ERROR_KIND_HOST_OUT_OF_MEMORY\x10\x08\x12\'\n#ATTEMPT_ERROR_KIND_OUTPUT_TOO_LARGE\x10\t*u\n\x0bHeldVerdict\x12\x1c\n\x18HELD_VERDICT_UNSPECIFIED\x10\x00\x12\x16\n\x12HELD_VERDICT_ADOPT\x10\x01\x12\x16\n\x12HELD_VERDICT_ABORT\x10\x02\x12\x18\n\x14HELD_VERDICT_RELEASE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n llamaorch/pool/v1/dispatch.proto\x12\x11llamaorch.pool.v1\x1a&llamaorch/orchestrator/v1/events.proto\x1a#llamaorch/orchestrator/v1/job.proto\x1a llamaorch/pool/v1/snapshot.proto\"\xec\x01\n\x0c\x41ttemptUsage\x12\x16\n\ttokens_in\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rtokens_cached\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x17\n\ntokens_out\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x1c\n\x0fprefill_time_ms\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x1b\n\x0e\x64\x65\x63ode_time_ms\x18\x05 \x01(\x04H\x04\x88\x01\x01\x42\x0c\n\n_tokens_inB\x10\n\x0e_tokens_cachedB\r\n\x0b_tokens_outB\x12\n\x10_prefill_time_msB\x11\n\x0f_decode_time_ms\"R\n\x0c\x41ttemptError\x12\x31\n\x04kind\x18\x01 \x01(\x0e\x32#.llamaorch.pool.v1.AttemptErrorKind\x12\x0f\n\x07message\x18\x02 \x01(\t\"3\n\x0e\x41ttemptStarted\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x11\n\tkv_warmth\x18\x02 \x01(\x08\"\xa1\x02\n\x0c\x41ttemptEnded\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12@\n\rfinish_reason\x18\x02 \x01(\x0e\x32\'.llamaorch.orchestrator.v1.FinishReasonH\x00\x12\x30\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1f.llamaorch.pool.v1.AttemptErrorH\x00\x12.\n\x05usage\x18\x04 \x01(\x0b\x32\x1f.llamaorch.pool.v1.AttemptUsage\x12\x12\n\nnext_index\x18\x05 \x01(\x04\x12\x12\n\ntext_bytes\x18\x06 \x01(\x04\x12\x13\n\x0btext_digest\x18\x07 \x01(\x06\x12\x15\n\rjob_cancelled\x18\x08 \x01(\x08\x42\t\n\x07outcome\"c\n\x0e\x41ttemptRefused\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x30\n\x06reason\x18\x02 \x01(\x0e\x32 .llamaorch.pool.v1.RefusalReason\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x85\x01\n\x0bTokenFrames\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x15\n\rfirst_indexes\x18\x02 \x03(\x04\x12\x14\n\x0cpiece_counts\x18\x03 \x03(\r\x12\x14\n\x0ctext_offsets\x18\x04 \x03(\x04\x12\x12\n\ntext_bytes\x18\x05 \x03(\r\x12\x0e\n\x06\x63hunks\x18\x06 \x03(\x0c\"\xd5\x01\n\x0bHeldAttempt\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07pool_id\x18\x03 \x01(\t\x12\x12\n\nreplica_id\x18\x04 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x05 \x01(\x04\x12\x12\n\nnext_index\x18\x06 \x01(\x04\x12\x12\n\ntext_bytes\x18\x07 \x01(\x04\x12\x13\n\x0btext_digest\x18\x08 \x01(\x06\x12.\n\x05\x65nded\x18\t \x01(\x0b\x32\x1f.llamaorch.pool.v1.AttemptEnded\"\x93\x02\n\x08Register\x12\x0f\n\x07host_id\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x18\n\x10protocol_version\x18\x04 \x01(\t\x12.\n\x05pools\x18\x05 \x03(\x0b\x32\x1f.llamaorch.pool.v1.PoolSnapshot\x12,\n\x04held\x18\x06 \x03(\x0b\x32\x1e.llamaorch.pool.v1.HeldAttempt\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x12\n\njournal_id\x18\x08 \x01(\t\x12\x0c\n\x04more\x18\t \x01(\x08\x12\x19\n\x11held_attempts_max\x18\n \x01(\r\x12\x10\n\x08\x64ial_seq\x18\x0b \x01(\x04\"\x84\x02\n\tHostFrame\x12\x11\n\tframe_seq\x18\x01 \x01(\x04\x12\x1c\n\x14\x61pplied_dispatch_seq\x18\x02 \x01(\x04\x12\x32\n\x07refused\x18\x03 \x03(\x0b\x32!.llamaorch.pool.v1.AttemptRefused\x12\x32\n\x07started\x18\x04 \x03(\x0b\x32!.llamaorch.pool.v1.AttemptStarted\x12.\n\x06tokens\x18\x05 \x01(\x0b\x32\x1e.llamaorch.pool.v1.TokenFrames\x12.\n\x05\x65nded\x18\x06 \x03(\x0b\x32\x1f.llamaorch.pool.v1.AttemptEnded\"\x87\x01\n\x0e\x41ttemptVerdict\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12/\n\x07verdict\x18\x03 \x01(\x0e\x32\x1e.llamaorch.pool.v1.HeldVerdict\x12\x0e\n\x06handle\x18\x04 \x01(\r\x12\x13\n\x0b\x66irst_index\x18\x05 \x01(\x04\"\xd4\x01\n\nRegistered\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x33\n\x08verdicts\x18\x02 \x03(\x0b\x32!.llamaorch.pool.v1.AttemptVerdict\x12\x1a\n\x12report_interval_ms\x18\x03 \x01(\x04\x12\x19\n\x11send_window_bytes\x18\x04 \x01(\x04\x12\x1c\n\x14heartbeat_timeout_ms\x18\x05 \x01(\x04\x12\x12\n\njournal_id\x18\x06 \x01(\t\x12\x19\n\x11reattach_grace_ms\x18\x07 \x01(\x04\"\xaf\x04\n\x0cStartAttempt\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x0f\n\x07pool_id\x18\x04 \x01(\t\x12\x12\n\nreplica_id\x18\x05 \x01(\t\x12\x10\n\x08model_id\x18\x06 \x01(\t\x12\x32\n\x05input\x18\x07 \x01(\x0b\x32#.llamaorch.orchestrator.v1.JobInput\x12\x35\n\x08sampling\x18\x08 \x01(\x0b\x32#.llamaorch.orchestrator.v1.Sampling\x12\x12\n\nsession_id\x18\t \x01(\t\x12\x19\n\x0cremaining_ms\x18\n \x01(\x04H\x00\x88\x01\x01\x12<\n\x0cverify_until\x18\x0b \x01(\x0b\x32&.llamaorch.orchestrator.v1.ResumePoint\x12\x1a\n\x12\x63ontinue_token_ids\x18\x0c \x03(\r\x12=\n\rcontinue_from\x18\r \x01(\x0b\x32&.llamaorch.orchestrator.v1.ResumePoint\x12\x13\n\x0btraceparent\x18\x0e \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x0f \x01(\t\x12\x15\n\rcontinue_text\x18\x10 \x01(\t\x12\x16\n\x0e\x63ontinue_index\x18\x11 \x01(\x04\x12\x17\n\x0f\x63ontinue_tokens\x18\x12 \x01(\x04\x42\x0f\n\r_remaining_ms\"6\n\rCancelAttempt\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x15\n\rjob_cancelled\x18\x02 \x01(\x08\"\"\n\x0fReleaseAttempts\x12\x0f\n\x07handles\x18\x01 \x03(\r\"2\n\tAckTokens\x12\x0f\n\x07handles\x18\x01 \x03(\r\x12\x14\n\x0ctext_offsets\x18\x02 \x03(\x04\"1\n\nSeekTokens\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\"\\\n\x0fSetPoolDraining\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\x12\x17\n\ntimeout_ms\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_timeout_ms\"l\n\x0bReloadModel\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\x11\n\tmodel_ref\x18\x02 \x01(\t\x12\x11\n\treload_id\x18\x03 \x01(\t\x12\x17\n\ntimeout_ms\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_timeout_ms*\xcc\x01\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REFUSAL_REASON_NO_SLOT\x10\x01\x12\"\n\x1eREFUSAL_REASON_UNKNOWN_REPLICA\x10\x02\x12\x1c\n\x18REFUSAL_REASON_NOT_READY\x10\x03\x12\x1d\n\x19REFUSAL_REASON_STORE_FULL\x10\x04\x12\x1e\n\x1aREFUSAL_REASON_UNSUPPORTED\x10\x05*\x99\x03\n\x10\x41ttemptErrorKind\x12\"\n\x1e\x41TTEMPT_ERROR_KIND_UNSPECIFIED\x10\x00\x12\"\n\x1e\x41TTEMPT_ERROR_KIND_ENGINE_DIED\x10\x01\x12#\n\x1f\x41TTEMPT_ERROR_KIND_ENGINE_ERROR\x10\x02\x12&\n\"ATTEMPT_ERROR_KIND_INVALID_REQUEST\x10\x03\x12\'\n#ATTEMPT_ERROR_KIND_CONTEXT_OVERFLOW\x10\x04\x12\x1e\n\x1a\x41TTEMPT_ERROR_KIND_TIMEOUT\x10\x05\x12&\n\"ATTEMPT_ERROR_KIND_REPLAY_MISMATCH\x10\x06\x12+\n\'ATTEMPT_ERROR_KIND_DEVICE_OUT_OF_MEMORY\x10\x07\x12)\n%ATTEMPT_ERROR_KIND_HOST_OUT_OF_MEMORY\x10\x08\x12\'\n#ATTEMPT_ERROR_KIND_OUTPUT_TOO_LARGE\x10\t*u\n\x0bHeldVerdict\x12\x1c\n\x18HELD_VERDICT_UNSPECIFIED\x10\x00\x12\x16\n\x12HELD_VERDICT_ADOPT\x10\x01\x12\x16\n\x12HELD_VERDICT_ABORT\x10\x02\x12\x18\n\x14HELD_VERDICT_RELEASE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llamaorch.pool.v1.dispatch_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REFUSALREASON']._serialized_start=3097
-  _globals['_REFUSALREASON']._serialized_end=3301
-  _globals['_ATTEMPTERRORKIND']._serialized_start=3304
-  _globals['_ATTEMPTERRORKIND']._serialized_end=3713
-  _globals['_HELDVERDICT']._serialized_start=3715
-  _globals['_HELDVERDICT']._serialized_end=3832
+  _globals['_REFUSALREASON']._serialized_start=3143
+  _globals['_REFUSALREASON']._serialized_end=3347
+  _globals['_ATTEMPTERRORKIND']._serialized_start=3350
+  _globals['_ATTEMPTERRORKIND']._serialized_end=3759
+  _globals['_HELDVERDICT']._serialized_start=3761
+  _globals['_HELDVERDICT']._serialized_end=3878
   _globals['_ATTEMPTUSAGE']._serialized_start=167
   _globals['_ATTEMPTUSAGE']._serialized_end=403
   _globals['_ATTEMPTERROR']._serialized_start=405
@@ -47,33 +47,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTEMPTSTARTED']._serialized_start=489
   _globals['_ATTEMPTSTARTED']._serialized_end=540
   _globals['_ATTEMPTENDED']._serialized_start=543
-  _globals['_ATTEMPTENDED']._serialized_end=809
-  _globals['_ATTEMPTREFUSED']._serialized_start=811
-  _globals['_ATTEMPTREFUSED']._serialized_end=910
-  _globals['_TOKENFRAMES']._serialized_start=913
-  _globals['_TOKENFRAMES']._serialized_end=1046
-  _globals['_HELDATTEMPT']._serialized_start=1049
-  _globals['_HELDATTEMPT']._serialized_end=1262
-  _globals['_REGISTER']._serialized_start=1265
-  _globals['_REGISTER']._serialized_end=1540
-  _globals['_HOSTFRAME']._serialized_start=1543
-  _globals['_HOSTFRAME']._serialized_end=1803
-  _globals['_ATTEMPTVERDICT']._serialized_start=1806
-  _globals['_ATTEMPTVERDICT']._serialized_end=1941
-  _globals['_REGISTERED']._serialized_start=1944
-  _globals['_REGISTERED']._serialized_end=2156
-  _globals['_STARTATTEMPT']._serialized_start=2159
-  _globals['_STARTATTEMPT']._serialized_end=2718
-  _globals['_CANCELATTEMPT']._serialized_start=2720
-  _globals['_CANCELATTEMPT']._serialized_end=2751
-  _globals['_RELEASEATTEMPTS']._serialized_start=2753
-  _globals['_RELEASEATTEMPTS']._serialized_end=2787
-  _globals['_ACKTOKENS']._serialized_start=2789
-  _globals['_ACKTOKENS']._serialized_end=2839
-  _globals['_SEEKTOKENS']._serialized_start=2841
-  _globals['_SEEKTOKENS']._serialized_end=2890
-  _globals['_SETPOOLDRAINING']._serialized_start=2892
-  _globals['_SETPOOLDRAINING']._serialized_end=2984
-  _globals['_RELOADMODEL']._serialized_start=2986
-  _globals['_RELOADMODEL']._serialized_end=3094
+  _globals['_ATTEMPTENDED']._serialized_end=832
+  _globals['_ATTEMPTREFUSED']._serialized_start=834
+  _globals['_ATTEMPTREFUSED']._serialized_end=933
+  _globals['_TOKENFRAMES']._serialized_start=936
+  _globals['_TOKENFRAMES']._serialized_end=1069
+  _globals['_HELDATTEMPT']._serialized_start=1072
+  _globals['_HELDATTEMPT']._serialized_end=1285
+  _globals['_REGISTER']._serialized_start=1288
+  _globals['_REGISTER']._serialized_end=1563
+  _globals['_HOSTFRAME']._serialized_start=1566
+  _globals['_HOSTFRAME']._serialized_end=1826
+  _globals['_ATTEMPTVERDICT']._serialized_start=1829
+  _globals['_ATTEMPTVERDICT']._serialized_end=1964
+  _globals['_REGISTERED']._serialized_start=1967
+  _globals['_REGISTERED']._serialized_end=2179
+  _globals['_STARTATTEMPT']._serialized_start=2182
+  _globals['_STARTATTEMPT']._serialized_end=2741
+  _globals['_CANCELATTEMPT']._serialized_start=2743
+  _globals['_CANCELATTEMPT']._serialized_end=2797
+  _globals['_RELEASEATTEMPTS']._serialized_start=2799
+  _globals['_RELEASEATTEMPTS']._serialized_end=2833
+  _globals['_ACKTOKENS']._serialized_start=2835
+  _globals['_ACKTOKENS']._serialized_end=2885
+  _globals['_SEEKTOKENS']._serialized_start=2887
+  _globals['_SEEKTOKENS']._serialized_end=2936
+  _globals['_SETPOOLDRAINING']._serialized_start=2938
+  _globals['_SETPOOLDRAINING']._serialized_end=3030
+  _globals['_RELOADMODEL']._serialized_start=3032
+  _globals['_RELOADMODEL']._serialized_end=3140
 # @@protoc_insertion_point(module_scope)

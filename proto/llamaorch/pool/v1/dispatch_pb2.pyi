@@ -270,6 +270,7 @@ class AttemptEnded(_message.Message):
     NEXT_INDEX_FIELD_NUMBER: _builtins.int
     TEXT_BYTES_FIELD_NUMBER: _builtins.int
     TEXT_DIGEST_FIELD_NUMBER: _builtins.int
+    JOB_CANCELLED_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """Handle; 0 inside a HeldAttempt."""
     finish_reason: _job_pb2.FinishReason.ValueType
@@ -280,6 +281,10 @@ class AttemptEnded(_message.Message):
     """UTF-8 bytes of output in all."""
     text_digest: _builtins.int
     """Digest of all output, as in TokenBatch.prefix_digest."""
+    job_cancelled: _builtins.bool
+    """Of an attempt that ended as cancelled: CancelAttempt.job_cancelled of the command that stopped it. So an orchestrator
+    that died before it had written the end of the job learns that there was one.
+    """
     @_builtins.property
     def error(self) -> Global___AttemptError:
         """It failed."""
@@ -298,10 +303,11 @@ class AttemptEnded(_message.Message):
         next_index: _builtins.int = ...,
         text_bytes: _builtins.int = ...,
         text_digest: _builtins.int = ...,
+        job_cancelled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finish_reason", b"finish_reason", "outcome", b"outcome", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finish_reason", b"finish_reason", "handle", b"handle", "next_index", b"next_index", "outcome", b"outcome", "text_bytes", b"text_bytes", "text_digest", b"text_digest", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "finish_reason", b"finish_reason", "handle", b"handle", "job_cancelled", b"job_cancelled", "next_index", b"next_index", "outcome", b"outcome", "text_bytes", b"text_bytes", "text_digest", b"text_digest", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["finish_reason", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -789,16 +795,20 @@ class CancelAttempt(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HANDLE_FIELD_NUMBER: _builtins.int
+    JOB_CANCELLED_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     """Handle."""
+    job_cancelled: _builtins.bool
+    """True where the job was cancelled, false where only this attempt is given up."""
     def __init__(
         self,
         *,
         handle: _builtins.int = ...,
+        job_cancelled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "job_cancelled", b"job_cancelled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

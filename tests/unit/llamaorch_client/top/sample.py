@@ -14,12 +14,11 @@ from llamaorch_client.model import (
     Job,
     JobState,
     Overview,
-    Pool,
-    PoolDevice,
     QueueView,
     Shortfall,
     Usage,
 )
+from llamaorch_client.model_fleet import Pool, PoolDevice
 from llamaorch_client.request import Priority
 
 NOW = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)

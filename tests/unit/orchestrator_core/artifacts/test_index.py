@@ -138,6 +138,31 @@ def test_pages_together_are_the_list(
     ]
 
 
+class Compared(int):
+    """A number that counts how often numbers of its kind are compared."""
+
+    times = 0
+
+    def __lt__(self, other: int) -> bool:
+        """As that of int."""
+        Compared.times += 1
+        return int.__lt__(self, other)
+
+
+def test_a_page_of_children_costs_what_is_on_it() -> None:
+    """Not what all children cost: a page in the middle of thousands finds its place by halves."""
+    count, size = 4_000, 10
+    index = ArtifactIndex([artifact(1)])
+    for number in range(2, count + 2):
+        index.add(replace(artifact(number), seq=Compared(number), parent_ids=("a1",)))
+    Compared.times = 0
+
+    page = index.page(Query(parent_id="a1"), count // 2, size)
+
+    assert [record.seq for record in page.records] == list(range(1_999, 1_989, -1))
+    assert Compared.times <= count.bit_length()
+
+
 @settings(max_examples=60, deadline=None)
 @given(HISTORIES, st.integers(0, 25), st.integers(1, 5), st.sets(st.sampled_from(("a1", "a3"))))
 def test_what_is_due_is_found_until_it_is_removed(

@@ -17,12 +17,16 @@ from orchestrator_core.store.sqlite import SqliteStore
 
 ROOT = Path(__file__).parents[4]
 SCRIPT = Path(__file__).with_name("dying_keeper.py")
+HUNG = Path(__file__).with_name("hung_keeper.py")
+PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "proto")])
+# Many times what it takes: it is a process that may hang.
+END_S = 60.0
 
 
 async def run_until_killed(directory: Path, failpoint: str) -> list[list[str]]:
     """What was promised before the failpoint killed the process."""
     environment = {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "proto")]),
+        "PYTHONPATH": PYTHONPATH,
         failpoints.VARIABLE: failpoint,
     }
     process = await asyncio.create_subprocess_exec(
@@ -65,3 +69,22 @@ async def test_a_kill_leaves_garbage_at_most(tmp_path: Path, failpoint: str, gar
     assert before - len(keeper.index.digests()) == garbage
     await keeper.close()
     await store.close()
+
+
+async def test_a_disk_that_does_not_answer_keeps_no_process_from_ending(tmp_path: Path) -> None:
+    """Neither the close waits for its threads for ever, nor what was under way, nor the process."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        HUNG,
+        tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        env={"PYTHONPATH": PYTHONPATH},
+    )
+    try:
+        stdout, _ = await asyncio.wait_for(process.communicate(), END_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+    assert process.returncode == 0
+    assert "artifacts_not_closed" in stdout.decode()

@@ -27,7 +27,7 @@ from orchestrator_core.core.events import (
     OutputProgressed,
 )
 from orchestrator_core.core.job import Attempt
-from orchestrator_core.core.outcome import Finish
+from orchestrator_core.core.outcome import Finish, Reason, Usage
 from orchestrator_core.core.spec import Failover
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
@@ -195,3 +195,71 @@ def test_a_cancel_between_any_two_steps(at: set[int], restart: bool, early: bool
     assert not [e for e in later if getattr(e, "job_id", "") == "a"]
     assert not bench.core.live_attempts
     assert all(pool.slots_free() == 1 for pool in bench.core.pools.values())
+
+
+@pytest.mark.parametrize("failover", Failover)
+@pytest.mark.parametrize("ended_meanwhile", [True, False])
+def test_a_cancel_that_was_not_written_is_what_the_host_says(
+    failover: Failover, *, ended_meanwhile: bool
+) -> None:
+    """A crash took its record, but not the order: the job ends as its client asked, once."""
+    before = Bench(wide())
+    effects = before.enqueue("a", failover=failover)
+    before.step(AttemptStarted("a", 1))
+    before.step(OutputProgressed("a", 1, 1))
+    (order,) = only(cancel(before), SendCancel)
+    after = Bench()
+    after.step(journal(*effects))
+    after.register(wide(), held=[HeldAttempt("a", 1, "p", "p#1", ended=ended_meanwhile)])
+    after.step(AttemptStarted("a", 1))
+
+    told = after.step(_stopped_by(order))
+    again = after.step(_stopped_by(order))
+
+    assert order.job_cancelled
+    assert [end.state for end in only(told, JobEnded)] == [JobState.CANCELLED]
+    assert [record.usage.tokens_out for record in only(told, TerminalRecord)] == [3]
+    assert not again
+
+
+def test_an_attempt_that_alone_was_given_up_does_not_cancel_its_job() -> None:
+    """An order that says nothing of the job, or a host that makes it up: it ends as by a fault."""
+    recovered = Bench()
+    recovered.step(journal(*Bench(wide()).enqueue("a", failover=Failover.FAIL)))
+    recovered.register(wide(), held=[HeldAttempt("a", 1, "p", "p#1", ended=False)])
+    live = _running()
+
+    told = recovered.step(_stopped_by(SendCancel("h", "a", 1)))
+    made_up = live.step(_stopped_by(SendCancel("h", "a", 1, job_cancelled=True)))
+
+    for ends in (only(told, JobEnded), only(made_up, JobEnded)):
+        assert [(end.state, end.outcome.error.reason) for end in ends if end.outcome.error] == [
+            (JobState.FAILED, Reason.WORKER_RESET)
+        ]
+
+
+def test_an_order_says_whether_the_job_was_cancelled() -> None:
+    """One whose time was over was not."""
+    (order,) = only(_expired_now(), SendCancel)
+
+    assert not order.job_cancelled
+
+
+def _expired_now() -> list[Effect]:
+    bench = Bench(wide(slots=1), wall_timeout_ms=50)
+    bench.enqueue("a")
+    return bench.at(50)
+
+
+def _stopped_by(order: SendCancel) -> AttemptEnded:
+    """What a host tells of an attempt that an order stopped after a little output."""
+    return AttemptEnded(
+        order.job_id,
+        order.attempt,
+        1,
+        finish=Finish.CANCELLED,
+        usage=Usage(tokens_out=3),
+        text_bytes=5,
+        pieces=1,
+        job_cancelled=order.job_cancelled,
+    )

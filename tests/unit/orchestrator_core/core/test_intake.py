@@ -9,6 +9,7 @@ from orchestrator_core.core.decision import ExclusionReason
 from orchestrator_core.core.effects import (
     ConfirmEnd,
     DispatchRecord,
+    Effect,
     JobEnded,
     JobForgotten,
     ReplyAccepted,
@@ -19,12 +20,13 @@ from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptRefused,
     CancelRequested,
+    DrainRequested,
     EndConfirmed,
     EnqueueRequested,
     HeldAttempt,
     HostLost,
 )
-from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.spec import Needs, Priority
 from orchestrator_core.core.states import JobState
 from orchestrator_core.core.timers import TimerKind
@@ -76,6 +78,27 @@ def test_answers_are_remembered_for_their_time_and_within_the_bound() -> None:
 
     assert again.receipt.duplicate
     assert not anew.receipt.duplicate
+
+
+def test_a_request_that_comes_too_late_may_only_repeat_one() -> None:
+    """Then it is answered as that was, also by a server that shuts down. ORCH-3024."""
+    bench = Bench(wide())
+    bench.enqueue("a", request_id="r")
+    bench.step(DrainRequested())
+    stale = Refusal(Reason.INVALID_PARAMS, "its input is gone")
+
+    def answers(job_id: str, **fields: str) -> list[Effect]:
+        return bench.step(EnqueueRequested(spec(job_id, **fields), 0, stale))
+
+    (by_request,) = only(answers("b", request_id="r", digest="digest of a"), ReplyAccepted)
+    (by_id,) = only(answers("a"), ReplyAccepted)
+    (other_body,) = only(answers("b", request_id="r"), ReplyRefused)
+    (new,) = only(answers("b"), ReplyRefused)
+
+    assert (by_request.receipt.job_id, by_request.receipt.duplicate) == ("a", True)
+    assert (by_id.receipt.job_id, by_id.receipt.duplicate) == ("a", True)
+    assert other_body.refusal.reason is Reason.DUPLICATE
+    assert new.refusal is stale
 
 
 def test_requests_of_different_clients_do_not_meet() -> None:

@@ -6,9 +6,10 @@ from orchestrator_core.core.effects import SendStart
 from orchestrator_core.core.events import AttemptEnded, AttemptErrorKind
 from orchestrator_core.core.outcome import Finish
 from orchestrator_core.core.spec import StartMode
-from orchestrator_core.hosts.continuing import START_BYTES_MAX, continuation
+from orchestrator_core.hosts.continuing import continuation
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.wire.dispatch import Delivered
+from orchestrator_core.wire.jobs import SPEC_BYTES_MAX
 from tests.unit.orchestrator_core.core.build import spec
 from tests.unit.orchestrator_core.relay.test_delivered import sent
 from tests.unit.orchestrator_core.relay.test_log import digest
@@ -70,8 +71,8 @@ def test_output_that_is_gone_is_a_typed_end() -> None:
 def test_a_command_stays_within_one_message() -> None:
     """Ids are left out first; text that does not fit is a typed end."""
     log = log_of("one ", "two ")
-    tight = replace(START, spec=spec("a", payload=b"x" * (START_BYTES_MAX - 8)))
-    full = replace(START, spec=spec("a", payload=b"x" * (START_BYTES_MAX - 7)))
+    tight = replace(START, spec=spec("a", payload=b"x" * (SPEC_BYTES_MAX - 8)))
+    full = replace(START, spec=spec("a", payload=b"x" * (SPEC_BYTES_MAX - 7)))
 
     found, ended = continuation(tight, log), continuation(full, log)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.relay.delivered import delivered
-from orchestrator_core.relay.items import Frame
+from orchestrator_core.relay.items import Frame, text_item
 from orchestrator_core.relay.log import OutputLog
 from tests.unit.orchestrator_core.relay.test_log import STARTED, digest, frames, log_with
 
@@ -97,6 +97,26 @@ def test_what_was_evicted_cannot_be_continued() -> None:
 
     assert log.digest() is not None
     assert delivered(log) is None
+
+
+def test_what_was_evicted_may_be_brought_again() -> None:
+    """All of it, from the beginning on; what comes twice counts once. LO-304."""
+    pieces = [f"{number:03d} " * 40 for number in range(10)]
+    made = [sent(pieces, number, number + 1, ids=True) for number in range(10)]
+    log = OutputLog(1_000)
+    log.begin_attempt(1)
+    for frame in made:
+        assert log.append_text(frame)
+    first_held = log.oldest_offset // 160
+    assert 0 < first_held < 9
+    brought = [text_item(frame) for frame in made[: first_held + 1]]
+
+    found = delivered(log, brought)
+
+    assert found is not None
+    assert (found.text, found.tokens) == ("".join(pieces), 10)
+    assert found.token_ids == tuple(range(10))
+    assert delivered(log, brought[: first_held - 1]) is None
 
 
 def test_after_a_gap_nothing_is_certain() -> None:

@@ -15,6 +15,7 @@ from orchestrator_core.hosts.link import HostLink, LinkTerms
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.servicers.frames import FrameReader
 from orchestrator_core.wire.output_frames import OutputFrame, columns_of
+from orchestrator_core.wire.plausible import CHUNK_BYTES_MAX
 from tests.unit.orchestrator_core.relay.test_log import frames
 
 JOBS = 5
@@ -199,6 +200,18 @@ async def test_output_of_a_job_that_is_not_kept_makes_no_log() -> None:
     assert "job-0" not in runtime.relay._logs
 
 
+async def test_the_end_of_a_job_that_is_not_kept_makes_no_log() -> None:
+    """A host that holds it still may tell of it until it reads the release."""
+    runtime, _, reader = adopted()
+    runtime.relay.forget("job-0")
+    del runtime.core.jobs["job-0"]
+
+    reader.read(host_frame(1, 3, ended=True))
+
+    assert "job-0" not in runtime.relay._logs
+    assert runtime.events == []
+
+
 async def test_frames_read_without_message_objects_are_applied_like_others() -> None:
     """Their output, what the host had obeyed, and which snapshots they let ripen."""
     messages = [host_frame(1, 0), host_frame(1, 1), host_frame(1, 3), host_frame(1, 3, 2)]
@@ -240,6 +253,24 @@ async def test_an_attempt_with_broken_output_is_given_up() -> None:
     assert runtime.relay.log("job-1").next_offset == 4
     assert await commands(link) == ["cancel"]
     assert link.key(1) is None
+
+
+async def test_a_chunk_that_no_message_to_a_client_can_hold_is_broken_output() -> None:
+    """Else nobody could ever read the job, and no other on the same Exchange."""
+    runtime, _, reader = adopted()
+    made = [frames([["x" * size]])[0] for size in (CHUNK_BYTES_MAX - 64, CHUNK_BYTES_MAX)]
+
+    for handle, frame in enumerate(made, start=1):
+        message = host_frame(handle, 0)
+        message.tokens.text_bytes[0], message.tokens.chunks[0] = frame.text_bytes, frame.chunk
+        reader.read(message)
+
+    (ended,) = runtime.events
+    assert isinstance(ended, AttemptEnded)
+    assert ended.job_id == "job-1"
+    assert ended.error is not None
+    assert "is above" in ended.error.message
+    assert runtime.relay.log("job-0").next_offset == CHUNK_BYTES_MAX - 64
 
 
 async def test_broken_output_is_not_acknowledged() -> None:

@@ -13,7 +13,7 @@ from orchestrator_core.errors import MalformedOutputError, RefusalError
 from orchestrator_core.relay.items import Frame
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.reader import Reader
-from orchestrator_core.wire.frames import encode_event
+from orchestrator_core.wire.frames import encode_event, encode_token_event
 
 ROOMY = 1 << 20
 END = encode_event(events_pb2.JobEvent(end=events_pb2.End(text_bytes=1)))
@@ -56,6 +56,25 @@ def log_with(batches: list[list[str]], bytes_max: int = ROOMY) -> OutputLog:
     for frame in frames(batches):
         assert log.append_text(frame) is True
     return log
+
+
+def test_no_reader_gets_text_before_it_was_told_who_makes_it() -> None:
+    """A frame from the beginning on, with something new at its end, displaces all that was here."""
+    log = OutputLog(200)
+    log.begin_attempt(1)
+    log.append_event(STARTED)
+    pieces = ["x" * 20 for _ in range(8)]
+    for frame in frames([[piece] for piece in pieces]):
+        log.append_text(frame)
+    again = frames([[*pieces, "new"]])[0]
+    assert log.append_text(again)
+    assert log.oldest_offset == 0
+
+    reader = log.open(None)
+    told = reader.take()
+
+    assert told == [STARTED, encode_token_event(again.chunk)]
+    assert reader.take() == []
 
 
 def point(text: bytes, attempt: int = 1) -> events_pb2.ResumePoint:

@@ -12,7 +12,14 @@ from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay.items import ITEM_BYTES, Frame
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.relay import Relay, RelayLimits
-from tests.unit.orchestrator_core.relay.test_log import END, ROOMY, STARTED, frames, point
+from tests.unit.orchestrator_core.relay.test_log import (
+    END,
+    ROOMY,
+    STARTED,
+    frames,
+    point,
+    read_all,
+)
 
 
 def test_relay_drops_output_of_ended_jobs_first() -> None:
@@ -156,3 +163,36 @@ def test_a_reader_that_is_behind_when_its_job_is_forgotten_lacks_nothing() -> No
     with pytest.raises(RefusalError) as caught:
         reader.take()
     assert caught.value.refusal.reason is Reason.NOT_FOUND
+
+
+def test_who_has_nothing_is_told_of_the_start_although_others_took_its_room() -> None:
+    """`started` comes before all else, also where it was evicted before there was text. ORCH-2002.
+
+    That is so for readers that were there, that came later, and that came after the end.
+    """
+    relay = Relay(RelayLimits(job_bytes=ROOMY, total_bytes=3_000))
+    log = relay.log("quiet")
+    log.begin_attempt(1)
+    relay.append_event("quiet", STARTED)
+    there = log.open(None)
+    relay.log("loud").begin_attempt(1)
+    for frame in frames([["x" * 1_000]] * 4):
+        relay.append_text("loud", frame)
+    assert not list(log.items())
+    silent = log.open(None)
+    kinds = [[event.WhichOneof("event") for event in read_all(silent)]]
+
+    (frame,) = frames([["hello"]])
+    relay.append_text("quiet", frame)
+    kinds += [[event.WhichOneof("event") for event in read_all(each)] for each in (there, silent)]
+    relay.finish("quiet", END, 5)
+    kinds += [[event.WhichOneof("event") for event in read_all(log.open(None))]]
+    kinds += [[event.WhichOneof("event") for event in read_all(log.open(point(b"hello")))]]
+
+    assert kinds == [
+        ["started"],
+        ["started", "tokens"],
+        ["tokens"],
+        ["started", "tokens", "end"],
+        ["end"],
+    ]

@@ -6,7 +6,13 @@ from orchestrator_core.servicers.capabilities import API_VERSION, ServerFacts, c
 from tests.unit.orchestrator_core.core.bench import Bench
 from tests.unit.orchestrator_core.core.build import snapshot
 
-FACTS = ServerFacts("9.9", message_bytes_max=4, input_bytes_max=3, output_bytes_per_job=2)
+FACTS = ServerFacts(
+    "9.9",
+    message_bytes_max=4,
+    input_bytes_max=3,
+    output_bytes_per_job=2,
+    artifact_input_bytes_max=5,
+)
 
 
 def test_pools_that_may_stand_in_for_one_another_are_one_set() -> None:
@@ -46,6 +52,7 @@ def test_limits_and_versions_are_those_in_force() -> None:
     )
     assert (limits.queue_capacity, limits.message_bytes_max) == (7, 4)
     assert (limits.input_bytes_max, limits.output_bytes_per_job) == (3, 2)
+    assert limits.artifact_input_bytes_max == 5
     assert {"resume", "failover.verified_replay"} <= set(told.features)
 
 

@@ -490,6 +490,23 @@ async def test_output_is_not_let_go_while_others_may_need_it(how: str) -> None:
     assert OutputAcknowledged(job_id) not in world.runtime.told
 
 
+async def test_a_late_acknowledgement_lets_go_of_nothing_of_another_job_of_that_id() -> None:
+    """A client may use an id again once its job is forgotten; the stream may be older."""
+    world = World()
+    handle = world.session.subscribe(world.job_with("first"), Terms())
+    world.finish("job-0")
+    world.drain()
+    world.runtime.relay.forget("job-0")
+    world.job_with("second")
+    world.finish("job-0")
+
+    taken = world.session.acknowledge(ack(final_handles=[handle]))
+
+    assert taken == 1
+    assert world.runtime.relay.log("job-0").bytes_held > 0
+    assert OutputAcknowledged("job-0") not in world.runtime.told
+
+
 async def test_handles_awaiting_their_final_acknowledgement_are_bounded() -> None:
     """The oldest is forgotten; its output then stays until retention ends."""
     world = World(limits=ExchangeLimits(handles_max=2))

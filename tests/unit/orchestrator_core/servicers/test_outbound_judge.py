@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,3 +84,16 @@ def test_a_policy_that_cannot_be_loaded_is_named(
     """Before anything is served."""
     with pytest.raises(NoSuchPolicyError, match=f"outbound.policy: ours {says}"):
         judge(monkeypatch, name)
+
+
+def test_a_package_that_breaks_when_it_is_imported_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever it raises is a problem of the configuration: a reload ends no server. HME-003."""
+    (tmp_path / "breaks_when_imported.py").write_text("raise RuntimeError('no licence')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entry = EntryPoint("ours", "breaks_when_imported:decide", outbound_judge.GROUP)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry])
+
+    with pytest.raises(NoSuchPolicyError, match=r"ours cannot be loaded.*no licence"):
+        OutboundJudge(ON, "ours")

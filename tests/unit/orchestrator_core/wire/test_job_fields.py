@@ -9,7 +9,7 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from llamaorch.orchestrator.v1 import job_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.spec import JobSpec
-from orchestrator_core.wire.jobs import parse_spec
+from orchestrator_core.wire.jobs import Stale, parse_spec
 from tests.unit.orchestrator_core.wire.messages import deep_struct
 from tests.unit.orchestrator_core.wire.specs import CONTEXT, NOW_MS, small_spec
 
@@ -191,7 +191,8 @@ def test_a_bad_field_is_named_with_what_to_change(field: str, said: str, edit: E
     spec = small_spec()
     edit(spec)
 
-    refusal = parse_spec(spec, CONTEXT)
+    parsed = parse_spec(spec, CONTEXT)
+    refusal = parsed.refusal if isinstance(parsed, Stale) else parsed
 
     assert isinstance(refusal, Refusal)
     assert refusal.reason is Reason.INVALID_PARAMS

@@ -10,7 +10,14 @@ from llamaorch.orchestrator.v1 import job_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.spec import Budgets, Failover, JobSpec, Needs, Priority
 from orchestrator_core.wire.errors import to_status
-from orchestrator_core.wire.jobs import SpecContext, WireLimits, parse_spec
+from orchestrator_core.wire.jobs import (
+    BUDGET_MAX,
+    SPEC_BYTES_MAX,
+    SpecContext,
+    Stale,
+    WireLimits,
+    parse_spec,
+)
 from tests.unit.orchestrator_core.wire.messages import messages
 from tests.unit.orchestrator_core.wire.specs import CONTEXT, NOW_MS, full_spec, small_spec
 
@@ -26,7 +33,8 @@ def accepted(spec: job_pb2.JobSpec, context: SpecContext = CONTEXT) -> JobSpec:
 
 def refused(spec: job_pb2.JobSpec, context: SpecContext = CONTEXT) -> dict[str, str]:
     """The bad fields of a request that must be refused, with what is said about each."""
-    refusal = parse_spec(spec, context)
+    parsed = parse_spec(spec, context)
+    refusal = parsed.refusal if isinstance(parsed, Stale) else parsed
     assert isinstance(refusal, Refusal), refusal
     assert refusal.reason is Reason.INVALID_PARAMS
     return {violation.field: violation.description for violation in refusal.violations}
@@ -41,11 +49,12 @@ def test_no_message_makes_it_raise(spec: job_pb2.JobSpec) -> None:
     parsed = parse_spec(spec, CONTEXT)
 
     assert spec.SerializeToString(deterministic=True) == before
-    if isinstance(parsed, Refusal):
-        assert parsed.reason is Reason.INVALID_PARAMS
-        assert parsed.violations
-        assert all(violation.field.startswith("spec.") for violation in parsed.violations)
-        to_status(parsed)
+    if not isinstance(parsed, JobSpec):
+        refusal = parsed.refusal if isinstance(parsed, Stale) else parsed
+        assert refusal.reason is Reason.INVALID_PARAMS
+        assert refusal.violations
+        assert all(violation.field.startswith("spec.") for violation in refusal.violations)
+        to_status(refusal)
     else:
         assert parsed.job_id
         seed = spec.sampling.seed if spec.sampling.HasField("seed") else 77
@@ -200,6 +209,20 @@ def test_budgets_reach_the_core() -> None:
     assert accepted(small_spec()).budgets == Budgets()
 
 
+@pytest.mark.parametrize("name", ["tokens", "time_ms", "cost_micros"])
+def test_budgets_are_so_small_that_sums_of_them_can_be_told(name: str) -> None:
+    """Of two jobs with 2^64 - 1 each, GetSession could not say what is set aside."""
+    most, too_much = small_spec(), small_spec()
+    for spec, amount in ((most, BUDGET_MAX), (too_much, BUDGET_MAX + 1)):
+        spec.session_id = "s"
+        setattr(spec.budgets, name, amount)
+        setattr(spec.session_budgets, name, amount)
+
+    assert accepted(most).budgets == Budgets(**{name: BUDGET_MAX})
+    assert list(refused(too_much)) == [f"spec.budgets.{name}", f"spec.session_budgets.{name}"]
+    assert BUDGET_MAX * 10_000 < 2**64
+
+
 def test_every_bad_field_is_named_at_once() -> None:
     """A client can mend everything after one answer."""
     spec = job_pb2.JobSpec(job_id="no way")
@@ -255,6 +278,42 @@ def test_an_input_above_the_limit_is_refused(form: str) -> None:
     assert refused(too_long, context) == {
         "spec.input": "has 11 bytes of text, at most 10 are allowed"
     }
+
+
+def test_what_time_alone_made_bad_may_still_be_a_repetition() -> None:
+    """It has the digest of when it was good; with another bad field it never was. ORCH-3024."""
+    spec = small_spec()
+    spec.input.artifact_id = "gone"
+    spec.deadline.FromMilliseconds(NOW_MS + 1)
+    there = dataclasses.replace(CONTEXT, inputs=lambda _: 5)
+    first = accepted(spec, there)
+
+    again = parse_spec(spec, dataclasses.replace(CONTEXT, now_ms=NOW_MS + 1))
+    spec.budgets.tokens = 0
+    never = parse_spec(spec, CONTEXT)
+
+    assert isinstance(again, Stale)
+    assert again.spec.digest == first.digest
+    fields = [violation.field for violation in again.refusal.violations]
+    assert fields == ["spec.input.artifact_id", "spec.deadline"]
+    assert isinstance(never, Refusal)
+    assert {"spec.input.artifact_id", "spec.budgets.tokens"} == set(refused(spec))
+
+
+def test_what_could_not_be_sent_to_a_host_is_refused() -> None:
+    """The command that starts a job is a message too, whatever it is that makes the job long."""
+    fits, too_long = small_spec(), small_spec()
+    for spec in (fits, too_long):
+        spec.sampling.engine_options["note"] = ""
+    room = SPEC_BYTES_MAX - len(accepted(fits).payload)
+    # Lengths of the messages around a long text take some bytes more than around an empty one.
+    fits.sampling.engine_options["note"] = "y" * (room - 64)
+    too_long.sampling.engine_options["note"] = "y" * (room + 1)
+
+    accepted(fits)
+
+    assert list(refused(too_long)) == ["spec.input"]
+    assert "put it as an artifact" in refused(too_long)["spec.input"]
 
 
 def test_equal_needs_are_equal_however_they_are_listed() -> None:

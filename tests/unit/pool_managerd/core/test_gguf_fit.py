@@ -19,6 +19,7 @@ from pool_managerd.core.gguf_fit import (
     gguf_model,
 )
 from pool_managerd.core.graph_size import Tensor
+from pool_managerd.core.kv_size import DimensionsError
 
 LAYERS = 4
 KEYS: Mapping[str, object] = {
@@ -176,3 +177,12 @@ def test_without_flash_attention_scores_take_room() -> None:
     without = gguf_estimate(model(), LoadPlan(**shared, flash=False)).needs[HOST].graph
 
     assert without - with_flash == 4_096 * 16 * (4 * 4 + 2)
+
+
+@pytest.mark.parametrize("number", ["5000", "9" * 60])
+def test_a_layer_that_no_model_has_is_refused(number: str) -> None:
+    """Places are counted layer by layer: a name in a file must not fill the memory."""
+    odd = Tensor(f"blk.{number}.ffn_up.weight", (64, 128), 1)
+
+    with pytest.raises(DimensionsError, match="blk"):
+        gguf_model(KEYS, (odd,))

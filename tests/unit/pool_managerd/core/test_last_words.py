@@ -1,11 +1,14 @@
 """What an engine's last words tell, and what of them may be told on. ORCH-3039, ORCH-3300."""
 
 import json
+import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pool_managerd.core.exhaustion import Memory, exhausted, exhausted_by_error
-from pool_managerd.core.redaction import LINE_CHARS, diagnoses, masked
+from pool_managerd.core.redaction import LINE_CHARS, diagnoses, masked, quoting
 
 
 @pytest.mark.parametrize(
@@ -112,3 +115,32 @@ def test_a_request_is_recognised_as_json_quotes_it() -> None:
     prompt = "\u6211\u6709\u4e00\u4e2a\u79c1\u4eba\u95ee\u9898"
 
     assert not diagnoses([f"error: cannot parse {json.dumps(prompt)}"], [prompt])
+
+
+@given(
+    line=st.text("ab", max_size=60),
+    text=st.text("ab", max_size=60),
+    shared=st.text("ab", min_size=31, max_size=40),
+    cut=st.tuples(st.integers(0, 60), st.integers(0, 60)),
+)
+def test_any_common_run_of_31_characters_is_found(
+    line: str, text: str, shared: str, cut: tuple[int, int]
+) -> None:
+    """Wherever it stands in both; what has not 16 in common is not found."""
+    quotes = line[: cut[0]] + shared + line[cut[0] :]
+    asked = text[: cut[1]] + shared + text[cut[1] :]
+
+    assert quoting(["-" * len(line), quotes], [asked]) == {1}
+
+
+def test_a_long_prompt_does_not_hold_everybody_up() -> None:
+    """The loop that looks through the last words has the streams of all pools to serve."""
+    words = [f"w{number:05}" for number in range(5_000)]
+    prompt = " ".join(words * 200)
+    lines = [f'File "/opt/engine/core.py", line {number}, in step: error' for number in range(40)]
+    began_s = time.process_time()
+
+    assert len(diagnoses(lines, [prompt])) == len(lines)
+
+    assert len(prompt) > 6 << 20
+    assert time.process_time() - began_s < 1.0

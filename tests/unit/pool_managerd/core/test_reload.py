@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pool_managerd.core.reload import Reload, ReloadState
+from pool_managerd.core.reload import Reload, ReloadState, kept_former
 
 Step = Callable[[Reload], None]
 
@@ -54,3 +54,14 @@ def test_a_reload_ends_once(steps: list[Step], state: ReloadState, problem: str)
         step(reload)
 
     assert (reload.state, reload.problem) == (state, problem)
+
+
+@pytest.mark.parametrize("chars", [0, 40, 5_000])
+def test_a_pool_that_kept_its_former_model_says_how_to_go_on(chars: int) -> None:
+    """The way out is told whole, however long the engine's words are."""
+    said = kept_former("x" * chars, "gpu-a", 700)
+
+    assert len(said) <= 700
+    assert said.startswith("x" * min(chars, 400))
+    assert "`llorch reload gpu-a --model REF`" in said
+    assert said.endswith("or `llorch reload gpu-a` to stay with it")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pool_managerd.engines import engine_log
 from pool_managerd.engines.engine_log import EngineLog, LogSettings, LogTail
 
 
@@ -118,3 +119,30 @@ def test_a_character_in_two_pieces_stays_one() -> None:
 
     assert lines == ["Größe: 5 €", "𝄞"]
     assert tail.feed(b"\xe2\n\xff\n") == ["\ufffd", "\ufffd"]
+
+
+async def test_a_log_is_written_again_once_the_disk_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk costs the lines of that time, which are counted, and not those of all weeks."""
+    monkeypatch.setattr(engine_log, "RETRY_S", 0.01)
+    folder = tmp_path / "logs"
+    folder.write_text("in the way")
+    log, stream = EngineLog(LogSettings(path=folder / "p.log")), asyncio.StreamReader()
+    pump = asyncio.create_task(log.pump(stream))
+    stream.feed_data(b"lost 1\nlost 2\n")
+    async with asyncio.timeout(5):
+        while not any("is not written" in line for line in log.tail.last(5)):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    folder.unlink()
+
+    stream.feed_data(b"kept\n")
+    stream.feed_eof()
+    await pump
+    await log.close()
+
+    assert (folder / "p.log").read_text().splitlines() == [
+        "[2 lines were dropped: the disk did not take them]",
+        "kept",
+    ]
+    assert sum("is not written" in line for line in log.tail.last(9)) == 1

@@ -54,3 +54,20 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.gguf")
 
     assert gguf_shortfalls(tmp_path / "m.gguf") == [f"model file {tmp_path}/m.gguf is a pipe"]
+
+
+def test_a_later_part_is_no_model(tmp_path: Path) -> None:
+    """Engines load a split model by its first part, and refuse any other."""
+    for number in (1, 2):
+        (tmp_path / f"m-0000{number}-of-00002.gguf").write_bytes(b"GGUFxxxx")
+
+    (problem,) = gguf_shortfalls(tmp_path / "m-00002-of-00002.gguf")
+
+    assert problem.endswith("name its first one, m-00001-of-00002.gguf")
+
+
+def test_a_part_of_none_is_a_file_like_any_other(tmp_path: Path) -> None:
+    """A name is no reason to find nothing at all."""
+    path = tmp_path / "m-00001-of-00000.gguf"
+
+    assert gguf_shortfalls(path) == [f"model file {path} does not exist"]

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pool_managerd.engines.gguf_metadata import KEPT_ENTRIES, MetadataError, read_metadata
+from pool_managerd.engines.gguf_metadata import (
+    KEPT_ENTRIES,
+    MetadataError,
+    read_metadata,
+    read_tensors,
+)
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +105,43 @@ def test_no_damage_raises_anything_else(data: st.DataObject, written: Path, tmp_
     except MetadataError:
         return
     assert isinstance(found, dict)
+
+
+def test_a_file_may_have_metadata_alone(tmp_path: Path) -> None:
+    """The first part of a split model often has no tensor; so have files of a vocabulary."""
+    path = tmp_path / "m-00001-of-00002.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_uint32("llama.block_count", 7)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+    metadata, tensors = read_tensors(path)
+
+    assert (metadata["llama.block_count"], tensors) == (7, ())
+
+
+def test_lists_are_kept_within_a_bound_in_all(tmp_path: Path) -> None:
+    """A file of nothing but lists is read, and does not fill the memory."""
+    path = tmp_path / "lists.gguf"
+    entries, keys = KEPT_ENTRIES, 1_000
+    one = struct.pack(f"<II{'Q'}", 9, 0, entries) + bytes(entries)
+    content = b"".join(struct.pack("<Q4s", 4, b"%04d" % key) + one for key in range(keys))
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, keys) + content)
+
+    found = read_metadata(path)
+
+    kept = [value for value in found.values() if isinstance(value, list)]
+    assert 0 < len(kept) < keys
+    assert sum(map(len, kept)) <= 1 << 20
+
+
+def test_a_list_of_more_texts_than_any_vocabulary_has_is_refused(tmp_path: Path) -> None:
+    """A file may be sparse: petabytes of empty texts cost its author nothing."""
+    path = tmp_path / "texts.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"k", 9, 8, 1 << 40))
+    with path.open("ab") as file:
+        file.truncate(1 << 43)
+
+    with pytest.raises(MetadataError, match="texts"):
+        read_metadata(path)

@@ -1,6 +1,7 @@
 """Folders of config.json and safetensors. LO-205."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def index(size: object) -> bytes:
         ({"model__safetensors__index__json": index(77.0)}, 77),
         ({"model__safetensors__index__json": index(None), "a__safetensors": b"1"}, 1),
         ({"model__safetensors__index__json": b"{}", "a__bin": b"12"}, 2),
+        ({"model__safetensors__index__json": index(math.inf), "a__bin": b"12"}, 2),
+        ({"model__safetensors__index__json": index(10**40), "a__bin": b"12"}, 2),
     ],
 )
 def test_the_size_of_the_weights_is_found(

@@ -105,6 +105,18 @@ async def test_facts_come_from_the_server(vllm: FrameServer) -> None:
     assert info.model_digest.startswith("unverified:")
 
 
+async def test_a_context_without_a_limit_is_none_that_is_told(vllm: FrameServer) -> None:
+    """10^30 is Hugging Face's word for it; what counts is then the configuration's."""
+    models = vllm.pages["/v1/models"]
+    vllm.pages["/v1/models"] = models.replace('"max_model_len":512', f'"max_model_len":{10**30}')
+
+    with pytest.raises(PreloadError, match="ctx_max must be set"):
+        await engine_for(vllm).start()
+    info = await engine_for(vllm, ctx_max=4_096).start()
+
+    assert info.ctx_max == 4_096
+
+
 @pytest.mark.parametrize(
     ("name", "flavor", "settings", "words"),
     [

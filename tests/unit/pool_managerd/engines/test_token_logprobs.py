@@ -68,6 +68,7 @@ def test_columns_are_put_together_and_the_likeliest_come_first() -> None:
         "text",
         [None, {"token": 1, "logprob": -1}, {"token": "a", "logprob": None}, {"token": "a"}],
         [{"token": "a", "logprob": math.nan}, {"token": "a", "logprob": True}],
+        [{"token": "a", "logprob": 10**400}],
         {"tokens": ["a"], "token_logprobs": [None]},
         {"tokens": "a", "token_logprobs": 1, "top_logprobs": {}},
         {"content": None},

@@ -9,7 +9,8 @@ from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, number
 from llamaorch_client.cli.failure import seconds
 from llamaorch_client.cli.top.grid import Bar, Cell, Column, Glyphs, Line, Section, clean
 from llamaorch_client.cli.top.state import Screen, age_ms, in_order, progress
-from llamaorch_client.model import Decision, Job, JobState, Pool, QueueView
+from llamaorch_client.model import Decision, Job, JobState, QueueView
+from llamaorch_client.model_fleet import Pool
 
 GIB = 2**30
 _STATE_STYLES = {

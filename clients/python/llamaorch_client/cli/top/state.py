@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, StrEnum
 
-from llamaorch_client.model import Explanation, Job, Overview, Pool
+from llamaorch_client.model import Explanation, Job, Overview
+from llamaorch_client.model_fleet import Pool
 
 # A selected line of the screen: its section, and the job that it shows.
 Mark = tuple[str, str]

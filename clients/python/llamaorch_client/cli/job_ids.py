@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs by the beginning of their ids, for people; programs and the library give whole ids.
+
+What is typed is a whole id first. Only where no job has it, it may be the beginning of one, and
+only of an id that the server made: those have one length, so none is the beginning of another. An
+id that a client chose is a name: `job-1`, once forgotten, must never mean `job-10`.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from llamaorch_client.aio import AsyncClient
+from llamaorch_client.cli.failure import UsageError, seconds
+from llamaorch_client.errors import NotFoundError
+from llamaorch_client.model import Job
+
+# A UUID, as servers make them. Source: RFC 9562, section 4.
+_MADE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+TYPED_CHARS_MIN = 4
+_BEGINNING = re.compile(rf"[0-9a-f-]{{{TYPED_CHARS_MIN},35}}")
+# Beyond so many jobs nobody can say here that only one begins so.
+LOOKED_AT_MAX = 10_000
+NAMES_LOOKED_AT_MAX = 500
+PAGE_SIZE = 500
+SHOWN = 3
+
+T = TypeVar("T")
+
+
+async def by_id(
+    call: Callable[[str], Awaitable[T]],
+    typed: str,
+    client: AsyncClient,
+    correlation_id: str | None,
+) -> T:
+    """Makes a call about a job whose id was typed, whole or its beginning.
+
+    Raises:
+        UsageError: several jobs have ids that begin so, or there are too many jobs to tell.
+        NotFoundError: no job has the id, and none has one that begins so.
+    """
+    try:
+        return await call(typed)
+    except NotFoundError as error:
+        whole = await _whole(typed, error, client, correlation_id)
+    return await call(whole)
+
+
+@dataclass(slots=True)
+class _Found:
+    """Jobs whose ids begin so, the newest first: of ids that the server made, and of others."""
+
+    made: list[Job] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    complete: bool = True
+
+
+async def _whole(
+    typed: str, error: NotFoundError, client: AsyncClient, correlation_id: str | None
+) -> str:
+    if _MADE.fullmatch(typed):
+        raise error
+    if _BEGINNING.fullmatch(typed) is None:
+        found = await _look(typed, NAMES_LOOKED_AT_MAX, client, correlation_id)
+        if found.made and len(typed) < TYPED_CHARS_MIN:
+            raise UsageError(f"{typed} is too short: type {TYPED_CHARS_MIN} characters of an id")
+        raise _not_found(error, found.names)
+    found = await _look(typed, LOOKED_AT_MAX, client, correlation_id)
+    if not found.made:
+        raise _not_found(error, found.names)
+    if len(found.made) > 1:
+        raise UsageError(_several(typed, found.made))
+    (only,) = found.made
+    if not found.complete:
+        raise UsageError(
+            f"more ids may begin with {typed}: there are over {LOOKED_AT_MAX} jobs, too many to "
+            f"look at; if {_shown(only)} is meant, give its whole id"
+        )
+    return only.job_id
+
+
+async def _look(
+    typed: str, looked_at_max: int, client: AsyncClient, correlation_id: str | None
+) -> _Found:
+    """Looks at the newest jobs, until it has seen more than can be shown."""
+    found, looked_at = _Found(), 0
+    listed = client.list_jobs(
+        limit=looked_at_max + 1, page_size=PAGE_SIZE, correlation_id=correlation_id
+    )
+    async for job in listed:
+        looked_at += 1
+        if looked_at > looked_at_max or len(found.made) > SHOWN:
+            found.complete = False
+            break
+        if not job.job_id.startswith(typed):
+            continue
+        if _MADE.fullmatch(job.job_id):
+            found.made.append(job)
+        else:
+            found.names.append(job.job_id)
+    return found
+
+
+def _several(typed: str, made: list[Job]) -> str:
+    found = ", ".join(_shown(job) for job in made[:SHOWN])
+    more = " and more" if len(made) > SHOWN else ""
+    return f"the ids of several jobs begin with {typed}: {found}{more}; type more of the one meant"
+
+
+def _shown(job: Job) -> str:
+    age_ms = 0.0
+    if job.accepted_at is not None:
+        age_ms = max(0.0, (datetime.now(UTC) - job.accepted_at).total_seconds() * 1000)
+    return f"{job.job_id} ({job.state.value.lower()}, given {seconds(age_ms)} ago)"
+
+
+def _not_found(error: NotFoundError, near: list[str]) -> NotFoundError:
+    if not near:
+        return error
+    more = " and more" if len(near) > SHOWN else ""
+    told = f"; these begin so, and are to be given whole: {', '.join(near[:SHOWN])}{more}"
+    return NotFoundError(replace(error.detail, message=error.message + told))

@@ -1,0 +1,34 @@
+"""What a message can carry of what an engine said: its text, its token ids, its counts.
+
+JSON may hold half a pair of surrogates and numbers of any size, protobuf may not. An engine that
+tells such things is not to be believed there, and not to cost anybody else anything.
+"""
+
+from collections.abc import Sequence
+
+TOKEN_ID_MAX = (1 << 32) - 1
+PIECE_IDS_MAX = 65_536
+"""Token ids of one piece; with more it would outgrow the transport's limit."""
+
+COUNT_MAX = 1 << 53
+"""Counts and times are believed up to here: JSON's numbers are doubles."""
+
+BYTES_MAX = 1 << 60
+"""Bytes of one memory are told up to here, so that those of all pools add up to 64 bits."""
+
+
+def plain_text(text: str) -> str:
+    """The text with a question mark for each half of a pair of surrogates that stands alone."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode()
+
+
+def are_token_ids(ids: Sequence[int]) -> bool:
+    """Whether all of them, at least one, can be ids of tokens of one piece. O(ids)."""
+    return len(ids) <= PIECE_IDS_MAX and min(ids) >= 0 and max(ids) <= TOKEN_ID_MAX
+
+
+def count_or_none(count: int | None) -> int | None:
+    """A count that can be; None for any other."""
+    return count if count is not None and 0 <= count <= COUNT_MAX else None
