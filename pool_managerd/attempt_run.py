@@ -44,8 +44,7 @@ class Run:
         if isinstance(outcome, AttemptFailure) and self.stop_detail:
             outcome = replace(outcome, message=self.stop_detail)
         tokens_out = self.log.tokens_out if self.log.tokens_counted else None
-        job_cancelled = self.stop is Stop.JOB_CANCELLED
-        return Terminal(outcome, Usage(tokens_out=tokens_out), job_cancelled)
+        return Terminal(outcome, Usage(tokens_out=tokens_out), self.stop is Stop.JOB_CANCELLED)
 
 
 def usage_of(usage: port.Usage) -> Usage:
