@@ -187,8 +187,10 @@ class CommitGate:
 
     @property
     def unsure(self) -> bool:
-        """True until the store has answered a `confirm`."""
+        """True until the store has answered a `confirm`, and for ever once it is abandoned."""
         writing = self._writing
+        if self._abandoned is not None:
+            return True
         return self._pending.confirm or (writing is not None and writing.confirm)
 
     def abandon(self, error: StoreError) -> None:
@@ -254,7 +256,7 @@ class CommitGate:
 
         What is changed while this waits is waited for too: the reader sees it.
         """
-        if self._abandoned is not None or self.unsure:
+        if self.unsure:
             await self._durable()
         while self._catalog_changes():
             await self._durable()
@@ -272,7 +274,7 @@ class CommitGate:
         Raises:
             StoreError: that of `abandon`.
         """
-        if self._abandoned is not None or self._concerned(job_id):
+        if self._concerned(job_id):
             await self._durable()
 
     async def _durable(self) -> None:

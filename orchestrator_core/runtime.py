@@ -292,8 +292,10 @@ class Runtime:
     async def drains_settled(self) -> None:
         """Waits until every drain, or its end, is durable; for a second, while the journal is down.
 
-        Then `undurable_drains` names those that a restart would forget.
+        Then `undurable_drains` names those that a restart would forget. Raises as `settled` where
+        somebody else may have the journal: what is known here counts no more.
         """
+        await self.sure()
         with contextlib.suppress(TimeoutError, StoreError):
             async with asyncio.timeout(READ_PATIENCE_S):
                 await self._gate.drains_settled()

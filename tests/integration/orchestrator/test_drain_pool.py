@@ -12,7 +12,7 @@ from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pb
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from orchestrator_core.core.effects import Record
-from orchestrator_core.store.memory import MemoryStore
+from orchestrator_core.store.memory import MemoryJournal, MemoryStore
 from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import (
     WAIT_S,
@@ -236,3 +236,24 @@ async def test_a_drain_is_shown_once_it_is_durable(start_orchestrator: StartOrch
 
     assert (early, drained.state, drained.HasField("drain")) == (False, "DRAINING", True)
     assert (early_too, back.state, back.HasField("drain")) == (False, "READY", False)
+
+
+async def test_who_was_replaced_tells_nothing_of_pools(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """Its word on drains is that of the journal before another orchestrator took it."""
+    journal = MemoryJournal()
+    orchestrator = await start_orchestrator(MemoryStore(journal=journal))
+    await ready_host(orchestrator)
+    await drain(orchestrator)
+    await MemoryStore(journal=journal).open()
+
+    calls: tuple[Callable[[], Awaitable[object]], ...] = (
+        lambda: undrain(orchestrator),
+        lambda: orchestrator.pools.ListPools(pb.ListPoolsRequest()),
+        lambda: orchestrator.pools.WatchPools(pb.WatchPoolsRequest()).read(),
+    )
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await asyncio.wait_for(call(), WAIT_S)
+        assert details(refused.value)[0].reason == "STORE_UNAVAILABLE"

@@ -4,8 +4,8 @@ import pytest
 
 from faults.simulation.command import Totals, reproduce, run_seeds
 
-FIRST = range(150)
-MORE = range(150, 1_000)
+FIRST = range(250)
+MORE = range(250, 1_000)
 
 
 def _run(seeds: range) -> Totals:
@@ -18,7 +18,7 @@ def _run(seeds: range) -> Totals:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 def test_the_first_seeds_violate_no_invariant() -> None:
     """Crashes, cuts, silence and bad disks cost no job, no byte and no promise. LO-305, LO-301.
 
