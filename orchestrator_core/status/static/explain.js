@@ -142,12 +142,22 @@ function follow() {
   ask(jobId, asking);
 }
 
-document.getElementById("close").addEventListener("click", () => dialog.close());
-dialog.addEventListener("close", () => {
-  // It comes a moment after the closing: the next job may be open by then.
-  if (dialog.open) return;
+function leave() {
   asking += 1;
   if (location.hash) history.replaceState(null, "", location.pathname);
+}
+
+// The event comes a moment after the closing. Who asks for the same job meanwhile must find another
+// address, or it would be no change of it; and the next job may be open by then.
+let left = false;
+document.getElementById("close").addEventListener("click", () => {
+  dialog.close();
+  leave();
+  left = true;
+});
+dialog.addEventListener("close", () => {
+  if (!left && !dialog.open) leave();
+  left = false;
 });
 addEventListener("hashchange", follow);
 follow();
