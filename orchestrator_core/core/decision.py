@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from orchestrator_core.core.records import plain_init
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 CANDIDATES_KEPT = 5
 EXCLUSIONS_KEPT = 16
 DECISIONS_KEPT = 16

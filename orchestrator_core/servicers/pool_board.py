@@ -43,7 +43,8 @@ class PoolBoard:
     async def messages(self) -> list[pb.Pool]:
         """All pools as they are now, by id; a drain is told of once it is durable.
 
-        While the journal is down, for a second later, pools tell that theirs is not.
+        While the journal is down, for a second later, pools tell that theirs is not. Raises as
+        `Runtime.drains_settled`.
         """
         await self._runtime.drains_settled()
         return self._messages()

@@ -227,18 +227,24 @@ def _parse(
             bad.append(pb.SnapshotRejection(pool_id=parsed.pool_id, reason=parsed.reason))
         else:
             good.append(parsed)
-    if bad and (link is None or link.may_log("pools")):
+    told = [one for one in bad if link is None or link.may_log(_log_key(link, one.pool_id))]
+    if told:
         # One line for all of them: a report of a broken host may have many.
         _log.warning(
             "snapshot_refused",
             host_id=host_id,
             refused=len(bad),
-            pool_id=bad[0].pool_id,
-            reason=bad[0].reason,
-            human=f"{len(bad)} pools of host {host_id} get no jobs from this report; the first: "
-            f"{bad[0].reason}.",
+            pool_id=told[0].pool_id,
+            reason=told[0].reason,
+            human=f"{len(bad)} pools of host {host_id} get no jobs from this report; one of them, "
+            f"{told[0].pool_id}: {told[0].reason}.",
         )
     return tuple(good), bad
+
+
+def _log_key(link: HostLink, pool_id: str) -> str:
+    """A pool that is refused anew is told of although another one is refused for long."""
+    return f"pool {pool_id}" if pool_id in link.pool_ids else "pools"
 
 
 def _why(link: HostLink, *, silent: bool) -> str:

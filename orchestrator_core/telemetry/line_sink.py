@@ -79,17 +79,27 @@ class LineSink:
     def flush(self) -> None:
         """Writes what waits, now."""
         texts = []
-        with contextlib.suppress(IndexError):
-            while True:
+        while True:
+            try:
                 level, at_ns, entry, context = self._waiting.popleft()
-                entry = context.run(merge_contextvars, self, level, told_late(self, level, entry))
-                entry["level"], entry["timestamp"] = level, _stamp(at_ns)
-                texts.append(str(self._render(self, level, entry)))
+            except IndexError:
+                break
+            texts.append(context.run(self._shaped, level, at_ns, entry))
         if not texts:
             return
         with contextlib.suppress(OSError, ValueError):
             self._stream.write("\n".join([*texts, ""]))
             self._stream.flush()
+
+    def _shaped(self, level: str, at_ns: int, entry: EventDict) -> str:
+        """One line; where a bug keeps it from being told whole, that it happened."""
+        times = {"level": level, "timestamp": _stamp(at_ns)}
+        try:
+            told = merge_contextvars(self, level, told_late(self, level, entry))
+            return str(self._render(self, level, {**told, **times}))
+        except Exception as error:  # noqa: BLE001 - no line may take others with it
+            short = {"event": entry.get("event"), "exception": type(error).__name__, **times}
+            return str(self._render(self, level, short))
 
 
 def configure_logs(

@@ -8,7 +8,7 @@ here, and told by the key (ORCH-3031).
 
 import difflib
 import json
-import math
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -41,7 +41,9 @@ def _whole(low: int, high: int) -> Kind:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    # A whole number may have more digits than any float.
+    return number and abs(value) <= sys.float_info.max
 
 
 def _are_texts(values: object) -> bool:
@@ -167,5 +169,9 @@ def _instead(key: str, allowed: Mapping[str, object]) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python writes no whole number with more than some thousand digits.
+        text = "a very large number"
     return text if len(text) <= VALUE_CHARS_MAX else f"{text[: VALUE_CHARS_MAX - 1]}…"

@@ -13,7 +13,7 @@ from llamaorch_client.cli.cells import gib, number
 from llamaorch_client.cli.failure import ExitCode, UsageError
 from llamaorch_client.cli.output import Output
 from llamaorch_client.cli.wording import STATED
-from llamaorch_client.errors import DuplicateError, NotFoundError
+from llamaorch_client.errors import DuplicateError, LlamaOrchError
 from llamaorch_client.model_catalog import CatalogModel, DigestVerdict, ModelState
 
 COLUMNS = ("MODEL", "STATE", "ALIASES", "ENGINES", "CTX", "VRAM", "DIGEST", "REVISION")
@@ -66,7 +66,8 @@ async def _instead(model_id: str, arguments: argparse.Namespace, client: AsyncCl
     """The command for who registers a model whose id or alias is taken."""
     try:
         found = await client.catalog.get(model_id)
-    except NotFoundError:
+    except LlamaOrchError:
+        # Whatever is wrong with this question, the answer to the first is the one to tell.
         found = None
     if found is None or found.model_id != model_id:
         return "`llorch models` lists those that are taken"

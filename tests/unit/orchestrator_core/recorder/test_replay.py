@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator_core.core.decision import RULES_VERSION
 from orchestrator_core.core.events import ConfigChanged, EnqueueRequested, Event, Recovered
 from orchestrator_core.core.queue import Queue
 from orchestrator_core.core.spec import Priority
@@ -243,7 +244,7 @@ def test_another_version_is_refused_with_what_to_do(
 
     with monkeypatch.context() as later:
         later.setattr("orchestrator_core.recorder.replay.RULES_VERSION", 99)
-        with pytest.raises(RecordingError, match=r"rules 2 .* by rules 99; replay it with version"):
+        with pytest.raises(RecordingError, match=rf"rules {RULES_VERSION} .* by rules 99; replay it with version"):
             replay([path])
     with monkeypatch.context() as later:
         later.setattr("orchestrator_core.recorder.replay.layout", lambda: "State(nothing)")

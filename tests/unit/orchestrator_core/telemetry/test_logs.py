@@ -1,5 +1,6 @@
 """Log lines: constant names, the required keys, a sentence for people, and no secrets."""
 
+import asyncio
 import contextlib
 import io
 import json
@@ -23,7 +24,7 @@ from orchestrator_core.core.events import (
     HostRegistered,
     Tick,
 )
-from orchestrator_core.telemetry.line_sink import LineSink, configure_logs
+from orchestrator_core.telemetry.line_sink import Late, LineSink, configure_logs
 from tests.unit.orchestrator_core.telemetry.harness import TRACE_ID, Harness, snapshot, spec
 
 CANARY = "canary-7f3a prompt of a user"
@@ -209,3 +210,28 @@ def test_lines_that_two_threads_bring_at_once_are_written() -> None:
         thread.join(WAIT_S)
 
     assert sorted(stream.getvalue().split()) == ["a", "b"]
+
+
+def test_a_line_that_cannot_be_told_keeps_no_other_back() -> None:
+    """A bug in what a line tells late costs its keys: its event and the other lines are written."""
+    stream = io.StringIO()
+    configure_logs("info", "json", stream)
+
+    def broken() -> dict[str, object]:
+        raise IndexError
+
+    async def burst() -> None:
+        log = structlog.get_logger("orchestratord")
+        log.info("before")
+        log.info("broken", late=Late(broken))
+        log.info("after")
+        await asyncio.sleep(0)
+
+    try:
+        asyncio.run(burst())
+    finally:
+        structlog.reset_defaults()
+
+    lines = [json.loads(text) for text in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["before", "broken", "after"]
+    assert lines[1]["exception"] == "IndexError"
