@@ -94,7 +94,7 @@ async def test_the_beginning_of_several_ids_is_refused_with_the_newest(
 
     assert (said.code, done) == (2, [])
     assert said.stderr.startswith(
-        f"llorch: the ids of several jobs begin with 019a: {MADE[0]} (running, given 0 ms ago), "
+        f"llorch: the ids of several jobs begin or end with 019a: {MADE[0]} (running, given 0 ms ago), "
     )
     assert said.stderr.endswith("; type more of the one meant\n")
     assert "and more" not in said.stderr

@@ -45,13 +45,21 @@ class Jobs(AsyncClient):
 
 
 @given(ids=_worlds, other=_uuids | st.just("job-1"), data=st.data())
-def test_it_means_the_only_job_that_begins_so(
+def test_it_means_the_only_job_that_begins_or_ends_so(
     ids: list[str], other: str, data: st.DataObject
 ) -> None:
-    """Or none: for any jobs, and any beginning of the id of one that is there or not."""
+    """Or none: for any jobs, and any beginning or end of the id of one that is there or not."""
     whole = data.draw(st.sampled_from([*ids, other]))
-    typed = whole[: data.draw(st.integers(1, len(whole)))]
-    begin = [job_id for job_id in ids if job_id.startswith(typed) and len(job_id) == UUID_CHARS]
+    length = data.draw(st.integers(1, len(whole)))
+    typed = data.draw(st.sampled_from([whole[:length], whole[-length:]]))
+    hexadecimal = set(typed) <= set("0123456789abcdef-")
+    begin = [
+        job_id
+        for job_id in ids
+        if typed in (job_id[: len(typed)], job_id[-len(typed) :])
+        and len(job_id) == UUID_CHARS
+        and hexadecimal
+    ]
     expected = begin[0] if len(begin) == 1 and len(typed) >= TYPED_CHARS_MIN else None
     if typed in ids:
         expected = typed

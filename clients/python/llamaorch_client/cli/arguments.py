@@ -168,7 +168,7 @@ def _fill(arguments: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
 
 def _job_id(parser: argparse.ArgumentParser) -> None:
-    told = "id of the job, or the beginning of one that the server made, while only one begins so"
+    told = "id of the job, or the beginning or end of one that the server made, if no other has it"
     parser.add_argument("job_id", metavar="JOB", help=told)
 
 

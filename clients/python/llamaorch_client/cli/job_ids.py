@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs by the beginning of their ids, for people; programs and the library give whole ids.
+"""Jobs by the beginning or the end of their ids, for people; programs give whole ids.
 
-What is typed is a whole id first. Only where no job has it, it may be the beginning of one, and
-only of an id that the server made: those have one length, so none is the beginning of another. An
-id that a client chose is a name: `job-1`, once forgotten, must never mean `job-10`.
+What is typed is a whole id first. Only where no job has it, it may be the beginning of one or its
+end, and only of an id that the server made: those have one length, so none is part of another. They
+begin with the time, so that for a minute all begin alike, and end at random. An id that a client
+chose is a name: `job-1`, once forgotten, must never mean `job-10`.
 """
 
 import re
@@ -20,7 +21,7 @@ from llamaorch_client.model import Job
 # A UUID, as servers make them. Source: RFC 9562, section 4.
 _MADE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 TYPED_CHARS_MIN = 4
-_BEGINNING = re.compile(rf"[0-9a-f-]{{{TYPED_CHARS_MIN},35}}")
+_PART = re.compile(rf"[0-9a-f-]{{{TYPED_CHARS_MIN},35}}")
 # Beyond so many jobs nobody can say here that only one begins so.
 LOOKED_AT_MAX = 10_000
 NAMES_LOOKED_AT_MAX = 500
@@ -36,11 +37,11 @@ async def by_id(
     client: AsyncClient,
     correlation_id: str | None,
 ) -> T:
-    """Makes a call about a job whose id was typed, whole or its beginning.
+    """Makes a call about a job whose id was typed, whole, or its beginning or end.
 
     Raises:
-        UsageError: several jobs have ids that begin so, or there are too many jobs to tell.
-        NotFoundError: no job has the id, and none has one that begins so.
+        UsageError: several jobs have ids that begin or end so, or there are too many jobs to tell.
+        NotFoundError: no job has the id, and none has one that begins or ends so.
     """
     try:
         return await call(typed)
@@ -51,7 +52,7 @@ async def by_id(
 
 @dataclass(slots=True)
 class _Found:
-    """Jobs whose ids begin so, the newest first: of ids that the server made, and of others."""
+    """Jobs whose ids begin or end so, newest first: ids that the server made, and others."""
 
     made: list[Job] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -63,7 +64,7 @@ async def _whole(
 ) -> str:
     if _MADE.fullmatch(typed):
         raise error
-    if _BEGINNING.fullmatch(typed) is None:
+    if _PART.fullmatch(typed) is None:
         found = await _look(typed, NAMES_LOOKED_AT_MAX, client, correlation_id)
         if found.made and len(typed) < TYPED_CHARS_MIN:
             raise UsageError(f"{typed} is too short: type {TYPED_CHARS_MIN} characters of an id")
@@ -76,8 +77,8 @@ async def _whole(
     (only,) = found.made
     if not found.complete:
         raise UsageError(
-            f"more ids may begin with {typed}: there are over {LOOKED_AT_MAX} jobs, too many to "
-            f"look at; if {_shown(only)} is meant, give its whole id"
+            f"more ids may begin or end with {typed}: there are over {LOOKED_AT_MAX} jobs, too "
+            f"many to look at; if {_shown(only)} is meant, give its whole id"
         )
     return only.job_id
 
@@ -95,11 +96,11 @@ async def _look(
         if looked_at > looked_at_max or len(found.made) > SHOWN:
             found.complete = False
             break
-        if not job.job_id.startswith(typed):
-            continue
+        begins = job.job_id.startswith(typed)
         if _MADE.fullmatch(job.job_id):
-            found.made.append(job)
-        else:
+            if begins or job.job_id.endswith(typed):
+                found.made.append(job)
+        elif begins:
             found.names.append(job.job_id)
     return found
 
@@ -107,7 +108,8 @@ async def _look(
 def _several(typed: str, made: list[Job]) -> str:
     found = ", ".join(_shown(job) for job in made[:SHOWN])
     more = " and more" if len(made) > SHOWN else ""
-    return f"the ids of several jobs begin with {typed}: {found}{more}; type more of the one meant"
+    several = f"the ids of several jobs begin or end with {typed}: {found}{more}"
+    return f"{several}; type more of the one meant"
 
 
 def _shown(job: Job) -> str:
