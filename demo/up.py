@@ -77,6 +77,13 @@ def _in_use(address: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not (host and port.isdecimal() and int(port) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"{text} must be HOST:PORT, such as {LISTEN}")
+    return text
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -89,9 +96,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, help="GGUF file; default: a tiny random model")
     parser.add_argument("--model-id", help="name that jobs ask for; default: the file's name")
-    parser.add_argument("--listen", default=LISTEN, help=f"address, default {LISTEN}")
+    parser.add_argument(
+        "--listen", type=_address, default=LISTEN, help=f"address, default {LISTEN}"
+    )
     parser.add_argument(
         "--metrics-listen",
+        type=_address,
         default=METRICS_LISTEN,
         help=f"address of the status page and the metrics, default {METRICS_LISTEN}",
     )

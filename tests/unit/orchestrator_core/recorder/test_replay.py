@@ -244,9 +244,8 @@ def test_another_version_is_refused_with_what_to_do(
 
     with monkeypatch.context() as later:
         later.setattr("orchestrator_core.recorder.replay.RULES_VERSION", 99)
-        with pytest.raises(
-            RecordingError, match=rf"rules {RULES_VERSION} .* by rules 99; replay it with version"
-        ):
+        said = rf"rules {RULES_VERSION} .* by rules 99; replay it with version"
+        with pytest.raises(RecordingError, match=said):
             replay([path])
     with monkeypatch.context() as later:
         later.setattr("orchestrator_core.recorder.replay.layout", lambda: "State(nothing)")
