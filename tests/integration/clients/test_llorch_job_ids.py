@@ -93,9 +93,8 @@ async def test_the_beginning_of_several_ids_is_refused_with_the_newest(
     said = await within(server.address, "cancel", "019a")
 
     assert (said.code, done) == (2, [])
-    assert said.stderr.startswith(
-        f"llorch: the ids of several jobs begin or end with 019a: {MADE[0]} (running, given 0 ms ago), "
-    )
+    several = "llorch: the ids of several jobs begin or end with 019a: "
+    assert said.stderr.startswith(f"{several}{MADE[0]} (running, given 0 ms ago), ")
     assert said.stderr.endswith("; type more of the one meant\n")
     assert "and more" not in said.stderr
 
