@@ -41,9 +41,10 @@ def _whole(low: int, high: int) -> Kind:
 
 
 def _is_number(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
     # A whole number may have more digits than any float.
-    return number and abs(value) <= sys.float_info.max
+    return abs(value) <= sys.float_info.max
 
 
 def _are_texts(values: object) -> bool:
