@@ -42,13 +42,19 @@ from orchestrator_core.core.effects import (
     SessionRecord,
     TerminalRecord,
 )
-from orchestrator_core.core.events import AcceptsFailed, AttemptEnded, EndConfirmed, Event
+from orchestrator_core.core.events import (
+    AcceptsFailed,
+    AttemptEnded,
+    AttemptRefused,
+    EndConfirmed,
+    Event,
+)
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Reason, Refusal
 from orchestrator_core.core.spec import StartMode
 from orchestrator_core.followers import Followers
 from orchestrator_core.hosts.bringing import Bringing
-from orchestrator_core.hosts.continuing import continuation, must_bring
+from orchestrator_core.hosts.continuing import continuation, must_bring, text_lost
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay.items import Item
 from orchestrator_core.relay.relay import Relay
@@ -211,15 +217,30 @@ class Carrying:
         elif former is not None and must_bring(effect, log, former):
             grace_s = self._core.config.reattach_grace_ms / 1000
             key = job_id, attempt
-            self._bringing.begin(key, former, grace_s, partial(self._go_on, effect))
+            go_on, failed = partial(self._go_on, effect), partial(self._not_brought, effect)
+            self._bringing.begin(key, former, grace_s, go_on, failed)
         else:
             self._send(effect, continuation(effect, log, former))
 
     def _go_on(self, effect: SendStart, brought: Sequence[Item]) -> None:
-        """Sends a continuation whose text was brought, unless it stopped counting meanwhile."""
+        """Sends a continuation whose text was brought, unless it stopped counting meanwhile.
+
+        One whose host left meanwhile goes back to the queue: it was never sent, and is no try.
+        """
+        job_id, attempt = effect.spec.job_id, effect.attempt
+        if not self._core.holds_slot(job_id, attempt):
+            return
+        follows = continuation(effect, self._relay.log(job_id), brought=brought)
+        if effect.host_id not in self._hosts.links and not isinstance(follows, AttemptEnded):
+            left = f"host {effect.host_id} left before the attempt was sent"
+            self._submit(AttemptRefused(job_id, attempt, "unreachable", left))
+        else:
+            self._send(effect, follows)
+
+    def _not_brought(self, effect: SendStart) -> None:
+        """Ends a continuation that failed before it began, unless it stopped counting."""
         if self._core.holds_slot(effect.spec.job_id, effect.attempt):
-            log = self._relay.log(effect.spec.job_id)
-            self._send(effect, continuation(effect, log, brought=brought))
+            self._submit(text_lost(effect))
 
     def _send(self, effect: SendStart, follows: Delivered | AttemptEnded | None) -> None:
         """Sends an attempt, or ends it where it cannot begin."""

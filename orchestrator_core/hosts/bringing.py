@@ -8,17 +8,21 @@ import structlog
 from orchestrator_core.core.job import Attempt
 from orchestrator_core.hosts.bindings import AttemptKey
 from orchestrator_core.hosts.registry import Hosts
-from orchestrator_core.hosts.rereading import Wanted, read_again
+from orchestrator_core.hosts.rereading import Wanted, arrives, read_again
 from orchestrator_core.relay.items import Item
 from orchestrator_core.relay.relay import Relay
+from orchestrator_core.relay.sides import PATIENCE_S
 
 # Texts that are brought at a time, each as long as a message at most; others wait, with their slot.
+# Who waits for a host that is away takes no place: its jobs would hold up those of healthy hosts.
 BRINGS_MAX = 8
 
 _log = structlog.get_logger("orchestratord")
 
 Brought = Callable[[list[Item]], None]
 """Gets the text from the beginning up to what the log holds; less where its host lacks some."""
+Failed = Callable[[], None]
+"""Ends the attempt as one whose text is lost."""
 
 
 class Bringing:
@@ -30,12 +34,17 @@ class Bringing:
         self._room = asyncio.Semaphore(BRINGS_MAX)
         self._tasks: dict[AttemptKey, asyncio.Task[None]] = {}
 
-    def begin(self, key: AttemptKey, former: Attempt, grace_s: float, brought: Brought) -> None:
+    def begin(
+        self, key: AttemptKey, former: Attempt, grace_s: float, brought: Brought, failed: Failed
+    ) -> None:
         """Brings what was evicted of the output of the `former` attempt, which `key` follows.
 
-        Its host is waited for as in `read_again`. `brought` is called in any case, unless stopped.
+        Its host is waited for at most `grace_s`; a place and the text then as long again, and some
+        seconds. `brought` is called in any case, unless stopped; `failed` where a bug prevents
+        that, also one in `brought`.
         """
-        task = self._tasks[key] = asyncio.create_task(self._bring(former, grace_s, brought))
+        bringing = self._bring(former, grace_s, brought, failed)
+        task = self._tasks[key] = asyncio.create_task(bringing)
         task.add_done_callback(lambda _: self._tasks.pop(key, None))
 
     def stop(self, key: AttemptKey) -> bool:
@@ -48,14 +57,29 @@ class Bringing:
         for task in self._tasks.values():
             task.cancel()
 
-    async def _bring(self, former: Attempt, grace_s: float, brought: Brought) -> None:
+    async def _bring(
+        self, former: Attempt, grace_s: float, brought: Brought, failed: Failed
+    ) -> None:
         try:
-            async with self._room:
-                items = await self._text(former, grace_s)
+            brought(await self._in_time(former, grace_s))
         except Exception as error:  # noqa: BLE001 - a bug costs this job its text, and is logged
-            items = []
-            _log.error("bringing_failed", exc_info=error, human="A bug in the relay: report it.")
-        brought(items)
+            _log.error(
+                "bringing_failed",
+                exc_info=error,
+                job_id=former.job_id,
+                human="A bug in the relay: report it.",
+            )
+            failed()
+
+    async def _in_time(self, former: Attempt, grace_s: float) -> list[Item]:
+        """The text; nothing where it does not come in time."""
+        if not await arrives(self._hosts, former.host_id, grace_s):
+            return []
+        try:
+            async with asyncio.timeout(grace_s + PATIENCE_S), self._room:
+                return await self._text(former, grace_s)
+        except TimeoutError:
+            return []
 
     async def _text(self, former: Attempt, grace_s: float) -> list[Item]:
         relay, log = self._relay, self._relay.log(former.job_id)

@@ -31,7 +31,7 @@ def continuation(
     follows = delivered(log, brought)
     if follows is None:
         held = _held_there(start, log, former)
-        return held or _lost(start, "the output that was to be continued is no longer held")
+        return held or text_lost(start)
     if not follows.text_bytes:
         return None
     most = start.spec.max_tokens
@@ -69,6 +69,11 @@ def _held_there(start: SendStart, log: OutputLog, former: Attempt | None) -> Del
     if (former.host_id, former.number) != (start.host_id, log.attempt):
         return None
     return Delivered(log.attempt, "", log.next_offset, digest, tokens=0, token_ids=())
+
+
+def text_lost(start: SendStart) -> AttemptEnded:
+    """The end of an attempt whose text cannot be had."""
+    return _lost(start, "the output that was to be continued is no longer held")
 
 
 def _lost(start: SendStart, what: str) -> AttemptEnded:

@@ -45,14 +45,15 @@ async def read_again(
         items = await relay.sides.read(source, log, wanted.text_offset)
         if items is not None:
             return items
-        if host_id not in hosts.links and not await _arrives(hosts, host_id, grace_s):
+        if host_id not in hosts.links and not await arrives(hosts, host_id, grace_s):
             return []
         if not (wanted.closed or hosts.counts(host_id, key)):
             return []
     return []
 
 
-async def _arrives(hosts: Hosts, host_id: str, grace_s: float) -> bool:
+async def arrives(hosts: Hosts, host_id: str, grace_s: float) -> bool:
+    """True as soon as a host is here; False when it does not come within `grace_s`."""
     try:
         async with asyncio.timeout(grace_s):
             while host_id not in hosts.links:

@@ -1,11 +1,14 @@
 """Engines that die and hosts that go away and come back."""
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2
 
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as orchestrator_pb2
 from llamaorch.pool.v1 import dispatch_pb2
+from orchestrator_core import carrying
+from orchestrator_core.core.states import JobState
 from orchestrator_core.store.memory import MemoryStore
 from tests.integration.orchestrator.calls import (
     all_events,
@@ -275,6 +278,47 @@ async def test_evicted_text_that_no_host_holds_is_not_continued(
     assert events[-1].error.details[0].Unpack(info)
     assert (info.reason, info.metadata["text_offset"]) == ("WORKER_RESET", str(len(so_far)))
     assert "no longer held; enqueue the job again" in events[-1].error.message
+
+
+async def test_a_continuation_that_breaks_as_its_text_comes_ends(
+    start_orchestrator: StartOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LO-304: a bug costs the job its text, and keeps no slot."""
+    orchestrator, host, job_id, so_far = await with_evicted_text(start_orchestrator)
+    await on_another_host(orchestrator, host)
+    # What fails is what the text is given to.
+    monkeypatch.setattr(carrying, "continuation", None)
+    host.goes_on(1, so_far[:1_200].decode(), pieces=300)
+    await host.tokens(1, "300 ")
+    point = events_pb2.ResumePoint(attempt=1, text_offset=len(so_far), prefix_digest=digest(so_far))
+
+    events = await all_events(orchestrator, job_id, point)
+
+    assert kinds(events) == ["error"]
+    assert "no longer held; enqueue the job again" in events[-1].error.message
+    assert orchestrator.server.runtime.core.live_attempts == 0
+
+
+async def test_a_host_that_left_before_the_text_came_costs_no_try(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """LO-304: nothing was sent there, so the job waits for another place."""
+    orchestrator, host, job_id, _ = await with_evicted_text(start_orchestrator)
+    other = await on_another_host(orchestrator, host)
+    runtime = orchestrator.server.runtime
+    await other.close()
+    while "host-2" in runtime.hosts.links:
+        await runtime.next_step()
+    host.goes_on(1, "", pieces=0)
+    for begin in range(0, 600, 10):
+        await host.tokens(1, *(f"{number:03d} " for number in range(begin, begin + 10)))
+    while runtime.core.live_attempts:
+        await runtime.next_step()
+
+    job = runtime.core.jobs[job_id]
+
+    assert job.state is JobState.QUEUED
+    assert (job.failures, job.refusals) == (1, 1), "one try failed: that whose engine died"
 
 
 async def test_a_cancel_does_not_wait_for_text_that_is_brought(
