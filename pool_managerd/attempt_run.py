@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pool_managerd.attempt import OUTCOME_OF_STOP, AttemptCommand, Stop
 from pool_managerd.attempt_told import Facts
 from pool_managerd.core.attempts import AttemptFailure, AttemptLog, Terminal, Usage
-from pool_managerd.core.tellable import count_or_none
+from pool_managerd.core.tellable import count_or_none, time_ms_or_none
 from pool_managerd.engines import port
 from pool_managerd.incarnation import Incarnation
 from pool_managerd.pool import Pool
@@ -53,6 +53,6 @@ def usage_of(usage: port.Usage) -> Usage:
         tokens_in=count_or_none(usage.tokens_in),
         tokens_cached=count_or_none(usage.tokens_cached),
         tokens_out=count_or_none(usage.tokens_out),
-        prefill_time_ms=count_or_none(usage.prefill_time_ms),
-        decode_time_ms=count_or_none(usage.decode_time_ms),
+        prefill_time_ms=time_ms_or_none(usage.prefill_time_ms),
+        decode_time_ms=time_ms_or_none(usage.decode_time_ms),
     )

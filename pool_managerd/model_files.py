@@ -20,6 +20,7 @@ from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedEngine, LlamaServer
 from pool_managerd.core.fit import human_bytes
 from pool_managerd.core.model_ref import ModelRefError, parse_model_ref, shown_ref
 from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy
+from pool_managerd.engines.file_reads import FileReads
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shards, gguf_shortfalls
 from pool_managerd.engines.port import PreloadError
 from pool_managerd.fetch_policy import Plugin, decide_fetch, load_plugin
@@ -74,6 +75,7 @@ class ModelFiles:
         self._telemetry = telemetry or Telemetry()
         self._clock = clock
         self._timeout_ms = config.outbound.fetch_timeout_ms
+        self._reads = FileReads()
         self._digests: dict[Path, tuple[_FileFacts, str]] = {}
         self._plugin = load_plugin(config.outbound.policy)
         self._resolver = Resolver(_resolver_config(config, self._plugin))
@@ -154,7 +156,8 @@ class ModelFiles:
         Raises:
             PreloadError: when that cannot be read in time.
         """
-        return await self._in_time(path, asyncio.to_thread(model_shortfalls, engine, path))
+        work = partial(model_shortfalls, engine, path)
+        return await self._in_time(path, self._reads.run(path, work))
 
     async def _in_time(self, path: Path, work: Coroutine[object, object, _T]) -> _T:
         """Bounds what reads a file: a disk or a server of files may never answer."""
@@ -166,11 +169,11 @@ class ModelFiles:
             raise PreloadError([f"{path} was not read in {bound}: look at its disk"]) from error
 
     async def _digest(self, path: Path) -> str:
-        facts = await asyncio.to_thread(_facts, path)
+        facts = await self._reads.run(path, partial(_facts, path))
         noted = self._digests.get(path)
         if noted is not None and noted[0] == facts:
             return noted[1]
-        digest = await digest_in_thread(path)
+        digest = await digest_in_thread(path, self._reads)
         self._digests = {path: (facts, digest), **self._digests}
         if len(self._digests) > _DIGESTS_MAX:
             self._digests.popitem()

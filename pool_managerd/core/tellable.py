@@ -10,8 +10,14 @@ TOKEN_ID_MAX = (1 << 32) - 1
 PIECE_IDS_MAX = 65_536
 """Token ids of one piece; with more it would outgrow the transport's limit."""
 
-COUNT_MAX = 1 << 53
-"""Counts and times are believed up to here: JSON's numbers are doubles."""
+TELLABLE_COUNT_MAX = 1 << 40
+"""Counts are told up to here: the orchestrator takes an end with a larger one for malformed."""
+
+TELLABLE_TIME_MS_MAX = 1 << 32
+"""Times in ms are told up to here, for the same reason."""
+
+TELLABLE_SLOTS_MAX = 1 << 16
+"""Slots of one pool are told up to here: the orchestrator refuses a snapshot with more."""
 
 BYTES_MAX = 1 << 60
 """Bytes of one memory are told up to here, so that those of all pools add up to 64 bits."""
@@ -31,4 +37,9 @@ def are_token_ids(ids: Sequence[int]) -> bool:
 
 def count_or_none(count: int | None) -> int | None:
     """A count that can be; None for any other."""
-    return count if count is not None and 0 <= count <= COUNT_MAX else None
+    return count if count is not None and 0 <= count <= TELLABLE_COUNT_MAX else None
+
+
+def time_ms_or_none(time_ms: int | None) -> int | None:
+    """A time in ms that can be; None for any other."""
+    return time_ms if time_ms is not None and 0 <= time_ms <= TELLABLE_TIME_MS_MAX else None

@@ -1,11 +1,12 @@
 """Checks and digests of GGUF files."""
 
-import asyncio
 import hashlib
 import threading
+from functools import partial
 from pathlib import Path
 
 from pool_managerd.core.model_ref import part_names
+from pool_managerd.engines.file_reads import FileReads
 
 _MAGIC = b"GGUF"
 _CHUNK_BYTES = 4 * 1024 * 1024
@@ -57,14 +58,16 @@ def gguf_digest(path: Path, give_up: threading.Event) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-async def digest_in_thread(path: Path) -> str:
+async def digest_in_thread(path: Path, reads: FileReads | None = None) -> str:
     """Returns `gguf_digest` without blocking the event loop; a cancel ends the reading as well.
+
+    It is one of the `reads`, where they are given.
 
     Raises:
         OSError: when a file cannot be read.
     """
     give_up = threading.Event()
     try:
-        return await asyncio.to_thread(gguf_digest, path, give_up)
+        return await (reads or FileReads()).run(path, partial(gguf_digest, path, give_up))
     finally:
         give_up.set()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from pool_managerd.core.logprobs import TokenLogprob
-from pool_managerd.core.tellable import plain_text
+from pool_managerd.core.tellable import TELLABLE_SLOTS_MAX, plain_text
 
 COUNT_32_MAX = (1 << 32) - 1
 
@@ -108,8 +108,8 @@ class EngineInfo:
         """Refuses what no snapshot could tell. Raises `PreloadError`."""
         odd = [
             f"{name} of {value}"
-            for name in ("slots_total", "ctx_max")
-            if not 0 <= (value := getattr(self, name)) <= COUNT_32_MAX
+            for name, most in (("slots_total", TELLABLE_SLOTS_MAX), ("ctx_max", COUNT_32_MAX))
+            if not 0 <= (value := getattr(self, name)) <= most
         ]
         odd += [
             f"a text that is no Unicode as its {name}"

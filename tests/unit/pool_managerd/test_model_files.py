@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import structlog
 
 from pool_managerd.clock import SystemClock
 from pool_managerd.config import Config
+from pool_managerd.engines.file_reads import FileReads
 from pool_managerd.engines.port import PreloadError
 from pool_managerd.model_files import FoundModel, ModelFiles
 from tests.unit.pool_managerd.models.file_servers import FileServer, serving
@@ -190,6 +193,63 @@ async def test_a_disk_that_does_not_answer_is_not_waited_for_without_a_bound(
 
     # Lets go the thread that waits for a writer.
     os.close(os.open(path, os.O_WRONLY))
+
+
+async def test_retries_of_what_hangs_do_not_gather_threads(tmp_path: Path) -> None:
+    """The first reader is waited for by the next; whatever lies elsewhere is read meanwhile."""
+    hangs, reads = threading.Event(), FileReads()
+    begun: list[int] = []
+
+    def hang(number: int) -> int:
+        begun.append(number)
+        hangs.wait()
+        return number
+
+    for number in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await reads.run(tmp_path, partial(hang, number))
+    begun_while_it_hangs = [*begun]
+    elsewhere = await reads.run(tmp_path / "m", lambda: 7)
+    hangs.set()
+
+    assert (begun_while_it_hangs, elsewhere) == ([0], 7)
+    assert await reads.run(tmp_path, partial(hang, 3)) == 3
+    assert begun == [0, 3]
+
+
+_ENDS_THOUGH_A_READ_HANGS = """
+import asyncio, sys, threading
+from pathlib import Path
+from pool_managerd.engines.gguf_file import digest_in_thread
+
+async def main():
+    try:
+        async with asyncio.timeout(0.02):
+            await digest_in_thread(Path(sys.argv[1]))
+    except TimeoutError:
+        print("given up, ended without it:", threading.active_count() == 2)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_read_that_hangs_does_not_keep_the_process(tmp_path: Path) -> None:
+    """A host is stopped though a disk or a server of files never answers."""
+    os.mkfifo(path := tmp_path / "m.gguf")
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _ENDS_THOUGH_A_READ_HANGS, str(path), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(60):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+    assert (process.returncode, said) == (0, b"given up, ended without it: True\n")
 
 
 async def test_relative_references_start_at_the_models_directory(tmp_path: Path) -> None:
