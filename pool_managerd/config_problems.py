@@ -16,6 +16,11 @@ def problem(item: typing.Any, root: type[Table]) -> str:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         hint = f'; did you mean "{near[0]}"?' if near else ""
         return f"{_dotted(location)}: unknown key{hint}"
+    if kind == "union_tag_invalid":
+        tag = str(item["ctx"]["tag"])
+        near = difflib.get_close_matches(tag, sorted(_TAGS), n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        return f'{_dotted(location)}.kind: "{tag}" is none of {", ".join(sorted(_TAGS))}{hint}'
     message = str(item["msg"]).removeprefix("Value error, ")
     return f"{_dotted(location)}: {message}" if location else message
 

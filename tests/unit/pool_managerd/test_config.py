@@ -270,3 +270,13 @@ def test_a_file_that_is_not_there_comes_with_the_next_step(tmp_path: Path) -> No
     """Of the command and of `check` alike."""
     with pytest.raises(ConfigError, match=r"there is no such file: name one by --config FILE"):
         load_config(tmp_path / "pool-managerd.toml")
+
+
+def test_a_kind_of_engine_that_there_is_not_is_told_with_those_that_there_are(
+    tmp_path: Path,
+) -> None:
+    """A slip of the pen is answered with what may be meant."""
+    (said,) = problems(tmp_path, MINIMAL.replace('"embedded"', '"embeded"'))
+
+    assert said.startswith('pools[0].engine.kind: "embeded" is none of embedded, llama_server, ')
+    assert said.endswith('; did you mean "embedded"?')
