@@ -89,7 +89,7 @@ def test_every_problem_is_listed(tmp_path: Path) -> None:
     assert [problem.split(":")[0] for problem in found] == [
         "listen",
         "coalesce_ms",
-        "pools[0].engine",
+        "pools[0].engine.kind",
     ]
 
 
