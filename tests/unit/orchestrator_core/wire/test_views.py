@@ -162,7 +162,7 @@ def test_a_receipt_carries_the_seed() -> None:
 def test_a_decision_is_told_whole() -> None:
     """Winner, candidates, exclusions and their totals; memory is never negative."""
     assert decision_to_proto(DECISION) == decision_pb2.Decision(
-        rules_version=2,
+        rules_version=3,
         job_id="job-1",
         attempt=1,
         decided_at={"seconds": 1_700_000_000, "nanos": 123_000_000},
