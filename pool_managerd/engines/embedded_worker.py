@@ -9,6 +9,7 @@ Protocol of `python -m pool_managerd.engines.embedded_worker`: the parent writes
 error. The end of standard input is the order to exit.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -24,6 +25,8 @@ _SPARE_HTTP_THREADS = 6
 # a line per request would cost time.
 _LOADING_VERBOSITY, _SERVING_VERBOSITY = 4, 1
 _VERBOSITY_SYMBOL = "common_log_verbosity_thold"
+# `common_log_main()` and `common_log_flush(common_log *)`, as the C++ compilers of Linux name them.
+_LOG_SYMBOL, _FLUSH_SYMBOL = "_Z15common_log_mainv", "_Z16common_log_flushP10common_log"
 _MAX_SETTINGS_BYTES = 65_536
 # Prompt tokens that are computed at a time. llama-server looks at cancels between batches only, and
 # a processor takes as long for 16 tokens as a GPU for thousands.
@@ -77,7 +80,7 @@ def main() -> None:
     os.write(report_to, json.dumps(asdict(report)).encode() + b"\n")
     os.close(report_to)
     if server is None:
-        # A regular exit lets llama.cpp's log thread write down why.
+        _write_log_out()
         return
     while os.read(_STDIN, 4096):
         pass
@@ -172,6 +175,22 @@ def _verbosity(library: str) -> ctypes.c_int | None:
         return ctypes.c_int.in_dll(ctypes.CDLL(library), _VERBOSITY_SYMBOL)
     except (OSError, ValueError):
         return None
+
+
+def _write_log_out() -> None:
+    """Waits until llama.cpp's log thread has written down why a load failed.
+
+    An exit does not wait for it: its logger is never destroyed. A build that shows no such
+    functions may lose its last lines.
+    """
+    library = sys.modules.get("xllamacpp.xllamacpp")
+    if library is None or library.__file__ is None:
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        functions = ctypes.CDLL(library.__file__)
+        log, flush = functions[_LOG_SYMBOL], functions[_FLUSH_SYMBOL]
+        log.restype, flush.argtypes, flush.restype = ctypes.c_void_p, [ctypes.c_void_p], None
+        flush(log())
 
 
 if __name__ == "__main__":
