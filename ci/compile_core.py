@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = Path("orchestrator_core/core")
 
 INTERPRETED = frozenset(
-    {"__init__", "checkpoint", "machine", "records", "shapes"}
+    {"__init__", "checkpoint", "machine", "plain_init", "shapes"}
     | {
         "catalog_model",
         "config",
@@ -35,6 +35,7 @@ INTERPRETED = frozenset(
         "events",
         "outcome",
         "outlook",
+        "records",
         "session",
         "snapshot",
         "spec",

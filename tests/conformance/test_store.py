@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 
 from faults.simulation.disk import Disk, SimulatedStore
-from orchestrator_core.core.effects import (
+from orchestrator_core.core.events import Recovered
+from orchestrator_core.core.outcome import Finish
+from orchestrator_core.core.records import (
     AcceptRecord,
     DispatchRecord,
     Record,
     SessionForgotten,
     TerminalRecord,
 )
-from orchestrator_core.core.events import Recovered
-from orchestrator_core.core.outcome import Finish
 from orchestrator_core.store.memory import CommitFault, MemoryJournal, MemoryStore
 from orchestrator_core.store.port import (
     JOURNAL_ID_BYTES,

@@ -27,20 +27,15 @@ from orchestrator_core.core.config import (
     ThrottleConfig,
 )
 from orchestrator_core.core.effects import (
-    AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
-    CatalogRecord,
     ConfirmEnd,
-    DispatchRecord,
     Effect,
     JobEnded,
     JobForgotten,
-    JobRecord,
     JobStarted,
     ModelClosed,
     ModelRefused,
-    PoolDrainRecord,
     PoolVerified,
     ReplyAccepted,
     ReplyModel,
@@ -53,9 +48,6 @@ from orchestrator_core.core.effects import (
     SendRelease,
     SendStart,
     SendVerdicts,
-    SessionForgotten,
-    SessionRecord,
-    TerminalRecord,
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
@@ -86,6 +78,16 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Outcome, Usage
+from orchestrator_core.core.records import (
+    AcceptRecord,
+    CatalogRecord,
+    DispatchRecord,
+    JobRecord,
+    PoolDrainRecord,
+    SessionForgotten,
+    SessionRecord,
+    TerminalRecord,
+)
 from orchestrator_core.core.snapshot import PoolSnapshot, PoolState
 from orchestrator_core.core.spec import Budgets, Failover, JobSpec, Needs, Priority
 

@@ -19,8 +19,6 @@ from orchestrator_core.core.catalog_model import (
 )
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import (
-    AcceptRecord,
-    CatalogRecord,
     Effect,
     JobEnded,
     ModelClosed,
@@ -39,6 +37,7 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.placement import RETIRED, pool_shortfalls
+from orchestrator_core.core.records import AcceptRecord, CatalogRecord
 from orchestrator_core.core.spec import JobSpec, Needs
 from pool_managerd.core import kv_size
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide

@@ -26,12 +26,12 @@ from orchestrator_core.core.effects import (
     ReplyModel,
     ReplyRefused,
     SendStart,
-    SessionForgotten,
 )
 from orchestrator_core.core.events import CancelRequested, ConfigChanged, Event, ModelPut
 from orchestrator_core.core.gates import EVIDENCE_MIN
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.records import SessionForgotten
 from orchestrator_core.core.spec import Budgets
 from orchestrator_core.core.states import JobState
 from orchestrator_core.core.throttle import MS_PER_MINUTE, Bucket

@@ -12,8 +12,6 @@ from orchestrator_core.core.effects import (
     ReplyRefused,
     ReplySession,
     SendStart,
-    SessionForgotten,
-    SessionRecord,
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
@@ -27,6 +25,7 @@ from orchestrator_core.core.events import (
     SessionDeleted,
 )
 from orchestrator_core.core.outcome import Finish, Reason, Refusal, Usage
+from orchestrator_core.core.records import SessionForgotten, SessionRecord
 from orchestrator_core.core.session import Session, Spent
 from orchestrator_core.core.spec import Budgets, Failover
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide

@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.config import CoreConfig, QueuePolicy
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Effect
+from orchestrator_core.core.effects import Effect
 from orchestrator_core.core.events import (
     AttemptEnded,
     AttemptError,
@@ -24,6 +24,7 @@ from orchestrator_core.core.events import (
     Recovered,
 )
 from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.records import AcceptRecord, DispatchRecord
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.spec import Priority
 from orchestrator_core.errors import RefusalError
