@@ -35,10 +35,9 @@ from orchestrator_core.core.records import SessionForgotten
 from orchestrator_core.core.spec import Budgets
 from orchestrator_core.core.states import JobState
 from orchestrator_core.core.throttle import MS_PER_MINUTE, Bucket
-from tests.unit.orchestrator_core.core.bench import Bench, only, wide
+from tests.unit.orchestrator_core.core.bench import Bench, learned, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
 from tests.unit.orchestrator_core.core.settings import STEADY
-from tests.unit.orchestrator_core.core.test_gates import learned
 from tests.unit.orchestrator_core.core.test_random_driver import config_of
 from tests.unit.orchestrator_core.core.world import World
 
