@@ -29,7 +29,7 @@ from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.capabilities import ServerFacts, capabilities
 from orchestrator_core.servicers.exchange import Caller, Exchanges, Forget, JobCalls, Tell
-from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.follow import Audience
 from orchestrator_core.servicers.ids import Ids
 from orchestrator_core.servicers.job_views import job_view, trace_id
 from orchestrator_core.servicers.overview import overview
@@ -71,9 +71,9 @@ class OrchestratorServicer:
         self._explainer = explainer
         self._artifacts = artifacts
         self._ids = Ids()
-        self._followers = Followers(runtime)
+        self._audience = Audience(runtime)
         calls = JobCalls(self._enqueue, self._cancel, self._give)
-        self._exchanges = Exchanges(runtime, self._followers, calls)
+        self._exchanges = Exchanges(runtime, self._audience, calls)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """All methods of the service."""
@@ -117,7 +117,7 @@ class OrchestratorServicer:
     async def stream_tokens(self, request: pb.StreamTokensRequest, context: rpc.Context) -> None:
         """Follows a job from any point that is held."""
         resume = request.resume_from if request.HasField("resume_from") else None
-        await self._followers.follow(
+        await self._audience.follow(
             request.job_id, resume, context.write, observer=request.observer
         )
 
