@@ -10,7 +10,7 @@ from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from llamaorch_client.events import End
 from llamaorch_client.exchange import Exchange
 from llamaorch_client.exchange_job import ExchangeJob
-from llamaorch_client.exchange_link import Asked, Link, Followed
+from llamaorch_client.exchange_link import Asked, Followed, Link
 from llamaorch_client.options import ClientOptions
 
 ACCEPTED = pb.ExchangeResult(correlation_id=1, handle=7, enqueued=pb.EnqueueResponse(job_id="j1"))
