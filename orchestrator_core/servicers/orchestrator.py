@@ -40,7 +40,8 @@ from orchestrator_core.telemetry.calls import Call, Rpc
 from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
 from orchestrator_core.wire.enums import JOB_STATE_TO_WIRE
-from orchestrator_core.wire.jobs import SpecContext, Stale, WireLimits, parse_spec
+from orchestrator_core.wire.jobs import SpecContext, Stale, parse_spec
+from orchestrator_core.wire.limits import WireLimits
 from orchestrator_core.wire.views import job_to_proto, receipt_to_proto
 
 SERVICE = "llamaorch.orchestrator.v1.OrchestratorService"

@@ -10,18 +10,20 @@ from functools import partial
 from opentelemetry.trace import SpanContext
 
 from orchestrator_core.core.effects import (
-    AcceptRecord,
     AttemptClosed,
-    CatalogRecord,
-    DispatchRecord,
     JobEnded,
     JobStarted,
     OfferDeclined,
-    PoolDrainRecord,
     SendStart,
     SendVerdicts,
 )
 from orchestrator_core.core.outcome import Refusal, Usage
+from orchestrator_core.core.records import (
+    AcceptRecord,
+    CatalogRecord,
+    DispatchRecord,
+    PoolDrainRecord,
+)
 from orchestrator_core.core.states import JobState
 from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry import names
