@@ -39,7 +39,8 @@ async def test_pages_hold_every_pool_once(orchestrator: Orchestrator, ids: list[
     """Whether their size was asked for, or is what fits into a message."""
     found: dict[int, list[str]] = {}
     for size in (0, 7, 1_000):
-        pages, token = [], ""
+        pages: list[pb.ListPoolsResponse] = []
+        token = ""
         while not pages or token:
             request = pb.ListPoolsRequest(page_size=size, page_token=token)
             pages.append(await orchestrator.pools.ListPools(request))
