@@ -21,7 +21,6 @@ from orchestrator_core.core.effects import Receipt
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import Refusal
 from orchestrator_core.core.spec import JobSpec
-from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.recorder.explaining import Explainer
 from orchestrator_core.replies import Answer
@@ -37,16 +36,16 @@ from orchestrator_core.servicers.exchange import (
     Tell,
 )
 from orchestrator_core.servicers.exchange_session import invalid
+from orchestrator_core.servicers.explained import explained
 from orchestrator_core.servicers.follow import Followers
 from orchestrator_core.servicers.ids import Ids
-from orchestrator_core.servicers.job_views import job_view, trace_id
+from orchestrator_core.servicers.job_views import job_view
 from orchestrator_core.servicers.overview import overview
 from orchestrator_core.servicers.ownership import check_own
 from orchestrator_core.servicers.paging import fitting, foreign_token
 from orchestrator_core.store.artifact import ArtifactKind
 from orchestrator_core.telemetry.calls import Call, Rpc
 from orchestrator_core.telemetry.telemetry import Telemetry
-from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
 from orchestrator_core.wire.enums import JOB_STATE_TO_WIRE
 from orchestrator_core.wire.jobs import SpecContext, Stale, WireLimits, parse_spec
 from orchestrator_core.wire.views import job_to_proto, receipt_to_proto
@@ -186,19 +185,7 @@ class OrchestratorServicer:
         """
         job = self._runtime.job(job_id)
         full = await self._explainer.complete(job) if self._explainer else {}
-        core = self._runtime.core
-
-        def explain(job: Job) -> pb.ExplainJobResponse:
-            now_ms = self._runtime.clock.now_ms()
-            waiting = core.waiting_for(job, now_ms) if job.state is JobState.QUEUED else ()
-            return pb.ExplainJobResponse(
-                job=job_to_proto(job_view(self._runtime, job)),
-                decisions=[decision_to_proto(d, full.get(d.attempt)) for d in job.decisions],
-                waiting_for=[exclusion_to_proto(exclusion) for exclusion in waiting],
-                trace_id=trace_id(job),
-            )
-
-        return await self._durable(job_id, explain)
+        return await self._durable(job_id, lambda job: explained(self._runtime, job, full))
 
     async def get_overview(
         self, request: pb.GetOverviewRequest, _: rpc.Context
