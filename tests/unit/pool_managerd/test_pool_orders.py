@@ -354,8 +354,8 @@ def test_a_reload_that_was_asked_for_is_not_lost_when_pools_are_started_again() 
         make_pool(world)
         world.broken = True
         world.pool.open()
-        while world.pool.state()[1] is not Reason.RESTART_STORM:
-            await asyncio.sleep(1)
+        await asyncio.sleep(10)
+        assert world.pool.state()[1] is Reason.RESTART_STORM
         world.broken = False
         world.pool.reload("good", "r1")
         world.pool.revive()
