@@ -146,6 +146,7 @@ class OrchestratorServicer:
         states, part = set(request.states), request.id_part
         if len(part) > JOB_ID_CHARS_MAX:
             raise invalid("id_part", f"may have {JOB_ID_CHARS_MAX} characters")
+        parts = (part, part.lower())
 
         def matching() -> Iterator[Job]:
             for job in sorted(self._runtime.core.jobs.values(), key=lambda j: -j.seq):
@@ -154,7 +155,7 @@ class OrchestratorServicer:
                     and sees(job.spec.identity)
                     and (not states or JOB_STATE_TO_WIRE[job.state] in states)
                     and (not request.session_id or job.spec.session_id == request.session_id)
-                    and (job.job_id.startswith(part) or job.job_id.endswith(part))
+                    and (job.job_id.startswith(parts) or job.job_id.endswith(parts))
                 ):
                     yield job
 
