@@ -19,7 +19,6 @@ from orchestrator_core.core.effects import JobEnded
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
-from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.spec import JobSpec, Priority, StartMode
 from orchestrator_core.core.states import JobState
@@ -31,6 +30,7 @@ from orchestrator_core.telemetry.names import SERVICE
 from orchestrator_core.telemetry.service_metrics import ServiceFacts, ServiceMetrics
 from orchestrator_core.telemetry.tracing import service_resource
 from orchestrator_core.telemetry.tracked import Tracked
+from orchestrator_core.wire.pools import state_of
 
 # Above the product of every budget that meets in one metric: our budgets cut off, not the SDK's.
 SERIES_MAX = 65_536
@@ -291,8 +291,8 @@ class Metrics:
             del self._replicas[pool_id]
             self._given_up.pop(pool_id, None)
         self._pool_state.replace(
-            ((pool_id, state), float(state == _pool_state(pool)))
-            for pool_id, pool in pools
+            ((pool_id, state), float(state == told))
+            for pool_id, told in ((pool_id, state_of(pool).lower()) for pool_id, pool in pools)
             for state in _POOL_STATES
         )
         self._pool_info.replace(
@@ -354,14 +354,6 @@ def _replica(tracked: Tracked) -> tuple[str, str, str, str]:
 
 def _replica_of(pool: PoolGauges) -> tuple[str, str, str, str]:
     return pool.engine, pool.engine_version, pool.pool_id, pool.replica_id
-
-
-def _pool_state(pool: Pool) -> str:
-    if not pool.connected:
-        return DISCONNECTED
-    state = pool.snapshot.state
-    # With its model it takes no more work: both change in one step. ORCH-3031.
-    return (PoolState.UNREADY if pool.retired and state is PoolState.READY else state).value
 
 
 def _tenth(chance: float) -> str:
