@@ -64,6 +64,7 @@ SHELL = (
     "servicers/exchange_session.py",
     "servicers/frames.py",
     "servicers/subscription.py",
+    "telemetry/span_encoding.py",
     "wire/exchange.py",
     "wire/frames.py",
     "wire/output_frames.py",

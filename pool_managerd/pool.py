@@ -176,8 +176,11 @@ class Pool:
             self._deps.spawn(self._reload())
 
     def revive(self) -> None:
-        """Starts a pool again that waits, or that has given up. Others stay as they are."""
-        if self._supervisor.phase in (Phase.WAITING, Phase.HALTED):
+        """Starts a pool again that waits, or that has given up. Others stay as they are.
+
+        One for which a reload waits is started by that.
+        """
+        if self.model.asked is None and self._supervisor.phase in (Phase.WAITING, Phase.HALTED):
             self.reload(self.model.wanted)
 
     def attempt_ended(self, replica_id: str, outcome: EndReason | AttemptFailure) -> None:

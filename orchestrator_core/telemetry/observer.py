@@ -73,10 +73,6 @@ class StepObserver:
         """Jobs of which something is remembered."""
         return len(self._tracked)
 
-    def live_jobs(self) -> list[Job]:
-        """The jobs of which something is remembered."""
-        return [tracked.job for tracked in self._tracked.values()]
-
     # --- trace contexts
 
     def dispatch_traceparent(self, job_id: str, attempt: int) -> str:

@@ -426,7 +426,11 @@ async def test_who_cannot_listen_leaves_nothing_behind(tmp_path: Path) -> None:
                 "store": {"path": str(tmp_path / "state" / "journal.db")},
             }
         )
-        with pytest.raises(CannotStartError, match="cannot listen"):
+        port = taken.getsockname()[1]
+        told = (
+            rf"^listen: cannot listen on 127\.0\.0\.1:{port}: Address already in use: set another"
+        )
+        with pytest.raises(CannotStartError, match=told):
             await run(config)
 
     assert contents(tmp_path) == []

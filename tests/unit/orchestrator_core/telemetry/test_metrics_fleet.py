@@ -3,6 +3,7 @@
 import pytest
 
 from llamaorch.pool.v1 import snapshot_pb2
+from orchestrator_core.auth.roles import ALLOWED
 from orchestrator_core.core.events import (
     AttemptEnded,
     AttemptError,
@@ -96,6 +97,14 @@ def test_a_queue_series_goes_to_zero_instead_of_vanishing() -> None:
 
     depths = harness.series("queue_depth")
     assert [p.value for key, p in depths.items() if ("engine", "mock") in key] == [0]
+
+
+def test_every_method_keeps_its_name() -> None:
+    """A server that was asked for everything does not count its last methods as `other`."""
+    methods = {method.rpartition("/")[2] for method in ALLOWED}
+    budget = LabelBudget()
+
+    assert {budget.admit("method", method) for method in sorted(methods)} == methods
 
 
 @pytest.mark.parametrize("label", sorted(BUDGETS))
