@@ -38,8 +38,8 @@ from orchestrator_core.core.throttle import MS_PER_MINUTE, Bucket
 from tests.unit.orchestrator_core.core.bench import Bench, learned, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
 from tests.unit.orchestrator_core.core.settings import STEADY
-from tests.unit.orchestrator_core.core.test_random_driver import config_of
 from tests.unit.orchestrator_core.core.world import World
+from tests.unit.orchestrator_core.core.world_settings import config_of
 
 # Every setting of the core, with another value whose effect a random world shows.
 OTHER: dict[str, Any] = {
