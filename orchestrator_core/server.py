@@ -63,7 +63,7 @@ from orchestrator_core.store.port import (
 )
 from orchestrator_core.telemetry.measured_store import MeasuredStore
 from orchestrator_core.telemetry.telemetry import Telemetry
-from orchestrator_core.wire.jobs import WireLimits
+from orchestrator_core.wire.limits import WireLimits
 
 # Streams end by themselves once their jobs have; this is for those that do not.
 STOP_GRACE_S = 0.5

@@ -27,6 +27,7 @@ from pool_managerd.inspection import inspect_host, report_lines
 from pool_managerd.loop import PatientLoop
 from pool_managerd.server import PoolManager
 from pool_managerd.telemetry import configure_logs, log
+from pool_managerd.telemetry.library_lines import hear_libraries
 
 DEFAULT_CONFIG = Path("pool-managerd.toml")
 # A driver may come later: at the start of the machine, or when its module has been built.
@@ -87,6 +88,7 @@ def _carry_out(args: argparse.Namespace) -> int:
         print(to_toml(config), end="")
         return 0
     configure_logs(config.log_level, config.log_format)
+    hear_libraries()
     if args.command == "fetch":
         return run_fetch(config, args.ref)
     _arm(os.environ.get(failpoints.VARIABLE, ""))

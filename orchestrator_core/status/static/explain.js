@@ -111,7 +111,7 @@ async function ask(jobId, turn) {
     if (turn !== asking) return;
     if (answer.ok) {
       render(told);
-      again = !told.decisions.length && told.state === "queued";
+      again = told.state === "queued";
     } else {
       say(told.problem);
       again = answer.status === 503;

@@ -94,6 +94,8 @@ async def test_the_beginning_of_one_id_is_enough(server: ScriptedServer, command
 
     assert (said.code, done) == (0, [MADE[1]])
     assert MADE[1] in said.stdout
+    # A server that picks them out sends nothing else.
+    assert {call.request.id_part for call in server.made("ListJobs")} == {"019a0c3e-9d7b"}
 
 
 async def test_stream_follows_by_the_whole_id(server: ScriptedServer) -> None:

@@ -22,7 +22,7 @@ from llamaorch_client import (
 )
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.devices import DeviceRow, merged, of_snapshot
-from llamaorch_client.cli.failure import ExitCode, as_record, exit_code, sentences
+from llamaorch_client.cli.failure import ExitCode, as_record, exit_code, seconds, sentences
 from llamaorch_client.cli.output import Output, plain, printable
 from llamaorch_client.cli.progress import Progress
 from orchestrator_core.artifacts.refusals import RESOURCE as ARTIFACT_RESOURCE
@@ -333,3 +333,24 @@ def test_what_is_refused_says_what_to_do_and_how_it_ends(
     assert said in sentence
     assert error.reason not in sentence
     assert exit_code(error) == code
+
+
+@pytest.mark.parametrize(
+    ("span_ms", "told"),
+    [
+        (0, "0 ms"),
+        (999, "999 ms"),
+        (1_000, "1.0 s"),
+        (99_400, "99.4 s"),
+        (99_600, "1m 40s"),
+        (725_000, "12m 05s"),
+        (5_999_000, "99m 59s"),
+        (30_301_100, "8h 25m"),
+        (359_999_000, "99h 59m"),
+        (360_000_000, "4d 4h"),
+    ],
+)
+def test_spans_are_read_at_a_glance(span_ms: int, told: str) -> None:
+    """Nobody divides by 3,600 at night; and a column of eight has room for each."""
+    assert seconds(span_ms) == told
+    assert len(told) <= 8

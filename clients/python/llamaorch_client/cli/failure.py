@@ -24,6 +24,8 @@ from llamaorch_client.errors import (
     UnavailableError,
 )
 
+# Of a unit so many are told in the next.
+LARGE = 100
 SECOND_MS = 1000
 AS_SENT = Wording()
 TOKEN_VARIABLE = "LLORCH_TOKEN"  # noqa: S105 - the name of the variable
@@ -182,8 +184,19 @@ def as_record(error: LlamaOrchError) -> dict[str, Any]:
 
 
 def seconds(span_ms: float) -> str:
-    """Returns a span for people, e.g. "250 ms" or "1.5 s"."""
-    return f"{span_ms:.0f} ms" if span_ms < SECOND_MS else f"{span_ms / SECOND_MS:.1f} s"
+    """Returns a span for people, of at most 8 characters below ten years.
+
+    As in 250 ms, 1.5 s, 12m 05s, 8h 25m, 3d 4h.
+    """
+    if span_ms < SECOND_MS:
+        return f"{span_ms:.0f} ms"
+    whole_s = round(span_ms / SECOND_MS)
+    minutes, hours, days = (whole_s // unit_s for unit_s in (60, 3_600, 86_400))
+    if whole_s < LARGE:
+        return f"{span_ms / SECOND_MS:.1f} s"
+    if minutes < LARGE:
+        return f"{minutes}m {whole_s % 60:02}s"
+    return f"{hours}h {minutes % 60:02}m" if hours < LARGE else f"{days}d {hours % 24}h"
 
 
 def _when(error: LlamaOrchError) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from llamaorch_client.aio import AsyncClient
+from llamaorch_client.aio import AsyncClient, JobFilter
 from llamaorch_client.cli.failure import UsageError, seconds
 from llamaorch_client.errors import NotFoundError
 from llamaorch_client.model import Job
@@ -26,6 +26,7 @@ _PART = re.compile(rf"[0-9a-f-]{{{TYPED_CHARS_MIN},35}}")
 LOOKED_AT_MAX = 10_000
 NAMES_LOOKED_AT_MAX = 500
 PAGE_SIZE = 500
+ID_CHARS_MAX = 128
 SHOWN = 3
 
 T = TypeVar("T")
@@ -92,8 +93,10 @@ async def _look(
 ) -> _Found:
     """Looks at the newest jobs, until it has seen more than can be shown."""
     found, looked_at, lowered = _Found(), 0, typed.lower()
+    # A server that does not pick them out lists all jobs.
+    where = JobFilter(id_part=typed if len(typed) <= ID_CHARS_MAX else "")
     listed = client.list_jobs(
-        limit=looked_at_max + 1, page_size=PAGE_SIZE, correlation_id=correlation_id
+        where, limit=looked_at_max + 1, page_size=PAGE_SIZE, correlation_id=correlation_id
     )
     async for job in listed:
         looked_at += 1

@@ -88,6 +88,18 @@ def test_trouble_stands_in_the_first_line() -> None:
     assert "connecting" in plain(Screen("s"))[0]
 
 
+def test_a_list_that_is_withheld_is_not_told_as_empty() -> None:
+    """While the journal is silent, or where all of it belongs to others."""
+    silent = plain(Screen("s", (), sample.overview(ended_total=7, store_unavailable=True)))
+    others = plain(Screen("s", (), sample.overview(ended_total=7, running_total=2)))
+    fresh = plain(Screen("s", (), sample.overview()))
+
+    assert "  not told while the journal does not answer" in silent
+    assert others.count("  none that may be seen here") == 2
+    assert "  nothing runs" in fresh
+    assert fresh.count("  none yet") == 2
+
+
 def test_the_selected_line_is_marked_and_in_sight() -> None:
     """Also where its section has no room for it: that scrolls, and says what it shows."""
     screen = sample.busy(waiting=40)

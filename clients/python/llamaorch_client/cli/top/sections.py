@@ -13,6 +13,8 @@ from llamaorch_client.model import Decision, Job, JobState, QueueView
 from llamaorch_client.model_fleet import Pool
 
 GIB = 2**30
+# There are some, which belong to others.
+UNSEEN = "none that may be seen here"
 _STATE_STYLES = {
     "READY": "green",
     "FINISHED": "green",
@@ -142,7 +144,7 @@ def running(screen: Screen, now: datetime | None) -> Section:
         return Section("RUNNING", RUNNING, (), "")
     lines = [_running(job, now) for job in in_order(overview.running, screen.order)]
     title = f"RUNNING {overview.running_total} by {screen.order.value}"
-    return Section(title, RUNNING, lines, "nothing runs")
+    return Section(title, RUNNING, lines, UNSEEN if overview.running_total else "nothing runs")
 
 
 def _running(job: Job, now: datetime | None) -> Line:
@@ -180,10 +182,14 @@ def _decision(decision: Decision, now: datetime | None, glyphs: Glyphs) -> Line:
 
 def ended(screen: Screen, now: datetime | None) -> Section:
     """How the last jobs ended."""
-    if screen.overview is None:
+    overview = screen.overview
+    if overview is None:
         return Section("ENDED", ENDED, (), "")
-    lines = [_ended(job, now) for job in screen.overview.ended]
-    return Section(f"ENDED {screen.overview.ended_total}", ENDED, lines, "none yet")
+    lines = [_ended(job, now) for job in overview.ended]
+    empty = UNSEEN if overview.ended_total else "none yet"
+    if overview.store_unavailable:
+        empty = "not told while the journal does not answer"
+    return Section(f"ENDED {overview.ended_total}", ENDED, lines, empty)
 
 
 def _ended(job: Job, now: datetime | None) -> Line:
