@@ -17,21 +17,32 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-$(DEV_STAMP): $(STAMP) ci/copy_third_party_protos.py
+$(DEV_STAMP): $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+THIRD_PARTY := .build/third_party/.copied
+
+# Protos of others that ours import: buf, the generator and clients of other languages look for them there.
+$(THIRD_PARTY): $(DEV_STAMP) ci/copy_third_party_protos.py
 	$(BIN)/python ci/copy_third_party_protos.py
 	@touch $@
 
 .PHONY: deps
-deps: $(DEV_STAMP) ## Create .venv and install everything, the tools for development too
+deps: $(THIRD_PARTY) ## Create .venv and install everything, the tools for development too
 
 .PHONY: demo
 demo: $(STAMP) ## Start both services with a tiny model, run jobs, show what happens, stop
 	$(BIN)/python -m demo.demo
 
+UP_TAKES := MODEL SLOTS CTX THREADS DEVICES GPU_LAYERS LISTEN METRICS_LISTEN DIRECTORY PYTHON
+# Variables of make's command line: one that is misspelt would change nothing, without a word.
+GIVEN = $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+
 .PHONY: up
 up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS, CTX, THREADS, DEVICES, GPU_LAYERS, LISTEN, METRICS_LISTEN, DIRECTORY)
-	$(BIN)/python -m demo.up$(if $(MODEL), --model '$(MODEL)')$(if $(SLOTS), --slots $(SLOTS))$(if \
+	$(if $(filter-out $(UP_TAKES),$(GIVEN)),$(error make up does not know $(filter-out $(UP_TAKES),$(GIVEN)): it takes $(UP_TAKES)))
+	@$(BIN)/python -m demo.up$(if $(MODEL), --model '$(MODEL)')$(if $(SLOTS), --slots $(SLOTS))$(if \
 	  $(CTX), --ctx $(CTX))$(if $(THREADS), --threads $(THREADS))$(if \
 	  $(DEVICES), --devices $(DEVICES))$(if $(GPU_LAYERS), --gpu-layers $(GPU_LAYERS))$(if \
 	  $(LISTEN), --listen $(LISTEN))$(if $(METRICS_LISTEN), --metrics-listen $(METRICS_LISTEN))$(if \
@@ -229,7 +240,7 @@ lint: $(DEV_STAMP) ## ruff: lint and format
 	$(BIN)/ruff format --check .
 
 .PHONY: format
-format: $(DEV_STAMP) ## Format Python and protos
+format: $(THIRD_PARTY) ## Format Python and protos
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format -w proto
@@ -243,7 +254,7 @@ imports: $(DEV_STAMP) ## The architecture, as import rules
 	$(BIN)/lint-imports
 
 .PHONY: proto-check
-proto-check: $(DEV_STAMP) ## buf lint, buf format, and stubs equal to what the protos generate
+proto-check: $(THIRD_PARTY) ## buf lint, buf format, and stubs equal to what the protos generate
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code proto
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python ci/generate_stubs.py --check
@@ -258,11 +269,11 @@ mutants: $(DEV_STAMP) ## Plant known bugs in a copy and expect red tests (NAMES=
 	$(BIN)/python ci/mutants.py $(NAMES)
 
 .PHONY: breaking
-breaking: $(DEV_STAMP) ## buf breaking against AGAINST (default: the main branch)
+breaking: $(THIRD_PARTY) ## buf breaking against AGAINST (default: the main branch)
 	$(BIN)/buf breaking proto --against '.git#branch=$(or $(AGAINST),main),subdir=proto'
 
 .PHONY: generate
-generate: $(DEV_STAMP) ## Write the stubs from the protos
+generate: $(THIRD_PARTY) ## Write the stubs from the protos
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python ci/generate_stubs.py
 
 .PHONY: docs

@@ -9,12 +9,9 @@ import structlog
 from orchestrator_core.cancels import HeldCancels
 from orchestrator_core.commit import CommitGate
 from orchestrator_core.core.effects import (
-    AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
-    CatalogRecord,
     ConfirmEnd,
-    DispatchRecord,
     Effect,
     Gated,
     Immediate,
@@ -24,9 +21,7 @@ from orchestrator_core.core.effects import (
     ModelClosed,
     ModelRefused,
     OfferDeclined,
-    PoolDrainRecord,
     PoolVerified,
-    Record,
     ReplyAccepted,
     ReplyModel,
     ReplyPool,
@@ -38,9 +33,6 @@ from orchestrator_core.core.effects import (
     SendRelease,
     SendStart,
     SendVerdicts,
-    SessionForgotten,
-    SessionRecord,
-    TerminalRecord,
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
@@ -51,6 +43,16 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Reason, Refusal
+from orchestrator_core.core.records import (
+    AcceptRecord,
+    CatalogRecord,
+    DispatchRecord,
+    PoolDrainRecord,
+    Record,
+    SessionForgotten,
+    SessionRecord,
+    TerminalRecord,
+)
 from orchestrator_core.core.spec import StartMode
 from orchestrator_core.followers import Followers
 from orchestrator_core.hosts.bringing import Bringing

@@ -37,7 +37,9 @@ class OpenAiEngine(HttpEngine, LlamaCppSettings):
     engine_version: str = Field(
         default="", max_length=128, description="Where the server does not tell its version."
     )
-    model_digest: str = Field(default="", description="Digest of the weights, if known.")
+    model_digest: str = Field(
+        default="", max_length=256, description="Digest of the weights, if known."
+    )
     silence_timeout_ms: Milliseconds = Field(
         default=300_000, description="Longest silence in a stream."
     )
@@ -171,7 +173,9 @@ class TritonEngine(AttachingEngine):
     load: bool = Field(
         default=False, description="Loads the model, on a server with explicit model control."
     )
-    model_digest: str = Field(default="", description="Digest of the weights, if known.")
+    model_digest: str = Field(
+        default="", max_length=256, description="Digest of the weights, if known."
+    )
     metrics_url: str = Field(
         default="",
         pattern=r"^(https?://.+)?$",

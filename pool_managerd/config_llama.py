@@ -110,7 +110,9 @@ class LlamaServerEngine(HttpEngine, LlamaCppSettings):
         le=4_194_304,
         description="With `launch`: context of one slot, tokens; 0: no estimate of its memory.",
     )
-    model_digest: str = Field(default="", description="Digest of the weights, if known.")
+    model_digest: str = Field(
+        default="", max_length=256, description="Digest of the weights, if known."
+    )
     silence_timeout_ms: Milliseconds = Field(
         default=300_000, description="Longest silence in a stream."
     )

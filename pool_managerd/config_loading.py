@@ -29,12 +29,15 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        hint = "name one by --config FILE; `pool-managerd check` prints one for this machine"
+        hint = "name one by --config FILE; `pool-managerd init` writes one for this machine"
         raise ConfigError([f"{path}: there is no such file: {hint}"]) from error
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
+    except UnicodeDecodeError as error:
+        where = f"{path}: not valid TOML: byte {error.start + 1} is not UTF-8"
+        raise ConfigError([f"{where}: save it as text in UTF-8, or name another file"]) from error
     except (ValueError, RecursionError) as error:
-        # Also of bytes that are no text, of numbers too long to be read, of arrays without end.
+        # Also of numbers too long to be read, of arrays without end.
         raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
     _refuse_file_secrets(raw)
     try:

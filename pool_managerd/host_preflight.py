@@ -11,6 +11,7 @@ with every shortfall. The caller bounds the whole.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -54,6 +55,7 @@ from pool_managerd.model_files import (
 )
 from pool_managerd.preflight import Prepared
 from pool_managerd.telemetry import log
+from pool_managerd.threads import in_thread
 
 LOOK_INTERVAL_MS = 250
 """Time between two looks at the devices while a pool waits for memory."""
@@ -205,7 +207,7 @@ class HostPreflight:
         if table.memory_check == "off":
             return None
         claims = self._deps.ledger.beside(table.pool_id)
-        return await asyncio.to_thread(plan_memory, table, self._rooms(table), claims)
+        return await in_thread(partial(plan_memory, table, self._rooms(table), claims))
 
     def _claim(self, table: PoolTable, estimate: Estimate) -> dict[str, int]:
         rooms = self._rooms(table)
@@ -336,7 +338,7 @@ class HostPreflight:
             if place == HOST or place in reported
         }
         merged_needs = merged(needs, loading.rooms)
-        return {memory: need.total for memory, need in merged_needs.items()}
+        return {memory: min(need.total, BYTES_MAX) for memory, need in merged_needs.items()}
 
     def _difference(self, table: PoolTable, loading: _Loading) -> dict[str, int]:
         """What became less of the free memory of devices; the host's belongs to many programs."""
@@ -354,7 +356,7 @@ class HostPreflight:
 
 
 async def _tell_context(table: PoolTable, served: int) -> None:
-    human = await asyncio.to_thread(served_less, table, served)
+    human = await in_thread(partial(served_less, table, served))
     if human:
         _, asked = asked_context(table.engine)
         log.warning(

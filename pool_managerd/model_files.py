@@ -109,12 +109,21 @@ class ModelFiles:
                     [f"{shown_ref(text)} was not fetched in {self._timeout_ms} ms"]
                 ) from error
             passing = isinstance(error, FetchError) and not error.lasting
-            raise PreloadError([str(error)], passing=passing) from error
+            raise PreloadError([self._sentence(error)], passing=passing) from error
         if ref.remote:
             shown = shown_ref(text)
             human = f"The model {shown} is at {found.path}."
             log.info("model_found", model_ref=shown, owner=owner, path=str(found.path), human=human)
         return FoundModel(found.path, found.digest, ref.digest)
+
+    def _sentence(self, error: Exception) -> str:
+        """What went wrong; a disk that takes no more does not say by itself which it is."""
+        if isinstance(error, OSError) and error.filename is None and error.strerror:
+            return (
+                f"{self._resolver.config.cache} cannot be written: {error.strerror}; free some "
+                "room, or set models.cache_directory to another disk"
+            )
+        return str(error)
 
     async def look(self, text: str) -> FoundModel | OutboundDecision:
         """The file that `text` means if it is here, else whether it may be fetched.

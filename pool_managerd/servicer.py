@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
+from pool_managerd.binding import refusal, unbindable
 from pool_managerd.clock import Clock
 from pool_managerd.config import Config
 from pool_managerd.config_security import TokenTable, loopback
@@ -176,6 +177,8 @@ class InspectionServer:
             ConfigError: when its certificate cannot be used.
         """
         host = self._listen.rpartition(":")[0]
+        if (taken := unbindable(self._listen)) is not None:
+            raise OSError(refusal("listen", self._listen, taken))
         try:
             if self._tls.certificate:
                 credentials = ServerCertificates(self._tls).credentials()
@@ -183,7 +186,7 @@ class InspectionServer:
             else:
                 port = self._server.add_insecure_port(self._listen)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {self._listen}: {error}") from error
+            raise OSError(f"listen: cannot listen on {self._listen}: {error}") from error
         self.address = f"{host}:{port}"
         if not self._tls.certificate and not loopback(self._listen):
             log.warning(

@@ -9,12 +9,14 @@ from itertools import islice
 from typing import assert_never
 
 from orchestrator_core.core import (
+    audience,
     cataloging,
     draining,
     expiry,
     fleet,
     intake,
     recovery,
+    retracting,
     running,
     spending,
 )
@@ -23,7 +25,7 @@ from orchestrator_core.core.checkpoint import Frozen, freeze, thaw
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.declining import declined
-from orchestrator_core.core.effects import Effect, PoolDrainRecord
+from orchestrator_core.core.effects import Effect
 from orchestrator_core.core.events import (
     AcceptsFailed,
     AttemptEnded,
@@ -61,6 +63,7 @@ from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.reconfigure import reconfigure
+from orchestrator_core.core.records import PoolDrainRecord
 from orchestrator_core.core.scheduler import placement_input
 from orchestrator_core.core.session import Session, Sessions
 from orchestrator_core.core.spec import Budgets, Needs, Priority
@@ -273,7 +276,7 @@ class Core:
             case CancelRequested():
                 intake.cancel(state, event, now_ms)
             case SubscribersChanged():
-                intake.subscribers_changed(state, event, now_ms)
+                audience.subscribers_changed(state, event, now_ms)
             case OutputAcknowledged():
                 running.output_acknowledged(state, event)
             case HostRegistered():
@@ -283,7 +286,7 @@ class Core:
             case AttemptRefused():
                 running.attempt_refused(state, event, now_ms)
             case AcceptsFailed():
-                intake.accepts_failed(state, event, now_ms)
+                retracting.accepts_failed(state, event, now_ms)
             case EndConfirmed():
                 expiry.end_confirmed(state, event, now_ms)
             case DrainRequested():

@@ -15,10 +15,10 @@ from orchestrator_core.core.allowance import (
     less,
     within,
 )
-from orchestrator_core.core.effects import SessionForgotten, SessionRecord
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import NO_USAGE, Usage
-from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.plain_init import plain_init
+from orchestrator_core.core.records import SessionForgotten, SessionRecord
 from orchestrator_core.core.session import Hold, Session, Spent, session_key
 from orchestrator_core.core.spec import NO_BUDGETS, Budgets, JobSpec
 from orchestrator_core.core.state import State

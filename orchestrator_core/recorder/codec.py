@@ -13,8 +13,8 @@ import msgspec
 
 from orchestrator_core.core.checkpoint import JOB_TABLE, SPEC_COLUMN, Frozen, frozen_hint
 from orchestrator_core.core.decided import Line
-from orchestrator_core.core.effects import AcceptRecord
 from orchestrator_core.core.events import EnqueueRequested, Event, Recovered
+from orchestrator_core.core.records import AcceptRecord
 from orchestrator_core.core.spec import JobSpec
 
 # Equal values make equal bytes: state hashes rest on it.

@@ -12,20 +12,22 @@ from structlog.typing import FilteringBoundLogger
 
 from orchestrator_core.core.catalog_model import DigestVerdict
 from orchestrator_core.core.effects import (
-    AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
-    CatalogRecord,
-    DispatchRecord,
     JobEnded,
     ModelClosed,
     OfferDeclined,
-    PoolDrainRecord,
     PoolVerified,
     SendVerdicts,
     Verdict,
 )
 from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.records import (
+    AcceptRecord,
+    CatalogRecord,
+    DispatchRecord,
+    PoolDrainRecord,
+)
 from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.core.states import JobState
 from orchestrator_core.live_config import ReloadReport

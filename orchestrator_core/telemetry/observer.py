@@ -9,18 +9,14 @@ from collections.abc import Sequence
 from opentelemetry.trace import SpanContext
 
 from orchestrator_core.core.effects import (
-    AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
-    CatalogRecord,
-    DispatchRecord,
     Effect,
     JobEnded,
     JobForgotten,
     JobStarted,
     ModelClosed,
     OfferDeclined,
-    PoolDrainRecord,
     PoolVerified,
     Receipt,
     ReplyAccepted,
@@ -33,6 +29,12 @@ from orchestrator_core.core.effects import (
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.records import (
+    AcceptRecord,
+    CatalogRecord,
+    DispatchRecord,
+    PoolDrainRecord,
+)
 from orchestrator_core.core.states import JobState
 from orchestrator_core.telemetry.calls import call_context, current_rpc
 from orchestrator_core.telemetry.logs import Lines

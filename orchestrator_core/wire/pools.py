@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2
 from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.catalog_model import DigestVerdict
-from orchestrator_core.core.effects import PoolDrainRecord
 from orchestrator_core.core.placement import CANCEL_UNCONFIRMED, DRAINING
 from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.records import PoolDrainRecord
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.wire.views import timestamp
 

@@ -5,6 +5,7 @@ to, which then waits in the server. Detaching leaves the server as it is.
 """
 
 import asyncio
+import functools
 import hashlib
 import json
 from collections.abc import AsyncGenerator
@@ -16,6 +17,7 @@ from pool_managerd.engines.http_client import Endpoint, HttpApiError
 from pool_managerd.engines.llama_protocol import LlamaProtocol, ServerFacts
 from pool_managerd.engines.llama_wire import extensions, sampler_profile
 from pool_managerd.engines.port import EngineInfo, GenerationEvent, GenerationRequest, PreloadError
+from pool_managerd.threads import in_thread
 
 _POLL_INTERVAL_S = 0.1
 
@@ -77,7 +79,7 @@ class LlamaServerEngine:
         self._protocol.open()
         try:
             facts = await self._facts()
-            self._check(facts)
+            await self._check(facts)
             info = await self._info(facts)
         except BaseException:
             await self._protocol.close()
@@ -99,7 +101,7 @@ class LlamaServerEngine:
         except HttpApiError as error:
             raise PreloadError([_explanation(url, error)], passing=error.passing) from error
 
-    def _check(self, facts: ServerFacts) -> None:
+    async def _check(self, facts: ServerFacts) -> None:
         shortfalls = []
         if self._config.slots > facts.slots_total:
             shortfalls.append(
@@ -110,7 +112,9 @@ class LlamaServerEngine:
                 f"deterministic = true needs a server with one slot; it has {facts.slots_total}"
             )
         if self._config.model_path:
-            shortfalls += gguf_shortfalls(Path(self._config.model_path))
+            shortfalls += await in_thread(
+                functools.partial(gguf_shortfalls, Path(self._config.model_path))
+            )
         if shortfalls:
             raise PreloadError(shortfalls)
 

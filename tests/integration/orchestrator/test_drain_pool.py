@@ -11,7 +11,7 @@ from llamaorch.orchestrator.v1 import decision_pb2, job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pb
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
-from orchestrator_core.core.effects import Record
+from orchestrator_core.core.records import Record
 from orchestrator_core.store.memory import MemoryJournal, MemoryStore
 from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import (

@@ -15,8 +15,8 @@ from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pools_pb
 from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core import cancels, commit, server
 from orchestrator_core.config import Config
-from orchestrator_core.core.effects import Record
 from orchestrator_core.core.events import Tick
+from orchestrator_core.core.records import Record
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import CannotStartError
 from orchestrator_core.process import run
@@ -426,7 +426,11 @@ async def test_who_cannot_listen_leaves_nothing_behind(tmp_path: Path) -> None:
                 "store": {"path": str(tmp_path / "state" / "journal.db")},
             }
         )
-        with pytest.raises(CannotStartError, match="cannot listen"):
+        port = taken.getsockname()[1]
+        told = (
+            rf"^listen: cannot listen on 127\.0\.0\.1:{port}: Address already in use: set another"
+        )
+        with pytest.raises(CannotStartError, match=told):
             await run(config)
 
     assert contents(tmp_path) == []

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
-from orchestrator_core.core.effects import Record
+from orchestrator_core.core.records import Record
 from orchestrator_core.store.memory import MemoryStore
 from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import all_events, enqueue, follow, job, ready_host

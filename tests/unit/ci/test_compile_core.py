@@ -89,10 +89,16 @@ def test_what_another_version_compiled_is_removed(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("queue.py", "queue.cpython-311-x86_64-linux-gnu.so", "gone.abi3.so"):
         (folder / name).touch()
+    for name in ("orchestrator_core__mypyc.cpython-311-x86_64-linux-gnu.so", "others__mypyc.so"):
+        (tmp_path / name).touch()
 
     assert main([str(tmp_path), "--remove"]) == 0
 
     assert [file.name for file in folder.iterdir()] == ["queue.py"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "orchestrator_core",
+        "others__mypyc.so",
+    ]
 
 
 def test_an_installation_without_a_compiler_removes_it_too() -> None:

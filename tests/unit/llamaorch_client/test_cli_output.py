@@ -216,6 +216,28 @@ def test_errors_say_what_to_change_and_keep_stable_keys() -> None:
 
 
 @pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ("Failed to connect to remote host: Connection refused", "nobody listens there"),
+        ("connect: Connection refused (111)", "nobody listens there"),
+        ("Timeout occurred: FD Shutdown", "it took too long"),
+        ("Failed to connect to remote host: Permission denied", "Permission denied"),
+    ],
+)
+def test_a_server_that_is_away_is_told_without_the_words_of_grpc(raw: str, told: str) -> None:
+    """Neither its kinds of addresses nor its codes; what the system says stays."""
+    text = f"failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:7070: {raw}"
+    away = UnavailableError(ErrorDetail(text, reason="UNAVAILABLE", code="UNAVAILABLE"))
+
+    (sentence,) = sentences(away, "box:7070")
+
+    assert sentence == (
+        f"box:7070 does not answer: {told}; start orchestratord (`make up`), or name another "
+        "server with --server HOST:PORT or LLORCH_SERVER"
+    )
+
+
+@pytest.mark.parametrize(
     ("resource", "command"),
     [
         ("", "jobs"),

@@ -247,6 +247,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """The path is in the message."""
     with pytest.raises(ConfigError, match=r"absent\.toml"):
         load_config(tmp_path / "absent.toml", {})
+    (tmp_path / "b.toml").write_bytes(b"# a\xff")
+    with pytest.raises(ConfigError, match="not valid TOML: byte 4 is not UTF-8: save it as text"):
+        load_config(tmp_path / "b.toml", {})
 
 
 def test_the_printed_configuration_can_be_loaded_again(tmp_path: Path) -> None:

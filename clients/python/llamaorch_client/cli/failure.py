@@ -49,6 +49,16 @@ _CONNECTION_SENTENCES = {
     "or for a certificate of yours (--client-cert)",
 }
 
+_SILENCES = {
+    "Connection refused": "nobody listens there",
+    "Deadline Exceeded": "it took too long",
+    "Timeout occurred": "it took too long",
+    "FD Shutdown": "it took too long",
+    "Network is unreachable": "no network leads there",
+    "No route to host": "no network leads there",
+    "reset by peer": "it closed the connection",
+}
+
 
 class ExitCode(IntEnum):
     """What the command's exit status means."""
@@ -221,6 +231,15 @@ def _unavailable(error: UnavailableError, server: str) -> str:
         if sign in error.message:
             return f"{server}: {sentence}"
     return (
-        f"{server} does not answer: {error.message}; start orchestratord (`make up`), or name "
-        "another server with --server HOST:PORT or LLORCH_SERVER"
+        f"{server} does not answer: {_silence(error.message)}; start orchestratord (`make up`), or "
+        "name another server with --server HOST:PORT or LLORCH_SERVER"
     )
+
+
+def _silence(message: str) -> str:
+    """Why nobody answers, out of gRPC's account of all addresses and errors that it met."""
+    for sign, words in _SILENCES.items():
+        if sign in message:
+            return words
+    # The error of the system, which gRPC puts last.
+    return message.rpartition(": ")[2]

@@ -122,7 +122,10 @@ async def _queue(client: AsyncClient, capacity: int, correlation_id: str | None)
 def _status(server: str, health: str, capabilities: Capabilities, out: Output) -> None:
     out.result(f"server   {server}: {health}, version {capabilities.server_version or '-'}")
     out.result(f"api      {capabilities.api_version or '-'}")
-    out.result(f"models   {', '.join(capabilities.model_ids) or 'none'}")
+    ready = capabilities.models_ready
+    others = [model_id for model_id in capabilities.model_ids if model_id not in ready]
+    unready = f"; not ready: {', '.join(others)}" if others else ""
+    out.result(f"models   {', '.join(ready) or 'none'}{unready}")
     out.result(f"features {', '.join(capabilities.features) or 'none'}")
     out.result(f"policy   {capabilities.queue_policy or '-'}")
 

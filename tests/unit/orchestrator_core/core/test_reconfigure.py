@@ -26,19 +26,18 @@ from orchestrator_core.core.effects import (
     ReplyModel,
     ReplyRefused,
     SendStart,
-    SessionForgotten,
 )
 from orchestrator_core.core.events import CancelRequested, ConfigChanged, Event, ModelPut
 from orchestrator_core.core.gates import EVIDENCE_MIN
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.records import SessionForgotten
 from orchestrator_core.core.spec import Budgets
 from orchestrator_core.core.states import JobState
 from orchestrator_core.core.throttle import MS_PER_MINUTE, Bucket
-from tests.unit.orchestrator_core.core.bench import Bench, only, wide
+from tests.unit.orchestrator_core.core.bench import Bench, learned, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
 from tests.unit.orchestrator_core.core.settings import STEADY
-from tests.unit.orchestrator_core.core.test_gates import learned
 from tests.unit.orchestrator_core.core.test_random_driver import config_of
 from tests.unit.orchestrator_core.core.world import World
 

@@ -1,14 +1,6 @@
 """What a start makes of the journal. LO-305."""
 
-from orchestrator_core.core.effects import (
-    AcceptRecord,
-    DispatchRecord,
-    JobForgotten,
-    JobStarted,
-    Record,
-    ReplyRefused,
-    TerminalRecord,
-)
+from orchestrator_core.core.effects import JobForgotten, JobStarted, ReplyRefused
 from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptRefused,
@@ -18,6 +10,7 @@ from orchestrator_core.core.events import (
     Recovered,
 )
 from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.records import AcceptRecord, DispatchRecord, Record, TerminalRecord
 from orchestrator_core.core.spec import Failover, StartMode
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide

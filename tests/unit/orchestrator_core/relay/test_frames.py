@@ -17,7 +17,7 @@ from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.servicers.frames import FrameReader
 from orchestrator_core.wire.output_frames import OutputFrame, columns_of
 from orchestrator_core.wire.plausible import CHUNK_BYTES_MAX
-from tests.unit.orchestrator_core.relay.test_log import frames
+from tests.unit.orchestrator_core.relay.logs import frames
 
 JOBS = 5
 

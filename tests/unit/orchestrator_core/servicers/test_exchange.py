@@ -14,7 +14,7 @@ from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core.servicers.exchange import Caller, Exchanges, Forget, JobCalls, Tell
 from orchestrator_core.servicers.exchange_session import ExchangeLimits, ExchangeSession
 from orchestrator_core.servicers.follow import Followers
-from tests.unit.orchestrator_core.servicers.test_exchange_session import FakeRuntime
+from tests.unit.orchestrator_core.servicers.session_world import FakeRuntime
 
 WAIT_S = 5.0
 LIMITS = ExchangeLimits(handles_max=2, requests_max=3)

@@ -1,0 +1,36 @@
+"""Reading the configuration again from a disk that does not answer. HME-003."""
+
+import os
+from pathlib import Path
+
+from pool_managerd.config import Config
+from pool_managerd.config_loading import load_config
+from pool_managerd.live_config import LiveConfig
+from pool_managerd.telemetry import Telemetry
+
+
+async def test_a_configuration_that_cannot_be_read_in_time_changes_nothing(tmp_path: Path) -> None:
+    """It is told, and the next reload counts again. A pipe stands for the disk."""
+    path, pools = tmp_path / "c.toml", '[[pools]]\npool_id = "p"\nengine = { kind = "mock" }\n'
+    path.write_text(pools)
+    applied: list[Config] = []
+    live = LiveConfig(
+        load_config(path),
+        lambda: load_config(path),
+        lambda _before, after: applied.append(after),
+        read_timeout_ms=20,
+    )
+    path.unlink()
+    os.mkfifo(path)
+
+    refused = await live.reload(Telemetry())
+    # Lets go the thread that waits for a writer.
+    os.close(os.open(path, os.O_WRONLY))
+    path.unlink()
+    path.write_text(f'log_level = "error"\n{pools}')
+    live._read_timeout_ms = 30_000
+    taken = await live.reload(Telemetry())
+
+    assert refused.problems == ("it was not read within 20 ms: look at its disk",)
+    assert (refused.outcome, taken.outcome) == ("refused", "applied")
+    assert [config.log_level for config in applied] == ["error"]
