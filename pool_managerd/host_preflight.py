@@ -292,7 +292,8 @@ class HostPreflight:
             await self._deps.pause(LOOK_INTERVAL_MS)
         sentences = _sentences(planned, missing)
         if table.memory_check == "enforce":
-            raise PreloadError(sentences)
+            passing = not planned.impossible and all(each.passing for each in missing)
+            raise PreloadError(sentences, passing=passing)
         log.warning("memory_short", pool_id=pool_id, shortfalls=sentences, human=sentences[0])
 
     async def _read_since(self, instant_ms: int, table: PoolTable, estimate: Estimate) -> bool:

@@ -54,6 +54,7 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.explain import Explained, watch
 from orchestrator_core.core.forecast import (
+    UNKNOWN,
     Forecast,
     finish_probability,
     forecast,
@@ -203,8 +204,10 @@ class Core:
         return self._state.queue.position(job) if job.state is JobState.QUEUED else None
 
     def forecast(self, job: Job) -> Forecast:
-        """Present prediction for a waiting job, milliseconds from now."""
+        """Present prediction for a waiting job, milliseconds from now; none during a drain."""
         assert job.state is JobState.QUEUED, "only a waiting job has a forecast"
+        if self._state.draining:
+            return UNKNOWN
         place = self._state.queue.place_in_line(job.spec, job.seq)
         return forecast(self._state, job.spec, place, self._last_ms)
 

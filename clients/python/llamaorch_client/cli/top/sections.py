@@ -78,9 +78,9 @@ def now_ms_of(screen: Screen) -> datetime | None:
 
 
 def pools(screen: Screen) -> Section:
-    """Pools with what their devices do, and below each that is unwell, why."""
+    """Pools with what their devices do, those in trouble first and below each of them why."""
     lines: list[Line] = []
-    for pool in screen.pools:
+    for pool in sorted(screen.pools, key=lambda pool: pool.state == "READY"):
         lines.append(Line(_pool(pool)))
         if pool.state_reason:
             lines.append(Line(sentence=f"  {pool.state_reason}", style="dim"))
