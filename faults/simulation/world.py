@@ -23,7 +23,8 @@ from faults.simulation.scenario import Scenario, host_config
 from faults.simulation.settings import SettingsFile
 from faults.simulation.virtual_time import CURRENT, Killed, Process, VirtualLoop
 from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchRequest, DispatchResponse
-from orchestrator_core.core.effects import Record
+from orchestrator_core.core.effects import DispatchRecord, Record
+from orchestrator_core.core.spec import StartMode
 
 _T = TypeVar("_T")
 _SENT_AGAIN = 0.2
@@ -39,6 +40,16 @@ class Mine:
     points: Mapping[str, str]
     name: str
     passes: int
+    down_ms: int
+    notice_s: float
+
+
+@dataclass(slots=True)
+class Unsent:
+    """Kills orchestratord at the point `name` once the n-th continuation is in the journal."""
+
+    name: str
+    continuations: int
     down_ms: int
     notice_s: float
 
@@ -67,6 +78,7 @@ class Tally:
     cuts: int = 0
     blows: int = 0
     takeovers: int = 0
+    unsent: int = 0
 
 
 class World:
@@ -104,6 +116,7 @@ class World:
         self.operator = Operator(scenario.deeds, pools, self.file, recorder)
         self._healed = True
         self._mines: list[Mine] = []
+        self._unsent: list[Unsent] = []
 
     # --- life and death
 
@@ -261,6 +274,8 @@ class World:
         if process is None or not process.alive or self._healed or self._was_replaced(process):
             return
         points = orchestrator_core if process.name == ADDRESS else pool_managerd
+        if process.name == ADDRESS:
+            self._passes_unsent(name)
         for mine in self._mines:
             if mine.name == name and mine.points is points.failpoints.POINTS:
                 mine.passes -= 1
@@ -268,6 +283,18 @@ class World:
                     self._mines.remove(mine)
                     self._blow_up(process, mine)
                     raise Killed
+
+    def lay_unsent(self, mine: Unsent) -> None:
+        """Waits for continuations."""
+        self._unsent.append(mine)
+
+    def _passes_unsent(self, name: str) -> None:
+        for mine in self._unsent:
+            if mine.name == name and mine.continuations <= 0:
+                self._unsent.remove(mine)
+                self.tally.unsent += 1
+                self.kill_orchestrator(mine.down_ms, mine.notice_s)
+                raise Killed
 
     def _was_replaced(self, process: Process) -> bool:
         return any(old.process is process for old in self._replaced)
@@ -377,6 +404,9 @@ class World:
             )
 
     def _durable(self, record: Record, epoch: int) -> None:
+        if isinstance(record, DispatchRecord) and record.mode is StartMode.CONTINUE:
+            for mine in self._unsent:
+                mine.continuations -= 1
         tell_durable(record, epoch, partial(self._recorder.record, None))
 
 

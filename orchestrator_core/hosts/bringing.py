@@ -1,12 +1,14 @@
 """Text that a continuation follows and that was evicted here: its former host brings it. LO-304."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from orchestrator_core.core.job import Attempt
 from orchestrator_core.hosts.bindings import AttemptKey
+from orchestrator_core.hosts.refilling import Tell, refill
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.hosts.rereading import Wanted, arrives, read_again
 from orchestrator_core.relay.items import Item
@@ -16,6 +18,8 @@ from orchestrator_core.relay.sides import PATIENCE_S
 # Texts that are brought at a time, each as long as a message at most; others wait, with their slot.
 # Who waits for a host that is away takes no place: its jobs would hold up those of healthy hosts.
 BRINGS_MAX = 8
+# A host that sends steadily is listened to for so long after it came.
+REFILL_S = 60.0
 
 _log = structlog.get_logger("orchestratord")
 
@@ -43,9 +47,33 @@ class Bringing:
         seconds. `brought` is called in any case, unless stopped; `failed` where a bug prevents
         that, also one in `brought`.
         """
-        bringing = self._bring(former, grace_s, brought, failed)
-        task = self._tasks[key] = asyncio.create_task(bringing)
-        task.add_done_callback(lambda _: self._tasks.pop(key, None))
+
+        async def bring() -> None:
+            brought(await self._in_time(former, grace_s))
+
+        self._take_up(key, bring, failed)
+
+    def refill(
+        self,
+        key: AttemptKey,
+        former: Attempt,
+        grace_s: float,
+        tell: Tell,
+        refilled: Callable[[], None],
+        failed: Failed,
+    ) -> None:
+        """Takes the output of the `former` attempt into a doubtful log; `key` is to follow it.
+
+        Waits as `begin`; `refilled` is called in any case, unless stopped, `failed` as there.
+        """
+
+        async def take() -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s + REFILL_S):
+                    await refill(self._relay, self._hosts, former, tell, grace_s)
+            refilled()
+
+        self._take_up(key, take, failed)
 
     def stop(self, key: AttemptKey) -> bool:
         """The attempt shall not begin any more; False when it did not wait for its text."""
@@ -57,19 +85,17 @@ class Bringing:
         for task in self._tasks.values():
             task.cancel()
 
-    async def _bring(
-        self, former: Attempt, grace_s: float, brought: Brought, failed: Failed
+    def _take_up(
+        self, key: AttemptKey, work: Callable[[], Awaitable[None]], failed: Failed
     ) -> None:
-        try:
-            brought(await self._in_time(former, grace_s))
-        except Exception as error:  # noqa: BLE001 - a bug costs this job its text, and is logged
-            _log.error(
-                "bringing_failed",
-                exc_info=error,
-                job_id=former.job_id,
-                human="A bug in the relay: report it.",
-            )
-            failed()
+        task = self._tasks[key] = asyncio.create_task(_guarded(key, work, failed))
+
+        def over(_: object) -> None:
+            # What it led to may have taken its place.
+            if self._tasks.get(key) is task:
+                del self._tasks[key]
+
+        task.add_done_callback(over)
 
     async def _in_time(self, former: Attempt, grace_s: float) -> list[Item]:
         """The text; nothing where it does not come in time."""
@@ -98,3 +124,16 @@ class Bringing:
         finally:
             self._hosts.unbind(former.job_id, former.number)
         return items
+
+
+async def _guarded(key: AttemptKey, work: Callable[[], Awaitable[None]], failed: Failed) -> None:
+    try:
+        await work()
+    except Exception as error:  # noqa: BLE001 - a bug costs this job its text, and is logged
+        _log.error(
+            "bringing_failed",
+            exc_info=error,
+            job_id=key[0],
+            human="A bug in the relay: report it.",
+        )
+        failed()
