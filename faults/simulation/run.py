@@ -16,6 +16,7 @@ from faults.operator_rules import MODEL_RETIRED
 from faults.simulation.clients import Plan
 from faults.simulation.disk import Condition
 from faults.simulation.engine import text_of
+from faults.simulation.mines import Mine, Takeover, Unsent
 from faults.simulation.network import KEEPALIVE_S
 from faults.simulation.recorder import Recorder
 from faults.simulation.scenario import (
@@ -29,7 +30,7 @@ from faults.simulation.scenario import (
 )
 from faults.simulation.sealed import sealed
 from faults.simulation.virtual_time import Killed, StuckError, VirtualLoop
-from faults.simulation.world import Mine, Takeover, Unsent, World
+from faults.simulation.world import World
 from llamaorch_client.request import FailoverPolicy
 
 _PATIENCE_MS = 60_000

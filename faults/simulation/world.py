@@ -1,7 +1,7 @@
 """Everything that lives in one run, and what can be done to it."""
 
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -15,6 +15,7 @@ from faults.simulation.clients import SimulatedClient
 from faults.simulation.disk import Condition, Disk
 from faults.simulation.host import SimulatedHost
 from faults.simulation.journal_seen import tell_durable
+from faults.simulation.mines import Mine, Takeover, Unsent
 from faults.simulation.network import Connection, Network
 from faults.simulation.operator import Operator
 from faults.simulation.orchestrator import ADDRESS, Orchestrator
@@ -31,43 +32,6 @@ _SENT_AGAIN = 0.2
 _LATE_S = (0.05, 0.5, 3.0, 12.0)
 _TAKEOVER_MS = 1_500
 _GOOD_DISK = Condition(write_ms=1.0)
-
-
-@dataclass(slots=True)
-class Mine:
-    """Kills who passes a point for the n-th time. `points` are those of one service."""
-
-    points: Mapping[str, str]
-    name: str
-    passes: int
-    down_ms: int
-    notice_s: float
-
-
-@dataclass(slots=True)
-class Unsent:
-    """Kills orchestratord at the point `name` once the n-th continuation is in the journal."""
-
-    name: str
-    continuations: int
-    down_ms: int
-    notice_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Takeover:
-    """An orchestratord stops; after `begins_ms` another takes its journal over; then it goes on.
-
-    It reaches the journal again `cut_off_ms` after that. If it is `trusting` it registers hosts
-    that have seen a later epoch. Half of its connections break, which hosts and clients notice
-    after `notice_s`; half of those to the other break when it goes on, and some then reach it.
-    """
-
-    stopped_ms: int
-    begins_ms: int
-    cut_off_ms: int
-    trusting: bool
-    notice_s: float
 
 
 @dataclass(slots=True)
