@@ -8,6 +8,7 @@ import structlog
 
 from orchestrator_core.core.job import Attempt
 from orchestrator_core.hosts.bindings import AttemptKey
+from orchestrator_core.hosts.patience import Patience
 from orchestrator_core.hosts.refilling import Tell, refill
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.hosts.rereading import Wanted, arrives, read_again
@@ -18,8 +19,8 @@ from orchestrator_core.relay.sides import PATIENCE_S
 # Texts that are brought at a time, each as long as a message at most; others wait, with their slot.
 # Who waits for a host that is away takes no place: its jobs would hold up those of healthy hosts.
 BRINGS_MAX = 8
-# A host that sends steadily is listened to for so long after it came.
-REFILL_S = 60.0
+# A host that sends steadily is listened to for so long, however many texts it has to bring.
+TEXT_S = 60.0
 
 _log = structlog.get_logger("orchestratord")
 
@@ -36,6 +37,7 @@ class Bringing:
         self._relay = relay
         self._hosts = hosts
         self._room = asyncio.Semaphore(BRINGS_MAX)
+        self._patience = Patience(TEXT_S)
         self._tasks: dict[AttemptKey, asyncio.Task[None]] = {}
 
     def begin(
@@ -44,8 +46,9 @@ class Bringing:
         """Brings what was evicted of the output of the `former` attempt, which `key` follows.
 
         Its host is waited for at most `grace_s`; a place and the text then as long again, and some
-        seconds. `brought` is called in any case, unless stopped; `failed` where a bug prevents
-        that, also one in `brought`.
+        seconds, after whatever that host brought last, but no longer than `TEXT_S`. `brought` is
+        called in any case, unless stopped; `failed` where a bug prevents that, also one in
+        `brought`.
         """
 
         async def bring() -> None:
@@ -69,7 +72,7 @@ class Bringing:
 
         async def take() -> None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace_s + REFILL_S):
+                async with asyncio.timeout(grace_s + TEXT_S):
                     await refill(self._relay, self._hosts, former, tell, grace_s)
             refilled()
 
@@ -101,9 +104,11 @@ class Bringing:
         """The text; nothing where it does not come in time."""
         if not await arrives(self._hosts, former.host_id, grace_s):
             return []
+        host_id = former.host_id
         try:
-            async with asyncio.timeout(grace_s + PATIENCE_S), self._room:
-                return await self._text(former, grace_s)
+            async with self._patience.of(host_id, grace_s + PATIENCE_S), self._room:
+                with self._patience.reading(host_id):
+                    return await self._text(former, grace_s)
         except TimeoutError:
             return []
 
@@ -115,10 +120,12 @@ class Bringing:
         offset = 0
         try:
             while offset < log.oldest_offset and log.forgotten is None:
-                wanted = Wanted(offset, closed=True)
+                known = items[-1].first_index if items else 0
+                wanted = Wanted(offset, closed=True, first_index=known)
                 more = await read_again(relay, self._hosts, former, wanted, grace_s)
                 if not more:
                     break
+                self._patience.heard(former.host_id)
                 items += more
                 offset = items[-1].end
         finally:

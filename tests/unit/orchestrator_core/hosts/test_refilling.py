@@ -184,8 +184,8 @@ def test_a_silent_host_is_asked_a_few_times() -> None:
 
 
 def test_a_host_that_sends_slowly_is_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each piece starts the patience anew; in all it may take `REFILL_S` after its coming."""
-    monkeypatch.setattr(bringing, "REFILL_S", 12.0)
+    """Each piece starts the patience anew; in all it may take `TEXT_S` after its coming."""
+    monkeypatch.setattr(bringing, "TEXT_S", 12.0)
     outcomes: list[tuple[float, bool]] = []
     slow, slower = Bench(), Bench()
 
