@@ -24,7 +24,7 @@ from faults.simulation.scenario import Scenario, host_config
 from faults.simulation.settings import SettingsFile
 from faults.simulation.virtual_time import CURRENT, Killed, Process, VirtualLoop
 from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchRequest, DispatchResponse
-from orchestrator_core.core.effects import DispatchRecord, Record
+from orchestrator_core.core.records import DispatchRecord, Record
 from orchestrator_core.core.spec import StartMode
 
 _T = TypeVar("_T")

@@ -97,10 +97,12 @@ class Reader:
         return not self._offset and not self._told
 
     def _take_side(self) -> list[bytes]:
-        """Returns what is at its side. Raises as `take`."""
+        """Returns what is at its side, about `MESSAGE_BYTES`. Raises as `take`."""
         entries: list[bytes] = []
-        while (item := self._next_at_side()) is not None:
+        size = 0
+        while size < MESSAGE_BYTES and (item := self._next_at_side()) is not None:
             entries.append(item.entry)
+            size += len(item.entry)
             self._pass(item)
         # What follows in the log, or is still lacking, has no news of its own to wait for.
         self.wake()

@@ -19,28 +19,36 @@ from orchestrator_core.auth.caller import caller, sees
 from orchestrator_core.config_schema import JobsTable
 from orchestrator_core.core.effects import Receipt
 from orchestrator_core.core.job import Job
-from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
+from orchestrator_core.core.outcome import Refusal
 from orchestrator_core.core.spec import JobSpec
-from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.recorder.explaining import Explainer
 from orchestrator_core.replies import Answer
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.capabilities import ServerFacts, capabilities
-from orchestrator_core.servicers.exchange import Caller, Exchanges, Forget, JobCalls, Tell
-from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.exchange import (
+    JOB_ID_CHARS_MAX,
+    Caller,
+    Exchanges,
+    Forget,
+    JobCalls,
+    Tell,
+)
+from orchestrator_core.servicers.exchange_session import invalid
+from orchestrator_core.servicers.explained import explained
+from orchestrator_core.servicers.follow import Audience
 from orchestrator_core.servicers.ids import Ids
-from orchestrator_core.servicers.job_views import job_view, trace_id
+from orchestrator_core.servicers.job_views import job_view
 from orchestrator_core.servicers.overview import overview
 from orchestrator_core.servicers.ownership import check_own
-from orchestrator_core.servicers.paging import fitting
+from orchestrator_core.servicers.paging import fitting, foreign_token
 from orchestrator_core.store.artifact import ArtifactKind
 from orchestrator_core.telemetry.calls import Call, Rpc
 from orchestrator_core.telemetry.telemetry import Telemetry
-from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
 from orchestrator_core.wire.enums import JOB_STATE_TO_WIRE
-from orchestrator_core.wire.jobs import SpecContext, Stale, WireLimits, parse_spec
+from orchestrator_core.wire.jobs import SpecContext, Stale, parse_spec
+from orchestrator_core.wire.limits import WireLimits
 from orchestrator_core.wire.views import job_to_proto, receipt_to_proto
 
 SERVICE = "llamaorch.orchestrator.v1.OrchestratorService"
@@ -70,9 +78,9 @@ class OrchestratorServicer:
         self._explainer = explainer
         self._artifacts = artifacts
         self._ids = Ids()
-        self._followers = Followers(runtime)
+        self._audience = Audience(runtime)
         calls = JobCalls(self._enqueue, self._cancel, self._give)
-        self._exchanges = Exchanges(runtime, self._followers, calls)
+        self._exchanges = Exchanges(runtime, self._audience, calls)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """All methods of the service."""
@@ -116,7 +124,7 @@ class OrchestratorServicer:
     async def stream_tokens(self, request: pb.StreamTokensRequest, context: rpc.Context) -> None:
         """Follows a job from any point that is held."""
         resume = request.resume_from if request.HasField("resume_from") else None
-        await self._followers.follow(
+        await self._audience.follow(
             request.job_id, resume, context.write, observer=request.observer
         )
 
@@ -135,7 +143,10 @@ class OrchestratorServicer:
         """Lists the jobs that its caller may see, newest first. O(retained jobs)."""
         size = min(request.page_size or PAGE_DEFAULT, PAGE_MAX)
         before = _page_start(request.page_token)
-        states = set(request.states)
+        states, part = set(request.states), request.id_part
+        if len(part) > JOB_ID_CHARS_MAX:
+            raise invalid("id_part", f"may have {JOB_ID_CHARS_MAX} characters")
+        parts = (part, part.lower())
 
         def matching() -> Iterator[Job]:
             for job in sorted(self._runtime.core.jobs.values(), key=lambda j: -j.seq):
@@ -144,6 +155,7 @@ class OrchestratorServicer:
                     and sees(job.spec.identity)
                     and (not states or JOB_STATE_TO_WIRE[job.state] in states)
                     and (not request.session_id or job.spec.session_id == request.session_id)
+                    and (job.job_id.startswith(parts) or job.job_id.endswith(parts))
                 ):
                     yield job
 
@@ -175,19 +187,7 @@ class OrchestratorServicer:
         """
         job = self._runtime.job(job_id)
         full = await self._explainer.complete(job) if self._explainer else {}
-        core = self._runtime.core
-
-        def explain(job: Job) -> pb.ExplainJobResponse:
-            now_ms = self._runtime.clock.now_ms()
-            waiting = core.waiting_for(job, now_ms) if job.state is JobState.QUEUED else ()
-            return pb.ExplainJobResponse(
-                job=job_to_proto(job_view(self._runtime, job)),
-                decisions=[decision_to_proto(d, full.get(d.attempt)) for d in job.decisions],
-                waiting_for=[exclusion_to_proto(exclusion) for exclusion in waiting],
-                trace_id=trace_id(job),
-            )
-
-        return await self._durable(job_id, explain)
+        return await self._durable(job_id, lambda job: explained(self._runtime, job, full))
 
     async def get_overview(
         self, request: pb.GetOverviewRequest, _: rpc.Context
@@ -311,9 +311,7 @@ def _page_start(token: str) -> int | None:
     if not token:
         return None
     if len(token) > PAGE_TOKEN_CHARS or not token.isascii() or not token.isdigit():
-        wrong = FieldViolation("page_token", "take it from the last answer, or leave it empty")
-        text = "page_token is not one of this server's"
-        raise RefusalError(Refusal(Reason.INVALID_PARAMS, text, violations=(wrong,)))
+        raise foreign_token()
     return int(token)
 
 

@@ -11,6 +11,7 @@ from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
+from orchestrator_core.servicers.paging import name_after
 from orchestrator_core.servicers.pool_board import PoolBoard
 from orchestrator_core.servicers.reloading import reload
 from orchestrator_core.telemetry.telemetry import Telemetry
@@ -45,9 +46,13 @@ class PoolAdminServicer:
         self._drain_timeout_ms = limits.drain_timeout_ms
         self._board.watchers_max = limits.watchers_max
 
-    async def list_pools(self, _: pb.ListPoolsRequest, __: rpc.Context) -> pb.ListPoolsResponse:
-        """Lists all registered pools, by id."""
-        return pb.ListPoolsResponse(pools=await self._board.messages())
+    async def list_pools(
+        self, request: pb.ListPoolsRequest, _: rpc.Context
+    ) -> pb.ListPoolsResponse:
+        """Lists registered pools, by id. O(pools)."""
+        after = name_after(request.page_token)
+        pools, last_id = await self._board.page(after, request.page_size)
+        return pb.ListPoolsResponse(pools=pools, next_page_token=last_id)
 
     async def watch_pools(self, _: pb.WatchPoolsRequest, context: rpc.Context) -> None:
         """Streams pools as they change, until the caller leaves. OC-CTRL-2001."""

@@ -5,11 +5,13 @@ OC-CTRL-2001.
 
 import asyncio
 from dataclasses import dataclass
+from itertools import islice
 
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pb
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
+from orchestrator_core.servicers.paging import fitting, parts
 from orchestrator_core.wire.pools import PoolView, pool_to_proto
 
 INTERVAL_MS = 250
@@ -40,14 +42,21 @@ class PoolBoard:
         self._steps_seen = -1
         self._made_s = float("-inf")
 
-    async def messages(self) -> list[pb.Pool]:
-        """All pools as they are now, by id; a drain is told of once it is durable.
+    async def page(self, after: str, size: int) -> tuple[list[pb.Pool], str]:
+        """Pools as they are now, by id, from the first behind `after` on; and the last id of them.
 
-        While the journal is down, for a second later, pools tell that theirs is not. Raises as
-        `Runtime.drains_settled`.
+        As many as fit into a message, of a `size` above 0 at most so many; the id is empty where
+        none follow. A drain is told of once it is durable; while the journal is down, for a second
+        later, pools tell that theirs is not. Raises as `Runtime.drains_settled`.
         """
         await self._runtime.drains_settled()
-        return self._messages()
+        undurable = self._runtime.undurable_drains()
+        following = [pool_id for pool_id in sorted(self._runtime.core.pools) if pool_id > after]
+        page = fitting(
+            self.message(pool_id, undurable=pool_id in undurable)
+            for pool_id in islice(following, size or None)
+        )
+        return page, page[-1].pool_id if len(page) < len(following) else ""
 
     def _messages(self) -> list[pb.Pool]:
         undurable = self._runtime.undurable_drains()
@@ -155,14 +164,14 @@ class Watcher:
         self._revision = await self._board.later_than(seen)
         changed, removed = self._board.changes(seen, self._known)
         self._known = self._known.difference(removed) | {pool.pool_id for pool in changed}
-        starts = range(0, max(1, len(changed)), POOLS_PER_MESSAGE)
-        pages = [
-            pb.WatchPoolsResponse(pools=changed[at : at + POOLS_PER_MESSAGE], more=True)
-            for at in starts
+        told = [pb.WatchPoolsResponse(pools=part) for part in parts(changed, POOLS_PER_MESSAGE)]
+        told += [
+            pb.WatchPoolsResponse(removed_pool_ids=removed[at : at + POOLS_PER_MESSAGE])
+            for at in range(0, len(removed), POOLS_PER_MESSAGE)
         ]
-        pages[-1].more = False
-        pages[-1].removed_pool_ids.extend(removed)
-        return pages
+        for message in told[:-1]:
+            message.more = True
+        return told or [pb.WatchPoolsResponse()]
 
 
 def _key(message: pb.Pool) -> bytes:

@@ -4,16 +4,15 @@ import grpc
 
 from llamaorch.orchestrator.v1 import session_service_pb2 as pb
 from orchestrator_core.core.intake import unknown_session
-from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.core.session import Session
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.orchestrator import PAGE_DEFAULT, PAGE_MAX
+from orchestrator_core.servicers.paging import name_after
 from orchestrator_core.wire.sessions import session_to_proto
 
 SERVICE = "llamaorch.orchestrator.v1.SessionService"
-TOKEN_CHARS_MAX = 128
 
 
 class SessionServicer:
@@ -47,17 +46,14 @@ class SessionServicer:
         self, request: pb.ListSessionsRequest, _: rpc.Context
     ) -> pb.ListSessionsResponse:
         """Lists sessions by id. O(sessions)."""
-        if len(request.page_token) > TOKEN_CHARS_MAX:
-            wrong = FieldViolation("page_token", "take it from the last answer, or leave it empty")
-            text = "page_token is not one of this server's"
-            raise RefusalError(Refusal(Reason.INVALID_PARAMS, text, violations=(wrong,)))
+        after = name_after(request.page_token)
         await self._runtime.settled()
         size = min(request.page_size or PAGE_DEFAULT, PAGE_MAX)
         core, identity = self._runtime.core, rpc.identity()
         following = sorted(
             session.session_id
             for session in core.sessions
-            if session.identity == identity and session.session_id > request.page_token
+            if session.identity == identity and session.session_id > after
         )
         page = [core.session(identity, session_id) for session_id in following[:size]]
         return pb.ListSessionsResponse(

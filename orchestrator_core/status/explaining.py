@@ -22,7 +22,7 @@ def explanation(answer: pb.ExplainJobResponse) -> Explanation:
         model_id=job.model_id,
         decisions=tuple(_decision(decision) for decision in reversed(latest)),
         waiting_for=_excluded(answer.waiting_for),
-        waiting_for_total=len(answer.waiting_for),
+        waiting_for_total=answer.waiting_for_total,
         trace_id=answer.trace_id,
     )
 

@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2, session_service_pb2
 from llamaorch_client import tracing, wire, wire_request
-from llamaorch_client.aio_fleet import FleetCalls
+from llamaorch_client.aio_fleet import PAGES_MAX, FleetCalls
 from llamaorch_client.artifacts import Artifacts
 from llamaorch_client.catalog import AsyncCatalog
 from llamaorch_client.errors import IntegrityError
@@ -27,16 +27,18 @@ from llamaorch_client.stream import JobStream, Origin, StreamPlan
 from llamaorch_client.transport import Transport
 
 PAGE_SIZE = 100
-# A server that never ends its list must not keep a client for ever.
-PAGES_MAX = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs to list: in one of `states` and of `session_id`; empty does not restrict."""
+    """Which jobs to list: in one of `states`, of `session_id`; empty does not restrict.
+
+    `id_part` is how their ids begin or end. A server that does not know of it lists all.
+    """
 
     states: Sequence[JobState] = ()
     session_id: str = ""
+    id_part: str = ""
 
 
 class AsyncClient(FleetCalls):
@@ -284,6 +286,7 @@ class AsyncClient(FleetCalls):
             page_token=token,
             states=wire_request.job_states(where.states),
             session_id=where.session_id,
+            id_part=where.id_part,
         )
         answer = await transport.unary(
             transport.jobs.ListJobs, request, correlation_id=correlation_id

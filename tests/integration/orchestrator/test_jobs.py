@@ -340,6 +340,27 @@ async def test_jobs_are_listed_newest_first_in_pages(orchestrator: Orchestrator)
     assert len((await orchestrator.jobs.ListJobs(queued)).jobs) == 3
 
 
+async def test_jobs_are_listed_by_how_their_ids_begin_or_end(orchestrator: Orchestrator) -> None:
+    """Of thousands a client need not see all to find one; what no id can be is refused."""
+    await ready_host(orchestrator)
+    for job_id in ("ab-12", "ab-34", "cd-12"):
+        await enqueue(orchestrator, job_id=job_id)
+
+    async def listed(part: str) -> list[str]:
+        request = orchestrator_service_pb2.ListJobsRequest(id_part=part)
+        return [entry.job_id for entry in (await orchestrator.jobs.ListJobs(request)).jobs]
+
+    found = {part: await listed(part) for part in ("ab-", "AB-3", "12", "b-1", "")}
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await listed("x" * 129)
+
+    assert found["ab-"] == ["ab-34", "ab-12"]
+    assert found["AB-3"] == ["ab-34"]
+    assert found["12"] == ["cd-12", "ab-12"]
+    assert (found["b-1"], len(found[""])) == ([], 3)
+    assert details(refused.value)[0].reason == "INVALID_PARAMS"
+
+
 async def test_correlation_id_is_returned(orchestrator: Orchestrator) -> None:
     """The caller's id comes back; without one the server makes one."""
     request = orchestrator_service_pb2.GetCapabilitiesRequest()

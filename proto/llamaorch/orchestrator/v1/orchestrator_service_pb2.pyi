@@ -723,6 +723,7 @@ class ListJobsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    ID_PART_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Jobs per page; 0 means 50, more than 500 means 500.
     There may be fewer, so that they fit into a message.
@@ -731,6 +732,8 @@ class ListJobsRequest(_message.Message):
     """From the last page's answer; empty for the first page."""
     session_id: _builtins.str
     """Only jobs of this session; empty: all."""
+    id_part: _builtins.str
+    """Only jobs whose ids begin or end so, or so in lower case; empty: all. At most 128 characters."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobState.ValueType]:
         """Only jobs in one of these states; empty: all."""
@@ -742,10 +745,11 @@ class ListJobsRequest(_message.Message):
         page_token: _builtins.str = ...,
         states: _abc.Iterable[_job_pb2.JobState.ValueType] | None = ...,
         session_id: _builtins.str = ...,
+        id_part: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id_part", b"id_part", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -811,8 +815,11 @@ class ExplainJobResponse(_message.Message):
     DECISIONS_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_TOTAL_FIELD_NUMBER: _builtins.int
     trace_id: _builtins.str
     """Trace of the job as 32 hex digits, or empty."""
+    waiting_for_total: _builtins.int
+    """Number of all pools that cannot take it now."""
     @_builtins.property
     def job(self) -> _job_pb2.Job:
         """The job as it is now."""
@@ -823,7 +830,7 @@ class ExplainJobResponse(_message.Message):
 
     @_builtins.property
     def waiting_for(self) -> _containers.RepeatedCompositeFieldContainer[_decision_pb2.Exclusion]:
-        """For a waiting job: why each pool cannot take it now."""
+        """For a waiting job: why each pool cannot take it now; of very many pools the first that fit into a message."""
 
     def __init__(
         self,
@@ -832,10 +839,11 @@ class ExplainJobResponse(_message.Message):
         decisions: _abc.Iterable[_decision_pb2.Decision] | None = ...,
         waiting_for: _abc.Iterable[_decision_pb2.Exclusion] | None = ...,
         trace_id: _builtins.str = ...,
+        waiting_for_total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "job", b"job", "trace_id", b"trace_id", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "job", b"job", "trace_id", b"trace_id", "waiting_for", b"waiting_for", "waiting_for_total", b"waiting_for_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

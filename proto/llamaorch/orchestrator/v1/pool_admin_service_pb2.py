@@ -26,15 +26,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2llamaorch/orchestrator/v1/pool_admin_service.proto\x12\x19llamaorch.orchestrator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x02\n\nPoolDevice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1f\n\x12memory_total_bytes\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x1e\n\x11memory_used_bytes\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x1e\n\x11utilization_ratio\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12 \n\x13temperature_celsius\x18\x06 \x01(\rH\x03\x88\x01\x01\x12\x0e\n\x06health\x18\x07 \x01(\t\x12\x15\n\rhealth_detail\x18\x08 \x01(\tB\x15\n\x13_memory_total_bytesB\x14\n\x12_memory_used_bytesB\x14\n\x12_utilization_ratioB\x16\n\x14_temperature_celsius\"~\n\tPoolDrain\x12,\n\x08\x62\x65gan_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10running_attempts\x18\x03 \x01(\r\"\xf2\x03\n\x04Pool\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\r\n\x05state\x18\x05 \x01(\t\x12\x14\n\x0cstate_reason\x18\x06 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x07 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x08 \x01(\t\x12\x10\n\x08model_id\x18\t \x01(\t\x12\x14\n\x0cmodel_digest\x18\n \x01(\t\x12\x13\n\x0bslots_total\x18\x0b \x01(\r\x12\x12\n\nslots_free\x18\x0c \x01(\r\x12\x0f\n\x07\x63tx_max\x18\r \x01(\r\x12\x17\n\x0fsnapshot_age_ms\x18\x0e \x01(\x04\x12\x18\n\x10snapshot_version\x18\x0f \x01(\x04\x12\x36\n\x07\x64\x65vices\x18\x10 \x03(\x0b\x32%.llamaorch.orchestrator.v1.PoolDevice\x12\x19\n\x0ctokens_per_s\x18\x11 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nperf_scale\x18\x12 \x01(\x01H\x01\x88\x01\x01\x12\x33\n\x05\x64rain\x18\x13 \x01(\x0b\x32$.llamaorch.orchestrator.v1.PoolDrainB\x0f\n\r_tokens_per_sB\r\n\x0b_perf_scale\"\x12\n\x10ListPoolsRequest\"C\n\x11ListPoolsResponse\x12.\n\x05pools\x18\x01 \x03(\x0b\x32\x1f.llamaorch.orchestrator.v1.Pool\"\x13\n\x11WatchPoolsRequest\"l\n\x12WatchPoolsResponse\x12.\n\x05pools\x18\x01 \x03(\x0b\x32\x1f.llamaorch.orchestrator.v1.Pool\x12\x18\n\x10removed_pool_ids\x18\x02 \x03(\t\x12\x0c\n\x04more\x18\x03 \x01(\x08\"]\n\x10\x44rainPoolRequest\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04undo\x18\x03 \x01(\x08\"B\n\x11\x44rainPoolResponse\x12-\n\x04pool\x18\x01 \x01(\x0b\x32\x1f.llamaorch.orchestrator.v1.Pool\"c\n\x11ReloadPoolRequest\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\x11\n\tmodel_ref\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8e\x01\n\x12ReloadPoolResponse\x12-\n\x04pool\x18\x01 \x01(\x0b\x32\x1f.llamaorch.orchestrator.v1.Pool\x12\x39\n\x07outcome\x18\x02 \x01(\x0e\x32(.llamaorch.orchestrator.v1.ReloadOutcome\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t*\xbe\x01\n\rReloadOutcome\x12\x1e\n\x1aRELOAD_OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n\x13RELOAD_OUTCOME_DONE\x10\x01\x12\x1e\n\x1aRELOAD_OUTCOME_ROLLED_BACK\x10\x02\x12\x19\n\x15RELOAD_OUTCOME_FAILED\x10\x03\x12\x1d\n\x19RELOAD_OUTCOME_SUPERSEDED\x10\x04\x12\x1a\n\x16RELOAD_OUTCOME_UNKNOWN\x10\x05\x32\xba\x03\n\x10PoolAdminService\x12\x66\n\tListPools\x12+.llamaorch.orchestrator.v1.ListPoolsRequest\x1a,.llamaorch.orchestrator.v1.ListPoolsResponse\x12k\n\nWatchPools\x12,.llamaorch.orchestrator.v1.WatchPoolsRequest\x1a-.llamaorch.orchestrator.v1.WatchPoolsResponse0\x01\x12\x66\n\tDrainPool\x12+.llamaorch.orchestrator.v1.DrainPoolRequest\x1a,.llamaorch.orchestrator.v1.DrainPoolResponse\x12i\n\nReloadPool\x12,.llamaorch.orchestrator.v1.ReloadPoolRequest\x1a-.llamaorch.orchestrator.v1.ReloadPoolResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2llamaorch/orchestrator/v1/pool_admin_service.proto\x12\x19llamaorch.orchestrator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x02\n\nPoolDevice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1f\n\x12memory_total_bytes\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x1e\n\x11memory_used_bytes\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x1e\n\x11utilization_ratio\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12 \n\x13temperature_celsius\x18\x06 \x01(\rH\x03\x88\x01\x01\x12\x0e\n\x06health\x18\x07 \x01(\t\x12\x15\n\rhealth_detail\x18\x08 \x01(\tB\x15\n\x13_memory_total_bytesB\x14\n\x12_memory_used_bytesB\x14\n\x12_utilization_ratioB\x16\n\x14_temperature_celsius\"~\n\tPoolDrain\x12,\n\x08\x62\x65gan_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10running_attempts\x18\x03 \x01(\r\"\xf2\x03\n\x04Pool\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\x12\n\nreplica_id\x18\x02 \x01(\t\x12\x0f\n\x07host_id\x18\x03 \x01(\t\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\r\n\x05state\x18\x05 \x01(\t\x12\x14\n\x0cstate_reason\x18\x06 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x07 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x08 \x01(\t\x12\x10\n\x08model_id\x18\t \x01(\t\x12\x14\n\x0cmodel_digest\x18\n \x01(\t\x12\x13\n\x0bslots_total\x18\x0b \x01(\r\x12\x12\n\nslots_free\x18\x0c \x01(\r\x12\x0f\n\x07\x63tx_max\x18\r \x01(\r\x12\x17\n\x0fsnapshot_age_ms\x18\x0e \x01(\x04\x12\x18\n\x10snapshot_version\x18\x0f \x01(\x04\x12\x36\n\x07\x64\x65vices\x18\x10 \x03(\x0b\x32%.llamaorch.orchestrator.v1.PoolDevice\x12\x19\n\x0ctokens_per_s\x18\x11 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nperf_scale\x18\x12 \x01(\x01H\x01\x88\x01\x01\x12\x33\n\x05\x64rain\x18\x13 \x01(\x0b\x32$.llamaorch.orchestrator.v1.PoolDrainB\x0f\n\r_tokens_per_sB\r\n\x0b_perf_scale\"9\n\x10ListPoolsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x11ListPoolsResponse\x12.\n\x05pools\x18\x01 \x03(\x0b\x32\x1f.llamaorch.orchestrator.v1.Pool\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x13\n\x11WatchPoolsRequest\"l\n\x12WatchPoolsResponse\x12.\n\x05pools\x18\x01 \x03(\x0b\x32\x1f.llamaorch.orchestrator.v1.Pool\x12\x18\n\x10removed_pool_ids\x18\x02 \x03(\t\x12\x0c\n\x04more\x18\x03 \x01(\x08\"]\n\x10\x44rainPoolRequest\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04undo\x18\x03 \x01(\x08\"B\n\x11\x44rainPoolResponse\x12-\n\x04pool\x18\x01 \x01(\x0b\x32\x1f.llamaorch.orchestrator.v1.Pool\"c\n\x11ReloadPoolRequest\x12\x0f\n\x07pool_id\x18\x01 \x01(\t\x12\x11\n\tmodel_ref\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8e\x01\n\x12ReloadPoolResponse\x12-\n\x04pool\x18\x01 \x01(\x0b\x32\x1f.llamaorch.orchestrator.v1.Pool\x12\x39\n\x07outcome\x18\x02 \x01(\x0e\x32(.llamaorch.orchestrator.v1.ReloadOutcome\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t*\xbe\x01\n\rReloadOutcome\x12\x1e\n\x1aRELOAD_OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n\x13RELOAD_OUTCOME_DONE\x10\x01\x12\x1e\n\x1aRELOAD_OUTCOME_ROLLED_BACK\x10\x02\x12\x19\n\x15RELOAD_OUTCOME_FAILED\x10\x03\x12\x1d\n\x19RELOAD_OUTCOME_SUPERSEDED\x10\x04\x12\x1a\n\x16RELOAD_OUTCOME_UNKNOWN\x10\x05\x32\xba\x03\n\x10PoolAdminService\x12\x66\n\tListPools\x12+.llamaorch.orchestrator.v1.ListPoolsRequest\x1a,.llamaorch.orchestrator.v1.ListPoolsResponse\x12k\n\nWatchPools\x12,.llamaorch.orchestrator.v1.WatchPoolsRequest\x1a-.llamaorch.orchestrator.v1.WatchPoolsResponse0\x01\x12\x66\n\tDrainPool\x12+.llamaorch.orchestrator.v1.DrainPoolRequest\x1a,.llamaorch.orchestrator.v1.DrainPoolResponse\x12i\n\nReloadPool\x12,.llamaorch.orchestrator.v1.ReloadPoolRequest\x1a-.llamaorch.orchestrator.v1.ReloadPoolResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llamaorch.orchestrator.v1.pool_admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RELOADOUTCOME']._serialized_start=1714
-  _globals['_RELOADOUTCOME']._serialized_end=1904
+  _globals['_RELOADOUTCOME']._serialized_start=1778
+  _globals['_RELOADOUTCOME']._serialized_end=1968
   _globals['_POOLDEVICE']._serialized_start=147
   _globals['_POOLDEVICE']._serialized_end=453
   _globals['_POOLDRAIN']._serialized_start=455
@@ -42,21 +42,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POOL']._serialized_start=584
   _globals['_POOL']._serialized_end=1082
   _globals['_LISTPOOLSREQUEST']._serialized_start=1084
-  _globals['_LISTPOOLSREQUEST']._serialized_end=1102
-  _globals['_LISTPOOLSRESPONSE']._serialized_start=1104
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=1171
-  _globals['_WATCHPOOLSREQUEST']._serialized_start=1173
-  _globals['_WATCHPOOLSREQUEST']._serialized_end=1192
-  _globals['_WATCHPOOLSRESPONSE']._serialized_start=1194
-  _globals['_WATCHPOOLSRESPONSE']._serialized_end=1302
-  _globals['_DRAINPOOLREQUEST']._serialized_start=1304
-  _globals['_DRAINPOOLREQUEST']._serialized_end=1397
-  _globals['_DRAINPOOLRESPONSE']._serialized_start=1399
-  _globals['_DRAINPOOLRESPONSE']._serialized_end=1465
-  _globals['_RELOADPOOLREQUEST']._serialized_start=1467
-  _globals['_RELOADPOOLREQUEST']._serialized_end=1566
-  _globals['_RELOADPOOLRESPONSE']._serialized_start=1569
-  _globals['_RELOADPOOLRESPONSE']._serialized_end=1711
-  _globals['_POOLADMINSERVICE']._serialized_start=1907
-  _globals['_POOLADMINSERVICE']._serialized_end=2349
+  _globals['_LISTPOOLSREQUEST']._serialized_end=1141
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=1143
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=1235
+  _globals['_WATCHPOOLSREQUEST']._serialized_start=1237
+  _globals['_WATCHPOOLSREQUEST']._serialized_end=1256
+  _globals['_WATCHPOOLSRESPONSE']._serialized_start=1258
+  _globals['_WATCHPOOLSRESPONSE']._serialized_end=1366
+  _globals['_DRAINPOOLREQUEST']._serialized_start=1368
+  _globals['_DRAINPOOLREQUEST']._serialized_end=1461
+  _globals['_DRAINPOOLRESPONSE']._serialized_start=1463
+  _globals['_DRAINPOOLRESPONSE']._serialized_end=1529
+  _globals['_RELOADPOOLREQUEST']._serialized_start=1531
+  _globals['_RELOADPOOLREQUEST']._serialized_end=1630
+  _globals['_RELOADPOOLRESPONSE']._serialized_start=1633
+  _globals['_RELOADPOOLRESPONSE']._serialized_end=1775
+  _globals['_POOLADMINSERVICE']._serialized_start=1971
+  _globals['_POOLADMINSERVICE']._serialized_end=2413
 # @@protoc_insertion_point(module_scope)

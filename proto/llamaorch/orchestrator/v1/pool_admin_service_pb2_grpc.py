@@ -62,7 +62,7 @@ class PoolAdminServiceServicer:
     """
 
     def ListPools(self, request, context):
-        """Lists all pools that the orchestrator knows.
+        """Lists the pools that the orchestrator knows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

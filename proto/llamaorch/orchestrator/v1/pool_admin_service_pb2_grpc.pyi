@@ -37,7 +37,7 @@ class PoolAdminServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PoolAdminServiceAsyncStub: ...
     ListPools: _grpc.UnaryUnaryMultiCallable[_pool_admin_service_pb2.ListPoolsRequest, _pool_admin_service_pb2.ListPoolsResponse]
-    """Lists all pools that the orchestrator knows."""
+    """Lists the pools that the orchestrator knows."""
     WatchPools: _grpc.UnaryStreamMultiCallable[_pool_admin_service_pb2.WatchPoolsRequest, _pool_admin_service_pb2.WatchPoolsResponse]
     """Streams pools as they change: first all of them, then those that changed, a few times a second at most. A reader
     that falls behind gets the newest state of each pool and nothing in between. The stream ends with the server; open
@@ -60,7 +60,7 @@ class PoolAdminServiceAsyncStub(PoolAdminServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListPools: _aio.UnaryUnaryMultiCallable[_pool_admin_service_pb2.ListPoolsRequest, _pool_admin_service_pb2.ListPoolsResponse]  # type: ignore[assignment]
-    """Lists all pools that the orchestrator knows."""
+    """Lists the pools that the orchestrator knows."""
     WatchPools: _aio.UnaryStreamMultiCallable[_pool_admin_service_pb2.WatchPoolsRequest, _pool_admin_service_pb2.WatchPoolsResponse]  # type: ignore[assignment]
     """Streams pools as they change: first all of them, then those that changed, a few times a second at most. A reader
     that falls behind gets the newest state of each pool and nothing in between. The stream ends with the server; open
@@ -86,7 +86,7 @@ class PoolAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pool_admin_service_pb2.ListPoolsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pool_admin_service_pb2.ListPoolsResponse, _abc.Awaitable[_pool_admin_service_pb2.ListPoolsResponse]]:
-        """Lists all pools that the orchestrator knows."""
+        """Lists the pools that the orchestrator knows."""
 
     @_abc_1.abstractmethod
     def WatchPools(

@@ -1,15 +1,11 @@
 """A continuation that is in the journal, and that its host may never have had. LO-304, LO-305."""
 
 from orchestrator_core.core.effects import (
-    AcceptRecord,
-    DispatchRecord,
     Effect,
-    Record,
     SendCancel,
     SendRelease,
     SendStart,
     SendVerdicts,
-    TerminalRecord,
     Verdict,
 )
 from orchestrator_core.core.events import (
@@ -19,6 +15,7 @@ from orchestrator_core.core.events import (
     OutputProgressed,
     Recovered,
 )
+from orchestrator_core.core.records import AcceptRecord, DispatchRecord, Record, TerminalRecord
 from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.core.spec import Failover, StartMode
 from orchestrator_core.core.states import JobState

@@ -7,13 +7,15 @@ import pytest
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.errors import RefusalError
+from orchestrator_core.grpc_options import MESSAGE_BYTES_MAX
 from orchestrator_core.relay import marks, sides
 from orchestrator_core.relay.items import Frame
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.retelling import starts, text_of
 from orchestrator_core.relay.sides import SideRead, Sides, Source
 from orchestrator_core.wire.frames import encode_event
-from tests.unit.orchestrator_core.relay.test_log import STARTED, frames
+from orchestrator_core.wire.plausible import CHUNK_BYTES_MAX
+from tests.unit.orchestrator_core.relay.logs import STARTED, frames
 
 WORDS = [[f"word{number:03d} "] for number in range(60)]
 ASKED = 7
@@ -170,6 +172,27 @@ def test_a_reader_takes_its_side_first_and_then_the_log() -> None:
     assert lacked
     assert not reader.lacks
     assert b"".join(map(text_of, entries)).decode() == "".join(word for (word,) in WORDS)
+
+
+def test_what_lies_at_a_side_is_sent_in_messages_that_clients_take() -> None:
+    """The largest chunk there is may come after as much as one read brings."""
+    largest = "x" * (CHUNK_BYTES_MAX - 256)
+    log, all_frames = OutputLog(1 << 10), frames([["y" * 50_000]] * 5 + [[largest], ["z" * 2_000]])
+    log.begin_attempt(1)
+    for frame in all_frames:
+        log.append_text(frame)
+    read = SideRead(log, 0, ASKED)
+    for frame in all_frames:
+        read.offer(frame, ASKED)
+    reader = log.open(None, late=True)
+    reader.side.extend(read.items)
+    sizes = []
+
+    while reader.side:
+        sizes.append(sum(map(len, reader.take())))
+
+    assert sum(sizes) > len(largest) + 250_000
+    assert max(sizes) < MESSAGE_BYTES_MAX
 
 
 def test_the_digest_of_a_late_reader_is_compared() -> None:

@@ -48,7 +48,11 @@ def test_a_large_fleet_is_cut_to_what_fits_and_counted() -> None:
         for attempt in range(1, 8)
     ]
 
-    told = explanation(pb.ExplainJobResponse(job=JOB, decisions=decisions, waiting_for=exclusions))
+    told = explanation(
+        pb.ExplainJobResponse(
+            job=JOB, decisions=decisions, waiting_for=exclusions, waiting_for_total=500
+        )
+    )
 
     assert [decision.attempt for decision in told.decisions] == [7, 6, 5, 4]
     assert len(told.decisions) == DECISIONS_SHOWN
