@@ -263,12 +263,13 @@ class OutputLog:
         return bool(self._readers)
 
     @property
-    def textless(self) -> bool:
-        """True for the outcome of a job that did not finish, told again after a restart.
+    def unmeasured(self) -> bool:
+        """True for the outcome of a job that did not finish, where a restart came before it.
 
-        What text there was nobody knows.
+        How much text there was nobody knows: some of it may have come back, or nothing.
         """
-        return self.final is not None and self._expected is None and not self.next_offset
+        unknown = self.doubtful or not self.next_offset
+        return self.final is not None and self._expected is None and unknown
 
     def announced(self, attempt: int) -> bool:
         """True when the log has the event that announces the attempt."""
@@ -307,7 +308,7 @@ class OutputLog:
         lacks = offset < self.oldest_offset
         if lacks and not late:
             raise self.out_of_window("the resume point is no longer held")
-        if offset > self.next_offset and self.complete and not self.textless:
+        if offset > self.next_offset and self.complete and not self.unmeasured:
             raise self.out_of_window("the resume point lies beyond the output")
         index = bisect_left(self._items, offset, key=attrgetter("end"))
         reader = Reader(self, self._base + index, point, wake)
