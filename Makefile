@@ -5,33 +5,55 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILE_STAMP := $(VENV)/.installed-compile
 DEV_STAMP := $(VENV)/.installed-dev
 
 .PHONY: help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
+CHECK_COMPILER = { command -v cc || command -v gcc; } >/dev/null && \
+	  test -e "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
+	  { echo "The core is compiled by a C compiler, with Python's headers (Debian: gcc python3-dev); COMPILE=no installs without"; exit 1; }
+
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
+	@$(CHECK_PYTHON)
+	@echo "Installing what the services need into $(VENV): fetches about 100 MB, a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-$(DEV_STAMP): $(STAMP) ci/copy_third_party_protos.py
+$(COMPILE_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compile]'
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+THIRD_PARTY := .build/third_party/.copied
+
+# Protos of others that ours import: buf, the generator and clients of other languages look for them there.
+$(THIRD_PARTY): $(DEV_STAMP) ci/copy_third_party_protos.py
 	$(BIN)/python ci/copy_third_party_protos.py
 	@touch $@
 
 .PHONY: deps
-deps: $(DEV_STAMP) ## Create .venv and install everything, the tools for development too
+deps: $(THIRD_PARTY) ## Create .venv and install everything, the tools for development too
 
 .PHONY: demo
 demo: $(STAMP) ## Start both services with a tiny model, run jobs, show what happens, stop
 	$(BIN)/python -m demo.demo
 
+UP_TAKES := MODEL SLOTS CTX THREADS DEVICES GPU_LAYERS LISTEN METRICS_LISTEN DIRECTORY PYTHON
+# Variables of make's command line: one that is misspelt would change nothing, without a word.
+GIVEN = $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+
 .PHONY: up
 up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS, CTX, THREADS, DEVICES, GPU_LAYERS, LISTEN, METRICS_LISTEN, DIRECTORY)
-	$(BIN)/python -m demo.up$(if $(MODEL), --model '$(MODEL)')$(if $(SLOTS), --slots $(SLOTS))$(if \
+	$(if $(filter-out $(UP_TAKES),$(GIVEN)),$(error make up does not know $(filter-out $(UP_TAKES),$(GIVEN)): it takes $(UP_TAKES)))
+	@$(BIN)/python -m demo.up$(if $(MODEL), --model '$(MODEL)')$(if $(SLOTS), --slots $(SLOTS))$(if \
 	  $(CTX), --ctx $(CTX))$(if $(THREADS), --threads $(THREADS))$(if \
 	  $(DEVICES), --devices $(DEVICES))$(if $(GPU_LAYERS), --gpu-layers $(GPU_LAYERS))$(if \
 	  $(LISTEN), --listen $(LISTEN))$(if $(METRICS_LISTEN), --metrics-listen $(METRICS_LISTEN))$(if \
@@ -108,12 +130,24 @@ compile: $(COMPILED)/.done ## Compile the core and the path of tokens, which hal
 
 PREFIX ?= /opt/llama-orch
 
+INTERPRETED := $(filter no NO No false 0,$(COMPILE))
+SITE = $$($(PREFIX)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+# What would fail after minutes fails at once.
+.PHONY: installable
+installable:
+	@$(CHECK_PYTHON)
+	@mkdir -p '$(PREFIX)' && test -w '$(PREFIX)' || { echo "PREFIX=$(PREFIX) cannot be written: name another folder, or use sudo"; exit 1; }
+	@$(if $(INTERPRETED),true,$(CHECK_COMPILER))
+
 .PHONY: install
-install: $(DEV_STAMP) ## Install the services and llorch below PREFIX (/opt/llama-orch), compiled unless COMPILE=no
+install: installable $(if $(INTERPRETED),,$(COMPILE_STAMP)) ## Install the services and llorch below PREFIX (/opt/llama-orch), compiled unless COMPILE=no
+	@echo "Installing into $(PREFIX): fetches about 100 MB, a minute or two"
 	$(PYTHON) -m venv $(PREFIX)
 	$(PREFIX)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt .
-	$(BIN)/python ci/compile_core.py $(if $(filter no,$(COMPILE)),--remove) \
-	  "$$($(PREFIX)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@$(if $(INTERPRETED),true,echo "Compiling the core: a minute or two")
+	$(if $(INTERPRETED),$(PREFIX),$(VENV))/bin/python ci/compile_core.py $(if $(INTERPRETED),--remove) "$(SITE)"
+	@echo "Installed: $(PREFIX)/bin has orchestratord, pool-managerd and llorch"
 
 .PHONY: bench-core
 bench-core: $(COMPILED)/.done ## What a decision and a job cost the core, interpreted and compiled: CPU over pools and waiting jobs
@@ -229,7 +263,7 @@ lint: $(DEV_STAMP) ## ruff: lint and format
 	$(BIN)/ruff format --check .
 
 .PHONY: format
-format: $(DEV_STAMP) ## Format Python and protos
+format: $(THIRD_PARTY) ## Format Python and protos
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format -w proto
@@ -243,7 +277,7 @@ imports: $(DEV_STAMP) ## The architecture, as import rules
 	$(BIN)/lint-imports
 
 .PHONY: proto-check
-proto-check: $(DEV_STAMP) ## buf lint, buf format, and stubs equal to what the protos generate
+proto-check: $(THIRD_PARTY) ## buf lint, buf format, and stubs equal to what the protos generate
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code proto
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python ci/generate_stubs.py --check
@@ -258,11 +292,11 @@ mutants: $(DEV_STAMP) ## Plant known bugs in a copy and expect red tests (NAMES=
 	$(BIN)/python ci/mutants.py $(NAMES)
 
 .PHONY: breaking
-breaking: $(DEV_STAMP) ## buf breaking against AGAINST (default: the main branch)
+breaking: $(THIRD_PARTY) ## buf breaking against AGAINST (default: the main branch)
 	$(BIN)/buf breaking proto --against '.git#branch=$(or $(AGAINST),main),subdir=proto'
 
 .PHONY: generate
-generate: $(DEV_STAMP) ## Write the stubs from the protos
+generate: $(THIRD_PARTY) ## Write the stubs from the protos
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python ci/generate_stubs.py
 
 .PHONY: docs

@@ -18,15 +18,17 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mypyc.build import mypycify
-from setuptools import Extension, setup
+if TYPE_CHECKING:
+    from setuptools import Extension
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = Path("orchestrator_core/core")
+PACKAGE = "orchestrator_core"
+CORE = Path(PACKAGE) / "core"
 
 INTERPRETED = frozenset(
-    {"__init__", "checkpoint", "machine", "records", "shapes"}
+    {"__init__", "checkpoint", "machine", "plain_init", "shapes"}
     | {
         "catalog_model",
         "config",
@@ -35,6 +37,7 @@ INTERPRETED = frozenset(
         "events",
         "outcome",
         "outlook",
+        "records",
         "session",
         "snapshot",
         "spec",
@@ -62,6 +65,7 @@ SHELL = (
     "servicers/exchange_session.py",
     "servicers/frames.py",
     "servicers/subscription.py",
+    "telemetry/span_encoding.py",
     "wire/exchange.py",
     "wire/frames.py",
     "wire/output_frames.py",
@@ -94,13 +98,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--optimize", default="3", choices="0123", help="level of the C compiler")
     args = parser.parse_args(argv)
     into: Path = args.into.resolve()
-    package = into / "orchestrator_core"
+    package = into / PACKAGE
     if args.copy:
         shutil.rmtree(package, ignore_errors=True)
         _copy_to(package)
     if not package.is_dir():
         parser.error(f"{package}: not there; name a folder with orchestrator_core, or --copy")
-    remove_compiled(package)
+    remove_compiled(into)
     if args.remove:
         return 0
     with tempfile.TemporaryDirectory() as work:
@@ -111,13 +115,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _copy_to(package: Path) -> None:
     left_out = shutil.ignore_patterns("__pycache__", "*.so")
-    shutil.copytree(ROOT / "orchestrator_core", package, ignore=left_out)
+    shutil.copytree(ROOT / PACKAGE, package, ignore=left_out)
 
 
-def remove_compiled(package: Path) -> None:
+def remove_compiled(into: Path) -> None:
     """Removes what another version compiled there: Python would take it before the sources."""
-    for module in package.rglob("*.so"):
+    for module in (into / PACKAGE).rglob("*.so"):
         module.unlink()
+    for shared in into.glob(f"{PACKAGE}__mypyc.*.so"):
+        shared.unlink()
 
 
 def compile_core(work: Path, into: Path, optimize: str) -> None:
@@ -126,14 +132,17 @@ def compile_core(work: Path, into: Path, optimize: str) -> None:
     Raises:
         SystemExit: when mypyc refuses a module or the C compiler fails; either says why.
     """
+    # Only here: what removes needs neither of them.
+    from setuptools import setup  # noqa: PLC0415
+
     # All of it: what is compiled calls what is not, and its types are looked up there.
-    _copy_to(work / "orchestrator_core")
+    _copy_to(work / PACKAGE)
     chosen = []
     for source in sorted((work / CORE).glob("*.py")):
         if source.stem not in INTERPRETED:
             source.write_text(prepared(source.read_text(encoding="utf-8")), encoding="utf-8")
             chosen.append(str(CORE / source.name))
-    chosen += [str(CORE.parent / name) for name in SHELL]
+    chosen += [f"{PACKAGE}/{name}" for name in SHELL]
     os.environ["MYPYPATH"] = str(ROOT / "proto")
     os.chdir(work)
     extensions = _mypycified(chosen, optimize)
@@ -143,13 +152,21 @@ def compile_core(work: Path, into: Path, optimize: str) -> None:
     setup(name="orchestrator-core", packages=[], ext_modules=extensions, script_args=built)
 
 
-def _mypycified(chosen: list[str], optimize: str) -> list[Extension]:
+def _mypycified(chosen: list[str], optimize: str) -> "list[Extension]":
     """What is to be compiled; mypyc's words are passed on, as far as they are worth reading."""
+    from mypyc.build import mypycify  # noqa: PLC0415
+
     words = io.StringIO()
     try:
         with contextlib.redirect_stdout(words):
-            options = [*chosen, *MYPY_OPTIONS]
-            found: list[Extension] = mypycify(options, opt_level=optimize, debug_level="0")
+            # The code of all modules is in one file, `orchestrator_core__mypyc.*.so` beside the
+            # package. By default its name is a hash, which nobody would know for ours.
+            found: list[Extension] = mypycify(
+                [*chosen, *MYPY_OPTIONS],
+                opt_level=optimize,
+                debug_level="0",
+                group_name=PACKAGE,
+            )
     finally:
         for line in worth_reading(words.getvalue()):
             print(line)

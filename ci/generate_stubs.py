@@ -39,8 +39,8 @@ def generate(tree: Path, target: Path) -> None:
             f"--proto_path={well_known}",
             f"--python_out={target}",
             f"--grpc_python_out={target}",
-            f"--mypy_out={target}",
-            f"--mypy_grpc_out={target}",
+            f"--mypy_out=quiet:{target}",
+            f"--mypy_grpc_out=quiet:{target}",
             *sources,
         ]
     )

@@ -17,6 +17,7 @@ from orchestrator_core.errors import CannotStartError
 from orchestrator_core.loop import Loop
 from orchestrator_core.process import run
 from orchestrator_core.store.port import StoreTakenError
+from orchestrator_core.telemetry.library_lines import hear_libraries
 from orchestrator_core.telemetry.line_sink import configure_logs
 
 EXIT_BROKE_DOWN = 1
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         source, config = load_source(words, os.environ)
         configure_logs(config.log_level, config.log_format)
+        hear_libraries()
         _arm(os.environ.get(failpoints.VARIABLE, ""))
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.set_threshold(GC_ALLOCATIONS)

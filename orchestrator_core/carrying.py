@@ -9,12 +9,9 @@ import structlog
 from orchestrator_core.cancels import HeldCancels
 from orchestrator_core.commit import CommitGate
 from orchestrator_core.core.effects import (
-    AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
-    CatalogRecord,
     ConfirmEnd,
-    DispatchRecord,
     Effect,
     Gated,
     Immediate,
@@ -24,9 +21,7 @@ from orchestrator_core.core.effects import (
     ModelClosed,
     ModelRefused,
     OfferDeclined,
-    PoolDrainRecord,
     PoolVerified,
-    Record,
     ReplyAccepted,
     ReplyModel,
     ReplyPool,
@@ -38,9 +33,6 @@ from orchestrator_core.core.effects import (
     SendRelease,
     SendStart,
     SendVerdicts,
-    SessionForgotten,
-    SessionRecord,
-    TerminalRecord,
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
@@ -51,10 +43,20 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Reason, Refusal
+from orchestrator_core.core.records import (
+    AcceptRecord,
+    CatalogRecord,
+    DispatchRecord,
+    PoolDrainRecord,
+    Record,
+    SessionForgotten,
+    SessionRecord,
+    TerminalRecord,
+)
 from orchestrator_core.core.spec import StartMode
 from orchestrator_core.followers import Followers
 from orchestrator_core.hosts.bringing import Bringing
-from orchestrator_core.hosts.continuing import continuation, must_bring, text_lost
+from orchestrator_core.hosts.continuing import attempt_lost, continuation, must_bring
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay.items import Item
 from orchestrator_core.relay.relay import Relay
@@ -240,7 +242,7 @@ class Carrying:
     def _not_brought(self, effect: SendStart) -> None:
         """Ends a continuation that failed before it began, unless it stopped counting."""
         if self._core.holds_slot(effect.spec.job_id, effect.attempt):
-            self._submit(text_lost(effect))
+            self._submit(attempt_lost(effect))
 
     def _send(self, effect: SendStart, follows: Delivered | AttemptEnded | None) -> None:
         """Sends an attempt, or ends it where it cannot begin."""

@@ -11,14 +11,9 @@ from typing import assert_never
 
 from orchestrator_core import failpoints
 from orchestrator_core.core.effects import (
-    AcceptRecord,
-    CatalogRecord,
     ConfirmEnd,
-    DispatchRecord,
     Gated,
     JobEnded,
-    PoolDrainRecord,
-    Record,
     ReplyAccepted,
     ReplyModel,
     ReplyPool,
@@ -28,6 +23,13 @@ from orchestrator_core.core.effects import (
     SendDrain,
     SendRelease,
     SendStart,
+)
+from orchestrator_core.core.records import (
+    AcceptRecord,
+    CatalogRecord,
+    DispatchRecord,
+    PoolDrainRecord,
+    Record,
     SessionForgotten,
     SessionRecord,
     TerminalRecord,

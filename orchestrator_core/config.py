@@ -269,8 +269,11 @@ def _read(path: Path) -> dict[str, object]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
+    except UnicodeDecodeError as error:
+        where = f"{path}: not valid TOML: byte {error.start + 1} is not UTF-8"
+        raise ConfigError([f"{where}: save it as text in UTF-8, or name another file"]) from error
     except (ValueError, RecursionError) as error:
-        # Also of bytes that are no text, of numbers too long to be read, of arrays without end.
+        # Also of numbers too long to be read, of arrays without end.
         raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
 
 

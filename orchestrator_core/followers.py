@@ -3,16 +3,11 @@
 from dataclasses import replace
 
 from orchestrator_core import failpoints
-from orchestrator_core.core.effects import (
-    JobEnded,
-    JobStarted,
-    SendVerdicts,
-    TerminalRecord,
-    Verdict,
-)
+from orchestrator_core.core.effects import JobEnded, JobStarted, SendVerdicts, Verdict
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Outcome, Reason
+from orchestrator_core.core.records import TerminalRecord
 from orchestrator_core.core.spec import StartMode
 from orchestrator_core.core.states import JobState
 from orchestrator_core.relay.log import OutputLog

@@ -73,7 +73,7 @@ def _artifact_facts(kept: Artifacts) -> ArtifactFacts:
     return ArtifactFacts(
         count=len(kept.index),
         count_max=kept.limits.count_max,
-        room_taken_bytes=kept.room_taken_bytes,
+        room_taken_bytes=kept.room.taken_bytes,
         quota_bytes=kept.limits.quota_bytes,
         refused=counts.refused,
         moved_bytes=counts.moved_bytes,

@@ -14,6 +14,7 @@ from orchestrator_core import failpoints, grpc_options
 from orchestrator_core.artifacts.files import FilesUnusableError
 from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.auth.tls import ServerCertificates, TlsError, TlsFiles
+from orchestrator_core.binding import refusal, unbindable
 from orchestrator_core.clock import Clock, SystemClock
 from orchestrator_core.config import Config, ConfigSource, core_config, tokens
 from orchestrator_core.config_schema import loopback_bind
@@ -62,7 +63,7 @@ from orchestrator_core.store.port import (
 )
 from orchestrator_core.telemetry.measured_store import MeasuredStore
 from orchestrator_core.telemetry.telemetry import Telemetry
-from orchestrator_core.wire.jobs import WireLimits
+from orchestrator_core.wire.limits import WireLimits
 
 # Streams end by themselves once their jobs have; this is for those that do not.
 STOP_GRACE_S = 0.5
@@ -243,6 +244,8 @@ class OrchestratorServer:
     def _listen(self) -> None:
         """Takes the address; whoever connects is kept waiting until the server has started."""
         listen, tls = self._config.listen, self._config.tls
+        if (taken := unbindable(listen)) is not None:
+            raise CannotStartError(refusal("listen", listen, taken))
         try:
             if tls.certificate:
                 files = TlsFiles(tls.certificate, tls.key, tls.client_ca)
@@ -252,7 +255,7 @@ class OrchestratorServer:
         except TlsError as error:
             raise CannotStartError(str(error)) from error
         except RuntimeError as error:
-            raise CannotStartError(f"cannot listen on {listen}: {error}") from error
+            raise CannotStartError(f"listen: cannot listen on {listen}: {error}") from error
         if not tls.certificate and not loopback_bind(listen):
             _log.warning(
                 "plaintext",

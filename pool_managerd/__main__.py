@@ -1,14 +1,15 @@
 """The command `pool-managerd`.
 
 Exit codes: 0 stopped as asked, 1 broke down or cannot read its devices yet, 2 cannot start as
-configured. Of `check`: 0 every pool can start, 1 a pool cannot, 2 the pool manager cannot, also
-without a configuration.
+configured. Of `check`: 0 every pool can start, 1 a pool cannot, 2 the pool manager cannot. Of
+`init`: 0 a configuration was written, 2 it was not.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import shlex
 import signal
 import sys
 from dataclasses import asdict
@@ -26,6 +27,7 @@ from pool_managerd.inspection import inspect_host, report_lines
 from pool_managerd.loop import PatientLoop
 from pool_managerd.server import PoolManager
 from pool_managerd.telemetry import configure_logs, log
+from pool_managerd.telemetry.library_lines import hear_libraries
 
 DEFAULT_CONFIG = Path("pool-managerd.toml")
 # A driver may come later: at the start of the machine, or when its module has been built.
@@ -41,9 +43,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=("run", "check", "fetch"),
+        choices=("run", "init", "check", "fetch"),
         default="run",
-        help="run (the default), check what would run here, or fetch a model",
+        help="run (the default), init: write a first configuration, check what would run here, or "
+        "fetch a model",
     )
     parser.add_argument(
         "ref",
@@ -61,22 +64,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--digests", action="store_true", help="check: read models of any size")
     # Intermixed: the reference may follow options.
     args = parser.parse_intermixed_args(argv)
+    if args.command == "fetch" and args.ref is None:
+        parser.error("fetch needs a REF, e.g. hf:ORG/REPO/FILE")
     try:
-        if args.command == "check" and not args.print_config:
-            return _check(args.config, as_json=args.json, all_digests=args.digests)
-        config = load_config(args.config)
-        if args.print_config:
-            print(to_toml(config), end="")
-            return 0
-        configure_logs(config.log_level, config.log_format)
-        if args.command == "fetch":
-            if args.ref is None:
-                parser.error("fetch needs a REF, e.g. hf:ORG/REPO/FILE")
-            return run_fetch(config, args.ref)
-        _arm(os.environ.get(failpoints.VARIABLE, ""))
-        # Not on uvloop: it starts processes by a plain fork, in which gRPC's handlers crash.
-        with asyncio.Runner(loop_factory=PatientLoop) as runner:
-            runner.run(_serve(config, args.config.absolute()))
+        return _carry_out(args)
     except ConfigError as error:
         for problem in error.problems:
             print(f"pool-managerd: {problem}", file=sys.stderr)
@@ -85,12 +76,36 @@ def main(argv: list[str] | None = None) -> int:
         print(f"pool-managerd: {error}", file=sys.stderr)
         no_devices = isinstance(error, DevicesUnavailableError)
         return EXIT_NO_DEVICES if no_devices else EXIT_CANNOT_START
+
+
+def _carry_out(args: argparse.Namespace) -> int:
+    if args.command == "init":
+        return _init(args.config)
+    if args.command == "check" and not args.print_config:
+        return _check(args.config, as_json=args.json, all_digests=args.digests)
+    config = load_config(args.config)
+    if args.print_config:
+        print(to_toml(config), end="")
+        return 0
+    configure_logs(config.log_level, config.log_format)
+    hear_libraries()
+    if args.command == "fetch":
+        return run_fetch(config, args.ref)
+    _arm(os.environ.get(failpoints.VARIABLE, ""))
+    # Not on uvloop: it starts processes by a plain fork, in which gRPC's handlers crash.
+    with asyncio.Runner(loop_factory=PatientLoop) as runner:
+        runner.run(_serve(config, args.config.absolute()))
     return 0
 
 
 def _check(file: Path, *, as_json: bool, all_digests: bool) -> int:
-    if _nothing_in(file):
-        return _first(file, as_json=as_json)
+    if _is_output(file):
+        told = (
+            f"{file}: this is where standard output goes, so the shell has emptied it; if it held "
+            "a configuration, bring that back from a copy. Send the report elsewhere; "
+            "`pool-managerd init` writes a first configuration"
+        )
+        raise ConfigError([told])
     config = load_config(file)
     report = asyncio.run(inspect_host(config, make_devices(config), all_digests=all_digests))
     if as_json:
@@ -100,23 +115,31 @@ def _check(file: Path, *, as_json: bool, all_digests: bool) -> int:
     return report.exit_code
 
 
-def _nothing_in(file: Path) -> bool:
-    """Also of a file that is to be written: the shell makes it before we begin."""
-    return not file.exists() or (file.is_file() and not file.stat().st_size)
+def _is_output(file: Path) -> bool:
+    try:
+        return os.path.samestat(file.stat(), os.fstat(sys.stdout.fileno()))
+    except OSError:
+        # There is no file, or standard output has no descriptor.
+        return False
 
 
-def _first(file: Path, *, as_json: bool) -> int:
-    """Prints a configuration to begin with."""
-    machine = asyncio.run(look(file.absolute().parent, nvidia_devices()))
-    told = f"{file}: there is no configuration yet; a first one for this machine is on standard"
-    told += f" output, to be kept by: pool-managerd check --config {file} > {file}"
-    if as_json:
-        answer = {"fatal": [told], "configuration": first_config(machine)}
-        print(json.dumps({**answer, "exit_code": EXIT_CANNOT_START}))
-    else:
-        print(first_config(machine), end="")
-        print(f"pool-managerd: {told}", file=sys.stderr)
-    return EXIT_CANNOT_START
+def _init(file: Path) -> int:
+    """Writes a configuration to begin with; one that is there stays as it is."""
+    empty = file.is_file() and not file.stat().st_size
+    text = first_config(asyncio.run(look(file.absolute().parent, nvidia_devices())))
+    try:
+        with file.open("w" if empty else "x", encoding="utf-8") as new:
+            new.write(text)
+    except FileExistsError as error:
+        kept = f"{file} is there, and stays as it is: `pool-managerd check` looks at it"
+        raise ConfigError([f"{kept}; name another one by --config FILE"]) from error
+    except OSError as error:
+        raise ConfigError([f"{file}: {error.strerror or error}"]) from error
+    named = "" if file == DEFAULT_CONFIG else f" --config {shlex.quote(str(file))}"
+    told = f"{file} is written, a first configuration: look at it, change it, then\n"
+    # Standard output may be that very file.
+    print(f"{told}    pool-managerd check{named}", file=sys.stderr)
+    return 0
 
 
 def _arm(failpoint: str) -> None:

@@ -13,8 +13,8 @@ from pydantic import SecretStr, ValidationError
 
 from pool_managerd.config import Config, ConfigError, PoolTable
 from pool_managerd.config_engines import EngineTable
-from pool_managerd.config_launch import AttachingEngine, LaunchTable
-from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedEngine
+from pool_managerd.config_launch import AttachingTable, LaunchTable
+from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedTable
 from pool_managerd.config_problems import problem
 from pool_managerd.config_security import resolved_access, resolved_files, trace_problems
 
@@ -29,12 +29,15 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        hint = "name one by --config FILE; `pool-managerd check` prints one for this machine"
+        hint = "name one by --config FILE; `pool-managerd init` writes one for this machine"
         raise ConfigError([f"{path}: there is no such file: {hint}"]) from error
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
+    except UnicodeDecodeError as error:
+        where = f"{path}: not valid TOML: byte {error.start + 1} is not UTF-8"
+        raise ConfigError([f"{where}: save it as text in UTF-8, or name another file"]) from error
     except (ValueError, RecursionError) as error:
-        # Also of bytes that are no text, of numbers too long to be read, of arrays without end.
+        # Also of numbers too long to be read, of arrays without end.
         raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
     _refuse_file_secrets(raw)
     try:
@@ -96,9 +99,9 @@ def _resolved(
     pool: PoolTable, base: Path, env: Mapping[str, str], problems: list[str]
 ) -> EngineTable:
     match pool.engine:
-        case EmbeddedEngine() as engine:
+        case EmbeddedTable() as engine:
             return engine.model_copy(update=_paths(engine, base))
-        case AttachingEngine() as engine:
+        case AttachingTable() as engine:
             secret = _secret(pool, engine, env, problems)
             problems.extend(_unset(pool, engine, env))
             changes = {"api_key": secret, "launch": _launch(engine, base)}
@@ -107,14 +110,14 @@ def _resolved(
             return engine
 
 
-def _paths(engine: EmbeddedEngine | AttachingEngine, base: Path) -> dict[str, object]:
+def _paths(engine: EmbeddedTable | AttachingTable, base: Path) -> dict[str, object]:
     """Settings that name files, which begin at the folder of the configuration."""
     names = ("model_path", *LAUNCH_FILES)
     return {name: str(base / path) for name in names if (path := getattr(engine, name, ""))}
 
 
 def _secret(
-    pool: PoolTable, engine: AttachingEngine, env: Mapping[str, str], problems: list[str]
+    pool: PoolTable, engine: AttachingTable, env: Mapping[str, str], problems: list[str]
 ) -> SecretStr:
     secret = env.get(engine.api_key_env, "") if engine.api_key_env else ""
     if engine.api_key_env and not secret:
@@ -125,7 +128,7 @@ def _secret(
     return SecretStr(secret)
 
 
-def _unset(pool: PoolTable, engine: AttachingEngine, env: Mapping[str, str]) -> list[str]:
+def _unset(pool: PoolTable, engine: AttachingTable, env: Mapping[str, str]) -> list[str]:
     names = engine.launch.pass_env if engine.launch is not None else ()
     return [
         f"pools.{pool.pool_id}.engine.launch.pass_env: the environment variable {name} is not set"
@@ -134,7 +137,7 @@ def _unset(pool: PoolTable, engine: AttachingEngine, env: Mapping[str, str]) -> 
     ]
 
 
-def _launch(engine: AttachingEngine, base: Path) -> LaunchTable | None:
+def _launch(engine: AttachingTable, base: Path) -> LaunchTable | None:
     if engine.launch is None or not engine.launch.cwd:
         return engine.launch
     return engine.launch.model_copy(update={"cwd": str(base / engine.launch.cwd)})

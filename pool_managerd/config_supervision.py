@@ -72,6 +72,9 @@ class SupervisionTable(Table):
     health_interval_ms: Milliseconds = Field(
         default=2_000, description="Time between two health checks."
     )
+    health_timeout_ms: int = Field(
+        default=1_000, ge=1, le=30_000, description="Longest answer to a health check."
+    )
     health_failures: int = Field(
         default=3, ge=1, le=100, description="Failed checks before a restart."
     )

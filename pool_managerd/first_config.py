@@ -1,7 +1,7 @@
 """A configuration to begin with: what was found on this machine, as a file that can be changed.
 
-`pool-managerd check` prints it where there is no configuration yet. It starts nothing, and leaves
-it to the next check whether all of it fits.
+`pool-managerd init` writes it where there is no configuration yet. It starts nothing, and leaves it
+to `pool-managerd check` whether all of it fits.
 """
 
 import asyncio
@@ -19,11 +19,15 @@ from pool_managerd.core.model_ref import part_names
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.embedded import embedded_shortfalls, gpu_shortfalls
 from pool_managerd.engines.gguf_kv import trained_context
+from pool_managerd.engines.gguf_look import no_model
 from pool_managerd.errors import DevicesUnavailableError
 from pool_managerd.inspection import PROGRAMS, device_line
 
 FILES_LOOKED_AT_MAX = 10_000
 """Entries of the configuration's folder that are looked at for models."""
+
+MODELS_READ_MAX = 20
+"""GGUF files that are looked into, each for a fraction of a second."""
 
 CTX_TOKENS = 4_096
 SLOTS = 2
@@ -41,7 +45,8 @@ class Machine:
         programs: Paths of engines on PATH, by name.
         lacking: What keeps the embedded engine from running here at all.
         embedded_gpu: Whether it would put layers on a GPU.
-        models: GGUF files beside the configuration, in order.
+        models: GGUF files beside the configuration that are models, in order.
+        left_out: Why others there are not among them, a sentence each.
         ctx_tokens: Context that the first of them was trained with, where it says so.
         threads: Processor cores for the embedded engine.
     """
@@ -52,6 +57,7 @@ class Machine:
     lacking: tuple[str, ...] = ()
     embedded_gpu: bool = False
     models: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     ctx_tokens: int | None = None
     threads: int = 1
 
@@ -67,7 +73,7 @@ async def look(folder: Path, source: DeviceSource) -> Machine:
         no_gpu = str(error)
     finally:
         await source.stop()
-    models = await asyncio.to_thread(_models, folder)
+    models, left_out = await asyncio.to_thread(_models, folder)
     first = await asyncio.to_thread(trained_context, folder / models[0]) if models else None
     lacking = await asyncio.to_thread(embedded_shortfalls)
     refused = bool(lacking) or not gpus or bool(await asyncio.to_thread(gpu_shortfalls, -1))
@@ -78,6 +84,7 @@ async def look(folder: Path, source: DeviceSource) -> Machine:
         lacking=tuple(lacking),
         embedded_gpu=not refused,
         models=models,
+        left_out=left_out,
         ctx_tokens=first,
         # One is left to the services.
         threads=max(1, (psutil.cpu_count(logical=False) or 2) - 1),
@@ -88,7 +95,7 @@ def first_config(machine: Machine) -> str:
     """The text of a configuration for the machine, with comments that say what to change."""
     well = [gpu for gpu in machine.gpus if gpu.health is DeviceHealth.OK]
     lines = [
-        "# What `pool-managerd check` found on this machine. Change it, and check again;",
+        "# What `pool-managerd init` found on this machine. Change it, then `pool-managerd check`.",
         "# docs/pool-managerd.md has every setting, and an example for each engine.",
         'orchestrator = "127.0.0.1:7070"   # where orchestratord listens',
         f'devices = "{"nvml" if well else "cpu"}"',
@@ -96,6 +103,7 @@ def first_config(machine: Machine) -> str:
     if machine.no_gpu:
         lines.append(_comment(f"No NVIDIA GPU: {machine.no_gpu}"))
     lines += [_comment(f"Left out: {device_line(gpu)}") for gpu in machine.gpus if gpu not in well]
+    lines += [_comment(f"Left out: {told}") for told in machine.left_out]
     name, engine = _engine(machine, gpu=bool(well))
     others = [other for other in machine.programs if other != name]
     if others:
@@ -209,19 +217,37 @@ def _model(machine: Machine) -> list[str]:
     ]
 
 
-def _models(folder: Path) -> tuple[str, ...]:
-    """Names of the GGUF files of a folder, of a split model that of its first part."""
+def _models(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the models of a folder, of a split one its first part; why others are none."""
     try:
-        names = sorted(entry.name for entry in islice(folder.iterdir(), FILES_LOOKED_AT_MAX))
+        entries = sorted(entry.name for entry in islice(folder.iterdir(), FILES_LOOKED_AT_MAX))
     except OSError:
-        return ()
-    return tuple(name for name in names if name.endswith(".gguf") and _is_model(name))
-
-
-def _is_model(name: str) -> bool:
+        return (), ()
     # A name that cannot be printed cannot be written into a file of UTF-8 either.
-    first = part_names(name)[:1] == (name,)
-    return first and "mmproj" not in name and name.isprintable()
+    names = [name for name in entries if name.endswith(".gguf") and name.isprintable()]
+    # What belongs to a model that is here needs no word.
+    parts = {part for name in names if _first(name) == name for part in part_names(name)[1:]}
+    wanted = [name for name in names if name not in parts]
+    found = {name: _left_out(folder, name) for name in wanted[:MODELS_READ_MAX]}
+    more = len(wanted) - len(found)
+    unread = (f"{more} more GGUF files, which were not looked at",) if more else ()
+    return (
+        tuple(name for name, why in found.items() if not why),
+        (*filter(None, found.values()), *unread),
+    )
+
+
+def _left_out(folder: Path, name: str) -> str:
+    """Why a file is no model to begin with; empty for one that is."""
+    if "mmproj" in name:
+        return f"{name} is the projector of another model"
+    if _first(name) != name:
+        return f"{name} is a part of a model of which {_first(name)} is missing"
+    return no_model(folder / name).replace(f"{folder}/", "").removeprefix("model file ")
+
+
+def _first(name: str) -> str:
+    return part_names(name)[0]
 
 
 def _pool_id(gpu: Device) -> str:

@@ -11,14 +11,15 @@ with every shortfall. The caller bounds the whole.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
 
 from pool_managerd.clock import Clock
 from pool_managerd.config import PoolTable
-from pool_managerd.config_launch import AttachingEngine
-from pool_managerd.config_llama import EmbeddedEngine
+from pool_managerd.config_launch import AttachingTable
+from pool_managerd.config_llama import EmbeddedTable
 from pool_managerd.context_check import asked_context, served_less
 from pool_managerd.core.device import Device
 from pool_managerd.core.fit import (
@@ -54,6 +55,7 @@ from pool_managerd.model_files import (
 )
 from pool_managerd.preflight import Prepared
 from pool_managerd.telemetry import log
+from pool_managerd.threads import in_thread
 
 LOOK_INTERVAL_MS = 250
 """Time between two looks at the devices while a pool waits for memory."""
@@ -135,7 +137,7 @@ class HostPreflight:
         engine = table.engine
         if not reads_model(engine, model_ref):
             return Prepared(table, model_ref)
-        assert isinstance(engine, EmbeddedEngine | AttachingEngine), "others read no model"
+        assert isinstance(engine, EmbeddedTable | AttachingTable), "others read no model"
         wanted = model_ref or engine.model_ref
         expected = "" if model_ref else stated_digest(engine)
         if wanted:
@@ -162,7 +164,7 @@ class HostPreflight:
         # An engine that runs already has what it takes: there is nothing to refuse.
         if not attached(table.engine):
             try:
-                if not isinstance(table.engine, EmbeddedEngine):
+                if not isinstance(table.engine, EmbeddedTable):
                     # What it takes is known by what was free before, without the one that ended.
                     await self._read_since(self._gone_at_ms, table, planned.estimate)
                 await self._until_fits(table, planned)
@@ -205,7 +207,7 @@ class HostPreflight:
         if table.memory_check == "off":
             return None
         claims = self._deps.ledger.beside(table.pool_id)
-        return await asyncio.to_thread(plan_memory, table, self._rooms(table), claims)
+        return await in_thread(partial(plan_memory, table, self._rooms(table), claims))
 
     def _claim(self, table: PoolTable, estimate: Estimate) -> dict[str, int]:
         rooms = self._rooms(table)
@@ -290,7 +292,8 @@ class HostPreflight:
             await self._deps.pause(LOOK_INTERVAL_MS)
         sentences = _sentences(planned, missing)
         if table.memory_check == "enforce":
-            raise PreloadError(sentences)
+            passing = not planned.impossible and all(each.passing for each in missing)
+            raise PreloadError(sentences, passing=passing)
         log.warning("memory_short", pool_id=pool_id, shortfalls=sentences, human=sentences[0])
 
     async def _read_since(self, instant_ms: int, table: PoolTable, estimate: Estimate) -> bool:
@@ -336,7 +339,7 @@ class HostPreflight:
             if place == HOST or place in reported
         }
         merged_needs = merged(needs, loading.rooms)
-        return {memory: need.total for memory, need in merged_needs.items()}
+        return {memory: min(need.total, BYTES_MAX) for memory, need in merged_needs.items()}
 
     def _difference(self, table: PoolTable, loading: _Loading) -> dict[str, int]:
         """What became less of the free memory of devices; the host's belongs to many programs."""
@@ -354,7 +357,7 @@ class HostPreflight:
 
 
 async def _tell_context(table: PoolTable, served: int) -> None:
-    human = await asyncio.to_thread(served_less, table, served)
+    human = await in_thread(partial(served_less, table, served))
     if human:
         _, asked = asked_context(table.engine)
         log.warning(

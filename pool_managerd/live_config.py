@@ -11,11 +11,14 @@ from pool_managerd.config import Config, ConfigError
 from pool_managerd.config_changes import changes, merged
 from pool_managerd.telemetry import SPAN_CONFIG_RELOAD, Telemetry, log
 from pool_managerd.telemetry.names import CHANGED_KEYS, WAITING_KEYS
+from pool_managerd.threads import in_thread
 
 # Of a change: lines under one key, and keys in the sentence.
 CHANGES_MAX = 100
 KEYS_SHOWN = 8
 WHY_CHARS = 256
+READ_TIMEOUT_MS = 10_000
+"""Longest wait for the disk of the configuration: pools are started again only after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +45,14 @@ class LiveConfig:
     """
 
     def __init__(
-        self, config: Config, read: Callable[[], Config], apply: Callable[[Config, Config], None]
+        self,
+        config: Config,
+        read: Callable[[], Config],
+        apply: Callable[[Config, Config], None],
+        read_timeout_ms: int = READ_TIMEOUT_MS,
     ) -> None:
         self.running = config
+        self._read_timeout_ms = read_timeout_ms
         self._read = read
         self._apply = apply
         self._one_at_a_time = asyncio.Lock()
@@ -53,9 +61,18 @@ class LiveConfig:
         """Reads the file and puts in force what needs no restart; the log tells of it."""
         async with self._one_at_a_time:
             try:
-                report = self._put_in_force(await asyncio.to_thread(self._read))
+                async with asyncio.timeout(self._read_timeout_ms / 1000):
+                    wanted = await in_thread(self._read)
+                report = self._put_in_force(wanted)
             except ConfigError as error:
                 report = ReloadReport(problems=error.problems)
+            except TimeoutError:
+                why = f"it was not read within {self._read_timeout_ms} ms: look at its disk"
+                report = ReloadReport(problems=(why,))
+            except Exception as error:  # noqa: BLE001 - it must not cost the host its engines
+                log.error("config_reload_broke", exc_info=error, human="A bug: please report it.")
+                why = f"it could not be read again: {type(error).__name__}"
+                report = ReloadReport(problems=(why,))
         told = {
             "outcome": report.outcome,
             CHANGED_KEYS: list(report.changed)[:KEYS_SHOWN],

@@ -8,9 +8,6 @@ Every event is applied on the event loop as it happens, so state and snapshot ne
 import asyncio
 import contextlib
 
-from opentelemetry.trace import Span
-
-from pool_managerd import failpoints
 from pool_managerd import pool_told as told
 from pool_managerd.config import PoolTable
 from pool_managerd.core.attempts import AttemptFailure, EndReason
@@ -28,18 +25,16 @@ from pool_managerd.core.replica import (
     Reason,
     Supervisor,
 )
-from pool_managerd.core.slots import Slots
-from pool_managerd.engines.port import Engine, EngineInfo, PreloadError
+from pool_managerd.engines.port import Engine, EngineInfo
 from pool_managerd.incarnation import AttemptKeeper, Incarnation, PoolDeps
-from pool_managerd.preflight import Prepared
 from pool_managerd.probing import Tester
-from pool_managerd.telemetry import SPAN_DRAIN, SPAN_RELOAD, SPAN_START, SPAN_STOP
+from pool_managerd.starting import NotStarted, started
+from pool_managerd.telemetry import SPAN_DRAIN, SPAN_RELOAD, SPAN_STOP
 from pool_managerd.watching import (
     Reminder,
     circuit_limits,
     engines_fault,
     exit_of,
-    reason_of,
     until_unhealthy,
 )
 
@@ -181,8 +176,11 @@ class Pool:
             self._deps.spawn(self._reload())
 
     def revive(self) -> None:
-        """Starts a pool again that waits, or that has given up. Others stay as they are."""
-        if self._supervisor.phase in (Phase.WAITING, Phase.HALTED):
+        """Starts a pool again that waits, or that has given up. Others stay as they are.
+
+        One for which a reload waits is started by that.
+        """
+        if self.model.asked is None and self._supervisor.phase in (Phase.WAITING, Phase.HALTED):
             self.reload(self.model.wanted)
 
     def attempt_ended(self, replica_id: str, outcome: EndReason | AttemptFailure) -> None:
@@ -263,60 +261,22 @@ class Pool:
         )
 
     async def _start(self, incarnation: Incarnation) -> None:
-        replica_id = incarnation.replica_id
-        attributes = {"pool_id": self.pool_id, "replica_id": replica_id}
-        timeout_ms = self._deps.supervision.preload_timeout_ms
-        reason, passing = Reason.PRELOAD_FAILED, False
-        began_ms = self._deps.clock.now_ms()
-        with self._deps.telemetry.span(SPAN_START, attributes) as span:
-            try:
-                # A model may have to be fetched first, which has a bound of its own.
-                prepared = await self._deps.preflight.model(self.table, self.model.wanted)
-                async with asyncio.timeout(timeout_ms / 1000):
-                    info = await self._start_engine(incarnation, prepared)
-                    incarnation.slots = Slots(info.slots_total)
-                    failpoints.reach("engine.ready")
-            except PreloadError as error:
-                problem, reason = str(error), reason_of(error.failure, reason)
-                passing = error.passing
-            except TimeoutError:
-                problem = f"the engine was not ready after {timeout_ms} ms"
-            except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
-                problem = f"the engine could not be started: {type(error).__name__}: {error}"
-            else:
-                self._started(span, began_ms)
-                self._serving(incarnation, info)
-                return
-            self._started(span, began_ms, reason.value)
-        self._start_failed(incarnation, reason, problem, passing=passing)
+        came = await started(self.table, self.model.wanted, incarnation, self._deps, self._tester)
+        if isinstance(came, EngineInfo):
+            self._serving(incarnation, came)
+        else:
+            self._start_failed(incarnation, came)
 
-    def _started(self, span: Span, began_ms: int, error: str = "") -> None:
-        telemetry, outcome = self._deps.telemetry, "failed" if error else "ready"
-        telemetry.annotate(span, {"outcome": outcome}, error)
-        took_ms = self._deps.clock.now_ms() - began_ms
-        telemetry.metrics.engine_started(self.pool_id, outcome, took_ms)
-
-    def _start_failed(
-        self, incarnation: Incarnation, reason: Reason, problem: str, *, passing: bool
-    ) -> None:
-        if not self.model.failed(problem[:DETAIL_CHARS_MAX]):
-            self.fail(incarnation.replica_id, reason, problem, passing=passing)
+    def _start_failed(self, incarnation: Incarnation, came: NotStarted) -> None:
+        if not self.model.failed(came.problem[:DETAIL_CHARS_MAX]):
+            self.fail(incarnation.replica_id, came.reason, came.problem, passing=came.passing)
             return
         wanted = shown_ref(self.model.wanted)
-        detail = f"the model {wanted} could not be loaded: {problem}"[:DETAIL_CHARS_MAX]
+        detail = f"the model {wanted} could not be loaded: {came.problem}"[:DETAIL_CHARS_MAX]
         told.rolled_back(self.pool_id, wanted, detail)
         self.model.roll_back(kept_former(detail, self.pool_id, DETAIL_CHARS_MAX))
         if not incarnation.failing:
-            self._post(Event(Kind.ROLLED_BACK, reason, detail))
-
-    async def _start_engine(self, incarnation: Incarnation, prepared: Prepared) -> EngineInfo:
-        await self._deps.preflight.memory(prepared.table)
-        engine = self._deps.make_engine(prepared.table, prepared.model_ref)
-        incarnation.engine = engine
-        info = await engine.start()
-        await self._tester.accept(engine, info)
-        await self._deps.preflight.loaded(prepared.table, info)
-        return info
+            self._post(Event(Kind.ROLLED_BACK, came.reason, detail))
 
     def _serving(self, incarnation: Incarnation, info: EngineInfo) -> None:
         self.info = info

@@ -41,10 +41,13 @@ from pool_managerd.snapshots import (
     masked,
 )
 from pool_managerd.telemetry import Telemetry, log, set_log_level
+from pool_managerd.threads import in_thread
 
 LEAVE_TIMEOUT_MS = 2_000
 RPC_GRACE_MS = 500
 TELEMETRY_TIMEOUT_MS = 5_000
+DISK_TIMEOUT_MS = 10_000
+"""Longest wait for the disk of engines' logs at the start."""
 
 
 class PoolManager:
@@ -134,7 +137,7 @@ class PoolManager:
                 engines cannot be written where they are to be.
             OSError: when the address of the inspection, or of the metrics, cannot be bound.
         """
-        await asyncio.to_thread(_check_log_directory, self._config.engine_logs.directory)
+        await _check_log_directory(self._config.engine_logs.directory)
         await self._devices.start(self._device_fault, self._devices_changed)
         try:
             self._check_masks()
@@ -326,15 +329,21 @@ def store_limits(config: Config) -> StoreLimits:
     return StoreLimits(limits.held_bytes_per_job, limits.held_bytes_total, limits.held_attempts_max)
 
 
-def _check_log_directory(directory: str) -> None:
-    if not directory:
-        return
-    try:
+async def _check_log_directory(directory: str) -> None:
+    def write() -> None:
         Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
+
+    if not directory:
+        return
+    try:
+        async with asyncio.timeout(DISK_TIMEOUT_MS / 1000):
+            await in_thread(write)
     except OSError as error:
-        problem = f"engine_logs.directory: {directory} cannot be written: {error.strerror}"
+        silent = f"it does not answer within {DISK_TIMEOUT_MS} ms"
+        why = silent if isinstance(error, TimeoutError) else error.strerror
+        problem = f"engine_logs.directory: {directory} cannot be written: {why}"
         raise ConfigError([problem]) from error
 
 

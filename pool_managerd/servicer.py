@@ -14,12 +14,13 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
+from pool_managerd.binding import refusal, unbindable
 from pool_managerd.clock import Clock
 from pool_managerd.config import Config
 from pool_managerd.config_security import TokenTable, loopback
 from pool_managerd.credentials import ServerCertificates
 from pool_managerd.feed import ChangeFeed
-from pool_managerd.gate import TokenGate
+from pool_managerd.gate import ERROR_DOMAIN, TokenGate
 from pool_managerd.snapshots import SnapshotBuilder
 from pool_managerd.telemetry import log
 
@@ -29,7 +30,6 @@ WRITE_TIMEOUT_MS = 10_000
 """Longest wait for a reader of snapshots."""
 CORRELATION_ID = "x-correlation-id"
 CORRELATION_ID_MAX = 128
-ERROR_DOMAIN = "llamaorch.dev"
 NOT_RETRIABLE = {"retriable": "false"}
 SERVICE_NAME = manager_pb2.DESCRIPTOR.services_by_name["PoolManagerService"].full_name
 
@@ -176,6 +176,8 @@ class InspectionServer:
             ConfigError: when its certificate cannot be used.
         """
         host = self._listen.rpartition(":")[0]
+        if (taken := unbindable(self._listen)) is not None:
+            raise OSError(refusal("listen", self._listen, taken))
         try:
             if self._tls.certificate:
                 credentials = ServerCertificates(self._tls).credentials()
@@ -183,7 +185,7 @@ class InspectionServer:
             else:
                 port = self._server.add_insecure_port(self._listen)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {self._listen}: {error}") from error
+            raise OSError(f"listen: cannot listen on {self._listen}: {error}") from error
         self.address = f"{host}:{port}"
         if not self._tls.certificate and not loopback(self._listen):
             log.warning(

@@ -58,13 +58,13 @@ async def until_unhealthy(engine: Engine, limits: SupervisionTable) -> str:
     failures = 0
     while failures < limits.health_failures:
         await asyncio.sleep(limits.health_interval_ms / 1000)
-        failures = 0 if await _healthy(engine, limits.health_interval_ms) else failures + 1
+        failures = 0 if await _healthy(engine, limits.health_timeout_ms) else failures + 1
     return f"{failures} health checks in a row failed"
 
 
-async def _healthy(engine: Engine, interval_ms: int) -> bool:
+async def _healthy(engine: Engine, timeout_ms: int) -> bool:
     try:
-        async with asyncio.timeout(interval_ms / 1000 + 1):
+        async with asyncio.timeout(timeout_ms / 1000):
             return await engine.healthy()
     except Exception:  # noqa: BLE001 - a broken adapter must not end the host
         return False

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
-from orchestrator_core.core.effects import (
+from orchestrator_core.core.records import (
     AcceptRecord,
     CatalogRecord,
     DispatchRecord,

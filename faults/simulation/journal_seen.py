@@ -7,7 +7,7 @@ from faults import history as h
 from faults import operator_events as o
 from faults.simulation.orchestrator import EPOCH_MS
 from orchestrator_core.core.catalog_model import ModelState
-from orchestrator_core.core.effects import (
+from orchestrator_core.core.records import (
     AcceptRecord,
     CatalogRecord,
     DispatchRecord,

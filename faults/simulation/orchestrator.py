@@ -41,7 +41,7 @@ from orchestrator_core.telemetry.calls import Call, Calls, Metadata
 from orchestrator_core.telemetry.metrics import Metrics
 from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.telemetry.tracing import Tracing
-from orchestrator_core.wire.jobs import WireLimits
+from orchestrator_core.wire.limits import WireLimits
 
 ADDRESS = "orchestrator:7070"
 EPOCH_MS = 1_800_000_000_000

@@ -23,7 +23,7 @@ from faults.simulation.scenario import Scenario, host_config
 from faults.simulation.settings import SettingsFile
 from faults.simulation.virtual_time import CURRENT, Killed, Process, VirtualLoop
 from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchRequest, DispatchResponse
-from orchestrator_core.core.effects import Record
+from orchestrator_core.core.records import Record
 
 _T = TypeVar("_T")
 _SENT_AGAIN = 0.2

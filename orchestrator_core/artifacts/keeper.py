@@ -9,7 +9,7 @@ begun, whether or not their caller is still there. Files are touched in threads 
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -29,28 +29,17 @@ from orchestrator_core.artifacts.files import (
     Reading,
 )
 from orchestrator_core.artifacts.index import ArtifactIndex
+from orchestrator_core.artifacts.inventory import Inventory
+from orchestrator_core.artifacts.room import Room
 from orchestrator_core.artifacts.threads import Threads
 from orchestrator_core.config_storage import ArtifactsTable
 from orchestrator_core.core.outcome import Refusal
 from orchestrator_core.errors import RefusalError
-from orchestrator_core.store.artifact import (
-    ArtifactChange,
-    ArtifactForgotten,
-    ArtifactRecord,
-)
-from orchestrator_core.store.port import (
-    Opened,
-    Store,
-    StoreError,
-    StoreOutcomeUnknownError,
-)
+from orchestrator_core.store.artifact import ArtifactRecord
+from orchestrator_core.store.port import Opened, Store, StoreError
 
 # Artifacts that expire in one write of the journal.
 EXPIRE_STEP = 64
-WRITE_TRIES = 3
-# Contents of which the journal may have a record that is not in the index. With so many, nothing is
-# removed before the next start.
-DOUBTFUL_MAX = 1_000
 # Cancelled transfers end within the time of one access to the disk, and so does a close: each is
 # waited for so long.
 CLOSE_S = 5.0
@@ -76,24 +65,23 @@ class Artifacts:
     ) -> None:
         self.limits = limits
         self.index = ArtifactIndex()
+        self.room = Room(limits, self.index)
         self.files = files
         self.counts = ArtifactCounts()
-        self._store = store
         self._now_ms = now_ms
         self._in_use = in_use
         self._threads = Threads("artifacts")
+        self._inventory = Inventory(self.index, store, files, self._threads)
         self._changing = asyncio.Lock()
-        self._uploads: Counter[str] = Counter()
         self._unused = asyncio.Event()
         self._unused.set()
-        self._reserved_bytes: Counter[str] = Counter()
         self._readings = 0
         self._held: Counter[str] = Counter()
-        self._doubtful: set[str] = set()
 
     async def open(self, opened: Opened) -> None:
         """Takes the directory and the index. Raises `FilesUnusableError`."""
-        self.index = ArtifactIndex(opened.artifacts)
+        for record in opened.artifacts:
+            self.index.add(record)
         await self._threads.run(partial(self.files.open, opened.journal_id))
         swept = await self._threads.run(partial(self.files.sweep, self.index.digests()))
         if swept.removed:
@@ -134,55 +122,17 @@ class Artifacts:
     def admit(self, described: Description) -> None:
         """Lets an upload begin; `dismiss` ends it. Raises `RefusalError`."""
         self._check_parents(described)
-        owner, limits = described.owner, self.limits
-        if self._uploads.total() >= limits.uploads_max:
-            text = f"{limits.uploads_max} artifacts are being put already (artifacts.uploads_max)"
-            raise RefusalError(refusals.busy("artifact-uploads", text))
-        if self._uploads[owner] >= limits.uploads_per_identity_max:
-            bound = f"{limits.uploads_per_identity_max} (artifacts.uploads_per_identity_max)"
-            text = f"{owner} puts as many artifacts at once as one client may: {bound}"
-            raise RefusalError(refusals.busy("artifact-uploads", text))
-        self._uploads[owner] += 1
+        self.room.admit(described.owner)
         self._unused.clear()
 
     def dismiss(self, described: Description, reserved_bytes: int) -> None:
         """Ends an upload and gives its room back: what became of it counts by itself."""
-        self._uploads[described.owner] -= 1
-        self._uploads = +self._uploads
-        self._release(described, reserved_bytes)
+        self.room.dismiss(described.owner, reserved_bytes)
         self._note_use()
 
-    def _release(self, described: Description, reserved_bytes: int) -> None:
-        self._reserved_bytes[described.owner] -= reserved_bytes
-        self._reserved_bytes = +self._reserved_bytes
-
     def _note_use(self) -> None:
-        if not self._readings and not self._uploads:
+        if not self._readings and not self.room.uploads:
             self._unused.set()
-
-    @property
-    def room_taken_bytes(self) -> int:
-        """What counts against the quota of all: content that is stored, or being put."""
-        return self.index.stored_bytes + self._reserved_bytes.total()
-
-    def reserve(self, described: Description, size_bytes: int) -> None:
-        """Sets room aside for an upload. Raises `RefusalError` naming the limit."""
-        owner, limits, stored = described.owner, self.limits, self.room_taken_bytes
-        if stored + size_bytes > limits.quota_bytes:
-            text = (
-                f"all artifacts together have {stored} of {limits.quota_bytes} bytes"
-                " (artifacts.quota_bytes): delete some, or wait until some expire"
-            )
-            raise RefusalError(refusals.no_room("artifact-quota", text))
-        own = self.index.owned_bytes(owner) + self._reserved_bytes[owner]
-        most = limits.quota_bytes_per_identity
-        if most and own + size_bytes > most:
-            text = (
-                f"the artifacts of {owner} have {own} of {most} bytes"
-                " (artifacts.quota_bytes_per_identity): delete some, or wait until some expire"
-            )
-            raise RefusalError(refusals.no_room("artifact-identity-quota", text))
-        self._reserved_bytes[owner] += size_bytes
 
     def receive(self) -> Incoming:
         """A file for an upload. Blocks; raises `FilesFullError`, or OSError."""
@@ -207,43 +157,25 @@ class Artifacts:
                 artifact_id = described.artifact_id(incoming.sha256)
                 earlier = self.index.get(artifact_id)
                 self._check_parents(described)
-                if earlier is None and len(self.index) >= self.limits.count_max:
-                    text = (
-                        f"there are {len(self.index)} artifacts already (artifacts.count_max):"
-                        " delete some, or wait until some expire"
-                    )
-                    raise RefusalError(refusals.no_room("artifact-count", text))
-                if earlier is None and reserved_bytes < incoming.size_bytes:
-                    # The one that it was to be went meanwhile, and somebody may have its room.
-                    self.reserve(described, incoming.size_bytes - reserved_bytes)
-                    reserved_bytes = incoming.size_bytes
+                if earlier is None:
+                    self.room.check_count()
+                    if reserved_bytes < incoming.size_bytes:
+                        # The one that it was to be went meanwhile, and somebody may have its room.
+                        self.room.reserve(described.owner, incoming.size_bytes - reserved_bytes)
+                        reserved_bytes = incoming.size_bytes
                 record = self._record(described, incoming, earlier, prompt_bytes)
                 await self.on_disk(partial(self.files.publish, incoming))
                 failpoints.reach("artifact.published")
-                await self._index(record)
+                try:
+                    await self._inventory.add(record)
+                except StoreError as error:
+                    raise RefusalError(_store_refusal(error)) from error
             finally:
                 # In the index it counts by itself, from this turn of the loop on.
-                self._release(described, reserved_bytes)
+                self.room.release(described.owner, reserved_bytes)
                 await self.on_disk(incoming.discard)
         failpoints.reach("artifact.indexed")
         return record, earlier is not None
-
-    async def _index(self, record: ArtifactRecord) -> None:
-        """Writes a record whose content is published; takes that back where it was not written."""
-        try:
-            await self._write((record,))
-        except StoreOutcomeUnknownError as error:
-            # The record may be there, so the content must be, and its number is taken: until a
-            # restart tells.
-            self.index.next_seq = max(self.index.next_seq, record.seq + 1)
-            if len(self._doubtful) <= DOUBTFUL_MAX:
-                self._doubtful.add(record.sha256)
-            raise RefusalError(_store_refusal(error)) from error
-        except StoreError as error:
-            if not self.index.uses(record.sha256):
-                await self._remove_files([record.sha256])
-            raise RefusalError(_store_refusal(error)) from error
-        self.index.add(record)
 
     def _record(
         self,
@@ -361,7 +293,7 @@ class Artifacts:
             if artifact_id in self._pinned():
                 raise RefusalError(refusals.in_use(artifact_id))
             try:
-                await self._forget([record])
+                await self._inventory.forget([record])
             except StoreError as error:
                 raise RefusalError(_store_refusal(error)) from error
 
@@ -380,7 +312,7 @@ class Artifacts:
         async with self._changing:
             due = self.index.due(self._now_ms(), EXPIRE_STEP, self._pinned())
             if due:
-                await self._forget(due)
+                await self._inventory.forget(due)
         for record in due:
             _log.info(
                 "artifact_expired",
@@ -392,59 +324,10 @@ class Artifacts:
             )
         return len(due)
 
-    async def _forget(self, records: Sequence[ArtifactRecord]) -> None:
-        # From here on no job can choose them as its input.
-        for record in records:
-            self.index.remove(record.artifact_id)
-        try:
-            await self._write([ArtifactForgotten(record.artifact_id) for record in records])
-        except BaseException:
-            for record in records:
-                self.index.add(record)
-            raise
-        failpoints.reach("artifact.forgotten")
-        over = {record.sha256 for record in records}
-        await self._remove_files([each for each in sorted(over) if not self.index.uses(each)])
-
     def _pinned(self) -> set[str]:
         return self._in_use() | self._held.keys()
 
-    # --- the journal, the disk, and tasks
-
-    async def _write(self, changes: Sequence[ArtifactChange]) -> None:
-        """Writes to the journal; again after an unknown outcome, which then stands."""
-        for tries_left in reversed(range(WRITE_TRIES)):
-            try:
-                await self._store.write_artifacts(changes)
-            except StoreOutcomeUnknownError:
-                if not tries_left:
-                    raise
-            except StoreError as error:
-                if tries_left == WRITE_TRIES - 1:
-                    raise
-                raise StoreOutcomeUnknownError(str(error)) from error
-            else:
-                return
-
-    async def _remove_files(self, digests: Sequence[str]) -> None:
-        """Removes content that nobody names; what cannot be removed is swept at the next start."""
-        if len(self._doubtful) > DOUBTFUL_MAX:
-            return
-
-        def remove() -> None:
-            for sha256 in digests:
-                if sha256 not in self._doubtful:
-                    self.files.remove(sha256)
-
-        try:
-            await self._threads.run(remove)
-        except OSError as error:
-            _log.warning(
-                "artifact_not_removed",
-                error=str(error),
-                human="Content of a deleted artifact is still on the disk; the next start removes"
-                " it.",
-            )
+    # --- the disk
 
     async def on_disk(self, work: Callable[[], _T], record: ArtifactRecord | None = None) -> _T:
         """Does in a thread what an upload or a reader needs. Raises `RefusalError`."""

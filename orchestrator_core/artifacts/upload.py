@@ -105,7 +105,7 @@ class Upload:
     def _reserve(self, size_bytes: int) -> None:
         wanted = max(0, size_bytes - self._room_bytes)
         if wanted > self.reserved_bytes:
-            self._artifacts.reserve(self._described, wanted - self.reserved_bytes)
+            self._artifacts.room.reserve(self._described.owner, wanted - self.reserved_bytes)
             self.reserved_bytes = wanted
 
 

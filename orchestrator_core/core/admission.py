@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from orchestrator_core.core.config import QueuePolicy
-from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.plain_init import plain_init
 from orchestrator_core.core.spec import Priority
 
 

@@ -15,7 +15,7 @@ from orchestrator_core.core.catalog_model import CatalogEntry, FromCatalog, Mode
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.guardrails import certain_ctx, ctx_field
 from orchestrator_core.core.outcome import Reason, Refusal
-from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.plain_init import plain_init
 from orchestrator_core.core.spec import JobSpec, Needs
 
 MODEL_RESOURCE = "llamaorch.orchestrator.v1.CatalogModel"

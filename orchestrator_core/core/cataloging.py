@@ -17,18 +17,12 @@ from orchestrator_core.core.catalog_model import (
     ModelState,
     judge_digest,
 )
-from orchestrator_core.core.effects import (
-    CatalogChange,
-    CatalogRecord,
-    ModelClosed,
-    ModelRefused,
-    PoolVerified,
-    ReplyModel,
-)
+from orchestrator_core.core.effects import ModelClosed, ModelRefused, PoolVerified, ReplyModel
 from orchestrator_core.core.events import ModelDeleted, ModelPut, ModelStateSet
 from orchestrator_core.core.lifecycle import fail_job
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.records import CatalogChange, CatalogRecord
 from orchestrator_core.core.scheduler import schedule
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState

@@ -6,12 +6,9 @@ The flight recorder keeps it beside every input; a replay compares. Prompts do n
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator_core.core.effects import (
-    AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
-    CatalogRecord,
     ConfirmEnd,
-    DispatchRecord,
     Effect,
     JobEnded,
     JobForgotten,
@@ -19,7 +16,6 @@ from orchestrator_core.core.effects import (
     ModelClosed,
     ModelRefused,
     OfferDeclined,
-    PoolDrainRecord,
     PoolVerified,
     ReplyAccepted,
     ReplyModel,
@@ -32,6 +28,12 @@ from orchestrator_core.core.effects import (
     SendRelease,
     SendStart,
     SendVerdicts,
+)
+from orchestrator_core.core.records import (
+    AcceptRecord,
+    CatalogRecord,
+    DispatchRecord,
+    PoolDrainRecord,
     SessionForgotten,
     SessionRecord,
     TerminalRecord,

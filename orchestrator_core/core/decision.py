@@ -3,7 +3,7 @@
 import enum
 from dataclasses import dataclass
 
-from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.plain_init import plain_init
 
 RULES_VERSION = 3
 CANDIDATES_KEPT = 5

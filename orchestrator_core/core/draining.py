@@ -5,15 +5,11 @@ each registration; a host that drains a pool of which nothing is known here take
 host keeps the deadline, so that it holds without the orchestrator too.
 """
 
-from orchestrator_core.core.effects import (
-    PoolDrainRecord,
-    ReplyPool,
-    ReplyRefused,
-    SendDrain,
-)
+from orchestrator_core.core.effects import ReplyPool, ReplyRefused, SendDrain
 from orchestrator_core.core.events import PoolDrainRequested
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.records import PoolDrainRecord
 from orchestrator_core.core.scheduler import schedule
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.state import State

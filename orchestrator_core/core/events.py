@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from orchestrator_core.core.catalog_model import ModelCard, ModelState
 from orchestrator_core.core.config import CoreConfig
-from orchestrator_core.core.effects import (
+from orchestrator_core.core.outcome import NO_USAGE, Finish, Refusal, Usage
+from orchestrator_core.core.plain_init import plain_init
+from orchestrator_core.core.records import (
     AcceptRecord,
     CatalogRecord,
     DispatchRecord,
@@ -13,8 +15,6 @@ from orchestrator_core.core.effects import (
     SessionRecord,
     TerminalRecord,
 )
-from orchestrator_core.core.outcome import NO_USAGE, Finish, Refusal, Usage
-from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.core.spec import JobSpec
 

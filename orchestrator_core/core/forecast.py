@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.outlook import Outlook, ending_per_ms, expected_service_ms
-from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.plain_init import plain_init
 from orchestrator_core.core.spec import INTERACTIVE, JobSpec, Shape
 from orchestrator_core.core.state import State
 

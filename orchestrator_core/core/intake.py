@@ -1,16 +1,14 @@
-"""Enqueue, cancel, and what a failed commit takes back."""
+"""What clients ask for: enqueue, cancel, and the end of a session."""
 
 from dataclasses import replace
 
-from orchestrator_core.core import catalog, fairness, spending
+from orchestrator_core.core import catalog, spending
 from orchestrator_core.core.admission import QueueState, Reject, admission_policy
+from orchestrator_core.core.audience import watch_audience
 from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.effects import (
-    AcceptRecord,
-    AttemptClosed,
     ConfirmEnd,
-    JobForgotten,
     Receipt,
     ReplyAccepted,
     ReplyRefused,
@@ -18,11 +16,9 @@ from orchestrator_core.core.effects import (
     ReplyState,
 )
 from orchestrator_core.core.events import (
-    AcceptsFailed,
     CancelRequested,
     EnqueueRequested,
     SessionDeleted,
-    SubscribersChanged,
 )
 from orchestrator_core.core.feasibility import (
     incompatibility,
@@ -38,9 +34,7 @@ from orchestrator_core.core.forecast import (
 )
 from orchestrator_core.core.gates import (
     charge,
-    charge_again,
     deadline_unlikely,
-    give_back,
     guard,
     may_disprove,
     throttled,
@@ -48,20 +42,16 @@ from orchestrator_core.core.gates import (
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.lifecycle import (
     CANCELLED,
-    LIVE_TIMERS,
-    close_attempt,
     end_job,
-    end_retention,
     enter_queue,
-    leave_queue,
 )
-from orchestrator_core.core.outcome import NO_USAGE, Outcome, Reason, Refusal
+from orchestrator_core.core.outcome import Outcome, Reason, Refusal
+from orchestrator_core.core.records import AcceptRecord
 from orchestrator_core.core.scheduler import end_if_started, schedule
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.spec import JobSpec, Priority
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState, JobTrigger
-from orchestrator_core.core.timers import TimerKind
 
 SESSION_RESOURCE = "llamaorch.orchestrator.v1.Session"
 
@@ -108,42 +98,6 @@ def delete_session(state: State, event: SessionDeleted, now_ms: int) -> None:
     state.emit(ReplySession(event.reply_to, event.session_id))
 
 
-def subscribers_changed(state: State, event: SubscribersChanged, now_ms: int) -> None:
-    """Arms or disarms the cancel of a job to which nobody listens. LO-303."""
-    job = state.jobs.get(event.job_id)
-    if job is None:
-        return
-    job.subscribers = event.count
-    if job.live:
-        watch_audience(state, job, now_ms)
-
-
-def watch_audience(state: State, job: Job, now_ms: int) -> None:
-    """Sets the grace period where a job is to be cancelled without an audience."""
-    if job.spec.cancel_on_disconnect and job.subscribers == 0:
-        due_ms = now_ms + state.config.disconnect_grace_ms
-        state.timers.set(TimerKind.DISCONNECT, job.job_id, due_ms)
-    else:
-        state.timers.clear(TimerKind.DISCONNECT, job.job_id)
-
-
-def accepts_failed(state: State, event: AcceptsFailed, now_ms: int) -> None:
-    """Takes accepts back that were never durable; their victims return to their old places."""
-    for job_id in reversed(event.job_ids):
-        job = state.jobs.pop(job_id, None)
-        if job is None:
-            continue
-        _retract(state, job, now_ms)
-        victim = state.displaced.pop(job_id, None)
-        # A victim that was forgotten since may have lent its id to a newer job.
-        if victim is not None and state.jobs.get(victim.job_id, victim) is victim:
-            _restore(state, victim, now_ms)
-    # A job that never was cannot come back when the one that displaced it is taken back later.
-    gone = frozenset(event.job_ids)
-    state.displaced = {n: v for n, v in state.displaced.items() if v.job_id not in gone}
-    schedule(state, now_ms)
-
-
 def unknown_job(job_id: str) -> Refusal:
     """The answer for a job that is not known, or no longer."""
     message = f"no job {job_id!r} is known; it may have ended longer ago than the retention"
@@ -155,34 +109,6 @@ def unknown_session(session_id: str) -> Refusal:
     message = f"no session {session_id!r} is known; it may have been silent for too long"
     kind = {"resource_type": SESSION_RESOURCE}
     return Refusal(Reason.NOT_FOUND, message, resource=session_id, metadata=kind)
-
-
-def _restore(state: State, victim: Job, now_ms: int) -> None:
-    """Puts a dropped job back as if it had never been dropped, even if it was forgotten since."""
-    victim.state, victim.outcome, victim.ended_ms = JobState.QUEUED, None, None
-    victim.usage = NO_USAGE
-    state.jobs[victim.job_id] = victim
-    end_retention(state, victim.job_id)
-    enter_queue(state, victim, now_ms)
-    charge_again(state, victim, now_ms)
-    spending.join(state, victim, now_ms)
-    watch_audience(state, victim, now_ms)
-
-
-def _retract(state: State, job: Job, now_ms: int) -> None:
-    """Removes every trace of a job that was never accepted."""
-    if job.state is JobState.QUEUED:
-        leave_queue(state, job, now_ms, displaced=True)
-    give_back(state, job, now_ms)
-    spending.give_back(state, job)
-    fairness.give_back(state, job)
-    if job.attempt is not None and job.attempt.key in state.attempts:
-        close_attempt(state, job.attempt, 0, now_ms)
-        state.emit(AttemptClosed(job.job_id, job.attempt.number, "not accepted", retried=False))
-    end_retention(state, job.job_id)
-    state.timers.clear_all(LIVE_TIMERS, job.job_id)
-    state.remembered.pop((job.spec.identity, job.spec.request_id), None)
-    state.emit(JobForgotten(job.job_id))
 
 
 def _repeated(state: State, spec: JobSpec, now_ms: int) -> Receipt | Refusal | None:

@@ -7,11 +7,11 @@ from orchestrator_core.core.effects import (
     JobEnded,
     SendCancel,
     SendRelease,
-    TerminalRecord,
 )
 from orchestrator_core.core.forecast import learn_from_end
 from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.outcome import Finish, Outcome, Reason, Refusal, Usage
+from orchestrator_core.core.records import TerminalRecord
 from orchestrator_core.core.spec import Failover
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import (

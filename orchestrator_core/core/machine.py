@@ -9,12 +9,14 @@ from itertools import islice
 from typing import assert_never
 
 from orchestrator_core.core import (
+    audience,
     cataloging,
     draining,
     expiry,
     fleet,
     intake,
     recovery,
+    retracting,
     running,
     spending,
 )
@@ -23,7 +25,7 @@ from orchestrator_core.core.checkpoint import Frozen, freeze, thaw
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import Exclusion
 from orchestrator_core.core.declining import declined
-from orchestrator_core.core.effects import Effect, PoolDrainRecord
+from orchestrator_core.core.effects import Effect
 from orchestrator_core.core.events import (
     AcceptsFailed,
     AttemptEnded,
@@ -52,6 +54,7 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.explain import Explained, watch
 from orchestrator_core.core.forecast import (
+    UNKNOWN,
     Forecast,
     finish_probability,
     forecast,
@@ -61,10 +64,11 @@ from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.reconfigure import reconfigure
+from orchestrator_core.core.records import PoolDrainRecord
 from orchestrator_core.core.scheduler import placement_input
 from orchestrator_core.core.session import Session, Sessions
 from orchestrator_core.core.spec import Budgets, Needs, Priority
-from orchestrator_core.core.spending import Account
+from orchestrator_core.core.spending import Balance
 from orchestrator_core.core.stalls import extend
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import AttemptState, JobState
@@ -200,8 +204,10 @@ class Core:
         return self._state.queue.position(job) if job.state is JobState.QUEUED else None
 
     def forecast(self, job: Job) -> Forecast:
-        """Present prediction for a waiting job, milliseconds from now."""
+        """Present prediction for a waiting job, milliseconds from now; none during a drain."""
         assert job.state is JobState.QUEUED, "only a waiting job has a forecast"
+        if self._state.draining:
+            return UNKNOWN
         place = self._state.queue.place_in_line(job.spec, job.seq)
         return forecast(self._state, job.spec, place, self._last_ms)
 
@@ -220,7 +226,7 @@ class Core:
         """A session of a client, while it lives."""
         return spending.find(self._state, identity, session_id, self._last_ms)
 
-    def session_account(self, session: Session) -> Account:
+    def session_account(self, session: Session) -> Balance:
         """What a session has, and until when."""
         return spending.account(self._state, session)
 
@@ -273,7 +279,7 @@ class Core:
             case CancelRequested():
                 intake.cancel(state, event, now_ms)
             case SubscribersChanged():
-                intake.subscribers_changed(state, event, now_ms)
+                audience.subscribers_changed(state, event, now_ms)
             case OutputAcknowledged():
                 running.output_acknowledged(state, event)
             case HostRegistered():
@@ -283,7 +289,7 @@ class Core:
             case AttemptRefused():
                 running.attempt_refused(state, event, now_ms)
             case AcceptsFailed():
-                intake.accepts_failed(state, event, now_ms)
+                retracting.accepts_failed(state, event, now_ms)
             case EndConfirmed():
                 expiry.end_confirmed(state, event, now_ms)
             case DrainRequested():

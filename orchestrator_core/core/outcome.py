@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.decision import Exclusion
-from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.plain_init import plain_init
 
 
 class Finish(enum.Enum):

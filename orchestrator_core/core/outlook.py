@@ -19,9 +19,9 @@ import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from orchestrator_core.core.plain_init import plain_init
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import ModelStats
-from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.snapshot import READY
 from orchestrator_core.core.spec import Shape
 

@@ -30,9 +30,9 @@ from orchestrator_core.core.feasibility import (
     static_shortfalls,
 )
 from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.plain_init import plain_init
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import WARM_PRIOR_SHARE
-from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.scores import SCORES
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.spec import JobSpec, Shape

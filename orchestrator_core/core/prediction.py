@@ -11,8 +11,8 @@ the numbers.
 from collections import deque
 from dataclasses import dataclass, field
 
+from orchestrator_core.core.plain_init import plain_init
 from orchestrator_core.core.rates import PoolRates
-from orchestrator_core.core.records import plain_init
 from orchestrator_core.core.residuals import Residuals
 from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.core.spec import BATCH, INTERACTIVE, JobSpec, Priority, Shape

@@ -1,35 +1,134 @@
-"""Frozen dataclasses that are as cheap to make as mutable ones.
+"""What the core has written to the journal: it says what happened, and a restart reads it.
 
-A job's way through the core makes some thirty small records. `dataclass(frozen=True)` sets each
-field through `object.__setattr__`, which made that a fifth of the core's time (`make bench-core`).
-Where every job goes by they are made with positional arguments: CPython 3.11 packs the keyword
-arguments of a class into a dict and unpacks them again, which more than doubles the cost.
+Records are effects, which a runtime has written before the gated ones leave (`effects`).
 """
 
-from dataclasses import field, fields, make_dataclass
-from typing import TypeVar
+import enum
+from dataclasses import dataclass
 
-_T = TypeVar("_T")
+from orchestrator_core.core.catalog_model import CatalogEntry
+from orchestrator_core.core.decision import Decision
+from orchestrator_core.core.outcome import Outcome, Usage
+from orchestrator_core.core.plain_init import plain_init
+from orchestrator_core.core.session import Hold, Spent
+from orchestrator_core.core.spec import Budgets, JobSpec, StartMode
+from orchestrator_core.core.states import JobState
 
 
-def plain_init(cls: type[_T]) -> type[_T]:
-    """Gives a frozen, slotted dataclass the constructor and the attributes of one that is not.
+@plain_init
+@dataclass(frozen=True, slots=True)
+class AcceptRecord:
+    """A job was accepted; `displaced` names the job that was dropped for it in the same commit."""
 
-    It stays frozen for mypy, which sees the decorator below, and hashable; at run time nothing
-    stops an assignment. `__post_init__` is not called, so a class that has one is refused.
+    spec: JobSpec
+    seq: int
+    accepted_ms: int
+    position: int
+    predicted_start_ms: int | None
+    predicted_end_ms: int | None
+    displaced: str | None = None
+    plain_start_ms: int | None = None
 
-    Raises:
-        TypeError: for a class with `__post_init__`.
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class DispatchRecord:
+    """An attempt was bound to one incarnation of a pool.
+
+    `failures` are the tries that were lost before, `tried` the replicas that proved unfit for the
+    job by then, and `refusals` counts pools that did not start it. `mode` is None in a record of a
+    version that did not write it.
     """
-    if hasattr(cls, "__post_init__"):
-        raise TypeError(f"{cls.__name__} checks itself when made; leave it frozen")
-    like = [
-        (f.name, f.type, field(default=f.default, default_factory=f.default_factory))
-        if f.default_factory is not f.default
-        else (f.name, f.type)
-        for f in fields(cls)  # type: ignore[arg-type]  # a dataclass, as the docstring asks
-    ]
-    twin = make_dataclass(f"_{cls.__name__}", like)
-    cls.__init__ = twin.__init__  # type: ignore[method-assign, misc]  # equal parameters
-    del cls.__setattr__, cls.__delattr__
-    return cls
+
+    job_id: str
+    attempt: int
+    pool_id: str
+    replica_id: str
+    host_id: str
+    sent_ms: int
+    decision: Decision
+    replica_set: tuple[str, str, str, str]
+    mode: StartMode | None = None
+    failures: int = 0
+    tried: tuple[str, ...] = ()
+    refusals: int = 0
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class TerminalRecord:
+    """A job reached its terminal state."""
+
+    job_id: str
+    state: JobState
+    outcome: Outcome
+    usage: Usage
+    ended_ms: int
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A session as it is now; replaces what was written of it before. See `session.Session`."""
+
+    identity: str
+    session_id: str
+    opened_ms: int
+    used_ms: int
+    budgets: Budgets
+    turns: int
+    spent: Spent
+    held: tuple[tuple[str, Hold], ...]
+    pool_id: str = ""
+    replica_id: str = ""
+    kv_tokens: int | None = None
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class SessionForgotten:
+    """A session is over: nothing is kept of it."""
+
+    identity: str
+    session_id: str
+
+
+class CatalogChange(enum.Enum):
+    """What was done to a model of the catalog."""
+
+    REGISTERED = "registered"
+    UPDATED = "updated"
+    RETIRED = "retired"
+    ACTIVATED = "activated"
+    DELETED = "deleted"
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class PoolDrainRecord:
+    """An operator drains a pool, until `until_ms` at most; `over`: nothing is kept of it any more.
+
+    Replaces what was written of that pool before.
+    """
+
+    pool_id: str
+    since_ms: int
+    until_ms: int
+    over: bool = False
+
+
+@plain_init
+@dataclass(frozen=True, slots=True)
+class CatalogRecord:
+    """A model of the catalog as it is now; `over`: nothing is kept of it any more.
+
+    Replaces what was written of that model before. `change` says what was done.
+    """
+
+    entry: CatalogEntry
+    change: CatalogChange
+    over: bool = False
+
+
+JobRecord = AcceptRecord | DispatchRecord | TerminalRecord
+Record = JobRecord | SessionRecord | SessionForgotten | PoolDrainRecord | CatalogRecord

@@ -1,12 +1,13 @@
 """Rebuilding the tables from the journal at start. LO-305."""
 
 from orchestrator_core.core import cataloging, spending
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Receipt, TerminalRecord
+from orchestrator_core.core.audience import watch_audience
+from orchestrator_core.core.dispatching import watch_attempt
+from orchestrator_core.core.effects import Receipt
 from orchestrator_core.core.events import Recovered
-from orchestrator_core.core.intake import watch_audience
 from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.lifecycle import enter_queue, retain
-from orchestrator_core.core.scheduler import watch_attempt
+from orchestrator_core.core.records import AcceptRecord, DispatchRecord, TerminalRecord
 from orchestrator_core.core.spec import Failover, StartMode
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState

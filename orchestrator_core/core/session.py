@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.plain_init import plain_init
 from orchestrator_core.core.spec import NO_BUDGETS, Budgets
 
 

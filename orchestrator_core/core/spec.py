@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Final
 
 from orchestrator_core.core.catalog_model import FromCatalog
-from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.plain_init import plain_init
 
 
 class Priority(enum.IntEnum):

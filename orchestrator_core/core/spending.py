@@ -15,10 +15,10 @@ from orchestrator_core.core.allowance import (
     less,
     within,
 )
-from orchestrator_core.core.effects import SessionForgotten, SessionRecord
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import NO_USAGE, Usage
-from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.plain_init import plain_init
+from orchestrator_core.core.records import SessionForgotten, SessionRecord
 from orchestrator_core.core.session import Hold, Session, Spent, session_key
 from orchestrator_core.core.spec import NO_BUDGETS, Budgets, JobSpec
 from orchestrator_core.core.state import State
@@ -28,7 +28,7 @@ from orchestrator_core.core.timers import TimerKind
 
 @plain_init
 @dataclass(frozen=True, slots=True)
-class Account:
+class Balance:
     """The budgets in force, what is set aside and left of them, and when the session ends.
 
     `left` is None without budgets, `expires_ms` while jobs have not ended.
@@ -72,9 +72,9 @@ def left(state: State, session: Session) -> Budgets | None:
     return None if budgets == NO_BUDGETS else less(budgets, session.spent, session.reserved())
 
 
-def account(state: State, session: Session) -> Account:
+def account(state: State, session: Session) -> Balance:
     """Everything about a session's budgets at once. O(jobs that have not ended)."""
-    return Account(
+    return Balance(
         budgets_of(state, session),
         session.reserved(),
         left(state, session),

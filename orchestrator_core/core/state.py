@@ -8,13 +8,14 @@ from orchestrator_core.core.catalog import Catalog
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import EXCLUSIONS_KEPT, Exclusion
 from orchestrator_core.core.drain import DrainRate
-from orchestrator_core.core.effects import Effect, PoolDrainRecord, Receipt, Remembered
+from orchestrator_core.core.effects import Effect, Receipt, Remembered
 from orchestrator_core.core.feasibility import static_shortfalls
 from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.outlook import Outlook, Traffic, outlook
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.prediction import Predictor
 from orchestrator_core.core.queue import Queue
+from orchestrator_core.core.records import PoolDrainRecord
 from orchestrator_core.core.session import Sessions
 from orchestrator_core.core.spec import JobSpec, Needs
 from orchestrator_core.core.throttle import Throttle

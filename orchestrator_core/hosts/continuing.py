@@ -31,7 +31,7 @@ def continuation(
     follows = delivered(log, brought)
     if follows is None:
         held = _held_there(start, log, former)
-        return held or text_lost(start)
+        return held or attempt_lost(start)
     if not follows.text_bytes:
         return None
     most = start.spec.max_tokens
@@ -72,7 +72,7 @@ def _held_there(start: SendStart, log: OutputLog, former: Attempt | None) -> Del
     return Delivered(former.number, "", log.next_offset, digest, tokens=0, token_ids=())
 
 
-def text_lost(start: SendStart) -> AttemptEnded:
+def attempt_lost(start: SendStart) -> AttemptEnded:
     """The end of an attempt whose text cannot be had."""
     return _lost(start, "the output that was to be continued is no longer held")
 

@@ -13,7 +13,7 @@ from orchestrator_core.config_storage import ArtifactsTable
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.store.artifact import ArtifactKind, ArtifactRecord
-from orchestrator_core.wire.jobs import WireLimits
+from orchestrator_core.wire.limits import WireLimits
 from orchestrator_core.wire.views import timestamp
 from orchestrator_core.wire.violations import Violations
 

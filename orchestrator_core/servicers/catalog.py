@@ -26,7 +26,7 @@ from orchestrator_core.wire.catalog import (
     masked,
     parse_card,
 )
-from orchestrator_core.wire.jobs import WireLimits
+from orchestrator_core.wire.limits import WireLimits
 
 SERVICE = "llamaorch.orchestrator.v1.CatalogService"
 GRACE_MS_MAX = 30 * 86_400_000

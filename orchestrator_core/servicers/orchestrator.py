@@ -37,7 +37,7 @@ from orchestrator_core.servicers.exchange import (
 )
 from orchestrator_core.servicers.exchange_session import invalid
 from orchestrator_core.servicers.explained import explained
-from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.follow import Audience
 from orchestrator_core.servicers.ids import Ids
 from orchestrator_core.servicers.job_views import job_view
 from orchestrator_core.servicers.overview import overview
@@ -47,7 +47,8 @@ from orchestrator_core.store.artifact import ArtifactKind
 from orchestrator_core.telemetry.calls import Call, Rpc
 from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.wire.enums import JOB_STATE_TO_WIRE
-from orchestrator_core.wire.jobs import SpecContext, Stale, WireLimits, parse_spec
+from orchestrator_core.wire.jobs import SpecContext, Stale, parse_spec
+from orchestrator_core.wire.limits import WireLimits
 from orchestrator_core.wire.views import job_to_proto, receipt_to_proto
 
 SERVICE = "llamaorch.orchestrator.v1.OrchestratorService"
@@ -77,9 +78,9 @@ class OrchestratorServicer:
         self._explainer = explainer
         self._artifacts = artifacts
         self._ids = Ids()
-        self._followers = Followers(runtime)
+        self._audience = Audience(runtime)
         calls = JobCalls(self._enqueue, self._cancel, self._give)
-        self._exchanges = Exchanges(runtime, self._followers, calls)
+        self._exchanges = Exchanges(runtime, self._audience, calls)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """All methods of the service."""
@@ -123,7 +124,7 @@ class OrchestratorServicer:
     async def stream_tokens(self, request: pb.StreamTokensRequest, context: rpc.Context) -> None:
         """Follows a job from any point that is held."""
         resume = request.resume_from if request.HasField("resume_from") else None
-        await self._followers.follow(
+        await self._audience.follow(
             request.job_id, resume, context.write, observer=request.observer
         )
 
@@ -145,6 +146,7 @@ class OrchestratorServicer:
         states, part = set(request.states), request.id_part
         if len(part) > JOB_ID_CHARS_MAX:
             raise invalid("id_part", f"may have {JOB_ID_CHARS_MAX} characters")
+        parts = (part, part.lower())
 
         def matching() -> Iterator[Job]:
             for job in sorted(self._runtime.core.jobs.values(), key=lambda j: -j.seq):
@@ -153,7 +155,7 @@ class OrchestratorServicer:
                     and sees(job.spec.identity)
                     and (not states or JOB_STATE_TO_WIRE[job.state] in states)
                     and (not request.session_id or job.spec.session_id == request.session_id)
-                    and (job.job_id.startswith(part) or job.job_id.endswith(part))
+                    and (job.job_id.startswith(parts) or job.job_id.endswith(parts))
                 ):
                     yield job
 

@@ -18,7 +18,7 @@ from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers.overview import overview
 from orchestrator_core.status.jobs import ended, running, waiting
 from orchestrator_core.status.model import Device, Pool, Queue, Server, Status
-from orchestrator_core.wire.pools import PoolView, pool_to_proto
+from orchestrator_core.wire.pools import PoolView, pool_to_proto, state_of
 
 ROWS = 50
 POOLS_SHOWN = 200
@@ -68,7 +68,7 @@ class StatusReader:
             pools_total=len(core.pools),
             pools_ready=len(ready),
             slots_total=sum(pool.snapshot.slots_total for pool in ready.values()),
-            slots_free=sum(max(0, p.snapshot.slots_total - p.busy) for p in ready.values()),
+            slots_free=sum(pool.slots_free() for pool in ready.values()),
             devices=tuple(islice(_devices(shown, reported, now_ms), DEVICES_SHOWN)),
         )
 
@@ -88,15 +88,14 @@ def _by_health(core: Core) -> tuple[dict[str, CorePool], dict[str, CorePool]]:
     ready: dict[str, CorePool] = {}
     troubled: dict[str, CorePool] = {}
     for pool_id, pool in core.pools.items():
-        well = pool.connected and pool.snapshot.state is PoolState.READY
-        (ready if well else troubled)[pool_id] = pool
+        (ready if state_of(pool) == PoolState.READY.name else troubled)[pool_id] = pool
     return ready, troubled
 
 
 def _first(troubled: Iterable[str], ready: Iterable[str]) -> list[str]:
-    """The ids to show, in order; where not all fit, those that need somebody's eyes."""
+    """The ids to show, those first that need somebody's eyes."""
     ids = heapq.nsmallest(POOLS_SHOWN, troubled)
-    return sorted([*ids, *heapq.nsmallest(POOLS_SHOWN - len(ids), ready)])
+    return [*ids, *heapq.nsmallest(POOLS_SHOWN - len(ids), ready)]
 
 
 def _pool(core: Core, pool: CorePool, reported: Reported, now_ms: int) -> Pool:

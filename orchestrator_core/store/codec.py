@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator_core.core.effects import (
+from orchestrator_core.core.records import (
     AcceptRecord,
     CatalogRecord,
     DispatchRecord,

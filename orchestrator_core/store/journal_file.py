@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import NoReturn
 
-from orchestrator_core.core.effects import AcceptRecord, Record
+from orchestrator_core.core.records import AcceptRecord, Record
 from orchestrator_core.store import artifact_rows, schema, space
 from orchestrator_core.store.artifact import ArtifactChange
 from orchestrator_core.store.opening import last_written, read_journal

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from orchestrator_core.core.effects import (
+from orchestrator_core.core.events import Recovered
+from orchestrator_core.core.records import (
     AcceptRecord,
     CatalogRecord,
     DispatchRecord,
@@ -16,7 +17,6 @@ from orchestrator_core.core.effects import (
     SessionRecord,
     TerminalRecord,
 )
-from orchestrator_core.core.events import Recovered
 from orchestrator_core.store.artifact import ArtifactChange, ArtifactRecord
 from orchestrator_core.store.port import (
     JOURNAL_ID_BYTES,

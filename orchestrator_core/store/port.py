@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator_core.core.effects import (
+from orchestrator_core.core.events import Recovered
+from orchestrator_core.core.records import (
     CatalogRecord,
     PoolDrainRecord,
     Record,
     SessionForgotten,
     SessionRecord,
 )
-from orchestrator_core.core.events import Recovered
 from orchestrator_core.store.artifact import ArtifactChange, ArtifactRecord
 
 JOURNAL_ID_BYTES = 16

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import assert_never
 
-from orchestrator_core.core.effects import (
+from orchestrator_core.core.records import (
     AcceptRecord,
     CatalogRecord,
     DispatchRecord,

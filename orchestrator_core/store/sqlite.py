@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator_core.core.effects import Record
+from orchestrator_core.core.records import Record
 from orchestrator_core.store.artifact import ArtifactChange
 from orchestrator_core.store.journal_file import Connect, JournalFile, connect
 from orchestrator_core.store.port import Keep, Opened, StoreUnavailableError

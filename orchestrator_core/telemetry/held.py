@@ -8,7 +8,7 @@ failed, ran out of time, gave way, or lost an attempt. Bounded: beyond it the ol
 from collections.abc import Callable
 from typing import Final
 
-from opentelemetry.sdk.trace import ReadableSpan
+from orchestrator_core.telemetry.exporting import EncodedSpan
 
 # Jobs of which spans are held; more do not live at a time in most configurations.
 FAMILIES_MAX: Final = 16_384
@@ -21,15 +21,15 @@ DECIDED_MAX: Final = 4_096
 class HeldSpans:
     """Holds finished spans by family: the id of the span that enqueued the job."""
 
-    def __init__(self, emit: Callable[[ReadableSpan], None]) -> None:
+    def __init__(self, emit: Callable[[EncodedSpan], None]) -> None:
         self._emit = emit
-        self._held: dict[int, list[ReadableSpan]] = {}
+        self._held: dict[int, list[EncodedSpan]] = {}
         self._decided: dict[int, bool] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._held.values()))
 
-    def add(self, family: int, span: ReadableSpan) -> None:
+    def add(self, family: int, span: EncodedSpan) -> None:
         """Holds a span, or does with it as was decided for its family."""
         keep = self._decided.get(family)
         if keep is not None:

@@ -7,10 +7,11 @@ address, cannot read from here.
 
 import asyncio
 import ipaddress
-import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from aiohttp import hdrs, web
+
+from orchestrator_core.binding import refusal
 
 CONNECTIONS_MAX = 64
 # A connection that is silent for so long is closed, also one whose request never ends.
@@ -54,7 +55,7 @@ class HttpPort:
             )
         except OSError as error:
             await runner.cleanup()
-            raise _taken(listen, error) from error
+            raise OSError(refusal("metrics_listen", listen, error)) from error
         self._runner = runner
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -95,14 +96,6 @@ async def send(
         # The reader has gone: a monitor whose scrape took too long for it. Nothing is wrong here.
         pass
     return response
-
-
-def _taken(listen: str, error: OSError) -> OSError:
-    """Says which setting to change."""
-    why = os.strerror(error.errno) if error.errno else str(error)
-    return OSError(
-        f"metrics_listen: cannot listen on {listen}: {why}: set another, or end what uses it"
-    )
 
 
 def loopback_name(host: str) -> bool:

@@ -1,105 +1,138 @@
 """Where log lines go: JSON or pretty, on one stream, many at a time.
 
-A line is put into shape when it is written and not when it happens. Beside the work of a call,
-which it finds and leaves in the processor's caches, that costs several times what it costs for many
-lines in a row; and each write is a system call, at which every other thread may take the
-interpreter.
+A line is put into shape when it is written and not when it happens: see `gathering`. And each write
+is a system call, at which every other thread may take the interpreter.
 """
 
-import asyncio
 import atexit
 import contextlib
 import contextvars
 import json
 import logging
 import sys
-import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any, Literal, TextIO
+from functools import cache, lru_cache
+from typing import Any, Literal, NamedTuple, TextIO
 
 import msgspec
 import structlog
-from structlog.contextvars import merge_contextvars
+from structlog.contextvars import STRUCTLOG_KEY_PREFIX
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-# Lines wait for one another so long, and so many of them no longer.
-GATHER_S = 0.05
-LINES_MAX = 256
+from orchestrator_core.telemetry.gathering import Gathered
+
+_VARIABLES_MAX = 64
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
 _ENCODER = msgspec.json.Encoder(enc_hook=repr)
 
 
-class LineSink:
-    """A logger that gets lines together: after a pause at once, in a burst each `GATHER_S`.
+class Line(NamedTuple):
+    """A line that happened at `at_ns`, since the epoch, in `context`."""
 
-    Without a loop, and from other threads, lines leave at once. A reader may be gone: what cannot
-    be written is dropped, never raised, as a log line must not break the job that it tells about.
+    level: str
+    at_ns: int
+    entry: EventDict
+    context: contextvars.Context
+
+
+class LineSink:
+    """Writes lines, many at a time.
+
+    A reader may be gone: what cannot be written is dropped, never raised, as a log line must not
+    break the job that it tells about.
     """
 
     def __init__(self, stream: TextIO, render: Processor) -> None:
         self._stream = stream
         self._render = render
-        self._waiting: deque[tuple[str, int, EventDict, contextvars.Context]] = deque()
-        # Of two threads that bring a line at once, one must see that nobody else sees to it.
-        self._counting = threading.Lock()
-        self._drained_s = 0.0
+        self._lines = Gathered(self._write)
+        self.take = self._lines.put
         atexit.register(self.flush)
-
-    def take(self, level: str, at_ns: int, entry: EventDict, context: contextvars.Context) -> None:
-        """Takes a line that happened at `at_ns` (since the epoch) in `context`; written soon."""
-        with self._counting:
-            self._waiting.append((level, at_ns, entry, context))
-            waiting = len(self._waiting)
-        if waiting > 1:
-            if waiting >= LINES_MAX:
-                self.flush()
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.flush()
-            return
-        # With a loop's time of its own nothing is measured between two of them.
-        wait_s = self._drained_s + GATHER_S - loop.time()
-        if 0.0 < wait_s <= GATHER_S:
-            loop.call_later(wait_s, self._drain_in, loop)
-        else:
-            loop.call_soon(self._drain_in, loop)
-
-    debug = info = warning = error = critical = take
-
-    def _drain_in(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._drained_s = loop.time()
-        self.flush()
 
     def flush(self) -> None:
         """Writes what waits, now."""
-        texts = []
-        while True:
-            try:
-                level, at_ns, entry, context = self._waiting.popleft()
-            except IndexError:
-                break
-            texts.append(context.run(self._shaped, level, at_ns, entry))
-        if not texts:
-            return
+        self._lines.flush()
+
+    def _write(self, lines: list[Line]) -> None:
+        texts = [self._shaped(line) for line in lines]
         with contextlib.suppress(OSError, ValueError):
             self._stream.write("\n".join([*texts, ""]))
             self._stream.flush()
 
-    def _shaped(self, level: str, at_ns: int, entry: EventDict) -> str:
+    def _shaped(self, line: Line) -> str:
         """One line; where a bug keeps it from being told whole, that it happened."""
+        level, at_ns, entry, context = line
         times = {"level": level, "timestamp": _stamp(at_ns)}
         try:
-            told = merge_contextvars(self, level, told_late(self, level, entry))
+            told = {**bound_in(context), **told_late(self, level, entry)}
             return str(self._render(self, level, {**told, **times}))
         except Exception as error:  # noqa: BLE001 - no line may take others with it
             short = {"event": entry.get("event"), "exception": type(error).__name__, **times}
             return str(self._render(self, level, short))
+
+
+class LineLogger(structlog.BoundLoggerBase):
+    """structlog's logger without a chain of processors.
+
+    That takes longer than all else of a line until it is written.
+    """
+
+    def debug(self, event: str, **told: object) -> None:
+        """Below what operators need."""
+        self._hand_over("debug", event, told)
+
+    def info(self, event: str, **told: object) -> None:
+        """What happened."""
+        self._hand_over("info", event, told)
+
+    def warning(self, event: str, **told: object) -> None:
+        """What somebody should look at."""
+        self._hand_over("warning", event, told)
+
+    def error(self, event: str, **told: object) -> None:
+        """What failed."""
+        self._hand_over("error", event, told)
+
+    def critical(self, event: str, **told: object) -> None:
+        """What ends the process."""
+        self._hand_over("critical", event, told)
+
+    def exception(self, event: str, **told: object) -> None:
+        """An error, with the exception that is being handled."""
+        self.error(event, **{"exc_info": True, **told})
+
+    def log(self, level: int, event: str, **told: object) -> None:
+        """A line of a level by its number."""
+        getattr(self, logging.getLevelName(level).lower())(event, **told)
+
+    def _hand_over(self, level: str, event: str, told: EventDict) -> None:
+        at_ns = time.time_ns()
+        entry = {**self._context, **told, "event": event} if self._context else told
+        entry["event"] = event
+        if "exc_info" in entry:
+            entry = shown_exception(self, level, entry)
+        self._logger.take(Line(level, at_ns, entry, contextvars.copy_context()))
+
+
+@cache
+def _logger_from(level: str) -> type[LineLogger]:
+    """The logger that tells lines of at least `level`."""
+    least = logging.getLevelNamesMapping()[level.upper()]
+    quiet = {name: _unsaid for name, number in _LEVELS.items() if number < least}
+    return type("LineLogger", (LineLogger,), quiet)
+
+
+def _unsaid(_: LineLogger, __: str, **___: object) -> None:
+    """A line below the level."""
 
 
 def configure_logs(
@@ -117,10 +150,8 @@ def configure_logs(
     )
     sink = LineSink(stream, render)
     structlog.configure(
-        processors=[shown_exception, _hand_over],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
+        processors=[],
+        wrapper_class=_logger_from(level),
         logger_factory=lambda *_: sink,
         cache_logger_on_first_use=False,
     )
@@ -129,8 +160,11 @@ def configure_logs(
 
 def set_log_level(level: str) -> None:
     """Lines of at least this level from now on, wherever they go."""
-    number = logging.getLevelNamesMapping()[level.upper()]
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
+    wrapper: type[Any] = _logger_from(level)
+    if not issubclass(structlog.get_config()["wrapper_class"], LineLogger):
+        least = logging.getLevelNamesMapping()[level.upper()]
+        wrapper = structlog.make_filtering_bound_logger(least)
+    structlog.configure(wrapper_class=wrapper)
 
 
 class Late:
@@ -169,11 +203,20 @@ def shown_exception(_: WrappedLogger, __: str, entry: EventDict) -> EventDict:
     return entry
 
 
-def _hand_over(
-    _: WrappedLogger, level: str, entry: EventDict
-) -> tuple[tuple[str, int, EventDict, contextvars.Context], dict[str, Any]]:
-    """The arguments of `LineSink.take`."""
-    return (level, time.time_ns(), entry, contextvars.copy_context()), {}
+def bound_in(context: contextvars.Context) -> EventDict:
+    """What was bound to be told in every line, as `structlog.contextvars` keeps it."""
+    return {
+        key: value
+        for variable, value in context.items()
+        if (key := _bound_as(variable)) and value is not Ellipsis
+    }
+
+
+@lru_cache(_VARIABLES_MAX)
+def _bound_as(variable: contextvars.ContextVar[Any]) -> str:
+    """The key that a variable stands for; empty for a variable of others."""
+    name = variable.name
+    return name.removeprefix(STRUCTLOG_KEY_PREFIX) if name.startswith(STRUCTLOG_KEY_PREFIX) else ""
 
 
 @lru_cache(2)

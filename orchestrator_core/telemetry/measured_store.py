@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from orchestrator_core.core.effects import Record
+from orchestrator_core.core.records import Record
 from orchestrator_core.store.artifact import ArtifactChange
 from orchestrator_core.store.port import (
     Keep,

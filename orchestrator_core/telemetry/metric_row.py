@@ -53,7 +53,7 @@ BUDGETS: Final[Mapping[str, int]] = {
     "kind": 8,
     "direction": 8,
     "host_id": 256,
-    "method": 32,
+    "method": 64,
     "code": 24,
     "file": 4,
     "told": 12,

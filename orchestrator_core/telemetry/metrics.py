@@ -5,7 +5,7 @@ in the journal at start count as enqueued. When the journal refuses a batch, its
 `retracted`, and jobs that were dropped for them and come back count as enqueued again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk import metrics as sdk
@@ -16,10 +16,8 @@ from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.decision import Decision
 from orchestrator_core.core.effects import JobEnded
-from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
-from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.spec import JobSpec, Priority, StartMode
 from orchestrator_core.core.states import JobState
@@ -31,6 +29,7 @@ from orchestrator_core.telemetry.names import SERVICE
 from orchestrator_core.telemetry.service_metrics import ServiceFacts, ServiceMetrics
 from orchestrator_core.telemetry.tracing import service_resource
 from orchestrator_core.telemetry.tracked import Tracked
+from orchestrator_core.wire.pools import state_of
 
 # Above the product of every budget that meets in one metric: our budgets cut off, not the SDK's.
 SERIES_MAX = 65_536
@@ -121,6 +120,7 @@ class Metrics:
         self._vram_used = Gauge(board, rows.VRAM_USED)
         # A rate sees no first increment of a series that is born with it: what alerts look at is
         # there from the start, and of a pool from its first report.
+        self._await_ends("", "")
         for outcome in ("accepted", "rejected"):
             self._orchd_enqueued.add(0, "", outcome)
         for kind in _REJECTIONS:
@@ -222,6 +222,10 @@ class Metrics:
             self._restarts.add(0, engine, pool_id, cause)
         for mode in StartMode:
             self._failovers.add(0, engine, pool_id, _mode(mode))
+        self._await_ends(engine, pool_id)
+        self._await_ends(engine, "")
+
+    def _await_ends(self, engine: str, pool_id: str) -> None:
         for state in (JobState.FINISHED, JobState.FAILED):
             self._finished.add(0, engine, pool_id, state.value)
 
@@ -256,34 +260,25 @@ class Metrics:
         self,
         core: Core,
         fleet: FleetView,
-        live: Iterable[Job] | None = None,
         facts: ServiceFacts | None = None,
     ) -> None:
-        """Reads all gauges and shows exports the present counts. O(pools + lanes + live jobs).
+        """Reads all gauges and shows exports the present counts. O(pools + lanes + running jobs).
 
-        On the event loop, once per scrape or export. `live` are the live jobs, by default looked
-        for among all.
+        On the event loop, once per scrape or export.
         """
         self._sample_queue(core)
-        if live is None:
-            live = (job for job in core.jobs.values() if job.live)
-        self._sample_live(live)
+        self._sample_live(core)
         self._sample_pools(core)
         self._sample_reported(list(fleet.pools()))
         self.service.sample(core, facts or ServiceFacts())
         self.board.freeze()
 
-    def _sample_live(self, jobs: Iterable[Job]) -> None:
-        queued = dispatched = running = 0
-        for job in jobs:
-            if job.state is JobState.QUEUED:
-                queued += 1
-            elif job.state is JobState.DISPATCHED:
-                dispatched += 1
-            else:
-                running += 1
-        counts = (("queued", queued), ("dispatched", dispatched), ("running", running))
-        self._live.replace(((state,), count) for state, count in counts)
+    def _sample_live(self, core: Core) -> None:
+        """Counted where the core keeps them, not here: else the sums could not but close."""
+        states = [core.jobs[job_id].state for job_id, _ in core.attempts]
+        counts = {state: states.count(state) for state in (JobState.DISPATCHED, JobState.RUNNING)}
+        counts[JobState.QUEUED] = core.queue_depth()
+        self._live.replace(((state.value,), count) for state, count in counts.items())
 
     def _sample_pools(self, core: Core) -> None:
         pools = core.pools.items()
@@ -291,8 +286,8 @@ class Metrics:
             del self._replicas[pool_id]
             self._given_up.pop(pool_id, None)
         self._pool_state.replace(
-            ((pool_id, state), float(state == _pool_state(pool)))
-            for pool_id, pool in pools
+            ((pool_id, state), float(state == told))
+            for pool_id, told in ((pool_id, state_of(pool).lower()) for pool_id, pool in pools)
             for state in _POOL_STATES
         )
         self._pool_info.replace(
@@ -354,14 +349,6 @@ def _replica(tracked: Tracked) -> tuple[str, str, str, str]:
 
 def _replica_of(pool: PoolGauges) -> tuple[str, str, str, str]:
     return pool.engine, pool.engine_version, pool.pool_id, pool.replica_id
-
-
-def _pool_state(pool: Pool) -> str:
-    if not pool.connected:
-        return DISCONNECTED
-    state = pool.snapshot.state
-    # With its model it takes no more work: both change in one step. ORCH-3031.
-    return (PoolState.UNREADY if pool.retired and state is PoolState.READY else state).value
 
 
 def _tenth(chance: float) -> str:

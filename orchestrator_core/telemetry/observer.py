@@ -9,18 +9,14 @@ from collections.abc import Sequence
 from opentelemetry.trace import SpanContext
 
 from orchestrator_core.core.effects import (
-    AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
-    CatalogRecord,
-    DispatchRecord,
     Effect,
     JobEnded,
     JobForgotten,
     JobStarted,
     ModelClosed,
     OfferDeclined,
-    PoolDrainRecord,
     PoolVerified,
     Receipt,
     ReplyAccepted,
@@ -33,6 +29,12 @@ from orchestrator_core.core.effects import (
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.records import (
+    AcceptRecord,
+    CatalogRecord,
+    DispatchRecord,
+    PoolDrainRecord,
+)
 from orchestrator_core.core.states import JobState
 from orchestrator_core.telemetry.calls import call_context, current_rpc
 from orchestrator_core.telemetry.logs import Lines
@@ -70,10 +72,6 @@ class StepObserver:
     def tracked(self) -> int:
         """Jobs of which something is remembered."""
         return len(self._tracked)
-
-    def live_jobs(self) -> list[Job]:
-        """The jobs of which something is remembered."""
-        return [tracked.job for tracked in self._tracked.values()]
 
     # --- trace contexts
 
@@ -132,7 +130,7 @@ class StepObserver:
             case AttemptClosed(job_id=job_id):
                 self._closed(self._tracked.get(job_id), effect, now_ms)
             case CancelUnconfirmed():
-                self._lines.cancel_unconfirmed(effect)
+                self._lines.cancel_unconfirmed(effect, core.jobs[effect.job_id].spec)
             case SendRelease(job_id=job_id):
                 self._released(self._tracked.get(job_id), effect, now_ms)
             case JobEnded(job_id=job_id):

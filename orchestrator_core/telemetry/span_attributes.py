@@ -3,8 +3,8 @@
 from collections import Counter
 
 from orchestrator_core.core.decision import Decision
-from orchestrator_core.core.effects import AcceptRecord
 from orchestrator_core.core.outcome import Usage
+from orchestrator_core.core.records import AcceptRecord
 from orchestrator_core.telemetry import names
 from orchestrator_core.telemetry.tracing import Attributes, Value
 from orchestrator_core.telemetry.tracked import About

@@ -10,18 +10,20 @@ from functools import partial
 from opentelemetry.trace import SpanContext
 
 from orchestrator_core.core.effects import (
-    AcceptRecord,
     AttemptClosed,
-    CatalogRecord,
-    DispatchRecord,
     JobEnded,
     JobStarted,
     OfferDeclined,
-    PoolDrainRecord,
     SendStart,
     SendVerdicts,
 )
 from orchestrator_core.core.outcome import Refusal, Usage
+from orchestrator_core.core.records import (
+    AcceptRecord,
+    CatalogRecord,
+    DispatchRecord,
+    PoolDrainRecord,
+)
 from orchestrator_core.core.states import JobState
 from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry import names
@@ -36,7 +38,6 @@ from orchestrator_core.telemetry.span_attributes import (
 )
 from orchestrator_core.telemetry.tracing import (
     Attributes,
-    LateAttributes,
     Tracing,
     Value,
     format_traceparent,
@@ -63,7 +64,7 @@ class Spans:
     ) -> None:
         """A job was accepted; `victim` is the trace of the one that gave way to it."""
         links = () if victim is None else (victim,)
-        self._instant(
+        self._tracing.instant(
             names.ADMIT, about.trace, now_ms, partial(admission_attributes, about, record), links
         )
 
@@ -76,14 +77,16 @@ class Spans:
         }
         if refusal.retry_after_ms is not None:
             attributes[names.RETRY_AFTER_MS] = refusal.retry_after_ms
-        self._instant(names.ADMIT, call, now_ms, attributes)
+        self._tracing.instant(names.ADMIT, call, now_ms, attributes)
 
     def repeated(
         self, job_id: str, first: SpanContext | None, call: SpanContext | None, now_ms: int
     ) -> None:
         """A request was answered as before; `call` is its span, `first` that of the job."""
         attributes = {names.VERDICT: "duplicate", names.JOB_ID: job_id}
-        self._instant(names.ADMIT, call, now_ms, attributes, () if first is None else (first,))
+        self._tracing.instant(
+            names.ADMIT, call, now_ms, attributes, () if first is None else (first,)
+        )
 
     def placed(self, tracked: Tracked, record: DispatchRecord, now_ms: int) -> None:
         """A pool was chosen: the wait is over."""
@@ -92,7 +95,7 @@ class Spans:
             **where_attributes(record.job_id, record.attempt, record.pool_id, record.replica_id),
             **decision_attributes(record.decision),
         }
-        self._instant(names.PLACE, tracked.trace, now_ms, attributes)
+        self._tracing.instant(names.PLACE, tracked.trace, now_ms, attributes)
 
     def declined(self, tracked: Tracked, effect: OfferDeclined, now_ms: int) -> None:
         """A job let its first slot pass."""
@@ -102,7 +105,7 @@ class Spans:
             names.HERE_MS: effect.here_ms,
             names.ELSEWHERE_MS: effect.elsewhere_ms,
         }
-        self._instant(names.DECLINE, tracked.trace, now_ms, attributes)
+        self._tracing.instant(names.DECLINE, tracked.trace, now_ms, attributes)
 
     def sent(self, tracked: Tracked, effect: SendStart, now_ms: int) -> None:
         """An attempt goes to its pool."""
@@ -146,7 +149,7 @@ class Spans:
             names.ATTEMPT: attempt,
             names.WHY: "refused",
         }
-        self._instant(names.RETRY, tracked.trace, now_ms, attributes)
+        self._tracing.instant(names.RETRY, tracked.trace, now_ms, attributes)
 
     def lost(self, tracked: Tracked, effect: AttemptClosed, now_ms: int) -> None:
         """An attempt was lost and the job waits again."""
@@ -158,7 +161,7 @@ class Spans:
             names.ATTEMPT: effect.attempt,
             names.WHY: effect.why,
         }
-        self._instant(name, tracked.trace, now_ms, attributes)
+        self._tracing.instant(name, tracked.trace, now_ms, attributes)
 
     def ended(
         self,
@@ -192,14 +195,14 @@ class Spans:
         if newcomer[0]:
             attributes[names.DISPLACED_BY] = newcomer[0]
             links = () if newcomer[1] is None else (newcomer[1],)
-        self._instant(name, tracked.trace, now_ms, attributes, links)
+        self._tracing.instant(name, tracked.trace, now_ms, attributes, links)
 
     def retracted(self, tracked: Tracked, now_ms: int) -> None:
         """An accept never became durable."""
         self._waited(tracked, "retracted", now_ms)
         self._dispatched(tracked, "retracted", now_ms, "retracted")
         attributes = {names.JOB_ID: tracked.job.job_id}
-        self._instant(names.RETRACT, tracked.trace, now_ms, attributes)
+        self._tracing.instant(names.RETRACT, tracked.trace, now_ms, attributes)
 
     def judged(
         self, tracked: Tracked, effect: SendVerdicts, attempt: int, verdict: str, now_ms: int
@@ -211,12 +214,12 @@ class Spans:
             names.HOST_ID: effect.host_id,
             names.VERDICT: verdict,
         }
-        self._instant(names.ADOPT, tracked.trace, now_ms, attributes)
+        self._tracing.instant(names.ADOPT, tracked.trace, now_ms, attributes)
 
     def draining(self, queue_depth: int, live_attempts: int, now_ms: int) -> None:
         """Nothing is accepted or placed any more."""
         attributes = {names.QUEUE_DEPTH: queue_depth, names.LIVE_ATTEMPTS: live_attempts}
-        self._instant(names.DRAIN, None, now_ms, attributes)
+        self._tracing.instant(names.DRAIN, None, now_ms, attributes)
 
     def pool_drained(
         self, record: PoolDrainRecord, running: int, call: SpanContext | None, now_ms: int
@@ -228,7 +231,7 @@ class Spans:
             names.LIVE_ATTEMPTS: running,
             names.DRAIN_LEFT_MS: max(0, record.until_ms - now_ms),
         }
-        self._instant(names.DRAIN, call, now_ms, attributes)
+        self._tracing.instant(names.DRAIN, call, now_ms, attributes)
 
     def model_changed(self, record: CatalogRecord, call: SpanContext | None, now_ms: int) -> None:
         """The catalog was changed; `call` is the context of the change's span."""
@@ -237,7 +240,7 @@ class Spans:
             names.CHANGE: record.change.value,
             names.REVISION: record.entry.revision,
         }
-        self._instant(names.CATALOG, call, now_ms, attributes)
+        self._tracing.instant(names.CATALOG, call, now_ms, attributes)
 
     def model_verified(
         self, model_id: str, pools: int, call: SpanContext | None, now_ms: int, *, verified: bool
@@ -248,7 +251,7 @@ class Spans:
             names.VERIFIED: verified,
             names.POOLS: pools,
         }
-        self._instant(names.VERIFY, call, now_ms, attributes)
+        self._tracing.instant(names.VERIFY, call, now_ms, attributes)
 
     def pool_reloaded(self, pool_id: str, outcome: str, why: str, span_ms: tuple[int, int]) -> None:
         """A pool was reloaded, or was not; `span_ms` is from the command to its end."""
@@ -281,18 +284,7 @@ class Spans:
             names.WAITING_KEYS: tuple(each.key for each in report.waiting[:KEYS_MAX]),
             names.WHY: short("; ".join(report.problems)),
         }
-        self._instant(names.CONFIG_RELOAD, None, now_ms, attributes)
-
-    def _instant(
-        self,
-        name: str,
-        parent: SpanContext | None,
-        now_ms: int,
-        attributes: Attributes | LateAttributes,
-        links: Sequence[SpanContext] = (),
-    ) -> None:
-        span = self._tracing.start(name, parent, now_ms, attributes, links=links)
-        self._tracing.end(span, now_ms)
+        self._tracing.instant(names.CONFIG_RELOAD, None, now_ms, attributes)
 
     def _waited(self, tracked: Tracked, outcome: str, now_ms: int) -> None:
         """The wait is made into a span when it is over, with both instants given."""

@@ -130,7 +130,7 @@ class Telemetry:
                 self._sample(core)
 
     def _sample(self, core: Core) -> None:
-        self._metrics.sample(core, self._fleet, self.steps.live_jobs(), self._facts())
+        self._metrics.sample(core, self._fleet, self._facts())
 
     # --- calls
 

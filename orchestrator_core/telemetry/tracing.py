@@ -9,11 +9,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
+import structlog
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
@@ -28,7 +30,8 @@ from opentelemetry.trace import (
     TraceFlags,
 )
 
-from orchestrator_core.telemetry.exporting import SpanExporter
+from orchestrator_core.telemetry.exporting import EncodedSpan, SpanExporter
+from orchestrator_core.telemetry.gathering import Gathered
 from orchestrator_core.telemetry.held import HeldSpans
 from orchestrator_core.telemetry.names import ERROR_TYPE, SEMCONV_VERSION, SERVICE
 
@@ -42,6 +45,7 @@ SCHEMA_URL: Final = f"https://opentelemetry.io/schemas/{SEMCONV_VERSION}"
 # One step can end a thousand jobs at once; what is beyond this bound is dropped and logged.
 QUEUED_SPANS_MAX: Final = 16_384
 
+_log = structlog.get_logger(SERVICE)
 _NS_PER_MS = 1_000_000
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _UNSET: Final = Status(StatusCode.UNSET)
@@ -69,7 +73,7 @@ def format_traceparent(context: SpanContext) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
-class Span(ReadableSpan):
+class Span(EncodedSpan):
     """A span, open until `finish`. One object for both: a second costs as much again."""
 
     _events = ()
@@ -154,6 +158,7 @@ class Tracing:
         scope = InstrumentationScope(SERVICE, schema_url=SCHEMA_URL)
         self._emitter = (resource or Resource.get_empty(), scope)
         self._ids = RandomIdGenerator()
+        self._later = Gathered(_done)
         self._held = HeldSpans(self._emit)
 
     @property
@@ -180,6 +185,17 @@ class Tracing:
         links: Sequence[SpanContext] = (),
     ) -> Span:
         """Starts a span under `parent` (None: a new trace) at `start_ms` (None: now)."""
+        return self._made(name, parent, start_ms, attributes, kind, links)
+
+    def _made(
+        self,
+        name: str,
+        parent: SpanContext | None,
+        start_ms: int | None,
+        attributes: Attributes | LateAttributes,
+        kind: SpanKind,
+        links: Sequence[SpanContext],
+    ) -> Span:
         trace_id = self._ids.generate_trace_id() if parent is None else parent.trace_id
         flags = _SAMPLED if parent is None else parent.trace_flags
         # What belongs to no call is rare and always told: a drain.
@@ -199,14 +215,42 @@ class Tracing:
         """
         if self._processor is None:
             return
-        family = 0
-        if not span.context.trace_flags & TraceFlags.SAMPLED:
-            family, span = span.family, span.told_after_all()
-        span.finish(time.time_ns() if end_ms is None else end_ms * _NS_PER_MS, attributes, error)
-        if family:
-            self._held.add(family, span)
+        end_ns = time.time_ns() if end_ms is None else end_ms * _NS_PER_MS
+        if span.context.trace_flags & TraceFlags.SAMPLED:
+            self._later.put(partial(self._end, span, end_ns, attributes, error))
         else:
-            self._processor.on_end(span)
+            told = span.told_after_all()
+            told.finish(end_ns, attributes, error)
+            self._held.add(span.family, told)
+
+    def instant(
+        self,
+        name: str,
+        parent: SpanContext | None,
+        at_ms: int,
+        attributes: Attributes | LateAttributes,
+        links: Sequence[SpanContext] = (),
+    ) -> None:
+        """A span of something that took no time."""
+        if self._sampler is None and parent is not None and parent.trace_flags & TraceFlags.SAMPLED:
+            self._later.put(partial(self._instant, name, parent, at_ms, attributes, links))
+        else:
+            self.end(self.start(name, parent, at_ms, attributes, links=links), at_ms)
+
+    def _instant(
+        self,
+        name: str,
+        parent: SpanContext,
+        at_ms: int,
+        attributes: Attributes | LateAttributes,
+        links: Sequence[SpanContext],
+    ) -> None:
+        span = self._made(name, parent, at_ms, attributes, SpanKind.INTERNAL, links)
+        self._end(span, at_ms * _NS_PER_MS, None, "")
+
+    def _end(self, span: Span, end_ns: int, attributes: Attributes | None, error: str) -> None:
+        span.finish(end_ns, attributes, error)
+        self._emit(span)
 
     def decide(self, call: SpanContext, *, keep: bool) -> None:
         """A job is over, or was never accepted: `call` enqueued it, or is the call that failed.
@@ -216,14 +260,21 @@ class Tracing:
         if self._processor is not None and not call.trace_flags & TraceFlags.SAMPLED:
             self._held.decide(call.span_id, keep=keep)
 
-    def _emit(self, span: ReadableSpan) -> None:
+    def _emit(self, span: EncodedSpan) -> None:
         if self._processor is not None:
+            # Now and not by the thread that exports: what it tells is in the processor's caches.
+            span.encoded()
             self._processor.on_end(span)
+
+    def flush(self) -> None:
+        """Hands the spans that have ended to the processor, now."""
+        self._later.flush()
 
     def shutdown(self, timeout_ms: int) -> bool:
         """Sends what is left, for at most `timeout_ms`. Blocks. True when all was handed over."""
         if self._processor is None:
             return True
+        self.flush()
         # The SDK's own timeouts do not cover an export that is under way.
         worker = threading.Thread(
             target=self._processor.shutdown, name="traces-shutdown", daemon=True
@@ -231,6 +282,14 @@ class Tracing:
         worker.start()
         worker.join(timeout_ms / 1000)
         return not worker.is_alive()
+
+
+def _done(pieces: Sequence[Callable[[], None]]) -> None:
+    for piece in pieces:
+        try:
+            piece()
+        except Exception:  # noqa: BLE001 - no span may take others with it
+            _log.exception("span_lost", human="A span could not be made; the others are there.")
 
 
 def _flags(

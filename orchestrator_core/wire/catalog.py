@@ -15,15 +15,9 @@ from orchestrator_core.core.catalog_model import (
     ModelState,
 )
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
-from orchestrator_core.wire.jobs import (
-    WireLimits,
-    check_labels,
-    check_requirements,
-    compute_cap,
-    refusal_of,
-)
+from orchestrator_core.wire.limits import WireLimits, check_labels, check_requirements, compute_cap
 from orchestrator_core.wire.views import timestamp
-from orchestrator_core.wire.violations import Violations
+from orchestrator_core.wire.violations import Violations, refusal_of
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # 64 bytes.

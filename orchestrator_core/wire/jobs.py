@@ -4,24 +4,30 @@ What cannot be honoured yet is refused, never ignored. ORCH-3014, ORCH-3016, ORC
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
 from llamaorch.orchestrator.v1 import job_pb2
-from orchestrator_core.core.outcome import Reason, Refusal
-from orchestrator_core.core.records import plain_init
+from orchestrator_core.core.outcome import Refusal
+from orchestrator_core.core.plain_init import plain_init
 from orchestrator_core.core.spec import NO_BUDGETS, Budgets, Failover, JobSpec, Needs
 from orchestrator_core.wire.digest import spec_digest
 from orchestrator_core.wire.enums import priority_from_wire
+from orchestrator_core.wire.limits import (
+    DEFAULT_LIMITS,
+    WireLimits,
+    check_labels,
+    check_requirements,
+    compute_cap,
+)
 from orchestrator_core.wire.sampling import check_sampling
-from orchestrator_core.wire.violations import Violations
+from orchestrator_core.wire.violations import Violations, refusal_of
 
 _JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_COMPUTE_CAP = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
 
 _BUDGETS: tuple[Literal["tokens", "time_ms", "cost_micros"], ...] = (
     "tokens",
@@ -49,32 +55,6 @@ _NANOS_PER_SECOND = 1_000_000_000
 _NANOS_PER_MS = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class WireLimits:
-    """Bounds of a request. Sizes in UTF-8 bytes (`*_bytes_max`), characters or entries.
-
-    Raises:
-        ValueError: when a bound is not positive; the field is named.
-    """
-
-    input_bytes_max: int = 3 * 1024 * 1024
-    messages_max: int = 4_096
-    role_chars_max: int = 64
-    name_chars_max: int = 256
-    id_chars_max: int = 128
-    requirement_entries_max: int = 64
-    labels_max: int = 32
-    label_key_bytes_max: int = 64
-    label_value_bytes_max: int = 256
-
-    def __post_init__(self) -> None:
-        """Refuses bounds that are not positive."""
-        for spec in fields(self):
-            value = getattr(self, spec.name)
-            if value <= 0:
-                raise ValueError(f"{spec.name} must be positive, is {value}")
-
-
 def _no_inputs(_: str) -> int | None:
     return None
 
@@ -95,7 +75,7 @@ class SpecContext:
     now_ms: int
     traceparent: str = ""
     correlation_id: str = ""
-    limits: WireLimits = WireLimits()
+    limits: WireLimits = DEFAULT_LIMITS
     inputs: Callable[[str], int | None] = _no_inputs
 
 
@@ -142,20 +122,6 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Stale |
         bad.add("spec.input", f"{what} are allowed: put it as an artifact, or shorten sampling")
         return refusal_of(bad)
     return Stale(job, refusal_of(bad)) if bad.stale else job
-
-
-def refusal_of(bad: Violations) -> Refusal:
-    """INVALID_PARAMS with every bad field; there must be one."""
-    first = bad.found[0]
-    message = f"{first.field} {first.description}"
-    if bad.total > 1:
-        message += f" (and {bad.total - 1} more)"
-    return Refusal(
-        Reason.INVALID_PARAMS,
-        message,
-        metadata={"violations_total": str(bad.total)},
-        violations=bad.found,
-    )
 
 
 def _check_names(spec: job_pb2.JobSpec, limits: WireLimits, bad: Violations) -> None:
@@ -228,38 +194,6 @@ def _check_budgets(path: str, budgets: job_pb2.Budgets, bad: Violations) -> None
             bad.positive(f"{path}.{name}", getattr(budgets, name))
         if getattr(budgets, name) > BUDGET_MAX:
             bad.add(f"{path}.{name}", f"must be at most {BUDGET_MAX}; leave it out for no limit")
-
-
-def check_requirements(
-    path: str, needs: job_pb2.Requirements, limits: WireLimits, bad: Violations
-) -> None:
-    """Notes what is wrong with requirements; `path` is where they stand."""
-    bad.length(f"{path}.quantization", needs.quantization, limits.name_chars_max)
-    bad.pattern(
-        f"{path}.min_compute_cap", needs.min_compute_cap, _COMPUTE_CAP, 'MAJOR.MINOR, e.g. "8.6"'
-    )
-    for name, entries in (
-        ("required_extensions", needs.required_extensions),
-        ("device_mask", needs.device_mask),
-    ):
-        if not bad.count(f"{path}.{name}", len(entries), limits.requirement_entries_max):
-            continue
-        for index, entry in enumerate(entries):
-            if not entry:
-                bad.add(f"{path}.{name}[{index}]", "must not be empty")
-            bad.length(f"{path}.{name}[{index}]", entry, limits.name_chars_max)
-
-
-def check_labels(path: str, labels: Mapping[str, str], limits: WireLimits, bad: Violations) -> None:
-    """Notes what is wrong with labels; `path` is where they stand."""
-    if not bad.count(path, len(labels), limits.labels_max):
-        return
-    for key, value in sorted(labels.items()):
-        entry = f"{path}[{key[:32]}]"
-        if not 1 <= len(key.encode()) <= limits.label_key_bytes_max:
-            bad.add(entry, f"its key must have 1 to {limits.label_key_bytes_max} bytes of UTF-8")
-        if len(value.encode()) > limits.label_value_bytes_max:
-            bad.add(entry, f"its value may have {limits.label_value_bytes_max} bytes of UTF-8")
 
 
 def _check_times(spec: job_pb2.JobSpec, now_ms: int, bad: Violations) -> None:
@@ -354,12 +288,6 @@ def _needs(spec: job_pb2.JobSpec) -> Needs:
             spec.required_ctx if spec.HasField("required_ctx") else None,
         )
     )
-
-
-def compute_cap(text: str) -> tuple[int, int] | None:
-    """A checked compute capability as numbers; None for an empty one."""
-    major, _, minor = text.partition(".")
-    return (int(major), int(minor)) if text else None
 
 
 @lru_cache(NEEDS_KEPT)

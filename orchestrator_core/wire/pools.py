@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2
 from llamaorch.pool.v1 import snapshot_pb2
 from orchestrator_core.core.catalog_model import DigestVerdict
-from orchestrator_core.core.effects import PoolDrainRecord
 from orchestrator_core.core.placement import CANCEL_UNCONFIRMED, DRAINING
 from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.records import PoolDrainRecord
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.wire.views import timestamp
 
@@ -48,7 +48,7 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
         replica_id=snapshot.replica_id,
         host_id=snapshot.host_id,
         connected=pool.connected,
-        state=_state(pool),
+        state=state_of(pool),
         state_reason=UNDURABLE if view.undurable else _state_reason(pool),
         engine=snapshot.engine,
         engine_version=snapshot.engine_version,
@@ -59,14 +59,15 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
         ctx_max=snapshot.ctx_max,
         snapshot_age_ms=max(0, view.now_ms - pool.as_of_ms),
         snapshot_version=snapshot.version,
-        devices=[] if view.reported is None else map(_device, view.reported.devices),
+        devices=_devices(view),
         tokens_per_s=view.tokens_per_s,
         perf_scale=None if snapshot.perf_scale == 1.0 else snapshot.perf_scale,
         drain=None if view.drain is None or view.undurable else _drain(view.drain, pool),
     )
 
 
-def _state(pool: Pool) -> str:
+def state_of(pool: Pool) -> str:
+    """The state of a pool in capitals, as every display and metric tells it."""
     told = pool.snapshot.state
     if told is PoolState.READY and pool.draining:
         # The host may not have heard of the drain yet: nothing is placed there all the same.
@@ -106,8 +107,20 @@ def _reason(reason: str, detail: str) -> str:
     return f"{reason}: {detail}" if reason and detail else reason or detail
 
 
+def _devices(view: PoolView) -> list[pool_admin_service_pb2.PoolDevice]:
+    """What the host reports of them now; while it is not connected, their names alone."""
+    if view.reported is None:
+        return []
+    tell = _device if view.pool.connected else _name
+    return [tell(device) for device in view.reported.devices]
+
+
+def _name(device: snapshot_pb2.Device) -> pool_admin_service_pb2.PoolDevice:
+    return pool_admin_service_pb2.PoolDevice(device_id=device.device_id, name=device.name)
+
+
 def _device(device: snapshot_pb2.Device) -> pool_admin_service_pb2.PoolDevice:
-    shown = pool_admin_service_pb2.PoolDevice(device_id=device.device_id, name=device.name)
+    shown = _name(device)
     if device.HasField("memory_total_bytes"):
         shown.memory_total_bytes = device.memory_total_bytes
     if device.HasField("memory_used_bytes"):

@@ -3,7 +3,7 @@
 import math
 import re
 
-from orchestrator_core.core.outcome import FieldViolation
+from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 
 # More than this many bad fields say nothing new; the refusal tells how many there were.
 VIOLATIONS_MAX = 64
@@ -68,3 +68,17 @@ class Violations:
         else:
             bracket = "(" if open_low else "["
             self.add(field, f"must be in {bracket}{low:g}, {high:g}], is {value:g}")
+
+
+def refusal_of(bad: Violations) -> Refusal:
+    """INVALID_PARAMS with every bad field; there must be one."""
+    first = bad.found[0]
+    message = f"{first.field} {first.description}"
+    if bad.total > 1:
+        message += f" (and {bad.total - 1} more)"
+    return Refusal(
+        Reason.INVALID_PARAMS,
+        message,
+        metadata={"violations_total": str(bad.total)},
+        violations=bad.found,
+    )

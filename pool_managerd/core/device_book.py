@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pool_managerd.core.device import Device, DeviceHealth
-from pool_managerd.core.nvml_codes import LOST
+from pool_managerd.core.device import Device, DeviceHealth, DeviceKind
+from pool_managerd.core.nvml_codes import CUT, LOST, SLICE_GONE
 from pool_managerd.core.xids import CRITICAL_XIDS, xid_sentence
 
 Problem = tuple[DeviceHealth, str]
@@ -42,6 +42,11 @@ class DeviceBook:
         return not self._unwell
 
     @property
+    def has_news(self) -> bool:
+        """True when `take_news` would give some."""
+        return bool(self._news)
+
+    @property
     def none_readable(self) -> bool:
         """True when every device has left or its driver has: nothing is lost by closing NVML."""
         gone = (DeviceHealth.LOST, DeviceHealth.DRIVER_UNAVAILABLE, DeviceHealth.RESET_REQUIRED)
@@ -55,9 +60,12 @@ class DeviceBook:
     def take(self, readings: Iterable[Reading]) -> None:
         """Takes a reading of all devices over. O(devices)."""
         seen: set[str] = set()
+        cut: set[str] = set()
         for reading in readings:
             device_id = reading.facts.device_id
             seen.add(device_id)
+            if reading.facts.parent_device_id is not None:
+                cut.add(reading.facts.parent_device_id)
             if reading.problem is not None:
                 self._known.setdefault(device_id, reading.facts)
                 self._set(device_id, reading.problem)
@@ -68,7 +76,15 @@ class DeviceBook:
         for device_id in sorted(self._known.keys() - seen):
             # One that needs a reset may refuse its handle, which makes it no less there.
             if self._health(device_id) is not DeviceHealth.RESET_REQUIRED:
-                self._set(device_id, (DeviceHealth.LOST, LOST))
+                self._set(device_id, (DeviceHealth.LOST, self._why_gone(device_id, seen, cut)))
+
+    def _why_gone(self, device_id: str, seen: set[str], cut: set[str]) -> str:
+        """Of a device that is not read any more; `cut` are GPUs whose slices were read."""
+        if device_id in cut:
+            return CUT
+        known = self._known[device_id]
+        its_gpu_is_there = known.parent_device_id in seen | cut
+        return SLICE_GONE if known.kind is DeviceKind.MIG and its_gpu_is_there else LOST
 
     def xid(self, device_id: str, xid: int) -> None:
         """Notes an XID of a GPU, for its slices too; a critical one makes them unwell."""

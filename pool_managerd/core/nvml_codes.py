@@ -77,6 +77,10 @@ LOST = (
 )
 RESET = "the GPU needs a reset: stop what uses it and run nvidia-smi --gpu-reset, or reboot"
 SLICE_GONE = "the MIG slice is no longer there: make it again, or name another one in the pool"
+CUT = (
+    "the GPU is cut into MIG slices now: name one of them in the pool and restart pool-managerd, "
+    "or switch MIG off again"
+)
 
 _RESET_ACTIONS: Mapping[int, str] = MappingProxyType(
     {

@@ -25,6 +25,9 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 """Lowest and highest value of each number, both possible: far beyond any device there is."""
 
+CAPABILITY_MAX = 99
+"""Highest number of a compute capability, far beyond any that there is."""
+
 _MEMORY = (
     "memory_total_bytes",
     "memory_free_bytes",
@@ -35,7 +38,7 @@ _MEMORY = (
 
 def plausible(device: Device) -> Device:
     """`device` without what cannot be true. Memory is kept or left out as a whole."""
-    bad = {name for name, (low, high) in BOUNDS.items() if not _within(device, name, low, high)}
+    bad = {name for name in BOUNDS if not _within(device, name)}
     total, *rest = (getattr(device, name) for name in _MEMORY)
     parts = [part for part in rest if part is not None]
     if bad & set(_MEMORY) or (total is None and parts) or any(part > total for part in parts):
@@ -44,9 +47,22 @@ def plausible(device: Device) -> Device:
     return replace(device, **absent) if absent else device
 
 
-def _within(device: Device, name: str, low: float, high: float) -> bool:
+def possible(name: str, value: float) -> bool:
+    """Whether the number `name` of a device can have that value."""
+    low, high = BOUNDS[name]
+    return low <= value <= high
+
+
+def capability_text(capability: tuple[int, int]) -> str | None:
+    """A compute capability as MAJOR.MINOR; None for numbers that no device has."""
+    if not all(0 <= number <= CAPABILITY_MAX for number in capability):
+        return None
+    return ".".join(map(str, capability))
+
+
+def _within(device: Device, name: str) -> bool:
     value = getattr(device, name)
-    return value is None or low <= value <= high
+    return value is None or possible(name, value)
 
 
 assert set(BOUNDS) <= {field.name for field in fields(Device)}, "bounds of fields that exist"

@@ -19,8 +19,11 @@ TELLABLE_TIME_MS_MAX = 1 << 32
 TELLABLE_SLOTS_MAX = 1 << 16
 """Slots of one pool are told up to here: the orchestrator refuses a snapshot with more."""
 
-BYTES_MAX = 1 << 60
-"""Bytes of one memory are told up to here, so that those of all pools add up to 64 bits."""
+BYTES_MAX = 1 << 50
+"""Bytes of one memory are told up to here: the orchestrator refuses a snapshot with more."""
+
+TELLABLE_TEXT_CHARS_MAX = 256
+"""Characters of a name, version or digest that an engine tells, for the same reason."""
 
 
 def plain_text(text: str) -> str:

@@ -16,7 +16,7 @@ import pynvml
 from pool_managerd.core import nvml_codes as codes
 from pool_managerd.core.device import Device, DeviceHealth, DeviceKind
 from pool_managerd.core.device_book import Problem, Reading
-from pool_managerd.core.plausible import plausible
+from pool_managerd.core.plausible import capability_text, plausible, possible
 from pool_managerd.devices.nvml_calls import NvmlCalls, NvmlError, text_or_none
 from pool_managerd.telemetry import log
 
@@ -52,6 +52,7 @@ class _Gpu:
     parts: list[_Part] = field(default_factory=list)
     slow: dict[str, Any] = field(default_factory=dict)
     recovery_action: int | None = None
+    newly_cut: bool = False
 
 
 class NvmlReader:
@@ -97,6 +98,7 @@ class NvmlReader:
         for gpu in self._gpus:
             if thorough:
                 gpu.slow, gpu.recovery_action = self._slow(gpu), self._recovery_action(gpu)
+                gpu.newly_cut = gpu.facts.mig_enabled is False and self._cut_now(gpu)
             readings.extend(self._read(gpu, part, thorough) for part in gpu.parts)
         return readings
 
@@ -111,7 +113,8 @@ class NvmlReader:
         if event is None:
             return None
         device_id = text_or_none(self._calls.ask("", "nvmlDeviceGetUUID", event.device))
-        return None if device_id is None else (device_id, int(event.eventData))
+        xid = int(event.eventData)
+        return None if device_id is None or not possible("last_xid", xid) else (device_id, xid)
 
     def _why_none(self) -> str:
         codes_seen = list(self._calls.failed.values())
@@ -144,17 +147,23 @@ class NvmlReader:
     def _identity(self, handle: Any, device_id: str) -> Device:
         ask = self._calls.ask
         capability = ask(device_id, "nvmlDeviceGetCudaComputeCapability", handle)
-        mig = ask(device_id, "nvmlDeviceGetMigMode", handle)
         return Device(
             device_id=device_id,
             kind=DeviceKind.GPU,
             name=text_or_none(ask(device_id, "nvmlDeviceGetName", handle)),
-            compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
+            compute_capability=capability_text(capability) if capability else None,
             max_sm_clock_mhz=ask(
                 device_id, "nvmlDeviceGetMaxClockInfo", handle, pynvml.NVML_CLOCK_SM
             ),
-            mig_enabled=bool(mig[0]) if mig else None,
+            mig_enabled=self._mig_enabled(handle, device_id),
         )
+
+    def _cut_now(self, gpu: _Gpu) -> bool:
+        return self._mig_enabled(gpu.handle, gpu.facts.device_id) is True
+
+    def _mig_enabled(self, handle: Any, device_id: str) -> bool | None:
+        mode = self._calls.ask(device_id, "nvmlDeviceGetMigMode", handle)
+        return bool(mode[0]) if mode else None
 
     def _slices(self, gpu: _Gpu) -> list[_Part]:
         if not gpu.facts.mig_enabled:
@@ -233,6 +242,8 @@ class NvmlReader:
             problem = None if code is None else codes.device_problem(code, is_slice)
             if problem is not None:
                 return problem
+        if gpu.newly_cut:
+            return DeviceHealth.LOST, codes.CUT
         recovery = codes.recovery_problem(gpu.recovery_action)
         if recovery is not None:
             return DeviceHealth.RESET_REQUIRED, recovery

@@ -25,6 +25,8 @@ EVENT_SLICE_MS = 200
 """Longest single wait for events, so that stopping is prompt."""
 REOPEN_FIRST_INTERVALS = 2
 REOPEN_LAST_INTERVALS = 60
+XIDS_TOLD_MAX = 64
+"""Different XIDs that are logged between two readings."""
 """Wait before NVML is opened anew for a device that is gone: doubles from the first to the last."""
 
 Post = Callable[[Callable[[], None]], None]
@@ -68,6 +70,8 @@ class Watch:
         self._read_at_s = 0.0
         self._broken = 0
         self._deaf = False
+        self._quiet = 0
+        self._xids_told: set[tuple[str, int]] = set()
 
     def run(self, post: Post, callbacks: Callbacks) -> None:
         """Reads until told to stop, whatever goes wrong on the way."""
@@ -88,13 +92,16 @@ class Watch:
         self._reader.close()
 
     def _go_on(self, post: Post, callbacks: Callbacks) -> None:
-        count, failures, next_s = 0, 0, time.monotonic()
+        failures, next_s = 0, time.monotonic()
         while not self._stopping.is_set():
             next_s = max(next_s + self._interval_ms / 1000, time.monotonic())
-            # A device that reported a critical error has to be quiet for a while to count as well.
-            count = 1 if self._wait_until(next_s) else count + 1
+            while self._wait_until(next_s):
+                # The driver is not asked for that: errors may come in storms.
+                self._tell(post, callbacks)
+            self._quiet += 1
+            self._xids_told.clear()
             try:
-                self._look(thorough=count % THOROUGH_EVERY == 0)
+                self._look(thorough=self._quiet % THOROUGH_EVERY == 0)
                 self._tell(post, callbacks)
             except Exception as error:  # noqa: BLE001 - without readings, all devices go silent
                 failures += 1
@@ -194,7 +201,7 @@ class Watch:
         self._is_open = False
 
     def _wait_until(self, until_s: float) -> bool:
-        """Passes the time until then; ends early, with True, when a critical XID comes."""
+        """Passes the time until then; ends early, with True, when a device becomes unwell."""
         while not self._stopping.is_set():
             left_ms = int((until_s - time.monotonic()) * 1000)
             if left_ms <= 0:
@@ -203,7 +210,7 @@ class Watch:
             event = self._event(slice_ms)
             if event is not None:
                 self._on_xid(*event)
-                if event[1] in CRITICAL_XIDS:
+                if self._book.has_news:
                     return True
                 continue
             # An error returned at once must not make the thread spin.
@@ -227,6 +234,15 @@ class Watch:
 
     def _on_xid(self, device_id: str, xid: int) -> None:
         critical = xid in CRITICAL_XIDS
+        if critical:
+            # A device that reported such an error has to be quiet for a while to count as well.
+            self._quiet = 0
+        self._metrics.xid(device_id, xid)
+        self._book.xid(device_id, xid)
+        # In a storm one is logged once between two readings.
+        if (device_id, xid) in self._xids_told or len(self._xids_told) >= XIDS_TOLD_MAX:
+            return
+        self._xids_told.add((device_id, xid))
         log.warning(
             "device_xid",
             device_id=device_id,
@@ -235,5 +251,3 @@ class Watch:
             human=f"{device_id} reported XID {xid}"
             + (": its pools are stopped." if critical else ", which it may survive."),
         )
-        self._metrics.xid(device_id, xid)
-        self._book.xid(device_id, xid)

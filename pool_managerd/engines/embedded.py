@@ -48,6 +48,7 @@ from pool_managerd.engines.port import (
     PreloadError,
 )
 from pool_managerd.engines.worker_process import WorkerProcess
+from pool_managerd.threads import in_thread
 
 _POLL_INTERVAL_S = 0.02
 _LOG_SETTLES_S = 0.5
@@ -133,7 +134,7 @@ class EmbeddedEngine:
 
     async def start(self) -> EngineInfo:
         """Checks everything that can be checked, then loads the model. See `port.Engine.start`."""
-        shortfalls = await asyncio.to_thread(_shortfalls, self._model_path)
+        shortfalls = await in_thread(functools.partial(_shortfalls, self._model_path))
         if shortfalls:
             raise PreloadError(shortfalls)
         try:
@@ -143,12 +144,11 @@ class EmbeddedEngine:
                 facts = await self._connect(report.base_url)
                 await self._memory_is_told()
                 batch = batch_tokens(self._config.slots, self._config.gpu_layers)
-                kv = await asyncio.to_thread(
-                    kv_facts,
-                    self._model_path,
-                    facts.ctx_per_slot,
-                    batch,
-                    CacheType.named(self._config.kv_type),
+                kv_type = CacheType.named(self._config.kv_type)
+                kv = await in_thread(
+                    functools.partial(
+                        kv_facts, self._model_path, facts.ctx_per_slot, batch, kv_type
+                    )
                 )
         except TimeoutError:
             await self.stop()

@@ -7,6 +7,7 @@ counted.
 import asyncio
 import codecs
 import contextlib
+import functools
 import io
 import logging
 import logging.handlers
@@ -15,6 +16,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from pool_managerd.threads import in_thread, started
 
 LOG_LINES = 200
 """Lines of a log that are kept, unless told otherwise."""
@@ -133,7 +136,7 @@ class LogFile:
                 self._wake.clear()
                 lines, dropped = self._take()
                 try:
-                    await asyncio.to_thread(self._write, lines)
+                    await in_thread(functools.partial(self._write, lines))
                     failing = False
                 except OSError as error:
                     self._dropped += dropped
@@ -154,9 +157,9 @@ class LogFile:
     def _release(self) -> None:
         handler, self._handler = self._handler, None
         if handler is not None:
-            # What it could not write before it cannot write now.
-            with contextlib.suppress(OSError):
-                handler.close()
+            # What it could not write before it cannot write now; nobody waits for a disk that
+            # hangs.
+            started(handler.close)
 
     def _open(self) -> logging.Handler:
         path = self._settings.path

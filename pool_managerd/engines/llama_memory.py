@@ -12,7 +12,9 @@ the same of its own. Sizes are told to 0.01 MiB.
 import re
 from collections.abc import Iterable
 
-_LINE = re.compile(r"(\S+) +(model|KV|RS|compute|output) buffer size = +([0-9]+(?:\.[0-9]+)?) MiB")
+_LINE = re.compile(
+    r"(\S+) +(model|KV|RS|compute|output) buffer size = +([0-9]{1,9}(?:\.[0-9]+)?) MiB"
+)
 _DEVICE = re.compile(r"[A-Za-z]+([0-9]{1,3})(?:_.*)?")
 _DRAFT = "loading draft model"
 _ADDING = frozenset({"model", "KV", "RS"})

@@ -64,7 +64,7 @@ class LlamaProtocol:
         await self._http.close()
 
     async def healthy(self) -> bool:
-        """Tells whether the server answers its health check within a second; never raises."""
+        """Tells whether the server answers its health check; never raises."""
         return await self._http.healthy("/health")
 
     async def wait_ready(self, poll_interval_s: float) -> None:

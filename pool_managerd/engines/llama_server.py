@@ -5,17 +5,20 @@ to, which then waits in the server. Detaching leaves the server as it is.
 """
 
 import asyncio
+import functools
 import hashlib
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pool_managerd.engines.attachment import LOOK_INTERVAL_MS, Told, until_replaced
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shortfalls
 from pool_managerd.engines.http_client import Endpoint, HttpApiError
 from pool_managerd.engines.llama_protocol import LlamaProtocol, ServerFacts
 from pool_managerd.engines.llama_wire import extensions, sampler_profile
 from pool_managerd.engines.port import EngineInfo, GenerationEvent, GenerationRequest, PreloadError
+from pool_managerd.threads import in_thread
 
 _POLL_INTERVAL_S = 0.1
 
@@ -36,6 +39,7 @@ class LlamaServerConfig:
             tokens, as far as is known: its output is that of no other server.
         load_timeout_ms: Longest wait for a server that still loads its model.
         silence_timeout_ms: Longest silence in a stream.
+        look_interval_ms: Time between two looks whether it is still the same server.
     """
 
     base_url: str
@@ -49,6 +53,7 @@ class LlamaServerConfig:
     drafts: bool = False
     load_timeout_ms: int = 600_000
     silence_timeout_ms: int = 300_000
+    look_interval_ms: int = LOOK_INTERVAL_MS
 
     def __post_init__(self) -> None:
         """Refuses what no server can satisfy."""
@@ -63,6 +68,7 @@ class LlamaServerEngine:
 
     def __init__(self, config: LlamaServerConfig) -> None:
         self._config = config
+        self._told: Told = {}
         endpoint = Endpoint(
             base_url=config.base_url,
             api_key=config.api_key,
@@ -77,11 +83,12 @@ class LlamaServerEngine:
         self._protocol.open()
         try:
             facts = await self._facts()
-            self._check(facts)
+            await self._check(facts)
             info = await self._info(facts)
         except BaseException:
             await self._protocol.close()
             raise
+        self._told = _told(facts)
         self._protocol.serve(info.slots_total, info.ctx_max)
         return info
 
@@ -99,7 +106,7 @@ class LlamaServerEngine:
         except HttpApiError as error:
             raise PreloadError([_explanation(url, error)], passing=error.passing) from error
 
-    def _check(self, facts: ServerFacts) -> None:
+    async def _check(self, facts: ServerFacts) -> None:
         shortfalls = []
         if self._config.slots > facts.slots_total:
             shortfalls.append(
@@ -110,7 +117,9 @@ class LlamaServerEngine:
                 f"deterministic = true needs a server with one slot; it has {facts.slots_total}"
             )
         if self._config.model_path:
-            shortfalls += gguf_shortfalls(Path(self._config.model_path))
+            shortfalls += await in_thread(
+                functools.partial(gguf_shortfalls, Path(self._config.model_path))
+            )
         if shortfalls:
             raise PreloadError(shortfalls)
 
@@ -154,13 +163,27 @@ class LlamaServerEngine:
         return await self._protocol.healthy()
 
     async def wait_exit(self) -> str:
-        """Never returns: nobody here watches a foreign process."""
-        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        return await never
+        """Returns once the server is another one; nobody here watches a foreign process."""
+
+        async def look() -> Told:
+            return _told(await self._protocol.facts())
+
+        return await until_replaced(look, self._told, self._config.look_interval_ms)
 
     async def stop(self) -> None:
         """Detaches; the server goes on. See `port.Engine.stop`."""
         await self._protocol.close()
+
+
+def _told(facts: ServerFacts) -> Told:
+    return {
+        "version": facts.build or None,
+        "model": facts.model_file or None,
+        "quantization": facts.quantization or None,
+        "slots": facts.slots_total,
+        "context": facts.ctx_per_slot,
+        "size": facts.meta.get("n_params"),
+    }
 
 
 def unverified_digest(base_url: str, facts: ServerFacts) -> str:

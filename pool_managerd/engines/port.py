@@ -14,7 +14,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from pool_managerd.core.logprobs import TokenLogprob
-from pool_managerd.core.tellable import TELLABLE_SLOTS_MAX, plain_text
+from pool_managerd.core.tellable import (
+    BYTES_MAX,
+    TELLABLE_SLOTS_MAX,
+    TELLABLE_TEXT_CHARS_MAX,
+    plain_text,
+)
 
 COUNT_32_MAX = (1 << 32) - 1
 
@@ -112,14 +117,32 @@ class EngineInfo:
             if not 0 <= (value := getattr(self, name)) <= most
         ]
         odd += [
-            f"a text that is no Unicode as its {name}"
-            for name in ("engine_version", "model_id", "model_digest")
-            if (value := getattr(self, name)) != plain_text(value)
+            f"{name} of {value}, with {self.slots_total} slots"
+            for name in ("kv_bytes_per_token", "kv_slot_bytes")
+            if (value := getattr(self, name) or 0) * self.slots_total > BYTES_MAX
         ]
-        if any(plain_text(name) != name for name in self.quantizations):
-            odd.append("a text that is no Unicode as its quantization")
+        odd += _odd_texts([(name, getattr(self, name)) for name in _TEXTS])
+        odd += _odd_texts([("quantization", text) for text in self.quantizations])
         if odd:
             raise PreloadError([f"the engine tells {', '.join(odd)}"])
+
+
+_TEXTS = ("engine", "engine_version", "model_id", "model_digest", "sampler_profile_version")
+
+
+def _odd_texts(texts: Sequence[tuple[str, str]]) -> list[str]:
+    """Of each text that no snapshot could tell what is wrong with it."""
+    unreadable = [
+        f"a text that is no Unicode as its {name}"
+        for name, text in texts
+        if text != plain_text(text)
+    ]
+    too_long = [
+        f"{name} of {len(text)} characters, above {TELLABLE_TEXT_CHARS_MAX}"
+        for name, text in texts
+        if len(text) > TELLABLE_TEXT_CHARS_MAX
+    ]
+    return unreadable + too_long
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,11 +284,11 @@ class Engine(Protocol):
         ...
 
     async def healthy(self) -> bool:
-        """Tells whether the engine answers its health check within a second; never raises."""
+        """Tells whether the engine answers its health check; the caller bounds it. Never raises."""
         ...
 
     async def wait_exit(self) -> str | Ended:
-        """Returns how the process ended, once it has; a foreign one never does.
+        """Returns how the process ended, once it has; of a foreign one, that another replaced it.
 
         A sentence alone, for people, is an end of unknown cause.
         """

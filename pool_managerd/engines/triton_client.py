@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
-_ANSWER_TIMEOUT_S = 10.0
-_HEALTH_TIMEOUT_S = 1.0
+_ANSWER_TIMEOUT_S, _READY_TIMEOUT_S = 10.0, 30.0
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
@@ -133,7 +132,7 @@ class TritonClient:
         """Tells whether the model serves; never raises."""
         request = ModelReadyRequest(name=self._target.model, version=self._target.model_version)
         try:
-            answer = await self._ask(self._connected().ModelReady, request, _HEALTH_TIMEOUT_S)
+            answer = await self._ask(self._connected().ModelReady, request, _READY_TIMEOUT_S)
         except TritonApiError:
             return False
         return answer.ready

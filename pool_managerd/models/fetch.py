@@ -9,22 +9,27 @@ asked of the policy first. The file appears under its name only when its digest 
 import asyncio
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
+import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial as bound
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
 from pool_managerd.core.fit import human_bytes
+from pool_managerd.threads import in_thread, started
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REDIRECTS_MAX = 5
 _CHUNK_BYTES = 1 << 20
 _DISK_RESERVE_BYTES = 256 << 20
+_CLOSE_TIMEOUT_S = 2.0
 _OK, _PARTIAL, _RANGE_UNSATISFIABLE = 200, 206, 416
 _GATED = frozenset({401, 403})
 _PASSING, _SERVER_ERRORS = frozenset({408, 429}), 500
@@ -83,17 +88,17 @@ class Fetched:
 
 @dataclass(slots=True)
 class _Partial:
-    """What is there of a file, and what the server said of it."""
+    """What is there of a file, and what the server said of it. Its methods block."""
 
     file: Path
     note: Path
     etag: str = ""
     digest: str = ""
     total: int | None = None
+    size: int = 0
 
-    @property
-    def size(self) -> int:
-        return self.file.stat().st_size if self.file.exists() else 0
+    def measure(self) -> None:
+        self.size = self.file.stat().st_size if self.file.exists() else 0
 
     def load(self, url: str) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -102,17 +107,54 @@ class _Partial:
                 self.etag, self.digest, self.total = (
                     str(noted["etag"]), str(noted["digest"]), noted["total"],
                 )  # fmt: skip
+                self.measure()
                 return
         self.discard()
 
     def save(self, url: str) -> None:
         noted = {"url": url, "etag": self.etag, "digest": self.digest, "total": self.total}
+        # The query of an address may hold a signature.
+        self.note.touch(0o600)
         self.note.write_text(json.dumps(noted))
+
+    def begin_anew(self) -> None:
+        self.file.unlink(missing_ok=True)
+        self.size = 0
 
     def discard(self) -> None:
         self.etag, self.digest, self.total = "", "", None
-        self.file.unlink(missing_ok=True)
+        self.begin_anew()
         self.note.unlink(missing_ok=True)
+
+    def rename(self, target: Path) -> None:
+        self.file.replace(target)
+        self.note.unlink(missing_ok=True)
+
+
+class _Appender:
+    """Appends to a file, one piece after the other, from whatever threads. Its methods block."""
+
+    def __init__(self, partial: _Partial) -> None:
+        self._partial = partial
+        self._turn = threading.Lock()
+        self._file: io.RawIOBase | None = None
+
+    def write(self, data: bytes | bytearray) -> None:
+        with self._turn:
+            if self._file is None:
+                self._file = io.FileIO(self._partial.file, "ab")
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) or 0 :]
+
+    def close(self, rest: bytes | bytearray) -> None:
+        try:
+            self.write(rest)
+        finally:
+            with self._turn:
+                if self._file is not None:
+                    self._file.close()
+            self._partial.measure()
 
 
 async def fetch(
@@ -126,12 +168,12 @@ async def fetch(
         FetchError: saying why.
         OSError: when the target cannot be written.
     """
-    await asyncio.to_thread(request.target.parent.mkdir, parents=True, exist_ok=True)
+    await in_thread(bound(request.target.parent.mkdir, parents=True, exist_ok=True))
     name = request.target.name
     partial = _Partial(
         request.target.with_name(f"{name}.part"), request.target.with_name(f"{name}.part.json")
     )
-    partial.load(request.url)
+    await in_thread(bound(partial.load, request.url))
     timeout = aiohttp.ClientTimeout(
         total=None,
         sock_connect=limits.silence_timeout_ms / 1000,
@@ -184,18 +226,21 @@ async def _once(
         return
     async with _opened(session, request, partial, judge) as answer:
         if answer.status == _RANGE_UNSATISFIABLE:
-            partial.discard()
+            await in_thread(partial.discard)
             raise FetchError("the server's file is shorter than what was kept", lasting=False)
         if answer.status not in (_OK, _PARTIAL):
             raise _refused(request.url, answer.status)
         if answer.status == _OK:
-            partial.file.unlink(missing_ok=True)
+            await in_thread(partial.begin_anew)
             partial.etag = answer.headers.get("ETag", "")
             partial.total = answer.content_length
+        elif problem := _range_problem(answer, partial):
+            await in_thread(partial.discard)
+            raise FetchError(problem, lasting=False)
         else:
-            _check_range(answer, partial)
-        await asyncio.to_thread(_check_room, partial, judge.limits, request.url)
-        await asyncio.to_thread(partial.save, request.url)
+            partial.total = _total_of(answer)
+        await in_thread(bound(_check_room, partial, judge.limits, request.url))
+        await in_thread(bound(partial.save, request.url))
         await _read(answer, request, partial, judge)
 
 
@@ -246,12 +291,20 @@ def _refused(url: str, status: int) -> FetchError:
     return FetchError(f"{_host(url)} answered with status {status}", lasting=not passing)
 
 
-def _check_range(answer: aiohttp.ClientResponse, partial: _Partial) -> None:
-    begin, _, total = answer.headers.get("Content-Range", "").partition("/")
-    if not begin.startswith(f"bytes {partial.size}-") or not total.isdecimal():
-        partial.discard()
-        raise FetchError("the server answered with another range", lasting=False)
-    partial.total = int(total)
+def _range_problem(answer: aiohttp.ClientResponse, partial: _Partial) -> str:
+    """Why a part of a file does not go on where the kept one ends; empty where it does."""
+    begin = answer.headers.get("Content-Range", "").partition("/")[0]
+    if not begin.startswith(f"bytes {partial.size}-") or _total_of(answer) is None:
+        return "the server answered with another range"
+    # Some look at no If-Range.
+    if answer.headers.get("ETag", partial.etag) != partial.etag:
+        return "the server has another file than the one that was kept"
+    return ""
+
+
+def _total_of(answer: aiohttp.ClientResponse) -> int | None:
+    total = answer.headers.get("Content-Range", "").partition("/")[2]
+    return int(total) if total.isascii() and total.isdecimal() and len(total) < 20 else None  # noqa: PLR2004 - digits of 64 bits
 
 
 def _check_room(partial: _Partial, limits: FetchLimits, url: str) -> None:
@@ -274,31 +327,36 @@ def _check_room(partial: _Partial, limits: FetchLimits, url: str) -> None:
         )
 
 
+def _check_size(size: int, limits: FetchLimits, url: str) -> None:
+    if size > limits.file_bytes_max:
+        raise FetchError(
+            f"{_host(url)} sends more than outbound.file_bytes_max = {limits.file_bytes_max}"
+        )
+
+
 async def _read(
     answer: aiohttp.ClientResponse, request: FetchRequest, partial: _Partial, judge: _Judge
 ) -> None:
     size = partial.size
     judge.progress(size, partial.total)
-    unwritten = bytearray()
-    with partial.file.open("ab") as file:
-        try:
-            async for data in answer.content.iter_any():
-                size += len(data)
-                if size > judge.limits.file_bytes_max:
-                    raise FetchError(
-                        f"{_host(request.url)} sends more than outbound.file_bytes_max = "
-                        f"{judge.limits.file_bytes_max}"
-                    )
-                unwritten += data
-                if len(unwritten) >= _CHUNK_BYTES:
-                    block, unwritten = unwritten, bytearray()
-                    await asyncio.to_thread(file.write, block)
-                    if partial.total is None:
-                        await asyncio.to_thread(_check_room, partial, judge.limits, request.url)
-                judge.progress(size, partial.total)
-        finally:
-            # What came before a break or a cancel is kept; it is less than a chunk.
-            file.write(unwritten)
+    unwritten, file = bytearray(), _Appender(partial)
+    try:
+        async for data in answer.content.iter_any():
+            size += len(data)
+            _check_size(size, judge.limits, request.url)
+            unwritten += data
+            if len(unwritten) >= _CHUNK_BYTES:
+                block, unwritten = unwritten, bytearray()
+                await in_thread(bound(file.write, block))
+                if partial.total is None:
+                    await in_thread(bound(_check_room, partial, judge.limits, request.url))
+            judge.progress(size, partial.total)
+    except BaseException:
+        # What came before a break or a cancel is kept; it is less than a chunk. A disk that hangs
+        # is not waited for.
+        await asyncio.wait([started(bound(file.close, unwritten))], timeout=_CLOSE_TIMEOUT_S)
+        raise
+    await in_thread(bound(file.close, unwritten))
     if partial.total is not None and size != partial.total:
         raise FetchError(f"{size} of {partial.total} bytes came", lasting=False)
     partial.total = size
@@ -311,16 +369,15 @@ async def _finish(request: FetchRequest, partial: _Partial) -> Fetched:
         raise FetchError(
             f"{_host(request.url)} tells no SHA-256 of the file; add #sha256= and its digest"
         )
-    found = await asyncio.to_thread(_sealed, partial.file)
+    found = await in_thread(bound(_sealed, partial.file))
     size = partial.size
     if found != expected:
-        await asyncio.to_thread(partial.discard)
+        await in_thread(partial.discard)
         raise FetchError(
             f"the file from {_host(request.url)} has the digest {found}, not {expected}; it was "
             "deleted"
         )
-    partial.file.replace(request.target)
-    partial.note.unlink(missing_ok=True)
+    await in_thread(bound(partial.rename, request.target))
     return Fetched(found, size)
 
 

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urlsplit
 from weakref import WeakValueDictionary
@@ -28,6 +29,7 @@ from pool_managerd.models.fetch import (
     Progress,
     fetch,
 )
+from pool_managerd.threads import in_thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +154,13 @@ class Resolver:
             url=url, target=target, digest=ref.digest if single else "", token=token
         )
         fetched = await fetch(request, admit, self.config.limits, progress)
-        await asyncio.to_thread(_note, target, fetched.digest)
+        await in_thread(partial(_note, target, fetched.digest))
         return Resolved(target, fetched.digest)
 
     @contextlib.asynccontextmanager
     async def _alone(self, target: Path) -> AsyncGenerator[None, None]:
         """Waits until no other process fetches `target`, such as the `fetch` command beside us."""
-        descriptor = await asyncio.to_thread(_lock_file, target)
+        descriptor = await in_thread(partial(_lock_file, target))
         try:
             while not _taken(descriptor):  # noqa: ASYNC110 - of another process nothing is heard
                 await asyncio.sleep(self.config.limits.retry_wait_ms / 1000)
@@ -169,7 +171,7 @@ class Resolver:
     @staticmethod
     async def _known(ref: ModelRef, target: Path) -> Resolved | None:
         """The file, if it was fetched and verified before."""
-        known = await asyncio.to_thread(_verified, target)
+        known = await in_thread(partial(_verified, target))
         if not known:
             return None
         if ref.digest and len(part_names(target.name)) == 1 and ref.digest != known:

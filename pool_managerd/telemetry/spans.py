@@ -1,7 +1,7 @@
 """Makes spans, exports them and the metrics. Never prompts, tokens or secrets. ORCH-3027."""
 
 import asyncio
-import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -46,7 +46,7 @@ class Telemetry:
         if otlp_endpoint:
             # The SDK reads the sampler's variables.
             sampler = RecordingSampler(TracerProvider(shutdown_on_exit=False).sampler)
-            self._provider = TracerProvider(sampler, resource)
+            self._provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
             exporting = BatchSpanProcessor(OTLPSpanExporter(otlp_endpoint))
             self._provider.add_span_processor(KeepingProcessor(exporting))
         provider = self._provider or NoOpTracerProvider()
@@ -89,14 +89,16 @@ class Telemetry:
             self._sample()
         if self._scrape is not None:
             await self._scrape.stop()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_ms / 1000):
-                await asyncio.to_thread(self._send_the_rest, timeout_ms)
-
-    def _send_the_rest(self, timeout_ms: int) -> None:
+        # The SDK waits for half a minute, and at its end a process for every thread but daemons.
+        # What a collector that hangs has not taken in time is lost.
+        ends: list[Callable[[], None]] = [lambda: self.metrics.shutdown(timeout_ms)]
         if self._provider is not None:
-            self._provider.shutdown()
-        self.metrics.shutdown(timeout_ms)
+            ends.append(self._provider.shutdown)
+        sending = [threading.Thread(target=end, name="telemetry-stop", daemon=True) for end in ends]
+        for thread in sending:
+            thread.start()
+        joins = (asyncio.to_thread(thread.join, timeout_ms / 1000) for thread in sending)
+        await asyncio.gather(*joins)
 
     async def _beat(self) -> None:
         """Measures the event loop's lateness, and reads gauges now and then for OTLP."""

@@ -9,7 +9,8 @@ from orchestrator_core.core.catalog_model import (
     ModelState,
 )
 from orchestrator_core.core.decision import Decision
-from orchestrator_core.core.effects import (
+from orchestrator_core.core.outcome import Finish, Outcome, Usage
+from orchestrator_core.core.records import (
     AcceptRecord,
     CatalogChange,
     CatalogRecord,
@@ -18,7 +19,6 @@ from orchestrator_core.core.effects import (
     SessionRecord,
     TerminalRecord,
 )
-from orchestrator_core.core.outcome import Finish, Outcome, Usage
 from orchestrator_core.core.session import Hold, Spent
 from orchestrator_core.core.spec import Budgets, JobSpec, Needs
 from orchestrator_core.core.states import JobState

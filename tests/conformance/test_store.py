@@ -1,113 +1,34 @@
-"""What every journal promises, run against each implementation. LO-305."""
+"""What every journal promises of jobs, run against each implementation. LO-305."""
 
 import asyncio
 import dataclasses
 import random
-import sqlite3
 import tempfile
-import typing
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 
 from faults.simulation.disk import Disk, SimulatedStore
-from orchestrator_core.core.effects import (
+from orchestrator_core.core.events import Recovered
+from orchestrator_core.core.outcome import Finish
+from orchestrator_core.core.records import (
     AcceptRecord,
     DispatchRecord,
     Record,
-    SessionForgotten,
     TerminalRecord,
 )
-from orchestrator_core.core.events import Recovered
-from orchestrator_core.core.outcome import Finish
 from orchestrator_core.store.memory import CommitFault, MemoryJournal, MemoryStore
 from orchestrator_core.store.port import (
     JOURNAL_ID_BYTES,
-    Keep,
     Store,
     StoreOutcomeUnknownError,
     StoreTakenError,
     StoreUnavailableError,
 )
-from orchestrator_core.store.sqlite import PRUNE_CHUNK, SqliteStore
-from tests.conformance.store_records import accept, dispatch, drain, model, over, session, terminal
-from tests.unit.orchestrator_core.store.commit_breaks import CommitBreaks
+from tests.conformance.media import KINDS, Medium, medium_of, reopened, since
+from tests.conformance.store_records import accept, dispatch, over, terminal
 from tests.unit.orchestrator_core.store.strategies import strategy_of
-
-KINDS = ("memory", "simulated", "sqlite")
-MUCH = 1 << 40
-
-
-def since(ended_since_ms: int) -> Keep:
-    """What ended before goes, nothing else."""
-    return Keep(ended_since_ms, ended_max=10**6, ended_min=0, bytes_max=MUCH)
-
-
-@dataclasses.dataclass
-class Medium:
-    """Where a journal's content lives: `store` opens it anew, `plan` breaks the next commits."""
-
-    store: Callable[[], Store]
-    plan: list[CommitFault]
-
-
-def memory_medium() -> Medium:
-    """A journal in memory."""
-    plan: list[CommitFault] = []
-    store = MemoryStore(lambda _number, _batch: plan.pop(0) if plan else CommitFault.NONE)
-    return Medium(lambda: store, plan)
-
-
-def simulated_medium() -> Medium:
-    """A journal on the disk of the fault simulation."""
-    plan: list[CommitFault] = []
-    disk = Disk(random.Random(0), fault=lambda: plan.pop(0) if plan else CommitFault.NONE)  # noqa: S311 - seeded
-    return Medium(lambda: SimulatedStore(disk), plan)
-
-
-def sqlite_medium(directory: Path) -> Medium:
-    """A journal in a file."""
-    plan: list[CommitFault] = []
-    factory = type("PlannedConnection", (CommitBreaks,), {"plan": plan})
-
-    def connect(path: Path) -> sqlite3.Connection:
-        return sqlite3.connect(path, isolation_level=None, factory=factory)
-
-    return Medium(lambda: SqliteStore(directory / "journal.db", connect), plan)
-
-
-def medium_of(kind: str, directory: Path) -> Medium:
-    """A fresh medium."""
-    if kind == "simulated":
-        return simulated_medium()
-    return memory_medium() if kind == "memory" else sqlite_medium(directory)
-
-
-@pytest.fixture(params=KINDS)
-def medium(request: pytest.FixtureRequest, tmp_path: Path) -> Medium:
-    """A fresh medium of each kind."""
-    return medium_of(request.param, tmp_path)
-
-
-@pytest.fixture
-async def store(medium: Medium) -> typing.AsyncIterator[Store]:
-    """An open, empty journal."""
-    store = medium.store()
-    await store.open()
-    yield store
-    await store.close()
-
-
-async def reopened(medium: Medium, store: Store) -> Recovered:
-    """What the journal holds after a restart; it is closed again."""
-    await store.close()
-    again = medium.store()
-    opened = await again.open()
-    await again.close()
-    return opened.recovered
-
 
 # --- every value of every record type
 
@@ -405,201 +326,3 @@ async def test_a_closed_journal_refuses_and_close_is_idempotent(store: Store) ->
     for use in (store.commit([accept(1)]), store.holds([accept(1)]), store.prune(since(5))):
         with pytest.raises(StoreUnavailableError):
             await use
-
-
-# --- prune
-
-
-async def test_prune_deletes_what_ended_before_with_its_dispatches(
-    medium: Medium, store: Store
-) -> None:
-    """Live jobs and jobs that ended at the instant or later stay."""
-    for number, ended_ms in ((1, 10), (2, 20), (3, 30)):
-        job_id = f"job-{number}"
-        await store.commit([accept(number), dispatch(job_id), terminal(job_id, ended_ms=ended_ms)])
-    await store.commit([accept(4), dispatch("job-4")])
-
-    assert await store.prune(since(20)) == 1
-    assert await store.prune(since(20)) == 0
-
-    recovered = await reopened(medium, store)
-    assert [r.seq for r in recovered.accepts] == [2, 3, 4]
-    assert [r.job_id for r in recovered.dispatches] == ["job-2", "job-3", "job-4"]
-    assert [r.job_id for r in recovered.terminals] == ["job-2", "job-3"]
-
-
-async def test_prune_keeps_the_last_that_ended_within_bounds(medium: Medium, store: Store) -> None:
-    """Too many go, the oldest first, but not those that must stay; what is too old goes anyway."""
-    for number in range(1, 7):
-        ended_ms = 70 - 10 * number
-        await store.commit([accept(number), terminal(f"job-{number}", ended_ms=ended_ms)])
-    await store.commit([accept(7)])
-
-    assert await store.prune(Keep(0, ended_max=4, ended_min=3, bytes_max=MUCH)) == 2
-    assert await store.prune(Keep(0, ended_max=1, ended_min=3, bytes_max=MUCH)) == 1
-    assert await store.prune(Keep(50, ended_max=1, ended_min=3, bytes_max=MUCH)) == 1
-
-    recovered = await reopened(medium, store)
-    assert [r.job_id for r in recovered.terminals] == ["job-1", "job-2"]
-    assert [r.seq for r in recovered.accepts] == [1, 2, 7]
-
-
-async def test_an_end_deletes_the_prompt(medium: Medium, store: Store) -> None:
-    """Nobody needs it any more; that of a live job stays. LO-305."""
-    await store.commit([accept(1), accept(2), accept(3)])
-    await store.commit([terminal("job-2"), accept(4), terminal("job-4")])
-
-    recovered = await reopened(medium, store)
-
-    payloads = {r.seq: r.spec.payload for r in recovered.accepts}
-    prompt = accept(1).spec.payload
-    assert payloads == {1: prompt, 2: b"", 3: prompt, 4: b""}
-
-
-async def test_prune_takes_more_than_one_chunk(medium: Medium, store: Store) -> None:
-    """Chunks bound each transaction, not the whole."""
-    count = 2 * PRUNE_CHUNK + 1
-    await store.commit([accept(n) for n in range(count)])
-    await store.commit([terminal(f"job-{n}", ended_ms=n) for n in range(count)])
-
-    assert await store.prune(since(count - 1)) == count - 1
-
-    assert [r.seq for r in (await reopened(medium, store)).accepts] == [count - 1]
-
-
-async def test_prune_does_not_turn_the_clock_back(medium: Medium, store: Store) -> None:
-    """The latest instant outlives the record that held it."""
-    await store.commit([accept(1), terminal("job-1", ended_ms=500)])
-    await store.prune(since(1_000))
-    await store.close()
-
-    again = medium.store()
-    opened = await again.open()
-    await again.close()
-
-    assert (opened.last_ms, opened.recovered) == (500, Recovered())
-
-
-async def test_of_a_session_the_latest_record_counts(medium: Medium, store: Store) -> None:
-    """ORCH-3021, ORCH-3099: within a batch and over batches, and nothing of one that is over."""
-    await store.commit([session("s", turns=1), session("t"), session("s", turns=2)])
-    await store.commit([session("s", turns=3), session("u"), SessionForgotten("client", "t")])
-    await store.commit([SessionForgotten("client", "u"), session("u", turns=9)])
-
-    recovered = await reopened(medium, store)
-
-    assert recovered.sessions == (session("s", turns=3), session("u", turns=9))
-
-
-async def test_an_unknown_batch_of_sessions_is_read_back(medium: Medium) -> None:
-    """Whether it was written is seen from the last record of each session alone."""
-    store = medium.store()
-    await store.open()
-    await store.commit([session("t")])
-    batch = [accept(1), session(turns=1), session(turns=2), SessionForgotten("client", "t")]
-    held = []
-    for fault in (CommitFault.UNKNOWN_LOST, CommitFault.UNKNOWN_WRITTEN):
-        medium.plan.append(fault)
-        with pytest.raises(StoreOutcomeUnknownError):
-            await store.commit(batch)
-        held.append(await store.holds(batch))
-
-    recovered = await reopened(medium, store)
-
-    assert held == [False, True]
-    assert recovered.sessions == (session(turns=2),)
-
-
-async def test_of_a_pool_the_latest_drain_counts(medium: Medium, store: Store) -> None:
-    """OC-CTRL-2002: within a batch and over batches, and nothing of one that is over."""
-    await store.commit([drain("p"), drain("q"), drain("p", since_ms=4)])
-    await store.commit([drain("p", since_ms=5), drain("r"), drain("q", over=True)])
-    await store.commit([drain("r", over=True), session("p"), drain("r", since_ms=9)])
-
-    recovered = await reopened(medium, store)
-
-    assert sorted(recovered.drains, key=lambda record: record.pool_id) == [
-        drain("p", since_ms=5),
-        drain("r", since_ms=9),
-    ]
-    assert recovered.sessions == (session("p"),)
-
-
-async def test_an_unknown_batch_of_drains_is_read_back(medium: Medium) -> None:
-    """Whether it was written is seen from the last record of each pool alone."""
-    store = medium.store()
-    await store.open()
-    await store.commit([drain("q")])
-    batch = [drain("p"), drain("p", since_ms=7), drain("q", over=True)]
-    held = []
-    for fault in (CommitFault.UNKNOWN_LOST, CommitFault.UNKNOWN_WRITTEN):
-        medium.plan.append(fault)
-        with pytest.raises(StoreOutcomeUnknownError):
-            await store.commit(batch)
-        held.append(await store.holds(batch))
-
-    recovered = await reopened(medium, store)
-
-    assert held == [False, True]
-    assert recovered.drains == (drain("p", since_ms=7),)
-
-
-async def test_of_a_model_the_latest_record_counts(medium: Medium, store: Store) -> None:
-    """ORCH-3031: within a batch and over batches, and nothing of one that was deleted."""
-    await store.commit([model("m"), model("n"), model("m", revision=2)])
-    await store.commit([model("m", revision=3), model("o"), model("n", over=True)])
-    await store.commit([model("o", over=True), drain("m"), model("o", revision=9)])
-
-    recovered = await reopened(medium, store)
-
-    assert recovered.models == (model("m", revision=3), model("o", revision=9))
-    assert recovered.drains == (drain("m"),)
-
-
-async def test_an_unknown_batch_of_models_is_read_back(medium: Medium) -> None:
-    """Whether it was written is seen from the last record of each model alone."""
-    store = medium.store()
-    await store.open()
-    await store.commit([model("n")])
-    batch = [model("m"), model("m", revision=7), model("n", over=True)]
-    held = []
-    for fault in (CommitFault.UNKNOWN_LOST, CommitFault.UNKNOWN_WRITTEN):
-        medium.plan.append(fault)
-        with pytest.raises(StoreOutcomeUnknownError):
-            await store.commit(batch)
-        held.append(await store.holds(batch))
-
-    recovered = await reopened(medium, store)
-
-    assert held == [False, True]
-    assert recovered.models == (model("m", revision=7),)
-
-
-async def test_the_clock_never_goes_below_a_model(medium: Medium, store: Store) -> None:
-    """What is left of its grace must not grow."""
-    await store.commit([model(revision=77)])
-    await store.close()
-
-    opened = await medium.store().open()
-
-    assert opened.last_ms == 77
-
-
-async def test_the_clock_never_goes_below_a_drain(medium: Medium, store: Store) -> None:
-    """What is left of its time must not grow."""
-    await store.commit([drain(since_ms=77)])
-    await store.close()
-
-    opened = await medium.store().open()
-
-    assert opened.last_ms == 77
-
-
-async def test_the_clock_never_goes_below_a_session(medium: Medium, store: Store) -> None:
-    """Its jobs may have been deleted since."""
-    await store.commit([session(used_ms=77)])
-    await store.close()
-
-    opened = await medium.store().open()
-
-    assert opened.last_ms == 77

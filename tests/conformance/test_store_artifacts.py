@@ -19,11 +19,9 @@ from orchestrator_core.store.port import (
     StoreTakenError,
     StoreUnavailableError,
 )
+from tests.conformance.media import KINDS, Medium, medium_of
 from tests.conformance.store_records import session
-from tests.conformance.test_store import KINDS, Medium, medium, medium_of, store
 from tests.unit.orchestrator_core.store.strategies import strategy_of
-
-__all__ = ["medium", "store"]
 
 ARTIFACTS = strategy_of(ArtifactRecord)
 

@@ -13,34 +13,22 @@ incarnation of pool p, `p` alone the first. `restart` stands for a kill: a new c
 record so far, and `config` lines before the first event set its bounds.
 """
 
-from collections.abc import Callable
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
 
 from orchestrator_core.core.catalog_model import ModelCard, ModelState
 from orchestrator_core.core.config import (
     CoreConfig,
-    Guardrails,
-    Limits,
-    Price,
-    QueuePolicy,
-    ThrottleConfig,
 )
 from orchestrator_core.core.effects import (
-    AcceptRecord,
     AttemptClosed,
     CancelUnconfirmed,
-    CatalogRecord,
     ConfirmEnd,
-    DispatchRecord,
     Effect,
     JobEnded,
     JobForgotten,
-    JobRecord,
     JobStarted,
     ModelClosed,
     ModelRefused,
-    PoolDrainRecord,
     PoolVerified,
     ReplyAccepted,
     ReplyModel,
@@ -53,9 +41,6 @@ from orchestrator_core.core.effects import (
     SendRelease,
     SendStart,
     SendVerdicts,
-    SessionForgotten,
-    SessionRecord,
-    TerminalRecord,
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
@@ -69,7 +54,6 @@ from orchestrator_core.core.events import (
     EndConfirmed,
     EnqueueRequested,
     Event,
-    HeldAttempt,
     HostLost,
     HostRegistered,
     ModelDeleted,
@@ -86,8 +70,18 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Outcome, Usage
+from orchestrator_core.core.records import (
+    AcceptRecord,
+    CatalogRecord,
+    DispatchRecord,
+    JobRecord,
+    PoolDrainRecord,
+    SessionForgotten,
+    SessionRecord,
+    TerminalRecord,
+)
 from orchestrator_core.core.snapshot import PoolSnapshot, PoolState
-from orchestrator_core.core.spec import Budgets, Failover, JobSpec, Needs, Priority
+from tests.transcripts.words import attempt_key, config_fields, held_attempt, job_spec, pairs
 
 
 class Stage:
@@ -122,7 +116,7 @@ class Stage:
             if not words or words[0] == "#":
                 continue
             if words[0] == "config":
-                self._config = replace(self._config, **_config_fields(words[1:]))
+                self._config = replace(self._config, **config_fields(words[1:]))
                 continue
             lines += [f"    {shown}" for shown in self._event(int(words[0]), words[1], words[2:])]
         return "\n".join(lines) + "\n"
@@ -169,7 +163,7 @@ class Stage:
         return PoolDrainRequested(pool_id, False, 0, 0)
 
     def _model(self, _: int, model_id: str, *words: str) -> Event:
-        given = _pairs(list(words))
+        given = pairs(list(words))
         card = ModelCard(
             model_id,
             aliases=tuple(given.get("aliases", "").split("+")) if "aliases" in given else (),
@@ -189,7 +183,7 @@ class Stage:
         return ModelDeleted(model_id, 0, force == "force", 0)
 
     def _enqueue(self, _: int, job_id: str, *words: str) -> Event:
-        return EnqueueRequested(_spec(job_id, list(words)), 0)
+        return EnqueueRequested(job_spec(job_id, list(words)), 0)
 
     def _cancel(self, _: int, job_id: str) -> Event:
         return CancelRequested(job_id, 0)
@@ -207,7 +201,7 @@ class Stage:
             host_id,
             links[-1],
             tuple(self._snapshot(host_id, pool) for pool in pools),
-            tuple(_held(word) for word in held),
+            tuple(held_attempt(word) for word in held),
         )
 
     def _lose(self, _: int, host_id: str, which: str = "latest") -> Event:
@@ -219,15 +213,15 @@ class Stage:
         return SnapshotsReported(host_id, snapshots, now_ms)
 
     def _started(self, _: int, attempt: str) -> Event:
-        return AttemptStarted(*_attempt(attempt))
+        return AttemptStarted(*attempt_key(attempt))
 
     def _output(self, _: int, attempt: str) -> Event:
-        return OutputProgressed(*_attempt(attempt), pieces=1)
+        return OutputProgressed(*attempt_key(attempt), pieces=1)
 
     def _ended(self, _: int, attempt: str, how: str, *words: str) -> Event:
         self._frames += 1
-        key = _attempt(attempt)
-        text_bytes = int(_pairs(list(words)).get("bytes", "0"))
+        key = attempt_key(attempt)
+        text_bytes = int(pairs(list(words)).get("bytes", "0"))
         if how in {finish.value for finish in Finish}:
             usage = Usage(tokens_in=3, tokens_out=5)
             finish = Finish(how)
@@ -238,7 +232,7 @@ class Stage:
         return AttemptEnded(*key, self._frames, error=error, text_bytes=text_bytes)
 
     def _refused(self, _: int, attempt: str) -> Event:
-        return AttemptRefused(*_attempt(attempt), "no_slot")
+        return AttemptRefused(*attempt_key(attempt), "no_slot")
 
     def _commit_failed(self, _: int, *job_ids: str) -> Event:
         self._records = [r for r in self._records if _record_job(r) not in job_ids]
@@ -262,8 +256,8 @@ class Stage:
     def _snapshot(self, host_id: str, word: str) -> PoolSnapshot:
         name, _, rest = word.partition(":")
         pool_id, _, boot = name.partition("#")
-        given = _pairs(rest.split(",")) if rest else {}
-        running = tuple(_attempt(a) for a in given.get("running", "").split("+") if a)
+        given = pairs(rest.split(",")) if rest else {}
+        running = tuple(attempt_key(a) for a in given.get("running", "").split("+") if a)
         slots = int(given.get("slots", "1"))
         self._versions += 1
         kv = given.get("kv")
@@ -407,87 +401,6 @@ def _outcome(outcome: Outcome) -> str:
         return outcome.error.reason.value
     assert outcome.finish is not None
     return outcome.finish.value
-
-
-def _config_fields(words: list[str]) -> dict[str, Any]:
-    known = {field.name for field in fields(CoreConfig)}
-    given: dict[str, Any] = {}
-    for name, value in _pairs(words).items():
-        assert name in known, name
-        given[name] = _CONFIG.get(name, int)(value)
-    return given
-
-
-def _parts(value: str) -> dict[str, int]:
-    """`a:1,b:2`."""
-    pairs = (part.split(":") for part in value.split(","))
-    return {name: int(number) for name, number in pairs}
-
-
-_CONFIG: dict[str, Callable[[str], Any]] = {
-    "queue_policy": QueuePolicy,
-    "throttle": lambda value: ThrottleConfig(Limits(**_parts(value))),
-    "guardrails": lambda value: _guardrails(**_parts(value)),
-    "deadline_aware": lambda value: value == "true",
-}
-
-
-def _guardrails(token_bytes_max: int, price: int = 0) -> Guardrails:
-    return Guardrails(token_bytes_max, Price(price, price))
-
-
-def _pairs(words: list[str]) -> dict[str, str]:
-    return dict(word.split("=", 1) for word in words)
-
-
-def _attempt(word: str) -> tuple[str, int]:
-    job_id, _, number = word.partition("#")
-    return job_id, int(number)
-
-
-def _held(word: str) -> HeldAttempt:
-    """`a#1@p` runs, `a#1@p#2:ended` is over."""
-    what, _, ended = word.partition(":")
-    attempt, _, place = what.partition("@")
-    pool_id, _, boot = place.partition("#")
-    replica_id = f"{pool_id}#{boot or 1}"
-    return HeldAttempt(*_attempt(attempt), pool_id, replica_id, ended == "ended")
-
-
-_NUMBERS = ("deadline_ms", "queue_timeout_ms", "max_tokens", "prompt_bytes")
-
-
-def _budgets(value: str) -> Budgets:
-    return Budgets(**_parts(value)) if value else Budgets()
-
-
-def _spec(job_id: str, words: list[str]) -> JobSpec:
-    flags = {word for word in words if "=" not in word}
-    given = _pairs([word for word in words if "=" in word])
-    unknown = flags - {"batch", "replay", "continue", "cancel-on-disconnect"}
-    assert not unknown, unknown
-    numbers = {name: int(given[name]) for name in _NUMBERS if name in given}
-    return JobSpec(
-        job_id=job_id,
-        needs=Needs(model_id=given.get("model", "m")),
-        priority=Priority.BATCH if "batch" in flags else Priority.INTERACTIVE,
-        request_id=given.get("request", ""),
-        digest=given.get("body", f"body of {job_id}"),
-        est_kv_bytes=int(given["kv"]) if "kv" in given else None,
-        failover=_failover(flags),
-        cancel_on_disconnect="cancel-on-disconnect" in flags,
-        identity=given.get("identity", ""),
-        budgets=_budgets(given.get("budgets", "")),
-        session_id=given.get("session", ""),
-        session_budgets=_budgets(given.get("session_budgets", "")),
-        **numbers,  # type: ignore[arg-type]
-    )
-
-
-def _failover(flags: set[str]) -> Failover:
-    if "continue" in flags:
-        return Failover.CONTINUE
-    return Failover.VERIFIED_REPLAY if "replay" in flags else Failover.FAIL
 
 
 def _record_job(record: JobRecord) -> str:

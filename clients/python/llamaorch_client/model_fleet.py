@@ -69,8 +69,13 @@ class Capabilities:
 
     @property
     def model_ids(self) -> tuple[str, ...]:
-        """Models that some pool serves, sorted."""
-        return tuple(sorted({replica_set.model_id for replica_set in self.replica_sets}))
+        """Models that some pool has, sorted; it may be unready, or may never have served."""
+        return tuple(sorted({each.model_id for each in self.replica_sets}))
+
+    @property
+    def models_ready(self) -> tuple[str, ...]:
+        """Those of which a job can start now, sorted."""
+        return tuple(sorted({each.model_id for each in self.replica_sets if each.slots_ready}))
 
     def jobs_at_once(self, model_id: str) -> int:
         """Jobs of a model that run at once now; a client that is alone may have so many under way.

@@ -75,7 +75,7 @@ function decided(decision) {
   const parts = ["section.decision", ["p.verdict", sentence(decision)]];
   parts.push(["figure", picture(decision), ["figcaption", "Predicted time to the end of the job, shorter is better", legend]]);
   const hidden = decision.candidates_total - decision.candidates.length;
-  if (hidden > 0) parts.push(["p.more", `and ${hidden} slower candidates`]);
+  if (hidden > 0) parts.push(["p.more", `and ${hidden} more candidates`]);
   parts.push(facts(decision));
   if (decision.excluded.length) {
     parts.push(["h3", "Excluded"], lackList(decision.excluded, decision.excluded_total));
@@ -111,7 +111,7 @@ async function ask(jobId, turn) {
     if (turn !== asking) return;
     if (answer.ok) {
       render(told);
-      again = !told.decisions.length && told.state === "queued";
+      again = told.state === "queued";
     } else {
       say(told.problem);
       again = answer.status === 503;

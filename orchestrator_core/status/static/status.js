@@ -180,12 +180,12 @@ function summary(now) {
 }
 
 // Screen readers are told of what matters, not of every number.
-let states = new Map();
+let states = null;
 
 function announce(now) {
   const before = states;
   states = new Map(now.pools.map((pool) => [pool.pool_id, pool.state]));
-  const changed = now.pools.filter((pool) => before.size && before.get(pool.pool_id) !== pool.state);
+  const changed = now.pools.filter((pool) => before !== null && before.get(pool.pool_id) !== pool.state);
   if (changed.length) say(changed.slice(0, 3).map((pool) => `Pool ${pool.pool_id} is ${pool.state}.`).join(" "));
 }
 
@@ -202,6 +202,8 @@ function render(now) {
   table("running", now.running, now.running_total);
   table("waiting", now.waiting, now.queue.interactive + now.queue.batch);
   table("ended", now.ended, now.ended.length);
+  const untold = now.ended_total > 0 ? "Not told while the journal does not answer." : "No job has ended yet.";
+  show(byId("ended").querySelector(".empty"), untold);
   table("pools", now.pools, now.pools_total);
   devices(now.devices);
   announce(now);

@@ -62,6 +62,29 @@ async def test_a_whole_id_is_taken_at_its_word(server: ScriptedServer) -> None:
     assert not server.made("ListJobs")
 
 
+@pytest.mark.parametrize("typed", [MADE[1].upper(), "019A0C3E-9D7B"])
+async def test_an_id_may_be_typed_in_capitals(server: ScriptedServer, typed: str) -> None:
+    """As RFC 9562 has it; names that clients chose are another matter."""
+    done = serve(server, *MADE, *CHOSEN)
+
+    said = await within(server.address, "cancel", typed)
+    name = await within(server.address, "cancel", "CAFE")
+
+    assert (said.code, name.code, done) == (0, 2, [MADE[1]])
+    assert "no job 'CAFE' is known" in name.stderr
+
+
+async def test_an_empty_id_is_refused_at_once(server: ScriptedServer) -> None:
+    """What an unset variable of a script leaves."""
+    said = [await within(server.address, name, "") for name in ("cancel", "stream", "drain")]
+
+    assert [each.code for each in said] == [2, 2, 2]
+    assert said[0].stderr == (
+        "llorch cancel: JOB: is empty: give an id; see `llorch cancel --help`\n"
+    )
+    assert not server.calls
+
+
 @pytest.mark.parametrize("command", ["cancel", "explain"])
 async def test_the_beginning_of_one_id_is_enough(server: ScriptedServer, command: str) -> None:
     """The job is told by its whole id."""

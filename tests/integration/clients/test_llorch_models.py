@@ -307,6 +307,20 @@ async def test_a_file_alone_states_a_model(served: Served, tmp_path: Path) -> No
     assert (other.code, nobody.code) == (2, 2)
 
 
+async def test_a_model_that_is_registered_again_is_told_so(served: Served) -> None:
+    """The same words change nothing; other words name the command that does."""
+    words = ("models", "register", "m", "--ctx-max", "5")
+    first = await llorch(served.address, *words, "--alias", "a")
+    again = await llorch(served.address, *words, "--alias", "a")
+    other = await llorch(served.address, *words, "--alias", "b")
+    alias = await llorch(served.address, "models", "register", "a")
+
+    assert first.stdout == "model m is registered (revision 1)\n"
+    assert again.stdout == "model m was registered already, as you state it (revision 1)\n"
+    assert (other.code, "`llorch models update m` with the options" in other.stderr) == (2, True)
+    assert (alias.code, "`llorch models` lists those" in alias.stderr) == (2, True)
+
+
 async def test_what_the_server_refuses_is_told_by_key_or_option(
     served: Served, tmp_path: Path
 ) -> None:

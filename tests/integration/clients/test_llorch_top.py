@@ -334,6 +334,19 @@ async def test_top_says_that_the_server_is_away_and_goes_on_when_it_is_back(
     assert "1 running" in back[0]
 
 
+async def test_top_says_that_a_server_which_hangs_does_not_answer(server: ScriptedServer) -> None:
+    """The connection stands, and nothing comes: what is shown is told as of then."""
+    serve(server)
+    server.on("GetOverview", overview(), Hang())
+
+    async with terminal(server.address, "--interval-s", "0.2") as shown:
+        await shown.until(has("1 running, 1 waiting"))
+        frame = await shown.until(has("does not answer: shown is"))
+
+    assert server.address in frame[0]
+    assert "run-1" in "\n".join(frame)
+
+
 async def test_top_without_colours_and_on_a_dumb_terminal(server: ScriptedServer) -> None:
     """NO_COLOR leaves only weight and inversion; a dumb terminal gets lines without sequences."""
     serve(server)

@@ -51,6 +51,7 @@ def test_it_is_the_compiled_core_that_runs(compiled: Path) -> None:
     )
     assert run(compiled, "-c", code).strip() == "[False, False, False, False, True]"
     assert run(ROOT, "-c", code).strip() == "[True, True, True, True, True]"
+    assert len(list(compiled.glob("orchestrator_core__mypyc.*.so"))) == 1, "removed by that name"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pool_managerd.core.nvml_codes import CUT
 from pool_managerd.devices.nvml import STALE_MIN_MS
 from tests.integration.devices.conftest import Facts, Host
 from tests.nvml_stub.stub import Gpu, StubDriver, h200
@@ -131,6 +132,50 @@ def test_a_slice_that_is_taken_away_is_lost(host: Host) -> None:
     assert [(d["device_id"], d["health"]) for d in devices] == [("MIG-1", "ok"), ("MIG-2", "lost")]
 
 
+def test_slices_that_are_made_anew_are_found_and_the_former_say_why_they_are_gone(
+    host: Host,
+) -> None:
+    """Nothing fell off the bus: who cuts a GPU in another way has to name the new slices."""
+    former, new = (
+        tuple(Gpu(f"MIG-{name}", {"memory": "8000000 8000000 0 0"}) for name in names)
+        for names in (("1", "2"), ("3", "4"))
+    )
+    cut = A.having(mig_mode="1")
+    host.driver.set(replace(cut, slices=former), B)
+    host.start()
+
+    host.driver.set(replace(cut, slices=new), B)
+    devices = host.until(lambda devices: "MIG-3" in {d["device_id"] for d in devices})
+
+    assert {d["device_id"]: d["health"] for d in devices} == {
+        **dict.fromkeys(("MIG-1", "MIG-2"), "lost"),
+        **dict.fromkeys(("MIG-3", "MIG-4", "GPU-b"), "ok"),
+    }
+    said = {d["health_detail"] for d in devices if d["health"] == "lost"}
+    assert said == {
+        "the MIG slice is no longer there: make it again, or name another one in the pool"
+    }
+
+
+def test_a_gpu_that_is_cut_into_slices_says_so_and_is_itself_again_when_they_are_gone(
+    host: Host,
+) -> None:
+    """Its pool cannot have it as a whole meanwhile, and a restart of the machine would not help."""
+    host.driver.set(A, B)
+    host.start()
+    slices = (Gpu("MIG-1", {"memory": "8000000 8000000 0 0"}),)
+
+    host.driver.set(replace(A.having(mig_mode="1"), slices=slices), B)
+    devices = host.until(lambda devices: "MIG-1" in {d["device_id"] for d in devices})
+    host.driver.set(A, B)
+    back = host.until(lambda devices: health(devices) == ["ok", "lost", "ok"])
+
+    assert [d["health_detail"] for d in devices if d["device_id"] == "GPU-a"] == [CUT]
+    by_id = {d["device_id"]: d for d in back}
+    assert by_id["GPU-a"]["health"] == "ok"
+    assert "MIG slice is no longer there" in by_id["MIG-1"]["health_detail"]
+
+
 def test_a_gpu_whose_memory_can_no_longer_be_read_is_lost(host: Host) -> None:
     """Some drivers answer UNKNOWN instead; one odd answer is not enough."""
     host.driver.set(A)
@@ -204,6 +249,23 @@ def test_an_xid_of_a_gpu_in_slices_concerns_all_of_them(host: Host) -> None:
     devices = host.until(lambda devices: "critical_error" in health(devices))
 
     assert health(devices) == ["critical_error", "critical_error"]
+
+
+def test_an_xid_that_cannot_be_is_not_told(host: Host) -> None:
+    """No message could carry it, and what cannot be told must not end anything."""
+    host.driver.set(A)
+    host.start()
+
+    host.driver.set(A, head=("xid 4 GPU-a -1",))
+    waits = host.driver.calls()["nvmlEventSetWait_v2"]
+    host.readings(3)
+    while host.driver.calls()["nvmlEventSetWait_v2"] < waits + 2:
+        host.readings(1)
+    (asked,) = host.ask()
+    host.driver.set(A, head=("xid 5 GPU-a 31",))
+    host.until(lambda devices: devices[0]["last_xid"] == 31)
+
+    assert asked["last_xid"] is None
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,17 @@ def test_everything_that_a_gpu_reports_is_told_by_its_uuid(host: Host) -> None:
     }
 
 
+@pytest.mark.parametrize("capability", ["-1 0", "99999 0", "9 -4"])
+def test_a_capability_that_cannot_be_is_absent(host: Host, capability: str) -> None:
+    """No message could carry it, so that its pool would get no jobs."""
+    host.driver.set(h200().having(capability=capability))
+
+    (device,) = host.read()
+
+    assert device["compute_capability"] is None
+    assert device["name"] == "NVIDIA H200"
+
+
 def test_what_is_not_supported_is_absent_and_never_0(host: Host) -> None:
     """A GPU that only has a UUID is still a device."""
     host.driver.head = ()

@@ -350,11 +350,12 @@ async def test_jobs_are_listed_by_how_their_ids_begin_or_end(orchestrator: Orche
         request = orchestrator_service_pb2.ListJobsRequest(id_part=part)
         return [entry.job_id for entry in (await orchestrator.jobs.ListJobs(request)).jobs]
 
-    found = {part: await listed(part) for part in ("ab-", "12", "b-1", "")}
+    found = {part: await listed(part) for part in ("ab-", "AB-3", "12", "b-1", "")}
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await listed("x" * 129)
 
     assert found["ab-"] == ["ab-34", "ab-12"]
+    assert found["AB-3"] == ["ab-34"]
     assert found["12"] == ["cd-12", "ab-12"]
     assert (found["b-1"], len(found[""])) == ([], 3)
     assert details(refused.value)[0].reason == "INVALID_PARAMS"

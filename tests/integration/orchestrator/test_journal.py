@@ -15,13 +15,12 @@ from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pools_pb
 from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core import cancels, commit, server
 from orchestrator_core.config import Config
-from orchestrator_core.core.effects import Record
 from orchestrator_core.core.events import Tick
+from orchestrator_core.core.records import Record
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import CannotStartError
 from orchestrator_core.process import run
 from orchestrator_core.store.memory import CommitFault, MemoryStore
-from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import (
     all_events,
     details,
@@ -34,29 +33,9 @@ from tests.integration.orchestrator.calls import (
 )
 from tests.integration.orchestrator.conftest import StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
+from tests.integration.orchestrator.stores import SlowStore
 
 WAIT_S = 5.0
-
-
-class SlowStore(MemoryStore):
-    """A journal whose disk stands still whenever the test says so; then it may break."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.moving = asyncio.Event()
-        self.moving.set()
-        self.waiting = asyncio.Event()
-        self.broken = False
-
-    async def commit(self, batch: Sequence[Record]) -> None:
-        """Waits for the disk."""
-        if not self.moving.is_set():
-            self.waiting.set()
-        await self.moving.wait()
-        if self.broken:
-            self.broken = False
-            raise StoreUnavailableError("disk full")
-        await super().commit(batch)
 
 
 async def test_restart_keeps_waiting_running_and_ended_jobs(
@@ -426,7 +405,11 @@ async def test_who_cannot_listen_leaves_nothing_behind(tmp_path: Path) -> None:
                 "store": {"path": str(tmp_path / "state" / "journal.db")},
             }
         )
-        with pytest.raises(CannotStartError, match="cannot listen"):
+        port = taken.getsockname()[1]
+        told = (
+            rf"^listen: cannot listen on 127\.0\.0\.1:{port}: Address already in use: set another"
+        )
+        with pytest.raises(CannotStartError, match=told):
             await run(config)
 
     assert contents(tmp_path) == []

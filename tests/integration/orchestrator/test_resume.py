@@ -10,7 +10,7 @@ import pytest
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from llamaorch_client.reader import OutputReader
-from orchestrator_core.core.effects import Record
+from orchestrator_core.core.records import Record
 from orchestrator_core.relay import sides
 from orchestrator_core.store.memory import MemoryStore
 from orchestrator_core.store.port import StoreUnavailableError

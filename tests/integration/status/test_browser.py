@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from llamaorch.orchestrator.v1 import job_pb2
-from llamaorch.pool.v1 import snapshot_pb2
+from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from llamaorch_client import AsyncClient, Priority, Sampling
 from tests.integration.orchestrator.calls import all_events, enqueue
 from tests.integration.orchestrator.conftest import StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
+from tests.integration.orchestrator.stores import FailingStore
 from tests.integration.status import chromium
 from tests.integration.status.simulated_fleet import simulated_fleet
 from tests.nvml_stub.stub import NO_COMPILER, compiler
@@ -393,6 +394,65 @@ async def test_a_job_that_is_not_known_is_told_each_time_one_asks(
 
     assert "nobody" in first
     assert await answer.inner_text() == first
+
+
+async def test_a_job_that_waits_again_is_told_anew(
+    start_orchestrator: StartOrchestrator, visit: Open
+) -> None:
+    """Why it waits is no lasting answer, whatever was decided of it before."""
+    orchestrator = await start_orchestrator(**QUIET)
+    host = orchestrator.host()
+    await host.register(snapshot())
+    job = await enqueue(orchestrator)
+    start = await host.start()
+    async with host.reports() as reports:
+        unready = snapshot_pb2.POOL_STATE_UNREADY
+        await reports.send(snapshot(version=2, state=unready))
+        refused = dispatch_pb2.AttemptRefused(
+            handle=start.handle, reason=dispatch_pb2.REFUSAL_REASON_NOT_READY
+        )
+        await host.frame(refused=[refused])
+        await orchestrator.server.runtime.next_step()
+        url = f"http://127.0.0.1:{orchestrator.server.metrics_port}/#job={job.job_id}"
+        page = (await visit(url)).page
+        await page.get_by_role("heading", name="It waits because").wait_for()
+        await reports.send(snapshot(version=3))
+
+        await page.locator("dialog").get_by_text("Attempt 2 went to pool-a").wait_for()
+
+
+async def test_outcomes_that_are_withheld_are_not_told_as_none(
+    start_orchestrator: StartOrchestrator, visit: Open
+) -> None:
+    """While the journal does not answer."""
+    store = FailingStore()
+    orchestrator = await start_orchestrator(store, **QUIET)
+    host = orchestrator.host()
+    await host.register(snapshot())
+    page = (await visit(f"http://127.0.0.1:{orchestrator.server.metrics_port}/")).page
+    await page.get_by_text("No job has ended yet.").wait_for()
+    await enqueue(orchestrator)
+    start = await host.start()
+    store.broken = True
+    await host.started(start.handle)
+    await host.finish(start.handle)
+
+    await page.get_by_text("Not told while the journal does not answer.").wait_for()
+    store.broken = False
+
+
+async def test_the_first_pool_is_announced(
+    start_orchestrator: StartOrchestrator, visit: Open
+) -> None:
+    """As after a restart of the server, when hosts come back one by one."""
+    orchestrator = await start_orchestrator(**QUIET)
+    page = (await visit(f"http://127.0.0.1:{orchestrator.server.metrics_port}/")).page
+    await page.get_by_text("No pool is registered").wait_for()
+    await page.get_by_text("live,").wait_for()
+
+    await orchestrator.host().register(snapshot())
+
+    await page.locator("#said", has_text="Pool pool-a is ready.").wait_for(state="attached")
 
 
 async def test_pools_that_change_are_announced(

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from multidict import CIMultiDictProxy
 
-from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2
+from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2, pool_admin_service_pb2
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
@@ -22,7 +22,7 @@ from orchestrator_core.telemetry.http import HttpPort
 from tests.integration.orchestrator.calls import all_events, enqueue
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
-from tests.integration.orchestrator.test_overview import FailingStore
+from tests.integration.orchestrator.stores import FailingStore
 
 CANARY = "canary-8c1f"
 WAIT_S = 5.0
@@ -219,10 +219,29 @@ async def test_a_journal_that_is_silent_is_told(start_orchestrator: StartOrchest
     store.broken = False
 
 
+async def test_a_pool_that_takes_nothing_is_not_counted_as_ready(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """By an operator's drain, at once: page, ListPools and metrics agree, and no slot is free."""
+    orchestrator = await start_orchestrator(metrics_listen="127.0.0.1:0")
+    await orchestrator.host().register(snapshot("p"), snapshot("q"))
+    await orchestrator.pools.DrainPool(pool_admin_service_pb2.DrainPoolRequest(pool_id="p"))
+
+    told = await now(orchestrator)
+    _, scraped, _ = await get(f"{base(orchestrator)}/metrics")
+    listed = await orchestrator.pools.ListPools(pool_admin_service_pb2.ListPoolsRequest())
+
+    assert [pool["state"] for pool in told["pools"]] == ["draining", "ready"]
+    assert (told["pools_ready"], told["slots_total"], told["slots_free"]) == (1, 2, 2)
+    assert [pool.state for pool in listed.pools] == ["DRAINING", "READY"]
+    assert 'pool_state{pool_id="p",state="draining"} 1.0' in scraped
+    assert 'pool_state{pool_id="p",state="ready"} 0.0' in scraped
+
+
 async def test_of_a_large_fleet_the_troubled_are_shown(
     start_orchestrator: StartOrchestrator,
 ) -> None:
-    """Where not all pools fit, those that need somebody's eyes are among them; all are counted."""
+    """Those that need somebody's eyes come first, so that they fit; all are counted."""
     orchestrator = await start_orchestrator(metrics_listen="127.0.0.1:0")
     host = orchestrator.host()
     well = [snapshot(f"p{number:03d}") for number in range(POOLS_SHOWN + 5)]
@@ -232,7 +251,7 @@ async def test_of_a_large_fleet_the_troubled_are_shown(
     told = await now(orchestrator)
 
     ids = [pool["pool_id"] for pool in told["pools"]]
-    assert ids == [f"p{number:03d}" for number in range(POOLS_SHOWN - 1)] + ["z"]
+    assert ids == ["z"] + [f"p{number:03d}" for number in range(POOLS_SHOWN - 1)]
     assert (told["pools_total"], told["pools_ready"]) == (POOLS_SHOWN + 6, POOLS_SHOWN + 5)
     assert told["slots_free"] == told["slots_total"] == 2 * (POOLS_SHOWN + 5)
 

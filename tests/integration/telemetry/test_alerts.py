@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ci.dashboards.boards import BOARDS
 from tests.integration.telemetry.prometheus import needs_prometheus, promtool
 from tests.integration.telemetry.test_dashboards import RULES, rules
 
@@ -101,6 +102,13 @@ CASES: Mapping[str, Case] = {
         1,
     ),
     "WaitLong": _histogram("orchd_queue_wait_time_ms", "300000", "60000"),
+    "NothingStarts": Case(
+        {"orchd_admission_queue_depth": _same(3)},
+        {
+            "orchd_admission_queue_depth": _same(3),
+            'orchd_queue_wait_time_ms_count{pool_id="p"}': _grows(0.3),
+        },
+    ),
     "FirstTokenSlow": _histogram("latency_first_token_ms", "3000", "2000", priority="interactive"),
     "JobsFail": _shares(
         'tasks_finished_total{outcome="failed"}',
@@ -152,6 +160,12 @@ CASES: Mapping[str, Case] = {
         {'gpu_ecc_uncorrected_total{host_id="h", device="g"}': _same(3)},
     ),
 }
+# An operator took the model out of service: its pool takes nothing, and nothing is wrong with it.
+RETIRED = {
+    'pool_state{pool_id="p", state="unready"}': _same(1),
+    'pool_info{pool_id="p", model_id="old"}': _same(1),
+    'model_state{model_id="old", state="retired"}': _same(1),
+}
 # Where series are missing, or values beyond the budgets of labels were added up.
 EDGES: Mapping[str, Case] = {
     "ArtifactsNearQuota": Case(
@@ -162,6 +176,17 @@ EDGES: Mapping[str, Case] = {
             "orchd_artifacts_max": _same(100),
         },
         {"orchd_artifacts": _same(95)},
+    ),
+    # Jobs were placed once; nobody waits.
+    "NothingStarts": Case(
+        {
+            "orchd_admission_queue_depth": _same(3),
+            'orchd_queue_wait_time_ms_count{pool_id="p"}': _same(7),
+        },
+        {
+            "orchd_admission_queue_depth": _same(0),
+            'orchd_queue_wait_time_ms_count{pool_id="p"}': _same(7),
+        },
     ),
     "NoPoolReady": Case({"orchd_hosts_connected": _same(0)}, {"up": _same(0)}),
     "AccountsDoNotAddUp": Case(
@@ -179,10 +204,22 @@ EDGES: Mapping[str, Case] = {
             for later, reason in enumerate(("engine_exited", "engine_unhealthy", "device_error"))
         }
         | {'engine_restarts_total{pool_id="p", reason="restart_storm"}': "0x52 1x60"},
-        {'engine_restarts_total{pool_id="p", reason="engine_exited"}': "0x48 1 2 2x60"},
+        # Who reloads a model again and again knows that its engine is new each time.
+        {
+            'engine_restarts_total{pool_id="p", reason="engine_exited"}': "0x48 1 2 2x60",
+            'engine_restarts_total{pool_id="p", reason="operator"}': _grows(1),
+        },
     ),
     "HostAway": _gauge("pool_state", 'pool_id="other", state="disconnected"', 2, 0),
-    "PoolUnready": _gauge("pool_state", 'pool_id="other", state="unready"', 2, 0),
+    # Beyond the budgets several pools are called `other`: one of them is not excused by another.
+    "PoolUnready": Case(
+        {
+            'pool_state{pool_id="other", state="unready"}': _same(2),
+            'pool_info{pool_id="other", model_id="old"}': _same(1),
+            'model_state{model_id="old", state="retired"}': _same(1),
+        },
+        RETIRED,
+    ),
     "GpuUnwell": _gauge("gpu_health", 'host_id="other", device="g", state="lost"', 2, 0),
     "GpuSlowed": Case(
         {'gpu_slowed{reason="hardware_thermal"}': _same(1)},
@@ -208,6 +245,31 @@ def test_every_alert_says_what_it_means_and_where_to_read_on(rule: Mapping[str, 
     assert f"*{rule['labels']['severity']}: {rule['annotations']['summary']}.*" in page
     assert "- Look: " in page
     assert "- Do: " in page
+
+
+def test_the_runbook_names_dashboards_and_panels_that_there_are() -> None:
+    """Whoever looks at night finds them under these words, on a dashboard of the same line."""
+    shown = {
+        board.title.removeprefix("llama-orch / "): [
+            shown.title for row in board.rows for shown in (row, *row.panels)
+        ]
+        for board in BOARDS
+    }
+    looks = [
+        re.findall(r"(?<!\*)\*([^*]+)\*", line)
+        for line in (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("- Look: ")
+    ]
+    assert sum(map(len, looks)) > len(shown)
+
+    for words in looks:
+        titles = [title for word in words for title in shown.get(word, ())]
+        unknown = [
+            word
+            for word in words
+            if word not in shown and not any(title.startswith(word) for title in titles)
+        ]
+        assert unknown == [], words
 
 
 async def _fired(directory: Path, series: Mapping[str, Mapping[str, str]], at: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Spans and metrics over real OTLP/gRPC."""
 
 import asyncio
+import socket
 import threading
 import time
 
@@ -8,6 +9,7 @@ import pytest
 
 from orchestrator_core.config import load_config
 from orchestrator_core.telemetry.telemetry import Telemetry
+from pool_managerd.telemetry import Telemetry as HostTelemetry
 from tests.integration.telemetry.driver import Driver, OneGpu
 from tests.integration.telemetry.receiver import receiving
 
@@ -97,3 +99,23 @@ async def test_a_collector_that_is_away_does_not_hold_up_the_stop(
     assert not any(thread.is_alive() for thread in left)
     assert took_ms < 5_000
     assert turns > 0
+
+
+def test_a_host_does_not_wait_for_a_collector_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes connections and never answers: the process ends while the export still waits."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "5")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+
+        async def live() -> None:
+            telemetry = HostTelemetry(endpoint, endpoint)
+            await telemetry.start(lambda: None)
+            telemetry.event("pool.stop", {})
+            await telemetry.stop(timeout_ms=100)
+
+        # Its end waits for the threads of the loop, as the process does.
+        asyncio.run(live())
+
+        waiting = [thread for thread in threading.enumerate() if thread.name in EXPORTER_THREADS]
+    assert waiting
+    assert all(thread.daemon for thread in waiting)

@@ -92,7 +92,7 @@ class Served:
 
     def __init__(self) -> None:
         self.watcher, self.exporter = Watcher(), InMemorySpanExporter()
-        tracing = Tracing(SimpleSpanProcessor(self.exporter))
+        self.tracing = tracing = Tracing(SimpleSpanProcessor(self.exporter))
         service = grpc.method_handlers_generic_handler("test.Service", HANDLERS)
         self.server = grpc.aio.server()
         self.server.add_generic_rpc_handlers([WatchedService(service, self.watcher, tracing)])
@@ -109,6 +109,7 @@ class Served:
 
     def span(self) -> ReadableSpan:
         """The only span."""
+        self.tracing.flush()
         (span,) = self.exporter.get_finished_spans()
         return span
 
@@ -146,6 +147,7 @@ async def test_without_a_trace_context_there_is_no_span(served: Served) -> None:
     await served.channel.unary_unary("/test.Service/Echo")(b"x")
 
     assert await served.ended() == ("Echo", "OK")
+    served.tracing.flush()
     assert served.exporter.get_finished_spans() == ()
 
 

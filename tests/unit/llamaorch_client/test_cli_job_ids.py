@@ -48,10 +48,11 @@ class Jobs(AsyncClient):
 def test_it_means_the_only_job_that_begins_or_ends_so(
     ids: list[str], other: str, data: st.DataObject
 ) -> None:
-    """Or none: for any jobs, and any beginning or end of the id of one that is there or not."""
+    """Or none: for any jobs, and any beginning or end of an id, in capitals too."""
     whole = data.draw(st.sampled_from([*ids, other]))
     length = data.draw(st.integers(1, len(whole)))
     typed = data.draw(st.sampled_from([whole[:length], whole[-length:]]))
+    written = data.draw(st.sampled_from([typed, typed.upper()]))
     hexadecimal = set(typed) <= set("0123456789abcdef-")
     begin = [
         job_id
@@ -61,12 +62,12 @@ def test_it_means_the_only_job_that_begins_or_ends_so(
         and hexadecimal
     ]
     expected = begin[0] if len(begin) == 1 and len(typed) >= TYPED_CHARS_MIN else None
-    if typed in ids:
-        expected = typed
+    if written in ids:
+        expected = written
     jobs = Jobs(ids)
 
     try:
-        found = asyncio.run(job_ids.by_id(jobs.find, typed, jobs, None))
+        found = asyncio.run(job_ids.by_id(jobs.find, written, jobs, None))
     except (UsageError, NotFoundError):
         found = None
 

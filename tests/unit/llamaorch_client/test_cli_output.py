@@ -22,7 +22,7 @@ from llamaorch_client import (
 )
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.devices import DeviceRow, merged, of_snapshot
-from llamaorch_client.cli.failure import ExitCode, as_record, exit_code, sentences
+from llamaorch_client.cli.failure import ExitCode, as_record, exit_code, sentences, span_text
 from llamaorch_client.cli.output import Output, plain, printable
 from llamaorch_client.cli.progress import Progress
 from orchestrator_core.artifacts.refusals import RESOURCE as ARTIFACT_RESOURCE
@@ -216,6 +216,28 @@ def test_errors_say_what_to_change_and_keep_stable_keys() -> None:
 
 
 @pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ("Failed to connect to remote host: Connection refused", "nobody listens there"),
+        ("connect: Connection refused (111)", "nobody listens there"),
+        ("Timeout occurred: FD Shutdown", "it took too long"),
+        ("Failed to connect to remote host: Permission denied", "Permission denied"),
+    ],
+)
+def test_a_server_that_is_away_is_told_without_the_words_of_grpc(raw: str, told: str) -> None:
+    """Neither its kinds of addresses nor its codes; what the system says stays."""
+    text = f"failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:7070: {raw}"
+    away = UnavailableError(ErrorDetail(text, reason="UNAVAILABLE", code="UNAVAILABLE"))
+
+    (sentence,) = sentences(away, "box:7070")
+
+    assert sentence == (
+        f"box:7070 does not answer: {told}; start orchestratord (`make up`), or name another "
+        "server with --server HOST:PORT or LLORCH_SERVER"
+    )
+
+
+@pytest.mark.parametrize(
     ("resource", "command"),
     [
         ("", "jobs"),
@@ -311,3 +333,24 @@ def test_what_is_refused_says_what_to_do_and_how_it_ends(
     assert said in sentence
     assert error.reason not in sentence
     assert exit_code(error) == code
+
+
+@pytest.mark.parametrize(
+    ("span_ms", "told"),
+    [
+        (0, "0 ms"),
+        (999, "999 ms"),
+        (1_000, "1.0 s"),
+        (99_400, "99.4 s"),
+        (99_600, "1m 40s"),
+        (725_000, "12m 05s"),
+        (5_999_000, "99m 59s"),
+        (30_301_100, "8h 25m"),
+        (359_999_000, "99h 59m"),
+        (360_000_000, "4d 4h"),
+    ],
+)
+def test_spans_are_read_at_a_glance(span_ms: int, told: str) -> None:
+    """Nobody divides by 3,600 at night; and a column of eight has room for each."""
+    assert span_text(span_ms) == told
+    assert len(told) <= 8

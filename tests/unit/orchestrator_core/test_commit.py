@@ -9,18 +9,16 @@ import pytest
 from orchestrator_core import commit
 from orchestrator_core.commit import BUSY_RECORDS, FULL_RECORDS, GATHER_S, CommitGate
 from orchestrator_core.core.effects import (
-    AcceptRecord,
     ConfirmEnd,
     Gated,
     JobEnded,
     Receipt,
-    Record,
     ReplyAccepted,
     ReplyState,
     SendRelease,
-    TerminalRecord,
 )
 from orchestrator_core.core.outcome import Finish, Outcome, Usage
+from orchestrator_core.core.records import AcceptRecord, Record, TerminalRecord
 from orchestrator_core.core.spec import JobSpec, Needs
 from orchestrator_core.core.states import JobState
 from orchestrator_core.store.port import (

@@ -321,6 +321,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.toml: No such file"):
         load_config(tmp_path / "absent.toml", {})
     assert "not valid TOML" in problems_of("listen =", tmp_path)
+    binary = tmp_path / "b.toml"
+    binary.write_bytes(b"# a\xff")
+    with pytest.raises(ConfigError, match="not valid TOML: byte 4 is not UTF-8: save it as text"):
+        load_config(binary, {})
 
 
 def test_the_journal_lies_beside_the_file_that_names_it(tmp_path: Path) -> None:

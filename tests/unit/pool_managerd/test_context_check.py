@@ -9,7 +9,7 @@ from pool_managerd.config import PoolTable
 from pool_managerd.context_check import asked_context, longer_than_trained, served_less
 from pool_managerd.engines.gguf_kv import trained_context
 from pool_managerd.models.tiny_gguf import TinyShape, write_tiny_model
-from tests.unit.pool_managerd.test_preflight import Box, info
+from tests.unit.pool_managerd.box import Box, info
 
 TRAINED = 512
 

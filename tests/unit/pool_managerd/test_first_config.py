@@ -1,6 +1,8 @@
-"""The configuration that `check` prints where there is none: one for this machine, that loads."""
+"""The configuration that `init` writes where there is none: one for this machine, that loads."""
 
-import json
+import struct
+import subprocess
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pool_managerd import __main__ as command
+from pool_managerd import first_config as first
 from pool_managerd.config_loading import load_config
 from pool_managerd.core.device import Device, DeviceHealth, DeviceKind
 from pool_managerd.devices.port import DeviceSource, OnChange, OnFault
@@ -93,18 +96,80 @@ def test_the_engine_is_one_that_uses_what_there_is(
     assert pool["engine"].items() >= engine.items()
 
 
+def gguf(**texts: str) -> bytes:
+    """A file with these texts and no tensors."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    pairs = [
+        text(key.replace("_", ".")) + struct.pack("<I", 8) + text(value)
+        for key, value in texts.items()
+    ]
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(pairs)) + b"".join(pairs)
+
+
 async def test_models_beside_the_configuration_are_found(tmp_path: Path) -> None:
-    """The first, with its own context where that is short; no projector, no later part."""
+    """The first, with its own context where that is short."""
     write_tiny_model(tmp_path / "b.gguf", TinyShape(context=512))
-    for name in ("c-00001-of-00002.gguf", "c-00002-of-00002.gguf", "a-mmproj.gguf", "a.txt"):
-        (tmp_path / name).write_bytes(b"GGUF")
+    write_tiny_model(tmp_path / "c.gguf")
+    (tmp_path / "a.txt").write_bytes(b"GGUF")
 
     machine = await look(tmp_path, NoGpus())
     (pool,) = tomllib.loads(first_config(machine))["pools"]
 
-    assert machine.models == ("b.gguf", "c-00001-of-00002.gguf")
+    assert (machine.models, machine.left_out) == (("b.gguf", "c.gguf"), ())
     assert machine.no_gpu == "the driver is not installed:\nlibnvidia-ml.so.1"
     assert (pool["engine"]["model_path"], pool["engine"]["ctx_per_slot"]) == ("b.gguf", 512)
+
+
+async def test_files_that_are_no_models_are_left_out_and_named(tmp_path: Path) -> None:
+    """Each with the reason, as a comment; what belongs to a model needs none."""
+    write_tiny_model(tmp_path / "z-00001-of-00002.gguf")
+    whole = (tmp_path / "z-00001-of-00002.gguf").read_bytes()
+    for name, content in {
+        "z-00002-of-00002.gguf": whole,
+        "a-mmproj.gguf": whole,
+        "b-00002-of-00002.gguf": whole,
+        "c-00001-of-00002.gguf": whole,
+        "d.gguf": b"<html>not found</html>",
+        "e.gguf": whole[: len(whole) // 2],
+        "f.gguf": whole[:30],
+        "g.gguf": gguf(general_type="adapter"),
+        "h.gguf": gguf(general_architecture="llama"),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+
+    machine = await look(tmp_path, NoGpus())
+    text = first_config(machine)
+
+    assert machine.models == ("z-00001-of-00002.gguf",)
+    assert [told.split(" ", 1) for told in machine.left_out] == [
+        ["a-mmproj.gguf", "is the projector of another model"],
+        ["b-00002-of-00002.gguf", "is a part of a model of which b-00001-of-00002.gguf is missing"],
+        ["c-00002-of-00002.gguf", "does not exist"],
+        ["d.gguf", "is not a GGUF file"],
+        ["e.gguf", "cannot be understood: ends before its tensors do"],
+        ["f.gguf", "cannot be understood: ends within its metadata"],
+        ["g.gguf", "is of the type adapter, it is no model by itself"],
+        ["h.gguf", "holds no weights"],
+    ]
+    for told in machine.left_out:
+        assert f"# Left out: {told}\n" in text
+
+
+async def test_a_folder_of_very_many_files_is_looked_at_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not looked at is counted."""
+    monkeypatch.setattr(first, "MODELS_READ_MAX", 2)
+    for name in "abcd":
+        (tmp_path / f"{name}.gguf").write_bytes(b"")
+
+    machine = await look(tmp_path, NoGpus())
+
+    assert machine.models == ()
+    assert machine.left_out[2:] == ("2 more GGUF files, which were not looked at",)
 
 
 def processor() -> DeviceSource:
@@ -112,52 +177,73 @@ def processor() -> DeviceSource:
     return NoGpus()
 
 
-@pytest.mark.parametrize("made_by_the_shell", [False, True])
-def test_check_without_a_configuration_prints_one_that_can_be_kept(
-    made_by_the_shell: bool,
+@pytest.mark.parametrize("emptied", [False, True])
+def test_init_writes_a_configuration_and_check_takes_it(
+    emptied: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Nothing else is on standard output; a redirect has made the file by then. Exit code 2."""
+    """Also into an empty file; what to do next is told."""
     monkeypatch.setattr(command, "nvidia_devices", processor)
     write_tiny_model(tmp_path / "tiny.gguf")
     path = tmp_path / "pool-managerd.toml"
-    if made_by_the_shell:
+    if emptied:
         path.touch()
 
-    code = command.main(["check", "--config", str(path)])
+    code = command.main(["init", "--config", str(path)])
     told = capsys.readouterr()
-    path.write_text(told.out, encoding="utf-8")
     again = command.main(["check", "--config", str(path)])
 
-    assert (code, again) == (2, 0)
-    assert f"pool-managerd check --config {path} > {path}" in told.err
-    assert "# No NVIDIA GPU: the driver is not installed: libnvidia-ml.so.1\n" in told.out
+    assert (code, again, told.out) == (0, 0, "")
+    assert f"{path} is written, a first configuration" in told.err
+    assert f"pool-managerd check --config {path}\n" in told.err
+    text = path.read_text(encoding="utf-8")
+    assert "# No NVIDIA GPU: the driver is not installed: libnvidia-ml.so.1\n" in text
     assert "pool cpu: ok" in capsys.readouterr().out
 
 
-def test_check_without_a_configuration_answers_in_json_too(
+def test_init_replaces_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One object, as of a configuration that is there."""
+    """A configuration, whatever it is worth; and a folder that is missing is told."""
     monkeypatch.setattr(command, "nvidia_devices", processor)
-    path = tmp_path / "absent.toml"
+    path = tmp_path / "mine.toml"
+    path.write_text("mine", encoding="utf-8")
 
-    code = command.main(["check", "--json", "--config", str(path)])
-    answer = json.loads(capsys.readouterr().out)
+    code = command.main(["init", "--config", str(path)])
+    told = capsys.readouterr().err
+    nowhere = command.main(["init", "--config", str(tmp_path / "no" / "p.toml")])
 
-    assert (code, answer["exit_code"]) == (2, 2)
-    assert str(path) in answer["fatal"][0]
-    assert tomllib.loads(answer["configuration"])["pools"]
+    assert (code, nowhere, path.read_text(encoding="utf-8")) == (2, 2, "mine")
+    assert "mine.toml is there, and stays as it is: `pool-managerd check`" in told
+    assert "p.toml: No such file or directory" in capsys.readouterr().err
 
 
-def test_a_start_without_a_configuration_names_check(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_check_into_the_configuration_itself_says_that_it_is_lost(tmp_path: Path) -> None:
+    """The shell has emptied the file; nothing is written over what may still be saved."""
+    path = tmp_path / "p.toml"
+    path.write_text("precious", encoding="utf-8")
+    words = ("-m", "pool_managerd", "check", "--config", str(path))
+
+    with path.open("w", encoding="utf-8") as output:
+        ended = subprocess.run(
+            [sys.executable, *words], stdout=output, stderr=subprocess.PIPE, text=True, check=False
+        )
+
+    assert (ended.returncode, path.read_text(encoding="utf-8")) == (2, "")
+    assert f"{path}: this is where standard output goes, so the shell has emptied it" in (
+        ended.stderr
+    )
+
+
+@pytest.mark.parametrize("word", ["check", "run"])
+def test_without_a_configuration_init_is_named(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It prints nothing to keep: what it starts has to be somebody's choice."""
-    code = command.main(["--config", str(tmp_path / "absent.toml")])
+    """Nothing is made up: what is started has to be somebody's choice."""
+    code = command.main([word, "--config", str(tmp_path / "absent.toml")])
     told = capsys.readouterr()
 
     assert (code, told.out) == (2, "")
-    assert "`pool-managerd check` prints one for this machine" in told.err
+    assert "`pool-managerd init` writes one for this machine" in told.err

@@ -298,3 +298,30 @@ async def test_the_command_fetches_and_says_where(tmp_path: Path) -> None:
     assert (code, refused) == (0, 1)
     assert out == f"{tmp_path}/cache/sha256/{digest}/m.gguf sha256:{digest}\n"
     assert "models cannot be fetched from oci: yet" in err
+
+
+async def test_a_disk_that_takes_no_more_is_named(tmp_path: Path) -> None:
+    """It fills up while the file comes: here the process may write no larger file."""
+    config, cache = tmp_path / "c.toml", tmp_path / "cache"
+    config.write_text(
+        f'[models]\ncache_directory = "{cache}"\n'
+        '[outbound]\nenabled = true\nallow = ["127.0.0.1"]\n'
+        '[[pools]]\npool_id = "p"\nengine = { kind = "mock" }\n'
+    )
+    async with serving(FileServer()) as server:
+        ref = f"{server.url}/m.gguf#sha256={hashlib.sha256(server.content).hexdigest()}"
+        command = [sys.executable, "-m", "pool_managerd", "--config", str(config), "fetch", ref]
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-c", 'ulimit -f 1; exec "$@"', "sh", *command),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, err = await process.communicate()
+
+    assert process.returncode == 1
+    last = err.decode().splitlines()[-1]
+    assert last == (
+        f"pool-managerd: {cache} cannot be written: File too large; free some room, or set "
+        "models.cache_directory to another disk"
+    )
+    assert "Traceback" not in err.decode()

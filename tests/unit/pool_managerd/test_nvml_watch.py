@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from structlog.testing import capture_logs
+
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.device_book import Reading
 from pool_managerd.devices.nvml_calls import NvmlError
@@ -50,7 +52,7 @@ class OddReader(NvmlReader):
 
 
 @contextmanager
-def watching(reader: NvmlReader) -> Iterator["queue.Queue[object]"]:
+def watching(reader: NvmlReader, interval_ms: int = INTERVAL_MS) -> Iterator["queue.Queue[object]"]:
     """Runs the thread; the queue gets what it tells: how it started, then free memory."""
     told: queue.Queue[object] = queue.Queue()
     stopping = threading.Event()
@@ -59,7 +61,7 @@ def watching(reader: NvmlReader) -> Iterator["queue.Queue[object]"]:
         told.put([device.memory_free_bytes for device in devices])
 
     callbacks = Callbacks(told.put, published, lambda _device_id, _sentence: None)
-    watch = Watch(INTERVAL_MS, stopping, reader)
+    watch = Watch(interval_ms, stopping, reader)
     thread = threading.Thread(target=partial(watch.run, lambda work: work(), callbacks))
     thread.start()
     try:
@@ -85,6 +87,52 @@ def test_a_first_reading_that_breaks_refuses_the_start() -> None:
 
     assert isinstance(error, NvmlError)
     assert "AttributeError: no such field" in str(error)
+
+
+class StormyReader(OddReader):
+    """Has `storm` critical XIDs, one at each wait, and then none."""
+
+    def __init__(self, storm: int) -> None:
+        super().__init__(lambda _number: False)
+        self.storm = storm
+
+    def wait_event(self, timeout_ms: int) -> tuple[str, int] | None:
+        """The next XID."""
+        self.waits += 1
+        return ("GPU-a", 79) if self.waits <= self.storm else None
+
+
+def test_a_storm_of_critical_errors_does_not_put_readings_off() -> None:
+    """It is told at once, and the next reading comes when it was due: not once for each of them."""
+    storm = 2_000
+    reader = StormyReader(storm)
+    with watching(reader, interval_ms=50) as told:
+        assert told.get(timeout=WAIT_S) == [1]
+        assert told.get(timeout=WAIT_S) is None
+        assert told.get(timeout=WAIT_S) == [None], "unwell: nothing is told of its memory"
+        seen_at_once = reader.number
+        while reader.waits <= storm:
+            told.get(timeout=WAIT_S)
+        read = reader.number
+        while reader.number < read + 2:
+            told.get(timeout=WAIT_S)
+
+    assert seen_at_once == 1, "without asking the driver"
+    assert read < storm / 10
+    # Two intervals, each of at most one slice of waiting and its rest.
+    assert reader.waits - storm <= 8
+
+
+def test_an_error_that_comes_again_and_again_is_logged_once_between_two_readings() -> None:
+    """Another one beside it is logged too."""
+    reader = StormyReader(100)
+    with capture_logs() as logs, watching(reader, interval_ms=50) as told:
+        while reader.waits <= reader.storm:
+            told.get(timeout=WAIT_S)
+        read = reader.number
+
+    xids = [entry for entry in logs if entry["event"] == "device_xid"]
+    assert 1 <= len(xids) <= read
 
 
 def test_devices_are_read_on_where_events_are_odd() -> None:

@@ -345,3 +345,34 @@ def test_attempts_before_a_reload_have_its_time_whatever_becomes_of_a_drain(
         loop.clean_up()
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def test_a_reload_that_was_asked_for_is_not_lost_when_pools_are_started_again() -> None:
+    """The host is told to try again in the moment in which an operator chooses another model."""
+
+    async def both(world: World) -> str:
+        make_pool(world)
+        world.broken = True
+        world.pool.open()
+        await asyncio.sleep(10)
+        assert world.pool.state()[1] is Reason.RESTART_STORM
+        world.broken = False
+        world.pool.reload("good", "r1")
+        world.pool.revive()
+        await asyncio.sleep(10)
+        (engine,) = world.running
+        world.pool.close()
+        await world.pool.closed.wait()
+        assert world.pool.model.last is not None
+        return f"{world.pool.model.last.reload_id} {engine.model_ref}"
+
+    loop = VirtualLoop()
+    asyncio.set_event_loop(loop)
+    try:
+        served = loop.run_until_complete(both(World(loop)))
+    finally:
+        loop.clean_up()
+        asyncio.set_event_loop(None)
+        loop.close()
+
+    assert served == "r1 good"

@@ -1,17 +1,22 @@
 """What a host tells of an engine at most, and what the orchestrator takes of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from orchestrator_core.core.outcome import Usage as TakenUsage
 from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.wire.dispatch import attempt_ended
-from orchestrator_core.wire.snapshots import parse_snapshot
+from orchestrator_core.wire.plausible import MEMORY_BYTES_MAX
+from orchestrator_core.wire.snapshots import ID_CHARS_MAX, parse_snapshot
 from pool_managerd.attempt_run import usage_of
 from pool_managerd.core.attempts import AttemptKey, AttemptLog, EndReason, Terminal
 from pool_managerd.core.tellable import (
+    BYTES_MAX,
     TELLABLE_COUNT_MAX,
     TELLABLE_SLOTS_MAX,
+    TELLABLE_TEXT_CHARS_MAX,
     TELLABLE_TIME_MS_MAX,
 )
 from pool_managerd.engines.port import EngineInfo, PreloadError, Usage
@@ -72,3 +77,31 @@ def test_more_slots_are_refused_where_the_engine_starts() -> None:
     """Its pool says so, which nobody would see of a snapshot that is refused."""
     with pytest.raises(PreloadError, match="the engine tells slots_total of 65537"):
         engine(TELLABLE_SLOTS_MAX + 1)
+
+
+TEXTS = ("engine", "engine_version", "model_id", "model_digest", "sampler_profile_version")
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_longest_texts_of_an_engine_are_taken_and_longer_ones_refused_at_its_start(
+    name: str,
+) -> None:
+    """The orchestrator would refuse each of its snapshots: the pool says so early."""
+    longest = replace(engine(1), **{name: "x" * TELLABLE_TEXT_CHARS_MAX})
+    message = snapshot_pb2.PoolSnapshot(pool_id="p", replica_id="r", host_id="h")
+    setattr(message, name, getattr(longest, name))
+
+    assert isinstance(parse_snapshot(message), PoolSnapshot)
+    assert TELLABLE_TEXT_CHARS_MAX == ID_CHARS_MAX
+    with pytest.raises(PreloadError, match=f"tells {name} of 257 characters, above 256"):
+        replace(engine(1), **{name: "x" * (TELLABLE_TEXT_CHARS_MAX + 1)})
+
+
+@pytest.mark.parametrize("name", ["kv_bytes_per_token", "kv_slot_bytes"])
+def test_a_cache_that_no_memory_could_hold_is_refused_at_the_start(name: str) -> None:
+    """Bytes are told up to what the orchestrator takes, those of all slots together."""
+    replace(engine(4), **{name: BYTES_MAX // 4})
+
+    assert BYTES_MAX == MEMORY_BYTES_MAX
+    with pytest.raises(PreloadError, match=f"the engine tells {name} of "):
+        replace(engine(4), **{name: BYTES_MAX // 4 + 1})

@@ -2,9 +2,11 @@
 """The command line: what may be said, and what it means when nothing is said."""
 
 import argparse
+import difflib
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from llamaorch_client.address import DEFAULT_HOST, DEFAULT_PORT
 from llamaorch_client.artifact import ArtifactKind
@@ -14,7 +16,7 @@ from llamaorch_client.model import JobState
 DEFAULT_SERVER = f"{DEFAULT_HOST}:{DEFAULT_PORT}"
 EPILOG = """\
 exit codes: 0 finished; 1 the job failed or was cancelled; 2 the request is wrong; 3 the server is
-not available; 4 rejected, try again later; 5 denied by policy; 130 Ctrl-C
+not available; 4 rejected, try again later; 5 denied by policy; 130 Ctrl-C, 143 SIGTERM
 
 environment: LLORCH_SERVER, LLORCH_TOKEN, LLORCH_TOKEN_FILE, LLORCH_CA_FILE, LLORCH_MODEL, NO_COLOR
 """
@@ -26,14 +28,40 @@ ELSEWHERE = {"replay": _SERVER, "simulate": _SERVER}
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says where a command comes from that is not installed here."""
+    """Says in one line what is wrong, and where what may be said is told."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # The innermost that reads the command line.
+        self.set_defaults(parser=self)
 
     def error(self, message: str) -> NoReturn:
         """Prints what is wrong and exits with 2."""
-        for name, package in ELSEWHERE.items():
-            if f"invalid choice: {name!r}" in message:
-                message = f"`{self.prog} {name}` comes with {package}, which is not installed here"
-        super().error(message)
+        told = message.removeprefix("argument ")
+        self.exit(2, f"{self.prog}: {told}; see `{self.prog} --help`\n")
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """The error about words that mean nothing here."""
+        word = next((word for word in words if word.startswith("-")), "")
+        if not word:
+            self.error(f"more was said than is understood: {shlex.join(words)}")
+        name = word.partition("=")[0]
+        self.error(f"there is no option {name}{_meant(name, self._option_string_actions)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        if value in ELSEWHERE:
+            which = f"`{self.prog} {value}` comes with {ELSEWHERE[value]}"
+            self.error(f"{which}, which is not installed here")
+        names = [str(choice) for choice in action.choices]
+        told = f"is {value!r}{_meant(str(value), names)}: it must be one of {', '.join(names)}"
+        raise argparse.ArgumentError(action, told)
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1)
+    return f", {near[0]!r} may be meant" if near else ""
 
 
 def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namespace:
@@ -46,7 +74,7 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _run(commands.add_parser("run", parents=[common], help="give a job and print its output"))
     stream = commands.add_parser("stream", parents=[common], help="follow a job from its beginning")
     _job_id(stream)
@@ -59,7 +87,7 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     pools.add_argument("--watch", action="store_true", help="again on every change, until Ctrl-C")
     _drain(commands.add_parser("drain", parents=[common], help="let a pool take no more work"))
     undrain = commands.add_parser("undrain", parents=[common], help="let it take work again")
-    undrain.add_argument("pool_id", metavar="POOL", help="id of the pool")
+    undrain.add_argument("pool_id", type=values.named, metavar="POOL", help="id of the pool")
     _reload(commands.add_parser("reload", parents=[common], help="load a pool's model anew"))
     _devices(commands.add_parser("devices", parents=[common], help="what the devices do, live"))
     _live(commands.add_parser("top", parents=[common], help="what happens now, live"))
@@ -76,7 +104,11 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
     )
     commands.add_parser("status", parents=[common], help="health, capabilities, pools and queue")
     _add_plugins(commands, common, sys.argv[1:] if argv is None else argv)
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        arguments.parser.refuse(unknown)
+    if arguments.command is None:
+        parser.error(f"name a command: {', '.join(commands.choices)}")
     _fill(arguments, environ)
     return arguments
 
@@ -99,7 +131,7 @@ def _reload(parser: argparse.ArgumentParser) -> None:
 
 
 def _pool_and_deadline(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pool_id", metavar="POOL", help="id of the pool")
+    parser.add_argument("pool_id", type=values.named, metavar="POOL", help="id of the pool")
     parser.add_argument(
         "--deadline",
         type=values.deadline,
@@ -169,7 +201,7 @@ def _fill(arguments: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
 def _job_id(parser: argparse.ArgumentParser) -> None:
     told = "id of the job, or the beginning or end of one that the server made, if no other has it"
-    parser.add_argument("job_id", metavar="JOB", help=told)
+    parser.add_argument("job_id", type=values.named, metavar="JOB", help=told)
 
 
 def _run(parser: argparse.ArgumentParser) -> None:

@@ -131,5 +131,8 @@ def _sentence(pool: Pool) -> str:
     if not running or pool.drain is None:
         return f"{pool.pool_id} drains: nothing runs there, and nothing new will"
     until = pool.drain.until
-    when = f" until {until.astimezone():%H:%M:%S}" if until is not None else ""
-    return f"{pool.pool_id} drains: {running} attempts go on{when}, and no new ones begin"
+    what = "1 job still runs" if running == 1 else f"{running} jobs still run"
+    told = f"{pool.pool_id} drains: {what} there, and no other begins"
+    if until is None:
+        return told
+    return f"{told}; what runs at {until.astimezone():%H:%M:%S} is stopped then"

@@ -24,6 +24,8 @@ from llamaorch_client.errors import (
     UnavailableError,
 )
 
+# Of a unit so many are told in the next.
+LARGE = 100
 SECOND_MS = 1000
 AS_SENT = Wording()
 TOKEN_VARIABLE = "LLORCH_TOKEN"  # noqa: S105 - the name of the variable
@@ -45,6 +47,16 @@ _CONNECTION_SENTENCES = {
     # With the address before it: not of a connection that was open.
     ": Socket closed": "it closed the connection at once; it may ask for TLS (--tls or --ca-file) "
     "or for a certificate of yours (--client-cert)",
+}
+
+_SILENCES = {
+    "Connection refused": "nobody listens there",
+    "Deadline Exceeded": "it took too long",
+    "Timeout occurred": "it took too long",
+    "FD Shutdown": "it took too long",
+    "Network is unreachable": "no network leads there",
+    "No route to host": "no network leads there",
+    "reset by peer": "it closed the connection",
 }
 
 
@@ -171,15 +183,26 @@ def as_record(error: LlamaOrchError) -> dict[str, Any]:
     }
 
 
-def seconds(span_ms: float) -> str:
-    """Returns a span for people, e.g. "250 ms" or "1.5 s"."""
-    return f"{span_ms:.0f} ms" if span_ms < SECOND_MS else f"{span_ms / SECOND_MS:.1f} s"
+def span_text(span_ms: float) -> str:
+    """Returns a span for people, of at most 8 characters below ten years.
+
+    As in 250 ms, 1.5 s, 12m 05s, 8h 25m, 3d 4h.
+    """
+    if span_ms < SECOND_MS:
+        return f"{span_ms:.0f} ms"
+    whole_s = round(span_ms / SECOND_MS)
+    minutes, hours, days = (whole_s // unit_s for unit_s in (60, 3_600, 86_400))
+    if whole_s < LARGE:
+        return f"{span_ms / SECOND_MS:.1f} s"
+    if minutes < LARGE:
+        return f"{minutes}m {whole_s % 60:02}s"
+    return f"{hours}h {minutes % 60:02}m" if hours < LARGE else f"{days}d {hours % 24}h"
 
 
 def _when(error: LlamaOrchError) -> str:
     if error.retry_after_ms is None:
         return "trying again will not help before something changes"
-    return f"try again in {seconds(error.retry_after_ms)}, or let llorch do so with --wait-s 60"
+    return f"try again in {span_text(error.retry_after_ms)}, or let llorch do so with --wait-s 60"
 
 
 def _where_to_look(error: NotFoundError) -> str:
@@ -192,7 +215,7 @@ def _where_to_look(error: NotFoundError) -> str:
 def _job_failed(error: JobFailedError) -> str:
     job = f"job {error.job_id} " if error.job_id else "the job "
     again = error.retry_after_ms
-    hint = f"; try again in {seconds(again)}" if again is not None else ""
+    hint = f"; try again in {span_text(again)}" if again is not None else ""
     return f"{job}failed: {error.reason}: {error.message}{hint}"
 
 
@@ -208,6 +231,15 @@ def _unavailable(error: UnavailableError, server: str) -> str:
         if sign in error.message:
             return f"{server}: {sentence}"
     return (
-        f"{server} does not answer: {error.message}; start orchestratord (`make up`), or name "
-        "another server with --server HOST:PORT or LLORCH_SERVER"
+        f"{server} does not answer: {_silence(error.message)}; start orchestratord (`make up`), or "
+        "name another server with --server HOST:PORT or LLORCH_SERVER"
     )
+
+
+def _silence(message: str) -> str:
+    """Why nobody answers, out of gRPC's account of all addresses and errors that it met."""
+    for sign, words in _SILENCES.items():
+        if sign in message:
+            return words
+    # The error of the system, which gRPC puts last.
+    return message.rpartition(": ")[2]

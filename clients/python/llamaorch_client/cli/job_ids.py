@@ -4,7 +4,7 @@
 What is typed is a whole id first. Only where no job has it, it may be the beginning of one or its
 end, and only of an id that the server made: those have one length, so none is part of another. They
 begin with the time, so that for a minute all begin alike, and end at random. An id that a client
-chose is a name: `job-1`, once forgotten, must never mean `job-10`.
+chose is a name: `job-1`, once forgotten, must never mean `job-10`, nor `JOB-1`.
 """
 
 import re
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from llamaorch_client.aio import AsyncClient, JobFilter
-from llamaorch_client.cli.failure import UsageError, seconds
+from llamaorch_client.cli.failure import UsageError, span_text
 from llamaorch_client.errors import NotFoundError
 from llamaorch_client.model import Job
 
@@ -63,9 +63,13 @@ class _Found:
 async def _whole(
     typed: str, error: NotFoundError, client: AsyncClient, correlation_id: str | None
 ) -> str:
-    if _MADE.fullmatch(typed):
-        raise error
-    if _PART.fullmatch(typed) is None:
+    # Source: RFC 9562, section 4: written in lower case, read in either.
+    lowered = typed.lower()
+    if _MADE.fullmatch(lowered):
+        if lowered == typed:
+            raise error
+        return lowered
+    if _PART.fullmatch(lowered) is None:
         found = await _look(typed, NAMES_LOOKED_AT_MAX, client, correlation_id)
         if found.made and len(typed) < TYPED_CHARS_MIN:
             raise UsageError(f"{typed} is too short: type {TYPED_CHARS_MIN} characters of an id")
@@ -88,7 +92,7 @@ async def _look(
     typed: str, looked_at_max: int, client: AsyncClient, correlation_id: str | None
 ) -> _Found:
     """Looks at the newest jobs, until it has seen more than can be shown."""
-    found, looked_at = _Found(), 0
+    found, looked_at, lowered = _Found(), 0, typed.lower()
     # A server that does not pick them out lists all jobs.
     where = JobFilter(id_part=typed if len(typed) <= ID_CHARS_MAX else "")
     listed = client.list_jobs(
@@ -99,11 +103,10 @@ async def _look(
         if looked_at > looked_at_max or len(found.made) > SHOWN:
             found.complete = False
             break
-        begins = job.job_id.startswith(typed)
         if _MADE.fullmatch(job.job_id):
-            if begins or job.job_id.endswith(typed):
+            if job.job_id.startswith(lowered) or job.job_id.endswith(lowered):
                 found.made.append(job)
-        elif begins:
+        elif job.job_id.startswith(typed):
             found.names.append(job.job_id)
     return found
 
@@ -119,7 +122,7 @@ def _shown(job: Job) -> str:
     age_ms = 0.0
     if job.accepted_at is not None:
         age_ms = max(0.0, (datetime.now(UTC) - job.accepted_at).total_seconds() * 1000)
-    return f"{job.job_id} ({job.state.value.lower()}, given {seconds(age_ms)} ago)"
+    return f"{job.job_id} ({job.state.value.lower()}, given {span_text(age_ms)} ago)"
 
 
 def _not_found(error: NotFoundError, near: list[str]) -> NotFoundError:

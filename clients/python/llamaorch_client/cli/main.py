@@ -28,6 +28,7 @@ from llamaorch_client.cli import (
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, exit_code, sentences
 from llamaorch_client.cli.output import Output
+from llamaorch_client.cli.termination import heeded
 from llamaorch_client.cli.top import command as top
 from llamaorch_client.errors import LlamaOrchError
 from llamaorch_client.options import ClientOptions, RetryOptions
@@ -55,6 +56,8 @@ COMMANDS: dict[str, Command] = {
     "top": top.top,
 }
 STREAMING = frozenset({"run", "stream"})
+# As shells tell it: 143 after SIGTERM.
+ENDED_BY_SIGNAL = 128
 # Around what is no text.
 SHOWN_CHARS = 20
 
@@ -126,11 +129,16 @@ def _plugin(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{error.filename or arguments.command}: {error.strerror}") from error
 
 
-async def _with_client(
-    arguments: argparse.Namespace, out: Output, options: ClientOptions
-) -> ExitCode:
-    async with AsyncClient(arguments.server, options=options) as client:
-        return await COMMANDS[arguments.command](arguments, out, client)
+async def _with_client(arguments: argparse.Namespace, out: Output, options: ClientOptions) -> int:
+    signals, code = heeded(), int(ExitCode.INTERRUPTED)
+    try:
+        async with AsyncClient(arguments.server, options=options) as client:
+            code = int(await COMMANDS[arguments.command](arguments, out, client))
+    except asyncio.CancelledError:
+        # Ctrl-C comes so too, and is told by whoever runs this.
+        if not signals:
+            raise
+    return ENDED_BY_SIGNAL + signals[0] if signals else code
 
 
 def _options(arguments: argparse.Namespace) -> ClientOptions:

@@ -13,7 +13,7 @@ from llamaorch_client.cli.cells import gib, number
 from llamaorch_client.cli.failure import ExitCode, UsageError
 from llamaorch_client.cli.output import Output
 from llamaorch_client.cli.wording import STATED
-from llamaorch_client.errors import DuplicateError, LlamaOrchError
+from llamaorch_client.errors import DuplicateError, InvalidParamsError, NotFoundError
 from llamaorch_client.model_catalog import CatalogModel, DigestVerdict, ModelState
 
 COLUMNS = ("MODEL", "STATE", "ALIASES", "ENGINES", "CTX", "VRAM", "DIGEST", "REVISION")
@@ -53,23 +53,32 @@ async def _show(arguments: argparse.Namespace, out: Output, client: AsyncClient)
 async def _register(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
     model_id, stated = _stated(arguments)
     model = model_file.model({"model_id": model_id, **stated})
+    before = await _known(model_id, arguments, client)
     try:
         kept = await client.catalog.register(model, correlation_id=arguments.correlation_id)
     except DuplicateError as error:
-        hint = await _instead(model_id, arguments, client)
+        hint = _instead(model_id, arguments, known=before is not None)
         detail = replace(error.detail, message=f"{error.message}: {hint}")
         raise DuplicateError(detail) from error
-    return _kept(kept.model, kept.warnings, "is registered", out)
+    # Said again in the same words it changes nothing.
+    what = "is registered" if before is None else "was registered already, as you state it"
+    return _kept(kept.model, kept.warnings, what, out)
 
 
-async def _instead(model_id: str, arguments: argparse.Namespace, client: AsyncClient) -> str:
-    """The command for who registers a model whose id or alias is taken."""
+async def _known(
+    model_id: str, arguments: argparse.Namespace, client: AsyncClient
+) -> CatalogModel | None:
+    """The model of that id; None where there is none, be it the alias of another."""
     try:
-        found = await client.catalog.get(model_id)
-    except LlamaOrchError:
-        # Whatever is wrong with this question, the answer to the first is the one to tell.
-        found = None
-    if found is None or found.model_id != model_id:
+        found = await client.catalog.get(model_id, correlation_id=arguments.correlation_id)
+    except (InvalidParamsError, NotFoundError):
+        return None
+    return found if found.model_id == model_id else None
+
+
+def _instead(model_id: str, arguments: argparse.Namespace, *, known: bool) -> str:
+    """The command for who registers a model whose id or alias is taken."""
+    if not known:
         return "`llorch models` lists those that are taken"
     stated = ["--file", arguments.file] if arguments.file else [model_id]
     command = shlex.join(["llorch", "models", "update", *stated])

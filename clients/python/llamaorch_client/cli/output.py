@@ -5,8 +5,11 @@ On a terminal there are colours and one progress line; into a pipe goes plain te
 output byte for byte.
 """
 
+import contextlib
 import dataclasses
 import json
+import os
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -57,14 +60,17 @@ class Output:
         self._live: Live | None = None
         self._line_open = False
         self._text_on_screen = False
+        self._piped = _is_pipe(self._stdout)
 
     def token_text(self, text: str) -> None:
         """Writes a piece of a job's output; on a terminal without control characters."""
-        if self._out.is_terminal:
-            # The text and the progress line would overwrite each other on one screen.
+        if self._out.is_terminal or self._piped:
+            # The text and the progress line would overwrite each other on one screen. What reads a
+            # pipe may write to that screen, as `cat` does.
             self.end_progress()
-            text = printable(text)
             self._text_on_screen = True
+        if self._out.is_terminal:
+            text = printable(text)
         self._stdout.write(text)
         self._stdout.flush()
         if text:
@@ -105,11 +111,19 @@ class Output:
     def say(self, text: str, style: str = "") -> None:
         """Writes a line about the result to stderr, below what is there."""
         self.end_progress()
-        if self._line_open and self._out.is_terminal:
+        if self._line_open:
+            self._end_line()
+        self._err.print(Text(printable(text), style), soft_wrap=True)
+
+    def _end_line(self) -> None:
+        """Ends a line of output on the screen, so that nothing stands behind it."""
+        self._line_open = False
+        if self._out.is_terminal:
             self._stdout.write("\n")
             self._stdout.flush()
-            self._line_open = False
-        self._err.print(Text(printable(text), style), soft_wrap=True)
+        elif self._err.is_terminal and self._piped:
+            # The output itself stays as it is; what reads it may write it to this terminal.
+            self._stderr.write("\n")
 
     def about(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table about the result to stderr, below what is there; none without rows."""
@@ -131,7 +145,9 @@ class Output:
         """Removes the progress line; a live table stays as it was last."""
         live, self._live = self._live, None
         if live is not None:
-            live.stop()
+            # Its terminal may be gone, while there is still something to put in order.
+            with contextlib.suppress(OSError):
+                live.stop()
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -141,6 +157,14 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table
+
+
+def _is_pipe(stream: TextIO) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    except OSError:
+        # It has no descriptor.
+        return False
 
 
 def _console(stream: TextIO, width: int | None) -> Console:

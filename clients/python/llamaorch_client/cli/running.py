@@ -5,6 +5,7 @@ import argparse
 import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.artifact import ArtifactAbout, ArtifactKind
 from llamaorch_client.cli import job_ids
-from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, seconds, sentences
+from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, sentences, span_text
 from llamaorch_client.cli.output import Output, plain
 from llamaorch_client.cli.progress import Progress
 from llamaorch_client.cli.waiting import Waiting
@@ -32,16 +33,18 @@ from llamaorch_client.request import (
 )
 from llamaorch_client.stream import JobStream
 
-# How long Ctrl-C waits for the server: once to learn whether a job was accepted, once to cancel it.
+# How long the end by a signal waits for the server: to learn whether a job was accepted, and to
+# cancel it.
 INTERRUPT_TIMEOUT_S = 5.0
 # A longer prompt goes to the server as an artifact: its messages, and requests, have bounds.
 INLINE_BYTES_MAX = 2 * 1024 * 1024
 UTF8_BYTES_MAX = 4
+MODELS_NAMED = 8
 LOGPROB_COLUMNS = ("TOKEN", "LOGPROB", "LIKELIEST")
 
 
 async def run(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
-    """Gives a job and prints its output; Ctrl-C cancels the job."""
+    """Gives a job and prints its output; Ctrl-C or SIGTERM cancels the job."""
     request = await _stored(_request(arguments, await _model(arguments, client)), client)
     giving = asyncio.create_task(client.enqueue(request, correlation_id=arguments.correlation_id))
     try:
@@ -53,7 +56,7 @@ async def run(arguments: argparse.Namespace, out: Output, client: AsyncClient) -
         waiting = Waiting(client, request.model_id, out)
         return await _follow(followed, out, receipt, waiting)
     except asyncio.CancelledError:
-        # This is how Ctrl-C arrives. It is answered here, so it is not raised again.
+        # This is how Ctrl-C arrives, and SIGTERM. It is answered here, so it is not raised again.
         await _interrupted(giving, out, client)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
@@ -150,14 +153,33 @@ async def _stored(request: JobRequest, client: AsyncClient) -> JobRequest:
 async def _model(arguments: argparse.Namespace, client: AsyncClient) -> str:
     if arguments.model:
         return str(arguments.model)
-    served = (await client.capabilities(correlation_id=arguments.correlation_id)).model_ids
-    match served:
+    found = await client.capabilities(correlation_id=arguments.correlation_id)
+    return only_model(found.models_ready, found.model_ids)
+
+
+def only_model(ready: Sequence[str], known: Sequence[str]) -> str:
+    """The model that is meant where none is named: the one that is served.
+
+    While none is, the one that may be soon: its job waits, and is told why.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    match ready or known:
         case (only,):
             return only
         case ():
             raise UsageError("no pool serves a model now; name one with --model to queue for it")
+        case _ if ready:
+            raise UsageError(f"choose a model with --model: {_listed(ready)}")
         case _:
-            raise UsageError(f"choose a model with --model: {', '.join(served)}")
+            wait = "name the one to wait for with --model"
+            raise UsageError(f"no model is served now; {wait}: {_listed(known)}")
+
+
+def _listed(models: Sequence[str]) -> str:
+    more = f" and {len(models) - MODELS_NAMED} more" if len(models) > MODELS_NAMED else ""
+    return f"{', '.join(models[:MODELS_NAMED])}{more}"
 
 
 def _session_budgets(arguments: argparse.Namespace) -> Budgets | None:
@@ -295,9 +317,9 @@ def _summary(end: End, followed: JobStream) -> str:
     if usage.tokens_per_s is not None:
         parts.append(f"{usage.tokens_per_s:.1f} tok/s")
     if usage.queue_time_ms is not None:
-        parts.append(f"queued {seconds(usage.queue_time_ms)}")
+        parts.append(f"queued {span_text(usage.queue_time_ms)}")
     if usage.first_token_ms is not None:
-        parts.append(f"first token after {seconds(usage.first_token_ms)}")
+        parts.append(f"first token after {span_text(usage.first_token_ms)}")
     if followed.resumes:
         parts.append(f"resumed {followed.resumes}x")
     return f"job {followed.job_id} {', '.join(parts)}"

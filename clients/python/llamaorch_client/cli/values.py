@@ -15,6 +15,13 @@ SPAN_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": DAY_S}
 SIZE_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
+def named(text: str) -> str:
+    """An id that somebody typed; what a script's empty variable leaves is none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty: give an id")
+    return text
+
+
 def whole(low: int, high: int) -> Callable[[str], int]:
     """A reader of whole numbers from `low` to `high`."""
 

@@ -733,7 +733,7 @@ class ListJobsRequest(_message.Message):
     session_id: _builtins.str
     """Only jobs of this session; empty: all."""
     id_part: _builtins.str
-    """Only jobs whose ids begin or end so; empty: all. At most 128 characters."""
+    """Only jobs whose ids begin or end so, or so in lower case; empty: all. At most 128 characters."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobState.ValueType]:
         """Only jobs in one of these states; empty: all."""

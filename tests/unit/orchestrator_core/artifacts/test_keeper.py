@@ -11,7 +11,8 @@ import pytest
 from orchestrator_core.artifacts.description import Description
 from orchestrator_core.artifacts.files import ArtifactFiles
 from orchestrator_core.artifacts.index import Query
-from orchestrator_core.artifacts.keeper import WRITE_TRIES, Artifacts
+from orchestrator_core.artifacts.inventory import WRITE_TRIES
+from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.artifacts.upload import uploading
 from orchestrator_core.config_schema import ArtifactsTable
 from orchestrator_core.core.outcome import Reason

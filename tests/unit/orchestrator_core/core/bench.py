@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from orchestrator_core.core.config import CoreConfig
-from orchestrator_core.core.effects import ConfirmEnd, Effect
+from orchestrator_core.core.effects import ConfirmEnd, Effect, ReplyAccepted, ReplyRefused
 from orchestrator_core.core.events import (
     AttemptEnded,
     AttemptError,
     AttemptErrorKind,
+    AttemptStarted,
     EndConfirmed,
     EnqueueRequested,
     Event,
@@ -18,7 +19,7 @@ from orchestrator_core.core.events import (
     Tick,
 )
 from orchestrator_core.core.machine import Core
-from orchestrator_core.core.outcome import Finish, Usage
+from orchestrator_core.core.outcome import Finish, Refusal, Usage
 from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.core.state import State
 from orchestrator_core.core.timers import TimerKind
@@ -98,3 +99,24 @@ def only(effects: list[Effect], kind: type[E]) -> list[E]:
 def wide(pool_id: str = "p", slots: int = 8, **fields: Any) -> PoolSnapshot:
     """A pool with several free slots."""
     return snapshot(pool_id, slots_total=slots, slots_free=slots, **fields)
+
+
+def refusal(effects: list[Effect]) -> Refusal:
+    """Why the one request was refused."""
+    (reply,) = only(effects, ReplyRefused)
+    return reply.refusal
+
+
+def let_in(effects: list[Effect]) -> bool:
+    """The one request was accepted."""
+    return bool(only(effects, ReplyAccepted))
+
+
+def learned(bench: Bench, jobs: int) -> None:
+    """Jobs that each take a second, one after the other."""
+    for n in range(jobs):
+        name = f"earlier {n}"
+        bench.enqueue(name)
+        bench.step(AttemptStarted(name, 1))
+        bench.at(bench.now_ms + 1_000)
+        bench.end(name)

@@ -4,14 +4,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.effects import (
-    AcceptRecord,
     ConfirmEnd,
-    DispatchRecord,
     Effect,
     JobEnded,
     JobForgotten,
     JobStarted,
-    PoolDrainRecord,
     ReplyPool,
     ReplyRefused,
     SendStart,
@@ -28,6 +25,7 @@ from orchestrator_core.core.events import (
 from orchestrator_core.core.feasibility import static_shortfalls
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.pool import Pool
+from orchestrator_core.core.records import AcceptRecord, DispatchRecord, PoolDrainRecord
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.spec import Failover, Priority, StartMode
 from orchestrator_core.core.state import State

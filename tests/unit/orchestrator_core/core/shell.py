@@ -10,15 +10,10 @@ from typing import Any
 
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import (
-    AcceptRecord,
-    CatalogRecord,
     ConfirmEnd,
-    DispatchRecord,
     Effect,
     JobEnded,
     JobForgotten,
-    PoolDrainRecord,
-    Record,
     ReplyAccepted,
     ReplyModel,
     ReplyPool,
@@ -27,9 +22,6 @@ from orchestrator_core.core.effects import (
     SendRelease,
     SendStart,
     SendVerdicts,
-    SessionForgotten,
-    SessionRecord,
-    TerminalRecord,
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
@@ -40,6 +32,16 @@ from orchestrator_core.core.events import (
     Recovered,
 )
 from orchestrator_core.core.machine import Core
+from orchestrator_core.core.records import (
+    AcceptRecord,
+    CatalogRecord,
+    DispatchRecord,
+    PoolDrainRecord,
+    Record,
+    SessionForgotten,
+    SessionRecord,
+    TerminalRecord,
+)
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.hosts import SimHost
 

@@ -9,7 +9,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from orchestrator_core.core.config import QueuePolicy
-from orchestrator_core.core.effects import DispatchRecord, ReplyAccepted, ReplyRefused
+from orchestrator_core.core.effects import ReplyAccepted, ReplyRefused
+from orchestrator_core.core.records import DispatchRecord
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.settings import STEADY
 

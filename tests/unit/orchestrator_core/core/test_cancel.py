@@ -8,14 +8,12 @@ from hypothesis import strategies as st
 
 from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.effects import (
-    DispatchRecord,
     Effect,
     JobEnded,
     JobStarted,
     ReplyState,
     SendCancel,
     SendStart,
-    TerminalRecord,
 )
 from orchestrator_core.core.events import (
     AttemptEnded,
@@ -28,10 +26,11 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.job import Attempt
 from orchestrator_core.core.outcome import Finish, Reason, Usage
+from orchestrator_core.core.records import DispatchRecord, TerminalRecord
 from orchestrator_core.core.spec import Failover
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
-from tests.unit.orchestrator_core.core.test_recovery import journal
+from tests.unit.orchestrator_core.core.journals import journal
 
 Move = Callable[[Bench], list[Effect]]
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator_core.core.decision import ExclusionReason
-from orchestrator_core.core.effects import DispatchRecord, Effect, OfferDeclined
+from orchestrator_core.core.effects import Effect, OfferDeclined
 from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptStarted,
@@ -13,6 +13,7 @@ from orchestrator_core.core.events import (
     OutputProgressed,
 )
 from orchestrator_core.core.prediction import PRIOR_OUTPUT_TOKENS
+from orchestrator_core.core.records import DispatchRecord
 from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.core.spec import Failover
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide

@@ -3,9 +3,9 @@
 import pytest
 
 from orchestrator_core.core.decision import ExclusionReason
-from orchestrator_core.core.effects import DispatchRecord
 from orchestrator_core.core.explain import Explained
 from orchestrator_core.core.machine import Core
+from orchestrator_core.core.records import DispatchRecord
 from orchestrator_core.recorder.codec import state_hash
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot

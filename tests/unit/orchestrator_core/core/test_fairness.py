@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_core.core.effects import DispatchRecord, Effect
+from orchestrator_core.core.effects import Effect
 from orchestrator_core.core.events import (
     AcceptsFailed,
     AttemptEnded,
@@ -17,6 +17,7 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.fairness import OUTPUT_WEIGHT
 from orchestrator_core.core.outcome import Finish, Usage
+from orchestrator_core.core.records import DispatchRecord
 from orchestrator_core.core.spec import Priority
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.settings import STEADY

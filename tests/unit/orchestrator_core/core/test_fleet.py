@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from orchestrator_core.core.effects import DispatchRecord, SendCancel, SendVerdicts, Verdict
+from orchestrator_core.core.effects import SendCancel, SendVerdicts, Verdict
 from orchestrator_core.core.events import (
     CancelRequested,
     HeldAttempt,
@@ -10,6 +10,7 @@ from orchestrator_core.core.events import (
     HostRegistered,
 )
 from orchestrator_core.core.lifecycle import REFUSALS_MAX
+from orchestrator_core.core.records import DispatchRecord
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator_core.core.effects import DispatchRecord, Effect, ReplyAccepted
+from orchestrator_core.core.effects import Effect, ReplyAccepted
 from orchestrator_core.core.events import AttemptEnded, AttemptStarted, OutputProgressed
 from orchestrator_core.core.forecast import Forecast, forecast, on_time_probability
 from orchestrator_core.core.outcome import Finish, Usage
+from orchestrator_core.core.records import DispatchRecord
 from orchestrator_core.core.residuals import RATIO_MAX, RESIDUALS_KEPT
 from orchestrator_core.core.spec import Needs
 from orchestrator_core.wire.views import receipt_to_proto

@@ -8,7 +8,6 @@ from orchestrator_core.core.config import QueuePolicy
 from orchestrator_core.core.decision import ExclusionReason
 from orchestrator_core.core.effects import (
     ConfirmEnd,
-    DispatchRecord,
     Effect,
     JobEnded,
     JobForgotten,
@@ -27,6 +26,7 @@ from orchestrator_core.core.events import (
     HostLost,
 )
 from orchestrator_core.core.outcome import Reason, Refusal
+from orchestrator_core.core.records import DispatchRecord
 from orchestrator_core.core.spec import Needs, Priority
 from orchestrator_core.core.states import JobState
 from orchestrator_core.core.timers import TimerKind

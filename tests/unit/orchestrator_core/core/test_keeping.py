@@ -1,6 +1,6 @@
 """Which output of ended jobs hosts keep."""
 
-from orchestrator_core.core.effects import SendRelease, TerminalRecord
+from orchestrator_core.core.effects import SendRelease
 from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptStarted,
@@ -9,6 +9,7 @@ from orchestrator_core.core.events import (
     OutputAcknowledged,
     OutputProgressed,
 )
+from orchestrator_core.core.records import TerminalRecord
 from orchestrator_core.core.spec import Failover
 from tests.unit.orchestrator_core.core.bench import Bench, wide
 

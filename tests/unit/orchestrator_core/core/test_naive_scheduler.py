@@ -7,16 +7,17 @@ from dataclasses import replace
 import pytest
 
 from orchestrator_core.core.config import CoreConfig
-from orchestrator_core.core.effects import DispatchRecord, Effect
+from orchestrator_core.core.effects import Effect
 from orchestrator_core.core.events import Event
 from orchestrator_core.core.job import Job
+from orchestrator_core.core.records import DispatchRecord
 from tests.unit.orchestrator_core.core.bench import only
 from tests.unit.orchestrator_core.core.naive_scheduler import (
     kept_for_somebody,
     next_placement,
 )
-from tests.unit.orchestrator_core.core.test_random_driver import config_of
 from tests.unit.orchestrator_core.core.world import World
+from tests.unit.orchestrator_core.core.world_settings import config_of
 
 STEPS = 220
 

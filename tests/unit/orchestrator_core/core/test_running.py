@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator_core.core.effects import DispatchRecord, JobEnded, SendRelease
+from orchestrator_core.core.effects import JobEnded, SendRelease
 from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptRefused,
@@ -12,6 +12,7 @@ from orchestrator_core.core.events import (
     OutputProgressed,
 )
 from orchestrator_core.core.outcome import Reason, Usage
+from orchestrator_core.core.records import DispatchRecord
 from orchestrator_core.core.spec import Failover
 from orchestrator_core.core.states import AttemptState, JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide

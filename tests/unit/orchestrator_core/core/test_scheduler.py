@@ -3,9 +3,9 @@
 import pytest
 
 from orchestrator_core.core.decision import ExclusionReason
-from orchestrator_core.core.effects import DispatchRecord
 from orchestrator_core.core.events import AttemptErrorKind, CancelRequested, EnqueueRequested
 from orchestrator_core.core.outcome import Usage
+from orchestrator_core.core.records import DispatchRecord
 from orchestrator_core.core.scheduler import LOOK_AHEAD
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.spec import Priority

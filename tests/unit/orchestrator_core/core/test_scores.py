@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator_core.core.config import Scorer
-from orchestrator_core.core.effects import DispatchRecord
+from orchestrator_core.core.records import DispatchRecord
 from orchestrator_core.core.scores import SCORES
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import spec

@@ -9,11 +9,8 @@ from orchestrator_core.core.effects import (
     Effect,
     JobStarted,
     ReplyAccepted,
-    ReplyRefused,
     ReplySession,
     SendStart,
-    SessionForgotten,
-    SessionRecord,
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
@@ -26,10 +23,11 @@ from orchestrator_core.core.events import (
     Recovered,
     SessionDeleted,
 )
-from orchestrator_core.core.outcome import Finish, Reason, Refusal, Usage
+from orchestrator_core.core.outcome import Finish, Reason, Usage
+from orchestrator_core.core.records import SessionForgotten, SessionRecord
 from orchestrator_core.core.session import Session, Spent
 from orchestrator_core.core.spec import Budgets, Failover
-from tests.unit.orchestrator_core.core.bench import Bench, only, wide
+from tests.unit.orchestrator_core.core.bench import Bench, only, refusal, wide
 
 # With this many bytes a prompt has ten tokens, by estimate and for certain.
 RAILS = Guardrails(token_bytes_max=4, price=Price(1_000, 2_000))
@@ -39,12 +37,6 @@ TEN = {"prompt_bytes": 40, "session_id": "s"}
 def bench(**config: Any) -> Bench:
     """One pool with room for eight and a context of 1,000 tokens."""
     return Bench(wide(ctx_max=1_000), guardrails=RAILS, **config)
-
-
-def refusal(effects: list[Effect]) -> Refusal:
-    """Why the one request was refused."""
-    (reply,) = only(effects, ReplyRefused)
-    return reply.refusal
 
 
 def left(effects: list[Effect]) -> Budgets | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from orchestrator_core.core.config import CoreConfig, Guardrails, Price
-from orchestrator_core.core.effects import Effect, Record, ReplyAccepted, ReplyRefused
+from orchestrator_core.core.effects import Effect, ReplyAccepted, ReplyRefused
 from orchestrator_core.core.events import (
     AcceptsFailed,
     AttemptEnded,
@@ -23,6 +23,7 @@ from orchestrator_core.core.events import (
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Usage
+from orchestrator_core.core.records import Record
 from orchestrator_core.core.spec import Budgets
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import only, wide

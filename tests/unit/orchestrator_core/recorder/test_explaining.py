@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.core.effects import DispatchRecord
 from orchestrator_core.core.events import EnqueueRequested
 from orchestrator_core.core.job import Job
+from orchestrator_core.core.records import DispatchRecord
 from orchestrator_core.loop import Loop
 from orchestrator_core.recorder.explaining import Explainer, Question, explain
 from orchestrator_core.recorder.recorder import recordings

@@ -8,7 +8,7 @@ from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.relay.delivered import delivered
 from orchestrator_core.relay.items import Frame, text_item
 from orchestrator_core.relay.log import OutputLog
-from tests.unit.orchestrator_core.relay.test_log import STARTED, digest, frames, log_with
+from tests.unit.orchestrator_core.relay.logs import STARTED, digest, frames, log_with
 
 texts = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=12)
 

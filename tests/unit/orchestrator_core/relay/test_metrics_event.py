@@ -4,7 +4,7 @@ from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.reader import Reader
 from orchestrator_core.wire.frames import encode_event
-from tests.unit.orchestrator_core.relay.test_log import END, log_with, read_all
+from tests.unit.orchestrator_core.relay.logs import END, log_with, read_all
 
 
 def metrics(depth: int) -> bytes:

@@ -12,14 +12,7 @@ from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay.items import ITEM_BYTES, Frame
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.relay import Relay, RelayLimits
-from tests.unit.orchestrator_core.relay.test_log import (
-    END,
-    ROOMY,
-    STARTED,
-    frames,
-    point,
-    read_all,
-)
+from tests.unit.orchestrator_core.relay.logs import END, ROOMY, STARTED, frames, point, read_all
 
 
 def test_relay_drops_output_of_ended_jobs_first() -> None:

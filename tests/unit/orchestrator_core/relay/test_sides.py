@@ -15,7 +15,7 @@ from orchestrator_core.relay.retelling import starts, text_of
 from orchestrator_core.relay.sides import SideRead, Sides, Source
 from orchestrator_core.wire.frames import encode_event
 from orchestrator_core.wire.plausible import CHUNK_BYTES_MAX
-from tests.unit.orchestrator_core.relay.test_log import STARTED, frames
+from tests.unit.orchestrator_core.relay.logs import STARTED, frames
 
 WORDS = [[f"word{number:03d} "] for number in range(60)]
 ASKED = 7

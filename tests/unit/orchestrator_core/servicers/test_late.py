@@ -13,7 +13,7 @@ from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.servicers.late import LATE_MAX, LateReads, bring_back
-from tests.unit.orchestrator_core.relay.test_log import frames
+from tests.unit.orchestrator_core.relay.logs import frames
 
 
 class Late:

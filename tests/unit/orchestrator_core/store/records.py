@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from orchestrator_core.core.decision import Decision
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, Record, TerminalRecord
 from orchestrator_core.core.events import Recovered
 from orchestrator_core.core.outcome import NO_USAGE, Finish, Outcome
+from orchestrator_core.core.records import AcceptRecord, DispatchRecord, Record, TerminalRecord
 from orchestrator_core.core.spec import JobSpec, Needs
 from orchestrator_core.core.states import JobState
 

@@ -4,7 +4,7 @@ import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator_core.core.effects import AcceptRecord
+from orchestrator_core.core.records import AcceptRecord
 from orchestrator_core.store.port import Keep
 from orchestrator_core.store.space import COMPACT_PAGES
 from orchestrator_core.store.sqlite import SqliteStore

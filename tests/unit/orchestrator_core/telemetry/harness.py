@@ -39,6 +39,8 @@ TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
 
+OUTCOMES = ("finished", "cancelled", "dropped", "expired", "failed", "retracted")
+
 Labels = frozenset[tuple[str, str]]
 
 
@@ -196,3 +198,12 @@ class Harness:
         """The only line of an event."""
         (line,) = [line for line in self.lines() if line["event"] == event]
         return line
+
+
+def assert_adds_up(harness: Harness) -> None:
+    """What was enqueued has ended once, by some outcome, or lives."""
+    live = sum(job.live for job in harness.core.jobs.values())
+    by_outcome = [harness.total("tasks_finished_total", outcome=name) for name in OUTCOMES]
+    assert harness.total("tasks_finished_total") == sum(by_outcome)
+    assert harness.total("tasks_enqueued_total") == sum(by_outcome) + live
+    assert harness.telemetry.steps.tracked == live

@@ -1,5 +1,8 @@
 """Spans are exported as OpenTelemetry's own encoder would export them."""
 
+import asyncio
+
+import structlog.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -60,6 +63,41 @@ def test_spans_are_encoded_as_the_sdk_encodes_them(asked: list[tuple]) -> None: 
 
     assert len(spans) == len(asked)
     assert request == encode_spans(spans)
+
+
+def test_a_span_that_cannot_be_encoded_takes_no_other_with_it() -> None:
+    """Half a character in a text: that span is lost, and told."""
+    exporter = InMemorySpanExporter()
+    tracing = Tracing(SimpleSpanProcessor(exporter))
+    parent = SpanContext(1, 1, True, TraceFlags(TraceFlags.SAMPLED))
+
+    async def burst() -> None:
+        tracing.instant("before", parent, 0, {})
+        tracing.instant("odd", parent, 0, {"text": "\ud800"})
+        tracing.instant("after", parent, 0, {})
+        await asyncio.sleep(0)
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(burst())
+
+    assert [span.name for span in exporter.get_finished_spans()] == ["before", "after"]
+    assert [line["event"] for line in lines] == ["span_lost"]
+
+
+def test_spans_that_wait_are_exported_at_the_end() -> None:
+    """They ended a moment before their service does."""
+    exporter = InMemorySpanExporter()
+    tracing = Tracing(SimpleSpanProcessor(exporter))
+    parent = SpanContext(1, 1, True, TraceFlags(TraceFlags.SAMPLED))
+
+    async def stop() -> None:
+        for name in ("first", "last"):
+            tracing.instant(name, parent, 0, {})
+        tracing.shutdown(1_000)
+
+    asyncio.run(stop())
+
+    assert [span.name for span in exporter.get_finished_spans()] == ["first", "last"]
 
 
 def test_a_sampler_that_drops_leaves_a_context_but_no_span() -> None:

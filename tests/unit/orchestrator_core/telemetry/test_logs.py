@@ -1,12 +1,8 @@
 """Log lines: constant names, the required keys, a sentence for people, and no secrets."""
 
 import asyncio
-import contextlib
 import io
 import json
-import threading
-from collections import deque
-from contextvars import copy_context
 
 import pytest
 import structlog
@@ -24,7 +20,7 @@ from orchestrator_core.core.events import (
     HostRegistered,
     Tick,
 )
-from orchestrator_core.telemetry.line_sink import Late, LineSink, configure_logs
+from orchestrator_core.telemetry.line_sink import Late, configure_logs
 from tests.unit.orchestrator_core.telemetry.harness import TRACE_ID, Harness, snapshot, spec
 
 CANARY = "canary-7f3a prompt of a user"
@@ -33,7 +29,6 @@ REQUIRED = {
     *("queue_position", "predicted_start_ms", "tokens_in", "tokens_out", "decode_time_ms"),
     *("model_id", "quant", "ctx", "kv_warmth", "queue_time_ms", "correlation_id", "trace_id"),
 }
-WAIT_S = 10.0
 DIED = AttemptError(AttemptErrorKind.ENGINE_DIED, "the engine process ended")
 
 
@@ -94,6 +89,21 @@ def test_what_goes_wrong_is_told() -> None:
         "pool_refused",
     }
     assert all(line.get("human", "").endswith(".") for line in harness.lines())
+
+
+def test_a_cancel_that_nobody_confirms_is_told_with_what_finds_its_job() -> None:
+    """Long after its end, of which there is a line already."""
+    harness = Harness(CoreConfig(cancel_timeout_ms=100))
+    harness.host()
+    harness.enqueue(spec(correlation_id="c-1"))
+    harness.step(AttemptStarted("j", 1))
+    harness.step(CancelRequested("j", reply_to=2))
+    harness.step(Tick(), 100)
+    harness.step(Tick(), 100)
+
+    line = harness.line("cancel_unconfirmed")
+    assert (line["job_id"], line["pool_id"]) == ("j", "p")
+    assert (line["correlation_id"], line["trace_id"]) == ("c-1", TRACE_ID)
 
 
 def test_no_prompt_reaches_any_signal() -> None:
@@ -178,38 +188,6 @@ def test_a_log_that_nobody_reads_breaks_nothing() -> None:
         structlog.reset_defaults()
 
     assert pretty.getvalue() == ""
-
-
-class Meeting(deque[object]):
-    """A queue at which two threads that bring something meet, if they can."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._barrier = threading.Barrier(2)
-
-    def append(self, line: object) -> None:
-        """Waits for another one to come, but not for long."""
-        super().append(line)
-        with contextlib.suppress(threading.BrokenBarrierError):
-            self._barrier.wait(0.2)
-
-
-def test_lines_that_two_threads_bring_at_once_are_written() -> None:
-    """Each may see that of the other, and leave the writing to it."""
-    stream = io.StringIO()
-    sink = LineSink(stream, lambda _, __, entry: str(entry["event"]))
-    sink._waiting = Meeting()  # type: ignore[assignment]
-    threads = [
-        threading.Thread(target=sink.take, args=("info", 0, {"event": name}, copy_context()))
-        for name in "ab"
-    ]
-
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(WAIT_S)
-
-    assert sorted(stream.getvalue().split()) == ["a", "b"]
 
 
 def test_a_line_that_cannot_be_told_keeps_no_other_back() -> None:

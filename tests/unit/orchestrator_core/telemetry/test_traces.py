@@ -4,7 +4,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
 from orchestrator_core.core.config import CoreConfig, QueuePolicy
-from orchestrator_core.core.effects import AcceptRecord, DispatchRecord, SendStart
+from orchestrator_core.core.effects import SendStart
 from orchestrator_core.core.events import (
     AcceptsFailed,
     AttemptEnded,
@@ -20,6 +20,7 @@ from orchestrator_core.core.events import (
     Tick,
 )
 from orchestrator_core.core.machine import Core
+from orchestrator_core.core.records import AcceptRecord, DispatchRecord
 from orchestrator_core.core.spec import Failover, Needs
 from orchestrator_core.telemetry.tracing import parse_traceparent
 from tests.unit.orchestrator_core.telemetry.harness import (

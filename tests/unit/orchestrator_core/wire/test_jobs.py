@@ -10,14 +10,8 @@ from llamaorch.orchestrator.v1 import job_pb2
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.core.spec import Budgets, Failover, JobSpec, Needs, Priority
 from orchestrator_core.wire.errors import to_status
-from orchestrator_core.wire.jobs import (
-    BUDGET_MAX,
-    SPEC_BYTES_MAX,
-    SpecContext,
-    Stale,
-    WireLimits,
-    parse_spec,
-)
+from orchestrator_core.wire.jobs import BUDGET_MAX, SPEC_BYTES_MAX, SpecContext, Stale, parse_spec
+from orchestrator_core.wire.limits import WireLimits
 from tests.unit.orchestrator_core.wire.messages import messages
 from tests.unit.orchestrator_core.wire.specs import CONTEXT, NOW_MS, full_spec, small_spec
 

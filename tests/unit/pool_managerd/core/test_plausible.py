@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pool_managerd.core.device import Device, DeviceKind
-from pool_managerd.core.plausible import BOUNDS, plausible
+from pool_managerd.core.plausible import BOUNDS, capability_text, plausible
 
 BARE = Device("GPU-a", DeviceKind.GPU)
 MEMORY = {
@@ -31,6 +31,17 @@ def test_what_is_told_lies_within_the_bounds(told: dict[str, int]) -> None:
             assert (value is not None) == inside
     total = device.memory_total_bytes
     assert all((getattr(device, name) or 0) <= (total or 0) for name in MEMORY)
+
+
+@pytest.mark.parametrize(
+    ("capability", "told"),
+    [((8, 9), "8.9"), ((12, 0), "12.0"), ((-1, 0), None), ((9, -4), None), ((65_535, 0), None)],
+)
+def test_a_capability_is_told_where_it_can_be(
+    capability: tuple[int, int], told: str | None
+) -> None:
+    """The orchestrator takes no snapshot with another one."""
+    assert capability_text(capability) == told
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ from pool_managerd.engines.port import (
     PreloadError,
     SamplingParams,
 )
-from pool_managerd.models.tiny_gguf import write_tiny_model
 
 PARENT = """
 import asyncio, sys
@@ -42,14 +41,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model."""
-    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
-    write_tiny_model(path)
-    return path
 
 
 def engine_for(model: Path, **config: Any) -> EmbeddedEngine:

@@ -1,6 +1,7 @@
 """Logs of engines: bounded in memory and on disk."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,33 @@ async def test_a_log_is_written_again_once_the_disk_takes_it(
         "kept",
     ]
     assert sum("is not written" in line for line in log.tail.last(9)) == 1
+
+
+async def test_disks_that_hang_keep_no_other_work_from_its_thread(tmp_path: Path) -> None:
+    """Other pools start engines and read the configuration meanwhile. A pipe stands for the disk.
+
+    More logs than an executor has threads, none of which anybody reads.
+    """
+    paths = [tmp_path / f"{number}.log" for number in range(40)]
+    for path in paths:
+        os.mkfifo(path)
+    logs = [EngineLog(LogSettings(path=path)) for path in paths]
+    streams = [asyncio.StreamReader() for _ in logs]
+    pumps = [asyncio.create_task(log.pump(s)) for log, s in zip(logs, streams, strict=True)]
+    for stream in streams:
+        stream.feed_data(b"line\n")
+    for _ in range(10):
+        # Turns of the event loop, in which each begins to write.
+        await asyncio.sleep(0)
+
+    async with asyncio.timeout(30):
+        answer = await asyncio.to_thread(lambda: 7)
+
+    assert answer == 7
+    for stream in streams:
+        stream.feed_eof()
+    readers = [os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths]
+    await asyncio.gather(*pumps)
+    await asyncio.gather(*(log.close() for log in logs))
+    for reader in readers:
+        os.close(reader)

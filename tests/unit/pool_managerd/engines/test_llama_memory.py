@@ -1,5 +1,7 @@
 """What llama.cpp's log says of memory. ORCH-3039."""
 
+import pytest
+
 from pool_managerd.engines.llama_memory import MemoryLog
 
 MIB = 1 << 20
@@ -47,6 +49,16 @@ def test_what_is_kept_is_bounded() -> None:
         memory.read(f"x: X{number} model buffer size = 1.00 MiB")
 
     assert memory.purpose_bytes("model") == 1_024 * MIB
+
+
+@pytest.mark.parametrize("size", ["9" * 400, "9" * 30, "1" + "0" * 10])
+def test_a_size_that_no_memory_has_says_nothing(size: str) -> None:
+    """What reads the log must not break at what an engine writes there."""
+    memory = MemoryLog()
+    memory.read(f"x:  CUDA0 compute buffer size = {size}.00 MiB")
+
+    assert memory.host_bytes is None
+    assert memory.purpose_bytes("compute") == 0
 
 
 def test_a_draft_model_takes_nothing_from_what_the_model_took() -> None:

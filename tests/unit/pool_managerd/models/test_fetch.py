@@ -1,6 +1,7 @@
 """Fetching a file from servers that do not behave. ORCH-3090, ORCH-3080."""
 
 import hashlib
+import stat
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,6 +115,34 @@ async def test_a_transfer_begins_anew_where_it_cannot_go_on(
     await get(server, tmp_path)
 
     assert (tmp_path / "m.gguf").read_bytes() == server.content
+
+
+async def test_a_server_that_looks_at_no_if_range_does_not_mix_two_files(
+    server: FileServer, tmp_path: Path
+) -> None:
+    """It sends the rest of another file: what was kept is not put before it."""
+    server.cut_after = 100_000
+    with pytest.raises(FetchError):
+        await get(server, tmp_path, FetchLimits(tries=1))
+    server.etag, server.content, server.careless = '"two"', b"GGUF other" * 50_000, True
+
+    found = await get(server, tmp_path)
+
+    assert found.size_bytes == len(server.content)
+    assert (tmp_path / "m.gguf").read_bytes() == server.content
+
+
+async def test_what_is_noted_of_an_address_is_for_nobody_else(
+    server: FileServer, tmp_path: Path
+) -> None:
+    """Its query may hold a signature."""
+    server.cut_after = 100_000
+    with pytest.raises(FetchError):
+        await get(server, tmp_path, FetchLimits(tries=1))
+
+    mode = (tmp_path / "m.gguf.part.json").stat().st_mode
+
+    assert stat.S_IMODE(mode) == 0o600
 
 
 async def test_a_wrong_digest_leaves_nothing_behind(server: FileServer, tmp_path: Path) -> None:

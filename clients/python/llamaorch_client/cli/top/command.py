@@ -21,6 +21,8 @@ if sys.platform != "win32":
 # Of each list; a screen has no room for more.
 ROWS = 50
 RETRY_S = 1.0
+# After so many intervals without an answer what is shown counts as old.
+LOOKS_MISSED = 5
 # Keys and answers that come together are one frame.
 FRAME_S = 0.04
 # In a pipe all is written, whatever its height.
@@ -117,13 +119,17 @@ class _Live:
             await asyncio.sleep(RETRY_S)
 
     async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            silence = loop.call_later(max(RETRY_S, LOOKS_MISSED * self._interval_s), self._silent)
             try:
                 overview = await self._client.overview(ROWS, correlation_id=self._correlation_id)
             except LlamaOrchError as error:
                 self._failed("overview", error)
                 await asyncio.sleep(RETRY_S)
                 continue
+            finally:
+                silence.cancel()
             self._screen.show(overview)
             self._changed.set()
             await asyncio.sleep(self._interval_s)
@@ -135,6 +141,14 @@ class _Live:
             )
         except LlamaOrchError as error:
             pane.problem = sentences(error, self._client.target)[0]
+        self._changed.set()
+
+    def _silent(self) -> None:
+        """The server has not refused, and says nothing: what is shown is no news any more."""
+        overview = self._screen.overview
+        at = None if overview is None else overview.observed_at
+        since = "" if at is None else f": shown is {at.astimezone():%H:%M:%S}"
+        self._screen.problems["overview"] = f"{self._client.target} does not answer{since}"
         self._changed.set()
 
     def _failed(self, what: str, error: LlamaOrchError) -> None:

@@ -6,13 +6,15 @@ from datetime import datetime
 from rich.text import Text
 
 from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, number
-from llamaorch_client.cli.failure import seconds
+from llamaorch_client.cli.failure import span_text
 from llamaorch_client.cli.top.grid import Bar, Cell, Column, Glyphs, Line, Section, clean
 from llamaorch_client.cli.top.state import Screen, age_ms, in_order, progress
 from llamaorch_client.model import Decision, Job, JobState, QueueView
 from llamaorch_client.model_fleet import Pool
 
 GIB = 2**30
+# There are some, which belong to others.
+UNSEEN = "none that may be seen here"
 _STATE_STYLES = {
     "READY": "green",
     "FINISHED": "green",
@@ -76,9 +78,9 @@ def now_ms_of(screen: Screen) -> datetime | None:
 
 
 def pools(screen: Screen) -> Section:
-    """Pools with what their devices do, and below each that is unwell, why."""
+    """Pools with what their devices do, those in trouble first and below each of them why."""
     lines: list[Line] = []
-    for pool in screen.pools:
+    for pool in sorted(screen.pools, key=lambda pool: pool.state == "READY"):
         lines.append(Line(_pool(pool)))
         if pool.state_reason:
             lines.append(Line(sentence=f"  {pool.state_reason}", style="dim"))
@@ -119,7 +121,7 @@ def queue(screen: Screen) -> Section:
 
 def _class(view: QueueView) -> str:
     last = view.last_predicted_start_ms
-    told = "not known: no pool for it takes work" if last is None else f"in {seconds(last)}"
+    told = "not known: no pool for it takes work" if last is None else f"in {span_text(last)}"
     return f"{view.priority.value.lower()}: {view.waiting} waiting, the last starts {told}"
 
 
@@ -142,7 +144,7 @@ def running(screen: Screen, now: datetime | None) -> Section:
         return Section("RUNNING", RUNNING, (), "")
     lines = [_running(job, now) for job in in_order(overview.running, screen.order)]
     title = f"RUNNING {overview.running_total} by {screen.order.value}"
-    return Section(title, RUNNING, lines, "nothing runs")
+    return Section(title, RUNNING, lines, UNSEEN if overview.running_total else "nothing runs")
 
 
 def _running(job: Job, now: datetime | None) -> Line:
@@ -180,10 +182,14 @@ def _decision(decision: Decision, now: datetime | None, glyphs: Glyphs) -> Line:
 
 def ended(screen: Screen, now: datetime | None) -> Section:
     """How the last jobs ended."""
-    if screen.overview is None:
+    overview = screen.overview
+    if overview is None:
         return Section("ENDED", ENDED, (), "")
-    lines = [_ended(job, now) for job in screen.overview.ended]
-    return Section(f"ENDED {screen.overview.ended_total}", ENDED, lines, "none yet")
+    lines = [_ended(job, now) for job in overview.ended]
+    empty = UNSEEN if overview.ended_total else "none yet"
+    if overview.store_unavailable:
+        empty = "not told while the journal does not answer"
+    return Section(f"ENDED {overview.ended_total}", ENDED, lines, empty)
 
 
 def _ended(job: Job, now: datetime | None) -> Line:
@@ -207,7 +213,7 @@ def _state(word: str) -> Text:
 
 
 def _span(span_ms: int | None) -> str:
-    return "-" if span_ms is None else seconds(span_ms)
+    return "-" if span_ms is None else span_text(span_ms)
 
 
 def _sum(pool: Pool, name: str) -> int | None:

@@ -1,0 +1,58 @@
+"""What libraries log, as lines like all others. HME-030.
+
+Python writes it to stderr as it is: between JSON lines, and with the text of exceptions, which may
+quote what a client sent. ORCH-3302.
+"""
+
+import logging
+import threading
+from typing import Final
+
+import structlog
+
+from orchestrator_core.telemetry.names import SERVICE
+
+# They tell of collectors and of code; what others say may hold a client's words.
+_QUOTED: Final = ("opentelemetry.", "py.warnings")
+TEXT_MAX: Final = 500
+
+
+def hear_libraries() -> None:
+    """Warnings and worse of all libraries become log lines. For the composition root only.
+
+    So does what ends a thread.
+    """
+    logging.getLogger().addHandler(LibraryLines(logging.WARNING))
+    logging.captureWarnings(True)
+    threading.excepthook = _thread_raised
+
+
+class LibraryLines(logging.Handler):
+    """Writes records of `logging`: of most libraries only who says it, where, and what was raised.
+
+    Whatever the level of our own lines, theirs below a warning are left out.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one line."""
+        said = f"{record.module}:{record.lineno}"
+        if record.name.startswith(_QUOTED):
+            said = record.getMessage()[:TEXT_MAX]
+        log = structlog.get_logger(SERVICE)
+        (log.error if record.levelno >= logging.ERROR else log.warning)(
+            "library_said",
+            library=record.name,
+            said=said,
+            exc_info=record.exc_info[1] if record.exc_info else None,
+            human=f"The library {record.name.partition('.')[0]} reports trouble: {said}",
+        )
+
+
+def _thread_raised(about: threading.ExceptHookArgs) -> None:
+    name = "" if about.thread is None else about.thread.name
+    structlog.get_logger(SERVICE).error(
+        "thread_raised",
+        thread=name,
+        exc_info=about.exc_value,
+        human=f"The thread {name} ended because of a bug.",
+    )
