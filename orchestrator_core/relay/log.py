@@ -137,8 +137,11 @@ class OutputLog:
         return True
 
     def told_all(self, text_bytes: int) -> None:
-        """Notes that the attempt ended after so much text: what is here is all that there was."""
-        if self.next_offset >= text_bytes:
+        """Notes that the attempt ended after so much text: what is here is all that there was.
+
+        A replay that ended before it told any says nothing of what was delivered before it.
+        """
+        if 0 < text_bytes <= self.next_offset:
             self.doubtful = False
 
     def append_event(self, entry: bytes) -> None:
