@@ -181,14 +181,17 @@ async def test_disks_that_hang_keep_no_other_work_from_its_thread(tmp_path: Path
         # Turns of the event loop, in which each begins to write.
         await asyncio.sleep(0)
 
-    async with asyncio.timeout(30):
-        answer = await asyncio.to_thread(lambda: 7)
+    try:
+        async with asyncio.timeout(10):
+            answer = await asyncio.to_thread(lambda: 7)
+    finally:
+        # Lets go the threads that wait for a reader.
+        readers = [os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths]
+        for stream in streams:
+            stream.feed_eof()
+        await asyncio.gather(*pumps)
+        await asyncio.gather(*(log.close() for log in logs))
+        for reader in readers:
+            os.close(reader)
 
     assert answer == 7
-    for stream in streams:
-        stream.feed_eof()
-    readers = [os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths]
-    await asyncio.gather(*pumps)
-    await asyncio.gather(*(log.close() for log in logs))
-    for reader in readers:
-        os.close(reader)
