@@ -212,7 +212,10 @@ def load_source(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Config
     parser.add_argument(
         "--print-config", action="store_true", help="print the effective configuration and exit"
     )
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        named = "A configuration is named by --config FILE, a setting by --set KEY=VALUE"
+        parser.error(f"what is {' '.join(unknown)}? {named}")
     source = ConfigSource(args.config and args.config.absolute(), environ, args.set)
     config = source.read()
     if args.print_config:

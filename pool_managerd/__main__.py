@@ -66,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.command == "fetch" and args.ref is None:
         parser.error("fetch needs a REF, e.g. hf:ORG/REPO/FILE")
+    if args.command != "fetch" and args.ref is not None:
+        parser.error(f"what is {args.ref}? A configuration is named by --config FILE")
     try:
         return _carry_out(args)
     except ConfigError as error:

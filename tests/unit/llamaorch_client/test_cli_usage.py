@@ -46,3 +46,9 @@ def test_a_usage_error_is_one_line(
     assert (caught.value.code, told.out, told.err.count("\n")) == (2, "", 1)
     assert line in told.err
     assert told.err.endswith(" --help`\n")
+
+
+@pytest.mark.parametrize("command", ["artifacts", "sessions"])
+def test_what_lists_does_so_when_nothing_else_is_asked(command: str) -> None:
+    """As `llorch models` and `llorch jobs` do."""
+    assert parse([command], {}).action == "list"

@@ -263,9 +263,11 @@ def _artifacts(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "action",
+        nargs="?",
         choices=("put", "get", "list", "show", "delete"),
+        default="list",
         metavar="ACTION",
-        help="put FILE (- is stdin), get ID, list, show ID, delete ID",
+        help="put FILE (- is stdin), get ID, list (the default), show ID, delete ID",
     )
     add("what", nargs="?", default="", metavar="WHAT", help="the file, or the artifact's id")
     add("-o", "--output", default="", metavar="FILE", help="where to get it to; - is stdout")
