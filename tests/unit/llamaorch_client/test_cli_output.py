@@ -218,6 +218,23 @@ def test_errors_say_what_to_change_and_keep_stable_keys() -> None:
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
+        ("Hostname Verification Check failed.", "its certificate is for another name"),
+        ("Failed to create security handshaker.", "one of the files of --ca-file, --client-cert"),
+    ],
+)
+def test_what_is_wrong_with_certificates_says_which(raw: str, told: str) -> None:
+    """The server is there: nothing has to be started."""
+    text = f"failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:7070: {raw}"
+    away = UnavailableError(ErrorDetail(text, reason="UNAVAILABLE", code="UNAVAILABLE"))
+
+    (sentence,) = sentences(away, "box:7070")
+
+    assert sentence.startswith(f"box:7070: {told}")
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
         ("Failed to connect to remote host: Connection refused", "nobody listens there"),
         ("connect: Connection refused (111)", "nobody listens there"),
         ("Timeout occurred: FD Shutdown", "it took too long"),

@@ -30,6 +30,7 @@ SECOND_MS = 1000
 AS_SENT = Wording()
 TOKEN_VARIABLE = "LLORCH_TOKEN"  # noqa: S105 - the name of the variable
 
+_OTHER_NAME = "its certificate is for another name; use one that is in it"
 # What the texts of BoringSSL and of gRPC 1.85 mean for connections that fail to open. The first
 # that is found holds.
 _CONNECTION_SENTENCES = {
@@ -37,7 +38,10 @@ _CONNECTION_SENTENCES = {
     "certificate is not yet valid": "its certificate is not valid yet; look at the clocks",
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not from an authority that is trusted here; "
     "name the authority's file by --ca-file",
-    "not in peer certificate": "its certificate is for another name; use one that is in it",
+    "not in peer certificate": _OTHER_NAME,
+    "Hostname Verification Check failed": _OTHER_NAME,
+    "Failed to create security handshaker": "one of the files of --ca-file, --client-cert and "
+    "--client-key holds no certificate, or no key, in PEM form",
     "WRONG_VERSION_NUMBER": "it does not speak TLS; leave --tls and --ca-file out, or set "
     "tls.certificate there",
     "Failed parsing HTTP/2": "it does not speak gRPC; it may be the port of a web page or of the "
