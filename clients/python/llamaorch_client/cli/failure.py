@@ -225,9 +225,11 @@ def _job_failed(error: JobFailedError) -> str:
 
 def _unavailable(error: UnavailableError, server: str) -> str:
     if error.reason in ("POOL_UNAVAILABLE", "POOL_UNREADY"):
+        # What the server itself advises after it is said here in the words of this command.
+        why = error.message.partition("; start a pool-managerd")[0]
         return (
-            f"{server} has no pool ready: {error.message}; start pool-managerd on a GPU host, or "
-            "see `llorch pools`"
+            f"{server} has no pool ready: {why}; start pool-managerd on a GPU host and point it at "
+            "this server, or see `llorch pools`"
         )
     if error.reason != error.code:
         return f"{server} cannot work now: {error.reason}: {error.message}"
