@@ -159,7 +159,9 @@ def _sentence(error: LlamaOrchError, message: str, server: str) -> str:
         case InvalidParamsError():
             text = f"the request was refused: {message}"
         case IncompatibleError():
-            text = f"no pool can serve the job: {message}"
+            # The shortfalls follow, line by line.
+            told = "" if error.shortfalls else f" {message}"
+            text = f"no pool can ever serve the job:{told}"
         case CatalogError() | DuplicateError() | InUseError() | DataLossError():
             text = message
         case NotFoundError(reason="MODEL_UNKNOWN"):
