@@ -54,6 +54,7 @@ from orchestrator_core.core.events import (
 )
 from orchestrator_core.core.explain import Explained, watch
 from orchestrator_core.core.forecast import (
+    UNKNOWN,
     Forecast,
     finish_probability,
     forecast,
@@ -67,7 +68,7 @@ from orchestrator_core.core.records import PoolDrainRecord
 from orchestrator_core.core.scheduler import placement_input
 from orchestrator_core.core.session import Session, Sessions
 from orchestrator_core.core.spec import Budgets, Needs, Priority
-from orchestrator_core.core.spending import Account
+from orchestrator_core.core.spending import Balance
 from orchestrator_core.core.stalls import extend
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import AttemptState, JobState
@@ -203,8 +204,10 @@ class Core:
         return self._state.queue.position(job) if job.state is JobState.QUEUED else None
 
     def forecast(self, job: Job) -> Forecast:
-        """Present prediction for a waiting job, milliseconds from now."""
+        """Present prediction for a waiting job, milliseconds from now; none during a drain."""
         assert job.state is JobState.QUEUED, "only a waiting job has a forecast"
+        if self._state.draining:
+            return UNKNOWN
         place = self._state.queue.place_in_line(job.spec, job.seq)
         return forecast(self._state, job.spec, place, self._last_ms)
 
@@ -223,7 +226,7 @@ class Core:
         """A session of a client, while it lives."""
         return spending.find(self._state, identity, session_id, self._last_ms)
 
-    def session_account(self, session: Session) -> Account:
+    def session_account(self, session: Session) -> Balance:
         """What a session has, and until when."""
         return spending.account(self._state, session)
 

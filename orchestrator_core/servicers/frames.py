@@ -14,6 +14,7 @@ from orchestrator_core.hosts.bindings import AttemptKey, Binding
 from orchestrator_core.hosts.link import HostLink
 from orchestrator_core.relay.items import Frame
 from orchestrator_core.runtime import Runtime
+from orchestrator_core.telemetry.tracked import found_by
 from orchestrator_core.wire import dispatch as wire_dispatch
 from orchestrator_core.wire.output_frames import Columns, OutputFrame, columns_of
 from orchestrator_core.wire.plausible import CHUNK_BYTES_MAX, COUNT_MAX, frame_violations
@@ -174,10 +175,11 @@ class FrameReader:
         Nothing more of the attempt counts, not even the host's word that it ended.
         """
         message = f"host {self._link.host_id} sent broken output: {error}"
+        job = self._runtime.core.jobs.get(key[0])
         _log.error(
             "output_malformed",
             host_id=self._link.host_id,
-            job_id=key[0],
+            **({"job_id": key[0]} if job is None else found_by(job.spec)),
             attempt=key[1],
             human=f"Attempt {key[1]} of job {key[0]} is given up: {message}.",
         )

@@ -93,9 +93,9 @@ def _by_health(core: Core) -> tuple[dict[str, CorePool], dict[str, CorePool]]:
 
 
 def _first(troubled: Iterable[str], ready: Iterable[str]) -> list[str]:
-    """The ids to show, in order; where not all fit, those that need somebody's eyes."""
+    """The ids to show, those first that need somebody's eyes."""
     ids = heapq.nsmallest(POOLS_SHOWN, troubled)
-    return sorted([*ids, *heapq.nsmallest(POOLS_SHOWN - len(ids), ready)])
+    return [*ids, *heapq.nsmallest(POOLS_SHOWN - len(ids), ready)]
 
 
 def _pool(core: Core, pool: CorePool, reported: Reported, now_ms: int) -> Pool:

@@ -28,11 +28,12 @@ from orchestrator_core.core.records import (
     DispatchRecord,
     PoolDrainRecord,
 )
+from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.core.states import JobState
 from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry.line_sink import Late
 from orchestrator_core.telemetry.names import SERVICE
-from orchestrator_core.telemetry.tracked import About, Tracked
+from orchestrator_core.telemetry.tracked import About, Tracked, found_by
 
 MESSAGE_MAX = 300
 # Of a change of the configuration: lines under one key, and keys in the sentence.
@@ -137,11 +138,11 @@ class Lines:
             human=f"Job {effect.job_id} lost its pool {pool_id} and waits for another try.",
         )
 
-    def cancel_unconfirmed(self, effect: CancelUnconfirmed) -> None:
+    def cancel_unconfirmed(self, effect: CancelUnconfirmed, spec: JobSpec) -> None:
         """A host does not confirm that it stopped an attempt."""
         self._log.error(
             "cancel_unconfirmed",
-            job_id=effect.job_id,
+            **found_by(spec),
             attempt=effect.attempt,
             pool_id=effect.pool_id,
             human=f"Pool {effect.pool_id} does not confirm that job {effect.job_id} was stopped:"

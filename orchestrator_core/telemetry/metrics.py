@@ -120,6 +120,7 @@ class Metrics:
         self._vram_used = Gauge(board, rows.VRAM_USED)
         # A rate sees no first increment of a series that is born with it: what alerts look at is
         # there from the start, and of a pool from its first report.
+        self._await_ends("", "")
         for outcome in ("accepted", "rejected"):
             self._orchd_enqueued.add(0, "", outcome)
         for kind in _REJECTIONS:
@@ -221,6 +222,10 @@ class Metrics:
             self._restarts.add(0, engine, pool_id, cause)
         for mode in StartMode:
             self._failovers.add(0, engine, pool_id, _mode(mode))
+        self._await_ends(engine, pool_id)
+        self._await_ends(engine, "")
+
+    def _await_ends(self, engine: str, pool_id: str) -> None:
         for state in (JobState.FINISHED, JobState.FAILED):
             self._finished.add(0, engine, pool_id, state.value)
 

@@ -130,7 +130,7 @@ class StepObserver:
             case AttemptClosed(job_id=job_id):
                 self._closed(self._tracked.get(job_id), effect, now_ms)
             case CancelUnconfirmed():
-                self._lines.cancel_unconfirmed(effect)
+                self._lines.cancel_unconfirmed(effect, core.jobs[effect.job_id].spec)
             case SendRelease(job_id=job_id):
                 self._released(self._tracked.get(job_id), effect, now_ms)
             case JobEnded(job_id=job_id):

@@ -7,7 +7,7 @@ from opentelemetry.trace import SpanContext
 
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.spec import JobSpec
-from orchestrator_core.telemetry.tracing import Span
+from orchestrator_core.telemetry.tracing import Span, parse_traceparent
 
 
 @dataclass(slots=True)
@@ -67,6 +67,16 @@ class Tracked:
     def priority(self) -> str:
         """Class as a label."""
         return self.job.spec.priority.name.lower()
+
+
+def found_by(spec: JobSpec) -> dict[str, str]:
+    """What every line about a job has, by which its other lines and its spans are found."""
+    context = parse_traceparent(spec.traceparent)
+    return {
+        "job_id": spec.job_id,
+        "correlation_id": spec.correlation_id,
+        "trace_id": "" if context is None else f"{context.trace_id:032x}",
+    }
 
 
 class About(NamedTuple):

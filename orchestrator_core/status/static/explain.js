@@ -75,7 +75,7 @@ function decided(decision) {
   const parts = ["section.decision", ["p.verdict", sentence(decision)]];
   parts.push(["figure", picture(decision), ["figcaption", "Predicted time to the end of the job, shorter is better", legend]]);
   const hidden = decision.candidates_total - decision.candidates.length;
-  if (hidden > 0) parts.push(["p.more", `and ${hidden} slower candidates`]);
+  if (hidden > 0) parts.push(["p.more", `and ${hidden} more candidates`]);
   parts.push(facts(decision));
   if (decision.excluded.length) {
     parts.push(["h3", "Excluded"], lackList(decision.excluded, decision.excluded_total));

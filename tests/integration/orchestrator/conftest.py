@@ -1,11 +1,14 @@
 """A real orchestratord in process, on port 0, with an in-memory or on-disk journal."""
 
+import io
+import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import grpc
 import pytest
+import structlog
 
 from llamaorch.orchestrator.v1 import (
     artifact_service_pb2_grpc,
@@ -19,6 +22,7 @@ from llamaorch.orchestrator.v1 import (
 from orchestrator_core.config import Config
 from orchestrator_core.server import OrchestratorServer
 from orchestrator_core.store.port import Store
+from orchestrator_core.telemetry.line_sink import configure_logs
 from tests.integration.orchestrator.scripted_host import ScriptedHost
 
 
@@ -74,3 +78,18 @@ async def start_orchestrator() -> AsyncIterator[StartOrchestrator]:
 async def orchestrator(start_orchestrator: StartOrchestrator) -> Orchestrator:
     """A server with the default bounds and an in-memory journal."""
     return await start_orchestrator()
+
+
+@pytest.fixture
+def entries() -> Iterator[Callable[[str], list[dict[str, object]]]]:
+    """Gives the log entries of an event so far."""
+    stream = io.StringIO()
+    sink = configure_logs("info", "json", stream)
+
+    def of(event: str) -> list[dict[str, object]]:
+        sink.flush()
+        lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+        return [line for line in lines if line["event"] == event]
+
+    yield of
+    structlog.reset_defaults()

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import grpc
 import pytest
@@ -145,6 +146,27 @@ async def test_pools_that_are_gone_leave_the_metrics(orchestrator: Orchestrator)
     assert hosts.reported == {}
     link = hosts.links["host-1"]
     assert link.pool_ids == frozenset()
+
+
+async def test_broken_output_is_logged_with_what_finds_its_job(
+    entries: Callable[[str], list[dict[str, object]]], orchestrator: Orchestrator
+) -> None:
+    """The caller's correlation id and the job's trace, not those of the host's stream."""
+    host = await ready_host(orchestrator)
+    given = pb.EnqueueRequest(spec=spec())
+    receipt = await orchestrator.jobs.Enqueue(given, metadata=(("x-correlation-id", "mine"),))
+    start = await host.start()
+    await host.started(start.handle)
+    broken = host.token_frames(start.handle, "one ")
+    broken.chunks[0] = b"\xff"
+
+    await host.frame(tokens=broken)
+    await all_events(orchestrator, receipt.job_id)
+
+    (line,) = entries("output_malformed")
+    (accepted,) = entries("job_accepted")
+    assert (line["job_id"], line["correlation_id"]) == (receipt.job_id, "mine")
+    assert line["trace_id"] == accepted["trace_id"]
 
 
 async def test_a_job_whose_output_is_broken_fails(orchestrator: Orchestrator) -> None:

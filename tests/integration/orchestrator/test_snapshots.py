@@ -1,35 +1,15 @@
 """Scripted snapshots over gRPC: the decision they cause, the metrics and the log that show it."""
 
-import io
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import aiohttp
-import pytest
-import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2, pool_admin_service_pb2
 from llamaorch.pool.v1 import snapshot_pb2
-from orchestrator_core.telemetry.line_sink import configure_logs
 from tests.integration.orchestrator.calls import enqueue, job
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
-
-
-@pytest.fixture
-def entries() -> Iterator[Callable[[str], list[dict[str, object]]]]:
-    """Gives the log entries of an event so far."""
-    stream = io.StringIO()
-    sink = configure_logs("info", "json", stream)
-
-    def of(event: str) -> list[dict[str, object]]:
-        sink.flush()
-        lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-        return [line for line in lines if line["event"] == event]
-
-    yield of
-    structlog.reset_defaults()
 
 
 async def scrape(orchestrator: Orchestrator) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

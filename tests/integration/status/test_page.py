@@ -22,7 +22,7 @@ from orchestrator_core.telemetry.http import HttpPort
 from tests.integration.orchestrator.calls import all_events, enqueue
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
-from tests.integration.orchestrator.test_overview import FailingStore
+from tests.integration.orchestrator.stores import FailingStore
 
 CANARY = "canary-8c1f"
 WAIT_S = 5.0
@@ -241,7 +241,7 @@ async def test_a_pool_that_takes_nothing_is_not_counted_as_ready(
 async def test_of_a_large_fleet_the_troubled_are_shown(
     start_orchestrator: StartOrchestrator,
 ) -> None:
-    """Where not all pools fit, those that need somebody's eyes are among them; all are counted."""
+    """Those that need somebody's eyes come first, so that they fit; all are counted."""
     orchestrator = await start_orchestrator(metrics_listen="127.0.0.1:0")
     host = orchestrator.host()
     well = [snapshot(f"p{number:03d}") for number in range(POOLS_SHOWN + 5)]
@@ -251,7 +251,7 @@ async def test_of_a_large_fleet_the_troubled_are_shown(
     told = await now(orchestrator)
 
     ids = [pool["pool_id"] for pool in told["pools"]]
-    assert ids == [f"p{number:03d}" for number in range(POOLS_SHOWN - 1)] + ["z"]
+    assert ids == ["z"] + [f"p{number:03d}" for number in range(POOLS_SHOWN - 1)]
     assert (told["pools_total"], told["pools_ready"]) == (POOLS_SHOWN + 6, POOLS_SHOWN + 5)
     assert told["slots_free"] == told["slots_total"] == 2 * (POOLS_SHOWN + 5)
 

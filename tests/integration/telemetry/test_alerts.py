@@ -102,6 +102,13 @@ CASES: Mapping[str, Case] = {
         1,
     ),
     "WaitLong": _histogram("orchd_queue_wait_time_ms", "300000", "60000"),
+    "NothingStarts": Case(
+        {"orchd_admission_queue_depth": _same(3)},
+        {
+            "orchd_admission_queue_depth": _same(3),
+            'orchd_queue_wait_time_ms_count{pool_id="p"}': _grows(0.3),
+        },
+    ),
     "FirstTokenSlow": _histogram("latency_first_token_ms", "3000", "2000", priority="interactive"),
     "JobsFail": _shares(
         'tasks_finished_total{outcome="failed"}',
@@ -169,6 +176,17 @@ EDGES: Mapping[str, Case] = {
             "orchd_artifacts_max": _same(100),
         },
         {"orchd_artifacts": _same(95)},
+    ),
+    # Jobs were placed once; nobody waits.
+    "NothingStarts": Case(
+        {
+            "orchd_admission_queue_depth": _same(3),
+            'orchd_queue_wait_time_ms_count{pool_id="p"}': _same(7),
+        },
+        {
+            "orchd_admission_queue_depth": _same(0),
+            'orchd_queue_wait_time_ms_count{pool_id="p"}': _same(7),
+        },
     ),
     "NoPoolReady": Case({"orchd_hosts_connected": _same(0)}, {"up": _same(0)}),
     "AccountsDoNotAddUp": Case(

@@ -88,6 +88,17 @@ def test_trouble_stands_in_the_first_line() -> None:
     assert "connecting" in plain(Screen("s"))[0]
 
 
+def test_pools_in_trouble_come_first() -> None:
+    """Of a hundred a terminal shows five, and nobody scrolls there."""
+    pools = [sample.pool(f"gpu-{number:03}") for number in range(100)]
+    pools[60] = sample.pool("gpu-060", "UNREADY")
+    pools[70] = sample.pool("gpu-070", "DISCONNECTED")
+
+    shown = [line.split()[0] for line in plain(Screen("s", pools, sample.overview()))[2:5]]
+
+    assert shown == ["gpu-060", "gpu-070", "gpu-000"]
+
+
 def test_a_list_that_is_withheld_is_not_told_as_empty() -> None:
     """While the journal is silent, or where all of it belongs to others."""
     silent = plain(Screen("s", (), sample.overview(ended_total=7, store_unavailable=True)))

@@ -87,6 +87,21 @@ def test_views_answer_what_is_asked() -> None:
     assert not core.holds_slot("b", 1)
 
 
+def test_while_it_drains_nobody_is_told_a_start() -> None:
+    """What waits starts after the restart, of which nothing is known."""
+    bench = Bench(wide(slots=1))
+    bench.enqueue("a", "b", deadline_ms=10**9)
+    core, waits = bench.core, bench.core.jobs["b"]
+    before = core.forecast(waits).start_ms
+
+    bench.step(DrainRequested())
+
+    told = core.forecast(waits)
+    assert before is not None
+    assert (told.start_ms, told.end_ms) == (None, None)
+    assert core.on_time_probability(waits, 0) is None
+
+
 @pytest.mark.parametrize(
     "event",
     [Tick(), SubscribersChanged("nobody", 1), AttemptStarted("nobody", 1), DrainRequested()],

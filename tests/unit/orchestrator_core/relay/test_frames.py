@@ -10,6 +10,7 @@ from llamaorch.pool.v1 import dispatch_pb2, pool_registry_service_pb2
 from orchestrator_core.core.effects import SendVerdicts, Verdict
 from orchestrator_core.core.events import AttemptEnded, AttemptErrorKind, Event
 from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.spec import JobSpec, Needs
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.link import HostLink, LinkTerms
 from orchestrator_core.relay.relay import Relay, RelayLimits
@@ -28,8 +29,9 @@ class FakeRuntime:
         self.relay = Relay(RelayLimits())
         self.now_ms = 0
         self.clock = SimpleNamespace(now_ms=lambda: self.now_ms)
+        specs = (JobSpec(f"job-{n}", Needs("m")) for n in range(JOBS))
         self.core = SimpleNamespace(
-            jobs={f"job-{n}": SimpleNamespace(job_id=f"job-{n}", live=True) for n in range(JOBS)}
+            jobs={it.job_id: SimpleNamespace(job_id=it.job_id, live=True, spec=it) for it in specs}
         )
         self.progress: list[tuple[str, int]] = []
         self.events: list[Event] = []

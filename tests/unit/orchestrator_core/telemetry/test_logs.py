@@ -91,6 +91,21 @@ def test_what_goes_wrong_is_told() -> None:
     assert all(line.get("human", "").endswith(".") for line in harness.lines())
 
 
+def test_a_cancel_that_nobody_confirms_is_told_with_what_finds_its_job() -> None:
+    """Long after its end, of which there is a line already."""
+    harness = Harness(CoreConfig(cancel_timeout_ms=100))
+    harness.host()
+    harness.enqueue(spec(correlation_id="c-1"))
+    harness.step(AttemptStarted("j", 1))
+    harness.step(CancelRequested("j", reply_to=2))
+    harness.step(Tick(), 100)
+    harness.step(Tick(), 100)
+
+    line = harness.line("cancel_unconfirmed")
+    assert (line["job_id"], line["pool_id"]) == ("j", "p")
+    assert (line["correlation_id"], line["trace_id"]) == ("c-1", TRACE_ID)
+
+
 def test_no_prompt_reaches_any_signal() -> None:
     """The payload of a job is in no line, span or metric, however the job ends. ORCH-3302."""
     harness = Harness()

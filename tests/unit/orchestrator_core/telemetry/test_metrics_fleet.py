@@ -99,6 +99,20 @@ def test_a_queue_series_goes_to_zero_instead_of_vanishing() -> None:
     assert [p.value for key, p in depths.items() if ("engine", "mock") in key] == [0]
 
 
+def test_jobs_that_fail_before_they_have_a_pool_are_counted_from_0() -> None:
+    """All of them at once, as when their model is retired: a rate sees no first increment."""
+    harness = Harness()
+    before = harness.series("tasks_finished_total")
+    harness.host()
+    after = harness.series("tasks_finished_total")
+
+    unplaced = frozenset({("engine", ""), ("pool_id", ""), ("outcome", "failed")})
+    named = frozenset({("engine", "mock"), ("pool_id", ""), ("outcome", "failed")})
+    assert before[unplaced].value == after[unplaced].value == 0
+    harness.metrics.reported(snapshot_pb2.PoolSnapshot(pool_id="p", replica_id="1", engine="mock"))
+    assert harness.series("tasks_finished_total")[named].value == 0
+
+
 def test_every_method_keeps_its_name() -> None:
     """A server that was asked for everything does not count its last methods as `other`."""
     methods = {method.rpartition("/")[2] for method in ALLOWED}
