@@ -7,6 +7,7 @@ configured. Of `check`: 0 every pool can start, 1 a pool cannot, 2 the pool mana
 
 import argparse
 import asyncio
+import importlib.metadata
 import json
 import os
 import shlex
@@ -60,12 +61,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--print-config", action="store_true", help="print the effective configuration and exit"
     )
+    version = f"%(prog)s {importlib.metadata.version('llamaorch')}"
+    parser.add_argument("--version", action="version", version=version)
     parser.add_argument("--json", action="store_true", help="check: print one JSON object")
     parser.add_argument("--digests", action="store_true", help="check: read models of any size")
     # Intermixed: the reference may follow options.
     args = parser.parse_intermixed_args(argv)
     if args.command == "fetch" and args.ref is None:
         parser.error("fetch needs a REF, e.g. hf:ORG/REPO/FILE")
+    if args.command != "fetch" and args.ref is not None:
+        parser.error(f"what is {args.ref}? A configuration is named by --config FILE")
     try:
         return _carry_out(args)
     except ConfigError as error:
