@@ -5,16 +5,27 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILE_STAMP := $(VENV)/.installed-compile
 DEV_STAMP := $(VENV)/.installed-dev
 
 .PHONY: help
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
+CHECK_COMPILER = { command -v cc || command -v gcc; } >/dev/null && \
+	  test -e "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
+	  { echo "The core is compiled by a C compiler, with Python's headers (Debian: gcc python3-dev); COMPILE=no installs without"; exit 1; }
+
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try make PYTHON=python3.11")'
+	@$(CHECK_PYTHON)
+	@echo "Installing what the services need into $(VENV): fetches about 100 MB, a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(COMPILE_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compile]'
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
@@ -119,12 +130,24 @@ compile: $(COMPILED)/.done ## Compile the core and the path of tokens, which hal
 
 PREFIX ?= /opt/llama-orch
 
+INTERPRETED := $(filter no NO No false 0,$(COMPILE))
+SITE = $$($(PREFIX)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+# What would fail after minutes fails at once.
+.PHONY: installable
+installable:
+	@$(CHECK_PYTHON)
+	@mkdir -p '$(PREFIX)' && test -w '$(PREFIX)' || { echo "PREFIX=$(PREFIX) cannot be written: name another folder, or use sudo"; exit 1; }
+	@$(if $(INTERPRETED),true,$(CHECK_COMPILER))
+
 .PHONY: install
-install: $(DEV_STAMP) ## Install the services and llorch below PREFIX (/opt/llama-orch), compiled unless COMPILE=no
+install: installable $(if $(INTERPRETED),,$(COMPILE_STAMP)) ## Install the services and llorch below PREFIX (/opt/llama-orch), compiled unless COMPILE=no
+	@echo "Installing into $(PREFIX): fetches about 100 MB, a minute or two"
 	$(PYTHON) -m venv $(PREFIX)
 	$(PREFIX)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt .
-	$(BIN)/python ci/compile_core.py $(if $(filter no,$(COMPILE)),--remove) \
-	  "$$($(PREFIX)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	@$(if $(INTERPRETED),true,echo "Compiling the core: a minute or two")
+	$(if $(INTERPRETED),$(PREFIX),$(VENV))/bin/python ci/compile_core.py $(if $(INTERPRETED),--remove) "$(SITE)"
+	@echo "Installed: $(PREFIX)/bin has orchestratord, pool-managerd and llorch"
 
 .PHONY: bench-core
 bench-core: $(COMPILED)/.done ## What a decision and a job cost the core, interpreted and compiled: CPU over pools and waiting jobs

@@ -12,7 +12,6 @@ orchestrator_core is that of the present folder: `make bench-peers` takes the co
 import argparse
 import asyncio
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.load.processes import Child, ProcessError, cpu_s
+from benchmarks.load.processes import Child, ProcessError, cpu_s, free_port
 from benchmarks.machine import run_on_machine
 from benchmarks.relay import Case, Figures, Mark, Timing, best_of, measure
 
@@ -100,14 +99,6 @@ def version(peer: Peer) -> str:
     command = [str(HOME / peer.name / "bin" / "pip"), "show", peer.name]
     told = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603
     return next((x[9:] for x in told.splitlines() if x.startswith("Version: ")), "?")
-
-
-def free_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def until_open(child: Child, port: int) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.machine import run_on_machine
-from orchestrator_core.core.checkpoint import JOB_TABLE
+from orchestrator_core.core.checkpoint import JOBS_AT
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import ConfirmEnd
 from orchestrator_core.core.events import (
@@ -172,7 +172,7 @@ def checkpoint_pause(pools: int) -> tuple[list[float], float, int]:
         frozen = core.freeze()
         pauses.append((time.thread_time() - began_s) * 1000)
         gc.enable()
-    jobs = len(frozen.tables[JOB_TABLE])
+    jobs = len(frozen.tables[JOBS_AT])
     assert jobs == WAITING + pools * SLOTS + CORE.finished_jobs_max, jobs
     began_s = time.process_time()
     size = sum(map(len, encode_frozen(frozen)))

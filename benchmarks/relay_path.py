@@ -27,7 +27,7 @@ from orchestrator_core.hosts.link import HostLink, LinkTerms
 from orchestrator_core.relay import log as relay_log
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.servicers.exchange_session import ExchangeSession
-from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.follow import Audience
 from orchestrator_core.servicers.frames import FrameReader
 from orchestrator_core.servicers.subscription import Terms
 from orchestrator_core.wire.frames import encode_event
@@ -99,8 +99,8 @@ class Path:
         self.woken: list[Reader] = []
         self.bytes_out = 0
         if exchange:
-            followers = Followers(cast("Any", runtime))
-            self.session = ExchangeSession(cast("Any", runtime), followers, self._no_wake)
+            audience = Audience(cast("Any", runtime))
+            self.session = ExchangeSession(cast("Any", runtime), audience, self._no_wake)
             self.handles = [self.session.subscribe(job_id, Terms()) for job_id in runtime.jobs]
         else:
             for job_id in runtime.jobs:

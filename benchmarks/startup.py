@@ -28,9 +28,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load.processes import Child, ProcessError, cpu_s
+from benchmarks.load.processes import Child, ProcessError, cpu_s, free_port
 from benchmarks.machine import run_on_machine
-from benchmarks.telemetry import free_port
 from llamaorch_client import AsyncClient, LlamaOrchError
 
 TIMEOUT_S = 120.0

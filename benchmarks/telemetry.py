@@ -13,7 +13,6 @@ costs, and not a token, is shown by itself.
 
 import argparse
 import asyncio
-import socket
 import statistics
 import sys
 import tempfile
@@ -26,7 +25,7 @@ import aiohttp
 
 from benchmarks.core import Verdicts
 from benchmarks.enqueue import made
-from benchmarks.load.processes import Child, cpu_s, start_sink
+from benchmarks.load.processes import Child, cpu_s, free_port, start_sink
 from benchmarks.machine import run_on_machine
 from llamaorch_client import AsyncClient, LlamaOrchError, Sampling, Tokens
 from llamaorch_client.stream import JobStream
@@ -257,14 +256,6 @@ async def run(options: argparse.Namespace) -> int:
         finally:
             await sink.stop()
     return 1 if verdicts.missed and options.strict else 0
-
-
-def free_port() -> int:
-    """A port that nobody used a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,9 +18,10 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mypyc.build import mypycify
-from setuptools import Extension, setup
+if TYPE_CHECKING:
+    from setuptools import Extension
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "orchestrator_core"
@@ -131,6 +132,9 @@ def compile_core(work: Path, into: Path, optimize: str) -> None:
     Raises:
         SystemExit: when mypyc refuses a module or the C compiler fails; either says why.
     """
+    # Only here: what removes needs neither of them.
+    from setuptools import setup  # noqa: PLC0415
+
     # All of it: what is compiled calls what is not, and its types are looked up there.
     _copy_to(work / PACKAGE)
     chosen = []
@@ -148,8 +152,10 @@ def compile_core(work: Path, into: Path, optimize: str) -> None:
     setup(name="orchestrator-core", packages=[], ext_modules=extensions, script_args=built)
 
 
-def _mypycified(chosen: list[str], optimize: str) -> list[Extension]:
+def _mypycified(chosen: list[str], optimize: str) -> "list[Extension]":
     """What is to be compiled; mypyc's words are passed on, as far as they are worth reading."""
+    from mypyc.build import mypycify  # noqa: PLC0415
+
     words = io.StringIO()
     try:
         with contextlib.redirect_stdout(words):

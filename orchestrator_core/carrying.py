@@ -56,7 +56,7 @@ from orchestrator_core.core.records import (
 from orchestrator_core.core.spec import StartMode
 from orchestrator_core.followers import Followers
 from orchestrator_core.hosts.bringing import Bringing
-from orchestrator_core.hosts.continuing import continuation, must_bring, text_lost
+from orchestrator_core.hosts.continuing import attempt_lost, continuation, must_bring
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay.items import Item
 from orchestrator_core.relay.relay import Relay
@@ -242,7 +242,7 @@ class Carrying:
     def _not_brought(self, effect: SendStart) -> None:
         """Ends a continuation that failed before it began, unless it stopped counting."""
         if self._core.holds_slot(effect.spec.job_id, effect.attempt):
-            self._submit(text_lost(effect))
+            self._submit(attempt_lost(effect))
 
     def _send(self, effect: SendStart, follows: Delivered | AttemptEnded | None) -> None:
         """Sends an attempt, or ends it where it cannot begin."""

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pool_managerd.config_engines import EngineTable, OpenAiEngine, TritonEngine
-from pool_managerd.config_launch import AttachingEngine
-from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedEngine, LlamaServerEngine
+from pool_managerd.config_engines import EngineTable, OpenAiTable, TritonTable
+from pool_managerd.config_launch import AttachingTable
+from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedTable, LlamaServerTable
 from pool_managerd.config_models import ModelsTable, OutboundTable
 from pool_managerd.config_security import (
     AuthTable,
@@ -115,7 +115,7 @@ class PoolTable(Table):
 
     @model_validator(mode="after")
     def _launch_filled(self) -> "PoolTable":
-        launch = self.engine.launch if isinstance(self.engine, AttachingEngine) else None
+        launch = self.engine.launch if isinstance(self.engine, AttachingTable) else None
         stated = self.launch_values().keys()
         for name in sorted(launch.placeholders() if launch else ()):
             if name in _NEEDS and name not in stated:
@@ -128,7 +128,7 @@ class PoolTable(Table):
         if self.vram_claim_ratio is not None:
             found["vram_claim_ratio"] = str(self.vram_claim_ratio)
         engine = self.engine
-        if isinstance(engine, LlamaServerEngine | OpenAiEngine) and engine.llama_cpp:
+        if isinstance(engine, LlamaServerTable | OpenAiTable) and engine.llama_cpp:
             slots, ctx_tokens = engine.slots or 1, engine.slot_tokens
             # A llama-server of every age takes more layers than there are for all of them.
             layers = ALL_LAYERS if engine.gpu_layers < 0 else engine.gpu_layers
@@ -136,7 +136,7 @@ class PoolTable(Table):
             found["ctx_per_slot"] = str(ctx_tokens or "")
             found["ctx_total"] = str(ctx_tokens * slots or "")
             found |= {name: getattr(engine, name) for name in LAUNCH_FILES}
-        if not isinstance(engine, EmbeddedEngine | LlamaServerEngine):
+        if not isinstance(engine, EmbeddedTable | LlamaServerTable):
             found["ctx_max"] = str(engine.ctx_max or "")
         return {name: value for name, value in found.items() if value}
 
@@ -265,10 +265,10 @@ def _refuse_long_waits(pools: tuple[PoolTable, ...], limits: SupervisionTable) -
     for pool in pools:
         engine = pool.engine
         waits = []
-        if isinstance(engine, AttachingEngine) and engine.launch is not None:
+        if isinstance(engine, AttachingTable) and engine.launch is not None:
             grace = ("launch.stop_grace_ms", engine.launch.stop_grace_ms)
             waits.append((*grace, "stop_timeout_ms", limits.stop_timeout_ms))
-        if isinstance(engine, TritonEngine) and not engine.metrics_url:
+        if isinstance(engine, TritonTable) and not engine.metrics_url:
             settles = ("cancel_settle_ms", engine.cancel_settle_ms)
             waits.append((*settles, "cancel_confirm_ms", limits.cancel_confirm_ms))
         for key, wait_ms, outer_key, outer_ms in waits:

@@ -4,6 +4,7 @@ HME-003.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,6 +16,8 @@ from pool_managerd.config_security import link_problems, listen_problems
 from pool_managerd.config_table import HIDDEN, LIVE, Table
 
 HIDDEN_CHARS = 6
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+"""Its first characters say which it is, and not what it is of."""
 
 _T = TypeVar("_T", bound=Table)
 
@@ -91,7 +94,8 @@ class _Entry:
 
     def text(self) -> str:
         if self.hidden:
-            return f'"{str(self.value)[:HIDDEN_CHARS]}..."'
+            shown = str(self.value)[:HIDDEN_CHARS] if _DIGEST.fullmatch(str(self.value)) else ""
+            return f'"{shown}..."'
         return json.dumps(to_jsonable_python(self.value), ensure_ascii=False)
 
 
@@ -108,12 +112,20 @@ def _flat(
             yield from _flat(value, bound, f"{key}.", live=so)
         elif isinstance(value, dict):
             for inner, entry in sorted(value.items()):
-                yield from _flat(entry, bound, f"{key}.{inner}.", live=so)
+                yield from _flat_entry(f"{key}.{inner}", entry, bound, live=so)
         elif name == "pools":
             for pool in sorted(value, key=_pool_id):
                 yield from _flat(pool, bound, f"{key}.{pool.pool_id}.", live=so)
         else:
             yield _Entry(key, value, so, HIDDEN in info.metadata)
+
+
+def _flat_entry(key: str, entry: object, bound: frozenset[str], *, live: bool) -> Iterator[_Entry]:
+    """One of a table's entries: a table itself, or a text, which may be a secret."""
+    if isinstance(entry, Table):
+        yield from _flat(entry, bound, f"{key}.", live=live)
+    else:
+        yield _Entry(key, entry, live, hidden=True)
 
 
 def _pool_id(pool: PoolTable) -> str:

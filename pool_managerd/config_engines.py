@@ -4,12 +4,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pool_managerd.config_launch import AttachingEngine, HttpEngine
+from pool_managerd.config_launch import AttachingTable, HttpTable
 from pool_managerd.config_llama import (
     NO_DRAFT,
-    EmbeddedEngine,
+    EmbeddedTable,
     LlamaCppSettings,
-    LlamaServerEngine,
+    LlamaServerTable,
     check_launch_files,
 )
 from pool_managerd.config_table import Milliseconds, Table
@@ -17,7 +17,7 @@ from pool_managerd.engines.openai_flavors import FlavorName
 from pool_managerd.engines.triton_profiles import INPUT_FIELDS, OUTPUT_FIELDS
 
 
-class OpenAiEngine(HttpEngine, LlamaCppSettings):
+class OpenAiTable(HttpTable, LlamaCppSettings):
     """A server that speaks OpenAI's API: one that runs already, or one that is launched."""
 
     kind: Literal["openai"] = Field(description="Attaches to a server that speaks OpenAI's API.")
@@ -55,7 +55,7 @@ class OpenAiEngine(HttpEngine, LlamaCppSettings):
         return self.ctx_max
 
     @model_validator(mode="after")
-    def _llama_cpp_alone(self) -> "OpenAiEngine":
+    def _llama_cpp_alone(self) -> "OpenAiTable":
         stated = sorted(LlamaCppSettings.model_fields.keys() & self.model_fields_set)
         if stated and (self.launch is None or not self.llama_cpp):
             raise ValueError(f'{stated[0]} is for flavor = "llama_cpp" with a launch table')
@@ -65,7 +65,7 @@ class OpenAiEngine(HttpEngine, LlamaCppSettings):
         return self
 
 
-class OllamaEngine(HttpEngine):
+class OllamaTable(HttpTable):
     """A model of an Ollama server: one that runs already, or one that is launched."""
 
     kind: Literal["ollama"] = Field(description="Attaches to Ollama's native API.")
@@ -127,7 +127,7 @@ class MockScriptTable(Table):
     )
 
 
-class MockEngine(Table):
+class MockTable(Table):
     """An engine without a model, for tests and demonstrations."""
 
     kind: Literal["mock"] = Field(description="Selects the mock engine.")
@@ -142,7 +142,7 @@ class MockEngine(Table):
     script: MockScriptTable = Field(default=MockScriptTable(), description="One generation.")
 
 
-class TritonEngine(AttachingEngine):
+class TritonTable(AttachingTable):
     """A model on a Triton server: one that runs already, or one that is launched."""
 
     ADDRESS_KEY: ClassVar[str] = "address"
@@ -198,7 +198,7 @@ class TritonEngine(AttachingEngine):
     )
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "TritonEngine":
+    def _fits_together(self) -> "TritonTable":
         if self.deterministic and self.slots != 1:
             raise ValueError("deterministic = true needs slots = 1")
         if self.api_key_env and not self.api_key_name:
@@ -212,6 +212,6 @@ class TritonEngine(AttachingEngine):
 
 
 EngineTable = Annotated[
-    EmbeddedEngine | LlamaServerEngine | OpenAiEngine | OllamaEngine | MockEngine | TritonEngine,
+    EmbeddedTable | LlamaServerTable | OpenAiTable | OllamaTable | MockTable | TritonTable,
     Field(discriminator="kind"),
 ]

@@ -59,7 +59,7 @@ class LaunchTable(Table):
         return placeholder in self.placeholders()
 
 
-class AttachingEngine(Table):
+class AttachingTable(Table):
     """An engine with an address: somebody else's, or with `launch` one that we start. ORCH-3207.
 
     `ADDRESS_KEY` is the key of the address, `OWN_ADDRESS` what stands there when we choose it.
@@ -91,7 +91,7 @@ class AttachingEngine(Table):
     )
 
     @model_validator(mode="after")
-    def _somewhere(self) -> "AttachingEngine":
+    def _somewhere(self) -> "AttachingTable":
         if not getattr(self, self.ADDRESS_KEY) and self.launch is None:
             raise ValueError(f"{self.ADDRESS_KEY} is needed, or a launch table")
         address = getattr(self, self.ADDRESS_KEY)
@@ -103,7 +103,7 @@ class AttachingEngine(Table):
         return self
 
     @model_validator(mode="after")
-    def _one_model(self) -> "AttachingEngine":
+    def _one_model(self) -> "AttachingTable":
         if self.model_ref and self.model_path:
             raise ValueError("set model_ref, or model_path, and not both")
         takes_model = self.launch is not None and self.launch.uses("model_path")
@@ -116,7 +116,7 @@ class AttachingEngine(Table):
         return self
 
 
-class HttpEngine(AttachingEngine):
+class HttpTable(AttachingTable):
     """An engine behind HTTP."""
 
     base_url: str = Field(

@@ -4,14 +4,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pool_managerd.config_launch import HttpEngine, LaunchTable
+from pool_managerd.config_launch import HttpTable, LaunchTable
 from pool_managerd.config_table import Milliseconds, Table
 from pool_managerd.core.model_ref import REF_CHARS_MAX, parse_model_ref
 
 KvType = Literal["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
-class EmbeddedEngine(Table):
+class EmbeddedTable(Table):
     """The llama.cpp engine that ships with the product, in a worker process of its own."""
 
     kind: Literal["embedded"] = Field(description="Selects the embedded llama.cpp engine.")
@@ -49,7 +49,7 @@ class EmbeddedEngine(Table):
     )
 
     @model_validator(mode="after")
-    def _one_model(self) -> "EmbeddedEngine":
+    def _one_model(self) -> "EmbeddedTable":
         if bool(self.model_ref) == bool(self.model_path):
             raise ValueError("set model_ref, or model_path, and not both")
         if self.model_ref:
@@ -57,7 +57,7 @@ class EmbeddedEngine(Table):
         return self
 
     @model_validator(mode="after")
-    def _one_slot(self) -> "EmbeddedEngine":
+    def _one_slot(self) -> "EmbeddedTable":
         if self.deterministic and self.slots != 1:
             raise ValueError("deterministic = true needs slots = 1")
         if self.deterministic and self.draft_model_path:
@@ -97,7 +97,7 @@ def check_launch_files(engine: LlamaCppSettings, launch: LaunchTable | None) -> 
             raise ValueError(f"{name} is set, but the command of launch has no {{{name}}}")
 
 
-class LlamaServerEngine(HttpEngine, LlamaCppSettings):
+class LlamaServerTable(HttpTable, LlamaCppSettings):
     """A llama.cpp server: one that runs already, or one that the pool manager launches."""
 
     kind: Literal["llama_server"] = Field(description="Attaches to a llama.cpp server.")
@@ -128,7 +128,7 @@ class LlamaServerEngine(HttpEngine, LlamaCppSettings):
         return self.ctx_per_slot
 
     @model_validator(mode="after")
-    def _ours_to_say(self) -> "LlamaServerEngine":
+    def _ours_to_say(self) -> "LlamaServerTable":
         stated = sorted({"ctx_per_slot", *LlamaCppSettings.model_fields} & self.model_fields_set)
         if stated and self.launch is None:
             raise ValueError(f"{stated[0]} is for a server that is launched; this one runs already")

@@ -13,8 +13,8 @@ from pydantic import SecretStr, ValidationError
 
 from pool_managerd.config import Config, ConfigError, PoolTable
 from pool_managerd.config_engines import EngineTable
-from pool_managerd.config_launch import AttachingEngine, LaunchTable
-from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedEngine
+from pool_managerd.config_launch import AttachingTable, LaunchTable
+from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedTable
 from pool_managerd.config_problems import problem
 from pool_managerd.config_security import resolved_access, resolved_files, trace_problems
 
@@ -99,9 +99,9 @@ def _resolved(
     pool: PoolTable, base: Path, env: Mapping[str, str], problems: list[str]
 ) -> EngineTable:
     match pool.engine:
-        case EmbeddedEngine() as engine:
+        case EmbeddedTable() as engine:
             return engine.model_copy(update=_paths(engine, base))
-        case AttachingEngine() as engine:
+        case AttachingTable() as engine:
             secret = _secret(pool, engine, env, problems)
             problems.extend(_unset(pool, engine, env))
             changes = {"api_key": secret, "launch": _launch(engine, base)}
@@ -110,14 +110,14 @@ def _resolved(
             return engine
 
 
-def _paths(engine: EmbeddedEngine | AttachingEngine, base: Path) -> dict[str, object]:
+def _paths(engine: EmbeddedTable | AttachingTable, base: Path) -> dict[str, object]:
     """Settings that name files, which begin at the folder of the configuration."""
     names = ("model_path", *LAUNCH_FILES)
     return {name: str(base / path) for name in names if (path := getattr(engine, name, ""))}
 
 
 def _secret(
-    pool: PoolTable, engine: AttachingEngine, env: Mapping[str, str], problems: list[str]
+    pool: PoolTable, engine: AttachingTable, env: Mapping[str, str], problems: list[str]
 ) -> SecretStr:
     secret = env.get(engine.api_key_env, "") if engine.api_key_env else ""
     if engine.api_key_env and not secret:
@@ -128,7 +128,7 @@ def _secret(
     return SecretStr(secret)
 
 
-def _unset(pool: PoolTable, engine: AttachingEngine, env: Mapping[str, str]) -> list[str]:
+def _unset(pool: PoolTable, engine: AttachingTable, env: Mapping[str, str]) -> list[str]:
     names = engine.launch.pass_env if engine.launch is not None else ()
     return [
         f"pools.{pool.pool_id}.engine.launch.pass_env: the environment variable {name} is not set"
@@ -137,7 +137,7 @@ def _unset(pool: PoolTable, engine: AttachingEngine, env: Mapping[str, str]) -> 
     ]
 
 
-def _launch(engine: AttachingEngine, base: Path) -> LaunchTable | None:
+def _launch(engine: AttachingTable, base: Path) -> LaunchTable | None:
     if engine.launch is None or not engine.launch.cwd:
         return engine.launch
     return engine.launch.model_copy(update={"cwd": str(base / engine.launch.cwd)})

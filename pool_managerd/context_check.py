@@ -9,8 +9,8 @@ refuse to start with such a context, or their adapters do.
 from pathlib import Path
 
 from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import EngineTable, OpenAiEngine
-from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
+from pool_managerd.config_engines import EngineTable, OpenAiTable
+from pool_managerd.config_llama import EmbeddedTable, LlamaServerTable
 from pool_managerd.engines.gguf_kv import trained_context
 
 _LONGER = "or use a model with a longer context"
@@ -51,9 +51,9 @@ def served_less(table: PoolTable, served: int) -> str:
 def asked_context(engine: EngineTable) -> tuple[str, int]:
     """The setting that says the context of one slot, and its tokens; 0 where none is asked for."""
     match engine:
-        case EmbeddedEngine() | LlamaServerEngine():
+        case EmbeddedTable() | LlamaServerTable():
             return "ctx_per_slot", engine.ctx_per_slot
-        case OpenAiEngine() if engine.llama_cpp:
+        case OpenAiTable() if engine.llama_cpp:
             return "ctx_max", engine.ctx_max
         case _:
             return "", 0

@@ -53,7 +53,7 @@ def lost_sentence(error: aio.AioRpcError) -> str:
     return f"{error.code().name}: {text}"
 
 
-def reason_of(error: BaseException) -> str:
+def why_ended(error: BaseException) -> str:
     """Why a stream to the orchestrator ended, in one sentence."""
     if isinstance(error, aio.AioRpcError):
         return lost_sentence(error)

@@ -5,28 +5,22 @@ from pathlib import Path
 from typing import assert_never
 
 from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import MockEngine, OllamaEngine, OpenAiEngine, TritonEngine
-from pool_managerd.config_launch import AttachingEngine
-from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
+from pool_managerd.config_engines import MockTable, OllamaTable, OpenAiTable, TritonTable
+from pool_managerd.config_launch import AttachingTable
+from pool_managerd.config_llama import EmbeddedTable, LlamaServerTable
 from pool_managerd.config_supervision import EngineLogsTable
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.nvml import NvmlDevices
 from pool_managerd.devices.port import DeviceSource
-from pool_managerd.engines.embedded import EmbeddedConfig
-from pool_managerd.engines.embedded import EmbeddedEngine as EmbeddedAdapter
+from pool_managerd.engines.embedded import EmbeddedConfig, EmbeddedEngine
 from pool_managerd.engines.engine_log import LogSettings
-from pool_managerd.engines.llama_server import LlamaServerConfig
-from pool_managerd.engines.llama_server import LlamaServerEngine as LlamaServerAdapter
-from pool_managerd.engines.mock import MockConfig
-from pool_managerd.engines.mock import MockEngine as MockAdapter
+from pool_managerd.engines.llama_server import LlamaServerConfig, LlamaServerEngine
+from pool_managerd.engines.mock import MockConfig, MockEngine
 from pool_managerd.engines.mock_script import MockScript
-from pool_managerd.engines.ollama import OllamaConfig
-from pool_managerd.engines.ollama import OllamaEngine as OllamaAdapter
-from pool_managerd.engines.openai import OpenAiConfig
-from pool_managerd.engines.openai import OpenAiEngine as OpenAiAdapter
+from pool_managerd.engines.ollama import OllamaConfig, OllamaEngine
+from pool_managerd.engines.openai import OpenAiConfig, OpenAiEngine
 from pool_managerd.engines.port import Engine, PreloadError
-from pool_managerd.engines.triton import TritonConfig
-from pool_managerd.engines.triton import TritonEngine as TritonAdapter
+from pool_managerd.engines.triton import TritonConfig, TritonEngine
 from pool_managerd.engines.triton_client import Target
 from pool_managerd.incarnation import EngineFactory
 from pool_managerd.launching import launched, shown_devices
@@ -62,22 +56,22 @@ def make_engine(  # noqa: PLR0911 - one return per kind
     """
     engine = table.engine
     log = _log_settings(table.pool_id, logs or EngineLogsTable())
-    if isinstance(engine, AttachingEngine) and engine.launch is not None:
+    if isinstance(engine, AttachingTable) and engine.launch is not None:
         return launched(table, model_ref, log, lambda attached: make_engine(attached, ""))
-    if model_ref and not isinstance(engine, EmbeddedEngine):
+    if model_ref and not isinstance(engine, EmbeddedTable):
         raise PreloadError([f"an engine of kind {engine.kind} loads no model by reference"])
     match engine:
-        case EmbeddedEngine():
+        case EmbeddedTable():
             return _embedded(engine, model_ref, shown_devices(table), table.tensor_split, log)
-        case LlamaServerEngine():
+        case LlamaServerTable():
             return _llama_server(engine)
-        case OpenAiEngine():
+        case OpenAiTable():
             return _openai(engine)
-        case OllamaEngine():
+        case OllamaTable():
             return _ollama(engine)
-        case MockEngine():
+        case MockTable():
             return _mock(engine)
-        case TritonEngine():
+        case TritonTable():
             return _triton(engine)
         case _:
             assert_never(engine)
@@ -89,13 +83,13 @@ def _log_settings(pool_id: str, logs: EngineLogsTable) -> LogSettings:
 
 
 def _embedded(
-    table: EmbeddedEngine,
+    table: EmbeddedTable,
     model_ref: str,
     devices: tuple[str, ...],
     tensor_split: tuple[int, ...],
     log: LogSettings,
 ) -> Engine:
-    return EmbeddedAdapter(
+    return EmbeddedEngine(
         EmbeddedConfig(
             model_path=model_ref.removeprefix("file:") or table.model_path,
             model_id=table.model_id,
@@ -114,8 +108,8 @@ def _embedded(
     )
 
 
-def _llama_server(table: LlamaServerEngine) -> Engine:
-    return LlamaServerAdapter(
+def _llama_server(table: LlamaServerTable) -> Engine:
+    return LlamaServerEngine(
         LlamaServerConfig(
             base_url=table.base_url,
             api_key=table.api_key.get_secret_value(),
@@ -131,8 +125,8 @@ def _llama_server(table: LlamaServerEngine) -> Engine:
     )
 
 
-def _openai(table: OpenAiEngine) -> Engine:
-    return OpenAiAdapter(
+def _openai(table: OpenAiTable) -> Engine:
+    return OpenAiEngine(
         OpenAiConfig(
             base_url=table.base_url,
             flavor=table.flavor,
@@ -151,8 +145,8 @@ def _openai(table: OpenAiEngine) -> Engine:
     )
 
 
-def _ollama(table: OllamaEngine) -> Engine:
-    return OllamaAdapter(
+def _ollama(table: OllamaTable) -> Engine:
+    return OllamaEngine(
         OllamaConfig(
             base_url=table.base_url,
             api_key=table.api_key.get_secret_value(),
@@ -166,8 +160,8 @@ def _ollama(table: OllamaEngine) -> Engine:
     )
 
 
-def _mock(table: MockEngine) -> Engine:
-    return MockAdapter(
+def _mock(table: MockTable) -> Engine:
+    return MockEngine(
         MockConfig(
             model_id=table.model_id,
             slots=table.slots,
@@ -178,7 +172,7 @@ def _mock(table: MockEngine) -> Engine:
     )
 
 
-def _triton(table: TritonEngine) -> Engine:
+def _triton(table: TritonTable) -> Engine:
     target = Target(
         address=table.address,
         model=table.model,
@@ -188,7 +182,7 @@ def _triton(table: TritonEngine) -> Engine:
         api_key_name=table.api_key_name,
         silence_timeout_ms=table.silence_timeout_ms,
     )
-    return TritonAdapter(
+    return TritonEngine(
         TritonConfig(
             target=target,
             model_id=table.model_id,

@@ -18,8 +18,8 @@ import psutil
 
 from pool_managerd.clock import Clock
 from pool_managerd.config import PoolTable
-from pool_managerd.config_launch import AttachingEngine
-from pool_managerd.config_llama import EmbeddedEngine
+from pool_managerd.config_launch import AttachingTable
+from pool_managerd.config_llama import EmbeddedTable
 from pool_managerd.context_check import asked_context, served_less
 from pool_managerd.core.device import Device
 from pool_managerd.core.fit import (
@@ -137,7 +137,7 @@ class HostPreflight:
         engine = table.engine
         if not reads_model(engine, model_ref):
             return Prepared(table, model_ref)
-        assert isinstance(engine, EmbeddedEngine | AttachingEngine), "others read no model"
+        assert isinstance(engine, EmbeddedTable | AttachingTable), "others read no model"
         wanted = model_ref or engine.model_ref
         expected = "" if model_ref else stated_digest(engine)
         if wanted:
@@ -164,7 +164,7 @@ class HostPreflight:
         # An engine that runs already has what it takes: there is nothing to refuse.
         if not attached(table.engine):
             try:
-                if not isinstance(table.engine, EmbeddedEngine):
+                if not isinstance(table.engine, EmbeddedTable):
                     # What it takes is known by what was free before, without the one that ended.
                     await self._read_since(self._gone_at_ms, table, planned.estimate)
                 await self._until_fits(table, planned)
@@ -292,7 +292,8 @@ class HostPreflight:
             await self._deps.pause(LOOK_INTERVAL_MS)
         sentences = _sentences(planned, missing)
         if table.memory_check == "enforce":
-            raise PreloadError(sentences)
+            passing = not planned.impossible and all(each.passing for each in missing)
+            raise PreloadError(sentences, passing=passing)
         log.warning("memory_short", pool_id=pool_id, shortfalls=sentences, human=sentences[0])
 
     async def _read_since(self, instant_ms: int, table: PoolTable, estimate: Estimate) -> bool:

@@ -15,8 +15,8 @@ import aiohttp
 
 from pool_managerd.clock import SystemClock
 from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_launch import AttachingEngine, HttpEngine, LaunchTable
-from pool_managerd.config_llama import EmbeddedEngine
+from pool_managerd.config_launch import AttachingTable, HttpTable, LaunchTable
+from pool_managerd.config_llama import EmbeddedTable
 from pool_managerd.context_check import longer_than_trained
 from pool_managerd.core.clocks import perf_scale
 from pool_managerd.core.device import Device, DeviceHealth
@@ -175,12 +175,12 @@ async def _pool(table: PoolTable, host: _Host) -> PoolReport:
     scale = perf_scale(mine)
     if scale is not None:
         report.facts.append(f"its devices lower their clocks: {scale:.2f} of full speed")
-    if isinstance(engine, EmbeddedEngine):
+    if isinstance(engine, EmbeddedTable):
         missing = await asyncio.to_thread(embedded_shortfalls)
         report.problems += missing or await asyncio.to_thread(gpu_shortfalls, engine.gpu_layers)
-    elif isinstance(engine, AttachingEngine) and engine.launch is not None:
+    elif isinstance(engine, AttachingTable) and engine.launch is not None:
         _program(report, engine.launch)
-    elif isinstance(engine, AttachingEngine):
+    elif isinstance(engine, AttachingTable):
         await _server(report, engine)
     found = await _model(report, table, host)
     if found is not None:
@@ -194,7 +194,7 @@ async def _pool(table: PoolTable, host: _Host) -> PoolReport:
 async def _model(report: PoolReport, table: PoolTable, host: _Host) -> PoolTable | None:
     """The table with its model found; None when that is not here, or cannot be loaded."""
     engine = table.engine
-    if not isinstance(engine, EmbeddedEngine | AttachingEngine):
+    if not isinstance(engine, EmbeddedTable | AttachingTable):
         return table
     if not (engine.model_ref or engine.model_path):
         return table
@@ -292,9 +292,9 @@ def _program(report: PoolReport, launch: LaunchTable) -> None:
         report.problems.append(f"launch.cwd: {launch.cwd} is no directory")
 
 
-async def _server(report: PoolReport, engine: AttachingEngine) -> None:
+async def _server(report: PoolReport, engine: AttachingTable) -> None:
     """Any answer will do: engines differ in what they answer, and the key is not sent."""
-    if not isinstance(engine, HttpEngine):
+    if not isinstance(engine, HttpTable):
         address = str(getattr(engine, engine.ADDRESS_KEY))
         accepts = await _accepts(address)
         problem = "" if accepts else f"{address} accepts no connection"
@@ -303,7 +303,7 @@ async def _server(report: PoolReport, engine: AttachingEngine) -> None:
         problem = await _silence(report, address)
     if problem:
         report.problems.append(f"{problem}: start the server, or launch it")
-    elif not isinstance(engine, HttpEngine):
+    elif not isinstance(engine, HttpTable):
         report.facts.append(f"{address} accepts connections")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pydantic import SecretStr
 
 from pool_managerd.config import PoolTable
-from pool_managerd.config_launch import AttachingEngine
+from pool_managerd.config_launch import AttachingTable
 from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
 from pool_managerd.engines.engine_log import LogSettings
 from pool_managerd.engines.launched import LaunchedEngine, LaunchSpec, filled
@@ -23,7 +23,7 @@ def launched(table: PoolTable, model_ref: str, log: LogSettings, attach: MakeAtt
         PreloadError: when the command takes no model, or would take this one for an option.
     """
     engine = table.engine
-    assert isinstance(engine, AttachingEngine), "only an engine with an address is launched"
+    assert isinstance(engine, AttachingTable), "only an engine with an address is launched"
     launch = engine.launch
     assert launch is not None, "it has a launch table"
     if model_ref and not launch.uses("model_path"):
@@ -75,7 +75,7 @@ def shown_devices(table: PoolTable) -> tuple[str, ...]:
     return tuple(device for device in table.devices if device != CPU_DEVICE_ID)
 
 
-def _at(engine: AttachingEngine, values: Mapping[str, str]) -> AttachingEngine:
+def _at(engine: AttachingTable, values: Mapping[str, str]) -> AttachingTable:
     """The engine with its addresses, in whatever keys they stand, as they were chosen."""
     texts = {
         name: value

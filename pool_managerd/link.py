@@ -26,7 +26,7 @@ from pool_managerd.config import Config
 from pool_managerd.core.attempts import AttemptKey
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.outbox import Frame, Outbox
-from pool_managerd.credentials import reason_of
+from pool_managerd.credentials import why_ended
 from pool_managerd.errors import SessionLostError
 from pool_managerd.executor import Executor
 from pool_managerd.inputs import Inputs
@@ -123,7 +123,7 @@ class Link:
             except STREAM_ERRORS as error:
                 # Each reason once, not with every try: an orchestrator may be away for long.
                 told = set() if reached else told
-                reason = reason_of(error)
+                reason = why_ended(error)
                 if not self._leaving and reason not in told and len(told) < REASONS_TOLD_MAX:
                     told.add(reason)
                     _log_lost(reason)

@@ -69,6 +69,10 @@ class LiveConfig:
             except TimeoutError:
                 why = f"it was not read within {self._read_timeout_ms} ms: look at its disk"
                 report = ReloadReport(problems=(why,))
+            except Exception as error:  # noqa: BLE001 - it must not cost the host its engines
+                log.error("config_reload_broke", exc_info=error, human="A bug: please report it.")
+                why = f"it could not be read again: {type(error).__name__}"
+                report = ReloadReport(problems=(why,))
         told = {
             "outcome": report.outcome,
             CHANGED_KEYS: list(report.changed)[:KEYS_SHOWN],

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TypeGuard
 
 from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import EngineTable, MockEngine, OpenAiEngine
-from pool_managerd.config_launch import AttachingEngine
-from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
+from pool_managerd.config_engines import EngineTable, MockTable, OpenAiTable
+from pool_managerd.config_launch import AttachingTable
+from pool_managerd.config_llama import EmbeddedTable, LlamaServerTable
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.fit import HOST, Claim, Estimate, Need, Room, shortfalls
 from pool_managerd.core.gguf_fit import PAD_TOKENS, GgufModel, LoadPlan, gguf_estimate, with_draft
@@ -23,7 +23,7 @@ from pool_managerd.engines.gguf_kv import read_model
 from pool_managerd.engines.gguf_metadata import CutOffError, MetadataError
 from pool_managerd.engines.hf_folder import read_hf_folder
 
-LlamaCpp = EmbeddedEngine | LlamaServerEngine | OpenAiEngine
+LlamaCpp = EmbeddedTable | LlamaServerTable | OpenAiTable
 """Engines that load a GGUF file, the last with the flavor `llama_cpp`."""
 
 SERVER_BATCH_TOKENS = 512
@@ -55,7 +55,7 @@ class Unknown:
 
 def attached(engine: EngineTable) -> bool:
     """True for an engine that runs already: it has what it takes."""
-    return isinstance(engine, AttachingEngine) and engine.launch is None
+    return isinstance(engine, AttachingTable) and engine.launch is None
 
 
 def plan_memory(
@@ -76,7 +76,7 @@ def plan_memory(
     stated = _stated(table, rooms)
     if stated is not None:
         return MemoryPlan(stated, lambda: "lower the pool's vram_claim, or use another device")
-    if attached(table.engine) or isinstance(table.engine, MockEngine):
+    if attached(table.engine) or isinstance(table.engine, MockTable):
         return None
     return Unknown("what the engine takes is not known: vram_claim_bytes would say it")
 
@@ -88,7 +88,7 @@ def _estimated(
     engine = table.engine
     if table.vram_claim_bytes is not None or attached(engine):
         return None
-    if isinstance(engine, OpenAiEngine) and engine.flavor in HF_FLAVORS and _is_folder(engine):
+    if isinstance(engine, OpenAiTable) and engine.flavor in HF_FLAVORS and _is_folder(engine):
         return _hf(table, engine, rooms)
     if table.vram_claim_ratio is not None:
         return None
@@ -97,12 +97,12 @@ def _estimated(
 
 def _loads_gguf(engine: EngineTable) -> TypeGuard[LlamaCpp]:
     """Whether the engine is a llama.cpp of which enough is stated."""
-    if isinstance(engine, LlamaServerEngine | OpenAiEngine):
+    if isinstance(engine, LlamaServerTable | OpenAiTable):
         return engine.llama_cpp and bool(engine.slot_tokens and engine.model_path)
-    return isinstance(engine, EmbeddedEngine)
+    return isinstance(engine, EmbeddedTable)
 
 
-def _is_folder(engine: OpenAiEngine) -> bool:
+def _is_folder(engine: OpenAiTable) -> bool:
     return bool(engine.model_path) and Path(engine.model_path).is_dir()
 
 
@@ -115,7 +115,7 @@ def _gguf(
     model = _read(engine.model_path)
     draft = _read(engine.draft_model_path) if engine.draft_model_path else None
     plan = _plan(table, engine, rooms)
-    ctx_key = "ctx_max" if isinstance(engine, OpenAiEngine) else "ctx_per_slot"
+    ctx_key = "ctx_max" if isinstance(engine, OpenAiTable) else "ctx_per_slot"
 
     def estimate(changed: LoadPlan) -> Estimate:
         found = gguf_estimate(model, changed)
@@ -134,7 +134,7 @@ def _read(path: str) -> GgufModel:
         raise CutOffError(f"model file {path} {error}: copy or fetch it again") from error
 
 
-def _hf(table: PoolTable, engine: OpenAiEngine, rooms: Mapping[str, Room]) -> MemoryPlan:
+def _hf(table: PoolTable, engine: OpenAiTable, rooms: Mapping[str, Room]) -> MemoryPlan:
     """Of a folder: spread over all devices of the pool, as tensor parallelism does it."""
     model = read_hf_folder(Path(engine.model_path))
     devices = tuple(place for place in rooms if place != HOST) or (HOST,)
@@ -222,7 +222,7 @@ def _plan(table: PoolTable, engine: LlamaCpp, rooms: Mapping[str, Room]) -> Load
     }
     slots = engine.slots or 1
     batch, ctx_tokens, projector_bytes = SERVER_BATCH_TOKENS, 0, 0
-    if isinstance(engine, EmbeddedEngine):
+    if isinstance(engine, EmbeddedTable):
         batch, ctx_tokens = batch_tokens(slots, engine.gpu_layers), engine.ctx_per_slot
     else:
         ctx_tokens = engine.slot_tokens

@@ -15,8 +15,8 @@ from typing import TypeVar
 from pool_managerd.clock import Clock
 from pool_managerd.config import Config, PoolTable
 from pool_managerd.config_engines import EngineTable
-from pool_managerd.config_launch import AttachingEngine
-from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedEngine, LlamaServerEngine
+from pool_managerd.config_launch import AttachingTable
+from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedTable, LlamaServerTable
 from pool_managerd.core.fit import human_bytes
 from pool_managerd.core.model_ref import ModelRefError, parse_model_ref, shown_ref
 from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy
@@ -245,9 +245,9 @@ def _facts(path: Path) -> _FileFacts:
 
 def reads_model(engine: EngineTable, model_ref: str = "") -> bool:
     """True for an engine that is told here which file or folder to load."""
-    if isinstance(engine, EmbeddedEngine):
+    if isinstance(engine, EmbeddedTable):
         return True
-    if not isinstance(engine, AttachingEngine) or engine.launch is None:
+    if not isinstance(engine, AttachingTable) or engine.launch is None:
         return False
     if model_ref:
         return engine.launch.uses("model_path")
@@ -256,7 +256,7 @@ def reads_model(engine: EngineTable, model_ref: str = "") -> bool:
 
 def model_shortfalls(engine: EngineTable, path: Path) -> list[str]:
     """Why an engine cannot load what lies there, a sentence each; blocks for its first bytes."""
-    gguf_only = isinstance(engine, EmbeddedEngine | LlamaServerEngine)
+    gguf_only = isinstance(engine, EmbeddedTable | LlamaServerTable)
     besides = [Path(named) for name in LAUNCH_FILES if (named := getattr(engine, name, ""))]
     missing = [problem for file in besides for problem in gguf_shortfalls(file)]
     if gguf_only or path.suffix == ".gguf":

@@ -28,7 +28,7 @@ from pool_managerd.core.replica import (
 from pool_managerd.engines.port import Engine, EngineInfo
 from pool_managerd.incarnation import AttemptKeeper, Incarnation, PoolDeps
 from pool_managerd.probing import Tester
-from pool_managerd.starting import Failed, started
+from pool_managerd.starting import NotStarted, started
 from pool_managerd.telemetry import SPAN_DRAIN, SPAN_RELOAD, SPAN_STOP
 from pool_managerd.watching import (
     Reminder,
@@ -267,7 +267,7 @@ class Pool:
         else:
             self._start_failed(incarnation, came)
 
-    def _start_failed(self, incarnation: Incarnation, came: Failed) -> None:
+    def _start_failed(self, incarnation: Incarnation, came: NotStarted) -> None:
         if not self.model.failed(came.problem[:DETAIL_CHARS_MAX]):
             self.fail(incarnation.replica_id, came.reason, came.problem, passing=came.passing)
             return

@@ -14,7 +14,7 @@ from grpc import aio
 from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from llamaorch.pool.v1.pool_registry_service_pb2_grpc import PoolRegistryServiceStub
 from pool_managerd.core.backoff import Backoff
-from pool_managerd.credentials import reason_of
+from pool_managerd.credentials import why_ended
 from pool_managerd.errors import SessionLostError
 from pool_managerd.feed import ChangeFeed
 from pool_managerd.snapshots import HostState, SnapshotBuilder
@@ -67,7 +67,7 @@ class Reporter:
             try:
                 await together(self._read(call), self._write(call, report_interval_ms))
             except STREAM_ERRORS as error:
-                why = reason_of(await ending.error(error))
+                why = why_ended(await ending.error(error))
                 log.warning(
                     "report_stream_lost",
                     reason=why,

@@ -20,7 +20,7 @@ from pool_managerd.config import Config
 from pool_managerd.config_security import TokenTable, loopback
 from pool_managerd.credentials import ServerCertificates
 from pool_managerd.feed import ChangeFeed
-from pool_managerd.gate import TokenGate
+from pool_managerd.gate import ERROR_DOMAIN, TokenGate
 from pool_managerd.snapshots import SnapshotBuilder
 from pool_managerd.telemetry import log
 
@@ -30,7 +30,6 @@ WRITE_TIMEOUT_MS = 10_000
 """Longest wait for a reader of snapshots."""
 CORRELATION_ID = "x-correlation-id"
 CORRELATION_ID_MAX = 128
-ERROR_DOMAIN = "llamaorch.dev"
 NOT_RETRIABLE = {"retriable": "false"}
 SERVICE_NAME = manager_pb2.DESCRIPTOR.services_by_name["PoolManagerService"].full_name
 

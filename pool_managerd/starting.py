@@ -16,7 +16,7 @@ from pool_managerd.watching import reason_of
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class NotStarted:
     """Why no engine serves; `problem` is for people. `passing`: it may be gone by the next try."""
 
     reason: Reason
@@ -26,7 +26,7 @@ class Failed:
 
 async def started(
     table: PoolTable, model_ref: str, incarnation: Incarnation, deps: PoolDeps, tester: Tester
-) -> EngineInfo | Failed:
+) -> EngineInfo | NotStarted:
     """Starts the engine of `incarnation`; it has slots once it serves.
 
     Ends within `supervision.preload_timeout_ms` of the model being found. Never raises, but is
@@ -36,7 +36,7 @@ async def started(
     began_ms = deps.clock.now_ms()
     with deps.telemetry.span(SPAN_START, attributes) as span:
         came = await _started(table, model_ref, incarnation, deps, tester)
-        error = came.reason.value if isinstance(came, Failed) else ""
+        error = came.reason.value if isinstance(came, NotStarted) else ""
         outcome = "failed" if error else "ready"
         deps.telemetry.annotate(span, {"outcome": outcome}, error)
         took_ms = deps.clock.now_ms() - began_ms
@@ -46,7 +46,7 @@ async def started(
 
 async def _started(
     table: PoolTable, model_ref: str, incarnation: Incarnation, deps: PoolDeps, tester: Tester
-) -> EngineInfo | Failed:
+) -> EngineInfo | NotStarted:
     timeout_ms = deps.supervision.preload_timeout_ms
     try:
         # A model may have to be fetched first, which has a bound of its own.
@@ -57,14 +57,14 @@ async def _started(
             failpoints.reach("engine.ready")
     except PreloadError as error:
         reason = reason_of(error.failure, Reason.PRELOAD_FAILED)
-        return Failed(reason, str(error), error.passing)
+        return NotStarted(reason, str(error), error.passing)
     except TimeoutError:
         problem = f"the engine was not ready after {timeout_ms} ms"
     except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
         problem = f"the engine could not be started: {type(error).__name__}: {error}"
     else:
         return info
-    return Failed(Reason.PRELOAD_FAILED, problem)
+    return NotStarted(Reason.PRELOAD_FAILED, problem)
 
 
 async def _start_engine(

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -55,7 +55,6 @@ class Process:
     arguments: tuple[str, ...]
     directory: Path
     service: Service | None = None
-    exit_codes: list[int] = field(default_factory=list)
 
     async def start(self, failpoint: str = "") -> None:
         """Starts it; returns at once."""

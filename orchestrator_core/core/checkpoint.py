@@ -43,7 +43,7 @@ UNMOVED = ("State.remembered", "State.ended", "State.ended_unrun")
 _SHAPES = Shapes(State, LEFT_OUT, UNMOVED)
 
 # Where a job's row has its spec, whose payload nobody but the pool may see.
-JOB_TABLE = list(_SHAPES.tables).index(Job)
+JOBS_AT = list(_SHAPES.tables).index(Job)
 SPEC_COLUMN = _SHAPES.tables[Job].plain.index("spec")
 
 

@@ -15,7 +15,7 @@ from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState
 
 # With fewer judged predictions than this a probability is a guess, and nobody is refused for one.
-EVIDENCE_MIN = 20
+JUDGED_MIN = 20
 
 DEADLINE_UNLIKELY = "deadline-unlikely"
 
@@ -100,7 +100,7 @@ def deadline_unlikely(state: State, spec: JobSpec, now_ms: int) -> Refusal | Non
     config = state.config
     if not config.deadline_aware or spec.deadline_ms is None:
         return None
-    if state.predictor.residuals.judged < EVIDENCE_MIN:
+    if state.predictor.residuals.judged < JUDGED_MIN:
         return None
     shape = forecast(state, spec, state.queue.place_in_line(spec), now_ms)
     chance = on_time_probability(state, spec, shape, now_ms)

@@ -68,7 +68,7 @@ from orchestrator_core.core.records import PoolDrainRecord
 from orchestrator_core.core.scheduler import placement_input
 from orchestrator_core.core.session import Session, Sessions
 from orchestrator_core.core.spec import Budgets, Needs, Priority
-from orchestrator_core.core.spending import Account
+from orchestrator_core.core.spending import Balance
 from orchestrator_core.core.stalls import extend
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import AttemptState, JobState
@@ -226,7 +226,7 @@ class Core:
         """A session of a client, while it lives."""
         return spending.find(self._state, identity, session_id, self._last_ms)
 
-    def session_account(self, session: Session) -> Account:
+    def session_account(self, session: Session) -> Balance:
         """What a session has, and until when."""
         return spending.account(self._state, session)
 

@@ -28,7 +28,7 @@ from orchestrator_core.core.timers import TimerKind
 
 @plain_init
 @dataclass(frozen=True, slots=True)
-class Account:
+class Balance:
     """The budgets in force, what is set aside and left of them, and when the session ends.
 
     `left` is None without budgets, `expires_ms` while jobs have not ended.
@@ -72,9 +72,9 @@ def left(state: State, session: Session) -> Budgets | None:
     return None if budgets == NO_BUDGETS else less(budgets, session.spent, session.reserved())
 
 
-def account(state: State, session: Session) -> Account:
+def account(state: State, session: Session) -> Balance:
     """Everything about a session's budgets at once. O(jobs that have not ended)."""
-    return Account(
+    return Balance(
         budgets_of(state, session),
         session.reserved(),
         left(state, session),

@@ -31,7 +31,7 @@ def continuation(
     follows = delivered(log, brought)
     if follows is None:
         held = _held_there(start, log, former)
-        return held or text_lost(start)
+        return held or attempt_lost(start)
     if not follows.text_bytes:
         return None
     most = start.spec.max_tokens
@@ -62,16 +62,17 @@ def must_bring(start: SendStart, log: OutputLog, former: Attempt | None) -> bool
 
 
 def _held_there(start: SendStart, log: OutputLog, former: Attempt | None) -> Delivered | None:
-    """What proves the output to the host that holds all of it: its length and digest."""
+    """What proves the output to the host that holds all of it: its length and digest.
+
+    The `former` attempt is the last that told any; the log may know of later ones that never began.
+    """
     digest = log.digest()
-    if former is None or log.doubtful or digest is None:
+    if former is None or log.doubtful or digest is None or former.host_id != start.host_id:
         return None
-    if (former.host_id, former.number) != (start.host_id, log.attempt):
-        return None
-    return Delivered(log.attempt, "", log.next_offset, digest, tokens=0, token_ids=())
+    return Delivered(former.number, "", log.next_offset, digest, tokens=0, token_ids=())
 
 
-def text_lost(start: SendStart) -> AttemptEnded:
+def attempt_lost(start: SendStart) -> AttemptEnded:
     """The end of an attempt whose text cannot be had."""
     return _lost(start, "the output that was to be continued is no longer held")
 

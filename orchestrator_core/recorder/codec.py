@@ -11,7 +11,7 @@ from typing import cast, get_args
 
 import msgspec
 
-from orchestrator_core.core.checkpoint import JOB_TABLE, SPEC_COLUMN, Frozen, frozen_hint
+from orchestrator_core.core.checkpoint import JOBS_AT, SPEC_COLUMN, Frozen, frozen_hint
 from orchestrator_core.core.decided import Line
 from orchestrator_core.core.events import EnqueueRequested, Event, Recovered
 from orchestrator_core.core.records import AcceptRecord
@@ -76,13 +76,13 @@ def encode_frozen(frozen: Frozen) -> Iterator[bytes]:
     """A checkpoint in pieces, which belong together; payloads are replaced by nothing."""
     yield _header(2) + _ENCODER.encode(frozen.last_ms) + _header(len(frozen.tables))
     for index, table in enumerate(frozen.tables):
-        if index != JOB_TABLE and len(table) < _ROWS_AT_ONCE:
+        if index != JOBS_AT and len(table) < _ROWS_AT_ONCE:
             yield from _pieces(tuple(table), 0)
             continue
         yield _header(len(table))
         for start in range(0, len(table), _ROWS_AT_ONCE):
             rows: Iterable[object] = table[start : start + _ROWS_AT_ONCE]
-            if index == JOB_TABLE:
+            if index == JOBS_AT:
                 rows = map(_bare_row, rows)
             yield b"".join(map(_ENCODER.encode, rows))
 

@@ -56,7 +56,7 @@ class StateDivergenceError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenSegment:
     """A segment, ready to run. `frames` continues after the checkpoint."""
 
     path: Path
@@ -103,7 +103,7 @@ def replay(paths: Sequence[Path]) -> Report:
     return report
 
 
-def open_segment(path: Path) -> Opened | None:
+def open_segment(path: Path) -> OpenSegment | None:
     """The core as it was at a segment's start; None when the file was cut before that.
 
     Raises:
@@ -127,7 +127,7 @@ def open_segment(path: Path) -> Opened | None:
         core = Core.thawed(frozen, header.config)
     except (msgspec.MsgspecError, ValueError, IndexError) as error:
         raise RecordingError(f"{path}: the checkpoint cannot be read: {error}") from error
-    return Opened(path, header, core, codec.state_hash(core.freeze()), frames)
+    return OpenSegment(path, header, core, codec.state_hash(core.freeze()), frames)
 
 
 def _check(path: Path, header: Header) -> None:
@@ -143,7 +143,7 @@ def _check(path: Path, header: Header) -> None:
         )
 
 
-def _join(report: Report, before: tuple[Header, bytes] | None, opened: Opened) -> None:
+def _join(report: Report, before: tuple[Header, bytes] | None, opened: OpenSegment) -> None:
     """Compares a segment's first state with the last of the segment before."""
     now = opened.header
     if before is None or before[0].run != now.run:
@@ -161,7 +161,7 @@ def _join(report: Report, before: tuple[Header, bytes] | None, opened: Opened) -
         )
 
 
-def _run(report: Report, opened: Opened) -> bytes:
+def _run(report: Report, opened: OpenSegment) -> bytes:
     """Runs one segment; returns the hash of the state that it ends with."""
     core, end = opened.core, None
     for entry in opened.entries():

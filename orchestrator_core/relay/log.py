@@ -92,8 +92,12 @@ class OutputLog:
     # --- writing
 
     def begin_attempt(self, attempt: int) -> None:
-        """Takes text of this attempt from now on, and of no other. LO-304."""
-        if attempt != self.attempt:
+        """Takes text of this attempt from now on, and of no other. LO-304.
+
+        Never of an earlier one again: that is adopted only to prove what was delivered, maybe after
+        the attempt that replaces it was sent.
+        """
+        if attempt > self.attempt:
             self.attempt = attempt
             self.next_index = 0
             self.sealed = False

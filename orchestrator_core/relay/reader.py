@@ -104,8 +104,7 @@ class Reader:
             entries.append(item.entry)
             size += len(item.entry)
             self._pass(item)
-        # What is left there, follows in the log or is still lacking has no news of its own to wait
-        # for.
+        # What follows in the log, or is still lacking, has no news of its own to wait for.
         self.wake()
         return entries
 

@@ -76,7 +76,7 @@ class TokenGate(grpc.aio.ServerInterceptor):
             return await continuation(handler_call_details)
         token = bearer(handler_call_details.invocation_metadata or ())
         identity = None if token is None else self._tokens.find(token)
-        refusal = refusal_of(token, identity, method, self._wall_s())
+        refusal = denial(token, identity, method, self._wall_s())
         if refusal is None:
             assert identity is not None, "nobody passes without a token"
             rpc.identify(identity, partial(self._streams.bounded, identity))
@@ -102,7 +102,7 @@ class TokenGate(grpc.aio.ServerInterceptor):
         self._logged_s, self._unlogged = now_s, 0
 
 
-def refusal_of(
+def denial(
     token: str | None, identity: Identity | None, method: str, now_s: float
 ) -> Refusal | None:
     """Why a call of a method is refused at an instant; None where it is not."""

@@ -18,7 +18,7 @@ from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.exchange_session import ExchangeLimits, ExchangeSession, invalid
 from orchestrator_core.servicers.flag import Flag
-from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.follow import Audience
 from orchestrator_core.servicers.subscription import Terms
 from orchestrator_core.telemetry.calls import Metadata
 from orchestrator_core.wire.errors import to_status
@@ -74,12 +74,12 @@ class Exchanges:
     def __init__(
         self,
         runtime: Runtime,
-        followers: Followers,
+        audience: Audience,
         calls: JobCalls,
         limits: ExchangeLimits | None = None,
     ) -> None:
         self._runtime = runtime
-        self._followers = followers
+        self._audience = audience
         self._calls = calls
         self._limits = limits or ExchangeLimits()
         self._streams: set[_Stream] = set()
@@ -91,7 +91,7 @@ class Exchanges:
             RefusalError: INVALID_PARAMS for bytes that are no request; POOL_UNAVAILABLE when the
             server stops.
         """
-        stream = _Stream(self._runtime, self._followers, self._calls, self._limits, context)
+        stream = _Stream(self._runtime, self._audience, self._calls, self._limits, context)
         self._streams.add(stream)
         try:
             await stream.run()
@@ -108,7 +108,7 @@ class _Stream:
     def __init__(
         self,
         runtime: Runtime,
-        followers: Followers,
+        audience: Audience,
         calls: JobCalls,
         limits: ExchangeLimits,
         context: rpc.Context,
@@ -121,7 +121,7 @@ class _Stream:
         self._caller = Caller(metadata, rpc.correlation_id(), rpc.identity())
         self._woken = Flag()
         self._drained = Flag()
-        self._session = ExchangeSession(runtime, followers, self._wake, limits)
+        self._session = ExchangeSession(runtime, audience, self._wake, limits)
         self._loop = asyncio.get_running_loop()
         self._written_s = 0.0
         self._requests: set[asyncio.Task[None]] = set()

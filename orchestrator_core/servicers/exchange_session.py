@@ -21,7 +21,7 @@ from orchestrator_core.errors import RefusalError
 from orchestrator_core.relay.reader import MESSAGE_BYTES
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
-from orchestrator_core.servicers.follow import Followers, text_lost
+from orchestrator_core.servicers.follow import Audience, text_lost
 from orchestrator_core.servicers.late import LateReads, must_wait
 from orchestrator_core.servicers.ownership import check_own
 from orchestrator_core.servicers.subscription import UNLIMITED, Places, Subscription, Terms
@@ -62,12 +62,12 @@ class ExchangeSession:
     def __init__(
         self,
         runtime: Runtime,
-        followers: Followers,
+        audience: Audience,
         wake: Wake,
         limits: ExchangeLimits | None = None,
     ) -> None:
         self._runtime = runtime
-        self._followers = followers
+        self._audience = audience
         self._wake = wake
         self.limits = limits or ExchangeLimits()
         self._subscriptions: dict[int, Subscription] = {}
@@ -113,7 +113,7 @@ class ExchangeSession:
         if self._unlimited:
             subscription.limit = UNLIMITED
         self._subscriptions[handle] = subscription
-        self._followers.count(job_id, 0 if terms.observer else 1)
+        self._audience.count(job_id, 0 if terms.observer else 1)
         subscription.place_due = not place_told
         subscription.wake()
         return handle
@@ -272,7 +272,7 @@ class ExchangeSession:
                 return
             if subscription.place_due:
                 subscription.place_due = False
-                place = self._followers.queued(subscription.job)
+                place = self._audience.queued(subscription.job)
                 if place != subscription.place:
                     subscription.place = place
                     message.begun(subscription.key, place)
@@ -317,7 +317,7 @@ class ExchangeSession:
         if subscription.patience is not None:
             subscription.patience.cancel()
         del self._subscriptions[subscription.handle]
-        self._followers.count(subscription.job.job_id, 0 if subscription.observer else -1)
+        self._audience.count(subscription.job.job_id, 0 if subscription.observer else -1)
 
     def _new_handle(self) -> int:
         if self._next_handle > HANDLE_MAX:

@@ -25,7 +25,7 @@ QUEUED_EVERY_S = 1.0
 Write = Callable[[bytes], Awaitable[None]]
 
 
-class Followers:
+class Audience:
     """Opens readers on jobs and counts who listens."""
 
     def __init__(self, runtime: Runtime) -> None:

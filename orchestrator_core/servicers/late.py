@@ -11,6 +11,7 @@ from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.hosts.rereading import Wanted, read_again
+from orchestrator_core.relay.items import Item
 from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.relay.reader import Reader
 from orchestrator_core.relay.sides import SIDE_BYTES
@@ -42,11 +43,7 @@ async def bring_back(
         raise RefusalError(log.forgotten)
     attempt = job.attempt
     beginning = log.beginning() if reader.fresh else None
-    grace_s = runtime.core.config.reattach_grace_ms / 1000
-    items = None
-    if attempt is not None and attempt.number == log.attempt:
-        wanted = Wanted(reader.offset, bytes_max)
-        items = await read_again(runtime.relay, runtime.hosts, attempt, wanted, grace_s)
+    items = await _held_text(runtime, job, log, Wanted(reader.offset, bytes_max, not job.live))
     if not items:
         if job.attempt is not attempt or must_wait(job, log):
             return
@@ -54,6 +51,22 @@ async def bring_back(
     if beginning is not None:
         reader.side.append(beginning)
     reader.side.extend(items)
+
+
+async def _held_text(
+    runtime: Runtime, job: Job, log: OutputLog, wanted: Wanted
+) -> list[Item] | None:
+    """Text from the attempt that runs; of an ended job from its last one, or from that before.
+
+    The last one holds nothing where it never began.
+    """
+    grace_s = runtime.core.config.reattach_grace_ms / 1000
+    for attempt in (job.attempt,) if job.live else (job.attempt, job.unreleased):
+        if attempt is not None and (not job.live or attempt.number == log.attempt):
+            items = await read_again(runtime.relay, runtime.hosts, attempt, wanted, grace_s)
+            if items:
+                return items
+    return None
 
 
 Told = Callable[[Refusal | None], None]

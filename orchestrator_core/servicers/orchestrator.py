@@ -37,7 +37,7 @@ from orchestrator_core.servicers.exchange import (
 )
 from orchestrator_core.servicers.exchange_session import invalid
 from orchestrator_core.servicers.explained import explained
-from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.follow import Audience
 from orchestrator_core.servicers.ids import Ids
 from orchestrator_core.servicers.job_views import job_view
 from orchestrator_core.servicers.overview import overview
@@ -78,9 +78,9 @@ class OrchestratorServicer:
         self._explainer = explainer
         self._artifacts = artifacts
         self._ids = Ids()
-        self._followers = Followers(runtime)
+        self._audience = Audience(runtime)
         calls = JobCalls(self._enqueue, self._cancel, self._give)
-        self._exchanges = Exchanges(runtime, self._followers, calls)
+        self._exchanges = Exchanges(runtime, self._audience, calls)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """All methods of the service."""
@@ -124,7 +124,7 @@ class OrchestratorServicer:
     async def stream_tokens(self, request: pb.StreamTokensRequest, context: rpc.Context) -> None:
         """Follows a job from any point that is held."""
         resume = request.resume_from if request.HasField("resume_from") else None
-        await self._followers.follow(
+        await self._audience.follow(
             request.job_id, resume, context.write, observer=request.observer
         )
 

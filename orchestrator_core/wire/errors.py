@@ -23,7 +23,7 @@ JOB_RESOURCE = "llamaorch.orchestrator.v1.Job"
 # A status travels base64-encoded in trailing metadata next to its percent-encoded message, and gRPC
 # stacks refuse more than 8 KiB of metadata by default. Source: grpc `max_metadata_size`.
 STATUS_BYTES_MAX = 4_096
-MESSAGE_BYTES_MAX = 600
+TEXT_BYTES_MAX = 600
 METADATA_ENTRIES_MAX = 6
 METADATA_KEY_BYTES_MAX = 32
 NAME_BYTES_MAX = 128
@@ -154,7 +154,7 @@ def to_status(refusal: Refusal) -> status_pb2.Status:
     """
     if refusal.reason is Reason.INTERNAL:
         refusal = _hidden(refusal)
-    message = _cut(refusal.message, MESSAGE_BYTES_MAX)
+    message = _cut(refusal.message, TEXT_BYTES_MAX)
     status = status_pb2.Status(code=code_of(refusal).value[0], message=message)
     info = _error_info(refusal)
     fixed = [*_delay_details(refusal), *_named_details(refusal)]

@@ -3,12 +3,12 @@
 from llamaorch.orchestrator.v1 import job_pb2, session_service_pb2
 from orchestrator_core.core.session import Session, Spent
 from orchestrator_core.core.spec import NO_BUDGETS
-from orchestrator_core.core.spending import Account
+from orchestrator_core.core.spending import Balance
 from orchestrator_core.wire.views import budgets_to_proto, timestamp
 
 
 def session_to_proto(
-    session: Session, account: Account, turns_max: int
+    session: Session, account: Balance, turns_max: int
 ) -> session_service_pb2.Session:
     """One session as it is now. O(jobs that have not ended)."""
     message = session_service_pb2.Session(

@@ -104,6 +104,11 @@ class Shortfall:
     total: int | None
     claimed: int
 
+    @property
+    def passing(self) -> bool:
+        """True when only other programs are in the way, which may end by themselves."""
+        return self.total is None or self.need.total + self.claimed <= self.total
+
     def sentence(self, advice: str) -> str:
         """One sentence for people; `advice` says what to change."""
         parts = ", ".join(

@@ -23,7 +23,6 @@ _HF = re.compile(
 )
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _QUERY = re.compile(r"(https?:[^?#]*)\?[^#]*", re.IGNORECASE)
 _USER = re.compile(r"(https?:/*)[^/?#]*@", re.IGNORECASE)
 
@@ -104,11 +103,6 @@ def parse_model_ref(text: str) -> ModelRef:
             raise ModelRefError(
                 f"{text}: the scheme {name}: is not known; name a path, or use file:, hf: or https:"
             )
-
-
-def valid_digest(text: str) -> bool:
-    """Whether `text` is "sha256:" and 64 lower-case hex digits."""
-    return _DIGEST.fullmatch(text) is not None
 
 
 def part_names(name: str) -> tuple[str, ...]:

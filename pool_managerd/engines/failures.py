@@ -77,9 +77,9 @@ def _error_fields(body: object) -> Mapping[str, object]:
 def integer(values: Mapping[str, object], name: str) -> int | None:
     """Returns a count that an engine reports, rounded; None where it reports none."""
     value = values.get(name)
-    if isinstance(value, (int, float)) and 0 <= value <= LARGEST_NUMBER:
-        return round(value)
-    return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return round(value) if 0 <= value <= LARGEST_NUMBER else None
 
 
 def option_value(kind: str, value: object) -> object:

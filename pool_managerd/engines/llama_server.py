@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pool_managerd.engines.attachment import LOOK_INTERVAL_MS, Told, until_replaced
 from pool_managerd.engines.gguf_file import digest_in_thread, gguf_shortfalls
 from pool_managerd.engines.http_client import Endpoint, HttpApiError
 from pool_managerd.engines.llama_protocol import LlamaProtocol, ServerFacts
@@ -38,6 +39,7 @@ class LlamaServerConfig:
             tokens, as far as is known: its output is that of no other server.
         load_timeout_ms: Longest wait for a server that still loads its model.
         silence_timeout_ms: Longest silence in a stream.
+        look_interval_ms: Time between two looks whether it is still the same server.
     """
 
     base_url: str
@@ -51,6 +53,7 @@ class LlamaServerConfig:
     drafts: bool = False
     load_timeout_ms: int = 600_000
     silence_timeout_ms: int = 300_000
+    look_interval_ms: int = LOOK_INTERVAL_MS
 
     def __post_init__(self) -> None:
         """Refuses what no server can satisfy."""
@@ -65,6 +68,7 @@ class LlamaServerEngine:
 
     def __init__(self, config: LlamaServerConfig) -> None:
         self._config = config
+        self._told: Told = {}
         endpoint = Endpoint(
             base_url=config.base_url,
             api_key=config.api_key,
@@ -84,6 +88,7 @@ class LlamaServerEngine:
         except BaseException:
             await self._protocol.close()
             raise
+        self._told = _told(facts)
         self._protocol.serve(info.slots_total, info.ctx_max)
         return info
 
@@ -158,13 +163,27 @@ class LlamaServerEngine:
         return await self._protocol.healthy()
 
     async def wait_exit(self) -> str:
-        """Never returns: nobody here watches a foreign process."""
-        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        return await never
+        """Returns once the server is another one; nobody here watches a foreign process."""
+
+        async def look() -> Told:
+            return _told(await self._protocol.facts())
+
+        return await until_replaced(look, self._told, self._config.look_interval_ms)
 
     async def stop(self) -> None:
         """Detaches; the server goes on. See `port.Engine.stop`."""
         await self._protocol.close()
+
+
+def _told(facts: ServerFacts) -> Told:
+    return {
+        "version": facts.build or None,
+        "model": facts.model_file or None,
+        "quantization": facts.quantization or None,
+        "slots": facts.slots_total,
+        "context": facts.ctx_per_slot,
+        "size": facts.meta.get("n_params"),
+    }
 
 
 def unverified_digest(base_url: str, facts: ServerFacts) -> str:

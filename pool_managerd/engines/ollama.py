@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
+from pool_managerd.engines.attachment import LOOK_INTERVAL_MS, Told, until_replaced
 from pool_managerd.engines.http_client import Endpoint, HttpApiError, HttpClient
 from pool_managerd.engines.ollama_wire import (
     EXTENSIONS,
@@ -47,6 +48,7 @@ class OllamaConfig:
         keep_alive: How long the model stays loaded, in Ollama's words; "-1" means for good.
         load_timeout_ms: Longest wait for the model.
         silence_timeout_ms: Longest silence in a stream.
+        look_interval_ms: Time between two looks whether it is still the same server.
     """
 
     base_url: str
@@ -58,6 +60,7 @@ class OllamaConfig:
     keep_alive: str = "-1"
     load_timeout_ms: int = 600_000
     silence_timeout_ms: int = 300_000
+    look_interval_ms: int = LOOK_INTERVAL_MS
 
     def __post_init__(self) -> None:
         """Refuses what no server can satisfy."""
@@ -72,6 +75,7 @@ class OllamaEngine:
 
     def __init__(self, config: OllamaConfig) -> None:
         self._config = config
+        self._told: Told = {}
         self._model = config.ollama_model or config.model_id
         # A bare number is seconds, and only as a number; a duration such as "5m" is text.
         bare = config.keep_alive.lstrip("-").isdigit()
@@ -110,6 +114,7 @@ class OllamaEngine:
         except BaseException:
             await self._http.close()
             raise
+        self._told = _told(version, entry)
         return self._info(version, entry)
 
     async def _model_entry(self) -> Json:
@@ -180,10 +185,19 @@ class OllamaEngine:
         return await self._http.healthy(_VERSION_PATH)
 
     async def wait_exit(self) -> str:
-        """Never returns: nobody here watches a foreign process."""
-        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        return await never
+        """Returns once the server, or the model, is another one; see `until_replaced`."""
+
+        async def look() -> Told:
+            version = await self._http.call("GET", _VERSION_PATH)
+            return _told(version, await self._model_entry())
+
+        return await until_replaced(look, self._told, self._config.look_interval_ms)
 
     async def stop(self) -> None:
         """Detaches; the server goes on. See `port.Engine.stop`."""
         await self._http.close()
+
+
+def _told(version: object, entry: Json) -> Told:
+    told = version.get("version") if isinstance(version, dict) else None
+    return {"version": told, "weights": entry.get("digest")}

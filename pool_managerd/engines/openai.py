@@ -12,6 +12,7 @@ import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
+from pool_managerd.engines.attachment import LOOK_INTERVAL_MS, Told, until_replaced
 from pool_managerd.engines.http_client import Endpoint, HttpApiError, HttpClient
 from pool_managerd.engines.idle_check import IdleCheck
 from pool_managerd.engines.open_generations import OpenGenerations
@@ -32,6 +33,8 @@ _POLL_INTERVAL_S = 0.1
 _MODELS_PATH = "/v1/models"
 _NOT_FOUND = 404
 _DESCRIBING_KEYS = ("id", "root", "max_model_len", "meta", "owned_by")
+# Of a model that sleeps, llama.cpp leaves the rest out.
+_NAMING_KEYS = ("id", "root", "max_model_len")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,7 @@ class OpenAiConfig:
             draft model proposes tokens. Its output is that of no other server.
         load_timeout_ms: Longest wait for a server that still loads its model.
         silence_timeout_ms: Longest silence in a stream.
+        look_interval_ms: Time between two looks whether it is still the same server.
     """
 
     base_url: str
@@ -69,6 +73,7 @@ class OpenAiConfig:
     drafts: bool = False
     load_timeout_ms: int = 600_000
     silence_timeout_ms: int = 300_000
+    look_interval_ms: int = LOOK_INTERVAL_MS
 
     def __post_init__(self) -> None:
         """Refuses what no server can satisfy."""
@@ -87,6 +92,16 @@ class _Told:
     context: int | None
     slots: int | None
     deterministic: bool
+
+    @property
+    def facts(self) -> Told:
+        """What makes it the server that it is."""
+        return {
+            "version": self.version or None,
+            "model": _said(self.entry, _NAMING_KEYS) or None,
+            "context": self.context,
+            "slots": self.slots,
+        }
 
 
 class OpenAiEngine:
@@ -109,6 +124,7 @@ class OpenAiEngine:
         )
         self._open: OpenGenerations | None = None
         self._idle: IdleCheck | None = None
+        self._told: Told = {}
 
     async def start(self) -> EngineInfo:
         """Waits until the server has loaded its model. See `port.Engine.start`."""
@@ -121,6 +137,7 @@ class OpenAiEngine:
             await self._http.close()
             raise
         info = self._info(told)
+        self._told = told.facts
         self._open = OpenGenerations(info.slots_total)
         return info
 
@@ -235,8 +252,9 @@ class OpenAiEngine:
         It covers the address, so two servers whose weights nobody compared are never taken for
         replicas of each other, and what the server says about its model.
         """
-        said = {key: entry[key] for key in _DESCRIBING_KEYS if entry and key in entry}
-        described = json.dumps([self._config.base_url, self._model, said], sort_keys=True)
+        described = json.dumps(
+            [self._config.base_url, self._model, _said(entry, _DESCRIBING_KEYS)], sort_keys=True
+        )
         return f"unverified:{hashlib.sha256(described.encode()).hexdigest()}"
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
@@ -278,13 +296,20 @@ class OpenAiEngine:
         return await self._http.healthy(self._flavor.health)
 
     async def wait_exit(self) -> str:
-        """Never returns: nobody here watches a foreign process."""
-        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        return await never
+        """Returns once the server is another one; nobody here watches a foreign process."""
+
+        async def look() -> Told:
+            return (await self._ask()).facts
+
+        return await until_replaced(look, self._told, self._config.look_interval_ms)
 
     async def stop(self) -> None:
         """Detaches; the server goes on. See `port.Engine.stop`."""
         await self._http.close()
+
+
+def _said(entry: Json | None, keys: tuple[str, ...]) -> Json:
+    return {key: entry[key] for key in keys if entry and key in entry}
 
 
 def _extensions(flavor: Flavor) -> tuple[str, ...]:

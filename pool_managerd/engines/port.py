@@ -288,7 +288,7 @@ class Engine(Protocol):
         ...
 
     async def wait_exit(self) -> str | Ended:
-        """Returns how the process ended, once it has; a foreign one never does.
+        """Returns how the process ended, once it has; of a foreign one, that another replaced it.
 
         A sentence alone, for people, is an end of unknown cause.
         """

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 import grpc
 
+from pool_managerd.engines.attachment import LOOK_INTERVAL_MS, Told, until_replaced
 from pool_managerd.engines.failures import invalid, redacted, secrets_of
 from pool_managerd.engines.port import (
     CancelUnconfirmedError,
@@ -110,6 +111,7 @@ class TritonEngine:
         self._profile = PROFILES[config.profile]
         self._binding: Binding | None = None
         self._leases: dict[str, _Lease] = {}
+        self._told: Told = {}
         self._gone = False
         self._gauge: BusyGauge | None = None
         if config.metrics_url:
@@ -132,6 +134,7 @@ class TritonEngine:
             await self.stop()
             raise
         config = self._config
+        self._told = {"version": version or None}
         return EngineInfo(
             engine="triton",
             engine_version=version or "unknown",
@@ -340,9 +343,12 @@ class TritonEngine:
         return not self._gone and await self._client.ready()
 
     async def wait_exit(self) -> str:
-        """Never returns: nobody here watches a foreign process."""
-        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        return await never
+        """Returns once the server is another one; nobody here watches a foreign process."""
+
+        async def look() -> Told:
+            return {"version": await self._client.server_version() or None}
+
+        return await until_replaced(look, self._told, LOOK_INTERVAL_MS)
 
     async def stop(self) -> None:
         """Detaches; the server goes on. See `port.Engine.stop`."""

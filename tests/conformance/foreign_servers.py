@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import IO
 
 import aiohttp
+
+from tests.ports import free_port
 
 _BUILD = Path(__file__).parents[2] / ".build"
 TRANSFORMERS = _BUILD / "transformers" / "bin" / "transformers"
@@ -43,7 +44,7 @@ async def start_transformers(folder: Path) -> Foreign:
         "HF_HUB_CACHE": str(folder),
         "OMP_NUM_THREADS": "1",
     }
-    port = _free_port()
+    port = free_port()
     options = ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
     command = [str(TRANSFORMERS), "serve", str(folder), *options]
     return await _started(command, port, environment)
@@ -51,7 +52,7 @@ async def start_transformers(folder: Path) -> Foreign:
 
 async def start_llama_server(model: Path, slots: int) -> Foreign:
     """Serves a GGUF file by a llama-server that was built from source."""
-    port = _free_port()
+    port = free_port()
     options = [
         "--host", "127.0.0.1", "--port", str(port), "-np", str(slots), "-c", str(2048 * slots),
         "-t", "1", "-tb", "1", "-b", "256", "--slots", "--metrics", "--no-kv-unified", "--offline",
@@ -99,13 +100,6 @@ async def _wait_until_healthy(foreign: Foreign) -> None:
             await asyncio.sleep(_POLL_INTERVAL_S)
     message = f"{foreign.process.args!r} ended while it started"
     raise RuntimeError(message)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def write_hf_model(folder: Path) -> None:

@@ -3,11 +3,12 @@
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".build" / "triton"
@@ -76,7 +77,7 @@ async def start_server(log: Path, *, empty: bool = False) -> TritonServer:
 
     With `empty`, no model is loaded yet.
     """
-    grpc_port, metrics_port = _free_ports(2)
+    grpc_port, metrics_port = free_ports(2)
     shm_prefix = f"llamaorch_test_{os.getpid()}_{grpc_port}"
     with log.open("wb") as sink:
         process = await asyncio.create_subprocess_exec(
@@ -113,15 +114,6 @@ def remove_regions(prefix: str) -> None:
     """Removes the shared memory that a killed server leaves."""
     for region in _SHARED_MEMORY.glob(f"{prefix}*"):
         region.unlink(missing_ok=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [listener.getsockname()[1] for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()
 
 
 async def _until_listening(

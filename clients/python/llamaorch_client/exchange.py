@@ -28,7 +28,7 @@ from llamaorch_client.errors import (
 )
 from llamaorch_client.events import ResumePoint
 from llamaorch_client.exchange_job import ExchangeJob, closed_detail
-from llamaorch_client.exchange_link import Asked, Link, Session
+from llamaorch_client.exchange_link import Asked, Followed, Link
 from llamaorch_client.metadata import call_metadata, checked_correlation_id
 from llamaorch_client.model import Job, Receipt
 from llamaorch_client.request import JobFields, JobRequest, job_request
@@ -56,7 +56,7 @@ class Exchange:
         self._open: dict[ExchangeJob, None] = {}
         self._work = asyncio.Event()
         acknowledge = self._options.exchange.acknowledge
-        self._session = Session(
+        self._session = Followed(
             self._open, self._work, self._follow_again, self._correlation_id, acknowledge
         )
         self._link = Link(self._session)

@@ -30,7 +30,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class Followed:
     """What outlives a stream: the jobs that are followed, and who is to be told.
 
     `work` is set when there is something to write; `follow_again` is called for a job that the
@@ -47,7 +47,7 @@ class Session:
 class Link:
     """One stream. No I/O: the exchange writes what is in `waiting`, `left` and `take_ack`."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Followed) -> None:
         self._session = session
         self._open = session.open_jobs
         self._work = session.work

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The blocking client: `AsyncClient` on one private event-loop thread."""
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from concurrent.futures import CancelledError
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Self, TypeVar, Unpack
 
 from llamaorch_client.aio import AsyncClient, JobFilter
 from llamaorch_client.configuration import ConfigReload, Configuration
 from llamaorch_client.events import Event, Result, ResumePoint
+from llamaorch_client.loop_thread import LoopThread
 from llamaorch_client.model import Explanation, Job, OutboundDecision, Overview, Receipt, Session
 from llamaorch_client.model_fleet import Capabilities, Pool, Reloaded
 from llamaorch_client.options import ClientOptions
@@ -20,61 +18,12 @@ from llamaorch_client.sync_artifacts import SyncArtifacts
 from llamaorch_client.sync_catalog import SyncCatalog
 
 T = TypeVar("T")
-CLOSE_TIMEOUT_S = 10.0
-
-
-class _LoopThread:
-    """One event loop on one daemon thread."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._lock = threading.Lock()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="llamaorch-client", daemon=True)
-        self._thread.start()
-
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs `work` on the loop and waits for it.
-
-        An exception in the waiting thread (Ctrl-C) cancels the work.
-        """
-        if threading.current_thread() is self._thread:
-            work.close()
-            raise RuntimeError("the blocking client cannot be used from its own thread")
-        # Work that is handed to a loop after its stop would never run and never fail.
-        with self._lock:
-            if self._stopping:
-                work.close()
-                raise RuntimeError("the client is closed")
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except CancelledError:
-            raise RuntimeError("the client was closed during the call") from None
-        except BaseException:
-            future.cancel()
-            raise
-
-    def stop(self) -> None:
-        """Cancels what still runs, stops the loop and waits for the thread, at most ten seconds."""
-        with self._lock:
-            self._stopping = True
-            self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(CLOSE_TIMEOUT_S)
-
-    def _run(self) -> None:
-        try:
-            self._loop.run_forever()
-            self._loop.run_until_complete(_cancel_others())
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        finally:
-            self._loop.close()
 
 
 class SyncJobStream(Iterator[Event]):
     """The events of one job, as a blocking iterator; see `JobStream`."""
 
-    def __init__(self, loop: _LoopThread, stream: JobStream) -> None:
+    def __init__(self, loop: LoopThread, stream: JobStream) -> None:
         self._loop = loop
         self._stream = stream
 
@@ -144,13 +93,13 @@ class Client:
 
     def __init__(self, target: str, *, options: ClientOptions | None = None) -> None:
         self._client = AsyncClient(target, options=options)
-        self._thread: _LoopThread | None = None
+        self._thread: LoopThread | None = None
         self.artifacts = SyncArtifacts(self._client.artifacts, self._open)
 
     def __enter__(self) -> Self:
         if self._thread is not None:
             raise RuntimeError("this client is already open")
-        thread = _LoopThread()
+        thread = LoopThread()
         try:
             thread.call(self._client.__aenter__())
         except BaseException:
@@ -356,17 +305,10 @@ class Client:
         """Returns the server's health as grpc.health.v1 names it."""
         return self._open().call(self._client.health(correlation_id=correlation_id))
 
-    def _open(self) -> _LoopThread:
+    def _open(self) -> LoopThread:
         if self._thread is None:
             raise RuntimeError("this client is not open: use `with Client(...) as client`")
         return self._thread
-
-
-async def _cancel_others() -> None:
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
 
 
 async def _next_or_none(items: AsyncIterator[T]) -> T | None:

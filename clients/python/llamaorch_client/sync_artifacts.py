@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Artifacts for blocking code."""
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
 
 from llamaorch_client.artifact import (
     Artifact,
@@ -14,22 +13,13 @@ from llamaorch_client.artifact import (
     Source,
 )
 from llamaorch_client.artifacts import Artifacts
-
-T = TypeVar("T")
-
-
-class Caller(Protocol):
-    """Runs a coroutine elsewhere and waits for it."""
-
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Returns, or raises, what it does."""
-        ...
+from llamaorch_client.loop_thread import LoopThread
 
 
 class SyncArtifacts:
     """The artifacts of a blocking client: methods, arguments and errors of `Artifacts`."""
 
-    def __init__(self, artifacts: Artifacts, caller: Callable[[], Caller]) -> None:
+    def __init__(self, artifacts: Artifacts, caller: Callable[[], LoopThread]) -> None:
         self._artifacts = artifacts
         self._caller = caller
 

@@ -1,27 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The catalog for blocking code: `AsyncCatalog` on the client's event-loop thread."""
 
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
 
 from llamaorch_client.catalog import PAGE_SIZE, AsyncCatalog
+from llamaorch_client.loop_thread import LoopThread
 from llamaorch_client.model_catalog import CatalogModel, KeptModel, ModelState, Verification
-
-T = TypeVar("T")
-
-
-class Caller(Protocol):
-    """Runs a coroutine elsewhere and waits for it."""
-
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Returns, or raises, what the coroutine does."""
-        ...
 
 
 class SyncCatalog:
     """The catalog of one orchestrator, with the methods and errors of `AsyncCatalog`."""
 
-    def __init__(self, catalog: AsyncCatalog, caller: Callable[[], Caller]) -> None:
+    def __init__(self, catalog: AsyncCatalog, caller: Callable[[], LoopThread]) -> None:
         self._catalog = catalog
         self._caller = caller
 

@@ -1,26 +1,18 @@
 """A job that is continued over engines that die, and an orchestrator that starts anew. LO-304."""
 
 import asyncio
-import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from llamaorch_client import AsyncClient, FailoverPolicy, Sampling
 from llamaorch_client.stream import JobStream
 from tests.integration.faults.services import host_of, orchestrator, output, rest
+from tests.ports import free_port
 
 WAIT_S = 60.0
 TOKENS = 25
 MORTAL = {"token_count": TOKENS, "token_interval_ms": 40, "die_after_tokens": 10}
 SOON = {"backoff": {"initial_ms": 20, "cap_ms": 20}}
-
-
-def free_port() -> int:
-    """A port that is free now: the orchestrator comes back where its host looks for it."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def mortal_job(client: AsyncClient) -> JobStream:

@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from llamaorch.orchestrator.v1 import artifact_service_pb2 as pb
 from llamaorch.orchestrator.v1 import artifact_service_pb2_grpc as grpc_pb
+from llamaorch.orchestrator.v1 import job_pb2
+from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
+from llamaorch.pool.v1 import pool_registry_service_pb2_grpc as registry_grpc
 from llamaorch_client.ending import Ending
+from tests.integration.orchestrator.calls import WAIT_S, details
+from tests.integration.orchestrator.conftest import Orchestrator
 
 CHUNK_BYTES = 256 << 10
 
@@ -72,3 +78,34 @@ def objects(directory: Path) -> set[str]:
 def incoming(directory: Path) -> set[str]:
     """The uploads on disk that have not ended."""
     return {path.name for path in (directory / "artifacts" / "incoming").iterdir()}
+
+
+async def put_input(
+    orchestrator: Orchestrator, content: bytes = b"hello", media_type: str = "text/plain"
+) -> str:
+    """Puts an input; its id."""
+    answer = await put(orchestrator.artifacts, content, header("INPUT", media_type=media_type))
+    return answer.artifact.artifact_id
+
+
+def of(artifact_id: str) -> job_pb2.JobInput:
+    """The input of a job."""
+    return job_pb2.JobInput(artifact_id=artifact_id)
+
+
+async def fetch(orchestrator: Orchestrator, job_id: str, attempt: int = 1) -> job_pb2.JobInput:
+    """The input of an attempt, as its host gets it."""
+    stub = registry_grpc.PoolRegistryServiceStub(orchestrator.channel)
+    request = registry_pb2.FetchInputRequest(job_id=job_id, attempt=attempt)
+    pieces = [piece async for piece in stub.FetchInput(request, timeout=WAIT_S)]
+    data = b"".join(piece.chunk for piece in pieces)
+    assert pieces[0].size_bytes == len(data)
+    return job_pb2.JobInput.FromString(data)
+
+
+async def refused(call: object) -> tuple[str, str, str]:
+    """The reason, the label and the text of a refused call."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call  # type: ignore[misc]
+    info = details(caught.value)[0]
+    return info.reason, info.metadata.get("policy_label", ""), caught.value.details() or ""

@@ -9,14 +9,11 @@ import grpc
 import pytest
 
 from llamaorch.orchestrator.v1 import artifact_service_pb2 as pb
-from llamaorch.orchestrator.v1 import job_pb2
-from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
-from llamaorch.pool.v1 import pool_registry_service_pb2_grpc as registry_grpc
 from pool_managerd.config import PoolTable
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.engines.port import ChatMessage
 from pool_managerd.server import PoolManager
-from tests.integration.orchestrator.artifact_calls import header, put, sha256
+from tests.integration.orchestrator.artifact_calls import fetch, header, of, put, put_input, sha256
 from tests.integration.orchestrator.calls import (
     all_events,
     details,
@@ -34,29 +31,6 @@ LONG = ("Once upon a time, " * 300_000).encode()
 assert len(LONG) > 4 << 20, "longer than a message"
 TALK = json.dumps({"messages": [{"role": "user", "content": "Grüße"}]}).encode()
 WAIT_S = 10.0
-
-
-async def put_input(
-    orchestrator: Orchestrator, content: bytes = b"hello", media_type: str = "text/plain"
-) -> str:
-    """Puts an input; its id."""
-    answer = await put(orchestrator.artifacts, content, header("INPUT", media_type=media_type))
-    return answer.artifact.artifact_id
-
-
-def of(artifact_id: str) -> job_pb2.JobInput:
-    """The input of a job."""
-    return job_pb2.JobInput(artifact_id=artifact_id)
-
-
-async def fetch(orchestrator: Orchestrator, job_id: str, attempt: int = 1) -> job_pb2.JobInput:
-    """The input of an attempt, as its host gets it."""
-    stub = registry_grpc.PoolRegistryServiceStub(orchestrator.channel)
-    request = registry_pb2.FetchInputRequest(job_id=job_id, attempt=attempt)
-    pieces = [piece async for piece in stub.FetchInput(request, timeout=WAIT_S)]
-    data = b"".join(piece.chunk for piece in pieces)
-    assert pieces[0].size_bytes == len(data)
-    return job_pb2.JobInput.FromString(data)
 
 
 async def reason(call: object) -> str:

@@ -5,11 +5,18 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamaorch.orchestrator.v1 import artifact_service_pb2 as pb
-from tests.integration.orchestrator.artifact_calls import get, header, put, sha256
+from tests.integration.orchestrator.artifact_calls import (
+    fetch,
+    get,
+    header,
+    of,
+    put,
+    put_input,
+    refused,
+    sha256,
+)
 from tests.integration.orchestrator.calls import enqueue, ready_host
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
-from tests.integration.orchestrator.test_artifact_inputs import fetch, of, put_input
-from tests.integration.orchestrator.test_artifacts import refused
 from tests.integration.telemetry.both import scrape
 
 CONTENT = b"12345678"

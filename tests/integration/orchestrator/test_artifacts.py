@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
-import grpc
 import pytest
 
 from llamaorch.orchestrator.v1 import artifact_service_pb2 as pb
@@ -18,9 +17,9 @@ from tests.integration.orchestrator.artifact_calls import (
     incoming,
     objects,
     put,
+    refused,
     sha256,
 )
-from tests.integration.orchestrator.calls import details
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 
 LARGE = bytes(range(256)) * (5 << 12)
@@ -42,14 +41,6 @@ async def start(
     journal = {"kind": "sqlite", "path": str(directory / "journal.db")}
     small = {"artifact_bytes_max": BYTES_MAX, "quota_bytes": 12 << 20, "free_bytes_min": 0}
     return await start_orchestrator(None, store=journal, artifacts=small | bounds)
-
-
-async def refused(call: object) -> tuple[str, str, str]:
-    """The reason, the label and the text of a refused call."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call  # type: ignore[misc]
-    info = details(caught.value)[0]
-    return info.reason, info.metadata.get("policy_label", ""), caught.value.details() or ""
 
 
 async def listed(kept: Orchestrator, **fields: object) -> list[str]:

@@ -1,7 +1,7 @@
 """How the catalog is changed: who may, what is refused, what is durable. ORCH-3031, HME-031."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import grpc
 import pytest
@@ -10,8 +10,6 @@ from google.protobuf.duration_pb2 import Duration
 from llamaorch.orchestrator.v1 import catalog_service_pb2 as pb
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb
-from orchestrator_core.core.records import Record
-from orchestrator_core.store.memory import MemoryStore
 from tests.integration.orchestrator.calls import (
     WAIT_S,
     all_events,
@@ -31,6 +29,7 @@ from tests.integration.orchestrator.catalog_calls import (
     update,
 )
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
+from tests.integration.orchestrator.stores import SteppedStore
 
 
 async def test_a_retired_model_takes_no_more_jobs_and_finishes_its_own(
@@ -291,23 +290,6 @@ async def test_a_grace_ends_by_itself(orchestrator: Orchestrator) -> None:
     now_ms = orchestrator.server.runtime.clock.now_ms()
 
     assert now_ms >= retired.grace_until.ToMilliseconds()
-
-
-class SteppedStore(MemoryStore):
-    """A journal of which each commit waits for the test's word."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stepped = False
-        self.waiting = asyncio.Semaphore(0)
-        self.go = asyncio.Semaphore(0)
-
-    async def commit(self, batch: Sequence[Record]) -> None:
-        """Waits."""
-        if self.stepped:
-            self.waiting.release()
-            await self.go.acquire()
-        await super().commit(batch)
 
 
 async def test_what_is_told_of_a_model_is_durable(start_orchestrator: StartOrchestrator) -> None:

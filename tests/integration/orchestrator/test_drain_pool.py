@@ -1,7 +1,7 @@
 """DrainPool: placements stop at once, what runs goes on, and nobody forgets it. OC-CTRL-2002."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import grpc
 import pytest
@@ -11,9 +11,7 @@ from llamaorch.orchestrator.v1 import decision_pb2, job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pb
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
-from orchestrator_core.core.records import Record
 from orchestrator_core.store.memory import MemoryJournal, MemoryStore
-from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import (
     WAIT_S,
     all_events,
@@ -25,7 +23,7 @@ from tests.integration.orchestrator.calls import (
 )
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
-from tests.integration.orchestrator.test_journal import SlowStore
+from tests.integration.orchestrator.stores import FailingStore, SlowStore
 
 
 async def drain(
@@ -165,23 +163,11 @@ async def test_what_cannot_be_done_says_why(
     details(refused.value)
 
 
-class RefusingStore(MemoryStore):
-    """A journal that can be told to refuse."""
-
-    broken = False
-
-    async def commit(self, batch: Sequence[Record]) -> None:
-        """Refuses while broken."""
-        if self.broken:
-            raise StoreUnavailableError("scripted")
-        await super().commit(batch)
-
-
 async def test_without_a_journal_nothing_is_promised_but_it_is_done_later(
     start_orchestrator: StartOrchestrator,
 ) -> None:
     """The caller is told STORE_UNAVAILABLE; the host hears of it once it is durable."""
-    store = RefusingStore()
+    store = FailingStore()
     orchestrator = await start_orchestrator(store)
     host = await ready_host(orchestrator)
     store.broken = True

@@ -121,6 +121,44 @@ async def test_host_that_returns_goes_on_with_its_attempts(orchestrator: Orchest
     assert kinds(seen)[-1] == "end"
 
 
+@pytest.mark.parametrize("failover", [job_pb2.FAILOVER_POLICY_VERIFIED_REPLAY, CONTINUE])
+async def test_a_host_that_returns_too_late_takes_nothing_from_the_next_attempt(
+    start_orchestrator: StartOrchestrator, failover: job_pb2.FailoverPolicy.ValueType
+) -> None:
+    """Its attempt proves what was delivered until the next one, sent already, has started."""
+    orchestrator = await start_orchestrator(pools={"reattach_grace_ms": 100})
+    host = await ready_host(orchestrator)
+    receipt = await enqueue(orchestrator, failover=failover)
+    first = await host.start()
+    await host.started(first.handle)
+    await host.tokens(first.handle, "one ")
+    async for event in follow(orchestrator, receipt.job_id):
+        if event.WhichOneof("event") == "tokens":
+            break
+    other = orchestrator.host("host-2")
+    await other.register(snapshot("pool-b", host_id="host-2"))
+    await host.close()
+    second = await other.start()
+
+    back = orchestrator.host(boot_id=host.boot_id)
+    held = dispatch_pb2.HeldAttempt(
+        job_id=receipt.job_id, attempt=1, pool_id="pool-a", replica_id="pool-a-1", next_index=1
+    )
+    answer = await back.register(snapshot(), held=(held,))
+    await other.started(second.handle)
+    if failover == CONTINUE:
+        other.goes_on(second.handle, "one ", pieces=1)
+    else:
+        await other.tokens(second.handle, "one ")
+    await other.tokens(second.handle, "two")
+    await other.finish(second.handle)
+    events = await all_events(orchestrator, receipt.job_id)
+
+    assert [verdict.verdict for verdict in answer.verdicts] == [dispatch_pb2.HELD_VERDICT_ADOPT]
+    assert text(events) == "one two"
+    assert kinds(events) == ["started", "tokens", "resumed", "tokens", "end"]
+
+
 async def test_unknown_held_attempt_is_aborted(orchestrator: Orchestrator) -> None:
     """A host that still runs what nobody knows is told to stop it."""
     host = orchestrator.host()

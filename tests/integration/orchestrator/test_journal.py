@@ -21,7 +21,6 @@ from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import CannotStartError
 from orchestrator_core.process import run
 from orchestrator_core.store.memory import CommitFault, MemoryStore
-from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import (
     all_events,
     details,
@@ -34,29 +33,9 @@ from tests.integration.orchestrator.calls import (
 )
 from tests.integration.orchestrator.conftest import StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
+from tests.integration.orchestrator.stores import SlowStore
 
 WAIT_S = 5.0
-
-
-class SlowStore(MemoryStore):
-    """A journal whose disk stands still whenever the test says so; then it may break."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.moving = asyncio.Event()
-        self.moving.set()
-        self.waiting = asyncio.Event()
-        self.broken = False
-
-    async def commit(self, batch: Sequence[Record]) -> None:
-        """Waits for the disk."""
-        if not self.moving.is_set():
-            self.waiting.set()
-        await self.moving.wait()
-        if self.broken:
-            self.broken = False
-            raise StoreUnavailableError("disk full")
-        await super().commit(batch)
 
 
 async def test_restart_keeps_waiting_running_and_ended_jobs(

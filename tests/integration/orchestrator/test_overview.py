@@ -5,11 +5,9 @@ from collections.abc import Sequence
 
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
-from orchestrator_core.core.records import Record
-from orchestrator_core.store.memory import MemoryStore
-from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import all_events, enqueue, follow, job, ready_host
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
+from tests.integration.orchestrator.stores import FailingStore
 
 
 async def look(orchestrator: Orchestrator, rows_max: int = 0) -> pb.GetOverviewResponse:
@@ -150,18 +148,6 @@ async def test_a_look_fits_into_a_message_whatever_clients_wrote_on_their_jobs(
 def ids_of_decisions(told: pb.GetOverviewResponse) -> list[str]:
     """Which jobs the decisions are of."""
     return [decision.job_id for decision in told.decisions]
-
-
-class FailingStore(MemoryStore):
-    """A journal that can be told to refuse."""
-
-    broken = False
-
-    async def commit(self, batch: Sequence[Record]) -> None:
-        """Refuses while broken."""
-        if self.broken:
-            raise StoreUnavailableError("scripted")
-        await super().commit(batch)
 
 
 async def test_what_is_not_durable_is_not_shown_as_ended(

@@ -242,22 +242,54 @@ async def test_who_is_behind_waits_for_the_replay(
     assert text(events) == "".join(pieces) + "end"
 
 
-async def test_output_of_an_attempt_that_counts_no_more_is_not_asked_for(
+PIECES = [f"{number:03d} " * 50 for number in range(40)]
+
+
+async def failed(
     start_orchestrator: StartOrchestrator,
-) -> None:
-    """A reader that is behind is refused at once, and nobody else is held up."""
+) -> tuple[Orchestrator, ScriptedHost, str, int]:
+    """A job whose engine died after more text than is kept here; its host, its id, the handle."""
     orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
     host = await ready_host(orchestrator)
     receipt = await enqueue(orchestrator, failover=job_pb2.FAILOVER_POLICY_FAIL)
     handle = (await host.start()).handle
     await host.started(handle)
-    for number in range(40):
-        await host.tokens(handle, f"{number:03d} " * 50)
+    for piece in PIECES:
+        await host.tokens(handle, piece)
     await host.fail(handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
-    await relayed(orchestrator, receipt.job_id, 40)
+    await relayed(orchestrator, receipt.job_id, len(PIECES))
+    return orchestrator, host, receipt.job_id, handle
+
+
+async def test_text_of_a_failed_job_comes_back_from_its_host_too(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """LO-301: a reader that was slow gets all of the text and then the error, like the others."""
+    orchestrator, host, job_id, handle = await failed(start_orchestrator)
+    slow = asyncio.create_task(all_events(orchestrator, job_id))
+
+    first = (await host.command("seek")).seek.first_index
+    host.goes_on(handle, "", 0)
+    for piece in PIECES:
+        await host.tokens(handle, piece)
+    events = await slow
+
+    assert first == 0
+    assert text(events) == "".join(PIECES)
+    assert kinds(events)[0] == "started"
+    assert kinds(events)[-1] == "error"
+
+
+async def test_text_of_a_failed_job_that_its_host_has_forgotten_is_not_waited_for(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """A run of the host that knows nothing of the attempt cannot be asked."""
+    orchestrator, host, job_id, _ = await failed(start_orchestrator)
+    await host.close()
+    await orchestrator.host().register(snapshot(replica_id="pool-a-2"))
 
     async with asyncio.timeout(WAIT_S):
-        assert (await refusal(orchestrator, receipt.job_id))[0] == "RESUME_WINDOW"
+        assert (await refusal(orchestrator, job_id))[0] == "RESUME_WINDOW"
 
 
 async def test_a_host_that_holds_no_more_than_what_is_here_is_not_waited_for(

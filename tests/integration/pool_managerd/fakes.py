@@ -78,7 +78,6 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         self.snapshots: list[snapshot_pb2.PoolSnapshot] = []
         self.acks: list[int] = []
         self.rejections: list[registry_pb2.SnapshotRejection] = []
-        self.snapshots_ahead: list[tuple[int, int]] = []
         self.handles: dict[int, Stored] = {}
         self.sent: list[registry_pb2.DispatchResponse] = []
         self.fetches: list[registry_pb2.FetchInputRequest] = []

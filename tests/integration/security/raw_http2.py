@@ -21,7 +21,6 @@ CLOSED = "closed"
 # Source: RFC 9113, 4.1 and 6.2.
 FLAGS_AT, END_HEADERS = 4, 0x4
 ENQUEUE = "/llamaorch.orchestrator.v1.OrchestratorService/Enqueue"
-EXCHANGE = "/llamaorch.orchestrator.v1.OrchestratorService/Exchange"
 
 
 class Raw:

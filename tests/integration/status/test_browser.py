@@ -15,7 +15,7 @@ from llamaorch_client import AsyncClient, Priority, Sampling
 from tests.integration.orchestrator.calls import all_events, enqueue
 from tests.integration.orchestrator.conftest import StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
-from tests.integration.orchestrator.test_overview import FailingStore
+from tests.integration.orchestrator.stores import FailingStore
 from tests.integration.status import chromium
 from tests.integration.status.simulated_fleet import simulated_fleet
 from tests.nvml_stub.stub import NO_COMPILER, compiler

@@ -22,7 +22,7 @@ from orchestrator_core.telemetry.http import HttpPort
 from tests.integration.orchestrator.calls import all_events, enqueue
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
-from tests.integration.orchestrator.test_overview import FailingStore
+from tests.integration.orchestrator.stores import FailingStore
 
 CANARY = "canary-8c1f"
 WAIT_S = 5.0

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+
+from tests.ports import free_port
 
 BIN = Path(__file__).parents[3] / ".build" / "prometheus" / "usr" / "bin"
 WAIT_S = 30.0
@@ -95,7 +96,7 @@ async def prometheus(
     }
     # YAML takes JSON as it is.
     (directory / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")
-    port = _free_port()
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         BIN / "prometheus",
         f"--config.file={directory / 'prometheus.yml'}",
@@ -113,10 +114,3 @@ async def prometheus(
     finally:
         process.terminate()
         await process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

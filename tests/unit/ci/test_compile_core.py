@@ -6,9 +6,12 @@ import importlib
 import pkgutil
 import shutil
 import subprocess
+import sys
 import types
 import typing
 from pathlib import Path
+
+import pytest
 
 from ci.compile_core import CORE, INTERPRETED, ROOT, SHELL, main, prepared, worth_reading
 from orchestrator_core import core
@@ -108,4 +111,37 @@ def test_an_installation_without_a_compiler_removes_it_too() -> None:
     command = (make, "--dry-run", "install", "COMPILE=no", "PREFIX=/nowhere")
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
 
-    assert "ci/compile_core.py --remove" in told.stdout
+    assert "/nowhere/bin/python ci/compile_core.py --remove" in told.stdout
+    # Nor does it need what compiles, or what develops.
+    assert "pip install" in told.stdout
+    assert "-e '." not in told.stdout
+
+
+def test_what_only_removes_needs_no_compiler(tmp_path: Path) -> None:
+    """The Python of an installation has neither mypyc nor setuptools."""
+    (tmp_path / "orchestrator_core").mkdir()
+    (tmp_path / "orchestrator_core" / "a.so").touch()
+    bare = (sys.executable, "-I", "-S", ROOT / "ci" / "compile_core.py", "--remove", tmp_path)
+    subprocess.run(bare, check=True)
+
+    assert list((tmp_path / "orchestrator_core").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("PREFIX=/proc/nowhere", "COMPILE=no"), "PREFIX=/proc/nowhere cannot be written"),
+        (("PREFIX=/tmp", "PYTHON=false"), ""),
+    ],
+)
+def test_what_cannot_be_installed_is_told_at_once(words: tuple[str, ...], told: str) -> None:
+    """Before anything is fetched."""
+    make = shutil.which("make")
+    assert make is not None
+    ended = subprocess.run(
+        (make, "install", *words), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode != 0
+    assert told in ended.stdout
+    assert "pip install" not in ended.stdout

@@ -22,7 +22,7 @@ from llamaorch_client import (
 )
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.devices import DeviceRow, merged, of_snapshot
-from llamaorch_client.cli.failure import ExitCode, as_record, exit_code, seconds, sentences
+from llamaorch_client.cli.failure import ExitCode, as_record, exit_code, sentences, span_text
 from llamaorch_client.cli.output import Output, plain, printable
 from llamaorch_client.cli.progress import Progress
 from orchestrator_core.artifacts.refusals import RESOURCE as ARTIFACT_RESOURCE
@@ -352,5 +352,5 @@ def test_what_is_refused_says_what_to_do_and_how_it_ends(
 )
 def test_spans_are_read_at_a_glance(span_ms: int, told: str) -> None:
     """Nobody divides by 3,600 at night; and a column of eight has room for each."""
-    assert seconds(span_ms) == told
+    assert span_text(span_ms) == told
     assert len(told) <= 8

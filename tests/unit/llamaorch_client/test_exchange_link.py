@@ -10,7 +10,7 @@ from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from llamaorch_client.events import End
 from llamaorch_client.exchange import Exchange
 from llamaorch_client.exchange_job import ExchangeJob
-from llamaorch_client.exchange_link import Asked, Link, Session
+from llamaorch_client.exchange_link import Asked, Followed, Link
 from llamaorch_client.options import ClientOptions
 
 ACCEPTED = pb.ExchangeResult(correlation_id=1, handle=7, enqueued=pb.EnqueueResponse(job_id="j1"))
@@ -18,7 +18,7 @@ ACCEPTED = pb.ExchangeResult(correlation_id=1, handle=7, enqueued=pb.EnqueueResp
 
 def _ended() -> tuple[Link, ExchangeJob]:
     """A job whose outcome was received and waits to be read."""
-    link = Link(Session({}, asyncio.Event(), lambda _job, _link: None, "c1", acknowledge=True))
+    link = Link(Followed({}, asyncio.Event(), lambda _job, _link: None, "c1", acknowledge=True))
     job = ExchangeJob("", 100, link.touch)
     link.asked[1] = Asked(pb.ExchangeRequest(correlation_id=1), None, job)
     end = pb.ExchangeJobEvent(handle=7, event=events_pb2.JobEvent(end=events_pb2.End()))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pool_managerd.config import ConfigError
-from pool_managerd.config_engines import OllamaEngine, OpenAiEngine
-from pool_managerd.config_llama import EmbeddedEngine, LlamaServerEngine
+from pool_managerd.config_engines import OllamaTable, OpenAiTable
+from pool_managerd.config_llama import EmbeddedTable, LlamaServerTable
 from pool_managerd.config_loading import load_config
 from pool_managerd.config_text import configuration_table, to_toml
 from pool_managerd.credentials import link_metadata
@@ -47,7 +47,7 @@ def test_defaults_are_loopback_and_bounded(tmp_path: Path) -> None:
 
     assert (config.orchestrator, config.listen) == ("127.0.0.1:7070", "127.0.0.1:7071")
     engine = config.pools[0].engine
-    assert isinstance(engine, EmbeddedEngine)
+    assert isinstance(engine, EmbeddedTable)
     assert engine.model_path == str(tmp_path / "m.gguf")
 
 
@@ -185,7 +185,7 @@ def test_secrets_come_from_the_environment_only(tmp_path: Path, kind: str) -> No
     config = load_config(path, {"KEY": "hunter2"})
 
     engine = config.pools[0].engine
-    assert isinstance(engine, LlamaServerEngine | OllamaEngine | OpenAiEngine)
+    assert isinstance(engine, LlamaServerTable | OllamaTable | OpenAiTable)
     assert engine.api_key.get_secret_value() == "hunter2"
     assert "hunter2" not in to_toml(config) + repr(config)
     assert "KEY is not set" in problems(tmp_path, text)[0]
@@ -205,7 +205,7 @@ def test_files_of_an_engine_begin_at_the_folder_of_the_configuration(tmp_path: P
 
     engine = load_config(tmp_path / "c.toml", {}).pools[0].engine
 
-    assert isinstance(engine, EmbeddedEngine)
+    assert isinstance(engine, EmbeddedTable)
     assert engine.model_path == str(tmp_path / "m.gguf")
     assert engine.draft_model_path == str(tmp_path / "d.gguf")
 

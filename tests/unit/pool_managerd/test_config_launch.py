@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import OllamaEngine
+from pool_managerd.config_engines import OllamaTable
 
 HERE = "http://127.0.0.1:1"
 
@@ -99,7 +99,7 @@ def test_ollama_is_where_it_usually_is_unless_it_is_launched() -> None:
     def where(**engine: Any) -> str:
         table = {"kind": "ollama", "model_id": "m", **engine}
         made = PoolTable.model_validate({"pool_id": "p", "engine": table}).engine
-        assert isinstance(made, OllamaEngine)
+        assert isinstance(made, OllamaTable)
         return made.base_url
 
     launched = {"launch": {"command": ["ollama", "serve"]}}

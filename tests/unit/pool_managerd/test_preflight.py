@@ -124,6 +124,31 @@ async def test_what_other_pools_claim_is_not_free(model: Path) -> None:
         await box.preflight().memory(table(model))
 
 
+@pytest.mark.parametrize(
+    ("free", "total", "claimed", "passing"),
+    [
+        # Other programs have it: it may come back in an hour.
+        (0, 12 * GIB, 0, True),
+        (0, 12 * GIB, GIB, True),
+        # Too small, or promised to another pool: nothing changes by itself.
+        (100 << 20, 100 << 20, 0, False),
+        (12 * GIB, 12 * GIB, 12 * GIB - (100 << 20), False),
+    ],
+)
+async def test_memory_that_others_hold_is_no_reason_to_give_up(
+    model: Path, free: int, total: int, claimed: int, *, passing: bool
+) -> None:
+    """Such a pool goes on trying, as nothing was started; one that can never fit gives up."""
+    box = Box(devices=(gpu("a", free, total=total),))
+    box.ledger.claim("other", {"GPU-a": claimed})
+    box.ledger.settle("other", {})
+
+    with pytest.raises(PreloadError) as caught:
+        await box.preflight().memory(table(model))
+
+    assert caught.value.passing == passing
+
+
 async def test_an_integrated_device_uses_the_memory_of_the_host(model: Path) -> None:
     """What both need is compared with what the host has."""
     shared = replace(gpu("a", 32 * GIB, total=64 * GIB), memory_is_host_memory=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pool_managerd.config import PoolTable
-from pool_managerd.config_llama import LlamaServerEngine
+from pool_managerd.config_llama import LlamaServerTable
 from pool_managerd.engines.gguf_file import gguf_digest
 from pool_managerd.engines.port import PreloadError
 from pool_managerd.preflight import NoPreflight
@@ -88,7 +88,7 @@ async def test_a_launched_engine_gets_its_model_as_the_embedded_one_does(model: 
 
     for prepared in (started, reloaded):
         engine = prepared.table.engine
-        assert isinstance(engine, LlamaServerEngine)
+        assert isinstance(engine, LlamaServerTable)
         assert (engine.model_ref, engine.model_path) == ("", str(model))
         assert engine.model_digest == gguf_digest(model, threading.Event())
         assert prepared.model_ref == ""

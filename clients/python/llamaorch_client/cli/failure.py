@@ -183,7 +183,7 @@ def as_record(error: LlamaOrchError) -> dict[str, Any]:
     }
 
 
-def seconds(span_ms: float) -> str:
+def span_text(span_ms: float) -> str:
     """Returns a span for people, of at most 8 characters below ten years.
 
     As in 250 ms, 1.5 s, 12m 05s, 8h 25m, 3d 4h.
@@ -202,7 +202,7 @@ def seconds(span_ms: float) -> str:
 def _when(error: LlamaOrchError) -> str:
     if error.retry_after_ms is None:
         return "trying again will not help before something changes"
-    return f"try again in {seconds(error.retry_after_ms)}, or let llorch do so with --wait-s 60"
+    return f"try again in {span_text(error.retry_after_ms)}, or let llorch do so with --wait-s 60"
 
 
 def _where_to_look(error: NotFoundError) -> str:
@@ -215,7 +215,7 @@ def _where_to_look(error: NotFoundError) -> str:
 def _job_failed(error: JobFailedError) -> str:
     job = f"job {error.job_id} " if error.job_id else "the job "
     again = error.retry_after_ms
-    hint = f"; try again in {seconds(again)}" if again is not None else ""
+    hint = f"; try again in {span_text(again)}" if again is not None else ""
     return f"{job}failed: {error.reason}: {error.message}{hint}"
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llamaorch_client.aio import AsyncClient, JobFilter
 from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, number, slowed, unwell
-from llamaorch_client.cli.failure import ExitCode, seconds
+from llamaorch_client.cli.failure import ExitCode, span_text
 from llamaorch_client.cli.output import Output
 from llamaorch_client.errors import ServerError
 from llamaorch_client.model import JobState
@@ -30,7 +30,7 @@ POOL_COLUMNS = (
 )
 LIVE = (JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING)
 # Enough for every queue that the server allows in practice; beyond it the count says "at least".
-COUNT_MAX = 10_000
+COUNTED_JOBS_MAX = 10_000
 NO_POOLS = "no pools; start pool-managerd on a GPU host and point it at this server"
 # A longer reason stands below the table.
 REASON_CHARS = 48
@@ -106,7 +106,7 @@ async def _health(client: AsyncClient, correlation_id: str | None) -> str:
 async def _queue(client: AsyncClient, capacity: int, correlation_id: str | None) -> QueueSummary:
     counts: Counter[str] = Counter()
     listed = client.list_jobs(
-        JobFilter(LIVE), limit=COUNT_MAX, page_size=500, correlation_id=correlation_id
+        JobFilter(LIVE), limit=COUNTED_JOBS_MAX, page_size=500, correlation_id=correlation_id
     )
     async for job in listed:
         counts[job.priority if job.state is JobState.QUEUED else "running"] += 1
@@ -115,7 +115,7 @@ async def _queue(client: AsyncClient, capacity: int, correlation_id: str | None)
         queued_batch=counts[Priority.BATCH],
         running=counts["running"],
         capacity=capacity,
-        complete=counts.total() < COUNT_MAX,
+        complete=counts.total() < COUNTED_JOBS_MAX,
     )
 
 
@@ -173,6 +173,6 @@ def _pool_row(pool: Pool) -> Sequence[str]:
         number(pool.ctx_max),
         number(pool.tokens_per_s) + slowed(pool.perf_scale),
         pool.host_id,
-        seconds(pool.snapshot_age_ms),
+        span_text(pool.snapshot_age_ms),
         "; ".join(devices) or "-",
     )

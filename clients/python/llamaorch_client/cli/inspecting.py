@@ -9,7 +9,7 @@ from functools import partial
 from llamaorch_client.aio import AsyncClient, JobFilter
 from llamaorch_client.cli import deciding, job_ids
 from llamaorch_client.cli.cells import number
-from llamaorch_client.cli.failure import ExitCode, seconds
+from llamaorch_client.cli.failure import ExitCode, span_text
 from llamaorch_client.cli.output import Output
 from llamaorch_client.model import (
     Decision,
@@ -58,10 +58,10 @@ def _job_row(job: Job, now: datetime) -> Sequence[str]:
         job.priority.value,
         job.model_id,
         number(job.queue_position),
-        "-" if starts_ms is None else seconds(starts_ms),
+        "-" if starts_ms is None else span_text(starts_ms),
         job.pool_id or "-",
         number(job.usage.tokens_out),
-        "-" if age_ms is None else seconds(max(0.0, age_ms)),
+        "-" if age_ms is None else span_text(max(0.0, age_ms)),
     )
 
 
@@ -89,10 +89,11 @@ def _from_catalog(added: FromCatalog) -> str:
 
 def _decision(decision: Decision, out: Output) -> None:
     out.result("")
-    declined = f" and letting {decision.declined_offers} slots pass"
+    passed = decision.declined_offers
+    declined = f" and letting {passed} slots pass" if passed else ""
     out.result(
         f"attempt {decision.attempt}: {decision.pool_id} after waiting "
-        f"{seconds(decision.waited_ms)}{declined if decision.declined_offers else ''}, decided by "
+        f"{span_text(decision.waited_ms)}{declined}, decided by "
         f"{decision.decided_by} (rules version {decision.rules_version})"
     )
     titles, rows, gone = deciding.candidates(decision, out.width)

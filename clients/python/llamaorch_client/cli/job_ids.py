@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from llamaorch_client.aio import AsyncClient, JobFilter
-from llamaorch_client.cli.failure import UsageError, seconds
+from llamaorch_client.cli.failure import UsageError, span_text
 from llamaorch_client.errors import NotFoundError
 from llamaorch_client.model import Job
 
@@ -122,7 +122,7 @@ def _shown(job: Job) -> str:
     age_ms = 0.0
     if job.accepted_at is not None:
         age_ms = max(0.0, (datetime.now(UTC) - job.accepted_at).total_seconds() * 1000)
-    return f"{job.job_id} ({job.state.value.lower()}, given {seconds(age_ms)} ago)"
+    return f"{job.job_id} ({job.state.value.lower()}, given {span_text(age_ms)} ago)"
 
 
 def _not_found(error: NotFoundError, near: list[str]) -> NotFoundError:

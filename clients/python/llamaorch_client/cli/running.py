@@ -15,7 +15,7 @@ from typing import Any
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.artifact import ArtifactAbout, ArtifactKind
 from llamaorch_client.cli import job_ids
-from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, seconds, sentences
+from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, sentences, span_text
 from llamaorch_client.cli.output import Output, plain
 from llamaorch_client.cli.progress import Progress
 from llamaorch_client.cli.waiting import Waiting
@@ -317,9 +317,9 @@ def _summary(end: End, followed: JobStream) -> str:
     if usage.tokens_per_s is not None:
         parts.append(f"{usage.tokens_per_s:.1f} tok/s")
     if usage.queue_time_ms is not None:
-        parts.append(f"queued {seconds(usage.queue_time_ms)}")
+        parts.append(f"queued {span_text(usage.queue_time_ms)}")
     if usage.first_token_ms is not None:
-        parts.append(f"first token after {seconds(usage.first_token_ms)}")
+        parts.append(f"first token after {span_text(usage.first_token_ms)}")
     if followed.resumes:
         parts.append(f"resumed {followed.resumes}x")
     return f"job {followed.job_id} {', '.join(parts)}"

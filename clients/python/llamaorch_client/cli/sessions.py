@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from llamaorch_client.aio import AsyncClient
-from llamaorch_client.cli.failure import ExitCode, UsageError, seconds
+from llamaorch_client.cli.failure import ExitCode, UsageError, span_text
 from llamaorch_client.cli.output import Output
 from llamaorch_client.model import Session
 from llamaorch_client.request import Budgets
@@ -76,7 +76,7 @@ def _ends_in(session: Session, now: datetime) -> str:
     """How long it lives if it stays silent; "-" while jobs of it have not ended."""
     if session.expires_at is None:
         return "-"
-    return seconds(max(0.0, (session.expires_at - now).total_seconds() * 1000))
+    return span_text(max(0.0, (session.expires_at - now).total_seconds() * 1000))
 
 
 def _number(value: int | None) -> str:

@@ -30,7 +30,7 @@ from orchestrator_core.core.records import DispatchRecord, TerminalRecord
 from orchestrator_core.core.spec import Failover
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
-from tests.unit.orchestrator_core.core.test_recovery import journal
+from tests.unit.orchestrator_core.core.journals import journal
 
 Move = Callable[[Bench], list[Effect]]
 

@@ -14,8 +14,8 @@ from orchestrator_core.core.machine import Core
 from orchestrator_core.core.shapes import Numbered, Shapes
 from orchestrator_core.core.state import State
 from orchestrator_core.recorder.codec import decode_frozen, encode_frozen, state_hash
-from tests.unit.orchestrator_core.core.test_random_driver import config_of
 from tests.unit.orchestrator_core.core.world import World
+from tests.unit.orchestrator_core.core.world_settings import config_of
 
 SEEDS = range(1, 41)
 

@@ -12,7 +12,7 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     OutputProgressed,
 )
-from orchestrator_core.core.gates import EVIDENCE_MIN
+from orchestrator_core.core.gates import JUDGED_MIN
 from orchestrator_core.core.outcome import Finish, Reason, Usage
 from tests.unit.orchestrator_core.core.bench import Bench, learned, let_in, refusal
 from tests.unit.orchestrator_core.core.build import snapshot
@@ -26,7 +26,7 @@ def gated(**config: Any) -> Bench:
 def test_a_job_that_will_hardly_be_in_time_is_refused() -> None:
     """LO-105: with what the client needs to decide; the same job with more time is let in."""
     bench = gated()
-    learned(bench, EVIDENCE_MIN)
+    learned(bench, JUDGED_MIN)
     bench.enqueue("running", "waiting")
 
     refused = refusal(bench.enqueue("a", deadline_ms=bench.now_ms + 10))
@@ -39,7 +39,7 @@ def test_a_job_that_will_hardly_be_in_time_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("jobs", "config"),
-    [(EVIDENCE_MIN - 1, {}), (0, {}), (EVIDENCE_MIN, {"deadline_aware": False})],
+    [(JUDGED_MIN - 1, {}), (0, {}), (JUDGED_MIN, {"deadline_aware": False})],
 )
 def test_nobody_is_refused_without_evidence_or_with_the_gate_off(
     jobs: int, config: dict[str, Any]
@@ -59,7 +59,7 @@ def test_an_idle_pool_takes_what_it_ends_in_time(deadline_ms: int, accepted: boo
     One that may disprove that has just failed.
     """
     bench = gated()
-    for n in range(2 * EVIDENCE_MIN):
+    for n in range(2 * JUDGED_MIN):
         bench.enqueue(f"e{n}", expected_tokens=20)
         bench.step(AttemptStarted(f"e{n}", 1))
         bench.at(bench.now_ms + 200)
@@ -95,7 +95,7 @@ def played(bench: Bench, job_id: str, service_ms: int, deadline_ms: int) -> bool
 def slow_fleet(service_ms: int) -> Bench:
     """Its jobs have taken so long until now, and it was seen in many of them."""
     bench = gated(idle_timeout_ms=10_000_000, wall_timeout_ms=10_000_000)
-    for n in range(2 * EVIDENCE_MIN):
+    for n in range(2 * JUDGED_MIN):
         assert played(bench, f"slow {n}", service_ms, 100 * service_ms)
     return bench
 
@@ -148,6 +148,6 @@ def test_one_job_at_a_time_may_disprove_a_prediction() -> None:
 def test_a_job_without_a_deadline_passes_the_gate() -> None:
     """Nobody can be late for nothing."""
     bench = gated()
-    learned(bench, EVIDENCE_MIN)
+    learned(bench, JUDGED_MIN)
 
     assert let_in(bench.enqueue("a"))

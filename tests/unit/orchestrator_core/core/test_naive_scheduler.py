@@ -16,8 +16,8 @@ from tests.unit.orchestrator_core.core.naive_scheduler import (
     kept_for_somebody,
     next_placement,
 )
-from tests.unit.orchestrator_core.core.test_random_driver import config_of
 from tests.unit.orchestrator_core.core.world import World
+from tests.unit.orchestrator_core.core.world_settings import config_of
 
 STEPS = 220
 

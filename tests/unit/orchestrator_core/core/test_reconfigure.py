@@ -28,7 +28,7 @@ from orchestrator_core.core.effects import (
     SendStart,
 )
 from orchestrator_core.core.events import CancelRequested, ConfigChanged, Event, ModelPut
-from orchestrator_core.core.gates import EVIDENCE_MIN
+from orchestrator_core.core.gates import JUDGED_MIN
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.records import SessionForgotten
@@ -38,8 +38,8 @@ from orchestrator_core.core.throttle import MS_PER_MINUTE, Bucket
 from tests.unit.orchestrator_core.core.bench import Bench, learned, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
 from tests.unit.orchestrator_core.core.settings import STEADY
-from tests.unit.orchestrator_core.core.test_random_driver import config_of
 from tests.unit.orchestrator_core.core.world import World
+from tests.unit.orchestrator_core.core.world_settings import config_of
 
 # Every setting of the core, with another value whose effect a random world shows.
 OTHER: dict[str, Any] = {
@@ -133,7 +133,7 @@ def test_a_core_that_was_told_goes_on_as_one_that_began_so(key: str) -> None:
 def test_the_gate_of_deadlines_opens_with_what_was_learned_before() -> None:
     """LO-105: a job that would hardly be in time; before, after, and with another least chance."""
     bench = Bench(snapshot(), stale_after_ms=1_000_000_000)
-    learned(bench, EVIDENCE_MIN)
+    learned(bench, JUDGED_MIN)
     bench.enqueue("running", "waiting")
     assert only(bench.enqueue("a", deadline_ms=bench.now_ms + 10), ReplyAccepted)
 

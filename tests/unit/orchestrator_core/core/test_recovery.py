@@ -7,26 +7,14 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     HeldAttempt,
     OutputProgressed,
-    Recovered,
 )
 from orchestrator_core.core.outcome import Reason
-from orchestrator_core.core.records import AcceptRecord, DispatchRecord, Record, TerminalRecord
+from orchestrator_core.core.records import DispatchRecord, TerminalRecord
 from orchestrator_core.core.spec import Failover, StartMode
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
-
-
-def journal(*effects: object) -> Recovered:
-    """The journal of everything that was decided."""
-    records: list[Record] = [
-        e for e in effects if isinstance(e, AcceptRecord | DispatchRecord | TerminalRecord)
-    ]
-    return Recovered(
-        tuple(only(records, AcceptRecord)),
-        tuple(only(records, DispatchRecord)),
-        tuple(only(records, TerminalRecord)),
-    )
+from tests.unit.orchestrator_core.core.journals import journal
 
 
 def test_bounds_hold_after_recovery_too() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from orchestrator_core.core.effects import SendStart
 from orchestrator_core.core.events import AttemptEnded, AttemptErrorKind
+from orchestrator_core.core.job import Attempt
 from orchestrator_core.core.outcome import Finish
 from orchestrator_core.core.spec import StartMode
 from orchestrator_core.hosts.continuing import continuation
@@ -81,3 +82,24 @@ def test_a_command_stays_within_one_message() -> None:
     assert isinstance(ended, AttemptEnded)
     assert ended.error is not None
     assert "too long" in ended.error.message
+
+
+def test_a_host_goes_on_from_what_it_holds_also_after_an_attempt_that_never_began() -> None:
+    """A refusal between costs nothing, although that text is too long to be sent."""
+    log = OutputLog(1 << 20)
+    log.begin_attempt(1)
+    pieces = ["x" * 400_000] * 12
+    for at in range(len(pieces)):
+        assert log.append_text(sent(pieces, at, at + 1, ids=True))
+    former = Attempt("a", 1, "p", "p#0", "h", sent_ms=0)
+    log.begin_attempt(2)
+    start = replace(START, attempt=3)
+
+    here, elsewhere = (
+        continuation(start, log, replace(former, host_id=host_id)) for host_id in ("h", "other")
+    )
+
+    size = sum(map(len, pieces))
+    assert size > SPEC_BYTES_MAX
+    assert here == Delivered(1, "", size, digest("".join(pieces).encode()), 0, ())
+    assert isinstance(elsewhere, AttemptEnded)

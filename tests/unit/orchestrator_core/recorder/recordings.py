@@ -11,8 +11,8 @@ from orchestrator_core.core.events import EnqueueRequested, Event, Recovered
 from orchestrator_core.core.machine import Core
 from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings, recordings
 from orchestrator_core.recorder.segment import Frame, SegmentWriter, read_frames, read_header
-from tests.unit.orchestrator_core.core.test_random_driver import config_of
 from tests.unit.orchestrator_core.core.world import World
+from tests.unit.orchestrator_core.core.world_settings import config_of
 
 PROMPT = b"a prompt that nobody may find on disk"
 LABELS = (("a label", "that nobody may find either"),)

@@ -12,7 +12,7 @@ from orchestrator_core.recorder import recorder as recorder_module
 from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings, recordings
 from orchestrator_core.recorder.replay import replay
 from orchestrator_core.recorder.segment import SegmentWriter, read_header
-from tests.unit.orchestrator_core.core.test_random_driver import config_of
+from tests.unit.orchestrator_core.core.world_settings import config_of
 from tests.unit.orchestrator_core.recorder.recordings import PATIENCE_S, Recorded, record
 
 

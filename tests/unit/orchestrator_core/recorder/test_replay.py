@@ -19,7 +19,7 @@ from orchestrator_core.recorder.replay import DivergenceError, StateDivergenceEr
 from orchestrator_core.recorder.segment import Frame, RecordingError
 from tests.unit.orchestrator_core.core.build import spec
 from tests.unit.orchestrator_core.core.state_break import BrokenStepError, break_step
-from tests.unit.orchestrator_core.core.test_random_driver import other_config
+from tests.unit.orchestrator_core.core.world_settings import other_config
 from tests.unit.orchestrator_core.recorder.recordings import (
     LABELS,
     PROMPT,

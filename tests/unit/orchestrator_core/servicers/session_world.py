@@ -14,7 +14,7 @@ from orchestrator_core.servicers.exchange_session import (
     ExchangeLimits,
     ExchangeSession,
 )
-from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.follow import Audience
 from orchestrator_core.wire.frames import encode_event
 from tests.unit.orchestrator_core.relay.logs import frames
 
@@ -58,7 +58,7 @@ class World:
         self.runtime = FakeRuntime(jobs)
         self.wakes = 0
         runtime = cast("Any", self.runtime)
-        self.session = ExchangeSession(runtime, Followers(runtime), self._wake, limits)
+        self.session = ExchangeSession(runtime, Audience(runtime), self._wake, limits)
         self.got: dict[int, list[events_pb2.JobEvent]] = defaultdict(list)
         self.broken: dict[int, pb.ExchangeBroken] = {}
         self.sizes: list[int] = []

@@ -13,7 +13,7 @@ from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core.servicers.exchange import Caller, Exchanges, Forget, JobCalls, Tell
 from orchestrator_core.servicers.exchange_session import ExchangeLimits, ExchangeSession
-from orchestrator_core.servicers.follow import Followers
+from orchestrator_core.servicers.follow import Audience
 from tests.unit.orchestrator_core.servicers.session_world import FakeRuntime
 
 WAIT_S = 5.0
@@ -114,7 +114,7 @@ class Bench:
         served = JobCalls(self.calls.enqueue, self.calls.cancel)
         if isinstance(self.calls, GivingCalls):
             served = JobCalls(self.calls.enqueue, self.calls.cancel, self.calls.give)
-        self.exchanges = Exchanges(runtime, Followers(runtime), served, LIMITS)
+        self.exchanges = Exchanges(runtime, Audience(runtime), served, LIMITS)
         self.serving = asyncio.create_task(self.exchanges.serve(cast("Any", self.context)))
 
     def give(self, number: int, **request: Any) -> None:

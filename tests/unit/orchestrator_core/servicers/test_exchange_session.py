@@ -87,7 +87,7 @@ async def test_a_place_in_the_queue_is_not_told_before_the_output_it_follows() -
     world = World()
     job_id = world.job_with("so far")
     world.runtime.jobs[job_id].state = JobState.QUEUED
-    world.session._followers.queued = (  # type: ignore[method-assign]
+    world.session._audience.queued = (  # type: ignore[method-assign]
         lambda _: event(queued=events_pb2.Queued(queue_position=2))
     )
     handle = world.session.subscribe(job_id, Terms())

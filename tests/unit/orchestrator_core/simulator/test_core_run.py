@@ -43,6 +43,7 @@ def test_the_core_and_the_pools_agree_at_every_step(fleet: Fleet, requests: Trac
     run = watched.run("predicted_end")
 
     assert watched.steps > len(requests)
+    assert len(run.jobs) == len(requests)
     assert all(line.end_ms is not None for line in run.jobs)
 
 
@@ -54,6 +55,7 @@ def test_deadlines_end_jobs_wherever_they_are(fleet: Fleet, requests: Trace) -> 
 
     run = Watched(fleet, requests, due_ms, CoreOptions()).run("predicted_end")
 
+    assert len(run.jobs) == len(requests)
     for line in run.jobs:
         assert line.on_time_probability is not None
         assert line.end_ms is None or line.end_ms <= (line.deadline_ms or 0)

@@ -39,6 +39,7 @@ def test_every_job_is_served_once_and_no_pool_beyond_its_slots(
     """Nothing is lost, nothing starts before it arrives."""
     run = RivalRun(fleet, requests, None, seed=1).run(binding, policy)
 
+    assert len(run.jobs) == len(requests)
     for line in run.jobs:
         assert line.start_ms is not None
         assert line.end_ms is not None
@@ -120,7 +121,7 @@ def test_a_deadline_ends_a_job_wherever_it_is(
 
     run = RivalRun(fleet, requests, due_ms, seed=1).run(binding, policy)
 
-    for line, request, deadline_ms in zip(run.jobs, requests, due_ms, strict=False):
+    for line, request, deadline_ms in zip(run.jobs, requests, due_ms, strict=True):
         assert line.deadline_ms == deadline_ms
         assert line.end_ms is None or line.end_ms <= deadline_ms
         assert line.on_time == (line.end_ms is not None)

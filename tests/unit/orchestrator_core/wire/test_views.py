@@ -35,8 +35,8 @@ from orchestrator_core.wire.jobs import parse_spec
 from orchestrator_core.wire.pools import PoolView, pool_to_proto
 from orchestrator_core.wire.snapshots import parse_snapshot
 from orchestrator_core.wire.views import JobView, job_to_proto, receipt_to_proto
+from tests.unit.orchestrator_core.wire.full_snapshot import full_snapshot
 from tests.unit.orchestrator_core.wire.specs import CONTEXT, full_spec
-from tests.unit.orchestrator_core.wire.test_snapshots import full_snapshot
 
 CANDIDATE = Candidate("pool", "pool@1", 900, 100, 800, True, 2, -5, 20.0, 7, 30, prompt_ms=60)
 DECISION = Decision(

@@ -124,6 +124,7 @@ def test_senseless_counts_do_not_break_the_end(number: str) -> None:
     (event,) = FrameReader().read(payload.encode())
 
     assert isinstance(event, Finished)
+    assert (event.usage.tokens_in, event.usage.decode_time_ms) == (None, None)
 
 
 @pytest.mark.parametrize("body", [None, [], "x", {"error": "text"}, {"error": None}, {}])

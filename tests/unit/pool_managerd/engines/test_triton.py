@@ -33,19 +33,10 @@ from tests.conformance.triton_replay import (
     events_of,
     failed,
     failure_of,
-    replay_server,
     response,
 )
 
 CONFIRM_MS = 5_000
-
-
-@pytest.fixture
-async def replay() -> AsyncIterator[Replay]:
-    """A server whose answers the test sets."""
-    async with replay_server() as replay:
-        replay.responses = HELLO
-        yield replay
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """How the Triton adapter attaches, and what it says when something is missing. ORCH-3057."""
 
 import socket
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,21 +9,11 @@ from pool_managerd.engines.port import PreloadError
 from pool_managerd.engines.triton import TritonConfig, TritonEngine
 from pool_managerd.engines.triton_client import Target
 from tests.conformance.triton_replay import (
-    HELLO,
     VLLM_INPUTS,
     Replay,
     engine_of,
     events_of,
-    replay_server,
 )
-
-
-@pytest.fixture
-async def replay() -> AsyncIterator[Replay]:
-    """A server whose answers the test sets."""
-    async with replay_server() as replay:
-        replay.responses = HELLO
-        yield replay
 
 
 async def shortfalls_of(engine: TritonEngine) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from llamaorch_client.cli import deciding
 from llamaorch_client.cli.cells import FREE_SLOTS, gib
-from llamaorch_client.cli.failure import seconds
+from llamaorch_client.cli.failure import span_text
 from llamaorch_client.cli.top import grid
 from llamaorch_client.cli.top.grid import Column, Glyphs, Line, Section
 from llamaorch_client.cli.top.state import Pane
@@ -72,7 +72,7 @@ def _blocks(explanation: Explanation) -> list[Section]:
 def _decision(decision: Decision) -> list[Section]:
     passed = f", after letting {decision.declined_offers} slots pass"
     sentence = (
-        f"{decision.pool_id} after waiting {seconds(decision.waited_ms)}, "
+        f"{decision.pool_id} after waiting {span_text(decision.waited_ms)}, "
         f"decided by {decision.decided_by}{passed if decision.declined_offers else ''}"
     )
     lines = [

@@ -6,7 +6,7 @@ from datetime import datetime
 from rich.text import Text
 
 from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, number
-from llamaorch_client.cli.failure import seconds
+from llamaorch_client.cli.failure import span_text
 from llamaorch_client.cli.top.grid import Bar, Cell, Column, Glyphs, Line, Section, clean
 from llamaorch_client.cli.top.state import Screen, age_ms, in_order, progress
 from llamaorch_client.model import Decision, Job, JobState, QueueView
@@ -121,7 +121,7 @@ def queue(screen: Screen) -> Section:
 
 def _class(view: QueueView) -> str:
     last = view.last_predicted_start_ms
-    told = "not known: no pool for it takes work" if last is None else f"in {seconds(last)}"
+    told = "not known: no pool for it takes work" if last is None else f"in {span_text(last)}"
     return f"{view.priority.value.lower()}: {view.waiting} waiting, the last starts {told}"
 
 
@@ -213,7 +213,7 @@ def _state(word: str) -> Text:
 
 
 def _span(span_ms: int | None) -> str:
-    return "-" if span_ms is None else seconds(span_ms)
+    return "-" if span_ms is None else span_text(span_ms)
 
 
 def _sum(pool: Pool, name: str) -> int | None:
