@@ -41,6 +41,7 @@ from orchestrator_core.core.events import (
     EndConfirmed,
     Event,
 )
+from orchestrator_core.core.job import Attempt
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Finish, Reason, Refusal
 from orchestrator_core.core.records import (
@@ -216,30 +217,45 @@ class Carrying:
         former = job.unreleased if job is not None else None
         if effect.mode is not StartMode.CONTINUE:
             self._send(effect, None)
-        elif former is not None and must_bring(effect, log, former):
+        elif former is not None and log.doubtful:
             grace_s = self._core.config.reattach_grace_ms / 1000
-            key = job_id, attempt
-            go_on, failed = partial(self._go_on, effect), partial(self._not_brought, effect)
-            self._bringing.begin(key, former, grace_s, go_on, failed)
+            tell = self.followers.tell_former
+            go_on, failed = partial(self._refilled, effect, former), partial(self._fail, effect)
+            self._bringing.refill((job_id, attempt), former, grace_s, tell, go_on, failed)
+        elif former is not None and must_bring(effect, log, former):
+            self._bring(effect, former)
         else:
             self._send(effect, continuation(effect, log, former))
 
-    def _go_on(self, effect: SendStart, brought: Sequence[Item]) -> None:
-        """Sends a continuation whose text was brought, unless it stopped counting meanwhile.
+    def _refilled(self, effect: SendStart, former: Attempt) -> None:
+        """Goes on as if there had been no restart; without its text a continuation ends."""
+        if must_bring(effect, self._relay.log(effect.spec.job_id), former):
+            self._bring(effect, former)
+        else:
+            self._go_on(effect, former, ())
+
+    def _bring(self, effect: SendStart, former: Attempt) -> None:
+        key = effect.spec.job_id, effect.attempt
+        grace_s = self._core.config.reattach_grace_ms / 1000
+        go_on, failed = partial(self._go_on, effect, None), partial(self._fail, effect)
+        self._bringing.begin(key, former, grace_s, go_on, failed)
+
+    def _go_on(self, effect: SendStart, former: Attempt | None, brought: Sequence[Item]) -> None:
+        """Sends a continuation whose text is here now, unless it stopped counting meanwhile.
 
         One whose host left meanwhile goes back to the queue: it was never sent, and is no try.
         """
         job_id, attempt = effect.spec.job_id, effect.attempt
         if not self._core.holds_slot(job_id, attempt):
             return
-        follows = continuation(effect, self._relay.log(job_id), brought=brought)
+        follows = continuation(effect, self._relay.log(job_id), former, brought)
         if effect.host_id not in self._hosts.links and not isinstance(follows, AttemptEnded):
             left = f"host {effect.host_id} left before the attempt was sent"
             self._submit(AttemptRefused(job_id, attempt, "unreachable", left))
         else:
             self._send(effect, follows)
 
-    def _not_brought(self, effect: SendStart) -> None:
+    def _fail(self, effect: SendStart) -> None:
         """Ends a continuation that failed before it began, unless it stopped counting."""
         if self._core.holds_slot(effect.spec.job_id, effect.attempt):
             self._submit(attempt_lost(effect))

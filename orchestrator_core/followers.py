@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from orchestrator_core import failpoints
 from orchestrator_core.core.effects import JobEnded, JobStarted, SendVerdicts, Verdict
-from orchestrator_core.core.job import Job
+from orchestrator_core.core.job import Attempt, Job
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.outcome import Outcome, Reason
 from orchestrator_core.core.records import TerminalRecord
@@ -32,6 +32,23 @@ class Followers:
         where = wire_events.Where(
             attempt.pool_id, attempt.replica_id, replica_set[0], replica_set[1]
         )
+        self._tell(job, effect, where)
+
+    def tell_former(self, former: Attempt) -> None:
+        """The output of an attempt comes again that another one is to follow: first, who made it.
+
+        After a restart nobody here has told that, and the core goes on with the other.
+        """
+        job = self._core.jobs.get(former.job_id)
+        if job is None or self._relay.log(former.job_id).announced(former.number):
+            return
+        pool = self._core.pools.get(former.pool_id)
+        engine = (pool.snapshot.engine, pool.snapshot.engine_version) if pool else ("", "")
+        where = wire_events.Where(former.pool_id, former.replica_id, *engine)
+        begun = JobStarted(former.job_id, former.number, former.mode, kv_warmth=False)
+        self._tell(job, begun, where)
+
+    def _tell(self, job: Job, effect: JobStarted, where: wire_events.Where) -> None:
         offset = self._relay.log(effect.job_id).next_offset
         event = wire_events.started_or_resumed(job, effect, where, offset)
         self._relay.append_event(effect.job_id, encode_event(event))

@@ -33,6 +33,7 @@ class Totals:
         total.cuts += stats.cuts
         total.blows += stats.blows
         total.takeovers += stats.takeovers
+        total.unsent += stats.unsent
         total.acts += stats.acts
         total.ends += stats.ends
         if wrong:
@@ -44,8 +45,9 @@ class Totals:
         return (
             f"{self.seeds} seeds, {total.virtual_ms / 3_600_000:.1f} simulated hours, "
             f"{total.blows} faults ({total.kills} kills, {total.cuts} cuts, "
-            f"{total.takeovers} takeovers), {total.acts} acts of operators, "
-            f"{total.jobs} jobs ({ends}): {len(self.bad)} seeds with violations"
+            f"{total.takeovers} takeovers, {total.unsent} with a continuation unsent), "
+            f"{total.acts} acts of operators, {total.jobs} jobs ({ends}): "
+            f"{len(self.bad)} seeds with violations"
         )
 
 

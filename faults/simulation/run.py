@@ -16,6 +16,7 @@ from faults.operator_rules import MODEL_RETIRED
 from faults.simulation.clients import Plan
 from faults.simulation.disk import Condition
 from faults.simulation.engine import text_of
+from faults.simulation.mines import Mine, Takeover, Unsent
 from faults.simulation.network import KEEPALIVE_S
 from faults.simulation.recorder import Recorder
 from faults.simulation.scenario import (
@@ -29,7 +30,7 @@ from faults.simulation.scenario import (
 )
 from faults.simulation.sealed import sealed
 from faults.simulation.virtual_time import Killed, StuckError, VirtualLoop
-from faults.simulation.world import Mine, Takeover, World
+from faults.simulation.world import World
 from llamaorch_client.request import FailoverPolicy
 
 _PATIENCE_MS = 60_000
@@ -41,7 +42,14 @@ _DISKS = {
 
 
 _SPARE_TEXT = frozenset(
-    {Fault.KILL_ENGINE, Fault.SLOW_DISK, Fault.FULL_DISK, Fault.UNSURE_DISK, Fault.SLOW_NETWORK}
+    {
+        Fault.KILL_ENGINE,
+        Fault.KILL_UNSENT,
+        Fault.SLOW_DISK,
+        Fault.FULL_DISK,
+        Fault.UNSURE_DISK,
+        Fault.SLOW_NETWORK,
+    }
 )
 
 
@@ -56,6 +64,7 @@ class Stats:
     cuts: int = 0
     blows: int = 0
     takeovers: int = 0
+    unsent: int = 0
     acts: int = 0
     ends: Counter[str] = field(default_factory=Counter)
 
@@ -155,10 +164,8 @@ def _strike(world: World, blow: Blow) -> None:
             world.kill_orchestrator(blow.for_ms, _notice_s(draw))
         case Fault.KILL_HOST:
             world.kill_host(draw.choice(list(world.hosts)), blow.for_ms, _notice_s(draw))
-        case Fault.KILL_AT_POINT:
-            points = draw.choice((orchestrator_core.failpoints, pool_managerd.failpoints)).POINTS
-            name, passes = draw.choice(sorted(points)), draw.randint(1, 4)
-            world.lay(Mine(points, name, passes, blow.for_ms, _notice_s(draw)))
+        case Fault.KILL_AT_POINT | Fault.KILL_UNSENT:
+            _lay(world, blow, draw)
         case Fault.STOP | Fault.TAKE_OVER:
             _stop(world, blow, draw)
         case Fault.KILL_ENGINE:
@@ -167,6 +174,17 @@ def _strike(world: World, blow: Blow) -> None:
             world.disk(_DISKS[blow.fault], blow.for_ms)
         case _:
             assert_never(blow.fault)
+
+
+def _lay(world: World, blow: Blow, draw: random.Random) -> None:
+    """Kills a service at a point, or orchestratord with a continuation that no host has."""
+    if blow.fault is Fault.KILL_UNSENT:
+        name = draw.choice(("commit.after", "send.start.before"))
+        world.lay_unsent(Unsent(name, draw.randint(1, 3), blow.for_ms, _notice_s(draw)))
+        return
+    points = draw.choice((orchestrator_core.failpoints, pool_managerd.failpoints)).POINTS
+    name, passes = draw.choice(sorted(points)), draw.randint(1, 4)
+    world.lay(Mine(points, name, passes, blow.for_ms, _notice_s(draw)))
 
 
 def _stop(world: World, blow: Blow, draw: random.Random) -> None:
@@ -216,6 +234,7 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
         cuts=tally.cuts,
         blows=tally.blows,
         takeovers=tally.takeovers,
+        unsent=tally.unsent,
         acts=acts,
         ends=Counter(ended.values()),
     )

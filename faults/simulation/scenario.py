@@ -31,6 +31,7 @@ class Fault(enum.Enum):
     KILL_HOST = "a pool-managerd is killed, with its engines"
     KILL_ENGINE = "an engine dies"
     KILL_AT_POINT = "a service is killed as it passes a named point"
+    KILL_UNSENT = "orchestratord is killed when a continuation is written, and no host has it"
     STOP = "a service stops, and goes on after a time"
     TAKE_OVER = "orchestratord stops, another takes its journal over, and it goes on"
     SLOW_DISK = "each commit takes seconds"
@@ -85,6 +86,9 @@ class Scenario:
 
 _TAKEN_OVER = 0.2
 """Share of the seeds in which an older orchestratord wakes up beside a newer one."""
+_UNSENT = 0.15
+"""Share of the seeds in which orchestratord dies between the record and the start of attempts that
+continue others. In half of them engines die beside it, and nothing else happens."""
 
 
 def scenario_of(seed: int) -> Scenario:
@@ -104,7 +108,7 @@ def scenario_of(seed: int) -> Scenario:
     clients = _on_exchanges(exchange, _clients(chance, span_ms))
     pools = [kind.pool for kinds in hosts.values() for kind in kinds]
     todo = deeds(operator, span_ms, pools)
-    return Scenario(
+    drawn = Scenario(
         seed=seed,
         config=config,
         hosts=hosts,
@@ -115,6 +119,7 @@ def scenario_of(seed: int) -> Scenario:
         bad_engines=bad,
         deeds=todo,
     )
+    return _with_unsent(random.Random(f"unsent {seed}"), drawn, span_ms)
 
 
 @cache
@@ -290,3 +295,27 @@ def _with_takeover(
         chance=chance.random(),
     )
     return tuple(sorted((*blows, blow), key=lambda blow: blow.at_ms))
+
+
+def _with_unsent(chance: random.Random, drawn: Scenario, span_ms: int) -> Scenario:
+    """Jobs that may be continued are, and engines die early enough for it."""
+    if chance.random() >= _UNSENT:
+        return drawn
+    blows = drawn.blows if chance.random() < 0.5 else ()
+    blows += tuple(
+        Blow(READY_MS, Fault.KILL_UNSENT, chance.choice((20, 300, 2_000)), chance.random())
+        for _ in range(chance.randint(1, 2))
+    )
+    blows += tuple(
+        Blow(READY_MS + chance.randrange(300, span_ms), Fault.KILL_ENGINE, 0, chance.random())
+        for _ in range(chance.randint(3, 6))
+    )
+    clients = {
+        name: [plan if plan.deterministic else _continued(plan) for plan in plans]
+        for name, plans in drawn.clients.items()
+    }
+    return replace(drawn, blows=tuple(sorted(blows, key=lambda b: b.at_ms)), clients=clients)
+
+
+def _continued(plan: Plan) -> Plan:
+    return replace(plan, failover=FailoverPolicy.CONTINUE)

@@ -1,7 +1,7 @@
 """Everything that lives in one run, and what can be done to it."""
 
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -15,6 +15,7 @@ from faults.simulation.clients import SimulatedClient
 from faults.simulation.disk import Condition, Disk
 from faults.simulation.host import SimulatedHost
 from faults.simulation.journal_seen import tell_durable
+from faults.simulation.mines import Mine, Takeover, Unsent
 from faults.simulation.network import Connection, Network
 from faults.simulation.operator import Operator
 from faults.simulation.orchestrator import ADDRESS, Orchestrator
@@ -23,40 +24,14 @@ from faults.simulation.scenario import Scenario, host_config
 from faults.simulation.settings import SettingsFile
 from faults.simulation.virtual_time import CURRENT, Killed, Process, VirtualLoop
 from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchRequest, DispatchResponse
-from orchestrator_core.core.records import Record
+from orchestrator_core.core.records import DispatchRecord, Record
+from orchestrator_core.core.spec import StartMode
 
 _T = TypeVar("_T")
 _SENT_AGAIN = 0.2
 _LATE_S = (0.05, 0.5, 3.0, 12.0)
 _TAKEOVER_MS = 1_500
 _GOOD_DISK = Condition(write_ms=1.0)
-
-
-@dataclass(slots=True)
-class Mine:
-    """Kills who passes a point for the n-th time. `points` are those of one service."""
-
-    points: Mapping[str, str]
-    name: str
-    passes: int
-    down_ms: int
-    notice_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Takeover:
-    """An orchestratord stops; after `begins_ms` another takes its journal over; then it goes on.
-
-    It reaches the journal again `cut_off_ms` after that. If it is `trusting` it registers hosts
-    that have seen a later epoch. Half of its connections break, which hosts and clients notice
-    after `notice_s`; half of those to the other break when it goes on, and some then reach it.
-    """
-
-    stopped_ms: int
-    begins_ms: int
-    cut_off_ms: int
-    trusting: bool
-    notice_s: float
 
 
 @dataclass(slots=True)
@@ -67,6 +42,7 @@ class Tally:
     cuts: int = 0
     blows: int = 0
     takeovers: int = 0
+    unsent: int = 0
 
 
 class World:
@@ -104,6 +80,7 @@ class World:
         self.operator = Operator(scenario.deeds, pools, self.file, recorder)
         self._healed = True
         self._mines: list[Mine] = []
+        self._unsent: list[Unsent] = []
 
     # --- life and death
 
@@ -261,6 +238,8 @@ class World:
         if process is None or not process.alive or self._healed or self._was_replaced(process):
             return
         points = orchestrator_core if process.name == ADDRESS else pool_managerd
+        if process.name == ADDRESS:
+            self._passes_unsent(name)
         for mine in self._mines:
             if mine.name == name and mine.points is points.failpoints.POINTS:
                 mine.passes -= 1
@@ -268,6 +247,18 @@ class World:
                     self._mines.remove(mine)
                     self._blow_up(process, mine)
                     raise Killed
+
+    def lay_unsent(self, mine: Unsent) -> None:
+        """Waits for continuations."""
+        self._unsent.append(mine)
+
+    def _passes_unsent(self, name: str) -> None:
+        for mine in self._unsent:
+            if mine.name == name and mine.continuations <= 0:
+                self._unsent.remove(mine)
+                self.tally.unsent += 1
+                self.kill_orchestrator(mine.down_ms, mine.notice_s)
+                raise Killed
 
     def _was_replaced(self, process: Process) -> bool:
         return any(old.process is process for old in self._replaced)
@@ -377,6 +368,9 @@ class World:
             )
 
     def _durable(self, record: Record, epoch: int) -> None:
+        if isinstance(record, DispatchRecord) and record.mode is StartMode.CONTINUE:
+            for mine in self._unsent:
+                mine.continuations -= 1
         tell_durable(record, epoch, partial(self._recorder.record, None))
 
 

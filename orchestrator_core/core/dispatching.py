@@ -18,7 +18,7 @@ from orchestrator_core.core.placement import (
 )
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.records import DispatchRecord
-from orchestrator_core.core.spec import BATCH
+from orchestrator_core.core.spec import BATCH, StartMode
 from orchestrator_core.core.state import Feasible, State
 from orchestrator_core.core.states import JobTrigger, next_job_state
 from orchestrator_core.core.timers import TimerKind
@@ -56,6 +56,7 @@ def dispatch(state: State, job: Job, request: PlacementInput, placed: Assigned) 
     )
     attempt.last_progress_ms = now_ms
     attempt.mode = job.next_mode
+    attempt.boot_id = state.hosts[snapshot.host_id].boot_id
     job.note_decision(record)
     changed = job.replica_set not in (None, snapshot.replica_set)
     job.mixed = job.mixed or (job.delivered and changed)
@@ -103,6 +104,7 @@ def _emit(state: State, job: Job, attempt: Attempt, record: Decision) -> None:
     pool_id, replica_id, host_id = attempt.pool_id, attempt.replica_id, attempt.host_id
     deadline_ms = spec.deadline_ms
     remaining_ms = None if deadline_ms is None else max(0, deadline_ms - sent_ms)
+    former = job.unreleased if attempt.mode is StartMode.CONTINUE else None
     state.emit(
         DispatchRecord(
             spec.job_id,
@@ -117,6 +119,8 @@ def _emit(state: State, job: Job, attempt: Attempt, record: Decision) -> None:
             job.failures,
             tuple(sorted(job.tried_replicas)) if job.tried_replicas else (),
             job.refusals,
+            0 if former is None else former.number,
+            attempt.boot_id,
         )
     )
     same_tokens = not job.mixed

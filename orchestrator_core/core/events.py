@@ -89,13 +89,14 @@ class OutputAcknowledged:
 @plain_init
 @dataclass(frozen=True, slots=True)
 class HeldAttempt:
-    """An attempt that a re-registering host still holds."""
+    """An attempt that a re-registering host still holds, with so many bytes of output."""
 
     job_id: str
     attempt: int
     pool_id: str
     replica_id: str
     ended: bool
+    text_bytes: int = 0
 
 
 @plain_init
@@ -103,7 +104,8 @@ class HeldAttempt:
 class HostRegistered:
     """A host opened its Dispatch stream, named `link_id`.
 
-    `held_attempts_max` bounds what it may hold, running or ended; 0 says nothing.
+    `held_attempts_max` bounds what it may hold, running or ended; 0 says nothing. `boot_id` names
+    the run of its pool manager, empty where that is not known.
     """
 
     host_id: str
@@ -111,6 +113,7 @@ class HostRegistered:
     snapshots: tuple[PoolSnapshot, ...]
     held: tuple[HeldAttempt, ...] = ()
     held_attempts_max: int = 0
+    boot_id: str = ""
 
 
 @plain_init

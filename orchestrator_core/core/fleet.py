@@ -12,6 +12,7 @@ from orchestrator_core.core.lifecycle import (
     REFUSALS_MAX,
     close_attempt,
     close_for_retry,
+    release_former,
     requeue,
     retry_or_fail,
     send_cancel,
@@ -29,7 +30,7 @@ from orchestrator_core.core.timers import TimerKind
 def host_registered(state: State, event: HostRegistered, now_ms: int) -> None:
     """A host opened its Dispatch stream: its pools and held attempts are the truth from here on."""
     host = state.hosts.setdefault(event.host_id, Host(event.host_id, None))
-    host.link_id = event.link_id
+    host.link_id, host.boot_id = event.link_id, event.boot_id
     state.timers.clear_all((TimerKind.REATTACH, TimerKind.HOST), event.host_id)
     present = {snapshot.pool_id for snapshot in event.snapshots}
     for pool_id in [p for p in host.pool_ids if p not in present]:
@@ -277,7 +278,7 @@ def _settle_attempts(
             if attempt.state is AttemptState.CANCELLING:
                 _cancel_anew(state, attempt, now_ms)
         else:
-            _not_held(state, attempt, now_ms)
+            _not_held(state, attempt, event.boot_id, now_ms)
     for held in event.held:
         _settle_leftover(state, held, event.host_id, now_ms)
 
@@ -287,7 +288,9 @@ def _settle_leftover(state: State, held: HeldAttempt, host_id: str, now_ms: int)
     job = state.jobs.get(held.job_id)
     if job is None:
         return
-    if _is_proof(job, held):
+    former = job.unreleased
+    if former is not None and _is_proof(job, held):
+        former.held_bytes = held.text_bytes
         state.emit(SendCancel(host_id, held.job_id, held.attempt))
         state.emit(AttemptClosed(held.job_id, held.attempt, "superseded", retried=False))
     elif (held.job_id, held.attempt) not in state.attempts and _stops(job, held):
@@ -313,15 +316,17 @@ def _attach(state: State, attempt: Attempt, *, ended: bool) -> None:
         pool.own.pop(attempt.key, None)
 
 
-def _not_held(state: State, attempt: Attempt, now_ms: int) -> None:
+def _not_held(state: State, attempt: Attempt, boot_id: str, now_ms: int) -> None:
     """Settles an attempt that its host does not hold after it registered anew.
 
-    A host holds what it was given until it is released. So if the incarnation lives, an attempt
-    that never started did not reach it, was refused, or was released for a silent retry: it was no
-    try, and after a restart it is known not to have delivered anything.
+    A pool manager holds what it was given until it is released, whatever becomes of the engine. So
+    if its run goes on, an attempt that never started did not reach it, was refused, or was released
+    for a silent retry: it was no try, and after a restart it is known not to have delivered
+    anything.
     """
     job, pool = state.jobs.get(attempt.job_id), state.pools.get(attempt.pool_id)
     lives = pool is not None and pool.snapshot.replica_id == attempt.replica_id
+    lives = lives or attempt.boot_id == boot_id != ""
     never_ran = attempt.state is AttemptState.SENT and attempt.detached == attempt.recovered
     if not (lives and never_ran) or job is None or job.refusals >= REFUSALS_MAX:
         _lose(state, attempt, f"host {attempt.host_id} no longer holds the attempt", now_ms)
@@ -347,5 +352,8 @@ def _lose(state: State, attempt: Attempt, why: str, now_ms: int) -> None:
     job = state.jobs.get(attempt.job_id)
     if job is None or job.attempt is not attempt or not job.live:
         return
+    if attempt.recovered and attempt.started_ms is None:
+        # Before the restart it may have added to what the former one proves.
+        release_former(state, job)
     refusal = Refusal(Reason.WORKER_RESET, why, pool_id=attempt.pool_id)
     retry_or_fail(state, job, refusal, now_ms, replica_gone=True)

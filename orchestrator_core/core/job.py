@@ -17,7 +17,9 @@ class Attempt:
     found keys and values of the session. A `recovered` attempt was
     read from the journal: it is `detached` until its host is back, and its times teach nothing. One
     that is `ended_at_host` holds no slot any more: only its end is yet to be read. `cancels` counts
-    how often its host was told to stop it.
+    how often its host was told to stop it. `boot_id` names the run of the pool manager that was to
+    have it, empty where that is not known. `held_bytes` of output its host had when it last
+    registered with it as the proof of what was delivered, None while it has not.
     """
 
     job_id: str
@@ -38,6 +40,8 @@ class Attempt:
     recovered: bool = False
     ended_at_host: bool = False
     cancels: int = 0
+    boot_id: str = ""
+    held_bytes: int | None = None
     mode: StartMode = StartMode.FRESH
     kv_warmth: bool = False
 
@@ -60,7 +64,8 @@ class Job:
     one was read from the journal: what became of it teaches nothing about what it was told.
     `tokens_charged` is what its client's throttle holds for it, `tokens_served` what fairness has
     counted for it; None where nothing was charged.
-    `pieces` of output were relayed, as of the last progress.
+    `pieces` of output were relayed, as of the last progress. `unreleased` is an attempt that is
+    over and whose host still proves what was delivered, until a later one has started.
     `decisions` are the latest `DECISIONS_KEPT`: a job may be refused any number of times.
     """
 

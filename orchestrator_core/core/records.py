@@ -37,7 +37,9 @@ class DispatchRecord:
 
     `failures` are the tries that were lost before, `tried` the replicas that proved unfit for the
     job by then, and `refusals` counts pools that did not start it. `mode` is None in a record of a
-    version that did not write it.
+    version that did not write it. `follows` is the attempt whose host has the text that a
+    continuation follows, 0 where there is none or where an older version wrote it. `boot_id` names
+    the run of the pool manager that was to have the attempt, empty in such a record too.
     """
 
     job_id: str
@@ -52,6 +54,8 @@ class DispatchRecord:
     failures: int = 0
     tried: tuple[str, ...] = ()
     refusals: int = 0
+    follows: int = 0
+    boot_id: str = ""
 
 
 @plain_init

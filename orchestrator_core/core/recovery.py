@@ -23,9 +23,12 @@ def recover(state: State, event: Recovered, now_ms: int) -> None:
         state.jobs[accept.spec.job_id] = _job(accept)
         state.next_seq = max(state.next_seq, accept.seq + 1)
         _remember(state, accept, now_ms)
+    written: dict[tuple[str, int], DispatchRecord] = {}
     for dispatch in event.dispatches:
         if (job := state.jobs.get(dispatch.job_id)) is not None:
             _dispatched(job, dispatch, now_ms)
+            _followed(job, written.get((dispatch.job_id, dispatch.follows)), now_ms)
+            written[dispatch.job_id, dispatch.attempt] = dispatch
     for terminal in event.terminals:
         if (job := state.jobs.get(terminal.job_id)) is not None:
             _ended(state, job, terminal, now_ms)
@@ -50,7 +53,16 @@ def _dispatched(job: Job, dispatch: DispatchRecord, now_ms: int) -> None:
     job.refusals = dispatch.refusals
     if job.first_dispatch_ms is None:
         job.first_dispatch_ms = dispatch.sent_ms
-    job.attempt = Attempt(
+    job.attempt = _attempt(job, dispatch, now_ms)
+
+
+def _followed(job: Job, former: DispatchRecord | None, now_ms: int) -> None:
+    """The last attempt may never have reached its host: the one before it has the text. LO-304."""
+    job.unreleased = None if former is None else _attempt(job, former, now_ms)
+
+
+def _attempt(job: Job, dispatch: DispatchRecord, now_ms: int) -> Attempt:
+    return Attempt(
         job_id=dispatch.job_id,
         number=dispatch.attempt,
         pool_id=dispatch.pool_id,
@@ -61,12 +73,14 @@ def _dispatched(job: Job, dispatch: DispatchRecord, now_ms: int) -> None:
         last_progress_ms=now_ms,
         detached=True,
         recovered=True,
+        boot_id=dispatch.boot_id,
         mode=_mode(dispatch, job),
     )
 
 
 def _ended(state: State, job: Job, terminal: TerminalRecord, now_ms: int) -> None:
     job.drop_payload()
+    job.unreleased = None
     job.state, job.outcome = terminal.state, terminal.outcome
     job.usage, job.ended_ms = terminal.usage, terminal.ended_ms
     retain(state, job, now_ms)

@@ -27,11 +27,13 @@ class Host:
     """A GPU host. `link_id` names its open Dispatch stream, None while there is none.
 
     `kept` are the attempts of ended jobs whose output it holds, in order of their end, `kept_max`
-    how many these may be, None without a bound.
+    how many these may be, None without a bound. `boot_id` names the run of its pool manager that
+    registered last.
     """
 
     host_id: str
     link_id: int | None
+    boot_id: str = ""
     pool_ids: dict[str, None] = field(default_factory=dict)
     kept: OrderedDict[tuple[str, int], None] = field(default_factory=OrderedDict)
     kept_max: int | None = None

@@ -14,12 +14,14 @@ from orchestrator_core.relay.sides import PATIENCE_S, SIDE_BYTES, Source
 class Wanted:
     """Text of an attempt from a place on, about `bytes_max`.
 
-    Of one that is `closed` frames are taken again, until `Hosts.unbind`.
+    Of one that is `closed` frames are taken again, until `Hosts.unbind`. The piece with
+    `first_index` lies at or before the place.
     """
 
     text_offset: int
     bytes_max: int = SIDE_BYTES
     closed: bool = False
+    first_index: int = 0
 
 
 async def read_again(
@@ -38,6 +40,7 @@ async def read_again(
         lambda first_index: hosts.send_again(host_id, key, first_index),
         min(wanted.bytes_max, SIDE_BYTES),
         attempt.number,
+        wanted.first_index,
     )
     for _ in range(1 + int(grace_s / PATIENCE_S)):
         if wanted.closed:

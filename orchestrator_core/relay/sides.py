@@ -27,7 +27,8 @@ class Source:
     """Whence a job's output comes again, about `bytes_max` of it.
 
     `ask` lets the host send again from a piece on, and returns the number of that command: None
-    when it cannot be asked. `attempt` is that whose output it has, None: the log's.
+    when it cannot be asked. `attempt` is that whose output it has, None: the log's. The piece with
+    `first_index` lies at or before what is wanted.
     """
 
     job_id: str
@@ -35,13 +36,15 @@ class Source:
     ask: Callable[[int], int | None]
     bytes_max: int = SIDE_BYTES
     attempt: int | None = None
+    first_index: int = 0
 
 
 class SideRead:
     """One read, of the text of an attempt, by default the log's, from `text_offset` on.
 
-    `asked_seq` is the command that asked for it: what its host wrote before says nothing. `over` is
-    set when it has `items` enough, or when it is certain that there are no more.
+    `asked_seq` is the command that asked for it: that what its host wrote before lies further on
+    says nothing. `over` is set when it has `items` enough, or when it is certain that there are no
+    more.
     """
 
     def __init__(
@@ -62,11 +65,12 @@ class SideRead:
 
     def offer(self, frame: Frame, applied_seq: int) -> None:
         """Takes a frame that brings nothing new to the log."""
-        if self.over.is_set() or applied_seq < self._asked_seq or frame.attempt != self._attempt:
+        if self.over.is_set() or frame.attempt != self._attempt:
             return
         if frame.text_offset > self._next_offset:
-            # Its host holds nothing before.
-            self.over.set()
+            if applied_seq >= self._asked_seq:
+                # Its host holds nothing before.
+                self.over.set()
             return
         end = frame.text_offset + frame.text_bytes
         if end > self._next_offset and not self._take(frame):
@@ -133,7 +137,8 @@ class Sides:
         """
         # Who waits for another reader of the job takes no place of the host.
         async with self._jobs.of(source.job_id), self._hosts.of(source.host_id):
-            asked_seq = source.ask(log.index_before(text_offset))
+            first_index = max(log.index_before(text_offset), source.first_index)
+            asked_seq = source.ask(first_index)
             if asked_seq is None:
                 return None
             read = SideRead(log, text_offset, asked_seq, source.bytes_max, source.attempt)

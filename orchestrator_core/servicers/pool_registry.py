@@ -167,7 +167,14 @@ class PoolRegistryServicer:
         self._next_link += 1
         hosts.connect(link)
         self._runtime.submit(
-            HostRegistered(link.host_id, link.link_id, snapshots, held, register.held_attempts_max)
+            HostRegistered(
+                link.host_id,
+                link.link_id,
+                snapshots,
+                held,
+                register.held_attempts_max,
+                link.boot_id,
+            )
         )
         hosts.keep_reported(self._runtime.core.pools)
         self._show(link, register.pools, snapshots)

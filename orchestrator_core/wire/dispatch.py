@@ -165,6 +165,7 @@ def held_attempt(message: dispatch_pb2.HeldAttempt) -> HeldAttempt:
         pool_id=message.pool_id,
         replica_id=message.replica_id,
         ended=message.HasField("ended"),
+        text_bytes=min(message.text_bytes, COUNT_MAX),
     )
 
 

@@ -19,6 +19,11 @@ AT_ONCE = 0.1
 """A chance with which those who lose a connection notice it soon."""
 THE_CLIENT = 0.1
 """A chance that names the client, of it and one host."""
+WRITTEN, QUEUED = 0.7, 0.83
+"""Chances that name the first continuation: in the journal, and then on its way to its host."""
+
+LATE_HOSTS = (0.4, 0.8)
+"""Chances that name the first host, and the second, of them and the client."""
 
 
 def kind_of(host: str, start_ms: float = 5.0) -> Kind:
@@ -55,6 +60,11 @@ def recovered(run: Run) -> list[str]:
     """States in which jobs were found at each start but the first."""
     starts = [event for event in run.history if isinstance(event, h.Recovered)][1:]
     return [state for start in starts for state in start.states.values()]
+
+
+def late(number: int, for_ms: int = 3_000) -> Blow:
+    """One of two hosts, the first or the second, comes back later than the other."""
+    return Blow(READY_MS + 2_900, Fault.REFUSE, for_ms, LATE_HOSTS[number - 1])
 
 
 def test_a_cancel_survives_a_crash_that_comes_before_its_record() -> None:
@@ -113,3 +123,74 @@ def test_a_continuation_follows_text_that_only_its_former_host_has(
 
     assert moved >= 4
     assert ends == ["FINISHED"] * 6
+
+
+@pytest.mark.parametrize("when", [WRITTEN, QUEUED])
+@pytest.mark.parametrize("kept_bytes", [100, 1 << 20])
+@pytest.mark.parametrize("last", [1, 2])
+def test_a_continuation_that_was_written_and_not_sent(
+    when: float, kept_bytes: int, last: int
+) -> None:
+    """Orchestratord dies before any host has it; the text is with the first host alone. LO-304.
+
+    Whichever host comes back last, the job goes on from all of its text.
+    """
+    began: set[tuple[str, int]] = set()
+    for seed in range(4):
+        run = play(
+            story(
+                seed,
+                Plan("r0", 0, 14, 1, failover=FailoverPolicy.CONTINUE),
+                Blow(READY_MS, Fault.KILL_UNSENT, 300, when),
+                late(last),
+                Blow(READY_MS + 3_000, Fault.KILL_ENGINE, 0, AT_ONCE),
+                hosts={host: (kind_of(host, 3_000.0),) for host in ("host1", "host2")},
+                config=configured(scenario_of(0).config, kept_bytes, window_bytes=8),
+            )
+        )
+        assert wrong_with(run) == []
+        assert run.stats.unsent == 1
+        assert run.stats.ends == {"FINISHED": 1}
+        began |= {(e.host, e.attempt) for e in run.history if isinstance(e, h.AttemptBegan)}
+        told = [e for e in run.history if isinstance(e, h.Started | h.Resumed)]
+        assert {event.attempt for event in told} >= {1, 3}
+
+    assert {attempt for _, attempt in began} == {1, 3}
+
+
+def test_an_engine_that_dies_beside_it_leaves_the_text() -> None:
+    """Its pool manager goes on, and does not hold what it never had. LO-304."""
+    for seed in range(4):
+        run = play(
+            story(
+                seed,
+                Plan("r0", 0, 14, 1, failover=FailoverPolicy.CONTINUE),
+                Blow(READY_MS, Fault.KILL_UNSENT, 3_000, WRITTEN),
+                Blow(READY_MS + 3_000, Fault.KILL_ENGINE, 0, AT_ONCE),
+                Blow(READY_MS + 3_500, Fault.KILL_ENGINE, 0, AT_ONCE),
+                Blow(READY_MS + 3_600, Fault.KILL_ENGINE, 0, 0.9),
+                hosts={host: (kind_of(host),) for host in ("host1", "host2")},
+            )
+        )
+        assert wrong_with(run) == []
+        assert (run.stats.unsent, run.stats.ends) == (1, {"FINISHED": 1})
+
+
+@pytest.mark.parametrize("away", [1, 2])
+def test_a_continuation_ends_where_a_host_stays_away(away: int) -> None:
+    """The first has the text, and the second may have added to it: nothing goes on from less."""
+    for seed in range(4):
+        run = play(
+            story(
+                seed,
+                Plan("r0", 0, 14, 1, failover=FailoverPolicy.CONTINUE),
+                Blow(READY_MS, Fault.KILL_UNSENT, 300, WRITTEN),
+                late(away, 30_000),
+                Blow(READY_MS + 3_000, Fault.KILL_ENGINE, 0, AT_ONCE),
+                hosts={host: (kind_of(host, 3_000.0),) for host in ("host1", "host2")},
+                heal_ms=READY_MS + 40_000,
+            )
+        )
+        assert wrong_with(run) == []
+        ends = [event for event in run.history if isinstance(event, h.JournalEnded)]
+        assert [(end.state, end.reason) for end in ends] == [("FAILED", "WORKER_RESET")]

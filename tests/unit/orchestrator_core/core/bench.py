@@ -63,10 +63,13 @@ class Bench:
         host: str = "h",
         held: Sequence[HeldAttempt] = (),
         held_attempts_max: int = 0,
+        boot_id: str = "",
     ) -> list[Effect]:
         """A host opens a link."""
         self._links += 1
-        return self.step(HostRegistered(host, self._links, pools, tuple(held), held_attempts_max))
+        return self.step(
+            HostRegistered(host, self._links, pools, tuple(held), held_attempts_max, boot_id)
+        )
 
     def report(self, *pools: PoolSnapshot, as_of_ms: int | None = None) -> list[Effect]:
         """The host of the pools reports."""

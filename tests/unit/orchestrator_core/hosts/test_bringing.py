@@ -10,15 +10,17 @@ from structlog.testing import capture_logs
 
 from faults.simulation.virtual_time import VirtualLoop
 from orchestrator_core.core.job import Attempt
-from orchestrator_core.hosts.bringing import BRINGS_MAX, Bringing
+from orchestrator_core.hosts.bringing import BRINGS_MAX, TEXT_S, Bringing
 from orchestrator_core.hosts.link import HostLink, LinkTerms
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay.items import Item
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.relay.sides import PATIENCE_S
+from tests.unit.orchestrator_core.relay.test_log import frames
 
 GRACE_S = 10.0
 JOBS = 3 * BRINGS_MAX
+WORDS = [[f"word{number} "] for number in range(10)]
 
 
 @dataclass(slots=True)
@@ -52,6 +54,84 @@ def link(host_id: str) -> HostLink:
     for number in range(JOBS):
         stream.bindings.bind((f"job-{number}", 1))
     return stream
+
+
+@dataclass(slots=True)
+class SlowBench:
+    """Jobs with texts of which all but the end was evicted here, and a host that sends them again.
+
+    It sends a frame every `frame_s`, of each text in turn, from where it was asked last.
+    """
+
+    frame_s: float
+    hosts: Hosts = field(default_factory=Hosts)
+    relay: Relay = field(default_factory=lambda: Relay(RelayLimits(job_bytes=100)))
+    ended: list[tuple[float, bool]] = field(default_factory=list)
+
+    def begin(self, bringing: Bringing, name: str) -> None:
+        """A job that follows an attempt on the host."""
+        for frame in frames(WORDS):
+            self.relay.append_text(name, frame)
+        former = Attempt(name, 1, "p", "p#1", "old", sent_ms=0)
+        missing = self.relay.log(name).oldest_offset
+        assert missing > 0
+
+        def brought(items: list[Item]) -> None:
+            whole = bool(items) and items[-1].end >= missing
+            self.ended.append((asyncio.get_running_loop().time(), whole))
+
+        bringing.begin((name, 2), former, GRACE_S, brought, lambda: None)
+
+    async def answer(self, link: HostLink) -> None:
+        """Sends, until cancelled."""
+        asked: dict[str, tuple[int, int]] = {}
+        names = {link.bindings.handle((f"job-{n}", 1)): f"job-{n}" for n in range(JOBS)}
+        while True:
+            await asyncio.sleep(self.frame_s)
+            for command in link._outbox:
+                seek = command.seek
+                asked[names[seek.handle]] = (seek.first_index, command.dispatch_seq)
+            link._outbox.clear()
+            for name, (index, seq) in asked.items():
+                if name in self.relay.sides._reads and index < len(WORDS):
+                    del asked[name]
+                    asked[name] = (index + 1, seq)
+                    self.relay.sides.offer(name, frames(WORDS)[index], seq)
+                    break
+
+
+async def _bring_all(bench: SlowBench) -> None:
+    stream = link("old")
+    bench.hosts.connect(stream)
+    for number in range(JOBS):
+        bench.relay.log(f"job-{number}").begin_attempt(1)
+    bringing = Bringing(bench.relay, bench.hosts)
+    answering = asyncio.create_task(bench.answer(stream))
+    for number in range(JOBS):
+        bench.begin(bringing, f"job-{number}")
+    await asyncio.sleep(10 * TEXT_S)
+    answering.cancel()
+
+
+def test_a_slow_host_is_listened_to_as_long_as_it_sends() -> None:
+    """Many texts from one host take longer than its silence may last, and none is lost."""
+    bench = SlowBench(frame_s=0.2)
+
+    run(lambda: _bring_all(bench))
+
+    assert [whole for _, whole in bench.ended] == [True] * JOBS
+    assert 2 * (GRACE_S + PATIENCE_S) < bench.ended[-1][0] < TEXT_S
+
+
+def test_a_host_that_sends_for_ever_keeps_no_slot_for_ever() -> None:
+    """What did not come in `TEXT_S` is lost, whatever else came."""
+    bench = SlowBench(frame_s=0.3)
+
+    run(lambda: _bring_all(bench))
+
+    assert len(bench.ended) == JOBS
+    assert bench.ended[-1] == (pytest.approx(TEXT_S, abs=0.1), False)
+    assert any(whole for _, whole in bench.ended)
 
 
 def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -8,11 +8,13 @@ import grpc
 import pytest
 
 from llamaorch.pool.v1 import dispatch_pb2, pool_registry_service_pb2
+from orchestrator_core.core.effects import SendVerdicts, Verdict
 from orchestrator_core.core.events import HostLost, HostRegistered
 from orchestrator_core.hosts import link as link_module
 from orchestrator_core.hosts.link import HostLink, LinkTerms
 from orchestrator_core.hosts.registration import check_not_taken
 from orchestrator_core.hosts.registry import Hosts
+from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.servicers.pool_registry import PoolRegistryServicer
 from orchestrator_core.wire.snapshots import parse_snapshot
 from tests.integration.orchestrator.scripted_host import snapshot
@@ -23,6 +25,16 @@ TERMS = LinkTerms(1, 1_000, 300, 1_024, "journal")
 def make_link(*pool_ids: str) -> HostLink:
     """A link that registered these pools."""
     return HostLink("host-1", "boot-1", 1, TERMS, frozenset(pool_ids))
+
+
+async def test_output_that_is_kept_as_a_proof_does_not_displace_that_of_a_later_attempt() -> None:
+    """Its host comes back while the other runs: frames of the later one count. LO-304."""
+    relay, link = Relay(RelayLimits()), make_link()
+    for attempt in (2, 1):
+        verdicts = (("job", attempt, Verdict.ADOPT),)
+        link.registered(SendVerdicts("host-1", 1, verdicts), relay)
+
+        assert relay.log("job").attempt == 2
 
 
 async def test_only_snapshots_of_registered_pools_wait() -> None:
