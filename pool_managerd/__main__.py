@@ -16,7 +16,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from pool_managerd import failpoints
+# The first of ours: the others import gRPC.
+from pool_managerd import failpoints, quiet_grpc  # noqa: F401
 from pool_managerd.config import Config, ConfigError
 from pool_managerd.config_loading import load_config
 from pool_managerd.config_text import to_toml
