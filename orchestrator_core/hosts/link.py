@@ -137,7 +137,9 @@ class HostLink:
         for job_id, attempt, verdict in effect.verdicts:
             if verdict is Verdict.ADOPT:
                 log = relay.log(job_id)
-                log.begin_attempt(attempt)
+                if attempt > log.attempt:
+                    # An earlier one is kept as a proof: what it has must not displace this one's.
+                    log.begin_attempt(attempt)
                 binding = self.bindings.bind((job_id, attempt))
                 # An adopted attempt is sent from here on, or from the first that is held.
                 binding.asked_offset = log.next_offset
