@@ -5,7 +5,7 @@
 tree are never shadowed: there everything is interpreted.
 
 A compiled class keeps of an annotation only its outermost type, `dict` of `dict[str, Job]`, while
-checkpoints and recordings follow annotations when they run (`orchestrator_core.core.shapes`,
+checkpoints and recordings follow annotations when they run (`orchestrator_core.core.freezing`,
 msgspec). So the copy that is compiled restores them at the end of each module.
 """
 
@@ -28,7 +28,7 @@ PACKAGE = "orchestrator_core"
 CORE = Path(PACKAGE) / "core"
 
 INTERPRETED = frozenset(
-    {"__init__", "checkpoint", "machine", "plain_init", "shapes"}
+    {"__init__", "checkpoint", "machine", "freezing", "plain_init"}
     | {
         "catalog_model",
         "config",

@@ -10,9 +10,9 @@ from typing import cast
 
 from orchestrator_core.core.catalog import Catalog
 from orchestrator_core.core.config import CoreConfig, ThrottleConfig
+from orchestrator_core.core.freezing import Completions, Freezers, hints_of, tuple_of
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.pool import Pool
-from orchestrator_core.core.shapes import Completions, Shapes, hints_of, tuple_of
 from orchestrator_core.core.state import State
 from orchestrator_core.core.throttle import Throttle
 from orchestrator_core.core.timers import Timers
@@ -40,11 +40,11 @@ LEFT_OUT: Completions = {
 # With 100,000 requests most of a checkpoint. What moves, as in `served`, must not be here.
 UNMOVED = ("State.remembered", "State.ended", "State.ended_unrun")
 
-_SHAPES = Shapes(State, LEFT_OUT, UNMOVED)
+_FREEZERS = Freezers(State, LEFT_OUT, UNMOVED)
 
 # Where a job's row has its spec, whose payload nobody but the pool may see.
-JOBS_AT = list(_SHAPES.tables).index(Job)
-SPEC_COLUMN = _SHAPES.tables[Job].plain.index("spec")
+JOBS_AT = list(_FREEZERS.tables).index(Job)
+SPEC_COLUMN = _FREEZERS.tables[Job].plain.index("spec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +57,28 @@ class Frozen:
 
 def freeze(state: State, last_ms: int) -> Frozen:
     """Copies what can change; about a microsecond for each job. Does not touch the state."""
-    return Frozen(last_ms, _SHAPES.freeze(state))
+    return Frozen(last_ms, _FREEZERS.freeze(state))
 
 
 def thaw(frozen: Frozen, config: CoreConfig) -> State:
     """Makes a state that goes on exactly as the frozen one would have."""
-    state = cast("State", _SHAPES.thaw(frozen.tables))
+    state = cast("State", _FREEZERS.thaw(frozen.tables))
     state.config, state.throttle.config = config, config.throttle
     return state
 
 
 def frozen_hint() -> object:
     """Type hint of (last_ms, tables), for a codec that decodes by type."""
-    return tuple_of(int, _SHAPES.hint)
+    return tuple_of(int, _FREEZERS.hint)
 
 
 def layout() -> str:
     """Names of every stored field: two builds can share a recording when theirs are equal."""
     return "; ".join(
-        f"{cls.__name__}({', '.join(rows.shapes)})" for cls, rows in _SHAPES.tables.items()
+        f"{cls.__name__}({', '.join(rows.freezers)})" for cls, rows in _FREEZERS.tables.items()
     )
 
 
 def fields_of_state() -> dict[str, bool]:
     """Every field of `State`, and whether it is stored."""
-    return {name: name in _SHAPES.tables[State].shapes for name in hints_of(State)}
+    return {name: name in _FREEZERS.tables[State].freezers for name in hints_of(State)}

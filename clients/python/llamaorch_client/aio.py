@@ -14,19 +14,17 @@ from opentelemetry.context import Context
 
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2, session_service_pb2
 from llamaorch_client import tracing, wire, wire_request
-from llamaorch_client.aio_fleet import PAGES_MAX, FleetCalls
+from llamaorch_client.aio_fleet import FleetCalls
 from llamaorch_client.artifacts import Artifacts
 from llamaorch_client.catalog import AsyncCatalog
-from llamaorch_client.errors import IntegrityError
 from llamaorch_client.events import ResumePoint
 from llamaorch_client.exchange import Exchange
 from llamaorch_client.model import Explanation, Job, JobState, Receipt, Session
 from llamaorch_client.options import ClientOptions
+from llamaorch_client.pages import PAGE_SIZE, Pages
 from llamaorch_client.request import JobFields, JobRequest, job_request
 from llamaorch_client.stream import JobStream, Origin, StreamPlan
 from llamaorch_client.transport import Transport
-
-PAGE_SIZE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,37 +187,31 @@ class AsyncClient(FleetCalls):
         """
         where = where if where is not None else JobFilter()
         left = limit if limit is not None else sys.maxsize
-        token = ""
-        for _ in range(PAGES_MAX):
-            page = await self._page(where, token, min(page_size, left), correlation_id)
+        pages = Pages("jobs")
+        while pages.more:
+            page = await self._page(where, pages.token, min(page_size, left), correlation_id)
             for message in page.jobs[:left]:
                 yield wire.job(message)
             left -= len(page.jobs)
-            if not page.next_page_token or left <= 0:
+            if left <= 0:
                 return
-            if page.next_page_token == token:
-                raise IntegrityError("the server answered the same page of jobs twice")
-            token = page.next_page_token
-        raise IntegrityError(f"the list of jobs has more than {PAGES_MAX} pages")
+            pages.turn(page.next_page_token)
 
     async def list_sessions(
         self, *, page_size: int = PAGE_SIZE, correlation_id: str | None = None
     ) -> AsyncGenerator[Session, None]:
         """Yields the caller's sessions by id, page by page as they are asked for (ORCH-3021)."""
-        transport, token = self._open(), ""
-        for _ in range(PAGES_MAX):
-            request = session_service_pb2.ListSessionsRequest(page_size=page_size, page_token=token)
+        transport, pages = self._open(), Pages("sessions")
+        while pages.more:
+            request = session_service_pb2.ListSessionsRequest(
+                page_size=page_size, page_token=pages.token
+            )
             answer = await transport.unary(
                 transport.sessions.ListSessions, request, correlation_id=correlation_id
             )
             for message in answer.message.sessions:
                 yield wire.session(message)
-            if not answer.message.next_page_token:
-                return
-            if answer.message.next_page_token == token:
-                raise IntegrityError("the server answered the same page of sessions twice")
-            token = answer.message.next_page_token
-        raise IntegrityError(f"the list of sessions has more than {PAGES_MAX} pages")
+            pages.turn(answer.message.next_page_token)
 
     async def get_session(self, session_id: str, *, correlation_id: str | None = None) -> Session:
         """Returns one session: its turns, budgets and place in a cache (ORCH-3022, ORCH-3099)."""

@@ -20,14 +20,14 @@ from llamaorch_client.configuration import (
     config_reload,
     configuration,
 )
-from llamaorch_client.errors import IntegrityError, from_rpc_error
+from llamaorch_client.errors import from_rpc_error
 from llamaorch_client.metadata import checked_correlation_id
 from llamaorch_client.model import OutboundDecision, Overview
 from llamaorch_client.model_fleet import Capabilities, Pool, Reloaded
+from llamaorch_client.pages import Pages
 from llamaorch_client.transport import Transport
 
 # A server that never ends a list must not keep a client for ever.
-PAGES_MAX = 100_000
 
 
 class FleetCalls(abc.ABC):
@@ -106,20 +106,16 @@ class FleetCalls(abc.ABC):
 
     async def pools(self, *, correlation_id: str | None = None) -> tuple[Pool, ...]:
         """Returns all pools that the orchestrator knows, sorted by id."""
-        transport, token = self._open(), ""
+        transport, pages = self._open(), Pages("pools")
         found: list[Pool] = []
-        for _ in range(PAGES_MAX):
-            request = pool_admin_service_pb2.ListPoolsRequest(page_token=token)
+        while pages.more:
+            request = pool_admin_service_pb2.ListPoolsRequest(page_token=pages.token)
             answer = await transport.unary(
                 transport.pools.ListPools, request, correlation_id=correlation_id
             )
             found += [wire_fleet.pool(message) for message in answer.message.pools]
-            if not answer.message.next_page_token:
-                return tuple(found)
-            if answer.message.next_page_token == token:
-                raise IntegrityError("the server answered the same page of pools twice")
-            token = answer.message.next_page_token
-        raise IntegrityError(f"the list of pools has more than {PAGES_MAX} pages")
+            pages.turn(answer.message.next_page_token)
+        return tuple(found)
 
     async def drain_pool(
         self, pool_id: str, *, timeout_s: float | None = None, correlation_id: str | None = None

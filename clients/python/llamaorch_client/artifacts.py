@@ -40,12 +40,11 @@ from llamaorch_client.errors import (
     lost_while_writing,
 )
 from llamaorch_client.metadata import call_metadata, checked_correlation_id
+from llamaorch_client.pages import PAGE_SIZE, Pages
 from llamaorch_client.retry import RetryRow
 from llamaorch_client.transport import Transport
 
 CHUNK_BYTES = 256 * 1024
-PAGE_SIZE = 100
-PAGES_MAX = 100_000
 # How long a put that broke off waits for a refusal of its header when it is made again.
 REFUSAL_WAIT_S = 1.0
 
@@ -169,11 +168,11 @@ class Artifacts:
         correlation_id: str | None = None,
     ) -> AsyncGenerator[Artifact, None]:
         """Yields artifacts, newest first, page by page as they are asked for."""
-        transport, token = self._open(), ""
+        transport, pages = self._open(), Pages("artifacts")
         where = where if where is not None else ArtifactFilter()
         left = limit if limit is not None else sys.maxsize
-        for _ in range(PAGES_MAX):
-            request = wire_artifacts.list_request(where, token, min(PAGE_SIZE, left))
+        while pages.more:
+            request = wire_artifacts.list_request(where, pages.token, min(PAGE_SIZE, left))
             answer = await transport.unary(
                 transport.artifacts.ListArtifacts, request, correlation_id=correlation_id
             )
@@ -181,12 +180,9 @@ class Artifacts:
             for message in page.artifacts[:left]:
                 yield wire_artifacts.artifact(message)
             left -= len(page.artifacts)
-            if not page.next_page_token or left <= 0:
+            if left <= 0:
                 return
-            if page.next_page_token == token:
-                raise IntegrityError("the server answered the same page of artifacts twice")
-            token = page.next_page_token
-        raise IntegrityError(f"the list of artifacts has more than {PAGES_MAX} pages")
+            pages.turn(page.next_page_token)
 
     async def delete(self, artifact_id: str, *, correlation_id: str | None = None) -> None:
         """Forgets an artifact.

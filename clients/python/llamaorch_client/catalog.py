@@ -7,12 +7,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from llamaorch.orchestrator.v1 import catalog_service_pb2 as pb
 from llamaorch_client import wire_catalog
-from llamaorch_client.errors import IntegrityError
 from llamaorch_client.model_catalog import CatalogModel, KeptModel, ModelState, Verification
+from llamaorch_client.pages import PAGE_SIZE, Pages
 from llamaorch_client.transport import Transport
-
-PAGE_SIZE = 100
-PAGES_MAX = 100_000
 
 
 class AsyncCatalog:
@@ -58,21 +55,18 @@ class AsyncCatalog:
         correlation_id: str | None = None,
     ) -> AsyncGenerator[CatalogModel, None]:
         """Yields models by id, page by page as they are asked for."""
-        transport, token = self._transport(), ""
+        transport, pages = self._transport(), Pages("models")
         wanted = [pb.ModelState.Value(f"MODEL_STATE_{state.value}") for state in states]
-        for _ in range(PAGES_MAX):
-            request = pb.ListModelsRequest(page_size=page_size, page_token=token, states=wanted)
+        while pages.more:
+            request = pb.ListModelsRequest(
+                page_size=page_size, page_token=pages.token, states=wanted
+            )
             answer = await transport.unary(
                 transport.catalog.ListModels, request, correlation_id=correlation_id
             )
             for message in answer.message.models:
                 yield wire_catalog.model(message)
-            if not answer.message.next_page_token:
-                return
-            if answer.message.next_page_token == token:
-                raise IntegrityError("the server answered the same page of models twice")
-            token = answer.message.next_page_token
-        raise IntegrityError(f"the list of models has more than {PAGES_MAX} pages")
+            pages.turn(answer.message.next_page_token)
 
     async def update(
         self,

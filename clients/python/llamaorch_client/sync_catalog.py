@@ -3,9 +3,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from llamaorch_client.catalog import PAGE_SIZE, AsyncCatalog
+from llamaorch_client.catalog import AsyncCatalog
 from llamaorch_client.loop_thread import LoopThread
 from llamaorch_client.model_catalog import CatalogModel, KeptModel, ModelState, Verification
+from llamaorch_client.pages import PAGE_SIZE
 
 
 class SyncCatalog:

@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator_core.core.checkpoint import LEFT_OUT, UNMOVED, fields_of_state, layout
 from orchestrator_core.core.config import CoreConfig
+from orchestrator_core.core.freezing import Freezers, Numbered
 from orchestrator_core.core.machine import Core
-from orchestrator_core.core.shapes import Numbered, Shapes
 from orchestrator_core.core.state import State
 from orchestrator_core.recorder.codec import decode_frozen, encode_frozen, state_hash
 from tests.unit.orchestrator_core.core.world import World
@@ -179,15 +179,15 @@ class Outer:
 
 
 def test_a_new_table_is_copied_without_being_named_anywhere() -> None:
-    """Shapes follow from type hints alone."""
-    shapes = Shapes(Outer, {})
+    """Freezers follow from type hints alone."""
+    freezers = Freezers(Outer, {})
     inner, other = Inner({"a": [1]}), Inner({"b": []})
     outer = Outer(inner, None, [(7, other)], {"same": inner}, {"m": 1})
 
-    frozen = shapes.freeze(outer)
+    frozen = freezers.freeze(outer)
     inner.notes["a"].append(2)
     other.notes.clear()
-    thawed = shapes.thaw(frozen)
+    thawed = freezers.thaw(frozen)
 
     assert isinstance(thawed, Outer)
     expected = Inner({"a": [1]})
@@ -205,7 +205,7 @@ class Foreign:
 def test_what_cannot_be_stored_is_refused_by_name() -> None:
     """A field is never left out in silence."""
     with pytest.raises(TypeError, match=r"Foreign\.call"):
-        Shapes(Foreign, {})
+        Freezers(Foreign, {})
 
 
 def test_numbers_are_given_in_the_order_of_meeting() -> None:

@@ -227,6 +227,7 @@ def test_class_weights_are_kept_exactly(weights: tuple[int, int]) -> None:
 
     order = turns_taken(bench_of(class_weights=weights, token_fairness=False), 60)[: 8 * whole]
 
+    assert len(order) == 8 * whole
     for start in range(0, len(order) - whole + 1, whole):
         assert order[start : start + whole].count("b") == batch
     for length, count in enumerate(accumulate(kind == "b" for kind in order), 1):

@@ -1,6 +1,6 @@
 """Copies of the core's tables, derived from their type hints, so that a new field is not forgotten.
 
-A *shape* knows for one type hint how a column of values becomes immutable (`freeze`), and back
+A *freezer* knows for one type hint how a column of values becomes immutable (`freeze`), and back
 (`thaw`). What cannot change is shared, not copied. Every object that can is stored once, in a table
 of its class, and referred to by number, so that what was one object comes back as one. Freezing
 works on whole columns with C functions, because it happens on the event loop: about a microsecond
@@ -42,7 +42,7 @@ class Numbered:
 Shared = Mapping[type, Numbered]
 
 
-class Shape(Protocol):
+class Freezer(Protocol):
     """One kind of value. `hint` is the type of what `freeze` makes of it."""
 
     @property
@@ -94,7 +94,7 @@ class Reference:
 class Sequences:
     """A list, or a set in sorted order."""
 
-    def __init__(self, make: Callable[[Iterable[object]], object], item: Shape) -> None:
+    def __init__(self, make: Callable[[Iterable[object]], object], item: Freezer) -> None:
         self._make = make
         self._item = item
         self.hint = tuple_of(item.hint, ...)
@@ -117,7 +117,7 @@ class Sequences:
 class Deques:
     """A deque, with its bound."""
 
-    def __init__(self, item: Shape) -> None:
+    def __init__(self, item: Freezer) -> None:
         self._items = Sequences(list, item)
         self.hint = tuple_of(int | None, self._items.hint)
 
@@ -139,7 +139,9 @@ class Mappings:
     them in the same order, and is read in a sixth of the time.
     """
 
-    def __init__(self, make: Callable[[Iterable[object]], object], key: Shape, item: Shape) -> None:
+    def __init__(
+        self, make: Callable[[Iterable[object]], object], key: Freezer, item: Freezer
+    ) -> None:
         self._make = make
         self._item = item
         self.unmoved = False
@@ -167,7 +169,7 @@ def _values(value: dict[object, object]) -> Iterable[object]:
 class Tuples:
     """A tuple of which some members can change."""
 
-    def __init__(self, items: Sequence[Shape]) -> None:
+    def __init__(self, items: Sequence[Freezer]) -> None:
         self._items = items
         self.hint = tuple_of(*(item.hint for item in items))
 
@@ -184,14 +186,15 @@ class Tuples:
         """A new tuple."""
         members = cast("Sequence[object]", value)
         return tuple(
-            shape.thaw(member, blanks) for shape, member in zip(self._items, members, strict=True)
+            freezer.thaw(member, blanks)
+            for freezer, member in zip(self._items, members, strict=True)
         )
 
 
 class Optionals:
     """A table that may be missing."""
 
-    def __init__(self, item: Shape) -> None:
+    def __init__(self, item: Freezer) -> None:
         self._item = item
         self.hint = cast("types.GenericAlias", item.hint) | None
 
@@ -211,18 +214,18 @@ class Rows:
     `complete` fills in, after a thaw, the fields that are not stored.
     """
 
-    def __init__(self, shapes: Mapping[str, Shape], complete: Callable[[object], None]) -> None:
-        self.shapes = shapes
+    def __init__(self, freezers: Mapping[str, Freezer], complete: Callable[[object], None]) -> None:
+        self.freezers = freezers
         self._complete = complete
-        self.plain = [name for name, shape in shapes.items() if isinstance(shape, Leaf)]
-        self._deep = [name for name in shapes if name not in self.plain]
-        plain = tuple_of(*(shapes[name].hint for name in self.plain))
-        self.hint = tuple_of(plain, *(shapes[name].hint for name in self._deep))
+        self.plain = [name for name, freezer in freezers.items() if isinstance(freezer, Leaf)]
+        self._deep = [name for name in freezers if name not in self.plain]
+        plain = tuple_of(*(freezers[name].hint for name in self.plain))
+        self.hint = tuple_of(plain, *(freezers[name].hint for name in self._deep))
 
     def freeze(self, column: Column, shared: Shared) -> Column:
         """One tuple per object."""
         deep = [
-            self.shapes[name].freeze(list(map(attrgetter(name), column)), shared)
+            self.freezers[name].freeze(list(map(attrgetter(name), column)), shared)
             for name in self._deep
         ]
         return list(zip(self._plain_columns(column), *deep, strict=True))
@@ -233,7 +236,7 @@ class Rows:
         for name, item in zip(self.plain, cast("Sequence[object]", plain), strict=True):
             setattr(blank, name, item)
         for name, item in zip(self._deep, deep, strict=True):
-            setattr(blank, name, self.shapes[name].thaw(item, blanks))
+            setattr(blank, name, self.freezers[name].thaw(item, blanks))
         self._complete(blank)
 
     def _plain_columns(self, column: Column) -> Column:
@@ -246,7 +249,7 @@ class Rows:
 Completions = Mapping[type, Mapping[str, Callable[[object], object]]]
 
 
-class Shapes:
+class Freezers:
     """The tables of all classes that can be reached from `root`.
 
     `left_out` maps fields of a class that are not stored to what stands there after a thaw,
@@ -297,33 +300,33 @@ class Shapes:
         return tuple_of(*(tuple_of(rows.hint, ...) for rows in self.tables.values()))
 
     def _rows(self, cls: type, left_out: Mapping[str, Callable[[object], object]]) -> Rows:
-        shapes = {
-            name: self._shape(hint, f"{cls.__name__}.{name}")
+        freezers = {
+            name: self._freezer(hint, f"{cls.__name__}.{name}")
             for name, hint in hints_of(cls).items()
             if name not in left_out
         }
-        return Rows(shapes, _completion(left_out))
+        return Rows(freezers, _completion(left_out))
 
-    def _shape(self, hint: object, where: str) -> Shape:  # noqa: PLR0911 - one return per kind
+    def _freezer(self, hint: object, where: str) -> Freezer:  # noqa: PLR0911 - one return per kind
         if immutable(hint):
             return Leaf(hint)
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if origin in (typing.Union, types.UnionType):
             inner = [arg for arg in args if arg is not types.NoneType]
             if len(inner) == 1:
-                shape = self._shape(inner[0], where)
-                return shape if isinstance(shape, Reference) else Optionals(shape)
+                freezer = self._freezer(inner[0], where)
+                return freezer if isinstance(freezer, Reference) else Optionals(freezer)
         elif origin in (list, set):
-            return Sequences(cast("type[list[object]]", origin), self._shape(args[0], where))
+            return Sequences(cast("type[list[object]]", origin), self._freezer(args[0], where))
         elif origin is deque:
-            return Deques(self._shape(args[0], where))
+            return Deques(self._freezer(args[0], where))
         elif origin in (dict, OrderedDict) and immutable(args[0]):
             make = cast("type[dict[object, object]]", origin)
-            mapping = Mappings(make, Leaf(args[0]), self._shape(args[1], where))
+            mapping = Mappings(make, Leaf(args[0]), self._freezer(args[1], where))
             mapping.unmoved = where in self._unmoved
             return mapping
         elif origin is tuple and Ellipsis not in args:
-            return Tuples([self._shape(arg, where) for arg in args])
+            return Tuples([self._freezer(arg, where) for arg in args])
         elif isinstance(hint, type) and is_dataclass(hint):
             self._met.append(hint)
             return Reference(hint)
