@@ -92,12 +92,8 @@ class OutputLog:
     # --- writing
 
     def begin_attempt(self, attempt: int) -> None:
-        """Takes text of this attempt from now on, and of no other. LO-304.
-
-        Never of an earlier one again: that is adopted only to prove what was delivered, maybe after
-        the attempt that replaces it was sent.
-        """
-        if attempt > self.attempt:
+        """Takes text of this attempt from now on, and of no other. LO-304."""
+        if attempt != self.attempt:
             self.attempt = attempt
             self.next_index = 0
             self.sealed = False
@@ -137,11 +133,8 @@ class OutputLog:
         return True
 
     def told_all(self, text_bytes: int) -> None:
-        """Notes that the attempt ended after so much text: what is here is all that there was.
-
-        A replay that ended before it told any says nothing of what was delivered before it.
-        """
-        if 0 < text_bytes <= self.next_offset:
+        """Notes that the attempt ended after so much text: what is here is all that there was."""
+        if self.next_offset >= text_bytes:
             self.doubtful = False
 
     def append_event(self, entry: bytes) -> None:

@@ -203,3 +203,27 @@ def test_the_outcome_reaches_who_has_more_text_than_came_back() -> None:
     log.doubtful = False
     with pytest.raises(RefusalError, match="beyond the output"):
         log.open(point(b"one two three "))
+
+
+def test_a_log_can_go_back_to_an_attempt_that_is_told_again() -> None:
+    """LO-305: after a restart the next one follows its text, although it was known by then."""
+    log = OutputLog(ROOMY)
+    log.doubtful = True
+    log.begin_attempt(2)
+    log.begin_attempt(1)
+
+    taken = [log.append_text(frame) for frame in frames([["one "], ["two "]], attempt=1)]
+    log.told_all(8)
+
+    assert taken == [True, True]
+    assert not log.doubtful
+
+
+def test_a_log_whose_attempt_told_no_text_is_whole() -> None:
+    """What follows it begins at the beginning, instead of being refused for lost text."""
+    log = OutputLog(ROOMY)
+    log.doubtful = True
+
+    log.told_all(0)
+
+    assert not log.doubtful
