@@ -10,7 +10,8 @@ import sys
 
 import structlog
 
-from orchestrator_core import failpoints
+# The first of ours: the others import gRPC.
+from orchestrator_core import failpoints, quiet_grpc  # noqa: F401
 from orchestrator_core.auth import command as token_command
 from orchestrator_core.config import ConfigError, load_source
 from orchestrator_core.errors import CannotStartError

@@ -6,6 +6,7 @@ Only here the command line and the environment are read. `load` returns one froz
 
 import argparse
 import difflib
+import importlib.metadata
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -212,7 +213,12 @@ def load_source(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Config
     parser.add_argument(
         "--print-config", action="store_true", help="print the effective configuration and exit"
     )
-    args = parser.parse_args(argv)
+    version = f"%(prog)s {importlib.metadata.version('llamaorch')}"
+    parser.add_argument("--version", action="version", version=version)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        named = "A configuration is named by --config FILE, a setting by --set KEY=VALUE"
+        parser.error(f"what is {' '.join(unknown)}? {named}")
     source = ConfigSource(args.config and args.config.absolute(), environ, args.set)
     config = source.read()
     if args.print_config:

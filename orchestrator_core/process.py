@@ -21,7 +21,7 @@ async def run(config: Config, source: ConfigSource | None = None) -> None:
 
     SIGHUP reads the configuration again.
     """
-    server = OrchestratorServer(config, source=source)
+    server, started = OrchestratorServer(config, source=source), False
     first, second, again = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -32,6 +32,7 @@ async def run(config: Config, source: ConfigSource | None = None) -> None:
             await server.start()
         except (StoreError, OSError) as error:
             raise CannotStartError(str(error)) from error
+        started = True
         # What is here now stays: looks for cyclic garbage need not walk it over and over.
         gc.collect()
         gc.freeze()
@@ -40,7 +41,9 @@ async def run(config: Config, source: ConfigSource | None = None) -> None:
         await _first_of(server.drain(grace_s), second.wait(), server.wait_failed())
     finally:
         await server.stop()
-        _log.info("stopped", human="orchestratord has stopped.")
+        # What never started has its reason told, and that alone.
+        if started:
+            _log.info("stopped", human="orchestratord has stopped.")
 
 
 async def _reload(config: LiveConfig, asked: asyncio.Event) -> None:

@@ -7,6 +7,7 @@ configured. Of `check`: 0 every pool can start, 1 a pool cannot, 2 the pool mana
 
 import argparse
 import asyncio
+import importlib.metadata
 import json
 import os
 import shlex
@@ -15,7 +16,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from pool_managerd import failpoints
+# The first of ours: the others import gRPC.
+from pool_managerd import failpoints, quiet_grpc  # noqa: F401
 from pool_managerd.config import Config, ConfigError
 from pool_managerd.config_loading import load_config
 from pool_managerd.config_text import to_toml
@@ -60,12 +62,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--print-config", action="store_true", help="print the effective configuration and exit"
     )
+    version = f"%(prog)s {importlib.metadata.version('llamaorch')}"
+    parser.add_argument("--version", action="version", version=version)
     parser.add_argument("--json", action="store_true", help="check: print one JSON object")
     parser.add_argument("--digests", action="store_true", help="check: read models of any size")
     # Intermixed: the reference may follow options.
     args = parser.parse_intermixed_args(argv)
     if args.command == "fetch" and args.ref is None:
         parser.error("fetch needs a REF, e.g. hf:ORG/REPO/FILE")
+    if args.command != "fetch" and args.ref is not None:
+        parser.error(f"what is {args.ref}? A configuration is named by --config FILE")
     try:
         return _carry_out(args)
     except ConfigError as error:

@@ -62,15 +62,26 @@ def why_ended(error: BaseException) -> str:
     return str(error)
 
 
-# Source: the texts of BoringSSL and of gRPC 1.85 for handshakes that fail.
+_OTHER_NAME = (
+    "the orchestrator's certificate is for another name: set link.tls.server_name, or "
+    "`orchestrator` to a name in it"
+)
+# Source: the texts of BoringSSL and of gRPC 1.85 for connections and handshakes that fail.
 _SENTENCES = {
     "certificate has expired": "the orchestrator's certificate has expired: renew it there",
     "certificate is not yet valid": "the orchestrator's certificate is not valid yet: look at the "
     "clocks",
     "CERTIFICATE_VERIFY_FAILED": "the orchestrator's certificate is not from an authority that is "
     "trusted here: set link.tls.ca to the authority's file",
-    "not in peer certificate": "the orchestrator's certificate is for another name: set "
-    "link.tls.server_name, or `orchestrator` to a name in it",
+    "not in peer certificate": _OTHER_NAME,
+    "Hostname Verification Check failed": _OTHER_NAME,
+    "Failed to create security handshaker": "link.tls: one of its files holds no certificate, or "
+    "no key, in PEM form",
+    "Connection refused": "nobody listens there: start orchestratord, or set `orchestrator` to its "
+    "`listen`",
+    "Domain name not found": "there is no such host: look for a typing error in `orchestrator`",
+    "Failed parsing HTTP/2": "what listens there does not speak gRPC: set `orchestrator` to "
+    "orchestratord's `listen`, not to its metrics_listen",
     "WRONG_VERSION_NUMBER": "the orchestrator does not speak TLS: set its tls.certificate, or "
     "leave link.tls out",
     # With the address before it: not of a connection that was open.

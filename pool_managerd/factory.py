@@ -9,6 +9,7 @@ from pool_managerd.config_engines import MockTable, OllamaTable, OpenAiTable, Tr
 from pool_managerd.config_launch import AttachingTable
 from pool_managerd.config_llama import EmbeddedTable, LlamaServerTable
 from pool_managerd.config_supervision import EngineLogsTable
+from pool_managerd.core.mask import named_ids
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.nvml import NvmlDevices
 from pool_managerd.devices.port import DeviceSource
@@ -30,7 +31,8 @@ from pool_managerd.telemetry import Metrics
 def make_devices(config: Config, metrics: Metrics | None = None) -> DeviceSource:
     """The configured source of devices; nothing is read yet."""
     if config.devices == "nvml":
-        return NvmlDevices(config.device_interval_ms, metrics)
+        expected = {entry for pool in config.pools for entry in named_ids(pool.devices)}
+        return NvmlDevices(config.device_interval_ms, metrics, sorted(expected))
     return CpuDevices()
 
 

@@ -318,7 +318,22 @@ async def _silence(report: PoolReport, base_url: str) -> str:
             report.facts.append(f"{base_url} answers (HTTP {response.status} to /health)")
             return ""
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return f"{base_url} does not answer: {str(error) or type(error).__name__}"
+        return f"{base_url} does not answer: {_why(error)}"
+
+
+def _why(error: Exception) -> str:
+    """The cause, where the words of the library are about itself."""
+    match error:
+        case TimeoutError():
+            return f"it took longer than {_ANSWER_TIMEOUT_S:g} s"
+        case aiohttp.ClientResponseError():
+            return "what listens there does not speak HTTP"
+        case aiohttp.ClientConnectorError(os_error=ConnectionRefusedError()):
+            return "nobody listens there"
+        case aiohttp.ClientConnectorError() if error.strerror:
+            return error.strerror
+        case _:
+            return str(error) or type(error).__name__
 
 
 async def _peers(config: Config) -> list[str]:

@@ -126,7 +126,7 @@ class Link:
                 reason = why_ended(error)
                 if not self._leaving and reason not in told and len(told) < REASONS_TOLD_MAX:
                     told.add(reason)
-                    _log_lost(reason)
+                    _log_lost(self._config.orchestrator, reason)
             if self._leaving:
                 break
             failures = 1 if reached else failures + 1
@@ -352,5 +352,6 @@ def _version() -> str:
     return version("llamaorch")
 
 
-def _log_lost(reason: str) -> None:
-    log.warning("session_lost", reason=reason, human=f"The orchestrator is not reachable: {reason}")
+def _log_lost(address: str, reason: str) -> None:
+    human = f"No session with the orchestrator at {address}, which is tried again: {reason}"
+    log.warning("session_lost", reason=reason, human=human)

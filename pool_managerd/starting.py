@@ -7,7 +7,7 @@ from pool_managerd import failpoints
 from pool_managerd.config import PoolTable
 from pool_managerd.core.replica import Reason
 from pool_managerd.core.slots import Slots
-from pool_managerd.engines.port import EngineInfo, PreloadError
+from pool_managerd.engines.port import EngineInfo, PreloadError, Writing
 from pool_managerd.incarnation import Incarnation, PoolDeps
 from pool_managerd.preflight import Prepared
 from pool_managerd.probing import Tester
@@ -59,12 +59,19 @@ async def _started(
         reason = reason_of(error.failure, Reason.PRELOAD_FAILED)
         return NotStarted(reason, str(error), error.passing)
     except TimeoutError:
-        problem = f"the engine was not ready after {timeout_ms} ms"
+        problem = f"the engine was not ready after {timeout_ms} ms{_wrote(incarnation)}"
     except Exception as error:  # noqa: BLE001 - a broken adapter must not end the host
         problem = f"the engine could not be started: {type(error).__name__}: {error}"
     else:
         return info
     return NotStarted(Reason.PRELOAD_FAILED, problem)
+
+
+def _wrote(incarnation: Incarnation) -> str:
+    """What the engine wrote last, which may say what it was doing; empty where nothing is known."""
+    engine = incarnation.engine
+    words = engine.last_words() if isinstance(engine, Writing) else ""
+    return f" (it wrote: {words})" if words else ""
 
 
 async def _start_engine(

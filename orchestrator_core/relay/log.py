@@ -137,8 +137,11 @@ class OutputLog:
         return True
 
     def told_all(self, text_bytes: int) -> None:
-        """Notes that the attempt ended after so much text: what is here is all that there was."""
-        if self.next_offset >= text_bytes:
+        """Notes that the attempt ended after so much text: what is here is all that there was.
+
+        A replay that ended before it told any says nothing of what was delivered before it.
+        """
+        if 0 < text_bytes <= self.next_offset:
             self.doubtful = False
 
     def append_event(self, entry: bytes) -> None:
@@ -263,12 +266,13 @@ class OutputLog:
         return bool(self._readers)
 
     @property
-    def textless(self) -> bool:
-        """True for the outcome of a job that did not finish, told again after a restart.
+    def unmeasured(self) -> bool:
+        """True for the outcome of a job that did not finish, where a restart came before it.
 
-        What text there was nobody knows.
+        How much text there was nobody knows: some of it may have come back, or nothing.
         """
-        return self.final is not None and self._expected is None and not self.next_offset
+        unknown = self.doubtful or not self.next_offset
+        return self.final is not None and self._expected is None and unknown
 
     def announced(self, attempt: int) -> bool:
         """True when the log has the event that announces the attempt."""
@@ -307,7 +311,7 @@ class OutputLog:
         lacks = offset < self.oldest_offset
         if lacks and not late:
             raise self.out_of_window("the resume point is no longer held")
-        if offset > self.next_offset and self.complete and not self.textless:
+        if offset > self.next_offset and self.complete and not self.unmeasured:
             raise self.out_of_window("the resume point lies beyond the output")
         index = bisect_left(self._items, offset, key=attrgetter("end"))
         reader = Reader(self, self._base + index, point, wake)

@@ -153,7 +153,7 @@ class Reader:
         log = self._log
         if log.complete and log.final is not None:
             ahead = self._offset > log.next_offset
-            if ahead and not log.textless:
+            if ahead and not log.unmeasured:
                 raise log.out_of_window("the resume point lies beyond the output")
             self.done = True
             return outcome_at(log.final, self._offset) if ahead else log.final

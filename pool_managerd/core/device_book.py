@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from pool_managerd.core.device import Device, DeviceHealth, DeviceKind
-from pool_managerd.core.nvml_codes import CUT, LOST, SLICE_GONE
+from pool_managerd.core.nvml_codes import CUT, LOST, SLICE_GONE, absent
 from pool_managerd.core.xids import CRITICAL_XIDS, xid_sentence
 
 Problem = tuple[DeviceHealth, str]
@@ -27,11 +27,13 @@ class DeviceBook:
     """Every device ever seen, with its latest facts and its health.
 
     A device that reported a critical XID is well again once a thorough reading finds nothing wrong,
-    any other after the next good reading. One that is no longer read is lost.
+    any other after the next good reading. One that is no longer read is lost, and so is one that is
+    `expected`, by its id, and was never read.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[str, Device] = {}
+    def __init__(self, expected: Iterable[str] = ()) -> None:
+        self._known = {id_: Device(id_, _kind_of(id_)) for id_ in expected}
+        self._awaited = set(self._known)
         self._unwell: dict[str, Problem] = {}
         self._last_xid: dict[str, int] = {}
         self._news: list[News] = []
@@ -73,6 +75,7 @@ class DeviceBook:
             self._known[device_id] = reading.facts
             if self._health(device_id) is not DeviceHealth.CRITICAL_ERROR or reading.thorough:
                 self._clear(device_id)
+        self._awaited -= seen
         for device_id in sorted(self._known.keys() - seen):
             # One that needs a reset may refuse its handle, which makes it no less there.
             if self._health(device_id) is not DeviceHealth.RESET_REQUIRED:
@@ -82,6 +85,8 @@ class DeviceBook:
         """Of a device that is not read any more; `cut` are GPUs whose slices were read."""
         if device_id in cut:
             return CUT
+        if device_id in self._awaited:
+            return absent(device_id, seen)
         known = self._known[device_id]
         its_gpu_is_there = known.parent_device_id in seen | cut
         return SLICE_GONE if known.kind is DeviceKind.MIG and its_gpu_is_there else LOST
@@ -128,6 +133,10 @@ class DeviceBook:
     def _clear(self, device_id: str) -> None:
         if self._unwell.pop(device_id, None) is not None:
             self._news.append((device_id, ""))
+
+
+def _kind_of(device_id: str) -> DeviceKind:
+    return DeviceKind.MIG if device_id.startswith("MIG-") else DeviceKind.GPU
 
 
 def _place(device: Device) -> tuple[int, int, str]:

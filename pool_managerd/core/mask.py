@@ -15,6 +15,11 @@ def names(entry: str, device: Device) -> bool:
     return entry in (device.device_id, _place(device))
 
 
+def named_ids(entries: Sequence[str]) -> tuple[str, ...]:
+    """The entries that are ids of GPUs and slices: they mean the same whatever else is there."""
+    return tuple(entry for entry in entries if entry.startswith(("GPU-", "MIG-")))
+
+
 def selected(entries: Sequence[str], devices: Sequence[Device]) -> tuple[Device, ...]:
     """The devices that `entries` name, in the order of `devices`; all of them for no entries.
 

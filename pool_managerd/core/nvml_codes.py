@@ -3,7 +3,7 @@
 Source: nvml.h, `nvmlReturn_t` and `nvmlDeviceGpuRecoveryAction_t`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from pool_managerd.core.device import DeviceHealth
@@ -81,6 +81,16 @@ CUT = (
     "the GPU is cut into MIG slices now: name one of them in the pool and restart pool-managerd, "
     "or switch MIG off again"
 )
+
+
+def absent(device_id: str, seen: Iterable[str]) -> str:
+    """The sentence about a device that a pool names and that was never there."""
+    there = ", ".join(sorted(seen))
+    return (
+        f"there is no device {device_id} here now: it is lost, or its id is wrong; "
+        f"this host has: {there}"
+    )
+
 
 _RESET_ACTIONS: Mapping[int, str] = MappingProxyType(
     {

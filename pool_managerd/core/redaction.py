@@ -9,6 +9,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
+from pool_managerd.core.tellable import shown_text
+
 LINE_CHARS = 300
 """Characters of a line that are shown."""
 
@@ -75,7 +77,5 @@ def quoting(lines: Iterable[str], texts: Iterable[str]) -> set[int]:
 
 def _as_written(requests: Iterable[str]) -> Iterator[str]:
     for text in requests:
-        yield text
-        written = json.dumps(text)[1:-1]
-        if written != text:
-            yield written
+        # As it is, as JSON writes it, and as lines are kept.
+        yield from {text, json.dumps(text)[1:-1], shown_text(text)}

@@ -4,6 +4,7 @@ JSON may hold half a pair of surrogates and numbers of any size, protobuf may no
 tells such things is not to be believed there, and not to cost anybody else anything.
 """
 
+import re
 from collections.abc import Sequence
 
 TOKEN_ID_MAX = (1 << 32) - 1
@@ -24,6 +25,20 @@ BYTES_MAX = 1 << 50
 
 TELLABLE_TEXT_CHARS_MAX = 256
 """Characters of a name, version or digest that an engine tells, for the same reason."""
+
+
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def shown_text(text: str) -> str:
+    """The text as it may be shown on a terminal: without colours, titles and control characters.
+
+    Source: ECMA-48, 5.4 and 8.3.89, for the sequences that begin with ESC.
+    """
+    if text.isprintable():
+        return text
+    return _CONTROL.sub(" ", _SEQUENCE.sub("", text))
 
 
 def plain_text(text: str) -> str:

@@ -9,6 +9,7 @@ import psutil
 
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.devices.port import OnChange, OnFault
+from pool_managerd.telemetry import log
 
 DEVICE_ID = "cpu"
 
@@ -48,13 +49,24 @@ class CpuDevices:
 
     async def _refresh(self) -> None:
         # psutil reads two files of /proc in well under a millisecond: no thread is needed.
+        told = False
         while True:
             await asyncio.sleep(self._interval_ms / 1000)
-            self._read()
+            try:
+                self._read()
+            except Exception as error:  # noqa: BLE001 - without readings, all stays as it was
+                if not told:
+                    problem = f"{type(error).__name__}: {error}"
+                    human = f"The host's memory could not be read and is tried again: {problem}"
+                    log.error("device_reading_failed", error=problem, human=human)
+                told = True
+            else:
+                told = False
 
     def _read(self) -> None:
-        self._read_at_ms = time.monotonic_ns() // 1_000_000
+        read_at_ms = time.monotonic_ns() // 1_000_000
         self._devices = (_read(),)
+        self._read_at_ms = read_at_ms
 
 
 def _read() -> Device:

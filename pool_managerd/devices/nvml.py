@@ -10,7 +10,7 @@ readings the thread waits for XID events. docs/devices.md tells what becomes of 
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pool_managerd.core.device import Device, DeviceHealth
 from pool_managerd.devices.nvml_calls import NvmlError
@@ -28,13 +28,22 @@ STOP_TIMEOUT_S = 5.0
 
 
 class NvmlDevices:
-    """All GPUs of the host, MIG slices in place of a GPU that is cut into some."""
+    """All GPUs of the host, MIG slices in place of a GPU that is cut into some.
 
-    def __init__(self, interval_ms: int = INTERVAL_MS, metrics: Metrics | None = None) -> None:
+    Those that are `expected`, by their ids, are told as lost while they are not there.
+    """
+
+    def __init__(
+        self,
+        interval_ms: int = INTERVAL_MS,
+        metrics: Metrics | None = None,
+        expected: Iterable[str] = (),
+    ) -> None:
         if interval_ms <= 0:
             raise ValueError("interval_ms is positive")
         self._interval_ms = interval_ms
         self._metrics = metrics or Metrics()
+        self._expected = tuple(expected)
         self._devices: tuple[Device, ...] = ()
         self._published_s = 0.0
         self._read_at_s = 0.0
@@ -69,7 +78,9 @@ class NvmlDevices:
             if changed:
                 on_change()
 
-        watch = Watch(self._interval_ms, self._stopping, metrics=self._metrics)
+        watch = Watch(
+            self._interval_ms, self._stopping, metrics=self._metrics, expected=self._expected
+        )
         callbacks = Callbacks(started, publish, on_fault)
         self._thread = threading.Thread(
             target=watch.run, args=(post, callbacks), name="nvml", daemon=True

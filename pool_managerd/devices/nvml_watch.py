@@ -5,7 +5,7 @@ ORCH-3038, ORCH-3040, ORCH-1103.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -54,12 +54,13 @@ class Watch:
         stopping: threading.Event,
         reader: NvmlReader | None = None,
         metrics: Metrics | None = None,
+        expected: Iterable[str] = (),
     ) -> None:
         self._interval_ms = interval_ms
         self._stopping = stopping
         self._reader = reader or NvmlReader()
         self._metrics = metrics or Metrics()
-        self._book = DeviceBook()
+        self._book = DeviceBook(expected)
         self._backoff = Backoff(
             REOPEN_FIRST_INTERVALS * interval_ms, REOPEN_LAST_INTERVALS * interval_ms
         )

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pool_managerd.core.kv_size import CacheType
+from pool_managerd.core.redaction import masked
 from pool_managerd.engines import embedded_worker, exit_news
 from pool_managerd.engines.embedded_worker import (
     NO_GPU,
@@ -261,6 +262,11 @@ class EmbeddedEngine:
             before=self._before, secrets=(self._api_key,),
         )  # fmt: skip
         return await exit_news.judged(words)
+
+    def last_words(self) -> str:
+        """See `port.Writing.last_words`."""
+        lines = self._tellable(self._worker)[-exit_news.LINES_IN_MESSAGES :] if self._worker else ()
+        return " | ".join(masked(line, (self._api_key,)) for line in lines)
 
     def _tellable(self, worker: WorkerProcess) -> tuple[str, ...]:
         """Lines for people: of the load its errors, of later ones those that tell of a failure."""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pool_managerd.core.tellable import shown_text
 from pool_managerd.threads import in_thread, started
 
 LOG_LINES = 200
@@ -72,7 +73,7 @@ class LogTail:
         *ends, rest = self._decoder.decode(data).split("\n")
         completed = []
         for end in ends:
-            completed.append((self._partial + end)[:LOG_LINE_CHARS].rstrip())
+            completed.append(shown_text((self._partial + end)[:LOG_LINE_CHARS]).rstrip())
             self._partial = ""
         self._partial = (self._partial + rest)[:LOG_LINE_CHARS]
         self._lines.extend(completed)
@@ -84,14 +85,14 @@ class LogTail:
 
     def last(self, count: int) -> tuple[str, ...]:
         """Returns the last non-empty lines, oldest first."""
-        lines = [line for line in (*self._lines, self._partial) if line]
+        lines = [line for line in (*self._lines, shown_text(self._partial)) if line]
         return tuple(lines[-count:])
 
     def since(self, lines_total: int) -> tuple[str, ...]:
         """Returns the kept lines that came after the log had `lines_total` of them."""
         count = min(self.lines_total - lines_total, len(self._lines))
         kept = [*self._lines][len(self._lines) - count :]
-        return tuple(line for line in (*kept, self._partial) if line)
+        return tuple(line for line in (*kept, shown_text(self._partial)) if line)
 
 
 class LogFile:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from pool_managerd.core.exhaustion import Memory, exhausted_by_error
 from pool_managerd.core.redaction import WINDOW_CHARS, quoting
+from pool_managerd.core.tellable import shown_text
 from pool_managerd.engines.port import Failed, Failure, GenerationRequest
 from pool_managerd.engines.stream_lines import Json
 
@@ -47,7 +48,7 @@ def error_event(
     fields = _error_fields(body)
     status = integer(fields, "code") or status
     text = str(fields.get("message") or f"the engine answered with HTTP status {status}")
-    message = " ".join(text.split())[:_MAX_MESSAGE_CHARS]
+    message = " ".join(shown_text(text).split())[:_MAX_MESSAGE_CHARS]
     words = f"{fields.get('type')} {message}".lower()
     if any(word in words for word in overflow):
         failure = Failure.CONTEXT_OVERFLOW

@@ -304,9 +304,13 @@ class LaunchedEngine:
             return log.last(LOG_LINES)
         return self._requests.failures_in(log.since(self._serving_since_line))
 
-    def _with_log(self, problem: str) -> str:
+    def last_words(self) -> str:
+        """See `port.Writing.last_words`."""
         lines = self._tellable()[-LINES_IN_MESSAGES:] if self._worker else ()
-        quoted = " | ".join(masked(line, self._secrets) for line in lines)
+        return " | ".join(masked(line, self._secrets) for line in lines)
+
+    def _with_log(self, problem: str) -> str:
+        quoted = self.last_words()
         return f"{problem} ({quoted})" if quoted else problem
 
     def _started(self) -> tuple[Engine, asyncio.Task[Ended]]:

@@ -11,7 +11,7 @@ revived: the supervisor makes a new one. ORCH-3001, ORCH-3002.
 import enum
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from pool_managerd.core.logprobs import TokenLogprob
 from pool_managerd.core.tellable import (
@@ -299,4 +299,13 @@ class Engine(Protocol):
 
         When it is cancelled, the process is killed; another call then waits until it is gone.
         """
+        ...
+
+
+@runtime_checkable
+class Writing(Engine, Protocol):
+    """An engine whose log is read here."""
+
+    def last_words(self) -> str:
+        """The last lines that it wrote and that may be shown, without secrets; may be empty."""
         ...

@@ -92,7 +92,8 @@ function render(told) {
   if (told.waiting_for.length) {
     parts.push(["h3", "It waits because"], lackList(told.waiting_for, told.waiting_for_total));
   } else if (!told.decisions.length) {
-    parts.push(["p.empty", "No placement was decided."]);
+    const next = "No pool lacks anything for it: it is next, unless the server drains.";
+    parts.push(["p.empty", told.state === "queued" ? next : "No placement was decided."]);
   }
   parts.push(...told.decisions.map(decided));
   if (told.trace_id) parts.push(["p.more", "Trace ", ["code", told.trace_id]]);

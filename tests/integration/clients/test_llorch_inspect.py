@@ -297,7 +297,20 @@ async def test_a_pool_manager_that_does_not_answer_is_named(server: ScriptedServ
     outcome = await llorch(server.address, "devices", "--once", "--host", "127.0.0.1:9")
 
     assert outcome.code == 3
-    assert "127.0.0.1:9 does not answer" in outcome.stderr
+    assert outcome.stderr == "127.0.0.1:9 does not answer: is pool-managerd running there?\n"
+
+
+async def test_an_orchestrator_in_the_place_of_a_pool_manager_is_told(
+    server: ScriptedServer,
+) -> None:
+    """It answers, so that silence would be the wrong word."""
+    outcome = await llorch(server.address, "devices", "--once", "--host", server.address)
+
+    assert outcome.code == 2
+    assert outcome.stderr == (
+        f"llorch: {server.address} is no pool-managerd, it may be orchestratord: name the `listen` "
+        "of the host, 7071 unless set\n"
+    )
 
 
 @pytest.mark.parametrize(("health", "code"), [("SERVING", 0), ("NOT_SERVING", 3)])

@@ -91,7 +91,7 @@ async def test_run_takes_the_only_model_served_and_can_chat(server: ScriptedServ
         (("a", "b"), ("never",), "", "choose a model with --model: a, b\n"),
         ((), ("soon",), "soon", ""),
         ((), ("a", "b"), "", "no model is served now; name the one to wait for with --model: a, b"),
-        ((), (), "", "no pool serves a model now; name one with --model to queue for it"),
+        ((), (), "", "has no pool ready: no pool is registered; start pool-managerd on a GPU"),
     ],
 )
 async def test_without_a_model_those_that_are_served_count(
@@ -112,7 +112,7 @@ async def test_without_a_model_those_that_are_served_count(
 
     outcome = await within(server.address, "run", "Hi")
 
-    assert outcome.code == (2 if told else 0)
+    assert outcome.code == (0 if not told else 2 if ready or unready else 3)
     assert told in outcome.stderr
     assert "never" not in outcome.stderr
     assert [call.request.spec.model_id for call in server.made("Enqueue")] == [given] * bool(given)

@@ -291,7 +291,25 @@ async def test_top_explains_the_selected_job(server: ScriptedServer) -> None:
         await shown.until(lambda _: any(has("> wait-1")(f) for f in shown.frames()[seen:]))
 
     assert any("esc back" in line for line in pane)
-    assert [call.request.job_id for call in server.made("ExplainJob")] == ["wait-1"]
+    assert {call.request.job_id for call in server.made("ExplainJob")} == {"wait-1"}
+
+
+async def test_top_explains_a_waiting_job_until_it_has_a_pool(server: ScriptedServer) -> None:
+    """Why it waits is told anew, and is no answer any more once it runs."""
+    serve(server)
+    placed = pb.ExplainJobResponse(
+        job=job_pb2.Job(job_id="wait-1", state=job_pb2.JOB_STATE_RUNNING), decisions=[DECISION]
+    )
+    server.on("ExplainJob", EXPLANATION, EXPLANATION, placed)
+
+    async with terminal(server.address, "--interval-s", "0.2") as shown:
+        await shown.until(has("wait-1"))
+        shown.keys(b"j\r")
+        await shown.until(has("WAITS BECAUSE"))
+        frame = await shown.until(has("ATTEMPT 1"))
+
+    assert "WAITS BECAUSE" not in "\n".join(frame)
+    assert len(server.made("ExplainJob")) == 3
 
 
 async def test_top_pauses_and_sorts(server: ScriptedServer) -> None:

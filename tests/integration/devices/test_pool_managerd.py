@@ -182,6 +182,34 @@ def test_a_gpu_that_needs_a_reset_at_the_start_holds_its_pool_back(
         daemon.stop()
 
 
+def test_a_gpu_that_is_not_there_at_the_start_holds_its_own_pool_back(
+    driver: StubDriver, tmp_path: Path
+) -> None:
+    """It fell off the bus before a restart: the other pools of the host serve meanwhile.
+
+    ORCH-3038. It is found by its id once it is back.
+    """
+    driver.set(B)
+    daemon = Daemon(driver, tmp_path, {"one": ["GPU-a"], "two": ["GPU-b"]})
+    try:
+        snapshots = daemon.watch()
+
+        held = until(snapshots, lambda s: s.pool_id == "one" and s.state == pb.POOL_STATE_UNREADY)
+        other = until(snapshots, lambda s: s.pool_id == "two" and s.state == pb.POOL_STATE_READY)
+        driver.set(A, B)
+        ready = until(snapshots, lambda s: s.pool_id == "one" and s.state == pb.POOL_STATE_READY)
+
+        assert held.state_reason == pb.POOL_STATE_REASON_DEVICE_ERROR
+        assert held.state_detail == (
+            "there is no device GPU-a here now: it is lost, or its id is wrong; "
+            "this host has: GPU-b"
+        )
+        assert other.vram_total_bytes == ready.vram_total_bytes == 140 * GIB
+        assert ready.devices[0].name == "NVIDIA H200"
+    finally:
+        daemon.stop()
+
+
 @pytest.mark.parametrize(
     ("head", "code", "said"),
     [
@@ -191,7 +219,7 @@ def test_a_gpu_that_needs_a_reset_at_the_start_holds_its_pool_back(
             (),
             2,
             [
-                "pools.p.devices: no device GPU-x; this host has: MIG-1 (0:0), GPU-b (1)",
+                "pools.p.devices: no device 7; this host has: MIG-1 (0:0), GPU-b (1)",
                 "pools.q.devices: GPU 0 is cut into MIG slices: name one of MIG-1 (0:0)",
             ],
         ),
@@ -208,7 +236,7 @@ def test_what_cannot_work_ends_the_start_with_a_sentence(
     part = Gpu("MIG-1", {"memory": "8000000 8000000 0 0"})
     driver.set(replace(A.having(mig_mode="1"), slices=(part,)), B, head=head)
 
-    daemon = Daemon(driver, tmp_path, {"p": ["GPU-x"], "q": ["0"]})
+    daemon = Daemon(driver, tmp_path, {"p": ["7"], "q": ["0"]})
     _, errors = daemon.process.communicate(timeout=30)
 
     assert daemon.process.returncode == code

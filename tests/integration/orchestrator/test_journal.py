@@ -409,7 +409,9 @@ async def test_who_cannot_listen_leaves_nothing_behind(tmp_path: Path) -> None:
         told = (
             rf"^listen: cannot listen on 127\.0\.0\.1:{port}: Address already in use: set another"
         )
-        with pytest.raises(CannotStartError, match=told):
+        with capture_logs() as logged, pytest.raises(CannotStartError, match=told):
             await run(config)
 
+    # What never began has not stopped either.
+    assert logged == []
     assert contents(tmp_path) == []

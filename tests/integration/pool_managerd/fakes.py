@@ -267,6 +267,8 @@ class ScriptedEngine:
         self.tells: dict[str, object] = {}
         self.preload_problem = ""
         self.preload_error: PreloadError | None = None
+        # What it writes while it starts for ever.
+        self.wrote = ""
         self.may_stop = asyncio.Event()
         self.may_stop.set()
         self._exit = asyncio.Event()
@@ -300,8 +302,14 @@ class ScriptedEngine:
         for feed in self._feeds.values():
             feed.put_nowait(Failed(Failure.ENGINE_DIED, "the connection broke"))
 
+    def last_words(self) -> str:
+        """What it wrote last."""
+        return self.wrote
+
     async def start(self) -> EngineInfo:
         """Ready at once, or never."""
+        if self.wrote:
+            await asyncio.Event().wait()
         if self.preload_error is not None:
             raise self.preload_error
         if self.preload_problem:

@@ -389,3 +389,19 @@ async def test_what_may_come_by_itself_is_waited_for_however_long(run_host: RunH
     await host.ready()
 
     assert len(host.engines) == 6
+
+
+async def test_an_engine_that_is_not_ready_in_time_is_quoted(run_host: RunHost) -> None:
+    """What it wrote last says what it was doing, or why it waits. ORCH-3003."""
+
+    def prepare(engine: ScriptedEngine, _number: int) -> None:
+        engine.wrote = "Loading safetensors shard 3 of 9"
+
+    limits = {**FAST, "preload_timeout_ms": 50, "storm_failures": 1}
+    host = await run_host(Options(prepare=prepare, config={"supervision": limits}))
+
+    failed = await until_reason(host.orchestrator, "RESTART_STORM")
+
+    assert failed.state_detail.startswith(
+        "the engine was not ready after 50 ms (it wrote: Loading safetensors shard 3 of 9)"
+    )

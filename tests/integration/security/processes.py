@@ -1,7 +1,6 @@
 """The services as processes of their own, so that what an attack costs them can be measured."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -69,14 +68,14 @@ def _config(token: str) -> str:
 
 
 @contextmanager
-def orchestrator(folder: Path, *, tokens: bool = True) -> Iterator[Service]:
-    """An orchestratord, with a token for a client or with none."""
+def orchestrator(folder: Path, *, tokens: bool = True, more: str = "") -> Iterator[Service]:
+    """An orchestratord, with a token for a client or with none; `more` are further tables."""
     token = new_token() if tokens else ""
     text = (
         'listen = "127.0.0.1:0"\nmetrics_listen = "127.0.0.1:0"\nlog_format = "json"\n'
         'shutdown_grace_ms = 0\n[store]\nkind = "memory"\n'
     )
-    with _running("orchestrator_core", folder, text + _config(token)) as found:
+    with _running("orchestrator_core", folder, text + _config(token) + more) as found:
         yield Service(*found[:3], token, found[3])
 
 
@@ -111,9 +110,7 @@ def _running(
     config.write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", module, "--config", str(config)]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, env=os.environ | {"GRPC_VERBOSITY": "NONE"}
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         address, metrics_port = _listening(process, log)
         yield process, address, metrics_port, log

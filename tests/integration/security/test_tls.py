@@ -1,6 +1,7 @@
 """TLS over real sockets: renewal, callers' certificates, and what is told of failures."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.server import PoolManager
 from tests.integration.security.certificates import Authority, Pair
 from tests.integration.security.conftest import Guarded, StartGuarded
+from tests.integration.security.processes import orchestrator
 
 WAIT_S = 20.0
 
@@ -65,6 +67,24 @@ async def test_a_call_that_cannot_open_a_connection_says_what_to_change(
     )
     assert "may ask for TLS" in await why(guarded.address, options(guarded, None))
     assert "does not speak TLS" in await why(plain.address, options(plain, trusting))
+
+
+async def test_a_caller_without_tls_writes_nothing_into_the_log(tmp_path: Path) -> None:
+    """The core of gRPC would, a line for each connection and none of them JSON. HME-030."""
+    certificate, key = Authority().issue("server").write(tmp_path, "server")
+    more = f"[tls]\ncertificate = {json.dumps(certificate)}\nkey = {json.dumps(key)}\n"
+    with orchestrator(tmp_path / "service", more=more) as service:
+        host, _, port = service.address.rpartition(":")
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            async with asyncio.timeout(WAIT_S):
+                await reader.read()
+            writer.close()
+
+    lines = service.log.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("{")] == []
+    assert json.loads(lines[-1])["event"] == "stopped"
 
 
 async def test_an_expired_certificate_is_called_expired(

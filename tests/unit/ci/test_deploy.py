@@ -54,6 +54,18 @@ def test_engines_are_left_to_the_pool_manager_until_its_time_is_over() -> None:
     assert "-HUP $MAINPID" in service["ExecReload"]
 
 
+def test_engines_are_kept_from_the_machine_and_from_what_others_run() -> None:
+    """A model's own code may run there; the devices are what it needs."""
+    service = unit("pool-managerd.service")["Service"]
+    denied = service["SystemCallFilter"].removeprefix("~").split()
+
+    assert service["CapabilityBoundingSet"] == ""
+    assert service["ProtectProc"] == "invisible"
+    assert {"@clock", "@debug", "@module", "@mount", "@raw-io", "@reboot", "@swap"} <= {*denied}
+    assert service["SystemCallErrorNumber"] == "EPERM"
+    assert "PrivateDevices" not in service
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 @pytest.mark.parametrize("name", NAMES)
 def test_systemd_understands_the_units(name: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +12,7 @@ from llamaorch_client import (
     AccessError,
     DataLossError,
     ErrorDetail,
+    IncompatibleError,
     InUseError,
     JobFailedError,
     LlamaOrchError,
@@ -25,6 +27,7 @@ from llamaorch_client.cli.devices import DeviceRow, merged, of_snapshot
 from llamaorch_client.cli.failure import ExitCode, as_record, exit_code, sentences, span_text
 from llamaorch_client.cli.output import Output, plain, printable
 from llamaorch_client.cli.progress import Progress
+from llamaorch_client.errors import PoolShortfall
 from orchestrator_core.artifacts.refusals import RESOURCE as ARTIFACT_RESOURCE
 from orchestrator_core.core.draining import POOL_RESOURCE
 from orchestrator_core.core.intake import SESSION_RESOURCE
@@ -213,6 +216,38 @@ def test_errors_say_what_to_change_and_keep_stable_keys() -> None:
     assert sentences(dropped, "")[0].endswith("try again in 900 ms")
     assert (record["kind"], record["retry_after_ms"]) == ("JobFailed", 900)
     assert plain(record) == record
+
+
+def test_what_pools_lack_is_told_once() -> None:
+    """The server's message has it in one line; here each pool has its own."""
+    lacks = PoolShortfall("gpu-a", "MODEL", "needs tinny, offers tiny")
+    detail = ErrorDetail("none of the 1 registered pools (gpu-a: ...)", "INCOMPATIBLE_MODEL")
+
+    told = sentences(IncompatibleError(replace(detail, shortfalls=(lacks,))), "box:7070")
+    bare = sentences(IncompatibleError(detail), "box:7070")
+
+    assert told == [
+        "no pool can ever serve the job:",
+        "  gpu-a: MODEL: needs tinny, offers tiny",
+    ]
+    assert bare == [f"no pool can ever serve the job: {detail.message}"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ("Hostname Verification Check failed.", "its certificate is for another name"),
+        ("Failed to create security handshaker.", "one of the files of --ca-file, --client-cert"),
+    ],
+)
+def test_what_is_wrong_with_certificates_says_which(raw: str, told: str) -> None:
+    """The server is there: nothing has to be started."""
+    text = f"failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:7070: {raw}"
+    away = UnavailableError(ErrorDetail(text, reason="UNAVAILABLE", code="UNAVAILABLE"))
+
+    (sentence,) = sentences(away, "box:7070")
+
+    assert sentence.startswith(f"box:7070: {told}")
 
 
 @pytest.mark.parametrize(

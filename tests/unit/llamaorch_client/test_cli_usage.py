@@ -1,5 +1,7 @@
 """Usage errors of `llorch`: one line that says what is wrong, and where to read on."""
 
+from importlib.metadata import version
+
 import pytest
 
 from llamaorch_client.cli.arguments import parse
@@ -10,7 +12,10 @@ CHOICES = "it must be one of interactive, batch"
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (["rnu", "x"], "llorch: COMMAND: is 'rnu', 'run' may be meant: it must be one of run, "),
+        (
+            ["pool", "x"],
+            "llorch: COMMAND: is 'pool', 'pools' may be meant: it must be one of run, ",
+        ),
         (["run", "--max_tokens", "5", "x"], "run: there is no option --max_tokens, '--max-tokens'"),
         (["run", "--zzz=5", "x"], "llorch run: there is no option --zzz; see `llorch run --help`"),
         (
@@ -26,6 +31,8 @@ CHOICES = "it must be one of interactive, batch"
             "llorch models list: there is no option --sate, '--state'",
         ),
         (["--jsn", "models", "list"], "llorch models list: there is no option --jsn, '--json'"),
+        (["version"], "llorch: COMMAND: is 'version': it must be one of run, "),
+        (["run", "--temperature", "hot", "x"], "--temperature: must be a number, is 'hot'; see"),
         (["run", "--max-tokens"], "llorch run: --max-tokens: expected one argument; see"),
         (
             ["cancel"],
@@ -46,3 +53,30 @@ def test_a_usage_error_is_one_line(
     assert (caught.value.code, told.out, told.err.count("\n")) == (2, "", 1)
     assert line in told.err
     assert told.err.endswith(" --help`\n")
+
+
+@pytest.mark.parametrize("command", ["artifacts", "sessions"])
+def test_what_lists_does_so_when_nothing_else_is_asked(command: str) -> None:
+    """As `llorch models` and `llorch jobs` do."""
+    assert parse([command], {}).action == "list"
+
+
+@pytest.mark.parametrize(("words", "told"), [(["help"], "COMMAND"), (["help", "run"], "--chat")])
+def test_help_is_a_word_too(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with many other commands."""
+    with pytest.raises(SystemExit) as caught:
+        parse(words, {})
+
+    assert caught.value.code == 0
+    assert told in capsys.readouterr().out
+
+
+def test_the_version_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of what is installed."""
+    with pytest.raises(SystemExit) as caught:
+        parse(["--version"], {})
+
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"llorch {version('llamaorch')}\n"

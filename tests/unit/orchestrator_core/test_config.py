@@ -436,3 +436,17 @@ def test_lists_are_printed_and_read_back(tmp_path: Path) -> None:
     path.write_text(to_toml(config), encoding="utf-8")
 
     assert load_config(path, {}).outbound.allow == ("a.example", "*.b.example")
+
+
+@pytest.mark.parametrize("word", ["mine.toml", "start", "--port"])
+def test_a_word_that_means_nothing_is_answered_with_what_may_be_meant(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A configuration or a setting."""
+    with pytest.raises(SystemExit) as caught:
+        load([word], {})
+
+    assert caught.value.code == 2
+    assert f"what is {word}? A configuration is named by --config FILE, a setting by --set" in (
+        capsys.readouterr().err
+    )

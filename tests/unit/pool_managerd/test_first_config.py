@@ -203,6 +203,17 @@ def test_init_writes_a_configuration_and_check_takes_it(
     assert "pool cpu: ok" in capsys.readouterr().out
 
 
+def test_a_configuration_that_is_not_named_by_its_option_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Instead of a look at the default one."""
+    with pytest.raises(SystemExit) as caught:
+        command.main(["check", "mine.toml"])
+
+    assert caught.value.code == 2
+    assert "what is mine.toml? A configuration is named by --config FILE" in capsys.readouterr().err
+
+
 def test_init_replaces_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,7 +85,7 @@ def test_every_pool_that_cannot_start_is_told_with_the_reason(
     assert (code, report["exit_code"]) == (1, 1)
     assert "absent.gguf does not exist" in problems["missing"]
     assert f", not {NO_DIGEST}" in problems["other"]
-    assert "http://127.0.0.1:9 does not answer" in problems["silent"]
+    assert "http://127.0.0.1:9 does not answer: nobody listens there" in problems["silent"]
     assert "no program no-such-server" in problems["program"]
     assert problems["fine"] == ""
 

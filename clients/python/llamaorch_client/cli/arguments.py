@@ -3,6 +3,7 @@
 
 import argparse
 import difflib
+import importlib.metadata
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,10 @@ environment: LLORCH_SERVER, LLORCH_TOKEN, LLORCH_TOKEN_FILE, LLORCH_CA_FILE, LLO
 # Commands that come with another package than the client, and what to install for them.
 _SERVER = "the orchestrator's package, llamaorch"
 ELSEWHERE = {"replay": _SERVER, "simulate": _SERVER}
+
+
+# Below it, words have little more in common than their length.
+_ALIKE = 0.7
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,13 +64,29 @@ class _Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(action, told)
 
 
+class _Version(argparse.Action):
+    """Looks for the version only where it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Prints it and exits."""
+        try:
+            version = importlib.metadata.version("llamaorch")
+        except importlib.metadata.PackageNotFoundError:
+            version = "of sources that are not installed"
+        print(f"llorch {version}")  # noqa: T201 - as argparse does with its own
+        parser.exit()
+
+
 def _meant(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1)
+    near = difflib.get_close_matches(word, known, 1, _ALIKE)
     return f", {near[0]!r} may be meant" if near else ""
 
 
 def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namespace:
     """Returns the arguments with every default filled in; exits with 2 on a usage error."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     common = _common()
     parser = _Parser(
         prog="llorch",
@@ -74,6 +95,7 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _run(commands.add_parser("run", parents=[common], help="give a job and print its output"))
     stream = commands.add_parser("stream", parents=[common], help="follow a job from its beginning")
@@ -103,8 +125,8 @@ def parse(argv: list[str] | None, environ: Mapping[str, str]) -> argparse.Namesp
         "capabilities", parents=[common], help="models, engines, limits, features: what it can do"
     )
     commands.add_parser("status", parents=[common], help="health, capabilities, pools and queue")
-    _add_plugins(commands, common, sys.argv[1:] if argv is None else argv)
-    arguments, unknown = parser.parse_known_args(argv)
+    _add_plugins(commands, common, words)
+    arguments, unknown = parser.parse_known_args(words)
     if unknown:
         arguments.parser.refuse(unknown)
     if arguments.command is None:
@@ -221,8 +243,8 @@ def _run(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="log probability of each token, beside the N likeliest: at the end, or with --json",
     )
-    add("--temperature", type=float, metavar="T", help="0 is greedy")
-    add("--top-p", type=float, metavar="P")
+    add("--temperature", type=values.number, metavar="T", help="0 is greedy")
+    add("--top-p", type=values.number, metavar="P")
     add("--stop", action="append", default=[], metavar="TEXT", help="stop at TEXT; may be repeated")
     add("--session", default="", metavar="ID", help="conversation that the job belongs to")
     add("--reuse-kv", action="store_true", help="prefer the pool whose cache holds the session")
@@ -263,9 +285,11 @@ def _artifacts(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "action",
+        nargs="?",
         choices=("put", "get", "list", "show", "delete"),
+        default="list",
         metavar="ACTION",
-        help="put FILE (- is stdin), get ID, list, show ID, delete ID",
+        help="put FILE (- is stdin), get ID, list (the default), show ID, delete ID",
     )
     add("what", nargs="?", default="", metavar="WHAT", help="the file, or the artifact's id")
     add("-o", "--output", default="", metavar="FILE", help="where to get it to; - is stdout")

@@ -15,7 +15,7 @@ from llamaorch_client.aio import AsyncClient
 from llamaorch_client.channel import open_channel
 from llamaorch_client.cli import access
 from llamaorch_client.cli.cells import gib, slowed, unwell
-from llamaorch_client.cli.failure import ExitCode
+from llamaorch_client.cli.failure import ExitCode, UsageError
 from llamaorch_client.cli.output import Output
 from llamaorch_client.errors import from_rpc_error
 from llamaorch_client.metadata import call_metadata, checked_correlation_id
@@ -66,7 +66,7 @@ async def devices(arguments: argparse.Namespace, out: Output, client: AsyncClien
         await asyncio.sleep(arguments.interval_s)
     if rows:
         out.table("", COLUMNS, cells)
-    else:
+    elif not silent:
         out.say("no devices; start pool-managerd on a GPU host and point it at this server")
     for sentence in silent:
         out.say(_silence(sentence))
@@ -97,7 +97,13 @@ async def _ask(address: str, arguments: argparse.Namespace) -> list[DeviceRow] |
                 manager_pb2.GetSnapshotsRequest(), timeout=HOST_TIMEOUT_S, metadata=metadata
             )
         except grpc.RpcError as error:
-            if isinstance(error, grpc.aio.AioRpcError) and error.code() in _REFUSED:
+            code = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
+            if code is grpc.StatusCode.UNIMPLEMENTED:
+                told = f"{address} is no pool-managerd, it may be orchestratord"
+                raise UsageError(
+                    f"{told}: name the `listen` of the host, 7071 unless set"
+                ) from error
+            if isinstance(error, grpc.aio.AioRpcError) and code in _REFUSED:
                 raise from_rpc_error(error, "") from error
             return None
     return [row for snapshot in answer.pools for row in of_snapshot(snapshot)]

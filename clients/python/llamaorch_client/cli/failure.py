@@ -30,6 +30,7 @@ SECOND_MS = 1000
 AS_SENT = Wording()
 TOKEN_VARIABLE = "LLORCH_TOKEN"  # noqa: S105 - the name of the variable
 
+_OTHER_NAME = "its certificate is for another name; use one that is in it"
 # What the texts of BoringSSL and of gRPC 1.85 mean for connections that fail to open. The first
 # that is found holds.
 _CONNECTION_SENTENCES = {
@@ -37,7 +38,10 @@ _CONNECTION_SENTENCES = {
     "certificate is not yet valid": "its certificate is not valid yet; look at the clocks",
     "CERTIFICATE_VERIFY_FAILED": "its certificate is not from an authority that is trusted here; "
     "name the authority's file by --ca-file",
-    "not in peer certificate": "its certificate is for another name; use one that is in it",
+    "not in peer certificate": _OTHER_NAME,
+    "Hostname Verification Check failed": _OTHER_NAME,
+    "Failed to create security handshaker": "one of the files of --ca-file, --client-cert and "
+    "--client-key holds no certificate, or no key, in PEM form",
     "WRONG_VERSION_NUMBER": "it does not speak TLS; leave --tls and --ca-file out, or set "
     "tls.certificate there",
     "Failed parsing HTTP/2": "it does not speak gRPC; it may be the port of a web page or of the "
@@ -155,7 +159,9 @@ def _sentence(error: LlamaOrchError, message: str, server: str) -> str:
         case InvalidParamsError():
             text = f"the request was refused: {message}"
         case IncompatibleError():
-            text = f"no pool can serve the job: {message}"
+            # The shortfalls follow, line by line.
+            told = "" if error.shortfalls else f" {message}"
+            text = f"no pool can ever serve the job:{told}"
         case CatalogError() | DuplicateError() | InUseError() | DataLossError():
             text = message
         case NotFoundError(reason="MODEL_UNKNOWN"):
@@ -221,9 +227,11 @@ def _job_failed(error: JobFailedError) -> str:
 
 def _unavailable(error: UnavailableError, server: str) -> str:
     if error.reason in ("POOL_UNAVAILABLE", "POOL_UNREADY"):
+        # What the server itself advises after it is said here in the words of this command.
+        why = error.message.partition("; start a pool-managerd")[0]
         return (
-            f"{server} has no pool ready: {error.message}; start pool-managerd on a GPU host, or "
-            "see `llorch pools`"
+            f"{server} has no pool ready: {why}; start pool-managerd on a GPU host and point it at "
+            "this server, or see `llorch pools`"
         )
     if error.reason != error.code:
         return f"{server} cannot work now: {error.reason}: {error.message}"

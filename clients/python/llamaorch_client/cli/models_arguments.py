@@ -70,7 +70,7 @@ def _stated(parser: argparse.ArgumentParser) -> None:
     add("--min-compute-cap", metavar="MAJOR.MINOR", help="least compute capability")
     add("--extension", action="append", metavar="NAME", help="what pools must list; repeatable")
     add("--device", action="append", metavar="ID", help="devices that it may use; repeatable")
-    add("--bytes-per-token", type=float, metavar="N", help="first guess for its prompts")
+    add("--bytes-per-token", type=values.number, metavar="N", help="first guess for its prompts")
     add(
         "--expected-tokens",
         type=values.positive,

@@ -19,7 +19,13 @@ from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, senten
 from llamaorch_client.cli.output import Output, plain
 from llamaorch_client.cli.progress import Progress
 from llamaorch_client.cli.waiting import Waiting
-from llamaorch_client.errors import JobFailedError, LlamaOrchError, NotFoundError
+from llamaorch_client.errors import (
+    ErrorDetail,
+    JobFailedError,
+    LlamaOrchError,
+    NotFoundError,
+    UnavailableError,
+)
 from llamaorch_client.events import End, Event, Failed, Resumed, TokenLogprob, Tokens
 from llamaorch_client.model import JobState, Receipt
 from llamaorch_client.options import Timing
@@ -40,6 +46,7 @@ INTERRUPT_TIMEOUT_S = 5.0
 INLINE_BYTES_MAX = 2 * 1024 * 1024
 UTF8_BYTES_MAX = 4
 MODELS_NAMED = 8
+NO_POOL = ErrorDetail("no pool is registered", "POOL_UNAVAILABLE", "UNAVAILABLE")
 LOGPROB_COLUMNS = ("TOKEN", "LOGPROB", "LIKELIEST")
 
 
@@ -163,13 +170,14 @@ def only_model(ready: Sequence[str], known: Sequence[str]) -> str:
     While none is, the one that may be soon: its job waits, and is told why.
 
     Raises:
-        UsageError: there is none, or there are several.
+        UsageError: there are several.
+        UnavailableError: there is no pool.
     """
     match ready or known:
         case (only,):
             return only
         case ():
-            raise UsageError("no pool serves a model now; name one with --model to queue for it")
+            raise UnavailableError(NO_POOL)
         case _ if ready:
             raise UsageError(f"choose a model with --model: {_listed(ready)}")
         case _:

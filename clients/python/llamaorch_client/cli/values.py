@@ -49,6 +49,14 @@ def amount(text: str) -> int:
     return whole(1, UINT64_MAX)(text)
 
 
+def number(text: str) -> float:
+    """Any number; the server judges its size."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, is {text!r}") from None
+
+
 def seconds(text: str) -> float:
     """Seconds, more than 0 and at most a day, which bounds every wait."""
     try:

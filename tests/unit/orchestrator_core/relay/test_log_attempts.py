@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from google.rpc import status_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -186,3 +187,19 @@ def test_the_outcome_of_a_cancelled_job_reaches_who_has_text_that_is_gone() -> N
     assert told.end.text_bytes == 4
     assert not told.end.HasField("text_digest")
     assert fresh.end.text_bytes == 0
+
+
+def test_the_outcome_reaches_who_has_more_text_than_came_back() -> None:
+    """After a restart a host told a part of it and was lost: the job failed for everybody."""
+    log = log_with([["one "], ["two "]])
+    log.doubtful = True
+    waiting = log.open(point(b"one two three "))
+    assert read_all(waiting) == []
+    log.finish(encode_event(events_pb2.JobEvent(error=status_pb2.Status(code=10))), None)
+
+    told = [read_all(waiting), read_all(log.open(point(b"one two three ")))]
+
+    assert [[event.WhichOneof("event") for event in events] for events in told] == [["error"]] * 2
+    log.doubtful = False
+    with pytest.raises(RefusalError, match="beyond the output"):
+        log.open(point(b"one two three "))

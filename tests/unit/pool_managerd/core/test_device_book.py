@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from pool_managerd.core.device import Device, DeviceHealth, DeviceKind
 from pool_managerd.core.device_book import DeviceBook, Reading
+from pool_managerd.core.nvml_codes import LOST
 from pool_managerd.core.xids import CRITICAL_XIDS
 
 IDS = ("GPU-a", "GPU-b", "GPU-c")
@@ -85,6 +86,26 @@ def test_health_follows_what_was_seen_last(steps: list[object]) -> None:
             i: d.health_detail for i, d in devices.items()
         }
         assert book.all_well == all(h == "ok" for h in naive.health.values())
+
+
+def test_devices_that_are_expected_are_unwell_until_they_are_seen() -> None:
+    """Then they are like any other: what is wrong later is told as such."""
+    book = DeviceBook(["GPU-b", "MIG-x"])
+
+    book.take([reading("GPU-a", "quick")])
+    absent = {d.device_id: (d.kind, d.health, d.health_detail) for d in book.devices()}
+    book.take([reading("GPU-a", "quick"), reading("GPU-b", "quick")])
+    news = book.take_news()
+    book.take([reading("GPU-a", "quick")])
+
+    said = "there is no device {} here now: it is lost, or its id is wrong; this host has: GPU-a"
+    assert absent == {
+        "GPU-a": (DeviceKind.GPU, DeviceHealth.OK, ""),
+        "GPU-b": (DeviceKind.GPU, DeviceHealth.LOST, said.format("GPU-b")),
+        "MIG-x": (DeviceKind.MIG, DeviceHealth.LOST, said.format("MIG-x")),
+    }
+    assert ("GPU-b", "") in news
+    assert [d.health_detail for d in book.devices() if d.device_id == "GPU-b"] == [LOST]
 
 
 def test_a_critical_error_alone_needs_no_reopening() -> None:

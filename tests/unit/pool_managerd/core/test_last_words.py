@@ -2,6 +2,7 @@
 
 import json
 import time
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from pool_managerd.core.exhaustion import Memory, exhausted, exhausted_by_error
 from pool_managerd.core.redaction import LINE_CHARS, diagnoses, masked, quoting
+from pool_managerd.core.tellable import shown_text
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,25 @@ def test_of_a_serving_engine_only_failures_are_shown_and_no_request() -> None:
     )
 
     assert diagnoses(lines, [prompt]) == ("GGML_ASSERT(n_tokens > 0) failed",)
+
+
+def test_a_request_is_recognised_in_a_line_that_was_made_fit_to_be_shown() -> None:
+    """Its tabs and colours are no longer in the line."""
+    request = "column\tone\t\x1b[31mcolumn\ttwo\x1b[0m\tcolumn\tthree"
+    line = shown_text(f"error: cannot tokenize {request}")
+
+    assert diagnoses([line, "error: other"], [request]) == ("error: other",)
+
+
+@given(st.text())
+def test_what_is_shown_has_nothing_that_a_terminal_obeys(text: str) -> None:
+    """And what had nothing of that is as it was."""
+    shown = shown_text(text)
+
+    assert not {character for character in shown if unicodedata.category(character) == "Cc"}
+    assert not {*shown} & {*"\u2028\u2029\u202e\u2066"}
+    assert shown == text or not text.isprintable()
+    assert shown_text(shown) == shown
 
 
 def test_a_request_is_recognised_as_json_quotes_it() -> None:

@@ -122,6 +122,20 @@ def test_a_character_in_two_pieces_stays_one() -> None:
     assert tail.feed(b"\xe2\n\xff\n") == ["\ufffd", "\ufffd"]
 
 
+def test_colours_and_control_characters_are_no_part_of_a_line() -> None:
+    """Lines are quoted in details and shown on terminals, which must not obey an engine."""
+    tail = LogTail()
+
+    lines = tail.feed(
+        b"\x1b[1;36m(EngineCore)\x1b[0;0m ERROR: no\tkernel\r\n"
+        b"\x1b]0;a title\x07title \x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\\n"
+        b"\x00\x08bell\x07 \x1b(B \xe2\x80\xaereversed \x1b[2J\n"
+    )
+
+    assert lines == ["(EngineCore) ERROR: no kernel", "title link", "  bell    reversed"]
+    assert all(line.isprintable() for line in tail.last(3))
+
+
 async def test_a_log_is_written_again_once_the_disk_takes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,14 +181,17 @@ async def test_disks_that_hang_keep_no_other_work_from_its_thread(tmp_path: Path
         # Turns of the event loop, in which each begins to write.
         await asyncio.sleep(0)
 
-    async with asyncio.timeout(30):
-        answer = await asyncio.to_thread(lambda: 7)
+    try:
+        async with asyncio.timeout(10):
+            answer = await asyncio.to_thread(lambda: 7)
+    finally:
+        # Lets go the threads that wait for a reader.
+        readers = [os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths]
+        for stream in streams:
+            stream.feed_eof()
+        await asyncio.gather(*pumps)
+        await asyncio.gather(*(log.close() for log in logs))
+        for reader in readers:
+            os.close(reader)
 
     assert answer == 7
-    for stream in streams:
-        stream.feed_eof()
-    readers = [os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths]
-    await asyncio.gather(*pumps)
-    await asyncio.gather(*(log.close() for log in logs))
-    for reader in readers:
-        os.close(reader)

@@ -314,6 +314,22 @@ async def test_a_key_is_not_quoted_from_the_log(marked: Marked) -> None:
     assert "started with api key ***" in str(error)
 
 
+async def test_what_it_wrote_last_is_told_of_one_that_is_given_up_at_its_start(
+    marked: Marked,
+) -> None:
+    """Whoever bounds the start asks for it, and it gives no secret away."""
+    engine = launched(marked, command=["sh", "-c", "echo loading with {api_key} >&2; sleep 60"])
+    start = asyncio.create_task(engine.start())
+    async with asyncio.timeout(WAIT_S):
+        while not engine.last_words():  # noqa: ASYNC110 - nothing tells of a line
+            await asyncio.sleep(0.01)
+
+    start.cancel()
+    await asyncio.wait([start])
+
+    assert engine.last_words() == "loading with ***"
+
+
 async def test_a_secret_that_was_passed_on_is_not_quoted_either(
     marked: Marked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

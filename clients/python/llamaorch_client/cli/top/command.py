@@ -13,6 +13,7 @@ from llamaorch_client.cli.top import view
 from llamaorch_client.cli.top.printing import SIZE_UNKNOWN, console_of, glyphs_of, write_lines
 from llamaorch_client.cli.top.state import Act, Pane, Screen
 from llamaorch_client.errors import AccessError, InvalidParamsError, LlamaOrchError
+from llamaorch_client.model import JobState
 
 if sys.platform != "win32":
     # Keys one by one, signals of the window: another system would need its own.
@@ -135,13 +136,17 @@ class _Live:
             await asyncio.sleep(self._interval_s)
 
     async def _explain(self, pane: Pane) -> None:
-        try:
-            pane.explanation = await self._client.explain(
-                pane.job_id, correlation_id=self._correlation_id
-            )
-        except LlamaOrchError as error:
-            pane.problem = sentences(error, self._client.target)[0]
-        self._changed.set()
+        """Answers once; while the job waits, again and again, as why it waits changes."""
+        while self._screen.pane is pane:
+            try:
+                told = await self._client.explain(pane.job_id, correlation_id=self._correlation_id)
+                pane.explanation, pane.problem = told, ""
+            except LlamaOrchError as error:
+                pane.problem = sentences(error, self._client.target)[0]
+            self._changed.set()
+            if pane.explanation is None or pane.explanation.job.state is not JobState.QUEUED:
+                return
+            await asyncio.sleep(max(RETRY_S, self._interval_s))
 
     def _silent(self) -> None:
         """The server has not refused, and says nothing: what is shown is no news any more."""
