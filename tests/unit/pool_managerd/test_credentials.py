@@ -4,7 +4,7 @@ import grpc
 import pytest
 from grpc import aio
 
-from pool_managerd.credentials import reason_of
+from pool_managerd.credentials import why_ended
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_connection_that_fails_says_what_to_change(raw: str, told: str) -> Non
         grpc.StatusCode.UNAVAILABLE, aio.Metadata(), aio.Metadata(), details=text
     )
 
-    said = reason_of(error)
+    said = why_ended(error)
 
     assert told in said
     assert "ipv4" not in said
