@@ -22,6 +22,7 @@ SLACK = 1.02
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_quick_run_prints_every_table_and_judges_every_bar(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
