@@ -99,8 +99,7 @@ class CatalogServicer:
         following = sorted(
             model_id
             for model_id, entry in self._runtime.core.catalog.entries.items()
-            if model_id > after
-            and (not states or STATE_TO_WIRE[entry.state] in states)
+            if model_id > after and (not states or STATE_TO_WIRE[entry.state] in states)
         )
         listed = fitting(self._view(self._entry(model_id)) for model_id in following[:size])
         more = len(following) > len(listed)
