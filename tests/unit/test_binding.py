@@ -46,7 +46,7 @@ def test_what_cannot_be_told_is_left_to_the_server(
     """Such as a family of addresses that this machine does not have, where gRPC takes another."""
 
     class NoSuchFamily(socket.socket):
-        def bind(self, _: object) -> None:
+        def __init__(self, *_: object) -> None:
             raise OSError(errno.EAFNOSUPPORT, "no such family")
 
     monkeypatch.setattr(socket, "socket", NoSuchFamily)
