@@ -32,15 +32,17 @@ def unbindable(listen: str) -> OSError | None:
         )
     except OSError as error:
         return error
+    except UnicodeError:
+        return OSError("no host can have that name")
     last: OSError | None = None
     for family, kind, protocol, _, address in found:
-        with contextlib.closing(socket.socket(family, kind, protocol)) as probe:
-            # As gRPC does: what a former process left in TIME_WAIT is no obstacle.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+        try:
+            with contextlib.closing(socket.socket(family, kind, protocol)) as probe:
+                # As gRPC does: what a former process left in TIME_WAIT is no obstacle.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
-            except OSError as error:
-                last = error
-            else:
-                return None
+        except OSError as error:
+            last = error
+        else:
+            return None
     return last if last is not None and last.errno in _ADVICE else None
