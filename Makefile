@@ -47,10 +47,10 @@ demo: $(STAMP) ## Start both services with a tiny model, run jobs, show what hap
 	$(BIN)/python -m demo.demo
 
 UP_TAKES := MODEL SLOTS CTX THREADS DEVICES GPU_LAYERS LISTEN METRICS_LISTEN DIRECTORY PYTHON
-# gRPC would write about idle connections to the terminal, minutes later.
 # Variables of make's command line: one that is misspelt would change nothing, without a word.
 GIVEN = $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 
+# gRPC would write about idle connections to the terminal, minutes later.
 .PHONY: up
 up: $(STAMP) ## Run both services until Ctrl-C (MODEL=/path/to/model.gguf, SLOTS, CTX, THREADS, DEVICES, GPU_LAYERS, LISTEN, METRICS_LISTEN, DIRECTORY)
 	$(if $(filter-out $(UP_TAKES),$(GIVEN)),$(error make up does not know $(filter-out $(UP_TAKES),$(GIVEN)): it takes $(UP_TAKES)))

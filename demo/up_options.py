@@ -1,14 +1,15 @@
 """What may be said to `make up`, and what is wrong with it: in the words of make's variables."""
 
 import argparse
+import errno
 import os
 import re
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from demo.services import PoolOptions, StackOptions
+from pool_managerd.binding import unbindable
 from pool_managerd.engines.embedded import embedded_shortfalls, gpu_shortfalls
 from pool_managerd.engines.gguf_kv import trained_context
 from pool_managerd.engines.gguf_look import no_model
@@ -100,21 +101,17 @@ def _check_model(model: Path) -> None:
 
 
 def _check_free(variable: str, address: str) -> None:
-    """Nobody may listen there already."""
-    host, _, port = address.rpartition(":")
-    if port == "0":
+    """It can be listened on: it is of this machine, and nobody has it already."""
+    error = unbindable(address)
+    if error is None:
         return
-    with socket.socket() as probe:
-        try:
-            taken = probe.connect_ex((host, int(port))) == 0
-        except OSError as error:
-            raise OptionsError(f"{variable} {address}: {error.strerror or error}") from error
-    if taken:
-        raise OptionsError(
-            f"{variable} {address} is in use: something runs there already; stop it, or have "
-            "another stack beside it:\n  make up LISTEN=127.0.0.1:7170 "
-            "METRICS_LISTEN=127.0.0.1:7172 DIRECTORY=.demo/second"
-        )
+    if error.errno != errno.EADDRINUSE:
+        raise OptionsError(f"{variable} {address}: {error.strerror or error}")
+    raise OptionsError(
+        f"{variable} {address} is in use: something runs there already; stop it, or have "
+        "another stack beside it:\n  make up LISTEN=127.0.0.1:7170 "
+        "METRICS_LISTEN=127.0.0.1:7172 DIRECTORY=.demo/second"
+    )
 
 
 def _check_engine(gpu_layers: int) -> None:

@@ -32,6 +32,8 @@ def unbindable(listen: str) -> OSError | None:
         )
     except OSError as error:
         return error
+    except UnicodeError:
+        return OSError("no host can have that name")
     last: OSError | None = None
     for family, kind, protocol, _, address in found:
         try:

@@ -31,6 +31,7 @@ from pool_managerd.server import PoolManager
 from pool_managerd.telemetry import configure_logs, log
 from pool_managerd.telemetry.library_lines import hear_libraries
 
+STDOUT = 1
 DEFAULT_CONFIG = Path("pool-managerd.toml")
 # A driver may come later: at the start of the machine, or when its module has been built.
 EXIT_NO_DEVICES = 1
@@ -123,9 +124,9 @@ def _check(file: Path, *, as_json: bool, all_digests: bool) -> int:
 
 def _is_output(file: Path) -> bool:
     try:
-        return os.path.samestat(file.stat(), os.fstat(sys.stdout.fileno()))
+        return os.path.samestat(file.stat(), os.fstat(STDOUT))
     except OSError:
-        # There is no file, or standard output has no descriptor.
+        # There is no file, or standard output is closed.
         return False
 
 

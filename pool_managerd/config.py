@@ -178,7 +178,8 @@ class LinkTable(LinkAccess):
         default=BackoffTable(cap_ms=2_000), description="Wait before the next connection."
     )
     connect_timeout_ms: Milliseconds = Field(
-        default=10_000, description="Longest wait for Registered."
+        default=10_000,
+        description="Longest wait for Registered, and for each file of the token and TLS.",
     )
     heartbeat_timeout_ms: Milliseconds = Field(
         default=10_000, description="Longest silence, if the orchestrator says none."

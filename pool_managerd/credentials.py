@@ -6,6 +6,7 @@ and the former certificate stays. The link reads its files and its token with ea
 AUTH-1002, AUTH-1007.
 """
 
+import asyncio
 import ssl
 from pathlib import Path
 
@@ -13,33 +14,59 @@ import grpc
 from grpc import aio
 
 from pool_managerd.config import Config, ConfigError
-from pool_managerd.config_security import LinkTlsTable, ServerTlsTable
+from pool_managerd.config_security import ServerTlsTable
+from pool_managerd.engines.file_reads import FileReads
 from pool_managerd.errors import SessionLostError
+from pool_managerd.streams import Metadata
 from pool_managerd.telemetry import log
 
 TOKEN_BYTES_MAX = 4_096
 _Stamp = tuple[tuple[int, int, int], ...]
 
 
-def link_channel(config: Config, options: list[tuple[str, int]]) -> aio.Channel:
-    """A channel to the orchestrator. Raises `SessionLostError` for files that cannot be read."""
-    tls = config.link.tls
-    if not tls.used:
-        return aio.insecure_channel(config.orchestrator, options=options)
-    named = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
-    credentials = _link_credentials(tls)
-    return aio.secure_channel(config.orchestrator, credentials, options=[*options, *named])
+class LinkCredentials:
+    """The link's files, read anew for each use. Belongs to one event loop.
 
+    A disk that hangs is waited for as long as for the orchestrator, and holds nobody else up.
+    """
 
-def link_metadata(config: Config) -> tuple[tuple[str, str], ...]:
-    """What every call to the orchestrator carries. Raises `SessionLostError`."""
-    token = config.link.token.get_secret_value()
-    if config.link.token_file:
-        data = _link_file("link.token_file", config.link.token_file)
-        token = data[:TOKEN_BYTES_MAX].decode("ascii", "replace").strip()
-        if not token or not token.isascii() or not token.isprintable():
-            raise SessionLostError(f"link.token_file: {config.link.token_file} holds no token")
-    return (("authorization", f"Bearer {token}"),) if token else ()
+    def __init__(self) -> None:
+        self._reads = FileReads()
+
+    async def channel(self, config: Config, options: list[tuple[str, int]]) -> aio.Channel:
+        """A channel to the orchestrator. Raises `SessionLostError` for files without use."""
+        tls = config.link.tls
+        if not tls.used:
+            return aio.insecure_channel(config.orchestrator, options=options)
+        named = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []
+        roots = await self._read(config, "link.tls.ca", tls.ca) if tls.ca else None
+        key, certificate = None, None
+        if tls.certificate:
+            key = await self._read(config, "link.tls.key", tls.key)
+            certificate = await self._read(config, "link.tls.certificate", tls.certificate)
+        credentials = grpc.ssl_channel_credentials(roots, key, certificate)
+        return aio.secure_channel(config.orchestrator, credentials, options=[*options, *named])
+
+    async def metadata(self, config: Config) -> Metadata:
+        """What every call to the orchestrator carries. Raises `SessionLostError`."""
+        token = config.link.token.get_secret_value()
+        if config.link.token_file:
+            data = await self._read(config, "link.token_file", config.link.token_file)
+            token = data[:TOKEN_BYTES_MAX].decode("ascii", "replace").strip()
+            if not token or not token.isascii() or not token.isprintable():
+                raise SessionLostError(f"link.token_file: {config.link.token_file} holds no token")
+        return (("authorization", f"Bearer {token}"),) if token else ()
+
+    async def _read(self, config: Config, setting: str, name: str) -> bytes:
+        path, timeout_ms = Path(name), config.link.connect_timeout_ms
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                return await self._reads.run(path, path.read_bytes)
+        except TimeoutError as error:
+            late = f"was not read in link.connect_timeout_ms = {timeout_ms}: look at its disk"
+            raise SessionLostError(f"{setting}: {path} {late}") from error
+        except OSError as error:
+            raise SessionLostError(f"{setting}: {path}: {error.strerror}") from error
 
 
 def lost_sentence(error: aio.AioRpcError) -> str:
@@ -88,23 +115,6 @@ _SENTENCES = {
     ": Socket closed": "the orchestrator closed the connection at once: it may ask for TLS "
     "(link.tls.ca) or for a certificate of this host (link.tls.certificate)",
 }
-
-
-def _link_credentials(tls: LinkTlsTable) -> grpc.ChannelCredentials:
-    roots = _link_file("link.tls.ca", tls.ca) if tls.ca else None
-    if not tls.certificate:
-        return grpc.ssl_channel_credentials(roots)
-    key = _link_file("link.tls.key", tls.key)
-    return grpc.ssl_channel_credentials(
-        roots, key, _link_file("link.tls.certificate", tls.certificate)
-    )
-
-
-def _link_file(setting: str, path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise SessionLostError(f"{setting}: {path}: {error.strerror}") from error
 
 
 class ServerCertificates:

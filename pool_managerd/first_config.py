@@ -16,6 +16,7 @@ import psutil
 
 from pool_managerd.core.device import Device, DeviceHealth
 from pool_managerd.core.model_ref import part_names
+from pool_managerd.core.tellable import shown_text
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.embedded import embedded_shortfalls, gpu_shortfalls
 from pool_managerd.engines.gguf_kv import trained_context
@@ -261,4 +262,4 @@ def _text(value: str) -> str:
 
 
 def _comment(text: str) -> str:
-    return f"# {' '.join(text.split())}"
+    return f"# {' '.join(shown_text(text).split())}"

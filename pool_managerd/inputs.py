@@ -1,7 +1,7 @@
 """Inputs that lie at the orchestrator: too long for a message, or used by many jobs."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -14,7 +14,7 @@ from pool_managerd import wire
 from pool_managerd.attempt import InputError, Prompt
 from pool_managerd.config import Config
 from pool_managerd.core.attempts import AttemptKey
-from pool_managerd.credentials import link_channel, link_metadata, lost_sentence
+from pool_managerd.credentials import LinkCredentials, lost_sentence
 from pool_managerd.streams import STREAM_ERRORS, Metadata, until_lost
 
 # An attempt holds its slot meanwhile; a link that was cut is back sooner, or its attempts are lost.
@@ -42,8 +42,9 @@ async def refusal(config: Config, timeout_s: float) -> str:
     Raises:
         SessionLostError: when a file with the token or a certificate cannot be used.
     """
-    metadata = link_metadata(config)
-    async with link_channel(config, []) as channel:
+    own = LinkCredentials()
+    metadata = await own.metadata(config)
+    async with await own.channel(config, []) as channel:
         call = PoolRegistryServiceStub(channel).FetchInput(
             registry_pb2.FetchInputRequest(), metadata=metadata, timeout=timeout_s
         )
@@ -57,7 +58,7 @@ async def refusal(config: Config, timeout_s: float) -> str:
 class Inputs:
     """Fetches inputs over the connection that the link has. Each has at most `bytes_max`."""
 
-    def __init__(self, bytes_max: int, metadata: Callable[[], Metadata]) -> None:
+    def __init__(self, bytes_max: int, metadata: Callable[[], Awaitable[Metadata]]) -> None:
         self._bytes_max = bytes_max
         self._metadata = metadata
         self._channel: aio.Channel | None = None
@@ -94,7 +95,8 @@ class Inputs:
 
     async def _read(self, channel: aio.Channel, key: AttemptKey) -> Prompt:
         request = registry_pb2.FetchInputRequest(job_id=key.job_id, attempt=key.attempt)
-        call = PoolRegistryServiceStub(channel).FetchInput(request, metadata=self._metadata())
+        metadata = await self._metadata()
+        call = PoolRegistryServiceStub(channel).FetchInput(request, metadata=metadata)
         data, size_bytes = bytearray(), 0
         try:
             async for piece in call:

@@ -10,7 +10,7 @@ aio stream.
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -50,6 +50,10 @@ REASONS_TOLD_MAX = 8
 """Reasons of which each is logged once while the orchestrator is not reached."""
 
 
+async def _nothing() -> Metadata:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class LinkDeps:
     """What the link works with. `jitter()` gives a number in [0, 1).
@@ -59,7 +63,7 @@ class LinkDeps:
     """
 
     config: Config
-    connect: Callable[[], aio.Channel]
+    connect: Callable[[], Awaitable[aio.Channel]]
     host: HostState
     pools: dict[str, Pool]
     executor: Executor
@@ -67,7 +71,7 @@ class LinkDeps:
     reporter: Reporter
     telemetry: Telemetry
     jitter: Callable[[], float]
-    metadata: Callable[[], Metadata] = tuple
+    metadata: Callable[[], Awaitable[Metadata]] = _nothing
     inputs: Inputs | None = None
 
 
@@ -117,7 +121,7 @@ class Link:
             try:
                 # A connection of its own: one that fell silent would be silent for the next too,
                 # until the transport finds out by itself.
-                async with self._deps.connect() as channel, self._session(channel) as session:
+                async with await self._deps.connect() as channel, self._session(channel) as session:
                     reached = True
                     await self._serve(channel, *session)
             except STREAM_ERRORS as error:
@@ -154,8 +158,10 @@ class Link:
             )
 
     @contextlib.asynccontextmanager
-    async def _session(self, channel: aio.Channel) -> AsyncIterator[tuple[DispatchCall, _Terms]]:
-        metadata = self._deps.metadata()
+    async def _session(
+        self, channel: aio.Channel
+    ) -> AsyncIterator[tuple[DispatchCall, _Terms, Metadata]]:
+        metadata = await self._deps.metadata()
         call: DispatchCall = PoolRegistryServiceStub(channel).Dispatch(metadata=metadata)
         ending = Ending(call)
         try:
@@ -164,7 +170,7 @@ class Link:
             terms = self._registered(first)
             failpoints.reach("verdicts.obeyed")
             self._use(channel)
-            yield call, terms
+            yield call, terms, metadata
         except STREAM_ERRORS as error:
             why = await ending.error(error)
             if why is error:
@@ -265,7 +271,9 @@ class Link:
             if entry.key not in adopted:
                 self._deps.executor.forget(entry.key)
 
-    async def _serve(self, channel: aio.Channel, call: DispatchCall, terms: _Terms) -> None:
+    async def _serve(
+        self, channel: aio.Channel, call: DispatchCall, terms: _Terms, metadata: Metadata
+    ) -> None:
         liveness = Liveness(terms.heartbeat_timeout_ms)
         self._sent_at_s = asyncio.get_running_loop().time()
         self._hold = holder()
@@ -273,7 +281,7 @@ class Link:
             self._read(call, liveness),
             self._write(call, liveness),
             self._beat(terms.heartbeat_timeout_ms / 3000),
-            self._deps.reporter.run(channel, terms.report_interval_ms, self._deps.metadata()),
+            self._deps.reporter.run(channel, terms.report_interval_ms, metadata),
             liveness.watch(),
         )
 

@@ -18,7 +18,7 @@ from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.mask import mask_problems
 from pool_managerd.core.replica import Reason
 from pool_managerd.core.store import AttemptStore, StoreLimits
-from pool_managerd.credentials import link_channel, link_metadata
+from pool_managerd.credentials import LinkCredentials
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.executor import Executor
 from pool_managerd.factory import engine_factory as configured_factory
@@ -40,6 +40,7 @@ from pool_managerd.snapshots import (
     by_device_id,
     masked,
 )
+from pool_managerd.streams import Metadata
 from pool_managerd.telemetry import Telemetry, log, set_log_level
 from pool_managerd.threads import in_thread
 
@@ -79,7 +80,8 @@ class PoolManager:
         self._feed = ChangeFeed(config.limits.watchers_max)
         self._host = HostState(config.host_id, secrets.token_hex(8))
         self._ledger = Ledger()
-        self._inputs = Inputs(config.limits.input_bytes_max, lambda: link_metadata(config))
+        self._credentials = LinkCredentials()
+        self._inputs = Inputs(config.limits.input_bytes_max, self._show)
         self._files = ModelFiles(config, self._clock, self._telemetry)
         self._pools: dict[str, Pool] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -201,9 +203,11 @@ class PoolManager:
             link_task.cancel()
             await asyncio.wait((link_task, reload_task), timeout=RPC_GRACE_MS / 1000)
 
-    def _connect(self) -> aio.Channel:
-        options = channel_options(self._config.link)
-        return link_channel(self._config, options)
+    async def _connect(self) -> aio.Channel:
+        return await self._credentials.channel(self._config, channel_options(self._config.link))
+
+    async def _show(self) -> Metadata:
+        return await self._credentials.metadata(self._config)
 
     def _make_pools(self) -> Executor:
         store = AttemptStore(store_limits(self._config))
@@ -249,7 +253,7 @@ class PoolManager:
             LinkDeps(
                 config=self._config,
                 connect=self._connect,
-                metadata=lambda: link_metadata(self._config),
+                metadata=self._show,
                 inputs=self._inputs,
                 host=self._host,
                 pools=self._pools,

@@ -16,6 +16,7 @@ class StreamCancelledError(SessionLostError):
 
 T = TypeVar("T")
 Metadata = tuple[tuple[str, str], ...]
+"""What calls to the orchestrator carry."""
 
 STREAM_ERRORS = (SessionLostError, grpc.RpcError, TimeoutError, asyncio.InvalidStateError)
 """How a stream ends: by our decision, by status, by silence, or found finished when writing."""

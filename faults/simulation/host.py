@@ -107,7 +107,7 @@ class SimulatedHost:
         link = Link(
             LinkDeps(
                 config=config,
-                connect=lambda: aio.insecure_channel(ADDRESS),
+                connect=_connect,
                 host=host,
                 pools=self._pools,
                 executor=executor,
@@ -151,6 +151,10 @@ class SimulatedHost:
             "runs": len(self.executor._runs),
             "tasks": self.process.busy,
         }
+
+
+async def _connect() -> aio.Channel:
+    return aio.insecure_channel(ADDRESS)
 
 
 def _spawn(work: Coroutine[object, object, None]) -> asyncio.Task[None]:

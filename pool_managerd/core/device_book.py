@@ -69,7 +69,8 @@ class DeviceBook:
             if reading.facts.parent_device_id is not None:
                 cut.add(reading.facts.parent_device_id)
             if reading.problem is not None:
-                self._known.setdefault(device_id, reading.facts)
+                if device_id not in self._known or device_id in self._awaited:
+                    self._known[device_id] = reading.facts
                 self._set(device_id, reading.problem)
                 continue
             self._known[device_id] = reading.facts

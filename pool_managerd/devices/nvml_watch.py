@@ -25,9 +25,9 @@ EVENT_SLICE_MS = 200
 """Longest single wait for events, so that stopping is prompt."""
 REOPEN_FIRST_INTERVALS = 2
 REOPEN_LAST_INTERVALS = 60
+"""Wait before NVML is opened anew for a device that is gone: doubles from the first to the last."""
 XIDS_TOLD_MAX = 64
 """Different XIDs that are logged between two readings."""
-"""Wait before NVML is opened anew for a device that is gone: doubles from the first to the last."""
 
 Post = Callable[[Callable[[], None]], None]
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pool_managerd.core.tellable import shown_text
 from pool_managerd.engines.gguf_file import gguf_shards, gguf_shortfalls
 from pool_managerd.engines.gguf_metadata import MetadataError, read_tensors
 
@@ -24,7 +25,8 @@ def no_model(path: Path) -> str:
         return f"model file {path} cannot be read: {error.strerror or error}"
     kind = parts[0][0].get("general.type", _MODEL)
     if kind != _MODEL:
-        return f"model file {path} is of the type {kind}, it is no model by itself"
+        told = shown_text(str(kind))
+        return f"model file {path} is of the type {told}, it is no model by itself"
     if not any(tensors for _, tensors in parts):
         return f"model file {path} holds no weights"
     return ""

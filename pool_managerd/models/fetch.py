@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from functools import partial as bound
@@ -132,24 +133,29 @@ class _Partial:
 
 
 class _Appender:
-    """Appends to a file, one piece after the other, from whatever threads. Its methods block."""
+    """Appends to a file, in the order of `add`, whichever thread comes first. The others block."""
 
     def __init__(self, partial: _Partial) -> None:
         self._partial = partial
         self._turn = threading.Lock()
+        self._waiting: deque[bytearray] = deque()
         self._file: io.RawIOBase | None = None
 
-    def write(self, data: bytes | bytearray) -> None:
+    def add(self, data: bytearray) -> None:
+        self._waiting.append(data)
+
+    def write(self) -> None:
         with self._turn:
             if self._file is None:
                 self._file = io.FileIO(self._partial.file, "ab")
-            view = memoryview(data)
-            while view:
-                view = view[self._file.write(view) or 0 :]
+            while self._waiting:
+                view = memoryview(self._waiting.popleft())
+                while view:
+                    view = view[self._file.write(view) or 0 :]
 
-    def close(self, rest: bytes | bytearray) -> None:
+    def close(self) -> None:
         try:
-            self.write(rest)
+            self.write()
         finally:
             with self._turn:
                 if self._file is not None:
@@ -346,17 +352,20 @@ async def _read(
             _check_size(size, judge.limits, request.url)
             unwritten += data
             if len(unwritten) >= _CHUNK_BYTES:
-                block, unwritten = unwritten, bytearray()
-                await in_thread(bound(file.write, block))
+                file.add(unwritten)
+                unwritten = bytearray()
+                await in_thread(file.write)
                 if partial.total is None:
                     await in_thread(bound(_check_room, partial, judge.limits, request.url))
             judge.progress(size, partial.total)
     except BaseException:
         # What came before a break or a cancel is kept; it is less than a chunk. A disk that hangs
         # is not waited for.
-        await asyncio.wait([started(bound(file.close, unwritten))], timeout=_CLOSE_TIMEOUT_S)
+        file.add(unwritten)
+        await asyncio.wait([started(file.close)], timeout=_CLOSE_TIMEOUT_S)
         raise
-    await in_thread(bound(file.close, unwritten))
+    file.add(unwritten)
+    await in_thread(file.close)
     if partial.total is not None and size != partial.total:
         raise FetchError(f"{size} of {partial.total} bytes came", lasting=False)
     partial.total = size

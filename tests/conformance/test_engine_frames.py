@@ -142,7 +142,7 @@ async def test_a_piece_is_given_as_soon_as_it_arrives(attached: Attached) -> Non
     attached.server.chunks, attached.server.hangs = [b"".join(lines[: until + 1])], True
     generation = attached.engine.generate(wanted())
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         piece = await anext(generation)
     await generation.aclose()
 
@@ -161,7 +161,7 @@ async def test_a_cancel_closes_the_connection(attached: Attached, mute: bool) ->
         server.dropped.clear()
         generation = attached.engine.generate(wanted(request_id=f"r{number}"))
         first = asyncio.ensure_future(anext(generation))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await server.entered.wait()
             first.cancel()
             await asyncio.gather(first, return_exceptions=True)

@@ -40,18 +40,27 @@ def test_an_address_of_another_machine_is_told(binding: ModuleType) -> None:
     assert told.endswith(": set an address that this machine has")
 
 
+@pytest.mark.parametrize("step", ["__init__", "bind"])
 def test_what_cannot_be_told_is_left_to_the_server(
-    binding: ModuleType, monkeypatch: pytest.MonkeyPatch
+    binding: ModuleType, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as a family of addresses that this machine does not have, where gRPC takes another."""
 
-    class NoSuchFamily(socket.socket):
-        def __init__(self, *_: object) -> None:
-            raise OSError(errno.EAFNOSUPPORT, "no such family")
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EAFNOSUPPORT, "no such family")
 
-    monkeypatch.setattr(socket, "socket", NoSuchFamily)
+    monkeypatch.setattr(socket, "socket", type("NoSuchFamily", (socket.socket,), {step: refuse}))
 
     assert binding.unbindable("127.0.0.1:0") is None
+
+
+def test_a_name_that_no_host_can_have_is_told(binding: ModuleType) -> None:
+    """Python finds that before any lookup, and calls it an error of the encoding."""
+    found = binding.unbindable("a..b:7070")
+
+    assert binding.refusal("listen", "a..b:7070", found) == (
+        "listen: cannot listen on a..b:7070: no host can have that name: set another"
+    )
 
 
 def test_words_of_a_library_give_way_to_those_of_the_system(binding: ModuleType) -> None:

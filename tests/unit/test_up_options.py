@@ -93,11 +93,13 @@ def test_an_engine_that_cannot_run_is_told_at_once(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_address_that_cannot_be_used_names_its_variable() -> None:
-    """One that is in use, and one of no host."""
+    """One that is in use, one of another machine, which nobody is asked, and one of no host."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(OptionsError, match=f"^METRICS_LISTEN {address} is in use"):
             parse(("--listen", "127.0.0.1:0", "--metrics-listen", address))
+    with pytest.raises(OptionsError, match=r"^LISTEN 192\.0\.2\.7:7070: Cannot assign"):
+        parse(("--listen", "192.0.2.7:7070"))
     with pytest.raises(OptionsError, match=r"^LISTEN no\.such\.invalid:7070: "):
         parse(("--listen", "no.such.invalid:7070"))
 

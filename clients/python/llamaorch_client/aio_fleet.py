@@ -27,8 +27,6 @@ from llamaorch_client.model_fleet import Capabilities, Pool, Reloaded
 from llamaorch_client.pages import Pages
 from llamaorch_client.transport import Transport
 
-# A server that never ends a list must not keep a client for ever.
-
 
 class FleetCalls(abc.ABC):
     """What concerns no single job. Arguments and errors are as those of `AsyncClient`."""

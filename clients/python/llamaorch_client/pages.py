@@ -4,6 +4,7 @@
 from llamaorch_client.errors import IntegrityError
 
 PAGE_SIZE = 100
+# A server that never ends a list must not keep a client for ever.
 PAGES_MAX = 100_000
 
 

@@ -215,7 +215,6 @@ async def terminal(
         stderr=follower,
         env=environment,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     shown = PseudoTerminal(process, leader)
     try:
@@ -311,6 +310,22 @@ async def test_top_explains_a_waiting_job_until_it_has_a_pool(server: ScriptedSe
 
     assert "WAITS BECAUSE" not in "\n".join(frame)
     assert len(server.made("ExplainJob")) == 3
+
+
+async def test_top_explains_a_job_once_the_server_answers(server: ScriptedServer) -> None:
+    """As it does with all else: nobody has to leave the pane and come back."""
+    serve(server)
+    away = Failure(grpc.StatusCode.UNAVAILABLE)
+    # A call that fails so is made three times.
+    server.on("ExplainJob", away, away, away, EXPLANATION)
+
+    async with terminal(server.address, "--interval-s", "0.2") as shown:
+        await shown.until(has("wait-1"))
+        shown.keys(b"j\r")
+        await shown.until(has("why: job wait-1", "does not answer"))
+        frame = await shown.until(has("WAITS BECAUSE"))
+
+    assert "does not answer" not in "\n".join(frame)
 
 
 async def test_top_pauses_and_sorts(server: ScriptedServer) -> None:

@@ -11,7 +11,7 @@ from llamaorch.orchestrator.v1 import events_pb2, job_pb2, orchestrator_service_
 from tests.integration.orchestrator.conftest import Orchestrator
 from tests.integration.orchestrator.scripted_host import ScriptedHost, snapshot
 
-WAIT_S = 5.0
+WAIT_S = 20.0
 
 
 def spec(**fields: object) -> job_pb2.JobSpec:

@@ -15,6 +15,6 @@ def connected(orchestrator: Orchestrator) -> list[str]:
 
 async def until_connected(orchestrator: Orchestrator, *host_ids: str) -> None:
     """Waits until exactly these hosts are connected."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while connected(orchestrator) != sorted(host_ids):  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.01)

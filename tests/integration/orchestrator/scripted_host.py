@@ -15,7 +15,7 @@ from llamaorch.pool.v1 import (
     snapshot_pb2,
 )
 
-WAIT_S = 5.0
+WAIT_S = 20.0
 
 
 def snapshot(pool_id: str = "pool-a", **overrides: object) -> snapshot_pb2.PoolSnapshot:

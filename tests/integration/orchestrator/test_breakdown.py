@@ -12,7 +12,7 @@ from orchestrator_core.store.port import StoreTakenError
 from tests.integration.orchestrator.calls import all_events, details, enqueue, job, ready_host
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 
-WAIT_S = 5.0
+WAIT_S = 20.0
 
 
 async def test_an_orchestrator_whose_journal_was_taken_over_ends(

@@ -11,7 +11,7 @@ from tests.integration.orchestrator.calls import all_events, enqueue, job, kinds
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
 
-WAIT_S = 5.0
+WAIT_S = 20.0
 CANCEL = job_pb2.ON_DISCONNECT_CANCEL
 SOON = {"disconnect_grace_ms": 50}
 

@@ -16,7 +16,7 @@ from tests.integration.orchestrator.calls import all_events, details, enqueue, f
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import ScriptedHost, snapshot
 
-WAIT_S = 5.0
+WAIT_S = 20.0
 # "hello" has two tokens by estimate: four bytes to the token, and what is begun counts.
 SAMPLING = job_pb2.Sampling(max_tokens=20)
 

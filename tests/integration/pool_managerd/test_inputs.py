@@ -11,6 +11,7 @@ from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from pool_managerd.core.attempts import AttemptKey
 from pool_managerd.engines.port import ChatMessage
 from pool_managerd.inputs import Inputs
+from pool_managerd.streams import Metadata
 from tests.integration.pool_managerd.harness import Host, Options, RunHost
 
 ENCODED = job_pb2.JobInput(text="Once upon a time").SerializeToString()
@@ -122,7 +123,11 @@ async def test_a_host_that_is_refused_leaves_the_input_to_others(run_host: RunHo
 
 async def test_a_connection_that_is_gone_at_once_is_waited_for_again() -> None:
     """Who waited is woken when there is none any more."""
-    inputs = Inputs(4096, tuple)
+
+    async def no_token() -> Metadata:
+        return ()
+
+    inputs = Inputs(4096, no_token)
     fetching = asyncio.create_task(inputs.fetch(AttemptKey("j1", 1)))
     await turns()
     async with aio.insecure_channel("127.0.0.1:1") as channel:

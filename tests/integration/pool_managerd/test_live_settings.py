@@ -15,7 +15,6 @@ from pool_managerd.config_problems import tables_in
 from pool_managerd.config_table import LIVE, Table
 from pool_managerd.core.attempts import AttemptKey, AttemptLog
 from pool_managerd.core.store import AttemptStore, StoreLimits
-from pool_managerd.credentials import link_channel, link_metadata
 from pool_managerd.errors import SessionLostError
 from pool_managerd.live_config import ReloadReport
 from tests.integration.pool_managerd.harness import Host, Options, RunHost, make_config
@@ -165,12 +164,13 @@ async def how_the_host_proves_itself(run_host: RunHost, folder: Path) -> None:
     tls = {"ca": absent, "server_name": "there", "certificate": absent, "key": absent}
 
     await apply(host, link=link | {"token_file": str(file)})
-    shown = link_metadata(host.manager._config)
+    shown = await host.manager._show()
+    shown_for_inputs = await host.manager._inputs._metadata()
     await apply(host, link=link | {"tls": tls | {"enabled": True, "allow_plaintext": True}})
 
-    assert shown == (("authorization", "Bearer hi"),)
+    assert shown == shown_for_inputs == (("authorization", "Bearer hi"),)
     with pytest.raises(SessionLostError, match=r"absent\.pem"):
-        link_channel(host.manager._config, [])
+        await host.manager._connect()
     assert host.manager._config.link.tls.server_name == "there"
 
 

@@ -25,7 +25,7 @@ from tests.integration.orchestrator.scripted_host import snapshot
 from tests.integration.orchestrator.stores import FailingStore
 
 CANARY = "canary-8c1f"
-WAIT_S = 5.0
+WAIT_S = 20.0
 GIB = 1 << 30
 GPU = snapshot_pb2.Device(
     device_id="GPU-1",

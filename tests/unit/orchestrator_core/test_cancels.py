@@ -8,7 +8,7 @@ from orchestrator_core import cancels
 from orchestrator_core.cancels import HeldCancels
 from orchestrator_core.core.effects import SendCancel
 
-WAIT_S = 5.0
+WAIT_S = 20.0
 ORDER, OTHER = SendCancel("h", "a", 1), SendCancel("h", "b", 1)
 
 

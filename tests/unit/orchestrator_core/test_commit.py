@@ -30,7 +30,7 @@ from orchestrator_core.store.port import (
     StoreUnavailableError,
 )
 
-WAIT_S = 5.0
+WAIT_S = 20.0
 
 
 class GatedStore:

@@ -10,7 +10,7 @@ from pool_managerd.config_engines import OllamaTable, OpenAiTable
 from pool_managerd.config_llama import EmbeddedTable, LlamaServerTable
 from pool_managerd.config_loading import load_config
 from pool_managerd.config_text import configuration_table, to_toml
-from pool_managerd.credentials import link_metadata
+from pool_managerd.credentials import LinkCredentials
 
 MINIMAL = """
 devices = "cpu"
@@ -150,7 +150,9 @@ def test_what_the_way_to_another_machine_lacks_is_named(
     assert "hidden" not in found[0]
 
 
-def test_the_token_of_the_host_is_read_from_the_environment_and_never_shown(tmp_path: Path) -> None:
+async def test_the_token_of_the_host_is_read_from_the_environment_and_never_shown(
+    tmp_path: Path,
+) -> None:
     """AUTH-1007, AUTH-1008."""
     path = tmp_path / "c.toml"
     access = '\n[link]\ntoken_env = "T"\ntls = { ca = "ca.pem" }\n'
@@ -158,7 +160,7 @@ def test_the_token_of_the_host_is_read_from_the_environment_and_never_shown(tmp_
 
     config = load_config(path, {"T": "a-secret-token\n"})
 
-    assert link_metadata(config) == (("authorization", "Bearer a-secret-token"),)
+    assert await LinkCredentials().metadata(config) == (("authorization", "Bearer a-secret-token"),)
     assert config.link.tls.ca == str(tmp_path / "ca.pem")
     assert "a-secret-token" not in to_toml(config) + repr(config)
 

@@ -1,10 +1,44 @@
 """Why there is no session with the orchestrator: what to change, in no words of gRPC's."""
 
+import os
+from pathlib import Path
+
 import grpc
 import pytest
 from grpc import aio
 
-from pool_managerd.credentials import why_ended
+from pool_managerd.config import Config
+from pool_managerd.credentials import LinkCredentials, why_ended
+from pool_managerd.errors import SessionLostError
+
+POOL = {"pool_id": "p", "engine": {"kind": "mock"}}
+
+
+def linked(**link: object) -> Config:
+    """A host whose link is so."""
+    return Config.model_validate({"pools": [POOL], "link": link})
+
+
+async def test_a_file_of_the_link_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
+    """The try ends with a sentence, and the next one reads what is there by then."""
+    path, credentials = tmp_path / "token", LinkCredentials()
+    os.mkfifo(path)
+    config = linked(token_file=str(path), connect_timeout_ms=20)
+    tls = {"enabled": True, "ca": str(path)}
+
+    with pytest.raises(SessionLostError, match=r"link\.tls\.ca: .*token was not read in link\."):
+        await credentials.channel(linked(tls=tls, connect_timeout_ms=20), [])
+    with pytest.raises(
+        SessionLostError, match=r"link\.token_file: .*connect_timeout_ms = 20: look"
+    ):
+        await credentials.metadata(config)
+    # Lets go the thread that waits for a writer.
+    os.close(os.open(path, os.O_WRONLY))
+    path.unlink()
+    path.write_text("hi\n", encoding="ascii")
+
+    patient = linked(token_file=str(path))
+    assert await credentials.metadata(patient) == (("authorization", "Bearer hi"),)
 
 
 @pytest.mark.parametrize(

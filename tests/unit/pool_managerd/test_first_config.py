@@ -137,6 +137,7 @@ async def test_files_that_are_no_models_are_left_out_and_named(tmp_path: Path) -
         "f.gguf": whole[:30],
         "g.gguf": gguf(general_type="adapter"),
         "h.gguf": gguf(general_architecture="llama"),
+        "i.gguf": gguf(general_type="\x1b[2Jvocab"),
     }.items():
         (tmp_path / name).write_bytes(content)
 
@@ -153,7 +154,9 @@ async def test_files_that_are_no_models_are_left_out_and_named(tmp_path: Path) -
         ["f.gguf", "cannot be understood: ends within its metadata"],
         ["g.gguf", "is of the type adapter, it is no model by itself"],
         ["h.gguf", "holds no weights"],
+        ["i.gguf", "is of the type vocab, it is no model by itself"],
     ]
+    assert len(tomllib.loads(text)["pools"]) == 1
     for told in machine.left_out:
         assert f"# Left out: {told}\n" in text
 
@@ -246,6 +249,25 @@ def test_check_into_the_configuration_itself_says_that_it_is_lost(tmp_path: Path
     assert f"{path}: this is where standard output goes, so the shell has emptied it" in (
         ended.stderr
     )
+
+
+def test_check_without_a_standard_output_judges_all_the_same(tmp_path: Path) -> None:
+    """As some supervisors start what they start: the exit code alone tells."""
+    path = tmp_path / "p.toml"
+    path.write_text(
+        'devices = "cpu"\n[[pools]]\npool_id = "p"\n[pools.engine]\nkind = "mock"\n',
+        encoding="utf-8",
+    )
+    words = (sys.executable, "-m", "pool_managerd", "check", "--config", str(path))
+
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *words],  # noqa: S607 - the shell of this machine
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("word", ["check", "run"])

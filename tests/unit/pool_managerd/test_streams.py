@@ -7,7 +7,7 @@ import pytest
 from pool_managerd.errors import SessionLostError
 from pool_managerd.streams import together, until_lost
 
-WAIT_S = 5.0
+WAIT_S = 20.0
 
 
 async def for_ever() -> None:

@@ -16,7 +16,7 @@ from orchestrator_core.servicers.exchange_session import ExchangeLimits, Exchang
 from orchestrator_core.servicers.follow import Audience
 from tests.unit.orchestrator_core.servicers.session_world import FakeRuntime
 
-WAIT_S = 5.0
+WAIT_S = 20.0
 LIMITS = ExchangeLimits(handles_max=2, requests_max=3)
 
 

@@ -272,7 +272,7 @@ async def test_places_of_jobs_that_were_left_do_not_pile_up(
 
     places._look = counted  # type: ignore[method-assign]
     places._look()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await told.wait()
     places.close()
 

@@ -43,7 +43,7 @@ async def test_a_bug_met_while_text_is_brought_back_is_logged_and_told() -> None
     with structlog.contextvars.bound_contextvars(correlation_id="c-1"), capture_logs() as lines:
         for _ in range(LATE_MAX + 1):
             reads.begin(late.job, late.log, late.reader, 1_000, told.append)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await asyncio.gather(*reads.tasks)
 
     assert [line["event"] for line in lines] == ["internal_error"] * (LATE_MAX + 1)

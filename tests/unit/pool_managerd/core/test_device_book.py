@@ -108,6 +108,17 @@ def test_devices_that_are_expected_are_unwell_until_they_are_seen() -> None:
     assert [d.health_detail for d in book.devices() if d.device_id == "GPU-b"] == [LOST]
 
 
+def test_an_expected_device_that_is_unwell_at_first_is_told_with_what_it_is() -> None:
+    """Its name, place and memory are no secret of a device that needs a reset."""
+    expected, other = DeviceBook(["GPU-a"]), DeviceBook()
+
+    for book in (expected, other):
+        book.take([reading("GPU-a", "reset")])
+
+    assert expected.devices() == other.devices()
+    assert expected.devices()[0].memory_total_bytes == 9
+
+
 def test_a_critical_error_alone_needs_no_reopening() -> None:
     """The driver answers; what is gone only comes back when NVML is opened anew."""
     book = DeviceBook()

@@ -42,7 +42,7 @@ async def test_the_file_ends_with_the_process_though_nobody_closes_the_log(tmp_p
 
     await log.pump(stream)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
     assert (tmp_path / "p.log").read_text() == "last words\n"
 

@@ -14,6 +14,8 @@ from pool_managerd.models.fetch import (
     FetchError,
     FetchLimits,
     FetchRequest,
+    _Appender,
+    _Partial,
     fetch,
 )
 from tests.unit.pool_managerd.models.file_servers import FileServer, serving
@@ -292,3 +294,16 @@ async def test_progress_is_told(server: FileServer, tmp_path: Path) -> None:
     size = len(server.content)
     assert told[0] == (0, size)
     assert told[-1] == (size, size)
+
+
+def test_what_came_first_stands_first_whichever_thread_is_the_faster(tmp_path: Path) -> None:
+    """A fetch that is cancelled starts a thread for the rest, which may overtake the one before."""
+    partial = _Partial(tmp_path / "m.part", tmp_path / "m.part.json")
+    appender = _Appender(partial)
+    appender.add(bytearray(b"one, "))
+    appender.add(bytearray(b"two"))
+
+    appender.close()
+    appender.write()
+
+    assert (partial.file.read_bytes(), partial.size) == (b"one, two", 8)

@@ -12,7 +12,12 @@ from llamaorch_client.cli.output import Output
 from llamaorch_client.cli.top import view
 from llamaorch_client.cli.top.printing import SIZE_UNKNOWN, console_of, glyphs_of, write_lines
 from llamaorch_client.cli.top.state import Act, Pane, Screen
-from llamaorch_client.errors import AccessError, InvalidParamsError, LlamaOrchError
+from llamaorch_client.errors import (
+    AccessError,
+    InvalidParamsError,
+    LlamaOrchError,
+    UnavailableError,
+)
 from llamaorch_client.model import JobState
 
 if sys.platform != "win32":
@@ -136,15 +141,17 @@ class _Live:
             await asyncio.sleep(self._interval_s)
 
     async def _explain(self, pane: Pane) -> None:
-        """Answers once; while the job waits, again and again, as why it waits changes."""
+        """Answers once; again and again while the job waits, or the server does not answer."""
         while self._screen.pane is pane:
             try:
                 told = await self._client.explain(pane.job_id, correlation_id=self._correlation_id)
                 pane.explanation, pane.problem = told, ""
+                passing = told.job.state is JobState.QUEUED
             except LlamaOrchError as error:
                 pane.problem = sentences(error, self._client.target)[0]
+                passing = isinstance(error, UnavailableError)
             self._changed.set()
-            if pane.explanation is None or pane.explanation.job.state is not JobState.QUEUED:
+            if not passing:
                 return
             await asyncio.sleep(max(RETRY_S, self._interval_s))
 
