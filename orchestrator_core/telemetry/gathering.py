@@ -47,7 +47,7 @@ class Gathered(Generic[Piece]):
             return
         # With a loop's time of its own nothing is measured between two of them.
         wait_s = self._drained_s + GATHER_S - loop.time()
-        if 0.0 < wait_s <= GATHER_S:
+        if 0.0 < wait_s < 2 * GATHER_S:
             loop.call_later(wait_s, self._drain_in, loop)
         else:
             loop.call_soon(self._drain_in, loop)

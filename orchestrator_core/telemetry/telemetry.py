@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import grpc
+import structlog
 from aiohttp import web
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
@@ -19,12 +20,15 @@ from orchestrator_core.telemetry.fleet import FleetView, NoFleet
 from orchestrator_core.telemetry.line_sink import set_log_level
 from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import CARDINALITY, Metrics
+from orchestrator_core.telemetry.names import SERVICE
 from orchestrator_core.telemetry.observer import StepObserver
 from orchestrator_core.telemetry.rpcs import WatchedService
 from orchestrator_core.telemetry.scrape import ScrapeEndpoint
 from orchestrator_core.telemetry.service_metrics import ServiceFacts
 from orchestrator_core.telemetry.spans import Spans
 from orchestrator_core.telemetry.tracing import Tracing, otlp_tracing, parse_traceparent
+
+_log = structlog.get_logger(SERVICE)
 
 # Gauges are read this often for OTLP; a Prometheus scrape reads them itself.
 SAMPLE_EVERY_MS = 10_000
@@ -127,7 +131,10 @@ class Telemetry:
             self._metrics.service.loop_was_late(max(0.0, loop.time() - due_s) * 1000)
             beats += 1
             if beats % per_sample == 0:
-                self._sample(core)
+                try:
+                    self._sample(core)
+                except Exception:  # noqa: BLE001 - the next one may go well, and lateness is measured
+                    _log.exception("sample_failed", human="The gauges could not be read.")
 
     def _sample(self, core: Core) -> None:
         self._metrics.sample(core, self._fleet, self._facts())

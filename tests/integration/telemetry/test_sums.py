@@ -9,6 +9,7 @@ from pathlib import Path
 from llamaorch_client import (
     AsyncClient,
     ClientOptions,
+    JobState,
     LlamaOrchError,
     Priority,
     RetryOptions,
@@ -99,11 +100,11 @@ async def test_what_was_enqueued_has_ended_or_lives_in_every_scrape(tmp_path: Pa
 
         after = await _check_sums(running)
         async with AsyncClient(address) as client:
-            for receipt in left:
-                await client.cancel(receipt.job_id)
+            # Where failures had closed the pool, one of them may have given way to another.
+            states = [(await client.cancel(receipt.job_id)).state for receipt in left]
             done = await _check_sums(running)
 
     assert scrapes > 3
     assert all(seen[name] for name in ("finished", "cancelled", "dropped", "expired", "failed"))
     assert after["live"] == seen["live"] >= 3
-    assert done["cancelled"] == 3
+    assert done["cancelled"] == states.count(JobState.CANCELLED) >= 1

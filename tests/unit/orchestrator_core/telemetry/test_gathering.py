@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 
+from faults.simulation.virtual_time import VirtualLoop
 from orchestrator_core.telemetry.gathering import GATHER_S, PIECES_MAX, Gathered
 
 WAIT_S = 10.0
@@ -27,26 +28,13 @@ class Done:
         self.sizes.append(len(pieces))
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next callback that is due."""
-
-    now_s = 1_000.0
-
-    def time(self) -> float:
-        """Seconds."""
-        return self.now_s
-
-    def _run_once(self) -> None:
-        if not self._ready and self._scheduled:  # type: ignore[attr-defined]
-            self.now_s = max(self.now_s, self._scheduled[0].when())  # type: ignore[attr-defined]
-        super()._run_once()  # type: ignore[misc]
-
-
 @pytest.fixture
-def runner() -> Iterator[asyncio.Runner]:
-    """Runs coroutines on virtual time."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as running:
-        yield running
+def loop() -> Iterator[VirtualLoop]:
+    """Virtual time, a while after its beginning."""
+    running = VirtualLoop()
+    running.run_until_complete(asyncio.sleep(10))
+    yield running
+    running.close()
 
 
 def test_without_a_loop_each_piece_is_handed_over_at_once() -> None:
@@ -60,7 +48,7 @@ def test_without_a_loop_each_piece_is_handed_over_at_once() -> None:
     assert (done.pieces, done.sizes) == ([0, 1, 2], [1, 1, 1])
 
 
-def test_pieces_of_one_moment_are_handed_over_together(runner: asyncio.Runner) -> None:
+def test_pieces_of_one_moment_are_handed_over_together(loop: VirtualLoop) -> None:
     """In order, and before anything that is begun after them."""
     done = Done()
     gathered = Gathered(done)
@@ -71,11 +59,11 @@ def test_pieces_of_one_moment_are_handed_over_together(runner: asyncio.Runner) -
         assert done.pieces == []
         await asyncio.sleep(0)
 
-    runner.run(burst())
+    loop.run_until_complete(burst())
     assert (done.pieces, done.sizes) == ([0, 1, 2], [3])
 
 
-def test_in_a_burst_they_are_handed_over_now_and_then(runner: asyncio.Runner) -> None:
+def test_in_a_burst_they_are_handed_over_now_and_then(loop: VirtualLoop) -> None:
     """Each waits for `GATHER_S` at most, and the hand-overs lie that far apart."""
     done = Done()
     gathered = Gathered(done)
@@ -83,7 +71,6 @@ def test_in_a_burst_they_are_handed_over_now_and_then(runner: asyncio.Runner) ->
     handed_s: list[float] = []
 
     async def burst() -> None:
-        loop = asyncio.get_running_loop()
         for number in range(200):
             gathered.put(number)
             came_s.append(loop.time())
@@ -92,7 +79,7 @@ def test_in_a_burst_they_are_handed_over_now_and_then(runner: asyncio.Runner) ->
         await asyncio.sleep(2 * GATHER_S)
         handed_s.extend([loop.time()] * (len(done.pieces) - len(handed_s)))
 
-    runner.run(burst())
+    loop.run_until_complete(burst())
     turns = sorted(set(handed_s))
     assert done.pieces == [*range(200)]
     assert len(done.sizes) <= 12
@@ -101,7 +88,7 @@ def test_in_a_burst_they_are_handed_over_now_and_then(runner: asyncio.Runner) ->
     assert max(waits) <= 1.1 * GATHER_S
 
 
-def test_no_more_than_the_bound_wait(runner: asyncio.Runner) -> None:
+def test_no_more_than_the_bound_wait(loop: VirtualLoop) -> None:
     """A step that brings thousands keeps no more than that many."""
     done = Done()
     gathered = Gathered(done)
@@ -111,7 +98,7 @@ def test_no_more_than_the_bound_wait(runner: asyncio.Runner) -> None:
             gathered.put(number)
             assert number + 1 - len(done.pieces) < PIECES_MAX
 
-    runner.run(burst())
+    loop.run_until_complete(burst())
     gathered.flush()
     assert done.pieces == [*range(10 * PIECES_MAX)]
     assert max(done.sizes) == PIECES_MAX
