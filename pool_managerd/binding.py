@@ -37,6 +37,7 @@ def unbindable(listen: str) -> OSError | None:
     last: OSError | None = None
     for family, kind, protocol, _, address in found:
         try:
+            # Even to make one fails where the system lacks the family, as without IPv6.
             with contextlib.closing(socket.socket(family, kind, protocol)) as probe:
                 # As gRPC does: what a former process left in TIME_WAIT is no obstacle.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -39,7 +39,8 @@ def recover(state: State, event: Recovered, now_ms: int) -> None:
     for session in sorted(event.sessions, key=lambda s: (s.used_ms, s.identity, s.session_id)):
         spending.restore(state, session, now_ms)
     state.drains = {drain.pool_id: drain for drain in event.drains}
-    if event.accepts:
+    if event != Recovered():
+        # Not a new journal: there were hosts before, which are on their way back.
         state.hosts_due_ms = now_ms + state.config.reattach_grace_ms
 
 

@@ -15,7 +15,7 @@ from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers import rpc
 from orchestrator_core.servicers.model_findings import Findings, find
 from orchestrator_core.servicers.orchestrator import PAGE_DEFAULT, PAGE_MAX
-from orchestrator_core.servicers.paging import fitting
+from orchestrator_core.servicers.paging import fitting, name_after
 from orchestrator_core.servicers.signatures import Signatures, SignatureVerdict
 from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.wire.catalog import (
@@ -92,17 +92,14 @@ class CatalogServicer:
         self, request: pb.ListModelsRequest, _: rpc.Context
     ) -> pb.ListModelsResponse:
         """Lists models by id. O(models)."""
-        if len(request.page_token) > NAME_CHARS_MAX:
-            text = "take it from the last answer, or leave it empty"
-            raise _invalid("page_token", text)
+        after = name_after(request.page_token)
         await self._runtime.catalog_settled()
         size = min(request.page_size or PAGE_DEFAULT, PAGE_MAX)
         states = set(request.states)
         following = sorted(
             model_id
             for model_id, entry in self._runtime.core.catalog.entries.items()
-            if model_id > request.page_token
-            and (not states or STATE_TO_WIRE[entry.state] in states)
+            if model_id > after and (not states or STATE_TO_WIRE[entry.state] in states)
         )
         listed = fitting(self._view(self._entry(model_id)) for model_id in following[:size])
         more = len(following) > len(listed)

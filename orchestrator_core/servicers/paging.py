@@ -10,8 +10,8 @@ from orchestrator_core.errors import RefusalError
 
 # The rest of the 4 MiB is for what stands around them.
 PAGE_BYTES_MAX = 3 << 20
-# Names are what follows them in order; none is longer.
-NAME_CHARS_MAX = 128
+# Tokens are the name that a page ended with: no pool, session or model has a longer one.
+NAME_CHARS_MAX = 256
 # Tag and length of each.
 _AROUND_BYTES = 8
 

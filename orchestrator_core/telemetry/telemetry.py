@@ -115,6 +115,8 @@ class Telemetry:
             await self._scrape.stop()
         if self.steps.core is not None:
             self._sample(self.steps.core)
+        # Here and not in a thread: what the loop just took in hand would come after the end.
+        self._tracing.flush()
         await asyncio.gather(
             asyncio.to_thread(self._tracing.shutdown, timeout_ms),
             asyncio.to_thread(self._metrics.shutdown, timeout_ms),

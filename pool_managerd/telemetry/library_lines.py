@@ -4,6 +4,7 @@ Python writes it to stderr as it is: between JSON lines, and with the text of ex
 quote what a client sent. ORCH-3302.
 """
 
+import contextlib
 import logging
 import threading
 from typing import Final
@@ -35,7 +36,9 @@ class LibraryLines(logging.Handler):
         """Writes one line."""
         said = f"{record.module}:{record.lineno}"
         if record.name.startswith(_QUOTED):
-            said = record.getMessage()[:TEXT_MAX]
+            # What cannot be put together is the library's bug, and must not raise within it.
+            with contextlib.suppress(Exception):
+                said = record.getMessage()[:TEXT_MAX]
         (log.error if record.levelno >= logging.ERROR else log.warning)(
             "library_said",
             library=record.name,

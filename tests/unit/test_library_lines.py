@@ -53,6 +53,21 @@ def test_trouble_with_a_collector_is_told_in_its_words(said: Said) -> None:
     assert line["said"] == "cannot reach collector:4317"
 
 
+def test_words_that_do_not_fit_together_break_nobody(
+    said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library goes on, and the place where it spoke is told."""
+    lines = (of_orchestratord.LibraryLines, of_pool_managerd.LibraryLines)
+    ours = [each for each in logging.getLogger().handlers if isinstance(each, lines)]
+    # That of pytest raises.
+    monkeypatch.setattr(logging.getLogger(), "handlers", ours)
+
+    logging.getLogger("opentelemetry.exporter").warning("sent %d", "all")
+
+    (line,) = said()
+    assert str(line["said"]).startswith("test_library_lines:")
+
+
 def test_an_exception_that_nobody_caught_is_told_without_its_text(said: Said) -> None:
     """Of a callback of the loop, of a handler of gRPC, and of a thread."""
 

@@ -74,6 +74,20 @@ async def test_watchers_get_them_in_parts(orchestrator: Orchestrator, ids: list[
     assert sorted(seen) == ids
 
 
+async def test_pages_go_on_behind_the_longest_names(orchestrator: Orchestrator) -> None:
+    """What a page ends with is its token, whatever a host calls its pools."""
+    host, names = orchestrator.host("host-1"), [letter * 256 for letter in "abc"]
+    await host.register(*(snapshot(n, host_id="host-1", replica_id=n[:9]) for n in names))
+    found, token = [], ""
+
+    for _ in names:
+        request = pb.ListPoolsRequest(page_size=1, page_token=token)
+        page = await orchestrator.pools.ListPools(request)
+        found, token = [*found, *(pool.pool_id for pool in page.pools)], page.next_page_token
+
+    assert (found, token) == (names, "")
+
+
 async def test_a_token_of_nobody_is_refused(orchestrator: Orchestrator) -> None:
     """As by the other lists."""
     with pytest.raises(grpc.aio.AioRpcError) as refused:

@@ -1,5 +1,7 @@
 """What a start makes of the journal. LO-305."""
 
+import pytest
+
 from orchestrator_core.core.effects import JobForgotten, JobStarted, ReplyRefused
 from orchestrator_core.core.events import (
     AttemptErrorKind,
@@ -7,9 +9,10 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     HeldAttempt,
     OutputProgressed,
+    Recovered,
 )
 from orchestrator_core.core.outcome import Reason
-from orchestrator_core.core.records import DispatchRecord, TerminalRecord
+from orchestrator_core.core.records import DispatchRecord, PoolDrainRecord, TerminalRecord
 from orchestrator_core.core.spec import Failover, StartMode
 from orchestrator_core.core.states import JobState
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
@@ -199,12 +202,17 @@ def test_a_queued_job_keeps_its_queue_timeout_over_a_restart() -> None:
     assert after.core.jobs["a"].state is JobState.EXPIRED
 
 
-def test_a_job_for_a_pool_that_is_not_back_yet_may_come_again() -> None:
-    """Soon after a restart nobody knows what the hosts on their way can serve. LO-201, LO-305."""
+@pytest.mark.parametrize("known", ["job", "drain"])
+def test_a_job_for_a_pool_that_is_not_back_yet_may_come_again(known: str) -> None:
+    """Soon after a restart nobody knows what the hosts on their way can serve. LO-201, LO-305.
+
+    Also after a quiet time, when the journal has no job any more.
+    """
     before = Bench(wide())
     effects = before.enqueue("a")
+    drained = Recovered(drains=(PoolDrainRecord("p", 0, 9_000),))
     after = Bench(reattach_grace_ms=1_000)
-    after.step(journal(*effects))
+    after.step(journal(*effects) if known == "job" else drained)
     after.register(wide(model_id="other"))
 
     early = only(after.enqueue("b"), ReplyRefused)

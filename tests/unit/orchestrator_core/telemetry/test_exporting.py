@@ -1,18 +1,20 @@
 """Spans are exported as OpenTelemetry's own encoder would export them."""
 
 import asyncio
+import threading
 
 import structlog.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from orchestrator_core.telemetry.exporting import encode
+from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.telemetry.tracing import Tracing, service_resource
 
 _int64 = st.integers(-(1 << 63), (1 << 63) - 1)
@@ -98,6 +100,28 @@ def test_spans_that_wait_are_exported_at_the_end() -> None:
     asyncio.run(stop())
 
     assert [span.name for span in exporter.get_finished_spans()] == ["first", "last"]
+
+
+def test_the_loop_hands_over_the_last_spans() -> None:
+    """A thread that did so beside the loop could be done before it, and end the export."""
+    handed_by: list[int] = []
+
+    class Processor(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            handed_by.append(threading.get_ident())
+
+    tracing = Tracing(Processor())
+    parent = SpanContext(1, 1, True, TraceFlags(TraceFlags.SAMPLED))
+
+    async def stop() -> None:
+        tracing.instant("first", parent, 0, {})
+        await asyncio.sleep(0)
+        tracing.instant("last", parent, 0, {})
+        await Telemetry(tracing).shutdown()
+
+    asyncio.run(stop())
+
+    assert handed_by == [threading.get_ident()] * 2
 
 
 def test_a_sampler_that_drops_leaves_a_context_but_no_span() -> None:
