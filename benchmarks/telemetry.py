@@ -4,7 +4,8 @@
 
 Two stacks run at the same time on this machine: one exports spans and metrics to an OTLP receiver
 and logs every line; the other does none of it and logs errors alone. Both relay the same paced
-streams and are looked at over the same windows, of which the median counts; then short bursts of
+streams, beside a twin of the second that shows what such a difference is worth, and are looked at
+over the same windows, of which the median counts; then short bursts of
 Enqueue go to the one and the other in turns. What counts is CPU of the processes: whatever else the
 machine does is in both. Two processes of the same program may differ by a tenth for as long as they
 live, so Enqueue has several series with new processes, of which the median counts. What a scrape
@@ -28,7 +29,6 @@ from benchmarks.enqueue import made
 from benchmarks.load.processes import Child, cpu_s, free_port, start_sink
 from benchmarks.machine import run_on_machine
 from llamaorch_client import AsyncClient, LlamaOrchError, Sampling, Tokens
-from llamaorch_client.stream import JobStream
 
 ENQUEUE_BAR_PERCENT = 15.0
 TOKEN_BAR_US = 1.0
@@ -191,38 +191,45 @@ async def enqueues(
         return with_us, without_us
 
 
-async def tokens(on: Stack, off: Stack, windows: int) -> float:
-    """Microseconds of CPU by which a token costs both services more, the median of all windows."""
+async def tokens(it: dict[str, Stack], windows: int) -> tuple[float, float]:
+    """Microseconds of CPU by which a token costs more than in the last stack, medians of windows.
+
+    First with telemetry, then without: by so much two stacks of the same program differ.
+    """
     async with AsyncExitStack() as stack:
-        counts = {}
-        for it in (on, off):
-            client = await stack.enter_async_context(AsyncClient(it.address))
-            counts[it.address] = count = [0]
-            sampling = Sampling(engine_options={"mock": PACE})
+        counts = {name: [0] for name in it}
+        for name, each in it.items():
+            client = await stack.enter_async_context(AsyncClient(each.address))
             for number in range(STREAMS):
-                stream = client.run(model_id="mock", prompt=f"Hi {number}", sampling=sampling)
-                task = asyncio.create_task(_count(stream, count))
+                task = asyncio.create_task(_count(client, f"Hi {number}", counts[name]))
                 stack.callback(task.cancel)
         await asyncio.sleep(WARM_S)
-        differences, seen = [], {on.address: list[float](), off.address: list[float]()}
+        seen: dict[str, list[float]] = {name: [] for name in it}
         for _ in range(windows):
-            before = [(it.cpu_s(), counts[it.address][0]) for it in (on, off)]
+            before = {name: (each.cpu_s(), counts[name][0]) for name, each in it.items()}
             await asyncio.sleep(WINDOW_S)
-            for it, (spent_s, read) in zip((on, off), before, strict=True):
-                took_s, taken = it.cpu_s() - spent_s, counts[it.address][0] - read
-                seen[it.address].append(1e6 * took_s / max(1, taken))
-            differences.append(seen[on.address][-1] - seen[off.address][-1])
-    for what, it in (("with all telemetry", on), ("without", off)):
-        print(
-            f"token   {what:20}{statistics.median(seen[it.address]):8.1f} us of CPU, both services"
-        )
-    return statistics.median(differences)
+            for name, (spent_s, read) in before.items():
+                took_s, taken = it[name].cpu_s() - spent_s, counts[name][0] - read
+                if not taken:
+                    raise RuntimeError("no token came in a window")
+                seen[name].append(1e6 * took_s / taken)
+    for name, us in seen.items():
+        print(f"token   {name:20}{statistics.median(us):8.1f} us of CPU, both services")
+    first, second, last = seen.values()
+    return _more(first, last), _more(second, last)
 
 
-async def _count(stream: JobStream, count: list[int]) -> None:
-    async for event in stream:
-        if isinstance(event, Tokens):
-            count[0] += len(event.pieces)
+def _more(these: list[float], those: list[float]) -> float:
+    return statistics.median(here - there for here, there in zip(these, those, strict=True))
+
+
+async def _count(client: AsyncClient, prompt: str, count: list[int]) -> None:
+    """Reads one stream after another until it is cancelled: each ends where its context does."""
+    sampling = Sampling(engine_options={"mock": PACE})
+    while True:
+        async for event in client.run(model_id="mock", prompt=prompt, sampling=sampling):
+            if isinstance(event, Tokens):
+                count[0] += len(event.pieces)
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -234,10 +241,17 @@ async def run(options: argparse.Namespace) -> int:
         sink, endpoint = await start_sink(root)
         try:
             if "tokens" in options.only:
-                async with stacks(root / "tokens", endpoint, relays=True) as (on, off):
+                other = running(root / "other", "", relays=True)
+                both = stacks(root / "tokens", endpoint, relays=True)
+                async with both as (on, off), other as twin:
                     print(f"a scrape of both services {await scrapes(on):6.1f} ms of CPU")
-                    more_us = await tokens(on, off, options.windows)
-                    verdicts.judge("us of CPU more per token", more_us, TOKEN_BAR_US)
+                    it = {"with all telemetry": on, "without": twin, "without, its twin": off}
+                    more_us, noise_us = await tokens(it, options.windows)
+                print(
+                    f"token   by telemetry {more_us:+.1f} us, from twin to twin {noise_us:+.1f} us"
+                )
+                beyond_us = max(0.0, more_us - abs(noise_us))
+                verdicts.judge("us more per token than twins differ", beyond_us, TOKEN_BAR_US)
             if "enqueue" in options.only:
                 more = []
                 for number in range(options.series):
