@@ -5,12 +5,12 @@
 Two stacks run at the same time on this machine: one exports spans and metrics to an OTLP receiver
 and logs every line; the other does none of it and logs errors alone. Both relay the same paced
 streams, beside a twin of the second that shows what such a difference is worth, and are looked at
-over the same windows, of which the median counts. A microsecond a token cannot be judged so, and
-is not: `tests/integration/telemetry/test_cost_per_token.py` counts what telemetry does per token; then short bursts of
-Enqueue go to the one and the other in turns. What counts is CPU of the processes: whatever else the
-machine does is in both. Two processes of the same program may differ by a tenth for as long as they
-live, so Enqueue has several series with new processes, of which the median counts. What a scrape
-costs, and not a token, is shown by itself.
+over the same windows, of which the median counts. A microsecond a token cannot be judged so, and is
+not: `tests/integration/telemetry/test_cost_per_token.py` counts what telemetry does per token. Then
+short bursts of Enqueue go to the one and the other in turns. What counts is CPU of the processes:
+whatever else the machine does is in both. Two processes of the same program may differ by a tenth
+for as long as they live, so Enqueue has several series with new processes, of which the median
+counts. What a scrape costs, and not a token, is shown by itself.
 """
 
 import argparse
