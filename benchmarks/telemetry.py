@@ -5,9 +5,9 @@
 Two stacks run at the same time on this machine: one exports spans and metrics to an OTLP receiver
 and logs every line; the other does none of it and logs errors alone. Both relay the same paced
 streams, beside a twin of the second that shows what such a difference is worth, and are looked at
-over the same windows, of which the median counts. `tests/integration/telemetry/test_cost_per_token.py`
-counts what telemetry does per token. Then
-short bursts of Enqueue go to the one and the other in turns. What counts is CPU of the processes:
+over the same windows, of which the median counts; what telemetry does per token is counted by
+`tests/integration/telemetry/test_cost_per_token.py`. Then short bursts of Enqueue go to the one and
+the other in turns. What counts is CPU of the processes:
 whatever else the machine does is in both. Two processes of the same program may differ by a tenth
 for as long as they live, so Enqueue has several series with new processes, of which the median
 counts. What a scrape costs, and not a token, is shown by itself.
