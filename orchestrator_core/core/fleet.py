@@ -49,7 +49,6 @@ def host_registered(state: State, event: HostRegistered, now_ms: int) -> None:
     _settle_attempts(state, event, verdicts, now_ms)
     keep_adopted(state, event, verdicts)
     for pool_id in host.pool_ids:
-        _lose_replaced(state, state.pools[pool_id], now_ms)
         draining.tell_registered(state, state.pools[pool_id], now_ms)
         state.refresh(state.pools[pool_id], now_ms)
     schedule(state, now_ms)
@@ -111,7 +110,7 @@ def snapshots_reported(state: State, event: SnapshotsReported, now_ms: int) -> N
         pool.apply(snapshot, min(event.as_of_ms, now_ms))
         cataloging.judge(state, pool)
         pool.rates = state.predictor.pool_rates(snapshot)
-        _lose_replaced(state, pool, now_ms)
+        _free_replaced(state, pool)
         state.refresh(pool, now_ms)
     schedule(state, now_ms)
 
@@ -339,11 +338,15 @@ def _not_held(state: State, attempt: Attempt, boot_id: str, now_ms: int) -> None
     requeue(state, job, now_ms)
 
 
-def _lose_replaced(state: State, pool: Pool, now_ms: int) -> None:
-    """A new incarnation proves the attempts of the former one dead: fail over at once."""
+def _free_replaced(state: State, pool: Pool) -> None:
+    """A new incarnation runs none of the former one's attempts: they hold no slot any more.
+
+    They are not lost yet. Their host keeps what they made and tells how each ended; a report may
+    overtake the end of one that finished before its engine was started anew.
+    """
     replica_id = pool.snapshot.replica_id
     for attempt in [a for a in pool.own.values() if a.replica_id != replica_id]:
-        _lose(state, attempt, f"pool {attempt.pool_id} started anew", now_ms)
+        _attach(state, attempt, ended=True)
 
 
 def _lose(state: State, attempt: Attempt, why: str, now_ms: int) -> None:

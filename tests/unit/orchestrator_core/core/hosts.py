@@ -11,7 +11,7 @@ Key = tuple[str, int]
 
 @dataclass
 class SimAttempt:
-    """An attempt at a pool. `wants` says what the pool will do with it next."""
+    """An attempt at a pool: `died` with its engine, `told` once its end was."""
 
     key: Key
     replica_id: str
@@ -19,6 +19,8 @@ class SimAttempt:
     started: bool = False
     cancelled: bool = False
     ended: bool = False
+    died: bool = False
+    told: bool = False
     text_bytes: int = 0
 
 
@@ -130,11 +132,17 @@ class SimHost:
                 self.release((job_id, number))
 
     def reboot(self, pool_id: str) -> list[SimAttempt]:
-        """Starts a new incarnation; returns the attempts that died with the old one."""
+        """Starts a new incarnation; returns what ended with the old one, still held."""
         pool = self.pools[pool_id]
-        died = pool.running()
+        ended = pool.running()
         pool.boots += 1
         pool.version = 0
-        for attempt in died:
-            del pool.attempts[attempt.key]
-        return died
+        for attempt in ended:
+            attempt.ended = attempt.died = True
+        return ended
+
+    def restart(self) -> None:
+        """A new run of the pool manager: it holds nothing, and every engine is a new one."""
+        for pool in self.pools.values():
+            self.reboot(pool.pool_id)
+            pool.attempts.clear()

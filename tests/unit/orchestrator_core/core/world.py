@@ -127,6 +127,7 @@ class World(Shell):
             (self.audience, 3),
             (self.lose_or_register, 6),
             (self.reboot, 3),
+            (self.restart_host, 1),
             (self.old_frame, 3),
             (self.change_state, 3),
             (self.crash, 1),
@@ -278,18 +279,23 @@ class World(Shell):
         self.step(event)
 
     def reboot(self) -> None:
-        """An engine dies; its host says so, or only shows the new incarnation."""
+        """An engine is started anew; what ended with it is told before the report, or later."""
         pool = self._any_pool()
         host = self.hosts[pool.host_id]
         for attempt in host.reboot(pool.pool_id):
-            if host.link_id is not None and self.rng.random() < 0.7:
-                error = AttemptError(AttemptErrorKind.ENGINE_DIED, "died")
-                text_bytes = attempt.text_bytes
-                self.step(
-                    AttemptEnded(*attempt.key, host.frame(), error=error, text_bytes=text_bytes)
-                )
+            # One that ended well did so before, and a report may overtake that too.
+            attempt.died = self.rng.random() < 0.8
+            if host.link_id is not None and self.rng.random() < 0.6:
+                self._tell_end(host, attempt)
         if host.link_id is not None:
             self.step(SnapshotsReported(host.host_id, host.snapshots(), self.now_ms))
+
+    def restart_host(self) -> None:
+        """A pool manager dies with its engines and comes back."""
+        host = self.rng.choice(list(self.hosts.values()))
+        self.lose(host.host_id)
+        host.restart()
+        self.register(host.host_id)
 
     def begin_attempt(self) -> None:
         """An engine takes an attempt up."""
@@ -306,17 +312,21 @@ class World(Shell):
             self.step(OutputProgressed(*attempt.key, pieces=1))
 
     def end_attempt(self) -> None:
-        """An attempt ends: cancelled ones first, else well, else with an error."""
-        attempt = self._some_attempt(lambda a: not a.ended)
-        if attempt is None or (not attempt.started and self.rng.random() < 0.6):
+        """An attempt ends, or the end of one that did is told."""
+        attempt = self._some_attempt(lambda a: not a.told)
+        if attempt is None or (not (attempt.started or attempt.ended) and self.rng.random() < 0.6):
             return
         host = self._host_of(attempt)
         attempt.ended = True
         self._tell_end(host, attempt)
 
     def _tell_end(self, host: SimHost, attempt: SimAttempt) -> None:
+        attempt.told = True
         told = AttemptEnded(*attempt.key, host.frame(), text_bytes=attempt.text_bytes)
-        if attempt.cancelled:
+        if attempt.died:
+            error = AttemptError(AttemptErrorKind.ENGINE_DIED, "died")
+            self.step(replace(told, error=error))
+        elif attempt.cancelled:
             self.step(replace(told, finish=Finish.CANCELLED))
         elif self.faults and self.rng.random() < 0.2:
             error = AttemptError(self.rng.choice(ERRORS), "broke")
@@ -359,8 +369,8 @@ class World(Shell):
                     self.step(SnapshotsReported(name, host.snapshots(), self.now_ms))
             self.now_ms += 100
             self.step(Tick())
-            while (attempt := self._some_attempt(lambda a: not a.ended)) is not None:
-                attempt.ended = attempt.cancelled = True
+            while (attempt := self._some_attempt(lambda a: not a.told)) is not None:
+                attempt.ended = attempt.told = attempt.cancelled = True
                 key, frame_seq = attempt.key, self._host_of(attempt).frame()
                 self.step(AttemptEnded(*key, frame_seq, finish=Finish.EOS))
             if not self.core.live_attempts and not self.core.queue_depth():
