@@ -306,6 +306,18 @@ def started(attempt: int = 1, pool: str = "gpu-a") -> events_pb2.JobEvent:
     )
 
 
+def resumed(attempt: int, text_offset: int = 0) -> events_pb2.JobEvent:
+    """A later attempt that goes on."""
+    return events_pb2.JobEvent(
+        resumed=events_pb2.Resumed(
+            attempt=attempt,
+            mode=events_pb2.RESUME_MODE_CONTINUE,
+            text_offset=text_offset,
+            pool_id="gpu-b",
+        )
+    )
+
+
 def queued(position: int) -> events_pb2.JobEvent:
     """A queued event."""
     return events_pb2.JobEvent(

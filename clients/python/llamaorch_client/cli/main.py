@@ -27,7 +27,7 @@ from llamaorch_client.cli import (
 )
 from llamaorch_client.cli.arguments import parse
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, exit_code, sentences
-from llamaorch_client.cli.output import Output
+from llamaorch_client.cli.output import Output, OutputError
 from llamaorch_client.cli.termination import heeded
 from llamaorch_client.cli.top import command as top
 from llamaorch_client.errors import LlamaOrchError
@@ -76,8 +76,10 @@ def main(argv: list[str] | None = None) -> int:
         out.end_progress()
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        # The reader has left. What is still buffered must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has left.
+        return int(ExitCode.JOB_FAILED)
+    except OutputError as error:
+        out.say(f"llorch: {error}", "red")
         return int(ExitCode.JOB_FAILED)
 
 

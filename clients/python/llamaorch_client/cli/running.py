@@ -16,7 +16,7 @@ from llamaorch_client.aio import AsyncClient
 from llamaorch_client.artifact import ArtifactAbout, ArtifactKind
 from llamaorch_client.cli import job_ids
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, sentences, span_text
-from llamaorch_client.cli.output import Output, plain
+from llamaorch_client.cli.output import Output, OutputError, plain
 from llamaorch_client.cli.progress import Progress
 from llamaorch_client.cli.waiting import Waiting
 from llamaorch_client.errors import (
@@ -66,8 +66,8 @@ async def run(arguments: argparse.Namespace, out: Output, client: AsyncClient) -
         # This is how Ctrl-C arrives, and SIGTERM. It is answered here, so it is not raised again.
         await _interrupted(giving, out, client)
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # Nobody reads the output any more, as after Ctrl-C.
+    except (BrokenPipeError, OutputError):
+        # Nobody gets the output any more, as after Ctrl-C.
         await _interrupted(giving, out, client)
         raise
 
@@ -133,7 +133,7 @@ def _read_file(arguments: argparse.Namespace) -> str:
     if arguments.prompt:
         raise UsageError("give a prompt or --prompt-file, not both")
     try:
-        prompt = Path(arguments.prompt_file).read_text(encoding="utf-8")
+        prompt = Path(arguments.prompt_file).read_bytes().decode()
     except OSError as error:
         raise UsageError(f"{arguments.prompt_file}: {error.strerror}") from error
     except UnicodeDecodeError:
