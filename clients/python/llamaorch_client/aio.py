@@ -4,7 +4,7 @@
 import sys
 import uuid
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -139,6 +139,8 @@ class AsyncClient(FleetCalls):
         cancel it.
         """
         job = job_request(request, fields)
+        # One id, so that a start which is cancelled and made again gives no second job.
+        job = replace(job, request_id=job.request_id or uuid.uuid4().hex)
         plan = StreamPlan(None, False, failures_as_events, correlation_id)
 
         async def start() -> Origin:

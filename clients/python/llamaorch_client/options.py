@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import grpc
 from opentelemetry.trace import TracerProvider
 
-MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+from llamaorch_client.errors import MESSAGE_BYTES_MAX
+
 # What metadata can carry. Source: gRPC over HTTP/2, ASCII-Value.
 _TOKEN = re.compile(r"[\x20-\x7e]*[\x21-\x7e][\x20-\x7e]*")
 

@@ -78,6 +78,11 @@ async def until(job: ExchangeJob, kind: type[Event]) -> Event:
     raise AssertionError(f"no {kind.__name__} came")
 
 
+async def text_of(job: ExchangeJob) -> str:
+    """What of its output was not read yet."""
+    return "".join([event.text async for event in job if isinstance(event, Tokens)])
+
+
 async def test_jobs_are_given_and_followed(orchestrator: Orchestrator) -> None:
     """Typed events in order, verified text, one outcome, receipt and result as on a stream."""
     host = await ready_host(orchestrator)
@@ -185,7 +190,7 @@ async def test_open_jobs_survive_a_restart_of_the_server(
             event = await until(running, Tokens)
             assert isinstance(event, Tokens)
             read += event.text
-        results = [asyncio.create_task(job.result()) for job in (running, waiting)]
+        results = [asyncio.create_task(text_of(job)) for job in (running, waiting)]
 
         await first.close()
         second = await start_orchestrator(store)
@@ -201,7 +206,7 @@ async def test_open_jobs_survive_a_restart_of_the_server(
         handle = await begin(back, "mine")
         await back.finish(handle)
         async with asyncio.timeout(WAIT_S):
-            texts = [(await result).text for result in results]
+            texts = [await result for result in results]
 
     assert texts == ["three", "mine"]
     assert running.text_offset == len("one two three")
@@ -386,6 +391,60 @@ async def test_a_rejection_is_retried_as_the_server_says(
             await opened.enqueue(model_id="tiny", prompt="too many")
 
     assert caught.value.retry_after_ms is not None
+
+
+async def test_a_request_that_is_too_large_ends_no_other_job(orchestrator: Orchestrator) -> None:
+    """The stream would end for it, by what gRPC does with such a message."""
+    host = await ready_host(orchestrator)
+    async with exchange(orchestrator.server.address) as opened:
+        job = await opened.run(model_id="tiny", prompt="Hi")
+        with pytest.raises(InvalidParamsError, match="put a long input as an artifact"):
+            await opened.run(model_id="tiny", prompt="x" * (4 << 20))
+        await host.finish(await begin(host, "whole"))
+        result = await job.result()
+
+    assert result.text == "whole"
+    assert opened.resumes == 0
+
+
+async def test_a_result_that_took_too_long_is_whole_later(orchestrator: Orchestrator) -> None:
+    """What came before the timeout is part of it."""
+    host = await ready_host(orchestrator)
+    async with exchange(orchestrator.server.address) as opened:
+        job = await opened.run(model_id="tiny", prompt="Hi")
+        handle = await begin(host, "first ")
+        waiting = asyncio.ensure_future(job.result())
+        # All that was sent before its result.
+        await opened.enqueue(model_id="tiny", prompt="another")
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await host.tokens(handle, "second")
+        await host.finish(handle)
+        result = await job.result()
+
+    assert result.text == "first second"
+
+
+async def test_a_close_that_is_cancelled_leaves_no_task(orchestrator: Orchestrator) -> None:
+    """The acknowledgement that it waits for may take a while."""
+    host = await ready_host(orchestrator)
+    async with exchange(orchestrator.server.address) as opened:
+        job = await opened.run(model_id="tiny", prompt="Hi")
+        await host.finish(await begin(host, "all"))
+
+        async def read_and_close() -> None:
+            await job.result()
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().call_soon(task.cancel)
+            await opened.close()
+
+        closing = asyncio.create_task(read_and_close())
+        await asyncio.wait([closing])
+        left = [task.get_name() for task in asyncio.all_tasks()]
+
+    assert closing.cancelled()
+    assert "exchange" not in left
 
 
 async def test_the_trace_of_an_enqueue_goes_on_in_the_job(orchestrator: Orchestrator) -> None:
