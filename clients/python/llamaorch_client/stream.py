@@ -185,6 +185,10 @@ class JobStream(AsyncIterator[Event]):
     ) -> None:
         await self.aclose()
 
+    def _is_closed(self) -> bool:
+        """By now: another task may have closed it during a wait."""
+        return self._closed
+
     def __aiter__(self) -> Self:
         return self
 
@@ -198,7 +202,8 @@ class JobStream(AsyncIterator[Event]):
         try:
             return await anext(self._events)
         except asyncio.CancelledError:
-            left, self._closed = self._closed, self._closed or self._reader.ended
+            left = self._is_closed()
+            self._closed = left or self._reader.ended
             self._events = self._run()
             if left and task is not None and task.uncancel() <= cancelled_before:
                 raise StopAsyncIteration from None
