@@ -1,12 +1,20 @@
 """The `llorch` command: what Ctrl-C, SIGTERM and a terminal that goes leave behind."""
 
+import asyncio
 import signal
 import subprocess
 import sys
+from typing import Any
 
+import grpc
 import pytest
 
-from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2
+from llamaorch.orchestrator.v1 import (
+    artifact_service_pb2,
+    artifact_service_pb2_grpc,
+    job_pb2,
+    orchestrator_service_pb2,
+)
 from tests.integration.clients import scripted_server as wire
 from tests.integration.clients.llorch import environment, finish, start
 from tests.integration.clients.scripted_server import Hang, ScriptedServer
@@ -108,3 +116,47 @@ def test_below_nohup_the_end_of_the_terminal_is_nothing() -> None:
     )
 
     assert (ended.stdout, ended.stderr) == ("['SIGTERM']\n", "")
+
+
+class Endless(artifact_service_pb2_grpc.ArtifactServiceServicer):
+    """Takes content for as long as some comes."""
+
+    def __init__(self) -> None:
+        self.got = asyncio.Queue[bytes]()
+
+    async def PutArtifact(self, request_iterator: Any, _: Any) -> Any:  # noqa: N802 - the stub's name
+        """Never answers before the end."""
+        async for message in request_iterator:
+            if message.WhichOneof("part") == "chunk":
+                self.got.put_nowait(message.chunk)
+        return artifact_service_pb2.PutArtifactResponse()
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS[:2])
+async def test_a_signal_ends_a_command_that_waits_for_input(
+    number: signal.Signals, code: int
+) -> None:
+    """Nobody has to type the end of it first."""
+    taking, server = Endless(), grpc.aio.server()
+    artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(taking, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    process = await start(f"127.0.0.1:{port}", "artifacts", "put", "-")
+    assert process.stdin is not None
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(20):
+            process.stdin.write(b"begun")
+            assert await taking.got.get() == b"begun"
+            process.send_signal(number)
+            # Its input stays open, as that of a terminal.
+            ended = await process.wait()
+            told = await process.stderr.read()
+    finally:
+        process.stdin.close()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await server.stop(None)
+
+    assert (ended, told) == (code, b"")

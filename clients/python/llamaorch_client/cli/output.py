@@ -97,6 +97,12 @@ class Output:
         if text:
             self._line_open = not text.endswith("\n")
 
+    def content(self, data: bytes) -> None:
+        """Writes bytes as they are."""
+        with _told():
+            self._stdout.buffer.write(data)
+            self._stdout.flush()
+
     def record(self, value: object) -> None:
         """Writes one JSON object as one line."""
         text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
