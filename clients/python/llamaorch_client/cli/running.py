@@ -7,14 +7,16 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.artifact import ArtifactAbout, ArtifactKind
 from llamaorch_client.cli import job_ids
+from llamaorch_client.cli.clock import server_now
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, sentences, span_text
 from llamaorch_client.cli.output import Output, OutputError, plain
 from llamaorch_client.cli.progress import Progress
@@ -52,7 +54,9 @@ LOGPROB_COLUMNS = ("TOKEN", "LOGPROB", "LIKELIEST")
 
 async def run(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
     """Gives a job and prints its output; Ctrl-C or SIGTERM cancels the job."""
-    request = await _stored(_request(arguments, await _model(arguments, client)), client)
+    model_id = await _model(arguments, client)
+    request = _request(arguments, model_id, await _deadline(arguments, client))
+    request = await _stored(request, client)
     giving = asyncio.create_task(client.enqueue(request, correlation_id=arguments.correlation_id))
     try:
         receipt = await asyncio.shield(giving)
@@ -203,12 +207,16 @@ def _session_budgets(arguments: argparse.Namespace) -> Budgets | None:
     return given
 
 
-def _request(arguments: argparse.Namespace, model_id: str) -> JobRequest:
+async def _deadline(arguments: argparse.Namespace, client: AsyncClient) -> datetime | None:
+    if arguments.deadline_s is None:
+        return None
+    now = await server_now(client, arguments.correlation_id)
+    return now + timedelta(seconds=arguments.deadline_s)
+
+
+def _request(arguments: argparse.Namespace, model_id: str, deadline: datetime | None) -> JobRequest:
     system = [ChatMessage("system", arguments.system)] if arguments.system is not None else []
     chat = arguments.chat or bool(system)
-    deadline = None
-    if arguments.deadline_s is not None:
-        deadline = datetime.now(UTC) + timedelta(seconds=arguments.deadline_s)
     queue_timeout_s = arguments.queue_timeout_s
     return JobRequest(
         model_id=model_id,
@@ -231,7 +239,7 @@ def _request(arguments: argparse.Namespace, model_id: str) -> JobRequest:
         ),
         expected_tokens=arguments.expected_tokens,
         deadline=deadline,
-        queue_timeout_ms=None if queue_timeout_s is None else int(queue_timeout_s * 1000),
+        queue_timeout_ms=None if queue_timeout_s is None else ceil(queue_timeout_s * 1000),
         labels=dict(arguments.label),
     )
 
