@@ -14,7 +14,7 @@ from llamaorch.orchestrator.v1 import (
 from llamaorch_client import AsyncClient
 from orchestrator_core.core import placement
 from tests.integration.clients import scripted_server as wire
-from tests.integration.clients.llorch import llorch
+from tests.integration.clients.llorch import llorch, within
 from tests.integration.clients.scripted_server import Failure, ScriptedServer
 
 POOL = pool_admin_service_pb2.Pool(
@@ -156,7 +156,10 @@ async def test_explain_of_a_waiting_job_says_what_it_waits_for(server: ScriptedS
     server.on("ExplainJob", response)
 
     outcome = await llorch(server.address, "explain", "job-1")
+    response.waiting_for_total = 900
+    many = await within(server.address, "explain", "job-1")
 
+    assert "waits because (1 of 900)" in many.stdout
     assert "waits because (1 of 1)" in outcome.stdout
     assert ["gpu-a", "KV_ROOM", "10", "4"] in _rows(outcome.stdout)
 

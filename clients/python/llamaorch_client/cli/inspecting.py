@@ -76,7 +76,7 @@ def _explain(explanation: Explanation, out: Output) -> None:
     for decision in explanation.decisions:
         _decision(decision, out)
     if explanation.waiting_for:
-        _exclusions("waits because", explanation.waiting_for, len(explanation.waiting_for), out)
+        _exclusions("waits because", explanation.waiting_for, explanation.waiting_for_total, out)
     elif not explanation.decisions:
         out.result("no placement was decided")
     out.result(f"trace: {explanation.trace_id or '-'}")
