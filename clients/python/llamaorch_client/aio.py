@@ -22,7 +22,7 @@ from llamaorch_client.exchange import Exchange
 from llamaorch_client.model import Explanation, Job, JobState, Receipt, Session
 from llamaorch_client.options import ClientOptions
 from llamaorch_client.pages import PAGE_SIZE, Pages
-from llamaorch_client.request import JobFields, JobRequest, job_request
+from llamaorch_client.request import JobFields, JobRequest, job_request, refuse_text
 from llamaorch_client.stream import JobStream, Origin, StreamPlan
 from llamaorch_client.transport import Transport
 
@@ -37,6 +37,9 @@ class JobFilter:
     states: Sequence[JobState] = ()
     session_id: str = ""
     id_part: str = ""
+
+    def __post_init__(self) -> None:
+        refuse_text(self, "states")
 
 
 class AsyncClient(FleetCalls):
