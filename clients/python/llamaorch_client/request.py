@@ -52,7 +52,8 @@ def refuse_text(owner: object, *names: str) -> None:
     """
     for name in names:
         if isinstance(getattr(owner, name), str):
-            raise ValueError(f"{name} must be a sequence, such as a tuple, not one text")
+            told = f"{name} must be a sequence, such as a tuple, not one text"
+            raise ValueError(told)  # noqa: TRY004 - as all that callers give wrongly
 
 
 @dataclass(frozen=True, slots=True)

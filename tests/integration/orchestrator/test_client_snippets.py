@@ -14,7 +14,8 @@ from tests.integration.orchestrator.conftest import Orchestrator
 
 README = Path(__file__).resolve().parents[3] / "clients" / "README.md"
 ADDRESS = "127.0.0.1:7070"
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.M | re.S)
+_BLOCK = r"^```python\n(.*?)^```"
+SNIPPETS = re.findall(_BLOCK, README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 WAIT_S = 20.0
 
 
