@@ -50,13 +50,14 @@ def _open_what_is_closed() -> None:
 
 def _flushed(code: int) -> int:
     """The exit code, once what was written is out; it may not fail again, and louder, at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not code and not isinstance(error, BrokenPipeError):
-            print(f"llorch: standard output: {error.strerror}", file=sys.stderr)  # noqa: T201
-            return FAILED
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if stream is sys.stdout and not code and not isinstance(error, BrokenPipeError):
+                print(f"llorch: standard output: {error.strerror}", file=sys.stderr)  # noqa: T201
+                code = FAILED
     return code
 
 

@@ -1,6 +1,7 @@
 """The `llorch` command: what Ctrl-C, SIGTERM and a terminal that goes leave behind."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -85,19 +86,57 @@ async def test_sigterm_ends_any_command_quietly(server: ScriptedServer) -> None:
     assert (outcome.code, outcome.stdout, outcome.stderr) == (143, "", "")
 
 
+async def test_a_second_sigterm_ends_a_command_whose_output_nobody_reads(
+    server: ScriptedServer,
+) -> None:
+    """It stands still in a write, and does not see the first."""
+    text = "x" * (1 << 20)
+    server.on("Enqueue", wire.accepted())
+    server.on("StreamTokens", [[wire.tokens("", [text])], Hang()])
+    reading, writing = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "llorch", "run", "--model", "tiny", "Hi"),
+        stdout=writing,
+        stderr=subprocess.DEVNULL,
+        env=environment(server.address),
+    )
+    os.close(writing)
+    try:
+        async with asyncio.timeout(20):
+            begun = asyncio.Event()
+            asyncio.get_running_loop().add_reader(reading, begun.set)
+            await begun.wait()
+            asyncio.get_running_loop().remove_reader(reading)
+            while process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+                # Two that come at once are one.
+                await asyncio.sleep(0.1)
+            code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(reading)
+
+    # One that comes while it puts itself away is not heeded any more.
+    assert code in (143, -signal.SIGTERM)
+
+
 IGNORES = """
 import asyncio, os, signal, sys
 from llamaorch_client.cli.termination import heeded
 
 async def main():
-    come = heeded()
-    os.kill(os.getpid(), signal.SIGHUP)
-    await asyncio.sleep(0)
-    os.kill(os.getpid(), signal.SIGTERM)
-    try:
-        await asyncio.Event().wait()
-    except asyncio.CancelledError:
-        print([number.name for number in come])
+    with heeded() as come:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            print([number.name for number in come])
+    print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
 
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 asyncio.run(main())
@@ -115,7 +154,7 @@ def test_below_nohup_the_end_of_the_terminal_is_nothing() -> None:
         check=False,
     )
 
-    assert (ended.stdout, ended.stderr) == ("['SIGTERM']\n", "")
+    assert (ended.stdout, ended.stderr) == ("['SIGTERM']\nTrue\n", "")
 
 
 class Endless(artifact_service_pb2_grpc.ArtifactServiceServicer):

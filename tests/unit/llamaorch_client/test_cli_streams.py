@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import threading
 
 import pytest
 
@@ -104,6 +105,27 @@ def test_a_pipe_gets_utf_8_in_every_locale(encoding: str) -> None:
     assert raw.getvalue().decode() == 'ü €{"text": "世"}\n'
 
 
+@pytest.mark.parametrize("buffering", [0, 8192])
+def test_a_pipe_that_does_not_wait_loses_nothing(buffering: int) -> None:
+    """Other programs on a pipe make it so, and a full one is then an error to most."""
+    text = "0123456789" * 50_000
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    got: list[bytes] = []
+
+    def read() -> None:
+        with os.fdopen(reading, "rb") as pipe:
+            got.append(pipe.read())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with io.TextIOWrapper(os.fdopen(writing, "wb", buffering), write_through=True) as pipe:
+        Output(False, pipe, io.StringIO()).token_text(text)
+    reader.join(20)
+
+    assert b"".join(got).decode() == text
+
+
 def test_an_output_that_is_full_is_told_as_such() -> None:
     """No traceback, and not the fault of what was asked for."""
     out = Output(False, Full(errno.ENOSPC), io.StringIO())
@@ -126,6 +148,17 @@ def test_a_reader_that_left_does_not_end_the_process_from_within() -> None:
         Output(False, gone, io.StringIO()).table("", ("A",), [("b",)])
     with pytest.raises(BrokenPipeError):
         Output(False, io.StringIO(), gone).say("a")
+
+
+def test_messages_that_cannot_be_written_are_left_unsaid() -> None:
+    """The result is what counts: a job that finished has finished."""
+    full = Full(errno.ENOSPC)
+    out = Output(False, io.StringIO(), full)
+
+    out.say("done")
+    out.about(("A",), [("b",)])
+
+    assert full.getvalue() == ""
 
 
 def test_a_live_table_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

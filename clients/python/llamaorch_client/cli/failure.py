@@ -15,6 +15,7 @@ from llamaorch_client.errors import (
     CatalogError,
     DataLossError,
     DuplicateError,
+    ErrorDetail,
     IncompatibleError,
     InUseError,
     InvalidParamsError,
@@ -170,6 +171,12 @@ def as_record(error: LlamaOrchError) -> dict[str, Any]:
         "retriable": error.retriable,
         "exit_code": int(exit_code(error)),
     }
+
+
+def own_record(kind: str, text: str, code: ExitCode) -> dict[str, Any]:
+    """Returns an error that the command itself found, for --json, with the keys of all errors."""
+    detail = plain(ErrorDetail(text, kind.upper(), "FAILED_PRECONDITION"))
+    return {"kind": kind, **detail, "retriable": False, "exit_code": int(code)}
 
 
 def span_text(span_ms: float) -> str:

@@ -10,11 +10,12 @@ import dataclasses
 import json
 import math
 import os
+import select
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
@@ -100,8 +101,8 @@ class Output:
     def content(self, data: bytes) -> None:
         """Writes bytes as they are."""
         with _told():
-            self._stdout.buffer.write(data)
             self._stdout.flush()
+            _write_all(self._stdout.buffer, data)
 
     def record(self, value: object) -> None:
         """Writes one JSON object as one line."""
@@ -111,12 +112,12 @@ class Output:
 
     def _write(self, text: str) -> None:
         """Writes to stdout; in UTF-8 unless people read it, whatever they type and read in."""
-        raw = getattr(self._stdout, "buffer", None)
-        if self._on_screen or raw is None:
+        binary = getattr(self._stdout, "buffer", None)
+        if self._on_screen or binary is None:
             self._stdout.write(text)
-        else:
-            raw.write(text.encode(errors="replace"))
         self._stdout.flush()
+        if not self._on_screen and binary is not None:
+            _write_all(binary, text.encode(errors="replace"))
 
     def result(self, text: str) -> None:
         """Writes a line of the command's result."""
@@ -150,9 +151,10 @@ class Output:
     def say(self, text: str, style: str = "") -> None:
         """Writes a line about the result to stderr, below what is there."""
         self.end_progress()
-        if self._line_open:
-            self._end_line()
-        self._err.print(Text(printable(text), style), soft_wrap=True)
+        with _heard():
+            if self._line_open:
+                self._end_line()
+            self._err.print(Text(printable(text), style), soft_wrap=True)
 
     def _end_line(self) -> None:
         """Ends a line of output on the screen, so that nothing stands behind it."""
@@ -168,7 +170,8 @@ class Output:
         """Writes a table about the result to stderr, below what is there; none without rows."""
         if rows:
             self.say("")
-            self._err.print(_table(columns, rows))
+            with _heard():
+                self._err.print(_table(columns, rows))
 
     def progress(self, line: str) -> None:
         """Shows the progress line: on a terminal, and until a job's own output begins there."""
@@ -187,6 +190,20 @@ class Output:
             # Its terminal may be gone, while there is still something to put in order.
             with contextlib.suppress(OSError):
                 live.stop()
+
+
+def _write_all(binary: BinaryIO, data: bytes) -> None:
+    """Writes all of it, past what is buffered.
+
+    A signal cuts a write short where nothing is buffered, and a pipe that another program has made
+    one that never waits takes nothing while it is full.
+    """
+    raw, rest = getattr(binary, "raw", binary), memoryview(data)
+    while rest:
+        written = raw.write(rest)
+        if written is None:
+            select.select([], [raw], [])
+        rest = rest[written or 0 :]
 
 
 class _Console(Console):
@@ -222,6 +239,20 @@ def _told() -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(f"standard output: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[None]:
+    """Leaves what is said unsaid where standard error does not take it; the result is what counts.
+
+    A reader that left is told as such: it may have been that of the result too.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 def _cell(text: str) -> Text:
