@@ -7,7 +7,7 @@ from grpc import StatusCode
 from structlog.testing import capture_logs
 
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
-from pool_managerd import wire
+from pool_managerd.link import wire
 from tests.integration.pool_managerd.fakes import WAIT_S, ScriptedEngine
 from tests.integration.pool_managerd.harness import (
     Host,
