@@ -149,8 +149,10 @@ class Runtime:
     def recover(self, recovered: Recovered) -> None:
         """Restores the journal's content, once, before anything else.
 
-        Outcomes are told again from here; the output before them comes back from the hosts.
+        Outcomes are told again from here; the output before them comes back from the hosts. Their
+        grace does not run while a long journal is taken up: nobody is heard meanwhile.
         """
+        self._pauses.told(self.clock.now_ms())
         self.submit(recovered)
         for job in self.core.jobs.values():
             if job.live and job.attempt is not None:

@@ -8,7 +8,7 @@ from orchestrator_core.core.scheduler import schedule
 from orchestrator_core.core.state import State
 from orchestrator_core.core.timers import TimerKind
 
-SILENCE = frozenset({TimerKind.REATTACH, TimerKind.DISCONNECT})
+SILENCE = frozenset({TimerKind.REATTACH, TimerKind.DISCONNECT, TimerKind.HOST})
 
 
 def extend(state: State, pause_ms: int, now_ms: int) -> None:
@@ -17,6 +17,9 @@ def extend(state: State, pause_ms: int, now_ms: int) -> None:
         # The idle watchdog looks at this when it is due.
         attempt.last_progress_ms = min(now_ms, attempt.last_progress_ms + pause_ms)
     state.timers.postpone(SILENCE, pause_ms)
+    if state.hosts_due_ms > now_ms - pause_ms:
+        # Hosts were on their way back when the pause began, and could not come meanwhile.
+        state.hosts_due_ms += pause_ms
     for pool in state.pools.values():
         pool.as_of_ms = min(now_ms, pool.as_of_ms + pause_ms)
         state.refresh(pool, now_ms)

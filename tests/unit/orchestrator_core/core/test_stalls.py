@@ -5,12 +5,14 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     HostLost,
     OutputProgressed,
+    Recovered,
     Stalled,
     SubscribersChanged,
 )
 from orchestrator_core.core.outcome import Reason
+from orchestrator_core.core.records import PoolDrainRecord
 from orchestrator_core.core.states import JobState
-from tests.unit.orchestrator_core.core.bench import Bench, only, wide
+from tests.unit.orchestrator_core.core.bench import Bench, only, refusal, wide
 
 
 def test_the_idle_watchdog_is_extended_by_a_pause() -> None:
@@ -76,3 +78,31 @@ def test_the_grace_of_a_lost_host_and_of_a_silent_audience_are_extended() -> Non
     bench.step(SubscribersChanged("a", 1))
     bench.at(6_000)
     assert bench.core.jobs["a"].state is not JobState.DISPATCHED, "the host had its second"
+
+
+def test_hosts_that_could_not_come_back_meanwhile_are_not_forgotten() -> None:
+    """Their pools go after a day of silence that somebody could have heard."""
+    bench = Bench(wide(), host_retention_ms=1_000)
+    bench.step(HostLost("h", 1))
+
+    bench.step(Stalled(5_000), 5_500)
+    kept = list(bench.core.pools)
+    bench.at(6_000)
+
+    assert kept == ["p"]
+    assert not bench.core.pools
+
+
+def test_after_a_restart_hosts_are_waited_for_over_a_pause() -> None:
+    """What they could serve is refused for now, not for good; for as long as without the pause."""
+    bench = Bench(reattach_grace_ms=1_000)
+    bench.step(Recovered(drains=(PoolDrainRecord("gone", 0, 1),)))
+    bench.register(wide("q"))
+
+    bench.step(Stalled(5_000), 5_500)
+    soon = refusal(bench.enqueue("a", model="other"))
+    bench.at(6_000)
+    late = refusal(bench.enqueue("b", model="other"))
+
+    assert soon.reason is Reason.POOL_UNAVAILABLE
+    assert late.reason is Reason.INCOMPATIBLE_MODEL
