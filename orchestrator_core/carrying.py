@@ -115,14 +115,9 @@ class Carrying:
         """Does at once what may be done, and holds back what needs the journal first."""
         records: list[Record] = []
         gated: list[Gated] = []
-        waited_for: list[str] = []
         for effect in effects:
             match effect:
-                case AcceptRecord():
-                    records.append(effect)
-                    if effect.spec.cancel_on_disconnect:
-                        waited_for.append(effect.spec.job_id)
-                case DispatchRecord():
+                case AcceptRecord() | DispatchRecord():
                     records.append(effect)
                 case TerminalRecord():
                     records.append(self.followers.with_output(effect))
@@ -148,10 +143,16 @@ class Carrying:
                     gated.append(effect)
         if records or gated:
             self.gate.add(records, gated)
-        for job_id in waited_for:
-            # Its caller listens, and can follow it only when told: that may take the journal longer
-            # than a job is kept without an audience.
-            self._submit(SubscribersChanged(job_id, 1))
+            self._note_callers(records)
+
+    def _note_callers(self, records: Sequence[Record]) -> None:
+        """Who gives a job is its audience until told, and can follow it only then.
+
+        That may take the journal longer than a job is kept without anybody.
+        """
+        for record in records:
+            if isinstance(record, AcceptRecord) and record.spec.cancel_on_disconnect:
+                self._submit(SubscribersChanged(record.spec.job_id, 1))
 
     def _stops_unwritten(self, effect: SendCancel) -> bool:
         """True when an attempt may be stopped although the end of its job is not durable.
