@@ -54,6 +54,10 @@ class HandClock:
         """The time that was set."""
         return self.ms
 
+    def ahead_ms(self) -> int:
+        """There is no other clock."""
+        return 0
+
 
 async def told(late_ms: int, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
     """What the core hears of an event that comes so long after the loop last showed itself."""
