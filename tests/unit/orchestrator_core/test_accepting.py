@@ -12,8 +12,8 @@ from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from tests.integration.orchestrator.stores import SlowStore
+from tests.unit.orchestrator_core.around_runtime import HandClock, Silent
 from tests.unit.orchestrator_core.core.build import snapshot, spec
-from tests.unit.orchestrator_core.test_runtime_pauses import HandClock, Silent
 
 GRACE_MS = 1_000
 

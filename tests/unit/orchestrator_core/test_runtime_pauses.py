@@ -16,19 +16,9 @@ from orchestrator_core.pauses import BEAT_MS, PAUSE_MIN_MS
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.store.memory import MemoryStore
+from tests.unit.orchestrator_core.around_runtime import HandClock, Silent
 from tests.unit.orchestrator_core.core.bench import Bench, wide
 from tests.unit.orchestrator_core.core.journals import journal
-
-
-class Silent:
-    """Sees nothing."""
-
-    def observe(self, effects: Sequence[Effect], core: Core, now_ms: int) -> None:
-        """Nothing to do."""
-
-    def dispatch_traceparent(self, job_id: str, attempt: int) -> str:
-        """No trace."""
-        return ""
 
 
 class Heard(Core):
@@ -42,21 +32,6 @@ class Heard(Core):
         """Notes the event first."""
         self.events.append(event)
         return super().step(event, now_ms)
-
-
-class HandClock:
-    """Time that a test sets."""
-
-    def __init__(self) -> None:
-        self.ms = 1_000
-
-    def now_ms(self) -> int:
-        """The time that was set."""
-        return self.ms
-
-    def ahead_ms(self) -> int:
-        """There is no other clock."""
-        return 0
 
 
 async def told(late_ms: int, monkeypatch: pytest.MonkeyPatch) -> list[Event]:

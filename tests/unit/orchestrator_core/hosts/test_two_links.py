@@ -1,7 +1,7 @@
 """Two streams of one host: what the earlier one still carried when the later one registered."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,6 @@ from llamaorch.pool.v1 import dispatch_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as pb
 from orchestrator_core.clock import SystemClock
 from orchestrator_core.core.config import CoreConfig
-from orchestrator_core.core.effects import Effect
 from orchestrator_core.core.machine import Core
 from orchestrator_core.hosts.link import LinkTerms
 from orchestrator_core.hosts.registry import Hosts
@@ -21,6 +20,7 @@ from orchestrator_core.servicers.pool_registry import PoolRegistryServicer
 from orchestrator_core.store.memory import MemoryStore
 from orchestrator_core.wire.jobs import SpecContext, parse_spec
 from tests.integration.orchestrator.scripted_host import snapshot
+from tests.unit.orchestrator_core.around_runtime import Silent
 from tests.unit.orchestrator_core.relay.logs import digest, frames
 
 WAIT_S = 20.0
@@ -68,17 +68,6 @@ class Stream:
             command = await asyncio.wait_for(self._told.get(), WAIT_S)
             if command.WhichOneof("command") == "start":
                 return command.start
-
-
-class Silent:
-    """Sees nothing."""
-
-    def observe(self, effects: Sequence[Effect], core: Core, now_ms: int) -> None:
-        """Nothing to do."""
-
-    def dispatch_traceparent(self, job_id: str, attempt: int) -> str:
-        """No trace."""
-        return ""
 
 
 class World:
