@@ -12,7 +12,7 @@ from orchestrator_core.core.events import (
     OutputProgressed,
 )
 from orchestrator_core.core.gates import settle
-from orchestrator_core.core.job import Attempt, Job
+from orchestrator_core.core.job import Attempt, Job, disturbed
 from orchestrator_core.core.keeping import keep_output, release_output
 from orchestrator_core.core.lifecycle import (
     CANCELLED,
@@ -277,7 +277,9 @@ def _learn(
     if pool is None or attempt.mode is not StartMode.FRESH:
         return
     same = pool.snapshot.replica_id == attempt.replica_id
-    first_ms = attempt.first_output_ms if same and not attempt.recovered else None
+    timed = same and not attempt.recovered
+    timed = timed and not disturbed(attempt.paused_ms, now_ms - attempt.sent_ms)
+    first_ms = attempt.first_output_ms if timed else None
     state.predictor.observe(
         pool.rates,
         Observation(
