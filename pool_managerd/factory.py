@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import assert_never
 from urllib.parse import urlsplit
 
-from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import (
+from pool_managerd.config.engines import (
     EngineTable,
     MockTable,
     OllamaTable,
     OpenAiTable,
     TritonTable,
 )
-from pool_managerd.config_launch import AttachingTable
-from pool_managerd.config_llama import EmbeddedTable, LlamaServerTable
-from pool_managerd.config_security import loopback
-from pool_managerd.config_supervision import EngineLogsTable
+from pool_managerd.config.launch import AttachingTable
+from pool_managerd.config.llama import EmbeddedTable, LlamaServerTable
+from pool_managerd.config.schema import Config, PoolTable
+from pool_managerd.config.security import loopback
+from pool_managerd.config.supervision import EngineLogsTable
 from pool_managerd.core.mask import named_ids
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.nvml import NvmlDevices
