@@ -38,7 +38,6 @@ from pool_managerd.watching import (
     until_unhealthy,
 )
 
-WARM_SESSIONS_MAX = 64
 DETAIL_CHARS_MAX = 700
 """Of a failure's sentence, so that what follows it in a snapshot is not cut off."""
 
@@ -202,16 +201,6 @@ class Pool:
             # Not its message: an engine's words may quote what a client sent.
             self._trip(f"too many attempts failed; the last: {outcome.kind.value}")
             incarnation.tasks.append(self._deps.spawn(self._probe(incarnation)))
-
-    def note_session(self, session_id: str) -> None:
-        """Notes that a slot served `session_id` last."""
-        if not session_id or self.info is None or self.info.deterministic:
-            return
-        warm = self.incarnation.warm
-        warm[session_id] = None
-        warm.move_to_end(session_id)
-        while len(warm) > min(self.info.slots_total, WARM_SESSIONS_MAX):
-            warm.popitem(last=False)
 
     def _new_incarnation(self) -> Incarnation:
         replica_id = f"{self.pool_id}-{self._deps.random_hex(8)}"

@@ -134,3 +134,26 @@ async def test_a_finished_session_is_expected_to_be_warm(run_host: RunHost) -> N
     warmth = [host.orchestrator.stored(handle).started[0].kv_warmth for handle in (1, 2, 3, 4)]
 
     assert warmth == [False, True, False, False]
+
+
+async def test_a_new_engine_holds_nothing_of_a_session_that_the_former_one_served(
+    run_host: RunHost,
+) -> None:
+    """Whose attempt lets go of its slot once the next engine is ready. ORCH-3009."""
+    host = await run_host()
+    first, former = await host.ready(), host.engine
+    former.lets_go.clear()
+    await host.start("j1", 1, session_id="s1")
+    host.engine.say("j1", "x")
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).text)
+
+    former.die()
+    await host.orchestrator.until(
+        lambda: (ready := host.orchestrator.ready()) is not None and ready.replica_id != first
+    )
+    former.lets_go.set()
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).ended)
+    await host.start("j2", 2, session_id="s1")
+    await host.orchestrator.until(lambda: host.orchestrator.stored(2).started)
+
+    assert [start.kv_warmth for start in host.orchestrator.stored(2).started] == [False]
