@@ -196,7 +196,7 @@ class HostPreflight:
         if not attached(table.engine):
             rooms = self._rooms(table)
             missing = shortfalls(planned.estimate, rooms, self._deps.ledger.beside(table.pool_id))
-            sentences = _sentences(planned, missing)
+            sentences = await in_thread(partial(_sentences, planned, missing))
         if sentences and table.memory_check == "enforce":
             needs: Mapping[str, int] = _totals(planned.estimate, self._rooms(table))
         else:
@@ -290,7 +290,8 @@ class HostPreflight:
             names = " and ".join(shortfall.name for shortfall in missing)
             self._doing[pool_id] = f"waiting for memory of {names}"
             await self._deps.pause(LOOK_INTERVAL_MS)
-        sentences = _sentences(planned, missing)
+        # What would fit is found by many estimates, each as long as the file has tensors.
+        sentences = await in_thread(partial(_sentences, planned, missing))
         if table.memory_check == "enforce":
             passing = not planned.impossible and all(each.passing for each in missing)
             raise PreloadError(sentences, passing=passing)

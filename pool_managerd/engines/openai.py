@@ -186,8 +186,9 @@ class OpenAiEngine:
         """
         answer = await self._http.call("GET", _MODELS_PATH)
         data = answer.get("data") if isinstance(answer, dict) else None
-        entries = [entry for entry in data if isinstance(entry, dict)] if data else []
-        names = {self._model, f"{self._model}:latest"}
+        listed = data if isinstance(data, list) else []
+        entries = [entry for entry in listed if isinstance(entry, dict)]
+        names = (self._model, f"{self._model}:latest")
         found = next((entry for entry in entries if entry.get("id") in names), None)
         if found is None and self._flavor.lists_model and not self._flavor.serves_any_name:
             served = ", ".join(sorted(str(entry.get("id")) for entry in entries)[:10]) or "none"
