@@ -11,9 +11,9 @@ from faults.simulation.virtual_time import VirtualLoop
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from pool_managerd.attempts.command import InputError, Prompt
+from pool_managerd.auth.credentials import Metadata
 from pool_managerd.core.attempts import AttemptKey
 from pool_managerd.link.inputs import LONGEST_S, PATIENCE_S, Inputs
-from pool_managerd.link.streams import Metadata
 
 TEXT = "Once upon a time there was a link, and it was slow. " * 2
 ENCODED = job_pb2.JobInput(text=TEXT).SerializeToString()
