@@ -106,6 +106,7 @@ def _resolved(
         case AttachingTable() as engine:
             secret = _secret(pool, engine, env, problems)
             problems.extend(_unset(pool, engine, env))
+            problems.extend(_untold(pool, engine))
             changes = {"api_key": secret, "launch": _launch(engine, base)}
             return engine.model_copy(update=changes | _paths(engine, base))
         case engine:
@@ -148,6 +149,14 @@ def _unset(pool: PoolTable, engine: AttachingTable, env: Mapping[str, str]) -> l
         for name in names
         if name not in env
     ]
+
+
+def _untold(pool: PoolTable, engine: AttachingTable) -> list[str]:
+    """A server that is not told its port is waited for at another one, for minutes."""
+    if engine.launch is None or engine.launch.uses("port"):
+        return []
+    lacking = "neither command nor env holds {port}: the server has to be told which is chosen"
+    return [f"pools.{pool.pool_id}.engine.launch: {lacking}"]
 
 
 def _launch(engine: AttachingTable, base: Path) -> LaunchTable | None:

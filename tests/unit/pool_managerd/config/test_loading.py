@@ -282,6 +282,10 @@ def with_engine(engine: str) -> str:
         ),
         (with_engine(SERVER + 'launch = { command = [""] }'), "names no program"),
         (
+            with_engine(SERVER + 'launch = { command = ["x"] }'),
+            "pools.p0.engine.launch: neither command nor env holds {port}: the server has to be",
+        ),
+        (
             with_engine(SERVER + 'launch = { command = ["x", "a\\u0000b"] }'),
             "pools[0].engine.launch.command[1]: holds a character NUL",
         ),
