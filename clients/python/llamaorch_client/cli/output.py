@@ -145,7 +145,7 @@ class Output:
             self._live = Live(console=self._screen, auto_refresh=False)
             self._live.start()
         below = [Text(printable(line), no_wrap=True, overflow="crop") for line in lines]
-        self._live.update(Group(_Cropped(_table(columns, rows)), *below), refresh=True)
+        self._live.update(Group(_Whole(_table(columns, rows)), *below), refresh=True)
         return True
 
     def say(self, text: str, style: str = "") -> None:
@@ -214,8 +214,8 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-class _Cropped:
-    """A table as wide as it is, of which a narrower terminal shows the left.
+class _Whole:
+    """A table as wide as it is, of which a live display shows what fits, from the left.
 
     Lines that the terminal wraps would be counted as one when the next ones take their place.
     """
@@ -226,7 +226,7 @@ class _Cropped:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         whole = options.update(width=max(TABLE_WIDTH, options.max_width))
         for line in console.render_lines(self._table, whole, pad=False):
-            yield from Segment.adjust_line_length(line, options.max_width, pad=False)
+            yield from line
             yield Segment.line()
 
 
