@@ -136,6 +136,10 @@ class ScriptedServer(
         self._scripts[method] = deque(replies)
         return self
 
+    def scripts(self, method: str) -> list[Script]:
+        """The replies that are left."""
+        return list(self._scripts[method])
+
     def made(self, method: str) -> list[Call]:
         """The calls of a method, in order."""
         return [call for call in self.calls if call.method == method]
