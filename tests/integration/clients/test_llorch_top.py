@@ -298,6 +298,18 @@ async def test_top_gives_the_terminal_back_on_a_signal(server: ScriptedServer) -
     assert b"does not know this command (no such method)" in old.output
 
 
+async def test_top_ends_with_its_terminal(server: ScriptedServer) -> None:
+    """Whoever closes the window leaves nothing that goes on, and nothing that broke."""
+    serve(server)
+
+    async with terminal(server.address) as shown:
+        await shown.until(has("run-1"))
+        shown.hang_up()
+        code = await shown.ended()
+
+    assert code == 129
+
+
 async def test_top_once_writes_plain_lines_into_a_pipe(server: ScriptedServer) -> None:
     """For scripts and reports: all rows, no sequence; JSON has both answers."""
     serve(server)
