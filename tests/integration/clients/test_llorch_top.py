@@ -326,6 +326,20 @@ async def test_top_once_writes_plain_lines_into_a_pipe(server: ScriptedServer) -
     assert record["pools"][0]["pool_id"] == "gpu-a"
 
 
+@pytest.mark.parametrize("odd", ["0", "1" * 30, "-5", "wide"])
+async def test_top_takes_no_odd_width_for_one(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    """COLUMNS is anybody's: a line of as many spaces would not fit into memory."""
+    monkeypatch.setenv("COLUMNS", odd)
+    serve(server)
+
+    told = await command.within(server.address, "top")
+
+    assert told.code == 0
+    assert max(map(len, told.stdout.splitlines())) <= 80
+
+
 TMUX = shutil.which("tmux")
 
 

@@ -110,6 +110,18 @@ async def test_closing_ends_waiting_calls_and_leaves_no_thread(server: ScriptedS
         client.get_job("job-1")
 
 
+async def test_a_stream_may_be_left_after_its_client(server: ScriptedServer) -> None:
+    """What ends its `with` last has nothing left to do."""
+
+    def work() -> None:
+        client = Client(server.address).__enter__()
+        with client.stream("job-1") as stream:
+            client.close()
+        stream.close()
+
+    await asyncio.to_thread(work)
+
+
 def test_a_client_that_cannot_be_opened_leaves_no_thread() -> None:
     """`with` never calls the exit of what it could not enter."""
     before = threading.active_count()
