@@ -351,6 +351,28 @@ def test_only_the_host_of_the_last_attempt_need_live(
     assert bool(lost) is not excused
 
 
+@pytest.mark.parametrize(
+    ("had", "killed", "excused"),
+    [("hé", "h9", False), ("HE!", "h9", True), ("HE!", "h8", False)],
+)
+def test_other_text_is_lost_with_its_host(*, had: str, killed: str, excused: bool) -> None:
+    """Who has text of an attempt that died with its host cannot go on from what came after it."""
+    events = _run()
+    began = _index(h.AttemptBegan, attempt=1)
+    text = had + TEXT[2:]
+    events[began] = msgspec.structs.replace(events[began], host="h9", text=text)
+    reader = {"client": "c2", "stream": "s2", "job_id": "j1"}
+    events += [
+        h.Crashed(at_ms=59, process=killed),
+        h.StreamOpened(at_ms=60, **reader, attempt=1, text_offset=3),
+        h.StreamBroken(at_ms=60, **reader, reason="RESUME_WINDOW"),
+    ]
+
+    lost = [v for v in check(events, EXPECT) if "its host held" in v.what]
+
+    assert bool(lost) is not excused
+
+
 def test_slack_is_allowed() -> None:
     """A resource may grow by what was granted."""
     planted = PLANTED["a task left"]()
