@@ -10,8 +10,8 @@ from faults.event import Event
 class ActSent(Event, frozen=True, kw_only=True, tag=True):
     """An operator is about to change something.
 
-    `kind` is register, update, retire, activate or delete, of the model `subject`; drain or
-    undrain, of the pool; or reload, of the configuration with the mark.
+    `kind` is register, update, retire, activate or delete, of the model `subject`; drain,
+    undrain or renew, of the pool; or reload, of the configuration with the mark.
     """
 
     act: str

@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from faults.event import Event
-from faults.history import JournalAccepted, JournalDispatched, JournalEnded, Recovered
+from faults.history import (
+    AttemptBegan,
+    JournalAccepted,
+    JournalDispatched,
+    JournalEnded,
+    Recovered,
+)
 from faults.observed import Observed, Violation
 from faults.operator_events import (
     ActDone,
@@ -59,7 +65,7 @@ def word_kept(observed: Observed) -> Iterator[Violation]:
     for event in observed.events:
         written.take(event)
         match event:
-            case ActDone():
+            case ActDone() if event.kind != "renew":
                 if not _was_done(event, written):
                     yield Violation("I17", "", "said to be done before it was durable", (event,))
             case PoolSeen():
@@ -108,6 +114,24 @@ def _is_done(act: ActDone, model: JournalModel | None) -> bool:
 def _state(model: JournalModel | None) -> tuple[str, int]:
     """State and revision; of a model that is not there, none."""
     return ("", 0) if model is None or not model.state else (model.state, model.revision)
+
+
+def renewed(observed: Observed) -> Iterator[Violation]:
+    """I17: once a pool is said to be reloaded, no engine from before works on anything new."""
+    engines: dict[str, int] = {}
+    done: dict[str, ActDone] = {}
+    for event in observed.events:
+        match event:
+            case AttemptBegan():
+                since_ms = engines.setdefault(event.replica, event.at_ms)
+                act = done.get(event.pool)
+                if act is not None and since_ms < act.asked_ms:
+                    what = "began on an engine that was said to be replaced"
+                    yield Violation("I17", event.job_id, what, (act, event))
+            case ActDone(kind="renew"):
+                done[event.subject] = event
+            case _:
+                pass
 
 
 def recovered_as_written(observed: Observed) -> Iterator[Violation]:
@@ -243,6 +267,7 @@ def drained_get_nothing(observed: Observed) -> Iterator[Violation]:
 
 RULES: Sequence[Callable[[Observed], Iterator[Violation]]] = (
     word_kept,
+    renewed,
     recovered_as_written,
     refused_changes_nothing,
     settings_as_written,

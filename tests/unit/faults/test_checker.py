@@ -323,6 +323,53 @@ def test_a_declined_offer_excuses_who_was_overtaken() -> None:
     assert "I5" not in {v.invariant for v in check(events + planted.events, EXPECT)}
 
 
+FINISHED_AT_ITS_HOST = [
+    h.JournalDispatched(at_ms=1, job_id="j1", attempt=1, pool="p1", replica="p1-a"),
+    h.EndHeld(at_ms=2, host="h1", job_id="j1", attempt=1),
+]
+AGAIN = h.JournalDispatched(at_ms=4, job_id="j1", attempt=2, pool="p1", replica="p1-b")
+FAILED = h.JournalEnded(at_ms=4, job_id="j1", state="FAILED", reason="WORKER_RESET")
+
+
+@pytest.mark.parametrize("then", [AGAIN, FAILED])
+@pytest.mark.parametrize(
+    "excuse",
+    [
+        None,
+        h.Crashed(at_ms=3, process="h2"),
+        h.AttemptGivenUp(at_ms=3, job_id="j1", attempt=2),
+        h.Crashed(at_ms=3, process="h1"),
+        h.AttemptGivenUp(at_ms=3, job_id="j1", attempt=1),
+    ],
+)
+def test_what_an_engine_finished_counts(then: h.AnyEvent, excuse: h.AnyEvent | None) -> None:
+    """Unless its host is killed, or away for too long: only these are excused."""
+    excused = excuse in (
+        h.Crashed(at_ms=3, process="h1"),
+        h.AttemptGivenUp(at_ms=3, job_id="j1", attempt=1),
+    )
+    between = [excuse] if excuse is not None else []
+
+    found = [v for v in check([*FINISHED_AT_ITS_HOST, *between, then]) if v.invariant == "I21"]
+
+    assert bool(found) is not excused
+
+
+@pytest.mark.parametrize("state", ["FINISHED", "CANCELLED", "EXPIRED"])
+def test_a_finished_attempt_may_come_too_late(state: str) -> None:
+    """A job that was cancelled or had expired by then stays so; one that finished is as it was."""
+    ended = msgspec.structs.replace(FAILED, state=state)
+
+    assert check([*FINISHED_AT_ITS_HOST, ended]) == []
+
+
+def test_the_end_of_an_earlier_attempt_counts_no_more() -> None:
+    """Another one is the job's by then."""
+    first, end = FINISHED_AT_ITS_HOST
+
+    assert check([first, AGAIN, msgspec.structs.replace(end, at_ms=5), FAILED]) == []
+
+
 @pytest.mark.parametrize("acknowledges", [False, True])
 def test_a_text_may_be_let_go_once_its_outcome_was_acknowledged(*, acknowledges: bool) -> None:
     """A reader that comes too late for what another has acknowledged has lost nothing."""
