@@ -82,13 +82,17 @@ class SimPool:
 
 @dataclass
 class SimHost:
-    """A host with its pools; frames are numbered from 1 on each link, `runs` of its manager too."""
+    """A host with its pools; frames are numbered from 1 on each link, runs of its manager too.
+
+    `left_out` are pools that its configuration does not have at present.
+    """
 
     host_id: str
     pools: dict[str, SimPool]
     link_id: int | None = None
     frames: int = 0
     runs: int = 1
+    left_out: dict[str, SimPool] = field(default_factory=dict)
 
     @property
     def boot_id(self) -> str:
@@ -149,9 +153,19 @@ class SimHost:
         pool.version = 0
         return running
 
-    def restart(self) -> None:
-        """A new run of the pool manager: it holds nothing, and every engine is a new one."""
+    def restart(self, leave_out: str | None = None) -> None:
+        """A new run of the pool manager: it holds nothing, and every engine is a new one.
+
+        Of several pools one may be left out from now on, until the next run.
+        """
+        self.pools |= self.left_out
+        self.left_out.clear()
+        if leave_out is not None and len(self.pools) > 1:
+            self.left_out[leave_out] = self.pools[leave_out]
         self.runs += 1
         for pool in self.pools.values():
             self.reboot(pool.pool_id)
             pool.attempts.clear()
+            pool.drained = False
+        for pool_id in self.left_out:
+            del self.pools[pool_id]

@@ -296,10 +296,11 @@ class World(Shell):
             self.step(SnapshotsReported(host.host_id, host.snapshots(), self.now_ms))
 
     def restart_host(self) -> None:
-        """A pool manager dies with its engines and comes back."""
+        """A pool manager dies with its engines and comes back, sometimes without one of its pools."""
         host = self.rng.choice(list(self.hosts.values()))
         self.lose(host.host_id)
-        host.restart()
+        pool_id = self.rng.choice([*host.pools, *host.left_out])
+        host.restart(pool_id if self.rng.random() < 0.3 else None)
         self.register(host.host_id)
 
     def begin_attempt(self) -> None:
@@ -367,6 +368,10 @@ class World(Shell):
         for model_id in list(self.core.catalog.entries):
             self.step(ModelDeleted(model_id, 0, True, -2))
         for host in self.hosts.values():
+            if host.left_out:
+                self.lose(host.host_id)
+                host.restart()
+                self.register(host.host_id)
             for pool in host.pools.values():
                 pool.state = PoolState.READY
                 self.step(PoolDrainRequested(pool.pool_id, False, 0, 0))
