@@ -82,6 +82,12 @@ class JournalDrain(Event, frozen=True, kw_only=True, tag=True):
     epoch: int = 0
 
 
+class PoolLeftOut(Event, frozen=True, kw_only=True, tag=True):
+    """A pool was taken out of its host's configuration: whatever was said of it is over."""
+
+    pool: str
+
+
 class FileWritten(Event, frozen=True, kw_only=True, tag=True):
     """An operator wrote the configuration file; `mark` tells this text from all others."""
 
@@ -108,6 +114,7 @@ OperatorEvent = (
     | PoolSeen
     | JournalModel
     | JournalDrain
+    | PoolLeftOut
     | FileWritten
     | InForce
 )

@@ -27,6 +27,7 @@ from faults.operator_events import (
     JournalDrain,
     JournalModel,
     ModelSeen,
+    PoolLeftOut,
     PoolSeen,
 )
 
@@ -166,6 +167,8 @@ def refused_changes_nothing(observed: Observed) -> Iterator[Violation]:
         match event:
             case ActSent():
                 asked[event.kind, event.subject] += event.act not in refused
+            case PoolLeftOut():
+                asked["undrain", event.pool] += 1
             case JournalModel():
                 for act in (event.stated_by, event.retired_by):
                     if act in refused:

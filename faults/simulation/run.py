@@ -179,12 +179,16 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
 def _safe(scenario: Scenario, job: h.JournalAccepted, ended: Mapping[str, str]) -> bool:
     """True for a job that every fault must spare: its text can be made again, to the byte.
 
-    It may have been cancelled or dropped, and an engine that stalls may cost it its time. One that
-    is continued is spared by faults that leave services and network alone: its text is somewhere.
+    It may have been cancelled, dropped or too late, and an engine that stalls may cost it its time.
+    One that is continued is spared by faults that leave services and network alone: its text is
+    somewhere.
     Whether the grace of its model was over is another rule's concern.
     """
     plan = _plans(scenario)[job.request_id]
-    if ended.get(job.job_id) in ("CANCELLED", "DROPPED", MODEL_RETIRED) or scenario.bad_engines:
+    state = ended.get(job.job_id)
+    if state in ("CANCELLED", "DROPPED", MODEL_RETIRED) or scenario.bad_engines:
+        return False
+    if state == "EXPIRED" and plan.deadline_ms is not None:
         return False
     if plan.failover is FailoverPolicy.CONTINUE:
         return all(blow.fault in _SPARE_TEXT for blow in scenario.blows)

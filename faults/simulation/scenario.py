@@ -36,6 +36,7 @@ class Fault(enum.Enum):
     KILL_UNSENT = "orchestratord is killed when a continuation is written, and no host has it"
     LEAVE_ORCHESTRATOR = "orchestratord is stopped in order, and started again"
     LEAVE_HOST = "a pool-managerd is stopped in order, and started again"
+    REFIT_HOST = "a pool-managerd is started anew without one of its pools, and later with it"
     SICK_DEVICE = "a device of a host is unwell for a time"
     STOP = "a service stops, and goes on after a time"
     TAKE_OVER = "orchestratord stops, another takes its journal over, and it goes on"
@@ -57,6 +58,7 @@ _OFTEN = {
     Fault.KILL_AT_POINT: 8,
     Fault.LEAVE_ORCHESTRATOR: 2,
     Fault.LEAVE_HOST: 3,
+    Fault.REFIT_HOST: 2,
     Fault.SICK_DEVICE: 2,
     Fault.STOP: 4,
     Fault.SLOW_DISK: 2,
@@ -96,6 +98,8 @@ class Scenario:
 
 _WINDOWS_BYTES = (6, 30, 1_024)
 """Of output under way: behind a full one the end of an attempt waits at its host."""
+_OF_SESSIONS = 0.25
+_WITH_DEADLINES = 0.1
 _TAKEN_OVER = 0.2
 """Share of the seeds in which an older orchestratord wakes up beside a newer one."""
 _UNSENT = 0.15
@@ -123,6 +127,7 @@ def scenario_of(seed: int) -> Scenario:
     )
     hosts = _hosts(chance, bad=bad)
     clients = _on_exchanges(exchange, _clients(chance, span_ms))
+    clients = _bound(random.Random(f"bound {seed}"), clients, span_ms)
     pools = [kind.pool for kinds in hosts.values() for kind in kinds]
     todo = deeds(operator, span_ms, pools)
     drawn = Scenario(
@@ -273,6 +278,27 @@ def _on_exchanges(
             for plan in plans
         ]
     return given
+
+
+def _bound(
+    chance: random.Random, clients: Mapping[str, list[Plan]], span_ms: int
+) -> dict[str, list[Plan]]:
+    """Some jobs belong to a conversation of their client, and some have a deadline."""
+    return {
+        name: [
+            replace(
+                plan,
+                session=f"{name}-s{chance.randint(1, 2)}" if chance.random() < _OF_SESSIONS else "",
+                deadline_ms=(
+                    READY_MS + plan.at_ms + chance.randint(200, span_ms)
+                    if chance.random() < _WITH_DEADLINES
+                    else None
+                ),
+            )
+            for plan in plans
+        ]
+        for name, plans in clients.items()
+    }
 
 
 def _exchange(chance: random.Random) -> ExchangeOptions:

@@ -96,6 +96,9 @@ _STRIKES: Mapping[Fault, Callable[[World, Blow, random.Random], None]] = {
     Fault.TAKE_OVER: _stop,
     Fault.LEAVE_ORCHESTRATOR: lambda world, blow, _: world.leave_orchestrator(blow.for_ms),
     Fault.LEAVE_HOST: lambda world, blow, draw: world.leave_host(_host(world, draw), blow.for_ms),
+    Fault.REFIT_HOST: lambda world, blow, draw: world.refit_host(
+        _host(world, draw), blow.for_ms, draw.random()
+    ),
     Fault.SICK_DEVICE: lambda world, blow, draw: world.sicken(_host(world, draw), blow.for_ms),
     Fault.SLOW_DISK: _disk,
     Fault.FULL_DISK: _disk,

@@ -34,6 +34,7 @@ _SENT_AGAIN = 0.2
 _LATE_S = (0.05, 0.5, 3.0, 12.0)
 _TAKEOVER_MS = 1_500
 _STOP_GRACE_MS = 1_000
+_RESTART_MS = 20
 
 
 @dataclass(slots=True)
@@ -84,6 +85,7 @@ class World:
         self._mines: list[Mine] = []
         self._unsent: list[Unsent] = []
         self._ended: list[Ended] = []
+        self._left_out: dict[str, str] = {}
         self._leaving: list[Orchestrator | SimulatedHost] = []
 
     # --- life and death
@@ -117,7 +119,8 @@ class World:
         self.network.died(life.process, 0.0)
 
     def _start_host(self, host_id: str) -> None:
-        kinds = self.scenario.hosts[host_id]
+        left_out = self._left_out.get(host_id)
+        kinds = [kind for kind in self.scenario.hosts[host_id] if kind.pool != left_out]
         config = host_config(host_id, tuple(kind.pool for kind in kinds))
         chance = random.Random(self._chance.random())
         life = self.hosts[host_id] = SimulatedHost(
@@ -208,6 +211,19 @@ class World:
     def _restart_host(self, host_id: str) -> None:
         self._recorder.record(None, h.Restarted, process=host_id)
         self._start_host(host_id)
+
+    def refit_host(self, host_id: str, for_ms: int, chosen: float) -> None:
+        """Starts a pool-managerd anew without one of its pools, and after a time with all."""
+        kinds = self.scenario.hosts[host_id]
+        if len(kinds) > 1 and host_id not in self._left_out and self.hosts[host_id].process.alive:
+            pool_id = self._left_out[host_id] = pick(kinds, chosen).pool
+            self._recorder.record(None, o.PoolLeftOut, pool=pool_id)
+            self.kill_host(host_id, _RESTART_MS, 0.0)
+            self._later(_RESTART_MS + for_ms, lambda: self._fit(host_id))
+
+    def _fit(self, host_id: str) -> None:
+        del self._left_out[host_id]
+        self.kill_host(host_id, _RESTART_MS, 0.0)
 
     def leave_orchestrator(self, down_ms: int) -> None:
         """Stops orchestratord in order, and starts it again after a time."""
