@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from llamaorch.orchestrator.v1 import catalog_service_pb2 as pb
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb
-from orchestrator_core.config_catalog import CatalogTable
+from orchestrator_core.config.catalog import CatalogTable
 from orchestrator_core.recorder.recorder import recordings
 from orchestrator_core.recorder.replay import replay
 from orchestrator_core.store.memory import MemoryStore
@@ -35,7 +35,7 @@ from tests.integration.orchestrator.catalog_calls import (
 )
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
-from tests.unit.orchestrator_core.servicers.test_signatures import public, signed
+from tests.unit.orchestrator_core.servicers.signing import public, signed
 
 
 async def test_a_client_need_only_name_a_model(orchestrator: Orchestrator) -> None:

@@ -1,26 +1,19 @@
 """Counts add up in every scrape, while jobs come and end in every way. ORCH-3028."""
 
 import asyncio
-import random
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from llamaorch_client import (
     AsyncClient,
-    ClientOptions,
     JobState,
-    LlamaOrchError,
-    Priority,
-    RetryOptions,
     Sampling,
 )
 from tests.integration.telemetry.both import WAIT_S, Both, both, parsed, start_orchestrator, total
+from tests.integration.telemetry.load import run_client
 
 OUTCOMES = ("finished", "cancelled", "dropped", "expired", "failed", "retracted")
 CLIENTS = 4
-JOBS_EACH = 30
-ONCE = ClientOptions(retry=RetryOptions(attempts_max=1))
 
 
 async def _check_sums(running: Both) -> Counter[str]:
@@ -39,42 +32,6 @@ async def _check_sums(running: Both) -> Counter[str]:
         total(host, "poold_attempts_ended_total") + total(host, "poold_attempts_running")
     )
     return ended + Counter(live=int(live))
-
-
-async def run_client(running: Both, seed: int) -> None:
-    """Jobs that finish, fail, run out of time, are cancelled, or give way to others."""
-    chance = random.Random(seed)  # noqa: S311 - chooses, guards nothing
-    async with AsyncClient(running.address, options=ONCE) as client:
-        for number in range(JOBS_EACH):
-            kind = chance.choice(("finish", "fail", "expire", "cancel", "leave"))
-            script = {"token_count": 5, "token_interval_ms": 1}
-            if kind == "fail":
-                script = {"fail_after_tokens": 1}
-            elif kind in ("expire", "cancel"):
-                script = {"stall_after_tokens": 2}
-            deadline = timedelta(milliseconds=30) if kind == "expire" else timedelta(seconds=20)
-            try:
-                receipt = await client.enqueue(
-                    model_id="mock",
-                    prompt="go",
-                    priority=chance.choice(list(Priority)),
-                    sampling=Sampling(seed=number, engine_options={"mock": script}),
-                    deadline=datetime.now(UTC) + deadline,
-                )
-            except LlamaOrchError:
-                continue
-            if kind == "cancel":
-                await client.cancel(receipt.job_id)
-            elif kind == "finish":
-                await _outcome(client, receipt.job_id)
-
-
-async def _outcome(client: AsyncClient, job_id: str) -> None:
-    try:
-        async for _ in client.stream(job_id):
-            pass
-    except LlamaOrchError:
-        pass
 
 
 async def test_what_was_enqueued_has_ended_or_lives_in_every_scrape(tmp_path: Path) -> None:

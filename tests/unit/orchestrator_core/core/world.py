@@ -204,9 +204,7 @@ class World(Shell):
         self._links += 1
         host.link_id, host.frames = self._links, 0
         held = host.held()
-        self.step(
-            HostRegistered(name, self._links, host.snapshots(), held, HELD_MAX, host.boot_id)
-        )
+        self.step(HostRegistered(name, self._links, host.snapshots(), held, HELD_MAX, host.boot_id))
         for pool in host.pools.values():
             for attempt in [a for a in pool.attempts.values() if a.ended]:
                 # Behind output that is not read yet an end waits.
@@ -296,7 +294,7 @@ class World(Shell):
             self.step(SnapshotsReported(host.host_id, host.snapshots(), self.now_ms))
 
     def restart_host(self) -> None:
-        """A pool manager dies with its engines and comes back, sometimes without one of its pools."""
+        """A pool manager dies with its engines and comes back, maybe without one of its pools."""
         host = self.rng.choice(list(self.hosts.values()))
         self.lose(host.host_id)
         pool_id = self.rng.choice([*host.pools, *host.left_out])
@@ -365,16 +363,7 @@ class World(Shell):
     def settle(self) -> None:
         """Everything is repaired and ends; then retention passes."""
         self.faults = False
-        for model_id in list(self.core.catalog.entries):
-            self.step(ModelDeleted(model_id, 0, True, -2))
-        for host in self.hosts.values():
-            if host.left_out:
-                self.lose(host.host_id)
-                host.restart()
-                self.register(host.host_id)
-            for pool in host.pools.values():
-                pool.state = PoolState.READY
-                self.step(PoolDrainRequested(pool.pool_id, False, 0, 0))
+        self._mend()
         for _ in range(400):
             self.commit()
             self.commit()
@@ -399,6 +388,19 @@ class World(Shell):
         self.commit()
 
     # --- helpers
+
+    def _mend(self) -> None:
+        """Every model, host and pool is as at first."""
+        for model_id in list(self.core.catalog.entries):
+            self.step(ModelDeleted(model_id, 0, True, -2))
+        for host in self.hosts.values():
+            if host.left_out:
+                self.lose(host.host_id)
+                host.restart()
+                self.register(host.host_id)
+            for pool in host.pools.values():
+                pool.state = PoolState.READY
+                self.step(PoolDrainRequested(pool.pool_id, False, 0, 0))
 
     def _any_pool(self) -> SimPool:
         return self.rng.choice([p for host in self.hosts.values() for p in host.pools.values()])
