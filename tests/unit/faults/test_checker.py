@@ -323,7 +323,18 @@ def test_a_declined_offer_excuses_who_was_overtaken() -> None:
     assert "I5" not in {v.invariant for v in check(events + planted.events, EXPECT)}
 
 
-FINISHED_AT_ITS_HOST = [
+@pytest.mark.parametrize(("state", "found"), [("EXPIRED", set()), ("FAILED", {"I14"})])
+def test_a_deadline_may_pass_while_nobody_serves(state: str, found: set[str]) -> None:
+    """A start decides at once what was due; any other end must have been written before it."""
+    events = _run()[:-1]
+    index = _index(h.Recovered, epoch=2)
+    states = {"j1": "RUNNING", "b1": "DROPPED", "b2": state, "j4": "QUEUED"}
+    events[index] = msgspec.structs.replace(events[index], states=states)
+
+    assert {v.invariant for v in check(events, EXPECT)} == found
+
+
+FINISHED_AT_ITS_HOST: list[h.AnyEvent] = [
     h.JournalDispatched(at_ms=1, job_id="j1", attempt=1, pool="p1", replica="p1-a"),
     h.EndHeld(at_ms=2, host="h1", job_id="j1", attempt=1),
 ]
