@@ -24,7 +24,6 @@ from faults.history import (
 )
 from faults.observed import Observed, Violation
 
-
 EXPIRED = "EXPIRED"
 
 
