@@ -5,7 +5,7 @@ import pytest
 from faults.simulation.command import Totals, reproduce, run_seeds
 
 FIRST = range(250)
-MORE = range(250, 1_000)
+MORE = range(250, 900)
 
 MET = (
     "back anew with ends",
