@@ -184,7 +184,7 @@ async def test_a_decision_is_explained_and_a_waiting_job_too(
     assert [c["pool_id"] for c in decision["candidates"]] == ["fast", "slow"]
     for one in decision["candidates"]:
         assert one["delay_ms"] + one["prompt_ms"] + one["decode_ms"] == one["score_ms"]
-    assert decision["excluded"][0]["pool_id"] == "other"
+    assert decision["excluded"][0]["pool_ids"] == ["other"]
     assert decision["excluded"][0]["lacks"][0] == {
         "reason": "model",
         "required": "tiny",
@@ -192,7 +192,11 @@ async def test_a_decision_is_explained_and_a_waiting_job_too(
     }
     told = json.loads(waiting)
     assert (told["state"], told["decisions"]) == ("queued", [])
-    assert {one["pool_id"] for one in told["waiting_for"]} == {"fast", "slow", "other"}
+    assert told["wait_summary"].startswith("Every slot that it could use is taken. It is number 1")
+    assert [one["sentence"] for one in told["wait_causes"]] == [
+        "2 pools without a free slot: fast, slow",
+        "1 pool with another model: other (else)",
+    ]
 
 
 async def test_a_journal_that_is_silent_is_told(start_orchestrator: StartOrchestrator) -> None:

@@ -233,6 +233,23 @@ def test_what_pools_lack_is_told_once() -> None:
     assert bare == [f"no pool can ever serve the job: {detail.message}"]
 
 
+def test_what_many_pools_lack_is_a_line() -> None:
+    """A mistyped model on a large fleet: which models there are, and not a line a pool."""
+    lacks = tuple(
+        PoolShortfall(f"gpu-{n:02d}", "MODEL", f"needs tinny, offers {'tiny' if n else 'base'}")
+        for n in range(100)
+    )
+    detail = ErrorDetail("no registered pool has it", "INCOMPATIBLE_MODEL")
+
+    told = sentences(IncompatibleError(replace(detail, shortfalls=lacks)), "box:7070")
+
+    assert told == [
+        "no pool can ever serve the job:",
+        "  gpu-01, gpu-02, gpu-03 +96: MODEL: needs tinny, offers tiny",
+        "  gpu-00: MODEL: needs tinny, offers base",
+    ]
+
+
 @pytest.mark.parametrize(
     ("raw", "told"),
     [

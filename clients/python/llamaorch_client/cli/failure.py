@@ -6,6 +6,7 @@ from enum import IntEnum
 from typing import Any
 
 from llamaorch_client.address import DEFAULT_PORT
+from llamaorch_client.cli.cells import named
 from llamaorch_client.cli.output import plain
 from llamaorch_client.cli.wording import Wording
 from llamaorch_client.errors import (
@@ -19,6 +20,7 @@ from llamaorch_client.errors import (
     JobFailedError,
     LlamaOrchError,
     NotFoundError,
+    PoolShortfall,
     RejectedError,
     ServerError,
     UnavailableError,
@@ -27,6 +29,8 @@ from llamaorch_client.errors import (
 # Of a unit so many are told in the next.
 LARGE = 100
 SECOND_MS = 1000
+# Of what pools lack for a job that none can serve.
+LACKS_SHOWN = 12
 AS_SENT = Wording()
 TOKEN_VARIABLE = "LLORCH_TOKEN"  # noqa: S105 - the name of the variable
 
@@ -113,8 +117,18 @@ def sentences(
         return [_access_refused(error, token)]
     message, fields = _fields(error, words)
     shortfalls = error.shortfalls if isinstance(error, IncompatibleError) else ()
-    lacks = [f"  {item.pool_id}: {item.kind}: {item.description}" for item in shortfalls]
-    return [_sentence(error, words.sentence(message), server), *fields, *lacks]
+    return [_sentence(error, words.sentence(message), server), *fields, *_lacks(shortfalls)]
+
+
+def _lacks(shortfalls: Sequence[PoolShortfall]) -> list[str]:
+    """What pools lack, a line for all that lack the same; the most first."""
+    groups: dict[str, list[str]] = {}
+    for item in shortfalls:
+        groups.setdefault(f"{item.kind}: {item.description}", []).append(item.pool_id)
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    lines = [f"  {named(pool_ids)}: {lack}" for lack, pool_ids in ordered[:LACKS_SHOWN]]
+    hidden = len(ordered) - LACKS_SHOWN
+    return [*lines, f"  and {hidden} more (--json has them)"] if hidden > 0 else lines
 
 
 def _fields(error: LlamaOrchError, words: Wording) -> tuple[str, list[str]]:

@@ -74,8 +74,15 @@ def _explain(explanation: Explanation, out: Output) -> None:
         out.result(f"outcome: {job.error.reason}: {job.error.message}")
     for decision in explanation.decisions:
         _decision(decision, out)
-    if explanation.waiting_for:
-        _exclusions("waits because", explanation.waiting_for, len(explanation.waiting_for), out)
+    told = deciding.wait(explanation)
+    if told:
+        out.result("")
+        for line in told:
+            out.result(line)
+    elif explanation.waiting_for:
+        # A server of an earlier version has no sentences for it.
+        total = max(explanation.waiting_for_total, len(explanation.waiting_for))
+        _exclusions("waits because", explanation.waiting_for, total, out)
     elif not explanation.decisions:
         out.result("no placement was decided")
     out.result(f"trace: {explanation.trace_id or '-'}")
