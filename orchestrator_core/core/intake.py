@@ -214,9 +214,10 @@ def _lacking(state: State, spec: JobSpec, exclusions: tuple[Exclusion, ...]) -> 
     for exclusion in having or exclusions:
         lacks.setdefault(", ".join(map(_lack, exclusion.shortfalls)), []).append(exclusion.pool_id)
     told = [f"{_pools(ids)}: {what}" for what, ids in list(lacks.items())[:GROUPS_TOLD]]
-    more = [f"{len(lacks) - GROUPS_TOLD} other reasons"] if len(lacks) > GROUPS_TOLD else []
+    if len(lacks) > GROUPS_TOLD:
+        told.append(f"{len(lacks) - GROUPS_TOLD} other reasons")
     count = len(exclusions)
-    return f"none of the {count} registered pools can ever serve the job ({'; '.join(told + more)})"
+    return f"none of the {count} registered pools can ever serve the job ({'; '.join(told)})"
 
 
 def _lack(shortfall: Shortfall) -> str:
