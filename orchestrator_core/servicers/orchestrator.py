@@ -249,8 +249,11 @@ class OrchestratorServicer:
         """The job, and what to answer unless it is a repetition. Raises `RefusalError`."""
         parsed = parse_spec(asked, self._spec_context(span.traceparent, caller))
         if isinstance(parsed, Refusal):
+            span.correlation_id = caller.correlation_id
             raise RefusalError(parsed)
-        return (parsed.spec, parsed.refusal) if isinstance(parsed, Stale) else (parsed, None)
+        spec, stale = (parsed.spec, parsed.refusal) if isinstance(parsed, Stale) else (parsed, None)
+        span.asked = spec
+        return spec, stale
 
     def _held(self, input_artifact: str) -> AbstractContextManager[None]:
         """Keeps the input of a job until the job does."""
