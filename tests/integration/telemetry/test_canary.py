@@ -3,8 +3,8 @@
 Both services run as processes with all their telemetry on. Canaries go in wherever a client, an
 engine or an operator puts text; then everything that came out is searched: what they printed, spans
 and metrics as a collector received them, scrapes, and the flight recorder. The last holds the
-message with which an attempt failed, as its client gets it, and the catalog: see docs/logs.md. The journal holds the
-prompts of live jobs by design, and an engine's own log is its own.
+message with which an attempt failed, as its client gets it, and the catalog: see docs/logs.md. The
+journal holds the prompts of live jobs by design, and an engine's own log is its own.
 """
 
 import asyncio
