@@ -27,8 +27,8 @@ import pynvml
 from benchmarks.machine import run_on_machine
 from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from pool_managerd.clock import SystemClock
-from pool_managerd.config import PoolTable
-from pool_managerd.config_supervision import SupervisionTable
+from pool_managerd.config.schema import PoolTable
+from pool_managerd.config.supervision import SupervisionTable
 from pool_managerd.core.device import Device
 from pool_managerd.core.device_book import DeviceBook
 from pool_managerd.core.store import AttemptStore, StoreLimits

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from orchestrator_core.config import reference
-from pool_managerd.config_text import configuration_table
+from orchestrator_core.config.text import reference
+from pool_managerd.config.text import configuration_table
 
 POOL_MANAGER_PAGE = Path(__file__).resolve().parent.parent / "docs" / "pool-managerd.md"
 TABLE_HEAD = "| key | type |"

@@ -13,7 +13,8 @@ import structlog
 # The first of ours: the others import gRPC.
 from orchestrator_core import failpoints, quiet_grpc  # noqa: F401
 from orchestrator_core.auth import command as token_command
-from orchestrator_core.config import ConfigError, load_source
+from orchestrator_core.config.loading import load_source
+from orchestrator_core.config.problems import ConfigError
 from orchestrator_core.errors import CannotStartError
 from orchestrator_core.loop import Loop
 from orchestrator_core.process import run

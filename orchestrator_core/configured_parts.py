@@ -4,9 +4,9 @@ from pathlib import Path
 
 from orchestrator_core.artifacts.files import ArtifactFiles, TemporaryFiles
 from orchestrator_core.artifacts.keeper import Artifacts
-from orchestrator_core.config import Config
-from orchestrator_core.config_catalog import CatalogTable
-from orchestrator_core.config_schema import OutboundTable
+from orchestrator_core.config.access import OutboundTable
+from orchestrator_core.config.catalog import CatalogTable
+from orchestrator_core.config.schema import Config
 from orchestrator_core.errors import CannotStartError
 from orchestrator_core.recorder.explaining import Explainer
 from orchestrator_core.recorder.recorder import RecordedCore, RecorderSettings

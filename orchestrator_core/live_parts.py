@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator_core.config import Config, ConfigError, core_config, tokens
+from orchestrator_core.config.derived import core_config, tokens
+from orchestrator_core.config.problems import ConfigError
+from orchestrator_core.config.schema import Config
 from orchestrator_core.core.events import ConfigChanged
 from orchestrator_core.relay.relay import RelayLimits
 from orchestrator_core.runtime import Runtime

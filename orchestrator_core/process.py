@@ -7,9 +7,10 @@ from collections.abc import Callable, Coroutine
 
 import structlog
 
-from orchestrator_core.config import Config, ConfigSource
+from orchestrator_core.config.live import LiveConfig
+from orchestrator_core.config.loading import ConfigSource
+from orchestrator_core.config.schema import Config
 from orchestrator_core.errors import CannotStartError
-from orchestrator_core.live_config import LiveConfig
 from orchestrator_core.server import OrchestratorServer
 from orchestrator_core.store.port import StoreError
 

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from orchestrator_core.artifacts.keeper import Artifacts
-from orchestrator_core.config import Config
-from orchestrator_core.config_schema import JobsTable
+from orchestrator_core.config.schema import Config
+from orchestrator_core.config.work import JobsTable
 from orchestrator_core.recorder.recorder import RecordedCore
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.telemetry.service_metrics import ArtifactFacts, ServiceFacts

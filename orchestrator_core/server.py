@@ -16,8 +16,11 @@ from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.auth.tls import ServerCertificates, TlsError, TlsFiles
 from orchestrator_core.binding import refusal, unbindable
 from orchestrator_core.clock import Clock, SystemClock
-from orchestrator_core.config import Config, ConfigSource, core_config, tokens
-from orchestrator_core.config_schema import loopback_bind
+from orchestrator_core.config.access import loopback_bind
+from orchestrator_core.config.derived import core_config, tokens
+from orchestrator_core.config.live import LiveConfig
+from orchestrator_core.config.loading import ConfigSource
+from orchestrator_core.config.schema import Config
 from orchestrator_core.configured_parts import (
     artifacts_of,
     explainer_of,
@@ -32,7 +35,6 @@ from orchestrator_core.core.machine import Core
 from orchestrator_core.errors import CannotStartError
 from orchestrator_core.hosts.link import LinkTerms
 from orchestrator_core.hosts.registry import Hosts, ReportedFleet
-from orchestrator_core.live_config import LiveConfig
 from orchestrator_core.live_parts import LiveParts
 from orchestrator_core.recorder.recorder import RecordedCore
 from orchestrator_core.relay.relay import Relay, RelayLimits

@@ -18,9 +18,10 @@ from pathlib import Path
 
 # The first of ours: the others import gRPC.
 from pool_managerd import failpoints, quiet_grpc  # noqa: F401
-from pool_managerd.config import Config, ConfigError
-from pool_managerd.config_loading import load_config
-from pool_managerd.config_text import to_toml
+from pool_managerd.config.loading import load_config
+from pool_managerd.config.problems import ConfigError
+from pool_managerd.config.schema import Config
+from pool_managerd.config.text import to_toml
 from pool_managerd.errors import DevicesUnavailableError
 from pool_managerd.factory import make_devices, nvidia_devices
 from pool_managerd.fetch_command import run_fetch

@@ -8,9 +8,9 @@ refuse to start with such a context, or their adapters do.
 
 from pathlib import Path
 
-from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import EngineTable, OpenAiTable
-from pool_managerd.config_llama import EmbeddedTable, LlamaServerTable
+from pool_managerd.config.engines import EngineTable, OpenAiTable
+from pool_managerd.config.llama import EmbeddedTable, LlamaServerTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.engines.gguf_kv import trained_context
 
 _LONGER = "or use a model with a longer context"

@@ -13,8 +13,9 @@ from pathlib import Path
 import grpc
 from grpc import aio
 
-from pool_managerd.config import Config, ConfigError
-from pool_managerd.config_security import ServerTlsTable
+from pool_managerd.config.problems import ConfigError
+from pool_managerd.config.schema import Config
+from pool_managerd.config.security import ServerTlsTable
 from pool_managerd.engines.file_reads import FileReads
 from pool_managerd.errors import SessionLostError
 from pool_managerd.streams import Metadata

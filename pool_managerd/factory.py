@@ -4,11 +4,11 @@ import functools
 from pathlib import Path
 from typing import assert_never
 
-from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import MockTable, OllamaTable, OpenAiTable, TritonTable
-from pool_managerd.config_launch import AttachingTable
-from pool_managerd.config_llama import EmbeddedTable, LlamaServerTable
-from pool_managerd.config_supervision import EngineLogsTable
+from pool_managerd.config.engines import MockTable, OllamaTable, OpenAiTable, TritonTable
+from pool_managerd.config.launch import AttachingTable
+from pool_managerd.config.llama import EmbeddedTable, LlamaServerTable
+from pool_managerd.config.schema import Config, PoolTable
+from pool_managerd.config.supervision import EngineLogsTable
 from pool_managerd.core.mask import named_ids
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.nvml import NvmlDevices

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from pool_managerd.clock import SystemClock
-from pool_managerd.config import Config
+from pool_managerd.config.schema import Config
 from pool_managerd.engines.port import PreloadError
 from pool_managerd.model_files import ModelFiles
 

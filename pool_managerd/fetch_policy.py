@@ -11,7 +11,7 @@ it. It loads a function that is given the configured policy and the address, and
 import importlib.metadata
 from collections.abc import Callable
 
-from pool_managerd.config import ConfigError
+from pool_managerd.config.problems import ConfigError
 from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy, decide_outbound
 from pool_managerd.telemetry import log
 

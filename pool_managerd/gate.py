@@ -16,7 +16,7 @@ from grpc import aio
 from grpc_status import rpc_status
 
 from pool_managerd.clock import Clock
-from pool_managerd.config_security import TokenTable
+from pool_managerd.config.security import TokenTable
 from pool_managerd.telemetry import log
 
 Next = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 
-from pool_managerd.config import LimitsTable
+from pool_managerd.config.schema import LimitsTable
 from pool_managerd.core.clocks import HW_POWER_BRAKE, HW_SLOWDOWN, HW_THERMAL, POWER_CAP, SW_THERMAL
 from pool_managerd.core.device import Device, DeviceHealth
 from pool_managerd.core.replica import PoolState

@@ -17,9 +17,9 @@ from pathlib import Path
 import psutil
 
 from pool_managerd.clock import Clock
-from pool_managerd.config import PoolTable
-from pool_managerd.config_launch import AttachingTable
-from pool_managerd.config_llama import EmbeddedTable
+from pool_managerd.config.launch import AttachingTable
+from pool_managerd.config.llama import EmbeddedTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.context_check import asked_context, served_less
 from pool_managerd.core.device import Device
 from pool_managerd.core.fit import (

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pool_managerd.clock import Clock
-from pool_managerd.config import PoolTable
-from pool_managerd.config_supervision import SupervisionTable
+from pool_managerd.config.schema import PoolTable
+from pool_managerd.config.supervision import SupervisionTable
 from pool_managerd.core.circuit import Circuit
 from pool_managerd.core.slots import Slots
 from pool_managerd.engines.port import Engine

@@ -12,7 +12,7 @@ from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
 from llamaorch.pool.v1.pool_registry_service_pb2_grpc import PoolRegistryServiceStub
 from pool_managerd import wire
 from pool_managerd.attempt import InputError, Prompt
-from pool_managerd.config import Config
+from pool_managerd.config.schema import Config
 from pool_managerd.core.attempts import AttemptKey
 from pool_managerd.credentials import LinkCredentials, lost_sentence
 from pool_managerd.streams import STREAM_ERRORS, Metadata, until_lost

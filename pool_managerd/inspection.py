@@ -14,9 +14,9 @@ from pathlib import Path
 import aiohttp
 
 from pool_managerd.clock import SystemClock
-from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_launch import AttachingTable, HttpTable, LaunchTable
-from pool_managerd.config_llama import EmbeddedTable
+from pool_managerd.config.launch import AttachingTable, HttpTable, LaunchTable
+from pool_managerd.config.llama import EmbeddedTable
+from pool_managerd.config.schema import Config, PoolTable
 from pool_managerd.context_check import longer_than_trained
 from pool_managerd.core.clocks import perf_scale
 from pool_managerd.core.device import Device, DeviceHealth

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 
 from pydantic import SecretStr
 
-from pool_managerd.config import PoolTable
-from pool_managerd.config_launch import AttachingTable
+from pool_managerd.config.launch import AttachingTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.devices.cpu import DEVICE_ID as CPU_DEVICE_ID
 from pool_managerd.engines.engine_log import LogSettings
 from pool_managerd.engines.launched import LaunchedEngine, LaunchSpec, filled

@@ -22,7 +22,7 @@ from llamaorch.pool.v1.pool_registry_service_pb2_grpc import PoolRegistryService
 from pool_managerd import failpoints, wire
 from pool_managerd.bell import Bell
 from pool_managerd.commands import Commands
-from pool_managerd.config import Config
+from pool_managerd.config.schema import Config
 from pool_managerd.core.attempts import AttemptKey
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.outbox import Frame, Outbox

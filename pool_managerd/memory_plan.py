@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
 
-from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import EngineTable, MockTable, OpenAiTable
-from pool_managerd.config_launch import AttachingTable
-from pool_managerd.config_llama import EmbeddedTable, LlamaServerTable
+from pool_managerd.config.engines import EngineTable, MockTable, OpenAiTable
+from pool_managerd.config.launch import AttachingTable
+from pool_managerd.config.llama import EmbeddedTable, LlamaServerTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.fit import HOST, Claim, Estimate, Need, Room, shortfalls
 from pool_managerd.core.gguf_fit import PAD_TOKENS, GgufModel, LoadPlan, gguf_estimate, with_draft

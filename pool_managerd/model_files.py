@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from pool_managerd.clock import Clock
-from pool_managerd.config import Config, PoolTable
-from pool_managerd.config_engines import EngineTable
-from pool_managerd.config_launch import AttachingTable
-from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedTable, LlamaServerTable
+from pool_managerd.config.engines import EngineTable
+from pool_managerd.config.launch import AttachingTable
+from pool_managerd.config.llama import LAUNCH_FILES, EmbeddedTable, LlamaServerTable
+from pool_managerd.config.schema import Config, PoolTable
 from pool_managerd.core.fit import human_bytes
 from pool_managerd.core.model_ref import ModelRefError, parse_model_ref, shown_ref
 from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy

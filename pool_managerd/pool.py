@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 
 from pool_managerd import pool_told as told
-from pool_managerd.config import PoolTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.core.attempts import AttemptFailure, EndReason
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.circuit import Circuit

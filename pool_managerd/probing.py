@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from pool_managerd.config_supervision import SupervisionTable
+from pool_managerd.config.supervision import SupervisionTable
 from pool_managerd.engines.port import Engine, EngineInfo, PreloadError
 from pool_managerd.incarnation import Incarnation
 from pool_managerd.selftest import self_test

@@ -12,7 +12,9 @@ from pathlib import Path
 from grpc import aio
 
 from pool_managerd.clock import Clock, SystemClock
-from pool_managerd.config import Config, ConfigError, LinkTable
+from pool_managerd.config.live import LiveConfig
+from pool_managerd.config.problems import ConfigError
+from pool_managerd.config.schema import Config, LinkTable
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.mask import mask_problems
@@ -29,7 +31,6 @@ from pool_managerd.host_preflight import HostPreflight, PreflightDeps
 from pool_managerd.incarnation import EngineFactory, PoolDeps
 from pool_managerd.inputs import Inputs
 from pool_managerd.link import Link, LinkDeps
-from pool_managerd.live_config import LiveConfig
 from pool_managerd.model_files import ModelFiles
 from pool_managerd.pool import Pool
 from pool_managerd.reporter import Reporter

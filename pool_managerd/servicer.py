@@ -16,8 +16,8 @@ from grpc_status import rpc_status
 from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
 from pool_managerd.binding import refusal, unbindable
 from pool_managerd.clock import Clock
-from pool_managerd.config import Config
-from pool_managerd.config_security import TokenTable, loopback
+from pool_managerd.config.schema import Config
+from pool_managerd.config.security import TokenTable, loopback
 from pool_managerd.credentials import ServerCertificates
 from pool_managerd.feed import ChangeFeed
 from pool_managerd.gate import ERROR_DOMAIN, TokenGate

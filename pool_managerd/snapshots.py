@@ -10,8 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from llamaorch.pool.v1 import snapshot_pb2
 from pool_managerd.clock import Clock
-from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import EngineTable
+from pool_managerd.config.engines import EngineTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.core.clocks import perf_scale
 from pool_managerd.core.device import (
     Device,

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from pool_managerd import failpoints
-from pool_managerd.config import PoolTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.core.replica import Reason
 from pool_managerd.core.slots import Slots
 from pool_managerd.engines.port import EngineInfo, PreloadError, Writing

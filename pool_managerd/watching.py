@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 
-from pool_managerd.config_supervision import CircuitTable, SupervisionTable
+from pool_managerd.config.supervision import CircuitTable, SupervisionTable
 from pool_managerd.core.attempts import AttemptFailure, ErrorKind
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.circuit import CircuitLimits

@@ -11,7 +11,7 @@ from faults.simulation.engine import Kind, SimulatedEngine
 from faults.simulation.orchestrator import ADDRESS, EPOCH_MS
 from faults.simulation.recorder import Recorder
 from faults.simulation.virtual_time import Process, VirtualLoop
-from pool_managerd.config import Config, PoolTable
+from pool_managerd.config.schema import Config, PoolTable
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.store import AttemptStore, StoreLimits

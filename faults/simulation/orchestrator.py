@@ -14,14 +14,14 @@ from faults.simulation.virtual_time import Process, VirtualLoop
 from llamaorch.pool.v1 import snapshot_pb2
 from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchRequest
 from orchestrator_core import failpoints
-from orchestrator_core.config import core_config
+from orchestrator_core.config.derived import core_config
+from orchestrator_core.config.live import LiveConfig
 from orchestrator_core.configured_parts import judge_of, signatures_of
 from orchestrator_core.core.effects import Effect, OfferDeclined
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.states import JobState
 from orchestrator_core.hosts.link import LinkTerms
 from orchestrator_core.hosts.registry import Hosts
-from orchestrator_core.live_config import LiveConfig
 from orchestrator_core.live_parts import LiveParts
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime

@@ -11,8 +11,8 @@ from faults.simulation.engine import Kind
 from faults.simulation.operator_plan import Deed, by_alias, deeds
 from llamaorch_client.options import ExchangeOptions
 from llamaorch_client.request import FailoverPolicy
-from orchestrator_core.config_schema import Config
-from pool_managerd.config import Config as HostConfig
+from orchestrator_core.config.schema import Config
+from pool_managerd.config.schema import Config as HostConfig
 
 POLICIES = ("reject", "drop-lru", "shed-low-priority")
 READY_MS = 5_000

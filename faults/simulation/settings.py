@@ -1,7 +1,8 @@
 """The configuration file of a run. It says no more than how many jobs may wait."""
 
-from orchestrator_core.config import ConfigError, ConfigSource
-from orchestrator_core.config_schema import Config
+from orchestrator_core.config.loading import ConfigSource
+from orchestrator_core.config.problems import ConfigError
+from orchestrator_core.config.schema import Config
 from orchestrator_core.core.config import CoreConfig
 
 

@@ -32,7 +32,7 @@ from orchestrator_core.artifacts.index import ArtifactIndex
 from orchestrator_core.artifacts.inventory import Inventory
 from orchestrator_core.artifacts.room import Room
 from orchestrator_core.artifacts.threads import Threads
-from orchestrator_core.config_storage import ArtifactsTable
+from orchestrator_core.config.storage import ArtifactsTable
 from orchestrator_core.core.outcome import Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.store.artifact import ArtifactRecord

@@ -8,7 +8,7 @@ from collections import Counter
 
 from orchestrator_core.artifacts import refusals
 from orchestrator_core.artifacts.index import ArtifactIndex
-from orchestrator_core.config_storage import ArtifactsTable
+from orchestrator_core.config.storage import ArtifactsTable
 from orchestrator_core.errors import RefusalError
 
 

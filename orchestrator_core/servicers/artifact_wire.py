@@ -9,7 +9,7 @@ from orchestrator_core.artifacts.description import ID_DIGITS, Description
 from orchestrator_core.artifacts.files import DIGEST
 from orchestrator_core.artifacts.index import Query
 from orchestrator_core.artifacts.prompts import CHAT, TEXT
-from orchestrator_core.config_storage import ArtifactsTable
+from orchestrator_core.config.storage import ArtifactsTable
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.store.artifact import ArtifactKind, ArtifactRecord

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import grpc
 
 from llamaorch.orchestrator.v1 import catalog_service_pb2 as pb
-from orchestrator_core.config_catalog import CatalogTable
+from orchestrator_core.config.catalog import CatalogTable
 from orchestrator_core.core.catalog import unknown_model
 from orchestrator_core.core.catalog_model import CatalogEntry, ModelCard, ModelState
 from orchestrator_core.core.events import ModelDeleted, ModelPut, ModelStateSet

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import grpc
 
 from llamaorch.orchestrator.v1 import config_service_pb2 as pb
-from orchestrator_core.config_changes import Change, settings
-from orchestrator_core.live_config import LiveConfig
+from orchestrator_core.config.changes import Change, settings
+from orchestrator_core.config.live import LiveConfig
 from orchestrator_core.servicers import rpc
 
 SERVICE = "llamaorch.orchestrator.v1.ConfigService"

@@ -16,7 +16,7 @@ from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core import failpoints
 from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.auth.caller import caller, sees
-from orchestrator_core.config_schema import JobsTable
+from orchestrator_core.config.work import JobsTable
 from orchestrator_core.core.effects import Receipt
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.outcome import Refusal

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from orchestrator_core.config_schema import OutboundTable
+from orchestrator_core.config.access import OutboundTable
 from orchestrator_core.core.outbound import (
     HostPattern,
     OutboundDecision,

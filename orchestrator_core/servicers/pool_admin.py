@@ -6,7 +6,7 @@ OC-CTRL-2001, OC-CTRL-2002, OC-CTRL-2003.
 import grpc
 
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pb
-from orchestrator_core.config_schema import PoolsTable
+from orchestrator_core.config.work import PoolsTable
 from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.runtime import Runtime

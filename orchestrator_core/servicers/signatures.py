@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from orchestrator_core.config_catalog import CatalogTable
+from orchestrator_core.config.catalog import CatalogTable
 from orchestrator_core.errors import OrchestratorError
 
 

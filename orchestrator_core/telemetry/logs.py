@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from orchestrator_core.config.live import ReloadReport
 from orchestrator_core.core.catalog_model import DigestVerdict
 from orchestrator_core.core.effects import (
     AttemptClosed,
@@ -30,7 +31,6 @@ from orchestrator_core.core.records import (
 )
 from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.core.states import JobState
-from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry.line_sink import Late
 from orchestrator_core.telemetry.names import SERVICE
 from orchestrator_core.telemetry.tracked import About, Asked, Tracked, found_by

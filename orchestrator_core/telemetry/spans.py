@@ -9,6 +9,7 @@ from functools import partial
 
 from opentelemetry.trace import SpanContext
 
+from orchestrator_core.config.live import ReloadReport
 from orchestrator_core.core.effects import (
     AttemptClosed,
     JobEnded,
@@ -25,7 +26,6 @@ from orchestrator_core.core.records import (
     PoolDrainRecord,
 )
 from orchestrator_core.core.states import JobState
-from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry import names
 from orchestrator_core.telemetry.span_attributes import (
     admission_attributes,

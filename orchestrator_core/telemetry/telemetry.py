@@ -11,10 +11,10 @@ from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 
 from llamaorch.pool.v1 import snapshot_pb2
-from orchestrator_core.config import Config
+from orchestrator_core.config.live import ReloadReport
+from orchestrator_core.config.schema import Config
 from orchestrator_core.core.catalog_model import DigestVerdict
 from orchestrator_core.core.machine import Core
-from orchestrator_core.live_config import ReloadReport
 from orchestrator_core.telemetry.calls import Call, Calls, Metadata, call_context
 from orchestrator_core.telemetry.fleet import FleetView, NoFleet
 from orchestrator_core.telemetry.line_sink import set_log_level

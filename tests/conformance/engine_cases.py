@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pool_managerd.config import PoolTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.engines.embedded import EmbeddedConfig, EmbeddedEngine
 from pool_managerd.engines.launched import LaunchedEngine
 from pool_managerd.engines.llama_server import LlamaServerConfig, LlamaServerEngine

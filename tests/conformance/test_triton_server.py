@@ -11,7 +11,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from pool_managerd.config import PoolTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.engines.launched import LaunchedEngine
 from pool_managerd.engines.port import (
     CancelUnconfirmedError,

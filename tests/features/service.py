@@ -8,11 +8,12 @@ from typing import Any
 
 from llamaorch_client import AsyncClient, ClientOptions, RetryOptions
 from orchestrator_core.auth.tokens import new_token, sha256_of
-from orchestrator_core.config import Config, ConfigSource
+from orchestrator_core.config.loading import ConfigSource
+from orchestrator_core.config.schema import Config
 from orchestrator_core.server import OrchestratorServer
 from orchestrator_core.store.port import Store
-from pool_managerd.config import Config as HostConfig
-from pool_managerd.config import PoolTable
+from pool_managerd.config.schema import Config as HostConfig
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.mock import MockConfig, MockEngine, Sleep

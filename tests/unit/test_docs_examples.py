@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator_core.config import load_config as load_orchestrator
-from pool_managerd.config_loading import load_config as load_pool_manager
+from orchestrator_core.config.loading import load_config as load_orchestrator
+from pool_managerd.config.loading import load_config as load_pool_manager
 
 ROOT = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -26,7 +26,7 @@ from llamaorch_client import (
     NotFoundError,
     Requirements,
 )
-from orchestrator_core.config import Config
+from orchestrator_core.config.schema import Config
 from orchestrator_core.server import OrchestratorServer
 from tests.integration.clients.llorch import within as llorch
 from tests.integration.orchestrator.scripted_host import ScriptedHost, snapshot

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from llamaorch_client import AsyncClient, Sampling, Tokens
 from llamaorch_client.stream import JobStream
-from orchestrator_core.config import Config
+from orchestrator_core.config.schema import Config
 from orchestrator_core.server import OrchestratorServer
 from orchestrator_core.store.port import Store
-from pool_managerd.config import Config as PoolConfig
+from pool_managerd.config.schema import Config as PoolConfig
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.server import PoolManager
 

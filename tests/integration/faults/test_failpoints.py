@@ -9,9 +9,9 @@ import pytest
 import orchestrator_core.failpoints
 import pool_managerd.failpoints
 from llamaorch_client import AsyncClient, Sampling, Tokens
-from orchestrator_core.config import Config
+from orchestrator_core.config.schema import Config
 from orchestrator_core.server import OrchestratorServer
-from pool_managerd.config import Config as PoolConfig
+from pool_managerd.config.schema import Config as PoolConfig
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.server import PoolManager
 

@@ -19,7 +19,7 @@ from llamaorch.orchestrator.v1 import (
     pool_admin_service_pb2_grpc,
     session_service_pb2_grpc,
 )
-from orchestrator_core.config import Config
+from orchestrator_core.config.schema import Config
 from orchestrator_core.server import OrchestratorServer
 from orchestrator_core.store.port import Store
 from orchestrator_core.telemetry.line_sink import configure_logs

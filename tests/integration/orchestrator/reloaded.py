@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 
 from llamaorch.orchestrator.v1 import config_service_pb2 as pb
-from orchestrator_core.config import ConfigSource
+from orchestrator_core.config.loading import ConfigSource
 from orchestrator_core.server import OrchestratorServer
 from orchestrator_core.store.port import Store
 from tests.integration.orchestrator.conftest import Orchestrator

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from llamaorch.orchestrator.v1 import artifact_service_pb2 as pb
-from pool_managerd.config import PoolTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.engines.port import ChatMessage
 from pool_managerd.server import PoolManager

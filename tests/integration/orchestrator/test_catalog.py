@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from llamaorch.orchestrator.v1 import catalog_service_pb2 as pb
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb
-from orchestrator_core.config_catalog import CatalogTable
+from orchestrator_core.config.catalog import CatalogTable
 from orchestrator_core.recorder.recorder import recordings
 from orchestrator_core.recorder.replay import replay
 from orchestrator_core.store.memory import MemoryStore

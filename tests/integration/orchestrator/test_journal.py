@@ -14,7 +14,7 @@ from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pools_pb
 from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core import cancels, commit, server
-from orchestrator_core.config import Config
+from orchestrator_core.config.schema import Config
 from orchestrator_core.core.events import Tick
 from orchestrator_core.core.records import Record
 from orchestrator_core.core.states import JobState

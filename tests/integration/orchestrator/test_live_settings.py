@@ -19,10 +19,10 @@ from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2_grpc, po
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as jobs_pb2
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pools_pb2
 from orchestrator_core.auth.tokens import new_token, sha256_of
-from orchestrator_core.config import core_config
-from orchestrator_core.config_changes import merged
-from orchestrator_core.config_schema import Config
-from orchestrator_core.config_text import Key, keys
+from orchestrator_core.config.changes import merged
+from orchestrator_core.config.derived import core_config
+from orchestrator_core.config.schema import Config
+from orchestrator_core.config.text import Key, keys
 from orchestrator_core.core.outbound import OutboundDecision, OutboundPolicy
 from orchestrator_core.servicers import outbound_judge
 from orchestrator_core.servicers.outbound_judge import OutboundQuestion

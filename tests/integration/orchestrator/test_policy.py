@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from llamaorch.orchestrator.v1 import policy_service_pb2 as pb
 from llamaorch_client import AsyncClient, InvalidParamsError
-from orchestrator_core.config import Config
+from orchestrator_core.config.schema import Config
 from orchestrator_core.errors import CannotStartError
 from orchestrator_core.server import OrchestratorServer
 from tests.integration.clients.llorch import llorch

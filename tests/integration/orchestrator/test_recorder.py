@@ -7,7 +7,7 @@ import pytest
 from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2
 from llamaorch.pool.v1 import snapshot_pb2
 from llamaorch_client.cli import main as llorch
-from orchestrator_core.config import Config
+from orchestrator_core.config.schema import Config
 from orchestrator_core.recorder.recorder import recordings
 from orchestrator_core.recorder.replay import replay
 from orchestrator_core.server import OrchestratorServer

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from llamaorch.orchestrator.v1 import config_service_pb2 as pb
-from orchestrator_core.config import Config
+from orchestrator_core.config.schema import Config
 from orchestrator_core.recorder.recorder import recordings
 from orchestrator_core.recorder.replay import replay
 from tests.integration.orchestrator.calls import (

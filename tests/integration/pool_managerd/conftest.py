@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pool_managerd.config import PoolTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.server import PoolManager
 from tests.integration.pool_managerd.fakes import WAIT_S, FakeOrchestrator, ScriptedEngine

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
-from pool_managerd.config import Config
+from pool_managerd.config.schema import Config
 from pool_managerd.server import PoolManager
 from tests.integration.pool_managerd.fakes import FakeOrchestrator, ScriptedEngine
 

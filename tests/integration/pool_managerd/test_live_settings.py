@@ -10,13 +10,13 @@ from structlog.testing import capture_logs
 
 from llamaorch.pool.v1 import pool_manager_service_pb2 as pb
 from llamaorch.pool.v1.pool_manager_service_pb2_grpc import PoolManagerServiceStub
-from pool_managerd.config import Config, ConfigError
-from pool_managerd.config_problems import tables_in
-from pool_managerd.config_table import LIVE, Table
+from pool_managerd.config.live import ReloadReport
+from pool_managerd.config.problems import ConfigError, tables_in
+from pool_managerd.config.schema import Config
+from pool_managerd.config.table import LIVE, Table
 from pool_managerd.core.attempts import AttemptKey, AttemptLog
 from pool_managerd.core.store import AttemptStore, StoreLimits
 from pool_managerd.errors import SessionLostError
-from pool_managerd.live_config import ReloadReport
 from tests.integration.pool_managerd.harness import Host, Options, RunHost, make_config
 
 Check = Callable[[RunHost, Path], Awaitable[None]]

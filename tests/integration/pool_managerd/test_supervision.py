@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
-from pool_managerd.config import ConfigError
+from pool_managerd.config.problems import ConfigError
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.engines.port import Failed, Failure, Finish, Finished, Piece, PreloadError, Usage
 from pool_managerd.server import PoolManager

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from orchestrator_core.auth.tokens import new_token, sha256_of
-from orchestrator_core.config import Config
+from orchestrator_core.config.schema import Config
 from orchestrator_core.server import OrchestratorServer
 
 ROLES = ("client", "pool", "admin")

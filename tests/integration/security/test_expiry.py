@@ -18,7 +18,7 @@ from llamaorch.orchestrator.v1 import pool_admin_service_pb2_grpc as pools_grpc
 from orchestrator_core.auth.tokens import Role, TokenEntry, Tokens, new_token, sha256_of
 from orchestrator_core.servicers.auth import TokenGate
 from pool_managerd.clock import SystemClock
-from pool_managerd.config import Config as HostConfig
+from pool_managerd.config.schema import Config as HostConfig
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.server import PoolManager
 from tests.integration.orchestrator.artifact_calls import header

@@ -7,10 +7,10 @@ import grpc
 import pytest
 
 from orchestrator_core.auth.tokens import fingerprint, new_token, sha256_of
-from orchestrator_core.config import ConfigError as OrchestratorConfigError
-from orchestrator_core.config import load_config
-from pool_managerd.config import ConfigError as HostConfigError
-from pool_managerd.config_loading import load_config as load_host_config
+from orchestrator_core.config.loading import load_config
+from orchestrator_core.config.problems import ConfigError as OrchestratorConfigError
+from pool_managerd.config.loading import load_config as load_host_config
+from pool_managerd.config.problems import ConfigError as HostConfigError
 from tests.integration.security.processes import WAIT_S, orchestrator, pool_manager
 
 OVERVIEW = "/llamaorch.orchestrator.v1.OrchestratorService/GetOverview"

@@ -15,10 +15,10 @@ from llamaorch_client import AsyncClient, ClientOptions, LlamaOrchError, Unavail
 from llamaorch_client.channel import tls_credentials
 from llamaorch_client.cli.failure import sentences
 from llamaorch_client.options import RetryOptions
-from orchestrator_core.config import Config
+from orchestrator_core.config.schema import Config
 from orchestrator_core.errors import CannotStartError
 from orchestrator_core.server import OrchestratorServer
-from pool_managerd.config import Config as HostConfig
+from pool_managerd.config.schema import Config as HostConfig
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.server import PoolManager
 from tests.integration.security.certificates import Authority, Pair

@@ -10,9 +10,9 @@ import aiohttp
 from prometheus_client.metrics_core import Metric
 
 from ci.lint_metrics import families
-from orchestrator_core.config import Config
+from orchestrator_core.config.schema import Config
 from orchestrator_core.server import OrchestratorServer
-from pool_managerd.config import Config as PoolConfig
+from pool_managerd.config.schema import Config as PoolConfig
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.server import PoolManager

@@ -12,7 +12,7 @@ import yaml
 from ci.dashboards.boards import BOARDS
 from ci.lint_metrics import contract
 from llamaorch_client import AsyncClient, LlamaOrchError, Sampling
-from pool_managerd.config import Config
+from pool_managerd.config.schema import Config
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.models.tiny_gguf import write_tiny_model
 from pool_managerd.server import PoolManager

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from orchestrator_core.config import load_config
+from orchestrator_core.config.loading import load_config
 from orchestrator_core.telemetry.telemetry import Telemetry
 from pool_managerd.telemetry import Telemetry as HostTelemetry
 from tests.integration.telemetry.driver import Driver, OneGpu

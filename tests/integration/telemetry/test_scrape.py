@@ -9,8 +9,8 @@ import grpc
 import pytest
 
 from ci.lint_metrics import contract, families, problems
-from orchestrator_core.config import load_config
-from orchestrator_core.live_config import ReloadReport
+from orchestrator_core.config.live import ReloadReport
+from orchestrator_core.config.loading import load_config
 from orchestrator_core.telemetry.telemetry import Telemetry
 from tests.integration.telemetry.both import scrape
 from tests.integration.telemetry.driver import FACTS, Driver, OneGpu

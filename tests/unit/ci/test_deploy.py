@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.config import load_config as load_orchestrator
-from pool_managerd.config import Config
-from pool_managerd.config_loading import load_config
-from pool_managerd.config_supervision import SupervisionTable
+from orchestrator_core.config.loading import load_config as load_orchestrator
+from pool_managerd.config.loading import load_config
+from pool_managerd.config.schema import Config
+from pool_managerd.config.supervision import SupervisionTable
 
 UNITS = Path(__file__).parents[3] / "deploy" / "systemd"
 NAMES = ("orchestratord.service", "pool-managerd.service")

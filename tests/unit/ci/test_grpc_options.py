@@ -9,7 +9,7 @@ import pytest
 from llamaorch_client.options import ClientOptions
 from llamaorch_client.options import channel_options as client_options
 from orchestrator_core.grpc_options import SERVER_OPTIONS as ORCHESTRATOR
-from pool_managerd.config import LinkTable
+from pool_managerd.config.schema import LinkTable
 from pool_managerd.server import channel_options as host_options
 from pool_managerd.servicer import SERVER_OPTIONS as INSPECTION
 

@@ -11,7 +11,7 @@ from faults.simulation.engine import Kind
 from faults.simulation.run import Run, play
 from faults.simulation.scenario import READY_MS, Blow, Fault, Scenario, scenario_of
 from llamaorch_client.request import FailoverPolicy
-from orchestrator_core.config_schema import Config
+from orchestrator_core.config.schema import Config
 from orchestrator_core.hosts import rereading
 from orchestrator_core.relay.sides import SIDE_BYTES
 

@@ -34,8 +34,8 @@ from orchestrator_core.auth.tokens import (
     sha256_of,
 )
 from orchestrator_core.clock import wall_s
-from orchestrator_core.config import load_config
-from orchestrator_core.config import tokens as configured
+from orchestrator_core.config.derived import tokens as configured
+from orchestrator_core.config.loading import load_config
 
 FILES = (
     artifact_service_pb2,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pool_managerd.config import Config, PoolTable
+from pool_managerd.config.schema import Config, PoolTable
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.ledger import Ledger
 from pool_managerd.engines.port import EngineInfo

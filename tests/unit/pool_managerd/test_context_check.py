@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from pool_managerd.config import PoolTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.context_check import asked_context, longer_than_trained, served_less
 from pool_managerd.engines.gguf_kv import trained_context
 from pool_managerd.models.tiny_gguf import TinyShape, write_tiny_model

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from grpc import aio
 
-from pool_managerd.config import Config
+from pool_managerd.config.schema import Config
 from pool_managerd.credentials import LinkCredentials, why_ended
 from pool_managerd.errors import SessionLostError
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pool_managerd.config import PoolTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.engines.port import (
     Failed,
     Failure,

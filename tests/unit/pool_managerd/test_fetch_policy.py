@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pool_managerd.config import ConfigError
+from pool_managerd.config.problems import ConfigError
 from pool_managerd.core.outbound import OutboundDecision, OutboundPolicy, decide_outbound
 from pool_managerd.fetch_policy import GROUP, Plugin, decide_fetch, load_plugin
 

@@ -11,7 +11,7 @@ import pytest
 
 from pool_managerd import __main__ as command
 from pool_managerd import first_config as first
-from pool_managerd.config_loading import load_config
+from pool_managerd.config.loading import load_config
 from pool_managerd.core.device import Device, DeviceHealth, DeviceKind
 from pool_managerd.devices.port import DeviceSource, OnChange, OnFault
 from pool_managerd.errors import DevicesUnavailableError

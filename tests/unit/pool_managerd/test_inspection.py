@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from pool_managerd.__main__ import main
-from pool_managerd.config_loading import load_config
+from pool_managerd.config.loading import load_config
 from pool_managerd.core.device import Device, DeviceHealth, DeviceKind
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.devices.port import OnChange, OnFault

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pool_managerd.config import PoolTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.snapshots import by_device_id, masked, split_weights
 

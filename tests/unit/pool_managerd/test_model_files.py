@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from pool_managerd.clock import SystemClock
-from pool_managerd.config import Config
+from pool_managerd.config.schema import Config
 from pool_managerd.engines.file_reads import FileReads
 from pool_managerd.engines.port import PreloadError
 from pool_managerd.model_files import FoundModel, ModelFiles

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from faults.simulation.virtual_time import VirtualLoop
-from pool_managerd.config import PoolTable
-from pool_managerd.config_supervision import SupervisionTable
+from pool_managerd.config.schema import PoolTable
+from pool_managerd.config.supervision import SupervisionTable
 from pool_managerd.core.attempts import AttemptFailure, ErrorKind
 from pool_managerd.core.replica import PoolState, Reason
 from pool_managerd.engines.port import (

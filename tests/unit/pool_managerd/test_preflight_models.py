@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pool_managerd.config import PoolTable
-from pool_managerd.config_llama import LlamaServerTable
+from pool_managerd.config.llama import LlamaServerTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.engines.gguf_file import gguf_digest
 from pool_managerd.engines.port import PreloadError
 from pool_managerd.preflight import NoPreflight

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from faults.simulation.virtual_time import VirtualLoop
-from pool_managerd.config_supervision import SupervisionTable
+from pool_managerd.config.supervision import SupervisionTable
 from pool_managerd.watching import until_unhealthy
 from tests.integration.pool_managerd.fakes import ScriptedEngine
 

@@ -16,7 +16,7 @@ from orchestrator_core.artifacts.description import Description
 from orchestrator_core.artifacts.files import ArtifactFiles, Incoming
 from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.artifacts.upload import uploading
-from orchestrator_core.config_schema import ArtifactsTable
+from orchestrator_core.config.storage import ArtifactsTable
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.store.artifact import ArtifactKind
 from orchestrator_core.store.memory import MemoryStore

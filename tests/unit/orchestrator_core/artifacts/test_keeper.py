@@ -14,7 +14,7 @@ from orchestrator_core.artifacts.index import Query
 from orchestrator_core.artifacts.inventory import WRITE_TRIES
 from orchestrator_core.artifacts.keeper import Artifacts
 from orchestrator_core.artifacts.upload import uploading
-from orchestrator_core.config_schema import ArtifactsTable
+from orchestrator_core.config.storage import ArtifactsTable
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.store.artifact import ArtifactKind, ArtifactRecord

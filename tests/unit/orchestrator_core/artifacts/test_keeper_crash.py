@@ -12,7 +12,7 @@ from orchestrator_core import failpoints
 from orchestrator_core.artifacts.files import ArtifactFiles
 from orchestrator_core.artifacts.index import Query
 from orchestrator_core.artifacts.keeper import Artifacts
-from orchestrator_core.config_schema import ArtifactsTable
+from orchestrator_core.config.storage import ArtifactsTable
 from orchestrator_core.store.sqlite import SqliteStore
 
 ROOT = Path(__file__).parents[4]

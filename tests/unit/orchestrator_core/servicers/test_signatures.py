@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from orchestrator_core.config import Config
+from orchestrator_core.config.schema import Config
 from orchestrator_core.servicers import signatures
 from orchestrator_core.servicers.signatures import (
     Checked,

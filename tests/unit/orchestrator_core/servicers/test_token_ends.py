@@ -8,7 +8,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from orchestrator_core.auth.tokens import Role, TokenEntry, Tokens
-from orchestrator_core.config import Config, ConfigError, load_config, to_toml, tokens
+from orchestrator_core.config.derived import tokens
+from orchestrator_core.config.loading import load_config
+from orchestrator_core.config.problems import ConfigError
+from orchestrator_core.config.schema import Config
+from orchestrator_core.config.text import to_toml
 from orchestrator_core.core.outcome import Reason
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.servicers.token_ends import DAY_S, ExpiryWarnings, OpenStreams

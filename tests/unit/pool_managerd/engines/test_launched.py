@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pool_managerd.config import PoolTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.engines import launched as launched_module
 from pool_managerd.engines.launched import PORT_TRIES, LaunchedEngine, LaunchSpec, filled
 from pool_managerd.engines.port import (
@@ -36,7 +36,7 @@ WAIT_S = 20.0
 MARK = "LLAMAORCH_TEST_MARK"
 PARENT = """
 import asyncio, sys
-from pool_managerd.config import PoolTable
+from pool_managerd.config.schema import PoolTable
 from pool_managerd.factory import make_engine
 
 async def main():

@@ -1,6 +1,6 @@
 """What can be configured: every table, and which values go together.
 
-The tables of one subject are in `config_SUBJECT.py`. HME-003, ORCH-3030, ORCH-3035, HME-002,
+The tables of one subject are in the module of that name. HME-003, ORCH-3030, ORCH-3035, HME-002,
 AUTH-1002.
 """
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator_core.config_access import (
+from orchestrator_core.config.access import (
     AuthTable,
     OutboundTable,
     TlsTable,
@@ -18,23 +18,11 @@ from orchestrator_core.config_access import (
     tls_problems,
     token_problems,
 )
-from orchestrator_core.config_admission import AdmissionTable, QueueTable, ThrottleTable
-from orchestrator_core.config_catalog import CatalogTable
-from orchestrator_core.config_storage import ArtifactsTable, RecorderTable, StoreTable
-from orchestrator_core.config_table import DAY_MS, Live, Table
-from orchestrator_core.config_work import JobsTable, PlacementTable, PoolsTable, SessionsTable
-
-__all__ = [
-    "ENVIRONMENT_KEYS",
-    "AdmissionTable",
-    "Config",
-    "JobsTable",
-    "OutboundTable",
-    "PoolsTable",
-    "Table",
-    "ThrottleTable",
-    "loopback_bind",
-]
+from orchestrator_core.config.admission import AdmissionTable, QueueTable, ThrottleTable
+from orchestrator_core.config.catalog import CatalogTable
+from orchestrator_core.config.storage import ArtifactsTable, RecorderTable, StoreTable
+from orchestrator_core.config.table import DAY_MS, Live, Table
+from orchestrator_core.config.work import JobsTable, PlacementTable, PoolsTable, SessionsTable
 
 _ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):[0-9]{1,5}$"
 _PORT_MAX = 65_535

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pool_managerd.config_launch import HttpTable, LaunchTable
-from pool_managerd.config_table import Milliseconds, Table
+from pool_managerd.config.launch import HttpTable, LaunchTable
+from pool_managerd.config.table import Milliseconds, Table
 from pool_managerd.core.model_ref import REF_CHARS_MAX, parse_model_ref
 
 KvType = Literal["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]

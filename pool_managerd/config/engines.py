@@ -4,15 +4,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pool_managerd.config_launch import AttachingTable, HttpTable
-from pool_managerd.config_llama import (
+from pool_managerd.config.launch import AttachingTable, HttpTable
+from pool_managerd.config.llama import (
     NO_DRAFT,
     EmbeddedTable,
     LlamaCppSettings,
     LlamaServerTable,
     check_launch_files,
 )
-from pool_managerd.config_table import Milliseconds, Table
+from pool_managerd.config.table import Milliseconds, Table
 from pool_managerd.engines.openai_flavors import FlavorName
 from pool_managerd.engines.triton_profiles import INPUT_FIELDS, OUTPUT_FIELDS
 

@@ -4,18 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator_core.config import (
-    Config,
-    ConfigError,
-    core_config,
-    load,
-    load_config,
-    reference,
-    to_toml,
-)
+from orchestrator_core.config.derived import core_config
+from orchestrator_core.config.loading import load, load_config
+from orchestrator_core.config.problems import ConfigError
+from orchestrator_core.config.schema import Config
+from orchestrator_core.config.text import reference, to_toml
 from orchestrator_core.core.config import CoreConfig, Limits, QueuePolicy
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "configuration.md"
+DOCUMENT = Path(__file__).parents[4] / "docs" / "configuration.md"
 OTLP = "http://127.0.0.1:4317"
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from orchestrator_core.config_table import DAY_MS, Live, Milliseconds, Table
+from orchestrator_core.config.table import DAY_MS, Live, Milliseconds, Table
 
 
 class StoreTable(Table):

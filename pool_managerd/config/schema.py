@@ -1,7 +1,6 @@
 """Configuration: its tables, and what has to be true of them together. ORCH-3035, HME-002.
 
-Engines, models, supervision and security have modules of their own; `config_loading` reads the
-file.
+Engines, models, supervision and security have modules of their own; `loading` reads the file.
 """
 
 import socket
@@ -9,20 +8,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pool_managerd.config_engines import EngineTable, OpenAiTable, TritonTable
-from pool_managerd.config_launch import AttachingTable
-from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedTable, LlamaServerTable
-from pool_managerd.config_models import ModelsTable, OutboundTable
-from pool_managerd.config_security import (
+from pool_managerd.config.engines import EngineTable, OpenAiTable, TritonTable
+from pool_managerd.config.launch import AttachingTable
+from pool_managerd.config.llama import LAUNCH_FILES, EmbeddedTable, LlamaServerTable
+from pool_managerd.config.models import ModelsTable, OutboundTable
+from pool_managerd.config.security import (
     AuthTable,
     LinkAccess,
     ServerTlsTable,
     link_problems,
     listen_problems,
 )
-from pool_managerd.config_supervision import BackoffTable, EngineLogsTable, SupervisionTable
-from pool_managerd.config_table import Live, Milliseconds, Table
-from pool_managerd.errors import PoolManagerError
+from pool_managerd.config.supervision import BackoffTable, EngineLogsTable, SupervisionTable
+from pool_managerd.config.table import Live, Milliseconds, Table
 
 _ID = r"^[A-Za-z0-9._:-]{1,128}$"
 _ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):[0-9]{1,5}$"
@@ -44,14 +42,6 @@ _NEEDS = {
     "draft_model_path": "engine.draft_model_path",
     "ctx_max": "engine.ctx_max; of a llama_server there is {ctx_total}",
 }
-
-
-class ConfigError(PoolManagerError):
-    """The configuration cannot be used. `problems` names every key that is wrong, and why."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = tuple(problems)
 
 
 class PoolTable(Table):

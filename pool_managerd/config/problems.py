@@ -4,7 +4,16 @@ import difflib
 import types
 import typing
 
-from pool_managerd.config_table import Table
+from pool_managerd.config.table import Table
+from pool_managerd.errors import PoolManagerError
+
+
+class ConfigError(PoolManagerError):
+    """The configuration cannot be used. `problems` names every key that is wrong, and why."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
 
 
 def problem(item: typing.Any, root: type[Table]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field
 
 from orchestrator_core.auth.tokens import HOST_ID_PATTERN, NAME_PATTERN
-from orchestrator_core.config_table import Hidden, Live, Table
+from orchestrator_core.config.table import Hidden, Live, Table
 from orchestrator_core.core.outbound import Unreadable, read_pattern
 
 

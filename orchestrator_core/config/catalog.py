@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator_core.auth.tokens import NAME_PATTERN
-from orchestrator_core.config_table import Live, Table
+from orchestrator_core.config.table import Live, Table
 
 
 class TrustedKeyTable(Table):

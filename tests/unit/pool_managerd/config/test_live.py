@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from pool_managerd.config import Config
-from pool_managerd.config_loading import load_config
-from pool_managerd.live_config import LiveConfig
+from pool_managerd.config.live import LiveConfig
+from pool_managerd.config.loading import load_config
+from pool_managerd.config.schema import Config
 from pool_managerd.telemetry import Telemetry
 
 

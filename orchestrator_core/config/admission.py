@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from orchestrator_core.config_table import LIMIT_MAX, Live, Milliseconds, Table
+from orchestrator_core.config.table import LIMIT_MAX, Live, Milliseconds, Table
 
 Policy = Literal["reject", "reject-new", "drop-lru", "shed-low-priority", "fail-fast"]
 

@@ -9,8 +9,10 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator_core.config import Config, ConfigError, ConfigSource
-from orchestrator_core.config_changes import Change, changes, merged, settings
+from orchestrator_core.config.changes import Change, changes, merged, settings
+from orchestrator_core.config.loading import ConfigSource
+from orchestrator_core.config.problems import ConfigError
+from orchestrator_core.config.schema import Config
 
 Commit = Callable[[], None]
 

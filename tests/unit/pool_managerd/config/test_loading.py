@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pool_managerd.config import ConfigError
-from pool_managerd.config_engines import OllamaTable, OpenAiTable
-from pool_managerd.config_llama import EmbeddedTable, LlamaServerTable
-from pool_managerd.config_loading import load_config
-from pool_managerd.config_text import configuration_table, to_toml
+from pool_managerd.config.engines import OllamaTable, OpenAiTable
+from pool_managerd.config.llama import EmbeddedTable, LlamaServerTable
+from pool_managerd.config.loading import load_config
+from pool_managerd.config.problems import ConfigError
+from pool_managerd.config.text import configuration_table, to_toml
 from pool_managerd.credentials import LinkCredentials
 
 MINIMAL = """
@@ -18,7 +18,7 @@ devices = "cpu"
 pool_id = "p0"
 engine = { kind = "embedded", model_path = "m.gguf", model_id = "tiny" }
 """
-DOCS = Path(__file__).parents[3] / "docs" / "pool-managerd.md"
+DOCS = Path(__file__).parents[4] / "docs" / "pool-managerd.md"
 
 
 def problems(tmp_path: Path, text: str) -> tuple[str, ...]:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
 
-from pool_managerd.config import Config, ConfigError, PoolTable
-from pool_managerd.config_engines import EngineTable
-from pool_managerd.config_launch import AttachingTable, LaunchTable
-from pool_managerd.config_llama import LAUNCH_FILES, EmbeddedTable
-from pool_managerd.config_problems import problem
-from pool_managerd.config_security import resolved_access, resolved_files, trace_problems
+from pool_managerd.config.engines import EngineTable
+from pool_managerd.config.launch import AttachingTable, LaunchTable
+from pool_managerd.config.llama import LAUNCH_FILES, EmbeddedTable
+from pool_managerd.config.problems import ConfigError, problem
+from pool_managerd.config.schema import Config, PoolTable
+from pool_managerd.config.security import resolved_access, resolved_files, trace_problems
 
 
 def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pool_managerd.config import PoolTable
-from pool_managerd.config_engines import OllamaTable
+from pool_managerd.config.engines import OllamaTable
+from pool_managerd.config.schema import PoolTable
 
 HERE = "http://127.0.0.1:1"
 

@@ -7,8 +7,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pool_managerd.config import Config, ConfigError
-from pool_managerd.config_changes import changes, merged
+from pool_managerd.config.changes import changes, merged
+from pool_managerd.config.problems import ConfigError
+from pool_managerd.config.schema import Config
 from pool_managerd.telemetry import SPAN_CONFIG_RELOAD, Telemetry, log
 from pool_managerd.telemetry.names import CHANGED_KEYS, WAITING_KEYS
 from pool_managerd.threads import in_thread

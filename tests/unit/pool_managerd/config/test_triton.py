@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pool_managerd.config import Config, ConfigError
-from pool_managerd.config_loading import load_config
-from pool_managerd.config_text import to_toml
+from pool_managerd.config.loading import load_config
+from pool_managerd.config.problems import ConfigError
+from pool_managerd.config.schema import Config
+from pool_managerd.config.text import to_toml
 from pool_managerd.factory import make_engine
 from tests.conformance.triton_replay import replay_server
 

@@ -12,9 +12,9 @@ from pydantic import AwareDatetime, BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from pool_managerd.config import Config
-from pool_managerd.config_problems import tables_in
-from pool_managerd.config_table import LIVE
+from pool_managerd.config.problems import tables_in
+from pool_managerd.config.schema import Config
+from pool_managerd.config.table import LIVE
 
 
 def to_toml(config: Config) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, SecretStr, model_validator
 
-from pool_managerd.config_table import Milliseconds, Table
+from pool_managerd.config.table import Milliseconds, Table
 from pool_managerd.core.model_ref import REF_CHARS_MAX, parse_model_ref
 
 PLACEHOLDERS = frozenset(

@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic import AwareDatetime
 from pydantic.fields import FieldInfo
 
-from orchestrator_core.config_schema import ENVIRONMENT_KEYS, Config
-from orchestrator_core.config_table import LIVE, Table
+from orchestrator_core.config.schema import ENVIRONMENT_KEYS, Config
+from orchestrator_core.config.table import LIVE, Table
 
 # Source: toml.io v1.0.0, Keys.
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, SecretStr
 
-from pool_managerd.config_table import Hidden, Live, Table
+from pool_managerd.config.table import Hidden, Live, Table
 
 NAME_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
 PLAINTEXT = "set {tls}, or {table}.allow_plaintext = true where the network is trusted"

@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from pool_managerd.config_table import Milliseconds, Table
+from pool_managerd.config.table import Milliseconds, Table
 
 
 class BackoffTable(Table):

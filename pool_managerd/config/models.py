@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from pool_managerd.config_table import Live, Milliseconds, Table
+from pool_managerd.config.table import Live, Milliseconds, Table
 
 
 class ModelsTable(Table):
