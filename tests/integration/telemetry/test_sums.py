@@ -1,8 +1,10 @@
 """Counts add up in every scrape, while jobs come and end in every way. ORCH-3028."""
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from llamaorch_client import (
     JobState,
     LlamaOrchError,
     Priority,
+    ReloadOutcome,
     RetryOptions,
     Sampling,
 )
@@ -20,6 +23,7 @@ from tests.integration.telemetry.both import WAIT_S, Both, both, parsed, start_o
 OUTCOMES = ("finished", "cancelled", "dropped", "expired", "failed", "retracted")
 CLIENTS = 4
 JOBS_EACH = 30
+RESTARTS = 3
 ONCE = ClientOptions(retry=RetryOptions(attempts_max=1))
 
 
@@ -64,9 +68,15 @@ async def run_client(running: Both, seed: int) -> None:
             except LlamaOrchError:
                 continue
             if kind == "cancel":
-                await client.cancel(receipt.job_id)
+                await _cancel(client, receipt.job_id)
             elif kind == "finish":
                 await _outcome(client, receipt.job_id)
+
+
+async def _cancel(client: AsyncClient, job_id: str) -> None:
+    # A server that is started anew takes it a moment later, or never: the job ends all the same.
+    with contextlib.suppress(LlamaOrchError):
+        await client.cancel(job_id)
 
 
 async def _outcome(client: AsyncClient, job_id: str) -> None:
@@ -108,3 +118,40 @@ async def test_what_was_enqueued_has_ended_or_lives_in_every_scrape(tmp_path: Pa
     assert all(seen[name] for name in ("finished", "cancelled", "dropped", "expired", "failed"))
     assert after["live"] == seen["live"] >= 3
     assert done["cancelled"] == states.count(JobState.CANCELLED) >= 1
+
+
+async def _ready(client: AsyncClient) -> None:
+    """The host is back after a restart."""
+    async with aclosing(client.watch_pools()) as told:
+        async for pools in told:
+            if any(pool.state == "READY" for pool in pools):
+                return
+
+
+async def test_sums_close_while_pools_are_reloaded_and_the_orchestrator_restarts(
+    tmp_path: Path,
+) -> None:
+    """An engine that is replaced under its jobs, drains, and three restarts under load."""
+    queue = {"capacity": 8}
+    async with both(tmp_path, queue=queue) as running, asyncio.timeout(3 * WAIT_S):
+        address = running.address
+        load = asyncio.gather(*(run_client(running, seed) for seed in range(CLIENTS)))
+        outcomes: list[ReloadOutcome] = []
+        while not load.done() or len(outcomes) < RESTARTS:
+            async with AsyncClient(address) as client:
+                await _ready(client)
+                reloaded = await client.reload_pool("mock", timeout_s=0.02)
+                outcomes.append(reloaded.outcome)
+                await _check_sums(running)
+                await client.drain_pool("mock", timeout_s=0)
+                await _check_sums(running)
+                await client.undrain_pool("mock")
+            seen = await _check_sums(running)
+            if len(outcomes) <= RESTARTS:
+                await running.orchestrator.stop()
+                running.orchestrator = await start_orchestrator(tmp_path, address, queue=queue)
+                await _check_sums(running)
+        await load
+
+    assert seen.total() > 0
+    assert set(outcomes) == {ReloadOutcome.DONE}
