@@ -73,6 +73,11 @@ async def run_client(running: Both, seed: int) -> None:
                 await _outcome(client, receipt.job_id)
 
 
+async def _for_ever(running: Both, seed: int) -> None:
+    while True:
+        await run_client(running, seed)
+
+
 async def _cancel(client: AsyncClient, job_id: str) -> None:
     # A server that is started anew takes it a moment later, or never: the job ends all the same.
     with contextlib.suppress(LlamaOrchError):
@@ -135,9 +140,9 @@ async def test_sums_close_while_pools_are_reloaded_and_the_orchestrator_restarts
     queue = {"capacity": 8}
     async with both(tmp_path, queue=queue) as running, asyncio.timeout(3 * WAIT_S):
         address = running.address
-        load = asyncio.gather(*(run_client(running, seed) for seed in range(CLIENTS)))
-        outcomes: list[ReloadOutcome] = []
-        while not load.done() or len(outcomes) < RESTARTS:
+        load = asyncio.gather(*(_for_ever(running, seed) for seed in range(CLIENTS)))
+        outcomes = []
+        for _ in range(RESTARTS):
             async with AsyncClient(address) as client:
                 await _ready(client)
                 reloaded = await client.reload_pool("mock", timeout_s=0.02)
@@ -146,12 +151,13 @@ async def test_sums_close_while_pools_are_reloaded_and_the_orchestrator_restarts
                 await client.drain_pool("mock", timeout_s=0)
                 await _check_sums(running)
                 await client.undrain_pool("mock")
-            seen = await _check_sums(running)
-            if len(outcomes) <= RESTARTS:
-                await running.orchestrator.stop()
-                running.orchestrator = await start_orchestrator(tmp_path, address, queue=queue)
-                await _check_sums(running)
-        await load
+            await _check_sums(running)
+            await running.orchestrator.stop()
+            running.orchestrator = await start_orchestrator(tmp_path, address, queue=queue)
+            await _check_sums(running)
+        assert not load.done()
+        load.cancel()
+        seen = await _check_sums(running)
 
     assert seen.total() > 0
     assert set(outcomes) == {ReloadOutcome.DONE}
