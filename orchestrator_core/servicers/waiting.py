@@ -14,11 +14,11 @@ from orchestrator_core.core.machine import Core
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.servicers.waiting_words import (
-    DETAIL_CHARS_MAX,
     POOLS_NAMED,
     REMEDIES,
     SHORT,
     Obstacle,
+    cut,
     details,
     lack,
     named,
@@ -166,7 +166,7 @@ def _cause(core: Core, job: Job, obstacle: Obstacle, met: Sequence[tuple[Exclusi
     ids = [exclusion.pool_id for exclusion, _ in met]
     by_detail: dict[str, list[str]] = {}
     for exclusion, detail in met:
-        by_detail.setdefault(detail[:DETAIL_CHARS_MAX], []).append(exclusion.pool_id)
+        by_detail.setdefault(cut(detail), []).append(exclusion.pool_id)
     count = len(ids)
     pools = "1 pool" if count == 1 else f"{count} pools"
     sentence = f"{pools} {obstacle.value}: {details(by_detail)}"
@@ -190,19 +190,20 @@ def _summary(
     """The short answer, and what would help where no cause says it."""
     if core.draining:
         return "orchestratord shuts down: the job waits for its next start.", ""
-    due_ms, awaited = core.hosts_due_ms - now_ms, ""
+    due_ms = core.hosts_due_ms - now_ms
     if due_ms > 0 and _NOT_FOR_IT.issuperset(met):
-        awaited = (
-            " orchestratord was restarted, and not all hosts may be back yet: they have "
-            f"{span(due_ms)} more."
+        back = (
+            "No pool that could serve it is back yet: orchestratord was restarted, and hosts that "
+            f"are on their way have {span(due_ms)} more."
         )
+        return f"{back}{_place(core, job)}", ""
     if not core.pools:
         remedy = "start pool-managerd on a GPU host, with the address of this orchestratord"
-        return f"No pool is registered.{awaited}", remedy
+        return f"No pool is registered.{_place(core, job)}", remedy
     if lacking < len(core.pools):
         return f"A slot is free, and offered to jobs before it first.{_place(core, job)}", ""
     nearest = next(each for each in Obstacle if each in met)
-    return f"{SHORT[nearest]}.{_place(core, job)}{awaited}", ""
+    return f"{SHORT[nearest]}.{_place(core, job)}", ""
 
 
 _NOT_FOR_IT = frozenset({Obstacle.OTHER_SET, Obstacle.LACKS, Obstacle.OTHER_MODEL})

@@ -102,7 +102,7 @@ def lack(shortfall: Shortfall) -> str:
     """What a pool lacks, with both sides."""
     what = _WHAT.get(shortfall.reason, shortfall.reason.value)
     required, offered = shortfall.required, shortfall.offered
-    if shortfall.reason in _BYTES:
+    if shortfall.reason in _BYTES and _gib(required) != _gib(offered):
         required, offered = _gib(required), _gib(offered)
     return f"{what}: needs {required}, has {offered or 'none'}"
 
@@ -128,6 +128,11 @@ def details(by_detail: Mapping[str, Sequence[str]]) -> str:
         pools = sum(len(ids) for _, ids in rest)
         told.append(f"and {pools} more for {len(rest)} other reasons")
     return "; ".join(told)
+
+
+def cut(detail: str) -> str:
+    """What a host says at length, in short: the page of its pool has all of it."""
+    return detail if len(detail) <= DETAIL_CHARS_MAX else f"{detail[: DETAIL_CHARS_MAX - 1]}…"
 
 
 def named(ids: Sequence[str]) -> str:

@@ -24,16 +24,18 @@ const timely = (text) => text.replace(/\b\d{13}\b/g, (ms) => clock(Number(ms)));
 
 const BYTES = new Set(["vram_total", "kv_total", "kv_room", "device_share"]);
 
-function side(reason, text) {
-  if (!text) return "–";
-  const bytes = BYTES.has(reason) && /^(\d+)( .*)?$/.exec(text);
+function memory(text) {
+  const bytes = /^(\d+)( .*)?$/.exec(text);
   return bytes ? `${gib(Number(bytes[1]))} GiB${bytes[2] ?? ""}` : text;
 }
 
-function sides(lack) {
-  const { reason, required, offered } = lack;
+function sides({ reason, required, offered }) {
   if (!required && !offered) return plain(reason);
-  return timely(`${plain(reason)}: needs ${side(reason, required)}, has ${side(reason, offered)}`);
+  let both = [required, offered];
+  // What differs by less than is shown is told to the byte.
+  if (BYTES.has(reason) && memory(required) !== memory(offered)) both = both.map(memory);
+  const [needs, has] = both.map((text) => text || "–");
+  return timely(`${plain(reason)}: needs ${needs}, has ${has}`);
 }
 
 function lackList(excluded, total) {

@@ -124,6 +124,13 @@ def test_pools_that_lack_the_same_share_a_row() -> None:
     ]
 
 
+def test_what_differs_by_a_byte_is_told_to_the_byte() -> None:
+    """Needs 6.0 GiB, has 6.0 GiB would be no answer."""
+    excluded = [lacking("p", ExclusionReason.KV_ROOM, str(6 * 2**30), str(6 * 2**30 - 1))]
+
+    assert deciding.exclusions(excluded) == [("p", "KV_ROOM", "6442450944", "6442450943")]
+
+
 def test_pools_of_which_each_lacks_something_else_are_counted_in_the_end() -> None:
     """The table stays within a screen."""
     excluded = [lacking(f"p{n}", ExclusionReason.CONTEXT, "99", str(n)) for n in range(90)]

@@ -120,12 +120,7 @@ def exclusions(excluded: Sequence[Exclusion]) -> Rows:
         groups.setdefault(item.shortfalls, []).append(item.pool_id)
     ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
     rows = [
-        (
-            named(pool_ids) if index == 0 else "",
-            shortfall.reason.value,
-            _side(shortfall, shortfall.required),
-            _side(shortfall, shortfall.offered),
-        )
+        (named(pool_ids) if index == 0 else "", shortfall.reason.value, *_sides(shortfall))
         for shortfalls, pool_ids in ordered[:GROUPS_SHOWN]
         for index, shortfall in enumerate(shortfalls)
     ]
@@ -133,13 +128,20 @@ def exclusions(excluded: Sequence[Exclusion]) -> Rows:
     return [*rows, (f"{rest} more", "(--json has them)", "", "")] if rest else rows
 
 
-def _side(shortfall: Shortfall, text: str) -> str:
-    """What is needed or offered, as people read it."""
+def _sides(shortfall: Shortfall) -> tuple[str, str]:
+    """What is needed and offered, as people read it."""
+    raw = shortfall.required, shortfall.offered
+    if shortfall.reason in _BYTES:
+        needs, has = map(_memory, raw)
+        # What differs by less than is shown is told to the byte.
+        raw = (needs, has) if needs != has else raw
+    needs, has = (_INSTANT.sub(_clock, text) or UNKNOWN for text in raw)
+    return needs, has
+
+
+def _memory(text: str) -> str:
     number, _, rest = text.partition(" ")
-    if shortfall.reason in _BYTES and number.isdecimal():
-        return f"{gib(int(number))} {rest}".strip()
-    # The scheduler's clock counts milliseconds since 1970.
-    return _INSTANT.sub(_clock, text) or UNKNOWN
+    return f"{gib(int(number))} {rest}".strip() if number.isdecimal() else text
 
 
 def _clock(instant: re.Match[str]) -> str:

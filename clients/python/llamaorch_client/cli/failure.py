@@ -116,8 +116,13 @@ def sentences(
     if isinstance(error, AccessError):
         return [_access_refused(error, token)]
     message, fields = _fields(error, words)
-    shortfalls = error.shortfalls if isinstance(error, IncompatibleError) else ()
+    told = isinstance(error, IncompatibleError) and _told_below(error)
+    shortfalls = error.shortfalls if isinstance(error, IncompatibleError) and told else ()
     return [_sentence(error, words.sentence(message), server), *fields, *_lacks(shortfalls)]
+
+
+def _told_below(error: IncompatibleError) -> bool:
+    return any(item.kind != "MODEL" for item in error.shortfalls)
 
 
 def _lacks(shortfalls: Sequence[PoolShortfall]) -> list[str]:
@@ -173,8 +178,8 @@ def _sentence(error: LlamaOrchError, message: str, server: str) -> str:
         case InvalidParamsError():
             text = f"the request was refused: {message}"
         case IncompatibleError():
-            # The shortfalls follow, line by line.
-            told = "" if error.shortfalls else f" {message}"
+            # What lines below it do not tell: a model that nobody has is said with those there are.
+            told = "" if _told_below(error) else f" {message}"
             text = f"no pool can ever serve the job:{told}"
         case CatalogError() | DuplicateError() | InUseError() | DataLossError():
             text = message
@@ -243,10 +248,9 @@ def _unavailable(error: UnavailableError, server: str) -> str:
     if error.reason in ("POOL_UNAVAILABLE", "POOL_UNREADY"):
         # What the server itself advises after it is said here in the words of this command.
         why = error.message.partition("; start a pool-managerd")[0]
-        return (
-            f"{server} has no pool ready: {why}; start pool-managerd on a GPU host and point it at "
-            "this server, or see `llorch pools`"
-        )
+        none = why.startswith("no pool is registered")
+        start = "start pool-managerd on a GPU host and point it at this server, or " if none else ""
+        return f"{server} has no pool ready: {why}; {start}see `llorch pools`"
     if error.reason != error.code:
         return f"{server} cannot work now: {error.reason}: {error.message}"
     for sign, sentence in _CONNECTION_SENTENCES.items():

@@ -88,6 +88,20 @@ def test_trouble_stands_in_the_first_line() -> None:
     assert "connecting" in plain(Screen("s"))[0]
 
 
+def test_the_first_line_says_how_many_pools_are_ready_unless_all_are() -> None:
+    """Whether it is healthy is seen without reading the table; what is away has no free slots."""
+    screen = sample.busy()
+    well = plain(screen)[0]
+    screen.pools = [*screen.pools, sample.pool("away", "DISCONNECTED", connected=False)]
+
+    lines = plain(screen)
+
+    assert "pools" not in well
+    assert lines[0].endswith("2 running, 3 waiting, 2 of 3 pools ready")
+    (away,) = [line for line in lines if "DISCONNECTED" in line]
+    assert not re.search(r"\d/\d", away.partition("DISCONNECTED")[2][:12])
+
+
 def test_pools_in_trouble_come_first() -> None:
     """Of a hundred a terminal shows five, and nobody scrolls there."""
     pools = [sample.pool(f"gpu-{number:03}") for number in range(100)]

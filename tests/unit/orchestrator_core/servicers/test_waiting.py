@@ -213,9 +213,21 @@ def test_after_a_restart_it_is_said_that_hosts_may_be_on_their_way(
 
     told = why(bench, "waits")
 
-    assert told.summary.endswith(
-        " orchestratord was restarted, and not all hosts may be back yet: they have 15.0 s more."
+    assert told.summary == (
+        "No pool that could serve it is back yet: orchestratord was restarted, and hosts that are "
+        "on their way have 15.0 s more. It is number 2 in line (interactive); when it starts is "
+        "not known."
     )
-    first = "No registered pool has its model any more" if others else "No pool is registered"
-    assert told.summary.startswith(f"{first}.")
-    assert bool(told.remedy) is not bool(others)
+
+
+def test_without_any_pool_it_is_said_what_to_start() -> None:
+    """The host of the only pool was away for too long, or was never there."""
+    bench = Bench(snapshot("gpu-a"))
+    bench.enqueue("runs", "waits")
+    bench.register(host="h")
+
+    told = why(bench, "waits")
+
+    assert told.summary.startswith("No pool is registered. It is number ")
+    assert told.remedy.startswith("start pool-managerd on a GPU host")
+    assert told.causes == ()
