@@ -221,8 +221,8 @@ def _lacking(state: State, spec: JobSpec, exclusions: tuple[Exclusion, ...]) -> 
 
 
 def _lack(shortfall: Shortfall) -> str:
-    offered = shortfall.offered or "none"
-    return f"{shortfall.reason.value} needs {shortfall.required}, offers {offered}"
+    required, offered = shortfall.sides
+    return f"{shortfall.reason.value} needs {required}, offers {offered or 'none'}"
 
 
 def _pools(ids: list[str]) -> str:

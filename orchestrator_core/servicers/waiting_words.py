@@ -8,17 +8,16 @@ from orchestrator_core.core.decision import ExclusionReason, Shortfall
 POOLS_NAMED = 3
 DETAILS_TOLD = 4
 DETAIL_CHARS_MAX = 200
-_GIB = 2**30
 _MS_PER_S, _S_PER_MIN, _MIN_PER_H = 1_000, 60, 60
 
 
 class Obstacle(enum.Enum):
     """What keeps a pool from a waiting job, the nearest to being over first."""
 
-    BUSY = "without a free slot"
-    ROOM = "with too little free memory"
-    RESERVED = "kept for an older job"
     DECLINED = "slower than one worth waiting for"
+    RESERVED = "kept for an older job"
+    ROOM = "with too little free memory"
+    BUSY = "without a free slot"
     CLOSED = "that refused it a moment ago"
     STARTING = "starting"
     STALE = "not heard of for too long"
@@ -74,14 +73,6 @@ REMEDIES = {
 }
 
 
-_BYTES = frozenset(
-    {
-        ExclusionReason.VRAM_TOTAL,
-        ExclusionReason.KV_TOTAL,
-        ExclusionReason.KV_ROOM,
-        ExclusionReason.DEVICE_SHARE,
-    }
-)
 _WHAT = {
     ExclusionReason.MODEL: "the model's digest",
     ExclusionReason.ENGINE: "engine",
@@ -101,19 +92,8 @@ _WHAT = {
 def lack(shortfall: Shortfall) -> str:
     """What a pool lacks, with both sides."""
     what = _WHAT.get(shortfall.reason, shortfall.reason.value)
-    required, offered = shortfall.required, shortfall.offered
-    if shortfall.reason in _BYTES and _gib(required) != _gib(offered):
-        required, offered = _gib(required), _gib(offered)
+    required, offered = shortfall.sides
     return f"{what}: needs {required}, has {offered or 'none'}"
-
-
-def _gib(text: str) -> str:
-    """A number of bytes as people read it; whatever follows it stays."""
-    number, _, rest = text.partition(" ")
-    if not number.isdecimal():
-        return text
-    told = f"{int(number) / _GIB:.2f} GiB"
-    return f"{told} {rest}".strip()
 
 
 def details(by_detail: Mapping[str, Sequence[str]]) -> str:

@@ -250,6 +250,27 @@ def test_what_many_pools_lack_is_a_line() -> None:
     ]
 
 
+def test_memory_that_no_pool_has_is_told_in_gib() -> None:
+    """Nobody counts the digits of bytes."""
+    lacks = (PoolShortfall("p", "VRAM_TOTAL", f"needs {24 << 30}, offers {8 << 30}"),)
+    detail = ErrorDetail("none", "INCOMPATIBLE_DEVICE_MASK")
+
+    assert sentences(IncompatibleError(replace(detail, shortfalls=lacks)), "box:7070")[1:] == [
+        "  p: VRAM_TOTAL: needs 24.0 GiB, offers 8.0 GiB"
+    ]
+
+
+def test_what_to_change_is_told_before_what_pools_lack() -> None:
+    """A job that is too long is told which field of it."""
+    lacks = (PoolShortfall("p", "CONTEXT", "needs 100157, offers 2048"),)
+    detail = ErrorDetail("spec.sampling.max_tokens must be at most 1891", "INCOMPATIBLE_MODEL")
+
+    assert sentences(IncompatibleError(replace(detail, shortfalls=lacks)), "box:7070") == [
+        "no pool can ever serve the job: spec.sampling.max_tokens must be at most 1891",
+        "  p: CONTEXT: needs 100157, offers 2048",
+    ]
+
+
 def test_a_mistyped_model_is_answered_with_those_there_are() -> None:
     """In the server's sentence, without what each pool has instead."""
     lacks = tuple(PoolShortfall(f"p{n}", "MODEL", "needs tinny, offers tiny") for n in range(9))

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors as people read them: one sentence with what to change, and the exit code."""
 
+import re
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
 from llamaorch_client.address import DEFAULT_PORT
-from llamaorch_client.cli.cells import named
+from llamaorch_client.cli.cells import gib, named
 from llamaorch_client.cli.output import plain
 from llamaorch_client.cli.wording import Wording
 from llamaorch_client.errors import (
@@ -31,6 +32,10 @@ LARGE = 100
 SECOND_MS = 1000
 # Of what pools lack for a job that none can serve.
 LACKS_SHOWN = 12
+# How the server begins where it has nothing to tell but what each pool lacks.
+_EACH = "none of the "
+_OF_MEMORY = frozenset({"VRAM_TOTAL", "KV_TOTAL", "KV_ROOM", "DEVICE_SHARE"})
+_BYTES = re.compile(r"\b\d{8,}\b")
 AS_SENT = Wording()
 TOKEN_VARIABLE = "LLORCH_TOKEN"  # noqa: S105 - the name of the variable
 
@@ -129,7 +134,10 @@ def _lacks(shortfalls: Sequence[PoolShortfall]) -> list[str]:
     """What pools lack, a line for all that lack the same; the most first."""
     groups: dict[str, list[str]] = {}
     for item in shortfalls:
-        groups.setdefault(f"{item.kind}: {item.description}", []).append(item.pool_id)
+        told = item.description
+        if item.kind in _OF_MEMORY:
+            told = _BYTES.sub(lambda match: gib(int(match[0])), told)
+        groups.setdefault(f"{item.kind}: {told}", []).append(item.pool_id)
     ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
     lines = [f"  {named(pool_ids)}: {lack}" for lack, pool_ids in ordered[:LACKS_SHOWN]]
     hidden = len(ordered) - LACKS_SHOWN
@@ -178,8 +186,8 @@ def _sentence(error: LlamaOrchError, message: str, server: str) -> str:
         case InvalidParamsError():
             text = f"the request was refused: {message}"
         case IncompatibleError():
-            # What lines below it do not tell: a model that nobody has is said with those there are.
-            told = "" if _told_below(error) else f" {message}"
+            # Lines below it tell what each pool lacks; what to change instead stands here.
+            told = "" if _told_below(error) and message.startswith(_EACH) else f" {message}"
             text = f"no pool can ever serve the job:{told}"
         case CatalogError() | DuplicateError() | InUseError() | DataLossError():
             text = message

@@ -74,6 +74,17 @@ def test_pools_that_lack_the_same_are_told_together() -> None:
     )
 
 
+def test_memory_is_told_in_gib_unless_that_hides_the_difference() -> None:
+    """Both sides of a shortfall are read by people."""
+    bench = Bench(snapshot("p", vram_total_bytes=8 << 30))
+
+    much = bench.enqueue("a", needs=Needs("m", min_vram_bytes=24 << 30))
+    little = bench.enqueue("b", needs=Needs("m", min_vram_bytes=(8 << 30) + 1))
+
+    assert "vram_total needs 24.00 GiB, offers 8.00 GiB" in refusal(much).message
+    assert "vram_total needs 8589934593, offers 8589934592" in refusal(little).message
+
+
 def test_kinds_of_waiting_jobs_are_bounded() -> None:
     """A new lane beyond the bound is refused; a job of a known lane is not."""
     bench = Bench(wide(slots=1), lanes_max=2)

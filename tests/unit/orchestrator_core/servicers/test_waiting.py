@@ -16,6 +16,7 @@ from orchestrator_core.core.spec import Needs
 from orchestrator_core.servicers.waiting import Waiting, why_waiting
 from tests.unit.orchestrator_core.core.bench import Bench, only
 from tests.unit.orchestrator_core.core.build import snapshot
+from tests.unit.orchestrator_core.core.test_scheduler import session_bench
 
 GIB = 2**30
 
@@ -148,6 +149,23 @@ def test_a_pool_that_is_kept_for_an_older_job_is_not_told_to_be_free() -> None:
     assert told.summary.startswith("What it could use is kept for an older job.")
     assert sentences(told) == ["1 pool kept for an older job: big (kept for large)"]
     assert told.causes[0].reason is ExclusionReason.RESERVED
+
+
+def test_a_session_that_waits_for_its_cache_says_how_long_at_most() -> None:
+    """ORCH-3009: a free slot elsewhere is let pass, which looks like a mistake otherwise."""
+    bench = session_bench()
+    turn = {"session_id": "s", "kv_reuse": True, "prompt_bytes": 40_000, "expected_tokens": 10}
+    bench.enqueue("second", **turn)
+
+    told = why(bench, "second")
+
+    assert told.summary.startswith("A slot is free, but waiting for a faster pool should end it")
+    assert [cause.reason for cause in told.causes] == [
+        ExclusionReason.DECLINED,
+        ExclusionReason.NO_SLOT,
+    ]
+    assert sentences(told)[0].startswith("1 pool slower than one worth waiting for: b (an end in ")
+    assert told.causes[0].remedy.startswith("after 30.0 s (placement.decline_max_ms) it takes")
 
 
 def test_a_refusal_closes_a_pool_for_a_moment_only() -> None:
