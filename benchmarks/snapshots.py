@@ -26,6 +26,7 @@ import pynvml
 
 from benchmarks.machine import run_on_machine
 from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
+from pool_managerd.attempts.executor import Executor
 from pool_managerd.clock import SystemClock
 from pool_managerd.config.schema import PoolTable
 from pool_managerd.config.supervision import SupervisionTable
@@ -34,11 +35,10 @@ from pool_managerd.core.device_book import DeviceBook
 from pool_managerd.core.store import AttemptStore, StoreLimits
 from pool_managerd.devices.nvml_reader import NvmlReader
 from pool_managerd.devices.nvml_watch import THOROUGH_EVERY
-from pool_managerd.executor import Executor
 from pool_managerd.factory import make_engine
-from pool_managerd.feed import ChangeFeed
-from pool_managerd.incarnation import PoolDeps
-from pool_managerd.pool import Pool
+from pool_managerd.pools.feed import ChangeFeed
+from pool_managerd.pools.incarnation import PoolDeps
+from pool_managerd.pools.pool import Pool
 from pool_managerd.snapshots import HostState, SnapshotBuilder, by_device_id
 from pool_managerd.telemetry import Telemetry
 from tests.nvml_stub.stub import StubDriver, build, h200

@@ -18,15 +18,15 @@ from pathlib import Path
 
 # The first of ours: the others import gRPC.
 from pool_managerd import failpoints, quiet_grpc  # noqa: F401
+from pool_managerd.cli.check import inspect_host, report_lines
+from pool_managerd.cli.fetch import run_fetch
+from pool_managerd.cli.init import first_config, look
 from pool_managerd.config.loading import load_config
 from pool_managerd.config.problems import ConfigError
 from pool_managerd.config.schema import Config
 from pool_managerd.config.text import to_toml
 from pool_managerd.errors import DevicesUnavailableError
 from pool_managerd.factory import make_devices, nvidia_devices
-from pool_managerd.fetch_command import run_fetch
-from pool_managerd.first_config import first_config, look
-from pool_managerd.inspection import inspect_host, report_lines
 from pool_managerd.loop import PatientLoop
 from pool_managerd.server import PoolManager
 from pool_managerd.telemetry import configure_logs, log

@@ -23,8 +23,8 @@ from pool_managerd.engines.openai import OpenAiConfig, OpenAiEngine
 from pool_managerd.engines.port import Engine, PreloadError
 from pool_managerd.engines.triton import TritonConfig, TritonEngine
 from pool_managerd.engines.triton_client import Target
-from pool_managerd.incarnation import EngineFactory
 from pool_managerd.launching import launched, shown_devices
+from pool_managerd.pools.incarnation import EngineFactory
 from pool_managerd.telemetry import Metrics
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 
+from pool_managerd.attempts.executor import Executor
 from pool_managerd.config.schema import LimitsTable
 from pool_managerd.core.clocks import HW_POWER_BRAKE, HW_SLOWDOWN, HW_THERMAL, POWER_CAP, SW_THERMAL
 from pool_managerd.core.device import Device, DeviceHealth
 from pool_managerd.core.replica import PoolState
 from pool_managerd.devices.port import DeviceSource
-from pool_managerd.executor import Executor
-from pool_managerd.link import Link
-from pool_managerd.pool import Pool
+from pool_managerd.link.dispatch import Link
+from pool_managerd.pools.pool import Pool
 from pool_managerd.snapshots import HostState
 from pool_managerd.telemetry import Metrics, rows
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from grpc import aio
 
+from pool_managerd.attempts.executor import Executor
+from pool_managerd.auth.credentials import LinkCredentials, Metadata
 from pool_managerd.clock import Clock, SystemClock
 from pool_managerd.config.live import LiveConfig
 from pool_managerd.config.problems import ConfigError
@@ -20,20 +22,18 @@ from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.mask import mask_problems
 from pool_managerd.core.replica import Reason
 from pool_managerd.core.store import AttemptStore, StoreLimits
-from pool_managerd.credentials import LinkCredentials
 from pool_managerd.devices.port import DeviceSource
-from pool_managerd.executor import Executor
 from pool_managerd.factory import engine_factory as configured_factory
 from pool_managerd.factory import make_devices
-from pool_managerd.feed import ChangeFeed
 from pool_managerd.host_facts import HostFacts
-from pool_managerd.host_preflight import HostPreflight, PreflightDeps
-from pool_managerd.incarnation import EngineFactory, PoolDeps
-from pool_managerd.inputs import Inputs
-from pool_managerd.link import Link, LinkDeps
-from pool_managerd.model_files import ModelFiles
-from pool_managerd.pool import Pool
-from pool_managerd.reporter import Reporter
+from pool_managerd.link.dispatch import Link, LinkDeps
+from pool_managerd.link.inputs import Inputs
+from pool_managerd.link.reporter import Reporter
+from pool_managerd.models.files import ModelFiles
+from pool_managerd.pools.feed import ChangeFeed
+from pool_managerd.pools.incarnation import EngineFactory, PoolDeps
+from pool_managerd.pools.pool import Pool
+from pool_managerd.preflight.host import HostPreflight, PreflightDeps
 from pool_managerd.servicer import InspectionServer, PoolManagerServicer
 from pool_managerd.snapshots import (
     HostState,
@@ -41,7 +41,6 @@ from pool_managerd.snapshots import (
     by_device_id,
     masked,
 )
-from pool_managerd.streams import Metadata
 from pool_managerd.telemetry import Telemetry, log, set_log_level
 from pool_managerd.threads import in_thread
 

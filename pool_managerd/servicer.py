@@ -14,13 +14,13 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
+from pool_managerd.auth.credentials import ServerCertificates
+from pool_managerd.auth.gate import ERROR_DOMAIN, TokenGate
 from pool_managerd.binding import refusal, unbindable
 from pool_managerd.clock import Clock
 from pool_managerd.config.schema import Config
 from pool_managerd.config.security import TokenTable, loopback
-from pool_managerd.credentials import ServerCertificates
-from pool_managerd.feed import ChangeFeed
-from pool_managerd.gate import ERROR_DOMAIN, TokenGate
+from pool_managerd.pools.feed import ChangeFeed
 from pool_managerd.snapshots import SnapshotBuilder
 from pool_managerd.telemetry import log
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from llamaorch.pool.v1 import snapshot_pb2
+from pool_managerd.attempts.executor import Executor
 from pool_managerd.clock import Clock
 from pool_managerd.config.engines import EngineTable
 from pool_managerd.config.schema import PoolTable
@@ -27,9 +28,8 @@ from pool_managerd.core.replica import PoolState, Reason
 from pool_managerd.core.tellable import plain_text
 from pool_managerd.devices.port import DeviceSource
 from pool_managerd.engines.port import EngineInfo
-from pool_managerd.executor import Executor
-from pool_managerd.memory_plan import memory_of
-from pool_managerd.pool import Pool
+from pool_managerd.pools.pool import Pool
+from pool_managerd.preflight.memory import memory_of
 
 _STATES: Mapping[PoolState, snapshot_pb2.PoolState.ValueType] = {
     state: snapshot_pb2.PoolState.Value(f"POOL_STATE_{state.name}") for state in PoolState

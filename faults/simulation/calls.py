@@ -1,7 +1,6 @@
 """Both ends of one call, as grpc.aio shows them. Messages pass as bytes."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -10,57 +9,12 @@ from grpc import aio
 
 if TYPE_CHECKING:
     from faults.simulation.network import Channel, Connection
+from faults.simulation.inbox import Inbox
 
 OK = grpc.StatusCode.OK
 Pairs = Sequence[tuple[str, str | bytes]]
-
 _CONNECT_S = 0.02
 _FINISHED = "RPC already finished."
-
-
-class Inbox:
-    """Messages that arrived, and an end after which there are no more."""
-
-    def __init__(self) -> None:
-        self._items: deque[bytes] = deque()
-        self._ended = False
-        self._reader: asyncio.Future[None] | None = None
-
-    def put(self, item: bytes) -> None:
-        """Adds a message."""
-        if not self._ended:
-            self._items.append(item)
-            self.wake()
-
-    def end(self) -> None:
-        """Nothing follows."""
-        self._ended = True
-        self.wake()
-
-    def wake(self) -> None:
-        """Lets the reader look again."""
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
-
-    def fail(self) -> None:
-        """Forgets what was not read, and ends."""
-        self._items.clear()
-        self.end()
-
-    def cancel(self) -> None:
-        """Cancels who reads."""
-        self.fail()
-        if self._reader is not None:
-            self._reader.cancel()
-
-    async def get(self) -> bytes | None:
-        """The next message; None at the end."""
-        while not self._items:
-            if self._ended:
-                return None
-            self._reader = asyncio.get_running_loop().create_future()
-            await self._reader
-        return self._items.popleft()
 
 
 class Multi:

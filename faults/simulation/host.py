@@ -11,16 +11,16 @@ from faults.simulation.engine import Kind, SimulatedEngine
 from faults.simulation.orchestrator import ADDRESS, EPOCH_MS
 from faults.simulation.recorder import Recorder
 from faults.simulation.virtual_time import Process, VirtualLoop
+from pool_managerd.attempts.executor import Executor
 from pool_managerd.config.schema import Config, PoolTable
 from pool_managerd.core.backoff import Backoff
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.store import AttemptStore, StoreLimits
-from pool_managerd.executor import Executor
-from pool_managerd.feed import ChangeFeed
-from pool_managerd.incarnation import PoolDeps
-from pool_managerd.link import Link, LinkDeps
-from pool_managerd.pool import Pool
-from pool_managerd.reporter import Reporter
+from pool_managerd.link.dispatch import Link, LinkDeps
+from pool_managerd.link.reporter import Reporter
+from pool_managerd.pools.feed import ChangeFeed
+from pool_managerd.pools.incarnation import PoolDeps
+from pool_managerd.pools.pool import Pool
 from pool_managerd.snapshots import HostState, SnapshotBuilder
 from pool_managerd.telemetry import Telemetry
 

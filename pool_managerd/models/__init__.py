@@ -1,1 +1,1 @@
-"""Models that the pool manager can make by itself."""
+"""Model files of this host: found, fetched as the policy allows, verified; and tiny ones, made."""

@@ -7,7 +7,7 @@ import pytest
 
 from faults.chaos.fleet import MOCK_MODEL
 from llamaorch_client import CatalogError, CatalogModel, ModelState
-from tests.acceptance.test_drain import DRAINED, WAIT_S, Follower, fleet_of, pool_until
+from tests.acceptance.mock_fleet import DRAINED, WAIT_S, Follower, fleet_of, pool_until
 
 
 @pytest.mark.timeout(150)

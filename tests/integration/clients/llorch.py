@@ -88,3 +88,13 @@ async def within(address: str, *words: str) -> Outcome:
 
     code = await asyncio.to_thread(run)
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def cells(line: str) -> list[str]:
+    """Words of a line, in which columns are as wide as they are."""
+    return line.split()
+
+
+def table_of(text: str) -> list[list[str]]:
+    """Words of each line."""
+    return [cells(line) for line in text.splitlines()]

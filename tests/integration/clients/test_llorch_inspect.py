@@ -1,20 +1,13 @@
-"""The `llorch` command: jobs, explain, pools, status and cancel against a scripted server."""
+"""The `llorch` command: jobs, pools, status, capabilities and cancel against a scripted server."""
 
 import grpc
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2
 
-from llamaorch.orchestrator.v1 import (
-    decision_pb2,
-    job_pb2,
-    orchestrator_service_pb2,
-    pool_admin_service_pb2,
-)
+from llamaorch.orchestrator.v1 import job_pb2, orchestrator_service_pb2, pool_admin_service_pb2
 from llamaorch_client import AsyncClient
-from orchestrator_core.core import placement
 from tests.integration.clients import scripted_server as wire
-from tests.integration.clients.llorch import llorch
+from tests.integration.clients.llorch import cells, llorch, table_of
 from tests.integration.clients.scripted_server import Failure, ScriptedServer
 
 POOL = pool_admin_service_pb2.Pool(
@@ -44,162 +37,6 @@ CAPABILITIES = orchestrator_service_pb2.GetCapabilitiesResponse(
     replica_sets=[orchestrator_service_pb2.ReplicaSet(model_id="tiny", pool_ids=["gpu-a"])],
     features=["exchange"],
 )
-DECISION = decision_pb2.Decision(
-    rules_version=1,
-    job_id="job-1",
-    attempt=1,
-    decided_at=Timestamp(seconds=1),
-    pool_id="gpu-a",
-    decided_by="warm_kv",
-    candidates=[
-        decision_pb2.Candidate(
-            pool_id="gpu-a",
-            predicted_end_ms=900,
-            first_token_ms=100,
-            decode_ms=800,
-            prompt_ms=60,
-            kv_warm=True,
-            slots_free=2,
-            vram_headroom_bytes=3 * 2**30,
-            snapshot_age_ms=40,
-            snapshot_version=12,
-            snapshot=decision_pb2.SnapshotFacts(
-                slots_total=4, slots_free=3, vram_free_bytes=2**32, perf_tokens_per_s=41.5
-            ),
-        ),
-        decision_pb2.Candidate(
-            pool_id="gpu-b", predicted_end_ms=900, slots_free=1, perf_scale=0.65
-        ),
-    ],
-    candidates_total=2,
-    exclusions=[
-        decision_pb2.Exclusion(
-            pool_id="gpu-c",
-            shortfalls=[
-                decision_pb2.Shortfall(
-                    reason=decision_pb2.EXCLUSION_REASON_COMPUTE_CAP, required="8.6", offered="7.5"
-                ),
-                decision_pb2.Shortfall(reason=decision_pb2.EXCLUSION_REASON_NO_SLOT),
-            ],
-        )
-    ],
-    exclusions_total=1,
-    waited_ms=1500,
-    complete=True,
-)
-
-
-def _row(line: str) -> list[str]:
-    return line.split()
-
-
-def _rows(text: str) -> list[list[str]]:
-    return [_row(line) for line in text.splitlines()]
-
-
-async def test_explain_shows_candidates_exclusions_and_what_decided(server: ScriptedServer) -> None:
-    """LO-207: scores, shortfalls, the deciding rule and the trace stand in one answer."""
-    server.on(
-        "ExplainJob",
-        orchestrator_service_pb2.ExplainJobResponse(
-            job=wire.job(), decisions=[DECISION], trace_id="ab" * 16
-        ),
-    )
-
-    outcome = await llorch(server.address, "explain", "job-1")
-
-    assert (outcome.code, outcome.stderr) == (0, "")
-    assert (
-        "attempt 1: gpu-a after waiting 1.5 s, decided by warm_kv (rules version 1)"
-        in outcome.stdout
-    )
-    assert f"trace: {'ab' * 16}" in outcome.stdout
-    rows = _rows(outcome.stdout)
-    assert _row("* gpu-a 900 ms 100 ms 60 ms 800 ms warm 2/4 3.0 GiB 41.5 100%") in rows
-    assert _row("gpu-b 900 ms 0 ms - 0 ms cold 1 - - 65%") in rows
-    assert "columns left out: VERSION, AGE, VRAM FREE (--json has them)" in outcome.stdout
-    assert max(map(len, outcome.stdout.splitlines())) <= 100
-    assert "no longer holds" not in outcome.stdout
-    assert ["gpu-c", "COMPUTE_CAP", "8.6", "7.5"] in rows
-    assert ["NO_SLOT", "-", "-"] in rows
-
-
-async def test_explain_says_when_only_the_best_of_a_decision_is_known(
-    server: ScriptedServer,
-) -> None:
-    """LO-207: a short list is not mistaken for the whole."""
-    short = decision_pb2.Decision()
-    short.CopyFrom(DECISION)
-    short.complete, short.candidates_total = False, 40
-    response = orchestrator_service_pb2.ExplainJobResponse(job=wire.job(), decisions=[short])
-    server.on("ExplainJob", response)
-
-    outcome = await llorch(server.address, "explain", "job-1")
-
-    assert "candidates (2 of 40)" in outcome.stdout
-    assert "the recording no longer holds this decision" in outcome.stdout
-
-
-async def test_explain_of_a_waiting_job_says_what_it_waits_for(server: ScriptedServer) -> None:
-    """LO-207: no decision yet, and a reason per pool."""
-    waiting = decision_pb2.Exclusion(
-        pool_id="gpu-a",
-        shortfalls=[
-            decision_pb2.Shortfall(
-                reason=decision_pb2.EXCLUSION_REASON_KV_ROOM, required="10", offered="4"
-            )
-        ],
-    )
-    response = orchestrator_service_pb2.ExplainJobResponse(
-        job=wire.job(state=job_pb2.JOB_STATE_QUEUED), waiting_for=[waiting]
-    )
-    server.on("ExplainJob", response)
-
-    outcome = await llorch(server.address, "explain", "job-1")
-
-    assert "waits because (1 of 1)" in outcome.stdout
-    assert ["gpu-a", "KV_ROOM", "10", "4"] in _rows(outcome.stdout)
-
-
-async def test_explain_of_a_job_behind_a_drain_names_the_command(server: ScriptedServer) -> None:
-    """OC-CTRL-2002: who reads why a job waits can end it."""
-    waiting = [
-        decision_pb2.Exclusion(
-            pool_id=pool_id,
-            shortfalls=[
-                decision_pb2.Shortfall(
-                    reason=decision_pb2.EXCLUSION_REASON_NOT_READY,
-                    required="ready",
-                    offered=offered,
-                )
-            ],
-        )
-        for pool_id, offered in (("gpu-a", placement.DRAINING), ("gpu-b", "unready"))
-    ]
-    response = orchestrator_service_pb2.ExplainJobResponse(
-        job=wire.job(state=job_pb2.JOB_STATE_QUEUED), waiting_for=waiting
-    )
-    server.on("ExplainJob", response)
-
-    outcome = await llorch(server.address, "explain", "job-1")
-
-    assert "`llorch undrain gpu-a` lets it take work again" in outcome.stdout
-    assert "undrain gpu-b" not in outcome.stdout
-
-
-async def test_explain_as_json_has_stable_keys(server: ScriptedServer) -> None:
-    """LO-207: another program reads decisions without parsing a table."""
-    server.on(
-        "ExplainJob",
-        orchestrator_service_pb2.ExplainJobResponse(job=wire.job(), decisions=[DECISION]),
-    )
-
-    outcome = await llorch(server.address, "explain", "job-1", "--json")
-
-    (record,) = outcome.records()
-    assert record["decisions"][0]["decided_by"] == "warm_kv"
-    assert record["decisions"][0]["decided_at"] == "1970-01-01T00:00:01Z"
-    assert record["decisions"][0]["exclusions"][0]["shortfalls"][0]["reason"] == "COMPUTE_CAP"
 
 
 async def test_jobs_lists_one_line_per_job(server: ScriptedServer) -> None:
@@ -217,12 +54,12 @@ async def test_jobs_lists_one_line_per_job(server: ScriptedServer) -> None:
     )
 
     outcome = await llorch(
-        server.address, *_row("jobs --state queued --state running --session s1 --limit 5")
+        server.address, *cells("jobs --state queued --state running --session s1 --limit 5")
     )
 
-    rows = _rows(outcome.stdout)
-    assert _row("job-2 QUEUED INTERACTIVE tiny 1 2.0 s - - -") in rows
-    assert _row("job-1 RUNNING INTERACTIVE tiny - - gpu-a - -") in rows
+    rows = table_of(outcome.stdout)
+    assert cells("job-2 QUEUED INTERACTIVE tiny 1 2.0 s - - -") in rows
+    assert cells("job-1 RUNNING INTERACTIVE tiny - - gpu-a - -") in rows
     request = server.made("ListJobs")[0].request
     assert list(request.states) == [job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_RUNNING]
     assert (request.session_id, request.page_size) == ("s1", 5)
@@ -235,7 +72,7 @@ async def test_pools_shows_slots_and_devices(server: ScriptedServer) -> None:
     outcome = await llorch(server.address, "pools")
 
     expected = "gpu-a READY tiny llama.cpp b1 3/4 8192 45.2 desk 250 ms RTX 3090 -/24.0 GiB"
-    assert _row(expected) in _rows(outcome.stdout)
+    assert cells(expected) in table_of(outcome.stdout)
 
 
 async def test_a_long_reason_stands_below_the_table(server: ScriptedServer) -> None:
@@ -285,7 +122,7 @@ async def test_devices_are_shown_once_into_a_pipe(server: ScriptedServer) -> Non
     record = await llorch(server.address, "devices", "--json")
 
     expected = "desk RTX 3090 (GPU-1) 24.0 GiB - - - - - gpu-a READY; gpu-b STARTING"
-    assert _row(expected) in _rows(table.stdout)
+    assert cells(expected) in table_of(table.stdout)
     assert (table.code, record.code) == (0, 0)
     devices = record.records()[0]["devices"]
     assert [device["device_id"] for device in devices] == ["GPU-1"]
@@ -360,8 +197,8 @@ async def test_capabilities_tell_what_runs_at_once_and_every_limit(server: Scrip
         at_once = (await client.capabilities()).jobs_at_once("tiny")
 
     assert page.code == 0
-    assert _row("tiny mock 1 4 6 2048-4096 gpu-a, gpu-b grammar no") in _rows(page.stdout)
-    assert _row("queued_jobs 7") in _rows(page.stdout)
+    assert cells("tiny mock 1 4 6 2048-4096 gpu-a, gpu-b grammar no") in table_of(page.stdout)
+    assert cells("queued_jobs 7") in table_of(page.stdout)
     assert set(record["capabilities"]["limits"]) == {
         field.name for field in orchestrator_service_pb2.Limits.DESCRIPTOR.fields
     }

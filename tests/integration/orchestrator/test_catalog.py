@@ -35,7 +35,7 @@ from tests.integration.orchestrator.catalog_calls import (
 )
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.scripted_host import snapshot
-from tests.unit.orchestrator_core.servicers.test_signatures import public, signed
+from tests.unit.orchestrator_core.servicers.signing import public, signed
 
 
 async def test_a_client_need_only_name_a_model(orchestrator: Orchestrator) -> None:

@@ -12,8 +12,8 @@ from tests.integration.orchestrator.calls import (
     text,
 )
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
+from tests.integration.orchestrator.resuming import refusal
 from tests.integration.orchestrator.scripted_host import ScriptedHost, digest, snapshot
-from tests.integration.orchestrator.test_resume import refusal
 
 HAVE_ALL = events_pb2.ResumePoint(attempt=1, text_offset=8, prefix_digest=digest(b"one two "))
 SOON = {"reattach_grace_ms": 500}

@@ -31,7 +31,7 @@ from orchestrator_core.store.port import Keep
 from tests.integration.orchestrator import test_catalog
 from tests.integration.orchestrator.calls import WAIT_S, enqueue, ready_host
 from tests.integration.orchestrator.reloaded import BASE, Reloadable, reloadable
-from tests.unit.orchestrator_core.core.test_reconfigure import OTHER
+from tests.unit.orchestrator_core.core.world_settings import OTHER
 
 Check = Callable[[Path], Awaitable[None]]
 CHECKS: dict[str, Check] = {}

@@ -9,13 +9,11 @@ import pytest
 
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
-from llamaorch_client.reader import OutputReader
 from orchestrator_core.core.records import Record
 from orchestrator_core.relay import sides
 from orchestrator_core.store.memory import MemoryStore
 from orchestrator_core.store.port import StoreUnavailableError
 from tests.integration.orchestrator.calls import (
-    WAIT_S,
     all_events,
     details,
     enqueue,
@@ -26,73 +24,19 @@ from tests.integration.orchestrator.calls import (
     text,
 )
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
-from tests.integration.orchestrator.scripted_host import ScriptedHost, digest, snapshot
+from tests.integration.orchestrator.resuming import (
+    PIECES,
+    SETTLE_S,
+    come_back,
+    evicted,
+    refusal,
+    running,
+    trimmed,
+)
+from tests.integration.orchestrator.scripted_host import digest, snapshot
 
-SETTLE_S = 0.2
-REPLAY = job_pb2.FAILOVER_POLICY_VERIFIED_REPLAY
 ONE_TWO = events_pb2.ResumePoint(attempt=1, text_offset=8, prefix_digest=digest(b"one two "))
 ONE_XXX = events_pb2.ResumePoint(attempt=1, text_offset=8, prefix_digest=digest(b"one xxx "))
-
-
-async def running(orchestrator: Orchestrator, *pieces: str) -> tuple[ScriptedHost, str, int]:
-    """A host that has sent some output of a running job: host, job id, handle."""
-    host = await ready_host(orchestrator)
-    receipt = await enqueue(orchestrator, failover=REPLAY)
-    start = await host.start()
-    await host.started(start.handle)
-    await host.tokens(start.handle, *pieces)
-    await asyncio.sleep(SETTLE_S)
-    return host, receipt.job_id, start.handle
-
-
-async def relayed(orchestrator: Orchestrator, job_id: str, pieces: int) -> None:
-    """Waits until so much output has arrived."""
-    log = orchestrator.server.runtime.relay.log(job_id)
-    async with asyncio.timeout(WAIT_S):
-        while log.next_index < pieces:  # noqa: ASYNC110 - nothing tells of it
-            await asyncio.sleep(0.01)
-
-
-async def come_back(
-    orchestrator: Orchestrator, boot_id: str, job_id: str, first_index: int = 0
-) -> tuple[ScriptedHost, int]:
-    """The host registers again with the attempt that it holds: host, handle."""
-    host = orchestrator.host(boot_id=boot_id)
-    held = dispatch_pb2.HeldAttempt(
-        job_id=job_id,
-        attempt=1,
-        pool_id="pool-a",
-        replica_id="pool-a-1",
-        first_index=first_index,
-        next_index=2,
-    )
-    registered = await host.register(snapshot(), held=(held,))
-    handle = registered.verdicts[0].handle
-    await host.started(handle)
-    return host, handle
-
-
-async def refusal(
-    orchestrator: Orchestrator, job_id: str, resume: events_pb2.ResumePoint | None = None
-) -> tuple[str, str | None]:
-    """Reason with which following is refused, and the oldest offset it names."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await all_events(orchestrator, job_id, resume)
-    info, _ = details(caught.value)
-    return info.reason, info.metadata.get("oldest_offset")
-
-
-def trimmed(events: list[events_pb2.JobEvent], have: str = "") -> str:
-    """What a verifying client has in the end."""
-    data = have.encode()
-    for batch in (event.tokens for event in events if event.HasField("tokens")):
-        raw = "".join(batch.pieces).encode()
-        known = len(data) - batch.text_offset
-        assert known >= 0
-        assert batch.prefix_digest == digest(data[: batch.text_offset])
-        assert raw[:known] == data[batch.text_offset :][: len(raw)]
-        data += raw[known:]
-    return data.decode()
 
 
 async def test_resume_within_a_chunk_gives_the_whole_chunk(orchestrator: Orchestrator) -> None:
@@ -131,93 +75,11 @@ async def test_the_outcome_never_comes_without_the_text_before_it(
     assert await refusal(orchestrator, job_id) == ("RESUME_WINDOW", "3000")
 
 
-async def test_text_that_was_evicted_here_comes_back_from_its_host(
-    start_orchestrator: StartOrchestrator,
-) -> None:
-    """LO-301: any offset that the host holds, and what is new waits no longer than for that."""
-    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
-    pieces = [f"{number:03d} " * 50 for number in range(40)]
-    host, job_id, handle = await running(orchestrator)
-    for piece in pieces:
-        await host.tokens(handle, piece)
-    await relayed(orchestrator, job_id, len(pieces))
-    live = asyncio.create_task(all_events(orchestrator, job_id))
-
-    first = (await host.command("seek")).seek
-    host.goes_on(handle, "", 0)
-    for piece in pieces:
-        await host.tokens(handle, piece)
-    after = (await host.command("seek")).seek
-    host.goes_on(handle, "".join(pieces), len(pieces))
-    await host.tokens(handle, "end")
-    await host.finish(handle)
-    events = await live
-    late = asyncio.create_task(
-        all_events(
-            orchestrator,
-            job_id,
-            events_pb2.ResumePoint(
-                attempt=1, text_offset=607, prefix_digest=digest("".join(pieces).encode()[:607])
-            ),
-        )
-    )
-    again = (await host.command("seek")).seek
-    host.goes_on(handle, "".join(pieces[:2]), 2)
-    for piece in pieces[2:]:
-        await host.tokens(handle, piece)
-
-    assert (first.first_index, after.first_index) == (0, 40)
-    assert kinds(events)[0] == "started"
-    assert kinds(events)[-1] == "end"
-    assert text(events) == "".join(pieces) + "end"
-    assert again.first_index <= 3
-    found = await late
-    begin = found[0].tokens.text_offset
-    assert begin <= 607
-    assert text(found) == ("".join(pieces) + "end")[begin:]
-
-
-async def test_after_text_that_came_back_the_rest_follows_at_once(
-    start_orchestrator: StartOrchestrator,
-) -> None:
-    """LO-301: who was behind need not wait for the engine's next token."""
-    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
-    pieces = [f"{number:03d} " * 50 for number in range(40)]
-    host, job_id, handle = await running(orchestrator)
-    for piece in pieces:
-        await host.tokens(handle, piece)
-    await relayed(orchestrator, job_id, len(pieces))
-    data, whole = b"", "".join(pieces).encode()
-
-    async def read() -> None:
-        nonlocal data
-        async for event in follow(orchestrator, job_id):
-            if event.HasField("tokens"):
-                known = len(data) - event.tokens.text_offset
-                data += "".join(event.tokens.pieces).encode()[known:]
-            if data == whole:
-                return
-
-    reader = asyncio.create_task(read())
-    await host.command("seek")
-    host.goes_on(handle, "", 0)
-    for piece in pieces:
-        await host.tokens(handle, piece)
-
-    await asyncio.wait_for(reader, WAIT_S)
-    assert data == whole
-
-
 async def test_who_is_behind_waits_for_the_replay(
     start_orchestrator: StartOrchestrator,
 ) -> None:
     """What was evicted is gone with its engine, and comes back when it is generated again."""
-    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
-    pieces = [f"{number:03d} " * 50 for number in range(40)]
-    host, job_id, handle = await running(orchestrator)
-    for piece in pieces:
-        await host.tokens(handle, piece)
-    await relayed(orchestrator, job_id, len(pieces))
+    orchestrator, host, job_id, handle = await evicted(start_orchestrator)
     await host.fail(handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
     late = asyncio.create_task(all_events(orchestrator, job_id))
     await asyncio.sleep(SETTLE_S)
@@ -226,89 +88,20 @@ async def test_who_is_behind_waits_for_the_replay(
     again = await host.start()
     await host.started(again.handle)
     await host.command("release")
-    host.goes_on(again.handle, "".join(pieces), len(pieces))
+    host.goes_on(again.handle, "".join(PIECES), len(PIECES))
     await host.tokens(again.handle, "end")
 
     assert (await host.command("seek")).seek.first_index == 0
     host.goes_on(again.handle, "", 0)
-    for piece in (*pieces, "end"):
+    for piece in (*PIECES, "end"):
         await host.tokens(again.handle, piece)
     await host.finish(again.handle)
     events = await late
 
-    assert again.verify_until.text_offset == len("".join(pieces))
+    assert again.verify_until.text_offset == len("".join(PIECES))
     told = [kind for kind in kinds(events) if kind != "tokens"]
     assert told == ["started", "resumed", "end"]
-    assert text(events) == "".join(pieces) + "end"
-
-
-PIECES = [f"{number:03d} " * 50 for number in range(40)]
-
-
-async def failed(
-    start_orchestrator: StartOrchestrator,
-) -> tuple[Orchestrator, ScriptedHost, str, int]:
-    """A job whose engine died after more text than is kept here; its host, its id, the handle."""
-    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
-    host = await ready_host(orchestrator)
-    receipt = await enqueue(orchestrator, failover=job_pb2.FAILOVER_POLICY_FAIL)
-    handle = (await host.start()).handle
-    await host.started(handle)
-    for piece in PIECES:
-        await host.tokens(handle, piece)
-    await host.fail(handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED)
-    await relayed(orchestrator, receipt.job_id, len(PIECES))
-    return orchestrator, host, receipt.job_id, handle
-
-
-async def test_text_of_a_failed_job_comes_back_from_its_host_too(
-    start_orchestrator: StartOrchestrator,
-) -> None:
-    """LO-301: a reader that was slow gets all of the text and then the error, like the others."""
-    orchestrator, host, job_id, handle = await failed(start_orchestrator)
-    slow = asyncio.create_task(all_events(orchestrator, job_id))
-
-    first = (await host.command("seek")).seek.first_index
-    host.goes_on(handle, "", 0)
-    for piece in PIECES:
-        await host.tokens(handle, piece)
-    events = await slow
-
-    assert first == 0
-    assert text(events) == "".join(PIECES)
-    assert kinds(events)[0] == "started"
-    assert kinds(events)[-1] == "error"
-
-
-async def test_text_of_a_failed_job_that_its_host_has_forgotten_is_not_waited_for(
-    start_orchestrator: StartOrchestrator,
-) -> None:
-    """A run of the host that knows nothing of the attempt cannot be asked."""
-    orchestrator, host, job_id, _ = await failed(start_orchestrator)
-    await host.close()
-    await orchestrator.host().register(snapshot(replica_id="pool-a-2"))
-
-    async with asyncio.timeout(WAIT_S):
-        assert (await refusal(orchestrator, job_id))[0] == "RESUME_WINDOW"
-
-
-async def test_a_host_that_holds_no_more_than_what_is_here_is_not_waited_for(
-    start_orchestrator: StartOrchestrator,
-) -> None:
-    """It sends from the oldest piece that it has: what is missing is gone."""
-    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
-    pieces = [f"{number:03d} " * 50 for number in range(40)]
-    host, job_id, handle = await running(orchestrator)
-    for piece in pieces:
-        await host.tokens(handle, piece)
-    await relayed(orchestrator, job_id, len(pieces))
-    refused = asyncio.create_task(refusal(orchestrator, job_id))
-
-    await host.command("seek")
-    host.goes_on(handle, "".join(pieces[:9]), 9)
-    await host.tokens(handle, pieces[9])
-
-    assert (await refused)[0] == "RESUME_WINDOW"
+    assert text(events) == "".join(PIECES) + "end"
 
 
 @pytest.mark.parametrize("resume", [ONE_TWO, ONE_XXX], ids=["same text", "other text"])
@@ -396,39 +189,6 @@ async def test_a_host_without_the_beginning_goes_on(
     host.goes_on(handle, "one ", 1)
     await host.tokens(handle, "two ")
     assert await refused == ("RESUME_WINDOW", "4")
-
-
-async def test_a_replay_with_other_borders_after_eviction(
-    start_orchestrator: StartOrchestrator,
-) -> None:
-    """More output than is kept, then a perfect replay: the client verifies every byte."""
-    orchestrator = await start_orchestrator(jobs={"output_bytes_per_job": 4096})
-    host = orchestrator.host()
-    await host.register(snapshot("pool-a"), snapshot("pool-b"))
-    receipt = await enqueue(orchestrator, failover=REPLAY)
-    start = await host.start()
-    await host.started(start.handle)
-    client = OutputReader(None)
-
-    async def read() -> None:
-        async for event in follow(orchestrator, receipt.job_id):
-            client.accept(event)
-
-    reading = asyncio.create_task(read())
-    for _ in range(10):
-        await host.tokens(start.handle, "x" * 1000)
-        await asyncio.sleep(0.02)
-    await host.fail(start.handle, dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_ERROR)
-    again = await host.start()
-    await host.started(again.handle)
-    for _ in range(6):
-        await host.tokens(again.handle, "x" * 1700)
-    await host.finish(again.handle)
-    await asyncio.wait_for(reading, WAIT_S)
-
-    assert again.verify_until.text_offset == 10_000
-    assert again.verify_until.prefix_digest == digest(b"x" * 10_000)
-    assert (client.ended, client.text_offset) == (True, 10_200)
 
 
 async def test_a_follower_hears_that_its_job_is_back_in_the_queue(

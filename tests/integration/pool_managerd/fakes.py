@@ -1,6 +1,7 @@
 """A scripted orchestrator and a scripted engine: both sides of the pool manager's real ports."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
@@ -355,3 +356,8 @@ class ScriptedEngine:
         await self.may_stop.wait()
         self._exit.set()
         self.stopped.set()
+
+
+def digest(text: str) -> int:
+    """The digest chain's definition, written a second time."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -94,3 +94,25 @@ def make_config(orchestrator: str, **changes: object) -> Config:
             **changes,
         }
     )
+
+
+def adopt(first_index: int, handle: int) -> object:
+    """A verdict that goes on from `first_index` under `handle`."""
+
+    def verdict(held: dispatch_pb2.HeldAttempt) -> dispatch_pb2.AttemptVerdict:
+        return dispatch_pb2.AttemptVerdict(
+            job_id=held.job_id,
+            attempt=held.attempt,
+            verdict=dispatch_pb2.HELD_VERDICT_ADOPT,
+            handle=handle,
+            first_index=first_index,
+        )
+
+    return verdict
+
+
+async def two_pieces_delivered(host: Host) -> None:
+    """An attempt that has delivered two pieces and runs on."""
+    await host.start("j1", 1)
+    host.engine.say("j1", "a", "b")
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).text == "ab")

@@ -3,8 +3,8 @@
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from pool_managerd.engines.port import Piece
+from tests.integration.pool_managerd.fakes import digest
 from tests.integration.pool_managerd.harness import RunHost
-from tests.integration.pool_managerd.test_dispatch import digest
 
 
 async def test_a_continuation_goes_on_with_offsets_and_digests(run_host: RunHost) -> None:

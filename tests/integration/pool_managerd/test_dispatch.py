@@ -3,17 +3,10 @@
 What a scripted orchestrator says, and what the host does.
 """
 
-import hashlib
-
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
-from tests.integration.pool_managerd.fakes import ScriptedEngine
+from tests.integration.pool_managerd.fakes import ScriptedEngine, digest
 from tests.integration.pool_managerd.harness import FAST, Options, RunHost
-
-
-def digest(text: str) -> int:
-    """The digest chain's definition, written a second time."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 async def test_a_host_registers_with_its_pools_and_becomes_ready(run_host: RunHost) -> None:

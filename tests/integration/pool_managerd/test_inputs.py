@@ -8,10 +8,10 @@ from grpc import StatusCode, aio
 from llamaorch.orchestrator.v1 import job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as registry_pb2
+from pool_managerd.auth.credentials import Metadata
 from pool_managerd.core.attempts import AttemptKey
 from pool_managerd.engines.port import ChatMessage
-from pool_managerd.inputs import Inputs
-from pool_managerd.streams import Metadata
+from pool_managerd.link.inputs import Inputs
 from tests.integration.pool_managerd.harness import Host, Options, RunHost
 
 ENCODED = job_pb2.JobInput(text="Once upon a time").SerializeToString()

@@ -9,29 +9,7 @@ import pytest
 from llamaorch.orchestrator.v1 import events_pb2, job_pb2
 from llamaorch.pool.v1 import dispatch_pb2
 from tests.integration.pool_managerd.fakes import WAIT_S
-from tests.integration.pool_managerd.harness import Host, RunHost
-
-
-def adopt(first_index: int, handle: int) -> object:
-    """A verdict that goes on from `first_index` under `handle`."""
-
-    def verdict(held: dispatch_pb2.HeldAttempt) -> dispatch_pb2.AttemptVerdict:
-        return dispatch_pb2.AttemptVerdict(
-            job_id=held.job_id,
-            attempt=held.attempt,
-            verdict=dispatch_pb2.HELD_VERDICT_ADOPT,
-            handle=handle,
-            first_index=first_index,
-        )
-
-    return verdict
-
-
-async def two_pieces_delivered(host: Host) -> None:
-    """An attempt that has delivered two pieces and runs on."""
-    await host.start("j1", 1)
-    host.engine.say("j1", "a", "b")
-    await host.orchestrator.until(lambda: host.orchestrator.stored(1).text == "ab")
+from tests.integration.pool_managerd.harness import RunHost, adopt, two_pieces_delivered
 
 
 async def test_an_adopted_attempt_goes_on_at_the_exact_index(run_host: RunHost) -> None:

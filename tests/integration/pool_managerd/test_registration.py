@@ -7,10 +7,15 @@ from grpc import StatusCode
 from structlog.testing import capture_logs
 
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
-from pool_managerd import wire
+from pool_managerd.link import wire
 from tests.integration.pool_managerd.fakes import WAIT_S, ScriptedEngine
-from tests.integration.pool_managerd.harness import Host, Options, RunHost
-from tests.integration.pool_managerd.test_reconnect import adopt, two_pieces_delivered
+from tests.integration.pool_managerd.harness import (
+    Host,
+    Options,
+    RunHost,
+    adopt,
+    two_pieces_delivered,
+)
 
 
 async def until_frames(host: Host, number: int) -> None:

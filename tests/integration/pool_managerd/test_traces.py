@@ -16,9 +16,8 @@ from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.engines.port import Failed, Failure
 from pool_managerd.server import PoolManager
 from pool_managerd.telemetry import names
-from tests.integration.pool_managerd.fakes import WAIT_S, FakeOrchestrator, ScriptedEngine
+from tests.integration.pool_managerd.fakes import WAIT_S, FakeOrchestrator, ScriptedEngine, digest
 from tests.integration.pool_managerd.harness import Host, make_config
-from tests.integration.pool_managerd.test_dispatch import digest
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"

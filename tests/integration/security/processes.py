@@ -138,3 +138,17 @@ def _listening(process: "subprocess.Popen[bytes]", log: Path) -> tuple[str, int]
             return address, port
         time.sleep(LOOK_S)
     raise AssertionError(log.read_text(encoding="utf-8", errors="replace"))
+
+
+def bugs(log: Path) -> list[str]:
+    """Lines of a log that tell of a bug, and what is no line of ours."""
+    found = []
+    # The last line may be half written.
+    for line in log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines():
+        entry = json.loads(line) if line.startswith("{") else {"event": "stray"}
+        if (
+            entry["event"] in ("internal_error", "telemetry_failed", "stray")
+            or "exception" in entry
+        ):
+            found.append(line[:2_000])
+    return found

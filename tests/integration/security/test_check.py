@@ -3,9 +3,9 @@
 import asyncio
 from pathlib import Path
 
+from pool_managerd.cli.check import inspect_host
 from pool_managerd.config.schema import Config
 from pool_managerd.devices.cpu import CpuDevices
-from pool_managerd.inspection import inspect_host
 from tests.integration.security.conftest import Guarded
 
 WAIT_S = 20.0

@@ -23,8 +23,7 @@ from llamaorch.pool.v1 import dispatch_pb2
 from llamaorch.pool.v1 import pool_registry_service_pb2 as pb
 from tests.integration.orchestrator.scripted_host import digest, snapshot
 from tests.integration.security.messages import Known, encoded
-from tests.integration.security.processes import Service, orchestrator
-from tests.integration.security.test_messages import bugs
+from tests.integration.security.processes import Service, bugs, orchestrator
 
 WAIT_S = 20.0
 GROWTH_MIB_MAX = 32

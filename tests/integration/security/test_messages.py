@@ -4,12 +4,10 @@ Both services run as processes of their own, with a mock engine behind them, so 
 accepted run. AUTH-1001, ORCH-3016.
 """
 
-import json
 import os
 import queue
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -39,9 +37,10 @@ from llamaorch.pool.v1 import pool_manager_service_pb2, pool_registry_service_pb
 from orchestrator_core.grpc_options import MESSAGE_BYTES_MAX
 from orchestrator_core.wire.errors import DOMAIN
 from tests.integration.security.messages import Known, encoded, nested, varint
-from tests.integration.security.processes import Service, orchestrator, pool_manager
+from tests.integration.security.processes import Service, bugs, orchestrator, pool_manager
 
 WAIT_S = 20.0
+
 # A stream that goes on is left after so long.
 LOOK_S = 0.05
 GROWTH_MIB_MAX = 96
@@ -56,6 +55,7 @@ FILES = (
     pool_registry_service_pb2,
     pool_manager_service_pb2,
 )
+
 # Values that mean something, and messages without which a request is refused at once.
 KNOWN: Known = {
     "spec": (),
@@ -81,6 +81,7 @@ KNOWN: Known = {
     "model": (),
     "digest": ("", "sha256:" + "ab" * 32),
 }
+
 # A longer look, with other messages each time: LLAMAORCH_FUZZ=2000 pytest ...
 SEARCH = int(os.environ.get("LLAMAORCH_FUZZ", "0"))
 EXAMPLES = SEARCH or 12
@@ -151,20 +152,6 @@ def forget_models(channel: grpc.Channel) -> None:
     for model in stub.ListModels(catalog_service_pb2.ListModelsRequest(), timeout=WAIT_S).models:
         request = catalog_service_pb2.DeleteModelRequest(model_id=model.model_id, force=True)
         stub.DeleteModel(request, timeout=WAIT_S)
-
-
-def bugs(log: Path) -> list[str]:
-    """Lines of a log that tell of a bug, and what is no line of ours."""
-    found = []
-    # The last line may be half written.
-    for line in log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines():
-        entry = json.loads(line) if line.startswith("{") else {"event": "stray"}
-        if (
-            entry["event"] in ("internal_error", "telemetry_failed", "stray")
-            or "exception" in entry
-        ):
-            found.append(line[:2_000])
-    return found
 
 
 def call(fleet: Fleet, method: MethodDescriptor, sent: list[bytes]) -> grpc.RpcError | None:

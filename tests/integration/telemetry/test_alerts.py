@@ -11,7 +11,7 @@ import pytest
 
 from ci.dashboards.boards import BOARDS
 from tests.integration.telemetry.prometheus import needs_prometheus, promtool
-from tests.integration.telemetry.test_dashboards import RULES, rules
+from tests.integration.telemetry.queries import RULES, rules
 
 ROOT = Path(__file__).parents[3]
 SERVICE = 'job="orchestratord", instance="o"'

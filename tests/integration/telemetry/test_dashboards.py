@@ -2,63 +2,31 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from ci.dashboards.boards import BOARDS
 from ci.lint_metrics import contract
 from llamaorch_client import AsyncClient, LlamaOrchError, Sampling
 from pool_managerd.config.schema import Config
 from pool_managerd.devices.cpu import CpuDevices
 from pool_managerd.models.tiny_gguf import write_tiny_model
 from pool_managerd.server import PoolManager
-from tests.integration.telemetry.both import SERVICES, Both, both
+from tests.integration.telemetry.both import SERVICES, WAIT_S, Both, both
+from tests.integration.telemetry.load import run_client
+from tests.integration.telemetry.one_gpu import OneGpu
 from tests.integration.telemetry.prometheus import Prometheus, needs_prometheus, prometheus
-from tests.integration.telemetry.test_prometheus import OneGpu
-from tests.integration.telemetry.test_sums import WAIT_S, run_client
+from tests.integration.telemetry.queries import panel_queries, rule_queries
 
-RULES = Path(__file__).parents[3] / "deploy" / "prometheus" / "alerts.yml"
-WINDOW = "60s"
 INTERVAL = "1s"
+
 # A run of a name that no parenthesis makes a function and no brace or comma a label.
 NAMES = re.compile(r"\b([a-z_]+_[a-z_]+)\b(?!\s*[=!]|\()")
-COMPARISON = re.compile(r" (==|!=|>=|<=|>|<) (?=[\d(])")
+
 # Of Prometheus itself, and what every process shows.
 GIVEN = {"up", "process_cpu_seconds_total", "process_resident_memory_bytes"}
 SUFFIXES = ("_bucket", "_count", "_sum")
-
-
-def panel_queries() -> dict[str, str]:
-    """Expressions by the place at which they stand, with a window in place of Grafana's."""
-    return {
-        f"{board.name} / {panel.title} / {place}": query.expr.replace(
-            "$__rate_interval", WINDOW
-        ).replace("$pool", ".*")
-        for board in BOARDS
-        for row in board.rows
-        for panel in row.panels
-        for place, query in enumerate(panel.queries)
-    }
-
-
-def rules() -> list[Mapping[str, Any]]:
-    """All alert rules."""
-    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
-    return [rule for group in groups for rule in group["rules"]]
-
-
-def rule_queries() -> dict[str, str]:
-    """Rules by name, with comparisons that answer 0 or 1 in place of those that drop series."""
-    return {
-        rule["alert"]: COMPARISON.sub(
-            r" \1 bool ", re.sub(r"\[\d+[mh]\]", f"[{WINDOW}]", rule["expr"])
-        )
-        for rule in rules()
-    }
 
 
 def named(expression: str) -> set[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.integration.telemetry.prometheus import needs_prometheus, promtool
-from tests.integration.telemetry.test_dashboards import panel_queries
+from tests.integration.telemetry.queries import panel_queries
 
 # Two hosts, whose processors are both called cpu; on the first two pools use it.
 POOLS = {"p": ("h1", 0.25), "q": ("h1", 0.25), "r": ("h2", 0.75)}

@@ -1,30 +1,22 @@
 """Counts add up in every scrape, while jobs come and end in every way. ORCH-3028."""
 
 import asyncio
-import contextlib
-import random
 from collections import Counter
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from llamaorch_client import (
     AsyncClient,
-    ClientOptions,
     JobState,
-    LlamaOrchError,
-    Priority,
     ReloadOutcome,
-    RetryOptions,
     Sampling,
 )
 from tests.integration.telemetry.both import WAIT_S, Both, both, parsed, start_orchestrator, total
+from tests.integration.telemetry.load import run_client, run_client_for_ever
 
 OUTCOMES = ("finished", "cancelled", "dropped", "expired", "failed", "retracted")
 CLIENTS = 4
-JOBS_EACH = 30
 RESTARTS = 3
-ONCE = ClientOptions(retry=RetryOptions(attempts_max=1))
 
 
 async def _check_sums(running: Both) -> Counter[str]:
@@ -43,53 +35,6 @@ async def _check_sums(running: Both) -> Counter[str]:
         total(host, "poold_attempts_ended_total") + total(host, "poold_attempts_running")
     )
     return ended + Counter(live=int(live))
-
-
-async def run_client(running: Both, seed: int) -> None:
-    """Jobs that finish, fail, run out of time, are cancelled, or give way to others."""
-    chance = random.Random(seed)  # noqa: S311 - chooses, guards nothing
-    async with AsyncClient(running.address, options=ONCE) as client:
-        for number in range(JOBS_EACH):
-            kind = chance.choice(("finish", "fail", "expire", "cancel", "leave"))
-            script = {"token_count": 5, "token_interval_ms": 1}
-            if kind == "fail":
-                script = {"fail_after_tokens": 1}
-            elif kind in ("expire", "cancel"):
-                script = {"stall_after_tokens": 2}
-            deadline = timedelta(milliseconds=30) if kind == "expire" else timedelta(seconds=20)
-            try:
-                receipt = await client.enqueue(
-                    model_id="mock",
-                    prompt="go",
-                    priority=chance.choice(list(Priority)),
-                    sampling=Sampling(seed=number, engine_options={"mock": script}),
-                    deadline=datetime.now(UTC) + deadline,
-                )
-            except LlamaOrchError:
-                continue
-            if kind == "cancel":
-                await _cancel(client, receipt.job_id)
-            elif kind == "finish":
-                await _outcome(client, receipt.job_id)
-
-
-async def _for_ever(running: Both, seed: int) -> None:
-    while True:
-        await run_client(running, seed)
-
-
-async def _cancel(client: AsyncClient, job_id: str) -> None:
-    # A server that is started anew takes it a moment later, or never: the job ends all the same.
-    with contextlib.suppress(LlamaOrchError):
-        await client.cancel(job_id)
-
-
-async def _outcome(client: AsyncClient, job_id: str) -> None:
-    try:
-        async for _ in client.stream(job_id):
-            pass
-    except LlamaOrchError:
-        pass
 
 
 async def test_what_was_enqueued_has_ended_or_lives_in_every_scrape(tmp_path: Path) -> None:
@@ -140,7 +85,7 @@ async def test_sums_close_while_pools_are_reloaded_and_the_orchestrator_restarts
     queue = {"capacity": 8}
     async with both(tmp_path, queue=queue) as running, asyncio.timeout(3 * WAIT_S):
         address = running.address
-        load = asyncio.gather(*(_for_ever(running, seed) for seed in range(CLIENTS)))
+        load = asyncio.gather(*(run_client_for_ever(running, seed) for seed in range(CLIENTS)))
         outcomes = []
         for _ in range(RESTARTS):
             async with AsyncClient(address) as client:

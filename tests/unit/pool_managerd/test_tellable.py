@@ -10,7 +10,7 @@ from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.wire.dispatch import attempt_ended
 from orchestrator_core.wire.plausible import MEMORY_BYTES_MAX
 from orchestrator_core.wire.snapshots import ID_CHARS_MAX, parse_snapshot
-from pool_managerd.attempt_run import usage_of
+from pool_managerd.attempts.run import usage_of
 from pool_managerd.core.attempts import AttemptKey, AttemptLog, EndReason, Terminal
 from pool_managerd.core.tellable import (
     BYTES_MAX,
@@ -20,7 +20,7 @@ from pool_managerd.core.tellable import (
     TELLABLE_TIME_MS_MAX,
 )
 from pool_managerd.engines.port import EngineInfo, PreloadError, Usage
-from pool_managerd.wire import ended
+from pool_managerd.link.wire import ended
 
 COUNTS = dict.fromkeys(("tokens_in", "tokens_cached", "tokens_out"), TELLABLE_COUNT_MAX)
 TIMES = dict.fromkeys(("prefill_time_ms", "decode_time_ms"), TELLABLE_TIME_MS_MAX)

@@ -14,19 +14,9 @@ from orchestrator_core.core.freezing import Freezers, Numbered
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.state import State
 from orchestrator_core.recorder.codec import decode_frozen, encode_frozen, state_hash
-from tests.unit.orchestrator_core.core.world import World
-from tests.unit.orchestrator_core.core.world_settings import config_of
+from tests.unit.orchestrator_core.core.worlds import played
 
 SEEDS = range(1, 41)
-
-
-def played(seed: int, steps: int = 260) -> World:
-    """A world in the middle of its life, whose orchestrator does not crash."""
-    world = World(seed, config_of(seed), memory=seed % 2 == 0)
-    world.crash = lambda: None  # type: ignore[method-assign]
-    world.catalog = seed % 3 == 0
-    world.run(steps)
-    return world
 
 
 def through_bytes(core: Core) -> Core:

@@ -9,7 +9,7 @@ from orchestrator_core.core.records import DispatchRecord
 from orchestrator_core.recorder.codec import state_hash
 from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
-from tests.unit.orchestrator_core.core.test_checkpoint import played
+from tests.unit.orchestrator_core.core.worlds import played
 
 
 def test_every_pool_is_either_a_candidate_or_excluded() -> None:

@@ -1,6 +1,5 @@
 """Seeded random worlds around the core; `LLAMAORCH_SEEDS=5000` plays a longer campaign."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -10,30 +9,10 @@ import pytest
 
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.timers import TimerKind
-from tests.unit.orchestrator_core.core.checks import Checks
-from tests.unit.orchestrator_core.core.world import World
-from tests.unit.orchestrator_core.core.world_settings import config_of, other_config
+from tests.unit.orchestrator_core.core.worlds import play
 
 SEEDS = int(os.environ.get("LLAMAORCH_SEEDS", "300"))
-STEPS = 220
 ROOT = Path(__file__).parents[4]
-
-
-def play(seed: int, steps: int = STEPS) -> World:
-    """One world, checked after every step."""
-    checks = Checks()
-    world = World(seed, config_of(seed), memory=seed % 2 == 0, faults=seed % 7 != 0)
-    world.drains = seed % 3 == 0
-    world.other_config = other_config if seed % 4 == 3 else None
-    world.catalog = seed % 4 == 1
-    world.before, world.observe = checks.before, checks.after
-    world.run(steps)
-    return world
-
-
-def digest_of(seed: int) -> str:
-    """Digest of everything that the core answered in one world."""
-    return hashlib.sha256(repr(play(seed).outputs).encode()).hexdigest()
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, 20))
@@ -80,7 +59,7 @@ def test_equal_inputs_give_equal_effects() -> None:
 def test_effects_do_not_depend_on_the_hash_seed() -> None:
     """String hashing, which differs from process to process, does not reach an effect."""
     program = (
-        "from tests.unit.orchestrator_core.core.test_random_driver import digest_of\n"
+        "from tests.unit.orchestrator_core.core.worlds import digest_of\n"
         "print([digest_of(seed) for seed in range(1, 5)])"
     )
     answers = {

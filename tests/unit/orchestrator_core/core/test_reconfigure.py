@@ -14,7 +14,6 @@ from orchestrator_core.core.config import (
     Limits,
     Price,
     QueuePolicy,
-    Scorer,
     SessionBudgets,
     ThrottleConfig,
 )
@@ -39,50 +38,7 @@ from tests.unit.orchestrator_core.core.bench import Bench, learned, only, wide
 from tests.unit.orchestrator_core.core.build import snapshot
 from tests.unit.orchestrator_core.core.settings import STEADY
 from tests.unit.orchestrator_core.core.world import World
-from tests.unit.orchestrator_core.core.world_settings import config_of
-
-# Every setting of the core, with another value whose effect a random world shows.
-OTHER: dict[str, Any] = {
-    "queue_capacity": 1,
-    "queue_policy": QueuePolicy.DROP_LRU,
-    "lanes_max": 1,
-    "pools_max": 1,
-    "finished_jobs_max": 1,
-    "retention_ms": 50,
-    "attempts_max": 1,
-    "stale_after_ms": 20,
-    "reattach_grace_ms": 10,
-    "host_retention_ms": 60,
-    "cancel_timeout_ms": 30,
-    "queue_timeout_ms": 50,
-    "wall_timeout_ms": 100,
-    "idle_timeout_ms": 50,
-    "disconnect_grace_ms": 10,
-    "refusal_backoff_ms": 5_000,
-    "refusal_backoff_max_ms": 1,
-    "retry_after_min_ms": 40_000,
-    "retry_after_max_ms": 101,
-    "idempotency_ttl_ms": 1,
-    "idempotency_max": 1,
-    "session_ttl_ms": 10,
-    "sessions_max": 1,
-    "session_turns_max": 1,
-    "session_budgets": SessionBudgets(tokens=20),
-    "batch_every": 7,
-    "class_weights": (1, 3),
-    "token_fairness": True,
-    "performance_scoring": False,
-    "scorer": Scorer.LATENCY_TARGET,
-    "decline_offers": False,
-    "decline_max_ms": 5,
-    "deadline_aware": True,
-    "min_on_time_probability": 1.0,
-    "throttle": ThrottleConfig(Limits(3, 50, 1)),
-    "catalog_required": True,
-    "catalog_strict_digest": True,
-    "catalog_models_max": 1,
-    "guardrails": Guardrails(price=Price(1_000, 1_000)),
-}
+from tests.unit.orchestrator_core.core.world_settings import OTHER, config_of
 
 # What these decide takes more experience than a world gathers, or a catalog; see below.
 ELSEWHERE = {"deadline_aware", "min_on_time_probability"}

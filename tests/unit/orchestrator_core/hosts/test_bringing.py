@@ -16,7 +16,7 @@ from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay.items import Item
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.relay.sides import PATIENCE_S
-from tests.unit.orchestrator_core.relay.test_log import frames
+from tests.unit.orchestrator_core.relay.logs import frames
 
 GRACE_S = 10.0
 JOBS = 3 * BRINGS_MAX

@@ -12,8 +12,7 @@ from orchestrator_core.relay.log import OutputLog
 from orchestrator_core.wire.dispatch import Delivered
 from orchestrator_core.wire.jobs import SPEC_BYTES_MAX
 from tests.unit.orchestrator_core.core.build import spec
-from tests.unit.orchestrator_core.relay.logs import digest
-from tests.unit.orchestrator_core.relay.test_delivered import sent
+from tests.unit.orchestrator_core.relay.logs import digest, sent
 
 START = SendStart("h", "p", "p#1", 2, spec("a"), StartMode.CONTINUE, remaining_ms=None)
 

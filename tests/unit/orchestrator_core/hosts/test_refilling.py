@@ -17,7 +17,7 @@ from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.relay.items import Frame
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.relay.sides import PATIENCE_S
-from tests.unit.orchestrator_core.relay.test_log import frames
+from tests.unit.orchestrator_core.relay.logs import frames
 
 GRACE_S = 10.0
 WORDS = [[f"word{number} "] for number in range(5)]

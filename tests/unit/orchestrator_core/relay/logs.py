@@ -96,3 +96,21 @@ def read_all(reader: Reader) -> list[events_pb2.JobEvent]:
 def text_of(events: list[events_pb2.JobEvent]) -> str:
     """Text of all token events."""
     return "".join(piece for event in events for piece in event.tokens.pieces)
+
+
+def sent(pieces: list[str], start: int, stop: int, *, ids: bool) -> Frame:
+    """A frame of pieces `start` to `stop`; with ids, piece n has the token n."""
+    before = "".join(pieces[:start]).encode()
+    text = "".join(pieces[start:stop]).encode()
+    numbers = range(start, stop) if ids else ()
+    batch = events_pb2.TokenBatch(
+        attempt=1,
+        first_index=start,
+        text_offset=len(before),
+        prefix_digest=digest(before),
+        pieces=pieces[start:stop],
+        token_ids=numbers,
+        token_counts=[1 for _ in numbers],
+    )
+    chunk = batch.SerializeToString()
+    return Frame(1, start, stop - start, len(before), len(text), chunk)

@@ -8,27 +8,9 @@ from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.relay.delivered import delivered
 from orchestrator_core.relay.items import Frame, text_item
 from orchestrator_core.relay.log import OutputLog
-from tests.unit.orchestrator_core.relay.logs import STARTED, digest, frames, log_with
+from tests.unit.orchestrator_core.relay.logs import STARTED, digest, frames, log_with, sent
 
 texts = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=12)
-
-
-def sent(pieces: list[str], start: int, stop: int, *, ids: bool) -> Frame:
-    """A frame of pieces `start` to `stop`; with ids, piece n has the token n."""
-    before = "".join(pieces[:start]).encode()
-    text = "".join(pieces[start:stop]).encode()
-    numbers = range(start, stop) if ids else ()
-    batch = events_pb2.TokenBatch(
-        attempt=1,
-        first_index=start,
-        text_offset=len(before),
-        prefix_digest=digest(before),
-        pieces=pieces[start:stop],
-        token_ids=numbers,
-        token_counts=[1 for _ in numbers],
-    )
-    chunk = batch.SerializeToString()
-    return Frame(1, start, stop - start, len(before), len(text), chunk)
 
 
 @given(texts, st.data())

@@ -1,12 +1,10 @@
 """Signatures of digests, made as an operator makes them. ORCH-3037."""
 
-import base64
 import importlib
 from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from orchestrator_core.config.schema import Config
 from orchestrator_core.servicers import signatures
@@ -17,19 +15,7 @@ from orchestrator_core.servicers.signatures import (
     SignatureVerdict,
     configured_signatures,
 )
-
-DIGEST = "sha256:" + "ab" * 32
-
-
-def public(key: Ed25519PrivateKey) -> str:
-    """What stands between BEGIN and END in the PEM file of a public key."""
-    der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return base64.b64encode(der).decode()
-
-
-def signed(key: Ed25519PrivateKey, text: str = DIGEST) -> str:
-    """A signature as the catalog states it."""
-    return base64.b64encode(key.sign(text.encode())).decode()
+from tests.unit.orchestrator_core.servicers.signing import DIGEST, public, signed
 
 
 def test_a_signature_is_worth_what_its_key_is() -> None:

@@ -14,9 +14,8 @@ from orchestrator_core.core.records import AcceptRecord
 from orchestrator_core.core.snapshot import PoolSnapshot, PoolState
 from orchestrator_core.core.spec import Needs
 from orchestrator_core.servicers.waiting import Waiting, why_waiting
-from tests.unit.orchestrator_core.core.bench import Bench, only
+from tests.unit.orchestrator_core.core.bench import Bench, only, session_bench
 from tests.unit.orchestrator_core.core.build import snapshot
-from tests.unit.orchestrator_core.core.test_scheduler import session_bench
 
 GIB = 2**30
 

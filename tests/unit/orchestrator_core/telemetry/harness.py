@@ -15,6 +15,8 @@ from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import Effect
 from orchestrator_core.core.events import (
     AttemptEnded,
+    AttemptError,
+    AttemptErrorKind,
     AttemptStarted,
     EnqueueRequested,
     Event,
@@ -33,6 +35,8 @@ from orchestrator_core.telemetry.metrics import Metrics
 from orchestrator_core.telemetry.names import SPANS
 from orchestrator_core.telemetry.telemetry import Telemetry
 from orchestrator_core.telemetry.tracing import Span, Tracing
+
+DIED = AttemptError(AttemptErrorKind.ENGINE_DIED, "the engine process ended")
 
 START_MS = 1_700_000_000_000
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"

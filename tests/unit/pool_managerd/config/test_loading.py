@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from pool_managerd.auth.credentials import LinkCredentials
 from pool_managerd.config.engines import OllamaTable, OpenAiTable
 from pool_managerd.config.llama import EmbeddedTable, LlamaServerTable
 from pool_managerd.config.loading import load_config
 from pool_managerd.config.problems import ConfigError
 from pool_managerd.config.text import configuration_table, to_toml
-from pool_managerd.credentials import LinkCredentials
 
 MINIMAL = """
 devices = "cpu"

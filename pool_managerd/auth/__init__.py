@@ -1,0 +1,1 @@
+"""Who may look at this host, and how it proves itself to the orchestrator."""

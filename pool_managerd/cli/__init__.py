@@ -1,0 +1,1 @@
+"""Commands of `pool-managerd` besides the one that runs it."""

@@ -1,0 +1,1 @@
+"""The streams to the orchestrator: what is received there, and what is sent."""

@@ -1,0 +1,1 @@
+"""Pools and the incarnations of their engines: started, tested, watched and started again."""
