@@ -4,6 +4,7 @@ Pools that are kept from it by the same thing are told together: of a large flee
 line each. The cause that is the nearest to being over comes first. LO-207.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -119,9 +120,11 @@ def _for_whom(shortfall: Shortfall) -> str:
 
 
 def _when(shortfall: Shortfall) -> str:
-    return f"{shortfall.offered} there, it wants {shortfall.required}"
+    told = f"{shortfall.offered} there, and {shortfall.required}"
+    return _SPAN.sub(lambda match: span(int(match[1])), told)
 
 
+_SPAN = re.compile(r"(\d+) ms")
 # What a pool that works can lack, the last to be over first.
 _AT_PRESENT: Mapping[ExclusionReason, tuple[Obstacle, Callable[[Shortfall], str]]] = {
     ExclusionReason.TRIED: (Obstacle.TRIED, _nothing),

@@ -192,9 +192,14 @@ async def test_a_decision_is_explained_and_a_waiting_job_too(
     }
     told = json.loads(waiting)
     assert (told["state"], told["decisions"]) == ("queued", [])
-    assert told["wait_summary"].startswith("Every slot that it could use is taken. It is number 1")
-    assert [one["sentence"] for one in told["wait_causes"]] == [
-        "2 pools without a free slot: fast, slow",
+    assert told["wait_summary"].startswith(
+        "A slot is free, but waiting for a faster pool should end it sooner. It is number 2 in line"
+    )
+    declined, *others = told["wait_causes"]
+    assert declined["sentence"].startswith("1 pool slower than one worth waiting for: slow (an end")
+    assert declined["remedy"].endswith("it takes what is free")
+    assert [one["sentence"] for one in others] == [
+        "1 pool without a free slot: fast",
         "1 pool with another model: other (else)",
     ]
 
