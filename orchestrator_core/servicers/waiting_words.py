@@ -56,7 +56,7 @@ SHORT = {
 
 # What would help; with nothing here only waiting does.
 REMEDIES = {
-    Obstacle.BUSY: "another pool of {model}, or more slots, would start it sooner",
+    Obstacle.BUSY: "another pool of {model}, or more slots",
     Obstacle.ROOM: "jobs that end there make room; a job with a shorter context needs less",
     Obstacle.DECLINED: "after {longest} (placement.decline_max_ms) it takes what is free",
     Obstacle.STALE: "look at pool-managerd at {hosts}, and at the network between",

@@ -50,7 +50,7 @@ function lackList(excluded, total) {
 }
 
 function causeList(causes) {
-  const help = (text) => (text ? [["span.lack", `What would help: ${text}.`]] : []);
+  const help = (text) => (text ? [["span.help", `What would help: ${text}.`]] : []);
   return ["ul.lacks", ...causes.map((one) => ["li", one.sentence, ...help(one.remedy)])];
 }
 

@@ -30,6 +30,8 @@ function output(job) {
 }
 
 function slots(pool) {
+  // What was free when its host was last heard of is free to nobody now.
+  if (pool.state === "disconnected") return [ABSENT];
   const words = `${pool.slots_free} of ${pool.slots_total} free`;
   if (pool.slots_total > DOTS_MAX) return [words];
   const busy = Math.max(0, pool.slots_total - pool.slots_free);

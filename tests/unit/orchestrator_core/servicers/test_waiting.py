@@ -46,7 +46,7 @@ def test_busy_slots_tell_the_place_in_line_and_the_start() -> None:
         "start in "
     )
     assert sentences(told) == ["2 pools without a free slot: gpu-a, gpu-b"]
-    assert told.causes[0].remedy == "another pool of m, or more slots, would start it sooner"
+    assert told.causes[0].remedy == "another pool of m, or more slots"
 
 
 def test_pools_that_are_not_ready_are_told_with_their_different_reasons() -> None:
