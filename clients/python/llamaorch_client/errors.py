@@ -348,9 +348,12 @@ def _unanswered(detail: ErrorDetail, target: str) -> ErrorDetail:
     if TOO_LARGE in text:
         told = f"{target or 'the server'} answered with more than one message may hold: {text}"
         return replace(detail, message=told, reason="MESSAGE_TOO_LARGE", code="INTERNAL")
-    if detail.code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED") and not is_break(text):
+    code = detail.code
+    if code in ("INTERNAL", "UNKNOWN") and is_break(text):
+        code = "UNAVAILABLE"
+    if code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
         return detail
-    trouble, code = trouble_of(text), "UNAVAILABLE" if is_break(text) else detail.code
+    trouble = trouble_of(text)
     return replace(
         detail,
         message=sentence(trouble, text, target),
