@@ -13,6 +13,7 @@ import os
 import secrets
 import stat
 import sys
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,15 +128,14 @@ class Artifacts:
             DataLossError: the server's copy is damaged. IntegrityError: other bytes came.
             OSError: the file cannot be written.
         """
-        file, part = await asyncio.to_thread(_part_of, target)
+        part = _Part(target)
         try:
-            with file:
+            with await asyncio.to_thread(part.open) as file:
                 artifact = await self._read(artifact_id, file, progress, correlation_id)
                 await asyncio.to_thread(_synced, file)
-            await asyncio.to_thread(os.replace, part, target)
+            await asyncio.to_thread(os.replace, part.path, target)
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                await asyncio.to_thread(os.unlink, part)
+            await asyncio.to_thread(part.discard)
             raise
         return artifact
 
@@ -354,15 +354,42 @@ def _can_be_read_twice(source: Path) -> bool:
     return stat.S_ISREG(source.stat().st_mode)
 
 
-def _part_of(target: Path) -> tuple[BinaryIO, str]:
-    """A file beside the target, which it is going to be, with the rights of any new file."""
-    if target.exists() and not target.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file, and would be replaced", str(target))
-    part = target.parent / f".{target.name[:64]}.{secrets.token_hex(8)}"
-    try:
-        return part.open("xb"), str(part)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(target)) from error
+class _Part:
+    """A file beside the target, which it is going to be, with the rights of any new file.
+
+    Made and discarded in threads, in any order: a discarded one is not made any more.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.path = target.parent / f".{target.name[:64]}.{secrets.token_hex(8)}"
+        self._target = target
+        self._lock = threading.Lock()
+        self._file: BinaryIO | None = None
+        self._discarded = False
+
+    def open(self) -> BinaryIO:
+        """Makes it. Raises OSError, which names the target."""
+        target = str(self._target)
+        if self._target.exists() and not self._target.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file, and would be replaced", target)
+        with self._lock:
+            if self._discarded:
+                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED), target)
+            try:
+                self._file = file = self.path.open("xb")
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, target) from error
+        return file
+
+    def discard(self) -> None:
+        """Removes it, unless it has become the target."""
+        with self._lock:
+            self._discarded = True
+            if self._file is not None:
+                # Whoever asked for it may be gone before it was given.
+                with contextlib.suppress(OSError):
+                    self._file.close()
+                self.path.unlink(missing_ok=True)
 
 
 def _synced(file: BinaryIO) -> None:

@@ -33,7 +33,6 @@ from google.rpc import error_details_pb2, status_pb2
 from llamaorch_client.metadata import CORRELATION_ID_KEY, first_value
 from llamaorch_client.troubles import Trouble, is_break, sentence, trouble_of
 
-MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 # Source: grpc 1.85, message_size_filter.cc.
 TOO_LARGE = "message larger than max"
 _WRITE_FAILED = "Internal error from Core"
@@ -361,16 +360,6 @@ def _unanswered(detail: ErrorDetail, target: str) -> ErrorDetail:
         code=code,
         connection=trouble,
     )
-
-
-def check_size(size_bytes: int) -> None:
-    """Raises InvalidParamsError for a request that no message can hold; nothing is sent then."""
-    if size_bytes > MESSAGE_BYTES_MAX:
-        text = (
-            f"the request has {size_bytes} bytes, a message at most {MESSAGE_BYTES_MAX}: put a "
-            "long input as an artifact, and give its id as artifact_id"
-        )
-        raise InvalidParamsError(ErrorDetail(text, "INVALID_PARAMS", "INVALID_ARGUMENT"))
 
 
 def lost_while_writing(error: grpc.aio.AioRpcError) -> bool:

@@ -22,7 +22,6 @@ from llamaorch_client.errors import (
     ErrorDetail,
     LlamaOrchError,
     UnavailableError,
-    check_size,
     error_of,
     from_rpc_error,
     lost_while_writing,
@@ -30,6 +29,7 @@ from llamaorch_client.errors import (
 from llamaorch_client.events import ResumePoint
 from llamaorch_client.exchange_job import ExchangeJob, closed_detail
 from llamaorch_client.exchange_link import Asked, Followed, Link
+from llamaorch_client.message_size import check_size
 from llamaorch_client.metadata import call_metadata, checked_correlation_id
 from llamaorch_client.model import Job, Receipt
 from llamaorch_client.request import JobFields, JobRequest, job_request

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import grpc
 from opentelemetry.trace import TracerProvider
 
-from llamaorch_client.errors import MESSAGE_BYTES_MAX
+from llamaorch_client.message_size import MESSAGE_BYTES_MAX
 
 # What metadata can carry. Source: gRPC over HTTP/2, ASCII-Value.
 _TOKEN = re.compile(r"[\x20-\x7e]*[\x21-\x7e][\x20-\x7e]*")

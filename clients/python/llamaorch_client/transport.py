@@ -24,7 +24,8 @@ from llamaorch.orchestrator.v1 import (
 )
 from llamaorch.orchestrator.v1.pool_admin_service_pb2 import WatchPoolsRequest
 from llamaorch_client.channel import open_channel
-from llamaorch_client.errors import LlamaOrchError, check_size, from_rpc_error
+from llamaorch_client.errors import LlamaOrchError, from_rpc_error
+from llamaorch_client.message_size import check_size
 from llamaorch_client.metadata import (
     CORRELATION_ID_KEY,
     call_metadata,

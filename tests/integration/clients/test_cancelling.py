@@ -3,10 +3,12 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import grpc
 import pytest
 
+from llamaorch.orchestrator.v1 import artifact_service_pb2_grpc
 from llamaorch_client import (
     AsyncClient,
     Client,
@@ -243,6 +245,36 @@ async def test_closing_a_client_cancels_nobody(server: ScriptedServer, method: s
         await call()
     with pytest.raises(RuntimeError, match="the client is closed"):
         await anext(stale)
+
+
+class Silent(artifact_service_pb2_grpc.ArtifactServiceServicer):
+    """Has every artifact, and never begins to send it."""
+
+    async def GetArtifact(self, _: object, __: object) -> AsyncIterator[object]:  # noqa: N802 - the stub's name
+        """Nothing."""
+        await asyncio.Event().wait()
+        yield None
+
+
+async def test_a_download_that_is_cancelled_leaves_no_file(tmp_path: Path) -> None:
+    """Wherever it is: also while its file is made."""
+    server = grpc.aio.server()
+    artifact_service_pb2_grpc.add_ArtifactServiceServicer_to_server(Silent(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+
+    async with AsyncClient(address) as client:
+        for turns in range(40):
+            task = asyncio.ensure_future(client.artifacts.get("a", tmp_path / "x"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+    await server.stop(None)
+    # What their threads still do.
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+    assert not any(tmp_path.glob(".x.*"))
 
 
 async def test_a_cancel_of_the_caller_is_its_own(server: ScriptedServer) -> None:

@@ -4,7 +4,8 @@ import grpc
 import pytest
 
 from llamaorch_client import InvalidParamsError, LlamaOrchError, ServerError, UnavailableError
-from llamaorch_client.errors import MESSAGE_BYTES_MAX, check_size, from_rpc_error
+from llamaorch_client.errors import from_rpc_error
+from llamaorch_client.message_size import MESSAGE_BYTES_MAX, check_size
 from llamaorch_client.troubles import SILENCES, WORDS, Trouble, words
 
 TARGET = "box:7070"
