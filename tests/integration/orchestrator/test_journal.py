@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.testing import capture_logs
 
 from llamaorch.orchestrator.v1 import job_pb2
@@ -14,13 +15,14 @@ from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from llamaorch.orchestrator.v1 import pool_admin_service_pb2 as pools_pb
 from llamaorch.pool.v1 import dispatch_pb2
 from orchestrator_core import cancels
+from orchestrator_core.clock import wall_s
 from orchestrator_core.config.schema import Config
 from orchestrator_core.core.events import Tick
 from orchestrator_core.core.records import Record
 from orchestrator_core.core.states import JobState
 from orchestrator_core.errors import CannotStartError
 from orchestrator_core.process import run
-from orchestrator_core.store.memory import MemoryStore
+from orchestrator_core.store.memory import MemoryJournal, MemoryStore
 from tests.integration.orchestrator.calls import (
     all_events,
     details,
@@ -35,6 +37,24 @@ from tests.integration.orchestrator.scripted_host import snapshot
 from tests.integration.orchestrator.stores import SlowStore
 
 WAIT_S = 5.0
+
+
+async def test_after_a_run_with_a_wrong_clock_deadlines_are_understood(
+    start_orchestrator: StartOrchestrator,
+) -> None:
+    """The journal ends in the future, where a later run goes on; its clients are not there."""
+    now_s = wall_s()
+    wrong = MemoryJournal(pruned_last_ms=int(now_s * 1000) + 8 * 3_600_000)
+    orchestrator = await start_orchestrator(MemoryStore(journal=wrong))
+    host = await ready_host(orchestrator)
+    deadline = Timestamp()
+    deadline.FromSeconds(int(now_s) + 3_600)
+
+    receipt = await enqueue(orchestrator, deadline=deadline)
+    start = await host.start()
+
+    assert 0 < start.remaining_ms <= 3_601_000
+    assert (await job(orchestrator, receipt.job_id)).state == job_pb2.JOB_STATE_DISPATCHED
 
 
 async def test_restart_keeps_waiting_running_and_ended_jobs(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pool_managerd.engines import launched as launched_module
 from pool_managerd.engines.launched import PORT_TRIES
 from pool_managerd.engines.port import Failure
 from tests.unit.pool_managerd.engines.marked import SERVER, WAIT_S, Marked, failure_of, launched
@@ -43,6 +44,33 @@ async def test_an_engine_whose_port_was_taken_is_run_again_with_another(
     assert len(ports) == PORT_TRIES
     assert len(set(ports)) == PORT_TRIES
     assert marked.alive() == []
+
+
+def test_a_port_that_another_engine_was_given_is_not_given_again() -> None:
+    """It may be slow to open it, and its pool would take the other one's server for its own."""
+    asked = list[str]()
+
+    class TheFirstFour:
+        def __contains__(self, port: object) -> bool:
+            asked.append(str(port))
+            return len(asked) <= 4
+
+    ports = launched_module.free_ports(TheFirstFour())
+
+    assert sorted(ports) == ["port", "port_2", "port_3"]
+    assert list(ports.values()) == asked[4:]
+    assert len(set(asked)) == 7
+
+
+async def test_an_engine_has_its_ports_for_itself_until_it_is_gone(marked: Marked) -> None:
+    """Also while it does not listen yet."""
+    engine = launched(marked)
+    await engine.start()
+    given = set(launched_module._GIVEN)
+    await engine.stop()
+
+    assert len(given) == len(launched_module.PORTS)
+    assert not launched_module._GIVEN
 
 
 async def test_an_engine_that_ends_for_another_reason_is_run_once(

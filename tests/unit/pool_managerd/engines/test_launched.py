@@ -210,6 +210,19 @@ async def test_another_model_is_loaded_by_reference_where_the_command_takes_one(
         make_engine(pool, "file:--trust-remote-code")
 
 
+async def test_a_server_that_is_launched_again_is_the_same_replica(marked: Marked) -> None:
+    """Its port is another one; attempts go on there all the same, and its speed stays known."""
+    digests = []
+    for pool_id in ("p", "p", "q"):
+        pool = table(marked).model_copy(update={"pool_id": pool_id})
+        engine = make_engine(pool, "", host_id="h")
+        digests.append((await engine.start()).model_digest)
+        await engine.stop()
+
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[0].startswith("unverified:")
+
+
 async def test_settings_of_the_pool_stand_in_the_command(marked: Marked) -> None:
     """What the memory is judged by is what the server is told, said once."""
     program = "import sys; print(*sys.argv[1:]); raise SystemExit(1)"

@@ -82,6 +82,15 @@ async def test_facts_come_from_the_server(vllm: FrameServer) -> None:
     assert info.model_digest.startswith("unverified:")
 
 
+@pytest.mark.parametrize("data", ["5", "{}", '"m"', '[{"id": ["m"]}]', '[{"id": {"m": 1}}, 7]'])
+async def test_an_odd_list_of_models_lists_none(vllm: FrameServer, data: str) -> None:
+    """The start says so, in no words of Python."""
+    vllm.pages["/v1/models"] = f'{{"data": {data}}}'
+
+    with pytest.raises(PreloadError, match="does not serve 'm'"):
+        await engine_for(vllm).start()
+
+
 async def test_a_context_without_a_limit_is_none_that_is_told(vllm: FrameServer) -> None:
     """10^30 is Hugging Face's word for it; what counts is then the configuration's."""
     models = vllm.pages["/v1/models"]
