@@ -24,6 +24,7 @@ async def reload_while_it_runs(world: World, meanwhile: list[str]) -> None:
     take_slot(world)
     engine = world.pool.incarnation
     world.pool.reload("good", "id", 500)
+    await asyncio.sleep(0.1)  # The model is found: the time for attempts runs.
     for name in meanwhile:
         ACTIONS[name](world)
     await asyncio.sleep(0.6)
