@@ -276,6 +276,8 @@ def _settle_attempts(
     for attempt in [a for a in state.attempts.values() if a.host_id == event.host_id]:
         if attempt.key in adopted:
             attempt.detached = False
+            # Its output comes in one piece now: that teaches nothing of how fast it was made.
+            attempt.paused_ms = now_ms - attempt.sent_ms
             _attach(state, attempt, ended=attempt.key in over)
             if attempt.state is AttemptState.CANCELLING:
                 _cancel_anew(state, attempt, now_ms)
