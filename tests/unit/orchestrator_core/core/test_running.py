@@ -191,6 +191,19 @@ def test_a_host_that_was_cut_off_has_not_become_slow() -> None:
     assert bench.core.tokens_per_s(bench.core.pools["p"]) == before
 
 
+def test_what_waited_for_the_journal_says_nothing_of_how_fast_prompts_are_read() -> None:
+    """LO-206: its host had it seconds after the decision; what it wrote then is a lesson."""
+    bench = Bench(wide())
+    bench.enqueue("a")
+    bench.step(AttemptStarted("a", 1), 5_000)
+    bench.step(OutputProgressed("a", 1, 1), 5_100)
+    bench.now_ms = 5_200
+    bench.end("a", usage=Usage(tokens_in=1, tokens_out=3))
+
+    rates = bench.core.pools["p"].rates
+    assert (rates.first.weight, rates.decode.weight) == (0.0, 1.0)
+
+
 @pytest.mark.parametrize(("told_ms", "shown_ms"), [(None, 1), (90, 90), (9_999, 451)])
 def test_the_time_for_the_output_is_the_engines_own(told_ms: int | None, shown_ms: int) -> None:
     """Output that comes at once took longer than it took to arrive; but not longer than the job."""
