@@ -172,6 +172,9 @@ def _put_pool(state: State, host: Host, snapshot: PoolSnapshot, now_ms: int) -> 
     if pool is None:
         pool = state.pools[snapshot.pool_id] = Pool(snapshot, now_ms)
     else:
+        if pool.snapshot.host_id != host.host_id:
+            # Other devices, of whose speed nothing is known.
+            state.predictor.forget_pool(snapshot.pool_id)
         former = state.hosts.get(pool.snapshot.host_id)
         if former is not None and former is not host:
             former.pool_ids.pop(snapshot.pool_id, None)
