@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -208,3 +209,46 @@ async def test_sighup_changes_what_needs_no_restart(
     assert "log_levell: unknown key; did you mean" in str(refused["human"])
     assert applied["changed"] == ["shutdown_grace_ms: 20000 -> 1"]
     assert await command.exit_code() == 0
+
+
+SLOW_IMPORT = """
+import sys
+print("importing", flush=True)
+sys.stdin.readline()
+sys.path.remove(sys.argv[-1])
+del sys.modules["aiohttp"]
+import aiohttp
+"""
+
+
+async def test_sighup_during_a_start_ends_nothing_and_counts_later(
+    orchestrator: FakeOrchestrator, tmp_path: Path
+) -> None:
+    """A library stands in the way of the imports. To systemd, an end by SIGHUP is a regular one."""
+    (tmp_path / "slow" / "aiohttp").mkdir(parents=True)
+    library = SLOW_IMPORT.replace("sys.argv[-1]", repr(str(tmp_path / "slow")))
+    (tmp_path / "slow" / "aiohttp" / "__init__.py").write_text(library, encoding="utf-8")
+    config = tmp_path / "pool-managerd.toml"
+    config.write_text(CONFIG.format(orchestrator=orchestrator.address), encoding="utf-8")
+    path = os.pathsep.join((str(tmp_path / "slow"), *filter(None, sys.path)))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pool_managerd", "--config", str(config),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    command = Command(process)
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGHUP)
+        process.stdin.write(b"\n")
+        reloaded = await command.logged("config_reload")
+        process.terminate()
+        code = await command.exit_code()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+    assert (reloaded["outcome"], code) == ("unchanged", 0)
