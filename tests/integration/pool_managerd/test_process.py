@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
 from llamaorch.pool.v1.pool_manager_service_pb2_grpc import PoolManagerServiceStub
 from pool_managerd.models.tiny_gguf import write_tiny_model
 from tests.integration.pool_managerd.fakes import WAIT_S, FakeOrchestrator
+from tests.slow_import import environment_with_slow
 
 CONFIG = """
 orchestrator = "{orchestrator}"
@@ -211,30 +211,16 @@ async def test_sighup_changes_what_needs_no_restart(
     assert await command.exit_code() == 0
 
 
-SLOW_IMPORT = """
-import sys
-print("importing", flush=True)
-sys.stdin.readline()
-sys.path.remove(sys.argv[-1])
-del sys.modules["aiohttp"]
-import aiohttp
-"""
-
-
 async def test_sighup_during_a_start_ends_nothing_and_counts_later(
     orchestrator: FakeOrchestrator, tmp_path: Path
 ) -> None:
     """A library stands in the way of the imports. To systemd, an end by SIGHUP is a regular one."""
-    (tmp_path / "slow" / "aiohttp").mkdir(parents=True)
-    library = SLOW_IMPORT.replace("sys.argv[-1]", repr(str(tmp_path / "slow")))
-    (tmp_path / "slow" / "aiohttp" / "__init__.py").write_text(library, encoding="utf-8")
     config = tmp_path / "pool-managerd.toml"
     config.write_text(CONFIG.format(orchestrator=orchestrator.address), encoding="utf-8")
-    path = os.pathsep.join((str(tmp_path / "slow"), *filter(None, sys.path)))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "pool_managerd", "--config", str(config),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": path},
+        stderr=asyncio.subprocess.PIPE, env=environment_with_slow(tmp_path / "slow", "aiohttp"),
     )  # fmt: skip
     command = Command(process)
     try:
