@@ -184,6 +184,10 @@ async def _serve(config: Config, file: Path) -> None:
     if early_signals.hung_up():
         manager.hang_up()
     await manager.run()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # It has stopped as asked: whoever asks once more does not make that a failure.
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":
