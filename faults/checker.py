@@ -7,7 +7,7 @@
     scheduling_rules   I5 arrival order, I7 bounded queue and its victims, I8 slots,
                        I9 each attempt once
     recovery_rules     I13 nothing of who was replaced, I14 nothing told before it was durable,
-                       I15 all ended in time, I16 no leak
+                       I15 all ended in time, I16 no leak, I21 what was finished counts
     operator_rules     I17 an operator's word counts, I18 a refused change changes nothing,
                        I19 models retire as promised, I20 drained pools get nothing
 

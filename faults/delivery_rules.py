@@ -96,7 +96,7 @@ class _Text:
     """The text of one stream. What began later than at 0 has no digest that could be compared."""
 
     def __init__(self) -> None:
-        self.begin = self.offset = 0
+        self.begin = self.offset = self.attempt = 0
         self.data = bytearray()
         self.delivered: TextDelivered | None = None
         self.outcome: Outcome | None = None
@@ -109,6 +109,7 @@ class _Text:
         match event:
             case StreamOpened():
                 self.begin = self.offset = event.text_offset
+                self.attempt = event.attempt
             case Resumed(mode="RESTARTED"):
                 self.begin = self.offset = 0
                 self.data.clear()
@@ -133,6 +134,7 @@ class _Text:
         data = event.text.encode()
         self.data += data
         self.offset = event.text_offset + len(data)
+        self.attempt = event.attempt
         self.delivered = event
         return what
 
@@ -234,13 +236,12 @@ def text_kept(observed: Observed) -> Iterator[Violation]:
     """I2: the text of a finished job can be had as long as the host that generated its end lives.
 
     It has all of it, whatever becomes of the engine, and what a continuation followed on included.
-    But nobody has what a reader that acknowledges has read: who comes later has lost nothing.
+    But nobody has what a reader that acknowledges has read: who comes later has lost nothing. And
+    nobody can go on from other text, of an attempt whose host was killed: that is lost with it.
     """
     finished = {e.job_id for e in observed.all(JournalEnded) if e.state == "FINISHED"}
-    last: dict[str, AttemptBegan] = {}
-    for began in observed.all(AttemptBegan):
-        if began.job_id not in last or began.attempt > last[began.job_id].attempt:
-            last[began.job_id] = began
+    began = {(event.job_id, event.attempt): event for event in observed.all(AttemptBegan)}
+    last = {job_id: began[job_id, attempt] for job_id, attempt in sorted(began)}
     let_go = _let_go(observed)
     for events in observed.streams.values():
         reader = _Text()
@@ -251,6 +252,9 @@ def text_kept(observed: Observed) -> Iterator[Violation]:
             source = last.get(event.job_id)
             if source is None or _crashed(observed, source, event.at_ms):
                 continue
+            own = began.get((event.job_id, reader.attempt), source)
+            if _crashed(observed, own, event.at_ms) and not _same_so_far(own, source, reader):
+                continue
             excused = any(
                 at_ms <= event.at_ms and offset > reader.offset
                 for at_ms, offset in let_go.get(event.job_id, ())
@@ -258,6 +262,14 @@ def text_kept(observed: Observed) -> Iterator[Violation]:
             if event.job_id in finished and not excused:
                 proof = (source, event)
                 yield Violation("I2", event.job_id, "text was lost that its host held", proof)
+
+
+def _same_so_far(own: AttemptBegan, source: AttemptBegan, reader: "_Text") -> bool:
+    """True where what a reader has of its own attempt is what another begins with, or may be."""
+    if own.text is None or source.text is None:
+        return True
+    had = own.text.encode()[: reader.begin] + reader.data
+    return source.text.encode().startswith(had)
 
 
 def _crashed(observed: Observed, began: AttemptBegan, until_ms: int) -> bool:

@@ -197,6 +197,14 @@ class AttemptEnded(Event, frozen=True, kw_only=True, tag=True):
     attempt: int
 
 
+class EndHeld(Event, frozen=True, kw_only=True, tag=True):
+    """A host has all of an attempt's text and its regular end, and has perhaps told nobody yet."""
+
+    host: str
+    job_id: str
+    attempt: int
+
+
 class ReplicaGone(Event, frozen=True, kw_only=True, tag=True):
     """One incarnation of an engine is gone, with all that it worked on."""
 
@@ -249,6 +257,13 @@ class OfferDeclined(Event, frozen=True, kw_only=True, tag=True):
     """A job let an offer pass by a declared rule: others may overtake it."""
 
     job_id: str
+
+
+class AttemptGivenUp(Event, frozen=True, kw_only=True, tag=True):
+    """An attempt was given up by a declared rule: its host was away for longer than the grace."""
+
+    job_id: str
+    attempt: int
 
 
 class QueueSeen(Event, frozen=True, kw_only=True, tag=True):
@@ -330,11 +345,13 @@ AnyEvent = (
     | StreamBroken
     | AttemptBegan
     | AttemptEnded
+    | EndHeld
     | ReplicaGone
     | JournalAccepted
     | JournalDispatched
     | JournalEnded
     | OfferDeclined
+    | AttemptGivenUp
     | QueueSeen
     | Crashed
     | Restarted

@@ -10,8 +10,8 @@ from faults.event import Event
 class ActSent(Event, frozen=True, kw_only=True, tag=True):
     """An operator is about to change something.
 
-    `kind` is register, update, retire, activate or delete, of the model `subject`; drain or
-    undrain, of the pool; or reload, of the configuration with the mark.
+    `kind` is register, update, retire, activate or delete, of the model `subject`; drain,
+    undrain or renew, of the pool; or reload, of the configuration with the mark.
     """
 
     act: str
@@ -82,6 +82,12 @@ class JournalDrain(Event, frozen=True, kw_only=True, tag=True):
     epoch: int = 0
 
 
+class PoolLeftOut(Event, frozen=True, kw_only=True, tag=True):
+    """A pool was taken out of its host's configuration: whatever was said of it is over."""
+
+    pool: str
+
+
 class FileWritten(Event, frozen=True, kw_only=True, tag=True):
     """An operator wrote the configuration file; `mark` tells this text from all others."""
 
@@ -108,6 +114,7 @@ OperatorEvent = (
     | PoolSeen
     | JournalModel
     | JournalDrain
+    | PoolLeftOut
     | FileWritten
     | InForce
 )

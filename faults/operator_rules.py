@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from faults.event import Event
-from faults.history import JournalAccepted, JournalDispatched, JournalEnded, Recovered
+from faults.history import (
+    AttemptBegan,
+    JournalAccepted,
+    JournalDispatched,
+    JournalEnded,
+    Recovered,
+)
 from faults.observed import Observed, Violation
 from faults.operator_events import (
     ActDone,
@@ -21,6 +27,7 @@ from faults.operator_events import (
     JournalDrain,
     JournalModel,
     ModelSeen,
+    PoolLeftOut,
     PoolSeen,
 )
 
@@ -59,7 +66,7 @@ def word_kept(observed: Observed) -> Iterator[Violation]:
     for event in observed.events:
         written.take(event)
         match event:
-            case ActDone():
+            case ActDone() if event.kind != "renew":
                 if not _was_done(event, written):
                     yield Violation("I17", "", "said to be done before it was durable", (event,))
             case PoolSeen():
@@ -110,6 +117,24 @@ def _state(model: JournalModel | None) -> tuple[str, int]:
     return ("", 0) if model is None or not model.state else (model.state, model.revision)
 
 
+def renewed(observed: Observed) -> Iterator[Violation]:
+    """I17: once a pool is said to be reloaded, no engine from before works on anything new."""
+    engines: dict[str, int] = {}
+    done: dict[str, ActDone] = {}
+    for event in observed.events:
+        match event:
+            case AttemptBegan():
+                since_ms = engines.setdefault(event.replica, event.at_ms)
+                act = done.get(event.pool)
+                if act is not None and since_ms < act.asked_ms:
+                    what = "began on an engine that was said to be replaced"
+                    yield Violation("I17", event.job_id, what, (act, event))
+            case ActDone(kind="renew"):
+                done[event.subject] = event
+            case _:
+                pass
+
+
 def recovered_as_written(observed: Observed) -> Iterator[Violation]:
     """I17: a start finds the catalog and every drain as they were written."""
     models: dict[str, tuple[str, int]] = {}
@@ -142,6 +167,8 @@ def refused_changes_nothing(observed: Observed) -> Iterator[Violation]:
         match event:
             case ActSent():
                 asked[event.kind, event.subject] += event.act not in refused
+            case PoolLeftOut():
+                asked["undrain", event.pool] += 1
             case JournalModel():
                 for act in (event.stated_by, event.retired_by):
                     if act in refused:
@@ -243,6 +270,7 @@ def drained_get_nothing(observed: Observed) -> Iterator[Violation]:
 
 RULES: Sequence[Callable[[Observed], Iterator[Violation]]] = (
     word_kept,
+    renewed,
     recovered_as_written,
     refused_changes_nothing,
     settings_as_written,

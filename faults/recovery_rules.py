@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from faults.history import (
     TERMINAL_STATES,
+    AttemptGivenUp,
     CancelAnswered,
     Crashed,
+    EndHeld,
     EnqueueAcked,
     Healed,
     JournalAccepted,
@@ -21,6 +23,8 @@ from faults.history import (
     StatusSeen,
 )
 from faults.observed import Observed, Violation
+
+EXPIRED = "EXPIRED"
 
 
 def durable_before_told(observed: Observed) -> Iterator[Violation]:
@@ -44,6 +48,37 @@ def durable_before_told(observed: Observed) -> Iterator[Violation]:
                 if told_early and event.job_id in accepted:
                     what = f"{event.state} was told before its record was durable"
                     yield Violation("I14", event.job_id, what, (event,))
+            case _:
+                pass
+
+
+def finished_counts(observed: Observed) -> Iterator[Violation]:
+    """I21: what an engine has finished is what becomes of the job: it neither fails nor runs again.
+
+    But for one whose host is killed, or away for longer than the grace, before that is known.
+    """
+    held: dict[str, EndHeld] = {}
+    present: dict[str, int] = {}
+    for event in observed.events:
+        match event:
+            case EndHeld() if present.get(event.job_id) == event.attempt:
+                held[event.job_id] = event
+            case AttemptGivenUp():
+                if present.get(event.job_id) == event.attempt:
+                    del present[event.job_id]
+                    held.pop(event.job_id, None)
+            case Crashed():
+                held = {job: end for job, end in held.items() if end.host != event.process}
+            case JournalDispatched():
+                present[event.job_id] = event.attempt
+                end = held.pop(event.job_id, None)
+                if end is not None:
+                    yield Violation("I21", event.job_id, "finished, and begun anew", (end, event))
+            case JournalEnded():
+                present.pop(event.job_id, None)
+                end = held.pop(event.job_id, None)
+                if end is not None and event.state == "FAILED":
+                    yield Violation("I21", event.job_id, "finished, and FAILED", (end, event))
             case _:
                 pass
 
@@ -90,7 +125,8 @@ def _changed(
                 yield Violation("I14", job_id, f"{what} {state}, but never accepted")
         elif written in TERMINAL_STATES and state != written:
             yield Violation("I14", job_id, f"{what} {state}, but it was {written}")
-        elif journal_seen and state in TERMINAL_STATES and written not in TERMINAL_STATES:
+        elif journal_seen and state in TERMINAL_STATES - {EXPIRED, written}:
+            # What was due while nobody served has expired as soon as somebody does.
             yield Violation("I14", job_id, f"{what} {state}, but no end was written")
 
 
@@ -153,6 +189,7 @@ def no_leak(observed: Observed) -> Iterator[Violation]:
 
 RULES: Sequence[Callable[[Observed], Iterator[Violation]]] = (
     durable_before_told,
+    finished_counts,
     recovered_as_seen,
     epochs_kept,
     all_ended,

@@ -73,12 +73,12 @@ class ClientCall:
             return
         connection.client_calls[self] = None
         server = self._server = ServerCall(self, connection, self._method, self._metadata)
-        connection.to_server(server.opened)
+        connection.to_server(server, server.opened)
         if request is not None:
             data = self._encode(request)
-            connection.to_server(lambda: server.inbox.put(data))
+            connection.to_server(server, lambda: server.inbox.put(data))
         if half_close:
-            connection.to_server(server.inbox.end)
+            connection.to_server(server, server.inbox.end)
 
     def limit(self, timeout_s: float) -> None:
         """Gives up after a time."""
@@ -122,6 +122,9 @@ class ClientCall:
             self._timer.cancel()
         if self._connection is not None:
             self._connection.client_calls.pop(self, None)
+        if self._connection is not None and self._server is not None:
+            # Who writes must learn of it.
+            self._connection.up.clear(self._server)
         callbacks, self._when_done = self._when_done, []
         for callback in callbacks:
             callback(self)
@@ -189,7 +192,7 @@ class ClientCall:
 
     def _tell_cancel(self) -> None:
         if self._connection is not None and self._server is not None:
-            self._connection.to_server(self._server.broken)
+            self._connection.to_server(self._server, self._server.broken)
 
     def done(self) -> bool:
         """True when the call is over."""
@@ -223,14 +226,19 @@ class ClientCall:
             self._raise_for_status()
             return
         data, inbox = self._encode(message), self._server.inbox
-        self._connection.to_server(lambda: inbox.put(data))
+        self._connection.to_server(self._server, lambda: inbox.put(data))
         self._channel.network.seen(self._channel.process, self, message)
-        await asyncio.sleep(0)
+        try:
+            await asyncio.sleep(0)
+            await self._connection.up.room(self._server)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
 
     async def done_writing(self) -> None:
         """Closes this direction."""
         if self._connection is not None and self._server is not None:
-            self._connection.to_server(self._server.inbox.end)
+            self._connection.to_server(self._server, self._server.inbox.end)
 
 
 class ServerCall:
@@ -241,8 +249,8 @@ class ServerCall:
     ) -> None:
         self.inbox = Inbox()
         self._client = client
-        self._connection = connection
-        self._method = method
+        self.connection = connection
+        self.method = method
         self._metadata = metadata
         self._trailing: Pairs = ()
         self._code = OK
@@ -253,14 +261,14 @@ class ServerCall:
 
     def opened(self) -> None:
         """The call arrives: its handler begins."""
-        server = self._connection.server
-        if not server.process.alive or not self._connection.server_thinks_open:
+        server = self.connection.server
+        if not server.process.alive or not self.connection.server_thinks_open:
             return
-        self._handler = server.handler(self._method)
+        self._handler = server.handler(self.method)
         if self._handler is None:
             self._finish(grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ())
             return
-        self._connection.server_calls[self] = None
+        self.connection.server_calls[self] = None
         self._task = server.process.spawn(self._serve())
 
     def broken(self) -> None:
@@ -278,7 +286,7 @@ class ServerCall:
             self._finish(grpc.StatusCode.CANCELLED, "cancelled by the server", ())
             raise
         except Exception as error:  # noqa: BLE001 - as gRPC does; and it is a bug of ours
-            self._connection.server.bugs.append(f"{self._method}: {error!r}")
+            self.connection.server.bugs.append(f"{self.method}: {error!r}")
             self._finish(grpc.StatusCode.UNKNOWN, repr(error), ())
         else:
             self._finish(self._code, "", self._trailing)
@@ -299,7 +307,7 @@ class ServerCall:
 
     def _send(self, deliver: Any) -> None:
         if not self._over:
-            self._connection.to_client(deliver)
+            self.connection.to_client(self, deliver)
 
     def _finish(self, code: grpc.StatusCode, details: str, trailing: Pairs) -> None:
         self._send(lambda: self._client.finish(code, details, trailing))
@@ -307,9 +315,9 @@ class ServerCall:
 
     def _close(self) -> None:
         self._over = True
-        self._connection.server_calls.pop(self, None)
+        self.connection.server_calls.pop(self, None)
         callbacks, self._when_done = self._when_done, []
-        if self._connection.server.process.alive:
+        if self.connection.server.process.alive:
             for callback in callbacks:
                 callback(self)
 
@@ -346,18 +354,19 @@ class ServerCall:
 
     def _decoded(self, data: bytes) -> Any:
         message = self._handler.request_deserializer(data)
-        self._connection.server.read(message)
+        self.connection.server.read(message)
         return message
 
     async def write(self, message: Any) -> None:
         """Sends a message."""
         data = self._handler.response_serializer(message)
-        for after_s in self._connection.copies(message):
+        for after_s in self.connection.copies(message):
             if after_s:
-                self._connection.later(after_s, lambda: self._send(lambda: self._client.got(data)))
+                self.connection.later(after_s, lambda: self._send(lambda: self._client.got(data)))
             else:
                 self._send(lambda: self._client.got(data))
         await asyncio.sleep(0)
+        await self.connection.down.room(self)
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Pairs = ()

@@ -5,9 +5,10 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from faults import history as h
-from faults.simulation.orchestrator import ADDRESS
+from faults.simulation.orchestrator import ADDRESS, EPOCH_MS
 from faults.simulation.recorder import Recorder
 from faults.simulation.virtual_time import Process
 from llamaorch_client import errors, events
@@ -26,6 +27,7 @@ from llamaorch_client.request import (
     Determinism,
     FailoverPolicy,
     JobRequest,
+    KvHint,
     OnDisconnect,
     Priority,
     Sampling,
@@ -52,8 +54,8 @@ _TRIES_MAX = 200
 class Plan:
     """One job and what its client does about it. Times are milliseconds; None: never.
 
-    The first reader pauses for `pause_ms` after each event; each other comes `late_ms` after the
-    one before it.
+    `deadline_ms` counts from the start of the run. The first reader pauses for `pause_ms` after
+    each event; each other comes `late_ms` after the one before it.
     """
 
     request_id: str
@@ -73,6 +75,8 @@ class Plan:
     exchange: bool = False
     model: str = "m"
     looks_ms: tuple[int, ...] = ()
+    session: str = ""
+    deadline_ms: int | None = None
 
     @property
     def prompt(self) -> str:
@@ -89,10 +93,17 @@ class Plan:
             sampling=Sampling(seed=self.seed, max_tokens=self.tokens),
             determinism=Determinism.REQUIRED if self.deterministic else Determinism.BEST_EFFORT,
             failover=self.failover,
+            session_id=self.session,
+            kv_hint=KvHint.REUSE if self.session else KvHint.NONE,
+            deadline=None if self.deadline_ms is None else _instant(self.deadline_ms),
             on_disconnect=(
                 OnDisconnect.CANCEL if self.cancel_on_disconnect else OnDisconnect.CONTINUE
             ),
         )
+
+
+def _instant(at_ms: int) -> datetime:
+    return datetime.fromtimestamp((EPOCH_MS + at_ms) / 1000, UTC)
 
 
 @dataclass(slots=True)

@@ -4,11 +4,13 @@ import argparse
 import multiprocessing
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from faults import history as h
+from faults.simulation.heard import Pair
 from faults.simulation.run import Run, Stats, simulate
 
 _SHOWN_MAX = 5
@@ -36,6 +38,7 @@ class Totals:
         total.unsent += stats.unsent
         total.acts += stats.acts
         total.ends += stats.ends
+        total.heard += stats.heard
         if wrong:
             self.bad[stats.seed] = wrong
 
@@ -95,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="first of many seeds")
     parser.add_argument("--count", type=int, default=2_000, help="how many seeds")
     parser.add_argument("--seconds", type=float, help="run as many seeds as fit into this time")
+    parser.add_argument("--orders", action="store_true", help="print what was heard after what")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     arguments = parser.parse_args(argv)
     if arguments.seed is not None:
@@ -123,7 +127,21 @@ def _many(arguments: argparse.Namespace) -> int:
         if totals.seeds % 1_000 == 0:
             _say(str(totals))
     _say(f"{totals}, in {time.monotonic() - began_s:.0f} s")
+    if arguments.orders:
+        _say(orders(totals.stats.heard))
     return 1 if totals.bad else 0
+
+
+def orders(heard: Counter[Pair]) -> str:
+    """A line for each word: how often it was heard of a pool, after which others, and never."""
+    words = sorted({word for pair in heard for word in pair})
+    lines = []
+    for word in words:
+        before = {other: heard[other, word] for other in words}
+        often = ", ".join(f"{other} {count}" for other, count in before.items() if count)
+        never = ", ".join(other for other, count in before.items() if not count)
+        lines.append(f"{word} {sum(before.values())}: after {often}\n    never after {never}")
+    return "\n".join(lines)
 
 
 def _say(text: str) -> None:

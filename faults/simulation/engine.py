@@ -7,7 +7,7 @@ any other it differs from incarnation to incarnation.
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from faults import history as h
@@ -64,12 +64,18 @@ class SimulatedEngine:
     """One incarnation; satisfies `port.Engine`. `healed` turns all faults off."""
 
     def __init__(
-        self, kind: Kind, process: Process, recorder: Recorder, chance: random.Random
+        self,
+        kind: Kind,
+        process: Process,
+        recorder: Recorder,
+        chance: random.Random,
+        on_end: "OnEnd",
     ) -> None:
         self._kind = kind
         self._process = process
         self._recorder = recorder
         self._chance = chance
+        self._on_end = on_end
         self._salt = "" if kind.deterministic else str(chance.random())
         self._exited = asyncio.Event()
         self._open: dict[str, tuple[str, int]] = {}
@@ -194,6 +200,7 @@ class SimulatedEngine:
         job = self._open.pop(request_id, None)
         if job is not None:
             self._tell(h.AttemptEnded, *job)
+            self._on_end(self)
 
     def _tell(self, event: type, job_id: str, attempt: int, **more: int | str) -> None:
         kind = self._kind
@@ -207,3 +214,7 @@ class SimulatedEngine:
             attempt=attempt,
             **more,
         )
+
+
+OnEnd = Callable[[SimulatedEngine], None]
+"""Called when an engine works on an attempt no more."""

@@ -39,3 +39,11 @@ class Takeover:
     cut_off_ms: int
     trusting: bool
     notice_s: float
+
+
+@dataclass(slots=True)
+class Ended:
+    """Ends an engine `after_ms` after the n-th attempt from now on ended at any."""
+
+    attempts: int
+    after_ms: int

@@ -1,8 +1,8 @@
 """A network in memory: the part of grpc.aio that the services and their clients use.
 
 A channel holds one connection at a time, a connection any number of calls. Each direction of a
-connection is ordered, as TCP is. A connection may break at any message, with or without the other
-side being told; a direction may stall: what is sent then arrives when it goes on, or never.
+call is ordered. A connection may break at any message, with or without the other side being told; a
+direction may stall: what is sent then arrives when it goes on, or never.
 """
 
 import asyncio
@@ -23,32 +23,41 @@ KEEPALIVE_S = 30.0
 _RESET_S = 0.002
 _EARLIER = 0.5
 
+Call = ServerCall | None
+"""What a message belongs to; None: to the connection itself."""
+
 _OUTSIDE = contextvars.Context()
 """Messages under way belong to nobody: they do not die with who sent them."""
 
 
 class Lane:
-    """One direction of a connection."""
+    """One direction of a connection. What belongs to one call arrives in order.
+
+    Messages of two calls may overtake each other, and one call may be choked while others pass:
+    each has a window of its own for what its reader has not taken.
+    """
 
     def __init__(self, network: "Network") -> None:
         self._network = network
-        self._queue: deque[Callable[[], None]] = deque()
-        self._last_s = 0.0
-        self._arrived = 0
+        self._queues: dict[Call, deque[Callable[[], None]]] = {}
+        self._last_s: dict[Call, float] = {}
+        self._arrived: list[Call] = []
         self._stalled = False
+        self._choked: dict[Call, asyncio.Event] = {}
 
-    def send(self, deliver: Callable[[], None]) -> None:
-        """Delivers after a delay, in order."""
+    def send(self, call: Call, deliver: Callable[[], None]) -> None:
+        """Delivers after a delay, in order. What belongs to no call comes after everything."""
         loop = asyncio.get_running_loop()
-        self._last_s = max(self._last_s, loop.time() + self._network.delay_s())
-        self._queue.append(deliver)
-        loop.call_at(self._last_s, self._arrive, context=_OUTSIDE)
+        before_s = self._last_s.get(call, 0.0) if call else max(self._last_s.values(), default=0.0)
+        when_s = self._last_s[call] = max(before_s, loop.time() + self._network.delay_s())
+        self._queues.setdefault(call, deque()).append(deliver)
+        loop.call_at(when_s, self._arrive, call, context=_OUTSIDE)
 
-    def _arrive(self) -> None:
-        if self._stalled:
-            self._arrived += 1
-        elif self._queue:
-            self._queue.popleft()()
+    def _arrive(self, call: Call) -> None:
+        if self._stalled or call in self._choked:
+            self._arrived.append(call)
+        elif self._queues[call]:
+            self._queues[call].popleft()()
 
     def stall(self) -> None:
         """Holds back what arrives, until `flow`."""
@@ -57,14 +66,36 @@ class Lane:
     def flow(self) -> None:
         """Delivers what was held back."""
         self._stalled = False
-        arrived, self._arrived = self._arrived, 0
-        for _ in range(arrived):
-            self._arrive()
+        self._again()
+
+    def choke(self, call: ServerCall) -> None:
+        """Holds back what arrives of one call, and those who write it, until `clear`."""
+        self._choked.setdefault(call, asyncio.Event())
+
+    def clear(self, call: Call) -> None:
+        """Delivers what was held back of a call, and lets its writer go on."""
+        choked = self._choked.pop(call, None)
+        if choked is not None:
+            choked.set()
+            self._again()
+
+    async def room(self, call: ServerCall) -> None:
+        """Waits until more of a call may be written."""
+        while call in self._choked:
+            await self._choked[call].wait()
+
+    def _again(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        for call in arrived:
+            self._arrive(call)
 
     def drop(self) -> None:
         """Loses everything that is under way."""
-        self._queue.clear()
-        self._arrived = 0
+        for queue in self._queues.values():
+            queue.clear()
+        self._arrived.clear()
+        for call in list(self._choked):
+            self.clear(call)
 
 
 class Connection:
@@ -81,21 +112,21 @@ class Connection:
         self.client_thinks_open = True
         self.server_thinks_open = True
 
-    def to_server(self, deliver: Callable[[], None]) -> None:
-        """Sends something up; the dead send nothing.
+    def to_server(self, call: Call, deliver: Callable[[], None]) -> None:
+        """Sends something up, of a call or of none; the dead send nothing.
 
         Where the server was started again, nobody knows the connection: that is told at once.
         """
         if not self.client.alive:
             return
-        self.up.send(deliver)
+        self.up.send(call, deliver)
         if not self.server.process.alive and self._network.replaced(self.server):
             self._network.later(_RESET_S, self.client_notices)
 
-    def to_client(self, deliver: Callable[[], None]) -> None:
+    def to_client(self, call: ServerCall, deliver: Callable[[], None]) -> None:
         """Sends something down; the dead send nothing."""
         if self.server.process.alive:
-            self.down.send(deliver)
+            self.down.send(call, deliver)
 
     def copies(self, message: object) -> Sequence[float]:
         """When a message from the server is sent: seconds from now, the first at once."""
@@ -280,7 +311,7 @@ class Channel:
             for call in list(connection.client_calls):
                 call.cancel()
             connection.client_thinks_open = False
-            connection.to_server(connection.server_notices)
+            connection.to_server(None, connection.server_notices)
 
     async def __aenter__(self) -> "Channel":
         """See `grpc.aio.Channel`."""

@@ -1,4 +1,4 @@
-"""The operator of a run: changes the catalog, drains pools, has the configuration read again.
+"""The operator of a run: changes the catalog, drains and reloads pools, has the file read again.
 
 Acts go through the client library, one call each, and are not repeated: so each answer is about
 that act. They overlap where the first is slow. What goes on in the meantime is looked at, too.
@@ -17,6 +17,7 @@ from llamaorch_client import errors
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.catalog import AsyncCatalog
 from llamaorch_client.model_catalog import CatalogModel
+from llamaorch_client.model_fleet import ReloadOutcome
 from llamaorch_client.options import ClientOptions, RetryOptions, Timing
 
 _REFUSALS = (
@@ -110,6 +111,9 @@ class Operator:
                 return client.drain_pool(pool, timeout_s=deed.after_ms / 1000)
             case Act.UNDRAIN:
                 return client.undrain_pool(deed.subject)
+            case Act.RENEW:
+                pool = "nowhere" if deed.wrong else deed.subject
+                return _renewed(client, pool, deed.after_ms / 1000)
             case _:
                 seen = self._revisions.get(deed.subject, 1)
                 revision = 0 if deed.ahead is None else seen + deed.ahead
@@ -183,6 +187,14 @@ async def _reloaded(client: AsyncClient) -> None:
     if reload.problems:
         message = "; ".join(reload.problems)
         raise errors.InvalidParamsError(errors.ErrorDetail(message, "INVALID_CONFIG"))
+
+
+async def _renewed(client: AsyncClient, pool: str, timeout_s: float) -> None:
+    """Raises where the pool is not known to have another engine."""
+    reloaded = await client.reload_pool(pool, timeout_s=timeout_s)
+    if reloaded.outcome is not ReloadOutcome.DONE:
+        detail = errors.ErrorDetail(reloaded.detail, reloaded.outcome.value)
+        raise errors.UnavailableError(detail)
 
 
 def _model(deed: Deed, revision: int = 0) -> CatalogModel:

@@ -20,7 +20,10 @@ _BURST_MS = 1_000
 
 
 class Act(enum.Enum):
-    """What an operator does. The values are the kinds of `ActSent`."""
+    """What an operator does. The values are the kinds of `ActSent`.
+
+    RELOAD is of the configuration file, RENEW of a pool: its engine is started anew.
+    """
 
     REGISTER = "register"
     UPDATE = "update"
@@ -30,6 +33,7 @@ class Act(enum.Enum):
     DRAIN = "drain"
     UNDRAIN = "undrain"
     RELOAD = "reload"
+    RENEW = "renew"
 
 
 _OFTEN = {
@@ -41,6 +45,7 @@ _OFTEN = {
     Act.DRAIN: 5,
     Act.UNDRAIN: 3,
     Act.RELOAD: 3,
+    Act.RENEW: 4,
 }
 _OF_MODELS = frozenset({Act.UPDATE, Act.RETIRE, Act.ACTIVATE, Act.DELETE})
 
@@ -49,9 +54,9 @@ _OF_MODELS = frozenset({Act.UPDATE, Act.RETIRE, Act.ACTIVATE, Act.DELETE})
 class Deed:
     """One act: when, on what, and how. `subject` is a model or pool, or empty.
 
-    `after_ms` is the grace of a retirement, or what attempts have in a drain. The revision that it
-    names is so far `ahead` of the one seen last; None: it names none. With `wrong` the request or
-    file is bad. `looks_ms` are when the operator looks afterwards, from the act on.
+    `after_ms` is the grace of a retirement, or what attempts have in a drain or reload. The
+    revision that it names is so far `ahead` of the one seen last; None: it names none. With `wrong`
+    the request or file is bad. `looks_ms` are when the operator looks afterwards, from the act on.
     """
 
     name: str
@@ -100,7 +105,7 @@ def _begin_with_one(acts: list[Act]) -> None:
 def _deed(chance: random.Random, name: str, act: Act, at_ms: int, pools: Sequence[str]) -> Deed:
     model = MODEL if chance.random() < 0.8 else OTHER
     pool = chance.choice(pools)
-    by_act = {Act.DRAIN: pool, Act.UNDRAIN: pool, Act.RELOAD: ""}
+    by_act = {Act.DRAIN: pool, Act.UNDRAIN: pool, Act.RENEW: pool, Act.RELOAD: ""}
     return Deed(
         name=name,
         act=act,

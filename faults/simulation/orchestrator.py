@@ -1,6 +1,7 @@
 """One life of orchestratord in a simulation: its parts, put together as `server.py` does."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from faults import history as h
@@ -18,6 +19,7 @@ from orchestrator_core.config.derived import core_config
 from orchestrator_core.config.live import LiveConfig
 from orchestrator_core.configured_parts import judge_of, signatures_of
 from orchestrator_core.core.effects import Effect, OfferDeclined
+from orchestrator_core.core.events import DrainRequested
 from orchestrator_core.core.machine import Core
 from orchestrator_core.core.states import JobState
 from orchestrator_core.hosts.link import LinkTerms
@@ -112,6 +114,9 @@ class Watcher(Telemetry):
     def signature_checked(self, model_id: str, verdict: str) -> None:
         """See `Telemetry.signature_checked`."""
 
+    def pool_reloaded(self, pool_id: str, outcome: str, why: str, span_ms: tuple[int, int]) -> None:
+        """See `Telemetry.pool_reloaded`."""
+
     def rpc(self, name: str, metadata: Metadata | None) -> Call:
         """See `Telemetry.rpc`."""
         return self._calls.rpc(name, None)
@@ -137,9 +142,11 @@ class Orchestrator:
         self.listening = False
         self._live = LiveConfig(file.good, file)
         self.core = TapedCore(core_config(file.good))
+        self.core.on_give_up = self._gave_up
         self._network = network
         self._recorder = recorder
         self.runtime: Runtime | None = None
+        self._jobs: orchestrator.OrchestratorServicer | None = None
 
     async def start(self, loop: VirtualLoop) -> None:
         """Recovers the journal and takes connections. To be run as this process.
@@ -177,6 +184,7 @@ class Orchestrator:
             send_window_bytes=config.pools.send_window_bytes,
         )
         parts = self._parts(runtime, watcher)
+        self._jobs = parts.jobs
         self._live.prepare = parts.prepare
         servicers = (
             parts.jobs,
@@ -214,6 +222,24 @@ class Orchestrator:
                 runtime, watcher, config.catalog, signatures_of(config.catalog)
             ),
         )
+
+    async def leave(self, grace_ms: int) -> None:
+        """Stops in order, as `server.py` does: takes no more work, ends its streams."""
+        runtime, jobs = self.runtime, self._jobs
+        if runtime is None or jobs is None:
+            return
+        runtime.submit(DrainRequested())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_ms / 1000):
+                await runtime.idle.wait()
+                await runtime.flush()
+        for link in list(runtime.hosts.links.values()):
+            link.closed.set()
+        jobs.stop()
+        await asyncio.sleep(STOP_GRACE_S)
+
+    def _gave_up(self, job_id: str, attempt: int) -> None:
+        self._recorder.record(self.process, h.AttemptGivenUp, job_id=job_id, attempt=attempt)
 
     def _read(self, message: object) -> None:
         """What arrives here, before anybody looks at it."""

@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from typing import Any
 
 import orchestrator_core.failpoints
 import pool_managerd.failpoints
@@ -14,36 +14,30 @@ from faults.checker import Expect, Violation, check
 from faults.operator_events import ActSent
 from faults.operator_rules import MODEL_RETIRED
 from faults.simulation.clients import Plan
-from faults.simulation.disk import Condition
 from faults.simulation.engine import text_of
-from faults.simulation.mines import Mine, Takeover, Unsent
-from faults.simulation.network import KEEPALIVE_S
+from faults.simulation.heard import Pair
 from faults.simulation.recorder import Recorder
 from faults.simulation.scenario import (
     READY_MS,
     RETENTION_MS,
     SETTLE_MS,
-    Blow,
     Fault,
     Scenario,
     scenario_of,
 )
 from faults.simulation.sealed import sealed
+from faults.simulation.strike import strike
 from faults.simulation.virtual_time import Killed, StuckError, VirtualLoop
 from faults.simulation.world import World
 from llamaorch_client.request import FailoverPolicy
 
 _PATIENCE_MS = 60_000
-_DISKS = {
-    Fault.SLOW_DISK: Condition(write_ms=1_500.0),
-    Fault.FULL_DISK: Condition(write_ms=1.0, refused=1.0),
-    Fault.UNSURE_DISK: Condition(write_ms=20.0, unknown=0.5, refused=0.2, unreadable=0.3),
-}
 
 
 _SPARE_TEXT = frozenset(
     {
         Fault.KILL_ENGINE,
+        Fault.KILL_ENDED,
         Fault.KILL_UNSENT,
         Fault.SLOW_DISK,
         Fault.FULL_DISK,
@@ -55,7 +49,7 @@ _SPARE_TEXT = frozenset(
 
 @dataclass(slots=True)
 class Stats:
-    """What one run was. `ends` counts terminal states."""
+    """What one run was. `ends` counts terminal states, `heard` the orders of words about pools."""
 
     seed: int
     virtual_ms: int = 0
@@ -67,6 +61,7 @@ class Stats:
     unsent: int = 0
     acts: int = 0
     ends: Counter[str] = field(default_factory=Counter)
+    heard: Counter[Pair] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -131,7 +126,7 @@ async def _play(world: World) -> None:
     for blow in world.scenario.blows:
         await asyncio.sleep(max(0.0, blow.at_ms / 1000 - loop.time()))
         world.tally.blows += 1
-        _strike(world, blow)
+        strike(world, blow)
     await asyncio.sleep(max(0.0, world.scenario.heal_ms / 1000 - loop.time()))
     world.heal()
     clients += [client.process.spawn(client.last_look()) for client in world.clients]
@@ -148,76 +143,6 @@ async def _over(world: World, tasks: list[asyncio.Task[None]], limit_ms: int) ->
     done, late = await asyncio.wait(tasks, timeout=limit_ms / 1000)
     world.network.bugs.extend(f"a client broke: {t.exception()!r}" for t in done if t.exception())
     world.network.bugs.extend("a client was not done in time" for _ in late)
-
-
-def _strike(world: World, blow: Blow) -> None:
-    """Does what a fault says, to whom its `chance` names."""
-    draw = random.Random(blow.chance)
-    match blow.fault:
-        case Fault.CUT | Fault.STALL:
-            _disturb(world, blow, draw)
-        case Fault.REFUSE:
-            world.refuse(draw.random(), blow.for_ms)
-        case Fault.SLOW_NETWORK:
-            world.slow_network(draw.choice((10.0, 200.0)), blow.for_ms)
-        case Fault.KILL_ORCHESTRATOR:
-            world.kill_orchestrator(blow.for_ms, _notice_s(draw))
-        case Fault.KILL_HOST:
-            world.kill_host(draw.choice(list(world.hosts)), blow.for_ms, _notice_s(draw))
-        case Fault.KILL_AT_POINT | Fault.KILL_UNSENT:
-            _lay(world, blow, draw)
-        case Fault.STOP | Fault.TAKE_OVER:
-            _stop(world, blow, draw)
-        case Fault.KILL_ENGINE:
-            world.kill_engine(draw.random())
-        case Fault.SLOW_DISK | Fault.FULL_DISK | Fault.UNSURE_DISK:
-            world.disk(_DISKS[blow.fault], blow.for_ms)
-        case _:
-            assert_never(blow.fault)
-
-
-def _lay(world: World, blow: Blow, draw: random.Random) -> None:
-    """Kills a service at a point, or orchestratord with a continuation that no host has."""
-    if blow.fault is Fault.KILL_UNSENT:
-        name = draw.choice(("commit.after", "send.start.before"))
-        world.lay_unsent(Unsent(name, draw.randint(1, 3), blow.for_ms, _notice_s(draw)))
-        return
-    points = draw.choice((orchestrator_core.failpoints, pool_managerd.failpoints)).POINTS
-    name, passes = draw.choice(sorted(points)), draw.randint(1, 4)
-    world.lay(Mine(points, name, passes, blow.for_ms, _notice_s(draw)))
-
-
-def _stop(world: World, blow: Blow, draw: random.Random) -> None:
-    """Stops a service, or orchestratord while another takes its journal over."""
-    if blow.fault is Fault.STOP:
-        world.stop(draw.random(), blow.for_ms)
-        return
-    takeover = Takeover(
-        stopped_ms=blow.for_ms,
-        begins_ms=draw.randrange(blow.for_ms),
-        cut_off_ms=draw.choice((0, 0, 1_000, 2_000)),
-        trusting=draw.random() < 0.5,
-        notice_s=draw.choice((0.0, 0.1, KEEPALIVE_S)),
-    )
-    world.take_over(takeover)
-
-
-def _disturb(world: World, blow: Blow, draw: random.Random) -> None:
-    """Breaks one connection, or lets it go silent."""
-    connection = world.connection(draw.random())
-    if connection is None:
-        return
-    world.tally.cuts += 1
-    if blow.fault is Fault.CUT:
-        world.network.cut(connection, _notice_s(draw), _notice_s(draw))
-    else:
-        up, down = draw.choice(((True, True), (True, False), (False, True)))
-        world.stall(connection, up=up, down=down, for_ms=blow.for_ms)
-
-
-def _notice_s(draw: random.Random) -> float:
-    """When a side finds out: at once, or as late as a transport that pings."""
-    return draw.choice((0.0, 0.002, 0.1, 3.0, KEEPALIVE_S))
 
 
 def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
@@ -237,6 +162,7 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
         unsent=tally.unsent,
         acts=acts,
         ends=Counter(ended.values()),
+        heard=world.heard(),
     )
     safe = [event.job_id for event in accepted if _safe(scenario, event, ended)]
     expect = Expect(
@@ -253,12 +179,16 @@ def _judged(world: World, recorder: Recorder, virtual_ms: int) -> Run:
 def _safe(scenario: Scenario, job: h.JournalAccepted, ended: Mapping[str, str]) -> bool:
     """True for a job that every fault must spare: its text can be made again, to the byte.
 
-    It may have been cancelled or dropped, and an engine that stalls may cost it its time. One that
-    is continued is spared by faults that leave services and network alone: its text is somewhere.
+    It may have been cancelled, dropped or too late, and an engine that stalls may cost it its time.
+    One that is continued is spared by faults that leave services and network alone: its text is
+    somewhere.
     Whether the grace of its model was over is another rule's concern.
     """
     plan = _plans(scenario)[job.request_id]
-    if ended.get(job.job_id) in ("CANCELLED", "DROPPED", MODEL_RETIRED) or scenario.bad_engines:
+    state = ended.get(job.job_id)
+    if state in ("CANCELLED", "DROPPED", MODEL_RETIRED) or scenario.bad_engines:
+        return False
+    if state == "EXPIRED" and plan.deadline_ms is not None:
         return False
     if plan.failover is FailoverPolicy.CONTINUE:
         return all(blow.fault in _SPARE_TEXT for blow in scenario.blows)

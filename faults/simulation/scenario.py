@@ -25,13 +25,19 @@ class Fault(enum.Enum):
 
     CUT = "a connection breaks"
     STALL = "a connection goes silent, in one direction or both"
+    CHOKE = "one call is held up while others on its connection pass"
     REFUSE = "a process cannot connect"
     SLOW_NETWORK = "every message takes long"
     KILL_ORCHESTRATOR = "orchestratord is killed"
     KILL_HOST = "a pool-managerd is killed, with its engines"
     KILL_ENGINE = "an engine dies"
+    KILL_ENDED = "an engine dies soon after it ended an attempt"
     KILL_AT_POINT = "a service is killed as it passes a named point"
     KILL_UNSENT = "orchestratord is killed when a continuation is written, and no host has it"
+    LEAVE_ORCHESTRATOR = "orchestratord is stopped in order, and started again"
+    LEAVE_HOST = "a pool-managerd is stopped in order, and started again"
+    REFIT_HOST = "a pool-managerd is started anew without one of its pools, and later with it"
+    SICK_DEVICE = "a device of a host is unwell for a time"
     STOP = "a service stops, and goes on after a time"
     TAKE_OVER = "orchestratord stops, another takes its journal over, and it goes on"
     SLOW_DISK = "each commit takes seconds"
@@ -42,12 +48,18 @@ class Fault(enum.Enum):
 _OFTEN = {
     Fault.CUT: 6,
     Fault.STALL: 5,
+    Fault.CHOKE: 5,
     Fault.REFUSE: 2,
     Fault.SLOW_NETWORK: 2,
     Fault.KILL_ORCHESTRATOR: 4,
     Fault.KILL_HOST: 3,
     Fault.KILL_ENGINE: 6,
+    Fault.KILL_ENDED: 4,
     Fault.KILL_AT_POINT: 8,
+    Fault.LEAVE_ORCHESTRATOR: 2,
+    Fault.LEAVE_HOST: 3,
+    Fault.REFIT_HOST: 2,
+    Fault.SICK_DEVICE: 2,
     Fault.STOP: 4,
     Fault.SLOW_DISK: 2,
     Fault.FULL_DISK: 2,
@@ -84,11 +96,19 @@ class Scenario:
     deeds: tuple[Deed, ...]
 
 
+_WINDOWS_BYTES = (6, 30, 1_024)
+"""Of output under way: behind a full one the end of an attempt waits at its host."""
+_OF_SESSIONS = 0.25
+_WITH_DEADLINES = 0.1
 _TAKEN_OVER = 0.2
 """Share of the seeds in which an older orchestratord wakes up beside a newer one."""
 _UNSENT = 0.15
 """Share of the seeds in which orchestratord dies between the record and the start of attempts that
 continue others. In half of them engines die beside it, and nothing else happens."""
+
+_UNTOLD = 0.15
+"""Share of the seeds in which engines die while the ends of what they made wait at their hosts. In
+half of them nothing else happens."""
 
 
 def scenario_of(seed: int) -> Scenario:
@@ -103,9 +123,11 @@ def scenario_of(seed: int) -> Scenario:
         chance.choice(POLICIES),
         chance.choice((1, 3, 8)),
         _relay_bytes(random.Random(f"relay {seed}")),
+        random.Random(f"window {seed}").choice(_WINDOWS_BYTES),
     )
     hosts = _hosts(chance, bad=bad)
     clients = _on_exchanges(exchange, _clients(chance, span_ms))
+    clients = _bound(random.Random(f"bound {seed}"), clients, span_ms)
     pools = [kind.pool for kinds in hosts.values() for kind in kinds]
     todo = deeds(operator, span_ms, pools)
     drawn = Scenario(
@@ -119,11 +141,12 @@ def scenario_of(seed: int) -> Scenario:
         bad_engines=bad,
         deeds=todo,
     )
-    return _with_unsent(random.Random(f"unsent {seed}"), drawn, span_ms)
+    drawn = _with_unsent(random.Random(f"unsent {seed}"), drawn, span_ms)
+    return _with_untold(random.Random(f"untold {seed}"), drawn, span_ms)
 
 
 @cache
-def _config(policy: str, capacity: int, relay_bytes: int | None) -> Config:
+def _config(policy: str, capacity: int, relay_bytes: int | None, window_bytes: int) -> Config:
     config = Config.model_validate(
         {
             "queue": {"capacity": capacity, "policy": policy, "timeout_ms": 600_000},
@@ -137,16 +160,16 @@ def _config(policy: str, capacity: int, relay_bytes: int | None) -> Config:
                 "report_interval_ms": 3_000,
                 "heartbeat_timeout_ms": 6_000,
                 "reattach_grace_ms": 8_000,
-                "send_window_bytes": 1_024,
             },
             "placement": {"stale_after_ms": 6_000},
         }
     )
-    if relay_bytes is None:
-        return config
-    # Below what anybody may configure, so that evictions are seen.
-    jobs = config.jobs.model_copy(update={"output_bytes_per_job": relay_bytes})
-    return config.model_copy(update={"jobs": jobs})
+    # Below what anybody may configure, so that bounds are met with little output.
+    jobs, pools = config.jobs, config.pools
+    if relay_bytes is not None:
+        jobs = jobs.model_copy(update={"output_bytes_per_job": relay_bytes})
+    pools = pools.model_copy(update={"send_window_bytes": window_bytes})
+    return config.model_copy(update={"jobs": jobs, "pools": pools})
 
 
 def _hosts(chance: random.Random, *, bad: bool) -> dict[str, tuple[Kind, ...]]:
@@ -257,6 +280,27 @@ def _on_exchanges(
     return given
 
 
+def _bound(
+    chance: random.Random, clients: Mapping[str, list[Plan]], span_ms: int
+) -> dict[str, list[Plan]]:
+    """Some jobs belong to a conversation of their client, and some have a deadline."""
+    return {
+        name: [
+            replace(
+                plan,
+                session=f"{name}-s{chance.randint(1, 2)}" if chance.random() < _OF_SESSIONS else "",
+                deadline_ms=(
+                    READY_MS + plan.at_ms + chance.randint(200, span_ms)
+                    if chance.random() < _WITH_DEADLINES
+                    else None
+                ),
+            )
+            for plan in plans
+        ]
+        for name, plans in clients.items()
+    }
+
+
 def _exchange(chance: random.Random) -> ExchangeOptions:
     return ExchangeOptions(
         credit_bytes=chance.choice((4, 64, 1 << 18)), acknowledge=chance.random() < 0.7
@@ -315,6 +359,33 @@ def _with_unsent(chance: random.Random, drawn: Scenario, span_ms: int) -> Scenar
         for name, plans in drawn.clients.items()
     }
     return replace(drawn, blows=tuple(sorted(blows, key=lambda b: b.at_ms)), clients=clients)
+
+
+def _with_untold(chance: random.Random, drawn: Scenario, span_ms: int) -> Scenario:
+    """Engines are faster than what they make is read, and die soon after an end that waits."""
+    if chance.random() >= _UNTOLD:
+        return drawn
+    blows = drawn.blows if chance.random() < 0.5 else ()
+    for _ in range(chance.randint(2, 4)):
+        at_ms = READY_MS + chance.randrange(span_ms)
+        slow = chance.choice((Fault.CHOKE, Fault.CHOKE, Fault.SLOW_NETWORK))
+        held_ms, ended_ms = chance.choice((300, 2_000, 7_000)), chance.randrange(200)
+        blows += (
+            Blow(at_ms, slow, held_ms, chance.random()),
+            Blow(at_ms + ended_ms, Fault.KILL_ENDED, 0, chance.random()),
+        )
+    hosts = {host: tuple(map(_quick, kinds)) for host, kinds in drawn.hosts.items()}
+    pools = drawn.config.pools.model_copy(update={"send_window_bytes": min(_WINDOWS_BYTES)})
+    return replace(
+        drawn,
+        blows=tuple(sorted(blows, key=lambda blow: blow.at_ms)),
+        hosts=hosts,
+        config=drawn.config.model_copy(update={"pools": pools}),
+    )
+
+
+def _quick(kind: Kind) -> Kind:
+    return replace(kind, token_ms=10.0, start_ms=5.0)
 
 
 def _continued(plan: Plan) -> Plan:

@@ -1,10 +1,10 @@
 """Everything that lives in one run, and what can be done to it."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import orchestrator_core.failpoints
 import pool_managerd.failpoints
@@ -12,26 +12,29 @@ from faults import history as h
 from faults import operator_events as o
 from faults.simulation.calls import ClientCall
 from faults.simulation.clients import SimulatedClient
-from faults.simulation.disk import Condition, Disk
+from faults.simulation.disk import Disk
+from faults.simulation.engine import SimulatedEngine
+from faults.simulation.heard import Pair
 from faults.simulation.host import SimulatedHost
 from faults.simulation.journal_seen import tell_durable
-from faults.simulation.mines import Mine, Takeover, Unsent
-from faults.simulation.network import Connection, Network
+from faults.simulation.mines import Ended, Mine, Takeover, Unsent
+from faults.simulation.network import Network
 from faults.simulation.operator import Operator
 from faults.simulation.orchestrator import ADDRESS, Orchestrator
 from faults.simulation.recorder import Recorder
 from faults.simulation.scenario import Scenario, host_config
 from faults.simulation.settings import SettingsFile
 from faults.simulation.virtual_time import CURRENT, Killed, Process, VirtualLoop
+from faults.simulation.weather import Weather, pick
 from llamaorch.pool.v1.pool_registry_service_pb2 import DispatchRequest, DispatchResponse
 from orchestrator_core.core.records import DispatchRecord, Record
 from orchestrator_core.core.spec import StartMode
 
-_T = TypeVar("_T")
 _SENT_AGAIN = 0.2
 _LATE_S = (0.05, 0.5, 3.0, 12.0)
 _TAKEOVER_MS = 1_500
-_GOOD_DISK = Condition(write_ms=1.0)
+_STOP_GRACE_MS = 1_000
+_RESTART_MS = 20
 
 
 @dataclass(slots=True)
@@ -62,7 +65,7 @@ class World:
         self._replaced: list[Orchestrator] = []
         self._orchestrators: list[Orchestrator] = []
         self._disk = Disk(random.Random(f"disk {scenario.seed}"), self._durable)
-        self._disk.condition = _GOOD_DISK
+        self.weather = Weather(self.network, self._disk, self._later, self._late)
         self.orchestrator: Orchestrator | None = None
         self.hosts: dict[str, SimulatedHost] = {}
         self.clients = [
@@ -81,6 +84,9 @@ class World:
         self._healed = True
         self._mines: list[Mine] = []
         self._unsent: list[Unsent] = []
+        self._ended: list[Ended] = []
+        self._left_out: dict[str, str] = {}
+        self._leaving: list[Orchestrator | SimulatedHost] = []
 
     # --- life and death
 
@@ -113,10 +119,13 @@ class World:
         self.network.died(life.process, 0.0)
 
     def _start_host(self, host_id: str) -> None:
-        kinds = self.scenario.hosts[host_id]
+        left_out = self._left_out.get(host_id)
+        kinds = [kind for kind in self.scenario.hosts[host_id] if kind.pool != left_out]
         config = host_config(host_id, tuple(kind.pool for kind in kinds))
         chance = random.Random(self._chance.random())
-        life = self.hosts[host_id] = SimulatedHost(config, kinds, self._recorder, chance)
+        life = self.hosts[host_id] = SimulatedHost(
+            config, kinds, self._recorder, chance, self._attempt_ended
+        )
         life.heal(healed=self._healed)
         life.process.spawn(self._watched(life.start(self._loop), host_id))
 
@@ -127,7 +136,8 @@ class World:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
             self.network.bugs.append(f"{name} broke: {error!r}")
         else:
-            self.network.bugs.append(f"{name} ended by itself")
+            if self.hosts[name] not in self._leaving:
+                self.network.bugs.append(f"{name} ended by itself")
 
     def kill_orchestrator(self, down_ms: int, notice_s: float) -> None:
         """Kills orchestratord and starts it again after a time."""
@@ -202,6 +212,53 @@ class World:
         self._recorder.record(None, h.Restarted, process=host_id)
         self._start_host(host_id)
 
+    def refit_host(self, host_id: str, for_ms: int, chosen: float) -> None:
+        """Starts a pool-managerd anew without one of its pools, and after a time with all."""
+        kinds = self.scenario.hosts[host_id]
+        if len(kinds) > 1 and host_id not in self._left_out and self.hosts[host_id].process.alive:
+            pool_id = self._left_out[host_id] = pick(kinds, chosen).pool
+            self._recorder.record(None, o.PoolLeftOut, pool=pool_id)
+            self.kill_host(host_id, _RESTART_MS, 0.0)
+            self._later(_RESTART_MS + for_ms, lambda: self._fit(host_id))
+
+    def _fit(self, host_id: str) -> None:
+        del self._left_out[host_id]
+        self.kill_host(host_id, _RESTART_MS, 0.0)
+
+    def leave_orchestrator(self, down_ms: int) -> None:
+        """Stops orchestratord in order, and starts it again after a time."""
+        life = self.orchestrator
+        if life is not None and life.process.running and life not in self._leaving:
+            self._leaving.append(life)
+            life.process.spawn(self._left(life, lambda: self.kill_orchestrator(down_ms, 0.0)))
+
+    def leave_host(self, host_id: str, down_ms: int) -> None:
+        """Stops a pool-managerd in order, and starts it again after a time."""
+        life = self.hosts[host_id]
+        if life.process.running and life not in self._leaving:
+            self._leaving.append(life)
+            life.process.spawn(self._left(life, lambda: self.kill_host(host_id, down_ms, 0.0)))
+
+    async def _left(self, life: Orchestrator | SimulatedHost, end: Callable[[], None]) -> None:
+        await life.leave(_STOP_GRACE_MS)
+        # Nothing may run after the freeze that belongs to what is frozen.
+        self.network.later(0.0, lambda: end() if self._serves(life) else None)
+
+    def _serves(self, life: Orchestrator | SimulatedHost) -> bool:
+        present = self.orchestrator, *self.hosts.values()
+        return life.process.alive and life in present
+
+    def sicken(self, host_id: str, for_ms: int) -> None:
+        """Lets the devices of a host be unwell for a time."""
+        life = self.hosts[host_id]
+        if life.process.alive:
+            life.process.run(lambda: life.sicken("it has fallen off the bus (injected)"))
+            self._later(for_ms, lambda: self._well(life))
+
+    def _well(self, life: SimulatedHost) -> None:
+        if life.process.alive:
+            life.process.run(lambda: life.sicken(""))
+
     def stop(self, chosen: float, for_ms: int) -> None:
         """Stops one service and lets it go on after a time."""
         assert self.orchestrator is not None, "it has started"
@@ -227,6 +284,18 @@ class World:
         if engines:
             self.tally.kills += 1
             pick([engine for engine in engines if engine.busy] or engines, chosen).die()
+
+    def lay_ended(self, attempts: int, after_ms: int) -> None:
+        """Waits for ends of attempts, and then ends the engine."""
+        self._ended.append(Ended(attempts, after_ms))
+
+    def _attempt_ended(self, engine: SimulatedEngine) -> None:
+        for mine in () if self._healed else tuple(self._ended):
+            mine.attempts -= 1
+            if mine.attempts == 0:
+                self._ended.remove(mine)
+                self.tally.kills += 1
+                self.network.later(mine.after_ms / 1000, engine.die)
 
     def lay(self, mine: Mine) -> None:
         """Waits for a service to pass a point."""
@@ -275,7 +344,7 @@ class World:
         for host in self.hosts.values():
             host.heal(healed=False)
 
-    # --- the disk and the network
+    # --- messages
 
     def _copies(self, message: object) -> Sequence[float]:
         """Now and then a start arrives again, at once or when its attempt may be over."""
@@ -294,52 +363,18 @@ class World:
             epoch = self._epochs.pop(call)
             self._recorder.record(process, h.Obeyed, host=process.name, epoch=epoch)
 
-    def disk(self, condition: Condition, for_ms: int) -> None:
-        """Changes the disk for a time."""
-        self._disk.condition = condition
-        self._later(for_ms, self.mend_disk)
-
-    def mend_disk(self) -> None:
-        """Makes the disk good."""
-        self._disk.condition = _GOOD_DISK
-
-    def connection(self, chosen: float) -> Connection | None:
-        """One of the open connections."""
-        there = [connection for connection in self.network.connections if connection.open]
-        return pick(there, chosen) if there else None
-
-    def stall(self, connection: Connection, *, up: bool, down: bool, for_ms: int) -> None:
-        """Lets a connection go silent for a time."""
-        for lane, chosen in ((connection.up, up), (connection.down, down)):
-            if chosen:
-                lane.stall()
-                self._later(for_ms, lane.flow)
-
-    def refuse(self, chosen: float, for_ms: int) -> None:
-        """Lets one process not connect for a time."""
-        names = [*self.hosts, *(client.process.name for client in self.clients)]
-        name = pick(names, chosen)
-        self.network.refusing.add(name)
-        self._later(for_ms, lambda: self.network.refusing.discard(name))
-
-    def slow_network(self, factor: float, for_ms: int) -> None:
-        """Lets every message take longer for a time."""
-        self.network.slow = factor
-        self._later(for_ms, self.mend_network)
-
-    def mend_network(self) -> None:
-        """Lets messages take no longer than they must."""
-        self.network.slow = 1.0
-
     def heal(self) -> None:
         """Nothing new is injected, and what can be mended is. What hangs is still to be found."""
         self._healed = True
-        self.mend_disk()
-        self.mend_network()
-        self.network.refusing.clear()
+        self.weather.clear_up()
         for host in self.hosts.values():
             host.heal(healed=True)
         self._recorder.record(None, h.Healed)
+
+    def refuse(self, chosen: float, for_ms: int) -> None:
+        """Lets one host or client not connect for a time."""
+        names = [*self.hosts, *(client.process.name for client in self.clients)]
+        self.weather.refuse(pick(names, chosen), for_ms)
 
     def _later(self, wait_ms: int, call: Callable[[], None]) -> None:
         """Everything that was begun is over when faults are healed."""
@@ -353,6 +388,10 @@ class World:
         for number, life in enumerate(self._orchestrators, start=1):
             if difference := life.core.replayed():
                 self.network.bugs.append(f"replay of life {number}: {difference}")
+
+    def heard(self) -> Counter[Pair]:
+        """The orders in which the orchestrators of the run heard of pools."""
+        return sum((life.core.heard.pairs for life in self._orchestrators), Counter())
 
     def measure(self, *, before: bool) -> None:
         """Writes down what each process holds."""
@@ -372,8 +411,3 @@ class World:
             for mine in self._unsent:
                 mine.continuations -= 1
         tell_durable(record, epoch, partial(self._recorder.record, None))
-
-
-def pick(items: Sequence[_T], chosen: float) -> _T:
-    """The item at a share in [0, 1) of a list."""
-    return items[int(chosen * len(items))]

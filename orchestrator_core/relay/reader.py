@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 from llamaorch.orchestrator.v1 import events_pb2
 from orchestrator_core.errors import RefusalError
-from orchestrator_core.relay.retelling import outcome_at
+from orchestrator_core.relay.items import Item
+from orchestrator_core.relay.retelling import of_attempt, outcome_at
 
 if TYPE_CHECKING:
-    from orchestrator_core.relay.items import Item
     from orchestrator_core.relay.log import OutputLog
 
 # Sending several events in one message is the main lever on cost per token; this bounds such a
@@ -108,7 +108,7 @@ class Reader:
         self.wake()
         return entries
 
-    def _next_at_side(self) -> "Item | None":
+    def _next_at_side(self) -> Item | None:
         """What comes next of what is at its side; `_pass` takes it away. Raises as `take`."""
         side = self.side
         while side and side[0].text_bytes and side[0].end <= self._offset:
@@ -118,11 +118,23 @@ class Reader:
         item = side[0]
         if self._proof is not None:
             self._prove(item)
-        if item.text_bytes and 0 < self._told < item.attempt:
-            return self._log.announcement(item.attempt, self._offset)
-        return item
+        return self._told_in_order(item)
 
-    def take_items(self, bytes_max: int, offset_max: int) -> list["Item"]:
+    def _told_in_order(self, item: Item) -> Item:
+        """What is said of an item: nobody is told of an earlier attempt after a later one.
+
+        A later one that was not announced is announced first: that was at a place which this reader
+        has passed long ago. What an earlier one made, the later has too: it is told as made by it.
+        """
+        told = self._told
+        if not item.text_bytes or not told or item.attempt == told:
+            return item
+        if item.attempt > told:
+            return self._log.announcement(item.attempt, self._offset)
+        entry = of_attempt(told, item.entry)
+        return Item(told, item.text_offset, item.text_bytes, None, entry, item.first_index)
+
+    def take_items(self, bytes_max: int, offset_max: int) -> list[Item]:
         """Returns what comes next, in a run of events and then one of text.
 
         Ends after about `bytes_max`, and before text once the reader has `offset_max` bytes of it.
@@ -170,7 +182,7 @@ class Reader:
         """UTF-8 bytes of text that the reader has."""
         return self._offset
 
-    def settle(self) -> "Item | None":
+    def settle(self) -> Item | None:
         """Skips what the reader has; returns the item that comes next, None while there is none.
 
         Raises:
@@ -190,12 +202,9 @@ class Reader:
             begun = log.beginning()
             if begun is not None and begun.attempt:
                 return begun
-        if item is not None and item.text_bytes and 0 < self._told < item.attempt:
-            # It was announced at a place that this reader has passed long ago.
-            return log.announcement(item.attempt, self._offset)
-        return item
+        return None if item is None else self._told_in_order(item)
 
-    def _pass(self, item: "Item") -> None:
+    def _pass(self, item: Item) -> None:
         self._told = max(self._told, item.attempt)
         if self.side and item is self.side[0]:
             self.side.popleft()
@@ -205,7 +214,7 @@ class Reader:
             self._offset = item.end
             self._attempt = self._told
 
-    def _prove(self, item: "Item | None") -> None:
+    def _prove(self, item: Item | None) -> None:
         """Compares digests. Where the log knows none there, the reader's own check remains.
 
         The digest of the next batch covers what the reader has, so it finds what is not found here.

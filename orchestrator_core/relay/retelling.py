@@ -37,6 +37,13 @@ def outcome_at(final: bytes, text_offset: int) -> bytes:
     return encode_event(event)
 
 
+def of_attempt(attempt: int, entry: bytes) -> bytes:
+    """The entry of text, told as made by an attempt."""
+    event = _event(entry)
+    event.tokens.attempt = attempt
+    return encode_event(event)
+
+
 def starts(entry: bytes) -> bool:
     """True for the entry of a `started`."""
     return _event(entry).HasField("started")

@@ -82,17 +82,23 @@ class Link:
         return ack
 
     def touch(self, job: ExchangeJob) -> None:
-        """A job was read on, or is read no longer."""
+        """A job was read on, or is read no longer.
+
+        What it has for a handle may be that of a stream before, and another job's here.
+        """
         handle = job.handle
+        followed, unread = self._jobs.get(handle) is job, self._unread.get(handle) is job
+        if unread and job.left:
+            del self._unread[handle]
         if job.finished:
-            if self._unread.pop(handle, None) is not None and self._session.acknowledge:
+            if unread and self._session.acknowledge:
                 self._final.append(handle)
         elif job.left:
             self._open.pop(job, None)
-            self._unread.pop(handle, None)
-            if self._jobs.pop(handle, None) is not None:
+            if followed:
+                del self._jobs[handle]
                 self.left.append(handle)
-        elif handle in self._jobs and (due := job.due()) is not None:
+        elif followed and (due := job.due()) is not None:
             offset = due[0] if self._session.acknowledge else 0
             self._acks[handle] = offset, due[1] + self._acks.get(handle, (0, 0))[1]
         else:
@@ -128,7 +134,9 @@ class Link:
     def _follow(self, job: ExchangeJob, result: pb.ExchangeResult, *, dropped: bool) -> None:
         if dropped or job.left:
             self.left.append(result.handle)
-            self._open.pop(job, None)
+            if job.left or not job.handle:
+                # Else it was asked for again, and that was answered first.
+                self._open.pop(job, None)
             return
         job.handle = result.handle
         if result.HasField("enqueued"):

@@ -323,6 +323,64 @@ def test_a_declined_offer_excuses_who_was_overtaken() -> None:
     assert "I5" not in {v.invariant for v in check(events + planted.events, EXPECT)}
 
 
+@pytest.mark.parametrize(("state", "found"), [("EXPIRED", set()), ("FAILED", {"I14"})])
+def test_a_deadline_may_pass_while_nobody_serves(state: str, found: set[str]) -> None:
+    """A start decides at once what was due; any other end must have been written before it."""
+    events = _run()[:-1]
+    index = _index(h.Recovered, epoch=2)
+    states = {"j1": "RUNNING", "b1": "DROPPED", "b2": state, "j4": "QUEUED"}
+    events[index] = msgspec.structs.replace(events[index], states=states)
+
+    assert {v.invariant for v in check(events, EXPECT)} == found
+
+
+FINISHED_AT_ITS_HOST: list[h.AnyEvent] = [
+    h.JournalDispatched(at_ms=1, job_id="j1", attempt=1, pool="p1", replica="p1-a"),
+    h.EndHeld(at_ms=2, host="h1", job_id="j1", attempt=1),
+]
+AGAIN = h.JournalDispatched(at_ms=4, job_id="j1", attempt=2, pool="p1", replica="p1-b")
+FAILED = h.JournalEnded(at_ms=4, job_id="j1", state="FAILED", reason="WORKER_RESET")
+
+
+@pytest.mark.parametrize("then", [AGAIN, FAILED])
+@pytest.mark.parametrize(
+    "excuse",
+    [
+        None,
+        h.Crashed(at_ms=3, process="h2"),
+        h.AttemptGivenUp(at_ms=3, job_id="j1", attempt=2),
+        h.Crashed(at_ms=3, process="h1"),
+        h.AttemptGivenUp(at_ms=3, job_id="j1", attempt=1),
+    ],
+)
+def test_what_an_engine_finished_counts(then: h.AnyEvent, excuse: h.AnyEvent | None) -> None:
+    """Unless its host is killed, or away for too long: only these are excused."""
+    excused = excuse in (
+        h.Crashed(at_ms=3, process="h1"),
+        h.AttemptGivenUp(at_ms=3, job_id="j1", attempt=1),
+    )
+    between = [excuse] if excuse is not None else []
+
+    found = [v for v in check([*FINISHED_AT_ITS_HOST, *between, then]) if v.invariant == "I21"]
+
+    assert bool(found) is not excused
+
+
+@pytest.mark.parametrize("state", ["FINISHED", "CANCELLED", "EXPIRED"])
+def test_a_finished_attempt_may_come_too_late(state: str) -> None:
+    """A job that was cancelled or had expired by then stays so; one that finished is as it was."""
+    ended = msgspec.structs.replace(FAILED, state=state)
+
+    assert check([*FINISHED_AT_ITS_HOST, ended]) == []
+
+
+def test_the_end_of_an_earlier_attempt_counts_no_more() -> None:
+    """Another one is the job's by then."""
+    first, end = FINISHED_AT_ITS_HOST
+
+    assert check([first, AGAIN, msgspec.structs.replace(end, at_ms=5), FAILED]) == []
+
+
 @pytest.mark.parametrize("acknowledges", [False, True])
 def test_a_text_may_be_let_go_once_its_outcome_was_acknowledged(*, acknowledges: bool) -> None:
     """A reader that comes too late for what another has acknowledged has lost nothing."""
@@ -347,6 +405,28 @@ def test_only_the_host_of_the_last_attempt_need_live(
     killed = h.Crashed(at_ms=killed_ms, process=host)
 
     lost = [v for v in check([*events, killed], EXPECT) if "its host held" in v.what]
+
+    assert bool(lost) is not excused
+
+
+@pytest.mark.parametrize(
+    ("had", "killed", "excused"),
+    [("hé", "h9", False), ("HE!", "h9", True), ("HE!", "h8", False)],
+)
+def test_other_text_is_lost_with_its_host(*, had: str, killed: str, excused: bool) -> None:
+    """Who has text of an attempt that died with its host cannot go on from what came after it."""
+    events = _run()
+    began = _index(h.AttemptBegan, attempt=1)
+    text = had + TEXT[2:]
+    events[began] = msgspec.structs.replace(events[began], host="h9", text=text)
+    reader = {"client": "c2", "stream": "s2", "job_id": "j1"}
+    events += [
+        h.Crashed(at_ms=59, process=killed),
+        h.StreamOpened(at_ms=60, **reader, attempt=1, text_offset=3),
+        h.StreamBroken(at_ms=60, **reader, reason="RESUME_WINDOW"),
+    ]
+
+    lost = [v for v in check(events, EXPECT) if "its host held" in v.what]
 
     assert bool(lost) is not excused
 

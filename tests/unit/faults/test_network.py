@@ -123,6 +123,52 @@ def test_what_a_silent_direction_held_back_arrives_when_it_goes_on() -> None:
     play(story)
 
 
+def test_a_call_that_is_held_up_lets_others_pass() -> None:
+    """What is written of it waits, and so does who writes; then all of it arrives, in order."""
+
+    async def story(world: World) -> None:
+        held = world.call()
+        await held.write(b"a")
+        assert await held.read() == b"got a"
+        other = world.client.run(lambda: held._channel).stream_stream(
+            METHOD, request_serializer=_as_is, response_deserializer=_as_is
+        )
+        passing = world.client.run(other)
+        [server_end] = world.connection.server_calls
+        world.connection.up.choke(server_end)
+        writing = asyncio.ensure_future(held.write(b"b"))
+        await passing.write(b"c")
+        assert await passing.read() == b"got c"
+        await asyncio.sleep(5)
+        assert not writing.done()
+        world.connection.up.clear(server_end)
+        await writing
+        await held.write(b"d")
+        assert [await held.read(), await held.read()] == [b"got b", b"got d"]
+
+    play(story)
+
+
+def test_who_writes_a_call_that_is_held_up_learns_of_its_end() -> None:
+    """A call that breaks meanwhile holds nobody for ever."""
+
+    async def story(world: World) -> None:
+        call = world.call()
+        await call.write(b"a")
+        assert await call.read() == b"got a"
+        [server_end] = world.connection.server_calls
+        world.connection.up.choke(server_end)
+        writing = asyncio.ensure_future(call.write(b"b"))
+        await asyncio.sleep(1)
+        world.network.cut(world.connection, client_after_s=1.0, server_after_s=1.0)
+        async with asyncio.timeout(2):
+            await writing
+        with pytest.raises(asyncio.InvalidStateError):
+            await call.write(b"c")
+
+    play(story)
+
+
 def test_a_refused_connection_fails_the_call() -> None:
     """Nobody is there, so the call is UNAVAILABLE."""
 
@@ -161,9 +207,10 @@ def test_the_dead_send_nothing() -> None:
         call = world.call()
         await call.write(b"a")
         assert await call.read() == b"got a"
+        [server_end] = world.connection.server_calls
         loop.freeze(world.server)
         world.network.died(world.server, 0.5)
-        world.connection.to_client(lambda: call.got(b"from the grave"))
+        world.connection.to_client(server_end, lambda: call.got(b"from the grave"))
         with pytest.raises(aio.AioRpcError):
             await call.read()
 

@@ -34,6 +34,11 @@ def _dispatched(at_ms: int, job_id: str, pool: str = "p2") -> h.JournalDispatche
     )
 
 
+def _began(at_ms: int, job_id: str, replica: str) -> list[h.AnyEvent]:
+    at = {"at_ms": at_ms, "pool": "p3", "replica": replica, "job_id": job_id, "attempt": 1}
+    return [h.JournalDispatched(**at), h.AttemptBegan(**at, host="h1", slots_total=9)]  # type: ignore[arg-type]
+
+
 def _started(at_ms: int, **found: object) -> h.Recovered:
     return h.Recovered(at_ms=at_ms, epoch=1, states={}, **found)  # type: ignore[arg-type]
 
@@ -170,3 +175,17 @@ def test_an_answer_that_was_lost_leaves_all_open() -> None:
 
     assert check([*GOOD[:-4], asked, unknown]) == []
     assert check([*GOOD[:-4], asked, unknown, late]) == []
+
+
+@pytest.mark.parametrize(("replica", "found"), [("p3-a", {"I17"}), ("p3-b", set())])
+def test_a_pool_that_was_reloaded_has_another_engine(replica: str, found: set[str]) -> None:
+    """What began before the answer may be on the former one, nothing after it."""
+    events: list[h.AnyEvent] = [
+        *_began(100, "j1", "p3-a"),
+        _sent(200, "e1", "renew", "p3"),
+        *_began(201, "j2", "p3-a"),
+        _done(300, 200, "e1", "renew", "p3"),
+        *_began(301, "j3", replica),
+    ]
+
+    assert {violation.invariant for violation in check(events)} == found

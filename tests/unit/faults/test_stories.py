@@ -22,6 +22,9 @@ THE_CLIENT = 0.1
 WRITTEN, QUEUED = 0.7, 0.83
 """Chances that name the first continuation: in the journal, and then on its way to its host."""
 
+SOON, VERY_SLOW = 0.1, 0.05
+"""Chances with which an engine dies as soon as it is done, and messages take up to 600 ms."""
+
 LATE_HOSTS = (0.4, 0.8)
 """Chances that name the first host, and the second, of them and the client."""
 
@@ -194,3 +197,30 @@ def test_a_continuation_ends_where_a_host_stays_away(away: int) -> None:
         assert wrong_with(run) == []
         ends = [event for event in run.history if isinstance(event, h.JournalEnded)]
         assert [(end.state, end.reason) for end in ends] == [("FAILED", "WORKER_RESET")]
+
+
+@pytest.mark.parametrize("failover", list(FailoverPolicy))
+def test_an_end_is_overtaken_by_the_report_of_a_new_engine(failover: FailoverPolicy) -> None:
+    """Output is read slower than it is made, and the engine dies once it is done. LO-305.
+
+    The end waits at its host behind the output; the next engine is there before it.
+    """
+    overtaken = 0
+    for seed in range(4):
+        run = play(
+            story(
+                seed,
+                Plan("r0", 0, 14, 1, failover=failover),
+                Blow(READY_MS, Fault.KILL_ENDED, 0, SOON),
+                Blow(READY_MS + 50, Fault.SLOW_NETWORK, 7_000, VERY_SLOW),
+                hosts={"host1": (replace(kind_of("host1"), token_ms=10.0),)},
+                config=configured(scenario_of(0).config, window_bytes=8),
+            )
+        )
+        assert wrong_with(run) == []
+        assert run.stats.ends == {"FINISHED": 1}
+        assert sum(isinstance(event, h.AttemptBegan) for event in run.history) == 1
+        heard = run.stats.heard.items()
+        overtaken += sum(count for (_, word), count in heard if word == "finished overtaken")
+
+    assert overtaken == 4

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors as people read them: one sentence with what to change, and the exit code."""
 
+import re
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
+import grpc
+
 from llamaorch_client.address import DEFAULT_PORT
+from llamaorch_client.cli.cells import gib, named
 from llamaorch_client.cli.output import plain
 from llamaorch_client.cli.wording import Wording
 from llamaorch_client.errors import (
@@ -13,54 +17,43 @@ from llamaorch_client.errors import (
     CatalogError,
     DataLossError,
     DuplicateError,
+    ErrorDetail,
     IncompatibleError,
     InUseError,
     InvalidParamsError,
     JobFailedError,
     LlamaOrchError,
     NotFoundError,
+    PoolShortfall,
     RejectedError,
     ServerError,
     UnavailableError,
 )
+from llamaorch_client.troubles import SILENCES, WORDS, Trouble, words
 
 # Of a unit so many are told in the next.
 LARGE = 100
 SECOND_MS = 1000
+# Of what pools lack for a job that none can serve.
+LACKS_SHOWN = 12
+# How the server begins where it has nothing to tell but what each pool lacks.
+_EACH = "none of the "
+_OF_MEMORY = frozenset({"VRAM_TOTAL", "KV_TOTAL", "KV_ROOM", "DEVICE_SHARE"})
+_BYTES = re.compile(r"\b\d{8,}\b")
 AS_SENT = Wording()
 TOKEN_VARIABLE = "LLORCH_TOKEN"  # noqa: S105 - the name of the variable
 
-_OTHER_NAME = "its certificate is for another name; use one that is in it"
-# What the texts of BoringSSL and of gRPC 1.85 mean for connections that fail to open. The first
-# that is found holds.
-_CONNECTION_SENTENCES = {
-    "certificate has expired": "its certificate has expired; renew it there",
-    "certificate is not yet valid": "its certificate is not valid yet; look at the clocks",
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is not from an authority that is trusted here; "
+# Where the command's options are to be changed, and not those of the library.
+_BY_OPTION = {
+    Trouble.CERTIFICATE_OF_NOBODY: "its certificate is not from an authority that is trusted here; "
     "name the authority's file by --ca-file",
-    "not in peer certificate": _OTHER_NAME,
-    "Hostname Verification Check failed": _OTHER_NAME,
-    "Failed to create security handshaker": "one of the files of --ca-file, --client-cert and "
-    "--client-key holds no certificate, or no key, in PEM form",
-    "WRONG_VERSION_NUMBER": "it does not speak TLS; leave --tls and --ca-file out, or set "
-    "tls.certificate there",
-    "Failed parsing HTTP/2": "it does not speak gRPC; it may be the port of a web page or of the "
-    f"metrics: name the one of orchestratord's `listen`, {DEFAULT_PORT} unless it is set",
-    "Domain name not found": "there is no such host; look for a typing error, or use its IP "
-    "address",
-    # With the address before it: not of a connection that was open.
-    ": Socket closed": "it closed the connection at once; it may ask for TLS (--tls or --ca-file) "
-    "or for a certificate of yours (--client-cert)",
-}
-
-_SILENCES = {
-    "Connection refused": "nobody listens there",
-    "Deadline Exceeded": "it took too long",
-    "Timeout occurred": "it took too long",
-    "FD Shutdown": "it took too long",
-    "Network is unreachable": "no network leads there",
-    "No route to host": "no network leads there",
-    "reset by peer": "it closed the connection",
+    Trouble.CERTIFICATE_UNREADABLE: "one of the files of --ca-file, --client-cert and --client-key "
+    "holds no certificate, or no key, in PEM form",
+    Trouble.NOT_TLS: "it does not speak TLS; leave --tls and --ca-file out, or set tls.certificate "
+    "there",
+    Trouble.NOT_GRPC: f"{WORDS[Trouble.NOT_GRPC]}, {DEFAULT_PORT} unless it is set",
+    Trouble.CLOSED_AT_ONCE: "it closed the connection at once; it may ask for TLS (--tls or "
+    "--ca-file) or for a certificate of yours (--client-cert)",
 }
 
 
@@ -112,9 +105,27 @@ def sentences(
     if isinstance(error, AccessError):
         return [_access_refused(error, token)]
     message, fields = _fields(error, words)
-    shortfalls = error.shortfalls if isinstance(error, IncompatibleError) else ()
-    lacks = [f"  {item.pool_id}: {item.kind}: {item.description}" for item in shortfalls]
-    return [_sentence(error, words.sentence(message), server), *fields, *lacks]
+    told = isinstance(error, IncompatibleError) and _told_below(error)
+    shortfalls = error.shortfalls if isinstance(error, IncompatibleError) and told else ()
+    return [_sentence(error, words.sentence(message), server), *fields, *_lacks(shortfalls)]
+
+
+def _told_below(error: IncompatibleError) -> bool:
+    return any(item.kind != "MODEL" for item in error.shortfalls)
+
+
+def _lacks(shortfalls: Sequence[PoolShortfall]) -> list[str]:
+    """What pools lack, a line for all that lack the same; the most first."""
+    groups: dict[str, list[str]] = {}
+    for item in shortfalls:
+        told = item.description
+        if item.kind in _OF_MEMORY:
+            told = _BYTES.sub(lambda match: gib(int(match[0])), told)
+        groups.setdefault(f"{item.kind}: {told}", []).append(item.pool_id)
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    lines = [f"  {named(pool_ids)}: {lack}" for lack, pool_ids in ordered[:LACKS_SHOWN]]
+    hidden = len(ordered) - LACKS_SHOWN
+    return [*lines, f"  and {hidden} more (--json has them)"] if hidden > 0 else lines
 
 
 def _fields(error: LlamaOrchError, words: Wording) -> tuple[str, list[str]]:
@@ -159,8 +170,8 @@ def _sentence(error: LlamaOrchError, message: str, server: str) -> str:
         case InvalidParamsError():
             text = f"the request was refused: {message}"
         case IncompatibleError():
-            # The shortfalls follow, line by line.
-            told = "" if error.shortfalls else f" {message}"
+            # Lines below it tell what each pool lacks; what to change instead stands here.
+            told = "" if _told_below(error) and message.startswith(_EACH) else f" {message}"
             text = f"no pool can ever serve the job:{told}"
         case CatalogError() | DuplicateError() | InUseError() | DataLossError():
             text = message
@@ -187,6 +198,12 @@ def as_record(error: LlamaOrchError) -> dict[str, Any]:
         "retriable": error.retriable,
         "exit_code": int(exit_code(error)),
     }
+
+
+def own_record(kind: str, text: str, code: ExitCode) -> dict[str, Any]:
+    """Returns an error that the command itself found, for --json, with the keys of all errors."""
+    detail = plain(ErrorDetail(text, kind.upper(), "FAILED_PRECONDITION"))
+    return {"kind": kind, **detail, "retriable": False, "exit_code": int(code)}
 
 
 def span_text(span_ms: float) -> str:
@@ -229,25 +246,18 @@ def _unavailable(error: UnavailableError, server: str) -> str:
     if error.reason in ("POOL_UNAVAILABLE", "POOL_UNREADY"):
         # What the server itself advises after it is said here in the words of this command.
         why = error.message.partition("; start a pool-managerd")[0]
-        return (
-            f"{server} has no pool ready: {why}; start pool-managerd on a GPU host and point it at "
-            "this server, or see `llorch pools`"
-        )
+        none = why.startswith("no pool is registered")
+        start = "start pool-managerd on a GPU host and point it at this server, or " if none else ""
+        return f"{server} has no pool ready: {why}; {start}see `llorch pools`"
     if error.reason != error.code:
         return f"{server} cannot work now: {error.reason}: {error.message}"
-    for sign, sentence in _CONNECTION_SENTENCES.items():
-        if sign in error.message:
-            return f"{server}: {sentence}"
+    trouble = error.detail.connection
+    cause = error.__cause__
+    text = cause.details() if isinstance(cause, grpc.aio.AioRpcError) else error.message
+    told = _BY_OPTION.get(trouble) or words(trouble, text or "")
+    if trouble and trouble not in SILENCES:
+        return f"{server}: {told}"
     return (
-        f"{server} does not answer: {_silence(error.message)}; start orchestratord (`make up`), or "
-        "name another server with --server HOST:PORT or LLORCH_SERVER"
+        f"{server} does not answer: {told}; start orchestratord (`make up`), or name another "
+        "server with --server HOST:PORT or LLORCH_SERVER"
     )
-
-
-def _silence(message: str) -> str:
-    """Why nobody answers, out of gRPC's account of all addresses and errors that it met."""
-    for sign, words in _SILENCES.items():
-        if sign in message:
-            return words
-    # The error of the system, which gRPC puts last.
-    return message.rpartition(": ")[2]

@@ -15,9 +15,12 @@ from orchestrator_core.core.effects import (
 )
 from orchestrator_core.core.events import (
     AcceptsFailed,
+    AttemptEnded,
+    AttemptRefused,
     ConfigChanged,
     EnqueueRequested,
     Event,
+    HostRegistered,
     OutputProgressed,
     PoolDrainRequested,
     Recovered,
@@ -31,6 +34,7 @@ from orchestrator_core.core.spec import Failover, Priority, StartMode
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import AttemptState, JobState
 from orchestrator_core.core.timers import TimerKind
+from tests.unit.orchestrator_core.core.hosts import Key
 from tests.unit.orchestrator_core.core.shell import Shell
 
 
@@ -48,12 +52,15 @@ class Checks:
     drained: dict[str, None] = field(default_factory=dict)
     closed_before: dict[str, None] = field(default_factory=dict)
     turns_max: int = 0
+    hosts_before: dict[Key, str] = field(default_factory=dict)
 
     def before(self, world: Shell) -> None:
         """Notes who waits, to judge the step that comes."""
         queue = world.core._state.queue
         self.waiting_before = {job.job_id: job.seq for job in _waiting(queue)}
         self.closed_before = world.core.catalog.closed.copy()
+        attempts = world.core._state.attempts.values()
+        self.hosts_before = {attempt.key: attempt.host_id for attempt in attempts}
 
     def after(self, world: Shell, event: Event, effects: list[Effect]) -> None:
         """Asserts everything."""
@@ -75,6 +82,7 @@ class Checks:
         self._leaving(state, effects)
         self._jobs_are_somewhere(state)
         self._hosts_keep_what_they_may(state)
+        self._attempts_end_by_their_hosts(state, event)
         self._pools_are_exact(state, world.core._last_ms)
         self._timers_are_bound(state, world)
         self._sessions_add_up(state)
@@ -208,6 +216,23 @@ class Checks:
             assert len(pool.own) <= pool.snapshot.slots_total
         anew = {p.snapshot.pool_id for p in state.pools.values() if _open(state, p, now_ms)}
         assert set(state.available) == anew
+
+    def _attempts_end_by_their_hosts(self, state: State, event: Event) -> None:
+        """What becomes of an attempt is its host's word, but for one that is away too long. LO-305.
+
+        Whatever a report shows, its end may be on its way.
+        """
+        if isinstance(event, Recovered | AcceptsFailed):
+            return
+        over = {key: host for key, host in self.hosts_before.items() if key not in state.attempts}
+        if isinstance(event, AttemptEnded | AttemptRefused):
+            over.pop((event.job_id, event.attempt), None)
+        held = {(h.job_id, h.attempt) for h in getattr(event, "held", ())}
+        for key, host_id in over.items():
+            host = state.hosts.get(host_id)
+            away = host is None or host.link_id is None
+            dropped = isinstance(event, HostRegistered) and event.host_id == host_id
+            assert away or (dropped and key not in held), f"{key} is over, by nobody's word"
 
     def _sessions_add_up(self, state: State) -> None:
         """Holds belong to jobs that may still take something; bounds and idleness are kept."""

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.effects import SendStart, SendVerdicts, Verdict
-from orchestrator_core.core.events import HeldAttempt
+from orchestrator_core.core.events import AttemptEnded, HeldAttempt
 from orchestrator_core.core.snapshot import PoolSnapshot, PoolState
 
 # The slow pools of model m are far enough behind for jobs to wait for the fast one.
@@ -15,17 +15,21 @@ Key = tuple[str, int]
 
 @dataclass
 class SimAttempt:
-    """An attempt at a pool: `died` with its engine, `told` once its end was."""
+    """An attempt at a pool. `end` is what its host has to tell of its end, `told` on this link."""
 
     key: Key
     replica_id: str
     kv_bytes: int
     started: bool = False
     cancelled: bool = False
-    ended: bool = False
-    died: bool = False
+    end: AttemptEnded | None = None
     told: bool = False
     text_bytes: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """True once its engine works on it no more."""
+        return self.end is not None
 
 
 @dataclass
@@ -82,12 +86,22 @@ class SimPool:
 
 @dataclass
 class SimHost:
-    """A host with its pools; frames are numbered from 1 on each link."""
+    """A host with its pools; frames are numbered from 1 on each link, runs of its manager too.
+
+    `left_out` are pools that its configuration does not have at present.
+    """
 
     host_id: str
     pools: dict[str, SimPool]
     link_id: int | None = None
     frames: int = 0
+    runs: int = 1
+    left_out: dict[str, SimPool] = field(default_factory=dict)
+
+    @property
+    def boot_id(self) -> str:
+        """The present run of its pool manager."""
+        return f"{self.host_id}!{self.runs}"
 
     def frame(self) -> int:
         """Number of the next frame."""
@@ -136,20 +150,29 @@ class SimHost:
                 self.release((job_id, number))
 
     def reboot(self, pool_id: str) -> list[SimAttempt]:
-        """Starts a new incarnation; returns what ended with the old one, still held."""
+        """Starts a new incarnation; returns what ran on the old one, for the world to end."""
         pool = self.pools[pool_id]
-        ended = pool.running()
+        running = pool.running()
         pool.boots += 1
         pool.version = 0
-        for attempt in ended:
-            attempt.ended = attempt.died = True
-        return ended
+        return running
 
-    def restart(self) -> None:
-        """A new run of the pool manager: it holds nothing, and every engine is a new one."""
+    def restart(self, leave_out: str | None = None) -> None:
+        """A new run of the pool manager: it holds nothing, and every engine is a new one.
+
+        Of several pools one may be left out from now on, until the next run.
+        """
+        self.pools |= self.left_out
+        self.left_out.clear()
+        if leave_out is not None and len(self.pools) > 1:
+            self.left_out[leave_out] = self.pools[leave_out]
+        self.runs += 1
         for pool in self.pools.values():
             self.reboot(pool.pool_id)
             pool.attempts.clear()
+            pool.drained = False
+        for pool_id in self.left_out:
+            del self.pools[pool_id]
 
 
 def fleet(rng: random.Random, *, memory: bool) -> dict[str, SimHost]:

@@ -61,8 +61,13 @@ def question(state: State, job: Job, kept: dict[str, str], now_ms: int) -> Quest
         pool
         for pool_id, pool in state.pools.items()
         if replay_at in (None, pool.snapshot.replica_set)
-        # A pool that rests does so until its timer was handled, or it starts anew.
-        and not (pool.closed_until_ms and (TimerKind.POOL_REOPENS, pool_id) in state.timers._due)
+        # A pool that rests does so until its timer was handled, it starts anew, or whatever else
+        # was due in the same step let it be looked at.
+        and not (
+            pool.closed_until_ms
+            and (TimerKind.POOL_REOPENS, pool_id) in state.timers._due
+            and pool_id not in state.available
+        )
     ]
     return Question(
         spec=job.spec,

@@ -249,7 +249,8 @@ def _cancel(host: SimHost, effect: SendCancel) -> None:
 
 
 def _drain(host: SimHost, effect: SendDrain) -> None:
-    host.pools[effect.pool_id].drained = effect.left_ms is not None
+    if effect.pool_id in host.pools:
+        host.pools[effect.pool_id].drained = effect.left_ms is not None
 
 
 def _job_of(effect: Effect) -> str:

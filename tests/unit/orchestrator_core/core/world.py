@@ -178,10 +178,13 @@ class World(Shell):
         self._links += 1
         host.link_id, host.frames = self._links, 0
         held = host.held()
-        self.step(HostRegistered(name, self._links, host.snapshots(), held, HELD_MAX))
+        self.step(HostRegistered(name, self._links, host.snapshots(), held, HELD_MAX, host.boot_id))
         for pool in host.pools.values():
             for attempt in [a for a in pool.attempts.values() if a.ended]:
-                self._tell_end(host, attempt)
+                # Behind output that is not read yet an end waits.
+                attempt.told = False
+                if self.rng.random() < 0.7:
+                    self._tell_end(host, attempt)
 
     def lose(self, name: str) -> None:
         """A link breaks."""
@@ -258,17 +261,18 @@ class World(Shell):
         host = self.hosts[pool.host_id]
         for attempt in host.reboot(pool.pool_id):
             # One that ended well did so before, and a report may overtake that too.
-            attempt.died = self.rng.random() < 0.8
+            self._end(attempt, died=self.rng.random() < 0.8)
             if host.link_id is not None and self.rng.random() < 0.6:
                 self._tell_end(host, attempt)
         if host.link_id is not None:
             self.step(SnapshotsReported(host.host_id, host.snapshots(), self.now_ms))
 
     def restart_host(self) -> None:
-        """A pool manager dies with its engines and comes back."""
+        """A pool manager dies with its engines and comes back, maybe without one of its pools."""
         host = self.rng.choice(list(self.hosts.values()))
         self.lose(host.host_id)
-        host.restart()
+        pool_id = self.rng.choice([*host.pools, *host.left_out])
+        host.restart(pool_id if self.rng.random() < 0.3 else None)
         self.register(host.host_id)
 
     def begin_attempt(self) -> None:
@@ -290,24 +294,30 @@ class World(Shell):
         attempt = self._some_attempt(lambda a: not a.told)
         if attempt is None or (not (attempt.started or attempt.ended) and self.rng.random() < 0.6):
             return
-        host = self._host_of(attempt)
-        attempt.ended = True
-        self._tell_end(host, attempt)
+        if not attempt.ended:
+            self._end(attempt)
+        if self.rng.random() < 0.9:
+            self._tell_end(self._host_of(attempt), attempt)
 
-    def _tell_end(self, host: SimHost, attempt: SimAttempt) -> None:
-        attempt.told = True
-        told = AttemptEnded(*attempt.key, host.frame(), text_bytes=attempt.text_bytes)
-        if attempt.died:
+    def _end(self, attempt: SimAttempt, *, died: bool = False) -> None:
+        """An engine works on an attempt no more; how that came is the same each time it is told."""
+        end = AttemptEnded(*attempt.key, 0, text_bytes=attempt.text_bytes)
+        if died:
             error = AttemptError(AttemptErrorKind.ENGINE_DIED, "died")
-            self.step(replace(told, error=error))
+            attempt.end = replace(end, error=error)
         elif attempt.cancelled:
-            self.step(replace(told, finish=Finish.CANCELLED))
+            attempt.end = replace(end, finish=Finish.CANCELLED)
         elif self.faults and self.rng.random() < 0.2:
             error = AttemptError(self.rng.choice(ERRORS), "broke")
-            self.step(replace(told, error=error))
+            attempt.end = replace(end, error=error)
         else:
             usage = Usage(tokens_in=3, tokens_out=self.rng.randint(1, 9))
-            self.step(replace(told, finish=Finish.EOS, usage=usage))
+            attempt.end = replace(end, finish=Finish.EOS, usage=usage)
+
+    def _tell_end(self, host: SimHost, attempt: SimAttempt) -> None:
+        assert attempt.end is not None, "it has ended"
+        attempt.told = True
+        self.step(replace(attempt.end, frame_seq=host.frame()))
 
     def old_frame(self) -> None:
         """A frame of an attempt that does not count, or never existed, arrives."""
@@ -327,12 +337,7 @@ class World(Shell):
     def settle(self) -> None:
         """Everything is repaired and ends; then retention passes."""
         self.faults = False
-        for model_id in list(self.core.catalog.entries):
-            self.step(ModelDeleted(model_id, 0, True, -2))
-        for host in self.hosts.values():
-            for pool in host.pools.values():
-                pool.state = PoolState.READY
-                self.step(PoolDrainRequested(pool.pool_id, False, 0, 0))
+        self._mend()
         for _ in range(400):
             self.commit()
             self.commit()
@@ -344,9 +349,9 @@ class World(Shell):
             self.now_ms += 100
             self.step(Tick())
             while (attempt := self._some_attempt(lambda a: not a.told)) is not None:
-                attempt.ended = attempt.told = attempt.cancelled = True
-                key, frame_seq = attempt.key, self._host_of(attempt).frame()
-                self.step(AttemptEnded(*key, frame_seq, finish=Finish.EOS))
+                if not attempt.ended:
+                    self._end(attempt)
+                self._tell_end(self._host_of(attempt), attempt)
             if not self.core.live_attempts and not self.core.queue_depth():
                 break
         self.commit()
@@ -357,6 +362,19 @@ class World(Shell):
         self.commit()
 
     # --- helpers
+
+    def _mend(self) -> None:
+        """Every model, host and pool is as at first."""
+        for model_id in list(self.core.catalog.entries):
+            self.step(ModelDeleted(model_id, 0, True, -2))
+        for host in self.hosts.values():
+            if host.left_out:
+                self.lose(host.host_id)
+                host.restart()
+                self.register(host.host_id)
+            for pool in host.pools.values():
+                pool.state = PoolState.READY
+                self.step(PoolDrainRequested(pool.pool_id, False, 0, 0))
 
     def _any_pool(self) -> SimPool:
         return self.rng.choice([p for host in self.hosts.values() for p in host.pools.values()])

@@ -15,7 +15,14 @@ from orchestrator_core.relay.retelling import starts, text_of
 from orchestrator_core.relay.sides import SideRead, Sides, Source
 from orchestrator_core.wire.frames import encode_event
 from orchestrator_core.wire.plausible import CHUNK_BYTES_MAX
-from tests.unit.orchestrator_core.relay.logs import STARTED, frames
+from tests.unit.orchestrator_core.relay.logs import (
+    STARTED,
+    frames,
+    log_with,
+    point,
+    read_all,
+    trimmed,
+)
 
 WORDS = [[f"word{number:03d} "] for number in range(60)]
 ASKED = 7
@@ -316,3 +323,60 @@ def test_who_comes_late_to_a_later_attempt_hears_how_it_began(*, restarted: bool
     assert starts(items[0].entry) is not restarted
     whole = "".join(word for (word,) in WORDS)
     assert b"".join(text_of(item.entry) for item in items).decode() == whole
+
+
+@pytest.mark.parametrize("kept", [1, 3])
+def test_text_of_the_attempt_before_is_told_as_of_the_present_one(kept: int) -> None:
+    """A late reader got that one's text first, and never goes back to an earlier attempt. LO-304.
+
+    The log still holds some text as the attempt before made it, and a replay repeats it.
+    """
+    all_frames = frames(WORDS[:6])
+    log = OutputLog(1 << 10)
+    log.begin_attempt(1)
+    for frame in all_frames[:4]:
+        log.append_text(frame)
+    log._drop(4 - kept)
+    log.begin_attempt(2)
+    log.append_event(encode_event(RESUMED))
+    again = frames(WORDS[:6], attempt=2)
+    for frame in again:
+        log.append_text(frame)
+    read = SideRead(log, 0, ASKED)
+    for frame in again:
+        read.offer(frame, ASKED)
+    reader = log.open(None, late=True)
+    reader.side.extend(read.items)
+
+    events = read_all(reader)
+
+    attempts = [event.tokens.attempt for event in events if event.HasField("tokens")]
+    assert attempts == [2] * 6
+    assert trimmed(events, b"") == b"".join(word.encode() for (word,) in WORDS[:6])
+
+
+def test_who_has_text_of_the_present_attempt_is_told_no_earlier_one() -> None:
+    """Nor one that comes back with it to a log that begins with the attempt before. LO-304."""
+    log = log_with(WORDS[:4])
+    had = WORDS[0][0].encode()
+
+    events = read_all(log.open(point(had, attempt=2)))
+
+    assert {event.tokens.attempt for event in events} == {2}
+    assert trimmed(events, had) == b"".join(word.encode() for (word,) in WORDS[:4])
+
+
+def test_a_side_of_the_attempt_before_is_told_as_of_the_present_one() -> None:
+    """Where only the host of that one has what a reader lacks."""
+    log, all_frames = evicted()
+    had = WORDS[0][0].encode()
+    read = SideRead(log, len(had), ASKED)
+    for frame in all_frames:
+        read.offer(frame, ASKED)
+    reader = log.open(point(had, attempt=2), late=True)
+    reader.side.extend(read.items)
+
+    events = read_all(reader)
+
+    assert {event.tokens.attempt for event in events} == {2}
+    assert trimmed(events, had) == b"".join(word.encode() for (word,) in WORDS)
