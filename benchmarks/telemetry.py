@@ -1,25 +1,27 @@
 """What full telemetry costs: CPU per Enqueue and per token, beside the same without any.
 
-    python -m benchmarks.telemetry [--series 5] [--rounds 40] [--calls 300] [--windows 20] [--quick]
+    python -m benchmarks.telemetry [--series 5] [--rounds 40] [--calls 300] [--token-series 8]
+                                   [--token-seconds 30] [--only tokens|enqueue] [--quick]
 
-Two stacks run at the same time on this machine: one exports spans and metrics to an OTLP receiver
-and logs every line; the other does none of it and logs errors alone. Both relay the same paced
-streams, beside a twin of the second that shows what such a difference is worth, and are looked at
-over the same windows, of which the median counts; what telemetry does per token is counted by
-`tests/integration/telemetry/test_cost_per_token.py`. Then short bursts of Enqueue go to the one and
-the other in turns. What counts is CPU of the processes:
-whatever else the machine does is in both. Two processes of the same program may differ by a tenth
-for as long as they live, so Enqueue has several series with new processes, of which the median
-counts. What a scrape costs, and not a token, is shown by itself.
+Two stacks run at the same time: one exports spans and metrics to an OTLP receiver and logs every
+line; the other does none of it and logs errors alone. Both relay the same paced streams over the
+same time. Then short bursts of Enqueue go to the one and the other in turns. What counts is CPU of
+the processes: whatever else the machine does is in both. Two processes of the same program may
+differ by a tenth for as long as they live, so each has several series with new processes: of those
+of Enqueue the median counts, of tokens the mean and its standard error, and all four services share
+one processor. What telemetry takes by the second and for a scrape is shown by itself. How often it
+is called per token is counted by `tests/integration/telemetry/test_cost_per_token.py`.
 """
 
 import argparse
 import asyncio
+import math
+import os
 import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +37,8 @@ ENQUEUE_BAR_PERCENT = 15.0
 TOKEN_BAR_US = 1.0
 READY_TIMEOUT_S = 60.0
 WARM_S = 3.0
-WINDOW_S = 2.0
+# What services take idle is looked at for a quarter of the time.
+IDLE_SHARE = 4
 SCRAPES = 10
 IN_FLIGHT = 32
 STREAMS = 8
@@ -113,14 +116,19 @@ async def running(directory: Path, otlp: str, *, relays: bool) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def stacks(directory: Path, otlp: str, *, relays: bool) -> AsyncIterator[tuple[Stack, Stack]]:
-    """One with all telemetry, and one with none."""
+async def stacks(
+    directory: Path, otlp: str, *, relays: bool, off_first: bool = False
+) -> AsyncIterator[dict[str, Stack]]:
+    """Two, `on` with all telemetry and `off` with none, in the order in which they were started."""
     made(directory)
-    async with (
-        running(directory / "on", otlp, relays=relays) as on,
-        running(directory / "off", "", relays=relays) as off,
-    ):
-        yield on, off
+    endpoints = {"off": "", "on": otlp} if off_first else {"on": otlp, "off": ""}
+    async with AsyncExitStack() as stack:
+        yield {
+            name: await stack.enter_async_context(
+                running(directory / name, endpoint, relays=relays)
+            )
+            for name, endpoint in endpoints.items()
+        }
 
 
 async def _start(module: str, directory: Path, text: str, env: dict[str, str]) -> Child:
@@ -164,9 +172,10 @@ async def scrapes(it: Stack) -> float:
 
 
 async def enqueues(
-    on: Stack, off: Stack, directory: Path, options: argparse.Namespace
+    both: dict[str, Stack], directory: Path, options: argparse.Namespace
 ) -> tuple[float, float]:
     """Microseconds of CPU that an Enqueue takes orchestratord, with telemetry and without."""
+    on, off = both["on"], both["off"]
     async with AsyncExitStack() as stack:
         clients, before_s = {}, {}
         for turn, it in enumerate((on, off)):
@@ -192,49 +201,88 @@ async def enqueues(
         return with_us, without_us
 
 
-async def tokens(it: dict[str, Stack], windows: int) -> tuple[float, float]:
-    """Microseconds of CPU by which a token costs more than in the last stack, medians of windows.
-
-    First with telemetry, then without: by so much two stacks of the same program differ. What each
-    takes without any token, by the second, is told by itself.
-    """
-    idle = await _idle(it, windows * WINDOW_S / 4)
+async def tokens(both: dict[str, Stack], seconds: float) -> "Difference":
+    """What a token takes of both stacks over the same time, less what they take idle."""
+    idle_s = await _spent(both, seconds / IDLE_SHARE)
     async with AsyncExitStack() as stack:
-        counts = {name: [0] for name in it}
-        for name, each in it.items():
+        counts = {name: [0] for name in both}
+        for name, each in both.items():
             client = await stack.enter_async_context(AsyncClient(each.address))
             for number in range(STREAMS):
                 task = asyncio.create_task(_count(client, f"Hi {number}", counts[name]))
                 stack.callback(task.cancel)
         await asyncio.sleep(WARM_S)
-        seen: dict[str, list[float]] = {name: [] for name in it}
-        for _ in range(windows):
-            before = {name: (each.cpu_s(), counts[name][0]) for name, each in it.items()}
-            await asyncio.sleep(WINDOW_S)
-            for name, (spent_s, read) in before.items():
-                took_s = it[name].cpu_s() - spent_s - WINDOW_S * idle[name]
-                taken = counts[name][0] - read
-                if not taken:
-                    raise RuntimeError("no token came in a window")
-                seen[name].append(1e6 * took_s / taken)
-    for name, us in seen.items():
-        print(f"token   {name:20}{statistics.median(us):8.1f} us of CPU, both services")
-    first, second, last = seen.values()
-    return _more(first, last), _more(second, last)
+        before = {name: count[0] for name, count in counts.items()}
+        busy_s = await _spent(both, seconds)
+        read = {name: (counts[name][0] - before[name]) / seconds for name in both}
+    if not all(read.values()):
+        raise RuntimeError("no token came")
+    us = {name: 1e6 * (busy_s[name] - idle_s[name]) / read[name] for name in both}
+    return Difference(us["on"], us["off"], 1000 * (idle_s["on"] - idle_s["off"]), read["on"])
 
 
-async def _idle(it: dict[str, Stack], window_s: float) -> dict[str, float]:
-    """Seconds of CPU that each stack takes a second while nothing happens."""
-    before_s = {name: each.cpu_s() for name, each in it.items()}
-    await asyncio.sleep(window_s)
-    idle = {name: (each.cpu_s() - before_s[name]) / window_s for name, each in it.items()}
-    for name, rate in idle.items():
-        print(f"idle    {name:20}{1000 * rate:8.1f} ms of CPU a second, both services")
-    return idle
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One pair of stacks: microseconds per token, and what telemetry takes idle, in ms a second."""
+
+    on_us: float
+    off_us: float
+    idle_ms: float
+    tokens_per_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"token with all telemetry {self.on_us:6.1f} us of CPU, without {self.off_us:6.1f}: "
+            f"{self.on_us - self.off_us:+5.1f}; {self.tokens_per_s:,.0f} tokens/s; "
+            f"telemetry of idle services {self.idle_ms:+.2f} ms/s"
+        )
 
 
-def _more(these: list[float], those: list[float]) -> float:
-    return statistics.median(here - there for here, there in zip(these, those, strict=True))
+async def _spent(both: dict[str, Stack], seconds: float) -> dict[str, float]:
+    """Seconds of CPU that each stack takes a second, over the same time."""
+    before_s = {name: each.cpu_s() for name, each in both.items()}
+    await asyncio.sleep(seconds)
+    return {name: (each.cpu_s() - before_s[name]) / seconds for name, each in both.items()}
+
+
+@contextmanager
+def on_processors(*wanted: int) -> Iterator[None]:
+    """What this thread starts meanwhile runs on these processors alone, if there are as many.
+
+    Four services that share one take turns there: none has a better place than another.
+    """
+    all_of_them = os.sched_getaffinity(0)
+    some = {sorted(all_of_them)[number] for number in wanted if number < len(all_of_them)}
+    os.sched_setaffinity(0, some or all_of_them)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_of_them)
+
+
+async def token_series(root: Path, endpoint: str, options: argparse.Namespace) -> float:
+    """Microseconds of CPU by which telemetry makes a token dearer: at most, by the noise.
+
+    The mean over pairs of new processes and twice its standard error. The pairs take turns in which
+    of them was started first: those are a little dearer.
+    """
+    seen = []
+    for number in range(options.token_series):
+        directory, off_first = root / f"tokens-{number}", bool(number % 2)
+        async with AsyncExitStack() as stack:
+            with on_processors(0):
+                pair = stacks(directory, endpoint, relays=True, off_first=off_first)
+                both = await stack.enter_async_context(pair)
+            with on_processors(1):
+                if not number:
+                    print(f"a scrape of both services {await scrapes(both['on']):6.1f} ms of CPU")
+                seen.append(await tokens(both, options.token_seconds))
+        print(seen[-1], flush=True)
+    more_us = [it.on_us - it.off_us for it in seen]
+    mean_us = statistics.mean(more_us)
+    error_us = statistics.stdev(more_us) / len(more_us) ** 0.5 if len(more_us) > 1 else math.inf
+    print(f"token   by telemetry {mean_us:+.2f} us, standard error {error_us:.2f}")
+    return mean_us + 2 * error_us
 
 
 async def _count(client: AsyncClient, prompt: str, count: list[int]) -> None:
@@ -255,22 +303,14 @@ async def run(options: argparse.Namespace) -> int:
         sink, endpoint = await start_sink(root)
         try:
             if "tokens" in options.only:
-                other = running(root / "other", "", relays=True)
-                both = stacks(root / "tokens", endpoint, relays=True)
-                async with both as (on, off), other as twin:
-                    print(f"a scrape of both services {await scrapes(on):6.1f} ms of CPU")
-                    it = {"with all telemetry": on, "without": twin, "without, its twin": off}
-                    more_us, noise_us = await tokens(it, options.windows)
-                print(
-                    f"token   by telemetry {more_us:+.1f} us, from twin to twin {noise_us:+.1f} us"
-                )
-                verdicts.judge("us of CPU more per token", more_us, TOKEN_BAR_US)
+                most_us = await token_series(root, endpoint, options)
+                verdicts.judge("us of CPU more per token, at most", most_us, TOKEN_BAR_US)
             if "enqueue" in options.only:
                 more = []
                 for number in range(options.series):
                     directory = root / f"enqueue-{number}"
-                    async with stacks(directory, endpoint, relays=False) as (on, off):
-                        with_us, without_us = await enqueues(on, off, directory, options)
+                    async with stacks(directory, endpoint, relays=False) as both:
+                        with_us, without_us = await enqueues(both, directory, options)
                     more.append(100 * (with_us / without_us - 1))
                     print(
                         f"Enqueue with all telemetry {with_us:6.0f} us of CPU, "
@@ -291,7 +331,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--series", type=int, default=5, help="of Enqueue, with new processes")
     parser.add_argument("--rounds", type=int, default=40, help="pairs of bursts in a series")
     parser.add_argument("--calls", type=int, default=300, help="of Enqueue in a burst")
-    parser.add_argument("--windows", type=int, default=20)
+    parser.add_argument("--token-series", type=int, default=8, help="of tokens, likewise")
+    parser.add_argument("--token-seconds", type=float, default=30.0, help="of a series")
     parser.add_argument(
         "--only", nargs="*", choices=("tokens", "enqueue"), default=("tokens", "enqueue")
     )
@@ -301,8 +342,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     options.told = " ".join(sys.argv[1:] if argv is None else argv)
     if options.quick:
-        options.rounds, options.calls, options.windows, options.settle_s = 2, 50, 2, 0.1
-        options.series = 1
+        options.rounds, options.calls, options.token_seconds, options.settle_s = 2, 50, 2, 0.1
+        options.series = options.token_series = 1
     with run_on_machine():
         return asyncio.run(run(options))
 

@@ -40,6 +40,7 @@ from orchestrator_core.core.events import (
     AttemptRefused,
     EndConfirmed,
     Event,
+    SubscribersChanged,
 )
 from orchestrator_core.core.job import Attempt
 from orchestrator_core.core.machine import Core
@@ -142,6 +143,16 @@ class Carrying:
                     gated.append(effect)
         if records or gated:
             self.gate.add(records, gated)
+            self._note_callers(records)
+
+    def _note_callers(self, records: Sequence[Record]) -> None:
+        """Who gives a job is its audience until told, and can follow it only then.
+
+        That may take the journal longer than a job is kept without anybody.
+        """
+        for record in records:
+            if isinstance(record, AcceptRecord) and record.spec.cancel_on_disconnect:
+                self._submit(SubscribersChanged(record.spec.job_id, 1))
 
     def _stops_unwritten(self, effect: SendCancel) -> bool:
         """True when an attempt may be stopped although the end of its job is not durable.
@@ -178,7 +189,7 @@ class Carrying:
     def _release(self, effect: Gated) -> None:
         match effect:
             case ReplyAccepted():
-                self.replies.answer(effect.reply_to, effect.receipt)
+                self._tell_accepted(effect)
             case ReplyState():
                 self.replies.answer(effect.reply_to, effect.job_id)
             case ReplySession(told, name) | ReplyPool(told, name) | ReplyModel(told, name):
@@ -197,6 +208,14 @@ class Carrying:
                 self.followers.ended(effect)
             case _:
                 assert_never(effect)
+
+    def _tell_accepted(self, effect: ReplyAccepted) -> None:
+        """Tells the caller, who is no audience from here on unless it follows the job."""
+        receipt = effect.receipt
+        self.replies.answer(effect.reply_to, receipt)
+        job = self._core.jobs.get(receipt.job_id)
+        if job is not None and job.spec.cancel_on_disconnect and not receipt.duplicate:
+            self._submit(SubscribersChanged(receipt.job_id, 0))
 
     def _stop(self, effect: SendCancel) -> None:
         """Stops an attempt at its host; one that waits for its text ends here."""

@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 import structlog
 
 from orchestrator_core.carrying import Carrying, store_unavailable
-from orchestrator_core.clock import Clock
+from orchestrator_core.clock import Clock, ClockWatch
 from orchestrator_core.core.catalog_model import CatalogEntry
 from orchestrator_core.core.effects import Effect, JobEnded, Receipt
 from orchestrator_core.core.events import (
@@ -79,6 +79,7 @@ class Runtime:
         self._replies = self._carrying.replies
         self.followers = self._carrying.followers
         self._pauses = Pauses(clock)
+        self._clock_watch = ClockWatch(clock)
         self._thread = threading.get_ident()
         self._stepping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -139,7 +140,11 @@ class Runtime:
 
     async def watch_pauses(self) -> None:
         """Notes that the event loop runs, until cancelled; `submit` sees when it did not."""
-        await self._pauses.watch(self._look_for_pause)
+        await self._pauses.watch(self._look)
+
+    def _look(self) -> None:
+        self._clock_watch.look()
+        self._look_for_pause()
 
     def _look_for_pause(self) -> None:
         """Lets the core know of a pause, although nothing else happens that it must know."""
@@ -149,8 +154,10 @@ class Runtime:
     def recover(self, recovered: Recovered) -> None:
         """Restores the journal's content, once, before anything else.
 
-        Outcomes are told again from here; the output before them comes back from the hosts.
+        Outcomes are told again from here; the output before them comes back from the hosts. Their
+        grace does not run while a long journal is taken up: nobody is heard meanwhile.
         """
+        self._pauses.told(self.clock.now_ms())
         self.submit(recovered)
         for job in self.core.jobs.values():
             if job.live and job.attempt is not None:

@@ -1,13 +1,22 @@
 """Turns configuration into engines and devices: the one place that knows every adapter."""
 
 import functools
+import json
 from pathlib import Path
 from typing import assert_never
+from urllib.parse import urlsplit
 
-from pool_managerd.config.engines import MockTable, OllamaTable, OpenAiTable, TritonTable
+from pool_managerd.config.engines import (
+    EngineTable,
+    MockTable,
+    OllamaTable,
+    OpenAiTable,
+    TritonTable,
+)
 from pool_managerd.config.launch import AttachingTable
 from pool_managerd.config.llama import EmbeddedTable, LlamaServerTable
 from pool_managerd.config.schema import Config, PoolTable
+from pool_managerd.config.security import loopback
 from pool_managerd.config.supervision import EngineLogsTable
 from pool_managerd.core.mask import named_ids
 from pool_managerd.devices.cpu import CpuDevices
@@ -43,11 +52,11 @@ def nvidia_devices() -> DeviceSource:
 
 def engine_factory(config: Config) -> EngineFactory:
     """Makes the engines of a host as it is configured."""
-    return functools.partial(make_engine, logs=config.engine_logs)
+    return functools.partial(make_engine, logs=config.engine_logs, host_id=config.host_id)
 
 
-def make_engine(  # noqa: PLR0911 - one return per kind
-    table: PoolTable, model_ref: str, logs: EngineLogsTable | None = None
+def make_engine(
+    table: PoolTable, model_ref: str, logs: EngineLogsTable | None = None, host_id: str = ""
 ) -> Engine:
     """A new incarnation of the pool's engine.
 
@@ -59,24 +68,48 @@ def make_engine(  # noqa: PLR0911 - one return per kind
     engine = table.engine
     log = _log_settings(table.pool_id, logs or EngineLogsTable())
     if isinstance(engine, AttachingTable) and engine.launch is not None:
-        return launched(table, model_ref, log, lambda attached: make_engine(attached, ""))
+        command = engine.launch.command
+
+        def attach(chosen: PoolTable) -> Engine:
+            assert isinstance(chosen.engine, AttachingTable), "it is the same engine"
+            # Its address is another one at each start, and it is the same server.
+            own = (host_id, table.pool_id, chosen.engine.model_path, *command)
+            return _attached(chosen.engine, json.dumps(own))
+
+        return launched(table, model_ref, log, attach)
     if model_ref and not isinstance(engine, EmbeddedTable):
         raise PreloadError([f"an engine of kind {engine.kind} loads no model by reference"])
     match engine:
         case EmbeddedTable():
             return _embedded(engine, model_ref, shown_devices(table), table.tensor_split, log)
-        case LlamaServerTable():
-            return _llama_server(engine)
-        case OpenAiTable():
-            return _openai(engine)
-        case OllamaTable():
-            return _ollama(engine)
         case MockTable():
             return _mock(engine)
+        case _:
+            return _attached(engine, _where(engine, host_id))
+
+
+def _attached(engine: EngineTable, identity: str) -> Engine:
+    """The adapter of a server that has an address; `identity` tells it from all others."""
+    match engine:
+        case LlamaServerTable():
+            return _llama_server(engine, identity)
+        case OpenAiTable():
+            return _openai(engine, identity)
+        case OllamaTable():
+            return _ollama(engine)
         case TritonTable():
-            return _triton(engine)
+            return _triton(engine, identity)
+        case EmbeddedTable() | MockTable():
+            raise AssertionError("it has no address")
         case _:
             assert_never(engine)
+
+
+def _where(engine: AttachingTable, host_id: str) -> str:
+    """The address of a server, with its host's id where every host has such an address."""
+    address = str(getattr(engine, engine.ADDRESS_KEY))
+    host = urlsplit(address if "://" in address else f"//{address}").hostname
+    return f"{host_id} {address}" if loopback(f"{host}:0") else address
 
 
 def _log_settings(pool_id: str, logs: EngineLogsTable) -> LogSettings:
@@ -110,10 +143,11 @@ def _embedded(
     )
 
 
-def _llama_server(table: LlamaServerTable) -> Engine:
+def _llama_server(table: LlamaServerTable, identity: str) -> Engine:
     return LlamaServerEngine(
         LlamaServerConfig(
             base_url=table.base_url,
+            identity=identity,
             api_key=table.api_key.get_secret_value(),
             model_id=table.model_id,
             slots=table.slots,
@@ -127,10 +161,11 @@ def _llama_server(table: LlamaServerTable) -> Engine:
     )
 
 
-def _openai(table: OpenAiTable) -> Engine:
+def _openai(table: OpenAiTable, identity: str) -> Engine:
     return OpenAiEngine(
         OpenAiConfig(
             base_url=table.base_url,
+            identity=identity,
             flavor=table.flavor,
             api_key=table.api_key.get_secret_value(),
             model_id=table.model_id,
@@ -174,7 +209,7 @@ def _mock(table: MockTable) -> Engine:
     )
 
 
-def _triton(table: TritonTable) -> Engine:
+def _triton(table: TritonTable, identity: str) -> Engine:
     target = Target(
         address=table.address,
         model=table.model,
@@ -187,6 +222,7 @@ def _triton(table: TritonTable) -> Engine:
     return TritonEngine(
         TritonConfig(
             target=target,
+            identity=identity,
             model_id=table.model_id,
             slots=table.slots,
             ctx_max=table.ctx_max,

@@ -121,7 +121,7 @@ class PoolManager:
     def _apply(self, before: Config, after: Config) -> None:
         """Puts in force what needs no restart."""
         self._config = after
-        self._feed.subscribers_max = after.limits.watchers_max
+        self._feed.watchers_max = after.limits.watchers_max
         if before.log_level != after.log_level:
             set_log_level(after.log_level)
         if self._parts is not None:

@@ -79,7 +79,7 @@ class PoolManagerServicer:
         await _begin(request, context)
         if self._feed.full:
             await _abort_full(context)
-        with self._feed.subscribe() as changes:
+        with self._feed.watch() as changes:
             pools = self._snapshots.all()
             while await _taken(context, manager_pb2.WatchSnapshotsResponse(pools=pools)):
                 await asyncio.sleep(WATCH_GAP_MS / 1000)

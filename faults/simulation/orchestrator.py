@@ -61,6 +61,10 @@ class VirtualClock:
         """See `Clock.now_ms`."""
         return self._base_ms + self._loop.now_ms
 
+    def ahead_ms(self) -> int:
+        """See `Clock.ahead_ms`: clients have the same clock."""
+        return 0
+
 
 class Watcher(Telemetry):
     """Sees what the core decides, as telemetry does, and exports nothing."""

@@ -28,6 +28,11 @@ class DrainRate:
         if self._busy_since_ms is None:
             self._busy_since_ms = now_ms
 
+    def paused(self, pause_ms: int, now_ms: int) -> None:
+        """Nobody could leave for so long, until now."""
+        if self._busy_since_ms is not None:
+            self._busy_since_ms = min(now_ms, self._busy_since_ms + pause_ms)
+
     def left(self, depth: int, now_ms: int, *, freed: bool) -> None:
         """A job left and `depth` still wait. `freed`: it had waited, and nobody took its place."""
         if freed:

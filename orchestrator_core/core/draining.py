@@ -67,7 +67,7 @@ def tell_registered(state: State, pool: Pool, now_ms: int) -> None:
 
 
 def end(state: State, pool_id: str) -> None:
-    """Forgets a drain: it was ended, or its pool is gone."""
+    """Forgets a drain: it was ended, or its host no longer has the pool."""
     drain = state.drains.pop(pool_id, None)
     if drain is not None:
         state.emit(PoolDrainRecord(pool_id, drain.since_ms, drain.until_ms, over=True))

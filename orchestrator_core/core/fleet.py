@@ -35,6 +35,7 @@ def host_registered(state: State, event: HostRegistered, now_ms: int) -> None:
     present = {snapshot.pool_id for snapshot in event.snapshots}
     for pool_id in [p for p in host.pool_ids if p not in present]:
         _remove_pool(state, host, pool_id)
+        draining.end(state, pool_id)
     refused: list[tuple[str, str]] = []
     for snapshot in event.snapshots:
         why = pool_refusal(state, event.host_id, snapshot.pool_id)
@@ -131,7 +132,10 @@ def grace_ended(state: State, host_id: str, now_ms: int) -> None:
 
 
 def retention_ended(state: State, host_id: str, now_ms: int) -> None:
-    """A host was away for so long that its pools are forgotten, as if it had never been there."""
+    """A host was away for so long that its pools are forgotten, as if it had never been there.
+
+    But for an operator's word: a machine may be off for days because its pool was drained.
+    """
     host = state.hosts.get(host_id)
     if host is None or host.link_id is not None:
         return
@@ -196,7 +200,6 @@ def _remove_pool(state: State, host: Host, pool_id: str) -> None:
     state.pools.pop(pool_id, None)
     state.available.pop(pool_id, None)
     state.predictor.forget_pool(pool_id)
-    draining.end(state, pool_id)
     state.timers.clear(TimerKind.POOL_STALE, pool_id)
     state.timers.clear(TimerKind.POOL_REOPENS, pool_id)
     state.fleet_changed()

@@ -8,7 +8,7 @@ LO-206.
 import heapq
 from dataclasses import dataclass
 
-from orchestrator_core.core.job import Job
+from orchestrator_core.core.job import Job, disturbed
 from orchestrator_core.core.outlook import Outlook, ending_per_ms, expected_service_ms
 from orchestrator_core.core.plain_init import plain_init
 from orchestrator_core.core.spec import INTERACTIVE, JobSpec, Shape
@@ -122,6 +122,8 @@ def learn_from_end(state: State, job: Job, now_ms: int, *, finished: bool) -> No
     """
     start_ms, end_ms = job.predicted_start_ms, job.predicted_end_ms
     if start_ms is None or end_ms is None or job.attempts_made > 1 or job.recovered:
+        return
+    if disturbed(job.paused_ms, now_ms - job.accepted_ms):
         return
     plain_ms = job.plain_start_ms
     residuals = state.predictor.residuals

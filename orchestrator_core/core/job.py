@@ -7,6 +7,14 @@ from orchestrator_core.core.outcome import NO_USAGE, Outcome, Usage
 from orchestrator_core.core.spec import NO_SHAPE, Failover, JobSpec, Shape, StartMode
 from orchestrator_core.core.states import TERMINAL, AttemptState, JobState
 
+# A time teaches nothing of which pauses of the event loop were more than one part in so many.
+_PAUSED_SHARE = 10
+
+
+def disturbed(paused_ms: int, took_ms: int) -> bool:
+    """True where pauses were so much of a time that it teaches nothing. LO-206."""
+    return paused_ms * _PAUSED_SHARE > took_ms
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -19,7 +27,8 @@ class Attempt:
     that is `ended_at_host` holds no slot any more: only its end is yet to be read. `cancels` counts
     how often its host was told to stop it. `boot_id` names the run of the pool manager that was to
     have it, empty where that is not known. `held_bytes` of output its host had when it last
-    registered with it as the proof of what was delivered, None while it has not.
+    registered with it as the proof of what was delivered, None while it has not. For `paused_ms` of
+    its time the event loop stood still.
     """
 
     job_id: str
@@ -44,6 +53,7 @@ class Attempt:
     held_bytes: int | None = None
     mode: StartMode = StartMode.FRESH
     kv_warmth: bool = False
+    paused_ms: int = 0
 
     @property
     def key(self) -> tuple[str, int]:
@@ -66,7 +76,8 @@ class Job:
     counted for it; None where nothing was charged.
     `pieces` of output were relayed, as of the last progress. `unreleased` is an attempt that is
     over and whose host still proves what was delivered, until a later one has started.
-    `decisions` are the latest `DECISIONS_KEPT`: a job may be refused any number of times.
+    `decisions` are the latest `DECISIONS_KEPT`: a job may be refused any number of times. For
+    `paused_ms` of its time the event loop stood still.
     """
 
     spec: JobSpec
@@ -101,6 +112,7 @@ class Job:
     tokens_charged: int | None = None
     recovered: bool = False
     pieces: int = 0
+    paused_ms: int = 0
 
     @property
     def job_id(self) -> str:

@@ -12,7 +12,7 @@ from orchestrator_core.core.events import (
     OutputProgressed,
 )
 from orchestrator_core.core.gates import settle
-from orchestrator_core.core.job import Attempt, Job
+from orchestrator_core.core.job import Attempt, Job, disturbed
 from orchestrator_core.core.keeping import keep_output, release_output
 from orchestrator_core.core.lifecycle import (
     CANCELLED,
@@ -270,12 +270,16 @@ def _learn(
     """Feeds the predictor with what the attempt really took. LO-206.
 
     The output of a recovered attempt arrives in one piece, long after it was sent, and a replay or
-    a continuation is not what its model's jobs are like.
+    a continuation is not what its model's jobs are like. What a former incarnation took says
+    nothing of the present one, which may run another model, or be another host's.
     """
     pool = state.pools.get(attempt.pool_id)
     if pool is None or attempt.mode is not StartMode.FRESH:
         return
-    first_ms = None if attempt.recovered else attempt.first_output_ms
+    same = pool.snapshot.replica_id == attempt.replica_id
+    timed = same and not attempt.recovered
+    timed = timed and not disturbed(attempt.paused_ms, now_ms - attempt.sent_ms)
+    first_ms = attempt.first_output_ms if timed else None
     state.predictor.observe(
         pool.rates,
         Observation(

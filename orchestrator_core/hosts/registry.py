@@ -78,10 +78,12 @@ class Hosts:
         """
         return self._dials.get((host_id, boot_id), 0)
 
-    def disconnect(self, link: HostLink) -> None:
-        """Forgets a link, unless another took its place."""
-        if self.links.get(link.host_id) is link:
-            del self.links[link.host_id]
+    def disconnect(self, link: HostLink) -> bool:
+        """Forgets a link; False, and nothing done, where another took its place."""
+        if self.links.get(link.host_id) is not link:
+            return False
+        del self.links[link.host_id]
+        return True
 
     def keep_reported(self, pool_ids: Container[str]) -> None:
         """Forgets the last snapshots of pools that are gone."""

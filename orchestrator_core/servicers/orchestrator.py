@@ -247,7 +247,10 @@ class OrchestratorServicer:
         self, asked: job_pb2.JobSpec, span: Rpc, caller: Caller
     ) -> tuple[JobSpec, Refusal | None]:
         """The job, and what to answer unless it is a repetition. Raises `RefusalError`."""
-        parsed = parse_spec(asked, self._spec_context(span.traceparent, caller))
+        context = self._spec_context(span.traceparent, caller)
+        if asked.HasField("deadline"):
+            context = replace(context, ahead_ms=self._runtime.clock.ahead_ms())
+        parsed = parse_spec(asked, context)
         if isinstance(parsed, Refusal):
             raise RefusalError(parsed)
         return (parsed.spec, parsed.refusal) if isinstance(parsed, Stale) else (parsed, None)

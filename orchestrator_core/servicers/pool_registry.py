@@ -82,9 +82,9 @@ class PoolRegistryServicer:
             for task in tasks:
                 task.cancel()
             # Before anything is awaited: this task may be cancelled again.
-            self._runtime.hosts.disconnect(link)
-            self._runtime.submit(HostLost(link.host_id, link.link_id))
-            self._telemetry.host_down(link.host_id, why)
+            if self._runtime.hosts.disconnect(link):
+                self._runtime.submit(HostLost(link.host_id, link.link_id))
+                self._telemetry.host_down(link.host_id, why)
             results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
@@ -152,7 +152,10 @@ class PoolRegistryServicer:
         hosts = self._runtime.hosts
         check_token_fits(caller(), hosts.owner(register.host_id), register.host_id)
         last_dial = hosts.last_dial(register.host_id, register.boot_id)
-        check_not_taken(hosts.links.get(register.host_id), last_dial, register)
+        earlier = hosts.links.get(register.host_id)
+        check_not_taken(earlier, last_dial, register)
+        if earlier is not None:
+            self._telemetry.host_down(register.host_id, "it opened another stream")
         snapshots, _ = _parse(register.pools, register.host_id)
         held = tuple(wire_dispatch.held_attempt(message) for message in register.held)
         link = HostLink(
@@ -201,7 +204,9 @@ class PoolRegistryServicer:
         frames = FrameReader(self._runtime, link)
         while True:
             message = await rpc.read(context, pb.DispatchRequest, OutputFrame)
-            if message is None:
+            if message is None or link.closed.is_set():
+                # What came before a later stream of the host, and was not read by then, counts no
+                # more: the core has settled its attempts by what that stream says.
                 return
             link.heard()
             if isinstance(message, OutputFrame):

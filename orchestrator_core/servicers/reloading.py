@@ -61,8 +61,10 @@ async def reload(
         elif runtime.hosts.links.get(host_id) not in (link, None) or told is None:
             # It is back, and has never heard of it; or another run of it, which knows nothing.
             return pb.RELOAD_OUTCOME_UNKNOWN, _LOST
-        if pool_id not in runtime.core.pools:
-            # Its host was away for so long that the pool was forgotten, whatever it said last.
+        pool = runtime.core.pools.get(pool_id)
+        if pool is None or pool.snapshot.host_id != host_id:
+            # Its host was away for so long that the pool was forgotten, whatever it said last, or
+            # that another host has taken its name.
             return pb.RELOAD_OUTCOME_UNKNOWN, _LOST
 
 

@@ -66,7 +66,8 @@ class SpecContext:
 
     `new_job_id` and `new_seed` are used where the client chose none. `traceparent` and
     `correlation_id` are those of the call. `inputs` gives the bytes of text in an artifact that is
-    the client's own and an input; None for any other id.
+    the client's own and an input; None for any other id. `ahead_ms` is how far the core's clock is
+    ahead of that by which clients name instants.
     """
 
     identity: str
@@ -77,6 +78,7 @@ class SpecContext:
     correlation_id: str = ""
     limits: WireLimits = DEFAULT_LIMITS
     inputs: Callable[[str], int | None] = _no_inputs
+    ahead_ms: int = 0
 
 
 @plain_init
@@ -112,7 +114,7 @@ def parse_spec(spec: job_pb2.JobSpec, context: SpecContext) -> JobSpec | Stale |
         check_requirements("spec.requirements", spec.requirements, context.limits, bad)
     if spec.labels:
         check_labels("spec.labels", spec.labels, context.limits, bad)
-    _check_times(spec, context.now_ms, bad)
+    _check_times(spec, context.now_ms - context.ahead_ms, bad)
     _check_failover(spec, bad)
     if bad.total > bad.stale:
         return refusal_of(bad)
@@ -254,7 +256,9 @@ def _job(spec: job_pb2.JobSpec, context: SpecContext, prompt_bytes: int) -> JobS
         max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
         expected_tokens=spec.expected_tokens if spec.HasField("expected_tokens") else None,
         est_kv_bytes=spec.est_kv_bytes if spec.HasField("est_kv_bytes") else None,
-        deadline_ms=_timestamp_ms(spec.deadline) if spec.HasField("deadline") else None,
+        deadline_ms=(
+            _timestamp_ms(spec.deadline) + context.ahead_ms if spec.HasField("deadline") else None
+        ),
         queue_timeout_ms=(
             _duration_ms(spec.queue_timeout) if spec.HasField("queue_timeout") else None
         ),

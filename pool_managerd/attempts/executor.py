@@ -355,7 +355,7 @@ class Executor:
         self._end(run, fallback)
         if run.incarnation.slots is not None:
             run.incarnation.slots.release(key)
-        run.pool.note_session(run.command.session_id)
+        run.incarnation.note_session(run.command.session_id, run.pool.info)
         if run.stop in (None, Stop.BROKEN) and run.log.terminal is not None:
             run.pool.attempt_ended(run.incarnation.replica_id, run.log.terminal.outcome)
         del self._runs[key]

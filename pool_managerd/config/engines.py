@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from pool_managerd.config.launch import AttachingTable, HttpTable
+from pool_managerd.config.launch import AttachingTable, HttpTable, whole_url
 from pool_managerd.config.llama import (
     NO_DRAFT,
     EmbeddedTable,
@@ -69,7 +69,7 @@ class OllamaTable(HttpTable):
     """A model of an Ollama server: one that runs already, or one that is launched."""
 
     kind: Literal["ollama"] = Field(description="Attaches to Ollama's native API.")
-    base_url: str = Field(
+    base_url: Annotated[str, AfterValidator(whole_url)] = Field(
         default="",
         pattern=r"^(https?://.*)?$",
         description="Address; empty: http://127.0.0.1:11434; with `launch` it may hold {port}.",
@@ -176,7 +176,7 @@ class TritonTable(AttachingTable):
     model_digest: str = Field(
         default="", max_length=256, description="Digest of the weights, if known."
     )
-    metrics_url: str = Field(
+    metrics_url: Annotated[str, AfterValidator(whole_url)] = Field(
         default="",
         pattern=r"^(https?://.+)?$",
         description="Triton's metrics: they confirm cancels.",

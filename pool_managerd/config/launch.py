@@ -2,8 +2,9 @@
 
 import re
 from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from pool_managerd.config.table import Milliseconds, Table
 from pool_managerd.core.model_ref import REF_CHARS_MAX, parse_model_ref
@@ -17,6 +18,7 @@ PLACEHOLDERS = frozenset(
 """What may stand in braces in a `launch` table."""
 
 _PLACEHOLDER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+_CHOSEN = re.compile(r"\{port(_[23])?\}")
 
 
 class LaunchTable(Table):
@@ -40,6 +42,15 @@ class LaunchTable(Table):
         default=10_000, description="Longest wait for sense once its port is open."
     )
     stop_grace_ms: Milliseconds = Field(default=10_000, description="From SIGTERM to SIGKILL.")
+
+    @model_validator(mode="after")
+    def _can_be_run(self) -> "LaunchTable":
+        if not self.command[0]:
+            raise ValueError("command: the first entry is empty, and names no program")
+        odd = sorted(name for name in self.env if not name or "=" in name)
+        if odd:
+            raise ValueError(f"env: {odd[0]!r} is no name of a variable")
+        return self
 
     @model_validator(mode="after")
     def _known_placeholders(self) -> "LaunchTable":
@@ -95,6 +106,8 @@ class AttachingTable(Table):
         if not getattr(self, self.ADDRESS_KEY) and self.launch is None:
             raise ValueError(f"{self.ADDRESS_KEY} is needed, or a launch table")
         address = getattr(self, self.ADDRESS_KEY)
+        if self.launch is None and "{port" in address:
+            raise ValueError(f"{self.ADDRESS_KEY} holds a port that only a launch table chooses")
         if self.launch is not None and address and "{port}" not in address:
             raise ValueError(
                 f"{self.ADDRESS_KEY} of a server that is launched must hold {{port}}, which is "
@@ -116,10 +129,24 @@ class AttachingTable(Table):
         return self
 
 
+def whole_url(url: str) -> str:
+    """Refuses what is no address of a server; ports may be left to be chosen."""
+    try:
+        parts = urlsplit(_CHOSEN.sub("1", url))
+        host, port = (parts.hostname or "").encode("idna"), parts.port
+    except UnicodeError as error:
+        raise ValueError(f"{url} is no address: no host can have that name") from error
+    except ValueError as error:
+        raise ValueError(f"{url} is no address: {error}") from error
+    if url and (not host or port == 0 or not url.isprintable() or " " in url):
+        raise ValueError(f"{url} is no address: write http://HOST:PORT, without blanks")
+    return url
+
+
 class HttpTable(AttachingTable):
     """An engine behind HTTP."""
 
-    base_url: str = Field(
+    base_url: Annotated[str, AfterValidator(whole_url)] = Field(
         default="",
         pattern=r"^(https?://.*)?$",
         description="Address, e.g. http://127.0.0.1:8080; with `launch` it may hold {port}.",

@@ -6,13 +6,14 @@ A reload reads and checks the whole file first. Whatever is wrong with it, nothi
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pool_managerd.config.changes import changes, merged
 from pool_managerd.config.problems import ConfigError
 from pool_managerd.config.schema import Config
+from pool_managerd.engines.file_reads import FileReads
 from pool_managerd.telemetry import SPAN_CONFIG_RELOAD, Telemetry, log
 from pool_managerd.telemetry.names import CHANGED_KEYS, WAITING_KEYS
-from pool_managerd.threads import in_thread
 
 # Of a change: lines under one key, and keys in the sentence.
 CHANGES_MAX = 100
@@ -20,6 +21,9 @@ KEYS_SHOWN = 8
 WHY_CHARS = 256
 READ_TIMEOUT_MS = 10_000
 """Longest wait for the disk of the configuration: pools are started again only after it."""
+
+_FILE = Path("the configuration")
+"""Stands for the file, which `read` knows: while one reader hangs no other one is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class LiveConfig:
         self._read_timeout_ms = read_timeout_ms
         self._read = read
         self._apply = apply
+        self._reads = FileReads()
         self._one_at_a_time = asyncio.Lock()
 
     async def reload(self, telemetry: Telemetry) -> ReloadReport:
@@ -63,7 +68,7 @@ class LiveConfig:
         async with self._one_at_a_time:
             try:
                 async with asyncio.timeout(self._read_timeout_ms / 1000):
-                    wanted = await in_thread(self._read)
+                    wanted = await self._reads.run(_FILE, self._read)
                 report = self._put_in_force(wanted)
             except ConfigError as error:
                 report = ReloadReport(problems=error.problems)

@@ -40,6 +40,7 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
         # Also of numbers too long to be read, of arrays without end.
         raise ConfigError([f"{path}: not valid TOML: {error}"]) from error
     _refuse_file_secrets(raw)
+    _refuse_zeros(raw, "")
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -62,11 +63,12 @@ def _with_environment(config: Config, base: Path, env: Mapping[str, str]) -> Con
     logs = config.engine_logs
     if logs.directory:
         logs = logs.model_copy(update={"directory": str(base / logs.directory)})
+    folders = {name: getattr(config.models, name) for name in ("directory", "cache_directory")}
     models = config.models.model_copy(
-        update={"directory": str(base / _at_home("directory", config.models.directory, problems))}
+        update={name: str(base / _at_home(name, path, problems)) for name, path in folders.items()}
     )
-    _at_home("cache_directory", config.models.cache_directory, problems)
-    token = SecretStr(env.get(config.outbound.hf_token_env, ""))
+    named = config.outbound.hf_token_env
+    token = _held("outbound.hf_token_env", named, env.get(named, ""), problems)
     problems.extend(trace_problems(config.link, config.auth, env))
     link = config.link.model_copy(update=resolved_access(config.link, base, env, problems))
     tls = config.tls.model_copy(update=resolved_files(config.tls, base))
@@ -104,6 +106,7 @@ def _resolved(
         case AttachingTable() as engine:
             secret = _secret(pool, engine, env, problems)
             problems.extend(_unset(pool, engine, env))
+            problems.extend(_untold(pool, engine))
             changes = {"api_key": secret, "launch": _launch(engine, base)}
             return engine.model_copy(update=changes | _paths(engine, base))
         case engine:
@@ -125,6 +128,17 @@ def _secret(
             f"pools.{pool.pool_id}.engine.api_key_env: the environment variable "
             f"{engine.api_key_env} is not set"
         )
+    key = f"pools.{pool.pool_id}.engine.api_key_env"
+    return _held(key, engine.api_key_env, secret, problems)
+
+
+def _held(key: str, name: str, value: str, problems: list[str]) -> SecretStr:
+    """The secret in a variable, without the line break that files and stores of secrets add."""
+    secret = value.strip()
+    if not (secret.isascii() and secret.isprintable()):
+        problems.append(
+            f"{key}: the environment variable {name} holds a character that no header takes"
+        )
     return SecretStr(secret)
 
 
@@ -137,10 +151,32 @@ def _unset(pool: PoolTable, engine: AttachingTable, env: Mapping[str, str]) -> l
     ]
 
 
+def _untold(pool: PoolTable, engine: AttachingTable) -> list[str]:
+    """A server that is not told its port is waited for at another one, for minutes."""
+    if engine.launch is None or engine.launch.uses("port"):
+        return []
+    lacking = "neither command nor env holds {port}: the server has to be told which is chosen"
+    return [f"pools.{pool.pool_id}.engine.launch: {lacking}"]
+
+
 def _launch(engine: AttachingTable, base: Path) -> LaunchTable | None:
     if engine.launch is None or not engine.launch.cwd:
         return engine.launch
     return engine.launch.model_copy(update={"cwd": str(base / engine.launch.cwd)})
+
+
+def _refuse_zeros(value: object, key: str) -> None:
+    """Paths, programs and variables end at a character NUL, and raise errors without a name."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_zeros(name, f"{key}.{name}" if key else name)
+            _refuse_zeros(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _refuse_zeros(inner, f"{key}[{number}]")
+    elif isinstance(value, str) and "\0" in value:
+        shown = key.replace("\0", "\\u0000")
+        raise ConfigError([f"{shown}: holds a character NUL (\\u0000), which no setting may"])
 
 
 def _refuse_file_secrets(raw: dict[str, object]) -> None:

@@ -14,7 +14,9 @@ class ModelsTable(Table):
         default="", description="Folder of relative references; empty: the configuration file's."
     )
     cache_directory: str = Field(
-        default="~/.cache/llama-orch/models", min_length=1, description="Where fetched files go."
+        default="~/.cache/llama-orch/models",
+        min_length=1,
+        description="Where fetched files go; relative to this file.",
     )
 
 

@@ -3,10 +3,11 @@
 Engines, models, supervision and security have modules of their own; `loading` reads the file.
 """
 
+import re
 import socket
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pool_managerd.config.engines import EngineTable, OpenAiTable, TritonTable
 from pool_managerd.config.launch import AttachingTable
@@ -23,7 +24,25 @@ from pool_managerd.config.supervision import BackoffTable, EngineLogsTable, Supe
 from pool_managerd.config.table import Live, Milliseconds, Table
 
 _ID = r"^[A-Za-z0-9._:-]{1,128}$"
+PORT_MAX = 65_535
 _ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:\s]+):[0-9]{1,5}$"
+
+
+def _listening(address: str) -> str:
+    """Refuses a port that there is not: systems take it modulo 65536, without a word."""
+    if address and int(address.rpartition(":")[2]) > PORT_MAX:
+        raise ValueError(f"{address} has a port above {PORT_MAX}")
+    return address
+
+
+def _dialled(address: str) -> str:
+    if not int(address.rpartition(":")[2]):
+        raise ValueError(f"{address} has the port 0, which nobody can be reached at")
+    return _listening(address)
+
+
+Listened = Annotated[str, AfterValidator(_listening)]
+Dialled = Annotated[str, AfterValidator(_dialled)]
 
 # A replica id is the pool id and nine more characters; 128 are the limit of every id on the wire.
 PoolId = Annotated[str, Field(pattern=_ID, max_length=100)]
@@ -64,13 +83,13 @@ class PoolTable(Table):
         description="Self-test before READY; absent: as `supervision.self_test`, never for `mock`.",
     )
     perf_tokens_per_s: float | None = Field(
-        default=None, gt=0, le=1e6, description="Decode rate of one stream: a first guess."
+        default=None, ge=0.001, le=1e6, description="Decode rate of one stream: a first guess."
     )
     first_token_ms: int | None = Field(
         default=None, ge=0, le=3_600_000, description="Time to the first token of a short prompt."
     )
     prefill_tokens_per_s: float | None = Field(
-        default=None, gt=0, le=1e7, description="Prompt tokens per second: a first guess."
+        default=None, ge=0.001, le=1e7, description="Prompt tokens per second: a first guess."
     )
     vram_claim_bytes: int | None = Field(
         default=None,
@@ -176,17 +195,21 @@ class LinkTable(LinkAccess):
     )
 
 
+def _name_of_machine() -> str:
+    return socket.gethostname()
+
+
 class Config(Table):
     """Everything that the pool manager is told."""
 
-    orchestrator: str = Field(
+    orchestrator: Dialled = Field(
         default="127.0.0.1:7070", pattern=_ADDRESS, description="Address of the orchestrator."
     )
-    listen: str = Field(
+    listen: Listened = Field(
         default="127.0.0.1:7071", pattern=_ADDRESS, description="Inspection; port 0: any free port."
     )
     host_id: PoolId = Field(
-        default_factory=socket.gethostname, description="Stable id of the host; default: its name."
+        default_factory=_name_of_machine, description="Stable id of the host; default: its name."
     )
     devices: Literal["nvml", "cpu"] = Field(
         default="nvml", description="Source of devices: NVIDIA GPUs, or the processor."
@@ -207,7 +230,7 @@ class Config(Table):
     shutdown_grace_ms: Live[int] = Field(
         default=30_000, ge=0, le=86_400_000, description="Wait for running attempts on SIGTERM."
     )
-    metrics_listen: str = Field(
+    metrics_listen: Listened = Field(
         default="",
         pattern=rf"^$|{_ADDRESS}",
         description="Address of the Prometheus endpoint, e.g. 127.0.0.1:7073; empty: off.",
@@ -238,6 +261,12 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _checked(self) -> "Config":
+        if re.fullmatch(_ID, self.host_id) is None:
+            # Of the file it is checked as it is read; this is the default.
+            raise ValueError(
+                f"host_id: the name of this machine, {self.host_id!r}, is none: set one of up to "
+                "100 letters without accents, digits, '.', '_', ':' and '-'"
+            )
         exposed = listen_problems(self.listen, self.metrics_listen, self.auth, self.tls)
         for sentence in (*exposed, *link_problems(self.orchestrator, self.link)):
             raise ValueError(sentence)

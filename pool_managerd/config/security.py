@@ -158,6 +158,8 @@ def resolved_access(
     token = env.get(link.token_env, "").strip() if link.token_env else ""
     if link.token_env and not token:
         problems.append(f"link.token_env: the environment variable {link.token_env} is not set")
+    if not (token.isascii() and token.isprintable()):
+        problems.append(f"link.token_env: the variable {link.token_env} holds no token")
     file = str(base / link.token_file) if link.token_file else ""
     tls = link.tls.model_copy(update=resolved_files(link.tls, base))
     return {"token": SecretStr(token), "token_file": file, "tls": tls}

@@ -27,15 +27,18 @@ class DeviceBook:
     """Every device ever seen, with its latest facts and its health.
 
     A device that reported a critical XID is well again once a thorough reading finds nothing wrong,
-    any other after the next good reading. One that is no longer read is lost, and so is one that is
-    `expected`, by its id, and was never read.
+    `quiet_readings` or more after the last of them; any other after the next good reading. One that
+    is no longer read is lost, and so is one that is `expected`, by its id, and was never read.
     """
 
-    def __init__(self, expected: Iterable[str] = ()) -> None:
+    def __init__(self, expected: Iterable[str] = (), quiet_readings: int = 1) -> None:
         self._known = {id_: Device(id_, _kind_of(id_)) for id_ in expected}
         self._awaited = set(self._known)
         self._unwell: dict[str, Problem] = {}
         self._last_xid: dict[str, int] = {}
+        self._quiet_readings = quiet_readings
+        self._readings = 0
+        self._critical_at: dict[str, int] = {}
         self._news: list[News] = []
 
     @property
@@ -61,6 +64,7 @@ class DeviceBook:
 
     def take(self, readings: Iterable[Reading]) -> None:
         """Takes a reading of all devices over. O(devices)."""
+        self._readings += 1
         seen: set[str] = set()
         cut: set[str] = set()
         for reading in readings:
@@ -74,13 +78,18 @@ class DeviceBook:
                 self._set(device_id, reading.problem)
                 continue
             self._known[device_id] = reading.facts
-            if self._health(device_id) is not DeviceHealth.CRITICAL_ERROR or reading.thorough:
+            if self._health(device_id) is not DeviceHealth.CRITICAL_ERROR or self._proves(reading):
                 self._clear(device_id)
         self._awaited -= seen
         for device_id in sorted(self._known.keys() - seen):
             # One that needs a reset may refuse its handle, which makes it no less there.
             if self._health(device_id) is not DeviceHealth.RESET_REQUIRED:
                 self._set(device_id, (DeviceHealth.LOST, self._why_gone(device_id, seen, cut)))
+
+    def _proves(self, reading: Reading) -> bool:
+        """Whether a good reading proves a device well that reported a critical XID."""
+        quiet = self._readings - self._critical_at.get(reading.facts.device_id, 0)
+        return reading.thorough and quiet >= self._quiet_readings
 
     def _why_gone(self, device_id: str, seen: set[str], cut: set[str]) -> str:
         """Of a device that is not read any more; `cut` are GPUs whose slices were read."""
@@ -98,9 +107,12 @@ class DeviceBook:
             if device_id not in (known.device_id, known.parent_device_id):
                 continue
             self._last_xid[known.device_id] = xid
-            if xid in CRITICAL_XIDS:
-                problem = (DeviceHealth.CRITICAL_ERROR, xid_sentence(xid))
-                self._set(known.device_id, problem)
+            if xid not in CRITICAL_XIDS:
+                continue
+            self._critical_at[known.device_id] = self._readings
+            # The first of a storm is told: what follows is no news.
+            if self._health(known.device_id) is not DeviceHealth.CRITICAL_ERROR:
+                self._set(known.device_id, (DeviceHealth.CRITICAL_ERROR, xid_sentence(xid)))
 
     def driver_gone(self, sentence: str) -> None:
         """No device can be read any more."""

@@ -81,10 +81,8 @@ class Outbox:
 
     @property
     def drained(self) -> bool:
-        """True when the end of every bound attempt that is over was sent."""
-        return not self.pending and all(
-            cursor.ended_sent or cursor.log.terminal is None for cursor in self._cursors.values()
-        )
+        """True when the end of every bound attempt was sent: one that lets go is waited for."""
+        return not self.pending and all(cursor.ended_sent for cursor in self._cursors.values())
 
     @property
     def unacked_bytes(self) -> int:
@@ -116,6 +114,8 @@ class Outbox:
         self._dirty.pop(handle, None)
         if cursor is not None:
             self._handles.pop(cursor.log, None)
+            # It may be the last one whose end was waited for.
+            self._wake()
 
     def refuse(self, refused: Refused) -> None:
         """Sends a refusal with the next frame."""

@@ -32,6 +32,10 @@ class Reload:
     state: ReloadState = ReloadState.WAITING
     problem: str = ""
 
+    def refused(self, problem: str) -> None:
+        """The new model is not here: the engine goes on as it is."""
+        self.state, self.problem = ReloadState.ROLLED_BACK, problem
+
     def loading(self) -> None:
         """The engine is replaced now."""
         if self.state is ReloadState.WAITING:
@@ -53,26 +57,40 @@ class ModelChoice:
     """Which model a pool serves, and which its engine starts with next.
 
     Models are references; an empty one is the configured model. `asked` is that of a reload that
-    waits, `problem` why the last one was taken back, for people.
+    waits, `found` whether that one is on this host, `problem` why the last one was taken back, for
+    people.
     """
 
     def __init__(self) -> None:
         self.serves = ""
         self.wanted = ""
         self.asked: str | None = None
+        self.found = False
         self.problem = ""
         self.last: Reload | None = None
 
+    @property
+    def next(self) -> str:
+        """The model that is loaded next: of a reload that waits, else the one that is wanted."""
+        return self.wanted if self.asked is None else self.asked or self.serves
+
     def ask(self, model_ref: str, reload_id: str) -> bool:
         """Notes a reload, in place of one that waits; False where one did."""
+        self.found = self.found and self.asked == model_ref
         waited, self.asked = self.asked is not None, model_ref
         self.last = Reload(reload_id)
         return not waited
 
+    def refuse(self, problem: str, told: str) -> None:
+        """The model that was asked for is not here, as `told` says for long."""
+        self.asked, self.found, self.problem = None, False, told
+        if self.last is not None:
+            self.last.refused(problem)
+
     def loading(self) -> None:
         """The engine is replaced now, for the reload that waited."""
         self.wanted, self.problem = self.asked or self.serves, ""
-        self.asked = None
+        self.asked, self.found = None, False
         if self.last is not None:
             self.last.loading()
 

@@ -41,9 +41,10 @@ class AttemptStore:
     """The logs of a host by (job, attempt), from start to release.
 
     Over a cap, acknowledged pieces are evicted, the oldest first and no more than a quarter of the
-    cap. Over the host's cap those of ended attempts go first, the one that ended first before the
-    others, then the same share of each running one. If that does not make room the attempt that
-    grows is refused. `limits` may be replaced; lower ones count with the next piece.
+    cap. Over a job's cap those of its other attempts go first. Over the host's cap those of ended
+    attempts go first, the one that ended first before the others, then the same share of each
+    running one. If that does not make room the attempt that grows is refused. `limits` may be
+    replaced; lower ones count with the next piece.
     """
 
     def __init__(self, limits: StoreLimits) -> None:
@@ -102,11 +103,26 @@ class AttemptStore:
 
     def _keep_caps(self, log: AttemptLog, job_bytes: int) -> bool:
         """Evicts what exceeds a cap after `log` grew; False where that is not enough."""
-        if job_bytes > self.limits.held_bytes_per_job:
-            wanted_bytes = job_bytes - _left(self.limits.held_bytes_per_job)
-            if self._evict(log, wanted_bytes) > self.limits.held_bytes_per_job:
-                return False
+        if job_bytes > self.limits.held_bytes_per_job and not self._fits_job(log, job_bytes):
+            return False
         return self._held_bytes <= self.limits.held_bytes_total or self._make_room()
+
+    def _fits_job(self, log: AttemptLog, job_bytes: int) -> bool:
+        """Evicts from the attempts of a job, the present one last; False where it still has more.
+
+        O(attempts held): a job's earlier attempts are seldom held, and its cap is seldom reached.
+        """
+        job_id, left = log.key.job_id, _left(self.limits.held_bytes_per_job)
+        for each in (*self._of_job(job_id, log), log):
+            if job_bytes <= left:
+                break
+            job_bytes = self._evict(each, job_bytes - left)
+        return job_bytes <= self.limits.held_bytes_per_job
+
+    def _of_job(self, job_id: str, without: AttemptLog) -> list[AttemptLog]:
+        if self._bytes_by_job[job_id] == without.held_bytes:
+            return []
+        return [o for key, o in self._logs.items() if key.job_id == job_id and o is not without]
 
     def note_ended(self, key: AttemptKey) -> None:
         """Notes that the attempt of `key` is over, for the order of eviction."""

@@ -8,6 +8,7 @@ import time
 import psutil
 
 from pool_managerd.core.device import Device, DeviceKind
+from pool_managerd.devices.host_memory import host_memory
 from pool_managerd.devices.port import OnChange, OnFault
 from pool_managerd.telemetry import log
 
@@ -70,13 +71,13 @@ class CpuDevices:
 
 
 def _read() -> Device:
-    memory = psutil.virtual_memory()
+    memory = host_memory()
     return Device(
         device_id=DEVICE_ID,
         kind=DeviceKind.CPU,
         name=platform.processor() or platform.machine() or None,
         memory_total_bytes=memory.total,
-        memory_free_bytes=memory.available,
-        memory_used_bytes=memory.total - memory.available,
+        memory_free_bytes=memory.free,
+        memory_used_bytes=memory.total - memory.free,
         utilization_ratio=psutil.cpu_percent(interval=None) / 100,
     )

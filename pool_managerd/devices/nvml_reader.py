@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import psutil
 import pynvml
 
 from pool_managerd.core import nvml_codes as codes
 from pool_managerd.core.device import Device, DeviceHealth, DeviceKind
 from pool_managerd.core.device_book import Problem, Reading
 from pool_managerd.core.plausible import capability_text, plausible, possible
+from pool_managerd.devices.host_memory import host_memory
 from pool_managerd.devices.nvml_calls import NvmlCalls, NvmlError, text_or_none
 from pool_managerd.telemetry import log
 
@@ -297,10 +297,10 @@ def _integrated(facts: Device) -> bool:
 
 def _host_memory() -> dict[str, Any]:
     # Available, not free: what the page cache holds can be had.
-    host = psutil.virtual_memory()
+    host = host_memory()
     return {
         "memory_total_bytes": host.total,
-        "memory_free_bytes": host.available,
-        "memory_used_bytes": host.total - host.available,
+        "memory_free_bytes": host.free,
+        "memory_used_bytes": host.total - host.free,
         "memory_is_host_memory": True,
     }

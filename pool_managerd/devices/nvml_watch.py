@@ -20,7 +20,10 @@ from pool_managerd.devices.port import OnFault
 from pool_managerd.telemetry import Metrics, log
 
 THOROUGH_EVERY = 5
-"""The slow fields are read with every fifth reading."""
+"""The slow fields are read with every fifth reading.
+
+A device has to be quiet for as many after a critical XID, whatever the others do.
+"""
 EVENT_SLICE_MS = 200
 """Longest single wait for events, so that stopping is prompt."""
 REOPEN_FIRST_INTERVALS = 2
@@ -60,7 +63,7 @@ class Watch:
         self._stopping = stopping
         self._reader = reader or NvmlReader()
         self._metrics = metrics or Metrics()
-        self._book = DeviceBook(expected)
+        self._book = DeviceBook(expected, THOROUGH_EVERY)
         self._backoff = Backoff(
             REOPEN_FIRST_INTERVALS * interval_ms, REOPEN_LAST_INTERVALS * interval_ms
         )
@@ -71,7 +74,7 @@ class Watch:
         self._read_at_s = 0.0
         self._broken = 0
         self._deaf = False
-        self._quiet = 0
+        self._readings = 0
         self._xids_told: set[tuple[str, int]] = set()
 
     def run(self, post: Post, callbacks: Callbacks) -> None:
@@ -99,10 +102,10 @@ class Watch:
             while self._wait_until(next_s):
                 # The driver is not asked for that: errors may come in storms.
                 self._tell(post, callbacks)
-            self._quiet += 1
+            self._readings += 1
             self._xids_told.clear()
             try:
-                self._look(thorough=self._quiet % THOROUGH_EVERY == 0)
+                self._look(thorough=self._readings % THOROUGH_EVERY == 0)
                 self._tell(post, callbacks)
             except Exception as error:  # noqa: BLE001 - without readings, all devices go silent
                 failures += 1
@@ -235,9 +238,6 @@ class Watch:
 
     def _on_xid(self, device_id: str, xid: int) -> None:
         critical = xid in CRITICAL_XIDS
-        if critical:
-            # A device that reported such an error has to be quiet for a while to count as well.
-            self._quiet = 0
         self._metrics.xid(device_id, xid)
         self._book.xid(device_id, xid)
         # In a storm one is logged once between two readings.

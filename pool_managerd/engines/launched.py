@@ -8,12 +8,13 @@ way, and when the engine's first process ends. ORCH-3203.
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,11 @@ PORTS = ("port", "port_2", "port_3")
 PORT_TRIES = 3
 """Runs of a command, each with other ports, while it ends because one of them is taken."""
 
+PORT_CHOICES_MAX = 100
+"""Ports that are looked at for one that no other engine of this process was given."""
+
 _HOST = "127.0.0.1"
+_GIVEN: set[str] = set()
 _TAKEN = re.compile(
     r"(?i)already in use|EADDRINUSE|(?:could(?: no|n')t|failed to|unable to|attempting to) bind"
 )
@@ -109,6 +114,7 @@ class LaunchedEngine:
         self._serving_since_line: int | None = None
         self._requests = OpenRequests()
         self._stopped = self._stop_began = False
+        self._ports: set[str] = set()
         passed = [os.environ.get(name, "") for name in spec.pass_env if names_secret(name)]
         self._secrets = (*spec.secrets, *passed)
 
@@ -154,7 +160,12 @@ class LaunchedEngine:
         return await self._run()
 
     async def _run(self) -> EngineInfo:
-        values = {**free_ports(), **self._spec.values}
+        # A server that is slow to open its port must not be taken for another pool's that has it.
+        self._give_ports_back()
+        chosen = free_ports(_GIVEN)
+        self._ports.update(chosen.values())
+        _GIVEN.update(self._ports)
+        values = {**chosen, **self._spec.values}
         await self._launch(values)
         return await self._until_attached(values)
 
@@ -271,8 +282,13 @@ class LaunchedEngine:
             if self._worker is not None:
                 await self._worker.stop(order, grace_s)
         finally:
+            self._give_ports_back()
             if self._worker is not None:
                 self._worker.abandon()
+
+    def _give_ports_back(self) -> None:
+        _GIVEN.difference_update(self._ports)
+        self._ports.clear()
 
     async def _watch(self, worker: WorkerProcess) -> Ended:
         """Waits for the end of the engine, or of its warden."""
@@ -327,17 +343,22 @@ def filled(text: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), text)
 
 
-def free_ports() -> dict[str, str]:
-    """Loopback ports that nobody listens on now, by placeholder.
+def free_ports(besides: Container[str] = ()) -> dict[str, str]:
+    """Loopback ports that nobody listens on now and that are not `besides`, by placeholder.
 
     Another process may take one before the engine does; the engine then ends, and is run again with
     others, `PORT_TRIES` times in all.
     """
     with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in PORTS]
-        for one in sockets:
-            one.bind((_HOST, 0))
-        return {name: str(one.getsockname()[1]) for name, one in zip(PORTS, sockets, strict=True)}
+        # The system gives no port twice while it is held.
+        looked_at = (_held(held.enter_context(socket.socket())) for _ in range(PORT_CHOICES_MAX))
+        chosen = itertools.islice((port for port in looked_at if port not in besides), len(PORTS))
+        return dict(zip(PORTS, chosen, strict=True))
+
+
+def _held(one: socket.socket) -> str:
+    one.bind((_HOST, 0))
+    return str(one.getsockname()[1])
 
 
 async def _accepting(port: int) -> None:

@@ -29,6 +29,8 @@ class LlamaServerConfig:
 
     Attributes:
         base_url: `http://host:port`, without a path.
+        identity: What tells this server from all others where nobody compared its weights; empty:
+            its address.
         model_id: Name that jobs ask for; the server itself loads only one model.
         api_key: Bearer token; empty sends none.
         slots: Slots to use; 0 takes all that the server has.
@@ -44,6 +46,7 @@ class LlamaServerConfig:
 
     base_url: str
     model_id: str
+    identity: str = ""
     api_key: str = ""
     slots: int = 0
     deterministic: bool = False
@@ -148,7 +151,7 @@ class LlamaServerEngine:
             return self._config.model_digest
         if self._config.model_path:
             return await digest_in_thread(Path(self._config.model_path))
-        return unverified_digest(self._config.base_url, facts)
+        return unverified_digest(self._config.identity or self._config.base_url, facts)
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """See `port.Engine.generate`."""
@@ -186,14 +189,14 @@ def _told(facts: ServerFacts) -> Told:
     }
 
 
-def unverified_digest(base_url: str, facts: ServerFacts) -> str:
+def unverified_digest(identity: str, facts: ServerFacts) -> str:
     """Stands in for the digest of weights that cannot be read: "unverified:" and 64 hex digits.
 
-    It covers the address, so two servers whose weights nobody compared are never taken for
+    It covers which server it is, so two servers whose weights nobody compared are never taken for
     replicas of each other, and what the server says about its model, so a changed model shows.
     """
     described = json.dumps(
-        [base_url, facts.model_file, facts.quantization, sorted(facts.meta.items())], default=str
+        [identity, facts.model_file, facts.quantization, sorted(facts.meta.items())], default=str
     )
     return f"unverified:{hashlib.sha256(described.encode()).hexdigest()}"
 

@@ -43,6 +43,8 @@ class OpenAiConfig:
 
     Attributes:
         base_url: `http://host:port`, without `/v1`.
+        identity: What tells this server from all others where nobody compared its weights; empty:
+            its address.
         flavor: What kind of server it is.
         model_id: Name that jobs ask for.
         served_model: Name that the server gives the model; empty: the same.
@@ -62,6 +64,7 @@ class OpenAiConfig:
     base_url: str
     flavor: FlavorName
     model_id: str
+    identity: str = ""
     served_model: str = ""
     api_key: str = ""
     slots: int = 0
@@ -183,8 +186,9 @@ class OpenAiEngine:
         """
         answer = await self._http.call("GET", _MODELS_PATH)
         data = answer.get("data") if isinstance(answer, dict) else None
-        entries = [entry for entry in data if isinstance(entry, dict)] if data else []
-        names = {self._model, f"{self._model}:latest"}
+        listed = data if isinstance(data, list) else []
+        entries = [entry for entry in listed if isinstance(entry, dict)]
+        names = (self._model, f"{self._model}:latest")
         found = next((entry for entry in entries if entry.get("id") in names), None)
         if found is None and self._flavor.lists_model and not self._flavor.serves_any_name:
             served = ", ".join(sorted(str(entry.get("id")) for entry in entries)[:10]) or "none"
@@ -249,11 +253,12 @@ class OpenAiEngine:
     def _unverified_digest(self, entry: Json | None) -> str:
         """Stands in for the digest of weights that cannot be read.
 
-        It covers the address, so two servers whose weights nobody compared are never taken for
-        replicas of each other, and what the server says about its model.
+        It covers which server it is, so two servers whose weights nobody compared are never taken
+        for replicas of each other, and what the server says about its model.
         """
+        identity = self._config.identity or self._config.base_url
         described = json.dumps(
-            [self._config.base_url, self._model, _said(entry, _DESCRIBING_KEYS)], sort_keys=True
+            [identity, self._model, _said(entry, _DESCRIBING_KEYS)], sort_keys=True
         )
         return f"unverified:{hashlib.sha256(described.encode()).hexdigest()}"
 

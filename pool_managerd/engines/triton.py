@@ -52,6 +52,8 @@ class TritonConfig:
 
     Attributes:
         target: The server and its model.
+        identity: What tells this server from all others where nobody compared its weights; empty:
+            its address.
         model_id: Name that jobs ask for.
         slots: Generations at a time. Triton does not tell what a model can take.
         ctx_max: Context of a slot, tokens. Triton does not tell it either.
@@ -71,6 +73,7 @@ class TritonConfig:
     model_id: str
     slots: int
     ctx_max: int
+    identity: str = ""
     profile: str = "plain"
     tensors: Mapping[str, str] = field(default_factory=dict)
     ignore_seed: bool = False
@@ -139,7 +142,7 @@ class TritonEngine:
             engine="triton",
             engine_version=version or "unknown",
             model_id=config.model_id,
-            model_digest=config.model_digest or _unverified_digest(config.target, facts),
+            model_digest=config.model_digest or _unverified_digest(config, facts),
             sampler_profile_version=f"triton-{self._profile.name}-1",
             slots_total=config.slots,
             ctx_max=config.ctx_max,
@@ -358,11 +361,12 @@ class TritonEngine:
             await self._gauge.close()
 
 
-def _unverified_digest(target: Target, facts: ModelFacts) -> str:
+def _unverified_digest(config: TritonConfig, facts: ModelFacts) -> str:
     """Stands in for the digest of weights that cannot be read: "unverified:" and 64 hex digits.
 
-    It covers the address, so two servers whose weights nobody compared are never taken for
+    It covers which server it is, so two servers whose weights nobody compared are never taken for
     replicas of each other, and what the server says about its model, so a changed model shows.
     """
-    described = json.dumps([target.address, target.model, asdict(facts)], sort_keys=True)
+    identity = config.identity or config.target.address
+    described = json.dumps([identity, config.target.model, asdict(facts)], sort_keys=True)
     return f"unverified:{hashlib.sha256(described.encode()).hexdigest()}"

@@ -3,6 +3,7 @@
 Triton's own statistics cannot: a decoupled model counts as done as soon as it has taken a request.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -69,7 +70,10 @@ class BusyGauge:
             if not values:
                 raise MetricsError(f"{self.metrics_url} has no gauge {name}")
             counts += values
-        return round(sum(counts))
+        busy = sum(counts)
+        if not math.isfinite(busy):
+            raise MetricsError(f"{self.metrics_url} tells {busy} requests at work")
+        return round(busy)
 
     def _is(self, sample: Sample, name: str, labels: dict[str, str]) -> bool:
         model = sample.labels.get("model", self.model_name)

@@ -143,8 +143,9 @@ def _kill_all(engine_pid: int) -> None:
     A process that forks while it is looked for is found in the next round: its parent is dead by
     then, so that the child is this process's own.
     """
+    # Of its group also where /proc does not tell who is there.
+    _signal_group(engine_pid, signal.SIGKILL)
     if sys.platform != "linux":
-        _signal_group(engine_pid, signal.SIGKILL)
         return
     look_s = _FIRST_LOOK_S
     while True:

@@ -19,7 +19,11 @@ from pool_managerd.link.streams import STREAM_ERRORS, until_lost
 
 # An attempt holds its slot meanwhile; a link that was cut is back sooner, or its attempts are lost.
 PATIENCE_S = 60.0
+"""Longest time in which nothing comes that had not come before; slow links need more in all."""
+LONGEST_S = 3_600.0
 PAUSE_S = 0.5
+_AWAY = "the orchestrator is not reached"
+_SLOW = "the orchestrator sends it too slowly, or not at all"
 _PASSING = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -76,24 +80,27 @@ class Inputs:
         """The prompt of an attempt; over the next connection, where this one breaks.
 
         Raises:
-            InputError: when the orchestrator will not give it, or was not reached for a minute.
+            InputError: when the orchestrator will not give it, or nothing more of it came for a
+                minute, or not all of it within an hour.
         """
-        why = "the orchestrator is not reached"
+        why = _AWAY
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(LONGEST_S), asyncio.timeout(PATIENCE_S) as silence:
+                farthest = _Farthest(silence)
                 while True:
                     # It may be gone again by the time that who waited for it is woken.
                     while (channel := self._channel) is None:
                         await self._connected.wait()
+                    why = _SLOW if why is _AWAY else why
                     try:
-                        return await until_lost(self._read(channel, key))
+                        return await until_lost(self._read(channel, key, farthest))
                     except STREAM_ERRORS as error:
                         why = _why(error)
                     await asyncio.sleep(PAUSE_S)
         except TimeoutError:
             raise InputError(why, lasting=False) from None
 
-    async def _read(self, channel: aio.Channel, key: AttemptKey) -> Prompt:
+    async def _read(self, channel: aio.Channel, key: AttemptKey, farthest: "_Farthest") -> Prompt:
         request = registry_pb2.FetchInputRequest(job_id=key.job_id, attempt=key.attempt)
         metadata = await self._metadata()
         call = PoolRegistryServiceStub(channel).FetchInput(request, metadata=metadata)
@@ -105,6 +112,7 @@ class Inputs:
                 if max(size_bytes, len(data)) > self._bytes_max:
                     text = f"it has more than {self._bytes_max} bytes (limits.input_bytes_max)"
                     raise InputError(text, lasting=True)
+                farthest.came(len(data))
         finally:
             call.cancel()
         if len(data) != size_bytes:
@@ -113,6 +121,20 @@ class Inputs:
             return wire.prompt_of(job_pb2.JobInput.FromString(bytes(data)))
         except (DecodeError, wire.UnsupportedCommandError) as error:
             raise InputError(f"it cannot be read ({error})", lasting=True) from error
+
+
+class _Farthest:
+    """Puts the end of patience off whenever more has come than ever before."""
+
+    def __init__(self, silence: asyncio.Timeout) -> None:
+        self._silence = silence
+        self._bytes = 0
+
+    def came(self, size_bytes: int) -> None:
+        """So many bytes are there, by this try."""
+        if size_bytes > self._bytes:
+            self._bytes = size_bytes
+            self._silence.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
 
 
 def _why(error: BaseException) -> str:

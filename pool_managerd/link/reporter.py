@@ -98,12 +98,18 @@ class Reporter:
             )
 
     async def _write(self, call: ReportCall, report_interval_ms: int) -> None:
+        loop = asyncio.get_running_loop()
+        all_due_s = 0.0
         with self._feed.subscribe() as changes:
-            await self._report(call, frozenset())
+            changed = frozenset[str]()
             while True:
-                changed = await changes.next(report_interval_ms)
+                if not changed or loop.time() >= all_due_s:
+                    # Also those that do not change, however often others do.
+                    changed, all_due_s = frozenset(), loop.time() + report_interval_ms / 1000
                 await self._report(call, changed)
                 await asyncio.sleep(MIN_GAP_MS / 1000)
+                left_ms = max(0, int((all_due_s - loop.time()) * 1000))
+                changed = await changes.next(left_ms)
 
     async def _report(self, call: ReportCall, changed: frozenset[str]) -> None:
         pools = self._snapshots.build(changed) if changed else self._snapshots.all()

@@ -9,12 +9,8 @@ asked of the policy first. The file appears under its name only when its digest 
 import asyncio
 import contextlib
 import hashlib
-import io
-import json
 import os
 import shutil
-import threading
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from functools import partial as bound
@@ -24,6 +20,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 
 from pool_managerd.core.fit import human_bytes
+from pool_managerd.models.partial_file import Appender, Partial
 from pool_managerd.threads import in_thread, started
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -34,7 +31,6 @@ _CLOSE_TIMEOUT_S = 2.0
 _OK, _PARTIAL, _RANGE_UNSATISFIABLE = 200, 206, 416
 _GATED = frozenset({401, 403})
 _PASSING, _SERVER_ERRORS = frozenset({408, 429}), 500
-
 Admit = Callable[[str], str]
 """Judges an address: an empty string allows it, a sentence says why not."""
 Progress = Callable[[int, int | None], None]
@@ -87,82 +83,6 @@ class Fetched:
     size_bytes: int
 
 
-@dataclass(slots=True)
-class _Partial:
-    """What is there of a file, and what the server said of it. Its methods block."""
-
-    file: Path
-    note: Path
-    etag: str = ""
-    digest: str = ""
-    total: int | None = None
-    size: int = 0
-
-    def measure(self) -> None:
-        self.size = self.file.stat().st_size if self.file.exists() else 0
-
-    def load(self, url: str) -> None:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            noted = json.loads(self.note.read_text())
-            if noted["url"] == url:
-                self.etag, self.digest, self.total = (
-                    str(noted["etag"]), str(noted["digest"]), noted["total"],
-                )  # fmt: skip
-                self.measure()
-                return
-        self.discard()
-
-    def save(self, url: str) -> None:
-        noted = {"url": url, "etag": self.etag, "digest": self.digest, "total": self.total}
-        # The query of an address may hold a signature.
-        self.note.touch(0o600)
-        self.note.write_text(json.dumps(noted))
-
-    def begin_anew(self) -> None:
-        self.file.unlink(missing_ok=True)
-        self.size = 0
-
-    def discard(self) -> None:
-        self.etag, self.digest, self.total = "", "", None
-        self.begin_anew()
-        self.note.unlink(missing_ok=True)
-
-    def rename(self, target: Path) -> None:
-        self.file.replace(target)
-        self.note.unlink(missing_ok=True)
-
-
-class _Appender:
-    """Appends to a file, in the order of `add`, whichever thread comes first. The others block."""
-
-    def __init__(self, partial: _Partial) -> None:
-        self._partial = partial
-        self._turn = threading.Lock()
-        self._waiting: deque[bytearray] = deque()
-        self._file: io.RawIOBase | None = None
-
-    def add(self, data: bytearray) -> None:
-        self._waiting.append(data)
-
-    def write(self) -> None:
-        with self._turn:
-            if self._file is None:
-                self._file = io.FileIO(self._partial.file, "ab")
-            while self._waiting:
-                view = memoryview(self._waiting.popleft())
-                while view:
-                    view = view[self._file.write(view) or 0 :]
-
-    def close(self) -> None:
-        try:
-            self.write()
-        finally:
-            with self._turn:
-                if self._file is not None:
-                    self._file.close()
-            self._partial.measure()
-
-
 async def fetch(
     request: FetchRequest, admit: Admit, limits: FetchLimits, progress: Progress
 ) -> Fetched:
@@ -176,7 +96,7 @@ async def fetch(
     """
     await in_thread(bound(request.target.parent.mkdir, parents=True, exist_ok=True))
     name = request.target.name
-    partial = _Partial(
+    partial = Partial(
         request.target.with_name(f"{name}.part"), request.target.with_name(f"{name}.part.json")
     )
     await in_thread(bound(partial.load, request.url))
@@ -201,7 +121,7 @@ class _Judge:
 
 
 async def _with_tries(
-    session: aiohttp.ClientSession, request: FetchRequest, partial: _Partial, judge: _Judge
+    session: aiohttp.ClientSession, request: FetchRequest, partial: Partial, judge: _Judge
 ) -> None:
     for number in range(judge.limits.tries):
         before = partial.size
@@ -218,14 +138,14 @@ async def _with_tries(
             return
 
 
-def _broken(url: str, error: Exception, partial: _Partial) -> str:
+def _broken(url: str, error: Exception, partial: Partial) -> str:
     why = "it sent nothing for too long" if isinstance(error, TimeoutError) else str(error)
     kept = f"; {human_bytes(partial.size)} are kept for the next try" if partial.size else ""
     return f"fetching from {_host(url)} broke off: {why or type(error).__name__}{kept}"
 
 
 async def _once(
-    session: aiohttp.ClientSession, request: FetchRequest, partial: _Partial, judge: _Judge
+    session: aiohttp.ClientSession, request: FetchRequest, partial: Partial, judge: _Judge
 ) -> None:
     """One connection: reads to the end, or raises."""
     if partial.total is not None and partial.size == partial.total:
@@ -252,7 +172,7 @@ async def _once(
 
 @contextlib.asynccontextmanager
 async def _opened(
-    session: aiohttp.ClientSession, request: FetchRequest, partial: _Partial, judge: _Judge
+    session: aiohttp.ClientSession, request: FetchRequest, partial: Partial, judge: _Judge
 ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
     """The answer at the end of all redirects; each address is asked of the policy."""
     url = request.url
@@ -281,7 +201,7 @@ def _redirected(url: str, location: str) -> str:
         raise FetchError(f"{_host(url)} redirects to what is no address") from error
 
 
-def _note_digest(answer: aiohttp.ClientResponse, partial: _Partial) -> None:
+def _note_digest(answer: aiohttp.ClientResponse, partial: Partial) -> None:
     """Hugging Face tells the SHA-256 of a large file as the ETag of what it redirects to."""
     linked = answer.headers.get("X-Linked-Etag", "").strip('"')
     if len(linked) == 64 and all(digit in "0123456789abcdef" for digit in linked):  # noqa: PLR2004 - hex digits of SHA-256
@@ -297,7 +217,7 @@ def _refused(url: str, status: int) -> FetchError:
     return FetchError(f"{_host(url)} answered with status {status}", lasting=not passing)
 
 
-def _range_problem(answer: aiohttp.ClientResponse, partial: _Partial) -> str:
+def _range_problem(answer: aiohttp.ClientResponse, partial: Partial) -> str:
     """Why a part of a file does not go on where the kept one ends; empty where it does."""
     begin = answer.headers.get("Content-Range", "").partition("/")[0]
     if not begin.startswith(f"bytes {partial.size}-") or _total_of(answer) is None:
@@ -313,7 +233,7 @@ def _total_of(answer: aiohttp.ClientResponse) -> int | None:
     return int(total) if total.isascii() and total.isdecimal() and len(total) < 20 else None  # noqa: PLR2004 - digits of 64 bits
 
 
-def _check_room(partial: _Partial, limits: FetchLimits, url: str) -> None:
+def _check_room(partial: Partial, limits: FetchLimits, url: str) -> None:
     """Refuses a file that is too large, or would leave too little room for others on the disk.
 
     Of one whose length the server does not tell, what was written so far must leave it.
@@ -341,11 +261,11 @@ def _check_size(size: int, limits: FetchLimits, url: str) -> None:
 
 
 async def _read(
-    answer: aiohttp.ClientResponse, request: FetchRequest, partial: _Partial, judge: _Judge
+    answer: aiohttp.ClientResponse, request: FetchRequest, partial: Partial, judge: _Judge
 ) -> None:
     size = partial.size
     judge.progress(size, partial.total)
-    unwritten, file = bytearray(), _Appender(partial)
+    unwritten, file = bytearray(), Appender(partial)
     try:
         async for data in answer.content.iter_any():
             size += len(data)
@@ -371,7 +291,7 @@ async def _read(
     partial.total = size
 
 
-async def _finish(request: FetchRequest, partial: _Partial) -> Fetched:
+async def _finish(request: FetchRequest, partial: Partial) -> Fetched:
     """Verifies what was read and gives it its name."""
     expected = request.digest or partial.digest
     if not expected:

@@ -43,17 +43,19 @@ class Subscription:
 class ChangeFeed:
     """Fans changes of pools out to subscribers.
 
-    Whoever serves remote ones looks at `full` first.
+    Whoever serves remote ones looks at `full` first: `watchers_max` bounds those alone, for parts
+    of this process come and go with sessions and reloads.
     """
 
-    def __init__(self, subscribers_max: int) -> None:
-        self.subscribers_max = subscribers_max
+    def __init__(self, watchers_max: int) -> None:
+        self.watchers_max = watchers_max
+        self._watchers = 0
         self._subscriptions: dict[Subscription, None] = {}
 
     @property
     def full(self) -> bool:
         """True when no further remote subscriber is to be let in."""
-        return len(self._subscriptions) >= self.subscribers_max
+        return self._watchers >= self.watchers_max
 
     def publish(self, pool_id: str) -> None:
         """Tells every subscriber that `pool_id` changed."""
@@ -69,3 +71,13 @@ class ChangeFeed:
             yield subscription
         finally:
             self._subscriptions.pop(subscription, None)
+
+    @contextmanager
+    def watch(self) -> Iterator[Subscription]:
+        """The same for a remote subscriber, who takes a place."""
+        self._watchers += 1
+        try:
+            with self.subscribe() as subscription:
+                yield subscription
+        finally:
+            self._watchers -= 1

@@ -11,11 +11,12 @@ from pool_managerd.config.schema import PoolTable
 from pool_managerd.config.supervision import SupervisionTable
 from pool_managerd.core.circuit import Circuit
 from pool_managerd.core.slots import Slots
-from pool_managerd.engines.port import Engine
+from pool_managerd.engines.port import Engine, EngineInfo
 from pool_managerd.pools.feed import ChangeFeed
 from pool_managerd.preflight.port import NoPreflight, Preflight
 from pool_managerd.telemetry import Telemetry, log
 
+WARM_SESSIONS_MAX = 64
 KILL_TIMEOUT_S = 5.0
 """Longest wait for the end of an engine that was killed because its stop took too long."""
 
@@ -66,6 +67,15 @@ class Incarnation:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     # Sessions served most recently, at most one for each slot: their keys and values may be cached.
     warm: OrderedDict[str, None] = field(default_factory=OrderedDict)
+
+    def note_session(self, session_id: str, info: EngineInfo | None) -> None:
+        """Notes that a slot served `session_id` last, of an engine as `info` says."""
+        if not session_id or info is None or info.deterministic:
+            return
+        self.warm[session_id] = None
+        self.warm.move_to_end(session_id)
+        while len(self.warm) > min(info.slots_total, WARM_SESSIONS_MAX):
+            self.warm.popitem(last=False)
 
     async def end(self, pool_id: str, stop_timeout_ms: int) -> None:
         """Stops the engine, if there is one; whatever it does, this ends.

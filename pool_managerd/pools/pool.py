@@ -28,7 +28,7 @@ from pool_managerd.engines.port import Engine, EngineInfo
 from pool_managerd.pools import told
 from pool_managerd.pools.incarnation import AttemptKeeper, Incarnation, PoolDeps
 from pool_managerd.pools.probing import Tester
-from pool_managerd.pools.starting import NotStarted, started
+from pool_managerd.pools.starting import NotStarted, missing, started
 from pool_managerd.pools.watching import (
     Reminder,
     circuit_limits,
@@ -38,7 +38,6 @@ from pool_managerd.pools.watching import (
 )
 from pool_managerd.telemetry import SPAN_DRAIN, SPAN_RELOAD, SPAN_STOP
 
-WARM_SESSIONS_MAX = 64
 DETAIL_CHARS_MAX = 700
 """Of a failure's sentence, so that what follows it in a snapshot is not cut off."""
 
@@ -70,6 +69,8 @@ class Pool:
         self._opened = False
         self._drain_timer: asyncio.TimerHandle | None = None
         self._reload_timer: asyncio.TimerHandle | None = None
+        self._reload_timeout_ms: int | None = None
+        self._reloading: asyncio.Task[None] | None = None
         self._reminder = Reminder(
             lambda: told.halted(self.pool_id, self._supervisor.storm), limits.storm_remind_ms
         )
@@ -93,7 +94,7 @@ class Pool:
     def state(self) -> tuple[PoolState, Reason, str]:
         """State, reason and a sentence for people."""
         state, reason, detail = self._supervisor.state()
-        if state is PoolState.STARTING:
+        if state in (PoolState.STARTING, PoolState.READY):
             detail = detail or self._deps.preflight.doing(self.pool_id)
         return state, reason, detail or self.model.problem
 
@@ -109,6 +110,9 @@ class Pool:
         """Stops the engine for good; `closed` is set once it is gone. Idempotent."""
         for timer in (self._drain_timer, self._reload_timer, self._timer):
             _cancel(timer)
+        if self._reloading is not None:
+            # It may fetch a model for hours.
+            self._reloading.cancel()
         self._post(Event(Kind.CLOSE))
 
     def fail(self, replica_id: str, reason: Reason, detail: str, *, passing: bool = False) -> None:
@@ -119,8 +123,7 @@ class Pool:
         incarnation.failing = True
         self._given_up_for = reason
         detail = detail[:DETAIL_CHARS_MAX]
-        served = self._supervisor.phase is Phase.SERVING
-        told.failed(self.pool_id, replica_id, reason, detail, served=served)
+        told.failed(self.pool_id, replica_id, reason, detail, served=self._serves)
         self._post(Event(Kind.FAILED, reason, detail, passing=passing))
 
     def device_health(self, device_id: str, sentence: str) -> None:
@@ -160,20 +163,24 @@ class Pool:
         self._changed()
 
     def reload(self, model_ref: str, reload_id: str = "", timeout_ms: int | None = None) -> None:
-        """Loads the model anew, or `model_ref`, once the pool is idle. OC-CTRL-2003.
+        """Loads the model anew, or `model_ref`, once that is here and the pool idle. OC-CTRL-2003.
 
-        When the new model cannot be loaded the former one is loaded again. Of several reloads that
-        wait the last one counts. Attempts that still run after `timeout_ms` are stopped.
+        The pool serves on while the model is fetched, and stays as it is when it cannot be had.
+        When it cannot be loaded the former one is loaded again. Of several reloads that wait the
+        last one counts. Attempts that run then and still `timeout_ms` later are stopped.
         """
         if self._supervisor.phase in (Phase.CLOSING, Phase.CLOSED):
             return
         told.reloads(self.pool_id, shown_ref(model_ref))
         first = self.model.ask(model_ref, reload_id)
         if timeout_ms is not None:
-            _cancel(self._reload_timer)
-            self._reload_timer = self._stop_attempts_after(timeout_ms)
+            self._reload_timeout_ms = timeout_ms
+            if self.model.found:
+                self._limit_attempts()
         if first:
-            self._deps.spawn(self._reload())
+            self._reloading = self._deps.spawn(self._reload())
+        self._set_drain()
+        self._changed()
 
     def revive(self) -> None:
         """Starts a pool again that waits, or that has given up. Others stay as they are.
@@ -195,16 +202,6 @@ class Pool:
             self._trip(f"too many attempts failed; the last: {outcome.kind.value}")
             incarnation.tasks.append(self._deps.spawn(self._probe(incarnation)))
 
-    def note_session(self, session_id: str) -> None:
-        """Notes that a slot served `session_id` last."""
-        if not session_id or self.info is None or self.info.deterministic:
-            return
-        warm = self.incarnation.warm
-        warm[session_id] = None
-        warm.move_to_end(session_id)
-        while len(warm) > min(self.info.slots_total, WARM_SESSIONS_MAX):
-            warm.popitem(last=False)
-
     def _new_incarnation(self) -> Incarnation:
         replica_id = f"{self.pool_id}-{self._deps.random_hex(8)}"
         return Incarnation(replica_id, Circuit(self._circuit_limits))
@@ -213,7 +210,7 @@ class Pool:
         self._deps.feed.publish(self.pool_id)
 
     def _set_drain(self) -> None:
-        waits = Reason.NONE if self.model.asked is None else Reason.OPERATOR
+        waits = Reason.OPERATOR if self.model.found else Reason.NONE
         self._supervisor.set_drain(waits if self._drain_asked is Reason.NONE else self._drain_asked)
 
     def _stop_attempts_after(self, timeout_ms: int) -> asyncio.TimerHandle:
@@ -271,9 +268,7 @@ class Pool:
         if not self.model.failed(came.problem[:DETAIL_CHARS_MAX]):
             self.fail(incarnation.replica_id, came.reason, came.problem, passing=came.passing)
             return
-        wanted = shown_ref(self.model.wanted)
-        detail = f"the model {wanted} could not be loaded: {came.problem}"[:DETAIL_CHARS_MAX]
-        told.rolled_back(self.pool_id, wanted, detail)
+        detail = self._rolled_back(self.model.wanted, came.problem)
         self.model.roll_back(kept_former(detail, self.pool_id, DETAIL_CHARS_MAX))
         if not incarnation.failing:
             self._post(Event(Kind.ROLLED_BACK, came.reason, detail))
@@ -338,24 +333,59 @@ class Pool:
         asked = {
             "pool_id": self.pool_id,
             "replica_id": self.incarnation.replica_id,
-            "model_ref": shown_ref(self.model.asked or self.model.serves),
+            "model_ref": shown_ref(self.model.next),
         }
         with self._deps.telemetry.span(SPAN_RELOAD, asked):
             await self._reload_when_idle()
 
     async def _reload_when_idle(self) -> None:
-        self._set_drain()
-        self._changed()
         with self._deps.feed.subscribe() as changes:
             busy = (Phase.STARTING, Phase.STOPPING)
-            while not self.idle or self._supervisor.phase in busy:
-                await changes.next()
+            while not (self.model.found and self.idle and self._supervisor.phase not in busy):
+                await (changes.next() if self.model.found else self._find())
+                if self.model.asked is None:
+                    return
         self.model.loading()
         # The time was for attempts before the reload; those after it have none.
         _cancel(self._reload_timer)
+        self._reload_timeout_ms = None
         self._set_drain()
         _cancel(self._timer)
         self._post(Event(Kind.RELOAD, detail="an operator reloads the model"))
+
+    async def _find(self) -> None:
+        """Looks for the model of the reload: one that cannot be had costs no engine that serves."""
+        asked = self.model.asked
+        problem = await missing(self.table, self.model.next, self._deps) if self._serves else ""
+        if self.model.asked != asked:
+            # Another one counts by now.
+            return
+        if problem and self._serves:
+            self._reload_timeout_ms = None
+            detail = self._rolled_back(self.model.next, problem)
+            kept = kept_former(detail, self.pool_id, DETAIL_CHARS_MAX)
+            self.model.refuse(problem[:DETAIL_CHARS_MAX], kept)
+        else:
+            self.model.found = True
+            self._limit_attempts()
+        self._set_drain()
+        self._changed()
+
+    @property
+    def _serves(self) -> bool:
+        return self._supervisor.phase is Phase.SERVING
+
+    def _rolled_back(self, model_ref: str, problem: str) -> str:
+        """Logs why the model of a reload is not loaded, and says it for the pool's snapshots."""
+        wanted = shown_ref(model_ref)
+        detail = f"the model {wanted} could not be loaded: {problem}"[:DETAIL_CHARS_MAX]
+        told.rolled_back(self.pool_id, wanted, detail)
+        return detail
+
+    def _limit_attempts(self) -> None:
+        if self._reload_timeout_ms is not None:
+            _cancel(self._reload_timer)
+            self._reload_timer = self._stop_attempts_after(self._reload_timeout_ms)
 
 
 def _cancel(timer: asyncio.TimerHandle | None) -> None:

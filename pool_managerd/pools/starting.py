@@ -44,6 +44,17 @@ async def started(
     return came
 
 
+async def missing(table: PoolTable, model_ref: str, deps: PoolDeps) -> str:
+    """Why the model of a reload cannot be had; empty where it is here now, fetched if need be."""
+    try:
+        await deps.preflight.model(table, model_ref)
+    except PreloadError as error:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the start meets it again, and tells of it
+        return ""
+    return ""
+
+
 async def _started(
     table: PoolTable, model_ref: str, incarnation: Incarnation, deps: PoolDeps, tester: Tester
 ) -> EngineInfo | NotStarted:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import psutil
-
 from pool_managerd.clock import Clock
 from pool_managerd.config.launch import AttachingTable
 from pool_managerd.config.llama import EmbeddedTable
@@ -35,6 +33,7 @@ from pool_managerd.core.fit import (
 from pool_managerd.core.ledger import Ledger
 from pool_managerd.core.model_ref import shown_ref
 from pool_managerd.core.tellable import BYTES_MAX
+from pool_managerd.devices.host_memory import HostMemory, host_memory
 from pool_managerd.engines.port import EngineInfo, PreloadError
 from pool_managerd.models.files import (
     FoundModel,
@@ -59,20 +58,6 @@ from pool_managerd.threads import in_thread
 
 LOOK_INTERVAL_MS = 250
 """Time between two looks at the devices while a pool waits for memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostMemory:
-    """The memory of this machine, bytes; `free` is what programs can have without swapping."""
-
-    total: int
-    free: int
-
-
-def host_memory() -> HostMemory:
-    """What the system says; reads one file of /proc."""
-    memory = psutil.virtual_memory()
-    return HostMemory(memory.total, memory.available)
 
 
 async def pause(wait_ms: int) -> None:
@@ -196,7 +181,7 @@ class HostPreflight:
         if not attached(table.engine):
             rooms = self._rooms(table)
             missing = shortfalls(planned.estimate, rooms, self._deps.ledger.beside(table.pool_id))
-            sentences = _sentences(planned, missing)
+            sentences = await in_thread(partial(_sentences, planned, missing))
         if sentences and table.memory_check == "enforce":
             needs: Mapping[str, int] = _totals(planned.estimate, self._rooms(table))
         else:
@@ -290,7 +275,8 @@ class HostPreflight:
             names = " and ".join(shortfall.name for shortfall in missing)
             self._doing[pool_id] = f"waiting for memory of {names}"
             await self._deps.pause(LOOK_INTERVAL_MS)
-        sentences = _sentences(planned, missing)
+        # What would fit is found by many estimates, each as long as the file has tensors.
+        sentences = await in_thread(partial(_sentences, planned, missing))
         if table.memory_check == "enforce":
             passing = not planned.impossible and all(each.passing for each in missing)
             raise PreloadError(sentences, passing=passing)

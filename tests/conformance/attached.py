@@ -13,8 +13,8 @@ from pool_managerd.engines.port import (
     Piece,
     SamplingParams,
 )
-from tests.conformance.engine_cases import collect, end_of
 from tests.conformance.engine_frames import FrameServer
+from tests.conformance.generations import collect, end_of
 
 CONFIRM_MS = 5_000
 CHAT = (ChatMessage("user", "hi"),)

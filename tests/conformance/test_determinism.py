@@ -12,16 +12,8 @@ import pytest_asyncio
 
 from pool_managerd.engines.port import ChatMessage, Finished, GenerationRequest
 from pool_managerd.models.tiny_gguf import write_tiny_model
-from tests.conformance.engine_cases import (
-    Running,
-    case_params,
-    collect,
-    end_of,
-    ids_of,
-    open_case,
-    request,
-    text_of,
-)
+from tests.conformance.engine_cases import Running, case_params, open_case
+from tests.conformance.generations import collect, end_of, ids_of, request, text_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

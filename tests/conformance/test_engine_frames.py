@@ -22,8 +22,8 @@ from pool_managerd.engines.port import (
     Usage,
 )
 from tests.conformance.attached import CONFIRM_MS, Attached, failure_of, pieces_of, wanted
-from tests.conformance.engine_cases import collect, end_of, text_of
 from tests.conformance.engine_frames import FrameServer, adapter, slots_of
+from tests.conformance.generations import collect, end_of, text_of
 
 
 async def test_frames_become_pieces_counts_and_an_end(attached: Attached) -> None:

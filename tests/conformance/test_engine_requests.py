@@ -14,7 +14,7 @@ from pool_managerd.engines.port import (
     SamplingParams,
 )
 from tests.conformance.attached import CHAT, Attached, failure_of, pieces_of, wanted
-from tests.conformance.engine_cases import collect, end_of
+from tests.conformance.generations import collect, end_of
 
 
 async def test_a_conversation_is_sent_as_one(attached: Attached) -> None:

@@ -20,18 +20,8 @@ from pool_managerd.engines.port import (
     PreloadError,
 )
 from pool_managerd.models.tiny_gguf import SLOW, write_tiny_model
-from tests.conformance.engine_cases import (
-    CASES,
-    Running,
-    case_params,
-    collect,
-    end_of,
-    failing_to_start,
-    ids_of,
-    open_case,
-    request,
-    text_of,
-)
+from tests.conformance.engine_cases import CASES, Running, case_params, failing_to_start, open_case
+from tests.conformance.generations import collect, end_of, ids_of, request, text_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -29,7 +29,8 @@ from pool_managerd.engines.triton_client import Target, TritonClient
 from pool_managerd.engines.triton_profiles import PLAIN
 from pool_managerd.factory import make_engine
 from pool_managerd.pools.selftest import self_test
-from tests.conformance.engine_cases import collect, end_of, request, text_of, triton_config
+from tests.conformance.engine_cases import triton_config
+from tests.conformance.generations import collect, end_of, request, text_of
 from tests.conformance.triton_server import (
     BUSY_METRIC,
     CTX_MAX,

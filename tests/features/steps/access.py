@@ -9,7 +9,7 @@ from orchestrator_core.__main__ import EXIT_CANNOT_START, main
 from orchestrator_core.auth.tokens import fingerprint, new_token
 from tests.features.gherkin import then, when
 from tests.features.service import HOST_NAME, ONCE, WAIT_S
-from tests.features.steps.jobs import job
+from tests.features.steps.wishes import job
 from tests.features.world import World
 
 

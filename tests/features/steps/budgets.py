@@ -15,7 +15,7 @@ from llamaorch_client import (
 )
 from tests.features.gherkin import at_any_point, then, when
 from tests.features.service import WAIT_S
-from tests.features.steps.jobs import job
+from tests.features.steps.wishes import job
 from tests.features.world import World
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 from llamaorch_client import AsyncClient, LlamaOrchError
 from llamaorch_client.artifact import ArtifactAbout, ArtifactFilter, ArtifactKind
 from tests.features.gherkin import at_any_point, given, then, when
-from tests.features.steps.jobs import TAKES_ITS_TIME, job
+from tests.features.steps.jobs import TAKES_ITS_TIME
+from tests.features.steps.wishes import job
 from tests.features.world import World
 
 

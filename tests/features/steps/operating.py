@@ -6,7 +6,7 @@ from llamaorch_client import Failed, Resumed, Started
 from tests.features.commands import llorch
 from tests.features.gherkin import at_any_point, given, then, when
 from tests.features.service import HOST_NAME
-from tests.features.steps.jobs import job
+from tests.features.steps.wishes import job
 from tests.features.world import World
 
 # --- engines

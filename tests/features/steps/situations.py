@@ -10,9 +10,10 @@ from llamaorch_client.errors import from_rpc_error
 from orchestrator_core.store.memory import CommitFault, MemoryStore
 from tests.features.service import MODEL
 from tests.features.steps.catalog import registers, retires, updates, updates_old
-from tests.features.steps.jobs import TAKES_ITS_TIME, job
+from tests.features.steps.jobs import TAKES_ITS_TIME
 from tests.features.steps.keeping import asks_for, damages, deletes_artifact, job_with_input, puts
 from tests.features.steps.output import comes_back_wrong, has_read, loses_connection, reads
+from tests.features.steps.wishes import job
 from tests.features.world import World
 
 ENQUEUE = "/llamaorch.orchestrator.v1.OrchestratorService/Enqueue"

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from llamaorch_client import AsyncClient, Capabilities, ClientOptions, Explanation
 from tests.features.gherkin import given, then, when
-from tests.features.steps.jobs import job
+from tests.features.steps.wishes import job
 from tests.features.world import World
 from tests.integration.telemetry.both import parsed, scrape, total
 from tests.integration.telemetry.receiver import receiving

@@ -109,3 +109,16 @@ async def refused(call: object) -> tuple[str, str, str]:
         await call  # type: ignore[misc]
     info = details(caught.value)[0]
     return info.reason, info.metadata.get("policy_label", ""), caught.value.details() or ""
+
+
+async def listed(kept: Orchestrator, **fields: object) -> list[str]:
+    """Ids of the artifacts of a list, all pages."""
+    found: list[str] = []
+    token = ""
+    while True:
+        request = pb.ListArtifactsRequest(page_size=2, page_token=token, **fields)  # type: ignore[arg-type]
+        page = await kept.artifacts.ListArtifacts(request)
+        found += [each.artifact_id for each in page.artifacts]
+        token = page.next_page_token
+        if not token:
+            return found

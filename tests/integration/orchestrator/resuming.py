@@ -38,10 +38,10 @@ async def relayed(orchestrator: Orchestrator, job_id: str, pieces: int) -> None:
 
 
 async def evicted(
-    start_orchestrator: StartOrchestrator,
+    start_orchestrator: StartOrchestrator, **tables: object
 ) -> tuple[Orchestrator, ScriptedHost, str, int]:
     """A running job that has told `PIECES`; its host, its id, the handle."""
-    orchestrator = await start_orchestrator(jobs=KEPT)
+    orchestrator = await start_orchestrator(jobs=KEPT, **tables)
     host, job_id, handle = await running(orchestrator)
     for piece in PIECES:
         await host.tokens(handle, piece)

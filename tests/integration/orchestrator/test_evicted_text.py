@@ -64,7 +64,10 @@ async def test_after_text_that_came_back_the_rest_follows_at_once(
     start_orchestrator: StartOrchestrator,
 ) -> None:
     """LO-301: who was behind need not wait for the engine's next token."""
-    orchestrator, host, job_id, handle = await evicted(start_orchestrator)
+    # A host that counts as lost would wake the reader too.
+    orchestrator, host, job_id, handle = await evicted(
+        start_orchestrator, pools={"heartbeat_timeout_ms": 60_000}
+    )
     data, whole = b"", "".join(PIECES).encode()
 
     async def read() -> None:

@@ -129,6 +129,25 @@ async def test_the_caller_is_told_when_the_host_never_comes_back(
     assert "lost" in answer.detail
 
 
+async def test_the_caller_is_told_when_another_host_takes_the_pool_over(
+    orchestrator: Orchestrator,
+) -> None:
+    """That host was never told to reload anything."""
+    host = await ready_host(orchestrator)
+    task, _ = await reload(orchestrator, host, "m.gguf")
+    await host.close()
+    runtime = orchestrator.server.runtime
+    while runtime.hosts.links:
+        await runtime.next_step()
+
+    other = orchestrator.host("host-2")
+    await other.register(snapshot(host_id="host-2", replica_id="pool-a-2"))
+    answer = await asyncio.wait_for(task, WAIT_S)
+
+    assert answer.outcome == pb.RELOAD_OUTCOME_UNKNOWN
+    assert "lost" in answer.detail
+
+
 async def test_what_cannot_be_reloaded_says_why(orchestrator: Orchestrator) -> None:
     """An unknown pool, a host that is away, a reference without end."""
     host = await ready_host(orchestrator)

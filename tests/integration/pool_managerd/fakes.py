@@ -272,6 +272,9 @@ class ScriptedEngine:
         self.wrote = ""
         self.may_stop = asyncio.Event()
         self.may_stop.set()
+        # What a generation that is closed waits for.
+        self.lets_go = asyncio.Event()
+        self.lets_go.set()
         self._exit = asyncio.Event()
         self._feeds: dict[str, asyncio.Queue[GenerationEvent]] = {}
         self.open_generations = 0
@@ -331,6 +334,7 @@ class ScriptedEngine:
                     return
         finally:
             self.open_generations -= 1
+            await self.lets_go.wait()
 
     async def confirm_idle(self, request_id: str, timeout_ms: int) -> None:
         """Idle at once, unless the engine holds on to its slots."""

@@ -55,8 +55,7 @@ async def test_a_watcher_sees_all_pools_first_and_then_each_change(run_host: Run
 
 async def test_watchers_are_bounded(run_host: RunHost) -> None:
     """One watcher too many is refused with a typed reason. LO-302."""
-    # The report stream and the wait for idleness of a shutdown are subscribers as well.
-    host = await run_host(Options(config={"limits": {"watchers_max": 2}}))
+    host = await run_host(Options(config={"limits": {"watchers_max": 1}}))
     await host.ready()
     async with aio.insecure_channel(host.manager.address) as channel, asyncio.timeout(WAIT_S):
         stub = PoolManagerServiceStub(channel)
@@ -96,8 +95,7 @@ async def test_a_watcher_that_reads_nothing_gives_its_place_back(
     """Others can look at the host again, although its connection lives on. LO-302."""
     monkeypatch.setattr(servicer, "WATCH_GAP_MS", 0)
     monkeypatch.setattr(servicer, "WRITE_TIMEOUT_MS", 50)
-    # The report stream and the wait for idleness of a shutdown are subscribers as well.
-    host = await run_host(Options(config={"limits": {"watchers_max": 2}}))
+    host = await run_host(Options(config={"limits": {"watchers_max": 1}}))
     await host.ready()
     feed = host.manager._feed
     small = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384))

@@ -77,16 +77,15 @@ async def what_the_process_does(run_host: RunHost, _: Path) -> None:
 @shows("limits.held_bytes_per_job", "limits.held_bytes_total", "limits.watchers_max")
 async def what_is_held_and_watched(run_host: RunHost, _: Path) -> None:
     """The store reads its bounds with each piece, see below; who watches already stays."""
-    host = await run_host(Options(config={"limits": {"watchers_max": 2}}))
+    host = await run_host(Options(config={"limits": {"watchers_max": 1}}))
     async with aio.insecure_channel(host.manager.address) as channel:
         stub = PoolManagerServiceStub(channel)
-        # The link of this host is the other one.
         first = stub.WatchSnapshots(pb.WatchSnapshotsRequest())
         await first.read()
         assert await stub.WatchSnapshots(pb.WatchSnapshotsRequest()).code() is (
             StatusCode.RESOURCE_EXHAUSTED
         )
-        limits = {"watchers_max": 3, "held_bytes_per_job": 5_000, "held_bytes_total": 9_000}
+        limits = {"watchers_max": 2, "held_bytes_per_job": 5_000, "held_bytes_total": 9_000}
 
         await apply(host, limits=limits)
 

@@ -77,3 +77,25 @@ async def test_a_host_without_an_orchestrator_can_be_stopped(run_host: RunHost) 
         await host.task
 
     assert host.engine.stopped.is_set()
+
+
+async def test_an_attempt_that_lets_go_late_is_told_before_the_host_leaves(
+    run_host: RunHost,
+) -> None:
+    """Else its job would wait for the host to come back, although everybody knows better."""
+    host = await run_host(Options(config={"shutdown_grace_ms": 1}))
+    await host.start("j1", 1)
+    out = host.orchestrator.stored(1)
+    await host.orchestrator.until(lambda: out.started)
+    host.engine.lets_go.clear()
+
+    host.manager.drain()
+    async with asyncio.timeout(WAIT_S):
+        await host.engine.stopped.wait()
+        await asyncio.sleep(0.05)
+        host.engine.lets_go.set()
+        await host.task
+
+    assert [ended.error.kind for ended in out.ended] == [
+        dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED
+    ]

@@ -1,5 +1,6 @@
 """Snapshots against the frames that were emitted before them. Design 5.4, LO-203, LO-204."""
 
+import asyncio
 import random
 
 import pytest
@@ -11,6 +12,7 @@ from tests.integration.pool_managerd.fakes import FakeOrchestrator
 from tests.integration.pool_managerd.harness import Host, Options, RunHost
 
 JOBS = 60
+WAIT_S = 20.0
 SLOTS = 4
 
 
@@ -134,3 +136,42 @@ async def test_a_finished_session_is_expected_to_be_warm(run_host: RunHost) -> N
     warmth = [host.orchestrator.stored(handle).started[0].kv_warmth for handle in (1, 2, 3, 4)]
 
     assert warmth == [False, True, False, False]
+
+
+async def test_a_new_engine_holds_nothing_of_a_session_that_the_former_one_served(
+    run_host: RunHost,
+) -> None:
+    """Whose attempt lets go of its slot once the next engine is ready. ORCH-3009."""
+    host = await run_host()
+    first, former = await host.ready(), host.engine
+    former.lets_go.clear()
+    await host.start("j1", 1, session_id="s1")
+    host.engine.say("j1", "x")
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).text)
+
+    former.die()
+    await host.orchestrator.until(
+        lambda: (ready := host.orchestrator.ready()) is not None and ready.replica_id != first
+    )
+    former.lets_go.set()
+    await host.orchestrator.until(lambda: host.orchestrator.stored(1).ended)
+    await host.start("j2", 2, session_id="s1")
+    await host.orchestrator.until(lambda: host.orchestrator.stored(2).started)
+
+    assert [start.kv_warmth for start in host.orchestrator.stored(2).started] == [False]
+
+
+async def test_a_pool_that_does_not_change_is_reported_beside_one_that_always_does(
+    run_host: RunHost,
+) -> None:
+    """Else it would count as silent: no job would be placed there while the other one is busy."""
+    pools = [{"pool_id": pool_id, "engine": {"kind": "mock"}} for pool_id in ("p0", "p1")]
+    host = await run_host(Options(config={"pools": pools, "report_interval_ms": 50}))
+    for pool_id in ("p0", "p1"):
+        await host.orchestrator.until(lambda p=pool_id: host.orchestrator.ready(p))
+    before = len([s for s in host.orchestrator.snapshots if s.pool_id == "p1"])
+
+    async with asyncio.timeout(WAIT_S):
+        while len([s for s in host.orchestrator.snapshots if s.pool_id == "p1"]) < before + 3:
+            host.manager._feed.publish("p0")
+            await asyncio.sleep(0.005)

@@ -10,40 +10,18 @@ import pytest
 from llamaorch.pool.v1 import dispatch_pb2, snapshot_pb2
 from pool_managerd.config.problems import ConfigError
 from pool_managerd.devices.cpu import CpuDevices
-from pool_managerd.engines.port import Failed, Failure, Finish, Finished, Piece, PreloadError, Usage
+from pool_managerd.engines.port import Failure, PreloadError
 from pool_managerd.server import PoolManager
 from tests.integration.pool_managerd.fakes import FakeOrchestrator, ScriptedEngine
-from tests.integration.pool_managerd.harness import FAST, Host, Options, RunHost, make_config
-
-TESTED = [{"pool_id": "p0", "self_test": True, "engine": {"kind": "mock"}}]
-CIRCUIT = {"errors": 2, "pause": {"initial_ms": 1, "cap_ms": 5}, "probes_max": 3}
-
-
-def answers_test(engine: ScriptedEngine, _number: int = 0) -> None:
-    """The engine passes one self-test."""
-    engine.feed_of("self-test-decode").put_nowait(Piece("a", (1,)))
-    engine.feed_of("self-test-decode").put_nowait(Finished(Finish.LENGTH, Usage(tokens_out=1)))
-    engine.feed_of("self-test-cancel").put_nowait(Piece("a", (1,)))
-
-
-def fails_test(engine: ScriptedEngine) -> None:
-    """The engine fails one self-test."""
-    failed = Failed(Failure.ENGINE_ERROR, "no kernel image for this device")
-    engine.feed_of("self-test-decode").put_nowait(failed)
-
-
-async def until_reason(orchestrator: FakeOrchestrator, reason: str) -> snapshot_pb2.PoolSnapshot:
-    """The first snapshot from here on that gives `reason`."""
-    wanted = snapshot_pb2.PoolStateReason.Value(f"POOL_STATE_REASON_{reason}")
-    await orchestrator.until(lambda: any(s.state_reason == wanted for s in orchestrator.snapshots))
-    return next(s for s in reversed(orchestrator.snapshots) if s.state_reason == wanted)
-
-
-async def fail_job(host: Host, number: int, failure: Failure = Failure.ENGINE_ERROR) -> None:
-    """One attempt that the engine breaks."""
-    await host.start(f"j{number}", number)
-    host.engine.feed(f"j{number}").put_nowait(Failed(failure, "illegal memory access"))
-    await host.orchestrator.until(lambda: host.orchestrator.stored(number).ended)
+from tests.integration.pool_managerd.harness import FAST, Options, RunHost, make_config
+from tests.integration.pool_managerd.supervised import (
+    CIRCUIT,
+    TESTED,
+    answers_test,
+    fail_job,
+    fails_test,
+    until_reason,
+)
 
 
 async def test_ready_comes_after_the_self_test(run_host: RunHost) -> None:
@@ -175,114 +153,6 @@ async def test_reviving_leaves_healthy_pools_alone(run_host: RunHost) -> None:
     assert await host.ready() == replica_id
 
 
-async def test_a_reload_that_fails_brings_the_former_model_back(run_host: RunHost) -> None:
-    """New model READY, or everything as before; the detail says why. OC-CTRL-2003, ORCH-3038."""
-
-    def prepare(engine: ScriptedEngine, number: int) -> None:
-        engine.preload_problem = "other.gguf is damaged" if number == 1 else ""
-
-    # A single failure would halt this pool.
-    limits = {**FAST, "storm_failures": 1}
-    host = await run_host(Options(prepare=prepare, config={"supervision": limits}))
-    first = await host.ready()
-
-    host.orchestrator.send(
-        reload=dispatch_pb2.ReloadModel(pool_id="p0", model_ref="other.gguf", reload_id="r1")
-    )
-    await host.orchestrator.until(
-        lambda: (ready := host.orchestrator.ready()) and ready.replica_id != first
-    )
-
-    newest = host.orchestrator.newest()
-    assert newest is not None
-    assert newest.reload == snapshot_pb2.PoolReload(
-        reload_id="r1",
-        state=snapshot_pb2.RELOAD_STATE_ROLLED_BACK,
-        detail="other.gguf is damaged",
-    )
-    assert "other.gguf could not be loaded: other.gguf is damaged" in newest.state_detail
-    assert "says so until the next reload: `llorch reload p0 --model REF`" in newest.state_detail
-    assert host.model_refs == ["", "other.gguf", ""]
-
-    host.orchestrator.send(reload=dispatch_pb2.ReloadModel(pool_id="p0", reload_id="r2"))
-    await host.orchestrator.until(
-        lambda: (ready := host.orchestrator.ready()) and ready.replica_id != newest.replica_id
-    )
-    cleared = host.orchestrator.newest()
-    assert cleared is not None
-    assert cleared.state_detail == ""
-
-
-async def test_a_reload_with_a_deadline_stops_what_still_runs(run_host: RunHost) -> None:
-    """Then, and not before; attempts on the new engine have all the time they need."""
-    host = await run_host()
-    first = await host.ready()
-    await host.start("j1", 1)
-
-    host.orchestrator.send(
-        reload=dispatch_pb2.ReloadModel(pool_id="p0", reload_id="r1", timeout_ms=50)
-    )
-    out = host.orchestrator.stored(1)
-    await host.orchestrator.until(lambda: out.ended)
-    await host.orchestrator.until(
-        lambda: (ready := host.orchestrator.ready()) and ready.replica_id != first
-    )
-
-    assert out.ended[0].error.kind == dispatch_pb2.ATTEMPT_ERROR_KIND_ENGINE_DIED
-    newest = host.orchestrator.newest()
-    assert newest is not None
-    assert newest.reload.state == snapshot_pb2.RELOAD_STATE_DONE
-
-
-async def test_a_new_model_that_fails_its_self_test_is_rolled_back(run_host: RunHost) -> None:
-    """A model that loads and cannot generate is no new model."""
-
-    def prepare(engine: ScriptedEngine, number: int) -> None:
-        if number == 1:
-            fails_test(engine)
-        else:
-            answers_test(engine)
-
-    host = await run_host(Options(prepare=prepare, config={"pools": TESTED}))
-    first = await host.ready()
-
-    host.orchestrator.send(reload=dispatch_pb2.ReloadModel(pool_id="p0", model_ref="other.gguf"))
-    await host.orchestrator.until(
-        lambda: (ready := host.orchestrator.ready()) and ready.replica_id != first
-    )
-
-    newest = host.orchestrator.newest()
-    assert newest is not None
-    assert "self-test" in newest.state_detail
-    assert host.model_refs == ["", "other.gguf", ""]
-
-
-async def test_an_engine_that_dies_while_a_reload_waits_comes_back_with_the_new_model(
-    run_host: RunHost,
-) -> None:
-    """The attempt it waited for is over, so nothing is left to wait for."""
-    host = await run_host()
-    first = await host.ready()
-    await host.start("j1", 1)
-    host.engine.say("j1", "x")
-    await host.orchestrator.until(lambda: host.orchestrator.stored(1).text)
-
-    host.orchestrator.send(reload=dispatch_pb2.ReloadModel(pool_id="p0", model_ref="other.gguf"))
-    await until_reason(host.orchestrator, "OPERATOR")
-    host.engine.die()
-    await host.orchestrator.until(
-        lambda: (
-            host.model_refs[-1] == "other.gguf"
-            and (ready := host.orchestrator.ready())
-            and ready.replica_id != first
-        )
-    )
-
-    await host.orchestrator.until(lambda: host.orchestrator.stored(1).ended)
-
-    assert host.orchestrator.stored(1).ended[0].HasField("error")
-
-
 async def test_an_engine_that_dies_during_a_drain_comes_back_draining(run_host: RunHost) -> None:
     """The drain outlives the engine, and ends when it is taken back. OC-CTRL-2002."""
     host = await run_host()
@@ -302,49 +172,6 @@ async def test_an_engine_that_dies_during_a_drain_comes_back_draining(run_host: 
     host.orchestrator.send(set_draining=dispatch_pb2.SetPoolDraining(pool_id="p0"))
 
     assert await host.ready() != first
-
-
-async def test_of_two_reloads_that_wait_the_last_counts(run_host: RunHost) -> None:
-    """The pool is loaded once, and open afterwards."""
-    host = await run_host()
-    await host.ready()
-    await host.start("j1", 1)
-    host.engine.say("j1", "x")
-    await host.orchestrator.until(lambda: host.orchestrator.stored(1).text)
-
-    for model_ref in ("a.gguf", "b.gguf"):
-        reload = dispatch_pb2.ReloadModel(pool_id="p0", model_ref=model_ref)
-        host.orchestrator.send(reload=reload)
-    await until_reason(host.orchestrator, "OPERATOR")
-    host.engine.say("j1", "y", end=True)
-    await host.orchestrator.until(
-        lambda: host.model_refs[-1] == "b.gguf" and host.orchestrator.ready()
-    )
-
-    assert host.model_refs == ["", "b.gguf"]
-
-
-async def test_a_drain_that_is_asked_for_during_a_reload_stands(run_host: RunHost) -> None:
-    """The end of the reload does not open a pool that an operator closed meanwhile."""
-    host = await run_host()
-    first = await host.ready()
-    await host.start("j1", 1)
-    host.engine.say("j1", "x")
-    await host.orchestrator.until(lambda: host.orchestrator.stored(1).text)
-
-    host.orchestrator.send(reload=dispatch_pb2.ReloadModel(pool_id="p0"))
-    draining = dispatch_pb2.SetPoolDraining(pool_id="p0", draining=True)
-    host.orchestrator.send(set_draining=draining)
-    host.engine.say("j1", "y", end=True)
-    await host.orchestrator.until(
-        lambda: (
-            (newest := host.orchestrator.newest())
-            and newest.replica_id != first
-            and newest.state == snapshot_pb2.POOL_STATE_DRAINING
-        )
-    )
-
-    assert not host.orchestrator.ready()
 
 
 async def test_device_memory_that_runs_out_is_the_reason(run_host: RunHost) -> None:

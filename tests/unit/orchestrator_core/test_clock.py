@@ -4,8 +4,9 @@ import sys
 import time
 
 import pytest
+import structlog
 
-from orchestrator_core.clock import SystemClock
+from orchestrator_core.clock import ClockWatch, SystemClock
 
 MINUTE_NS = 60_000_000_000
 
@@ -29,3 +30,33 @@ def test_time_begins_no_earlier_than_the_journal_ended() -> None:
 
     assert SystemClock(later_ms).now_ms() >= later_ms
     assert SystemClock(0).now_ms() < later_ms
+
+
+def test_a_machine_whose_clock_was_set_is_told_and_little_differences_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Told once, until it changes by a minute again."""
+    wall_ns = [1_000 * MINUTE_NS]
+    elapsed_ns = [0]
+    monkeypatch.setattr(time, "time_ns", lambda: wall_ns[0])
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda _: elapsed_ns[0])
+    clock = SystemClock()
+    watch = ClockWatch(clock)
+
+    told = []
+    for set_ms in (0, 999, -480 * 60_000, 2_000, 480 * 60_000):
+        wall_ns[0] += set_ms * 1_000_000
+        elapsed_ns[0] += MINUTE_NS
+        wall_ns[0] += MINUTE_NS
+        with structlog.testing.capture_logs() as lines:
+            watch.look()
+            watch.look()
+        told.append((clock.ahead_ms(), [line["ahead_ms"] for line in lines]))
+
+    assert told == [
+        (0, []),
+        (0, []),
+        (28_799_001, [28_799_001]),
+        (28_797_001, []),
+        (-2_999, [-2_999]),
+    ]

@@ -10,22 +10,15 @@ from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.effects import Effect
 from orchestrator_core.core.events import Event, Stalled, Tick
 from orchestrator_core.core.machine import Core
+from orchestrator_core.core.states import JobState
 from orchestrator_core.hosts.registry import Hosts
 from orchestrator_core.pauses import BEAT_MS, PAUSE_MIN_MS
 from orchestrator_core.relay.relay import Relay, RelayLimits
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.store.memory import MemoryStore
-
-
-class Silent:
-    """Sees nothing."""
-
-    def observe(self, effects: Sequence[Effect], core: Core, now_ms: int) -> None:
-        """Nothing to do."""
-
-    def dispatch_traceparent(self, job_id: str, attempt: int) -> str:
-        """No trace."""
-        return ""
+from tests.unit.orchestrator_core.around_runtime import HandClock, Silent
+from tests.unit.orchestrator_core.core.bench import Bench, wide
+from tests.unit.orchestrator_core.core.journals import journal
 
 
 class Heard(Core):
@@ -39,17 +32,6 @@ class Heard(Core):
         """Notes the event first."""
         self.events.append(event)
         return super().step(event, now_ms)
-
-
-class HandClock:
-    """Time that a test sets."""
-
-    def __init__(self) -> None:
-        self.ms = 1_000
-
-    def now_ms(self) -> int:
-        """The time that was set."""
-        return self.ms
 
 
 async def told(late_ms: int, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
@@ -109,3 +91,34 @@ async def test_a_pause_is_told_although_nothing_happens_after_it(
     runtime.close()
 
     assert core.events == [Stalled(4_000), Tick()]
+
+
+class Slow(Silent):
+    """Whatever is decided takes so long."""
+
+    def __init__(self, clock: HandClock, step_ms: int) -> None:
+        self._clock, self._step_ms = clock, step_ms
+
+    def observe(self, effects: Sequence[Effect], core: Core, now_ms: int) -> None:
+        """Time passes."""
+        self._clock.ms += self._step_ms
+
+
+async def test_hosts_have_their_grace_once_a_long_journal_was_taken_up() -> None:
+    """LO-305: what runs there is not lost while nobody could be heard.
+
+    The end of old jobs is asked for within the same turn of the loop.
+    """
+    before = Bench(wide(), retention_ms=1_000)
+    effects = [*before.enqueue("old"), *before.end("old"), *before.enqueue("runs")]
+    core, clock = Core(CoreConfig(retention_ms=1_000, reattach_grace_ms=10_000)), HandClock()
+    relay = Relay(RelayLimits(4_096, 4_096))
+    clock.ms = 60_000
+    slow = Slow(clock, 11_000)
+    runtime = Runtime(core, MemoryStore(), clock, relay, Hosts(), slow)
+
+    runtime.recover(journal(*effects))
+    runtime.submit(Tick())
+    runtime.close()
+
+    assert core.jobs["runs"].state is JobState.DISPATCHED

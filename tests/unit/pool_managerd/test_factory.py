@@ -73,6 +73,19 @@ async def test_a_server_with_openais_api_is_attached_as_configured() -> None:
     assert server.bodies[0]["prompt"] == "hello"
 
 
+async def test_servers_of_two_hosts_are_two_servers_whatever_their_address() -> None:
+    """Both are at 127.0.0.1, and nobody compared their weights."""
+    async with frame_server("tgi") as server:
+        known = {"kind": "openai", "flavor": "tgi", "base_url": server.base_url, "model_id": "m"}
+        digests = []
+        for host_id in ("one", "one", "two"):
+            engine = make_engine(table(**known, slots=3, ctx_max=100), "", host_id=host_id)
+            digests.append((await engine.start()).model_digest)
+            await engine.stop()
+
+    assert digests[0] == digests[1] != digests[2]
+
+
 async def test_an_ollama_server_is_attached_as_configured() -> None:
     """Names, bounds and how long the model stays reach the server."""
     async with frame_server("ollama") as server:

@@ -196,7 +196,7 @@ class _ReloadStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReloadSta
     RELOAD_STATE_UNSPECIFIED: _ReloadState.ValueType  # 0
     """Not known to this reader."""
     RELOAD_STATE_WAITING: _ReloadState.ValueType  # 1
-    """Running attempts end; none begins."""
+    """The model is found, and fetched if need be; then running attempts end, and none begins."""
     RELOAD_STATE_LOADING: _ReloadState.ValueType  # 2
     """The engine is replaced."""
     RELOAD_STATE_DONE: _ReloadState.ValueType  # 3
@@ -212,7 +212,7 @@ class ReloadState(_ReloadState, metaclass=_ReloadStateEnumTypeWrapper):
 RELOAD_STATE_UNSPECIFIED: ReloadState.ValueType  # 0
 """Not known to this reader."""
 RELOAD_STATE_WAITING: ReloadState.ValueType  # 1
-"""Running attempts end; none begins."""
+"""The model is found, and fetched if need be; then running attempts end, and none begins."""
 RELOAD_STATE_LOADING: ReloadState.ValueType  # 2
 """The engine is replaced."""
 RELOAD_STATE_DONE: ReloadState.ValueType  # 3

@@ -1,10 +1,14 @@
 """Simulated GPU hosts: they execute what they are told, hold attempts, die and come back."""
 
+import random
 from dataclasses import dataclass, field
 
 from orchestrator_core.core.effects import SendStart, SendVerdicts, Verdict
 from orchestrator_core.core.events import AttemptEnded, HeldAttempt
 from orchestrator_core.core.snapshot import PoolSnapshot, PoolState
+
+# The slow pools of model m are far enough behind for jobs to wait for the fast one.
+SPEEDS = {"p1": 200.0, "p2": None, "p3": 50.0, "p4": 20.0}
 
 Key = tuple[str, int]
 
@@ -169,3 +173,25 @@ class SimHost:
             pool.drained = False
         for pool_id in self.left_out:
             del self.pools[pool_id]
+
+
+def fleet(rng: random.Random, *, memory: bool) -> dict[str, SimHost]:
+    """Two hosts, four pools, two models, two engine versions."""
+    hosts: dict[str, SimHost] = {}
+    for name, pools in (("h1", ("p1", "p2")), ("h2", ("p3", "p4"))):
+        hosts[name] = SimHost(
+            name,
+            {
+                pool_id: SimPool(
+                    pool_id,
+                    name,
+                    model_id="n" if pool_id == "p4" else "m",
+                    slots=rng.randint(1, 3),
+                    kv_total_bytes=rng.choice((8, 12)) if memory else None,
+                    engine_version=rng.choice(("1", "2")),
+                    tokens_per_s=SPEEDS[pool_id],
+                )
+                for pool_id in pools
+            },
+        )
+    return hosts

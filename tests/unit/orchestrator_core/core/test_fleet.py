@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
-from orchestrator_core.core.effects import SendCancel, SendVerdicts, Verdict
+from orchestrator_core.core.effects import SendCancel, SendDrain, SendVerdicts, Verdict
 from orchestrator_core.core.events import (
     CancelRequested,
     HeldAttempt,
     HostLost,
     HostRegistered,
+    PoolDrainRequested,
 )
 from orchestrator_core.core.lifecycle import REFUSALS_MAX
 from orchestrator_core.core.records import DispatchRecord
@@ -170,6 +171,28 @@ def test_pools_of_hosts_that_never_return_are_forgotten() -> None:
     assert not bench.core.pools
     assert not bench.state.hosts
     assert bench.core.next_deadline_ms() is None
+
+
+def test_a_drain_outlives_the_retention_of_its_host() -> None:
+    """OC-CTRL-2002: a machine that was off for days still gets no job before its operator says so.
+
+    As after a restart, which knows nothing of when the host was lost.
+    """
+    bench = Bench(wide(), host_retention_ms=1_000)
+    bench.step(PoolDrainRequested("p", draining=True, timeout_ms=10, reply_to=1))
+    bench.step(HostLost("h", 1))
+    bench.at(1_000)
+    forgotten = not bench.core.pools
+
+    back = bench.register(wide(version=2))
+    bench.enqueue("a")
+    held_back = bench.core.jobs["a"].state
+    bench.step(PoolDrainRequested("p", draining=False, timeout_ms=0, reply_to=2))
+
+    assert forgotten
+    assert [drain.left_ms for drain in only(back, SendDrain)] == [0]
+    assert held_back is JobState.QUEUED
+    assert bench.core.jobs["a"].state is JobState.DISPATCHED
 
 
 def test_a_job_waits_for_a_lost_host_and_outlives_its_pools() -> None:

@@ -12,10 +12,7 @@ from orchestrator_core.core.events import Event
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.records import DispatchRecord
 from tests.unit.orchestrator_core.core.bench import only
-from tests.unit.orchestrator_core.core.naive_scheduler import (
-    kept_for_somebody,
-    next_placement,
-)
+from tests.unit.orchestrator_core.core.naive_scheduler import kept_for_somebody, next_placement
 from tests.unit.orchestrator_core.core.world import World
 from tests.unit.orchestrator_core.core.world_settings import config_of
 

@@ -10,6 +10,7 @@ from orchestrator_core.core.events import (
     CancelRequested,
     OutputAcknowledged,
     OutputProgressed,
+    Tick,
 )
 from orchestrator_core.core.outcome import Reason, Usage
 from orchestrator_core.core.records import DispatchRecord
@@ -152,6 +153,23 @@ def test_finished_jobs_teach_rate_start_and_length() -> None:
     session = bench.core.session("", "s")
     assert session is not None
     assert (session.pool_id, session.replica_id, session.kv_tokens) == ("p", "p#1", 8)
+
+
+def test_what_a_former_incarnation_took_is_no_lesson_about_the_present_one() -> None:
+    """LO-206: a pool that was reloaded runs another model, and an end may come after its report."""
+    bench = Bench(wide())
+    bench.enqueue("a")
+    bench.step(AttemptStarted("a", 1), 10)
+    bench.step(OutputProgressed("a", 1, 1), 20)
+    bench.report(wide(replica_id="p#2", model_id="other"))
+    before = bench.core.tokens_per_s(bench.core.pools["p"])
+
+    bench.step(Tick(), 9_000)
+    bench.end("a", usage=Usage(tokens_in=1, tokens_out=3))
+
+    assert bench.core.jobs["a"].state is JobState.FINISHED
+    assert bench.core.tokens_per_s(bench.core.pools["p"]) == before
+    assert bench.state.predictor.known_model("m").finished == 1, "of its own model it is one"
 
 
 @pytest.mark.parametrize(("told_ms", "shown_ms"), [(None, 1), (90, 90), (9_999, 451)])

@@ -17,8 +17,9 @@ from orchestrator_core.core.spec import Budgets
 from tests.unit.orchestrator_core.core.bench import Bench, only, refusal, wide
 from tests.unit.orchestrator_core.core.spending_bench import TEN, bench, run, session, written
 
-
 # --- turns and time
+
+
 def test_the_turn_after_the_last_is_refused_with_what_helps() -> None:
     """ORCH-3021: eight by default; no wait helps, another session does."""
     world = bench()
@@ -91,6 +92,8 @@ def test_clients_do_not_see_each_others_sessions() -> None:
 
 
 # --- deleting and restarting
+
+
 def test_deleting_a_session_forgets_it_and_cancels_nothing() -> None:
     """Its jobs run on; the next one with its id opens it anew."""
     world = bench()
@@ -138,6 +141,8 @@ def test_a_session_that_was_silent_over_a_restart_is_forgotten() -> None:
 
 
 # --- affinity
+
+
 @pytest.mark.parametrize(
     ("hint", "failed", "warm"), [(True, False, True), (False, False, False), (True, True, False)]
 )

@@ -20,7 +20,6 @@ from tests.unit.orchestrator_core.core.bench import Bench, only, refusal, wide
 from tests.unit.orchestrator_core.core.spending_bench import TEN, bench, left, run, session, written
 
 
-# --- budgets
 def test_an_accepted_job_sets_aside_all_that_it_may_take() -> None:
     """ORCH-3099: prompt and max_tokens, of tokens and of cost; the end settles what it took."""
     world = bench()
@@ -147,6 +146,8 @@ def test_a_cost_without_a_price_is_refused() -> None:
 
 
 # --- the end
+
+
 def test_tokens_that_are_generated_again_are_free() -> None:
     """ORCH-3099: a job is charged for its output once, however often it was generated."""
     world = bench()

@@ -35,7 +35,7 @@ from orchestrator_core.core.outcome import Finish, Usage
 from orchestrator_core.core.snapshot import PoolSnapshot, PoolState
 from orchestrator_core.core.spec import Failover, JobSpec
 from tests.unit.orchestrator_core.core.build import spec
-from tests.unit.orchestrator_core.core.hosts import SimAttempt, SimHost, SimPool
+from tests.unit.orchestrator_core.core.hosts import SimAttempt, SimHost, SimPool, fleet
 from tests.unit.orchestrator_core.core.shell import Observer, Shell
 
 ERRORS = (
@@ -46,34 +46,8 @@ ERRORS = (
     AttemptErrorKind.REPLAY_MISMATCH,
 )
 
-
 # Attempts that a host may hold: few enough for ended ones to be released early.
 HELD_MAX = 12
-
-# The slow pools of model m are far enough behind for jobs to wait for the fast one.
-SPEEDS = {"p1": 200.0, "p2": None, "p3": 50.0, "p4": 20.0}
-
-
-def fleet(rng: random.Random, *, memory: bool) -> dict[str, SimHost]:
-    """Two hosts, four pools, two models, two engine versions."""
-    hosts: dict[str, SimHost] = {}
-    for name, pools in (("h1", ("p1", "p2")), ("h2", ("p3", "p4"))):
-        hosts[name] = SimHost(
-            name,
-            {
-                pool_id: SimPool(
-                    pool_id,
-                    name,
-                    model_id="n" if pool_id == "p4" else "m",
-                    slots=rng.randint(1, 3),
-                    kv_total_bytes=rng.choice((8, 12)) if memory else None,
-                    engine_version=rng.choice(("1", "2")),
-                    tokens_per_s=SPEEDS[pool_id],
-                )
-                for pool_id in pools
-            },
-        )
-    return hosts
 
 
 class World(Shell):

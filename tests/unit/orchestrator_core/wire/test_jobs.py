@@ -294,6 +294,20 @@ def test_what_time_alone_made_bad_may_still_be_a_repetition() -> None:
     assert {"spec.input.artifact_id", "spec.budgets.tokens"} == set(refused(spec))
 
 
+@pytest.mark.parametrize("ahead_ms", [-60_000, 0, 60_000])
+def test_a_deadline_means_what_its_client_meant_where_the_clocks_are_apart(ahead_ms: int) -> None:
+    """OC-CORE-1022: what is left of the time counts, by the clock that clients have too."""
+    spec = small_spec()
+    context = dataclasses.replace(CONTEXT, now_ms=NOW_MS + ahead_ms, ahead_ms=ahead_ms)
+    spec.deadline.FromMilliseconds(NOW_MS + 5)
+
+    in_time = accepted(spec, context)
+    spec.deadline.FromMilliseconds(NOW_MS)
+
+    assert in_time.deadline_ms == context.now_ms + 5
+    assert isinstance(parse_spec(spec, context), Stale)
+
+
 def test_what_could_not_be_sent_to_a_host_is_refused() -> None:
     """The command that starts a job is a message too, whatever it is that makes the job long."""
     fits, too_long = small_spec(), small_spec()

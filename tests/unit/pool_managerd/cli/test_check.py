@@ -73,8 +73,8 @@ def test_every_pool_that_cannot_start_is_told_with_the_reason(
             embedded("missing", "absent.gguf"),
             embedded("other", "tiny.gguf", f'model_digest = "{NO_DIGEST}"'),
             llama_server("silent", 'base_url = "http://127.0.0.1:9"'),
-            llama_server("program", 'launch = { command = ["no-such-server"] }'),
-            llama_server("fine", f'launch = {{ command = ["{sys.executable}"] }}'),
+            llama_server("program", 'launch = { command = ["no-such-server", "{port}"] }'),
+            llama_server("fine", f'launch = {{ command = ["{sys.executable}", "{{port}}"] }}'),
         )
     )
 

@@ -1,12 +1,15 @@
 """Reading the configuration again from a disk that does not answer. HME-003."""
 
 import os
+import threading
 from pathlib import Path
 
 from pool_managerd.config.live import LiveConfig
 from pool_managerd.config.loading import load_config
 from pool_managerd.config.schema import Config
 from pool_managerd.telemetry import Telemetry
+
+WAIT_S = 20.0
 
 
 async def test_a_configuration_that_cannot_be_read_in_time_changes_nothing(tmp_path: Path) -> None:
@@ -34,6 +37,31 @@ async def test_a_configuration_that_cannot_be_read_in_time_changes_nothing(tmp_p
     assert refused.problems == ("it was not read within 20 ms: look at its disk",)
     assert (refused.outcome, taken.outcome) == ("refused", "applied")
     assert [config.log_level for config in applied] == ["error"]
+
+
+async def test_whoever_asks_again_while_the_disk_hangs_sends_no_further_reader(
+    tmp_path: Path,
+) -> None:
+    """Each would be a thread that stays for as long as the disk does."""
+    path = tmp_path / "c.toml"
+    path.write_text('[[pools]]\npool_id = "p"\nengine = { kind = "mock" }\n')
+    config, hangs, readers = load_config(path), threading.Event(), list[int]()
+
+    def read() -> Config:
+        readers.append(len(readers))
+        hangs.wait(WAIT_S)
+        return config
+
+    live = LiveConfig(config, read, lambda _before, _after: None, read_timeout_ms=20)
+    try:
+        outcomes = [(await live.reload(Telemetry())).outcome for _ in range(3)]
+        while_it_hung = len(readers)
+    finally:
+        hangs.set()
+    live._read_timeout_ms = 30_000
+
+    assert (await live.reload(Telemetry())).outcome == "unchanged"
+    assert (outcomes, while_it_hung, len(readers)) == (["refused"] * 3, 1, 2)
 
 
 LAUNCHED = """

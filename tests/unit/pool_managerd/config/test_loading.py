@@ -245,6 +245,110 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path, text: str, expected:
     assert expected in "\n".join(problems(tmp_path, text))
 
 
+SERVER = 'kind = "llama_server", model_id = "m", '
+
+
+def with_engine(engine: str) -> str:
+    """A file whose pool has this engine."""
+    head, _, _ = MINIMAL.partition("engine =")
+    return f"{head}engine = {{ {engine} }}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            'listen = "127.0.0.1:70710"\n' + MINIMAL,
+            "listen: 127.0.0.1:70710 has a port above 65535",
+        ),
+        ('metrics_listen = "127.0.0.1:65536"\n' + MINIMAL, "metrics_listen: 127.0.0.1:65536 has a"),
+        ('orchestrator = "127.0.0.1:99999"\n' + MINIMAL, "orchestrator: 127.0.0.1:99999 has a po"),
+        ('orchestrator = "127.0.0.1:0"\n' + MINIMAL, "orchestrator: 127.0.0.1:0 has the port 0"),
+        (
+            with_engine(SERVER + 'base_url = "http://127.0.0.1:99999"'),
+            "pools[0].engine.base_url: http://127.0.0.1:99999 is no address: Port out of range",
+        ),
+        (with_engine(SERVER + 'base_url = "http://"'), "engine.base_url: http:// is no address"),
+        (with_engine(SERVER + 'base_url = "http://a..b"'), "no host can have that name"),
+        (with_engine(SERVER + 'base_url = "http://a b:80"'), "HOST:PORT, without blanks"),
+        (with_engine(SERVER + 'base_url = "http://h:{port}"'), "only a launch table chooses"),
+        (
+            with_engine('kind = "ollama", model_id = "m", base_url = "http://h:x"'),
+            "pools[0].engine.base_url: http://h:x is no address",
+        ),
+        (
+            with_engine(SERVER + 'launch = { command = ["x"], env = { "A=B" = "c" } }'),
+            "pools[0].engine.launch: env: 'A=B' is no name of a variable",
+        ),
+        (with_engine(SERVER + 'launch = { command = [""] }'), "names no program"),
+        (
+            with_engine(SERVER + 'launch = { command = ["x"] }'),
+            "pools.p0.engine.launch: neither command nor env holds {port}: the server has to be",
+        ),
+        (
+            with_engine(SERVER + 'launch = { command = ["x", "a\\u0000b"] }'),
+            "pools[0].engine.launch.command[1]: holds a character NUL",
+        ),
+        (MINIMAL + '[engine_logs]\ndirectory = "a\\u0000"\n', "engine_logs.directory: holds a"),
+        (
+            MINIMAL.replace("engine =", "perf_tokens_per_s = 1e-4\nengine ="),
+            "pools[0].perf_tokens_per_s: Input should be greater than or equal to 0.001",
+        ),
+    ],
+)
+def test_what_could_not_work_is_refused_with_its_key(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    """Not when an engine is to start, or a connection to be made, in words of a library."""
+    assert expected in "\n".join(problems(tmp_path, text))
+
+
+def test_secrets_come_without_the_line_break_that_stores_of_secrets_add(tmp_path: Path) -> None:
+    """One that no header takes would break at the first request, and say nothing of a setting."""
+    path = tmp_path / "c.toml"
+    path.write_text(
+        with_engine(SERVER + 'base_url = "http://h:1", api_key_env = "KEY"')
+        + '[link]\ntoken_env = "TOKEN"\n',
+        encoding="utf-8",
+    )
+
+    config = load_config(path, {"KEY": "k\n", "HF_TOKEN": "hf_x\n", "TOKEN": "t\n"})
+    engine = config.pools[0].engine
+    assert isinstance(engine, LlamaServerTable)
+    secrets = (engine.api_key, config.outbound.hf_token, config.link.token)
+    assert [secret.get_secret_value() for secret in secrets] == ["k", "hf_x", "t"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {"KEY": "k\nl", "HF_TOKEN": "hf\tx", "TOKEN": "t\u00f6"})
+
+    named = [problem.partition(": ")[0] for problem in caught.value.problems]
+    assert named == ["pools.p0.engine.api_key_env", "outbound.hf_token_env", "link.token_env"]
+
+
+def test_a_machine_whose_name_is_no_id_is_asked_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The orchestrator would refuse it, again and again."""
+    path = tmp_path / "c.toml"
+    path.write_text(MINIMAL, encoding="utf-8")
+    monkeypatch.setattr("socket.gethostname", lambda: "my host")
+
+    with pytest.raises(ConfigError, match="host_id: the name of this machine, 'my host', is none"):
+        load_config(path, {})
+
+    path.write_text('host_id = "mine"\n' + MINIMAL, encoding="utf-8")
+    assert load_config(path, {}).host_id == "mine"
+
+
+def test_fetched_models_lie_where_they_lie_whatever_folder_a_command_runs_in(
+    tmp_path: Path,
+) -> None:
+    """`pool-managerd fetch` in a terminal, and the service, have one cache."""
+    path = tmp_path / "c.toml"
+    path.write_text(MINIMAL + '[models]\ncache_directory = "cache"\n', encoding="utf-8")
+
+    assert load_config(path, {}).models.cache_directory == str(tmp_path / "cache")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """The path is in the message."""
     with pytest.raises(ConfigError, match=r"absent\.toml"):

@@ -145,3 +145,30 @@ def test_the_last_xid_is_told_of_an_unwell_device_too() -> None:
 
     assert (device.last_xid, device.memory_total_bytes) == (79, 9)
     assert "XID 79 (the GPU fell off the bus)" in device.health_detail
+
+
+def test_a_device_is_quiet_for_a_while_before_it_is_well_whatever_the_others_do() -> None:
+    """A GPU that errs again and again keeps no other one's pool from coming back."""
+    book = DeviceBook(quiet_readings=3)
+    book.take([reading("GPU-a", "quick"), reading("GPU-b", "quick")])
+    book.xid("GPU-b", 48)
+    health = []
+
+    for _ in range(4):
+        book.xid("GPU-a", 48)
+        book.take([reading("GPU-a", "thorough"), reading("GPU-b", "thorough")])
+        health.append([device.health.value for device in book.devices()])
+
+    assert health == [["critical_error"] * 2] * 2 + [["critical_error", "ok"]] * 2
+
+
+def test_critical_errors_that_alternate_are_told_once() -> None:
+    """Each of a storm would be a line of the log and news for every pool."""
+    book = DeviceBook()
+    book.take([reading("GPU-a", "quick")])
+
+    for xid in (48, 79) * 50:
+        book.xid("GPU-a", xid)
+
+    assert len(book.take_news()) == 1
+    assert book.devices()[0].last_xid == 79

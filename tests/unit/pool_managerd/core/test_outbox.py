@@ -159,3 +159,23 @@ def test_refusals_go_first_and_once() -> None:
     assert frame is not None
     assert frame.refused == (refused,)
     assert outbox.take() is None
+
+
+def test_whoever_leaves_waits_for_the_ends_of_all_and_hears_when_nobody_wants_one() -> None:
+    """An attempt that lets go late has an end too; a released one has none that is sent."""
+    rings = list[int]()
+    outbox = Outbox(WINDOW, 400, lambda: rings.append(1))
+    late, released = new_log("late"), new_log("released")
+    for handle, log in ((1, late), (2, released)):
+        outbox.bind(handle, log, 0)
+    drain(outbox, Reader())
+    assert not outbox.drained
+
+    late.end(Terminal(EndReason.EOS))
+    outbox.touch(late)
+    drain(outbox, Reader())
+    assert not outbox.drained
+    rings.clear()
+    outbox.unbind(2)
+
+    assert (rings, outbox.drained) == ([1], True)

@@ -41,8 +41,9 @@ def test_the_caps_hold_whatever_happens(steps: list[tuple[str, int, int]]) -> No
             added = AttemptLog(key, ("p", "p-1"), prefix=Prefix(("x" * size, "y" * size)))
             store.add(added)
             assert (added.text_bytes, added.next_index) == (2 * size, 2)
-            others = [o.held_bytes for o in store if o.key.job_id == key.job_id and o is not added]
-            assert added.held_bytes <= max(0, LIMITS.held_bytes_per_job - sum(others)) or not size
+            others = [o for o in store if o.key.job_id == key.job_id and o is not added]
+            room = LIMITS.held_bytes_per_job - sum(o.held_bytes for o in others)
+            assert added.held_bytes <= max(0, room) or not size
         elif log is not None and action == "append" and log.terminal is None:
             if store.append(log, "x" * size, ()) is AppendOutcome.KEPT:
                 assert store.held_bytes <= LIMITS.held_bytes_total
@@ -90,6 +91,22 @@ def test_a_cap_evicts_the_oldest_and_no_more_than_a_quarter() -> None:
 
     assert 74_000 < log.held_bytes <= 75_000
     assert log.read_from(log.first_index, 10, 1_000) is not None
+
+
+def test_an_attempt_that_goes_on_is_not_refused_for_what_an_earlier_one_holds() -> None:
+    """What the reader has of the earlier one gives way, and the rest of the job is generated."""
+    store = AttemptStore(LIMITS)
+    first = held(store, "j0", 1)
+    store.append(first, "x" * 700, ())
+    first.ack(700)
+    first.end(Terminal(EndReason.EOS))
+    store.note_ended(first.key)
+    second = held(store, "j0", 2)
+
+    outcomes = {store.append(second, "y" * 100, ()) for _ in range(4)}
+
+    assert outcomes == {AppendOutcome.KEPT}
+    assert (first.held_bytes, second.first_index) == (0, 0)
 
 
 def test_running_attempts_give_the_same_share() -> None:

@@ -12,7 +12,7 @@ from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.device_book import Reading
 from pool_managerd.devices.nvml_calls import NvmlError
 from pool_managerd.devices.nvml_reader import NvmlReader
-from pool_managerd.devices.nvml_watch import Callbacks, Watch
+from pool_managerd.devices.nvml_watch import THOROUGH_EVERY, Callbacks, Watch
 
 INTERVAL_MS = 1
 WAIT_S = 20.0
@@ -131,6 +131,33 @@ def test_a_storm_of_critical_errors_does_not_put_readings_off() -> None:
     assert reader.storm_readings < storm / 10
     # Each interval has at most one slice of waiting and its rest, however many there were.
     assert reader.waits - storm <= 4 * (reader.number - reader.storm_readings + 1)
+
+
+class TwoReader(StormyReader):
+    """GPU-a errs at every wait, for ever; GPU-b is read beside it, with its temperature."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 62)
+
+    def read(self, *, thorough: bool) -> list[Reading]:
+        """GPU-b tells its number of the reading where the slow fields are read."""
+        (first,) = super().read(thorough=thorough)
+        facts = Device("GPU-b", DeviceKind.GPU, memory_free_bytes=self.number if thorough else 0)
+        return [first, Reading(facts, None, thorough)]
+
+
+def test_a_storm_on_one_gpu_leaves_the_others_their_slow_fields() -> None:
+    """Their temperature, clocks and ECC are read on, and what they need of the driver."""
+    slow = list[object]()
+    reader = TwoReader()
+    with watching(reader, interval_ms=10) as told:
+        told.get(timeout=WAIT_S)
+        while len(slow) < 3 and reader.number < 10 * THOROUGH_EVERY:
+            free = told.get(timeout=WAIT_S)
+            if isinstance(free, list) and free[1] and free[1] not in slow:
+                slow.append(free[1])
+
+    assert slow == [1, 1 + THOROUGH_EVERY, 1 + 2 * THOROUGH_EVERY]
 
 
 def test_an_error_that_comes_again_and_again_is_logged_once_between_two_readings() -> None:

@@ -8,32 +8,25 @@ import os
 import signal
 import subprocess
 import sys
-import uuid
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 
 import psutil
 import pytest
 
 from pool_managerd.config.schema import PoolTable
 from pool_managerd.engines import launched as launched_module
-from pool_managerd.engines.launched import PORT_TRIES, LaunchedEngine, LaunchSpec, filled
-from pool_managerd.engines.port import (
-    Ended,
-    Engine,
-    Failed,
-    Failure,
-    Finished,
-    GenerationRequest,
-    Piece,
-    PreloadError,
-    SamplingParams,
-)
+from pool_managerd.engines.launched import LaunchedEngine, LaunchSpec, filled
+from pool_managerd.engines.port import Ended, Engine, Failed, Failure, Finished, Piece, PreloadError
 from pool_managerd.factory import make_engine
+from tests.unit.pool_managerd.engines.marked import (
+    WAIT_S,
+    Marked,
+    failure_of,
+    launched,
+    request,
+    table,
+)
 
-SERVER = str(Path(__file__).parents[4] / "benchmarks" / "load" / "llama_engine.py")
-WAIT_S = 20.0
-MARK = "LLAMAORCH_TEST_MARK"
 PARENT = """
 import asyncio, sys
 from pool_managerd.config.schema import PoolTable
@@ -47,82 +40,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-class Marked:
-    """All processes that carry one mark in their environment."""
-
-    def __init__(self) -> None:
-        self.mark = uuid.uuid4().hex
-
-    def alive(self) -> list[psutil.Process]:
-        """Those that live now; one that became a zombie is dead."""
-        return [process for process in psutil.process_iter() if self._has(process)]
-
-    def _has(self, process: psutil.Process) -> bool:
-        try:
-            return (
-                process.status() != psutil.STATUS_ZOMBIE
-                and process.environ().get(MARK) == self.mark
-            )
-        except psutil.Error:
-            return False
-
-    async def gone(self) -> None:
-        """Waits until none lives."""
-        async with asyncio.timeout(WAIT_S):
-            while self.alive():  # noqa: ASYNC110 - nobody tells of the end of foreign processes
-                await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-async def marked() -> AsyncIterator[Marked]:
-    """A mark; whoever still carries it after the test is killed."""
-    marked = Marked()
-    yield marked
-    for process in marked.alive():
-        process.kill()
-
-
-def table(marked: Marked, *arguments: str, **launch: object) -> PoolTable:
-    """A pool whose server is launched."""
-    return PoolTable.model_validate(
-        {
-            "pool_id": "p",
-            "devices": launch.pop("devices", []),
-            "engine": {
-                "kind": "llama_server",
-                "model_id": "m",
-                "model_path": launch.pop("model_path", ""),
-                "launch": {
-                    "command": [sys.executable, "-S", SERVER, "--port", "{port}", *arguments],
-                    "env": {MARK: marked.mark, "LLAMA_API_KEY": "{api_key}"},
-                    "attach_timeout_ms": 2_000,
-                    **launch,
-                },
-            },
-        }
-    )
-
-
-def launched(marked: Marked, *arguments: str, **launch: object) -> LaunchedEngine:
-    """An engine that is not started."""
-    engine = make_engine(table(marked, *arguments, **launch), "")
-    assert isinstance(engine, LaunchedEngine)
-    return engine
-
-
-def request(prompt: str = "hello", tokens: int = 3) -> GenerationRequest:
-    """A short generation."""
-    return GenerationRequest("r-1", prompt, SamplingParams(seed=1, max_tokens=tokens))
-
-
-async def failure_of(engine: Engine) -> PreloadError:
-    """The failure of a start."""
-    async with asyncio.timeout(WAIT_S):
-        with pytest.raises(PreloadError) as raised:
-            await engine.start()
-    return raised.value
 
 
 async def test_it_serves_through_its_adapter_and_leaves_nothing(marked: Marked) -> None:
@@ -200,52 +117,6 @@ async def test_an_adapter_that_hangs_does_not_keep_its_engine_alive(
     assert "SIGTERM" in (await engine.wait_exit()).message
 
 
-LOSES_ITS_PORT = """
-import os, pathlib, sys
-runs, limit, *command = sys.argv[1:]
-path = pathlib.Path(runs)
-ports = path.read_text().split() if path.exists() else []
-path.write_text(" ".join([*ports, command[-1]]))
-if len(ports) < int(limit):
-    sys.exit("main: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: " + command[-1])
-os.execv(command[0], command)
-"""
-
-
-@pytest.mark.parametrize(("losses", "serves"), [(2, True), (3, False)])
-async def test_an_engine_whose_port_was_taken_is_run_again_with_another(
-    marked: Marked, tmp_path: Path, losses: int, serves: bool
-) -> None:
-    """A few times within one start, which is not a failure of the pool; then it is one."""
-    runs = tmp_path / "runs"
-    server = [sys.executable, "-S", SERVER, "--port", "{port}"]
-    engine = launched(
-        marked, command=[sys.executable, "-c", LOSES_ITS_PORT, str(runs), str(losses), *server]
-    )
-
-    if serves:
-        assert (await engine.start()).engine_version == "paced-1"
-        await engine.stop()
-    else:
-        assert "couldn't bind HTTP server socket" in str(await failure_of(engine))
-
-    ports = runs.read_text().split()
-    assert len(ports) == PORT_TRIES
-    assert len(set(ports)) == PORT_TRIES
-    assert marked.alive() == []
-
-
-async def test_an_engine_that_ends_for_another_reason_is_run_once(
-    marked: Marked, tmp_path: Path
-) -> None:
-    """Only other ports can help, and only one that lost its own."""
-    program = f"open({str(tmp_path / 'runs')!r}, 'a').write('run '); raise SystemExit('no model')"
-    engine = launched(marked, command=[sys.executable, "-c", program, "{port}"])
-
-    assert "no model" in str(await failure_of(engine))
-    assert (tmp_path / "runs").read_text() == "run "
-
-
 @pytest.mark.parametrize("victim", ["engine", "warden"])
 async def test_an_engine_that_is_killed_is_noticed_with_all_it_started(
     marked: Marked, victim: str
@@ -289,72 +160,6 @@ async def test_nothing_outlives_a_killed_pool_manager(marked: Marked, mood: list
     await parent.wait()
 
     await marked.gone()
-
-
-async def test_memory_of_the_device_is_named_by_the_engines_last_words(marked: Marked) -> None:
-    """A start that fails for lack of VRAM says so, with the engine's own line. ORCH-3039."""
-    words = "ggml_cuda: cudaMalloc failed: out of memory"
-    engine = launched(marked, "--say", words, "--exit", "1")
-
-    error = await failure_of(engine)
-
-    assert error.failure is Failure.DEVICE_OUT_OF_MEMORY
-    assert str(error).startswith("device memory ran out: ")
-    assert words in str(error)
-    assert "exited with status 1" in str(error)
-
-
-async def test_a_key_is_not_quoted_from_the_log(marked: Marked) -> None:
-    """An engine that prints its settings gives no secret away. ORCH-3300."""
-    engine = launched(marked, "--say", "started with api key {api_key}", "--exit", "3")
-
-    error = await failure_of(engine)
-
-    assert "status 3" in str(error)
-    assert "started with api key ***" in str(error)
-
-
-async def test_what_it_wrote_last_is_told_of_one_that_is_given_up_at_its_start(
-    marked: Marked,
-) -> None:
-    """Whoever bounds the start asks for it, and it gives no secret away."""
-    engine = launched(marked, command=["sh", "-c", "echo loading with {api_key} >&2; sleep 60"])
-    start = asyncio.create_task(engine.start())
-    async with asyncio.timeout(WAIT_S):
-        while not engine.last_words():  # noqa: ASYNC110 - nothing tells of a line
-            await asyncio.sleep(0.01)
-
-    start.cancel()
-    await asyncio.wait([start])
-
-    assert engine.last_words() == "loading with ***"
-
-
-async def test_a_secret_that_was_passed_on_is_not_quoted_either(
-    marked: Marked, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever the engine calls it. ORCH-3300."""
-    monkeypatch.setenv("REGISTRY_TOKEN", "swordfish")
-    words = "logging in with swordfish"
-    engine = launched(marked, "--say", words, "--exit", "3", pass_env=["REGISTRY_TOKEN"])
-
-    assert "logging in with ***" in str(await failure_of(engine))
-
-
-async def test_a_program_that_is_not_there_is_named(marked: Marked) -> None:
-    """The sentence names what could not be started."""
-    engine = launched(marked, command=["/absent/llama-server", "--port", "{port}"])
-
-    assert "/absent/llama-server: No such file" in str(await failure_of(engine))
-
-
-async def test_a_server_that_never_makes_sense_ends_the_start(marked: Marked) -> None:
-    """Somebody who accepts connections but is no llama-server is given up, and is stopped."""
-    program = "import http.server as h; h.HTTPServer(('127.0.0.1', {port}), h.BaseHTTPRequestHandler).serve_forever()"  # noqa: E501 - one argument
-    engine = launched(marked, command=[sys.executable, "-c", program], attach_timeout_ms=200)
-
-    assert "127.0.0.1" in str(await failure_of(engine))
-    assert marked.alive() == []
 
 
 async def test_only_the_pools_devices_are_visible(marked: Marked) -> None:
@@ -403,6 +208,19 @@ async def test_another_model_is_loaded_by_reference_where_the_command_takes_one(
         make_engine(table(marked), "file:/models/b.gguf")
     with pytest.raises(PreloadError, match="must not begin with a hyphen"):
         make_engine(pool, "file:--trust-remote-code")
+
+
+async def test_a_server_that_is_launched_again_is_the_same_replica(marked: Marked) -> None:
+    """Its port is another one; attempts go on there all the same, and its speed stays known."""
+    digests = []
+    for pool_id in ("p", "p", "q"):
+        pool = table(marked).model_copy(update={"pool_id": pool_id})
+        engine = make_engine(pool, "", host_id="h")
+        digests.append((await engine.start()).model_digest)
+        await engine.stop()
+
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[0].startswith("unverified:")
 
 
 async def test_settings_of_the_pool_stand_in_the_command(marked: Marked) -> None:

@@ -1,17 +1,14 @@
 """The Triton adapter against a server that speaks Triton's protocol. ORCH-3057."""
 
 import asyncio
-import contextlib
 import json
 import struct
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
 
 from pool_managerd.engines.port import (
-    CancelUnconfirmedError,
     Failed,
     Failure,
     Finish,
@@ -37,15 +34,6 @@ from tests.conformance.triton_replay import (
 )
 
 CONFIRM_MS = 5_000
-
-
-@pytest.fixture
-async def engine(replay: Replay) -> AsyncIterator[TritonEngine]:
-    """An adapter attached to the replay server, with its gauge."""
-    engine = engine_of(replay, metrics_url=replay.metrics_url, busy_metric="running")
-    await engine.start()
-    yield engine
-    await engine.stop()
 
 
 async def test_a_stream_is_pieces_and_the_end_that_its_parameter_marks(
@@ -100,70 +88,6 @@ async def test_a_server_without_a_gauge_url_is_not_asked_for_metrics(replay: Rep
 
     assert isinstance((await events_of(engine))[-1], Finished)
     await engine.stop()
-
-
-async def test_closing_a_generation_cancels_its_stream(
-    engine: TritonEngine, replay: Replay
-) -> None:
-    """The server sees it, and the slot is free only once the gauge says so."""
-    replay.responses, replay.hangs = [response(b" a")], True
-    generation = engine.generate(REQUEST)
-    assert await anext(generation) == Piece(" a")
-
-    await generation.aclose()
-    async with asyncio.timeout(20):
-        await replay.cancelled.wait()
-    replay.busy = [1, 1, 0]
-    await engine.confirm_idle("r", CONFIRM_MS)
-
-    assert replay.busy == [0]
-
-
-async def test_a_model_that_goes_on_is_reported(engine: TritonEngine, replay: Replay) -> None:
-    """The slot stays taken until a confirmation."""
-    replay.responses, replay.hangs = [response(b" a")], True
-    generation = engine.generate(REQUEST)
-    await anext(generation)
-    await generation.aclose()
-    replay.busy = [1]
-
-    with pytest.raises(CancelUnconfirmedError, match="after 50 ms"):
-        await engine.confirm_idle("r", 50)
-
-    assert (await failure_of(engine))[1] == "a generation with this request id is open"
-
-
-async def test_a_generation_that_still_runs_does_not_hinder_a_confirmation(
-    engine: TritonEngine, replay: Replay
-) -> None:
-    """The gauge counts all requests of the model, ours that are open among them."""
-    replay.responses, replay.hangs, replay.busy = [response(b" a")], True, [1]
-    other = engine.generate(GenerationRequest("other", "hi", SamplingParams(seed=1)))
-    closed = engine.generate(REQUEST)
-    async with contextlib.aclosing(other):
-        await anext(other)
-        await anext(closed)
-
-        await closed.aclose()
-        await engine.confirm_idle("r", CONFIRM_MS)
-
-
-async def test_a_cancel_before_the_first_response_needs_more_than_one_quiet_look(
-    engine: TritonEngine, replay: Replay
-) -> None:
-    """The request may still be on its way to the model."""
-    replay.responses, replay.hangs = (), True
-    generation = engine.generate(REQUEST)
-    first = asyncio.ensure_future(anext(generation))
-    await replay.asked.wait()
-    first.cancel()
-    await asyncio.gather(first, return_exceptions=True)
-    await generation.aclose()
-    replay.busy = [0, 1, 0, 0, 0, 9]
-
-    await engine.confirm_idle("r", CONFIRM_MS)
-
-    assert replay.busy == [9]
 
 
 @pytest.mark.parametrize(
@@ -222,21 +146,6 @@ async def test_a_model_whose_process_died_is_unhealthy(
     assert await failure_of(engine) == (Failure.ENGINE_DIED, text)
 
     assert not await engine.healthy()
-
-
-async def test_a_stream_that_has_ended_is_not_cancelled(
-    engine: TritonEngine, replay: Replay
-) -> None:
-    """Its server ends it in order; one that forgets to is not waited for."""
-    replay.responses = [failed("no")]
-    await events_of(engine)
-    assert not replay.cancelled.is_set()
-
-    replay.hangs = True
-    await events_of(engine)
-
-    async with asyncio.timeout(20):
-        await replay.cancelled.wait()
 
 
 @pytest.mark.parametrize(

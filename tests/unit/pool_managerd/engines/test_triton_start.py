@@ -100,6 +100,8 @@ async def test_the_model_is_loaded_where_that_is_configured(replay: Replay) -> N
         ({"inputs": VLLM_INPUTS}, {}, "the model takes no seed"),
         ({"outputs": [("text_output", "INT32")]}, {}, "text_output is INT32, but text needs BYTES"),
         ({"gauge": "other"}, {"busy_metric": "running"}, "has no gauge running"),
+        ({"busy": ["NaN"]}, {"busy_metric": "running"}, "tells nan requests at work"),
+        ({"busy": ["+Inf"]}, {"busy_metric": "running"}, "tells inf requests at work"),
     ],
 )
 async def test_a_start_that_cannot_succeed_says_what_to_change(

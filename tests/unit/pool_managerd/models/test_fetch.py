@@ -9,15 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from pool_managerd.core.outbound import OutboundPolicy, decide_outbound
-from pool_managerd.models.fetch import (
-    Fetched,
-    FetchError,
-    FetchLimits,
-    FetchRequest,
-    _Appender,
-    _Partial,
-    fetch,
-)
+from pool_managerd.models.fetch import Fetched, FetchError, FetchLimits, FetchRequest, fetch
+from pool_managerd.models.partial_file import Appender, Partial
 from tests.unit.pool_managerd.models.file_servers import FileServer, serving
 
 LIMITS = FetchLimits(silence_timeout_ms=5_000, retry_wait_ms=1)
@@ -298,8 +291,8 @@ async def test_progress_is_told(server: FileServer, tmp_path: Path) -> None:
 
 def test_what_came_first_stands_first_whichever_thread_is_the_faster(tmp_path: Path) -> None:
     """A fetch that is cancelled starts a thread for the rest, which may overtake the one before."""
-    partial = _Partial(tmp_path / "m.part", tmp_path / "m.part.json")
-    appender = _Appender(partial)
+    partial = Partial(tmp_path / "m.part", tmp_path / "m.part.json")
+    appender = Appender(partial)
     appender.add(bytearray(b"one, "))
     appender.add(bytearray(b"two"))
 

@@ -18,10 +18,22 @@ async def test_a_slow_subscriber_gets_each_pool_once() -> None:
 async def test_a_subscription_ends_with_its_block() -> None:
     """Nobody is told after leaving, and the place is free again."""
     feed = ChangeFeed(1)
-    with feed.subscribe() as changes:
+    with feed.watch() as changes:
         assert feed.full
 
     feed.publish("a")
 
     assert not feed.full
     assert changes.take() == frozenset()
+
+
+def test_parts_of_this_process_take_no_place_of_a_watcher() -> None:
+    """The link, a shutdown and every pool that waits for a reload listen too."""
+    feed = ChangeFeed(1)
+    with feed.subscribe() as link, feed.subscribe():
+        assert not feed.full
+
+        with feed.watch() as changes:
+            feed.publish("a")
+
+    assert (changes.take(), link.take()) == ({"a"}, {"a"})

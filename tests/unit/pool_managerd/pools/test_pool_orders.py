@@ -42,6 +42,8 @@ SUPERVISION = SupervisionTable.model_validate(
 FAILURE = AttemptFailure(ErrorKind.ENGINE_ERROR, "the engine failed")
 CLOSED_WITHIN_S = 60
 KILL_S = 0.2
+FETCH_S = {"far": 3_600.0, "near": 0.3}
+"""How long models are fetched, by reference."""
 
 
 class World:
@@ -87,7 +89,9 @@ class World:
 
     async def model(self, table: PoolTable, model_ref: str) -> Prepared:
         """See `Preflight`."""
-        await asyncio.sleep(self.memory_ms / 1000)
+        await asyncio.sleep(FETCH_S.get(model_ref, self.memory_ms / 1000))
+        if model_ref == "absent":
+            raise PreloadError(["no such model"])
         return Prepared(table, model_ref)
 
     async def memory(self, table: PoolTable) -> None:
@@ -204,6 +208,8 @@ ACTIONS: dict[str, Callable[[World], object]] = {
     "unhold": lambda world: world.pool.device_health("gpu", ""),
     "reload": lambda world: world.pool.reload("good"),
     "reload_bad": lambda world: world.pool.reload("bad"),
+    "reload_absent": lambda world: world.pool.reload("absent"),
+    "reload_near": lambda world: world.pool.reload("near"),
     "revive": lambda world: world.pool.revive(),
     "open": lambda world: world.pool.open(),
     "broken": lambda world: setattr(world, "broken", True),
@@ -345,6 +351,104 @@ def test_attempts_before_a_reload_have_its_time_whatever_becomes_of_a_drain(
         loop.clean_up()
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def in_world(story: Callable[[World], Coroutine[object, object, None]]) -> None:
+    """Tells a story of a pool that serves, and closes it."""
+
+    async def told(world: World) -> None:
+        make_pool(world)
+        world.pool.open()
+        await asyncio.sleep(1)
+        assert world.pool.accepts_work
+        await story(world)
+        world.pool.close()
+        async with asyncio.timeout(CLOSED_WITHIN_S):
+            await world.pool.closed.wait()
+            await asyncio.gather(*world.tasks, return_exceptions=True)
+
+    loop = VirtualLoop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(told(World(loop)))
+    finally:
+        loop.clean_up()
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def test_a_pool_serves_on_while_the_model_of_its_reload_is_fetched() -> None:
+    """That may take hours. The time for attempts begins when they are in the way."""
+
+    async def story(world: World) -> None:
+        former = world.pool.incarnation
+        world.pool.reload("far", "r1", 500)
+        await asyncio.sleep(3_599)
+        assert world.pool.accepts_work
+        take_slot(world)
+        await asyncio.sleep(1.4)
+        assert world.pool.incarnation is former
+        assert not world.pool.accepts_work
+        await asyncio.sleep(0.2)
+        world.feed.publish("p")
+        # The engine begins with the file that is there; this world fetches it again.
+        await asyncio.sleep(3_601)
+        assert [engine.model_ref for engine in world.running] == ["far"]
+
+    in_world(story)
+
+
+def test_a_model_that_cannot_be_had_costs_nobody_an_engine() -> None:
+    """No attempt is ended for a slip of the pen, and the pool says what is wrong."""
+
+    async def story(world: World) -> None:
+        former = world.pool.incarnation
+        take_slot(world)
+        world.pool.reload("absent", "r1", 0)
+        await asyncio.sleep(1)
+        assert world.pool.incarnation is former
+        assert world.pool.accepts_work
+        assert not world.pool.idle
+        last = world.pool.model.last
+        assert last is not None
+        assert (last.reload_id, last.state.value) == ("r1", "rolled_back")
+        assert last.problem == "no such model"
+        assert "the model absent could not be loaded: no such model" in world.pool.state()[2]
+
+    in_world(story)
+
+
+def test_a_reload_that_is_asked_for_while_another_model_is_fetched_counts() -> None:
+    """Of several that wait the last one does, whether the first one's model comes or not."""
+
+    async def story(world: World) -> None:
+        take_slot(world)
+        world.pool.reload("good", "r0")
+        await asyncio.sleep(1)
+        assert not world.pool.accepts_work
+        world.pool.reload("far", "r1")
+        await asyncio.sleep(1)
+        assert world.pool.accepts_work
+        world.pool.reload("other", "r2")
+        await asyncio.sleep(3_600)
+        assert not world.pool.accepts_work
+        free_slot(world)
+        await asyncio.sleep(1)
+        assert [engine.model_ref for engine in world.running] == ["other"]
+        assert world.pool.model.last is not None
+        assert world.pool.model.last.reload_id == "r2"
+
+    in_world(story)
+
+
+def test_a_pool_is_closed_while_the_model_of_its_reload_is_fetched() -> None:
+    """The end of the host waits for no download."""
+
+    async def story(world: World) -> None:
+        world.pool.reload("far")
+        await asyncio.sleep(1)
+
+    in_world(story)
 
 
 def test_a_reload_that_was_asked_for_is_not_lost_when_pools_are_started_again() -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from pool_managerd.config.schema import Config, PoolTable
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.ledger import Ledger
+from pool_managerd.devices.host_memory import HostMemory
 from pool_managerd.engines.port import EngineInfo
 from pool_managerd.models.files import ModelFiles
-from pool_managerd.preflight.host import LOOK_INTERVAL_MS, HostMemory, HostPreflight, PreflightDeps
+from pool_managerd.preflight.host import LOOK_INTERVAL_MS, HostPreflight, PreflightDeps
 
 GIB = 1 << 30
 WAIT_MS = 1_000

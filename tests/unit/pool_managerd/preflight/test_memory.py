@@ -9,9 +9,10 @@ import pytest
 from pool_managerd.core.device import Device, DeviceKind
 from pool_managerd.core.fit import HOST
 from pool_managerd.core.gguf_fit import GPU_CONTEXT_BYTES, PROCESS_BYTES
+from pool_managerd.devices.host_memory import HostMemory
 from pool_managerd.engines.port import PreloadError
 from pool_managerd.models.tiny_gguf import write_tiny_model
-from pool_managerd.preflight.host import LOOK_INTERVAL_MS, HostMemory
+from pool_managerd.preflight.host import LOOK_INTERVAL_MS
 from tests.integration.pool_managerd.gguf_models import WIDE, write_model
 from tests.unit.pool_managerd.preflight.box import (
     GIB,
