@@ -293,6 +293,8 @@ class Explanation:
     decisions: tuple[Decision, ...]
     waiting_for: tuple[Exclusion, ...]
     trace_id: str
+    #: Pools that cannot take it now; `waiting_for` has the first that fit into a message.
+    waiting_for_total: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ Pure. `--json` has every number.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
+
 from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, number
 from llamaorch_client.model import Candidate, Decision, Exclusion, ExclusionReason, SnapshotFacts
 
@@ -83,9 +85,7 @@ def candidates(decision: Decision, width: int) -> tuple[tuple[str, ...], Rows, t
 
 
 def _width(columns: Sequence[Column], items: Sequence[Candidate]) -> int:
-    widest = [
-        max(len(column.title), *(len(column.cell(item)) for item in items)) for column in columns
-    ]
+    widest = [max(map(cell_len, (column.title, *map(column.cell, items)))) for column in columns]
     return sum(widest) + GAP * (len(widest) - 1)
 
 
