@@ -17,6 +17,7 @@ import { parseArgs } from "node:util";
 import grpc from "@grpc/grpc-js";
 import protoLoader from "@grpc/proto-loader";
 
+const TOKEN = process.env.LLORCH_TOKEN ?? "";
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 const { values: options } = parseArgs({
   options: {
@@ -31,6 +32,8 @@ const { values: options } = parseArgs({
 });
 
 const CALL_TIMEOUT_MS = 30_000;
+const CALLS_MAX = 3;
+// Of those in a row that bring no output.
 const RESUMES_MAX = 10;
 const RESUME_WAIT_MS = 200;
 
@@ -50,7 +53,13 @@ const definition = protoLoader.loadSync(
   },
 );
 const { OrchestratorService } = grpc.loadPackageDefinition(definition).llamaorch.orchestrator.v1;
-const client = new OrchestratorService(options.server, grpc.credentials.createInsecure());
+if (TOKEN && !/^(localhost|127\.[\d.]+|\[::1\]):\d+$/.test(options.server)) {
+  throw new Error(`the token would pass in the clear to ${options.server}: unset LLORCH_TOKEN`);
+}
+// What is local passes no proxy.
+const client = new OrchestratorService(options.server, grpc.credentials.createInsecure(), {
+  "grpc.enable_http_proxy": 0,
+});
 
 const mismatches = [];
 
@@ -66,11 +75,25 @@ function digestOf(hash) {
 function metadataWith(correlationId) {
   const metadata = new grpc.Metadata();
   metadata.set("x-correlation-id", correlationId);
+  if (TOKEN) metadata.set("authorization", `Bearer ${TOKEN}`);
   return metadata;
 }
 
-/** Makes a unary call; returns { response, correlationId } or throws the ServiceError. */
-function call(method, request, correlationId = randomUUID()) {
+/** Makes a unary call, and makes it again where that is safe: Enqueue carries a request_id. */
+async function call(method, request, correlationId = randomUUID()) {
+  for (let calls = 1; ; calls += 1) {
+    try {
+      return await callOnce(method, request, correlationId);
+    } catch (error) {
+      const again = [grpc.status.UNAVAILABLE, grpc.status.DEADLINE_EXCEEDED].includes(error.code);
+      if (!again || calls === CALLS_MAX) throw error;
+    }
+    await sleep(RESUME_WAIT_MS);
+  }
+}
+
+/** Returns { response, correlationId } or throws the ServiceError. */
+function callOnce(method, request, correlationId) {
   return new Promise((resolve, reject) => {
     let returned;
     const started = client[method](
@@ -135,13 +158,11 @@ class Output {
   }
 }
 
-/** Reads one StreamTokens call to its close; returns the call's status. */
+/** Reads one StreamTokens call to its close, which lasts as long as its job; returns its status. */
 function read(jobId, output) {
   return new Promise((resolve) => {
     const request = { job_id: jobId, resume_from: output.resumePoint() };
-    const stream = client.StreamTokens(request, metadataWith(randomUUID()), {
-      deadline: Date.now() + CALL_TIMEOUT_MS,
-    });
+    const stream = client.StreamTokens(request, metadataWith(randomUUID()));
     stream.on("data", (message) => message.events.forEach((event) => output.accept(event)));
     // The status event tells the same; without a listener here an error would end the process.
     stream.on("error", () => {});
@@ -152,13 +173,16 @@ function read(jobId, output) {
 /** Follows a job to its outcome: a close without one, or UNAVAILABLE, means "go on". */
 async function follow(jobId) {
   const output = new Output();
-  for (let resumes = 0; resumes <= RESUMES_MAX; resumes += 1) {
+  let before = output.offset;
+  for (let resumes = 0, idle = 0; idle <= RESUMES_MAX; resumes += 1) {
     const status = await read(jobId, output);
     if (output.outcome !== null) return { output, resumes };
     if (status.code !== grpc.status.OK && status.code !== grpc.status.UNAVAILABLE) throw status;
+    idle = output.offset > before ? 0 : idle + 1;
+    before = output.offset;
     await sleep(RESUME_WAIT_MS);
   }
-  throw new Error(`no outcome of ${jobId} after ${RESUMES_MAX} resumes`);
+  throw new Error(`no outcome of ${jobId} after ${RESUMES_MAX} resumes without output`);
 }
 
 /** Reads the google.rpc details of an error: { reason, fields }. */

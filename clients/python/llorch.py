@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 
+FAILED = 1
+STDERR = 2
 INTERRUPTED = 130
 
 
@@ -19,13 +21,44 @@ def main() -> int:
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     # Ours are the sentences; gRPC would log failed handshakes beside them.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    _open_what_is_closed()
     from llamaorch_client.cli.main import main as carry_out  # noqa: PLC0415
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return carry_out()
+        code = carry_out()
     except KeyboardInterrupt:
-        return INTERRUPTED
+        code = INTERRUPTED
+    except SystemExit as ended:
+        # The help, and errors of usage.
+        code = ended.code if isinstance(ended.code, int) else 0
+    return _flushed(code)
+
+
+def _open_what_is_closed() -> None:
+    """Standard streams that are closed, as by `>&-`, become empty ones.
+
+    A connection would get their numbers, and be written to.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(number)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
+
+
+def _flushed(code: int) -> int:
+    """The exit code, once what was written is out; it may not fail again, and louder, at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if stream is sys.stdout and not code and not isinstance(error, BrokenPipeError):
+                print(f"llorch: standard output: {error.strerror}", file=sys.stderr)  # noqa: T201
+                code = FAILED
+    return code
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from orchestrator_core.core.machine import Core
 from orchestrator_core.core.placement import pool_shortfalls
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.servicers.exchange_session import ExchangeLimits
+from orchestrator_core.servicers.paging import fitting
 
 API_VERSION = "1.0"
 FEATURES = (
@@ -46,22 +47,26 @@ class ServerFacts:
 def capabilities(
     core: Core, facts: ServerFacts, identity: str, now_ms: int
 ) -> pb.GetCapabilitiesResponse:
-    """Describes the server, as a client sees it, and the replica sets of all pools. O(pools)."""
+    """Describes the server, as a client sees it, and the replica sets of all pools. O(pools).
+
+    Sets that take work at this moment go before others where not all fit into a message.
+    """
     sets: dict[tuple[str, ...], list[Pool]] = {}
     for pool_id in sorted(core.pools):
         pool = core.pools[pool_id]
         key = (pool.snapshot.model_id, *pool.snapshot.replica_set)
         sets.setdefault(key, []).append(pool)
     stale_after_ms = core.config.stale_after_ms
+    told = {key: _replica_set(pools, now_ms, stale_after_ms) for key, pools in sorted(sets.items())}
+    ready_first = sorted(told, key=lambda key: told[key].slots_ready == 0)
+    count = len(fitting(told[key] for key in ready_first))
     return pb.GetCapabilitiesResponse(
         api_version=API_VERSION,
         server_version=facts.version,
         queue_policy=core.config.queue_policy.value,
         limits=_limits(core.config, facts, identity),
-        replica_sets=[
-            _replica_set(pools, now_ms, stale_after_ms)
-            for _, pools in sorted(sets.items(), key=lambda item: item[0])
-        ],
+        replica_sets=[told[key] for key in sorted(ready_first[:count])],
+        replica_sets_omitted=len(told) - count,
         features=FEATURES,
     )
 

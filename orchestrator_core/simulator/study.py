@@ -1,5 +1,6 @@
 """Which policies are compared on which jobs and pools, and how each of them is run."""
 
+import difflib
 import multiprocessing
 import random
 import time
@@ -21,6 +22,7 @@ CORE_POLICIES: dict[str, dict[str, bool]] = {
     "scoring_off": {"performance_scoring": False},
 }
 DEADLINE_LEAST, DEADLINE_MOST = 0.5, 8.0
+NEAR_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ def expand(names: str) -> tuple[str, ...]:
     """Reads a list such as `predicted_end,late:random,round_robin`; a bare rival means both kinds.
 
     Raises:
-        ValueError: when a policy is not known; the message lists all.
+        ValueError: when a policy is not known; the message names those that are spelt like it,
+            or all where none is.
     """
     known, found = policy_names(), dict[str, None]()
     for name in names.split(","):
@@ -60,9 +63,17 @@ def expand(names: str) -> tuple[str, ...]:
         else:
             matches = [full for full in known if full == name or full.partition(":")[2] == name]
         if not matches:
-            raise ValueError(f"--policy {name!r} is not known; choose from all, {', '.join(known)}")
+            raise ValueError(_unknown(name, known))
         found.update(dict.fromkeys(matches))
     return tuple(found)
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    words = ["all", *known, *(full.partition(":")[2] for full in known if ":" in full)]
+    near = difflib.get_close_matches(name.strip().lower(), dict.fromkeys(words), NEAR_SHOWN)
+    if near:
+        return f"--policy {name!r} is not known; {' or '.join(near)} may be meant"
+    return f"--policy {name!r} is not known; choose from all, {', '.join(known)}"
 
 
 def deadlines_ms(

@@ -15,7 +15,7 @@ from grpc import aio
 
 from pool_managerd.config.problems import ConfigError
 from pool_managerd.config.schema import Config
-from pool_managerd.config.security import ServerTlsTable
+from pool_managerd.config.security import ServerTlsTable, loopback
 from pool_managerd.engines.file_reads import FileReads
 from pool_managerd.errors import SessionLostError
 from pool_managerd.telemetry import log
@@ -39,6 +39,9 @@ class LinkCredentials:
     async def channel(self, config: Config, options: list[tuple[str, int]]) -> aio.Channel:
         """A channel to the orchestrator. Raises `SessionLostError` for files without use."""
         tls = config.link.tls
+        if loopback(config.orchestrator):
+            # The token would leave the machine by what `http_proxy` names.
+            options = [*options, ("grpc.enable_http_proxy", 0)]
         if not tls.used:
             return aio.insecure_channel(config.orchestrator, options=options)
         named = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else []

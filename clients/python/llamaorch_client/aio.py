@@ -4,7 +4,7 @@
 import sys
 import uuid
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -22,7 +22,7 @@ from llamaorch_client.exchange import Exchange
 from llamaorch_client.model import Explanation, Job, JobState, Receipt, Session
 from llamaorch_client.options import ClientOptions
 from llamaorch_client.pages import PAGE_SIZE, Pages
-from llamaorch_client.request import JobFields, JobRequest, job_request
+from llamaorch_client.request import JobFields, JobRequest, job_request, refuse_text
 from llamaorch_client.stream import JobStream, Origin, StreamPlan
 from llamaorch_client.transport import Transport
 
@@ -37,6 +37,9 @@ class JobFilter:
     states: Sequence[JobState] = ()
     session_id: str = ""
     id_part: str = ""
+
+    def __post_init__(self) -> None:
+        refuse_text(self, "states")
 
 
 class AsyncClient(FleetCalls):
@@ -139,6 +142,8 @@ class AsyncClient(FleetCalls):
         cancel it.
         """
         job = job_request(request, fields)
+        # One id, so that a start which is cancelled and made again gives no second job.
+        job = replace(job, request_id=job.request_id or uuid.uuid4().hex)
         plan = StreamPlan(None, False, failures_as_events, correlation_id)
 
         async def start() -> Origin:

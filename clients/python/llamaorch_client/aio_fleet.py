@@ -166,16 +166,18 @@ class FleetCalls(abc.ABC):
         """
         transport, sent_id = self._open(), checked_correlation_id(correlation_id)
         known: dict[str, Pool] = {}
-        call = transport.open_pools(sent_id)
+        with transport.in_use():
+            call = transport.open_pools(sent_id)
         try:
-            async for message in call:
-                known.update((pool.pool_id, wire_fleet.pool(pool)) for pool in message.pools)
-                for pool_id in message.removed_pool_ids:
-                    known.pop(pool_id, None)
-                if not message.more:
-                    yield tuple(known[pool_id] for pool_id in sorted(known))
+            with transport.in_use():
+                async for message in call:
+                    known.update((pool.pool_id, wire_fleet.pool(pool)) for pool in message.pools)
+                    for pool_id in message.removed_pool_ids:
+                        known.pop(pool_id, None)
+                    if not message.more:
+                        yield tuple(known[pool_id] for pool_id in sorted(known))
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, sent_id) from error
+            raise from_rpc_error(error, sent_id, transport.target) from error
         finally:
             call.cancel()
 

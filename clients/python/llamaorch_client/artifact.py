@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
+from llamaorch_client.request import refuse_text
+
 Source = Path | bytes | BinaryIO
 """Content to put: a file by its path, bytes, or what can be read from."""
 
@@ -37,6 +39,9 @@ class ArtifactAbout:
     labels: Mapping[str, str] = field(default_factory=dict)
     job_id: str = ""
     session_id: str = ""
+
+    def __post_init__(self) -> None:
+        refuse_text(self, "tags", "parent_ids")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,3 +83,6 @@ class ArtifactFilter:
     session_id: str = ""
     created_from: datetime | None = None
     created_before: datetime | None = None
+
+    def __post_init__(self) -> None:
+        refuse_text(self, "tags")

@@ -226,12 +226,15 @@ class Artifacts:
                 raise
 
         metadata = call_metadata(sent_id, transport.options.token, None)
-        call = transport.artifacts.PutArtifact(parts(), metadata=metadata)
+        with transport.in_use():
+            call = transport.artifacts.PutArtifact(parts(), metadata=metadata)
         ending = Ending(call)
         try:
-            answer: pb.PutArtifactResponse = await call
+            with transport.in_use():
+                answer: pb.PutArtifactResponse = await call
         except grpc.aio.AioRpcError as error:
-            raise _not_put(await ending.error(error), done, sent_id) from error
+            broken = await ending.error(error)
+            raise _not_put(broken, done, sent_id, transport.target) from error
         except asyncio.CancelledError:
             # gRPC cancels a call whose requests cannot be made, and keeps the reason to itself.
             if unreadable:
@@ -287,15 +290,17 @@ class _Reader:
         artifact: Artifact | None = None
         request = pb.GetArtifactRequest(artifact_id=artifact_id, offset=self.done)
         metadata = call_metadata(self._sent_id, self._transport.options.token, None)
-        call = self._transport.artifacts.GetArtifact(request, metadata=metadata)
+        with self._transport.in_use():
+            call = self._transport.artifacts.GetArtifact(request, metadata=metadata)
         try:
-            async for message in call:
-                if message.WhichOneof("part") == "header":
-                    artifact = wire_artifacts.artifact(message.header)
-                else:
-                    await self._keep(message.chunk, artifact)
+            with self._transport.in_use():
+                async for message in call:
+                    if message.WhichOneof("part") == "header":
+                        artifact = wire_artifacts.artifact(message.header)
+                    else:
+                        await self._keep(message.chunk, artifact)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._sent_id) from error
+            raise from_rpc_error(error, self._sent_id, self._transport.target) from error
         finally:
             call.cancel()
         if artifact is None or self._digest.hexdigest() != artifact.sha256:
@@ -320,9 +325,11 @@ async def _ends(call: grpc.aio.RpcContext, within_s: float) -> bool:
     return ended.is_set()
 
 
-def _not_put(error: grpc.aio.AioRpcError, done_bytes: int, correlation_id: str) -> LlamaOrchError:
+def _not_put(
+    error: grpc.aio.AioRpcError, done_bytes: int, correlation_id: str, target: str
+) -> LlamaOrchError:
     if not lost_while_writing(error):
-        return from_rpc_error(error, correlation_id)
+        return from_rpc_error(error, correlation_id, target)
     text = (
         f"the call ended after {done_bytes} bytes had been given to it, and why was lost: the "
         "content may be larger than artifacts.artifact_bytes_max or a quota there"

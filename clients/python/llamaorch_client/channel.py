@@ -18,7 +18,7 @@ def open_channel(target: str, options: ClientOptions) -> aio.Channel:
             machine.
     """
     checked_address(target)
-    settings = channel_options(options)
+    settings = channel_options(options, local=is_local(target))
     if options.credentials is not None:
         return aio.secure_channel(target, options.credentials, settings)
     if options.token is not None and not (options.allow_plaintext or is_local(target)):

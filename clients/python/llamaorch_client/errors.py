@@ -18,18 +18,23 @@
     ├── JobFailedError       the job was accepted and then failed, expired or was dropped
     └── IntegrityError       the server broke the stream's contract: gap, wrong digest, late event
 
-Every error carries the server's stable `reason`; `message` is for people and may change.
+Every error carries the server's stable `reason`; `message` is for people and may change. gRPC's own
+error, with what it said of the connection, is the `__cause__`.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from llamaorch_client.metadata import CORRELATION_ID_KEY, first_value
+from llamaorch_client.troubles import Trouble, is_break, sentence, trouble_of
 
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+# Source: grpc 1.85, message_size_filter.cc.
+TOO_LARGE = "message larger than max"
 _WRITE_FAILED = "Internal error from Core"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 
@@ -56,7 +61,7 @@ class ErrorDetail:
     """Everything that is known about an error.
 
     `code` is the canonical gRPC code's name. `retry_after_ms` is None when the server named no
-    delay.
+    delay. `connection` says what kept the call from the server; NONE where the server answered.
     """
 
     message: str
@@ -67,6 +72,7 @@ class ErrorDetail:
     violations: tuple[FieldViolation, ...] = ()
     shortfalls: tuple[PoolShortfall, ...] = ()
     correlation_id: str = ""
+    connection: Trouble = Trouble.NONE
 
 
 class LlamaOrchError(Exception):
@@ -294,8 +300,20 @@ def error_of(detail: ErrorDetail) -> LlamaOrchError:
     return kind(detail)
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError, sent_correlation_id: str) -> LlamaOrchError:
-    """Turns gRPC's exception into ours, with the details that the server attached."""
+def from_rpc_error(
+    error: grpc.aio.AioRpcError, sent_correlation_id: str, target: str = ""
+) -> LlamaOrchError:
+    """Turns gRPC's exception, which becomes the cause, into ours.
+
+    With the details that the server attached; without any it is the connection to `target` that is
+    told of.
+    """
+    told = _told(error, sent_correlation_id, target)
+    told.__cause__ = error
+    return told
+
+
+def _told(error: grpc.aio.AioRpcError, sent_correlation_id: str, target: str) -> LlamaOrchError:
     trailing = _pairs(error.trailing_metadata())
     correlation_id = (
         first_value(_pairs(error.initial_metadata()), CORRELATION_ID_KEY)
@@ -309,7 +327,35 @@ def from_rpc_error(error: grpc.aio.AioRpcError, sent_correlation_id: str) -> Lla
             # The transport's code is what really happened; the details only add to it.
             rich.code = plain.code
             return error_of(detail_of(rich, correlation_id))
-    return error_of(detail_of(plain, correlation_id))
+    return error_of(_unanswered(detail_of(plain, correlation_id), target))
+
+
+def _unanswered(detail: ErrorDetail, target: str) -> ErrorDetail:
+    """A detail that gRPC itself or a proxy made, in our words where it is the connection's."""
+    text = detail.message
+    if TOO_LARGE in text:
+        told = f"{target or 'the server'} answered with more than one message may hold: {text}"
+        return replace(detail, message=told, reason="MESSAGE_TOO_LARGE", code="INTERNAL")
+    if detail.code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED") and not is_break(text):
+        return detail
+    trouble, code = trouble_of(text), "UNAVAILABLE" if is_break(text) else detail.code
+    return replace(
+        detail,
+        message=sentence(trouble, text, target),
+        reason=code,
+        code=code,
+        connection=trouble,
+    )
+
+
+def check_size(size_bytes: int) -> None:
+    """Raises InvalidParamsError for a request that no message can hold; nothing is sent then."""
+    if size_bytes > MESSAGE_BYTES_MAX:
+        text = (
+            f"the request has {size_bytes} bytes, a message at most {MESSAGE_BYTES_MAX}: put a "
+            "long input as an artifact, and give its id as artifact_id"
+        )
+        raise InvalidParamsError(ErrorDetail(text, "INVALID_PARAMS", "INVALID_ARGUMENT"))
 
 
 def lost_while_writing(error: grpc.aio.AioRpcError) -> bool:

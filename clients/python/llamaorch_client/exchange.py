@@ -22,6 +22,7 @@ from llamaorch_client.errors import (
     ErrorDetail,
     LlamaOrchError,
     UnavailableError,
+    check_size,
     error_of,
     from_rpc_error,
     lost_while_writing,
@@ -85,18 +86,22 @@ class Exchange:
 
     async def close(self) -> None:
         """Sends the acknowledgements that are due, then ends the stream. Closing twice is fine."""
-        if self._closed:
-            return
-        ack = self._link.take_ack()
+        try:
+            await self._acknowledge()
+        finally:
+            # Also where the wait is cancelled: nobody else would end the task.
+            self._closed = True
+            if self._runner is not None:
+                self._runner.cancel()
+                await asyncio.gather(self._runner, return_exceptions=True)
+            self._fail_all(UnavailableError(closed_detail()))
+
+    async def _acknowledge(self) -> None:
+        ack = None if self._closed else self._link.take_ack()
         if ack is not None:
             with suppress(LlamaOrchError, TimeoutError):
                 async with asyncio.timeout(self._options.stream.close_wait_ms / 1000):
                     await self._ask(pb.ExchangeRequest(ack=ack))
-        self._closed = True
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.gather(self._runner, return_exceptions=True)
-        self._fail_all(UnavailableError(closed_detail()))
 
     # --- what a caller asks for
 
@@ -194,6 +199,8 @@ class Exchange:
         """Sends a request, on as many streams as it takes, and returns its result."""
         if self._runner is None or self._closed:
             raise RuntimeError("this exchange is not open: use `async with client.exchange()`")
+        # gRPC would end the stream for it, and all other jobs with it.
+        check_size(request.ByteSize())
         answer = asyncio.get_running_loop().create_future()
         self._link.waiting.append(Asked(self._numbered(request), answer, job))
         self._work.set()
@@ -231,7 +238,8 @@ class Exchange:
         except BaseException as error:
             # Nobody answers any more, so nobody may be left waiting.
             self._closed = True
-            told = closed_detail() if isinstance(error, asyncio.CancelledError) else None
+            closed = self._transport.closed or isinstance(error, asyncio.CancelledError)
+            told = closed_detail() if closed else None
             self._fail_all(UnavailableError(told or self._detail("CLIENT_BROKE", repr(error))))
             raise
 
@@ -264,7 +272,7 @@ class Exchange:
                 return (
                     None
                     if lost_while_writing(result)
-                    else from_rpc_error(result, self._correlation_id)
+                    else from_rpc_error(result, self._correlation_id, self._transport.target)
                 )
         for result in results:
             if isinstance(result, Exception) and not isinstance(result, asyncio.InvalidStateError):
@@ -316,9 +324,9 @@ class Exchange:
         self._link = Link(self._session)
         for asked in unanswered:
             if asked.answer is not None and not asked.answer.done():
-                asked.answer.set_exception(error_of(error.detail))
+                asked.answer.set_exception(_same(error))
         for job in self._open:
-            job.fail(error_of(error.detail))
+            job.fail(_same(error))
         self._open.clear()
 
     def _detail(self, reason: str, message: str) -> ErrorDetail:
@@ -338,6 +346,12 @@ async def _kept(job: ExchangeJob) -> AsyncIterator[None]:
     except BaseException:
         await job.aclose()
         raise
+
+
+def _same(error: LlamaOrchError) -> LlamaOrchError:
+    told = error_of(error.detail)
+    told.__cause__ = error.__cause__
+    return told
 
 
 def _subscribe(job: ExchangeJob) -> pb.ExchangeRequest:

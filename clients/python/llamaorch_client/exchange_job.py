@@ -54,7 +54,7 @@ class ExchangeJob(AsyncIterator[Event]):
         self._credit_bytes = credit_bytes
         self._changed = changed
         self._failures_as_events = failures_as_events
-        self._before = resume_from.text if resume_from is not None else ""
+        self._texts = [resume_from.text if resume_from is not None else ""]
         self._reader = OutputReader(resume_from)
         self._buffer: deque[Event] = deque()
         self._filled = asyncio.Event()
@@ -89,9 +89,9 @@ class ExchangeJob(AsyncIterator[Event]):
         Raises:
             JobFailedError: the job failed, expired or was dropped.
             LlamaOrchError: the job could not be followed to its end.
-            RuntimeError: the job was already read or closed.
+            RuntimeError: the job was already read, also in part, or closed.
         """
-        return await read_result(self, self._before)
+        return await read_result(self, self._texts)
 
     async def aclose(self) -> None:
         """Stops following; the job runs on. Closing twice is fine."""

@@ -134,7 +134,9 @@ class Link:
     def _follow(self, job: ExchangeJob, result: pb.ExchangeResult, *, dropped: bool) -> None:
         if dropped or job.left:
             self.left.append(result.handle)
-            self._open.pop(job, None)
+            if job.left or not job.handle:
+                # Else it was asked for again, and that was answered first.
+                self._open.pop(job, None)
             return
         job.handle = result.handle
         if result.HasField("enqueued"):

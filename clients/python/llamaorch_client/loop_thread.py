@@ -2,6 +2,7 @@
 """The event loop behind blocking code: its own thread, which runs coroutines for others."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError
@@ -18,6 +19,7 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._lock = threading.Lock()
         self._stopping = False
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="llamaorch-client", daemon=True)
         self._thread.start()
 
@@ -26,6 +28,9 @@ class LoopThread:
 
         An exception in the waiting thread (Ctrl-C) cancels the work.
         """
+        if self.forked:
+            work.close()
+            raise RuntimeError("this client was opened before a fork: open one in each process")
         if threading.current_thread() is self._thread:
             work.close()
             raise RuntimeError("the blocking client cannot be used from its own thread")
@@ -43,8 +48,15 @@ class LoopThread:
             future.cancel()
             raise
 
+    @property
+    def forked(self) -> bool:
+        """True in a child of the process that made it: a fork takes no other thread along."""
+        return os.getpid() != self._process
+
     def stop(self) -> None:
         """Cancels what still runs, stops the loop and waits for the thread, at most ten seconds."""
+        if self.forked:
+            return
         with self._lock:
             self._stopping = True
             self._loop.call_soon_threadsafe(self._loop.stop)

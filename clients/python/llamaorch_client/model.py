@@ -311,6 +311,7 @@ class Explanation:
     decisions: tuple[Decision, ...]
     waiting_for: tuple[Exclusion, ...]
     trace_id: str
+    #: Pools that cannot take it now; `waiting_for` has the first that fit into a message.
     waiting_for_total: int = 0
     wait_summary: str = ""
     wait_remedy: str = ""

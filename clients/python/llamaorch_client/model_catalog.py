@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from llamaorch_client.request import Requirements
+from llamaorch_client.request import Requirements, refuse_text
 
 
 class ModelState(StrEnum):
@@ -80,6 +80,9 @@ class CatalogModel:
     revision: int = 0
     created_at: datetime | None = None
     updated_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        refuse_text(self, "aliases", "engines")
 
 
 @dataclass(frozen=True, slots=True)

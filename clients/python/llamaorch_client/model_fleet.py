@@ -58,7 +58,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a server can do (ORCH-3095)."""
+    """What a server can do (ORCH-3095).
+
+    `replica_sets_omitted` counts those that did not fit into its answer; `pools` lists all pools.
+    """
 
     api_version: str
     server_version: str
@@ -66,6 +69,7 @@ class Capabilities:
     limits: Limits
     replica_sets: tuple[ReplicaSet, ...]
     features: tuple[str, ...]
+    replica_sets_omitted: int = 0
 
     @property
     def model_ids(self) -> tuple[str, ...]:

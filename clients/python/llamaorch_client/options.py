@@ -3,6 +3,7 @@
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,10 @@ from dataclasses import dataclass, field
 import grpc
 from opentelemetry.trace import TracerProvider
 
-MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+from llamaorch_client.errors import MESSAGE_BYTES_MAX
+
+# What metadata can carry. Source: gRPC over HTTP/2, ASCII-Value.
+_TOKEN = re.compile(r"[\x20-\x7e]*[\x21-\x7e][\x20-\x7e]*")
 
 
 def _now_ms() -> int:
@@ -105,6 +109,9 @@ class ClientOptions:
     attempt of a unary call; a stream lasts as long as its job. A server that vanished without a
     word is found after `keepalive_ms` of silence and `keepalive_timeout_ms` without an answer; the
     server takes no more than a ping every five seconds.
+
+    Raises:
+        ValueError: a number is out of its bounds, or the token is none that can be sent.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -120,6 +127,8 @@ class ClientOptions:
     timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            raise ValueError("token must be visible ASCII characters in one line")
         _require("rpc_timeout_ms", self.rpc_timeout_ms, 1, 3_600_000)
         _require("keepalive_ms", self.keepalive_ms, 5_000, 3_600_000)
         _require("keepalive_timeout_ms", self.keepalive_timeout_ms, 100, 600_000)
@@ -130,8 +139,11 @@ def _require(name: str, value: int, least: int, most: int) -> None:
         raise ValueError(f"{name} must be from {least} to {most}, not {value}")
 
 
-def channel_options(options: ClientOptions) -> list[tuple[str, int]]:
+def channel_options(options: ClientOptions, *, local: bool) -> list[tuple[str, int]]:
     """Returns the channel's settings.
+
+    A `local` target is reached from this machine alone, and what is sent there must not leave it:
+    not through the proxy that `http_proxy` names.
 
     Source: the keys of gRPC core's channel arguments. Keepalive finds a dead peer also while a long
     prefill is silent. Reconnecting starts after 100 ms, because gRPC's own second
@@ -148,4 +160,5 @@ def channel_options(options: ClientOptions) -> list[tuple[str, int]]:
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.enable_retries", 0),
         ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0 if local else 1),
     ]

@@ -44,6 +44,18 @@ class OnDisconnect(StrEnum):
     CANCEL = "CANCEL"
 
 
+def refuse_text(owner: object, *names: str) -> None:
+    """Refuses a text that stands for a sequence of texts: it would be sent letter by letter.
+
+    Raises:
+        ValueError: naming the attribute.
+    """
+    for name in names:
+        if isinstance(getattr(owner, name), str):
+            told = f"{name} must be a sequence, such as a tuple, not one text"
+            raise ValueError(told)  # noqa: TRY004 - as all that callers give wrongly
+
+
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
     """One message of a conversation."""
@@ -60,7 +72,7 @@ class Sampling:
     likeliest, 0 to 20; engines that report none refuse the job.
 
     Raises:
-        ValueError: both a schema and a grammar are given.
+        ValueError: both a schema and a grammar are given, or `stop` is one text.
     """
 
     seed: int | None = None
@@ -78,6 +90,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.json_schema is not None and self.grammar is not None:
             raise ValueError("give at most one of json_schema and grammar")
+        refuse_text(self, "stop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +102,9 @@ class Requirements:
     min_compute_cap: str = ""
     required_extensions: tuple[str, ...] = ()
     device_mask: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        refuse_text(self, "required_extensions", "device_mask")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

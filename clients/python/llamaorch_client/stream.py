@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import grpc
 from opentelemetry.context import Context
@@ -75,12 +75,11 @@ class Followed(Protocol):
         ...
 
 
-async def read_result(job: Followed, before: str) -> Result:
-    """Reads a job to its end; `before` is the text that was known already.
+async def read_result(job: Followed, texts: list[str]) -> Result:
+    """Reads a job to its end; `texts` are what was known already, and what is read is added.
 
     Raises as `JobStream.result`.
     """
-    texts = [before]
     end: End | None = None
     async for event in job:
         match event:
@@ -94,14 +93,18 @@ async def read_result(job: Followed, before: str) -> Result:
                 pass
     if end is None:
         raise RuntimeError("this stream was already read to its end or closed")
-    return Result("".join(texts), end, job.receipt)
+    text = "".join(texts)
+    if len(text.encode()) != end.text_bytes:
+        raise RuntimeError("a part of the output was read from this stream before its `result`")
+    return Result(text, end, job.receipt)
 
 
 class JobStream(AsyncIterator[Event]):
     """The events of one job. Iterate it, or take `await stream.result()`.
 
     Leaving the iteration early detaches: the job runs on. `aclose`, or `async with`, detaches at
-    once.
+    once. An iteration that was cancelled, as by a timeout, or that found no server, can go on:
+    nothing is lost or repeated.
     """
 
     def __init__(
@@ -115,6 +118,10 @@ class JobStream(AsyncIterator[Event]):
         self._reader = OutputReader(plan.resume_from)
         self._row = RetryRow(transport.options.stream.retry, transport.options.timing)
         self._resumes = 0
+        self._texts = [plan.resume_from.text if plan.resume_from is not None else ""]
+        self._starting = asyncio.Lock()
+        self._closed = False
+        self._reading: asyncio.Task[Any] | None = None
         self._events = self._run()
 
     @property
@@ -144,9 +151,10 @@ class JobStream(AsyncIterator[Event]):
 
     async def start(self) -> Receipt | None:
         """Gives the job if `run` made this stream and nothing was read yet; returns the receipt."""
-        if self._origin is None:
-            self._origin = await self._start()
-        return self._origin.receipt
+        async with self._starting:
+            if self._origin is None:
+                self._origin = await self._start()
+            return self._origin.receipt
 
     async def result(self) -> Result:
         """Reads to the end and returns the whole text.
@@ -154,14 +162,17 @@ class JobStream(AsyncIterator[Event]):
         Raises:
             JobFailedError: the job failed, expired or was dropped.
             LlamaOrchError: the stream could not be followed to its end.
-            RuntimeError: the stream was already read or closed.
+            RuntimeError: the stream was already read, also in part, or closed.
         """
-        before = self._plan.resume_from.text if self._plan.resume_from is not None else ""
-        return await read_result(self, before)
+        return await read_result(self, self._texts)
 
     async def aclose(self) -> None:
-        """Stops following; the job runs on."""
-        await self._events.aclose()
+        """Stops following; the job runs on. For who is reading elsewhere the iteration ends."""
+        self._closed = True
+        if self._reading is None:
+            await self._events.aclose()
+        else:
+            self._reading.cancel()
 
     async def __aenter__(self) -> Self:
         return self
@@ -174,11 +185,38 @@ class JobStream(AsyncIterator[Event]):
     ) -> None:
         await self.aclose()
 
+    def _is_closed(self) -> bool:
+        """By now: another task may have closed it during a wait."""
+        return self._closed
+
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        return await anext(self._events)
+        if self._reading is not None:
+            raise RuntimeError("this stream is being read already")
+        if self._closed:
+            raise StopAsyncIteration
+        self._reading = task = asyncio.current_task()
+        cancelled_before = task.cancelling() if task is not None else 0
+        try:
+            return await anext(self._events)
+        except asyncio.CancelledError:
+            left = self._is_closed()
+            self._closed = left or self._reader.ended
+            self._events = self._run()
+            if left and task is not None and task.uncancel() <= cancelled_before:
+                raise StopAsyncIteration from None
+            raise
+        except UnavailableError:
+            # What was received is known: the next one goes on from there.
+            self._events = self._run()
+            raise
+        except BaseException:
+            self._closed = True
+            raise
+        finally:
+            self._reading = None
 
     async def _run(self) -> AsyncGenerator[Event, None]:
         await self.start()
@@ -203,7 +241,8 @@ class JobStream(AsyncIterator[Event]):
         self._row.reset()
         while True:
             opened_ms = now_ms()
-            call = self._open(context)
+            with self._transport.in_use():
+                call = self._open(context)
             broken: LlamaOrchError | None = None
             try:
                 async with aclosing(self._read(call)) as events:
@@ -214,7 +253,7 @@ class JobStream(AsyncIterator[Event]):
                     await self._expect_close(call)
                     return
             except grpc.aio.AioRpcError as error:
-                broken = from_rpc_error(error, self._correlation_id)
+                broken = from_rpc_error(error, self._correlation_id, self._transport.target)
             finally:
                 call.cancel()
             # A job may be silent for hours while its stream is fine: only being without one counts.
@@ -222,13 +261,14 @@ class JobStream(AsyncIterator[Event]):
             await self._pause(broken)
 
     async def _read(self, call: "TokenCall") -> AsyncGenerator[Event, None]:
-        async for message in call:
-            for raw in message.events:
-                event = self._reader.accept(raw)
-                if event is not None:
-                    yield event
-            if self._reader.ended:
-                return
+        with self._transport.in_use():
+            async for message in call:
+                for raw in message.events:
+                    event = self._reader.accept(raw)
+                    if event is not None:
+                        yield event
+                if self._reader.ended:
+                    return
 
     async def _expect_close(self, call: "TokenCall") -> None:
         # The outcome is known, so a server that is slow to close costs a bounded wait and nothing
@@ -236,10 +276,11 @@ class JobStream(AsyncIterator[Event]):
         wait_s = self._transport.options.stream.close_wait_ms / 1000
         try:
             async with asyncio.timeout(wait_s):
-                async for message in call:
-                    for raw in message.events:
-                        self._reader.accept(raw)
-        except (TimeoutError, grpc.aio.AioRpcError):
+                with self._transport.in_use():
+                    async for message in call:
+                        for raw in message.events:
+                            self._reader.accept(raw)
+        except (TimeoutError, grpc.aio.AioRpcError, RuntimeError):
             return
 
     def _open(self, context: Context) -> "TokenCall":

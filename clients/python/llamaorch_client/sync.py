@@ -88,7 +88,8 @@ class SyncJobStream(Iterator[Event]):
 class Client:
     """A blocking client of one orchestrator; use it as a context manager.
 
-    Methods, arguments and errors are those of `AsyncClient`. Safe to share between threads.
+    Methods, arguments and errors are those of `AsyncClient`. Safe to share between threads, not
+    between processes.
     """
 
     def __init__(self, target: str, *, options: ClientOptions | None = None) -> None:
@@ -130,7 +131,8 @@ class Client:
     def close(self) -> None:
         """Closes the connection and ends the thread; jobs run on. Closing twice is fine."""
         thread, self._thread = self._thread, None
-        if thread is None:
+        if thread is None or thread.forked:
+            # After a fork it is the parent's.
             return
         try:
             thread.call(self._client.close())

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One channel to one server: metadata, timeouts and retries of every call."""
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -21,7 +24,7 @@ from llamaorch.orchestrator.v1 import (
 )
 from llamaorch.orchestrator.v1.pool_admin_service_pb2 import WatchPoolsRequest
 from llamaorch_client.channel import open_channel
-from llamaorch_client.errors import LlamaOrchError, from_rpc_error
+from llamaorch_client.errors import LlamaOrchError, check_size, from_rpc_error
 from llamaorch_client.metadata import (
     CORRELATION_ID_KEY,
     call_metadata,
@@ -61,6 +64,8 @@ class Transport:
 
     def __init__(self, target: str, options: ClientOptions) -> None:
         self._channel = open_channel(target, options)
+        self._closed = False
+        self.target = target
         self.options = options
         self.jobs = orchestrator_service_pb2_grpc.OrchestratorServiceStub(self._channel)
         self.pools = pool_admin_service_pb2_grpc.PoolAdminServiceStub(self._channel)
@@ -72,8 +77,33 @@ class Transport:
         self.health = health_pb2_grpc.HealthStub(self._channel)
 
     async def close(self) -> None:
-        """Closes the channel; calls under way are cancelled."""
+        """Closes the channel; calls under way end with `RuntimeError`."""
+        self._closed = True
         await self._channel.close()
+
+    @property
+    def closed(self) -> bool:
+        """True once it was closed."""
+        return self._closed
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Within it a channel that is closed is told as such.
+
+        gRPC makes a cancellation of it, which would end a task that nobody has cancelled, silently.
+
+        Raises:
+            RuntimeError: the client was closed, before or meanwhile.
+        """
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        try:
+            yield
+        except (asyncio.CancelledError, aio.UsageError, aio.AioRpcError) as error:
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            raise RuntimeError("the client was closed during the call") from error
 
     async def unary(
         self,
@@ -90,8 +120,10 @@ class Transport:
 
         Raises:
             LlamaOrchError: the last attempt's error; `attempts` says how many were made.
+            RuntimeError: the client was closed.
         """
         sent_id = checked_correlation_id(correlation_id)
+        check_size(request.ByteSize())
         row = RetryRow(self.options.retry, self.options.timing)
         while True:
             try:
@@ -150,10 +182,11 @@ class Transport:
     ) -> Answer[ResponseT]:
         metadata = call_metadata(sent_id, self.options.token, context)
         timeout_s = self.options.rpc_timeout_ms / 1000 if timed else None
-        call = method(request, timeout=timeout_s, metadata=metadata)
         try:
-            message = await call
-            returned = first_value(list(await call.initial_metadata()), CORRELATION_ID_KEY)
+            with self.in_use():
+                call = method(request, timeout=timeout_s, metadata=metadata)
+                message = await call
+                returned = first_value(list(await call.initial_metadata()), CORRELATION_ID_KEY)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, sent_id) from error
+            raise from_rpc_error(error, sent_id, self.target) from error
         return Answer(message, returned or sent_id)

@@ -317,7 +317,8 @@ def explanation(message: orchestrator_service_pb2.ExplainJobResponse) -> model.E
         decisions=tuple(decision(item) for item in message.decisions),
         waiting_for=tuple(_exclusion(item) for item in message.waiting_for),
         trace_id=message.trace_id,
-        waiting_for_total=message.waiting_for_total,
+        # An older server does not count them.
+        waiting_for_total=max(message.waiting_for_total, len(message.waiting_for)),
         wait_summary=message.wait_summary,
         wait_remedy=message.wait_remedy,
         wait_causes=tuple(_wait_cause(item) for item in message.wait_causes),

@@ -145,4 +145,5 @@ def capabilities(
             for item in message.replica_sets
         ),
         features=tuple(message.features),
+        replica_sets_omitted=message.replica_sets_omitted,
     )

@@ -16,11 +16,11 @@ def job_spec(request: JobRequest, request_id: str) -> job_pb2.JobSpec:
     """Returns the JobSpec of `request` with the given idempotency key.
 
     Raises:
-        ValueError: a number does not fit its field, e.g. a negative seed.
+        ValueError: a value does not fit its field, e.g. a negative seed, or is of another type.
     """
     try:
         return _job_spec(request, request_id)
-    except (ValueError, TypeError, json_format.ParseError) as error:
+    except (ValueError, TypeError, AttributeError, json_format.ParseError) as error:
         raise ValueError(f"the job cannot be sent: {error}") from error
 
 

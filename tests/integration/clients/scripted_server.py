@@ -136,6 +136,10 @@ class ScriptedServer(
         self._scripts[method] = deque(replies)
         return self
 
+    def scripts(self, method: str) -> list[Script]:
+        """The replies that are left."""
+        return list(self._scripts[method])
+
     def made(self, method: str) -> list[Call]:
         """The calls of a method, in order."""
         return [call for call in self.calls if call.method == method]
@@ -302,6 +306,18 @@ def started(attempt: int = 1, pool: str = "gpu-a") -> events_pb2.JobEvent:
             replica_id="r1",
             attempt=attempt,
             seed=42,
+        )
+    )
+
+
+def resumed(attempt: int, text_offset: int = 0) -> events_pb2.JobEvent:
+    """A later attempt that goes on."""
+    return events_pb2.JobEvent(
+        resumed=events_pb2.Resumed(
+            attempt=attempt,
+            mode=events_pb2.RESUME_MODE_CONTINUE,
+            text_offset=text_offset,
+            pool_id="gpu-b",
         )
     )
 

@@ -5,7 +5,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from llamaorch.orchestrator.v1 import decision_pb2, job_pb2, orchestrator_service_pb2
 from orchestrator_core.core import placement
 from tests.integration.clients import scripted_server as wire
-from tests.integration.clients.llorch import cells, llorch, table_of
+from tests.integration.clients.llorch import cells, llorch, table_of, within
 from tests.integration.clients.scripted_server import ScriptedServer
 
 DECISION = decision_pb2.Decision(
@@ -112,7 +112,10 @@ async def test_explain_of_a_waiting_job_says_what_it_waits_for(server: ScriptedS
     server.on("ExplainJob", response)
 
     outcome = await llorch(server.address, "explain", "job-1")
+    response.waiting_for_total = 900
+    many = await within(server.address, "explain", "job-1")
 
+    assert "waits because (1 of 900)" in many.stdout
     assert "waits because (1 of 1)" in outcome.stdout
     assert ["gpu-a", "KV_ROOM", "10", "4"] in table_of(outcome.stdout)
 

@@ -66,6 +66,29 @@ async def test_node_gives_follows_resumes_cancels_and_reads_error_details(
     assert summary["invalid"]["fields"] == ["spec.model_id"]
 
 
+async def test_node_goes_on_while_output_comes(server: ScriptedServer) -> None:
+    """A long job on a bad line: more breaks than it takes without output, and a busy moment."""
+    text = "abcdefghijkl"
+    _script(server)
+    away = Failure(grpc.StatusCode.UNAVAILABLE, "POOL_UNAVAILABLE", "not now")
+    server.on("Enqueue", away, *server.scripts("Enqueue"))
+
+    def piece(request: Any) -> Any:
+        if request.job_id == "job-cancelled":
+            return _stream(request)
+        have = request.resume_from.text_offset
+        if have == len(text):
+            return [[wire.end(text)]]
+        return [[wire.tokens(text[:have], [text[have]], have)]]
+
+    server.on("StreamTokens", piece)
+
+    code, summary = await run_smoke(server.address)
+
+    assert (code, summary["mismatches"]) == (0, [])
+    assert (summary["finished"]["text"], summary["finished"]["resumes"]) == (text, len(text))
+
+
 async def test_node_notices_a_wrong_digest(server: ScriptedServer) -> None:
     """The smoke client can fail: output that was changed on the way is a mismatch."""
     _script(server)

@@ -1,6 +1,7 @@
 """The blocking client, used from plain threads."""
 
 import asyncio
+import sys
 import threading
 
 import grpc
@@ -9,8 +10,10 @@ import pytest
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2, pool_admin_service_pb2
 from llamaorch_client import Client, End, JobFailedError, NotFoundError, Started, Tokens
 from tests.integration.clients import scripted_server as wire
+from tests.integration.clients.llorch import environment
 from tests.integration.clients.scripted_server import Failure, Hang, ScriptedServer
 
+WAIT_S = 20.0
 LOST = Failure(grpc.StatusCode.UNAVAILABLE, message="connection reset")
 
 
@@ -116,3 +119,39 @@ def test_a_client_that_cannot_be_opened_leaves_no_thread() -> None:
             pass
 
     assert threading.active_count() == before
+
+
+FORKS = """
+import os, sys
+from llamaorch_client import Client
+
+with Client(sys.argv[1]) as client:
+    child = os.fork()
+    if child:
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), client.health(), flush=True)
+    else:
+        try:
+            client.health()
+        except RuntimeError as error:
+            print(error, flush=True)
+if not child:
+    os._exit(7)
+"""
+
+
+async def test_a_fork_has_to_open_a_client_of_its_own(server: ScriptedServer) -> None:
+    """It has no thread that would ever answer; leaving the context is fine in both."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-c", FORKS, server.address),
+        stdout=asyncio.subprocess.PIPE,
+        env={**environment(server.address), "GRPC_VERBOSITY": "NONE"},
+    )
+
+    async with asyncio.timeout(WAIT_S):
+        told, _ = await process.communicate()
+
+    assert told.decode().splitlines() == [
+        "this client was opened before a fork: open one in each process",
+        "7 SERVING",
+    ]

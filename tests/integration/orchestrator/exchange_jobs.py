@@ -12,6 +12,7 @@ from llamaorch_client import (
     ExchangeJob,
     RetryOptions,
     StreamOptions,
+    Tokens,
 )
 from tests.integration.orchestrator.scripted_host import ScriptedHost
 
@@ -43,3 +44,8 @@ async def until(job: ExchangeJob, kind: type[Event]) -> Event:
             if isinstance(event, kind):
                 return event
     raise AssertionError(f"no {kind.__name__} came")
+
+
+async def text_of(job: ExchangeJob) -> str:
+    """What of its output was not read yet."""
+    return "".join([event.text async for event in job if isinstance(event, Tokens)])

@@ -194,6 +194,60 @@ async def test_a_rejection_is_retried_as_the_server_says(
     assert caught.value.retry_after_ms is not None
 
 
+async def test_a_request_that_is_too_large_ends_no_other_job(orchestrator: Orchestrator) -> None:
+    """The stream would end for it, by what gRPC does with such a message."""
+    host = await ready_host(orchestrator)
+    async with exchange(orchestrator.server.address) as opened:
+        job = await opened.run(model_id="tiny", prompt="Hi")
+        with pytest.raises(InvalidParamsError, match="put a long input as an artifact"):
+            await opened.run(model_id="tiny", prompt="x" * (4 << 20))
+        await host.finish(await begin(host, "whole"))
+        result = await job.result()
+
+    assert result.text == "whole"
+    assert opened.resumes == 0
+
+
+async def test_a_result_that_took_too_long_is_whole_later(orchestrator: Orchestrator) -> None:
+    """What came before the timeout is part of it."""
+    host = await ready_host(orchestrator)
+    async with exchange(orchestrator.server.address) as opened:
+        job = await opened.run(model_id="tiny", prompt="Hi")
+        handle = await begin(host, "first ")
+        waiting = asyncio.ensure_future(job.result())
+        # All that was sent before its result.
+        await opened.enqueue(model_id="tiny", prompt="another")
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await host.tokens(handle, "second")
+        await host.finish(handle)
+        result = await job.result()
+
+    assert result.text == "first second"
+
+
+async def test_a_close_that_is_cancelled_leaves_no_task(orchestrator: Orchestrator) -> None:
+    """The acknowledgement that it waits for may take a while."""
+    host = await ready_host(orchestrator)
+    async with exchange(orchestrator.server.address) as opened:
+        job = await opened.run(model_id="tiny", prompt="Hi")
+        await host.finish(await begin(host, "all"))
+
+        async def read_and_close() -> None:
+            await job.result()
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().call_soon(task.cancel)
+            await opened.close()
+
+        closing = asyncio.create_task(read_and_close())
+        await asyncio.wait([closing])
+        left = [task.get_name() for task in asyncio.all_tasks()]
+
+    assert closing.cancelled()
+    assert "exchange" not in left
+
+
 async def test_the_trace_of_an_enqueue_goes_on_in_the_job(orchestrator: Orchestrator) -> None:
     """Each request on the stream carries its own trace context."""
     await ready_host(orchestrator)

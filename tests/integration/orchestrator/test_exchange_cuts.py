@@ -21,7 +21,7 @@ from orchestrator_core.store.memory import MemoryStore
 from tests.integration.orchestrator.calls import ready_host
 from tests.integration.orchestrator.conftest import Orchestrator, StartOrchestrator
 from tests.integration.orchestrator.cuttable import Cuttable
-from tests.integration.orchestrator.exchange_jobs import WAIT_S, begin, exchange, until
+from tests.integration.orchestrator.exchange_jobs import WAIT_S, begin, exchange, text_of, until
 from tests.integration.orchestrator.scripted_host import snapshot
 
 
@@ -74,7 +74,7 @@ async def test_open_jobs_survive_a_restart_of_the_server(
             event = await until(running, Tokens)
             assert isinstance(event, Tokens)
             read += event.text
-        results = [asyncio.create_task(job.result()) for job in (running, waiting)]
+        results = [asyncio.create_task(text_of(job)) for job in (running, waiting)]
 
         await first.close()
         second = await start_orchestrator(store)
@@ -90,7 +90,7 @@ async def test_open_jobs_survive_a_restart_of_the_server(
         handle = await begin(back, "mine")
         await back.finish(handle)
         async with asyncio.timeout(WAIT_S):
-            texts = [(await result).text for result in results]
+            texts = [await result for result in results]
 
     assert texts == ["three", "mine"]
     assert running.text_offset == len("one two three")

@@ -17,7 +17,7 @@ from pool_managerd.servicer import SERVER_OPTIONS as INSPECTION
 MIN_PING_INTERVAL_MS = 300_000
 
 CHANNELS = {
-    "client": dict(client_options(ClientOptions())),
+    "client": dict(client_options(ClientOptions(), local=True)),
     "host": dict(host_options(LinkTable())),
 }
 SERVERS = {"orchestratord": dict(ORCHESTRATOR), "pool-managerd": dict(INSPECTION)}

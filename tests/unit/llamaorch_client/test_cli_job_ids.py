@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaorch.orchestrator.v1 import job_pb2
-from llamaorch_client import AsyncClient, ErrorDetail, Job, NotFoundError, wire
+from llamaorch_client import (
+    AsyncClient,
+    ErrorDetail,
+    Job,
+    NotFoundError,
+    Overview,
+    UnavailableError,
+    wire,
+)
 from llamaorch_client.cli import job_ids
 from llamaorch_client.cli.failure import UsageError
 
@@ -36,6 +44,10 @@ class Jobs(AsyncClient):
         """The jobs, one after the other."""
         for job_id in self.ids[:limit]:
             yield wire.job(job_pb2.Job(job_id=job_id))
+
+    async def overview(self, *_: object, **__: object) -> Overview:
+        """It does not tell the time."""
+        raise UnavailableError(ErrorDetail("away"))
 
     async def find(self, job_id: str) -> str:
         """The id of a job that there is."""

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import grpc
 import pytest
 
 from llamaorch.pool.v1 import snapshot_pb2
@@ -27,7 +28,7 @@ from llamaorch_client.cli.devices import DeviceRow, merged, of_snapshot
 from llamaorch_client.cli.failure import ExitCode, as_record, exit_code, sentences, span_text
 from llamaorch_client.cli.output import Output, plain, printable
 from llamaorch_client.cli.progress import Progress
-from llamaorch_client.errors import PoolShortfall
+from llamaorch_client.errors import PoolShortfall, from_rpc_error
 from orchestrator_core.artifacts.refusals import RESOURCE as ARTIFACT_RESOURCE
 from orchestrator_core.core.draining import POOL_RESOURCE
 from orchestrator_core.core.intake import SESSION_RESOURCE
@@ -282,6 +283,15 @@ def test_a_mistyped_model_is_answered_with_those_there_are() -> None:
     ]
 
 
+def unreachable(raw: str) -> LlamaOrchError:
+    """What the library makes of gRPC's account."""
+    text = f"failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:7070: {raw}"
+    none = grpc.aio.Metadata()
+    return from_rpc_error(
+        grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, text), "", "box:7070"
+    )
+
+
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
@@ -291,8 +301,7 @@ def test_a_mistyped_model_is_answered_with_those_there_are() -> None:
 )
 def test_what_is_wrong_with_certificates_says_which(raw: str, told: str) -> None:
     """The server is there: nothing has to be started."""
-    text = f"failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:7070: {raw}"
-    away = UnavailableError(ErrorDetail(text, reason="UNAVAILABLE", code="UNAVAILABLE"))
+    away = unreachable(raw)
 
     (sentence,) = sentences(away, "box:7070")
 
@@ -310,8 +319,7 @@ def test_what_is_wrong_with_certificates_says_which(raw: str, told: str) -> None
 )
 def test_a_server_that_is_away_is_told_without_the_words_of_grpc(raw: str, told: str) -> None:
     """Neither its kinds of addresses nor its codes; what the system says stays."""
-    text = f"failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:7070: {raw}"
-    away = UnavailableError(ErrorDetail(text, reason="UNAVAILABLE", code="UNAVAILABLE"))
+    away = unreachable(raw)
 
     (sentence,) = sentences(away, "box:7070")
 

@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -86,7 +87,8 @@ def test_every_option_of_the_tables_is_one(capsys: pytest.CaptureFixture[str]) -
 def test_every_field_that_run_sets_is_told_as_an_option() -> None:
     """Whatever the server finds wrong with a job, its option is named."""
     arguments = _said(*RUN)
-    spec = wire_request.job_spec(running._request(arguments, "m"), "r")
+    deadline = datetime(2030, 1, 2, tzinfo=UTC)
+    spec = wire_request.job_spec(running._request(arguments, "m", deadline), "r")
     not_typed = {"request_id", "priority", "kv_hint", "failover", "on_disconnect", "determinism"}
 
     told = {path: wording.of(arguments).field(f"spec.{path}") for path in _set(spec)}

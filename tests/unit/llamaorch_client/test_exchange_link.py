@@ -117,6 +117,26 @@ class _Interrupted(Exchange):
         raise asyncio.CancelledError
 
 
+async def test_an_answer_that_comes_after_the_next_one_takes_nothing_away() -> None:
+    """Asked again after a timeout a job is followed by the answer that comes first."""
+    followed: dict[ExchangeJob, None] = {}
+    link = Link(Followed(followed, asyncio.Event(), lambda _job, _link: None, "c", True))
+    job = ExchangeJob("", 100, link.touch)
+    answers = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    for number, answer in enumerate(answers, 1):
+        asked = pb.ExchangeRequest(correlation_id=number)
+        link.asked[number] = Asked(asked, answer, job)
+    answers[0].cancel()
+
+    accepted = pb.EnqueueResponse(job_id="j1")
+    for number in (2, 1):
+        result = pb.ExchangeResult(correlation_id=number, handle=number, enqueued=accepted)
+        link.take(pb.ExchangeResponse(results=[result]))
+
+    assert list(followed) == [job]
+    assert (job.handle, link.left) == (2, [1])
+
+
 @pytest.mark.parametrize("method", ["run", "subscribe"])
 async def test_a_job_that_nobody_got_is_left(method: str) -> None:
     """Else it was followed, and its output kept, for as long as the exchange is open."""

@@ -13,19 +13,25 @@ from grpc import aio
 
 from llamaorch.orchestrator.v1 import decision_pb2, events_pb2, job_pb2
 from llamaorch_client import (
+    ArtifactAbout,
+    ArtifactFilter,
+    CatalogModel,
     ExclusionReason,
     FinishReason,
     IncompatibleError,
+    JobFilter,
     JobRequest,
     JobState,
     PoolShortfall,
     RejectedError,
+    Requirements,
     ResumeMode,
     Sampling,
     UnavailableError,
     Usage,
     errors,
     request,
+    wire_request,
 )
 
 
@@ -68,6 +74,36 @@ def test_a_request_needs_exactly_one_input_and_an_aware_deadline() -> None:
         JobRequest(model_id="m", prompt="p", deadline=datetime(2030, 1, 1))  # noqa: DTZ001
     with pytest.raises(ValueError, match="at most one"):
         Sampling(json_schema="{}", grammar="root ::= x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (Sampling, {"stop": "END"}),
+        (Requirements, {"device_mask": "GPU-1"}),
+        (Requirements, {"required_extensions": "x"}),
+        (ArtifactAbout, {"tags": "release"}),
+        (ArtifactAbout, {"parent_ids": "a"}),
+        (ArtifactFilter, {"tags": "release"}),
+        (CatalogModel, {"model_id": "m", "aliases": "chat"}),
+        (CatalogModel, {"model_id": "m", "engines": "vllm"}),
+        (JobFilter, {"states": JobState.QUEUED}),
+    ],
+)
+def test_one_text_is_no_sequence_of_texts(kind: typing.Any, given: dict[str, typing.Any]) -> None:
+    """Its letters would be: a job would stop at the first E."""
+    (name,) = given.keys() - {"model_id"}
+
+    with pytest.raises(ValueError, match=f"^{name} must be a sequence"):
+        kind(**given)
+
+
+def test_what_is_of_another_type_is_told_as_the_callers_mistake() -> None:
+    """Which no type checker has seen."""
+    messages: typing.Any = ({"role": "user", "content": "Hi"},)
+
+    with pytest.raises(ValueError, match="the job cannot be sent: 'dict' object"):
+        wire_request.job_spec(JobRequest(model_id="m", messages=messages), "r")
 
 
 def _status(code: grpc.StatusCode, *details: typing.Any) -> status_pb2.Status:

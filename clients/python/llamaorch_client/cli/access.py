@@ -9,7 +9,9 @@ from llamaorch_client.channel import tls_credentials
 from llamaorch_client.cli.failure import TOKEN_VARIABLE, UsageError
 from llamaorch_client.options import ClientOptions
 
-TOKEN_BYTES_MAX = 4096
+TOKEN_CHARS_MAX = 4096
+# Of certificates: more is none, and a device file has no end.
+FILE_BYTES_MAX = 4 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +63,17 @@ def token_source(arguments: argparse.Namespace) -> str:
 def _token(arguments: argparse.Namespace) -> str | None:
     data = _read("--token-file", arguments.token_file)
     if data is None:
-        return str(arguments.token) if arguments.token else None
-    token = data[:TOKEN_BYTES_MAX].decode("ascii", "replace").strip()
+        # Nothing of it may be shown, not as an example of what is wrong either.
+        return _checked(str(arguments.token), TOKEN_VARIABLE) if arguments.token else None
+    return _checked(data.decode("utf-8", "replace"), f"--token-file {arguments.token_file}")
+
+
+def _checked(text: str, source: str) -> str:
+    token = text.strip()
     if not token.isascii() or not token.isprintable() or not token:
-        raise UsageError(f"--token-file {arguments.token_file}: holds no token")
+        raise UsageError(f"{source}: holds no token, which is visible ASCII characters in one line")
+    if len(token) > TOKEN_CHARS_MAX:
+        raise UsageError(f"{source}: holds no token: it has more than {TOKEN_CHARS_MAX} characters")
     return token
 
 
@@ -72,6 +81,10 @@ def _read(option: str, path: str | None) -> bytes | None:
     if path is None:
         return None
     try:
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise UsageError(f"{option} {path}: {error.strerror}") from error
+    if len(data) > FILE_BYTES_MAX:
+        raise UsageError(f"{option} {path}: has more than {FILE_BYTES_MAX} bytes")
+    return data

@@ -16,8 +16,9 @@ from llamaorch_client.model import JobState
 
 DEFAULT_SERVER = f"{DEFAULT_HOST}:{DEFAULT_PORT}"
 EPILOG = """\
-exit codes: 0 finished; 1 the job failed or was cancelled; 2 the request is wrong; 3 the server is
-not available; 4 rejected, try again later; 5 denied by policy; 130 Ctrl-C, 143 SIGTERM
+exit codes: 0 finished; 1 the job failed or was cancelled, or its output cannot be written; 2 the
+request is wrong; 3 the server is not available; 4 rejected, try again later; 5 denied by policy;
+130 Ctrl-C, 143 SIGTERM
 
 environment: LLORCH_SERVER, LLORCH_TOKEN, LLORCH_TOKEN_FILE, LLORCH_CA_FILE, LLORCH_MODEL, NO_COLOR
 """

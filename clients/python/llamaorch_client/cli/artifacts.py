@@ -2,16 +2,22 @@
 """artifacts: put, get, list, show, delete."""
 
 import argparse
-import asyncio
 import mimetypes
-import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from llamaorch_client.aio import AsyncClient
-from llamaorch_client.artifact import Artifact, ArtifactAbout, ArtifactFilter, ArtifactKind
+from llamaorch_client.artifact import (
+    Artifact,
+    ArtifactAbout,
+    ArtifactFilter,
+    ArtifactKind,
+    Source,
+)
 from llamaorch_client.cli.failure import ExitCode, UsageError
 from llamaorch_client.cli.output import Output
+from llamaorch_client.cli.stdin import stdin_to_the_end
 
 COLUMNS = ("ARTIFACT", "KIND", "BYTES", "TAGS", "JOB", "SESSION", "PUT", "EXPIRES")
 ANCESTORS_SHOWN = 50
@@ -50,13 +56,13 @@ async def _put(arguments: argparse.Namespace, out: Output, client: AsyncClient) 
         job_id=arguments.job,
         session_id=arguments.session,
     )
-    source = sys.stdin.buffer if arguments.what == STDIO else Path(arguments.what)
-    stored, existed = await client.artifacts.put(
-        source,
-        about,
-        progress=lambda done, total: out.progress(_progress("sent", done, total)),
-        correlation_id=arguments.correlation_id,
-    )
+    with _source(arguments.what) as source:
+        stored, existed = await client.artifacts.put(
+            source,
+            about,
+            progress=lambda done, total: out.progress(_progress("sent", done, total)),
+            correlation_id=arguments.correlation_id,
+        )
     out.end_progress()
     if out.as_json:
         out.record({"artifact": stored, "existed": existed})
@@ -65,14 +71,20 @@ async def _put(arguments: argparse.Namespace, out: Output, client: AsyncClient) 
     out.say(f"{stored.size_bytes} bytes, {'there before' if existed else 'stored'}")
 
 
+def _source(what: str) -> AbstractContextManager[Source]:
+    return stdin_to_the_end() if what == STDIO else nullcontext(Path(what))
+
+
 async def _get(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> None:
     if not arguments.output:
         raise UsageError("say where to: -o FILE, or -o - for stdout")
     if arguments.output == STDIO:
+        if out.as_json:
+            raise UsageError("--json and -o - both want stdout: name a file")
         _, content = await client.artifacts.read(
             arguments.what, correlation_id=arguments.correlation_id
         )
-        await asyncio.to_thread(_write_stdout, content)
+        out.content(content)
         return
     target = Path(arguments.output)
     found = await client.artifacts.get(
@@ -162,8 +174,3 @@ def _row(found: Artifact) -> Sequence[str]:
 
 def _progress(what: str, done: int, total: int | None) -> str:
     return f"{what} {done}{f' of {total}' if total is not None else ''} bytes"
-
-
-def _write_stdout(content: bytes) -> None:
-    sys.stdout.buffer.write(content)
-    sys.stdout.buffer.flush()

@@ -27,6 +27,8 @@ async def capabilities(arguments: argparse.Namespace, out: Output, client: Async
     out.result("")
     if found.replica_sets:
         out.table("", COLUMNS, [_row(each) for each in found.replica_sets])
+        if found.replica_sets_omitted:
+            out.say(f"and {found.replica_sets_omitted} more; `llorch pools` lists all pools")
     else:
         out.say("no pools, so no models")
     return ExitCode.FINISHED

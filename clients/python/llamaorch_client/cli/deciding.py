@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from rich.cells import cell_len
+
 from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, named, number
 from llamaorch_client.model import (
     Candidate,
@@ -103,9 +105,7 @@ def candidates(decision: Decision, width: int) -> tuple[tuple[str, ...], Rows, t
 
 
 def _width(columns: Sequence[Column], items: Sequence[Candidate]) -> int:
-    widest = [
-        max(len(column.title), *(len(column.cell(item)) for item in items)) for column in columns
-    ]
+    widest = [max(map(cell_len, (column.title, *map(column.cell, items)))) for column in columns]
     return sum(widest) + GAP * (len(widest) - 1)
 
 

@@ -104,7 +104,7 @@ async def _ask(address: str, arguments: argparse.Namespace) -> list[DeviceRow] |
                     f"{told}: name the `listen` of the host, 7071 unless set"
                 ) from error
             if isinstance(error, grpc.aio.AioRpcError) and code in _REFUSED:
-                raise from_rpc_error(error, "") from error
+                raise from_rpc_error(error, "", address) from error
             return None
     return [row for snapshot in answer.pools for row in of_snapshot(snapshot)]
 

@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
 
 from llamaorch_client.aio import AsyncClient
-from llamaorch_client.cli.failure import ExitCode
+from llamaorch_client.cli.failure import ExitCode, own_record
+from llamaorch_client.cli.fleet import ended
 from llamaorch_client.cli.output import Output
 from llamaorch_client.errors import NotFoundError
 from llamaorch_client.model_fleet import Pool, Reloaded, ReloadOutcome
@@ -106,16 +107,22 @@ async def _wait(
     async for pools in client.watch_pools(correlation_id=correlation_id):
         pool = next((pool for pool in pools if pool.pool_id == pool_id), None)
         if pool is None:
-            out.say(f"llorch: pool {pool_id} is gone", "red")
-            return ExitCode.JOB_FAILED
+            return _over(f"pool {pool_id} is gone", out)
         if pool.drain is None:
-            out.say(f"llorch: somebody ended the drain of {pool_id}", "red")
-            return ExitCode.JOB_FAILED
+            return _over(f"somebody ended the drain of {pool_id}", out)
         if not pool.drain.running_attempts:
             out.end_progress()
             return _told(pool, out)
         out.progress(_sentence(pool))
-    return ExitCode.UNAVAILABLE
+    raise ended(client.target)
+
+
+def _over(text: str, out: Output) -> ExitCode:
+    """The drain will not come to its end."""
+    out.say(f"llorch: {text}", "red")
+    if out.as_json:
+        out.record({"error": own_record("Drain", text, ExitCode.JOB_FAILED)})
+    return ExitCode.JOB_FAILED
 
 
 def _told(pool: Pool, out: Output) -> ExitCode:

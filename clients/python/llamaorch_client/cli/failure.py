@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
+import grpc
+
 from llamaorch_client.address import DEFAULT_PORT
 from llamaorch_client.cli.cells import gib, named
 from llamaorch_client.cli.output import plain
@@ -15,6 +17,7 @@ from llamaorch_client.errors import (
     CatalogError,
     DataLossError,
     DuplicateError,
+    ErrorDetail,
     IncompatibleError,
     InUseError,
     InvalidParamsError,
@@ -26,6 +29,7 @@ from llamaorch_client.errors import (
     ServerError,
     UnavailableError,
 )
+from llamaorch_client.troubles import SILENCES, WORDS, Trouble, words
 
 # Of a unit so many are told in the next.
 LARGE = 100
@@ -39,37 +43,17 @@ _BYTES = re.compile(r"\b\d{8,}\b")
 AS_SENT = Wording()
 TOKEN_VARIABLE = "LLORCH_TOKEN"  # noqa: S105 - the name of the variable
 
-_OTHER_NAME = "its certificate is for another name; use one that is in it"
-# What the texts of BoringSSL and of gRPC 1.85 mean for connections that fail to open. The first
-# that is found holds.
-_CONNECTION_SENTENCES = {
-    "certificate has expired": "its certificate has expired; renew it there",
-    "certificate is not yet valid": "its certificate is not valid yet; look at the clocks",
-    "CERTIFICATE_VERIFY_FAILED": "its certificate is not from an authority that is trusted here; "
+# Where the command's options are to be changed, and not those of the library.
+_BY_OPTION = {
+    Trouble.CERTIFICATE_OF_NOBODY: "its certificate is not from an authority that is trusted here; "
     "name the authority's file by --ca-file",
-    "not in peer certificate": _OTHER_NAME,
-    "Hostname Verification Check failed": _OTHER_NAME,
-    "Failed to create security handshaker": "one of the files of --ca-file, --client-cert and "
-    "--client-key holds no certificate, or no key, in PEM form",
-    "WRONG_VERSION_NUMBER": "it does not speak TLS; leave --tls and --ca-file out, or set "
-    "tls.certificate there",
-    "Failed parsing HTTP/2": "it does not speak gRPC; it may be the port of a web page or of the "
-    f"metrics: name the one of orchestratord's `listen`, {DEFAULT_PORT} unless it is set",
-    "Domain name not found": "there is no such host; look for a typing error, or use its IP "
-    "address",
-    # With the address before it: not of a connection that was open.
-    ": Socket closed": "it closed the connection at once; it may ask for TLS (--tls or --ca-file) "
-    "or for a certificate of yours (--client-cert)",
-}
-
-_SILENCES = {
-    "Connection refused": "nobody listens there",
-    "Deadline Exceeded": "it took too long",
-    "Timeout occurred": "it took too long",
-    "FD Shutdown": "it took too long",
-    "Network is unreachable": "no network leads there",
-    "No route to host": "no network leads there",
-    "reset by peer": "it closed the connection",
+    Trouble.CERTIFICATE_UNREADABLE: "one of the files of --ca-file, --client-cert and --client-key "
+    "holds no certificate, or no key, in PEM form",
+    Trouble.NOT_TLS: "it does not speak TLS; leave --tls and --ca-file out, or set tls.certificate "
+    "there",
+    Trouble.NOT_GRPC: f"{WORDS[Trouble.NOT_GRPC]}, {DEFAULT_PORT} unless it is set",
+    Trouble.CLOSED_AT_ONCE: "it closed the connection at once; it may ask for TLS (--tls or "
+    "--ca-file) or for a certificate of yours (--client-cert)",
 }
 
 
@@ -216,6 +200,12 @@ def as_record(error: LlamaOrchError) -> dict[str, Any]:
     }
 
 
+def own_record(kind: str, text: str, code: ExitCode) -> dict[str, Any]:
+    """Returns an error that the command itself found, for --json, with the keys of all errors."""
+    detail = plain(ErrorDetail(text, kind.upper(), "FAILED_PRECONDITION"))
+    return {"kind": kind, **detail, "retriable": False, "exit_code": int(code)}
+
+
 def span_text(span_ms: float) -> str:
     """Returns a span for people, of at most 8 characters below ten years.
 
@@ -261,19 +251,13 @@ def _unavailable(error: UnavailableError, server: str) -> str:
         return f"{server} has no pool ready: {why}; {start}see `llorch pools`"
     if error.reason != error.code:
         return f"{server} cannot work now: {error.reason}: {error.message}"
-    for sign, sentence in _CONNECTION_SENTENCES.items():
-        if sign in error.message:
-            return f"{server}: {sentence}"
+    trouble = error.detail.connection
+    cause = error.__cause__
+    text = cause.details() if isinstance(cause, grpc.aio.AioRpcError) else error.message
+    told = _BY_OPTION.get(trouble) or words(trouble, text or "")
+    if trouble and trouble not in SILENCES:
+        return f"{server}: {told}"
     return (
-        f"{server} does not answer: {_silence(error.message)}; start orchestratord (`make up`), or "
-        "name another server with --server HOST:PORT or LLORCH_SERVER"
+        f"{server} does not answer: {told}; start orchestratord (`make up`), or name another "
+        "server with --server HOST:PORT or LLORCH_SERVER"
     )
-
-
-def _silence(message: str) -> str:
-    """Why nobody answers, out of gRPC's account of all addresses and errors that it met."""
-    for sign, words in _SILENCES.items():
-        if sign in message:
-            return words
-    # The error of the system, which gRPC puts last.
-    return message.rpartition(": ")[2]

@@ -11,7 +11,7 @@ from llamaorch_client.aio import AsyncClient, JobFilter
 from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, named, number, slowed, unwell
 from llamaorch_client.cli.failure import ExitCode, span_text
 from llamaorch_client.cli.output import Output
-from llamaorch_client.errors import ServerError
+from llamaorch_client.errors import ErrorDetail, ServerError, UnavailableError
 from llamaorch_client.model import JobState
 from llamaorch_client.model_fleet import Capabilities, Pool
 from llamaorch_client.request import Priority
@@ -67,7 +67,13 @@ async def _watch(arguments: argparse.Namespace, out: Output, client: AsyncClient
         rows = [_pool_row(pool) for pool in found]
         if not out.live_table(POOL_COLUMNS, rows, () if rows else (NO_POOLS,)):
             _pools(found, out)
-    return ExitCode.UNAVAILABLE
+    raise ended(client.target)
+
+
+def ended(server: str) -> UnavailableError:
+    """The error for a list of pools that a server ends, which lasts as long as it serves."""
+    text = f"{server} ended the list of pools, as when it shuts down"
+    return UnavailableError(ErrorDetail(text, "STREAM_CLOSED", "UNAVAILABLE"))
 
 
 async def status(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:

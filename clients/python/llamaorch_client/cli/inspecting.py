@@ -3,12 +3,13 @@
 
 import argparse
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
 from llamaorch_client.aio import AsyncClient, JobFilter
 from llamaorch_client.cli import deciding, job_ids
 from llamaorch_client.cli.cells import number
+from llamaorch_client.cli.clock import server_now
 from llamaorch_client.cli.failure import ExitCode, span_text
 from llamaorch_client.cli.output import Output
 from llamaorch_client.model import (
@@ -33,7 +34,7 @@ async def jobs(arguments: argparse.Namespace, out: Output, client: AsyncClient) 
     elif not found:
         out.say("no jobs")
     else:
-        now = datetime.now(UTC)
+        now = await server_now(client, arguments.correlation_id)
         out.table("", JOB_COLUMNS, [_job_row(job, now) for job in found])
     return ExitCode.FINISHED
 
@@ -81,8 +82,7 @@ def _explain(explanation: Explanation, out: Output) -> None:
             out.result(line)
     elif explanation.waiting_for:
         # A server of an earlier version has no sentences for it.
-        total = max(explanation.waiting_for_total, len(explanation.waiting_for))
-        _exclusions("waits because", explanation.waiting_for, total, out)
+        _exclusions("waits because", explanation.waiting_for, explanation.waiting_for_total, out)
     elif not explanation.decisions:
         out.result("no placement was decided")
     out.result(f"trace: {explanation.trace_id or '-'}")

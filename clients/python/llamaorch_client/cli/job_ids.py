@@ -10,10 +10,11 @@ chose is a name: `job-1`, once forgotten, must never mean `job-10`, nor `JOB-1`.
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 from llamaorch_client.aio import AsyncClient, JobFilter
+from llamaorch_client.cli.clock import server_now
 from llamaorch_client.cli.failure import UsageError, span_text
 from llamaorch_client.errors import NotFoundError
 from llamaorch_client.model import Job
@@ -77,15 +78,16 @@ async def _whole(
     found = await _look(typed, LOOKED_AT_MAX, client, correlation_id)
     if not found.made:
         raise _not_found(error, found.names)
+    only = found.made[0]
+    if len(found.made) == 1 and found.complete:
+        return only.job_id
+    now = await server_now(client, correlation_id)
     if len(found.made) > 1:
-        raise UsageError(_several(typed, found.made))
-    (only,) = found.made
-    if not found.complete:
-        raise UsageError(
-            f"more ids may begin or end with {typed}: there are over {LOOKED_AT_MAX} jobs, too "
-            f"many to look at; if {_shown(only)} is meant, give its whole id"
-        )
-    return only.job_id
+        raise UsageError(_several(typed, found.made, now))
+    raise UsageError(
+        f"more ids may begin or end with {typed}: there are over {LOOKED_AT_MAX} jobs, too many to "
+        f"look at; if {_shown(only, now)} is meant, give its whole id"
+    )
 
 
 async def _look(
@@ -111,17 +113,17 @@ async def _look(
     return found
 
 
-def _several(typed: str, made: list[Job]) -> str:
-    found = ", ".join(_shown(job) for job in made[:SHOWN])
+def _several(typed: str, made: list[Job], now: datetime) -> str:
+    found = ", ".join(_shown(job, now) for job in made[:SHOWN])
     more = " and more" if len(made) > SHOWN else ""
     several = f"the ids of several jobs begin or end with {typed}: {found}{more}"
     return f"{several}; type more of the one meant"
 
 
-def _shown(job: Job) -> str:
+def _shown(job: Job, now: datetime) -> str:
     age_ms = 0.0
     if job.accepted_at is not None:
-        age_ms = max(0.0, (datetime.now(UTC) - job.accepted_at).total_seconds() * 1000)
+        age_ms = max(0.0, (now - job.accepted_at).total_seconds() * 1000)
     return f"{job.job_id} ({job.state.value.lower()}, given {span_text(age_ms)} ago)"
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.cli import (
@@ -26,9 +27,16 @@ from llamaorch_client.cli import (
     wording,
 )
 from llamaorch_client.cli.arguments import parse
-from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, exit_code, sentences
-from llamaorch_client.cli.output import Output
-from llamaorch_client.cli.termination import heeded
+from llamaorch_client.cli.failure import (
+    ExitCode,
+    UsageError,
+    as_record,
+    exit_code,
+    own_record,
+    sentences,
+)
+from llamaorch_client.cli.output import Output, OutputError
+from llamaorch_client.cli.termination import ENDED_BY_SIGNAL, heeded
 from llamaorch_client.cli.top import command as top
 from llamaorch_client.errors import LlamaOrchError
 from llamaorch_client.options import ClientOptions, RetryOptions
@@ -56,8 +64,6 @@ COMMANDS: dict[str, Command] = {
     "top": top.top,
 }
 STREAMING = frozenset({"run", "stream"})
-# As shells tell it: 143 after SIGTERM.
-ENDED_BY_SIGNAL = 128
 # Around what is no text.
 SHOWN_CHARS = 20
 
@@ -76,8 +82,10 @@ def main(argv: list[str] | None = None) -> int:
         out.end_progress()
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        # The reader has left. What is still buffered must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has left.
+        return int(ExitCode.JOB_FAILED)
+    except OutputError as error:
+        out.say(f"llorch: {error}", "red")
         return int(ExitCode.JOB_FAILED)
 
 
@@ -89,13 +97,11 @@ def _carry_out(arguments: argparse.Namespace, out: Output) -> int:
             running.read_prompt(arguments)
         return asyncio.run(_with_client(arguments, out, _options(arguments)))
     except UsageError as error:
-        out.say(f"llorch: {error}", "red")
-        return ExitCode.USAGE
+        return _misused(str(error), arguments, out)
     except ValueError as error:
         # The library names what its own callers set.
         text = _not_utf8(error) or wording.of(arguments).sentence(str(error))
-        out.say(f"llorch: {text}", "red")
-        return ExitCode.USAGE
+        return _misused(text, arguments, out)
     except LlamaOrchError as error:
         first, *more = sentences(
             error, arguments.server, wording.of(arguments), access.token_source(arguments)
@@ -103,11 +109,20 @@ def _carry_out(arguments: argparse.Namespace, out: Output) -> int:
         out.say(f"llorch: {first}", "red")
         for line in more:
             out.say(line)
-        if out.as_json:
-            record = {"error": as_record(error)}
-            streaming = arguments.command in STREAMING
-            out.record({"event": "error", **record} if streaming else record)
+        _record(as_record(error), arguments, out)
         return exit_code(error)
+
+
+def _misused(text: str, arguments: argparse.Namespace, out: Output) -> int:
+    out.say(f"llorch: {text}", "red")
+    _record(own_record("Usage", text, ExitCode.USAGE), arguments, out)
+    return int(ExitCode.USAGE)
+
+
+def _record(error: dict[str, Any], arguments: argparse.Namespace, out: Output) -> None:
+    if out.as_json:
+        streaming = arguments.command in STREAMING
+        out.record({"event": "error", "error": error} if streaming else {"error": error})
 
 
 def _not_utf8(error: ValueError) -> str:
@@ -130,14 +145,15 @@ def _plugin(arguments: argparse.Namespace) -> int:
 
 
 async def _with_client(arguments: argparse.Namespace, out: Output, options: ClientOptions) -> int:
-    signals, code = heeded(), int(ExitCode.INTERRUPTED)
-    try:
-        async with AsyncClient(arguments.server, options=options) as client:
-            code = int(await COMMANDS[arguments.command](arguments, out, client))
-    except asyncio.CancelledError:
-        # Ctrl-C comes so too, and is told by whoever runs this.
-        if not signals:
-            raise
+    code = int(ExitCode.INTERRUPTED)
+    with heeded() as signals:
+        try:
+            async with AsyncClient(arguments.server, options=options) as client:
+                code = int(await COMMANDS[arguments.command](arguments, out, client))
+        except asyncio.CancelledError:
+            # Ctrl-C comes so too, and is told by whoever runs this.
+            if not signals:
+                raise
     return ENDED_BY_SIGNAL + signals[0] if signals else code
 
 

@@ -7,16 +7,18 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from llamaorch_client.aio import AsyncClient
 from llamaorch_client.artifact import ArtifactAbout, ArtifactKind
 from llamaorch_client.cli import job_ids
+from llamaorch_client.cli.clock import server_now
 from llamaorch_client.cli.failure import ExitCode, UsageError, as_record, sentences, span_text
-from llamaorch_client.cli.output import Output, plain
+from llamaorch_client.cli.output import Output, OutputError, plain
 from llamaorch_client.cli.progress import Progress
 from llamaorch_client.cli.waiting import Waiting
 from llamaorch_client.errors import (
@@ -52,7 +54,9 @@ LOGPROB_COLUMNS = ("TOKEN", "LOGPROB", "LIKELIEST")
 
 async def run(arguments: argparse.Namespace, out: Output, client: AsyncClient) -> ExitCode:
     """Gives a job and prints its output; Ctrl-C or SIGTERM cancels the job."""
-    request = await _stored(_request(arguments, await _model(arguments, client)), client)
+    model_id = await _model(arguments, client)
+    request = _request(arguments, model_id, await _deadline(arguments, client))
+    request = await _stored(request, client)
     giving = asyncio.create_task(client.enqueue(request, correlation_id=arguments.correlation_id))
     try:
         receipt = await asyncio.shield(giving)
@@ -66,8 +70,8 @@ async def run(arguments: argparse.Namespace, out: Output, client: AsyncClient) -
         # This is how Ctrl-C arrives, and SIGTERM. It is answered here, so it is not raised again.
         await _interrupted(giving, out, client)
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # Nobody reads the output any more, as after Ctrl-C.
+    except (BrokenPipeError, OutputError):
+        # Nobody gets the output any more, as after Ctrl-C.
         await _interrupted(giving, out, client)
         raise
 
@@ -133,7 +137,7 @@ def _read_file(arguments: argparse.Namespace) -> str:
     if arguments.prompt:
         raise UsageError("give a prompt or --prompt-file, not both")
     try:
-        prompt = Path(arguments.prompt_file).read_text(encoding="utf-8")
+        prompt = Path(arguments.prompt_file).read_bytes().decode()
     except OSError as error:
         raise UsageError(f"{arguments.prompt_file}: {error.strerror}") from error
     except UnicodeDecodeError:
@@ -203,12 +207,16 @@ def _session_budgets(arguments: argparse.Namespace) -> Budgets | None:
     return given
 
 
-def _request(arguments: argparse.Namespace, model_id: str) -> JobRequest:
+async def _deadline(arguments: argparse.Namespace, client: AsyncClient) -> datetime | None:
+    if arguments.deadline_s is None:
+        return None
+    now = await server_now(client, arguments.correlation_id)
+    return now + timedelta(seconds=arguments.deadline_s)
+
+
+def _request(arguments: argparse.Namespace, model_id: str, deadline: datetime | None) -> JobRequest:
     system = [ChatMessage("system", arguments.system)] if arguments.system is not None else []
     chat = arguments.chat or bool(system)
-    deadline = None
-    if arguments.deadline_s is not None:
-        deadline = datetime.now(UTC) + timedelta(seconds=arguments.deadline_s)
     queue_timeout_s = arguments.queue_timeout_s
     return JobRequest(
         model_id=model_id,
@@ -231,7 +239,7 @@ def _request(arguments: argparse.Namespace, model_id: str) -> JobRequest:
         ),
         expected_tokens=arguments.expected_tokens,
         deadline=deadline,
-        queue_timeout_ms=None if queue_timeout_s is None else int(queue_timeout_s * 1000),
+        queue_timeout_ms=None if queue_timeout_s is None else ceil(queue_timeout_s * 1000),
         labels=dict(arguments.label),
     )
 

@@ -3,9 +3,10 @@
 
 import argparse
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from llamaorch_client.aio import AsyncClient
+from llamaorch_client.cli.clock import server_now
 from llamaorch_client.cli.failure import ExitCode, UsageError, span_text
 from llamaorch_client.cli.output import Output
 from llamaorch_client.model import Session
@@ -29,7 +30,10 @@ async def sessions(arguments: argparse.Namespace, out: Output, client: AsyncClie
         return ExitCode.FINISHED
     if arguments.action == "show":
         session = await client.get_session(arguments.session_id, correlation_id=correlation_id)
-        _show(session, out)
+        if out.as_json:
+            out.record({"session": session})
+        else:
+            _show(session, await server_now(client, correlation_id), out)
         return ExitCode.FINISHED
     found = [s async for s in client.list_sessions(correlation_id=correlation_id)]
     if out.as_json:
@@ -37,7 +41,7 @@ async def sessions(arguments: argparse.Namespace, out: Output, client: AsyncClie
     elif not found:
         out.say("no sessions")
     else:
-        now = datetime.now(UTC)
+        now = await server_now(client, correlation_id)
         out.table("", COLUMNS, [_row(session, now) for session in found])
     return ExitCode.FINISHED
 
@@ -55,13 +59,10 @@ def _row(session: Session, now: datetime) -> Sequence[str]:
     )
 
 
-def _show(session: Session, out: Output) -> None:
-    if out.as_json:
-        out.record({"session": session})
-        return
+def _show(session: Session, now: datetime, out: Output) -> None:
     out.result(
         f"session {session.session_id}: turn {session.turns} of {session.turns_max}, "
-        f"ends in {_ends_in(session, datetime.now(UTC))}"
+        f"ends in {_ends_in(session, now)}"
     )
     held = "" if session.kv_tokens is None else f" ({session.kv_tokens} tokens)"
     out.result(f"cache: {session.warm_pool_id or 'nowhere'}{held}")

@@ -1226,19 +1226,24 @@ class GetCapabilitiesResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     REPLICA_SETS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    REPLICA_SETS_OMITTED_FIELD_NUMBER: _builtins.int
     api_version: _builtins.str
     """Version of this API as MAJOR.MINOR; a client pins MAJOR."""
     server_version: _builtins.str
     """Version of the server."""
     queue_policy: _builtins.str
     """Full-queue policy in force: reject, drop-lru, shed-low-priority or fail-fast."""
+    replica_sets_omitted: _builtins.int
+    """Number of replica sets that did not fit; PoolAdminService.ListPools has all pools."""
     @_builtins.property
     def limits(self) -> Global___Limits:
         """Bounds."""
 
     @_builtins.property
     def replica_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaSet]:
-        """Replica sets of all registered pools."""
+        """Replica sets of all registered pools, sorted; of very many as many as fit into a message, those that take work
+        before others.
+        """
 
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1253,10 +1258,11 @@ class GetCapabilitiesResponse(_message.Message):
         limits: Global___Limits | None = ...,
         replica_sets: _abc.Iterable[Global___ReplicaSet] | None = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
+        replica_sets_omitted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_version", b"api_version", "features", b"features", "limits", b"limits", "queue_policy", b"queue_policy", "replica_sets", b"replica_sets", "server_version", b"server_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_version", b"api_version", "features", b"features", "limits", b"limits", "queue_policy", b"queue_policy", "replica_sets", b"replica_sets", "replica_sets_omitted", b"replica_sets_omitted", "server_version", b"server_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,7 +40,7 @@ def test_the_full_decision_is_the_one_that_was_made(seed: int) -> None:
     world = played(seed, steps=0)
     told: list[Explained] = []
     world.core.watch_placements(told.append)
-    world.run(260)
+    world.run(400)
     twin = Core(world.config)
     answers = [twin.step(event, now_ms) for event, now_ms in world.inputs]
 

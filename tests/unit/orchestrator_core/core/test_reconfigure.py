@@ -45,7 +45,7 @@ ELSEWHERE = {"deadline_aware", "min_on_time_probability"}
 ELSEWHERE |= {"catalog_strict_digest", "catalog_models_max"}
 
 # Worlds in which every setting above has something to say.
-SEEDS = (2, 4, 8)
+SEEDS = (2, 4, 12)
 
 
 def base(key: str, seed: int) -> CoreConfig:

@@ -1,5 +1,7 @@
 """What clients are told that this server can do. ORCH-3095, ORCH-3096."""
 
+from dataclasses import replace
+
 from orchestrator_core.core.config import Limits, ThrottleConfig
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.servicers.capabilities import API_VERSION, ServerFacts, capabilities
@@ -36,6 +38,22 @@ def test_pools_that_may_stand_in_for_one_another_are_one_set() -> None:
         ("d",): ("other", "", 1, False),
     }
     assert max(s.ctx_max for s in told) == 8192
+
+
+def test_very_many_models_fit_into_a_message() -> None:
+    """What takes work is told before what does not; what has no room is counted."""
+    long = {"extensions": tuple(f"{number:03}" + "x" * 61 for number in range(64))}
+    pools = [snapshot(f"p{n:04}", model_id=f"m{n:04}", **long) for n in range(800)]
+    ready = snapshot("q", model_id="zz-ready", **long)
+    bench = Bench(*(replace(pool, state=PoolState.UNREADY) for pool in pools), ready)
+
+    told = capabilities(bench.core, FACTS, "", 0)
+
+    names = [each.model_id for each in told.replica_sets]
+    assert told.ByteSize() < 4 << 20
+    assert names == sorted(names)
+    assert names[-1] == "zz-ready"
+    assert 0 < told.replica_sets_omitted == 801 - len(names)
 
 
 def test_limits_and_versions_are_those_in_force() -> None:

@@ -101,6 +101,7 @@ def test_without_matplotlib_a_picture_is_refused_before_any_work(
     ("more", "message"),
     [
         (["--policy", "best"], "--policy 'best' is not known; choose from all, predicted_end"),
+        (["--policy", "all,Predicted_ende"], "is not known; predicted_end may be meant"),
         (["--fleet", "nowhere"], "no fleet 'nowhere'; it has homelab, mixed_rack, uniform_rack"),
         (["--fleet", "missing.toml:x"], "missing.toml: No such file"),
         (["--trace", "missing.csv"], "missing.csv: No such file"),

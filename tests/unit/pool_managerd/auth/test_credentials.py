@@ -1,5 +1,6 @@
 """Why there is no session with the orchestrator: what to change, in no words of gRPC's."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -39,6 +40,21 @@ async def test_a_file_of_the_link_that_hangs_holds_nobody_up(tmp_path: Path) -> 
 
     patient = linked(token_file=str(path))
     assert await credentials.metadata(patient) == (("authorization", "Bearer hi"),)
+
+
+async def test_the_link_within_a_machine_passes_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AUTH-1002: its token would leave the machine, and whoever runs the proxy would have it."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    server = aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    config = Config.model_validate({"pools": [POOL], "orchestrator": f"127.0.0.1:{port}"})
+
+    channel = await LinkCredentials().channel(config, [])
+    async with asyncio.timeout(20):
+        await channel.channel_ready()
+    await channel.close()
+    await server.stop(None)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,9 @@ def _blocks(explanation: Explanation, width: int) -> list[Section]:
     for decision in reversed(explanation.decisions):
         blocks += _decision(decision)
     if explanation.waiting_for and not waits:
-        blocks.append(_exclusions("WAITS BECAUSE", explanation.waiting_for))
+        shown, total = len(explanation.waiting_for), explanation.waiting_for_total
+        of = f" {shown} of {total}" if total > shown else ""
+        blocks.append(_exclusions(f"WAITS BECAUSE{of}", explanation.waiting_for))
     elif not (waits or explanation.decisions):
         blocks.append(Section("NO PLACEMENT WAS DECIDED", (Column("", 1),), ()))
     trace = Line(sentence=explanation.trace_id or "-")

@@ -44,8 +44,6 @@ class Terminal:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGWINCH, self._on_resize)
         loop.add_signal_handler(signal.SIGTSTP, self._suspend)
-        # Else the terminal would be left as it is.
-        loop.add_signal_handler(signal.SIGTERM, self._on_key, "q")
         if sys.stdin.isatty():
             loop.add_reader(sys.stdin.fileno(), self._readable)
         self._take()
@@ -61,7 +59,7 @@ class Terminal:
         loop = asyncio.get_running_loop()
         if sys.stdin.isatty():
             loop.remove_reader(sys.stdin.fileno())
-        for number in (signal.SIGWINCH, signal.SIGTSTP, signal.SIGTERM):
+        for number in (signal.SIGWINCH, signal.SIGTSTP):
             loop.remove_signal_handler(number)
 
     @property
