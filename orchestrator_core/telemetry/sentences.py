@@ -1,8 +1,8 @@
 """Sentences for people about ends of jobs and changes of the configuration. ORCH-3300."""
 
+from orchestrator_core.config.live import ReloadReport
 from orchestrator_core.core.effects import JobEnded
 from orchestrator_core.core.states import JobState
-from orchestrator_core.live_config import ReloadReport
 
 KEYS_SHOWN = 8
 
