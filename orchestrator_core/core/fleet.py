@@ -172,6 +172,9 @@ def _put_pool(state: State, host: Host, snapshot: PoolSnapshot, now_ms: int) -> 
     if pool is None:
         pool = state.pools[snapshot.pool_id] = Pool(snapshot, now_ms)
     else:
+        if pool.snapshot.host_id != host.host_id:
+            # Other devices, of whose speed nothing is known.
+            state.predictor.forget_pool(snapshot.pool_id)
         former = state.hosts.get(pool.snapshot.host_id)
         if former is not None and former is not host:
             former.pool_ids.pop(snapshot.pool_id, None)
@@ -219,9 +222,9 @@ def _verdict(state: State, held: HeldAttempt, host_id: str) -> Verdict:
         return Verdict.ADOPT
     if _is_proof(job, held):
         return Verdict.ADOPT
-    if not job.live and held.attempt == job.attempts_made and (held.ended or _stops(job, held)):
-        return Verdict.ADOPT
-    return forget
+    if job.live or job.acknowledged or held.attempt != job.attempts_made:
+        return forget
+    return Verdict.ADOPT if held.ended or _stops(job, held) else forget
 
 
 def _may_hold(host_id: str, job: Job, live: Attempt | None, held: HeldAttempt) -> bool:
@@ -232,9 +235,14 @@ def _may_hold(host_id: str, job: Job, live: Attempt | None, held: HeldAttempt) -
 
 
 def _stops(job: Job, held: HeldAttempt) -> bool:
-    """True for an attempt that still runs although its job ended: its output may be asked for."""
+    """True for an attempt that still runs although its job ended: its output may be asked for.
+
+    Not once it was acknowledged: a release is on its way then, after which nobody tells the end.
+    """
     last = job.attempt
     if held.ended or last is None or job.live or job.state is JobState.FINISHED:
+        return False
+    if job.acknowledged:
         return False
     return last.key == (held.job_id, held.attempt) and last.replica_id == held.replica_id
 
@@ -276,6 +284,8 @@ def _settle_attempts(
     for attempt in [a for a in state.attempts.values() if a.host_id == event.host_id]:
         if attempt.key in adopted:
             attempt.detached = False
+            # Its output comes in one piece now: that teaches nothing of how fast it was made.
+            attempt.paused_ms = now_ms - attempt.sent_ms
             _attach(state, attempt, ended=attempt.key in over)
             if attempt.state is AttemptState.CANCELLING:
                 _cancel_anew(state, attempt, now_ms)
