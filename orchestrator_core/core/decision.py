@@ -2,6 +2,7 @@
 
 import enum
 from dataclasses import dataclass
+from typing import Final
 
 from orchestrator_core.core.plain_init import plain_init
 
@@ -34,6 +35,18 @@ class ExclusionReason(enum.Enum):
     DECLINED = "declined"
 
 
+# Their sides are numbers of bytes.
+BYTES: Final = frozenset(
+    {
+        ExclusionReason.VRAM_TOTAL,
+        ExclusionReason.KV_TOTAL,
+        ExclusionReason.KV_ROOM,
+        ExclusionReason.DEVICE_SHARE,
+    }
+)
+_GIB = 2**30
+
+
 @plain_init
 @dataclass(frozen=True, slots=True)
 class Shortfall:
@@ -42,6 +55,20 @@ class Shortfall:
     reason: ExclusionReason
     required: str
     offered: str
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """Both sides as people read them; memory that differs by little is told to the byte."""
+        required, offered = self.required, self.offered
+        if self.reason in BYTES and _gib(required) != _gib(offered):
+            return _gib(required), _gib(offered)
+        return required, offered
+
+
+def _gib(text: str) -> str:
+    """Bytes as GiB; what follows the number stays, and what is none too."""
+    number, _, rest = text.partition(" ")
+    return f"{int(number) / _GIB:.2f} GiB {rest}".rstrip() if number.isdecimal() else text
 
 
 @plain_init

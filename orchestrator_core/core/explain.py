@@ -1,4 +1,4 @@
-"""One decision in full: all candidates, all exclusions, what they were judged by. LO-207.
+"""One decision in full, and why there is none: all candidates, all exclusions. LO-207.
 
 A stored decision is short, because each job keeps one. A replay comes back to the very moment of
 the decision and asks placement for everything.
@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator_core.core.decision import Decision, Exclusion, ExclusionReason, Shortfall
+from orchestrator_core.core.declining import declined, same_replica_set
 from orchestrator_core.core.job import Job
 from orchestrator_core.core.placement import NoCapacity, decision, place
-from orchestrator_core.core.scheduler import placement_input
+from orchestrator_core.core.scheduler import kept_for_older, placement_input
 from orchestrator_core.core.snapshot import PoolSnapshot
 from orchestrator_core.core.state import State
 
@@ -47,6 +48,27 @@ def full_decision(
         replace(made, exclusions=exclusions, exclusions_total=len(exclusions)),
         tuple(state.pools[candidate.pool_id].snapshot for candidate in made.candidates),
     )
+
+
+def waiting_for(state: State, job: Job, now_ms: int) -> tuple[Exclusion, ...]:
+    """Why each registered pool does not take a waiting job now; missing are those that could.
+
+    Does not change the state. O(pools); more where a pool is open and older jobs want memory there.
+    """
+    pools = [state.pools[pool_id] for pool_id in sorted(state.pools)]
+    request = placement_input(state, job, pools, now_ms, check_all=True)
+    answer = place(request)
+    if not isinstance(answer, NoCapacity):
+        kept = kept_for_older(state, job, answer.pools, now_ms)
+        if kept:
+            request = replace(request, reserved=kept)
+            answer = place(request)
+    found = list(answer.exclusions)
+    if not isinstance(answer, NoCapacity):
+        found += declined(state, job, request, answer)
+    bound = {pool.snapshot.pool_id for pool in same_replica_set(job, pools)}
+    found += (_other_set(job, p.snapshot) for p in pools if p.snapshot.pool_id not in bound)
+    return tuple(sorted(found, key=lambda exclusion: exclusion.pool_id))
 
 
 def watch(state: State, tell: Callable[[Explained], None]) -> None:

@@ -6,7 +6,7 @@ from orchestrator_core.core import catalog, spending
 from orchestrator_core.core.admission import QueueState, Reject, admission_policy
 from orchestrator_core.core.audience import watch_audience
 from orchestrator_core.core.config import QueuePolicy
-from orchestrator_core.core.decision import Exclusion
+from orchestrator_core.core.decision import Exclusion, Shortfall
 from orchestrator_core.core.effects import (
     ConfirmEnd,
     Receipt,
@@ -52,6 +52,10 @@ from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.spec import JobSpec, Priority
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import JobState, JobTrigger
+
+# Of what is said of pools that cannot serve a job.
+MODELS_NAMED = 8
+GROUPS_TOLD = 4
 
 SESSION_RESOURCE = "llamaorch.orchestrator.v1.Session"
 
@@ -146,6 +150,8 @@ def _refusal(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
         )
     if not state.pools:
         message = "no pool is registered; start a pool-managerd that points at this orchestrator"
+        if now_ms < state.hosts_due_ms:
+            message = f"no pool is registered yet: {_restarted(state, now_ms)}"
         return Refusal(
             Reason.POOL_UNAVAILABLE, message, retry_after_ms(state, now_ms), engine=engine
         )
@@ -175,30 +181,52 @@ def _unfit(state: State, spec: JobSpec, now_ms: int) -> Refusal | None:
     for pool in state.feasible(spec.needs).pools.values():
         if not kv_shortfalls(spec, pool.snapshot):
             return None
-    if now_ms < state.hosts_due_ms:
-        message = "no pool that could serve the job is back since the orchestrator was restarted"
-        delay_ms = retry_after_ms(state, now_ms)
-        return Refusal(Reason.POOL_UNAVAILABLE, message, delay_ms, engine=spec.needs.engine)
     exclusions = tuple(
         Exclusion(pool_id, lasting_shortfalls(spec, state.pools[pool_id].snapshot))
         for pool_id in sorted(state.pools)
     )
-    return _incompatible(spec, exclusions)
-
-
-def _incompatible(spec: JobSpec, exclusions: tuple[Exclusion, ...]) -> Refusal:
-    lacking = "; ".join(
-        f"{e.pool_id}: "
-        + ", ".join(
-            f"{s.reason.value} needs {s.required}, offers {s.offered or 'none'}"
-            for s in e.shortfalls
-        )
-        for e in exclusions[:4]
-    )
-    message = f"none of the {len(exclusions)} registered pools can ever serve the job ({lacking})"
+    lacking = _lacking(state, spec, exclusions)
+    if now_ms < state.hosts_due_ms:
+        message = f"{lacking}; {_restarted(state, now_ms)}"
+        delay_ms = retry_after_ms(state, now_ms)
+        return Refusal(Reason.POOL_UNAVAILABLE, message, delay_ms, engine=spec.needs.engine)
     return Refusal(
-        incompatibility(exclusions), message, engine=spec.needs.engine, shortfalls=exclusions
+        incompatibility(exclusions), lacking, engine=spec.needs.engine, shortfalls=exclusions
     )
+
+
+def _restarted(state: State, now_ms: int) -> str:
+    """Soon after a restart what is missing may be on its way."""
+    left_s = -(-(state.hosts_due_ms - now_ms) // 1000)
+    return f"the orchestrator was restarted, and hosts that are not back yet have {left_s} s more"
+
+
+def _lacking(state: State, spec: JobSpec, exclusions: tuple[Exclusion, ...]) -> str:
+    """Why no pool that is registered can ever serve a job: the closest ones, or the models."""
+    model_id = spec.needs.model_id
+    having = [e for e in exclusions if state.pools[e.pool_id].snapshot.model_id == model_id]
+    if model_id and not having:
+        others = sorted({pool.snapshot.model_id for pool in state.pools.values()} - {""})
+        more = f" and {len(others) - MODELS_NAMED} more" if len(others) > MODELS_NAMED else ""
+        there = f"there are {', '.join(others[:MODELS_NAMED])}{more}" if others else "none has any"
+        return f"no registered pool has model {model_id!r}: {there}"
+    lacks: dict[str, list[str]] = {}
+    for exclusion in having or exclusions:
+        lacks.setdefault(", ".join(map(_lack, exclusion.shortfalls)), []).append(exclusion.pool_id)
+    told = [f"{_pools(ids)}: {what}" for what, ids in list(lacks.items())[:GROUPS_TOLD]]
+    if len(lacks) > GROUPS_TOLD:
+        told.append(f"{len(lacks) - GROUPS_TOLD} other reasons")
+    count = len(exclusions)
+    return f"none of the {count} registered pools can ever serve the job ({'; '.join(told)})"
+
+
+def _lack(shortfall: Shortfall) -> str:
+    required, offered = shortfall.sides
+    return f"{shortfall.reason.value} needs {required}, offers {offered or 'none'}"
+
+
+def _pools(ids: list[str]) -> str:
+    return ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
 
 
 def _pass_gates(state: State, event: EnqueueRequested, now_ms: int) -> Refusal | None:

@@ -13,6 +13,7 @@ from orchestrator_core.core import (
     cataloging,
     draining,
     expiry,
+    explain,
     fleet,
     intake,
     recovery,
@@ -24,7 +25,6 @@ from orchestrator_core.core.catalog import Catalog
 from orchestrator_core.core.checkpoint import Frozen, freeze, thaw
 from orchestrator_core.core.config import CoreConfig
 from orchestrator_core.core.decision import Exclusion
-from orchestrator_core.core.declining import declined
 from orchestrator_core.core.effects import Effect
 from orchestrator_core.core.events import (
     AcceptsFailed,
@@ -61,11 +61,9 @@ from orchestrator_core.core.forecast import (
     on_time_probability,
 )
 from orchestrator_core.core.job import Attempt, Job
-from orchestrator_core.core.placement import NoCapacity, place
 from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.reconfigure import reconfigure
 from orchestrator_core.core.records import PoolDrainRecord
-from orchestrator_core.core.scheduler import placement_input
 from orchestrator_core.core.session import Session, Sessions
 from orchestrator_core.core.spec import Budgets, Needs, Priority
 from orchestrator_core.core.spending import Balance
@@ -235,13 +233,16 @@ class Core:
         return spending.remaining(self._state, job, now_ms)
 
     def waiting_for(self, job: Job, now_ms: int) -> tuple[Exclusion, ...]:
-        """Why each registered pool does not take a waiting job now. O(pools)."""
-        pools = list(self._state.pools.values())
-        request = placement_input(self._state, job, pools, now_ms, check_all=True)
-        answer = place(request)
-        if isinstance(answer, NoCapacity):
-            return answer.exclusions
-        return (*answer.exclusions, *declined(self._state, job, request, answer))
+        """Why each registered pool does not take a waiting job now; missing are those that could.
+
+        O(pools); more where a pool is open and older jobs want memory there.
+        """
+        return explain.waiting_for(self._state, job, now_ms)
+
+    @property
+    def hosts_due_ms(self) -> int:
+        """Until then hosts may come back that were there before a restart; 0: none are awaited."""
+        return self._state.hosts_due_ms
 
     def pool_refusal(self, host_id: str, pool_id: str) -> str | None:
         """Why a host cannot register a pool, for people; None when it can."""

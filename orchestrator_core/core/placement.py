@@ -201,7 +201,9 @@ def pool_shortfalls(pool: Pool, now_ms: int, stale_after_ms: int) -> tuple[Short
     snapshot = pool.snapshot
     found: list[Shortfall] = []
     if snapshot.state is not PoolState.READY:
-        found.append(Shortfall(ExclusionReason.NOT_READY, "ready", snapshot.state.value))
+        state, why = snapshot.state.value, snapshot.state_reason
+        told = f"{state}: {why}" if why else state
+        found.append(Shortfall(ExclusionReason.NOT_READY, "ready", told))
     if not pool.fresh(now_ms, stale_after_ms):
         age = f"as of {pool.as_of_ms}" if pool.connected else "not connected"
         found.append(Shortfall(ExclusionReason.STALE, f"{stale_after_ms} ms", age))

@@ -14,7 +14,9 @@ keeps BATCH from starving. ORCH-3008, LO-103, LO-208.
 """
 
 import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from orchestrator_core.core.decision import (
     ExclusionReason,
@@ -43,6 +45,8 @@ from orchestrator_core.core.state import State
 from orchestrator_core.core.timers import TimerKind
 
 LOOK_AHEAD = 16
+# So many older jobs are looked at to say for whom a pool is kept.
+OLDER_MAX = 256
 
 
 @dataclass(slots=True)
@@ -135,6 +139,37 @@ def placement_input(
         frozenset(job.tried_replicas),
         reserved,
     )
+
+
+def kept_for_older(state: State, job: Job, pools: Sequence[Pool], now_ms: int) -> dict[str, str]:
+    """Those of open `pools` that are kept for jobs which are offered slots before `job`, by id.
+
+    As a round of offers would keep them, of the first `OLDER_MAX` older jobs that state what memory
+    they need; in a lane those that an offer may be passed on to. Does not change the state.
+    """
+    offers = Round(now_ms)
+    for older in islice(_older(state, job), OLDER_MAX):
+        feasible = state.feasible(older.spec.needs).pools
+        mine = [pool for pool in pools if pool.snapshot.pool_id in feasible]
+        answer = place(placement_input(state, older, mine, now_ms, offers.reserved))
+        if isinstance(answer, NoCapacity):
+            _reserve(state, older, answer, offers)
+    return offers.reserved
+
+
+def _older(state: State, job: Job) -> Iterator[Job]:
+    """Jobs of the same class that came before, and INTERACTIVE ones before BATCH, if sized."""
+    for lane in state.queue.lanes:
+        if lane.priority is not job.spec.priority and lane.priority is BATCH:
+            continue
+        seq: int | None = lane.waiting.first()
+        for _ in range(LOOK_AHEAD + 1):
+            if seq is None or (lane.priority is job.spec.priority and seq >= job.seq):
+                break
+            older = state.queue.job(seq)
+            if older.spec.est_kv_bytes is not None or older.spec.needs.required_ctx is not None:
+                yield older
+            seq = lane.waiting.above(seq)
 
 
 # --- rounds of offers

@@ -11,7 +11,9 @@ from orchestrator_core.core.states import JobState
 from orchestrator_core.runtime import Runtime
 from orchestrator_core.servicers.job_views import job_view, trace_id
 from orchestrator_core.servicers.paging import PAGE_BYTES_MAX, fitting
+from orchestrator_core.servicers.waiting import NO_WAIT, Cause, why_waiting
 from orchestrator_core.wire.decisions import decision_to_proto, exclusion_to_proto
+from orchestrator_core.wire.enums import EXCLUSION_TO_WIRE
 from orchestrator_core.wire.views import job_to_proto
 
 
@@ -22,12 +24,26 @@ def explained(runtime: Runtime, job: Job, full: Mapping[int, Explained]) -> pb.E
     lacking = runtime.core.waiting_for(job, now_ms) if waits else ()
     waiting_for = waiting(lacking)
     room_bytes = PAGE_BYTES_MAX - sum(each.ByteSize() for each in waiting_for)
+    why = why_waiting(runtime.core, job, lacking, now_ms) if waits else NO_WAIT
     return pb.ExplainJobResponse(
         job=job_to_proto(job_view(runtime, job)),
         decisions=decisions(job.decisions, full, room_bytes),
         waiting_for=waiting_for,
         waiting_for_total=len(lacking),
         trace_id=trace_id(job),
+        wait_summary=why.summary,
+        wait_remedy=why.remedy,
+        wait_causes=map(_cause, why.causes),
+    )
+
+
+def _cause(cause: Cause) -> pb.WaitCause:
+    return pb.WaitCause(
+        reason=EXCLUSION_TO_WIRE[cause.reason],
+        sentence=cause.sentence,
+        remedy=cause.remedy,
+        pools_total=cause.pools_total,
+        pool_ids=cause.pool_ids,
     )
 
 

@@ -252,8 +252,11 @@ class OrchestratorServicer:
             context = replace(context, ahead_ms=self._runtime.clock.ahead_ms())
         parsed = parse_spec(asked, context)
         if isinstance(parsed, Refusal):
+            span.correlation_id = caller.correlation_id
             raise RefusalError(parsed)
-        return (parsed.spec, parsed.refusal) if isinstance(parsed, Stale) else (parsed, None)
+        spec, stale = (parsed.spec, parsed.refusal) if isinstance(parsed, Stale) else (parsed, None)
+        span.asked = spec
+        return spec, stale
 
     def _held(self, input_artifact: str) -> AbstractContextManager[None]:
         """Keeps the input of a job until the job does."""

@@ -5,9 +5,19 @@ from collections.abc import Sequence
 from llamaorch.orchestrator.v1 import decision_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core.status.jobs import priority, state
-from orchestrator_core.status.model import Candidate, Decision, Excluded, Explanation, Lack
+from orchestrator_core.status.model import (
+    Candidate,
+    Decision,
+    Excluded,
+    Explanation,
+    Lack,
+    WaitCause,
+)
 
+# Candidates of a decision, and groups of excluded pools.
 POOLS_SHOWN = 32
+# Of a group of excluded pools.
+POOLS_NAMED = 3
 DECISIONS_SHOWN = 4
 
 
@@ -21,8 +31,9 @@ def explanation(answer: pb.ExplainJobResponse) -> Explanation:
         priority=priority(job),
         model_id=job.model_id,
         decisions=tuple(_decision(decision) for decision in reversed(latest)),
-        waiting_for=_excluded(answer.waiting_for),
-        waiting_for_total=answer.waiting_for_total,
+        wait_summary=answer.wait_summary,
+        wait_remedy=answer.wait_remedy,
+        wait_causes=tuple(WaitCause(one.sentence, one.remedy) for one in answer.wait_causes),
         trace_id=answer.trace_id,
     )
 
@@ -62,15 +73,17 @@ def _candidate(told: decision_pb2.Candidate) -> Candidate:
 
 
 def _excluded(told: Sequence[decision_pb2.Exclusion]) -> tuple[Excluded, ...]:
-    return tuple(
-        Excluded(
-            exclusion.pool_id,
-            tuple(
-                Lack(_reason(shortfall), shortfall.required, shortfall.offered)
-                for shortfall in exclusion.shortfalls
-            ),
+    """Pools that lack the same together, those that have the most in common first."""
+    groups: dict[tuple[Lack, ...], list[str]] = {}
+    for exclusion in told:
+        lacks = tuple(
+            Lack(_reason(each), each.required, each.offered) for each in exclusion.shortfalls
         )
-        for exclusion in told[:POOLS_SHOWN]
+        groups.setdefault(lacks, []).append(exclusion.pool_id)
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    return tuple(
+        Excluded(tuple(pool_ids[:POOLS_NAMED]), len(pool_ids), lacks)
+        for lacks, pool_ids in ordered[:POOLS_SHOWN]
     )
 
 

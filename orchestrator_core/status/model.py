@@ -156,10 +156,19 @@ class Lack:
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """A pool that could not take the job, and all that it lacks."""
+    """Pools that could not take the job, and all that each of them lacks; `pool_ids` are a few."""
 
-    pool_id: str
+    pool_ids: tuple[str, ...]
+    pools_total: int
     lacks: tuple[Lack, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitCause:
+    """One thing that keeps pools from a waiting job; `remedy` is empty where only waiting helps."""
+
+    sentence: str
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +215,7 @@ class Explanation:
     priority: str
     model_id: str
     decisions: tuple[Decision, ...]
-    waiting_for: tuple[Excluded, ...]
-    waiting_for_total: int
+    wait_summary: str
+    wait_remedy: str
+    wait_causes: tuple[WaitCause, ...]
     trace_id: str

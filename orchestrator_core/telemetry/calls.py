@@ -33,11 +33,16 @@ _NS_PER_MS = 1_000_000
 
 @dataclass(slots=True)
 class Rpc:
-    """A call that is being answered. `traceparent` belongs into the job that it brings."""
+    """A call that is being answered. `traceparent` belongs into the job that it brings.
+
+    `asked` is the job of an enqueue once it is read, `correlation_id` that of one that cannot be.
+    """
 
     name: str
     context: SpanContext
     received_ns: int
+    asked: JobSpec | None = None
+    correlation_id: str = ""
     accepted: JobSpec | None = None
     refusal_counted: bool = False
 

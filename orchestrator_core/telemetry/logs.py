@@ -33,14 +33,18 @@ from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.core.states import JobState
 from orchestrator_core.telemetry.line_sink import Late
 from orchestrator_core.telemetry.names import SERVICE
-from orchestrator_core.telemetry.tracked import About, Tracked, found_by
+from orchestrator_core.telemetry.tracked import About, Asked, Tracked, found_by
 
 MESSAGE_MAX = 300
 # Of a change of the configuration: lines under one key, and keys in the sentence.
 CHANGES_MAX = 100
+# Of a request that cannot be read.
+FIELDS_MAX = 16
 KEYS_SHOWN = 8
 # Their messages are an engine's, which may quote what the client sent: only the client gets them.
 _QUOTING = frozenset({Reason.ENGINE_ERROR, Reason.WORKER_RESET, Reason.REPLICA_EXHAUSTED})
+# They tell what the client sent; and a throttle's names its client.
+_TELLING_ASKED = _QUOTING | {Reason.INVALID_PARAMS, Reason.INTERNAL}
 _VERDICTS = {
     DigestVerdict.MATCH: "Pool {pool_id} reports the digest of {model_id} that the catalog states.",
     DigestVerdict.MISMATCH: "Pool {pool_id} reports another digest of {model_id} than the catalog "
@@ -66,16 +70,27 @@ class Lines:
         """A request became a job."""
         self._log.info("job_accepted", late=Late(_accepted, about, record))
 
-    def rejected(self, refusal: Refusal, engine: str, trace_id: str) -> None:
-        """A request was refused."""
+    def rejected(self, refusal: Refusal, engine: str, asked: Asked) -> None:
+        """A request was refused. What its client sent is not quoted; fields are named."""
+        keys: dict[str, object] = {**asked.who, "trace_id": asked.trace_id, "engine": engine}
+        if refusal.violations:
+            # Without the keys of labels, which are the client's.
+            fields = [each.field.partition("[")[0] for each in refusal.violations[:FIELDS_MAX]]
+            keys["fields"] = list(dict.fromkeys(fields))
+        why = refusal.reason.value
+        if refusal.policy_label:
+            why += f" ({refusal.policy_label})"
+        if refusal.reason not in _TELLING_ASKED and not refusal.policy_label.startswith("throttle"):
+            keys["error"] = refusal.message[:MESSAGE_MAX]
+            why += f": {refusal.message[:MESSAGE_MAX]}"
+        model = "" if asked.spec is None else f" for {asked.spec.needs.model_id}"
         self._log.info(
             "job_rejected",
-            trace_id=trace_id,
-            engine=engine,
+            **keys,
             reason=refusal.reason.value,
             policy_label=refusal.policy_label,
             retry_after_ms=refusal.retry_after_ms,
-            human=f"A job was rejected: {refusal.reason.value}.",
+            human=f"A job{model} was rejected: {why}.",
         )
 
     def placed(self, tracked: Tracked, record: DispatchRecord) -> None:

@@ -41,7 +41,7 @@ from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import Metrics
 from orchestrator_core.telemetry.spans import Spans, dispatch_traceparent
 from orchestrator_core.telemetry.tracing import Tracing, format_traceparent, parse_traceparent
-from orchestrator_core.telemetry.tracked import About, Tracked
+from orchestrator_core.telemetry.tracked import About, Asked, Tracked
 
 # Verdicts of one registration that get a span of their own; the log line counts them all.
 VERDICT_SPANS_MAX = 256
@@ -228,9 +228,10 @@ class StepObserver:
     def _reject(self, refusal: Refusal, engine: str, now_ms: int) -> None:
         self._metrics.rejected(refusal, engine, self.core, now_ms)
         rpc = current_rpc.get()
-        self._lines.rejected(refusal, engine, rpc.trace_id if rpc is not None else "")
+        asked = Asked() if rpc is None else Asked(rpc.trace_id, rpc.correlation_id, rpc.asked)
+        self._lines.rejected(refusal, engine, asked)
         if self._spans is not None:
-            self._spans.rejected(refusal, call_context(), now_ms)
+            self._spans.rejected(refusal, call_context(), asked, now_ms)
 
     def _placed(self, tracked: Tracked | None, record: DispatchRecord, now_ms: int) -> None:
         if tracked is None:

@@ -42,7 +42,7 @@ from orchestrator_core.telemetry.tracing import (
     Value,
     format_traceparent,
 )
-from orchestrator_core.telemetry.tracked import About, Tracked
+from orchestrator_core.telemetry.tracked import About, Asked, Tracked
 
 KEYS_MAX = 16
 _ENDINGS = {
@@ -68,9 +68,12 @@ class Spans:
             names.ADMIT, about.trace, now_ms, partial(admission_attributes, about, record), links
         )
 
-    def rejected(self, refusal: Refusal, call: SpanContext | None, now_ms: int) -> None:
+    def rejected(
+        self, refusal: Refusal, call: SpanContext | None, asked: Asked, now_ms: int
+    ) -> None:
         """A request was refused; `call` is the context of its span."""
         attributes: dict[str, Value] = {
+            **{f"llamaorch.{key}": short(value) for key, value in asked.who.items()},
             names.VERDICT: "rejected",
             names.REASON: refusal.reason.value,
             names.POLICY_LABEL: refusal.policy_label,

@@ -33,7 +33,7 @@ _log = structlog.get_logger(SERVICE)
 # Gauges are read this often for OTLP; a Prometheus scrape reads them itself.
 SAMPLE_EVERY_MS = 10_000
 # The event loop is asked this often how late it is.
-BEAT_MS = 250
+BEAT_MS = 1_000
 
 
 class Telemetry:

@@ -79,6 +79,33 @@ def found_by(spec: JobSpec) -> dict[str, str]:
     }
 
 
+class Asked(NamedTuple):
+    """What is known of a job that was refused: nothing of its own where it could not be read."""
+
+    trace_id: str = ""
+    correlation: str = ""
+    spec: JobSpec | None = None
+
+    @property
+    def correlation_id(self) -> str:
+        """By which its caller finds it."""
+        return self.correlation if self.spec is None else self.spec.correlation_id
+
+    @property
+    def who(self) -> dict[str, str]:
+        """Which job, in the words of its client; empty texts are not said. ORCH-3027."""
+        told = {"correlation_id": self.correlation_id}
+        spec = self.spec
+        if spec is not None:
+            told |= {
+                "job_id": spec.job_id,
+                "session_id": spec.session_id,
+                "model_id": spec.needs.model_id,
+                "priority": spec.priority.name.lower(),
+            }
+        return {key: value for key, value in told.items() if value}
+
+
 class About(NamedTuple):
     """Which job, its trace, and what it runs on or asks for: a `Tracked` at an instant."""
 

@@ -49,7 +49,7 @@ def pool_to_proto(view: PoolView) -> pool_admin_service_pb2.Pool:
         host_id=snapshot.host_id,
         connected=pool.connected,
         state=state_of(pool),
-        state_reason=UNDURABLE if view.undurable else _state_reason(pool),
+        state_reason=UNDURABLE if view.undurable else state_reason(pool),
         engine=snapshot.engine,
         engine_version=snapshot.engine_version,
         model_id=snapshot.model_id,
@@ -86,7 +86,8 @@ def _drain(drain: PoolDrainRecord, pool: Pool) -> pool_admin_service_pb2.PoolDra
     )
 
 
-def _state_reason(pool: Pool) -> str:
+def state_reason(pool: Pool) -> str:
+    """Why a pool takes no work, as every display tells it; empty where nothing is to be said."""
     if not pool.connected:
         # What was wrong with it then may be over, and is not why it serves nothing now.
         return f"its host is not connected; it was {pool.snapshot.state.name} when last heard of"

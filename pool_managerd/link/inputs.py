@@ -16,6 +16,7 @@ from pool_managerd.config.schema import Config
 from pool_managerd.core.attempts import AttemptKey
 from pool_managerd.link import wire
 from pool_managerd.link.streams import STREAM_ERRORS, until_lost
+from pool_managerd.telemetry import Telemetry
 
 # An attempt holds its slot meanwhile; a link that was cut is back sooner, or its attempts are lost.
 PATIENCE_S = 60.0
@@ -102,7 +103,10 @@ class Inputs:
 
     async def _read(self, channel: aio.Channel, key: AttemptKey, farthest: "_Farthest") -> Prompt:
         request = registry_pb2.FetchInputRequest(job_id=key.job_id, attempt=key.attempt)
-        metadata = await self._metadata()
+        trace = Telemetry.traceparent()
+        # A long wait of the attempt for its input is seen in its trace.
+        traced = (("traceparent", trace),) if trace else ()
+        metadata = (*await self._metadata(), *traced)
         call = PoolRegistryServiceStub(channel).FetchInput(request, metadata=metadata)
         data, size_bytes = bytearray(), 0
         try:

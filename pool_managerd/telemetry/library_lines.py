@@ -6,7 +6,9 @@ quote what a client sent. ORCH-3302.
 
 import contextlib
 import logging
+import sys
 import threading
+from types import TracebackType
 from typing import Final
 
 from pool_managerd.telemetry.logs import log
@@ -19,11 +21,13 @@ TEXT_MAX: Final = 500
 def hear_libraries() -> None:
     """Warnings and worse of all libraries become log lines. For the composition root only.
 
-    So does what ends a thread.
+    So does what ends a thread or the process, and what is raised where nobody can catch it.
     """
     logging.getLogger().addHandler(LibraryLines(logging.WARNING))
     logging.captureWarnings(True)
     threading.excepthook = _thread_raised
+    sys.excepthook = _process_raised
+    sys.unraisablehook = _nobody_caught
 
 
 class LibraryLines(logging.Handler):
@@ -49,10 +53,37 @@ class LibraryLines(logging.Handler):
 
 
 def _thread_raised(about: threading.ExceptHookArgs) -> None:
+    if issubclass(about.exc_type, SystemExit):
+        # A thread may end itself so, as Python's own hook has it.
+        return
     name = "" if about.thread is None else about.thread.name
     log.error(
         "thread_raised",
         thread=name,
         exc_info=about.exc_value,
         human=f"The thread {name} ended because of a bug.",
+    )
+
+
+def _nobody_caught(about: "sys.UnraisableHookArgs") -> None:
+    """In a finalizer, say: Python would write the exception's text to stderr."""
+    where = getattr(about.object, "__qualname__", type(about.object).__qualname__)
+    log.error(
+        "nobody_caught",
+        where=where,
+        exc_info=about.exc_value,
+        human=f"A bug in {where} was raised where nobody could catch it: report it.",
+    )
+
+
+def _process_raised(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if not issubclass(kind, Exception):
+        sys.__excepthook__(kind, error, trace)
+        return
+    log.critical(
+        "process_raised",
+        exc_info=error,
+        human="The service ended because of a bug: report it.",
     )

@@ -1,9 +1,11 @@
 """What libraries log is a line like all others, and quotes nobody. HME-030, ORCH-3302."""
 
 import asyncio
+import gc
 import io
 import json
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -33,6 +35,8 @@ def said(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     stream = io.StringIO()
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     configure("debug", "json", stream)
     module.hear_libraries()
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -93,6 +97,42 @@ def test_an_exception_that_nobody_caught_is_told_without_its_text(said: Said) ->
     assert all(str(line["exception"]).endswith("ValueError") for line in lines)
     assert all("in fail" in str(line["exception"]) for line in lines)
     assert CANARY not in json.dumps(lines)
+
+
+def test_a_thread_that_ends_itself_is_no_bug(said: Said) -> None:
+    """SystemExit ends a thread and nothing else; Python says nothing of it either."""
+    thread = threading.Thread(target=sys.exit, args=(CANARY,))
+    thread.start()
+    thread.join(WAIT_S)
+
+    assert said() == []
+
+
+def test_what_nobody_can_catch_is_a_line_without_its_text(said: Said) -> None:
+    """Python would write it to stderr as it is, between the lines."""
+
+    class Closing:
+        def __del__(self) -> None:
+            raise ValueError(CANARY)
+
+    Closing()
+    gc.collect()
+
+    (line,) = said()
+    assert line["event"] == "nobody_caught"
+    assert str(line["where"]).endswith("Closing.__del__")
+    assert str(line["exception"]).endswith("ValueError")
+    assert CANARY not in json.dumps(line)
+
+
+def test_a_bug_that_ends_the_process_is_a_line_without_its_text(said: Said) -> None:
+    """The last line is JSON too; what ends a process on purpose is none."""
+    sys.excepthook(ValueError, ValueError(CANARY), None)
+
+    (line,) = said()
+    assert (line["event"], line["level"]) == ("process_raised", "critical")
+    assert str(line["exception"]).endswith("ValueError")
+    assert CANARY not in json.dumps(line)
 
 
 def test_a_warning_of_python_is_a_line(said: Said) -> None:

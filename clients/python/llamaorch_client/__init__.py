@@ -73,6 +73,7 @@ from llamaorch_client.model import (
     Session,
     Shortfall,
     Usage,
+    WaitCause,
 )
 from llamaorch_client.model_catalog import (
     CatalogModel,
@@ -213,4 +214,5 @@ __all__ = [
     "UnavailableError",
     "Usage",
     "Verification",
+    "WaitCause",
 ]

@@ -286,8 +286,26 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitCause:
+    """One thing that keeps `pools_total` pools from a waiting job; `pool_ids` are the first.
+
+    `sentence` says what, `remedy` what would help: empty where only waiting does.
+    """
+
+    reason: ExclusionReason
+    sentence: str
+    remedy: str
+    pools_total: int
+    pool_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a job runs where it runs, or why it does not run (LO-207)."""
+    """Why a job runs where it runs, or why it does not run (LO-207).
+
+    Of a waiting job `wait_summary` is the short answer and `wait_causes` say what keeps all pools
+    from it, what is the nearest to being over first; `waiting_for` has every single pool.
+    """
 
     job: Job
     decisions: tuple[Decision, ...]
@@ -295,6 +313,9 @@ class Explanation:
     trace_id: str
     #: Pools that cannot take it now; `waiting_for` has the first that fit into a message.
     waiting_for_total: int = 0
+    wait_summary: str = ""
+    wait_remedy: str = ""
+    wait_causes: tuple[WaitCause, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -319,6 +319,19 @@ def explanation(message: orchestrator_service_pb2.ExplainJobResponse) -> model.E
         trace_id=message.trace_id,
         # An older server does not count them.
         waiting_for_total=max(message.waiting_for_total, len(message.waiting_for)),
+        wait_summary=message.wait_summary,
+        wait_remedy=message.wait_remedy,
+        wait_causes=tuple(_wait_cause(item) for item in message.wait_causes),
+    )
+
+
+def _wait_cause(message: orchestrator_service_pb2.WaitCause) -> model.WaitCause:
+    return model.WaitCause(
+        reason=enum(model.ExclusionReason, decision_pb2.DESCRIPTOR, message.reason),
+        sentence=message.sentence,
+        remedy=message.remedy,
+        pools_total=message.pools_total,
+        pool_ids=tuple(message.pool_ids),
     )
 
 

@@ -1,7 +1,7 @@
 // The answer to "why there?" and "why not yet?", in a dialog that has an address of its own: #job=ID.
 
 import { ABSENT, build, clock, count, gib, percent, rate, span } from "./format.js";
-import { legend, picture } from "./picture.js";
+import { legend, names, picture } from "./picture.js";
 
 const ASK_AGAIN_MS = 2000;
 const DECIDED_BY = {
@@ -22,20 +22,36 @@ const plain = (reason) => reason.replaceAll("_", " ");
 // The scheduler's clock counts milliseconds since 1970; people read a time of day.
 const timely = (text) => text.replace(/\b\d{13}\b/g, (ms) => clock(Number(ms)));
 
-function sides(lack) {
-  if (!lack.required && !lack.offered) return plain(lack.reason);
-  return timely(`${plain(lack.reason)}: needs ${lack.required || "–"}, has ${lack.offered || "–"}`);
+const BYTES = new Set(["vram_total", "kv_total", "kv_room", "device_share"]);
+
+function memory(text) {
+  const bytes = /^(\d+)( .*)?$/.exec(text);
+  return bytes ? `${gib(Number(bytes[1]))} GiB${bytes[2] ?? ""}` : text;
+}
+
+function sides({ reason, required, offered }) {
+  if (!required && !offered) return plain(reason);
+  let both = [required, offered];
+  // What differs by less than is shown is told to the byte.
+  if (BYTES.has(reason) && memory(required) !== memory(offered)) both = both.map(memory);
+  const [needs, has] = both.map((text) => text || "–");
+  return timely(`${plain(reason)}: needs ${needs}, has ${has}`);
 }
 
 function lackList(excluded, total) {
   const items = excluded.map((one) => [
     "li",
-    ["b", one.pool_id],
+    ["b", names(one)],
     ...one.lacks.map((lack) => ["span.lack", sides(lack)]),
   ]);
-  const more = total - excluded.length;
+  const more = total - excluded.reduce((sum, one) => sum + one.pools_total, 0);
   if (more > 0) items.push(["li", `and ${more} more`]);
   return ["ul.lacks", ...items];
+}
+
+function causeList(causes) {
+  const help = (text) => (text ? [["span.help", `What would help: ${text}.`]] : []);
+  return ["ul.lacks", ...causes.map((one) => ["li", one.sentence, ...help(one.remedy)])];
 }
 
 function facts(decision) {
@@ -89,11 +105,12 @@ function decided(decision) {
 function render(told) {
   title.textContent = `Job ${told.job_id}`;
   const parts = [["p.verdict", `${told.state}, ${told.priority}, model ${told.model_id || "not named"}`]];
-  if (told.waiting_for.length) {
-    parts.push(["h3", "It waits because"], lackList(told.waiting_for, told.waiting_for_total));
+  if (told.wait_summary) {
+    parts.push(["h3", "It waits because"], ["p", told.wait_summary]);
+    if (told.wait_remedy) parts.push(["p", `What would help: ${told.wait_remedy}.`]);
+    if (told.wait_causes.length) parts.push(causeList(told.wait_causes));
   } else if (!told.decisions.length) {
-    const next = "No pool lacks anything for it: it is next, unless the server drains.";
-    parts.push(["p.empty", told.state === "queued" ? next : "No placement was decided."]);
+    parts.push(["p.empty", "No placement was decided."]);
   }
   parts.push(...told.decisions.map(decided));
   if (told.trace_id) parts.push(["p.more", "Trace ", ["code", told.trace_id]]);

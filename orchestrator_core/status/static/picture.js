@@ -40,9 +40,15 @@ function candidate(one, y, longest, winner) {
   return group;
 }
 
+// Pools that lack the same are one line.
+export function names(group) {
+  const more = group.pools_total - group.pool_ids.length;
+  return more > 0 ? `${group.pool_ids.join(", ")} and ${more} more` : group.pool_ids.join(", ");
+}
+
 function excluded(one, y) {
   const group = draw("g", { class: "excluded" });
-  group.append(label(one.pool_id, y, "name", "55%"));
+  group.append(label(names(one), y, "name", "55%"));
   const [first, ...others] = one.lacks.map((lack) => lack.reason.replaceAll("_", " "));
   const why = others.length ? `${first} +${others.length}` : first;
   group.append(draw("text", { x: "100%", y: y + 16, class: "score" }, `excluded: ${why}`));
@@ -55,7 +61,7 @@ export function picture(decision) {
   const longest = Math.max(1, ...candidates.map((one) => one.score_ms));
   const height = candidates.length * ROW + decision.excluded.length * EXCLUDED_ROW;
   const told = candidates.map((one) => `${one.pool_id} ${seconds(one.score_ms)}`);
-  const others = decision.excluded.map((one) => one.pool_id);
+  const others = decision.excluded.map(names);
   const text = `Predicted end: ${told.join(", ")}.${others.length ? ` Excluded: ${others.join(", ")}.` : ""}`;
   const image = draw("svg", { role: "img", "aria-label": text, width: "100%", height });
   candidates.forEach((one, index) => {

@@ -30,6 +30,8 @@ function output(job) {
 }
 
 function slots(pool) {
+  // What was free when its host was last heard of is free to nobody now.
+  if (pool.state === "disconnected") return [ABSENT];
   const words = `${pool.slots_free} of ${pool.slots_total} free`;
   if (pool.slots_total > DOTS_MAX) return [words];
   const busy = Math.max(0, pool.slots_total - pool.slots_free);
@@ -175,7 +177,9 @@ function summary(now) {
   show(byId("slots-count"), count(now.slots_free));
   show(byId("slots-note"), `of ${count(now.slots_total)} in ready pools`);
   show(byId("pools-count"), count(now.pools_ready));
-  show(byId("pools-note"), `of ${count(now.pools_total)}`);
+  const unready = now.pools_total - now.pools_ready;
+  const tone = now.pools_ready ? "span.state.fair" : "span.state.bad";
+  show(byId("pools-note"), `of ${count(now.pools_total)}`, ...(unready ? [[tone, ` ▲ ${count(unready)} not ready`]] : []));
   show(byId("server"), `${now.server.version}${now.server.draining ? " · draining: no new jobs" : ""}`);
 }
 

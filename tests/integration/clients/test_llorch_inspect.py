@@ -157,7 +157,8 @@ async def test_status_is_one_page_and_its_exit_code_tells_the_health(
     """HME-050's command-line sibling: health, version, models, queue and pools."""
     server.serving = health_pb2.HealthCheckResponse.ServingStatus.Value(health)
     server.on("GetCapabilities", CAPABILITIES)
-    server.on("ListPools", pool_admin_service_pb2.ListPoolsResponse(pools=[POOL]))
+    other = pool_admin_service_pb2.Pool(pool_id="gpu-b", state="UNREADY")
+    server.on("ListPools", pool_admin_service_pb2.ListPoolsResponse(pools=[POOL, other]))
     batch = wire.job("b", job_pb2.JOB_STATE_QUEUED, priority=job_pb2.PRIORITY_BATCH)
     waiting = wire.job("i", job_pb2.JOB_STATE_QUEUED)
     jobs = orchestrator_service_pb2.ListJobsResponse(jobs=[wire.job(), batch, waiting])
@@ -168,7 +169,7 @@ async def test_status_is_one_page_and_its_exit_code_tells_the_health(
     assert outcome.code == code
     assert f"{server.address}: {health}, version 0.1.0" in outcome.stdout
     assert "2 of 100 waiting (1 interactive, 1 batch), 1 running" in outcome.stdout
-    assert "gpu-a" in outcome.stdout
+    assert "pools    1 of 2 ready; not ready: gpu-b (UNREADY)" in outcome.stdout
 
 
 async def test_capabilities_tell_what_runs_at_once_and_every_limit(server: ScriptedServer) -> None:

@@ -82,6 +82,7 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
         self.handles: dict[int, Stored] = {}
         self.sent: list[registry_pb2.DispatchResponse] = []
         self.fetches: list[registry_pb2.FetchInputRequest] = []
+        self.fetch_traces: list[str] = []
         self.inputs: asyncio.Queue[registry_pb2.FetchInputResponse | StatusCode | None]
         self.inputs = asyncio.Queue()
         self._dispatch_seq = 0
@@ -234,6 +235,8 @@ class FakeOrchestrator(registry_grpc.PoolRegistryServiceServicer):
     ) -> AsyncIterator[registry_pb2.FetchInputResponse]:
         """Answers what the test puts into `inputs`: pieces, then None, or a status."""
         self.fetches.append(request)
+        metadata = dict(context.invocation_metadata() or ())
+        self.fetch_traces.append(str(metadata.get("traceparent", "")))
         await self._notify()
         while (answer := await self.inputs.get()) is not None:
             if isinstance(answer, StatusCode):

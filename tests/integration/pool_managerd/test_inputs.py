@@ -63,6 +63,16 @@ async def test_pieces_become_the_prompt(run_host: RunHost) -> None:
     assert asked == [("j1", 1), ("j2", 1)]
 
 
+async def test_a_fetch_belongs_to_the_trace_of_its_job(run_host: RunHost) -> None:
+    """What an attempt waits for before its engine is asked is no gap in the trace."""
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    host = await run_host()
+    await begin(host, traceparent=f"00-{trace_id}-b7ad6b7169203331-01")
+
+    (told,) = host.orchestrator.fetch_traces
+    assert told.split("-")[1] == trace_id
+
+
 async def test_an_attempt_can_be_stopped_while_it_waits_for_its_input(run_host: RunHost) -> None:
     """By a cancel and by its deadline; the engine is not asked, and the slot is free again."""
     host = await run_host()

@@ -108,6 +108,8 @@ async def test_a_job_that_waits_again_is_told_anew(
         url = f"http://127.0.0.1:{orchestrator.server.metrics_port}/#job={job.job_id}"
         page = (await visit(url)).page
         await page.get_by_role("heading", name="It waits because").wait_for()
+        await page.get_by_text("No pool that could serve it is ready.").wait_for()
+        await page.get_by_text("What would help: mend what the reason says").wait_for()
         await reports.send(snapshot(version=3))
 
         await page.locator("dialog").get_by_text("Attempt 2 went to pool-a").wait_for()

@@ -154,7 +154,7 @@ async def test_a_decision_is_explained_and_a_waiting_job_too(
     assert [c["pool_id"] for c in decision["candidates"]] == ["fast", "slow"]
     for one in decision["candidates"]:
         assert one["delay_ms"] + one["prompt_ms"] + one["decode_ms"] == one["score_ms"]
-    assert decision["excluded"][0]["pool_id"] == "other"
+    assert decision["excluded"][0]["pool_ids"] == ["other"]
     assert decision["excluded"][0]["lacks"][0] == {
         "reason": "model",
         "required": "tiny",
@@ -162,7 +162,16 @@ async def test_a_decision_is_explained_and_a_waiting_job_too(
     }
     told = json.loads(waiting)
     assert (told["state"], told["decisions"]) == ("queued", [])
-    assert {one["pool_id"] for one in told["waiting_for"]} == {"fast", "slow", "other"}
+    assert told["wait_summary"].startswith(
+        "A slot is free, but waiting for a faster pool should end it sooner. It is number 2 in line"
+    )
+    declined, *others = told["wait_causes"]
+    assert declined["sentence"].startswith("1 pool slower than one worth waiting for: slow (an end")
+    assert declined["remedy"].endswith("it takes what is free")
+    assert [one["sentence"] for one in others] == [
+        "1 pool without a free slot: fast",
+        "1 pool with another model: other (else)",
+    ]
 
 
 async def test_a_journal_that_is_silent_is_told(start_orchestrator: StartOrchestrator) -> None:

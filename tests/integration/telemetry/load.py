@@ -1,5 +1,6 @@
 """Clients whose jobs end in every way there is."""
 
+import contextlib
 import random
 from datetime import UTC, datetime, timedelta
 
@@ -40,9 +41,21 @@ async def run_client(running: Both, seed: int) -> None:
             except LlamaOrchError:
                 continue
             if kind == "cancel":
-                await client.cancel(receipt.job_id)
+                await _cancel(client, receipt.job_id)
             elif kind == "finish":
                 await _outcome(client, receipt.job_id)
+
+
+async def run_client_for_ever(running: Both, seed: int) -> None:
+    """As `run_client`, until it is cancelled."""
+    while True:
+        await run_client(running, seed)
+
+
+async def _cancel(client: AsyncClient, job_id: str) -> None:
+    # A server that is started anew takes it a moment later, or never: the job ends all the same.
+    with contextlib.suppress(LlamaOrchError):
+        await client.cancel(job_id)
 
 
 async def _outcome(client: AsyncClient, job_id: str) -> None:

@@ -307,6 +307,40 @@ async def test_alerts_fire_on_what_they_are_about_and_on_nothing_less(tmp_path: 
     assert await _fired(tmp_path, stays, "55m") == []
 
 
+def _values(text: str) -> list[float]:
+    """The minutes of `a+bxN`."""
+    match = re.fullmatch(r"([\d.e]+)\+([\d.e]+)x(\d+)", text)
+    assert match is not None, text
+    first, step = float(match[1]), float(match[2])
+    return [first + step * minute for minute in range(int(match[3]) + 1)]
+
+
+def _mended(name: str, bad: str | None, good: str | None) -> str:
+    """An hour of `bad` and then two and a half of `good`; a counter goes on from where it was."""
+    before = _values(bad) if bad else []
+    hour = [f"{value:g}" for value in before] or ["_"] * (len(_values(good)) if good else 0)
+    after = _values(good) if good else before[-1:] * len(before)
+    step = after[1] - after[0]
+    rises = before[-1:] and re.search(r"_(total|bucket|count)\b", name)
+    base = before[-1] if rises else after[0]
+    return " ".join([*hour, *(f"{base + step * minute:g}" for minute in range(1, 151))])
+
+
+@needs_prometheus
+async def test_alerts_end_when_what_they_are_about_is_over(tmp_path: Path) -> None:
+    """An alert that stays on for ever is switched off by whoever is woken by it."""
+    series = {
+        alert: {
+            name: _mended(name, case.fires.get(name), case.stays.get(name))
+            for name in {**case.fires, **case.stays}
+        }
+        for alert, case in CASES.items()
+    }
+
+    assert await _fired(tmp_path, series, "60m") == sorted(CASES)
+    assert await _fired(tmp_path, series, "210m") == []
+
+
 @needs_prometheus
 async def test_alerts_are_right_where_series_are_missing_or_folded(tmp_path: Path) -> None:
     """A first lost job, a fleet beyond the budgets; not a server that is away, nor a full load."""

@@ -3,8 +3,8 @@
 Both services run as processes with all their telemetry on. Canaries go in wherever a client, an
 engine or an operator puts text; then everything that came out is searched: what they printed, spans
 and metrics as a collector received them, scrapes, and the flight recorder. The last holds the
-message with which an attempt failed, as its client gets it: see docs/logs.md. The journal holds the
-prompts of live jobs by design, and an engine's own log is its own.
+message with which an attempt failed, as its client gets it, and the catalog: see docs/logs.md. The
+journal holds the prompts of live jobs by design, and an engine's own log is its own.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,9 +23,13 @@ import pytest
 from aiohttp import web
 
 from llamaorch_client import (
+    ArtifactAbout,
+    ArtifactKind,
     AsyncClient,
+    CatalogModel,
     ChatMessage,
     ClientOptions,
+    FailoverPolicy,
     LlamaOrchError,
     RetryOptions,
     Sampling,
@@ -36,6 +41,7 @@ from tests.integration.telemetry.receiver import Received, receiving
 WAIT_S = 40.0
 FEW = Sampling(max_tokens=9)
 API_KEY = "CANARY_API_KEY_VARIABLE"
+POOLS = ("p", "q")
 
 
 def _canary(name: str) -> str:
@@ -48,6 +54,7 @@ CANARIES = {
     for name in (
         *("prompt", "chat", "schema", "grammar", "stop", "label", "option", "output"),
         *("key", "bearer", "engine_error", "cancelled", "rejected", "undecodable"),
+        *("continued", "content", "content_label", "input", "catalog_label", "url", "setting"),
     )
 }
 
@@ -74,6 +81,11 @@ class Engine:
         for text in texts:
             delta = {"delta": {"role": "assistant", "content": text}, "text": text, "index": 0}
             await self._event(answer, {"choices": [{**delta, "finish_reason": None}]})
+        if "please break" in json.dumps(asked) and CANARIES["output"] not in json.dumps(asked):
+            # The next attempt is sent what was delivered, to go on from there.
+            assert request.transport is not None
+            request.transport.abort()
+            return answer
         if "please wait" in json.dumps(asked):
             with contextlib.suppress(ConnectionError):
                 await asyncio.sleep(WAIT_S)
@@ -143,6 +155,13 @@ class Service:
                 # A file tells nobody that it grew.
                 await asyncio.sleep(0.05)
 
+    async def reloaded(self, toml: str) -> None:
+        """Has it read another configuration, which it cannot use."""
+        assert self._process is not None
+        self._config.write_text(toml, encoding="utf-8")
+        self._process.send_signal(signal.SIGHUP)
+        await self.told("config_reload", outcome="refused")
+
     async def stop(self) -> None:
         """Ends it and waits; idempotent."""
         process, self._process = self._process, None
@@ -164,9 +183,12 @@ def _host_toml(address: object, port: int) -> str:
         f'orchestrator = "{address}"\nlisten = "127.0.0.1:0"\nmetrics_listen = "127.0.0.1:0"\n'
         'devices = "cpu"\nlog_level = "debug"\nlog_format = "json"\n'
         "[supervision.self_test]\nenabled = false\n"
-        '[[pools]]\npool_id = "p"\n[pools.engine]\nkind = "openai"\nflavor = "generic"\n'
-        f'base_url = "http://127.0.0.1:{port}"\nmodel_id = "m"\nslots = 1\nctx_max = 4096\n'
-        f'api_key_env = "{API_KEY}"\n'
+        + "".join(
+            f'[[pools]]\npool_id = "{name}"\n[pools.engine]\nkind = "openai"\nflavor = "generic"\n'
+            f'base_url = "http://127.0.0.1:{port}"\nmodel_id = "m"\nslots = 1\nctx_max = 4096\n'
+            f'api_key_env = "{API_KEY}"\n'
+            for name in POOLS
+        )
     )
 
 
@@ -199,20 +221,49 @@ async def _jobs(address: str) -> dict[str, str]:
             ("option", Sampling(max_tokens=9, engine_options={CANARIES["option"]: 1})),
         ):
             told[name] = await _outcome(client, prompt="please fail and quote", sampling=given)
-        waits = await client.enqueue(
-            model_id="m",
-            prompt=f"please wait {CANARIES['cancelled']}",
-            labels=label,
-            sampling=FEW,
-        )
+        waits = [
+            await client.enqueue(
+                model_id="m",
+                prompt=f"please wait {CANARIES['cancelled']}",
+                labels=label,
+                sampling=FEW,
+            )
+            for _ in POOLS
+        ]
         await client.enqueue(model_id="m", prompt="next", sampling=FEW)
         told["rejected"] = await _outcome(client, prompt=CANARIES["rejected"])
-        await client.cancel(waits.job_id)
+        for wait in waits:
+            await client.cancel(wait.job_id)
         told["unknown"] = await _outcome(client, prompt=CANARIES["rejected"], engine="none-such")
+        told |= await _with_content(client, label)
     async with grpc.aio.insecure_channel(address) as channel:
         call = channel.unary_unary("/llamaorch.orchestrator.v1.OrchestratorService/Enqueue")
         with pytest.raises(grpc.aio.AioRpcError):
             await call(b"\xff" + CANARIES["undecodable"].encode())
+    return told
+
+
+async def _with_content(client: AsyncClient, label: dict[str, str]) -> dict[str, str]:
+    """A continuation, artifacts, a catalog entry and a tool's address; what the client was told."""
+    told = {
+        "continued": await _outcome(
+            client,
+            prompt=f"please break {CANARIES['continued']}",
+            failover=FailoverPolicy.CONTINUE,
+            sampling=FEW,
+        )
+    }
+    about = ArtifactAbout(labels={"note": CANARIES["content_label"]})
+    await client.artifacts.put(CANARIES["content"].encode(), about)
+    given = ArtifactAbout(kind=ArtifactKind.INPUT, media_type="text/plain", labels=label)
+    artifact, _ = await client.artifacts.put(CANARIES["input"].encode(), given)
+    told["artifact"] = await _outcome(client, artifact_id=artifact.artifact_id, sampling=FEW)
+    labels = {"note": CANARIES["catalog_label"]}
+    await client.catalog.register(CatalogModel(model_id="listed", labels=labels))
+    address = f"https://tools.example/{CANARIES['url']}?key={CANARIES['url']}"
+    await client.check_outbound(address, tool="search")
+    with contextlib.suppress(LlamaOrchError):
+        await client.check_outbound(f"https://{CANARIES['url']}@tools.example/", tool="search")
     return told
 
 
@@ -243,6 +294,7 @@ async def test_no_canary_leaves_but_to_its_client(tmp_path: Path) -> None:
                 await host.start("pool_managerd")
                 await host.told("pool_state", state="ready")
                 told = await _jobs(str(listening["address"]))
+                await orchestrator.reloaded(f'log_level = "{CANARIES["setting"]}"\n')
                 url = f"http://127.0.0.1:{listening['metrics_port']}/metrics"
                 scraped = await scrape(url)
             finally:
@@ -256,11 +308,13 @@ async def test_no_canary_leaves_but_to_its_client(tmp_path: Path) -> None:
     # They went where they belong: to the engine, and what it said to the client.
     assert CANARIES["output"] in told["plain"]
     assert CANARIES["engine_error"] in told["chat"]
+    assert told["continued"].count(CANARIES["output"]) == 2
+    assert CANARIES["output"] in told["artifact"]
     assert left["otlp"].count(b"pool.attempt") >= 3
     assert b'"event":"job_failed"' in left["orchestratord.stderr"]
     recorded = {name: data for name, data in left.items() if name.startswith("flight/")}
     assert recorded
-    assert set(_found(recorded)) == {"engine_error", "option"}
+    assert set(_found(recorded)) == {"engine_error", "option", "catalog_label"}
     assert _found({name: data for name, data in left.items() if name not in recorded}) == {}
 
 

@@ -2,18 +2,21 @@
 
 import asyncio
 from collections import Counter
+from contextlib import aclosing
 from pathlib import Path
 
 from llamaorch_client import (
     AsyncClient,
     JobState,
+    ReloadOutcome,
     Sampling,
 )
 from tests.integration.telemetry.both import WAIT_S, Both, both, parsed, start_orchestrator, total
-from tests.integration.telemetry.load import run_client
+from tests.integration.telemetry.load import run_client, run_client_for_ever
 
 OUTCOMES = ("finished", "cancelled", "dropped", "expired", "failed", "retracted")
 CLIENTS = 4
+RESTARTS = 3
 
 
 async def _check_sums(running: Both) -> Counter[str]:
@@ -65,3 +68,41 @@ async def test_what_was_enqueued_has_ended_or_lives_in_every_scrape(tmp_path: Pa
     assert all(seen[name] for name in ("finished", "cancelled", "dropped", "expired", "failed"))
     assert after["live"] == seen["live"] >= 3
     assert done["cancelled"] == states.count(JobState.CANCELLED) >= 1
+
+
+async def _ready(client: AsyncClient) -> None:
+    """The host is back after a restart."""
+    async with aclosing(client.watch_pools()) as told:
+        async for pools in told:
+            if any(pool.state == "READY" for pool in pools):
+                return
+
+
+async def test_sums_close_while_pools_are_reloaded_and_the_orchestrator_restarts(
+    tmp_path: Path,
+) -> None:
+    """An engine that is replaced under its jobs, drains, and three restarts under load."""
+    queue = {"capacity": 8}
+    async with both(tmp_path, queue=queue) as running, asyncio.timeout(3 * WAIT_S):
+        address = running.address
+        load = asyncio.gather(*(run_client_for_ever(running, seed) for seed in range(CLIENTS)))
+        outcomes = []
+        for _ in range(RESTARTS):
+            async with AsyncClient(address) as client:
+                await _ready(client)
+                reloaded = await client.reload_pool("mock", timeout_s=0.02)
+                outcomes.append(reloaded.outcome)
+                await _check_sums(running)
+                await client.drain_pool("mock", timeout_s=0)
+                await _check_sums(running)
+                await client.undrain_pool("mock")
+            await _check_sums(running)
+            await running.orchestrator.stop()
+            running.orchestrator = await start_orchestrator(tmp_path, address, queue=queue)
+            await _check_sums(running)
+        assert not load.done()
+        load.cancel()
+        seen = await _check_sums(running)
+
+    assert seen.total() > 0
+    assert set(outcomes) == {ReloadOutcome.DONE}

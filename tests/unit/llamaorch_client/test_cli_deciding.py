@@ -1,12 +1,20 @@
 """What `llorch explain` shows of a decision: what differs, and what fits."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from llamaorch_client.cli import deciding
 from llamaorch_client.cli.cells import gib
-from llamaorch_client.model import Candidate, Decision, SnapshotFacts
+from llamaorch_client.model import (
+    Candidate,
+    Decision,
+    Exclusion,
+    ExclusionReason,
+    Shortfall,
+    SnapshotFacts,
+)
 
 FACTS = SnapshotFacts(
     slots_total=2,
@@ -92,3 +100,53 @@ def test_what_does_not_fit_is_named(width: int) -> None:
 def test_little_memory_is_not_told_as_none(size_bytes: int | None, told: str) -> None:
     """A small cache of a small model is not 0.0 GiB."""
     assert gib(size_bytes) == told
+
+
+def lacking(pool_id: str, reason: ExclusionReason, required: str, offered: str) -> Exclusion:
+    """A pool that lacks one thing."""
+    return Exclusion(pool_id, (Shortfall(reason, required, offered),))
+
+
+def test_pools_that_lack_the_same_share_a_row() -> None:
+    """A hundred rows that say the same hide the one that does not."""
+    excluded = [
+        lacking("small", ExclusionReason.VRAM_TOTAL, str(2**34), str(2**33)),
+        *(lacking(f"p{n}", ExclusionReason.MODEL, "m", "n") for n in range(98)),
+        lacking("split", ExclusionReason.DEVICE_SHARE, f"{2**33} on GPU-1", str(2**32)),
+    ]
+
+    rows = deciding.exclusions(excluded)
+
+    assert rows == [
+        ("p0, p1, p2 +95", "MODEL", "m", "n"),
+        ("small", "VRAM_TOTAL", "16.0 GiB", "8.0 GiB"),
+        ("split", "DEVICE_SHARE", "8.0 GiB on GPU-1", "4.0 GiB"),
+    ]
+
+
+def test_what_differs_by_a_byte_is_told_to_the_byte() -> None:
+    """Needs 6.0 GiB, has 6.0 GiB would be no answer."""
+    excluded = [lacking("p", ExclusionReason.KV_ROOM, str(6 * 2**30), str(6 * 2**30 - 1))]
+
+    assert deciding.exclusions(excluded) == [("p", "KV_ROOM", "6442450944", "6442450943")]
+
+
+def test_pools_of_which_each_lacks_something_else_are_counted_in_the_end() -> None:
+    """The table stays within a screen."""
+    excluded = [lacking(f"p{n}", ExclusionReason.CONTEXT, "99", str(n)) for n in range(90)]
+
+    rows = deciding.exclusions(excluded)
+
+    assert len(rows) == deciding.GROUPS_SHOWN + 1
+    assert rows[-1] == (f"{90 - deciding.GROUPS_SHOWN} more", "(--json has them)", "", "")
+
+
+def test_instants_of_the_servers_clock_are_times_of_day() -> None:
+    """Nobody reads milliseconds since 1970."""
+    excluded = [
+        lacking("p", ExclusionReason.NOT_READY, "ready", "refused, closed until 1763801234567")
+    ]
+
+    ((_, _, _, offered),) = deciding.exclusions(excluded)
+
+    assert re.fullmatch(r"refused, closed until \d\d:\d\d:14", offered)

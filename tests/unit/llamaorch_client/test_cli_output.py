@@ -221,7 +221,7 @@ def test_errors_say_what_to_change_and_keep_stable_keys() -> None:
 
 def test_what_pools_lack_is_told_once() -> None:
     """The server's message has it in one line; here each pool has its own."""
-    lacks = PoolShortfall("gpu-a", "MODEL", "needs tinny, offers tiny")
+    lacks = PoolShortfall("gpu-a", "CONTEXT", "needs 8192, offers 2048")
     detail = ErrorDetail("none of the 1 registered pools (gpu-a: ...)", "INCOMPATIBLE_MODEL")
 
     told = sentences(IncompatibleError(replace(detail, shortfalls=(lacks,))), "box:7070")
@@ -229,7 +229,7 @@ def test_what_pools_lack_is_told_once() -> None:
 
     assert told == [
         "no pool can ever serve the job:",
-        "  gpu-a: MODEL: needs tinny, offers tiny",
+        "  gpu-a: CONTEXT: needs 8192, offers 2048",
     ]
     assert bare == [f"no pool can ever serve the job: {detail.message}"]
 
@@ -241,6 +241,55 @@ def unreachable(raw: str) -> LlamaOrchError:
     return from_rpc_error(
         grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, text), "", "box:7070"
     )
+
+
+def test_what_many_pools_lack_is_a_line() -> None:
+    """On a large fleet as well: not a line a pool."""
+    lacks = tuple(
+        PoolShortfall(f"gpu-{n:02d}", "CONTEXT", f"needs 8192, offers {2048 if n else 1024}")
+        for n in range(100)
+    )
+    detail = ErrorDetail("none of the 100 registered pools", "INCOMPATIBLE_MODEL")
+
+    told = sentences(IncompatibleError(replace(detail, shortfalls=lacks)), "box:7070")
+
+    assert told == [
+        "no pool can ever serve the job:",
+        "  gpu-01, gpu-02, gpu-03 +96: CONTEXT: needs 8192, offers 2048",
+        "  gpu-00: CONTEXT: needs 8192, offers 1024",
+    ]
+
+
+def test_memory_that_no_pool_has_is_told_in_gib() -> None:
+    """Nobody counts the digits of bytes."""
+    lacks = (PoolShortfall("p", "VRAM_TOTAL", f"needs {24 << 30}, offers {8 << 30}"),)
+    detail = ErrorDetail("none", "INCOMPATIBLE_DEVICE_MASK")
+
+    assert sentences(IncompatibleError(replace(detail, shortfalls=lacks)), "box:7070")[1:] == [
+        "  p: VRAM_TOTAL: needs 24.0 GiB, offers 8.0 GiB"
+    ]
+
+
+def test_what_to_change_is_told_before_what_pools_lack() -> None:
+    """A job that is too long is told which field of it."""
+    lacks = (PoolShortfall("p", "CONTEXT", "needs 100157, offers 2048"),)
+    detail = ErrorDetail("spec.sampling.max_tokens must be at most 1891", "INCOMPATIBLE_MODEL")
+
+    assert sentences(IncompatibleError(replace(detail, shortfalls=lacks)), "box:7070") == [
+        "no pool can ever serve the job: spec.sampling.max_tokens must be at most 1891",
+        "  p: CONTEXT: needs 100157, offers 2048",
+    ]
+
+
+def test_a_mistyped_model_is_answered_with_those_there_are() -> None:
+    """In the server's sentence, without what each pool has instead."""
+    lacks = tuple(PoolShortfall(f"p{n}", "MODEL", "needs tinny, offers tiny") for n in range(9))
+    message = "no registered pool has model 'tinny': there are tiny"
+    detail = ErrorDetail(message, "INCOMPATIBLE_MODEL")
+
+    assert sentences(IncompatibleError(replace(detail, shortfalls=lacks)), "box:7070") == [
+        f"no pool can ever serve the job: {message}"
+    ]
 
 
 @pytest.mark.parametrize(

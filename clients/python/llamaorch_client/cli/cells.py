@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How numbers stand in tables: the same in every command."""
+"""How numbers and names stand in tables: the same in every command."""
+
+from collections.abc import Sequence
 
 GIB, MIB = 2**30, 2**20
 # Below it, tenths of a GiB say nothing.
 SMALL_BYTES = GIB // 10
 FREE_SLOTS = "FREE SLOTS"
+# Of pools that stand in one cell.
+POOLS_NAMED = 3
 
 
 def number(value: float | None) -> str:
@@ -36,3 +40,10 @@ def slowed(perf_scale: float) -> str:
 def unwell(health: str) -> str:
     """Returns what stands behind a device that cannot be used; nothing for others."""
     return "" if health in ("", "OK") else f" {health}"
+
+
+def named(pool_ids: Sequence[str]) -> str:
+    """The first of these pools by name, and how many more."""
+    more = len(pool_ids) - POOLS_NAMED
+    # One more takes no more room than its name.
+    return ", ".join(pool_ids) if more <= 1 else f"{', '.join(pool_ids[:POOLS_NAMED])} +{more}"

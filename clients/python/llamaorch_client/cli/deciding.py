@@ -4,19 +4,39 @@
 Pure. `--json` has every number.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from rich.cells import cell_len
 
-from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, number
-from llamaorch_client.model import Candidate, Decision, Exclusion, ExclusionReason, SnapshotFacts
+from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, named, number
+from llamaorch_client.model import (
+    Candidate,
+    Decision,
+    Exclusion,
+    ExclusionReason,
+    Explanation,
+    Shortfall,
+    SnapshotFacts,
+)
 
 GAP = 2
 UNKNOWN = "-"
 # What the server says that a pool offers which an operator drains.
 DRAINED = "drained by an operator"
 EXCLUSION_COLUMNS = ("POOL", "LACKS", "NEEDS", "HAS")
+GROUPS_SHOWN = 24
+_BYTES = frozenset(
+    {
+        ExclusionReason.VRAM_TOTAL,
+        ExclusionReason.KV_TOTAL,
+        ExclusionReason.KV_ROOM,
+        ExclusionReason.DEVICE_SHARE,
+    }
+)
+_INSTANT = re.compile(r"\b\d{13}\b")
 Rows = Sequence[Sequence[str]]
 
 
@@ -90,24 +110,71 @@ def _width(columns: Sequence[Column], items: Sequence[Candidate]) -> int:
 
 
 def exclusions(excluded: Sequence[Exclusion]) -> Rows:
-    """A row per shortfall, in the order of `EXCLUSION_COLUMNS`; the pool stands in its first."""
-    return [
-        (
-            item.pool_id if index == 0 else "",
-            shortfall.reason.value,
-            shortfall.required or UNKNOWN,
-            shortfall.offered or UNKNOWN,
-        )
-        for item in excluded
-        for index, shortfall in enumerate(item.shortfalls)
+    """Rows in the order of `EXCLUSION_COLUMNS`, one per shortfall; the pools stand in the first.
+
+    Pools that lack the same are told together, those that have the most in common first; beyond
+    `GROUPS_SHOWN` groups the rest is counted.
+    """
+    groups: dict[tuple[Shortfall, ...], list[str]] = {}
+    for item in excluded:
+        groups.setdefault(item.shortfalls, []).append(item.pool_id)
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    rows = [
+        (named(pool_ids) if index == 0 else "", shortfall.reason.value, *_sides(shortfall))
+        for shortfalls, pool_ids in ordered[:GROUPS_SHOWN]
+        for index, shortfall in enumerate(shortfalls)
     ]
+    rest = sum(len(pool_ids) for _, pool_ids in ordered[GROUPS_SHOWN:])
+    return [*rows, (f"{rest} more", "(--json has them)", "", "")] if rest else rows
+
+
+def _sides(shortfall: Shortfall) -> tuple[str, str]:
+    """What is needed and offered, as people read it."""
+    raw = shortfall.required, shortfall.offered
+    if shortfall.reason in _BYTES:
+        needs, has = map(_memory, raw)
+        # What differs by less than is shown is told to the byte.
+        raw = (needs, has) if needs != has else raw
+    needs, has = (_INSTANT.sub(_clock, text) or UNKNOWN for text in raw)
+    return needs, has
+
+
+def _memory(text: str) -> str:
+    number, _, rest = text.partition(" ")
+    return f"{gib(int(number))} {rest}".strip() if number.isdecimal() else text
+
+
+def _clock(instant: re.Match[str]) -> str:
+    return f"{datetime.fromtimestamp(int(instant[0]) / 1000, UTC).astimezone():%H:%M:%S}"
+
+
+def wait(explanation: Explanation) -> list[str]:
+    """Why a job waits and what would help, a line each; empty where the server does not say."""
+    if not explanation.wait_summary:
+        return []
+    lines = [explanation.wait_summary]
+    if explanation.wait_remedy:
+        lines.append(f"  helps: {explanation.wait_remedy}")
+    for cause in explanation.wait_causes:
+        lines.append(f"  {cause.sentence}")
+        if cause.remedy:
+            lines.append(f"    helps: {cause.remedy}")
+    return lines
 
 
 def remedies(excluded: Sequence[Exclusion]) -> list[str]:
-    """What an operator can do about it, one sentence a pool."""
-    return [
-        f"{item.pool_id} is drained: `llorch undrain {item.pool_id}` lets it take work again"
+    """What an operator can do about drained pools: a sentence, with the first of the commands."""
+    drained = [
+        item.pool_id
         for item in excluded
-        for shortfall in item.shortfalls
-        if shortfall.reason is ExclusionReason.NOT_READY and shortfall.offered == DRAINED
+        if any(
+            each.reason is ExclusionReason.NOT_READY and each.offered == DRAINED
+            for each in item.shortfalls
+        )
+    ]
+    if not drained:
+        return []
+    verb = "is" if len(drained) == 1 else "are"
+    return [
+        f"{named(drained)} {verb} drained: `llorch undrain {drained[0]}` lets it take work again"
     ]

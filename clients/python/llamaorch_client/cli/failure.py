@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors as people read them: one sentence with what to change, and the exit code."""
 
+import re
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import grpc
 
 from llamaorch_client.address import DEFAULT_PORT
+from llamaorch_client.cli.cells import gib, named
 from llamaorch_client.cli.output import plain
 from llamaorch_client.cli.wording import Wording
 from llamaorch_client.errors import (
@@ -22,6 +24,7 @@ from llamaorch_client.errors import (
     JobFailedError,
     LlamaOrchError,
     NotFoundError,
+    PoolShortfall,
     RejectedError,
     ServerError,
     UnavailableError,
@@ -31,6 +34,12 @@ from llamaorch_client.troubles import SILENCES, WORDS, Trouble, words
 # Of a unit so many are told in the next.
 LARGE = 100
 SECOND_MS = 1000
+# Of what pools lack for a job that none can serve.
+LACKS_SHOWN = 12
+# How the server begins where it has nothing to tell but what each pool lacks.
+_EACH = "none of the "
+_OF_MEMORY = frozenset({"VRAM_TOTAL", "KV_TOTAL", "KV_ROOM", "DEVICE_SHARE"})
+_BYTES = re.compile(r"\b\d{8,}\b")
 AS_SENT = Wording()
 TOKEN_VARIABLE = "LLORCH_TOKEN"  # noqa: S105 - the name of the variable
 
@@ -96,9 +105,27 @@ def sentences(
     if isinstance(error, AccessError):
         return [_access_refused(error, token)]
     message, fields = _fields(error, words)
-    shortfalls = error.shortfalls if isinstance(error, IncompatibleError) else ()
-    lacks = [f"  {item.pool_id}: {item.kind}: {item.description}" for item in shortfalls]
-    return [_sentence(error, words.sentence(message), server), *fields, *lacks]
+    told = isinstance(error, IncompatibleError) and _told_below(error)
+    shortfalls = error.shortfalls if isinstance(error, IncompatibleError) and told else ()
+    return [_sentence(error, words.sentence(message), server), *fields, *_lacks(shortfalls)]
+
+
+def _told_below(error: IncompatibleError) -> bool:
+    return any(item.kind != "MODEL" for item in error.shortfalls)
+
+
+def _lacks(shortfalls: Sequence[PoolShortfall]) -> list[str]:
+    """What pools lack, a line for all that lack the same; the most first."""
+    groups: dict[str, list[str]] = {}
+    for item in shortfalls:
+        told = item.description
+        if item.kind in _OF_MEMORY:
+            told = _BYTES.sub(lambda match: gib(int(match[0])), told)
+        groups.setdefault(f"{item.kind}: {told}", []).append(item.pool_id)
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    lines = [f"  {named(pool_ids)}: {lack}" for lack, pool_ids in ordered[:LACKS_SHOWN]]
+    hidden = len(ordered) - LACKS_SHOWN
+    return [*lines, f"  and {hidden} more (--json has them)"] if hidden > 0 else lines
 
 
 def _fields(error: LlamaOrchError, words: Wording) -> tuple[str, list[str]]:
@@ -143,8 +170,8 @@ def _sentence(error: LlamaOrchError, message: str, server: str) -> str:
         case InvalidParamsError():
             text = f"the request was refused: {message}"
         case IncompatibleError():
-            # The shortfalls follow, line by line.
-            told = "" if error.shortfalls else f" {message}"
+            # Lines below it tell what each pool lacks; what to change instead stands here.
+            told = "" if _told_below(error) and message.startswith(_EACH) else f" {message}"
             text = f"no pool can ever serve the job:{told}"
         case CatalogError() | DuplicateError() | InUseError() | DataLossError():
             text = message
@@ -219,10 +246,9 @@ def _unavailable(error: UnavailableError, server: str) -> str:
     if error.reason in ("POOL_UNAVAILABLE", "POOL_UNREADY"):
         # What the server itself advises after it is said here in the words of this command.
         why = error.message.partition("; start a pool-managerd")[0]
-        return (
-            f"{server} has no pool ready: {why}; start pool-managerd on a GPU host and point it at "
-            "this server, or see `llorch pools`"
-        )
+        none = why.startswith("no pool is registered")
+        start = "start pool-managerd on a GPU host and point it at this server, or " if none else ""
+        return f"{server} has no pool ready: {why}; {start}see `llorch pools`"
     if error.reason != error.code:
         return f"{server} cannot work now: {error.reason}: {error.message}"
     trouble = error.detail.connection

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llamaorch_client.aio import AsyncClient, JobFilter
-from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, number, slowed, unwell
+from llamaorch_client.cli.cells import FREE_SLOTS, free_slots, gib, named, number, slowed, unwell
 from llamaorch_client.cli.failure import ExitCode, span_text
 from llamaorch_client.cli.output import Output
 from llamaorch_client.errors import ErrorDetail, ServerError, UnavailableError
@@ -96,6 +96,8 @@ async def status(arguments: argparse.Namespace, out: Output, client: AsyncClient
     else:
         _status(client.target, health, capabilities, out)
         _queue_line(queue, out)
+        if found:
+            out.result(f"pools    {_readiness(found)}")
         out.result("")
         _pools(found, out)
     return ExitCode.FINISHED if health == "SERVING" else ExitCode.UNAVAILABLE
@@ -146,6 +148,13 @@ def _queue_line(queue: QueueSummary, out: Output) -> None:
     )
 
 
+def _readiness(found: Sequence[Pool]) -> str:
+    """How many pools take work, and which do not."""
+    others = [f"{pool.pool_id} ({pool.state})" for pool in found if pool.state != "READY"]
+    ready = f"{len(found) - len(others)} of {len(found)} ready"
+    return f"{ready}; not ready: {named(others)}" if others else ready
+
+
 def _pools(found: Sequence[Pool], out: Output) -> None:
     if not found:
         out.say(NO_POOLS)
@@ -175,7 +184,7 @@ def _pool_row(pool: Pool) -> Sequence[str]:
         state + reason,
         pool.model_id,
         f"{pool.engine} {pool.engine_version}".strip(),
-        free_slots(pool.slots_free, pool.slots_total),
+        free_slots(pool.slots_free, pool.slots_total) if pool.connected else "-",
         number(pool.ctx_max),
         number(pool.tokens_per_s) + slowed(pool.perf_scale),
         pool.host_id,

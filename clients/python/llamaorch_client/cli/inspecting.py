@@ -75,7 +75,13 @@ def _explain(explanation: Explanation, out: Output) -> None:
         out.result(f"outcome: {job.error.reason}: {job.error.message}")
     for decision in explanation.decisions:
         _decision(decision, out)
-    if explanation.waiting_for:
+    told = deciding.wait(explanation)
+    if told:
+        out.result("")
+        for line in told:
+            out.result(line)
+    elif explanation.waiting_for:
+        # A server of an earlier version has no sentences for it.
         _exclusions("waits because", explanation.waiting_for, explanation.waiting_for_total, out)
     elif not explanation.decisions:
         out.result("no placement was decided")

@@ -806,6 +806,46 @@ class ExplainJobRequest(_message.Message):
 Global___ExplainJobRequest: _TypeAlias = ExplainJobRequest  # noqa: Y015
 
 @_typing.final
+class WaitCause(_message.Message):
+    """WaitCause is one thing that keeps pools from a waiting job: all pools that it keeps, in one sentence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    POOLS_TOTAL_FIELD_NUMBER: _builtins.int
+    POOL_IDS_FIELD_NUMBER: _builtins.int
+    reason: _decision_pb2.ExclusionReason.ValueType
+    """What the first of these pools lacks."""
+    sentence: _builtins.str
+    """The cause, for people: how many pools, which, and what is known of it."""
+    remedy: _builtins.str
+    """What would help, for people; empty where only waiting does."""
+    pools_total: _builtins.int
+    """Number of these pools."""
+    @_builtins.property
+    def pool_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first of them by id, at most eight."""
+
+    def __init__(
+        self,
+        *,
+        reason: _decision_pb2.ExclusionReason.ValueType = ...,
+        sentence: _builtins.str = ...,
+        remedy: _builtins.str = ...,
+        pools_total: _builtins.int = ...,
+        pool_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool_ids", b"pool_ids", "pools_total", b"pools_total", "reason", b"reason", "remedy", b"remedy", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitCause: _TypeAlias = WaitCause  # noqa: Y015
+
+@_typing.final
 class ExplainJobResponse(_message.Message):
     """ExplainJobResponse tells why the job runs where it runs, or why it does not run."""
 
@@ -816,10 +856,17 @@ class ExplainJobResponse(_message.Message):
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     WAITING_FOR_TOTAL_FIELD_NUMBER: _builtins.int
+    WAIT_SUMMARY_FIELD_NUMBER: _builtins.int
+    WAIT_REMEDY_FIELD_NUMBER: _builtins.int
+    WAIT_CAUSES_FIELD_NUMBER: _builtins.int
     trace_id: _builtins.str
     """Trace of the job as 32 hex digits, or empty."""
     waiting_for_total: _builtins.int
     """Number of all pools that cannot take it now."""
+    wait_summary: _builtins.str
+    """For a waiting job: why it waits, in short, for people."""
+    wait_remedy: _builtins.str
+    """What would help where no cause says it; often empty."""
     @_builtins.property
     def job(self) -> _job_pb2.Job:
         """The job as it is now."""
@@ -832,6 +879,10 @@ class ExplainJobResponse(_message.Message):
     def waiting_for(self) -> _containers.RepeatedCompositeFieldContainer[_decision_pb2.Exclusion]:
         """For a waiting job: why each pool cannot take it now; of very many pools the first that fit into a message."""
 
+    @_builtins.property
+    def wait_causes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitCause]:
+        """For a waiting job: what keeps all pools from it, the cause that is the nearest to being over first."""
+
     def __init__(
         self,
         *,
@@ -840,10 +891,13 @@ class ExplainJobResponse(_message.Message):
         waiting_for: _abc.Iterable[_decision_pb2.Exclusion] | None = ...,
         trace_id: _builtins.str = ...,
         waiting_for_total: _builtins.int = ...,
+        wait_summary: _builtins.str = ...,
+        wait_remedy: _builtins.str = ...,
+        wait_causes: _abc.Iterable[Global___WaitCause] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "job", b"job", "trace_id", b"trace_id", "waiting_for", b"waiting_for", "waiting_for_total", b"waiting_for_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "job", b"job", "trace_id", b"trace_id", "wait_causes", b"wait_causes", "wait_remedy", b"wait_remedy", "wait_summary", b"wait_summary", "waiting_for", b"waiting_for", "waiting_for_total", b"waiting_for_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

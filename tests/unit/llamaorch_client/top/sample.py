@@ -1,6 +1,7 @@
 """A server's state as `llorch top` may see it, with any numbers."""
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from llamaorch_client.cli.top.state import Pane, Screen
@@ -17,6 +18,7 @@ from llamaorch_client.model import (
     QueueView,
     Shortfall,
     Usage,
+    WaitCause,
 )
 from llamaorch_client.model_fleet import Pool, PoolDevice
 from llamaorch_client.request import Priority
@@ -224,9 +226,18 @@ def any_screen(rng: random.Random) -> Screen:
     screen.paused = rng.random() < 0.3
     screen.problems = {"pools": _name(rng)} if rng.random() < 0.3 else {}
     if rng.random() < 0.3:
-        told = explanation(_name(rng)) if rng.random() < 0.7 else None
+        told = _any_explanation(rng) if rng.random() < 0.7 else None
         screen.pane = Pane(_name(rng), told, rng.choice(["", _name(rng)]))
     return screen
+
+
+def _any_explanation(rng: random.Random) -> Explanation:
+    causes = tuple(
+        WaitCause(ExclusionReason.NO_SLOT, _name(rng), _name(rng), 1, (_name(rng),))
+        for _ in range(rng.randrange(3))
+    )
+    told = explanation(_name(rng))
+    return replace(told, wait_summary=_name(rng), wait_remedy=_name(rng), wait_causes=causes)
 
 
 def _any_jobs(rng: random.Random) -> tuple[Job, ...]:

@@ -12,7 +12,7 @@ from llamaorch_client.cli.top import grid, view
 from llamaorch_client.cli.top.grid import ASCII, UNICODE, Bar, Column, Line, Section
 from llamaorch_client.cli.top.state import Pane, Screen
 from llamaorch_client.errors import ErrorDetail
-from llamaorch_client.model import JobState
+from llamaorch_client.model import ExclusionReason, Explanation, JobState, WaitCause
 from tests.unit.llamaorch_client.top import sample
 
 
@@ -88,6 +88,20 @@ def test_trouble_stands_in_the_first_line() -> None:
     assert "connecting" in plain(Screen("s"))[0]
 
 
+def test_the_first_line_says_how_many_pools_are_ready_unless_all_are() -> None:
+    """Whether it is healthy is seen without reading the table; what is away has no free slots."""
+    screen = sample.busy()
+    well = plain(screen)[0]
+    screen.pools = [*screen.pools, sample.pool("away", "DISCONNECTED", connected=False)]
+
+    lines = plain(screen)
+
+    assert "pools" not in well
+    assert lines[0].endswith("2 running, 3 waiting, 2 of 3 pools ready")
+    (away,) = [line for line in lines if "DISCONNECTED" in line]
+    assert not re.search(r"\d/\d", away.partition("DISCONNECTED")[2][:12])
+
+
 def test_pools_in_trouble_come_first() -> None:
     """Of a hundred a terminal shows five, and nobody scrolls there."""
     pools = [sample.pool(f"gpu-{number:03}") for number in range(100)]
@@ -134,6 +148,29 @@ def test_the_pane_shows_candidates_with_scores_and_why_others_were_not() -> None
     assert re.search(r"  gpu-b +1400 ms", text)
     assert "decided by score" in text
     assert re.search(r"gpu-c +COMPUTE_CAP +8.6 +7.5", text)
+
+
+def test_the_pane_says_why_a_job_waits_in_whole_sentences() -> None:
+    """What would help stands at their ends, so they are broken and not cut."""
+    screen = sample.busy()
+    cause = WaitCause(
+        reason=ExclusionReason.NOT_READY,
+        sentence="98 pools drained by an operator: gpu-00, gpu-01, gpu-02 and 95 more",
+        remedy="`llorch undrain gpu-00` or `llorch undrain gpu-01` lets it take work again",
+        pools_total=98,
+        pool_ids=("gpu-00",),
+    )
+    told = Explanation(
+        sample.job("wait-0"), (), (), "", 98, "What could serve it is drained.", "", (cause,)
+    )
+    screen.pane = Pane("wait-0", told)
+
+    lines = [line.rstrip() for line in plain(screen, 60)]
+
+    at = lines.index("WAITS BECAUSE")
+    assert " ".join(" ".join(lines[at + 1 : lines.index("TRACE")]).split()) == (
+        f"{told.wait_summary} {cause.sentence} helps: {cause.remedy}"
+    )
 
 
 def test_without_unicode_only_ascii_is_drawn() -> None:

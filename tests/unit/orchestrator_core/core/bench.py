@@ -123,3 +123,16 @@ def learned(bench: Bench, jobs: int) -> None:
         bench.step(AttemptStarted(name, 1))
         bench.at(bench.now_ms + 1_000)
         bench.end(name)
+
+
+def session_bench() -> Bench:
+    """Two equal pools of one slot; session `s` was served on the first, which is busy again."""
+    speed = {"prefill_tokens_per_s": 100.0}
+    bench = Bench(snapshot("a", **speed), snapshot("b", slots_free=0, **speed))
+    turn = {"session_id": "s", "kv_reuse": True, "prompt_bytes": 40_000, "expected_tokens": 10}
+    bench.enqueue("first", **turn)
+    bench.now_ms = 1_000
+    bench.end("first", usage=Usage(tokens_in=10_000, tokens_out=10))
+    bench.enqueue("other", expected_tokens=20)
+    bench.report(snapshot("b", version=2, **speed))
+    return bench

@@ -30,7 +30,7 @@ from orchestrator_core.core.records import DispatchRecord
 from orchestrator_core.core.spec import Needs, Priority
 from orchestrator_core.core.states import JobState
 from orchestrator_core.core.timers import TimerKind
-from tests.unit.orchestrator_core.core.bench import Bench, only, wide
+from tests.unit.orchestrator_core.core.bench import Bench, only, refusal, wide
 from tests.unit.orchestrator_core.core.build import snapshot, spec
 
 
@@ -47,6 +47,42 @@ def test_what_no_pool_can_serve_is_refused_with_every_shortfall() -> None:
         "p": [ExclusionReason.ENGINE, ExclusionReason.CONTEXT],
         "q": [ExclusionReason.MODEL, ExclusionReason.ENGINE, ExclusionReason.CONTEXT],
     }
+
+
+def test_a_mistyped_model_is_told_with_those_that_there_are() -> None:
+    """On a fleet of any size the answer is one short sentence."""
+    few = Bench(snapshot("p", model_id="tiny"), snapshot("q", model_id="base"))
+    many = Bench(*(snapshot(f"p{n:02d}", model_id=f"model-{n:02d}") for n in range(60)))
+
+    assert refusal(few.enqueue("a", needs=Needs("tinny"))).message == (
+        "no registered pool has model 'tinny': there are base, tiny"
+    )
+    assert refusal(many.enqueue("a", needs=Needs("tinny"))).message.endswith(
+        "model-06, model-07 and 52 more"
+    )
+
+
+def test_pools_that_lack_the_same_are_told_together() -> None:
+    """Those of the model alone: what others lack does not help."""
+    shorts = (snapshot(f"short-{n:02d}", ctx_max=64) for n in range(60))
+    others = (snapshot(f"other-{n:02d}", model_id="n") for n in range(60))
+    bench = Bench(*shorts, *others, snapshot("longer", ctx_max=128))
+
+    assert refusal(bench.enqueue("a", needs=Needs("m", required_ctx=256))).message == (
+        "none of the 121 registered pools can ever serve the job (longer: context needs 256, "
+        "offers 128; short-00 and 59 more: context needs 256, offers 64)"
+    )
+
+
+def test_memory_is_told_in_gib_unless_that_hides_the_difference() -> None:
+    """Both sides of a shortfall are read by people."""
+    bench = Bench(snapshot("p", vram_total_bytes=8 << 30))
+
+    much = bench.enqueue("a", needs=Needs("m", min_vram_bytes=24 << 30))
+    little = bench.enqueue("b", needs=Needs("m", min_vram_bytes=(8 << 30) + 1))
+
+    assert "vram_total needs 24.00 GiB, offers 8.00 GiB" in refusal(much).message
+    assert "vram_total needs 8589934593, offers 8589934592" in refusal(little).message
 
 
 def test_kinds_of_waiting_jobs_are_bounded() -> None:

@@ -15,7 +15,7 @@ from orchestrator_core.core.outcome import Reason
 from orchestrator_core.core.records import DispatchRecord, PoolDrainRecord, TerminalRecord
 from orchestrator_core.core.spec import Failover, StartMode
 from orchestrator_core.core.states import JobState
-from tests.unit.orchestrator_core.core.bench import Bench, only, wide
+from tests.unit.orchestrator_core.core.bench import Bench, only, refusal, wide
 from tests.unit.orchestrator_core.core.build import snapshot
 from tests.unit.orchestrator_core.core.journals import journal
 
@@ -213,12 +213,18 @@ def test_a_job_for_a_pool_that_is_not_back_yet_may_come_again(known: str) -> Non
     drained = Recovered(drains=(PoolDrainRecord("p", 0, 9_000),))
     after = Bench(reattach_grace_ms=1_000)
     after.step(journal(*effects) if known == "job" else drained)
+    first = refusal(after.enqueue("a0"))
     after.register(wide(model_id="other"))
 
     early = only(after.enqueue("b"), ReplyRefused)
     after.at(1_000)
     late = only(after.enqueue("c"), ReplyRefused)
 
+    restarted = "the orchestrator was restarted, and hosts that are not back yet have 1 s more"
+    assert first.message == f"no pool is registered yet: {restarted}"
     assert [refused.refusal.reason for refused in early] == [Reason.POOL_UNAVAILABLE]
+    assert early[0].refusal.message == (
+        f"no registered pool has model 'm': there are other; {restarted}"
+    )
     assert early[0].refusal.retry_after_ms is not None
     assert [refused.refusal.reason for refused in late] == [Reason.INCOMPATIBLE_MODEL]

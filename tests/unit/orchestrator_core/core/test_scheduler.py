@@ -4,12 +4,11 @@ import pytest
 
 from orchestrator_core.core.decision import ExclusionReason
 from orchestrator_core.core.events import AttemptErrorKind, CancelRequested, EnqueueRequested
-from orchestrator_core.core.outcome import Usage
 from orchestrator_core.core.records import DispatchRecord
 from orchestrator_core.core.scheduler import LOOK_AHEAD
 from orchestrator_core.core.snapshot import PoolState
 from orchestrator_core.core.spec import Priority
-from tests.unit.orchestrator_core.core.bench import Bench, only, wide
+from tests.unit.orchestrator_core.core.bench import Bench, only, session_bench, wide
 from tests.unit.orchestrator_core.core.build import snapshot, spec
 
 
@@ -131,19 +130,6 @@ def test_a_decision_tells_why_every_other_pool_was_out() -> None:
         "other": [ExclusionReason.MODEL],
     }
     assert (decision.candidates_total, decision.exclusions_total) == (1, 3)
-
-
-def session_bench() -> Bench:
-    """Two equal pools of one slot; session `s` was served on the first, which is busy again."""
-    speed = {"prefill_tokens_per_s": 100.0}
-    bench = Bench(snapshot("a", **speed), snapshot("b", slots_free=0, **speed))
-    turn = {"session_id": "s", "kv_reuse": True, "prompt_bytes": 40_000, "expected_tokens": 10}
-    bench.enqueue("first", **turn)
-    bench.now_ms = 1_000
-    bench.end("first", usage=Usage(tokens_in=10_000, tokens_out=10))
-    bench.enqueue("other", expected_tokens=20)
-    bench.report(snapshot("b", version=2, **speed))
-    return bench
 
 
 def test_a_turn_waits_for_the_pool_that_has_its_cache() -> None:

@@ -3,6 +3,7 @@
 from llamaorch.orchestrator.v1 import decision_pb2, job_pb2
 from llamaorch.orchestrator.v1 import orchestrator_service_pb2 as pb
 from orchestrator_core.status.explaining import DECISIONS_SHOWN, POOLS_SHOWN, explanation
+from orchestrator_core.status.model import WaitCause
 
 JOB = job_pb2.Job(
     job_id="job-1",
@@ -36,7 +37,16 @@ def test_a_large_fleet_is_cut_to_what_fits_and_counted() -> None:
     lack = decision_pb2.Shortfall(
         reason=decision_pb2.EXCLUSION_REASON_NO_SLOT, required="1", offered="0"
     )
-    exclusions = [decision_pb2.Exclusion(pool_id=f"x{i}", shortfalls=[lack]) for i in range(500)]
+    small = [
+        decision_pb2.Shortfall(
+            reason=decision_pb2.EXCLUSION_REASON_CONTEXT, required="99", offered=str(i)
+        )
+        for i in range(98)
+    ]
+    exclusions = [
+        decision_pb2.Exclusion(pool_id=f"x{i}", shortfalls=[small[i] if i < 98 else lack])
+        for i in range(500)
+    ]
     decisions = [
         decision_pb2.Decision(
             attempt=attempt,
@@ -48,18 +58,28 @@ def test_a_large_fleet_is_cut_to_what_fits_and_counted() -> None:
         for attempt in range(1, 8)
     ]
 
-    told = explanation(
-        pb.ExplainJobResponse(
-            job=JOB, decisions=decisions, waiting_for=exclusions, waiting_for_total=500
-        )
-    )
+    told = explanation(pb.ExplainJobResponse(job=JOB, decisions=decisions))
 
     assert [decision.attempt for decision in told.decisions] == [7, 6, 5, 4]
     assert len(told.decisions) == DECISIONS_SHOWN
     first = told.decisions[0]
     assert [c.pool_id for c in first.candidates] == [f"p{i}" for i in range(POOLS_SHOWN)]
     assert (first.candidates_total, first.excluded_total) == (1_000, 500)
-    assert len(first.excluded) == len(told.waiting_for) == POOLS_SHOWN
-    assert told.waiting_for_total == 500
-    assert first.excluded[0].lacks[0].reason == "no_slot"
+    assert len(first.excluded) == POOLS_SHOWN
+    most, *others = first.excluded
+    assert (most.pool_ids, most.pools_total) == (("x98", "x99", "x100"), 402)
+    assert most.lacks[0].reason == "no_slot"
+    assert {each.pools_total for each in others} == {1}
     assert not first.complete
+
+
+def test_why_a_job_waits_is_told_as_the_server_says_it() -> None:
+    """The page draws sentences, with what would help."""
+    cause = pb.WaitCause(sentence="2 pools without a free slot: a, b", remedy="another pool")
+
+    told = explanation(
+        pb.ExplainJobResponse(job=JOB, wait_summary="Busy.", wait_remedy="", wait_causes=[cause])
+    )
+
+    assert (told.wait_summary, told.wait_remedy) == ("Busy.", "")
+    assert told.wait_causes == (WaitCause(cause.sentence, cause.remedy),)

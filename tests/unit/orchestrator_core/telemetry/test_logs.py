@@ -1,6 +1,7 @@
 """Log lines: constant names, the required keys, a sentence for people, and no secrets."""
 
 import asyncio
+import contextlib
 import io
 import json
 
@@ -20,8 +21,16 @@ from orchestrator_core.core.events import (
     HostRegistered,
     Tick,
 )
+from orchestrator_core.core.outcome import FieldViolation, Reason, Refusal
+from orchestrator_core.errors import RefusalError
 from orchestrator_core.telemetry.line_sink import Late, configure_logs
-from tests.unit.orchestrator_core.telemetry.harness import TRACE_ID, Harness, snapshot, spec
+from tests.unit.orchestrator_core.telemetry.harness import (
+    TRACE_ID,
+    TRACEPARENT,
+    Harness,
+    snapshot,
+    spec,
+)
 
 CANARY = "canary-7f3a prompt of a user"
 REQUIRED = {
@@ -89,6 +98,39 @@ def test_what_goes_wrong_is_told() -> None:
         "pool_refused",
     }
     assert all(line.get("human", "").endswith(".") for line in harness.lines())
+
+
+def test_a_rejection_says_which_job_and_why() -> None:
+    """HME-030: with what its caller finds it by, and what would have to change."""
+    harness = Harness()
+    with harness.telemetry.rpc("enqueue", [("traceparent", TRACEPARENT)]) as rpc:
+        rpc.asked = spec(session_id="s", correlation_id="c-1")
+        harness.enqueue(rpc.asked)
+
+    line = harness.line("job_rejected")
+    message = "no pool is registered; start a pool-managerd that points at this orchestrator"
+    assert (line["job_id"], line["session_id"], line["model_id"]) == ("j", "s", "m")
+    assert (line["correlation_id"], line["trace_id"]) == ("c-1", TRACE_ID)
+    assert line["error"] == message
+    assert line["human"] == f"A job for m was rejected: POOL_UNAVAILABLE: {message}."
+
+
+def test_a_request_that_cannot_be_read_is_told_by_its_fields() -> None:
+    """ORCH-3302: their names, not what stood in them, nor the keys of labels."""
+    harness = Harness()
+    violations = (
+        FieldViolation("spec.labels[canary-key]", "canary-value is too long"),
+        FieldViolation("spec.sampling.top_p", "must be in (0, 1], is canary"),
+    )
+    refused = Refusal(Reason.INVALID_PARAMS, "canary", violations=violations)
+    with contextlib.suppress(RefusalError), harness.telemetry.rpc("enqueue", []) as rpc:
+        rpc.correlation_id = "c-1"
+        raise RefusalError(refused)
+
+    line = harness.line("job_rejected")
+    assert line["fields"] == ["spec.labels", "spec.sampling.top_p"]
+    assert line["correlation_id"] == "c-1"
+    assert "canary" not in harness.stream.getvalue()
 
 
 def test_a_cancel_that_nobody_confirms_is_told_with_what_finds_its_job() -> None:

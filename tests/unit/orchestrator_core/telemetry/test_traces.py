@@ -137,10 +137,19 @@ def test_a_rejection_is_a_span_of_the_callers_trace() -> None:
     harness = Harness()
 
     with harness.telemetry.rpc("enqueue", [("traceparent", TRACEPARENT)]) as rpc:
-        harness.enqueue(spec())
+        rpc.asked = spec(session_id="s", correlation_id="c-1")
+        harness.enqueue(rpc.asked)
 
     admit, call = harness.span("admit"), harness.span("enqueue")
-    assert harness.attributes("admit")["reason"] == "POOL_UNAVAILABLE"
+    told = harness.attributes("admit")
+    assert told["reason"] == "POOL_UNAVAILABLE"
+    assert {key: told[key] for key in ("job_id", "session_id", "model_id", "priority")} == {
+        "job_id": "j",
+        "session_id": "s",
+        "model_id": "m",
+        "priority": "interactive",
+    }
+    assert told["correlation_id"] == "c-1"
     assert admit.parent is not None
     assert admit.parent.span_id == call.context.span_id
     assert call.parent is not None

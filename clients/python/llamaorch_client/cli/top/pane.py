@@ -4,6 +4,7 @@
 LO-207.
 """
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.text import Text
@@ -16,6 +17,7 @@ from llamaorch_client.cli.top.grid import Column, Glyphs, Line, Section
 from llamaorch_client.cli.top.state import Pane
 from llamaorch_client.model import Decision, Exclusion, Explanation
 
+LINE_CELLS_MIN = 20
 CANDIDATES = (
     Column("POOL", 16, grow=True),
     Column("SCORE", 10, right=True),
@@ -48,27 +50,42 @@ def _text(pane: Pane, width: int, glyphs: Glyphs) -> list[Text]:
     if pane.explanation is None:
         return [Text("asking the server", "dim")]
     lines: list[Text] = []
-    for block in _blocks(pane.explanation):
+    for block in _blocks(pane.explanation, width):
         lines += grid.draw(block, width, block.height, None, glyphs)
     return lines
 
 
-def _blocks(explanation: Explanation) -> list[Section]:
+def _blocks(explanation: Explanation, width: int) -> list[Section]:
     job = explanation.job
     told = [Line(sentence=f"{job.state.value}, model {job.model_id or '-'}")]
     if job.error is not None:
         told.append(Line(sentence=f"{job.error.reason}: {job.error.message}", style="red"))
     blocks = [Section("JOB", (Column("", 1),), told)]
+    waits = _wrapped(deciding.wait(explanation), width)
+    if waits:
+        blocks.append(Section("WAITS BECAUSE", (Column("", 1),), waits))
     for decision in reversed(explanation.decisions):
         blocks += _decision(decision)
-    if explanation.waiting_for:
+    if explanation.waiting_for and not waits:
         shown, total = len(explanation.waiting_for), explanation.waiting_for_total
         of = f" {shown} of {total}" if total > shown else ""
         blocks.append(_exclusions(f"WAITS BECAUSE{of}", explanation.waiting_for))
-    elif not explanation.decisions:
+    elif not (waits or explanation.decisions):
         blocks.append(Section("NO PLACEMENT WAS DECIDED", (Column("", 1),), ()))
     trace = Line(sentence=explanation.trace_id or "-")
     return [*blocks, Section("TRACE", (Column("", 1),), (trace,))]
+
+
+def _wrapped(sentences: Sequence[str], width: int) -> list[Line]:
+    """Sentences over as many lines as they need: what would help stands at the end of them."""
+    lines: list[Line] = []
+    for sentence in sentences:
+        text = grid.clean(sentence).strip()
+        before = " " * (len(sentence) - len(sentence.lstrip()))
+        room = max(LINE_CELLS_MIN, width - len(grid.MARGIN))
+        wrapped = textwrap.wrap(text, room, initial_indent=before, subsequent_indent=f"{before}  ")
+        lines += [Line(sentence=each) for each in wrapped]
+    return lines
 
 
 def _decision(decision: Decision) -> list[Section]:

@@ -92,10 +92,14 @@ def _pool(pool: Pool) -> tuple[Cell, ...]:
     busy = [d.utilization_ratio for d in pool.devices if d.utilization_ratio is not None]
     warm = [d.temperature_celsius for d in pool.devices if d.temperature_celsius is not None]
     taken = pool.slots_total - pool.slots_free
+    slots = Bar(
+        _share(taken, pool.slots_total), free_slots(pool.slots_free, pool.slots_total), "cyan"
+    )
     return (
         pool.pool_id,
         _state(pool.state),
-        Bar(_share(taken, pool.slots_total), free_slots(pool.slots_free, pool.slots_total), "cyan"),
+        # What was free when a host was last heard of is free to nobody now.
+        slots if pool.connected else "-",
         Bar(_share(used, total), f"{_gib(used)}/{_gib(total)}", "magenta"),
         Bar(max(busy, default=None), f"{max(busy):4.0%}" if busy else "-", "green"),
         f"{max(warm)} C" if warm else "-",

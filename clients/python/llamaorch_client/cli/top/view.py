@@ -71,6 +71,11 @@ def _head(screen: Screen, width: int) -> Text:
     else:
         waiting = sum(queue.waiting for queue in screen.overview.queues)
         text.append(f"{screen.overview.running_total} running, {waiting} waiting", "")
+        ready = sum(pool.state == "READY" for pool in screen.pools)
+        if ready < len(screen.pools):
+            text.append(
+                f", {ready} of {len(screen.pools)} pools ready", "yellow" if ready else "red"
+            )
     return _within(text, width)
 
 
