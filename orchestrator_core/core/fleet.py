@@ -222,9 +222,9 @@ def _verdict(state: State, held: HeldAttempt, host_id: str) -> Verdict:
         return Verdict.ADOPT
     if _is_proof(job, held):
         return Verdict.ADOPT
-    if not job.live and held.attempt == job.attempts_made and (held.ended or _stops(job, held)):
-        return Verdict.ADOPT
-    return forget
+    if job.live or job.acknowledged or held.attempt != job.attempts_made:
+        return forget
+    return Verdict.ADOPT if held.ended or _stops(job, held) else forget
 
 
 def _may_hold(host_id: str, job: Job, live: Attempt | None, held: HeldAttempt) -> bool:
@@ -235,9 +235,14 @@ def _may_hold(host_id: str, job: Job, live: Attempt | None, held: HeldAttempt) -
 
 
 def _stops(job: Job, held: HeldAttempt) -> bool:
-    """True for an attempt that still runs although its job ended: its output may be asked for."""
+    """True for an attempt that still runs although its job ended: its output may be asked for.
+
+    Not once it was acknowledged: a release is on its way then, after which nobody tells the end.
+    """
     last = job.attempt
     if held.ended or last is None or job.live or job.state is JobState.FINISHED:
+        return False
+    if job.acknowledged:
         return False
     return last.key == (held.job_id, held.attempt) and last.replica_id == held.replica_id
 

@@ -73,7 +73,8 @@ class Job:
     `declined_offers` counts the slots that it let pass since `declined_since_ms`. A `recovered`
     one was read from the journal: what became of it teaches nothing about what it was told.
     `tokens_charged` is what its client's throttle holds for it, `tokens_served` what fairness has
-    counted for it; None where nothing was charged.
+    counted for it; None where nothing was charged. Once its client has `acknowledged` all of it,
+    nobody will ask for its output.
     `pieces` of output were relayed, as of the last progress. `unreleased` is an attempt that is
     over and whose host still proves what was delivered, until a later one has started.
     `decisions` are the latest `DECISIONS_KEPT`: a job may be refused any number of times. For
@@ -113,6 +114,7 @@ class Job:
     recovered: bool = False
     pieces: int = 0
     paused_ms: int = 0
+    acknowledged: bool = False
 
     @property
     def job_id(self) -> str:

@@ -107,6 +107,7 @@ def output_acknowledged(state: State, event: OutputAcknowledged) -> None:
     job = state.jobs.get(event.job_id)
     if job is None or job.live or job.attempt is None or job.attempt.key in state.attempts:
         return
+    job.acknowledged = True
     release_output(state, job)
 
 

@@ -30,7 +30,8 @@ async def read_again(
     """Text of an attempt as wanted; nothing where its host has none.
 
     A host that is away, or does not answer, is waited for as long as for one that runs attempts,
-    `grace_s`, and some seconds more. Waiting for other readers does not count.
+    `grace_s`, and some seconds more; one that connected anew since it was asked is asked once more.
+    Waiting for other readers does not count.
     """
     host_id, key = attempt.host_id, attempt.key
     log = relay.log(attempt.job_id)
@@ -42,7 +43,12 @@ async def read_again(
         attempt.number,
         wanted.first_index,
     )
-    for _ in range(1 + int(grace_s / PATIENCE_S)):
+    tries, asked = 1 + int(grace_s / PATIENCE_S), None
+    for number in range(tries + 1):
+        link = hosts.links.get(host_id)
+        if number == tries and link is asked:
+            return []
+        asked = link
         if wanted.closed:
             hosts.bind_again(host_id, key)
         items = await relay.sides.read(source, log, wanted.text_offset)

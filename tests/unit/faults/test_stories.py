@@ -22,8 +22,8 @@ THE_CLIENT = 0.1
 WRITTEN, QUEUED = 0.7, 0.83
 """Chances that name the first continuation: in the journal, and then on its way to its host."""
 
-SOON, VERY_SLOW = 0.1, 0.05
-"""Chances with which an engine dies as soon as it is done, and messages take up to 600 ms."""
+SOON, SLOW, VERY_SLOW = 0.1, 0.1, 0.05
+"""Chances: an engine dies as soon as it is done; a message takes up to 30 ms, or 600 ms."""
 
 LATE_HOSTS = (0.4, 0.8)
 """Chances that name the first host, and the second, of them and the client."""
@@ -224,3 +224,24 @@ def test_an_end_is_overtaken_by_the_report_of_a_new_engine(failover: FailoverPol
         overtaken += sum(count for (_, word), count in heard if word == "finished overtaken")
 
     assert overtaken == 4
+
+
+def test_a_host_that_is_stopped_in_order_tells_every_end() -> None:
+    """Also what waits behind output that is read slowly; nothing is generated again. LO-305."""
+    for seed in range(4):
+        run = play(
+            story(
+                seed,
+                Plan("r0", 0, 14, 1),
+                Blow(READY_MS + 20, Fault.SLOW_NETWORK, 7_000, SLOW),
+                Blow(READY_MS + 200, Fault.LEAVE_HOST, 2_000, 0.0),
+                hosts={"host1": (replace(kind_of("host1"), token_ms=10.0),)},
+                config=configured(scenario_of(0).config, window_bytes=8),
+            )
+        )
+        assert wrong_with(run) == []
+        left = next(e.at_ms for e in run.history if isinstance(e, h.Crashed))
+        told = next(e.at_ms for e in run.history if isinstance(e, h.JournalEnded))
+        held = next(e.at_ms for e in run.history if isinstance(e, h.EndHeld))
+        assert held < READY_MS + 200 < told <= left
+        assert sum(isinstance(event, h.AttemptBegan) for event in run.history) == 1

@@ -1,17 +1,20 @@
 """Which output of ended jobs hosts keep."""
 
-from orchestrator_core.core.effects import SendRelease
+import pytest
+
+from orchestrator_core.core.effects import SendRelease, SendVerdicts, Verdict
 from orchestrator_core.core.events import (
     AttemptErrorKind,
     AttemptStarted,
     CancelRequested,
     HeldAttempt,
+    HostLost,
     OutputAcknowledged,
     OutputProgressed,
 )
 from orchestrator_core.core.records import TerminalRecord
 from orchestrator_core.core.spec import Failover
-from tests.unit.orchestrator_core.core.bench import Bench, wide
+from tests.unit.orchestrator_core.core.bench import Bench, only, wide
 
 CALM = {"stale_after_ms": 10**6, "retention_ms": 10**5}
 
@@ -121,3 +124,22 @@ def test_acknowledged_output_takes_no_room() -> None:
 
     assert released([*bench.end("b")]) == []
     assert released([*bench.end("c")]) == ["b"]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_acknowledged_output_is_not_taken_over_again(*, ended: bool) -> None:
+    """Its host was away, and comes back before the release has left, which then ends it untold."""
+    bench = Bench(**CALM, reattach_grace_ms=100)
+    bench.register(wide(), held_attempts_max=8)
+    bench.enqueue("a")
+    bench.step(CancelRequested("a", 0))
+    bench.step(HostLost("h", 1))
+    bench.at(200)
+    acknowledged = bench.step(OutputAcknowledged("a"))
+
+    back = bench.register(wide(), held=[HeldAttempt("a", 1, "p", "p#1", ended=ended)])
+
+    assert released([*acknowledged]) == ["a"]
+    verdict = Verdict.RELEASE if ended else Verdict.ABORT
+    assert [effect.verdicts for effect in only(back, SendVerdicts)] == [(("a", 1, verdict),)]
+    assert not bench.state.attempts
