@@ -10,8 +10,8 @@ import sys
 
 import structlog
 
-# The first of ours: the others import gRPC.
-from orchestrator_core import failpoints, quiet_grpc  # noqa: F401
+# The first of ours: the others import gRPC, and much that takes long.
+from orchestrator_core import early_signals, failpoints, quiet_grpc  # noqa: F401
 from orchestrator_core.auth import command as token_command
 from orchestrator_core.config.loading import load_source
 from orchestrator_core.config.problems import ConfigError
@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs orchestratord until a signal; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["token"]:
+        early_signals.end_by_hanging_up()
         return token_command.run(words[1:])
     try:
         source, config = load_source(words, os.environ)

@@ -7,7 +7,7 @@ failed takes its accepts back and is otherwise tried again, with a growing, boun
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import TypeAlias, TypeGuard, assert_never
 
 from orchestrator_core import failpoints
 from orchestrator_core.core.effects import (
@@ -56,7 +56,7 @@ PAUSE_MAX_S = 5.0
 
 # What leaves because a job ended, and is untrue when the end is taken back.
 _OF_AN_END = (JobEnded, ReplyState, ConfirmEnd)
-_REPLIES = (ReplyAccepted, ReplyState, ReplySession, ReplyPool, ReplyModel)
+Reply: TypeAlias = ReplyAccepted | ReplyState | ReplySession | ReplyPool | ReplyModel
 
 
 @dataclass(slots=True)
@@ -129,6 +129,12 @@ def gated_job_id(effect: Gated) -> str:
             return ""
         case _:
             assert_never(effect)
+
+
+def _may_be_dropped(effect: Gated) -> TypeGuard[Reply]:
+    """True for a reply that is nothing but that: with the first one to a job its grace begins."""
+    first = isinstance(effect, ReplyAccepted) and not effect.receipt.duplicate
+    return isinstance(effect, Reply) and not first
 
 
 class CommitGate:
@@ -218,7 +224,7 @@ class CommitGate:
         self._pending.gated = [
             effect
             for effect in self._pending.gated
-            if not isinstance(effect, _REPLIES) or self._awaited(effect.reply_to)
+            if not _may_be_dropped(effect) or self._awaited(effect.reply_to)
         ]
 
     async def run(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 
 import structlog
 
+from orchestrator_core import early_signals
 from orchestrator_core.config.live import LiveConfig
 from orchestrator_core.config.loading import ConfigSource
 from orchestrator_core.config.schema import Config
@@ -28,6 +29,8 @@ async def run(config: Config, source: ConfigSource | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _signalled(first, second))
     loop.add_signal_handler(signal.SIGHUP, again.set)
+    if early_signals.hung_up():
+        again.set()
     try:
         try:
             await server.start()

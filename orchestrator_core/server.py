@@ -175,6 +175,7 @@ class OrchestratorServer:
             tell_unbound(self._gate.tokens)
             warnings = self._warnings(self._gate)
             self._tasks.append(asyncio.create_task(warnings.run(), name="token expiry"))
+            self._tasks.append(asyncio.create_task(self._gate.watch_streams(), name="token ends"))
         failpoints.reach("listening")
         jobs = len(runtime.core.jobs)
         _log.info(

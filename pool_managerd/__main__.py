@@ -2,7 +2,7 @@
 
 Exit codes: 0 stopped as asked, 1 broke down or cannot read its devices yet, 2 cannot start as
 configured. Of `check`: 0 every pool can start, 1 a pool cannot, 2 the pool manager cannot. Of
-`init`: 0 a configuration was written, 2 it was not.
+`init`: 0 a configuration was written, 2 it was not. Of all commands: 130 after Ctrl-C.
 """
 
 import argparse
@@ -16,8 +16,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-# The first of ours: the others import gRPC.
-from pool_managerd import failpoints, quiet_grpc  # noqa: F401
+# The first of ours: the others import gRPC, and much that takes long.
+from pool_managerd import early_signals, failpoints, quiet_grpc  # noqa: F401
 from pool_managerd.cli.check import inspect_host, report_lines
 from pool_managerd.cli.fetch import run_fetch
 from pool_managerd.cli.init import first_config, look
@@ -37,6 +37,7 @@ DEFAULT_CONFIG = Path("pool-managerd.toml")
 # A driver may come later: at the start of the machine, or when its module has been built.
 EXIT_NO_DEVICES = 1
 EXIT_CANNOT_START = 2
+EXIT_INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--digests", action="store_true", help="check: read models of any size")
     # Intermixed: the reference may follow options.
     args = parser.parse_intermixed_args(argv)
+    if args.command != "run":
+        early_signals.end_by_hanging_up()
     if args.command == "fetch" and args.ref is None:
         parser.error("fetch needs a REF, e.g. hf:ORG/REPO/FILE")
     if args.command != "fetch" and args.ref is not None:
@@ -80,6 +83,9 @@ def main(argv: list[str] | None = None) -> int:
         for problem in error.problems:
             print(f"pool-managerd: {problem}", file=sys.stderr)
         return EXIT_CANNOT_START
+    except KeyboardInterrupt:
+        # Of a command: a service hears SIGINT otherwise.
+        return EXIT_INTERRUPTED
     except (DevicesUnavailableError, OSError) as error:
         print(f"pool-managerd: {error}", file=sys.stderr)
         no_devices = isinstance(error, DevicesUnavailableError)
@@ -175,7 +181,13 @@ async def _serve(config: Config, file: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     loop.add_signal_handler(signal.SIGHUP, manager.hang_up)
+    if early_signals.hung_up():
+        manager.hang_up()
     await manager.run()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # It has stopped as asked: whoever asks once more does not make that a failure.
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

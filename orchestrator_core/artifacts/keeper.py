@@ -232,10 +232,13 @@ class Artifacts:
         try:
             yield await self.on_disk(begin, record)
         finally:
-            for reading in opened:
-                await self._threads.finish(self._threads.run(reading.close))
-            self._readings -= 1
-            self._note_use()
+            try:
+                for reading in opened:
+                    await self._threads.finish(self._threads.run(reading.close))
+            finally:
+                # Also where a close fails, or its caller is cancelled once more meanwhile.
+                self._readings -= 1
+                self._note_use()
 
     async def finish(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Lets something end although its caller goes away."""

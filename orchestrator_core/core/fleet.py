@@ -172,6 +172,9 @@ def _put_pool(state: State, host: Host, snapshot: PoolSnapshot, now_ms: int) -> 
     if pool is None:
         pool = state.pools[snapshot.pool_id] = Pool(snapshot, now_ms)
     else:
+        if pool.snapshot.host_id != host.host_id:
+            # Other devices, of whose speed nothing is known.
+            state.predictor.forget_pool(snapshot.pool_id)
         former = state.hosts.get(pool.snapshot.host_id)
         if former is not None and former is not host:
             former.pool_ids.pop(snapshot.pool_id, None)
@@ -281,6 +284,8 @@ def _settle_attempts(
     for attempt in [a for a in state.attempts.values() if a.host_id == event.host_id]:
         if attempt.key in adopted:
             attempt.detached = False
+            # Its output comes in one piece now: that teaches nothing of how fast it was made.
+            attempt.paused_ms = now_ms - attempt.sent_ms
             _attach(state, attempt, ended=attempt.key in over)
             if attempt.state is AttemptState.CANCELLING:
                 _cancel_anew(state, attempt, now_ms)

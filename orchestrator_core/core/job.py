@@ -28,7 +28,7 @@ class Attempt:
     how often its host was told to stop it. `boot_id` names the run of the pool manager that was to
     have it, empty where that is not known. `held_bytes` of output its host had when it last
     registered with it as the proof of what was delivered, None while it has not. For `paused_ms` of
-    its time the event loop stood still.
+    its time nobody heard of it: the event loop stood still, or its host was cut off.
     """
 
     job_id: str

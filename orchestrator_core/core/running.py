@@ -42,6 +42,9 @@ from orchestrator_core.core.timers import TimerKind
 
 # The reason of a refusal that is for good: this replica can never run the attempt.
 UNSUPPORTED = "unsupported"
+# An attempt that its host takes up so long after it was decided waited for the journal, or for a
+# text to follow: its first token says nothing of the engine.
+LATE_START_MS = 1_000
 # Another replica would answer the same, so these end the job at once.
 _FINAL = frozenset(
     {
@@ -281,6 +284,9 @@ def _learn(
     timed = same and not attempt.recovered
     timed = timed and not disturbed(attempt.paused_ms, now_ms - attempt.sent_ms)
     first_ms = attempt.first_output_ms if timed else None
+    first_token_ms = None
+    if first_ms is not None and (attempt.started_ms or 0) - attempt.sent_ms < LATE_START_MS:
+        first_token_ms = first_ms - attempt.sent_ms
     state.predictor.observe(
         pool.rates,
         Observation(
@@ -290,7 +296,7 @@ def _learn(
             uncached_tokens=attempt.uncached_tokens,
             tokens_in=event.usage.tokens_in,
             tokens_out=event.usage.tokens_out,
-            first_token_ms=None if first_ms is None else first_ms - attempt.sent_ms,
+            first_token_ms=first_token_ms,
             decode_ms=None if first_ms is None else now_ms - first_ms,
             perf_scale=pool.snapshot.perf_scale,
         ),

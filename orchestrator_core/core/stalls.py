@@ -9,7 +9,7 @@ from orchestrator_core.core.scheduler import schedule
 from orchestrator_core.core.state import State
 from orchestrator_core.core.timers import TimerKind
 
-SILENCE = frozenset({TimerKind.REATTACH, TimerKind.DISCONNECT, TimerKind.HOST})
+SILENCE = frozenset({TimerKind.REATTACH, TimerKind.DISCONNECT, TimerKind.HOST, TimerKind.FORGET})
 
 
 def extend(state: State, pause_ms: int, now_ms: int) -> None:

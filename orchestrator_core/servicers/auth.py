@@ -66,6 +66,10 @@ class TokenGate(grpc.aio.ServerInterceptor):
         self._tokens = tokens
         self._streams.judge(tokens)
 
+    async def watch_streams(self) -> None:
+        """Ends streams with their tokens also after the machine slept, until cancelled."""
+        await self._streams.watch()
+
     async def intercept_service(
         self, continuation: Next, handler_call_details: grpc.HandlerCallDetails
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":

@@ -17,6 +17,7 @@ from orchestrator_core.errors import RefusalError
 DAY_S = 86_400.0
 # So often it is looked who has to be warned.
 LOOK_EVERY_S = 3_600.0
+LOOK_AGAIN_S = 60.0
 # The end is waited for by another clock than it is stated in.
 CLOCKS_APART_S = 1.0
 
@@ -78,6 +79,20 @@ class OpenStreams:
     def judge(self, tokens: Tokens) -> None:
         """Ends the streams of tokens that are not among these, or open something else now."""
         self._judged = tokens
+        self.look()
+
+    async def watch(self) -> None:
+        """Looks every minute, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            self.look()
+
+    def look(self) -> None:
+        """Waits for the end of each token by the present time.
+
+        The loop's clock, by which it is waited, stands still while the machine sleeps, and does not
+        follow when its clock is set.
+        """
         known = self._known()
         for streams in self._open.values():
             for limit, who in streams.items():

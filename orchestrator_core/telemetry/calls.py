@@ -67,6 +67,15 @@ def call_context() -> SpanContext | None:
     return None if rpc is None else rpc.context
 
 
+# The span of a call that brings no job, while it is answered in one piece.
+watched_call: ContextVar[SpanContext | None] = ContextVar("orchestratord_call", default=None)
+
+
+def operator_context() -> SpanContext | None:
+    """Context of the call by which an operator decided something; None where nobody traces it."""
+    return watched_call.get()
+
+
 def caller_attributes() -> dict[str, Value]:
     """Whose call it is, and six digits of the hash of its token; nothing without tokens.
 

@@ -33,14 +33,14 @@ from orchestrator_core.core.spec import JobSpec
 from orchestrator_core.core.states import JobState
 from orchestrator_core.telemetry.line_sink import Late
 from orchestrator_core.telemetry.names import SERVICE
+from orchestrator_core.telemetry.sentences import ending, reloaded
 from orchestrator_core.telemetry.tracked import About, Asked, Tracked, found_by
 
 MESSAGE_MAX = 300
-# Of a change of the configuration: lines under one key, and keys in the sentence.
+# Of a change of the configuration, under one key.
 CHANGES_MAX = 100
 # Of a request that cannot be read.
 FIELDS_MAX = 16
-KEYS_SHOWN = 8
 # Their messages are an engine's, which may quote what the client sent: only the client gets them.
 _QUOTING = frozenset({Reason.ENGINE_ERROR, Reason.WORKER_RESET, Reason.REPLICA_EXHAUSTED})
 # They tell what the client sent; and a throttle's names its client.
@@ -191,7 +191,7 @@ class Lines:
             f"job_{effect.state.value}",
             **_who(About.of(tracked)),
             **keys,
-            human=_ending(effect),
+            human=ending(effect),
         )
 
     def retracted(self, tracked: Tracked) -> None:
@@ -337,7 +337,7 @@ class Lines:
             changed_total=len(report.applied),
             needs_restart_total=len(report.waiting),
             problems=list(report.problems),
-            human=_reloaded(report),
+            human=reloaded(report),
         )
 
     def draining(self, queue_depth: int, live_attempts: int) -> None:
@@ -349,18 +349,6 @@ class Lines:
             human=f"No more jobs are accepted; {live_attempts} still run, {queue_depth} wait for "
             "the next start.",
         )
-
-
-def _reloaded(report: ReloadReport) -> str:
-    """What became of a reload, and what is still to be done."""
-    if report.problems:
-        rest = "; ".join(report.problems)
-        return f"The configuration stays as it was: {report.file} cannot be used: {rest}"
-    count, waiting = len(report.applied), [each.key for each in report.waiting]
-    done = f"{count} setting{'s' * (count != 1)} changed" if count else "nothing changed"
-    shown = ", ".join(waiting[:KEYS_SHOWN]) + (", ..." if len(waiting) > KEYS_SHOWN else "")
-    rest = f"; restart orchestratord for {shown}" if waiting else ""
-    return f"The configuration was read again from {report.file}: {done}{rest}."
 
 
 def _accepted(about: About, record: AcceptRecord) -> dict[str, object]:
@@ -392,19 +380,3 @@ def _who(about: About) -> dict[str, object]:
         "quant": spec.needs.quantization,
         "ctx": spec.needs.required_ctx,
     }
-
-
-def _ending(effect: JobEnded) -> str:
-    job_id, error = effect.job_id, effect.outcome.error
-    reason = error.reason.value if error else ""
-    match effect.state:
-        case JobState.FINISHED:
-            return f"Job {job_id} finished with {effect.usage.tokens_out} tokens."
-        case JobState.CANCELLED:
-            return f"Job {job_id} was cancelled ({effect.why})."
-        case JobState.EXPIRED:
-            return f"Job {job_id} ran out of time: {reason}."
-        case JobState.DROPPED:
-            return f"Job {job_id} gave its place in the full queue to a newer job."
-        case _:
-            return f"Job {job_id} failed: {reason}."

@@ -36,7 +36,7 @@ from orchestrator_core.core.records import (
     PoolDrainRecord,
 )
 from orchestrator_core.core.states import JobState
-from orchestrator_core.telemetry.calls import call_context, current_rpc
+from orchestrator_core.telemetry.calls import call_context, current_rpc, operator_context
 from orchestrator_core.telemetry.logs import Lines
 from orchestrator_core.telemetry.metrics import Metrics
 from orchestrator_core.telemetry.spans import Spans, dispatch_traceparent
@@ -173,12 +173,12 @@ class StepObserver:
         running = 0 if pool is None else pool.occupied()
         self._lines.pool_drained(record, running, now_ms)
         if self._spans is not None:
-            self._spans.pool_drained(record, running, call_context(), now_ms)
+            self._spans.pool_drained(record, running, operator_context(), now_ms)
 
     def _model_changed(self, record: CatalogRecord, now_ms: int) -> None:
         self._lines.model_changed(record)
         if self._spans is not None:
-            self._spans.model_changed(record, call_context(), now_ms)
+            self._spans.model_changed(record, operator_context(), now_ms)
 
     def _drained(self, core: Core, now_ms: int) -> None:
         self._draining = True

@@ -18,7 +18,7 @@ import grpc
 from opentelemetry.trace import SpanKind
 
 from orchestrator_core.telemetry import names
-from orchestrator_core.telemetry.calls import caller_attributes
+from orchestrator_core.telemetry.calls import caller_attributes, watched_call
 from orchestrator_core.telemetry.tracing import Span, Tracing, Value, parse_traceparent
 
 # Exchange brings jobs, each of which has its own.
@@ -62,6 +62,9 @@ class _Method:
         name, code, span = self.name, "CANCELLED", self._span(context)
         if self.stream:
             self.watcher.stream_opened(name)
+        elif span is not None:
+            # The task is the call's own, and ends with it.
+            watched_call.set(span.context)
         try:
             yield
             code = _code(context, grpc.StatusCode.OK)

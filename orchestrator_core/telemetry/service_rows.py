@@ -15,7 +15,7 @@ BUILD: Final = gauge(
 CAPACITY: Final = gauge("orchd_queue_capacity", (), "Jobs that may wait.")
 DRAINING: Final = gauge("orchd_draining", (), "1 once nothing is accepted any more.")
 LOOP_LAG: Final = histogram(
-    "orchd_event_loop_lag_ms", (), "How late the event loop was, four times a second.", _LAG_MS
+    "orchd_event_loop_lag_ms", (), "How late the event loop was, once a second.", _LAG_MS
 )
 COMMIT_TIME: Final = histogram(
     "orchd_commit_time_ms",

@@ -234,7 +234,7 @@ class Spans:
             names.LIVE_ATTEMPTS: running,
             names.DRAIN_LEFT_MS: max(0, record.until_ms - now_ms),
         }
-        self._tracing.instant(names.DRAIN, call, now_ms, attributes)
+        self._decided(names.DRAIN, call, (now_ms, now_ms), attributes)
 
     def model_changed(self, record: CatalogRecord, call: SpanContext | None, now_ms: int) -> None:
         """The catalog was changed; `call` is the context of the change's span."""
@@ -243,7 +243,7 @@ class Spans:
             names.CHANGE: record.change.value,
             names.REVISION: record.entry.revision,
         }
-        self._tracing.instant(names.CATALOG, call, now_ms, attributes)
+        self._decided(names.CATALOG, call, (now_ms, now_ms), attributes)
 
     def model_verified(
         self, model_id: str, pools: int, call: SpanContext | None, now_ms: int, *, verified: bool
@@ -254,18 +254,23 @@ class Spans:
             names.VERIFIED: verified,
             names.POOLS: pools,
         }
-        self._tracing.instant(names.VERIFY, call, now_ms, attributes)
+        self._decided(names.VERIFY, call, (now_ms, now_ms), attributes)
 
-    def pool_reloaded(self, pool_id: str, outcome: str, why: str, span_ms: tuple[int, int]) -> None:
+    def pool_reloaded(
+        self,
+        pool_id: str,
+        outcome: str,
+        why: str,
+        call: SpanContext | None,
+        span_ms: tuple[int, int],
+    ) -> None:
         """A pool was reloaded, or was not; `span_ms` is from the command to its end."""
         attributes: Attributes = {
             names.POOL_ID: pool_id,
             names.OUTCOME: outcome,
             names.WHY: short(why),
         }
-        began_ms, ended_ms = span_ms
-        span = self._tracing.start(names.RELOAD, None, began_ms, attributes)
-        self._tracing.end(span, ended_ms)
+        self._decided(names.RELOAD, call, span_ms, attributes)
 
     def outbound_decided(
         self, told: Mapping[str, str | bool], call: SpanContext | None, now_ms: int
@@ -288,6 +293,19 @@ class Spans:
             names.WHY: short("; ".join(report.problems)),
         }
         self._tracing.instant(names.CONFIG_RELOAD, None, now_ms, attributes)
+
+    def _decided(
+        self,
+        name: str,
+        call: SpanContext | None,
+        span_ms: tuple[int, int],
+        attributes: Attributes,
+    ) -> None:
+        """What an operator decided, under the span of the `call`: rare, and always told with it."""
+        span = self._tracing.start(name, call, span_ms[0], attributes)
+        self._tracing.end(span, span_ms[1])
+        if call is not None:
+            self._tracing.decide(call, keep=True)
 
     def _waited(self, tracked: Tracked, outcome: str, now_ms: int) -> None:
         """The wait is made into a span when it is over, with both instants given."""

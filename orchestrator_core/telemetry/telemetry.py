@@ -15,7 +15,7 @@ from orchestrator_core.config.live import ReloadReport
 from orchestrator_core.config.schema import Config
 from orchestrator_core.core.catalog_model import DigestVerdict
 from orchestrator_core.core.machine import Core
-from orchestrator_core.telemetry.calls import Call, Calls, Metadata, call_context
+from orchestrator_core.telemetry.calls import Call, Calls, Metadata, operator_context
 from orchestrator_core.telemetry.fleet import FleetView, NoFleet
 from orchestrator_core.telemetry.line_sink import set_log_level
 from orchestrator_core.telemetry.logs import Lines
@@ -33,7 +33,7 @@ _log = structlog.get_logger(SERVICE)
 # Gauges are read this often for OTLP; a Prometheus scrape reads them itself.
 SAMPLE_EVERY_MS = 10_000
 # The event loop is asked this often how late it is.
-BEAT_MS = 250
+BEAT_MS = 1_000
 
 
 class Telemetry:
@@ -172,7 +172,7 @@ class Telemetry:
         """A pool was reloaded or was not; `span_ms` is from the command to its end."""
         self._lines.pool_reloaded(pool_id, outcome, why)
         if self._spans is not None:
-            self._spans.pool_reloaded(pool_id, outcome, why, span_ms)
+            self._spans.pool_reloaded(pool_id, outcome, why, operator_context(), span_ms)
 
     def model_verified(
         self,
@@ -186,8 +186,8 @@ class Telemetry:
             self._metrics.service.digest_judged(verdict, engine)
         self._lines.model_verified(model_id, len(pools), verified=verified)
         if self._spans is not None:
-            context = call_context()
-            self._spans.model_verified(model_id, len(pools), context, now_ms, verified=verified)
+            call = operator_context()
+            self._spans.model_verified(model_id, len(pools), call, now_ms, verified=verified)
 
     def signature_checked(self, model_id: str, verdict: str) -> None:
         """The signature of a model was checked; `verdict` is verified, missing, unchecked, ..."""

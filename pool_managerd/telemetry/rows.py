@@ -68,7 +68,7 @@ def _histogram(
 
 BUILD: Final = _gauge("build_info", ("version",), "1.")
 LOOP_LAG: Final = _histogram(
-    "event_loop_lag_ms", (), "How late the event loop was, four times a second.", _LAG_MS
+    "event_loop_lag_ms", (), "How late the event loop was, once a second.", _LAG_MS
 )
 POOL_STATE: Final = _gauge(
     "pool_state", ("pool_id", "state"), "1 for the present state of a pool, 0 for the others."

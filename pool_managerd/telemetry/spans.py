@@ -16,12 +16,13 @@ from opentelemetry.trace import NoOpTracerProvider, Span, SpanKind, Status, Stat
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from pool_managerd.telemetry.keeping import KeepingProcessor, RecordingSampler
+from pool_managerd.telemetry.logs import log
 from pool_managerd.telemetry.metrics import CARDINALITY, Metrics
 from pool_managerd.telemetry.names import ERROR_TYPE, key
 from pool_managerd.telemetry.scrape import ScrapeEndpoint
 
 # The event loop is asked this often how late it is.
-BEAT_MS = 250
+BEAT_MS = 1_000
 # Gauges are read this often for OTLP; a Prometheus scrape reads them itself.
 SAMPLE_EVERY_MS = 10_000
 
@@ -110,7 +111,10 @@ class Telemetry:
             self.metrics.loop_was_late(max(0.0, loop.time() - due_s) * 1000)
             beats += 1
             if beats % (SAMPLE_EVERY_MS // BEAT_MS) == 0:
-                self._sample()
+                try:
+                    self._sample()
+                except Exception:  # noqa: BLE001 - the next one may go well, and lateness is measured
+                    log.exception("sample_failed", human="The gauges could not be read.")
 
     @contextmanager
     def span(

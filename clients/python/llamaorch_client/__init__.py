@@ -117,6 +117,7 @@ from llamaorch_client.request import (
 from llamaorch_client.stream import JobStream
 from llamaorch_client.sync import Client, SyncJobStream
 from llamaorch_client.sync_catalog import SyncCatalog
+from llamaorch_client.troubles import Trouble
 
 __all__ = [
     "AccessError",
@@ -211,6 +212,7 @@ __all__ = [
     "Timing",
     "TokenLogprob",
     "Tokens",
+    "Trouble",
     "UnavailableError",
     "Usage",
     "Verification",

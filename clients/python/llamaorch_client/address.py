@@ -5,11 +5,14 @@ gRPC would take most mistakes for names to look up, or add port 443, and then sa
 answers.
 """
 
+import ipaddress
 import string
+from collections.abc import Sequence
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 7070
 PORT_MAX = 65_535
+_IP = {"ipv4": ipaddress.IPv4Address, "ipv6": ipaddress.IPv6Address}
 # Of names, of IPv4, and of IPv6 with its brackets and its zone.
 _HOST = frozenset(string.ascii_lowercase + string.digits + ".-_:[]%")
 
@@ -20,20 +23,52 @@ def checked_address(address: str) -> str:
     Raises:
         ValueError: saying what is wrong with it, and what to write instead.
     """
-    for part in address.split(","):
+    scheme, _, rest = address.partition(":")
+    if scheme in _IP and rest:
+        problem, better = _ip_addresses(scheme, rest.split(","))
+    elif scheme in ("unix", "unix-abstract", "dns") and rest:
+        problem, better = "", ""
+    else:
+        problem, better = _addresses(address.split(","))
+    if problem:
+        raise ValueError(f"{address!r} is no server address: {problem}; write {better}")
+    return address
+
+
+def _addresses(parts: Sequence[str]) -> tuple[str, str]:
+    """What is wrong with the first that is none; several are none together."""
+    for part in parts:
         problem, better = _problem(part)
         if problem:
-            raise ValueError(f"{address!r} is no server address: {problem}; write {better}")
-    return address
+            return problem, better
+    if len(parts) == 1:
+        return "", ""
+    better = f"ipv4:{','.join(parts)}" if not any(_no_ip("ipv4", part) for part in parts) else ""
+    return "several are IP addresses behind a scheme", better or parts[0]
+
+
+def _ip_addresses(scheme: str, parts: Sequence[str]) -> tuple[str, str]:
+    wrong = next((part for part in parts if _no_ip(scheme, part)), None)
+    if wrong is None:
+        return "", ""
+    example = "ipv4:127.0.0.1" if scheme == "ipv4" else "ipv6:[::1]"
+    return f"{wrong!r} is no IP address with a port", f"{example}:{DEFAULT_PORT}"
+
+
+def _no_ip(scheme: str, address: str) -> bool:
+    host, port = _split(address)
+    inner = host[1:-1] if scheme == "ipv6" and host.startswith("[") else host
+    try:
+        _IP[scheme](inner.partition("%")[0])
+    except ValueError:
+        return True
+    return not _is_port(port)
 
 
 def _problem(address: str) -> tuple[str, str]:
     """What is wrong with one address, and a better one; empty texts for a good one."""
     if "://" in address:
         return _web_address(address)
-    scheme, _, rest = address.partition(":")
-    if scheme in ("unix", "unix-abstract", "dns", "ipv4", "ipv6") and rest:
-        return "", ""
     host, port = _split(address)
     mistakes = (
         ("/" in address, "it has a path", _joined(host, port.partition("/")[0])),

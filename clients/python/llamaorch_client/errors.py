@@ -24,6 +24,7 @@ error, with what it said of the connection, is the `__cause__`.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -86,6 +87,10 @@ class LlamaOrchError(Exception):
         self.detail = detail
         self.attempts = 1
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As processes hand it to one another; made from the message alone it would be none."""
+        return _again, (type(self), self.detail.message, self.__dict__)
+
     @property
     def message(self) -> str:
         """The server's sentence for people."""
@@ -125,6 +130,13 @@ class LlamaOrchError(Exception):
     def retriable(self) -> bool:
         """Whether the same call can succeed later: the server's word, else False."""
         return self.metadata.get("retriable", "").lower() == "true"
+
+
+def _again(kind: type[LlamaOrchError], message: str, state: dict[str, Any]) -> LlamaOrchError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    error.__dict__.update(state)
+    return error
 
 
 class RejectedError(LlamaOrchError):
@@ -336,9 +348,12 @@ def _unanswered(detail: ErrorDetail, target: str) -> ErrorDetail:
     if TOO_LARGE in text:
         told = f"{target or 'the server'} answered with more than one message may hold: {text}"
         return replace(detail, message=told, reason="MESSAGE_TOO_LARGE", code="INTERNAL")
-    if detail.code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED") and not is_break(text):
+    code = detail.code
+    if code in ("INTERNAL", "UNKNOWN") and is_break(text):
+        code = "UNAVAILABLE"
+    if code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
         return detail
-    trouble, code = trouble_of(text), "UNAVAILABLE" if is_break(text) else detail.code
+    trouble = trouble_of(text)
     return replace(
         detail,
         message=sentence(trouble, text, target),

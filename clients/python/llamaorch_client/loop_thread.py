@@ -53,6 +53,11 @@ class LoopThread:
         """True in a child of the process that made it: a fork takes no other thread along."""
         return os.getpid() != self._process
 
+    @property
+    def stopped(self) -> bool:
+        """True once it runs no work any more."""
+        return self._stopping
+
     def stop(self) -> None:
         """Cancels what still runs, stops the loop and waits for the thread, at most ten seconds."""
         if self.forked:

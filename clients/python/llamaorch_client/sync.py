@@ -61,8 +61,9 @@ class SyncJobStream(Iterator[Event]):
         return self._loop.call(self._stream.result())
 
     def close(self) -> None:
-        """Stops following; the job runs on."""
-        self._loop.call(self._stream.aclose())
+        """Stops following; the job runs on. Once the client is closed there is nothing to stop."""
+        if not self._loop.stopped:
+            self._loop.call(self._stream.aclose())
 
     def __enter__(self) -> Self:
         return self

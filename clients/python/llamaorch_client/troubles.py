@@ -39,6 +39,7 @@ _SIGNS = (
     ("WRONG_VERSION_NUMBER", Trouble.NOT_TLS),
     ("Failed parsing HTTP/2", Trouble.NOT_GRPC),
     ("Domain name not found", Trouble.NO_SUCH_HOST),
+    ("Misformatted domain name", Trouble.NO_SUCH_HOST),
     # With the address before it: not of a connection that was open.
     (": Socket closed", Trouble.CLOSED_AT_ONCE),
     ("Connection refused", Trouble.NOBODY_LISTENS),

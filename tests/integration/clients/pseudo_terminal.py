@@ -35,6 +35,7 @@ class PseudoTerminal:
     def __init__(self, process: asyncio.subprocess.Process, leader: int) -> None:
         self.process, self._leader = process, leader
         self.output = b""
+        self._gone = False
         self._grew = asyncio.Event()
         asyncio.get_running_loop().add_reader(leader, self._read)
 
@@ -85,6 +86,13 @@ class PseudoTerminal:
         async with asyncio.timeout(WAIT_S):
             return await self.process.wait()
 
+    def hang_up(self) -> None:
+        """The terminal goes, as when its window is closed; twice is fine."""
+        if not self._gone:
+            self._gone = True
+            asyncio.get_running_loop().remove_reader(self._leader)
+            os.close(self._leader)
+
     @property
     def echoes(self) -> bool:
         """True while the terminal is as a shell wants it: it echoes what is typed."""
@@ -119,8 +127,7 @@ async def terminal(
         if process.returncode is None:
             process.kill()
             await process.wait()
-        asyncio.get_running_loop().remove_reader(leader)
-        os.close(leader)
+        shown.hang_up()
         os.close(follower)
 
 

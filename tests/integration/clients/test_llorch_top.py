@@ -298,6 +298,18 @@ async def test_top_gives_the_terminal_back_on_a_signal(server: ScriptedServer) -
     assert b"does not know this command (no such method)" in old.output
 
 
+async def test_top_ends_with_its_terminal(server: ScriptedServer) -> None:
+    """Whoever closes the window leaves nothing that goes on, and nothing that broke."""
+    serve(server)
+
+    async with terminal(server.address) as shown:
+        await shown.until(has("run-1"))
+        shown.hang_up()
+        code = await shown.ended()
+
+    assert code == 129
+
+
 async def test_top_once_writes_plain_lines_into_a_pipe(server: ScriptedServer) -> None:
     """For scripts and reports: all rows, no sequence; JSON has both answers."""
     serve(server)
@@ -312,6 +324,20 @@ async def test_top_once_writes_plain_lines_into_a_pipe(server: ScriptedServer) -
     assert max(map(len, piped.stdout.splitlines())) <= 100
     assert record["overview"]["running"][0]["output_pieces"] == 16
     assert record["pools"][0]["pool_id"] == "gpu-a"
+
+
+@pytest.mark.parametrize("odd", ["0", "1" * 30, "-5", "wide"])
+async def test_top_takes_no_odd_width_for_one(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    """COLUMNS is anybody's: a line of as many spaces would not fit into memory."""
+    monkeypatch.setenv("COLUMNS", odd)
+    serve(server)
+
+    told = await command.within(server.address, "top")
+
+    assert told.code == 0
+    assert max(map(len, told.stdout.splitlines())) <= 80
 
 
 TMUX = shutil.which("tmux")

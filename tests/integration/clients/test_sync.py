@@ -3,6 +3,8 @@
 import asyncio
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
@@ -108,6 +110,47 @@ async def test_closing_ends_waiting_calls_and_leaves_no_thread(server: ScriptedS
         next(other)
     with pytest.raises(RuntimeError, match="not open"):
         client.get_job("job-1")
+
+
+async def test_threads_share_a_client(server: ScriptedServer) -> None:
+    """Each gets the output of its own job, and leaves it where it likes."""
+
+    def stream(request: Any) -> Any:
+        text = request.job_id * 3
+        return [[wire.started()], [wire.tokens("", [text[:4], text[4:]])], [wire.end(text)]]
+
+    def given(request: Any) -> Any:
+        return wire.accepted(request.spec.job_id)
+
+    server.on("Enqueue", given).on("StreamTokens", stream)
+    names = [f"job-{number}" for number in range(16)]
+
+    def work() -> list[str]:
+        with Client(server.address) as client, ThreadPoolExecutor(8) as threads:
+
+            def one(name: str) -> str:
+                with client.run(model_id="tiny", prompt="Hi", job_id=name) as left:
+                    next(left)
+                return client.run(model_id="tiny", prompt="Hi", job_id=name).result().text
+
+            return list(threads.map(one, names))
+
+    async with asyncio.timeout(WAIT_S):
+        texts = await asyncio.to_thread(work)
+
+    assert texts == [name * 3 for name in names]
+
+
+async def test_a_stream_may_be_left_after_its_client(server: ScriptedServer) -> None:
+    """What ends its `with` last has nothing left to do."""
+
+    def work() -> None:
+        client = Client(server.address).__enter__()
+        with client.stream("job-1") as stream:
+            client.close()
+        stream.close()
+
+    await asyncio.to_thread(work)
 
 
 def test_a_client_that_cannot_be_opened_leaves_no_thread() -> None:

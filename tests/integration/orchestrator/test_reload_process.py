@@ -15,6 +15,7 @@ from llamaorch.orchestrator.v1 import config_service_pb2 as pb
 from llamaorch.orchestrator.v1 import config_service_pb2_grpc
 from llamaorch_client import AsyncClient
 from tests.integration.faults.services import host_of, output, rest, slow_job
+from tests.slow_import import environment_with_slow
 
 WAIT_S = 20.0
 FILE = 'listen = "127.0.0.1:0"\nlog_format = "json"\n[store]\npath = "journal.db"\n'
@@ -114,3 +115,30 @@ async def test_the_level_of_the_log_changes(orchestratord: Process) -> None:
     line = await orchestratord.hang_up(FILE)
 
     assert line["changed"] == ['log_level: "error" -> "info"']
+
+
+async def test_a_hang_up_during_a_start_ends_nothing_and_counts_later(tmp_path: Path) -> None:
+    """A library stands in the way of the imports. To systemd, an end by SIGHUP is a regular one."""
+    file = tmp_path / "orchestratord.toml"
+    file.write_text(FILE, encoding="utf-8")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "orchestrator_core", "--config", str(file)),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, env=environment_with_slow(tmp_path / "slow", "grpc_health"),
+    )  # fmt: skip
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGHUP)
+        process.stdin.write(b"\n")
+        reloaded = await Process(process, file).logged("config_reload")
+        process.terminate()
+        async with asyncio.timeout(WAIT_S):
+            code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+    assert (reloaded["outcome"], code) == ("unchanged", 0)

@@ -17,6 +17,7 @@ from llamaorch.pool.v1 import pool_manager_service_pb2 as manager_pb2
 from llamaorch.pool.v1.pool_manager_service_pb2_grpc import PoolManagerServiceStub
 from pool_managerd.models.tiny_gguf import write_tiny_model
 from tests.integration.pool_managerd.fakes import WAIT_S, FakeOrchestrator
+from tests.slow_import import environment_with_slow
 
 CONFIG = """
 orchestrator = "{orchestrator}"
@@ -208,3 +209,32 @@ async def test_sighup_changes_what_needs_no_restart(
     assert "log_levell: unknown key; did you mean" in str(refused["human"])
     assert applied["changed"] == ["shutdown_grace_ms: 20000 -> 1"]
     assert await command.exit_code() == 0
+
+
+async def test_sighup_during_a_start_ends_nothing_and_counts_later(
+    orchestrator: FakeOrchestrator, tmp_path: Path
+) -> None:
+    """A library stands in the way of the imports. To systemd, an end by SIGHUP is a regular one."""
+    config = tmp_path / "pool-managerd.toml"
+    config.write_text(CONFIG.format(orchestrator=orchestrator.address), encoding="utf-8")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pool_managerd", "--config", str(config),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, env=environment_with_slow(tmp_path / "slow", "aiohttp"),
+    )  # fmt: skip
+    command = Command(process)
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGHUP)
+        process.stdin.write(b"\n")
+        reloaded = await command.logged("config_reload")
+        process.terminate()
+        code = await command.exit_code()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+    assert (reloaded["outcome"], code) == ("unchanged", 0)

@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from orchestrator_core.telemetry.calls import operator_context
 from orchestrator_core.telemetry.rpcs import WatchedService
 from orchestrator_core.telemetry.tracing import Tracing
 
@@ -40,6 +41,11 @@ class Watcher:
 
 async def _echo(request: bytes, _: Any) -> bytes:
     return request
+
+
+async def _decide(_: bytes, __: Any) -> bytes:
+    context = operator_context()
+    return b"" if context is None else context.span_id.to_bytes(8, "big")
 
 
 async def _refuse(_: bytes, context: Any) -> bytes:
@@ -78,6 +84,7 @@ async def _join(requests: AsyncIterator[bytes], _: Any) -> bytes:
 
 HANDLERS = {
     "Echo": grpc.unary_unary_rpc_method_handler(_echo),
+    "Decide": grpc.unary_unary_rpc_method_handler(_decide),
     "Refuse": grpc.unary_unary_rpc_method_handler(_refuse),
     "Break": grpc.unary_unary_rpc_method_handler(_break),
     "Generate": grpc.unary_stream_rpc_method_handler(_generate),
@@ -104,8 +111,7 @@ class Served:
         """Waits for the end of the only call."""
         async with asyncio.timeout(10):
             await self.watcher.closed.wait()
-        (ended,) = self.watcher.ended
-        return ended
+        return self.watcher.ended[0]
 
     def span(self) -> ReadableSpan:
         """The only span."""
@@ -140,6 +146,18 @@ async def test_a_unary_call_is_a_span_of_its_callers_trace(served: Served) -> No
         "rpc.method": "test.Service/Echo",
         "rpc.response.status_code": "OK",
     }
+
+
+async def test_what_a_call_decides_stands_under_its_span(served: Served) -> None:
+    """A drain is found in the trace of whoever drains; that of the call before is over."""
+    decide = served.channel.unary_unary("/test.Service/Decide")
+
+    told = await decide(b"", metadata=served.metadata)
+    untraced = await decide(b"")
+
+    await served.ended()
+    assert int.from_bytes(told, "big") == served.span().context.span_id
+    assert untraced == b""
 
 
 async def test_without_a_trace_context_there_is_no_span(served: Served) -> None:

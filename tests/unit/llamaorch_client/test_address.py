@@ -16,6 +16,7 @@ from llamaorch_client.address import checked_address
         "xds:///orchestrators",
         "unix:/run/llama-orch.sock",
         "ipv4:10.0.0.1:7070,10.0.0.2:7070",
+        "ipv6:[2001:db8::1]:7070,[fe80::1%eth0]:1",
     ],
 )
 def test_what_grpc_can_dial_is_left_as_it_is(address: str) -> None:
@@ -42,6 +43,11 @@ def test_what_grpc_can_dial_is_left_as_it_is(address: str) -> None:
         ("gpu box:7071", "spelt", "127.0.0.1:7071"),
         ("me@gpu-box:7070", "spelt", "127.0.0.1:7070"),
         ("10.0.0.1:7070,10.0.0.2", "no port", "10.0.0.2:7070"),
+        ("10.0.0.1:7070,10.0.0.2:1", "several", "ipv4:10.0.0.1:7070,10.0.0.2:1"),
+        ("box-a:7070,box-b:7070", "several", "box-a:7070"),
+        ("ipv4:10.0.0.1", "'10.0.0.1' is no IP address with a port", "ipv4:127.0.0.1:7070"),
+        ("ipv4:10.0.0.1:1,gpu-box:7070", "'gpu-box:7070' is no", "ipv4:127.0.0.1:7070"),
+        ("ipv6:10.0.0.1:1", "'10.0.0.1:1' is no", "ipv6:[::1]:7070"),
     ],
 )
 def test_a_mistake_is_named_with_what_to_write(address: str, problem: str, better: str) -> None:

@@ -90,6 +90,19 @@ def test_a_file_without_a_token_is_named_and_not_shown(tmp_path: Path) -> None:
     assert "lines" not in str(caught.value)
 
 
+def test_a_file_that_a_variable_names_is_told_so(tmp_path: Path) -> None:
+    """Nobody looks for an option that was not typed."""
+    gone = str(tmp_path / "none")
+
+    with pytest.raises(UsageError, match=r"^LLORCH_CA_FILE .*No such file"):
+        access.options(arguments(LLORCH_CA_FILE=gone))
+    with pytest.raises(UsageError, match=r"^LLORCH_TOKEN_FILE .*No such file"):
+        access.options(arguments(LLORCH_TOKEN_FILE=gone))
+    with pytest.raises(UsageError, match=r"^--token-file .*No such file"):
+        access.options(arguments("--token-file", gone, LLORCH_TOKEN_FILE=str(tmp_path)))
+    assert arguments(LLORCH_SERVER=" box:7070\n").server == "box:7070"
+
+
 def test_options_that_need_each_other_or_a_file_are_named(tmp_path: Path) -> None:
     """One sentence each."""
     (tmp_path / "c.pem").write_text("x", encoding="utf-8")

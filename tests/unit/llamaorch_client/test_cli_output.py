@@ -234,15 +234,6 @@ def test_what_pools_lack_is_told_once() -> None:
     assert bare == [f"no pool can ever serve the job: {detail.message}"]
 
 
-def unreachable(raw: str) -> LlamaOrchError:
-    """What the library makes of gRPC's account."""
-    text = f"failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:7070: {raw}"
-    none = grpc.aio.Metadata()
-    return from_rpc_error(
-        grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, text), "", "box:7070"
-    )
-
-
 def test_what_many_pools_lack_is_a_line() -> None:
     """On a large fleet as well: not a line a pool."""
     lacks = tuple(
@@ -290,6 +281,15 @@ def test_a_mistyped_model_is_answered_with_those_there_are() -> None:
     assert sentences(IncompatibleError(replace(detail, shortfalls=lacks)), "box:7070") == [
         f"no pool can ever serve the job: {message}"
     ]
+
+
+def unreachable(raw: str) -> LlamaOrchError:
+    """What the library makes of gRPC's account."""
+    text = f"failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:7070: {raw}"
+    none = grpc.aio.Metadata()
+    return from_rpc_error(
+        grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, text), "", "box:7070"
+    )
 
 
 @pytest.mark.parametrize(

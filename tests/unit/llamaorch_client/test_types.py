@@ -1,5 +1,7 @@
 """Requests, errors and conversions that need no server."""
 
+import copy
+import pickle
 import typing
 from dataclasses import fields
 from datetime import datetime
@@ -16,12 +18,16 @@ from llamaorch_client import (
     ArtifactAbout,
     ArtifactFilter,
     CatalogModel,
+    ErrorDetail,
     ExclusionReason,
     FinishReason,
     IncompatibleError,
+    IntegrityError,
+    JobFailedError,
     JobFilter,
     JobRequest,
     JobState,
+    LlamaOrchError,
     PoolShortfall,
     RejectedError,
     Requirements,
@@ -104,6 +110,30 @@ def test_what_is_of_another_type_is_told_as_the_callers_mistake() -> None:
 
     with pytest.raises(ValueError, match="the job cannot be sent: 'dict' object"):
         wire_request.job_spec(JobRequest(model_id="m", messages=messages), "r")
+
+
+def _sent(error: LlamaOrchError) -> LlamaOrchError:
+    told: LlamaOrchError = pickle.loads(pickle.dumps(error))  # noqa: S301 - its own
+    return told
+
+
+@pytest.mark.parametrize("again", [copy.copy, _sent])
+def test_errors_travel_between_processes(again: typing.Any) -> None:
+    """A worker of a pool that raises one would end the whole pool."""
+    detail = ErrorDetail("full", "ADMISSION_REJECT", metadata={"a": "b"}, retry_after_ms=5)
+    rejected, failed = RejectedError(detail), JobFailedError(detail, "job-1")
+    rejected.attempts = 3
+
+    told, other = again(rejected), again(failed)
+    broke = again(IntegrityError("a gap"))
+
+    assert (type(told), told.detail, told.attempts) == (RejectedError, detail, 3)
+    assert (type(other), other.job_id, str(other)) == (JobFailedError, "job-1", "full")
+    assert (type(broke), broke.message, broke.reason) == (
+        IntegrityError,
+        "a gap",
+        "STREAM_INTEGRITY",
+    )
 
 
 def _status(code: grpc.StatusCode, *details: typing.Any) -> status_pb2.Status:

@@ -76,3 +76,20 @@ async def test_a_caller_that_follows_once_it_is_told_keeps_its_job() -> None:
         runtime.submit(Tick())
 
         assert state(runtime) is JobState.DISPATCHED
+
+
+async def test_a_caller_that_left_meanwhile_is_no_audience() -> None:
+    """Nobody is there to be told, and the grace counts from when it would have been."""
+    async with accepting() as (runtime, store, clock):
+        spec_of_another = spec("b", cancel_on_disconnect=True)
+        leaves = asyncio.create_task(runtime.enqueue(spec_of_another))
+        await asyncio.sleep(0)
+        assert "b" in runtime.core.jobs
+        leaves.cancel()
+        await asyncio.wait([leaves])
+        await told(runtime, store)
+        await runtime.settled("b")
+        clock.ms += GRACE_MS
+        runtime.submit(Tick())
+
+        assert runtime.core.jobs["b"].state is JobState.CANCELLED

@@ -10,6 +10,10 @@ from llamaorch_client.cli.failure import TOKEN_VARIABLE, UsageError
 from llamaorch_client.options import ClientOptions
 
 TOKEN_CHARS_MAX = 4096
+_NAMES = {
+    "ca_file": ("--ca-file", "LLORCH_CA_FILE"),
+    "token_file": ("--token-file", "LLORCH_TOKEN_FILE"),
+}
 # Of certificates: more is none, and a device file has no end.
 FILE_BYTES_MAX = 4 << 20
 
@@ -40,7 +44,7 @@ def defaults(environ: Mapping[str, str]) -> dict[str, object]:
 
 def options(arguments: argparse.Namespace) -> ClientOptions:
     """The options of a client. Raises `UsageError` naming the option that is wrong."""
-    roots = _read("--ca-file", arguments.ca_file)
+    roots = _read(_named(arguments, "ca_file"), arguments.ca_file)
     certificate = _read("--client-cert", arguments.client_cert)
     key = _read("--client-key", arguments.client_key)
     if (certificate is None) != (key is None):
@@ -61,11 +65,18 @@ def token_source(arguments: argparse.Namespace) -> str:
 
 
 def _token(arguments: argparse.Namespace) -> str | None:
-    data = _read("--token-file", arguments.token_file)
+    name = _named(arguments, "token_file")
+    data = _read(name, arguments.token_file)
     if data is None:
         # Nothing of it may be shown, not as an example of what is wrong either.
         return _checked(str(arguments.token), TOKEN_VARIABLE) if arguments.token else None
-    return _checked(data.decode("utf-8", "replace"), f"--token-file {arguments.token_file}")
+    return _checked(data.decode("utf-8", "replace"), f"{name} {arguments.token_file}")
+
+
+def _named(arguments: argparse.Namespace, name: str) -> str:
+    """The option, or the variable where that is what said it."""
+    option, variable = _NAMES[name]
+    return option if name in arguments.typed else variable
 
 
 def _checked(text: str, source: str) -> str:

@@ -208,7 +208,8 @@ def _common() -> _Parser:
 
 def _fill(arguments: argparse.Namespace, environ: Mapping[str, str]) -> None:
     defaults = {
-        "server": environ.get("LLORCH_SERVER") or DEFAULT_SERVER,
+        "typed": frozenset(vars(arguments)),
+        "server": environ.get("LLORCH_SERVER", "").strip() or DEFAULT_SERVER,
         "json": False,
         "correlation_id": None,
         **access.defaults(environ),

@@ -150,8 +150,9 @@ async def _with_client(arguments: argparse.Namespace, out: Output, options: Clie
         try:
             async with AsyncClient(arguments.server, options=options) as client:
                 code = int(await COMMANDS[arguments.command](arguments, out, client))
-        except asyncio.CancelledError:
-            # Ctrl-C comes so too, and is told by whoever runs this.
+        except (asyncio.CancelledError, OSError, OutputError):
+            # Ctrl-C comes so too, and is told by whoever runs this; a terminal that goes takes
+            # nothing any more.
             if not signals:
                 raise
     return ENDED_BY_SIGNAL + signals[0] if signals else code

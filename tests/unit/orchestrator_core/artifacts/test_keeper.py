@@ -1,6 +1,7 @@
 """Puts, deletions, expiries, quotas and a failing journal against a dictionary. ORCH-3097."""
 
 import asyncio
+import errno
 import hashlib
 import random
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.artifacts.description import Description
-from orchestrator_core.artifacts.files import ArtifactFiles
+from orchestrator_core.artifacts.files import ArtifactFiles, Reading
 from orchestrator_core.artifacts.index import Query
 from orchestrator_core.artifacts.inventory import WRITE_TRIES
 from orchestrator_core.artifacts.keeper import Artifacts
@@ -336,4 +337,27 @@ async def test_an_artifact_that_is_held_stays(world: World) -> None:
         assert await keeper.expire() == 0
 
     assert await keeper.expire() == 1
+    await keeper.close()
+
+
+async def test_a_reader_whose_file_cannot_be_closed_takes_nobodys_place(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk over the network that fails: else nothing could be read until the next start."""
+    keeper = await world.start()
+    record = await put(keeper, described("a", "x"), CONTENTS[0])
+
+    def fails(reading: Reading) -> None:
+        close(reading)
+        raise OSError(errno.EIO, "it fails")
+
+    close = Reading.close
+    monkeypatch.setattr(Reading, "close", fails)
+    with pytest.raises(OSError, match="it fails"):
+        async with keeper.reading(record):
+            pass
+    monkeypatch.setattr(Reading, "close", close)
+
+    async with keeper.reading(record) as reading:
+        assert await keeper.read(record, reading, 100) == CONTENTS[0]
     await keeper.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator_core.config.loading import load_config
-from tests.unit.orchestrator_core.config.read import problems_of
+from tests.unit.orchestrator_core.config.problems import problems_of
 
 PUBLIC = ["0.0.0.0:7070", "[::]:7070", "192.168.1.2:0", "gpu-box:7070"]
 TOKEN = f'[auth.tokens.gpu1]\nrole = "pool"\nsha256 = "{"0a" * 32}"\n'

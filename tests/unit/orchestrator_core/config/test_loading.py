@@ -9,7 +9,7 @@ from orchestrator_core.config.loading import load, load_config
 from orchestrator_core.config.problems import ConfigError
 from orchestrator_core.config.schema import Config
 from orchestrator_core.core.config import CoreConfig
-from tests.unit.orchestrator_core.config.read import problems_of
+from tests.unit.orchestrator_core.config.problems import problems_of
 
 OTLP = "http://127.0.0.1:4317"
 

@@ -8,6 +8,7 @@ from orchestrator_core.core.events import (
     HeldAttempt,
     HostLost,
     HostRegistered,
+    OutputProgressed,
     PoolDrainRequested,
 )
 from orchestrator_core.core.lifecycle import REFUSALS_MAX
@@ -91,6 +92,21 @@ def test_a_pool_is_taken_over_once_nothing_can_come_back() -> None:
     assert bench.core.live_attempts == 1
     bench.step(HostLost("h", 1))
     assert bench.core.pools["p"].connected, "the former host has no part in it"
+
+
+def test_a_pool_on_another_host_is_not_believed_to_be_as_fast_as_it_was() -> None:
+    """LO-206: its name moved, its devices did not."""
+    bench = Bench(wide())
+    bench.enqueue("a")
+    bench.step(OutputProgressed("a", 1, 1))
+    bench.at(9_000)
+    bench.end("a")
+    slow = bench.core.tokens_per_s(bench.core.pools["p"])
+    bench.step(HostLost("h", 1))
+
+    bench.register(wide(replica_id="p#9", host_id="g"), host="g")
+
+    assert slow < bench.core.tokens_per_s(bench.core.pools["p"]) == 20.0
 
 
 def test_a_pool_that_is_no_longer_registered_is_gone() -> None:

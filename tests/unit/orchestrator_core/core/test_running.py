@@ -8,6 +8,8 @@ from orchestrator_core.core.events import (
     AttemptRefused,
     AttemptStarted,
     CancelRequested,
+    HeldAttempt,
+    HostLost,
     OutputAcknowledged,
     OutputProgressed,
     Tick,
@@ -170,6 +172,36 @@ def test_what_a_former_incarnation_took_is_no_lesson_about_the_present_one() -> 
     assert bench.core.jobs["a"].state is JobState.FINISHED
     assert bench.core.tokens_per_s(bench.core.pools["p"]) == before
     assert bench.state.predictor.known_model("m").finished == 1, "of its own model it is one"
+
+
+def test_a_host_that_was_cut_off_has_not_become_slow() -> None:
+    """LO-206: what its engine wrote meanwhile comes at once when it is back."""
+    bench = Bench(wide())
+    bench.enqueue("a")
+    bench.step(AttemptStarted("a", 1), 10)
+    bench.step(OutputProgressed("a", 1, 1), 20)
+    bench.step(HostLost("h", 1))
+    bench.now_ms = 9_000
+    bench.register(wide(version=2), held=[HeldAttempt("a", 1, "p", "p#1", ended=True)])
+    before = bench.core.tokens_per_s(bench.core.pools["p"])
+
+    bench.end("a", usage=Usage(tokens_in=1, tokens_out=3))
+
+    assert bench.core.jobs["a"].state is JobState.FINISHED
+    assert bench.core.tokens_per_s(bench.core.pools["p"]) == before
+
+
+def test_what_waited_for_the_journal_says_nothing_of_how_fast_prompts_are_read() -> None:
+    """LO-206: its host had it seconds after the decision; what it wrote then is a lesson."""
+    bench = Bench(wide())
+    bench.enqueue("a")
+    bench.step(AttemptStarted("a", 1), 5_000)
+    bench.step(OutputProgressed("a", 1, 1), 5_100)
+    bench.now_ms = 5_200
+    bench.end("a", usage=Usage(tokens_in=1, tokens_out=3))
+
+    rates = bench.core.pools["p"].rates
+    assert (rates.first.weight, rates.decode.weight) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("told_ms", "shown_ms"), [(None, 1), (90, 90), (9_999, 451)])

@@ -155,3 +155,17 @@ def test_a_pause_is_no_time_in_which_nobody_left_the_queue() -> None:
     rate.left(5, HALF_AN_HOUR_MS + 400, freed=True)
 
     assert rate.gap_ms(HALF_AN_HOUR_MS + 400) == 100
+
+
+def test_output_is_kept_for_who_could_not_fetch_it_meanwhile() -> None:
+    """LO-302: for as long as without the pause, and no longer."""
+    bench = Bench(wide(), retention_ms=1_000)
+    bench.enqueue("a")
+    bench.end("a")
+
+    bench.step(Stalled(5_000), 5_500)
+    kept = "a" in bench.core.jobs
+    bench.at(6_000)
+
+    assert kept
+    assert "a" not in bench.core.jobs

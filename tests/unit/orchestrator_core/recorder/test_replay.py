@@ -1,5 +1,6 @@
 """A replay answers what was recorded, or says where it first does not."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -126,8 +127,8 @@ def test_a_changed_rule_is_caught_at_the_first_step_that_it_decides(
         and any(type(effect).__name__ == "AcceptRecord" for effect in world.outputs[number - 1])
     ]
     assert caught.value.step.number == accepts[0]
-    assert "accept j7 8 1 " in caught.value.expected
-    assert "accept j7 8 2 " in caught.value.actual
+    assert re.search(r"\baccept \w+ \d+ 1 ", caught.value.expected)
+    assert re.search(r"\baccept \w+ \d+ 2 ", caught.value.actual)
     assert main.main([str(tmp_path)]) == 1
     assert f"step {accepts[0]} at " in capsys.readouterr().out
 

@@ -73,6 +73,32 @@ async def test_a_stream_that_begins_as_its_token_is_withdrawn_ends() -> None:
     assert caught.value.refusal.reason is Reason.UNAUTHENTICATED
 
 
+async def test_a_stream_ends_with_its_token_also_where_the_machine_slept_meanwhile() -> None:
+    """AUTH-1003: the loop's clock stood still, so its timer is late by the sleep."""
+    (who,) = Tokens([TokenEntry("guest", Role.CLIENT, HASH, expires_s=3_600.0)]).identities
+    now_s = 0.0
+    streams = OpenStreams(lambda: now_s)
+    opened = asyncio.Event()
+
+    async def stream() -> None:
+        async with streams.bounded(who):
+            opened.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(stream())
+    await opened.wait()
+    streams.look()
+    await asyncio.sleep(0)
+    before = task.done()
+    now_s = 7_200.0
+    streams.look()
+
+    with pytest.raises(RefusalError) as caught:
+        await asyncio.wait_for(task, 10.0)
+    assert not before
+    assert "expired" in caught.value.refusal.message
+
+
 def config(text: str, tmp_path: Path) -> Config:
     """A configuration with one token, to which a line is added."""
     file = tmp_path / "o.toml"

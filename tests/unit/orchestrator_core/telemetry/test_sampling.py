@@ -11,12 +11,21 @@ from orchestrator_core.core.events import (
     AttemptStarted,
     CancelRequested,
     EnqueueRequested,
+    PoolDrainRequested,
 )
 from orchestrator_core.core.outcome import Reason, Refusal
 from orchestrator_core.errors import RefusalError
 from orchestrator_core.telemetry import held
+from orchestrator_core.telemetry.calls import watched_call
 from orchestrator_core.telemetry.held import HeldSpans
-from tests.unit.orchestrator_core.telemetry.harness import TRACEPARENT, Harness, snapshot, spec
+from orchestrator_core.telemetry.tracing import parse_traceparent
+from tests.unit.orchestrator_core.telemetry.harness import (
+    START_MS,
+    TRACEPARENT,
+    Harness,
+    snapshot,
+    spec,
+)
 
 SAMPLED_OUT = TRACEPARENT.removesuffix("01") + "00"
 DIED = AttemptError(AttemptErrorKind.ENGINE_DIED, "the engine process ended")
@@ -155,3 +164,23 @@ def test_a_span_that_ends_after_the_decision_follows_it() -> None:
 
     assert [span.name for span in out] == ["late"]
     assert len(spans) == 0
+
+
+@pytest.mark.parametrize("traceparent", [TRACEPARENT, SAMPLED_OUT])
+def test_what_an_operator_decides_is_told_under_the_call_that_asked_for_it(
+    traceparent: str,
+) -> None:
+    """Whatever its caller sampled: such decisions are rare, and explain what jobs meet."""
+    harness = Harness()
+    harness.host()
+    call = parse_traceparent(traceparent)
+    asked = watched_call.set(call)
+    harness.step(PoolDrainRequested("p", draining=True, timeout_ms=1_000, reply_to=1))
+    harness.telemetry.pool_reloaded("p", "done", "", (START_MS, START_MS + 10))
+    watched_call.reset(asked)
+
+    assert call is not None
+    assert _names(harness) == ["drain", "reload"]
+    parents = [span.parent.span_id for span in harness.spans() if span.parent is not None]
+    assert parents == [call.span_id] * 2
+    assert harness.held_spans == 0

@@ -31,6 +31,8 @@ RETRY_S = 1.0
 LOOKS_MISSED = 5
 # Keys and answers that come together are one frame.
 FRAME_S = 0.04
+# Of what COLUMNS says; no terminal is wider.
+COLUMNS_DIGITS_MAX = 5
 # In a pipe all is written, whatever its height.
 LINES_MAX = 8 * ROWS
 
@@ -52,7 +54,8 @@ async def _once(arguments: argparse.Namespace, out: Output, client: AsyncClient)
         return ExitCode.FINISHED
     screen = Screen(client.target, pools, overview)
     width = os.environ.get("COLUMNS", "")
-    columns = int(width) if width.isdigit() and int(width) else SIZE_UNKNOWN.columns
+    told = width.isascii() and width.isdigit() and len(width) < COLUMNS_DIGITS_MAX
+    columns = (int(width) if told else 0) or SIZE_UNKNOWN.columns
     lines = view.frame(screen, columns, LINES_MAX, glyphs_of(sys.stdout))
     while len(lines) > 1 and not lines[-2].plain.strip():
         del lines[-2]

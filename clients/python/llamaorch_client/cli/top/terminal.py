@@ -91,12 +91,15 @@ class Terminal:
             self._live.start()
 
     def _give_back(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-        if self._former is not None:
-            termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, self._former)
-            self._former = None
+        live, self._live = self._live, None
+        former, self._former = self._former, None
+        # It may be gone; then there is nothing to give back.
+        if live is not None:
+            with contextlib.suppress(OSError):
+                live.stop()
+        if former is not None:
+            with contextlib.suppress(OSError, termios.error):
+                termios.tcsetattr(sys.stdin.fileno(), termios.TCSADRAIN, former)
 
     def _suspend(self) -> None:
         self._give_back()

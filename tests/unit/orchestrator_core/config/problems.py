@@ -1,4 +1,4 @@
-"""Configurations as files of a test."""
+"""What is wrong with a configuration, as a test writes it into a file."""
 
 from pathlib import Path
 
