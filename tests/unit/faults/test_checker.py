@@ -24,7 +24,7 @@ def test_a_host_that_starts_anew_has_seen_no_epoch() -> None:
 
 def test_a_good_run_has_no_violation() -> None:
     """A run in which crashes cost nothing is left alone."""
-    assert check(goodgood_run(), EXPECT) == []
+    assert check(good_run(), EXPECT) == []
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -48,7 +48,7 @@ def test_a_declined_offer_excuses_who_was_overtaken() -> None:
 @pytest.mark.parametrize(("state", "found"), [("EXPIRED", set()), ("FAILED", {"I14"})])
 def test_a_deadline_may_pass_while_nobody_serves(state: str, found: set[str]) -> None:
     """A start decides at once what was due; any other end must have been written before it."""
-    events = goodgood_run()[:-1]
+    events = good_run()[:-1]
     index = index_of(h.Recovered, epoch=2)
     states = {"j1": "RUNNING", "b1": "DROPPED", "b2": state, "j4": "QUEUED"}
     events[index] = msgspec.structs.replace(events[index], states=states)
@@ -161,7 +161,7 @@ def test_only_the_host_of_the_last_attempt_need_live(
 )
 def test_other_text_is_lost_with_its_host(*, had: str, killed: str, excused: bool) -> None:
     """Who has text of an attempt that died with its host cannot go on from what came after it."""
-    events = goodgood_run()
+    events = good_run()
     began = index_of(h.AttemptBegan, attempt=1)
     text = had + TEXT[2:]
     events[began] = msgspec.structs.replace(events[began], host="h9", text=text)
@@ -194,5 +194,5 @@ def test_a_reader_that_joined_late_is_compared_with_the_expected_text() -> None:
     ]
     bad = msgspec.structs.replace(good[1], text="LLO world")
 
-    assert [v.what for v in check(goodgood_run() + good, EXPECT) if v.invariant == "I2"] == []
-    assert "I2" in {v.invariant for v in check([*goodgood_run(), good[0], bad, good[2]], EXPECT)}
+    assert [v.what for v in check(good_run() + good, EXPECT) if v.invariant == "I2"] == []
+    assert "I2" in {v.invariant for v in check([*good_run(), good[0], bad, good[2]], EXPECT)}
