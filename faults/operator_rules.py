@@ -234,19 +234,19 @@ def retired_as_promised(observed: Observed) -> Iterator[Violation]:
                     yield Violation("I19", event.job_id, what, (model, event))
             case JournalDispatched():
                 model = models.get(model_of.get(event.job_id, ""))
-                if model is not None and _over(model, (event.decided_ms or 0) - LATE_MS):
+                if model is not None and grace_over(model, (event.decided_ms or 0) - LATE_MS):
                     what = "started although the grace of its model was over"
                     yield Violation("I19", event.job_id, what, (model, event))
             case JournalEnded(reason="MODEL_RETIRED"):
                 model = models.get(model_of.get(event.job_id, ""))
-                if model is None or not _over(model, event.at_ms):
+                if model is None or not grace_over(model, event.at_ms):
                     what = "failed for its model, whose grace was not over"
                     yield Violation("I19", event.job_id, what, (event,))
             case _:
                 pass
 
 
-def _over(model: JournalModel, at_ms: int) -> bool:
+def grace_over(model: JournalModel, at_ms: int) -> bool:
     """True when a model is retired and its grace was over by then."""
     ends_ms = model.grace_ends_ms
     return model.state == RETIRED and ends_ms is not None and ends_ms <= at_ms

@@ -23,8 +23,8 @@ from faults.history import (
     StatusSeen,
 )
 from faults.observed import Observed, Violation
-
-EXPIRED = "EXPIRED"
+from faults.operator_events import JournalModel
+from faults.operator_rules import grace_over
 
 
 def durable_before_told(observed: Observed) -> Iterator[Violation]:
@@ -87,11 +87,16 @@ def recovered_as_seen(observed: Observed) -> Iterator[Violation]:
     """I14: a start finds every job that was promised, in a state that its clients may know."""
     durable: dict[str, str] = {}
     promised: dict[str, EnqueueAcked] = {}
+    models: dict[str, JournalModel] = {}
+    model_of: dict[str, str] = {}
     journal_seen = bool(observed.all(JournalAccepted))
     for event in observed.events:
         match event:
             case JournalAccepted():
                 durable[event.job_id] = "QUEUED"
+                model_of[event.job_id] = event.model
+            case JournalModel():
+                models[event.model] = event
             case JournalDispatched() if event.job_id in durable:
                 durable[event.job_id] = "DISPATCHED"
             case JournalEnded():
@@ -102,7 +107,9 @@ def recovered_as_seen(observed: Observed) -> Iterator[Violation]:
                 durable[event.job_id] = event.state
             case Recovered():
                 yield from _lost(event, promised)
-                yield from _changed(event, durable, journal_seen=journal_seen)
+                over = {name for name, model in models.items() if grace_over(model, event.at_ms)}
+                due = {job_id for job_id, name in model_of.items() if name in over}
+                yield from _changed(event, durable, due, journal_seen=journal_seen)
             case _:
                 pass
 
@@ -115,7 +122,7 @@ def _lost(recovered: Recovered, promised: dict[str, EnqueueAcked]) -> Iterator[V
 
 
 def _changed(
-    recovered: Recovered, durable: dict[str, str], *, journal_seen: bool
+    recovered: Recovered, durable: dict[str, str], due: set[str], *, journal_seen: bool
 ) -> Iterator[Violation]:
     what = f"recovered with epoch {recovered.epoch} as"
     for job_id, state in recovered.states.items():
@@ -125,8 +132,10 @@ def _changed(
                 yield Violation("I14", job_id, f"{what} {state}, but never accepted")
         elif written in TERMINAL_STATES and state != written:
             yield Violation("I14", job_id, f"{what} {state}, but it was {written}")
-        elif journal_seen and state in TERMINAL_STATES - {EXPIRED, written}:
-            # What was due while nobody served has expired as soon as somebody does.
+        elif journal_seen and state in TERMINAL_STATES - {written}:
+            # What was due while nobody served is decided as soon as somebody does.
+            if state == "EXPIRED" or (state == "FAILED" and job_id in due):
+                continue
             yield Violation("I14", job_id, f"{what} {state}, but no end was written")
 
 

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from faults import history as h
+from faults import operator_events as o
 from faults.checker import check
 from tests.unit.faults.planted import EXPECT, PLANTED, TEXT, adding, good_run, index_of, obeyed
 
@@ -53,6 +54,30 @@ def test_a_deadline_may_pass_while_nobody_serves(state: str, found: set[str]) ->
     events[index] = msgspec.structs.replace(events[index], states=states)
 
     assert {v.invariant for v in check(events, EXPECT)} == found
+
+
+@pytest.mark.parametrize(("grace_ends_ms", "found"), [(11, set()), (12, {"I14"})])
+def test_the_grace_of_a_model_may_end_while_nobody_serves(
+    grace_ends_ms: int, found: set[str]
+) -> None:
+    """Who waits for it fails at the start, and not before the grace is over."""
+    events = good_run()[:-1]
+    index = index_of(h.Recovered, epoch=2)
+    states = {"j1": "RUNNING", "b1": "DROPPED", "b2": "FAILED", "j4": "QUEUED"}
+    events[index] = msgspec.structs.replace(events[index], states=states)
+    retired = o.JournalModel(
+        at_ms=10,
+        model="",
+        state="RETIRED",
+        revision=2,
+        stated_by="",
+        retired_by="",
+        grace_ends_ms=grace_ends_ms,
+    )
+
+    wrong = check([*events[: index - 1], retired, *events[index - 1 :]], EXPECT)
+
+    assert {v.invariant for v in wrong if v.invariant == "I14"} == found
 
 
 FINISHED_AT_ITS_HOST: list[h.AnyEvent] = [
