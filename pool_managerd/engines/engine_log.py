@@ -12,6 +12,7 @@ import io
 import logging
 import logging.handlers
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,6 +110,9 @@ class LogFile:
         self._dropped = 0
         self._wake = asyncio.Event()
         self._closed = asyncio.Event()
+        # Of whichever thread works on the file: one that hangs may be left behind.
+        self._lock = threading.Lock()
+        self._ended = False
         self._handler: logging.Handler | None = None
         self._task = asyncio.create_task(self._run())
 
@@ -146,6 +150,7 @@ class LogFile:
                     failing = True
                     await self._pause()
         finally:
+            self._ended = True
             self._release()
 
     async def _pause(self) -> None:
@@ -156,11 +161,15 @@ class LogFile:
                 await self._closed.wait()
 
     def _release(self) -> None:
-        handler, self._handler = self._handler, None
-        if handler is not None:
-            # What it could not write before it cannot write now; nobody waits for a disk that
-            # hangs.
-            started(handler.close)
+        # What it could not write before it cannot write now; nobody waits for a disk that hangs.
+        started(self._close_file)
+
+    def _close_file(self) -> None:
+        """Closes the file once nobody writes it any more. In a thread."""
+        with self._lock:
+            handler, self._handler = self._handler, None
+            if handler is not None:
+                handler.close()
 
     def _open(self) -> logging.Handler:
         path = self._settings.path
@@ -186,10 +195,13 @@ class LogFile:
 
     def _write(self, lines: list[str]) -> None:
         """Appends; a part of them may have been written when it raises OSError. In a thread."""
-        if self._handler is None:
-            self._handler = self._open()
-        for line in lines:
-            self._handler.emit(logging.makeLogRecord({"msg": line}))
+        with self._lock:
+            if self._ended:
+                return
+            if self._handler is None:
+                self._handler = self._open()
+            for line in lines:
+                self._handler.emit(logging.makeLogRecord({"msg": line}))
 
 
 class _Rotating(logging.handlers.RotatingFileHandler):

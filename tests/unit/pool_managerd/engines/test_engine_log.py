@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,34 @@ async def test_disks_that_hang_keep_no_other_work_from_its_thread(tmp_path: Path
             os.close(reader)
 
     assert answer == 7
+
+
+def open_at(descriptor: int) -> list[int]:
+    """Descriptors of this process that are of the same file."""
+    there = [int(it.name) for it in Path("/proc/self/fd").iterdir() if it.exists()]
+    return [it for it in there if os.path.samestat(os.fstat(it), os.fstat(descriptor))]
+
+
+async def test_a_file_that_opens_after_its_log_was_given_up_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop waits for a disk for a short while only, and leaves no open file behind either."""
+    monkeypatch.setattr(engine_log, "_CLOSE_TIMEOUT_S", 0.01)
+    path = tmp_path / "p.log"
+    os.mkfifo(path)
+    log, stream = EngineLog(LogSettings(path=path)), asyncio.StreamReader()
+    stream.feed_data(b"line\n")
+    stream.feed_eof()
+    await log.pump(stream)
+    await log.close()
+
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for thread in threading.enumerate():
+            if thread.name == "patient":
+                await asyncio.to_thread(thread.join, 20)
+        opened = open_at(reader)
+    finally:
+        os.close(reader)
+
+    assert opened == [reader]
