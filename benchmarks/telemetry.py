@@ -1,7 +1,7 @@
 """What full telemetry costs: CPU per Enqueue and per token, beside the same without any.
 
-    python -m benchmarks.telemetry [--series 5] [--rounds 40] [--calls 300] [--token-series 8]
-                                   [--token-seconds 30] [--only tokens|enqueue] [--quick]
+    python -m benchmarks.telemetry [--series 5] [--rounds 40] [--calls 300] [--token-series 6]
+                                   [--token-seconds 20] [--only tokens|enqueue] [--quick]
 
 Two stacks run at the same time: one exports spans and metrics to an OTLP receiver and logs every
 line; the other does none of it and logs errors alone. Both relay the same paced streams over the
@@ -37,6 +37,7 @@ ENQUEUE_BAR_PERCENT = 15.0
 TOKEN_BAR_US = 1.0
 READY_TIMEOUT_S = 60.0
 WARM_S = 3.0
+WINDOW_S = 2.0
 # What services take idle is looked at for a quarter of the time.
 IDLE_SHARE = 4
 SCRAPES = 10
@@ -202,7 +203,10 @@ async def enqueues(
 
 
 async def tokens(both: dict[str, Stack], seconds: float) -> "Difference":
-    """What a token takes of both stacks over the same time, less what they take idle."""
+    """What a token takes of both stacks, less what they take idle: medians of short windows.
+
+    A neighbour of this machine spoils some of them, and not a whole series.
+    """
     idle_s = await _spent(both, seconds / IDLE_SHARE)
     async with AsyncExitStack() as stack:
         counts = {name: [0] for name in both}
@@ -212,28 +216,34 @@ async def tokens(both: dict[str, Stack], seconds: float) -> "Difference":
                 task = asyncio.create_task(_count(client, f"Hi {number}", counts[name]))
                 stack.callback(task.cancel)
         await asyncio.sleep(WARM_S)
-        before = {name: count[0] for name, count in counts.items()}
-        busy_s = await _spent(both, seconds)
-        read = {name: (counts[name][0] - before[name]) / seconds for name in both}
-    if not all(read.values()):
-        raise RuntimeError("no token came")
-    us = {name: 1e6 * (busy_s[name] - idle_s[name]) / read[name] for name in both}
-    return Difference(us["on"], us["off"], 1000 * (idle_s["on"] - idle_s["off"]), read["on"])
+        first, us = counts["on"][0], dict[str, list[float]](on=[], off=[])
+        for _ in range(max(1, round(seconds / WINDOW_S))):
+            before = {name: count[0] for name, count in counts.items()}
+            busy_s = await _spent(both, WINDOW_S)
+            for name, count in counts.items():
+                read = (count[0] - before[name]) / WINDOW_S
+                if not read:
+                    raise RuntimeError("no token came in a window")
+                us[name].append(1e6 * (busy_s[name] - idle_s[name]) / read)
+        rate = (counts["on"][0] - first) / (len(us["on"]) * WINDOW_S)
+    more_us = statistics.median(on - off for on, off in zip(us["on"], us["off"], strict=True))
+    idle_ms = 1000 * (idle_s["on"] - idle_s["off"])
+    return Difference(more_us, statistics.median(us["off"]), idle_ms, rate)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One pair of stacks: microseconds per token, and what telemetry takes idle, in ms a second."""
 
-    on_us: float
+    more_us: float
     off_us: float
     idle_ms: float
     tokens_per_s: float
 
     def __str__(self) -> str:
         return (
-            f"token with all telemetry {self.on_us:6.1f} us of CPU, without {self.off_us:6.1f}: "
-            f"{self.on_us - self.off_us:+5.1f}; {self.tokens_per_s:,.0f} tokens/s; "
+            f"token without telemetry {self.off_us:6.1f} us of CPU, with all {self.more_us:+5.1f}; "
+            f"{self.tokens_per_s:,.0f} tokens/s; "
             f"telemetry of idle services {self.idle_ms:+.2f} ms/s"
         )
 
@@ -263,11 +273,12 @@ def on_processors(*wanted: int) -> Iterator[None]:
 async def token_series(root: Path, endpoint: str, options: argparse.Namespace) -> float:
     """Microseconds of CPU by which telemetry makes a token dearer: at most, by the noise.
 
-    The mean over pairs of new processes and twice its standard error. The pairs take turns in which
-    of them was started first: those are a little dearer.
+    The mean over series and twice its standard error. Each series is two pairs of new processes, of
+    which in the one telemetry's were started first, and in the other those without: which were
+    first makes a difference, too.
     """
     seen = []
-    for number in range(options.token_series):
+    for number in range(2 * options.token_series):
         directory, off_first = root / f"tokens-{number}", bool(number % 2)
         async with AsyncExitStack() as stack:
             with on_processors(0):
@@ -278,7 +289,8 @@ async def token_series(root: Path, endpoint: str, options: argparse.Namespace) -
                     print(f"a scrape of both services {await scrapes(both['on']):6.1f} ms of CPU")
                 seen.append(await tokens(both, options.token_seconds))
         print(seen[-1], flush=True)
-    more_us = [it.on_us - it.off_us for it in seen]
+    pairs = zip(seen[::2], seen[1::2], strict=True)
+    more_us = [statistics.mean(it.more_us for it in pair) for pair in pairs]
     mean_us = statistics.mean(more_us)
     error_us = statistics.stdev(more_us) / len(more_us) ** 0.5 if len(more_us) > 1 else math.inf
     print(f"token   by telemetry {mean_us:+.2f} us, standard error {error_us:.2f}")
@@ -331,8 +343,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--series", type=int, default=5, help="of Enqueue, with new processes")
     parser.add_argument("--rounds", type=int, default=40, help="pairs of bursts in a series")
     parser.add_argument("--calls", type=int, default=300, help="of Enqueue in a burst")
-    parser.add_argument("--token-series", type=int, default=8, help="of tokens, likewise")
-    parser.add_argument("--token-seconds", type=float, default=30.0, help="of a series")
+    parser.add_argument("--token-series", type=int, default=6, help="of tokens, likewise")
+    parser.add_argument("--token-seconds", type=float, default=20.0, help="of half a series")
     parser.add_argument(
         "--only", nargs="*", choices=("tokens", "enqueue"), default=("tokens", "enqueue")
     )
