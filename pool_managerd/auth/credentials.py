@@ -129,6 +129,7 @@ class ServerCertificates:
     def __init__(self, files: ServerTlsTable) -> None:
         self._files = files
         self._stamp: _Stamp = ()
+        self._told = ""
 
     def credentials(self) -> grpc.ServerCredentials:
         """The credentials of a port. Raises `ConfigError`."""
@@ -143,17 +144,21 @@ class ServerCertificates:
         """What has changed since it was asked last; None for nothing, or nothing of use."""
         try:
             stamp = _stamp(self._files)
+            self._told = ""
             if stamp == self._stamp:
                 return None
             # Also what cannot be used is looked at, and told, only once.
             self._stamp = stamp
             configuration = _configuration(self._files)
         except ConfigError as error:
-            log.warning(
-                "certificate_not_taken",
-                error=str(error),
-                human="A changed certificate cannot be used; the former one stays.",
-            )
+            # Of files that are missing there is no stamp: each handshake finds that anew.
+            if str(error) != self._told:
+                self._told = str(error)
+                log.warning(
+                    "certificate_not_taken",
+                    error=self._told,
+                    human="A changed certificate cannot be used; the former one stays.",
+                )
             return None
         log.info(
             "certificate_taken",
