@@ -25,16 +25,22 @@ from orchestrator_core.core.events import (
     PoolDrainRequested,
     Recovered,
 )
-from orchestrator_core.core.feasibility import static_shortfalls
-from orchestrator_core.core.job import Job
-from orchestrator_core.core.pool import Pool
 from orchestrator_core.core.records import AcceptRecord, DispatchRecord, PoolDrainRecord
-from orchestrator_core.core.snapshot import PoolState
-from orchestrator_core.core.spec import Failover, Priority, StartMode
+from orchestrator_core.core.spec import Priority, StartMode
 from orchestrator_core.core.state import State
 from orchestrator_core.core.states import AttemptState, JobState
 from orchestrator_core.core.timers import TimerKind
 from tests.unit.orchestrator_core.core.hosts import Key
+from tests.unit.orchestrator_core.core.rules import (
+    assert_goes_on,
+    assert_within_bounds,
+    could_ever_run,
+    declines,
+    fits_now,
+    is_open,
+    same_client,
+    waiting_in,
+)
 from tests.unit.orchestrator_core.core.shell import Shell
 
 
@@ -57,7 +63,7 @@ class Checks:
     def before(self, world: Shell) -> None:
         """Notes who waits, to judge the step that comes."""
         queue = world.core._state.queue
-        self.waiting_before = {job.job_id: job.seq for job in _waiting(queue)}
+        self.waiting_before = {job.job_id: job.seq for job in waiting_in(queue)}
         self.closed_before = world.core.catalog.closed.copy()
         attempts = world.core._state.attempts.values()
         self.hosts_before = {attempt.key: attempt.host_id for attempt in attempts}
@@ -119,9 +125,9 @@ class Checks:
         """LO-101: depth equals the jobs really queued, capacity holds for those let in."""
         queue = state.queue
         queued = {j.job_id for j in state.jobs.values() if j.state is JobState.QUEUED}
-        assert {j.job_id for j in _waiting(queue)} == queued
+        assert {j.job_id for j in waiting_in(queue)} == queued
         assert len(queue) == len(queued)
-        owners = Counter(j.spec.identity for j in _waiting(queue))
+        owners = Counter(j.spec.identity for j in waiting_in(queue))
         assert owners == Counter(state.throttle._waiting), "throttles count who really waits"
         for priority in Priority:
             order = queue.snapshot(priority)
@@ -165,7 +171,7 @@ class Checks:
         for effect in effects:
             if isinstance(effect, DispatchRecord):
                 assert state.pools[effect.pool_id].snapshot.model_id not in self.closed_before
-        assert not [job for job in _waiting(state.queue) if job.spec.needs.model_id in due]
+        assert not [job for job in waiting_in(state.queue) if job.spec.needs.model_id in due]
 
     def _hosts_keep_what_they_may(self, state: State) -> None:
         """Output of ended jobs leaves room for what runs; each is the last attempt of its job."""
@@ -214,7 +220,7 @@ class Checks:
             replica_id = pool.snapshot.replica_id
             assert set(pool.own) == {k for k, a in attached.items() if a.replica_id == replica_id}
             assert len(pool.own) <= pool.snapshot.slots_total
-        anew = {p.snapshot.pool_id for p in state.pools.values() if _open(state, p, now_ms)}
+        anew = {p.snapshot.pool_id for p in state.pools.values() if is_open(state, p, now_ms)}
         assert set(state.available) == anew
 
     def _attempts_end_by_their_hosts(self, state: State, event: Event) -> None:
@@ -267,7 +273,7 @@ class Checks:
                 for model_id, entry in state.catalog.entries.items()
                 if entry.grace_until_ms is not None and model_id not in state.catalog.closed
             },
-            TimerKind.QUEUE_TIMEOUT: {j.job_id for j in _waiting(state.queue)},
+            TimerKind.QUEUE_TIMEOUT: {j.job_id for j in waiting_in(state.queue)},
         }
         live = {j.job_id for j in state.jobs.values() if j.live}
         for kind, key in state.timers._due:
@@ -286,10 +292,10 @@ class Checks:
                 self.attempts[effect.job_id] += 1
                 assert effect.attempt == self.attempts[effect.job_id]
                 assert effect.job_id not in self.ended
-                _goes_on(state.jobs[effect.job_id], effect)
+                assert_goes_on(state.jobs[effect.job_id], effect)
                 fresh = effect.mode is StartMode.FRESH
                 assert not (fresh and effect.job_id in self.delivered), "LO-304: output is mixed"
-                _within_bounds(state, effect)
+                assert_within_bounds(state, effect)
             elif isinstance(effect, SendStart):
                 assert effect.spec.job_id not in self.ended
             elif isinstance(effect, JobStarted):
@@ -308,27 +314,27 @@ class Checks:
             job, pool = state.jobs[effect.job_id], state.pools.get(effect.pool_id)
             if pool is None or pool.snapshot.replica_id != effect.replica_id:
                 continue
-            for older in _waiting(state.queue):
+            for older in waiting_in(state.queue):
                 if (
                     older.seq < job.seq
                     and older.spec.priority is job.spec.priority
                     and older.job_id in self.waiting_before
                     and not older.declined_offers
-                    and (not state.config.token_fairness or _same_client(older, job))
+                    and (not state.config.token_fairness or same_client(older, job))
                 ):
-                    assert not _could_ever(older, pool), f"{job.job_id} overtook {older.job_id}"
+                    assert not could_ever_run(older, pool), f"{job.job_id} overtook {older.job_id}"
 
     def _nobody_waits_in_vain(self, state: State, now_ms: int) -> None:
         """A free slot meets a job that fits it, unless it is kept for a job without room."""
         if state.draining:
             return
-        waiting = _waiting(state.queue)
+        waiting = waiting_in(state.queue)
         for pool_id in state.available:
             pool = state.pools[pool_id]
             # A job that let slots pass may lack memory today, and then the pool is kept for it.
-            candidates = [j for j in waiting if _could_ever(j, pool)]
-            able = [j for j in candidates if not _declines(state, j, now_ms)]
-            if able and all(_fits(j, pool) for j in candidates):
+            candidates = [j for j in waiting if could_ever_run(j, pool)]
+            able = [j for j in candidates if not declines(state, j, now_ms)]
+            if able and all(fits_now(j, pool) for j in candidates):
                 ids = [j.job_id for j in able]
                 raise AssertionError(f"{ids} wait while {pool_id} is free at {now_ms}")
 
@@ -350,71 +356,8 @@ class Checks:
                 and j.job_id in self.waiting_before
                 and j.spec.est_kv_bytes is None
                 and not j.declined_offers
-                and _could_ever(j, pool)
-                for j in _waiting(state.queue)
+                and could_ever_run(j, pool)
+                for j in waiting_in(state.queue)
             ):
                 self.interactive_in_a_row += 1
                 assert self.interactive_in_a_row <= state.config.batch_every
-
-
-def _waiting(queue: object) -> list[Job]:
-    return sorted(queue._by_seq.values(), key=lambda j: j.seq)  # type: ignore[attr-defined]
-
-
-def _open(state: State, pool: Pool, now_ms: int) -> bool:
-    taken = len(set(pool.own) | set(pool.reported))
-    foreign = pool.snapshot.slots_total - pool.snapshot.slots_free - len(pool.snapshot.running)
-    return (
-        pool.connected
-        and pool.snapshot.state is PoolState.READY
-        and pool.snapshot.pool_id not in state.drains
-        and not pool.retired
-        and now_ms - pool.as_of_ms <= state.config.stale_after_ms
-        and pool.closed_until_ms <= now_ms
-        and not pool.unconfirmed
-        and taken + max(0, foreign) < pool.snapshot.slots_total
-    )
-
-
-def _could_ever(job: Job, pool: Pool) -> bool:
-    """The pool could serve the job, perhaps once others have left."""
-    if static_shortfalls(job.spec.needs, pool.snapshot):
-        return False
-    if pool.snapshot.replica_id in job.tried_replicas:
-        return False
-    replays = job.delivered and job.spec.failover is Failover.VERIFIED_REPLAY
-    if replays and job.replica_set not in (None, pool.snapshot.replica_set):
-        return False
-    needed, most = job.spec.est_kv_bytes, pool.room_idle_bytes
-    return needed is None or most is None or needed <= most
-
-
-def _same_client(job: Job, other: Job) -> bool:
-    return job.spec.identity == other.spec.identity
-
-
-def _declines(state: State, job: Job, now_ms: int) -> bool:
-    """The job lets slots pass, which it may do for so long."""
-    since_ms = job.declined_since_ms
-    return since_ms is not None and now_ms - since_ms < state.config.decline_max_ms
-
-
-def _fits(job: Job, pool: Pool) -> bool:
-    room = pool.kv_room_bytes()
-    return room is None or job.spec.est_kv_bytes is None or job.spec.est_kv_bytes <= room
-
-
-def _goes_on(job: Job, effect: DispatchRecord) -> None:
-    """LO-304: an attempt begins anew only while no client has output of an earlier one."""
-    wanted = StartMode.FRESH if not job.delivered else StartMode[job.spec.failover.name]
-    assert effect.mode is wanted
-    assert effect.failures == job.failures < effect.attempt
-
-
-def _within_bounds(state: State, effect: DispatchRecord) -> None:
-    """LO-204: what was just placed has a slot and memory, whatever the host has noticed so far."""
-    pool = state.pools[effect.pool_id]
-    assert pool.occupied() <= pool.snapshot.slots_total
-    if pool.room_idle_bytes is not None:
-        estimated = sum(a.est_kv_bytes for a in pool.own.values())
-        assert estimated <= pool.room_idle_bytes
